@@ -1,0 +1,606 @@
+package latchkey
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+const (
+	// boltMarker is a bucket that every file of ours has, so that somebody else's bbolt file is not taken for a store.
+	boltMarker = "latchkey"
+	// boltPageSize is the same everywhere, so that a file can be carried between machines, and is what flash writes at once.
+	boltPageSize = 4096
+	// boltMaxBatch bounds how many transactions share a commit, so that the first of them is not kept waiting for ever.
+	boltMaxBatch = 256
+)
+
+// boltEngine keeps tables in the buckets of one bbolt file.
+//
+// Write transactions take turns. Whoever ends a turn while others wait for theirs leaves its changes in the open bbolt
+// transaction, hands the turn on, and waits; the last in line commits for all. So waiting writers share a sync, a lone
+// writer waits for nobody, and every function runs in its caller's goroutine.
+type boltEngine struct {
+	db       *bbolt.DB
+	file     *os.File // bbolt's own, to close it where bbolt cannot
+	path     string
+	readOnly bool
+
+	commits atomic.Uint64
+	closing atomic.Bool
+	stuck   atomic.Bool // bbolt panicked, perhaps with a lock held: its Close might wait for ever
+
+	mu    sync.Mutex // guards queue and taken
+	queue []chan struct{}
+	taken bool // somebody has the turn
+
+	// What only the holder of the turn touches.
+	batch  *boltBatch
+	broken error // why no more can be written
+	closed bool
+}
+
+// boltBatch is a bbolt transaction that several writers share.
+type boltBatch struct {
+	tx      *bbolt.Tx
+	members int
+	dirty   bool          // a member that succeeded wrote something
+	damage  error         // what bbolt found while a member wrote
+	done    chan struct{} // closed when err is known
+	err     error
+}
+
+// OpenBolt opens the bbolt file at path as an [Engine], and makes it if there is none. Of opts it uses ReadOnly and
+// LockTimeout. [Open] calls it; call it yourself to put an engine of your own between bbolt and the store.
+//
+// The file is made with mode 0600 under another name, synced, and then given its own, so that a power cut leaves a
+// whole file or none. It returns [ErrLocked], [ErrCorrupt] if the file is not a store, or the operating system's error.
+func OpenBolt(path string, opts *Options) (Engine, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
+		err = createBolt(path)
+	}
+	if err != nil {
+		return nil, wrapf(err, "open store")
+	}
+	e, err := openBolt(path, opts)
+	if err != nil {
+		return nil, wrapf(err, "open %s", path)
+	}
+	return e, nil
+}
+
+func openBolt(path string, opts *Options) (*boltEngine, error) {
+	e := &boltEngine{path: path, readOnly: opts.readOnly()}
+	settings := boltSettings()
+	settings.ReadOnly = e.readOnly
+	settings.Timeout = opts.lockTimeout()
+	settings.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		// bbolt would make a missing file, and fill an empty one, in steps that a power cut can come between.
+		f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
+		if err != nil {
+			return nil, err
+		}
+		if info, err := f.Stat(); err == nil && info.Size() == 0 {
+			f.Close()
+			return nil, fmt.Errorf("%w: the file is empty; delete it to start a new store", ErrCorrupt)
+		}
+		e.file = f
+		return f, nil
+	}
+	err := contain(func() (err error) {
+		e.db, err = bbolt.Open(path, 0o600, settings)
+		return err
+	})
+	if err == nil {
+		err = e.checkMarker()
+	}
+	if err != nil {
+		_ = e.release()
+		return nil, boltError(err)
+	}
+	return e, nil
+}
+
+func boltSettings() *bbolt.Options {
+	return &bbolt.Options{
+		PageSize:     boltPageSize,
+		FreelistType: bbolt.FreelistMapType,
+		NoStatistics: true, // they take a lock in every read transaction
+	}
+}
+
+// createBolt makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.
+func createBolt(path string) error {
+	dir, base := filepath.Split(path)
+	if dir == "" {
+		dir = "."
+	}
+	tmp, err := os.CreateTemp(dir, base+".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	if err := tmp.Close(); err != nil {
+		return err
+	}
+	db, err := bbolt.Open(tmp.Name(), 0o600, boltSettings())
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket([]byte(boltMarker))
+		return err
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	// A link never replaces a file that has appeared since, as a rename would. Not every file system has links.
+	err = os.Link(tmp.Name(), path)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		if _, statErr := os.Lstat(path); errors.Is(statErr, fs.ErrNotExist) {
+			err = os.Rename(tmp.Name(), path)
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes a new name in dir survive a power cut. Windows has no such call and needs none.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (e *boltEngine) checkMarker() error {
+	return e.view(func(tx *bbolt.Tx) error {
+		if tx.Bucket([]byte(boltMarker)) == nil {
+			return fmt.Errorf("%w: it is a bbolt file, but not a store", ErrCorrupt)
+		}
+		return nil
+	})
+}
+
+// release closes the file, by way of bbolt where bbolt can still be trusted with it.
+func (e *boltEngine) release() error {
+	switch {
+	case e.db != nil && !e.stuck.Load():
+		return contain(e.db.Close)
+	case e.file != nil:
+		return e.file.Close()
+	}
+	return nil
+}
+
+func (e *boltEngine) View(ctx context.Context, fn func(EngineTx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return e.view(func(tx *bbolt.Tx) error {
+		etx := &boltTx{tx: tx}
+		defer func() { etx.ended = true }()
+		return fn(etx)
+	})
+}
+
+// view is bbolt's View, with bbolt's part of it contained and fn's panics left to fn's caller.
+func (e *boltEngine) view(fn func(*bbolt.Tx) error) error {
+	if e.closing.Load() {
+		return ErrClosed
+	}
+	var tx *bbolt.Tx
+	err := e.contain(func() (err error) {
+		tx, err = e.db.Begin(false)
+		return err
+	})
+	if err != nil {
+		return boltError(err)
+	}
+	defer func() { _ = e.contain(tx.Rollback) }()
+	return fn(tx)
+}
+
+func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
+	if e.readOnly {
+		return ErrReadOnly
+	}
+	if err := e.takeTurn(ctx); err != nil {
+		return err
+	}
+	batch, err := e.join()
+	if err != nil {
+		e.endTurn()
+		return err
+	}
+	err = e.runMember(batch, fn)
+	// Also what fn refused, or did not need to do, may rest on what another member wrote: it is true once that is on disk.
+	<-batch.done
+	if batch.err != nil {
+		return batch.err
+	}
+	return err
+}
+
+// runMember runs fn and ends the turn, even when fn panics or ends its goroutine.
+func (e *boltEngine) runMember(batch *boltBatch, fn func(EngineTx) error) (err error) {
+	etx := &boltTx{tx: batch.tx, batch: batch}
+	keep := false
+	defer func() {
+		if keep {
+			batch.dirty = batch.dirty || etx.writes > 0
+		} else {
+			etx.undo()
+		}
+		etx.ended = true
+		e.endTurn()
+	}()
+	err = fn(etx)
+	keep = err == nil
+	return err
+}
+
+// takeTurn waits until nobody else writes. Whoever has the turn must call endTurn.
+func (e *boltEngine) takeTurn(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	if !e.taken {
+		e.taken = true
+		e.mu.Unlock()
+		return nil
+	}
+	turn := make(chan struct{})
+	e.queue = append(e.queue, turn)
+	e.mu.Unlock()
+
+	select {
+	case <-turn:
+		return nil
+	case <-ctx.Done():
+	}
+	e.mu.Lock()
+	for i, waiting := range e.queue {
+		if waiting == turn {
+			e.queue = append(e.queue[:i], e.queue[i+1:]...)
+			e.mu.Unlock()
+			return ctx.Err()
+		}
+	}
+	e.mu.Unlock()
+	// The turn came at the same moment, perhaps with a batch to commit for others.
+	<-turn
+	e.endTurn()
+	return ctx.Err()
+}
+
+// endTurn hands the turn to the next in line. If there is none, or the batch is full, it commits first.
+func (e *boltEngine) endTurn() {
+	for {
+		e.mu.Lock()
+		waiting := len(e.queue) > 0
+		if b := e.batch; b == nil || waiting && b.members < boltMaxBatch && b.damage == nil {
+			e.taken = waiting
+			if waiting {
+				close(e.queue[0])
+				e.queue = e.queue[1:]
+			}
+			e.mu.Unlock()
+			return
+		}
+		e.mu.Unlock()
+		e.commitBatch()
+	}
+}
+
+// commitBatch commits the open batch, if there is one, and tells its members.
+func (e *boltEngine) commitBatch() {
+	if b := e.batch; b != nil {
+		e.batch = nil
+		b.err = e.commit(b)
+		close(b.done)
+	}
+}
+
+// join returns the batch that waits for its commit, or begins one.
+func (e *boltEngine) join() (*boltBatch, error) {
+	if e.closed {
+		return nil, ErrClosed
+	}
+	if e.broken != nil {
+		return nil, e.broken
+	}
+	if e.batch == nil {
+		b := &boltBatch{done: make(chan struct{})}
+		err := e.contain(func() (err error) {
+			b.tx, err = e.db.Begin(true)
+			return err
+		})
+		if err != nil {
+			return nil, boltError(err)
+		}
+		e.batch = b
+	}
+	e.batch.members++
+	return e.batch, nil
+}
+
+// commit ends the batch's transaction and says what its members are told.
+func (e *boltEngine) commit(b *boltBatch) error {
+	if !b.dirty || b.damage != nil {
+		if err := e.contain(b.tx.Rollback); err != nil {
+			e.broken = boltError(err)
+		}
+		return b.damage
+	}
+	id := b.tx.ID()
+	err := e.contain(b.tx.Commit)
+	if err == nil {
+		e.commits.Add(1)
+		return nil
+	}
+	switch visible, known := e.lastCommit(id); {
+	case visible || !known:
+		// The meta page was written, and what failed is its sync.
+		e.broken = ErrSyncFailed
+		return fmt.Errorf("%w: %w", ErrCommit, err)
+	case syncFailed(err):
+		// After a failed sync the kernel may take for clean what never reached the disk: nothing can be built on it.
+		e.broken = ErrSyncFailed
+	case errors.Is(err, ErrCorrupt):
+		e.broken = err
+	}
+	return boltError(err)
+}
+
+// lastCommit tells whether the transaction id is the one that readers now see.
+func (e *boltEngine) lastCommit(id int) (visible, known bool) {
+	err := e.view(func(tx *bbolt.Tx) error {
+		visible = tx.ID() == id
+		return nil
+	})
+	return visible, err == nil
+}
+
+// syncFailed tells a failed sync from a failed write. bbolt calls fdatasync directly on Linux and reports the bare
+// errno; elsewhere it is File.Sync's; and when the file was grown it keeps nothing but the text.
+func syncFailed(err error) bool {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return pathErr.Op == "sync"
+	}
+	var errno syscall.Errno
+	return errors.As(err, &errno) || strings.HasPrefix(err.Error(), "file sync error")
+}
+
+func (e *boltEngine) Close() error {
+	if e.closing.Swap(true) {
+		return nil
+	}
+	if err := e.takeTurn(context.Background()); err != nil {
+		return err
+	}
+	defer e.endTurn()
+	e.commitBatch()
+	e.closed = true
+	return wrapf(e.release(), "close %s", e.path)
+}
+
+// Commits counts the commits since the engine was opened; each costs two syncs. [Stats] shows it.
+func (e *boltEngine) Commits() uint64 { return e.commits.Load() }
+
+// CheckEngine yields what is wrong with the pages of the file. [Store.Check] calls it.
+func (e *boltEngine) CheckEngine() iter.Seq[error] {
+	return func(yield func(error) bool) {
+		err := e.view(func(tx *bbolt.Tx) error {
+			more := true
+			for err := range tx.Check() { // read to its end, or bbolt's goroutine stays
+				more = more && yield(fmt.Errorf("%w: %w", ErrCorrupt, err))
+			}
+			return nil
+		})
+		if err != nil {
+			yield(err)
+		}
+	}
+}
+
+// boltTx is one member of a batch, or one reader.
+type boltTx struct {
+	tx     *bbolt.Tx
+	batch  *boltBatch // nil for a reader
+	ended  bool
+	writes int // counts, so that a scan knows when its cursor has lost its place
+	before []boltUndo
+}
+
+// boltUndo is what an entry was before a member of a batch changed it.
+type boltUndo struct {
+	table      string
+	key, value []byte
+}
+
+func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
+	if tx.ended {
+		return nil, ErrClosed
+	}
+	err = contain(func() error {
+		if b := tx.tx.Bucket([]byte(table)); b != nil {
+			if v := b.Get(key); v != nil {
+				value = append([]byte{}, v...)
+			}
+		}
+		return nil
+	})
+	return value, err
+}
+
+func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		var cursor *bbolt.Cursor
+		var last []byte
+		writes := 0
+		for {
+			entry, err := Entry{}, ErrClosed
+			if !tx.ended {
+				err = contain(func() error {
+					k, v := []byte(nil), []byte(nil)
+					switch {
+					case cursor == nil:
+						b := tx.tx.Bucket([]byte(table))
+						if b == nil {
+							return nil
+						}
+						cursor = b.Cursor()
+						k, v = cursor.Seek(from)
+					case writes != tx.writes:
+						if k, v = cursor.Seek(last); bytes.Equal(k, last) {
+							k, v = cursor.Next()
+						}
+					default:
+						k, v = cursor.Next()
+					}
+					if k != nil {
+						entry = Entry{Key: bytes.Clone(k), Value: append([]byte{}, v...)}
+					}
+					return nil
+				})
+			}
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			if entry.Key == nil || to != nil && bytes.Compare(entry.Key, to) >= 0 {
+				return
+			}
+			// The caller may change what it gets.
+			last, writes = bytes.Clone(entry.Key), tx.writes
+			if !yield(entry, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (tx *boltTx) Put(table string, key, value []byte) error {
+	if value == nil {
+		value = []byte{}
+	}
+	return tx.write(table, key, value)
+}
+
+func (tx *boltTx) Delete(table string, key []byte) error {
+	return tx.write(table, key, nil)
+}
+
+// write sets key to value, or removes it when value is nil, and remembers what was there.
+func (tx *boltTx) write(table string, key, value []byte) error {
+	if tx.ended {
+		return ErrClosed
+	}
+	if tx.batch == nil {
+		return ErrReadOnly
+	}
+	old, err := tx.Get(table, key)
+	if err != nil {
+		return err
+	}
+	if old == nil && value == nil {
+		return nil
+	}
+	tx.before = append(tx.before, boltUndo{table, bytes.Clone(key), old})
+	return tx.set(table, key, value)
+}
+
+func (tx *boltTx) set(table string, key, value []byte) error {
+	tx.writes++
+	err := contain(func() error {
+		b, err := tx.tx.CreateBucketIfNotExists([]byte(table))
+		if err != nil {
+			return err
+		}
+		if value == nil {
+			return b.Delete(key)
+		}
+		return b.Put(key, bytes.Clone(value)) // bbolt keeps the slice until it commits
+	})
+	if err != nil && errors.Is(err, ErrCorrupt) {
+		tx.batch.damage = err
+	}
+	return err
+}
+
+// undo takes back what this member wrote and leaves the batch to the others.
+func (tx *boltTx) undo() {
+	for i := len(tx.before) - 1; i >= 0; i-- {
+		b := tx.before[i]
+		if err := tx.set(b.table, b.key, b.value); err != nil && tx.batch.damage == nil {
+			tx.batch.damage = err
+		}
+	}
+}
+
+// contain runs what calls bbolt. On a damaged file bbolt panics, and touches memory that the file no longer backs: both
+// become ErrCorrupt.
+func contain(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", ErrCorrupt, r)
+		}
+	}()
+	return fn()
+}
+
+// contain is the function contain, for the calls in which bbolt holds locks.
+func (e *boltEngine) contain(fn func() error) error {
+	returned := false
+	err := contain(func() error {
+		err := fn()
+		returned = true
+		return err
+	})
+	if !returned {
+		e.stuck.Store(true)
+	}
+	return err
+}
+
+// boltError puts bbolt's errors into this package's words.
+func boltError(err error) error {
+	for _, e := range []struct{ theirs, ours error }{
+		{bolterrors.ErrTimeout, ErrLocked},
+		{bolterrors.ErrDatabaseNotOpen, ErrClosed},
+		{bolterrors.ErrDatabaseReadOnly, ErrReadOnly},
+		{bolterrors.ErrInvalid, ErrCorrupt},
+		{bolterrors.ErrVersionMismatch, ErrCorrupt},
+		{bolterrors.ErrChecksum, ErrCorrupt},
+	} {
+		if errors.Is(err, e.theirs) {
+			return fmt.Errorf("%w: %w", e.ours, err)
+		}
+	}
+	return err
+}

@@ -1,0 +1,222 @@
+package latchkey
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/binary"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// maxCacheSize keeps the cache's index well below what a 32-bit machine can hold.
+const maxCacheSize = 1 << 24
+
+// cache remembers keys whose secret was proven, and with what answer: who the principal is, or why it is refused. It is
+// a hash table that readers walk without a lock, and that writers change under one. What it holds is bounded; the SIEVE
+// algorithm (Zhang et al., NSDI 2024) chooses what leaves, so that a scan of many keys does not push out those in use.
+//
+// An entry holds no secret, only a salted SHA-256 of one, which says nothing about 256 random bits.
+type cache struct {
+	buckets []atomic.Pointer[cacheEntry]
+	limit   int
+
+	mu             sync.Mutex
+	count          int
+	newest, oldest *cacheEntry // the queue
+	hand           *cacheEntry // where SIEVE goes on looking; nil for the oldest
+	// drops counts the drops of keys, told apart by a byte of their IDs. An answer that was read before a drop must not be
+	// remembered after it.
+	drops [256]uint64
+}
+
+type cacheEntry struct {
+	id        uuid.UUID
+	salt      [16]byte
+	digest    [sha256.Size]byte
+	principal Principal
+	refusal   error // what a login gets in place of the principal
+	expires   int64 // Unix seconds; 0 for never
+	expired   error // what a login gets from then on
+
+	next         atomic.Pointer[cacheEntry] // in the bucket
+	visited      atomic.Bool                // since the hand passed
+	newer, older *cacheEntry
+}
+
+// newCacheEntry makes the entry of a key whose secret was just proven.
+func newCacheEntry(secret *[secretSize]byte, a *answer) *cacheEntry {
+	e := &cacheEntry{id: a.principal.KeyID, principal: a.principal, refusal: a.refusal, expired: a.expired}
+	if !a.expires.IsZero() {
+		e.expires = a.expires.Unix()
+	}
+	rand.Read(e.salt[:])
+	e.digest = e.sum(secret)
+	return e
+}
+
+// sum fills one block of SHA-256.
+func (e *cacheEntry) sum(secret *[secretSize]byte) [sha256.Size]byte {
+	var block [len(e.salt) + secretSize]byte
+	copy(block[:], e.salt[:])
+	copy(block[len(e.salt):], secret[:])
+	return sha256.Sum256(block[:])
+}
+
+// matches reports, in constant time, whether secret is the one that was proven.
+func (e *cacheEntry) matches(secret *[secretSize]byte) bool {
+	digest := e.sum(secret)
+	return subtle.ConstantTimeCompare(digest[:], e.digest[:]) == 1
+}
+
+// answer is what a login with the entry's key gets.
+func (e *cacheEntry) answer(clock func() time.Time) (Principal, error) {
+	if e.refusal != nil {
+		return Principal{}, e.refusal
+	}
+	if e.expires != 0 && clock().Unix() >= e.expires {
+		return Principal{}, e.expired
+	}
+	return e.principal, nil
+}
+
+func newCache(limit int) *cache {
+	size := 0
+	if limit > 0 {
+		size = 1 << bits.Len(uint(limit-1)) // at most one entry a bucket on average
+	}
+	return &cache{buckets: make([]atomic.Pointer[cacheEntry], size), limit: limit}
+}
+
+// bucket finds a key's bucket by the random end of its ID.
+func (c *cache) bucket(id *uuid.UUID) *atomic.Pointer[cacheEntry] {
+	return &c.buckets[binary.BigEndian.Uint64(id[8:])&uint64(len(c.buckets)-1)]
+}
+
+// get returns a key's entry, or nil. It takes no lock and allocates nothing.
+func (c *cache) get(id *uuid.UUID) *cacheEntry {
+	if len(c.buckets) == 0 {
+		return nil
+	}
+	for e := c.bucket(id).Load(); e != nil; e = e.next.Load() {
+		if e.id == *id {
+			if !e.visited.Load() { // a store each time would bounce the line between processors
+				e.visited.Store(true)
+			}
+			return e
+		}
+	}
+	return nil
+}
+
+// mark is taken before a key's state is read, for put to know whether that is still the state.
+func (c *cache) mark(id uuid.UUID) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.drops[id[len(id)-1]]
+}
+
+// put remembers an entry, unless the key was dropped since mark.
+func (c *cache) put(e *cacheEntry, mark uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.limit == 0 || c.drops[e.id[len(e.id)-1]] != mark {
+		return
+	}
+	c.removeLocked(&e.id)
+	if c.count >= c.limit {
+		c.evictLocked()
+	}
+	b := c.bucket(&e.id)
+	e.next.Store(b.Load())
+	b.Store(e)
+	e.older = c.newest
+	if c.newest != nil {
+		c.newest.newer = e
+	} else {
+		c.oldest = e
+	}
+	c.newest = e
+	c.count++
+}
+
+// drop forgets keys. A login that begins after it has returned does not meet what was remembered before.
+func (c *cache) drop(ids []uuid.UUID) {
+	if len(ids) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range ids {
+		c.drops[ids[i][len(ids[i])-1]]++
+		c.removeLocked(&ids[i])
+	}
+}
+
+// clear forgets all keys.
+func (c *cache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.drops {
+		c.drops[i]++
+	}
+	for i := range c.buckets {
+		c.buckets[i].Store(nil)
+	}
+	c.count, c.newest, c.oldest, c.hand = 0, nil, nil, nil
+}
+
+func (c *cache) size() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.count
+}
+
+// evictLocked lets the hand pass over what was visited since it last came by, from old to new, and removes the next.
+func (c *cache) evictLocked() {
+	e := c.hand
+	if e == nil {
+		e = c.oldest
+	}
+	for e.visited.Load() {
+		e.visited.Store(false)
+		if e = e.newer; e == nil {
+			e = c.oldest
+		}
+	}
+	c.hand = e
+	c.removeLocked(&e.id)
+}
+
+func (c *cache) removeLocked(id *uuid.UUID) {
+	if c.limit == 0 {
+		return
+	}
+	link := c.bucket(id)
+	e := link.Load()
+	for e != nil && e.id != *id {
+		link, e = &e.next, e.next.Load()
+	}
+	if e == nil {
+		return
+	}
+	link.Store(e.next.Load()) // a reader that stands on e goes on by e.next
+	if c.hand == e {
+		c.hand = e.newer
+	}
+	if e.newer != nil {
+		e.newer.older = e.older
+	} else {
+		c.newest = e.older
+	}
+	if e.older != nil {
+		e.older.newer = e.newer
+	} else {
+		c.oldest = e.newer
+	}
+	c.count--
+}

@@ -1,0 +1,40 @@
+package latchkey
+
+import (
+	"encoding/binary"
+
+	"github.com/google/uuid"
+)
+
+// The change index tells what changed in which order: sequence → kind and ID. It is written in the transaction of the
+// change itself and keeps only the newest entry of each record, so it is as large as the data and is never trimmed.
+
+// recordKind says which table the record of a change is in.
+type recordKind byte
+
+const (
+	userKind recordKind = 1
+	keyKind  recordKind = 2
+)
+
+// sequenceKey is a sequence as the key of the change index: big-endian, so that the order of bytes is that of numbers.
+func sequenceKey(sequence uint64) []byte {
+	return binary.BigEndian.AppendUint64(nil, sequence)
+}
+
+// changed moves the sequence on for a record whose last change had the sequence before (0 for a new one), and returns
+// the sequence of this change.
+func (tx *Tx) changed(kind recordKind, id uuid.UUID, before uint64) (uint64, error) {
+	st, err := tx.readState()
+	if err != nil {
+		return 0, err
+	}
+	if before != 0 {
+		if err := tx.etx.Delete(tableChanges, sequenceKey(before)); err != nil {
+			return 0, err
+		}
+	}
+	st.sequence++
+	tx.dirty = true
+	return st.sequence, tx.etx.Put(tableChanges, sequenceKey(st.sequence), append([]byte{byte(kind)}, id[:]...))
+}

@@ -1,0 +1,243 @@
+package latchkey
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/google/uuid"
+)
+
+// Check reads everything in the store and yields what is wrong with it: pages of the file, records that do not match
+// their checksum, indexes that disagree with records, rules that are broken. Each finding is an error that wraps
+// [ErrCorrupt]; without any, the store is sound. If reading itself ends early, the last element says why: [ErrClosed] or
+// ctx's error. It runs in one read transaction, so a bbolt file cannot grow meanwhile; logins go on.
+func (s *Store) Check(ctx context.Context) iter.Seq[error] {
+	return func(yield func(error) bool) {
+		if e, ok := s.engine.(interface{ CheckEngine() iter.Seq[error] }); ok {
+			for err := range e.CheckEngine() {
+				if !yield(err) {
+					return
+				}
+			}
+		}
+		c := &checker{ctx: ctx, yield: yield}
+		err := s.View(ctx, func(tx *Tx) error {
+			c.tx = tx
+			return c.run()
+		})
+		if err != nil && err != errStopped {
+			yield(wrapf(err, "check"))
+		}
+	}
+}
+
+// errStopped says that whoever ranges over the findings has had enough.
+var errStopped = fmt.Errorf("stopped")
+
+// checker is one run of Check. It lasts as long as one call, so it keeps the call's context.
+type checker struct {
+	ctx   context.Context
+	yield func(error) bool
+	tx    *Tx
+	users uint64
+	keys  uint64
+	err   error
+}
+
+// report yields a finding.
+func (c *checker) report(format string, args ...any) {
+	c.reportError(fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...))
+}
+
+func (c *checker) reportError(err error) {
+	if c.err == nil && !c.yield(err) {
+		c.err = errStopped
+	}
+}
+
+func (c *checker) run() error {
+	c.each(tableUsers, c.checkUser)
+	c.each(tableIdentities, c.checkIdentity)
+	c.each(tableKeys, c.checkKey)
+	c.each(tableNames, c.checkName)
+	c.each(tableChanges, c.checkChange)
+	if c.err != nil {
+		return c.err
+	}
+	st, err := c.tx.readState()
+	if err != nil {
+		c.reportError(err)
+		return c.err
+	}
+	if st.users != c.users || st.keys != c.keys {
+		c.report("the store counts %d users and %d keys, and has %d and %d", st.users, st.keys, c.users, c.keys)
+	}
+	return c.err
+}
+
+// each calls check with every entry of a table, until there is an error that is no finding.
+func (c *checker) each(table string, check func(Entry)) {
+	for e, err := range c.tx.etx.Scan(table, nil, nil) {
+		if c.err == nil {
+			c.err = c.ctx.Err()
+		}
+		if c.err != nil {
+			return
+		}
+		if err != nil {
+			c.reportError(fmt.Errorf("table %s: %w", table, err))
+			return
+		}
+		check(e)
+	}
+}
+
+// id reads a 16-byte key or value, or reports it.
+func (c *checker) id(table string, b []byte) (id uuid.UUID, ok bool) {
+	if err := decodeUUID(b, &id); err != nil {
+		c.reportError(fmt.Errorf("table %s: %w", table, err))
+		return id, false
+	}
+	return id, true
+}
+
+func (c *checker) checkUser(e Entry) {
+	id, ok := c.id(tableUsers, e.Key)
+	if !ok {
+		return
+	}
+	u, err := decodeUser(id, e.Value)
+	if err != nil {
+		c.reportError(err)
+		return
+	}
+	c.checkSequence(userKind, id, u.sequence)
+	if u.deleted {
+		return
+	}
+	c.users++
+	if len(u.identities) == 0 {
+		c.report("user %s has no identity", id)
+	}
+	for _, i := range u.identities {
+		if owner := c.get(tableIdentities, i.key()); !bytes.Equal(owner, id[:]) {
+			c.report("identity (%s, %q) of user %s is not in the index", i.Provider, i.Subject, id)
+		}
+	}
+}
+
+func (c *checker) checkIdentity(e Entry) {
+	id, ok := c.id(tableIdentities, e.Value)
+	if !ok {
+		return
+	}
+	u, err := c.tx.getUser(id)
+	if err != nil {
+		return // the user's record was reported
+	}
+	if u == nil || !slices.ContainsFunc(u.identities, func(i identityRecord) bool { return bytes.Equal(i.key(), e.Key) }) {
+		c.report("the index of identities has %q for user %s, who has no such identity", e.Key, id)
+	}
+}
+
+func (c *checker) checkKey(e Entry) {
+	id, ok := c.id(tableKeys, e.Key)
+	if !ok {
+		return
+	}
+	k, err := decodeKey(id, e.Value)
+	if err != nil {
+		c.reportError(err)
+		return
+	}
+	c.checkSequence(keyKind, id, k.sequence)
+	if k.deleted {
+		return
+	}
+	c.keys++
+	if _, err := parseVerifier(k.verifier); err != nil {
+		c.reportError(wrapRecord(err, "key", id))
+	}
+	if !validText(k.name) {
+		c.report("key %s has the name %q", id, k.name)
+	}
+	if c.get(tableNames, nameKey(k.owner, k.name, id)) == nil {
+		c.report("key %s is not in the index of names", id)
+	}
+	if k.owner == Server {
+		return
+	}
+	u, err := c.tx.getUser(k.owner)
+	switch {
+	case err != nil: // the user's record was reported
+	case u == nil || u.deleted:
+		c.report("key %s belongs to user %s, who does not exist", id, k.owner)
+	case u.anonymous():
+		c.report("key %s belongs to user %s, who is anonymous", id, k.owner)
+	}
+}
+
+func (c *checker) checkName(e Entry) {
+	name, id, err := splitNameKey(e.Key)
+	if err != nil {
+		c.reportError(err)
+		return
+	}
+	k, err := c.tx.getKey(id)
+	if err != nil {
+		return // the key's record was reported
+	}
+	if k == nil || k.deleted || k.name != name || !bytes.Equal(k.owner[:], e.Key[:16]) {
+		c.report("the index of names has %q for key %s, which has another name or owner, or is gone", name, id)
+	}
+}
+
+func (c *checker) checkChange(e Entry) {
+	if len(e.Key) != 8 || len(e.Value) != 17 {
+		c.report("bad entry %x in the change index", e.Key)
+		return
+	}
+	sequence := binary.BigEndian.Uint64(e.Key)
+	id := uuid.UUID(e.Value[1:])
+	recorded := uint64(0)
+	switch recordKind(e.Value[0]) {
+	case userKind:
+		if u, err := c.tx.getUser(id); err != nil {
+			return // reported
+		} else if u != nil {
+			recorded = u.sequence
+		}
+	case keyKind:
+		if k, err := c.tx.getKey(id); err != nil {
+			return // reported
+		} else if k != nil {
+			recorded = k.sequence
+		}
+	}
+	if recorded != sequence {
+		c.report("the change index has %s at sequence %d, and its record has %d", id, sequence, recorded)
+	}
+}
+
+// checkSequence checks that a record's last change is in the change index, and not ahead of the store.
+func (c *checker) checkSequence(kind recordKind, id uuid.UUID, sequence uint64) {
+	if v := c.get(tableChanges, sequenceKey(sequence)); !bytes.Equal(v, append([]byte{byte(kind)}, id[:]...)) {
+		c.report("the last change of %s, with sequence %d, is not in the change index", id, sequence)
+	}
+	if st, err := c.tx.readState(); err == nil && sequence > st.sequence {
+		c.report("%s was changed with sequence %d, and the store is at %d", id, sequence, st.sequence)
+	}
+}
+
+// get is the transaction's Get; what cannot be read is reported and counts as missing.
+func (c *checker) get(table string, key []byte) []byte {
+	v, err := c.tx.etx.Get(table, key)
+	if err != nil {
+		c.reportError(err)
+	}
+	return v
+}

@@ -1,0 +1,62 @@
+package latchkey
+
+import (
+	"context"
+	"iter"
+)
+
+// An Engine is what a [Store] keeps its data in: named tables, each an ordered map from bytes to bytes. [OpenBolt] is
+// the one that comes with the package; [OpenEngine] opens a store on any other. The package enginetest checks that an
+// engine keeps the promises below, which every method of Store relies on.
+//
+// An Engine is safe for concurrent use. After Close its methods return [ErrClosed].
+type Engine interface {
+	// View runs fn in a read transaction and returns fn's error as it is. The transaction sees one state of the whole
+	// engine, with every Update that returned before View was called, and nothing that is committed while it lasts. It
+	// does not wait for writers. Its tx refuses Put and Delete with [ErrReadOnly].
+	View(ctx context.Context, fn func(tx EngineTx) error) error
+
+	// Update runs fn in a write transaction; write transactions happen one after another, or as if. When Update returns
+	// nil, what fn wrote is visible to every transaction that begins afterwards and survives a power cut. When fn fails,
+	// nothing of it is ever visible, and Update returns fn's error as it is. The engine may run fn more than once, and
+	// only the last run counts. A ctx that is done before fn begins ends Update with ctx's error; one that ends later does
+	// not take back a commit.
+	//
+	// When the commit itself fails, nothing of it is visible, but for one case: the error is [ErrCommit], and the change
+	// may or may not be there. An engine that cannot sync refuses later Updates with [ErrSyncFailed]. On an engine opened
+	// for reading only, Update returns [ErrReadOnly] and does not run fn.
+	Update(ctx context.Context, fn func(tx EngineTx) error) error
+
+	// Close waits for transactions under way, and frees what the engine holds. It is idempotent.
+	Close() error
+}
+
+// An EngineTx is one transaction of an [Engine]. It must not be used by two goroutines at once, and not after the
+// function that it was given to has returned: it answers [ErrClosed] then. A key is 1 to 512 bytes, a value 0 to 65,536
+// bytes. The caller may keep and change the slices that it gets, and those that it gave. A table that was never
+// written is empty.
+type EngineTx interface {
+	// Get returns the value of key, not nil even when it is empty; or nil if there is none. It sees what its own
+	// transaction wrote.
+	Get(table string, key []byte) ([]byte, error)
+
+	// Scan yields the entries with from ≤ key < to in the order of their keys, compared as bytes. A nil from is the
+	// table's beginning, a nil to its end. It may be written to on the way: each step goes to the next greater key that
+	// there is at that moment. An error is yielded once, as the last element.
+	Scan(table string, from, to []byte) iter.Seq2[Entry, error]
+
+	// Put sets the value of key.
+	Put(table string, key, value []byte) error
+
+	// Delete removes key, if it is there.
+	Delete(table string, key []byte) error
+}
+
+// An Entry is one key of a table with its value.
+type Entry struct{ Key, Value []byte }
+
+// The limits that every [Engine] can rely on and must serve.
+const (
+	MaxEngineKey   = 512
+	MaxEngineValue = 64 << 10
+)

@@ -1,0 +1,478 @@
+package latchkey
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Server is the owner of server keys: keys that no user has, and that let a service log in as itself. It is no user.
+var Server = uuid.Max
+
+// A Key is what is known of a key: all but its secret.
+type Key struct {
+	ID       uuid.UUID `json:"id"`
+	Owner    uuid.UUID `json:"owner"`            // a user's ID, or [Server]
+	Name     string    `json:"name"`             // unique among its owner's keys
+	Created  time.Time `json:"created"`          // by the store's clock, to the millisecond, in UTC
+	Expires  time.Time `json:"expires,omitzero"` // to the second, in UTC; the zero time for never
+	Disabled bool      `json:"disabled"`         // a disabled key does not log in
+}
+
+// NewKey says what key to make.
+type NewKey struct {
+	// Name is 1 to 256 bytes of UTF-8 without control characters. Names are compared byte by byte.
+	Name string
+	// Expires is when the key stops logging in, by the store's clock, rounded down to the second. The zero time is never.
+	Expires time.Time
+}
+
+// NewKeyFor is a NewKey and whose it is to be.
+type NewKeyFor struct {
+	Owner uuid.UUID // a user's ID, or [Server]
+	NewKey
+}
+
+// CreateKey makes a key of owner, a user or [Server], and returns it with its token. This is the only time that the
+// token is seen: the store keeps nothing that it could be found from. A wrong request is refused before it costs a hash.
+//
+// It returns [ErrUserNotFound], [ErrAnonymousUser], [ErrInvalidName], [ErrKeyNameTaken], [ErrTooManyKeys],
+// [ErrInvalidExpiry], or an error of [Store.Update]. ctx bounds the wait for a permit to hash.
+func (s *Store) CreateKey(ctx context.Context, owner uuid.UUID, n NewKey) (Key, string, error) {
+	keys, tokens, err := s.createKeys(ctx, []NewKeyFor{{owner, n}}, nil)
+	if err != nil {
+		return Key{}, "", wrapf(err, "create key of %s", owner)
+	}
+	return keys[0], tokens[0], nil
+}
+
+// CreateKeys makes many keys in one transaction, all or none, and returns keys and tokens in the order of the requests.
+// It hashes on as many processors as [Options].HashMemory allows, before the transaction begins. progress, if not nil, is
+// called after each hash with the number of hashes done and of all, never by two goroutines at once.
+//
+// It returns the errors of [Store.CreateKey], with the place of the request in the text.
+func (s *Store) CreateKeys(ctx context.Context, requests []NewKeyFor, progress func(done, total int)) ([]Key, []string, error) {
+	keys, tokens, err := s.createKeys(ctx, requests, progress)
+	return keys, tokens, wrapf(err, "create %d keys", len(requests))
+}
+
+func (s *Store) createKeys(ctx context.Context, requests []NewKeyFor, progress func(done, total int)) ([]Key, []string, error) {
+	err := s.View(ctx, func(tx *Tx) error {
+		for i, r := range requests {
+			if err := tx.checkNewKey(r.Owner, r.NewKey); err != nil {
+				return requestError(err, i, len(requests))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	minted, tokens, err := s.MintKeys(ctx, len(requests), progress)
+	if err != nil {
+		return nil, nil, err
+	}
+	var keys []Key
+	err = s.Update(ctx, func(tx *Tx) error {
+		keys = make([]Key, 0, len(requests))
+		for i, r := range requests {
+			key, err := tx.InsertKey(r.Owner, r.NewKey, minted[i])
+			if err != nil {
+				return requestError(err, i, len(requests))
+			}
+			keys = append(keys, key)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return keys, tokens, nil
+}
+
+func requestError(err error, i, total int) error {
+	if total == 1 {
+		return err
+	}
+	return fmt.Errorf("request %d: %w", i, err)
+}
+
+// A MintedKey is a key that has its ID and its hash, but no owner and no name yet. [Tx.InsertKey] makes a key of it. It
+// prints and marshals as nothing.
+type MintedKey struct {
+	m *mintedKey // behind a pointer, so that printing it cannot print a verifier
+}
+
+type mintedKey struct {
+	id       uuid.UUID
+	domain   uuid.UUID
+	created  time.Time
+	verifier string
+}
+
+// String returns the ID of the key to be.
+func (m MintedKey) String() string {
+	if m.m == nil {
+		return "empty minted key"
+	}
+	return "minted key " + m.m.id.String()
+}
+
+// MintKey draws a secret, hashes it, and returns the token and what [Tx.InsertKey] makes a key of. Nothing is written: a
+// token whose key is never inserted is good for nothing. ctx bounds the wait for a permit to hash.
+//
+// It returns [ErrClosed] or ctx's error.
+func (s *Store) MintKey(ctx context.Context) (MintedKey, string, error) {
+	minted, tokens, err := s.MintKeys(ctx, 1, nil)
+	if err != nil {
+		return MintedKey{}, "", err
+	}
+	return minted[0], tokens[0], nil
+}
+
+// MintKeys is [Store.MintKey] n times, in parallel. progress is as in [Store.CreateKeys].
+func (s *Store) MintKeys(ctx context.Context, n int, progress func(done, total int)) ([]MintedKey, []string, error) {
+	if s.closed.Load() {
+		return nil, nil, ErrClosed
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	n = max(n, 0)
+	minted, tokens := make([]MintedKey, n), make([]string, n)
+	var mu sync.Mutex
+	next, done := 0, 0
+	work := func() {
+		for {
+			mu.Lock()
+			i := next
+			next++
+			mu.Unlock()
+			if i >= n {
+				return
+			}
+			m, token, err := s.mint(ctx)
+			if err != nil {
+				cancel(err)
+				return
+			}
+			minted[i], tokens[i] = m, token
+			if progress != nil {
+				mu.Lock()
+				done++
+				progress(done, n)
+				mu.Unlock()
+			}
+		}
+	}
+	var workers sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) - 1 {
+		workers.Go(work)
+	}
+	work()
+	workers.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return nil, nil, wrapf(err, "mint keys")
+	}
+	return minted, tokens, nil
+}
+
+func (s *Store) mint(ctx context.Context) (MintedKey, string, error) {
+	id, err := s.newID()
+	if err != nil {
+		return MintedKey{}, "", err
+	}
+	token, secret := s.tokens.mint(id)
+	v, err := s.hasher.hash(ctx, &secret, s.cost)
+	if err != nil {
+		return MintedKey{}, "", err
+	}
+	m := &mintedKey{id: id, domain: s.domain.id, created: s.now(), verifier: v.String()}
+	return MintedKey{m}, token, nil
+}
+
+// InsertKey makes a minted key a key of owner, a user or [Server]. It returns [ErrInvalidMint], or the errors of
+// [Store.CreateKey].
+func (tx *Tx) InsertKey(owner uuid.UUID, n NewKey, minted MintedKey) (Key, error) {
+	m := minted.m
+	if m == nil || m.domain != tx.store.domain.id {
+		return Key{}, ErrInvalidMint
+	}
+	if err := tx.checkNewKey(owner, n); err != nil {
+		return Key{}, err
+	}
+	if old, err := tx.getKey(m.id); err != nil || old != nil {
+		return Key{}, firstError(err, ErrInvalidMint)
+	}
+	if err := tx.etx.Put(tableNames, nameKey(owner, n.Name, m.id), nil); err != nil {
+		return Key{}, err
+	}
+	st, err := tx.readState()
+	if err != nil {
+		return Key{}, err
+	}
+	st.keys++
+	k := &keyRecord{id: m.id, owner: owner, created: m.created, name: n.Name, verifier: m.verifier, expires: expiry(n)}
+	err = tx.putKey(k, func(now stamp) { k.made, k.named, k.hashed = now, now, now })
+	return result(k.key(), err)
+}
+
+// expiry is a new key's expiry date as it is stored.
+func expiry(n NewKey) time.Time {
+	if n.Expires.IsZero() {
+		return time.Time{}
+	}
+	return n.Expires.UTC().Truncate(time.Second)
+}
+
+// checkNewKey is every rule about whether owner can have one more key, so named.
+func (tx *Tx) checkNewKey(owner uuid.UUID, n NewKey) error {
+	if err := tx.checkName(n.Name); err != nil {
+		return err
+	}
+	if e := expiry(n); !n.Expires.IsZero() && !e.After(tx.store.now()) {
+		return fmt.Errorf("%w: %s has passed", ErrInvalidExpiry, e.Format(time.RFC3339))
+	}
+	if owner != Server {
+		u, err := tx.liveUser(owner)
+		if err != nil {
+			return err
+		}
+		if u.anonymous() {
+			return ErrAnonymousUser
+		}
+		count := 0
+		for _, err := range tx.keysOf(owner) {
+			if err != nil {
+				return err
+			}
+			count++
+		}
+		if limit := tx.store.maxKeys; limit >= 0 && count >= limit {
+			return fmt.Errorf("%w: the limit is %d", ErrTooManyKeys, limit)
+		}
+	}
+	return tx.checkNameFree(owner, n.Name)
+}
+
+func (tx *Tx) checkName(name string) error {
+	if !validText(name) {
+		return fmt.Errorf("%w: %q is not %s", ErrInvalidName, name, validTextRule)
+	}
+	for i := range len(name) {
+		if c := name[i]; tx.store.hosted && digitValues[c] == notADigit && c != '_' && c != '-' {
+			return fmt.Errorf("%w: %q can only contain ASCII letters, digits, '_' and '-'", ErrInvalidName, name)
+		}
+	}
+	return nil
+}
+
+func (tx *Tx) checkNameFree(owner uuid.UUID, name string) error {
+	low := nameKey(owner, name, uuid.Nil)
+	for _, err := range tx.etx.Scan(tableNames, low, append(nameKey(owner, name, uuid.Max), 0)) {
+		return firstError(err, fmt.Errorf("%w: %q", ErrKeyNameTaken, name))
+	}
+	return nil
+}
+
+// Key returns owner's key with an ID. It returns [ErrKeyNotFound] if owner has no such key, whoever else may have it, or
+// an error of [Store.View].
+func (s *Store) Key(ctx context.Context, owner, id uuid.UUID) (key Key, err error) {
+	err = s.View(ctx, func(tx *Tx) (err error) {
+		key, err = tx.Key(owner, id)
+		return err
+	})
+	return key, wrapf(err, "key %s", id)
+}
+
+// Key is [Store.Key] in a transaction.
+func (tx *Tx) Key(owner, id uuid.UUID) (Key, error) {
+	k, err := tx.liveKey(owner, id)
+	if err != nil {
+		return Key{}, err
+	}
+	return k.key(), nil
+}
+
+// liveKey returns the record of a key that is owner's and not deleted, or ErrKeyNotFound.
+func (tx *Tx) liveKey(owner, id uuid.UUID) (*keyRecord, error) {
+	k, err := tx.getKey(id)
+	if err != nil {
+		return nil, err
+	}
+	if k == nil || k.deleted || k.owner != owner {
+		return nil, ErrKeyNotFound
+	}
+	return k, nil
+}
+
+// Keys returns all keys of owner, a user or [Server], in the order of creation, whatever the clock did; without any, an
+// empty slice. It returns [ErrUserNotFound], or an error of [Store.View].
+func (s *Store) Keys(ctx context.Context, owner uuid.UUID) (keys []Key, err error) {
+	err = s.View(ctx, func(tx *Tx) (err error) {
+		keys, err = tx.Keys(owner)
+		return err
+	})
+	return keys, wrapf(err, "keys of %s", owner)
+}
+
+// Keys is [Store.Keys] in a transaction.
+func (tx *Tx) Keys(owner uuid.UUID) ([]Key, error) {
+	if owner != Server {
+		if _, err := tx.liveUser(owner); err != nil {
+			return nil, err
+		}
+	}
+	var records []*keyRecord
+	for id, err := range tx.keysOf(owner) {
+		if err != nil {
+			return nil, err
+		}
+		k, err := tx.getKey(id)
+		if err != nil {
+			return nil, err
+		}
+		if k == nil || k.deleted || k.owner != owner {
+			return nil, errMissing("key", id)
+		}
+		records = append(records, k)
+	}
+	slices.SortFunc(records, func(a, b *keyRecord) int {
+		return cmp.Or(cmp.Compare(a.made.counter, b.made.counter), bytes.Compare(a.id[:], b.id[:]))
+	})
+	keys := make([]Key, len(records))
+	for i, k := range records {
+		keys[i] = k.key()
+	}
+	return keys, nil
+}
+
+// keysOf yields the IDs of owner's keys, in no useful order.
+func (tx *Tx) keysOf(owner uuid.UUID) iter.Seq2[uuid.UUID, error] {
+	return func(yield func(uuid.UUID, error) bool) {
+		// No byte of a name is 0xff.
+		for e, err := range tx.etx.Scan(tableNames, owner[:], append(owner[:], 0xff)) {
+			var id uuid.UUID
+			if err == nil {
+				_, id, err = splitNameKey(e.Key)
+			}
+			if !yield(id, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// RenameKey gives owner's key another name. A name that it has already changes nothing. It returns [ErrKeyNotFound] if
+// owner has no such key, [ErrInvalidName], [ErrKeyNameTaken], or an error of [Store.Update].
+func (s *Store) RenameKey(ctx context.Context, owner, id uuid.UUID, name string) error {
+	err := s.Update(ctx, func(tx *Tx) error { return tx.RenameKey(owner, id, name) })
+	return wrapf(err, "rename key %s", id)
+}
+
+// RenameKey is [Store.RenameKey] in a transaction.
+func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) error {
+	k, err := tx.liveKey(owner, id)
+	if err != nil || k.name == name {
+		return err
+	}
+	if err := firstError(tx.checkName(name), tx.checkNameFree(owner, name)); err != nil {
+		return err
+	}
+	if err := tx.etx.Delete(tableNames, nameKey(owner, k.name, id)); err != nil {
+		return err
+	}
+	if err := tx.etx.Put(tableNames, nameKey(owner, name, id), nil); err != nil {
+		return err
+	}
+	k.name = name
+	tx.touch(id)
+	return tx.putKey(k, func(now stamp) { k.named = now })
+}
+
+// EnableKey lets a disabled key log in again. Enabling an enabled key changes nothing. It returns [ErrKeyNotFound] if
+// owner has no such key, whoever else may have it, or an error of [Store.Update].
+func (s *Store) EnableKey(ctx context.Context, owner, id uuid.UUID) error {
+	err := s.Update(ctx, func(tx *Tx) error { return tx.EnableKey(owner, id) })
+	return wrapf(err, "enable key %s", id)
+}
+
+// EnableKey is [Store.EnableKey] in a transaction.
+func (tx *Tx) EnableKey(owner, id uuid.UUID) error { return tx.setKeyDisabled(owner, id, false) }
+
+// DisableKey stops a key from logging in until it is enabled. Disabling a disabled key leaves it so. When it returns nil,
+// the change is on disk and no login that begins afterwards succeeds.
+//
+// It returns [ErrKeyNotFound] if owner has no such key, whoever else may have it, or an error of [Store.Update].
+func (s *Store) DisableKey(ctx context.Context, owner, id uuid.UUID) error {
+	err := s.Update(ctx, func(tx *Tx) error { return tx.DisableKey(owner, id) })
+	return wrapf(err, "disable key %s", id)
+}
+
+// DisableKey is [Store.DisableKey] in a transaction.
+func (tx *Tx) DisableKey(owner, id uuid.UUID) error { return tx.setKeyDisabled(owner, id, true) }
+
+func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) error {
+	k, err := tx.liveKey(owner, id)
+	if err != nil {
+		return err
+	}
+	epoch, changed := nextEpoch(k.epoch, k.disabled, disable)
+	if !changed {
+		return nil
+	}
+	k.epoch, k.disabled = epoch, disable
+	tx.touch(id)
+	return tx.putKey(k, nil)
+}
+
+// DeleteKey deletes a key, for good. Nothing remains but its ID; its name is free. When it returns nil, the change is on
+// disk and no login that begins afterwards succeeds.
+//
+// It returns [ErrKeyNotFound] if owner has no such key, whoever else may have it, or an error of [Store.Update].
+func (s *Store) DeleteKey(ctx context.Context, owner, id uuid.UUID) error {
+	err := s.Update(ctx, func(tx *Tx) error { return tx.DeleteKey(owner, id) })
+	return wrapf(err, "delete key %s", id)
+}
+
+// DeleteKey is [Store.DeleteKey] in a transaction.
+func (tx *Tx) DeleteKey(owner, id uuid.UUID) error {
+	k, err := tx.liveKey(owner, id)
+	if err != nil {
+		return err
+	}
+	if err := tx.etx.Delete(tableNames, nameKey(owner, k.name, id)); err != nil {
+		return err
+	}
+	st, err := tx.readState()
+	if err != nil {
+		return err
+	}
+	st.keys--
+	tx.touch(id)
+	return tx.putKey(&keyRecord{id: id, owner: owner, made: k.made, named: k.made, hashed: k.made, deleted: true, sequence: k.sequence}, nil)
+}
+
+func (k *keyRecord) key() Key {
+	return Key{ID: k.id, Owner: k.owner, Name: k.name, Created: k.created, Expires: k.expires, Disabled: k.disabled}
+}
+
+// nameKey is a key's entry in the index of names: owner, name, 0, ID. No name has a zero byte.
+func nameKey(owner uuid.UUID, name string, id uuid.UUID) []byte {
+	return slices.Concat(owner[:], []byte(name), []byte{0}, id[:])
+}
+
+func splitNameKey(key []byte) (name string, id uuid.UUID, err error) {
+	if len(key) < 16+1+16 || key[len(key)-17] != 0 {
+		return "", id, fmt.Errorf("%w: bad entry in the index of names", ErrCorrupt)
+	}
+	copy(id[:], key[len(key)-16:])
+	return string(key[16 : len(key)-17]), id, nil
+}

@@ -1,0 +1,366 @@
+package latchkey
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A record is what a table keeps under a key: one byte of version, a message in the wire format of Protocol Buffers, and
+// a CRC-32C over the table's name, the key, and all before it, so that a record that was damaged, or found its way to
+// another key, is known. docs/formats.md has the fields, and test vectors.
+//
+// Fields that this version does not know are kept and written back, so that an older build does not lose what a newer
+// one has stored.
+
+// recordVersion is the version of records that this build writes, and the latest that it reads.
+const recordVersion = 1
+
+// The tables of a store.
+const (
+	tableMeta       = "meta"       // "format", "domain", "replica", "state" → record
+	tableUsers      = "users"      // user ID → userRecord
+	tableIdentities = "identities" // provider 0 subject → user ID
+	tableKeys       = "keys"       // key ID → keyRecord
+	tableNames      = "names"      // owner, name, 0, key ID → nothing
+	tableChanges    = "changes"    // sequence → kind, ID
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func recordChecksum(table string, key, record []byte) uint32 {
+	sum := crc32.Checksum([]byte(table), castagnoli)
+	sum = crc32.Update(sum, castagnoli, key)
+	return crc32.Update(sum, castagnoli, record)
+}
+
+// sealRecord makes a record of a message.
+func sealRecord(table string, key, message []byte) []byte {
+	record := append([]byte{recordVersion}, message...)
+	return binary.BigEndian.AppendUint32(record, recordChecksum(table, key, record))
+}
+
+// openRecord returns a record's message. It returns ErrCorrupt or ErrVersion.
+func openRecord(table string, key, record []byte) ([]byte, error) {
+	body := len(record) - 4
+	if body < 1 || binary.BigEndian.Uint32(record[body:]) != recordChecksum(table, key, record[:body]) {
+		return nil, fmt.Errorf("%w: bad checksum of %s/%x", ErrCorrupt, table, key)
+	}
+	if record[0] != recordVersion {
+		return nil, fmt.Errorf("%w: %s/%x has version %d", ErrVersion, table, key, record[0])
+	}
+	return record[1:body], nil
+}
+
+// Wire types of Protocol Buffers. Records use the first two; the others can only be in fields of a later version.
+const (
+	wireVarint  = 0
+	wireBytes   = 2
+	wireFixed64 = 1
+	wireFixed32 = 5
+)
+
+// message writes the fields of a message. Like proto3 it leaves out what is zero.
+type message []byte
+
+func (m *message) number(field int, v uint64) {
+	if v != 0 {
+		*m = binary.AppendUvarint(*m, uint64(field)<<3|wireVarint)
+		*m = binary.AppendUvarint(*m, v)
+	}
+}
+
+func (m *message) flag(field int, v bool) {
+	if v {
+		m.number(field, 1)
+	}
+}
+
+func (m *message) bytes(field int, v []byte) {
+	if len(v) != 0 {
+		*m = binary.AppendUvarint(*m, uint64(field)<<3|wireBytes)
+		*m = binary.AppendUvarint(*m, uint64(len(v)))
+		*m = append(*m, v...)
+	}
+}
+
+// field is one field of a message: a number or bytes, and the field as it was written.
+type field struct {
+	num    int
+	number uint64
+	bytes  []byte
+	raw    []byte
+}
+
+// readFields calls known with each field of msg, and returns the fields that known does not know, as they were.
+func readFields(msg []byte, known func(f field) bool) (unknown []byte, err error) {
+	for len(msg) > 0 {
+		tag, n := binary.Uvarint(msg)
+		if n <= 0 || tag>>3 == 0 || tag>>3 > 1<<29-1 {
+			return nil, fmt.Errorf("%w: bad field tag", ErrCorrupt)
+		}
+		f := field{num: int(tag >> 3)}
+		size := 0
+		switch tag & 7 {
+		case wireVarint:
+			if f.number, size = binary.Uvarint(msg[n:]); size <= 0 {
+				return nil, fmt.Errorf("%w: bad number in field %d", ErrCorrupt, f.num)
+			}
+		case wireBytes:
+			length, m := binary.Uvarint(msg[n:])
+			if m <= 0 || length > uint64(len(msg)-n-m) {
+				return nil, fmt.Errorf("%w: bad length of field %d", ErrCorrupt, f.num)
+			}
+			size = m + int(length)
+			f.bytes = msg[n+m : n+size]
+		case wireFixed64:
+			size = 8
+		case wireFixed32:
+			size = 4
+		default:
+			return nil, fmt.Errorf("%w: bad wire type in field %d", ErrCorrupt, f.num)
+		}
+		if size > len(msg)-n {
+			return nil, fmt.Errorf("%w: field %d is cut short", ErrCorrupt, f.num)
+		}
+		f.raw = msg[:n+size]
+		if !known(f) {
+			unknown = append(unknown, f.raw...)
+		}
+		msg = msg[n+size:]
+	}
+	return unknown, nil
+}
+
+// A stamp orders the writes to a field in all replicas of a domain: by Lamport counter, then by replica. The counter is
+// the sequence that the write had in its own store, which is never less than any that the store has seen.
+type stamp struct {
+	counter uint64
+	replica uuid.UUID
+}
+
+func (s stamp) encode() []byte {
+	var m message
+	m.number(1, s.counter)
+	m.bytes(2, s.replica[:])
+	return m
+}
+
+func (s *stamp) decode(b []byte) error {
+	var bad error
+	_, err := readFields(b, func(f field) bool {
+		switch f.num {
+		case 1:
+			s.counter = f.number
+		case 2:
+			bad = decodeUUID(f.bytes, &s.replica)
+		}
+		return true
+	})
+	return firstError(err, bad)
+}
+
+// userRecord is what a user is in the table of users.
+type userRecord struct {
+	id         uuid.UUID // the table's key
+	created    time.Time // to the millisecond
+	made       stamp
+	identities []identityRecord // in the order of linking
+	epoch      uint64
+	disabled   bool
+	deleted    bool // a tombstone: of the fields above only made is kept
+	sequence   uint64
+	unknown    []byte
+}
+
+type identityRecord struct {
+	Identity
+	linked  stamp
+	unknown []byte
+}
+
+func (u *userRecord) encode() []byte {
+	var m message
+	m.number(1, u.sequence)
+	m.bytes(2, u.made.encode())
+	m.number(3, uint64(max(0, u.created.UnixMilli())))
+	for _, i := range u.identities {
+		var im message
+		im.bytes(1, []byte(i.Provider))
+		im.bytes(2, []byte(i.Subject))
+		im.bytes(3, i.linked.encode())
+		m.bytes(4, append(im, i.unknown...))
+	}
+	m.number(5, u.epoch)
+	m.flag(6, u.disabled)
+	m.flag(7, u.deleted)
+	return sealRecord(tableUsers, u.id[:], append(m, u.unknown...))
+}
+
+func decodeUser(id uuid.UUID, record []byte) (u userRecord, err error) {
+	u.id, u.created = id, time.UnixMilli(0).UTC()
+	msg, err := openRecord(tableUsers, id[:], record)
+	if err != nil {
+		return u, err
+	}
+	var bad error
+	u.unknown, err = readFields(msg, func(f field) bool {
+		switch f.num {
+		case 1:
+			u.sequence = f.number
+		case 2:
+			bad = firstError(bad, u.made.decode(f.bytes))
+		case 3:
+			u.created = time.UnixMilli(int64(f.number)).UTC()
+		case 4:
+			i, err := decodeIdentity(f.bytes)
+			bad = firstError(bad, err)
+			u.identities = append(u.identities, i)
+		case 5:
+			u.epoch = f.number
+		case 6:
+			u.disabled = f.number != 0
+		case 7:
+			u.deleted = f.number != 0
+		default:
+			return false
+		}
+		return true
+	})
+	return u, wrapRecord(firstError(err, bad), "user", id)
+}
+
+func decodeIdentity(b []byte) (i identityRecord, err error) {
+	var bad error
+	i.unknown, err = readFields(b, func(f field) bool {
+		switch f.num {
+		case 1:
+			i.Provider = Provider(f.bytes)
+		case 2:
+			i.Subject = string(f.bytes)
+		case 3:
+			bad = i.linked.decode(f.bytes)
+		default:
+			return false
+		}
+		return true
+	})
+	return i, firstError(err, bad)
+}
+
+// keyRecord is what a key is in the table of keys.
+type keyRecord struct {
+	id       uuid.UUID // the table's key
+	owner    uuid.UUID // a user, or Server
+	created  time.Time // to the millisecond
+	made     stamp
+	name     string
+	named    stamp
+	verifier string // a PHC string
+	hashed   stamp
+	expires  time.Time // to the second; the zero time for never
+	epoch    uint64
+	disabled bool
+	deleted  bool // a tombstone: of the fields above only owner and made are kept
+	sequence uint64
+	unknown  []byte
+}
+
+func (k *keyRecord) encode() []byte {
+	var m message
+	m.number(1, k.sequence)
+	m.bytes(2, k.made.encode())
+	m.number(3, uint64(max(0, k.created.UnixMilli())))
+	m.bytes(4, k.owner[:])
+	m.bytes(5, []byte(k.name))
+	if k.named != k.made {
+		m.bytes(6, k.named.encode())
+	}
+	m.bytes(7, []byte(k.verifier))
+	if k.hashed != k.made {
+		m.bytes(8, k.hashed.encode())
+	}
+	if !k.expires.IsZero() {
+		m.number(9, uint64(k.expires.Unix()))
+	}
+	m.number(10, k.epoch)
+	m.flag(11, k.disabled)
+	m.flag(12, k.deleted)
+	return sealRecord(tableKeys, k.id[:], append(m, k.unknown...))
+}
+
+func decodeKey(id uuid.UUID, record []byte) (k keyRecord, err error) {
+	k.id, k.created = id, time.UnixMilli(0).UTC()
+	msg, err := openRecord(tableKeys, id[:], record)
+	if err != nil {
+		return k, err
+	}
+	var named, hashed *stamp
+	var bad error
+	k.unknown, err = readFields(msg, func(f field) bool {
+		switch f.num {
+		case 1:
+			k.sequence = f.number
+		case 2:
+			bad = firstError(bad, k.made.decode(f.bytes))
+		case 3:
+			k.created = time.UnixMilli(int64(f.number)).UTC()
+		case 4:
+			bad = firstError(bad, decodeUUID(f.bytes, &k.owner))
+		case 5:
+			k.name = string(f.bytes)
+		case 6:
+			named = &k.named
+			bad = firstError(bad, named.decode(f.bytes))
+		case 7:
+			k.verifier = string(f.bytes)
+		case 8:
+			hashed = &k.hashed
+			bad = firstError(bad, hashed.decode(f.bytes))
+		case 9:
+			k.expires = time.Unix(int64(f.number), 0).UTC()
+		case 10:
+			k.epoch = f.number
+		case 11:
+			k.disabled = f.number != 0
+		case 12:
+			k.deleted = f.number != 0
+		default:
+			return false
+		}
+		return true
+	})
+	if named == nil {
+		k.named = k.made
+	}
+	if hashed == nil {
+		k.hashed = k.made
+	}
+	return k, wrapRecord(firstError(err, bad), "key", id)
+}
+
+func decodeUUID(b []byte, id *uuid.UUID) error {
+	if len(b) != len(id) {
+		return fmt.Errorf("%w: an ID of %d bytes", ErrCorrupt, len(b))
+	}
+	copy(id[:], b)
+	return nil
+}
+
+func wrapRecord(err error, kind string, id uuid.UUID) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("record of %s %s: %w", kind, id, err)
+}
+
+// firstError returns the first of two errors that is not nil.
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}

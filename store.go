@@ -1,0 +1,189 @@
+package latchkey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A Store is an open handle on one body of users and keys. It is safe for concurrent use. Close it when done.
+type Store struct {
+	engine   Engine
+	domain   *domain // behind a pointer, so that printing a Store cannot print secrets
+	tokens   *tokenFormat
+	cost     Cost
+	maxKeys  int
+	hosted   bool
+	readOnly bool
+	clock    func() time.Time
+	cache    *cache
+	hasher   *hasher
+	flights  *flights
+	rehashes *rehashes
+	counters *counters
+
+	closed     atomic.Bool
+	mu         sync.Mutex     // held to set closed, and to add to background
+	background sync.WaitGroup // hashes, which go on when their caller has left
+}
+
+// Open opens the store in the file at path, and makes the file, with mode 0600, if there is none. opts may be nil.
+//
+// Only one process can have the file open, unless all open it with [Options].ReadOnly. Open returns [ErrLocked] with the
+// path when another holds the file for longer than [Options].LockTimeout; [ErrVersion] for a file of a later format;
+// [ErrCorrupt] for a file that is damaged or no store; [ErrInvalidOptions]; or the operating system's error, such as
+// [fs.ErrNotExist] for a missing directory. None of these changes the file.
+func Open(path string, opts *Options) (*Store, error) {
+	if err := opts.validate(); err != nil {
+		return nil, wrapf(err, "open %s", path)
+	}
+	engine, err := OpenBolt(path, opts)
+	if err != nil {
+		return nil, err
+	}
+	s, err := OpenEngine(engine, opts)
+	if err != nil {
+		_ = engine.Close()
+		return nil, wrapf(err, "open %s", path)
+	}
+	return s, nil
+}
+
+// OpenEngine opens the store that e holds, and starts a new one, a domain of its own, if e is empty. On success the
+// store owns e and closes it. Of opts it uses all but LockTimeout. It returns [ErrInvalidOptions], [ErrVersion],
+// [ErrCorrupt], [ErrReadOnly] if e is empty and ReadOnly, or e's errors.
+func OpenEngine(e Engine, opts *Options) (*Store, error) {
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	c := &counters{}
+	s := &Store{
+		engine:   e,
+		cost:     opts.cost(),
+		maxKeys:  opts.maxKeysPerUser(),
+		hosted:   opts.hostedNames(),
+		readOnly: opts.readOnly(),
+		clock:    opts.now(),
+		cache:    newCache(opts.cacheSize()),
+		hasher:   newHasher(opts.hashMemory(), c),
+		flights:  newFlights(opts.hashQueue()),
+		rehashes: newRehashes(),
+		counters: c,
+	}
+	d, err := openDomain(context.Background(), e, opts)
+	if err != nil {
+		return nil, err
+	}
+	if opts != nil && opts.TokenPrefix != "" && opts.TokenPrefix != d.prefix {
+		return nil, fmt.Errorf("%w: TokenPrefix is %q, but the store was made with %q", ErrInvalidOptions, opts.TokenPrefix, d.prefix)
+	}
+	s.domain, s.tokens = d, d.tokenFormat()
+	return s, nil
+}
+
+// Close waits for calls under way and closes the store. Every later call but Close returns [ErrClosed]; closing again
+// does nothing. It must not be called from inside [Store.Update] or [Store.View], which it waits for.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	again := s.closed.Swap(true)
+	s.mu.Unlock()
+	if again {
+		return nil
+	}
+	s.cache.clear()
+	s.background.Wait()
+	return s.engine.Close()
+}
+
+// goBackground runs fn in a goroutine that Close waits for, or returns false when the store is closed.
+func (s *Store) goBackground(fn func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return false
+	}
+	s.background.Go(fn)
+	return true
+}
+
+// Update runs fn in a write transaction. When it returns nil, everything fn did is on disk. When fn fails, nothing of it
+// can be seen, and fn's error comes back as it is. fn may run more than once (an engine that lost a race runs it again),
+// so it changes nothing outside tx that it does not set afresh. tx ends with fn.
+//
+// fn must not call the store's own methods, which would wait for it to end; tx has the same operations. Hashing is not
+// among them, because it is slow and others wait to write: mint keys before, with [Store.MintKey].
+//
+// It returns [ErrReadOnly], [ErrClosed], [ErrCorrupt], ctx's error if ctx ends before fn begins, [ErrSyncFailed], or
+// [ErrCommit], the one error that leaves open whether the change happened.
+func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	if s.readOnly {
+		return ErrReadOnly
+	}
+	var touched []uuid.UUID
+	var rehashed []rehash
+	// Also after an error: a commit whose last sync failed can be visible all the same, and a stale entry is a login.
+	defer func() { s.cache.drop(touched) }()
+
+	err := s.engine.Update(ctx, func(etx EngineTx) error {
+		tx := &Tx{store: s, etx: etx}
+		if err := fn(tx); err != nil {
+			return err
+		}
+		if err := tx.finish(); err != nil {
+			return err
+		}
+		touched = append(touched, tx.touched...)
+		rehashed = tx.rehashed
+		return nil
+	})
+	switch {
+	case errors.Is(err, ErrCommit):
+		s.cache.clear()
+	case err == nil:
+		s.rehashes.done(rehashed)
+		s.counters.add(statRehashed, uint64(len(rehashed)))
+	}
+	return err
+}
+
+// View runs fn in a read transaction, which sees one state of the whole store, and returns fn's error as it is. tx ends
+// with fn. Writers do not wait for it, except that a bbolt file cannot grow while a View lasts: keep it short, and call
+// none of the store's own methods from fn. It returns [ErrClosed], [ErrCorrupt] or ctx's error.
+func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	return s.engine.View(ctx, func(etx EngineTx) error {
+		return fn(&Tx{store: s, etx: etx})
+	})
+}
+
+// now is the clock's time in what records can hold.
+func (s *Store) now() time.Time {
+	now := s.clock().UTC().Truncate(time.Millisecond)
+	if now.Before(time.UnixMilli(0)) {
+		return time.UnixMilli(0).UTC()
+	}
+	return now
+}
+
+// newID makes an ID of version 7 (RFC 9562) by the store's clock, which need not be the one that the library reads.
+func (s *Store) newID() (uuid.UUID, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return uuid.UUID{}, err
+	}
+	ms := s.now().UnixMilli()
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	return id, nil
+}
