@@ -1,0 +1,174 @@
+package latchkey_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// light are the options of tests that are not about hashing.
+func light() *latchkey.Options { return &latchkey.Options{Cost: latchkey.LightCost} }
+
+// open opens a store in a new file, checks it when the test ends, and closes it.
+func open(t testing.TB) *latchkey.Store { return openWith(t, light()) }
+
+func openWith(t testing.TB, opts *latchkey.Options) *latchkey.Store {
+	t.Helper()
+	return openFile(t, filepath.Join(t.TempDir(), "keys.db"), opts)
+}
+
+// openFile opens the store at path, checks it when the test ends, and closes it, unless the test has closed it already.
+func openFile(t testing.TB, path string, opts *latchkey.Options) *latchkey.Store {
+	t.Helper()
+	s, err := latchkey.Open(path, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkAtEnd(t, s)
+	return s
+}
+
+func checkAtEnd(t testing.TB, s *latchkey.Store) {
+	t.Helper()
+	t.Cleanup(func() {
+		for finding := range s.Check(context.Background()) {
+			if !errors.Is(finding, latchkey.ErrClosed) {
+				t.Errorf("Check: %v", finding)
+			}
+		}
+		closeStore(t, s)
+	})
+}
+
+func closeStore(t testing.TB, s *latchkey.Store) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// email is the identity that addUser gives.
+func email(subject string) latchkey.Identity {
+	return latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: subject}
+}
+
+// addUser makes a user known by subject.
+func addUser(t testing.TB, s *latchkey.Store, subject string) uuid.UUID {
+	t.Helper()
+	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email(subject)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return user.ID
+}
+
+// addKey makes a key of owner.
+func addKey(t testing.TB, s *latchkey.Store, owner uuid.UUID, name string) (latchkey.Key, string) {
+	t.Helper()
+	key, token, err := s.CreateKey(t.Context(), owner, latchkey.NewKey{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, token
+}
+
+// must fails the test for any error.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantError fails the test unless err is want.
+func wantError(t testing.TB, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("got error %v, want %v", err, want)
+	}
+}
+
+// wantLogin fails the test unless token logs in as the key with an ID.
+func wantLogin(t testing.TB, s *latchkey.Store, token string, keyID uuid.UUID) {
+	t.Helper()
+	who, err := s.Login(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who.KeyID != keyID {
+		t.Fatalf("logged in with key %s, want %s", who.KeyID, keyID)
+	}
+}
+
+// wantRefused fails the test unless token is refused with want.
+func wantRefused(t testing.TB, s *latchkey.Store, token string, want error) {
+	t.Helper()
+	_, err := s.Login(t.Context(), token)
+	wantError(t, err, want)
+}
+
+// openCounting opens a store whose reading transactions are counted.
+func openCounting(t testing.TB) (s *latchkey.Store, views func() int) {
+	t.Helper()
+	e := &hookedEngine{Engine: openBolt(t)}
+	var n atomic.Int64
+	e.beforeView = func() { n.Add(1) }
+	return openEngine(t, e, light()), func() int { return int(n.Load()) }
+}
+
+func openBolt(t testing.TB) latchkey.Engine {
+	t.Helper()
+	e, err := latchkey.OpenBolt(filepath.Join(t.TempDir(), "keys.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func openEngine(t testing.TB, e latchkey.Engine, opts *latchkey.Options) *latchkey.Store {
+	t.Helper()
+	s, err := latchkey.OpenEngine(e, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkAtEnd(t, s)
+	return s
+}
+
+// hookedEngine is an engine that calls back around its transactions. Set hooks when no call is under way.
+type hookedEngine struct {
+	latchkey.Engine
+	beforeView func()
+	afterView  func() // the transaction has read, and its caller does not know yet
+}
+
+func (e *hookedEngine) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	if e.beforeView != nil {
+		e.beforeView()
+	}
+	err := e.Engine.View(ctx, fn)
+	if e.afterView != nil {
+		e.afterView()
+	}
+	return err
+}
+
+// clock is a clock that the test moves.
+type clock struct{ ns atomic.Int64 }
+
+func newClock() *clock {
+	c := &clock{}
+	c.set(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	return c
+}
+
+func (c *clock) now() time.Time          { return time.Unix(0, c.ns.Load()).UTC() }
+func (c *clock) set(t time.Time)         { c.ns.Store(t.UnixNano()) }
+func (c *clock) advance(d time.Duration) { c.ns.Add(int64(d)) }
