@@ -8,9 +8,9 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +25,8 @@ const (
 	boltMarker = "latchkey"
 	// boltPageSize is the same everywhere, so that a file can be carried between machines, and is what flash writes at once.
 	boltPageSize = 4096
+	// boltAllocSize is how much a file grows at a time. bbolt's own 16 MiB is much for a device with few keys.
+	boltAllocSize = 128 << 10
 	// boltMaxBatch bounds how many transactions share a commit, so that the first of them is not kept waiting for ever.
 	boltMaxBatch = 256
 )
@@ -35,10 +37,12 @@ const (
 // transaction, hands the turn on, and waits; the last in line commits for all. So waiting writers share a sync, a lone
 // writer waits for nobody, and every function runs in its caller's goroutine.
 type boltEngine struct {
-	db       *bbolt.DB
-	file     *os.File // bbolt's own, to close it where bbolt cannot
 	path     string
 	readOnly bool
+
+	swap sync.RWMutex // held to change db and file, and to begin a transaction on them
+	db   *bbolt.DB
+	file *os.File // bbolt's own, to close it where bbolt cannot
 
 	commits atomic.Uint64
 	closing atomic.Bool
@@ -89,31 +93,58 @@ func openBolt(path string, opts *Options) (*boltEngine, error) {
 	settings := boltSettings()
 	settings.ReadOnly = e.readOnly
 	settings.Timeout = opts.lockTimeout()
+	var err error
+	if e.db, e.file, err = openBoltFile(path, settings); err != nil {
+		return nil, err
+	}
+	if err := e.checkFile(); err != nil {
+		_ = e.release()
+		return nil, boltError(err)
+	}
+	if !e.readOnly {
+		// What a compaction left that a power cut ended; only the holder of the lock makes one.
+		_ = os.Remove(path + compactSuffix)
+	}
+	return e, nil
+}
+
+// openBoltFile opens a bbolt file that is there already. It returns the file too, to close it where bbolt cannot.
+func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, err error) {
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
 		// bbolt would make a missing file, and fill an empty one, in steps that a power cut can come between.
 		f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
 		if err != nil {
 			return nil, err
 		}
-		if info, err := f.Stat(); err == nil && info.Size() == 0 {
-			f.Close()
-			return nil, fmt.Errorf("%w: the file is empty; delete it to start a new store", ErrCorrupt)
+		info, err := f.Stat()
+		switch {
+		case err != nil || info.Size() >= 2*boltPageSize:
+		case info.Size() == 0:
+			err = fmt.Errorf("%w: the file is empty; delete it to start a new store", ErrCorrupt)
+		default:
+			err = fmt.Errorf("%w: %d bytes are less than a store has", ErrCorrupt, info.Size())
 		}
-		e.file = f
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		file = f
 		return f, nil
 	}
-	err := contain(func() (err error) {
-		e.db, err = bbolt.Open(path, 0o600, settings)
+	err = contain(func() (err error) {
+		db, err = bbolt.Open(path, 0o600, settings)
 		return err
 	})
-	if err == nil {
-		err = e.checkMarker()
+	if db != nil {
+		db.AllocSize = boltAllocSize
 	}
 	if err != nil {
-		_ = e.release()
-		return nil, boltError(err)
+		if file != nil {
+			_ = file.Close() // bbolt closes it, unless it panicked
+		}
+		return nil, nil, boltError(err)
 	}
-	return e, nil
+	return db, file, nil
 }
 
 func boltSettings() *bbolt.Options {
@@ -121,65 +152,40 @@ func boltSettings() *bbolt.Options {
 		PageSize:     boltPageSize,
 		FreelistType: bbolt.FreelistMapType,
 		NoStatistics: true, // they take a lock in every read transaction
+		// Where address space costs nothing the file can grow without a new map, for which all readers would have to end.
+		InitialMmapSize: boltMapSize(),
 	}
 }
 
-// createBolt makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.
-func createBolt(path string) error {
-	dir, base := filepath.Split(path)
-	if dir == "" {
-		dir = "."
+// boltMapSize is 1 GiB on 64-bit machines. Windows makes the file as large as its map.
+func boltMapSize() int {
+	if strconv.IntSize < 64 || runtime.GOOS == "windows" {
+		return 0
 	}
-	tmp, err := os.CreateTemp(dir, base+".new-*")
-	if err != nil {
-		return err
+	return 1 << 30
+}
+
+// checkFile refuses a file that is not a store, or not the whole of one, before anything touches the missing pages.
+func (e *boltEngine) checkFile() error {
+	// bbolt goes on with the other meta page. That is the commit before the last, in which a key may be enabled that was
+	// disabled since. No power cut does this to a page of which only the first 80 bytes count.
+	if _, metas := (&pageFile{r: e.file}).meta(); metas == 1 {
+		return fmt.Errorf("%w: a meta page cannot be read, and with it perhaps the last change", ErrCorrupt)
 	}
-	defer os.Remove(tmp.Name())
-	if err := tmp.Close(); err != nil {
-		return err
-	}
-	db, err := bbolt.Open(tmp.Name(), 0o600, boltSettings())
-	if err != nil {
-		return err
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		_, err := tx.CreateBucket([]byte(boltMarker))
-		return err
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return err
-	}
-	// A link never replaces a file that has appeared since, as a rename would. Not every file system has links.
-	err = os.Link(tmp.Name(), path)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		if _, statErr := os.Lstat(path); errors.Is(statErr, fs.ErrNotExist) {
-			err = os.Rename(tmp.Name(), path)
+	return e.view(func(tx *bbolt.Tx, file *os.File) error {
+		info, err := file.Stat()
+		if err != nil {
+			return err
 		}
-	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes a new name in dir survive a power cut. Windows has no such call and needs none.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func (e *boltEngine) checkMarker() error {
-	return e.view(func(tx *bbolt.Tx) error {
-		if tx.Bucket([]byte(boltMarker)) == nil {
-			return fmt.Errorf("%w: it is a bbolt file, but not a store", ErrCorrupt)
+		if info.Size() < tx.Size() {
+			return fmt.Errorf("%w: the file is cut short: it has %d bytes of %d", ErrCorrupt, info.Size(), tx.Size())
 		}
-		return nil
+		return contain(func() error {
+			if tx.Bucket([]byte(boltMarker)) == nil {
+				return fmt.Errorf("%w: it is a bbolt file, but not a store", ErrCorrupt)
+			}
+			return nil
+		})
 	})
 }
 
@@ -198,28 +204,31 @@ func (e *boltEngine) View(ctx context.Context, fn func(EngineTx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return e.view(func(tx *bbolt.Tx) error {
+	return e.view(func(tx *bbolt.Tx, _ *os.File) error {
 		etx := &boltTx{tx: tx}
 		defer func() { etx.ended = true }()
 		return fn(etx)
 	})
 }
 
-// view is bbolt's View, with bbolt's part of it contained and fn's panics left to fn's caller.
-func (e *boltEngine) view(fn func(*bbolt.Tx) error) error {
+// view is bbolt's View, with bbolt's part of it contained and fn's panics left to fn's caller. fn gets the file too.
+func (e *boltEngine) view(fn func(*bbolt.Tx, *os.File) error) error {
 	if e.closing.Load() {
 		return ErrClosed
 	}
 	var tx *bbolt.Tx
+	e.swap.RLock()
+	file := e.file
 	err := e.contain(func() (err error) {
 		tx, err = e.db.Begin(false)
 		return err
 	})
+	e.swap.RUnlock()
 	if err != nil {
 		return boltError(err)
 	}
 	defer func() { _ = e.contain(tx.Rollback) }()
-	return fn(tx)
+	return fn(tx, file)
 }
 
 func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
@@ -377,7 +386,7 @@ func (e *boltEngine) commit(b *boltBatch) error {
 
 // lastCommit tells whether the transaction id is the one that readers now see.
 func (e *boltEngine) lastCommit(id int) (visible, known bool) {
-	err := e.view(func(tx *bbolt.Tx) error {
+	err := e.view(func(tx *bbolt.Tx, _ *os.File) error {
 		visible = tx.ID() == id
 		return nil
 	})
@@ -414,15 +423,28 @@ func (e *boltEngine) Commits() uint64 { return e.commits.Load() }
 // CheckEngine yields what is wrong with the pages of the file. [Store.Check] calls it.
 func (e *boltEngine) CheckEngine() iter.Seq[error] {
 	return func(yield func(error) bool) {
-		err := e.view(func(tx *bbolt.Tx) error {
-			more := true
-			for err := range tx.Check() { // read to its end, or bbolt's goroutine stays
-				more = more && yield(fmt.Errorf("%w: %w", ErrCorrupt, err))
+		more := true
+		report := func(format string, args ...any) {
+			more = more && yield(fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...))
+		}
+		for checked := false; !checked; {
+			err := e.view(func(tx *bbolt.Tx, file *os.File) error {
+				pages := &pageFile{r: file, count: uint64(tx.Size() / boltPageSize)}
+				m, metas := pages.meta()
+				if metas == 2 && m.tx != uint64(tx.ID()) {
+					return nil // there was a commit since: begin again with that
+				}
+				checked = true
+				if metas < 2 {
+					report("a meta page cannot be read")
+				}
+				pages.check(m, report)
+				return nil
+			})
+			if err != nil {
+				yield(err)
+				return
 			}
-			return nil
-		})
-		if err != nil {
-			yield(err)
 		}
 	}
 }

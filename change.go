@@ -1,7 +1,9 @@
 package latchkey
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
 
 	"github.com/google/uuid"
 )
@@ -36,5 +38,17 @@ func (tx *Tx) changed(kind recordKind, id uuid.UUID, before uint64) (uint64, err
 	}
 	st.sequence++
 	tx.dirty = true
-	return st.sequence, tx.etx.Put(tableChanges, sequenceKey(st.sequence), append([]byte{byte(kind)}, id[:]...))
+	return st.sequence, tx.etx.Put(tableChanges, sequenceKey(st.sequence), changeEntry(kind, id))
 }
+
+// checkLatest returns ErrCorrupt unless a record's sequence is the last that its change has in the index. In a damaged
+// file an earlier state of a page can be found in the place of the last, with every checksum right.
+func (tx *Tx) checkLatest(kind recordKind, id uuid.UUID, sequence uint64) error {
+	entry, err := tx.etx.Get(tableChanges, sequenceKey(sequence))
+	if err == nil && !bytes.Equal(entry, changeEntry(kind, id)) {
+		err = fmt.Errorf("%w: the record of %s is not its last", ErrCorrupt, id)
+	}
+	return err
+}
+
+func changeEntry(kind recordKind, id uuid.UUID) []byte { return append([]byte{byte(kind)}, id[:]...) }

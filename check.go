@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -24,15 +25,33 @@ func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 				}
 			}
 		}
-		c := &checker{ctx: ctx, yield: yield}
 		err := s.View(ctx, func(tx *Tx) error {
-			c.tx = tx
+			c := &checker{ctx: ctx, tx: tx, yield: yield}
 			return c.run()
 		})
 		if err != nil && err != errStopped {
 			yield(wrapf(err, "check"))
 		}
 	}
+}
+
+// Repair makes again, in one transaction, what [Store.Check] finds wrong and can be derived from the records: indexes,
+// counts and the change index. It returns how many findings it has repaired. What it cannot derive, such as a damaged
+// record, stays as it is: [Store.Check] shows it, and [Salvage] takes what is whole to a new file.
+//
+// It returns an error of [Store.Update].
+func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
+	err = s.Update(ctx, func(tx *Tx) error {
+		c := &checker{ctx: ctx, tx: tx, repair: true, yield: func(error) bool { return true }}
+		if err := c.repairState(); err != nil {
+			return err
+		}
+		err := c.run()
+		repaired = c.repaired
+		return err
+	})
+	s.cache.clear()
+	return result(repaired, wrapf(err, "repair"))
 }
 
 // errStopped says that whoever ranges over the findings has had enough.
@@ -45,12 +64,25 @@ type checker struct {
 	tx    *Tx
 	users uint64
 	keys  uint64
+	name  []byte // the last entry of the index of names, without its key ID
 	err   error
+
+	repair   bool // what can be derived
+	repaired int
 }
 
 // report yields a finding.
 func (c *checker) report(format string, args ...any) {
 	c.reportError(fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...))
+}
+
+// reportDerived yields a finding about what can be derived from records, and repairs it if that was asked for.
+func (c *checker) reportDerived(fix func() error, format string, args ...any) {
+	c.report(format, args...)
+	if c.repair && c.err == nil {
+		c.err = fix()
+		c.repaired++
+	}
 }
 
 func (c *checker) reportError(err error) {
@@ -74,9 +106,36 @@ func (c *checker) run() error {
 		return c.err
 	}
 	if st.users != c.users || st.keys != c.keys {
-		c.report("the store counts %d users and %d keys, and has %d and %d", st.users, st.keys, c.users, c.keys)
+		fix := func() error {
+			st.users, st.keys, c.tx.dirty = c.users, c.keys, true
+			return nil
+		}
+		c.reportDerived(fix, "the store counts %d users and %d keys, and has %d and %d", st.users, st.keys, c.users, c.keys)
 	}
 	return c.err
+}
+
+// repairState makes the state anew if it is lost, and sees to it that no sequence is given twice.
+func (c *checker) repairState() error {
+	last := uint64(0)
+	for e, err := range c.tx.etx.Scan(tableChanges, nil, nil) {
+		if err != nil {
+			return err
+		}
+		if len(e.Key) == 8 {
+			last = binary.BigEndian.Uint64(e.Key)
+		}
+	}
+	st, err := c.tx.readState()
+	if errors.Is(err, ErrCorrupt) {
+		st, err = &storeState{}, nil
+		c.tx.state = st
+	}
+	if err == nil && st.sequence < last {
+		st.sequence, c.tx.dirty = last, true
+		c.repaired++
+	}
+	return err
 }
 
 // each calls check with every entry of a table, until there is an error that is no finding.
@@ -115,7 +174,10 @@ func (c *checker) checkUser(e Entry) {
 		c.reportError(err)
 		return
 	}
-	c.checkSequence(userKind, id, u.sequence)
+	c.checkSequence(userKind, id, u.sequence, func() error {
+		u.sequence = 0
+		return c.tx.putUser(&u, nil)
+	})
 	if u.deleted {
 		return
 	}
@@ -124,23 +186,38 @@ func (c *checker) checkUser(e Entry) {
 		c.report("user %s has no identity", id)
 	}
 	for _, i := range u.identities {
-		if owner := c.get(tableIdentities, i.key()); !bytes.Equal(owner, id[:]) {
-			c.report("identity (%s, %q) of user %s is not in the index", i.Provider, i.Subject, id)
+		switch owner := c.get(tableIdentities, i.key()); {
+		case bytes.Equal(owner, id[:]):
+		case c.hasIdentity(owner, i.key()):
+			c.report("identity (%s, %q) of user %s is also user %x's", i.Provider, i.Subject, id, owner)
+		default:
+			fix := func() error { return c.put(tableIdentities, i.key(), id[:]) }
+			c.reportDerived(fix, "identity (%s, %q) of user %s is not in the index", i.Provider, i.Subject, id)
 		}
 	}
 }
 
-func (c *checker) checkIdentity(e Entry) {
-	id, ok := c.id(tableIdentities, e.Value)
-	if !ok {
-		return
+// hasIdentity reports whether a user exists and has the identity with a key.
+func (c *checker) hasIdentity(userID, identity []byte) bool {
+	var id uuid.UUID
+	if decodeUUID(userID, &id) != nil {
+		return false
 	}
 	u, err := c.tx.getUser(id)
-	if err != nil {
-		return // the user's record was reported
+	return err == nil && u != nil &&
+		slices.ContainsFunc(u.identities, func(i identityRecord) bool { return bytes.Equal(i.key(), identity) })
+}
+
+func (c *checker) checkIdentity(e Entry) {
+	var id uuid.UUID
+	if decodeUUID(e.Value, &id) == nil {
+		if _, err := c.tx.getUser(id); err != nil {
+			return // the user's record was reported
+		}
 	}
-	if u == nil || !slices.ContainsFunc(u.identities, func(i identityRecord) bool { return bytes.Equal(i.key(), e.Key) }) {
-		c.report("the index of identities has %q for user %s, who has no such identity", e.Key, id)
+	if !c.hasIdentity(e.Value, e.Key) {
+		fix := func() error { return c.delete(tableIdentities, e.Key) }
+		c.reportDerived(fix, "the index of identities has %q for user %s, who has no such identity", e.Key, id)
 	}
 }
 
@@ -154,7 +231,10 @@ func (c *checker) checkKey(e Entry) {
 		c.reportError(err)
 		return
 	}
-	c.checkSequence(keyKind, id, k.sequence)
+	c.checkSequence(keyKind, id, k.sequence, func() error {
+		k.sequence = 0
+		return c.tx.putKey(&k, nil)
+	})
 	if k.deleted {
 		return
 	}
@@ -165,8 +245,8 @@ func (c *checker) checkKey(e Entry) {
 	if !validText(k.name) {
 		c.report("key %s has the name %q", id, k.name)
 	}
-	if c.get(tableNames, nameKey(k.owner, k.name, id)) == nil {
-		c.report("key %s is not in the index of names", id)
+	if name := nameKey(k.owner, k.name, id); c.get(tableNames, name) == nil {
+		c.reportDerived(func() error { return c.put(tableNames, name, nil) }, "key %s is not in the index of names", id)
 	}
 	if k.owner == Server {
 		return
@@ -182,23 +262,30 @@ func (c *checker) checkKey(e Entry) {
 }
 
 func (c *checker) checkName(e Entry) {
+	fix := func() error { return c.delete(tableNames, e.Key) }
 	name, id, err := splitNameKey(e.Key)
 	if err != nil {
-		c.reportError(err)
+		c.reportDerived(fix, "the index of names has the entry %x", e.Key)
 		return
 	}
+	ownerAndName := e.Key[:len(e.Key)-len(id)]
+	if bytes.Equal(ownerAndName, c.name) {
+		c.report("key %s has the name %q, like another key of its owner", id, name)
+	}
+	c.name = bytes.Clone(ownerAndName)
 	k, err := c.tx.getKey(id)
 	if err != nil {
 		return // the key's record was reported
 	}
 	if k == nil || k.deleted || k.name != name || !bytes.Equal(k.owner[:], e.Key[:16]) {
-		c.report("the index of names has %q for key %s, which has another name or owner, or is gone", name, id)
+		c.reportDerived(fix, "the index of names has %q for key %s, which has another name or owner, or is gone", name, id)
 	}
 }
 
 func (c *checker) checkChange(e Entry) {
+	fix := func() error { return c.delete(tableChanges, e.Key) }
 	if len(e.Key) != 8 || len(e.Value) != 17 {
-		c.report("bad entry %x in the change index", e.Key)
+		c.reportDerived(fix, "bad entry %x in the change index", e.Key)
 		return
 	}
 	sequence := binary.BigEndian.Uint64(e.Key)
@@ -219,18 +306,35 @@ func (c *checker) checkChange(e Entry) {
 		}
 	}
 	if recorded != sequence {
-		c.report("the change index has %s at sequence %d, and its record has %d", id, sequence, recorded)
+		c.reportDerived(fix, "the change index has %s at sequence %d, and its record has %d", id, sequence, recorded)
 	}
 }
 
-// checkSequence checks that a record's last change is in the change index, and not ahead of the store.
-func (c *checker) checkSequence(kind recordKind, id uuid.UUID, sequence uint64) {
-	if v := c.get(tableChanges, sequenceKey(sequence)); !bytes.Equal(v, append([]byte{byte(kind)}, id[:]...)) {
-		c.report("the last change of %s, with sequence %d, is not in the change index", id, sequence)
+// checkSequence checks that a record's last change is in the change index, and not ahead of the store; fix gives the
+// record another.
+func (c *checker) checkSequence(kind recordKind, id uuid.UUID, sequence uint64, fix func() error) {
+	if v := c.get(tableChanges, sequenceKey(sequence)); !bytes.Equal(v, changeEntry(kind, id)) {
+		c.reportDerived(fix, "the last change of %s, with sequence %d, is not in the change index", id, sequence)
 	}
 	if st, err := c.tx.readState(); err == nil && sequence > st.sequence {
-		c.report("%s was changed with sequence %d, and the store is at %d", id, sequence, st.sequence)
+		fix := func() error {
+			st.sequence, c.tx.dirty = sequence, true
+			return nil
+		}
+		c.reportDerived(fix, "%s was changed with sequence %d, and the store is at %d", id, sequence, st.sequence)
 	}
+}
+
+func (c *checker) put(table string, key, value []byte) error {
+	_, err := c.tx.readState()
+	c.tx.dirty = true
+	return firstError(err, c.tx.etx.Put(table, key, value))
+}
+
+func (c *checker) delete(table string, key []byte) error {
+	_, err := c.tx.readState()
+	c.tx.dirty = true
+	return firstError(err, c.tx.etx.Delete(table, key))
 }
 
 // get is the transaction's Get; what cannot be read is reported and counts as missing.

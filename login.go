@@ -116,6 +116,9 @@ func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, err error)
 		if k.disabled {
 			a.refusal = fmt.Errorf("latchkey: login with key %s: %w", id, ErrKeyDisabled)
 		}
+		if err := tx.checkLatest(keyKind, id, k.sequence); err != nil {
+			return err
+		}
 		if k.owner == Server {
 			return nil
 		}
@@ -130,7 +133,7 @@ func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, err error)
 		if u.disabled && a.refusal == nil {
 			a.refusal = fmt.Errorf("latchkey: login with key %s: %w", id, ErrUserDisabled)
 		}
-		return nil
+		return tx.checkLatest(userKind, u.id, u.sequence)
 	})
 	if err != nil {
 		return nil, err

@@ -42,6 +42,15 @@ type Options struct {
 	// is 10,000, which takes about 4 MiB when full; negative is none.
 	CacheSize int
 
+	// SafetyCopy is how often [Open] has a copy of the file made beside it, with the suffix ".safety", if anything has
+	// changed. Each copy is checked before it replaces the last. It costs a reading and a writing of the whole file, so on
+	// flash memory choose hours. The default is never. A copy that fails is tried again the next time; the last one stays.
+	SafetyCopy time.Duration
+
+	// UseSafetyCopy has [Open] put the safety copy in the place of a file that is damaged, which it keeps with the suffix
+	// ".damaged". The copy is as old as it is: keys that were disabled or deleted since are as they were before.
+	UseSafetyCopy bool
+
 	// Now is the clock, for tests and for devices that know the time better than their operating system. Only creation
 	// times, new IDs and expiry dates depend on it. The default is [time.Now].
 	Now func() time.Time
@@ -111,6 +120,15 @@ func (o *Options) cacheSize() int {
 	}
 	return o.CacheSize
 }
+
+func (o *Options) safetyCopy() time.Duration {
+	if o == nil || o.ReadOnly {
+		return 0
+	}
+	return o.SafetyCopy
+}
+
+func (o *Options) useSafetyCopy() bool { return o != nil && o.UseSafetyCopy && !o.ReadOnly }
 
 func (o *Options) now() func() time.Time {
 	if o == nil || o.Now == nil {

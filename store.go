@@ -28,8 +28,9 @@ type Store struct {
 	counters *counters
 
 	closed     atomic.Bool
+	closing    chan struct{}  // closed when closed is set
 	mu         sync.Mutex     // held to set closed, and to add to background
-	background sync.WaitGroup // hashes, which go on when their caller has left
+	background sync.WaitGroup // hashes, which go on when their caller has left, and safety copies
 }
 
 // Open opens the store in the file at path, and makes the file, with mode 0600, if there is none. opts may be nil.
@@ -42,6 +43,20 @@ func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
 	}
+	s, err := openStore(path, opts)
+	if errors.Is(err, ErrCorrupt) && opts.useSafetyCopy() {
+		if err := useSafetyCopy(path); err != nil {
+			return nil, err
+		}
+		s, err = openStore(path, opts)
+	}
+	if every := opts.safetyCopy(); err == nil && every > 0 {
+		s.goBackground(func() { s.keepSafetyCopy(path, every) })
+	}
+	return s, err
+}
+
+func openStore(path string, opts *Options) (*Store, error) {
 	engine, err := OpenBolt(path, opts)
 	if err != nil {
 		return nil, err
@@ -74,6 +89,7 @@ func OpenEngine(e Engine, opts *Options) (*Store, error) {
 		flights:  newFlights(opts.hashQueue()),
 		rehashes: newRehashes(),
 		counters: c,
+		closing:  make(chan struct{}),
 	}
 	d, err := openDomain(context.Background(), e, opts)
 	if err != nil {
@@ -95,6 +111,7 @@ func (s *Store) Close() error {
 	if again {
 		return nil
 	}
+	close(s.closing)
 	s.cache.clear()
 	s.background.Wait()
 	return s.engine.Close()

@@ -1,0 +1,297 @@
+package latchkey_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// lightest is the cheapest cost that is valid, for tests with many keys.
+var lightest = latchkey.Cost{Memory: 8, Passes: 1, Lanes: 1}
+
+// fillStore makes users, and as many keys of each as a user can have, in one transaction each hundred users.
+func fillStore(t testing.TB, s *latchkey.Store, users int) (owners []uuid.UUID, keys []latchkey.Key, tokens []string) {
+	t.Helper()
+	var requests []latchkey.NewKeyFor
+	for i := range users {
+		owner := addUser(t, s, fmt.Sprintf("user-%d", i))
+		owners = append(owners, owner)
+		for j := range 20 {
+			requests = append(requests, latchkey.NewKeyFor{Owner: owner, NewKey: latchkey.NewKey{Name: fmt.Sprint("key-", j)}})
+		}
+		if len(requests) < 2000 && i < users-1 {
+			continue
+		}
+		k, tk, err := s.CreateKeys(t.Context(), requests, nil)
+		must(t, err)
+		keys, tokens, requests = append(keys, k...), append(tokens, tk...), nil
+	}
+	return owners, keys, tokens
+}
+
+func TestABackupIsTheStoreAsItWasAtOneMoment(t *testing.T) {
+	s := open(t)
+	key, token := addKey(t, s, addUser(t, s, "ada"), "laptop")
+
+	var backup bytes.Buffer
+	must(t, s.Backup(t.Context(), &backup))
+	must(t, s.DeleteKey(t.Context(), key.Owner, key.ID))
+
+	path := filepath.Join(t.TempDir(), "restored.db")
+	must(t, latchkey.Restore(t.Context(), &backup, path))
+	wantLogin(t, openFile(t, path, nil), token, key.ID)
+	wantRefused(t, s, token, latchkey.ErrInvalidToken)
+}
+
+func TestLoginsAndWritesGoOnDuringABackup(t *testing.T) {
+	s := openWith(t, &latchkey.Options{Cost: lightest, CacheSize: -1})
+	owner := addUser(t, s, "ada")
+	key, token := addKey(t, s, owner, "laptop")
+
+	r, w := io.Pipe()
+	var backup bytes.Buffer
+	done := make(chan error)
+	go func() { done <- w.CloseWithError(s.Backup(context.Background(), w)) }()
+	_, err := io.CopyN(&backup, r, 5000) // the backup is under way now, and stands still
+	must(t, err)
+
+	wantLogin(t, s, token, key.ID)
+	_, _, late := fillStore(t, s, 50) // the file grows
+	wantLogin(t, s, late[0], mustLogin(t, s, late[0]).KeyID)
+
+	_, err = io.Copy(&backup, r)
+	must(t, err)
+	must(t, <-done)
+	path := filepath.Join(t.TempDir(), "restored.db")
+	must(t, latchkey.Restore(t.Context(), &backup, path))
+	restored := openFile(t, path, nil)
+	wantLogin(t, restored, token, key.ID)
+	wantRefused(t, restored, late[0], latchkey.ErrInvalidToken)
+}
+
+func mustLogin(t testing.TB, s *latchkey.Store, token string) latchkey.Principal {
+	t.Helper()
+	who, err := s.Login(t.Context(), token)
+	must(t, err)
+	return who
+}
+
+func TestABackupThatWasCutShortIsNotRestored(t *testing.T) {
+	s := open(t)
+	addKey(t, s, addUser(t, s, "ada"), "laptop")
+	var backup bytes.Buffer
+	must(t, s.Backup(t.Context(), &backup))
+
+	dir := t.TempDir()
+	for n := 0; n < backup.Len(); n += 1000 {
+		err := latchkey.Restore(t.Context(), bytes.NewReader(backup.Bytes()[:n]), filepath.Join(dir, "restored.db"))
+		if !errors.Is(err, latchkey.ErrCorrupt) {
+			t.Fatalf("Restore of %d bytes of %d: got %v, want ErrCorrupt", n, backup.Len(), err)
+		}
+	}
+	wantEmptyDir(t, dir)
+}
+
+func wantEmptyDir(t testing.TB, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range entries {
+		t.Errorf("%s was left behind", e.Name())
+	}
+}
+
+func TestADamagedBackupIsNotRestored(t *testing.T) {
+	s := openWith(t, &latchkey.Options{Cost: lightest})
+	fillStore(t, s, 5)
+	var backup bytes.Buffer
+	must(t, s.Backup(t.Context(), &backup))
+
+	dir := t.TempDir()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range 50 {
+		damaged := bytes.Clone(backup.Bytes())
+		at := random.IntN(len(damaged))
+		damaged[at] ^= 1 << random.IntN(8)
+		path := filepath.Join(dir, "restored.db")
+		err := latchkey.Restore(t.Context(), bytes.NewReader(damaged), path)
+		if err == nil { // a bit that means nothing: free space
+			must(t, os.Remove(path))
+			continue
+		}
+		if !errors.Is(err, latchkey.ErrCorrupt) && !errors.Is(err, latchkey.ErrVersion) {
+			t.Fatalf("bit of byte %d flipped: got %v, want ErrCorrupt", at, err)
+		}
+	}
+	wantEmptyDir(t, dir)
+}
+
+func TestRestoreLeavesAFileThatIsThereAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	var backup bytes.Buffer
+	must(t, s.Backup(t.Context(), &backup))
+	key, token := addKey(t, s, addUser(t, s, "ada"), "laptop")
+
+	wantError(t, latchkey.Restore(t.Context(), &backup, path), fs.ErrExist)
+	wantLogin(t, s, token, key.ID)
+}
+
+func TestABackupEndsWithItsContextOrItsWriter(t *testing.T) {
+	s := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	wantError(t, s.Backup(ctx, io.Discard), context.Canceled)
+	wantError(t, s.Backup(t.Context(), brokenWriter{}), errBrokenWriter)
+}
+
+var errBrokenWriter = errors.New("broken writer")
+
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errBrokenWriter }
+
+func TestCompactGivesSpaceBackAndKeepsEverything(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, &latchkey.Options{Cost: lightest, CacheSize: -1})
+	owners, _, tokens := fillStore(t, s, 60)
+	for _, owner := range owners[1:] {
+		must(t, s.DeleteUser(t.Context(), owner))
+	}
+	before := fileSize(t, path)
+	must(t, s.Compact(t.Context()))
+	if after := fileSize(t, path); after > before/2 {
+		t.Errorf("the file has %d bytes after, %d before", after, before)
+	}
+	for _, token := range tokens[:20] {
+		mustLogin(t, s, token)
+	}
+	wantRefused(t, s, tokens[20], latchkey.ErrInvalidToken)
+
+	// What is written from now on is in the new file.
+	key, token := addKey(t, s, latchkey.Server, "late")
+	closeStore(t, s)
+	s = openFile(t, path, nil)
+	wantLogin(t, s, token, key.ID)
+	mustLogin(t, s, tokens[0])
+}
+
+func fileSize(t testing.TB, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	must(t, err)
+	return info.Size()
+}
+
+func TestLoginsAndWritesGoOnWhileTheStoreIsCompacted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, &latchkey.Options{Cost: lightest, CacheSize: -1})
+	_, _, tokens := fillStore(t, s, 10)
+	stop := make(chan struct{})
+	var made []string
+	var others sync.WaitGroup
+	others.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				mustLogin(t, s, tokens[rand.IntN(len(tokens))])
+			}
+		}
+	})
+	others.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				_, token, err := s.CreateKey(context.Background(), latchkey.Server, latchkey.NewKey{Name: fmt.Sprint(i)})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				made = append(made, token)
+			}
+		}
+	})
+	for range 10 {
+		must(t, s.Compact(t.Context()))
+	}
+	close(stop)
+	others.Wait()
+	closeStore(t, s)
+	s = openFile(t, path, nil)
+	for _, token := range made {
+		mustLogin(t, s, token)
+	}
+}
+
+func TestWhatACompactionLeftBehindIsRemoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	closeStore(t, openFile(t, path, nil))
+	left := path + ".compact"
+	must(t, os.WriteFile(left, []byte("half a file"), 0o600))
+	closeStore(t, openFile(t, path, nil))
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is still there: %v", left, err)
+	}
+}
+
+func TestTheSafetyCopyIsKeptAndUsedWhenAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "keys.db")
+		opts := &latchkey.Options{Cost: latchkey.LightCost, SafetyCopy: time.Hour}
+		s, err := latchkey.Open(path, opts)
+		must(t, err)
+		synctest.Wait()
+		key, token := addKey(t, s, addUser(t, s, "ada"), "laptop")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		_, late := addKey(t, s, key.Owner, "late")
+		closeStore(t, s)
+
+		must(t, os.WriteFile(path, []byte(strings.Repeat("damage ", 10_000)), 0o600))
+		_, err = latchkey.Open(path, nil)
+		wantError(t, err, latchkey.ErrCorrupt)
+
+		s, err = latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true})
+		must(t, err)
+		wantLogin(t, s, token, key.ID)
+		wantRefused(t, s, late, latchkey.ErrInvalidToken)
+		closeStore(t, s)
+		if _, err := os.Stat(path + ".damaged"); err != nil {
+			t.Errorf("the damaged file was not kept: %v", err)
+		}
+	})
+}
+
+func TestADamagedFileWithoutASafetyCopyStaysAsItIs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	damage := []byte(strings.Repeat("damage ", 10_000))
+	must(t, os.WriteFile(path, damage, 0o600))
+	_, err := latchkey.Open(path, &latchkey.Options{UseSafetyCopy: true})
+	wantError(t, err, fs.ErrNotExist)
+	got, err := os.ReadFile(path)
+	must(t, err)
+	if !bytes.Equal(got, damage) {
+		t.Error("the file was changed")
+	}
+}

@@ -1,0 +1,236 @@
+package latchkey
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"go.etcd.io/bbolt"
+)
+
+// How the bbolt file comes to be, is copied, and is replaced. In each case a whole file is made under another name,
+// synced, and then given its own, so that a power cut leaves the old state or the new.
+
+// compactSuffix names what a compaction writes beside the file. A crash leaves it behind; the next Open removes it.
+const compactSuffix = ".compact"
+
+// createBolt makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.
+func createBolt(path string) error {
+	err := writeFile(path, os.Link, func(tmp *os.File) error { return fillBolt(tmp.Name()) })
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// newBolt makes bbolt's own kind of empty file.
+func newBolt(path string) (*bbolt.DB, error) {
+	db, err := bbolt.Open(path, 0o600, boltSettings())
+	if err == nil {
+		db.AllocSize = boltAllocSize
+	}
+	return db, err
+}
+
+// fillBolt makes an empty bbolt file with the marker of an empty file.
+func fillBolt(path string) error {
+	db, err := newBolt(path)
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket([]byte(boltMarker))
+		return err
+	})
+	return errors.Join(err, db.Close())
+}
+
+// writeFile makes a file at path, with mode 0600, that write fills. With [os.Rename] as put it replaces what is there;
+// with [os.Link] it never does, and returns fs.ErrExist.
+func writeFile(path string, put func(tmp, path string) error, write func(tmp *os.File) error) error {
+	dir, base := filepath.Split(path)
+	if dir == "" {
+		dir = "."
+	}
+	tmp, err := os.CreateTemp(dir, base+".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	err = write(tmp)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err := errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	err = put(tmp.Name(), path)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		// Not every file system has links.
+		if _, statErr := os.Lstat(path); errors.Is(statErr, fs.ErrNotExist) {
+			err = os.Rename(tmp.Name(), path)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes a new name in dir survive a power cut. Windows has no such call and needs none.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// WriteBackup writes the file as it is at one moment. [Store.Backup] calls it.
+func (e *boltEngine) WriteBackup(ctx context.Context, w io.Writer) error {
+	return e.view(func(tx *bbolt.Tx, _ *os.File) error {
+		out := &contextWriter{ctx: ctx, w: w}
+		err := contain(func() error {
+			_, err := tx.WriteTo(out)
+			return err
+		})
+		return firstError(out.err, err) // bbolt keeps no more than the text of some
+	})
+}
+
+// contextWriter is a writer for one call, which ends with the call's context.
+type contextWriter struct {
+	ctx context.Context
+	w   io.Writer
+	err error
+}
+
+func (w *contextWriter) Write(p []byte) (n int, err error) {
+	if w.err = w.ctx.Err(); w.err == nil {
+		n, w.err = w.w.Write(p)
+	}
+	return n, w.err
+}
+
+// Compact copies what is in use to a new file and puts it in the place of the old one. Writers wait, readers do not.
+// [Store.Compact] calls it.
+func (e *boltEngine) Compact(ctx context.Context) error {
+	if e.readOnly {
+		return ErrReadOnly
+	}
+	if err := e.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer e.endTurn()
+	e.commitBatch()
+	switch {
+	case e.closed:
+		return ErrClosed
+	case e.broken != nil:
+		return e.broken
+	}
+	compact := e.path + compactSuffix
+	defer os.Remove(compact)
+	if err := e.copyTo(ctx, compact); err != nil {
+		return boltError(err)
+	}
+	return e.replaceBy(compact)
+}
+
+// copyTo makes a bbolt file at path of what is in use in this one.
+func (e *boltEngine) copyTo(ctx context.Context, path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	dst, err := newBolt(path)
+	if err != nil {
+		return err
+	}
+	dst.NoSync = true // once, at the end
+	err = contain(func() error { return copyBuckets(ctx, dst, e.db) })
+	if err == nil {
+		// Once more, for both meta pages to have the whole.
+		err = errors.Join(dst.Update(func(*bbolt.Tx) error { return nil }), dst.Sync())
+	}
+	return errors.Join(err, dst.Close())
+}
+
+// copyBuckets copies everything in src, in transactions of bounded size.
+func copyBuckets(ctx context.Context, dst, src *bbolt.DB) error {
+	const perTx = 4 << 20
+	return src.View(func(from *bbolt.Tx) error {
+		return from.ForEach(func(name []byte, b *bbolt.Bucket) error {
+			cursor := b.Cursor()
+			k, v := cursor.First()
+			for first := true; first || k != nil; first = false {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				err := dst.Update(func(to *bbolt.Tx) error {
+					out, err := to.CreateBucketIfNotExists(name)
+					if err != nil {
+						return err
+					}
+					out.FillPercent = 0.9 // the entries come in order
+					for n := 0; k != nil && n < perTx; k, v = cursor.Next() {
+						if err := out.Put(k, v); err != nil {
+							return err
+						}
+						n += len(k) + len(v)
+					}
+					return nil
+				})
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// replaceBy puts the bbolt file at path in the place of the engine's own. The new file is locked before it has the name,
+// so that no other process can come between; Windows does not rename open files, and there it can: it gets the old
+// file, and this engine ErrLocked.
+func (e *boltEngine) replaceBy(path string) error {
+	settings := boltSettings()
+	settings.Timeout = (*Options)(nil).lockTimeout()
+	if runtime.GOOS == "windows" {
+		e.swap.Lock()
+		defer e.swap.Unlock()
+		err := e.release()
+		if err == nil {
+			err = os.Rename(path, e.path)
+			var openErr error
+			e.db, e.file, openErr = openBoltFile(e.path, settings)
+			err = errors.Join(err, openErr)
+		}
+		if e.db == nil {
+			e.broken = err
+		}
+		return err
+	}
+	db, file, err := openBoltFile(path, settings)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(path, e.path); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	e.swap.Lock()
+	old := e.db
+	e.db, e.file = db, file
+	e.swap.Unlock()
+	// What is committed next is in the new file alone: its name must last before that.
+	if err = syncDir(filepath.Dir(e.path)); err != nil {
+		e.broken = ErrSyncFailed
+	}
+	return errors.Join(err, contain(old.Close)) // which waits for those who still read the old file
+}

@@ -1,0 +1,300 @@
+package latchkey
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/google/uuid"
+)
+
+// Salvaged says what [Salvage] brought back, and what not.
+type Salvaged struct {
+	Users int // that came back, not counting deleted ones
+	Keys  int // that came back, not counting deleted ones
+
+	BadPages   int // pages in use that could not be read
+	BadRecords int // records whose checksum does not hold
+	// Doubtful counts users and keys that may not be of the last commit, because a meta page or the list of free pages is
+	// lost. They came back disabled: what was revoked must not return.
+	Doubtful int
+	// Nameless counts users whose record is lost and whose keys are not. They came back disabled, with the identity that
+	// the index has for them, or with (custom-function, "lost:<ID>").
+	Nameless int
+}
+
+// Salvage reads what it can of the damaged store in the file broken, page by page, takes every record whose checksum
+// holds, and makes a new store of them in the file out. It does not change broken, which no program should have open.
+// Tokens stay good, as does what was deleted stay deleted, unless the page that says so is lost; see [Salvaged] for
+// what comes back disabled.
+//
+// It returns [ErrCorrupt] if the record of the domain is lost, without which no token can be checked; [ErrVersion];
+// [fs.ErrExist] if out exists; ctx's error, or the operating system's.
+func Salvage(ctx context.Context, broken, out string) (report Salvaged, err error) {
+	f, err := os.Open(broken)
+	if err != nil {
+		return report, wrapf(err, "salvage")
+	}
+	defer f.Close()
+	s := &salvage{
+		users: map[uuid.UUID]found[userRecord]{}, keys: map[uuid.UUID]found[keyRecord]{},
+		meta: map[string][]byte{}, identities: map[uuid.UUID]Identity{},
+	}
+	err = s.read(ctx, f)
+	if err == nil {
+		err = s.readDomain()
+	}
+	if err == nil {
+		s.settle()
+		err = writeFile(out, os.Link, func(tmp *os.File) error { return s.write(ctx, tmp.Name()) })
+	}
+	return s.report, wrapf(err, "salvage %s", broken)
+}
+
+// salvage is what one run has found so far.
+type salvage struct {
+	pages  pageFile
+	report Salvaged
+
+	domain     domain
+	meta       map[string][]byte // records of the table meta that never change
+	users      map[uuid.UUID]found[userRecord]
+	keys       map[uuid.UUID]found[keyRecord]
+	identities map[uuid.UUID]Identity // what the index has, by user
+}
+
+// found is a record, and whether it may be of an earlier state.
+type found[T any] struct {
+	record   T
+	doubtful bool
+}
+
+func (s *salvage) read(ctx context.Context, f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	s.pages = pageFile{r: f, count: uint64((info.Size() + boltPageSize - 1) / boltPageSize)}
+	live, sure := s.pages.live()
+	for id := uint64(2); id < s.pages.count; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		page, size, ok := s.pages.leaf(id)
+		stale := sure && !live(id)
+		if !ok && !stale {
+			s.report.BadPages++
+		}
+		eachLeaf(page, func(k, v []byte) {
+			s.take(k, v, stale, !sure && !live(id))
+		})
+		id += size
+	}
+	return nil
+}
+
+// take keeps a record if its checksum holds. Of a stale page it wants only what never changes.
+func (s *salvage) take(k, v []byte, stale, doubtful bool) {
+	if slices.ContainsFunc([][]byte{keyFormat, keyDomain, keyReplica}, func(m []byte) bool { return bytes.Equal(k, m) }) {
+		if _, err := openRecord(tableMeta, k, v); err == nil {
+			s.meta[string(k)] = bytes.Clone(v)
+		}
+		return
+	}
+	var id uuid.UUID
+	if stale {
+		return
+	}
+	if provider, subject, ok := bytes.Cut(k, []byte{0}); ok && decodeUUID(v, &id) == nil {
+		if i := (Identity{Provider(provider), string(subject)}); i.validate() == nil {
+			s.identities[id] = i
+			return
+		}
+	}
+	if decodeUUID(k, &id) != nil || len(v) == 0 {
+		return
+	}
+	if u, err := decodeUser(id, v); err == nil {
+		if old, ok := s.users[id]; !ok || old.record.sequence < u.sequence {
+			s.users[id] = found[userRecord]{u, doubtful}
+		}
+		return
+	}
+	k2, err := decodeKey(id, v)
+	if err != nil {
+		s.report.BadRecords++
+		return
+	}
+	if old, ok := s.keys[id]; !ok || old.record.sequence < k2.sequence {
+		s.keys[id] = found[keyRecord]{k2, doubtful}
+	}
+}
+
+// memoryTx is the part of a transaction that reading the domain needs, over the records that were found.
+type memoryTx struct {
+	EngineTx
+	meta map[string][]byte
+}
+
+func (tx memoryTx) Get(_ string, key []byte) ([]byte, error) { return tx.meta[string(key)], nil }
+
+func (s *salvage) readDomain() error {
+	empty, err := s.domain.read(memoryTx{meta: s.meta})
+	if err == nil && empty {
+		err = fmt.Errorf("%w: it has no record of its format", ErrCorrupt)
+	}
+	return err
+}
+
+// settle applies the rules that records obey together: what is doubtful is disabled, every key has a user, deletion
+// wins, and no two names are alike.
+func (s *salvage) settle() {
+	for id, u := range s.users {
+		if u.doubtful && !u.record.deleted {
+			u.record.disabled = true
+			s.report.Doubtful++
+			s.users[id] = u
+		}
+	}
+	names := map[string]bool{}
+	for _, id := range sortedIDs(s.keys) {
+		k := s.keys[id]
+		if k.record.deleted {
+			continue
+		}
+		if k.doubtful {
+			k.record.disabled = true
+			s.report.Doubtful++
+		}
+		if owner := k.record.owner; owner != Server {
+			u, ok := s.users[owner]
+			if !ok {
+				u = found[userRecord]{record: s.nameless(owner, k.record.made)}
+				s.users[owner] = u
+				s.report.Nameless++
+			}
+			if u.record.deleted {
+				delete(s.keys, id)
+				continue
+			}
+		}
+		if name := string(nameKey(k.record.owner, k.record.name, uuid.Nil)); names[name] {
+			k.record.name += "~" + id.String()
+		} else {
+			names[name] = true
+		}
+		s.keys[id] = k
+	}
+}
+
+// nameless is a user of whom only keys are left.
+func (s *salvage) nameless(id uuid.UUID, made stamp) userRecord {
+	i, ok := s.identities[id]
+	if !ok || i.Provider == AnonUser {
+		i = Identity{CustomFunction, "lost:" + id.String()}
+	}
+	return userRecord{id: id, made: made, disabled: true, identities: []identityRecord{{Identity: i, linked: made}}}
+}
+
+// write makes the new store's file at path.
+func (s *salvage) write(ctx context.Context, path string) error {
+	if err := fillBolt(path); err != nil {
+		return err
+	}
+	e, err := openBolt(path, nil)
+	if err != nil {
+		return err
+	}
+	err = s.writeRecords(ctx, e)
+	return errors.Join(err, e.Close())
+}
+
+// salvageBatch is how many records one transaction of the new store has.
+const salvageBatch = 10_000
+
+func (s *salvage) writeRecords(ctx context.Context, e Engine) error {
+	type change struct {
+		kind     recordKind
+		id       uuid.UUID
+		sequence uint64
+	}
+	var changes []change
+	for id, u := range s.users {
+		changes = append(changes, change{userKind, id, u.record.sequence})
+	}
+	for id, k := range s.keys {
+		changes = append(changes, change{keyKind, id, k.record.sequence})
+	}
+	slices.SortFunc(changes, func(a, b change) int {
+		return cmp.Or(cmp.Compare(a.sequence, b.sequence), bytes.Compare(a.id[:], b.id[:]))
+	})
+	st := &storeState{}
+	for first := true; first || len(changes) > 0; first = false {
+		batch := changes[:min(len(changes), salvageBatch)]
+		changes = changes[len(batch):]
+		begin := *st
+		err := e.Update(ctx, func(etx EngineTx) error {
+			*st = begin
+			tx := &Tx{store: &Store{domain: &s.domain}, etx: etx, state: st}
+			for _, c := range batch {
+				// Each keeps its sequence, unless another has it: counters of stamps refer to it.
+				if c.sequence > 0 {
+					st.sequence = max(st.sequence, c.sequence-1)
+				}
+				if err := s.writeRecord(tx, c.kind, c.id); err != nil {
+					return err
+				}
+			}
+			for key, record := range s.meta {
+				if err := etx.Put(tableMeta, []byte(key), record); err != nil {
+					return err
+				}
+			}
+			return etx.Put(tableMeta, keyState, st.encode())
+		})
+		if err != nil {
+			return err
+		}
+	}
+	s.report.Users, s.report.Keys = int(st.users), int(st.keys)
+	return nil
+}
+
+// writeRecord writes a record and its entries in the indexes.
+func (s *salvage) writeRecord(tx *Tx, kind recordKind, id uuid.UUID) error {
+	if kind == userKind {
+		u := s.users[id].record
+		u.sequence = 0
+		if !u.deleted {
+			tx.state.users++
+			for _, i := range u.identities {
+				if err := tx.etx.Put(tableIdentities, i.key(), id[:]); err != nil {
+					return err
+				}
+			}
+		}
+		return tx.putUser(&u, nil)
+	}
+	k := s.keys[id].record
+	k.sequence = 0
+	if !k.deleted {
+		tx.state.keys++
+		if err := tx.etx.Put(tableNames, nameKey(k.owner, k.name, id), nil); err != nil {
+			return err
+		}
+	}
+	return tx.putKey(&k, nil)
+}
+
+func sortedIDs[T any](m map[uuid.UUID]T) []uuid.UUID {
+	ids := make([]uuid.UUID, 0, len(m))
+	for id := range m {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
+	return ids
+}
