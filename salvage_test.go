@@ -1,0 +1,157 @@
+package latchkey_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+const pageSize = 4096
+
+// damagePage overwrites one page of a copy of file, and returns the copy's path.
+func damagePage(t testing.TB, file []byte, page int) string {
+	t.Helper()
+	damaged := bytes.Clone(file)
+	copy(damaged[page*pageSize:], bytes.Repeat([]byte{0x5a}, pageSize))
+	path := filepath.Join(t.TempDir(), "broken.db")
+	must(t, os.WriteFile(path, damaged, 0o600))
+	return path
+}
+
+// salvage salvages a file and opens what came of it.
+func salvage(t testing.TB, broken string) (latchkey.Salvaged, *latchkey.Store) {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "salvaged.db")
+	report, err := latchkey.Salvage(t.Context(), broken, out)
+	must(t, err)
+	return report, openFile(t, out, &latchkey.Options{Cost: lightest})
+}
+
+func TestSalvageLosesNoMoreThanAPageHolds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, &latchkey.Options{Cost: lightest})
+	_, _, tokens := fillStore(t, s, 500)
+	closeStore(t, s)
+	file, err := os.ReadFile(path)
+	must(t, err)
+
+	pages := len(file) / pageSize
+	step := pages / 10 // the first pages, where the roots are, and some of the rest
+	if testing.Short() {
+		step = pages / 3
+	}
+	for page := 0; page < pages; page++ {
+		if page > 8 && page%step != 0 && page < pages-8 {
+			continue
+		}
+		report, salvaged := salvage(t, damagePage(t, file, page))
+		if report.Users != 500 || report.Keys < len(tokens)*99/100 {
+			t.Errorf("page %d of %d: %+v", page, pages, report)
+		}
+		good, disabled := 0, 0
+		for _, token := range tokens[:200] {
+			switch _, err := salvaged.Login(t.Context(), token); {
+			case err == nil:
+				good++
+			case errors.Is(err, latchkey.ErrKeyDisabled), errors.Is(err, latchkey.ErrUserDisabled):
+				disabled++
+			}
+		}
+		if good+disabled < 150 || disabled > 0 && report.Doubtful+report.Nameless == 0 {
+			t.Errorf("page %d of %d: %d of 200 keys log in, %d are disabled: %+v", page, pages, good, disabled, report)
+		}
+		closeStore(t, salvaged)
+	}
+}
+
+func TestSalvageOfASoundStoreKeepsEverything(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+	kept, keptToken := addKey(t, s, ada, "kept")
+	disabled, disabledToken := addKey(t, s, ada, "disabled")
+	deleted, deletedToken := addKey(t, s, ada, "deleted")
+	_, bobs := addKey(t, s, bob, "bob's")
+	server, serverToken := addKey(t, s, latchkey.Server, "server")
+	must(t, s.DisableKey(t.Context(), ada, disabled.ID))
+	must(t, s.DeleteKey(t.Context(), ada, deleted.ID))
+	must(t, s.DeleteUser(t.Context(), bob))
+	user, err := s.User(t.Context(), ada)
+	must(t, err)
+	closeStore(t, s)
+
+	report, salvaged := salvage(t, path)
+	if want := (latchkey.Salvaged{Users: 1, Keys: 3}); report != want {
+		t.Errorf("got %+v, want %+v", report, want)
+	}
+	wantLogin(t, salvaged, keptToken, kept.ID)
+	wantLogin(t, salvaged, serverToken, server.ID)
+	wantRefused(t, salvaged, disabledToken, latchkey.ErrKeyDisabled)
+	wantRefused(t, salvaged, deletedToken, latchkey.ErrInvalidToken)
+	wantRefused(t, salvaged, bobs, latchkey.ErrInvalidToken)
+	again, err := salvaged.UserByIdentity(t.Context(), email("ada"))
+	must(t, err)
+	if again.ID != ada || !again.Created.Equal(user.Created) {
+		t.Errorf("got %+v, want %+v", again, user)
+	}
+	if _, err := salvaged.CreateUser(t.Context(), latchkey.NewUser{Identity: email("bob")}); err != nil {
+		t.Error(err)
+	}
+}
+
+// The last commit disabled the key. With its meta page lost, the commit before is all that bbolt would see.
+func TestALostMetaPageRevivesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	disabled, disabledToken := addKey(t, s, addUser(t, s, "ada"), "laptop")
+	deleted, deletedToken := addKey(t, s, disabled.Owner, "phone")
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		return errors.Join(tx.DisableKey(disabled.Owner, disabled.ID), tx.DeleteKey(deleted.Owner, deleted.ID))
+	}))
+	closeStore(t, s)
+	file, err := os.ReadFile(path)
+	must(t, err)
+
+	for page := range 2 {
+		broken := damagePage(t, file, page)
+		_, err := latchkey.Open(broken, nil)
+		wantError(t, err, latchkey.ErrCorrupt)
+
+		_, salvaged := salvage(t, broken)
+		wantRefused(t, salvaged, disabledToken, latchkey.ErrKeyDisabled)
+		wantRefused(t, salvaged, deletedToken, latchkey.ErrInvalidToken)
+	}
+}
+
+func TestSalvageWithoutTheDomainIsRefused(t *testing.T) {
+	broken := filepath.Join(t.TempDir(), "broken.db")
+	must(t, os.WriteFile(broken, bytes.Repeat([]byte("no store "), 10_000), 0o600))
+	dir := t.TempDir()
+	_, err := latchkey.Salvage(t.Context(), broken, filepath.Join(dir, "salvaged.db"))
+	wantError(t, err, latchkey.ErrCorrupt)
+	wantEmptyDir(t, dir)
+}
+
+func TestSalvageLeavesBothFilesAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	closeStore(t, openFile(t, path, nil))
+	before, err := os.ReadFile(path)
+	must(t, err)
+	_, err = latchkey.Salvage(t.Context(), path, path)
+	wantError(t, err, fs.ErrExist)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = latchkey.Salvage(ctx, path, filepath.Join(t.TempDir(), "salvaged.db"))
+	wantError(t, err, context.Canceled)
+	after, err := os.ReadFile(path)
+	must(t, err)
+	if !bytes.Equal(before, after) {
+		t.Error("the broken file was changed")
+	}
+}
