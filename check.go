@@ -41,7 +41,7 @@ func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 //
 // It returns an error of [Store.Update].
 func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
-	err = s.Update(ctx, func(tx *Tx) error {
+	err = s.update(ctx, func(tx *Tx) error {
 		c := &checker{ctx: ctx, tx: tx, repair: true, yield: func(error) bool { return true }}
 		if err := c.repairState(); err != nil {
 			return err

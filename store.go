@@ -138,6 +138,17 @@ func (s *Store) goBackground(fn func()) bool {
 // It returns [ErrReadOnly], [ErrClosed], [ErrCorrupt], ctx's error if ctx ends before fn begins, [ErrSyncFailed], or
 // [ErrCommit], the one error that leaves open whether the change happened.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
+	return s.update(ctx, func(tx *Tx) error {
+		// A change that finds the state damaged half-way would leave half of itself to a fn that ignores errors.
+		if _, err := tx.readState(); err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+}
+
+// update is Update for whoever can do without the record of the state.
+func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 	if s.closed.Load() {
 		return ErrClosed
 	}
