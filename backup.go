@@ -36,13 +36,17 @@ func Restore(ctx context.Context, r io.Reader, path string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return wrapf(fs.ErrExist, "restore %s", path)
 	}
-	err := writeFile(path, os.Link, func(tmp *os.File) error {
+	return wrapf(restore(ctx, r, path, os.Link), "restore %s", path)
+}
+
+// restore makes the file at path of a backup that it has checked.
+func restore(ctx context.Context, r io.Reader, path string, put func(tmp, path string) error) error {
+	return writeFile(path, put, func(tmp *os.File) error {
 		if _, err := io.Copy(&contextWriter{ctx: ctx, w: tmp}, r); err != nil {
 			return err
 		}
 		return checkFile(ctx, tmp.Name())
 	})
-	return wrapf(err, "restore %s", path)
 }
 
 // checkFile opens the store in a file and returns what Check finds first.
@@ -116,19 +120,29 @@ func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
 	})
 }
 
-// useSafetyCopy puts the safety copy in the place of the file at path, which it keeps under another name.
+// useSafetyCopy puts the safety copy in the place of the file at path, which it keeps under another name. There is a file
+// at path at any time, so that no crash makes room for a new, empty store.
 func useSafetyCopy(path string) error {
 	f, err := os.Open(path + safetySuffix)
 	if err != nil {
 		return wrapf(err, "use safety copy")
 	}
 	defer f.Close()
-	ctx := context.Background()
-	if err := checkFile(ctx, f.Name()); err != nil {
-		return wrapf(err, "use safety copy")
+	err = copyFile(path, path+damagedSuffix)
+	if err == nil {
+		err = restore(context.Background(), f, path, os.Rename)
 	}
-	if err := os.Rename(path, path+damagedSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return wrapf(err, "use safety copy")
+	return wrapf(err, "use safety copy")
+}
+
+func copyFile(from, to string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
 	}
-	return Restore(ctx, f, path)
+	defer f.Close()
+	return writeFile(to, os.Rename, func(tmp *os.File) error {
+		_, err := io.Copy(tmp, f)
+		return err
+	})
 }

@@ -23,7 +23,7 @@ import (
 const (
 	// boltMarker is a bucket that every file of ours has, so that somebody else's bbolt file is not taken for a store.
 	boltMarker = "latchkey"
-	// boltPageSize is the same everywhere, so that a file can be carried between machines, and is what flash writes at once.
+	// boltPageSize is the same everywhere, whatever the machine's own pages are, and is what flash writes at once.
 	boltPageSize = 4096
 	// boltAllocSize is how much a file grows at a time. bbolt's own 16 MiB is much for a device with few keys.
 	boltAllocSize = 128 << 10
@@ -169,7 +169,9 @@ func boltMapSize() int {
 func (e *boltEngine) checkFile() error {
 	// bbolt goes on with the other meta page. That is the commit before the last, in which a key may be enabled that was
 	// disabled since. No power cut does this to a page of which only the first 80 bytes count.
-	if _, metas := (&pageFile{r: e.file}).meta(); metas == 1 {
+	pages := &pageFile{r: e.file}
+	m, metas := pages.meta()
+	if metas < 2 {
 		return fmt.Errorf("%w: a meta page cannot be read, and with it perhaps the last change", ErrCorrupt)
 	}
 	return e.view(func(tx *bbolt.Tx, file *os.File) error {
@@ -179,6 +181,10 @@ func (e *boltEngine) checkFile() error {
 		}
 		if info.Size() < tx.Size() {
 			return fmt.Errorf("%w: the file is cut short: it has %d bytes of %d", ErrCorrupt, info.Size(), tx.Size())
+		}
+		pages.count = uint64(tx.Size() / boltPageSize)
+		if err := pages.checkBranches(m); err != nil {
+			return err
 		}
 		return contain(func() error {
 			if tx.Bucket([]byte(boltMarker)) == nil {
@@ -416,6 +422,9 @@ func (e *boltEngine) Close() error {
 	e.closed = true
 	return wrapf(e.release(), "close %s", e.path)
 }
+
+// Format keeps what is in the file out of whatever prints an engine.
+func (e *boltEngine) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "bbolt engine on %s", e.path) }
 
 // Commits counts the commits since the engine was opened; each costs two syncs. [Stats] shows it.
 func (e *boltEngine) Commits() uint64 { return e.commits.Load() }

@@ -107,9 +107,7 @@ func requestError(err error, i, total int) error {
 
 // A MintedKey is a key that has its ID and its hash, but no owner and no name yet. [Tx.InsertKey] makes a key of it. It
 // prints and marshals as nothing.
-type MintedKey struct {
-	m *mintedKey // behind a pointer, so that printing it cannot print a verifier
-}
+type MintedKey struct{ m *mintedKey }
 
 type mintedKey struct {
 	id       uuid.UUID
@@ -118,12 +116,13 @@ type mintedKey struct {
 	verifier string
 }
 
-// String returns the ID of the key to be.
-func (m MintedKey) String() string {
+// Format keeps the verifier out of whatever prints a MintedKey. It writes the ID of the key to be.
+func (m MintedKey) Format(f fmt.State, _ rune) {
 	if m.m == nil {
-		return "empty minted key"
+		fmt.Fprint(f, "empty minted key")
+		return
 	}
-	return "minted key " + m.m.id.String()
+	fmt.Fprintf(f, "minted key %s", m.m.id)
 }
 
 // MintKey draws a secret, hashes it, and returns the token and what [Tx.InsertKey] makes a key of. Nothing is written: a
@@ -433,8 +432,9 @@ func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) error {
 	return tx.putKey(k, nil)
 }
 
-// DeleteKey deletes a key, for good. Nothing remains but its ID; its name is free. When it returns nil, the change is on
-// disk and no login that begins afterwards succeeds.
+// DeleteKey deletes a key, for good. No record has more of it than its ID and owner; its name is free. When it returns nil,
+// the change is on disk and no login that begins afterwards succeeds. What the file's free pages still hold of it goes
+// when they are used again, or with [Store.Compact].
 //
 // It returns [ErrKeyNotFound] if owner has no such key, whoever else may have it, or an error of [Store.Update].
 func (s *Store) DeleteKey(ctx context.Context, owner, id uuid.UUID) error {

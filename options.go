@@ -102,7 +102,7 @@ func (o *Options) hashMemory() int64 {
 	return o.HashMemory
 }
 
-// hashQueue is 1,024 by default: some ten seconds of hashing on one slow core.
+// hashQueue is 1,024 by default: some twenty seconds of hashing on one core.
 func (o *Options) hashQueue() int {
 	if o == nil || o.HashQueue == 0 {
 		return 1024

@@ -3,6 +3,7 @@ package latchkey
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/fnv"
 	"io"
 )
@@ -115,16 +116,16 @@ func (p *pageFile) live() (live func(id uint64) bool, sure bool) {
 	if metas == 0 {
 		return func(uint64) bool { return false }, false
 	}
-	reached := map[uint64]bool{}
+	reached := newPageSet(p.count)
 	p.reach(m.root, reached)
 	free, ok := p.free(m.freelist)
-	for id := range reached {
-		ok = ok && !free[id]
+	for id := range p.count {
+		ok = ok && !(free.has(id) && reached.has(id))
 	}
 	if !ok {
-		return func(id uint64) bool { return reached[id] }, false
+		return reached.has, false
 	}
-	return func(id uint64) bool { return !free[id] && id < m.end }, metas == 2
+	return func(id uint64) bool { return !free.has(id) && id < m.end }, metas == 2
 }
 
 // boltMeta is what a meta page says of a commit.
@@ -158,12 +159,12 @@ func (p *pageFile) meta() (last boltMeta, metas int) {
 }
 
 // reach enters what can be reached from a page.
-func (p *pageFile) reach(id uint64, reached map[uint64]bool) {
-	if reached[id] || id < 2 || id >= p.count {
+func (p *pageFile) reach(id uint64, reached pageSet) {
+	if id < 2 || id >= p.count || reached.has(id) {
 		return
 	}
 	if page, ok := p.page(id, pageLeaf); ok {
-		reached[id] = true
+		reached.add(id)
 		eachElement(page, func(flags uint32, _, v []byte) {
 			if flags&bucketFlag != 0 && len(v) >= bucketHeader {
 				p.reach(binary.LittleEndian.Uint64(v), reached)
@@ -175,7 +176,7 @@ func (p *pageFile) reach(id uint64, reached map[uint64]bool) {
 	if !ok {
 		return
 	}
-	reached[id] = true
+	reached.add(id)
 	for _, b := range branches(page) {
 		p.reach(b.page, reached)
 	}
@@ -205,17 +206,87 @@ func branches(page []byte) (all []branch) {
 	return all
 }
 
+// checkBranches reads the branch pages and the list of free pages of a commit, and returns ErrCorrupt unless each page is
+// led to once, and none that is free. bbolt follows a page that leads back to itself until the program has no stack
+// left, so this comes before bbolt. It reads one page in a hundred.
+func (p *pageFile) checkBranches(m boltMeta) error {
+	p.count = min(p.count, m.end)
+	seen, ok := p.free(m.freelist)
+	if !ok {
+		return fmt.Errorf("%w: the list of free pages cannot be read", ErrCorrupt)
+	}
+	if err := p.claim(m.root, m.freelist, seen); err != nil {
+		return err
+	}
+	return p.checkBelow(m.root, false, seen)
+}
+
+// claim enters a page into seen, and returns ErrCorrupt if it is there already. from leads to it.
+func (p *pageFile) claim(id, from uint64, seen pageSet) error {
+	if id < 2 || id >= p.count || seen.has(id) {
+		return fmt.Errorf("%w: page %d leads to page %d, which is free, in use elsewhere, or none", ErrCorrupt, from, id)
+	}
+	seen.add(id)
+	return nil
+}
+
+// checkBelow is checkBranches for the tree at a page: of one table, or of all the tables.
+func (p *pageFile) checkBelow(id uint64, table bool, seen pageSet) error {
+	if page, ok := p.page(id, pageLeaf); ok {
+		if table {
+			return nil
+		}
+		return p.checkTables(id, page, seen)
+	}
+	page, ok := p.page(id, pageBranch)
+	below := branches(page)
+	if !ok || len(below) == 0 || len(below) != pageElements(page) {
+		return fmt.Errorf("%w: page %d cannot be read", ErrCorrupt, id)
+	}
+	for _, b := range below {
+		if err := p.claim(b.page, id, seen); err != nil {
+			return err
+		}
+	}
+	if _, branch := p.page(below[0].page, pageBranch); table && !branch {
+		return nil // all leaves of a table are at one depth
+	}
+	for _, b := range below {
+		if err := p.checkBelow(b.page, table, seen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkTables is checkBelow for the tables in a leaf.
+func (p *pageFile) checkTables(id uint64, page []byte, seen pageSet) (err error) {
+	eachElement(page, func(flags uint32, _, v []byte) {
+		if err != nil || flags&bucketFlag == 0 || len(v) < bucketHeader {
+			return
+		}
+		if root := binary.LittleEndian.Uint64(v); root != 0 {
+			if err = p.claim(root, id, seen); err == nil {
+				err = p.checkBelow(root, true, seen)
+			}
+		}
+	})
+	return err
+}
+
 // check reports what is wrong with the pages of a commit: with those that can be reached from the root, and with the list
 // of those that are free.
 func (p *pageFile) check(m boltMeta, report func(format string, args ...any)) {
 	p.count = min(p.count, m.end)
-	owned := map[uint64]bool{0: true, 1: true}
+	owned := newPageSet(p.count)
+	owned.add(0)
+	owned.add(1)
 	own := func(id uint64, page []byte) {
 		for i := range uint64(len(page) / boltPageSize) {
-			if owned[id+i] {
+			if owned.has(id + i) {
 				report("page %d is in two places", id+i)
 			}
-			owned[id+i] = true
+			owned.add(id + i)
 		}
 	}
 	free, ok := p.free(m.freelist)
@@ -224,13 +295,16 @@ func (p *pageFile) check(m boltMeta, report func(format string, args ...any)) {
 	} else {
 		page, _ := p.page(m.freelist, pageFreelist)
 		own(m.freelist, page)
-		for id := range free {
-			own(id, make([]byte, boltPageSize))
+		one := make([]byte, boltPageSize)
+		for id := range p.count {
+			if free.has(id) {
+				own(id, one)
+			}
 		}
 	}
 	p.checkTree(m.root, nil, nil, own, report)
 	for id := range m.end {
-		if ok && !owned[id] {
+		if ok && !owned.has(id) {
 			report("page %d is neither in use nor free", id)
 		}
 	}
@@ -296,7 +370,7 @@ func outOfOrder(k, low, high []byte) bool {
 }
 
 // free reads the list of free pages, and reports whether it can be believed: in order, and within the file.
-func (p *pageFile) free(id uint64) (free map[uint64]bool, ok bool) {
+func (p *pageFile) free(id uint64) (free pageSet, ok bool) {
 	page, ok := p.page(id, pageFreelist)
 	if !ok {
 		return nil, false
@@ -308,14 +382,23 @@ func (p *pageFile) free(id uint64) (free map[uint64]bool, ok bool) {
 	if n > uint64(len(list)/8) {
 		return nil, false
 	}
-	free = make(map[uint64]bool, n)
+	free = newPageSet(p.count)
 	last := uint64(1)
 	for i := range n {
 		f := binary.LittleEndian.Uint64(list[i*8:])
 		if f <= last || f >= p.count {
 			return nil, false
 		}
-		free[f], last = true, f
+		free.add(f)
+		last = f
 	}
 	return free, true
 }
+
+// pageSet is a set of numbers of pages, a bit each.
+type pageSet []uint64
+
+func newPageSet(pages uint64) pageSet { return make(pageSet, pages/64+1) }
+
+func (s pageSet) add(id uint64)      { s[id/64] |= 1 << (id % 64) }
+func (s pageSet) has(id uint64) bool { return id/64 < uint64(len(s)) && s[id/64]>>(id%64)&1 == 1 }

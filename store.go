@@ -14,7 +14,7 @@ import (
 // A Store is an open handle on one body of users and keys. It is safe for concurrent use. Close it when done.
 type Store struct {
 	engine   Engine
-	domain   *domain // behind a pointer, so that printing a Store cannot print secrets
+	domain   *domain
 	tokens   *tokenFormat
 	cost     Cost
 	maxKeys  int
@@ -193,6 +193,9 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 		return fn(&Tx{store: s, etx: etx})
 	})
 }
+
+// Format keeps the domain's secrets out of whatever prints a Store.
+func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Store") }
 
 // now is the clock's time in what records can hold.
 func (s *Store) now() time.Time {

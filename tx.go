@@ -18,6 +18,9 @@ type Tx struct {
 	rehashed []rehash
 }
 
+// Format keeps stored verifiers out of whatever prints a Tx.
+func (tx *Tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Tx") }
+
 // storeState is the record that every write moves on: the sequence, and counts that are cheaper kept than made.
 type storeState struct {
 	sequence uint64

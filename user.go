@@ -341,8 +341,9 @@ func (tx *Tx) setUserDisabled(id uuid.UUID, disable bool) error {
 	return tx.putUser(u, nil)
 }
 
-// DeleteUser deletes a user and all keys of the user, for good. Nothing remains but the IDs; the identities are free for
-// another user. When it returns nil, the change is on disk and no login with such a key that begins afterwards succeeds.
+// DeleteUser deletes a user and all keys of the user, for good. No record has more of them than the IDs; the identities
+// are free for another user. When it returns nil, the change is on disk and no login with such a key that begins
+// afterwards succeeds. What the file's free pages still hold goes when they are used again, or with [Store.Compact].
 //
 // It returns [ErrUserNotFound], or an error of [Store.Update].
 func (s *Store) DeleteUser(ctx context.Context, id uuid.UUID) error {
