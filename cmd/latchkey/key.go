@@ -1,0 +1,271 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+func keyCommands(a *app) *cobra.Command {
+	cmd := group("key", "Create, list, show, disable, enable, delete and rename keys")
+	cmd.AddCommand(
+		keyCreate(a),
+		keyList(a),
+		keyShow(a),
+		keyChange(a, "disable", "Stop a key from logging in, until it is enabled", (*latchkey.Tx).DisableKey),
+		keyChange(a, "enable", "Let a disabled key log in again", (*latchkey.Tx).EnableKey),
+		askFirst(a, keyChange(a, "delete", "Delete a key, for good", (*latchkey.Tx).DeleteKey)),
+		keyRename(a),
+	)
+	return cmd
+}
+
+// ownerArg is whose key a command means: the first argument names a user, unless there is --server.
+type ownerArg struct{ server bool }
+
+func (o *ownerArg) flag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.server, "server", false, "a server key, which no user owns: leave USER out")
+}
+
+// takes checks the arguments: a USER, unless there is --server, and those that names lists.
+func (o *ownerArg) takes(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if o.server {
+			return takes(names...)(cmd, args)
+		}
+		return takes(slices.Concat([]string{"USER (or --server)"}, names)...)(cmd, args)
+	}
+}
+
+// find returns the owner, and the arguments that come after it.
+func (o *ownerArg) find(tx *latchkey.Tx, args []string) (owner uuid.UUID, rest []string, err error) {
+	if o.server {
+		return latchkey.Server, args, nil
+	}
+	user, err := findUser(tx, args[0])
+	return user.ID, args[1:], err
+}
+
+// findKey returns the key that the arguments name, and those that come after it.
+func (o *ownerArg) findKey(tx *latchkey.Tx, args []string) (key latchkey.Key, rest []string, err error) {
+	owner, rest, err := o.find(tx, args)
+	if err != nil {
+		return key, nil, err
+	}
+	key, err = findKey(tx, owner, rest[0])
+	return key, rest[1:], err
+}
+
+func keyCreate(a *app) *cobra.Command {
+	var owner ownerArg
+	var expires string
+	opts := latchkey.Options{}
+	cmd := &cobra.Command{
+		Use:   "create (USER | --server) NAME",
+		Short: "Create a key, and show its token for the only time",
+		Long: `Create a key, and show its token for the only time: the store keeps nothing that it could be found from.
+
+NAME is 1 to 256 bytes of text, and no other key of the same owner has it.
+
+--expires takes a date, of which it is the first moment in UTC (2027-01-31), a time as in RFC 3339
+(2027-01-31T18:00:00Z), or a duration from now (90d, 12h, 1h30m).
+
+--cost is what it costs to hash the key, now and whenever a program meets it anew: default, light (for small devices
+and tests; a token cannot be guessed at any cost), or memory in KiB, passes and lanes of argon2id, as in m=7168,t=5,p=1.`,
+		Example: examples(
+			"latchkey key create ada@example.com laptop",
+			"latchkey key create --expires 90d ada@example.com \"Ada's phone\"",
+			"latchkey key create --quiet --server backup-job > token",
+		),
+		Args: owner.takes("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			expiry, err := parseExpiry(expires, time.Now())
+			if err != nil {
+				return err
+			}
+			return a.with(opts, func(s *latchkey.Store) error {
+				var id uuid.UUID
+				var rest []string
+				err := s.View(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+					id, rest, err = owner.find(tx, args)
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				key, token, err := s.CreateKey(cmd.Context(), id, latchkey.NewKey{Name: rest[0], Expires: expiry})
+				if err != nil {
+					return err
+				}
+				if err := a.printNewKey(key, token); err != nil {
+					return fmt.Errorf("key %s was created, but its token could not be shown (delete it, and create another): %w", key.ID, err)
+				}
+				return nil
+			})
+		},
+	}
+	owner.flag(cmd)
+	cmd.Flags().StringVar(&expires, "expires", "", "`WHEN` the key stops logging in (default never)")
+	cmd.Flags().Var((*costFlag)(&opts.Cost), "cost", "what a hash of the key costs (or set LATCHKEY_COST)")
+	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().IntVar(&opts.MaxKeysPerUser, "max-keys", 20, "the `NUMBER` of keys that a user can have; -1 for any")
+	a.quietFlag(cmd, "the token")
+	return cmd
+}
+
+// printNewKey is the only place that prints a token.
+func (a *app) printNewKey(key latchkey.Key, token string) error {
+	doc := struct {
+		Key   latchkey.Key `json:"key"`
+		Token string       `json:"token"`
+	}{key, token}
+	return a.print(doc, func(w io.Writer) {
+		if a.quiet {
+			fmt.Fprintln(w, token)
+			return
+		}
+		fmt.Fprintf(w, "created key %s (%s)\n\n    %s\n\nThis is its token. It is shown this once: keep it now.\n", plain(key.Name), key.ID, token)
+	})
+}
+
+func keyList(a *app) *cobra.Command {
+	var owner ownerArg
+	cmd := &cobra.Command{
+		Use:   "list (USER | --server)",
+		Short: "List the keys of a user, or all server keys, in the order of creation",
+		Args:  owner.takes(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var keys []latchkey.Key
+			err := a.view(cmd.Context(), func(tx *latchkey.Tx) error {
+				id, _, err := owner.find(tx, args)
+				if err != nil {
+					return err
+				}
+				keys, err = tx.Keys(id)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			rows := [][]string{{"NAME", "STATE", "CREATED", "EXPIRES", "ID"}}
+			for _, k := range keys {
+				rows = append(rows, []string{k.Name, keyState(k), formatTime(k.Created), formatExpiry(k), k.ID.String()})
+			}
+			return a.printTable(keys, rows)
+		},
+	}
+	owner.flag(cmd)
+	return cmd
+}
+
+func keyShow(a *app) *cobra.Command {
+	var owner ownerArg
+	cmd := &cobra.Command{
+		Use:   "show (USER | --server) KEY",
+		Short: "Show a key, but for its token",
+		Args:  owner.takes("KEY"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.view(cmd.Context(), func(tx *latchkey.Tx) error {
+				key, _, err := owner.findKey(tx, args)
+				if err != nil {
+					return err
+				}
+				by := noOwner
+				if key.Owner != latchkey.Server {
+					by = key.Owner.String()
+				}
+				return a.printFields(key,
+					"ID", key.ID.String(),
+					"Name", key.Name,
+					"Owner", by,
+					"Created", formatTime(key.Created),
+					"Expires", formatExpiry(key),
+					"State", keyState(key))
+			})
+		},
+	}
+	owner.flag(cmd)
+	return cmd
+}
+
+func keyRename(a *app) *cobra.Command {
+	var owner ownerArg
+	cmd := &cobra.Command{
+		Use:   "rename (USER | --server) KEY NAME",
+		Short: "Give a key another name",
+		Args:  owner.takes("KEY", "NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.changeKey(cmd, "renamed", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, rest []string) error {
+				return tx.RenameKey(key.Owner, key.ID, rest[0])
+			})
+		},
+	}
+	owner.flag(cmd)
+	return cmd
+}
+
+// keyChange is a command that does one thing to one key.
+func keyChange(a *app, name, short string, change func(tx *latchkey.Tx, owner, id uuid.UUID) error) *cobra.Command {
+	var owner ownerArg
+	cmd := &cobra.Command{
+		Use:   name + " (USER | --server) KEY",
+		Short: short,
+		Args:  owner.takes("KEY"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.changeKey(cmd, name+"d", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, _ []string) error {
+				return change(tx, key.Owner, key.ID)
+			})
+		},
+	}
+	owner.flag(cmd)
+	return cmd
+}
+
+// changeKey finds a key and changes it, in one transaction, and says what was done.
+func (a *app) changeKey(cmd *cobra.Command, done string, owner *ownerArg, args []string, change func(*latchkey.Tx, latchkey.Key, []string) error) error {
+	var key latchkey.Key
+	err := a.update(cmd.Context(), func(tx *latchkey.Tx) error {
+		var rest []string
+		var err error
+		if key, rest, err = owner.findKey(tx, args); err != nil {
+			return err
+		}
+		if err := change(tx, key, rest); err != nil {
+			return err
+		}
+		after, err := tx.Key(key.Owner, key.ID)
+		if errors.Is(err, latchkey.ErrKeyNotFound) {
+			return nil // deleted: what it was is what there is to show
+		}
+		key = after
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return a.print(key, func(w io.Writer) { fmt.Fprintf(w, "%s key %s (%s)\n", done, plain(key.Name), key.ID) })
+}
+
+// noOwner stands where people look for a key's owner.
+const noOwner = "none: it is a server key"
+
+func keyState(k latchkey.Key) string {
+	if !k.Disabled && !k.Expires.IsZero() && !k.Expires.After(time.Now()) {
+		return "expired"
+	}
+	return state(k.Disabled)
+}
+
+func formatExpiry(k latchkey.Key) string {
+	if k.Expires.IsZero() {
+		return "never"
+	}
+	return formatTime(k.Expires)
+}

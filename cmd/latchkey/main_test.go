@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// TestMain lets the scripts run the command as a process of its own. Whatever they do, no token is to be written to
+// standard error.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"latchkey": func() {
+			stderr := &tokenGuard{Writer: os.Stderr}
+			status := run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, stderr)
+			if stderr.met {
+				status = 99
+			}
+			os.Exit(status)
+		},
+	})
+}
+
+// tokenGuard passes on what is written, and notices a token in it.
+type tokenGuard struct {
+	io.Writer
+	met bool
+}
+
+func (g *tokenGuard) Write(p []byte) (int, error) {
+	g.met = g.met || tokenForm.Match(p)
+	return g.Writer.Write(p)
+}
+
+// TestScripts runs each file in testdata as a shell session. The store is keys.db, unless a script says otherwise; when the
+// script ends, it must be sound.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("LATCHKEY_STORE", "keys.db")
+			env.Setenv("LATCHKEY_COST", "light")
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // with -race, each process would sleep for a second when it ends
+			env.Values[holder{}] = &holder{}
+			env.Defer(func() { checkStore(t, filepath.Join(env.WorkDir, "keys.db")) })
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":    exits,
+			"mask":     mask,
+			"setenv":   setenv,
+			"hold":     hold,
+			"release":  release,
+			"lapsed":   lapsed,
+			"halfmade": halfmade,
+			"damage":   damage,
+			"postdate": postdate,
+		},
+	})
+}
+
+func checkStore(t *testing.T, path string) {
+	if _, err := os.Stat(path); err != nil {
+		return // the script made none
+	}
+	s, err := latchkey.Open(path, &latchkey.Options{ReadOnly: true})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer s.Close()
+	for finding := range s.Check(context.Background()) {
+		t.Errorf("%s: %v", path, finding)
+	}
+}
+
+// exits runs a command as exec does, and wants a certain exit status: exits 3 latchkey user show bob. A command that fails
+// must tell so in one line.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		ts.Fatalf("%s: status 0, or %v; want %s", args[1], err, args[0])
+	}
+	if got := strconv.Itoa(exit.ExitCode()); got != args[0] {
+		ts.Fatalf("%s: status %s, want %s", args[1], got, args[0])
+	}
+	if said := ts.ReadFile("stderr"); !oneLine.MatchString(said) {
+		ts.Fatalf("standard error is not one line of latchkey's: %q", said)
+	}
+}
+
+var oneLine = regexp.MustCompile(`\A(\S.*\? \[y/N\] |token: \n)?latchkey: .*\n\z`)
+
+// mask prints the last output again, with names in the place of what differs from run to run.
+func mask(ts *testscript.TestScript, _ bool, _ []string) {
+	out := ts.ReadFile("stdout")
+	out = regexp.MustCompile(`lk_[0-9A-Za-z]{77}`).ReplaceAllString(out, "TOKEN")
+	out = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}`).ReplaceAllString(out, "ID")
+	out = regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`).ReplaceAllString(out, "TIME")
+	fmt.Fprint(ts.Stdout(), out)
+}
+
+// setenv sets a variable to what a file holds, or the last output.
+func setenv(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+// holder is the store that a script has open in this process, which is another than the command's.
+type holder struct{ store *latchkey.Store }
+
+// hold opens a store in another process than the command's: hold [--read-only] FILE.
+func hold(ts *testscript.TestScript, _ bool, args []string) {
+	s, err := latchkey.Open(ts.MkAbs(args[len(args)-1]), &latchkey.Options{ReadOnly: args[0] == "--read-only"})
+	ts.Check(err)
+	ts.Defer(func() { s.Close() })
+	ts.Value(holder{}).(*holder).store = s
+}
+
+// release closes what hold has opened.
+func release(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Check(ts.Value(holder{}).(*holder).store.Close())
+}
+
+// lapsed makes a server key, named lapsed, that expired long ago, and writes its token to a file: lapsed FILE.
+func lapsed(ts *testscript.TestScript, _ bool, args []string) {
+	then := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
+	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Now: func() time.Time { return then }})
+	ts.Check(err)
+	_, token, err := s.CreateKey(context.Background(), latchkey.Server, latchkey.NewKey{Name: "lapsed", Expires: then.Add(time.Hour)})
+	ts.Check(errors.Join(err, s.Close(), os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600)))
+}
+
+// halfmade makes a file as init leaves it behind when it is interrupted.
+func halfmade(ts *testscript.TestScript, _ bool, args []string) {
+	rewrite(ts, args[0], func(latchkey.EngineTx) error { return nil })
+}
+
+// damage takes the users out of the index of identities.
+func damage(ts *testscript.TestScript, _ bool, args []string) {
+	rewrite(ts, args[0], func(tx latchkey.EngineTx) error {
+		for e, err := range tx.Scan("identities", nil, nil) {
+			if err := errors.Join(err, tx.Delete("identities", e.Key)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// postdate gives the store a format that this build does not know yet: docs/formats.md has the record.
+func postdate(ts *testscript.TestScript, _ bool, args []string) {
+	rewrite(ts, args[0], func(tx latchkey.EngineTx) error {
+		record := []byte{1, 1 << 3, 2}
+		sum := crc32.Checksum(append([]byte("metaformat"), record...), crc32.MakeTable(crc32.Castagnoli))
+		return tx.Put("meta", []byte("format"), binary.BigEndian.AppendUint32(record, sum))
+	})
+}
+
+// rewrite changes what is in a store behind its back.
+func rewrite(ts *testscript.TestScript, file string, fn func(latchkey.EngineTx) error) {
+	e, err := latchkey.OpenBolt(ts.MkAbs(file), nil)
+	ts.Check(err)
+	ts.Check(errors.Join(e.Update(context.Background(), fn), e.Close()))
+}

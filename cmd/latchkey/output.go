@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+)
+
+// print writes doc as JSON, if that was asked for, and what human writes if not: all of it, or an error.
+func (a *app) print(doc any, human func(w io.Writer)) error {
+	if a.json {
+		return writeJSON(a.stdout, doc)
+	}
+	var text bytes.Buffer
+	human(&text)
+	_, err := a.stdout.Write(text.Bytes())
+	return err
+}
+
+// printTable prints doc, to people as a table of rows.
+func (a *app) printTable(doc any, rows [][]string) error {
+	return a.print(doc, func(w io.Writer) {
+		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for _, row := range rows {
+			for i, cell := range row {
+				row[i] = plain(cell)
+			}
+			fmt.Fprintln(tw, strings.Join(row, "\t"))
+		}
+		tw.Flush()
+	})
+}
+
+// printFields prints doc, to people as pairs of a name and a value.
+func (a *app) printFields(doc any, pairs ...string) error {
+	var rows [][]string
+	for i := 0; i < len(pairs); i += 2 {
+		rows = append(rows, pairs[i:i+2])
+	}
+	return a.printTable(doc, rows)
+}
+
+// writeJSON writes doc on one line.
+func writeJSON(w io.Writer, doc any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false) // it is not for a web page
+	return enc.Encode(doc)
+}
+
+// plain is s without what a terminal would act upon rather than show, such as the marks that turn the direction of
+// writing: names are chosen by people whom whoever reads the list need not trust.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}
+
+func state(disabled bool) string {
+	if disabled {
+		return "disabled"
+	}
+	return "enabled"
+}
+
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+var (
+	// errNoStore: the file is not there, and the command does not make one.
+	errNoStore = errors.New("there is no store")
+	// errStoreExists: init was to make a file that is there already.
+	errStoreExists = errors.New("there is a file already")
+)
+
+// path is the store's file, whether it is there or not.
+func (a *app) path() (string, error) {
+	if a.store == "" {
+		return "", usagef("no store is named: give --store FILE, or set LATCHKEY_STORE")
+	}
+	return a.store, nil
+}
+
+// with opens the store, which must be there, runs fn, and closes it.
+func (a *app) with(opts latchkey.Options, fn func(*latchkey.Store) error) error {
+	path, err := a.path()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", path, errNoStore)
+	}
+	return a.openAndClose(path, opts, fn)
+}
+
+func (a *app) openAndClose(path string, opts latchkey.Options, fn func(*latchkey.Store) error) error {
+	opts.LockTimeout = a.wait
+	if a.wait == 0 {
+		opts.LockTimeout = -1 // zero would be the default
+	}
+	opts.HashMemory = 1 << 30 // the command computes one hash, whatever its cost
+	s, err := latchkey.Open(path, &opts)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(s), s.Close())
+}
+
+// reading opens the store to read, as other processes may at the same time.
+func (a *app) reading(fn func(*latchkey.Store) error) error {
+	return a.with(latchkey.Options{ReadOnly: true}, fn)
+}
+
+// view runs fn in a read transaction.
+func (a *app) view(ctx context.Context, fn func(*latchkey.Tx) error) error {
+	return a.reading(func(s *latchkey.Store) error { return s.View(ctx, fn) })
+}
+
+// update runs fn in a write transaction.
+func (a *app) update(ctx context.Context, fn func(*latchkey.Tx) error) error {
+	return a.with(latchkey.Options{}, func(s *latchkey.Store) error { return s.Update(ctx, fn) })
+}
+
+func initCommand(a *app) *cobra.Command {
+	var prefix string
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Make a new store",
+		Long:  "Make a new, empty store. A file that is there already is left as it is.",
+		Args:  takes(),
+		RunE: func(*cobra.Command, []string) error {
+			path, err := a.path()
+			if err != nil {
+				return err
+			}
+			if _, err := os.Lstat(path); err == nil {
+				return fmt.Errorf("%s: %w", path, errStoreExists)
+			}
+			opts := latchkey.Options{TokenPrefix: prefix}
+			if err := a.openAndClose(path, opts, func(*latchkey.Store) error { return nil }); err != nil {
+				return err
+			}
+			made := struct {
+				Store string `json:"store"`
+			}{path}
+			return a.print(made, func(w io.Writer) { fmt.Fprintf(w, "made the store %s\n", plain(path)) })
+		},
+	}
+	cmd.Flags().StringVar(&prefix, "prefix", "lk", "what every token of the store begins with: 1 to 16 letters and digits")
+	return cmd
+}
+
+func statsCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "stats",
+		Short: "Show how much is in the store",
+		Args:  takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.reading(func(s *latchkey.Store) error {
+				stats, err := s.Stats(cmd.Context())
+				if err != nil {
+					return err
+				}
+				info, err := os.Stat(a.store)
+				if err != nil {
+					return err
+				}
+				// What else a Stats tells is about logins since the store was opened: none, here.
+				doc := struct {
+					Users    uint64 `json:"users"`
+					Keys     uint64 `json:"keys"`
+					Sequence uint64 `json:"sequence"`
+					Bytes    int64  `json:"bytes"`
+				}{stats.Users, stats.Keys, stats.Sequence, info.Size()}
+				return a.printFields(doc,
+					"Users", fmt.Sprint(doc.Users),
+					"Keys", fmt.Sprint(doc.Keys),
+					"Changes", fmt.Sprint(doc.Sequence),
+					"Size", fmt.Sprint(doc.Bytes, " bytes"))
+			})
+		},
+	}
+}
+
+func checkCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Look for damage in the store",
+		Long: `Read everything in the store, and print what is wrong with it, a finding a line. The exit status is 0 for a sound
+store, and 7 for a damaged one.`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			doc := struct {
+				Sound    bool     `json:"sound"`
+				Findings []string `json:"findings"`
+			}{Findings: []string{}}
+			err := a.reading(func(s *latchkey.Store) error {
+				for finding := range s.Check(cmd.Context()) {
+					if !errors.Is(finding, latchkey.ErrCorrupt) {
+						return finding
+					}
+					doc.Findings = append(doc.Findings, plain(finding.Error()))
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			doc.Sound = len(doc.Findings) == 0
+			err = a.print(doc, func(w io.Writer) {
+				for _, finding := range doc.Findings {
+					fmt.Fprintln(w, finding)
+				}
+				if doc.Sound {
+					fmt.Fprintf(w, "%s is sound\n", plain(a.store))
+				}
+			})
+			if err == nil && !doc.Sound {
+				err = fmt.Errorf("check %s: %w: findings: %d", a.store, latchkey.ErrCorrupt, len(doc.Findings))
+			}
+			return err
+		},
+	}
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// errNotConfirmed: whoever sits at the terminal did not say yes.
+var errNotConfirmed = errors.New("not confirmed, and nothing was deleted")
+
+// askFirst makes cmd, which deletes what its last argument names, ask before it does, where there is somebody to ask.
+func askFirst(a *app, cmd *cobra.Command) *cobra.Command {
+	var yes bool
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask, on a terminal; elsewhere it never asks")
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !yes && a.onTerminal() {
+			if err := a.confirm(cmd.Context(), cmd.Short+": "+args[len(args)-1]); err != nil {
+				return err
+			}
+		}
+		return run(cmd, args)
+	}
+	return cmd
+}
+
+func (a *app) onTerminal() bool { return term.IsTerminal(int(a.stdin.Fd())) }
+
+func (a *app) confirm(ctx context.Context, what string) error {
+	fmt.Fprintf(a.stderr, "%s? [y/N] ", redact(plain(what)))
+	answer, err := await(ctx, func() (string, error) { return bufio.NewReader(a.stdin).ReadString('\n') })
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	}
+	return errNotConfirmed
+}
+
+// maxInput is well over what a token can have, so that what is cut off was none.
+const maxInput = 4096
+
+// readToken reads the token to log in with, from a terminal without showing it.
+func (a *app) readToken(ctx context.Context) (string, error) {
+	if !a.onTerminal() {
+		input, err := await(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(a.stdin, maxInput)) })
+		return trimToken(input), err
+	}
+	fd := int(a.stdin.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = term.Restore(fd, before) }() // also when ctx ends while ReadPassword waits
+	fmt.Fprint(a.stderr, "token: ")
+	defer fmt.Fprintln(a.stderr)
+	input, err := await(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	return trimToken(input), err
+}
+
+// trimToken takes off the newline that a line ends with.
+func trimToken(input []byte) string {
+	return strings.TrimSuffix(strings.TrimSuffix(string(input), "\n"), "\r")
+}
+
+// await returns what read does, which may wait for somebody to type, or ctx's error as soon as ctx ends.
+func await[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		v, err := read()
+		done <- result{v, err}
+	}()
+	select {
+	case r := <-done:
+		return r.v, r.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+func userCommands(a *app) *cobra.Command {
+	cmd := group("user", "Add, list, show, link, disable, enable and delete users")
+	cmd.AddCommand(
+		userAdd(a),
+		userList(a),
+		userShow(a),
+		userLink(a),
+		userChange(a, "disable", "Stop a user's keys from logging in, until the user is enabled", (*latchkey.Tx).DisableUser),
+		userChange(a, "enable", "Let a disabled user's keys log in again", (*latchkey.Tx).EnableUser),
+		askFirst(a, userChange(a, "delete", "Delete a user and all keys of the user, for good", (*latchkey.Tx).DeleteUser)),
+	)
+	return cmd
+}
+
+func userAdd(a *app) *cobra.Command {
+	var anonymous bool
+	cmd := &cobra.Command{
+		Use:   "add (IDENTITY | --anonymous)",
+		Short: "Add a user",
+		Long: `Add a user who is known by an identity: PROVIDER:SUBJECT, or the subject of a local-userpass identity, such as an
+e-mail address. An anonymous user can have no keys before an identity is linked.`,
+		Example: examples(
+			"latchkey user add ada@example.com",
+			"latchkey user add custom-token:42",
+			"latchkey user add --quiet --anonymous",
+		),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if anonymous {
+				return takes()(cmd, args)
+			}
+			return takes("IDENTITY")(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			identity := latchkey.Identity{Provider: latchkey.AnonUser}
+			if !anonymous {
+				var err error
+				if identity, err = parseIdentity(args[0]); err != nil {
+					return err
+				}
+			}
+			var user latchkey.User
+			err := a.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+				user, err = tx.CreateUser(latchkey.NewUser{Identity: identity})
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			return a.printUserDone("added", user)
+		},
+	}
+	cmd.Flags().BoolVar(&anonymous, "anonymous", false, "a user of whom nothing is known: leave IDENTITY out")
+	a.quietFlag(cmd, "the user's ID")
+	return cmd
+}
+
+// userRow has one width for each column but the last, so that a list of any length is printed as it is read.
+const userRow = "%-36s  %-20s  %-8s  %s\n"
+
+func userList(a *app) *cobra.Command {
+	var after string
+	var limit uint
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List users, in the order of their IDs",
+		Long: `List users, in the order of their IDs. To list a part at a time, give the last ID of one part as --after to the next.
+With --json, each line is a document.`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cursor, ok := parseID(after)
+			if !ok && after != "" {
+				return usagef("--after takes a user's ID")
+			}
+			out := bufio.NewWriter(a.stdout)
+			err := a.reading(func(s *latchkey.Store) error {
+				if !a.json {
+					fmt.Fprintf(out, userRow, "ID", "CREATED", "STATE", "IDENTITIES")
+				}
+				left := limit
+				for user, err := range s.Users(cmd.Context(), cursor) {
+					if err != nil {
+						return err
+					}
+					if err := a.writeUserRow(out, user); err != nil {
+						return err
+					}
+					if left--; left == 0 {
+						return nil
+					}
+				}
+				return nil
+			})
+			return errors.Join(err, out.Flush())
+		},
+	}
+	cmd.Flags().StringVar(&after, "after", "", "begin after the user with this `ID`")
+	cmd.Flags().UintVar(&limit, "limit", 0, "list no more than `N` users; 0 for all")
+	return cmd
+}
+
+func (a *app) writeUserRow(w io.Writer, user latchkey.User) error {
+	if a.json {
+		return writeJSON(w, user)
+	}
+	_, err := fmt.Fprintf(w, userRow, user.ID, formatTime(user.Created), state(user.Disabled), plain(identities(user)))
+	return err
+}
+
+func userShow(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "show USER",
+		Short: "Show a user",
+		Args:  takes("USER"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.view(cmd.Context(), func(tx *latchkey.Tx) error {
+				user, err := findUser(tx, args[0])
+				if err != nil {
+					return err
+				}
+				return a.printFields(user,
+					"ID", user.ID.String(),
+					"Identities", identities(user),
+					"Created", formatTime(user.Created),
+					"State", state(user.Disabled))
+			})
+		},
+	}
+}
+
+func userLink(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "link USER IDENTITY",
+		Short:   "Give a user a further identity",
+		Long:    "Give a user a further identity. With the first, an anonymous user is anonymous no more, and can have keys.",
+		Example: examples("latchkey user link ada@example.com oauth2-google:112233445566"),
+		Args:    takes("USER", "IDENTITY"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			identity, err := parseIdentity(args[1])
+			if err != nil {
+				return err
+			}
+			var user latchkey.User
+			err = a.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+				if user, err = findUser(tx, args[0]); err != nil {
+					return err
+				}
+				user, err = tx.LinkIdentity(user.ID, identity)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			return a.printUserDone("linked", user)
+		},
+	}
+}
+
+// userChange is a command that does one thing to one user.
+func userChange(a *app, name, short string, change func(*latchkey.Tx, uuid.UUID) error) *cobra.Command {
+	return &cobra.Command{
+		Use:   name + " USER",
+		Short: short,
+		Args:  takes("USER"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var user latchkey.User
+			err := a.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+				if user, err = findUser(tx, args[0]); err != nil {
+					return err
+				}
+				if err := change(tx, user.ID); err != nil {
+					return err
+				}
+				after, err := tx.User(user.ID)
+				if errors.Is(err, latchkey.ErrUserNotFound) {
+					return nil // deleted: what it was is what there is to show
+				}
+				user = after
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			return a.printUserDone(name+"d", user)
+		},
+	}
+}
+
+// printUserDone says what was done to a user.
+func (a *app) printUserDone(done string, user latchkey.User) error {
+	return a.print(user, func(w io.Writer) {
+		if a.quiet {
+			fmt.Fprintln(w, user.ID)
+			return
+		}
+		fmt.Fprintf(w, "%s user %s (%s)\n", done, plain(identities(user)), user.ID)
+	})
+}
+
+func identities(user latchkey.User) string {
+	var all []string
+	for _, i := range user.Identities {
+		all = append(all, formatIdentity(i))
+	}
+	return strings.Join(all, ", ")
+}
