@@ -42,7 +42,11 @@
 //	key ...         KEY, as it is now; a deleted one, as it was
 //	login           {"ok":true,"principal":PRINCIPAL}, or {"ok":false,"reason":REASON}
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N}
-//	check           {"sound":BOOL,"findings":[TEXT, ...]}
+//	check           {"sound":BOOL,"repaired":N,"findings":[TEXT, ...]}
+//	backup          {"file":FILE,"bytes":N}; nothing, if it goes to standard output
+//	restore         {"store":FILE}
+//	compact         {"before":N,"after":N}, in bytes
+//	salvage         {"store":FILE,"users":N,"keys":N,"bad_pages":N,"bad_records":N,"doubtful":N,"nameless":N}
 //	version         {"version":TEXT,"go":TEXT,"platform":TEXT}
 //
 //	USER            {"id":ID,"identities":[{"provider":TEXT,"subject":TEXT}, ...],"created":TIME,"disabled":BOOL}

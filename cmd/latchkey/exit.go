@@ -35,6 +35,7 @@ var outcomes = []struct {
 	advice string
 }{
 	{errNoStore, exitNotFound, "make one with latchkey init, or correct --store"},
+	{errNoFile, exitNotFound, "correct its name"},
 	{errStoreExists, exitConflict, "use it, or give --store another name"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{context.Canceled, exitInterrupted, "it was interrupted, and nothing was changed"},
@@ -59,7 +60,7 @@ var outcomes = []struct {
 
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},
 	{latchkey.ErrVersion, exitVersion, "use a newer latchkey"},
-	{latchkey.ErrCorrupt, exitDamaged, "see that --store is right; if it is, restore a backup"},
+	{latchkey.ErrCorrupt, exitDamaged, "see that the file is right; if it is, latchkey check shows the damage, and latchkey restore or salvage is the way out"},
 	{latchkey.ErrReadOnly, exitDamaged, "its making was interrupted: delete the file, and make it again with latchkey init"},
 	{latchkey.ErrCommit, exitFailed, "look whether the change is there before you repeat it"},
 

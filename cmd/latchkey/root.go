@@ -44,7 +44,7 @@ func newRoot(a *app) *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
 	root.AddCommand(initCommand(a), userCommands(a), keyCommands(a), loginCommand(a), statsCommand(a), checkCommand(a),
-		versionCommand(a), manCommand())
+		backupCommand(a), restoreCommand(a), compactCommand(a), salvageCommand(a), versionCommand(a), manCommand())
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		asGroup(completion)

@@ -16,7 +16,9 @@ import (
 var (
 	// errNoStore: the file is not there, and the command does not make one.
 	errNoStore = errors.New("there is no store")
-	// errStoreExists: init was to make a file that is there already.
+	// errNoFile: a file that is to be read is not there.
+	errNoFile = errors.New("there is no such file")
+	// errStoreExists: a file was to be made that is there already.
 	errStoreExists = errors.New("there is a file already")
 )
 
@@ -130,42 +132,57 @@ func statsCommand(a *app) *cobra.Command {
 }
 
 func checkCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var repair bool
+	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Look for damage in the store",
-		Long: `Read everything in the store, and print what is wrong with it, a finding a line. The exit status is 0 for a sound
-store, and 7 for a damaged one.`,
+		Long: `Read everything in the store, and print what is wrong with it, a finding a line. With --repair, first make again what
+can be derived from users and keys, such as indexes. The exit status is 0 for a sound store, and 7 for a damaged one.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			doc := struct {
-				Sound    bool     `json:"sound"`
-				Findings []string `json:"findings"`
-			}{Findings: []string{}}
-			err := a.reading(func(s *latchkey.Store) error {
-				for finding := range s.Check(cmd.Context()) {
-					if !errors.Is(finding, latchkey.ErrCorrupt) {
-						return finding
+			if repair {
+				return a.with(latchkey.Options{}, func(s *latchkey.Store) error {
+					repaired, err := s.Repair(cmd.Context())
+					if err != nil {
+						return err
 					}
-					doc.Findings = append(doc.Findings, plain(finding.Error()))
-				}
-				return nil
-			})
-			if err != nil {
-				return err
+					return a.check(cmd.Context(), s, repaired)
+				})
 			}
-			doc.Sound = len(doc.Findings) == 0
-			err = a.print(doc, func(w io.Writer) {
-				for _, finding := range doc.Findings {
-					fmt.Fprintln(w, finding)
-				}
-				if doc.Sound {
-					fmt.Fprintf(w, "%s is sound\n", plain(a.store))
-				}
-			})
-			if err == nil && !doc.Sound {
-				err = fmt.Errorf("check %s: %w: findings: %d", a.store, latchkey.ErrCorrupt, len(doc.Findings))
-			}
-			return err
+			return a.reading(func(s *latchkey.Store) error { return a.check(cmd.Context(), s, 0) })
 		},
 	}
+	cmd.Flags().BoolVar(&repair, "repair", false, "make again what can be derived, then check")
+	return cmd
+}
+
+// check prints what is wrong with the store, after so many findings were repaired.
+func (a *app) check(ctx context.Context, s *latchkey.Store, repaired int) error {
+	doc := struct {
+		Sound    bool     `json:"sound"`
+		Repaired int      `json:"repaired"`
+		Findings []string `json:"findings"`
+	}{Repaired: repaired, Findings: []string{}}
+	for finding := range s.Check(ctx) {
+		if !errors.Is(finding, latchkey.ErrCorrupt) {
+			return finding
+		}
+		doc.Findings = append(doc.Findings, plain(finding.Error()))
+	}
+	doc.Sound = len(doc.Findings) == 0
+	err := a.print(doc, func(w io.Writer) {
+		if repaired > 0 {
+			fmt.Fprintf(w, "repaired: %d\n", repaired)
+		}
+		for _, finding := range doc.Findings {
+			fmt.Fprintln(w, finding)
+		}
+		if doc.Sound {
+			fmt.Fprintf(w, "%s is sound\n", plain(a.store))
+		}
+	})
+	if err == nil && !doc.Sound {
+		err = fmt.Errorf("check %s: %w: findings: %d", a.store, latchkey.ErrCorrupt, len(doc.Findings))
+	}
+	return err
 }

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+func backupCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "backup FILE",
+		Short: "Write a copy of the store",
+		Long: `Write a copy of the store, as it is at one moment, to a new file, or with - to standard output. The copy holds what
+tokens are checked with: keep it as safe as the store.`,
+		Args: takes("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.reading(func(s *latchkey.Store) error {
+				if args[0] == "-" {
+					return s.Backup(cmd.Context(), a.stdout)
+				}
+				written, err := a.backUp(cmd.Context(), s, args[0])
+				if err != nil {
+					return err
+				}
+				doc := struct {
+					File  string `json:"file"`
+					Bytes int64  `json:"bytes"`
+				}{args[0], written}
+				return a.print(doc, func(w io.Writer) { fmt.Fprintf(w, "wrote %d bytes to %s\n", written, plain(args[0])) })
+			})
+		},
+	}
+}
+
+// backUp writes a backup to a new file, and leaves none when it fails.
+func (a *app) backUp(ctx context.Context, s *latchkey.Store, path string) (written int64, err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return 0, existing(err, path)
+	}
+	p := &progress{w: f, to: a.stderr, every: 200 * time.Millisecond}
+	if info, err := os.Stat(a.store); err == nil && a.stderrIsTerminal() {
+		p.total = info.Size()
+	}
+	err = s.Backup(ctx, p)
+	p.end()
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(path)
+	}
+	return p.written, err
+}
+
+// stderrIsTerminal tells whether there is somebody to show progress to.
+func (a *app) stderrIsTerminal() bool {
+	f, ok := a.stderr.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// progress is a writer that shows how much of total was written, if that is known.
+type progress struct {
+	w       io.Writer
+	to      io.Writer
+	every   time.Duration
+	total   int64
+	written int64
+	shown   time.Time
+}
+
+func (p *progress) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	p.written += int64(n)
+	if p.total > 0 && time.Since(p.shown) >= p.every {
+		p.shown = time.Now()
+		fmt.Fprintf(p.to, "\r%d %% of %d MiB", min(100, p.written*100/p.total), p.total>>20)
+	}
+	return n, err
+}
+
+// end takes away what was shown.
+func (p *progress) end() {
+	if !p.shown.IsZero() {
+		fmt.Fprint(p.to, "\r\x1b[K")
+	}
+}
+
+// existing makes errStoreExists of an error that says that the file at path is there.
+func existing(err error, path string) error {
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s: %w", path, errStoreExists)
+	}
+	return err
+}
+
+func restoreCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "restore BACKUP",
+		Short: "Make a store of a backup",
+		Long: `Make the store anew of what latchkey backup wrote, or with - of standard input. The backup is checked first, and a
+store that is there already is left as it is. Keys that were disabled or deleted since are as they were before.`,
+		Args: takes("BACKUP"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := a.path()
+			if err != nil {
+				return err
+			}
+			var backup io.Reader = a.stdin
+			if args[0] != "-" {
+				f, err := os.Open(args[0])
+				if errors.Is(err, fs.ErrNotExist) {
+					return fmt.Errorf("%s: %w", args[0], errNoFile)
+				}
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				backup = f
+			}
+			if err := latchkey.Restore(cmd.Context(), backup, path); err != nil {
+				return existing(err, path)
+			}
+			doc := struct {
+				Store string `json:"store"`
+			}{path}
+			return a.print(doc, func(w io.Writer) { fmt.Fprintf(w, "made the store %s\n", plain(path)) })
+		},
+	}
+}
+
+func compactCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "compact",
+		Short: "Give unused space back",
+		Long: `Copy what is in use to a new file, and put it in the place of the old one. There must be room for both. What deleted
+users and keys left in unused space is gone then, too.`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(latchkey.Options{}, func(s *latchkey.Store) error {
+				before, err := os.Stat(a.store)
+				if err != nil {
+					return err
+				}
+				if err := s.Compact(cmd.Context()); err != nil {
+					return err
+				}
+				after, err := os.Stat(a.store)
+				if err != nil {
+					return err
+				}
+				doc := struct {
+					Before int64 `json:"before"`
+					After  int64 `json:"after"`
+				}{before.Size(), after.Size()}
+				return a.printFields(doc,
+					"Before", fmt.Sprint(doc.Before, " bytes"),
+					"After", fmt.Sprint(doc.After, " bytes"))
+			})
+		},
+	}
+}
+
+func salvageCommand(a *app) *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "salvage BROKEN",
+		Short: "Save what is whole of a damaged store",
+		Long: `Read a damaged file page by page, and make a new store of every record whose checksum holds. Close the programs that
+have the file open first; it is not changed. What may not be the last state of a user or key comes back disabled.`,
+		Args: takes("BROKEN"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if out == "" {
+				return usagef("no new store is named: give --out FILE")
+			}
+			if _, err := os.Stat(args[0]); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s: %w", args[0], errNoFile)
+			}
+			saved, err := latchkey.Salvage(cmd.Context(), args[0], out)
+			if err != nil {
+				return existing(err, out)
+			}
+			doc := struct {
+				Store      string `json:"store"`
+				Users      int    `json:"users"`
+				Keys       int    `json:"keys"`
+				BadPages   int    `json:"bad_pages"`
+				BadRecords int    `json:"bad_records"`
+				Doubtful   int    `json:"doubtful"`
+				Nameless   int    `json:"nameless"`
+			}{out, saved.Users, saved.Keys, saved.BadPages, saved.BadRecords, saved.Doubtful, saved.Nameless}
+			return a.printFields(doc,
+				"Store", out,
+				"Users", fmt.Sprint(doc.Users),
+				"Keys", fmt.Sprint(doc.Keys),
+				"Pages that could not be read", fmt.Sprint(doc.BadPages),
+				"Records that could not be read", fmt.Sprint(doc.BadRecords),
+				"Disabled, because they may be of an earlier state", fmt.Sprint(doc.Doubtful),
+				"Users of whom only keys are left, disabled", fmt.Sprint(doc.Nameless))
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "", "the new store's `FILE`")
+	return cmd
+}
