@@ -88,11 +88,8 @@ const (
 
 // keepSafetyCopy makes a copy at once and then every so often, until the store closes, whenever something has changed.
 func (s *Store) keepSafetyCopy(path string, every time.Duration) {
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		<-s.closing
-		cancel()
-	}()
+	ctx, cancel := s.untilClosed()
+	defer cancel()
 	ticks := time.NewTicker(every)
 	defer ticks.Stop()
 	last := uint64(0)
@@ -104,7 +101,7 @@ func (s *Store) keepSafetyCopy(path string, every time.Duration) {
 			}
 		}
 		select {
-		case <-s.closing:
+		case <-ctx.Done():
 			return
 		case <-ticks.C:
 		}

@@ -75,14 +75,20 @@ func (d *domain) read(etx EngineTx) (empty bool, err error) {
 	if err != nil || empty {
 		return empty, err
 	}
-	if version != formatVersion {
+	switch version {
+	case formatVersion:
+	case 0:
+		return false, fmt.Errorf("%w: the format has no version", ErrCorrupt)
+	default:
 		return false, fmt.Errorf("%w: version %d, and this build reads version %d", ErrVersion, version, formatVersion)
 	}
+	var secret bool
 	missing, err := readMeta(etx, keyDomain, func(f field) error {
 		switch f.num {
 		case 1:
 			return decodeUUID(f.bytes, &d.id)
 		case 2:
+			secret = true
 			return decodeSecret(f.bytes, d.userSecret[:])
 		case 3:
 			t, err := decodeTagSecret(f.bytes)
@@ -102,7 +108,8 @@ func (d *domain) read(etx EngineTx) (empty bool, err error) {
 		}
 		return nil
 	})
-	if err == nil && (missing || alone || len(d.tagSecrets) == 0 || !validPrefix(d.prefix)) {
+	whole := !missing && !alone && d.id != uuid.Nil && d.replica != uuid.Nil && secret && len(d.tagSecrets) > 0
+	if err == nil && !(whole && validPrefix(d.prefix)) {
 		err = fmt.Errorf("%w: the domain is incomplete", ErrCorrupt)
 	}
 	return false, err

@@ -40,7 +40,7 @@ var (
 	// ErrInvalidIdentity: an identity has an unknown provider, or a subject that is not 1 to 256 bytes of UTF-8 without
 	// control characters, or is anonymous and was to be linked to a user who exists.
 	ErrInvalidIdentity = errors.New("invalid identity")
-	// ErrInvalidExpiry: a key was to be made with an expiry date that has passed already.
+	// ErrInvalidExpiry: a key was to be made with an expiry date that has passed already, or is after the year 9999.
 	ErrInvalidExpiry = errors.New("invalid expiry date")
 	// ErrInvalidMint: a [MintedKey] is empty, was minted by a store of another domain, or has been inserted already. Mint
 	// another.

@@ -49,7 +49,7 @@ type NewKeyFor struct {
 func (s *Store) CreateKey(ctx context.Context, owner uuid.UUID, n NewKey) (Key, string, error) {
 	keys, tokens, err := s.createKeys(ctx, []NewKeyFor{{owner, n}}, nil)
 	if err != nil {
-		return Key{}, "", wrapf(err, "create key of %s", owner)
+		return Key{}, "", wrapf(err, "create key %q of %s", n.Name, ownerText(owner))
 	}
 	return keys[0], tokens[0], nil
 }
@@ -98,6 +98,14 @@ func (s *Store) createKeys(ctx context.Context, requests []NewKeyFor, progress f
 	return keys, tokens, nil
 }
 
+// ownerText is an owner in an error.
+func ownerText(owner uuid.UUID) string {
+	if owner == Server {
+		return "the server"
+	}
+	return "user " + owner.String()
+}
+
 func requestError(err error, i, total int) error {
 	if total == 1 {
 		return err
@@ -107,7 +115,13 @@ func requestError(err error, i, total int) error {
 
 // A MintedKey is a key that has its ID and its hash, but no owner and no name yet. [Tx.InsertKey] makes a key of it. It
 // prints and marshals as nothing.
-type MintedKey struct{ m *mintedKey }
+type MintedKey struct{ m concealed[mintedKey] }
+
+// concealed is what must not be printed. fmt follows pointers into values that are given to it, where it knows no Format;
+// of a function it shows an address.
+type concealed[T any] func() T
+
+func conceal[T any](v T) concealed[T] { return func() T { return v } }
 
 type mintedKey struct {
 	id       uuid.UUID
@@ -122,7 +136,7 @@ func (m MintedKey) Format(f fmt.State, _ rune) {
 		fmt.Fprint(f, "empty minted key")
 		return
 	}
-	fmt.Fprintf(f, "minted key %s", m.m.id)
+	fmt.Fprintf(f, "minted key %s", m.m().id)
 }
 
 // MintKey draws a secret, hashes it, and returns the token and what [Tx.InsertKey] makes a key of. Nothing is written: a
@@ -193,17 +207,17 @@ func (s *Store) mint(ctx context.Context) (MintedKey, string, error) {
 	if err != nil {
 		return MintedKey{}, "", err
 	}
-	m := &mintedKey{id: id, domain: s.domain.id, created: s.now(), verifier: v.String()}
-	return MintedKey{m}, token, nil
+	m := mintedKey{id: id, domain: s.domain.id, created: s.now(), verifier: v.String()}
+	return MintedKey{conceal(m)}, token, nil
 }
 
 // InsertKey makes a minted key a key of owner, a user or [Server]. It returns [ErrInvalidMint], or the errors of
 // [Store.CreateKey].
 func (tx *Tx) InsertKey(owner uuid.UUID, n NewKey, minted MintedKey) (Key, error) {
-	m := minted.m
-	if m == nil || m.domain != tx.store.domain.id {
+	if minted.m == nil || minted.m().domain != tx.store.domain.id {
 		return Key{}, ErrInvalidMint
 	}
+	m := minted.m()
 	if err := tx.checkNewKey(owner, n); err != nil {
 		return Key{}, err
 	}
@@ -236,8 +250,12 @@ func (tx *Tx) checkNewKey(owner uuid.UUID, n NewKey) error {
 	if err := tx.checkName(n.Name); err != nil {
 		return err
 	}
-	if e := expiry(n); !n.Expires.IsZero() && !e.After(tx.store.now()) {
+	switch e := expiry(n); {
+	case n.Expires.IsZero():
+	case !e.After(tx.store.now()):
 		return fmt.Errorf("%w: %s has passed", ErrInvalidExpiry, e.Format(time.RFC3339))
+	case e.After(lastTime):
+		return fmt.Errorf("%w: the year %d cannot be written in RFC 3339", ErrInvalidExpiry, e.Year())
 	}
 	if owner != Server {
 		u, err := tx.liveUser(owner)
@@ -319,7 +337,7 @@ func (s *Store) Keys(ctx context.Context, owner uuid.UUID) (keys []Key, err erro
 		keys, err = tx.Keys(owner)
 		return err
 	})
-	return keys, wrapf(err, "keys of %s", owner)
+	return keys, wrapf(err, "keys of %s", ownerText(owner))
 }
 
 // Keys is [Store.Keys] in a transaction.

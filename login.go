@@ -174,20 +174,21 @@ func (s *Store) prove(ctx context.Context, t *parsedToken, phc string) (bool, er
 }
 
 // fly waits for a permit and hashes, unless nobody waits for the answer by then.
-func (s *Store) fly(f *flight, id uuid.UUID, secret *[secretSize]byte, v *verifier, phc string) (bool, error) {
+func (s *Store) fly(f *flight, id uuid.UUID, secret *[secretSize]byte, v *verifier, phc string) (ok bool, err error) {
 	if err := s.hasher.acquire(f.ctx, v.cost); err != nil {
 		return false, err
 	}
-	defer s.hasher.release(v.cost)
-	if !s.flights.begin(f) {
-		return false, context.Canceled
+	if begun := s.flights.begin(f); begun {
+		s.counters.add(statHashes, 1)
+		ok = v.matches(secret)
+	} else {
+		err = context.Canceled
 	}
-	s.counters.add(statHashes, 1)
-	ok := v.matches(secret)
+	s.hasher.release(v.cost)
 	if ok && v.cost != s.cost {
 		s.rehash(id, secret, phc)
 	}
-	return ok, nil
+	return ok, err
 }
 
 // flights are the hashes of logins that wait or run now. They are bounded, and one token has one at most.
@@ -274,7 +275,7 @@ type rehash struct {
 // rehashes wait for a write that happens anyway: a login never costs one.
 type rehashes struct {
 	mu      sync.Mutex
-	pending map[uuid.UUID]rehash
+	pending map[uuid.UUID]rehash // an empty new is still being computed
 }
 
 // maxRehashes bounds how many wait; a key that finds no room is hashed anew after another cold login.
@@ -282,40 +283,56 @@ const maxRehashes = 256
 
 func newRehashes() *rehashes { return &rehashes{pending: make(map[uuid.UUID]rehash)} }
 
-// rehash computes a verifier at the store's cost, if nobody else needs the processor. The login that proved the secret
-// does not wait for it.
+// rehash computes a verifier at the store's cost. The login that proved the secret does not wait for it.
 func (s *Store) rehash(id uuid.UUID, secret *[secretSize]byte, old string) {
-	if s.readOnly || !s.rehashes.room() || !s.hasher.tryAcquire(s.cost) {
+	h := rehash{id: id, old: old}
+	if s.readOnly || !s.rehashes.begin(h) {
 		return
 	}
-	started := s.goBackground(func() {
-		defer s.hasher.release(s.cost)
-		s.counters.add(statHashes, 1)
-		v := newVerifier(secret, s.cost)
-		s.rehashes.add(rehash{id, old, v.String()})
+	s.goBackground(func() {
+		ctx, cancel := s.untilClosed()
+		defer cancel()
+		v, err := s.hasher.hash(ctx, secret, s.cost)
+		if err == nil {
+			h.new = v.String()
+		}
+		s.rehashes.end(h)
 	})
-	if !started {
-		s.hasher.release(s.cost)
+}
+
+// begin takes a place for a verifier to be computed, if there is one and it was not computed already.
+func (r *rehashes) begin(h rehash) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if have, ok := r.pending[h.id]; ok && have.old == h.old || len(r.pending) >= maxRehashes {
+		return false
+	}
+	r.pending[h.id] = h
+	return true
+}
+
+// end puts the verifier in its place, or gives the place back if there is none.
+func (r *rehashes) end(h rehash) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending[h.id].old != h.old {
+		return // a later verifier took it
+	}
+	if h.new == "" {
+		delete(r.pending, h.id)
+	} else {
+		r.pending[h.id] = h
 	}
 }
 
-func (r *rehashes) room() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.pending) < maxRehashes
-}
-
-func (r *rehashes) add(h rehash) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pending[h.id] = h
-}
-
+// all returns the verifiers that can be written.
 func (r *rehashes) all() (all []rehash) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, h := range r.pending {
-		all = append(all, h)
+		if h.new != "" {
+			all = append(all, h)
+		}
 	}
 	return all
 }
@@ -333,8 +350,9 @@ func (r *rehashes) done(written []rehash) {
 
 // applyRehashes writes what waits, where the verifier is still the one that was proven.
 func (tx *Tx) applyRehashes() error {
-	tx.rehashed = tx.store.rehashes.all()
-	for _, h := range tx.rehashed {
+	pending := tx.store.rehashes.all()
+	tx.rehashed = conceal(pending)
+	for _, h := range pending {
 		k, err := tx.getKey(h.id)
 		if err != nil {
 			return err

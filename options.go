@@ -31,7 +31,9 @@ type Options struct {
 	// cost logs in all the same, and is hashed anew with one of the next writes.
 	Cost Cost
 
-	// HashMemory bounds the memory, in bytes, that argon2 uses at once. The default is 64 MiB.
+	// HashMemory bounds the memory, in bytes, that argon2 takes, with what it has left to be collected. Half of it is for
+	// hashes that run, but it is enough for one hash to fit. When the rest is used up, the store has the garbage collected
+	// before it goes on hashing. The default is 64 MiB.
 	HashMemory int64
 
 	// HashQueue bounds how many logins can wait for argon2 at once; more get [ErrBusy]. The default is 1,024. Logins of one

@@ -13,8 +13,8 @@ import (
 // a CRC-32C over the table's name, the key, and all before it, so that a record that was damaged, or found its way to
 // another key, is known. docs/formats.md has the fields, and test vectors.
 //
-// Fields that this version does not know are kept and written back, so that an older build does not lose what a newer
-// one has stored.
+// Fields of users, identities, keys and the state that this version does not know are kept and written back, so that an
+// older build does not lose what a newer one has stored.
 
 // recordVersion is the version of records that this build writes, and the latest that it reads.
 const recordVersion = 1
@@ -214,7 +214,7 @@ func decodeUser(id uuid.UUID, record []byte) (u userRecord, err error) {
 		case 2:
 			bad = firstError(bad, u.made.decode(f.bytes))
 		case 3:
-			u.created = time.UnixMilli(int64(f.number)).UTC()
+			bad = firstError(bad, decodeTime(f.number, time.Millisecond, &u.created))
 		case 4:
 			i, err := decodeIdentity(f.bytes)
 			bad = firstError(bad, err)
@@ -307,7 +307,7 @@ func decodeKey(id uuid.UUID, record []byte) (k keyRecord, err error) {
 		case 2:
 			bad = firstError(bad, k.made.decode(f.bytes))
 		case 3:
-			k.created = time.UnixMilli(int64(f.number)).UTC()
+			bad = firstError(bad, decodeTime(f.number, time.Millisecond, &k.created))
 		case 4:
 			bad = firstError(bad, decodeUUID(f.bytes, &k.owner))
 		case 5:
@@ -321,7 +321,9 @@ func decodeKey(id uuid.UUID, record []byte) (k keyRecord, err error) {
 			hashed = &k.hashed
 			bad = firstError(bad, hashed.decode(f.bytes))
 		case 9:
-			k.expires = time.Unix(int64(f.number), 0).UTC()
+			if f.number != 0 {
+				bad = firstError(bad, decodeTime(f.number, time.Second, &k.expires))
+			}
 		case 10:
 			k.epoch = f.number
 		case 11:
@@ -340,6 +342,19 @@ func decodeKey(id uuid.UUID, record []byte) (k keyRecord, err error) {
 		k.hashed = k.made
 	}
 	return k, wrapRecord(firstError(err, bad), "key", id)
+}
+
+// lastTime is the end of what RFC 3339 can write, and so JSON.
+var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// decodeTime reads how many units have passed since 1970.
+func decodeTime(n uint64, unit time.Duration, t *time.Time) error {
+	perSecond := uint64(time.Second / unit)
+	if n/perSecond > uint64(lastTime.Unix()) {
+		return fmt.Errorf("%w: a time after the year 9999", ErrCorrupt)
+	}
+	*t = time.Unix(int64(n/perSecond), int64(n%perSecond)*int64(unit)).UTC()
+	return nil
 }
 
 func decodeUUID(b []byte, id *uuid.UUID) error {

@@ -128,6 +128,19 @@ func (s *Store) goBackground(fn func()) bool {
 	return true
 }
 
+// untilClosed returns a context that ends when the store begins to close.
+func (s *Store) untilClosed() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		select {
+		case <-s.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
 // Update runs fn in a write transaction. When it returns nil, everything fn did is on disk. When fn fails, nothing of it
 // can be seen, and fn's error comes back as it is. fn may run more than once (an engine that lost a race runs it again),
 // so it changes nothing outside tx that it does not set afresh. tx ends with fn.
@@ -169,7 +182,9 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 			return err
 		}
 		touched = append(touched, tx.touched...)
-		rehashed = tx.rehashed
+		if tx.rehashed != nil {
+			rehashed = tx.rehashed()
+		}
 		return nil
 	})
 	switch {
@@ -200,8 +215,11 @@ func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Store") }
 // now is the clock's time in what records can hold.
 func (s *Store) now() time.Time {
 	now := s.clock().UTC().Truncate(time.Millisecond)
-	if now.Before(time.UnixMilli(0)) {
-		return time.UnixMilli(0).UTC()
+	switch first := time.UnixMilli(0).UTC(); {
+	case now.Before(first):
+		return first
+	case now.After(lastTime):
+		return lastTime
 	}
 	return now
 }

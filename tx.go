@@ -15,7 +15,7 @@ type Tx struct {
 	state    *storeState
 	dirty    bool
 	touched  []uuid.UUID // keys whose cached logins may be no longer true
-	rehashed []rehash
+	rehashed concealed[[]rehash]
 }
 
 // Format keeps stored verifiers out of whatever prints a Tx.

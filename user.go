@@ -131,7 +131,7 @@ func (tx *Tx) claim(i Identity, userID uuid.UUID) error {
 }
 
 func identityTaken(i Identity, userID uuid.UUID) error {
-	return fmt.Errorf("%w: (%s, %s) is user %s", ErrIdentityTaken, i.Provider, i.Subject, userID)
+	return fmt.Errorf("%w: (%s, %q) is user %s", ErrIdentityTaken, i.Provider, i.Subject, userID)
 }
 
 // User returns the user with an ID. It returns [ErrUserNotFound], or an error of [Store.View].

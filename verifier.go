@@ -102,18 +102,23 @@ func (v *verifier) matches(secret *[secretSize]byte) bool {
 	return subtle.ConstantTimeCompare(hash[:], v.hash[:]) == 1
 }
 
-// hasher bounds how much is hashed at once: in bytes of argon2's memory, and in hashes by the number of processors,
-// since more would only take turns and hold memory while they wait. Waiters are served in the order they came.
+// hasher bounds how much is hashed at once: in bytes of memory, and in hashes by the number of processors, since more
+// would only take turns and hold memory while they wait. Waiters are served in the order they came.
+//
+// argon2 allocates its memory anew for each hash, and what a hash leaves is memory still until it is collected. So half
+// of the bound is for hashes that run, and when they have left the rest full of garbage, the next waits for a collection.
 type hasher struct {
 	limit int64 // bytes
 	slots int
 	waits *counters
 
-	mu      sync.Mutex
-	used    int64
-	running int
-	queue   []*hashWaiter
-	peak    int64
+	mu         sync.Mutex
+	used       int64 // bytes of the hashes that run
+	running    int
+	held       int64 // bytes of the hashes that run, and of those that ended and may not be collected yet
+	collecting bool
+	queue      []*hashWaiter
+	peak       int64 // the most that used has been
 }
 
 type hashWaiter struct {
@@ -159,17 +164,6 @@ func (h *hasher) acquire(ctx context.Context, cost Cost) error {
 	return ctx.Err()
 }
 
-// tryAcquire takes a permit only if nobody waits for one.
-func (h *hasher) tryAcquire(cost Cost) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.queue) > 0 || !h.fitsLocked(cost.bytes()) {
-		return false
-	}
-	h.takeLocked(cost.bytes())
-	return true
-}
-
 func (h *hasher) release(cost Cost) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -182,10 +176,16 @@ func (h *hasher) releaseLocked(bytes int64) {
 	h.admitLocked()
 }
 
-func (h *hasher) fitsLocked(bytes int64) bool { return h.running < h.slots && h.used+bytes <= h.limit }
+// freeLocked reports whether a hash may begin as soon as there is memory for it.
+func (h *hasher) freeLocked(bytes int64) bool {
+	return h.running < h.slots && h.used+bytes <= max(h.limit/2, bytes)
+}
+
+func (h *hasher) fitsLocked(bytes int64) bool { return h.freeLocked(bytes) && h.held+bytes <= h.limit }
 
 func (h *hasher) takeLocked(bytes int64) {
 	h.used += bytes
+	h.held += bytes
 	h.running++
 	h.peak = max(h.peak, h.used)
 }
@@ -196,6 +196,20 @@ func (h *hasher) admitLocked() {
 		close(h.queue[0].ready)
 		h.queue = h.queue[1:]
 	}
+	if len(h.queue) > 0 && h.freeLocked(h.queue[0].bytes) && h.held > h.used && !h.collecting {
+		h.collecting = true
+		go h.collect(h.held - h.used)
+	}
+}
+
+// collect has the garbage of hashes collected, so many bytes.
+func (h *hasher) collect(garbage int64) {
+	runtime.GC()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.collecting = false
+	h.held -= garbage
+	h.admitLocked()
 }
 
 // peakBytes is the most memory that hashes were permitted at once.
