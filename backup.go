@@ -126,10 +126,17 @@ func useSafetyCopy(path string) error {
 	}
 	defer f.Close()
 	err = copyFile(path, path+damagedSuffix)
-	if err == nil {
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		err = restore(context.Background(), f, path, os.Rename)
 	}
 	return wrapf(err, "use safety copy")
+}
+
+// lost tells whether a file is gone and its safety copy is there.
+func lost(path string) bool {
+	_, err := os.Lstat(path)
+	_, copyErr := os.Lstat(path + safetySuffix)
+	return errors.Is(err, fs.ErrNotExist) && copyErr == nil
 }
 
 func copyFile(from, to string) error {

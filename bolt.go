@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -27,6 +28,9 @@ const (
 	boltPageSize = 4096
 	// boltAllocSize is how much a file grows at a time. bbolt's own 16 MiB is much for a device with few keys.
 	boltAllocSize = 128 << 10
+	// boltMaxOpenCheck is up to how many pages Open checks that the pages of a file make a tree: 256 MiB, or some half a
+	// million keys. Opening should not take longer the more keys there are.
+	boltMaxOpenCheck = 64 << 10
 	// boltMaxBatch bounds how many transactions share a commit, so that the first of them is not kept waiting for ever.
 	boltMaxBatch = 256
 )
@@ -44,9 +48,11 @@ type boltEngine struct {
 	db   *bbolt.DB
 	file *os.File // bbolt's own, to close it where bbolt cannot
 
-	commits atomic.Uint64
-	closing atomic.Bool
-	stuck   atomic.Bool // bbolt panicked, perhaps with a lock held: its Close might wait for ever
+	commits   atomic.Uint64
+	closeOnce sync.Once
+	closing   atomic.Bool
+	// See errStuck. After the first only writing can be refused, after the second reading too.
+	unwritable, unreadable atomic.Bool
 
 	mu    sync.Mutex // guards queue and taken
 	queue []chan struct{}
@@ -57,6 +63,9 @@ type boltEngine struct {
 	broken error // why no more can be written
 	closed bool
 }
+
+// errStuck is for all calls after bbolt has panicked, perhaps with a lock held: the next might wait for it for ever.
+var errStuck = fmt.Errorf("%w: close it", ErrCorrupt)
 
 // boltBatch is a bbolt transaction that several writers share.
 type boltBatch struct {
@@ -89,13 +98,31 @@ func OpenBolt(path string, opts *Options) (Engine, error) {
 }
 
 func openBolt(path string, opts *Options) (*boltEngine, error) {
+	// What is put in the file's place later goes to where the file is now, wherever the program or a link has moved.
+	path, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return nil, err
+	}
 	e := &boltEngine{path: path, readOnly: opts.readOnly()}
 	settings := boltSettings()
 	settings.ReadOnly = e.readOnly
 	settings.Timeout = opts.lockTimeout()
-	var err error
-	if e.db, e.file, err = openBoltFile(path, settings); err != nil {
-		return nil, err
+	for {
+		var err error
+		if e.db, e.file, err = openBoltFile(path, settings); err != nil {
+			return nil, err
+		}
+		// Whoever waited for the lock while the file was compacted has got the old one.
+		replaced, err := e.replaced()
+		if err == nil && !replaced {
+			break
+		}
+		if err = errors.Join(err, e.release()); err != nil {
+			return nil, err
+		}
 	}
 	if err := e.checkFile(); err != nil {
 		_ = e.release()
@@ -106,6 +133,19 @@ func openBolt(path string, opts *Options) (*boltEngine, error) {
 		_ = os.Remove(path + compactSuffix)
 	}
 	return e, nil
+}
+
+// replaced tells whether the file that is open is no longer the one at its path.
+func (e *boltEngine) replaced() (bool, error) {
+	mine, err := e.file.Stat()
+	if err != nil {
+		return false, err
+	}
+	there, err := os.Stat(e.path)
+	if err != nil {
+		return false, err
+	}
+	return !os.SameFile(mine, there), nil
 }
 
 // openBoltFile opens a bbolt file that is there already. It returns the file too, to close it where bbolt cannot.
@@ -124,6 +164,9 @@ func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 		default:
 			err = fmt.Errorf("%w: %d bytes are less than a store has", ErrCorrupt, info.Size())
 		}
+		if m, metas := (&pageFile{r: f}).meta(); err == nil && metas > 0 && m.freelist == noFreelist {
+			err = fmt.Errorf("%w: it is a bbolt file, but not a store", ErrCorrupt) // bbolt would make its list of free pages
+		}
 		if err != nil {
 			f.Close()
 			return nil, err
@@ -139,8 +182,9 @@ func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 		db.AllocSize = boltAllocSize
 	}
 	if err != nil {
-		if file != nil {
-			_ = file.Close() // bbolt closes it, unless it panicked
+		if file != nil { // bbolt has closed it, unless it panicked
+			unlock(file)
+			_ = file.Close()
 		}
 		return nil, nil, boltError(err)
 	}
@@ -183,8 +227,10 @@ func (e *boltEngine) checkFile() error {
 			return fmt.Errorf("%w: the file is cut short: it has %d bytes of %d", ErrCorrupt, info.Size(), tx.Size())
 		}
 		pages.count = uint64(tx.Size() / boltPageSize)
-		if err := pages.checkBranches(m); err != nil {
-			return err
+		if pages.count <= boltMaxOpenCheck {
+			if err := pages.checkBranches(m); err != nil {
+				return err
+			}
 		}
 		return contain(func() error {
 			if tx.Bucket([]byte(boltMarker)) == nil {
@@ -198,9 +244,10 @@ func (e *boltEngine) checkFile() error {
 // release closes the file, by way of bbolt where bbolt can still be trusted with it.
 func (e *boltEngine) release() error {
 	switch {
-	case e.db != nil && !e.stuck.Load():
+	case e.db != nil && !e.unwritable.Load() && !e.unreadable.Load():
 		return contain(e.db.Close)
 	case e.file != nil:
+		unlock(e.file)
 		return e.file.Close()
 	}
 	return nil
@@ -222,10 +269,17 @@ func (e *boltEngine) view(fn func(*bbolt.Tx, *os.File) error) error {
 	if e.closing.Load() {
 		return ErrClosed
 	}
+	return e.viewAlsoWhenClosing(fn)
+}
+
+func (e *boltEngine) viewAlsoWhenClosing(fn func(*bbolt.Tx, *os.File) error) error {
+	if e.unreadable.Load() {
+		return errStuck
+	}
 	var tx *bbolt.Tx
 	e.swap.RLock()
 	file := e.file
-	err := e.contain(func() (err error) {
+	err := e.contain(&e.unreadable, func() (err error) {
 		tx, err = e.db.Begin(false)
 		return err
 	})
@@ -233,7 +287,7 @@ func (e *boltEngine) view(fn func(*bbolt.Tx, *os.File) error) error {
 	if err != nil {
 		return boltError(err)
 	}
-	defer func() { _ = e.contain(tx.Rollback) }()
+	defer func() { _ = e.contain(&e.unreadable, tx.Rollback) }()
 	return fn(tx, file)
 }
 
@@ -293,6 +347,10 @@ func (e *boltEngine) takeTurn(ctx context.Context) error {
 
 	select {
 	case <-turn:
+		if err := ctx.Err(); err != nil {
+			e.endTurn() // perhaps with a batch to commit for others
+			return err
+		}
 		return nil
 	case <-ctx.Done():
 	}
@@ -305,8 +363,7 @@ func (e *boltEngine) takeTurn(ctx context.Context) error {
 		}
 	}
 	e.mu.Unlock()
-	// The turn came at the same moment, perhaps with a batch to commit for others.
-	<-turn
+	<-turn // it came at the same moment
 	e.endTurn()
 	return ctx.Err()
 }
@@ -344,12 +401,15 @@ func (e *boltEngine) join() (*boltBatch, error) {
 	if e.closed {
 		return nil, ErrClosed
 	}
+	if e.unwritable.Load() || e.unreadable.Load() {
+		return nil, errStuck
+	}
 	if e.broken != nil {
 		return nil, e.broken
 	}
 	if e.batch == nil {
 		b := &boltBatch{done: make(chan struct{})}
-		err := e.contain(func() (err error) {
+		err := e.contain(&e.unwritable, func() (err error) {
 			b.tx, err = e.db.Begin(true)
 			return err
 		})
@@ -365,13 +425,13 @@ func (e *boltEngine) join() (*boltBatch, error) {
 // commit ends the batch's transaction and says what its members are told.
 func (e *boltEngine) commit(b *boltBatch) error {
 	if !b.dirty || b.damage != nil {
-		if err := e.contain(b.tx.Rollback); err != nil {
+		if err := e.contain(&e.unwritable, b.tx.Rollback); err != nil {
 			e.broken = boltError(err)
 		}
 		return b.damage
 	}
 	id := b.tx.ID()
-	err := e.contain(b.tx.Commit)
+	err := e.contain(&e.unwritable, b.tx.Commit)
 	if err == nil {
 		e.commits.Add(1)
 		return nil
@@ -392,7 +452,7 @@ func (e *boltEngine) commit(b *boltBatch) error {
 
 // lastCommit tells whether the transaction id is the one that readers now see.
 func (e *boltEngine) lastCommit(id int) (visible, known bool) {
-	err := e.view(func(tx *bbolt.Tx, _ *os.File) error {
+	err := e.viewAlsoWhenClosing(func(tx *bbolt.Tx, _ *os.File) error {
 		visible = tx.ID() == id
 		return nil
 	})
@@ -410,10 +470,13 @@ func syncFailed(err error) bool {
 	return errors.As(err, &errno) || strings.HasPrefix(err.Error(), "file sync error")
 }
 
-func (e *boltEngine) Close() error {
-	if e.closing.Swap(true) {
-		return nil
-	}
+func (e *boltEngine) Close() (err error) {
+	e.closeOnce.Do(func() { err = e.close() })
+	return err
+}
+
+func (e *boltEngine) close() error {
+	e.closing.Store(true)
 	if err := e.takeTurn(context.Background()); err != nil {
 		return err
 	}
@@ -480,7 +543,9 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 	err = contain(func() error {
 		if b := tx.tx.Bucket([]byte(table)); b != nil {
 			if v := b.Get(key); v != nil {
-				value = append([]byte{}, v...)
+				entry, err := copyEntry(key, v)
+				value = entry.Value
+				return err
 			}
 		}
 		return nil
@@ -488,7 +553,16 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 	return value, err
 }
 
+// copyEntry copies what is bbolt's, unless a damaged page says that it is larger than any entry.
+func copyEntry(k, v []byte) (Entry, error) {
+	if len(k) > MaxEngineKey || len(v) > MaxEngineValue {
+		return Entry{}, fmt.Errorf("%w: an entry of %d and %d bytes", ErrCorrupt, len(k), len(v))
+	}
+	return Entry{Key: append([]byte{}, k...), Value: append([]byte{}, v...)}, nil
+}
+
 func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
+	from, to = bytes.Clone(from), bytes.Clone(to) // the caller may change what it gave
 	return func(yield func(Entry, error) bool) {
 		var cursor *bbolt.Cursor
 		var last []byte
@@ -513,10 +587,12 @@ func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 					default:
 						k, v = cursor.Next()
 					}
-					if k != nil {
-						entry = Entry{Key: bytes.Clone(k), Value: append([]byte{}, v...)}
+					if k == nil {
+						return nil
 					}
-					return nil
+					var err error
+					entry, err = copyEntry(k, v)
+					return err
 				})
 			}
 			if err != nil {
@@ -524,6 +600,10 @@ func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 				return
 			}
 			if entry.Key == nil || to != nil && bytes.Compare(entry.Key, to) >= 0 {
+				return
+			}
+			if last != nil && bytes.Compare(entry.Key, last) <= 0 {
+				yield(Entry{}, fmt.Errorf("%w: the keys of table %s are out of order", ErrCorrupt, table))
 				return
 			}
 			// The caller may change what it gets.
@@ -605,8 +685,8 @@ func contain(fn func() error) (err error) {
 	return fn()
 }
 
-// contain is the function contain, for the calls in which bbolt holds locks.
-func (e *boltEngine) contain(fn func() error) error {
+// contain is the function contain, for the calls in which bbolt holds locks. It sets stuck after a panic.
+func (e *boltEngine) contain(stuck *atomic.Bool, fn func() error) error {
 	returned := false
 	err := contain(func() error {
 		err := fn()
@@ -614,7 +694,7 @@ func (e *boltEngine) contain(fn func() error) error {
 		return err
 	})
 	if !returned {
-		e.stuck.Store(true)
+		stuck.Store(true)
 	}
 	return err
 }

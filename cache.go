@@ -3,7 +3,6 @@ package latchkey
 import (
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/binary"
 	"math/bits"
 	"sync"
@@ -39,9 +38,10 @@ type cacheEntry struct {
 	salt      [16]byte
 	digest    [sha256.Size]byte
 	principal Principal
-	refusal   error // what a login gets in place of the principal
+	disabled  error // what a login gets in place of the principal, if the key is disabled
 	expires   int64 // Unix seconds; 0 for never
 	expired   error // what a login gets from then on
+	suspended error // what it gets if the user is disabled
 
 	next         atomic.Pointer[cacheEntry] // in the bucket
 	visited      atomic.Bool                // since the hand passed
@@ -50,7 +50,10 @@ type cacheEntry struct {
 
 // newCacheEntry makes the entry of a key whose secret was just proven.
 func newCacheEntry(secret *[secretSize]byte, a *answer) *cacheEntry {
-	e := &cacheEntry{id: a.principal.KeyID, principal: a.principal, refusal: a.refusal, expired: a.expired}
+	e := &cacheEntry{
+		id: a.principal.KeyID, principal: a.principal,
+		disabled: a.disabled, expired: a.expired, suspended: a.suspended,
+	}
 	if !a.expires.IsZero() {
 		e.expires = a.expires.Unix()
 	}
@@ -70,16 +73,22 @@ func (e *cacheEntry) sum(secret *[secretSize]byte) [sha256.Size]byte {
 // matches reports, in constant time, whether secret is the one that was proven.
 func (e *cacheEntry) matches(secret *[secretSize]byte) bool {
 	digest := e.sum(secret)
-	return subtle.ConstantTimeCompare(digest[:], e.digest[:]) == 1
+	diff := uint64(0) // by words, for crypto/subtle goes by bytes
+	for i := 0; i < len(digest); i += 8 {
+		diff |= binary.LittleEndian.Uint64(digest[i:]) ^ binary.LittleEndian.Uint64(e.digest[i:])
+	}
+	return diff == 0
 }
 
 // answer is what a login with the entry's key gets.
 func (e *cacheEntry) answer(clock func() time.Time) (Principal, error) {
-	if e.refusal != nil {
-		return Principal{}, e.refusal
-	}
-	if e.expires != 0 && clock().Unix() >= e.expires {
+	switch {
+	case e.disabled != nil:
+		return Principal{}, e.disabled
+	case e.expires != 0 && clock().Unix() >= e.expires:
 		return Principal{}, e.expired
+	case e.suspended != nil:
+		return Principal{}, e.suspended
 	}
 	return e.principal, nil
 }
@@ -127,8 +136,8 @@ func (c *cache) put(e *cacheEntry, mark uint64) {
 	if c.limit == 0 || c.drops[e.id[len(e.id)-1]] != mark {
 		return
 	}
-	c.removeLocked(&e.id)
-	if c.count >= c.limit {
+	old := c.findLocked(&e.id)
+	if old == nil && c.count >= c.limit {
 		c.evictLocked()
 	}
 	b := c.bucket(&e.id)
@@ -142,6 +151,12 @@ func (c *cache) put(e *cacheEntry, mark uint64) {
 	}
 	c.newest = e
 	c.count++
+	if old != nil { // now that whoever looks finds the new one first
+		c.removeLocked(old)
+		if c.hand == e {
+			c.hand = nil // it was on the newest, and goes on with the oldest
+		}
+	}
 }
 
 // drop forgets keys. A login that begins after it has returned does not meet what was remembered before.
@@ -153,7 +168,9 @@ func (c *cache) drop(ids []uuid.UUID) {
 	defer c.mu.Unlock()
 	for i := range ids {
 		c.drops[ids[i][len(ids[i])-1]]++
-		c.removeLocked(&ids[i])
+		if e := c.findLocked(&ids[i]); e != nil {
+			c.removeLocked(e)
+		}
 	}
 }
 
@@ -189,20 +206,24 @@ func (c *cache) evictLocked() {
 		}
 	}
 	c.hand = e
-	c.removeLocked(&e.id)
+	c.removeLocked(e)
 }
 
-func (c *cache) removeLocked(id *uuid.UUID) {
+func (c *cache) findLocked(id *uuid.UUID) *cacheEntry {
 	if c.limit == 0 {
-		return
+		return nil
 	}
-	link := c.bucket(id)
-	e := link.Load()
+	e := c.bucket(id).Load()
 	for e != nil && e.id != *id {
-		link, e = &e.next, e.next.Load()
+		e = e.next.Load()
 	}
-	if e == nil {
-		return
+	return e
+}
+
+func (c *cache) removeLocked(e *cacheEntry) {
+	link := c.bucket(&e.id)
+	for link.Load() != e {
+		link = &link.Load().next
 	}
 	link.Store(e.next.Load()) // a reader that stands on e goes on by e.next
 	if c.hand == e {

@@ -14,19 +14,19 @@ import (
 
 // Check reads everything in the store and yields what is wrong with it: pages of the file, records that do not match
 // their checksum, indexes that disagree with records, rules that are broken. Each finding is an error that wraps
-// [ErrCorrupt]; without any, the store is sound. If reading itself ends early, the last element says why: [ErrClosed] or
+// [ErrCorrupt], or [ErrVersion] for a record of a later version; without any, the store is sound. If reading itself ends early, the last element says why: [ErrClosed] or
 // ctx's error. It runs in one read transaction, so a bbolt file cannot grow meanwhile; logins go on.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		if e, ok := s.engine.(interface{ CheckEngine() iter.Seq[error] }); ok {
 			for err := range e.CheckEngine() {
-				if !yield(err) {
+				if !yield(err) || !errors.Is(err, ErrCorrupt) {
 					return
 				}
 			}
 		}
 		err := s.View(ctx, func(tx *Tx) error {
-			c := &checker{ctx: ctx, tx: tx, yield: yield}
+			c := &checker{ctx: ctx, tx: tx, yield: yield, later: map[uuid.UUID]uint64{}}
 			return c.run()
 		})
 		if err != nil && err != errStopped {
@@ -36,13 +36,14 @@ func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 }
 
 // Repair makes again, in one transaction, what [Store.Check] finds wrong and can be derived from the records: indexes,
-// counts and the change index. It returns how many findings it has repaired. What it cannot derive, such as a damaged
-// record, stays as it is: [Store.Check] shows it, and [Salvage] takes what is whole to a new file.
+// counts and the change index. It returns how many findings it has repaired. A user or key whose record is older than its
+// last change is disabled, since the change may have been to disable or delete it. What cannot be derived, such as a
+// damaged record, stays as it is: [Store.Check] shows it, and [Salvage] takes what is whole to a new file.
 //
 // It returns an error of [Store.Update].
 func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
 	err = s.update(ctx, func(tx *Tx) error {
-		c := &checker{ctx: ctx, tx: tx, repair: true, yield: func(error) bool { return true }}
+		c := &checker{ctx: ctx, tx: tx, repair: true, yield: func(error) bool { return true }, later: map[uuid.UUID]uint64{}}
 		if err := c.repairState(); err != nil {
 			return err
 		}
@@ -65,6 +66,8 @@ type checker struct {
 	users uint64
 	keys  uint64
 	name  []byte // the last entry of the index of names, without its key ID
+	// later has the records of which the change index knows a later change than they have, and its sequence.
+	later map[uuid.UUID]uint64
 	err   error
 
 	repair   bool // what can be derived
@@ -92,11 +95,12 @@ func (c *checker) reportError(err error) {
 }
 
 func (c *checker) run() error {
+	c.checkDomain()
+	c.each(tableChanges, c.checkChange)
 	c.each(tableUsers, c.checkUser)
 	c.each(tableIdentities, c.checkIdentity)
 	c.each(tableKeys, c.checkKey)
 	c.each(tableNames, c.checkName)
-	c.each(tableChanges, c.checkChange)
 	if c.err != nil {
 		return c.err
 	}
@@ -113,6 +117,19 @@ func (c *checker) run() error {
 		c.reportDerived(fix, "the store counts %d users and %d keys, and has %d and %d", st.users, st.keys, c.users, c.keys)
 	}
 	return c.err
+}
+
+func (c *checker) checkDomain() {
+	var d domain
+	empty, err := d.read(c.tx.etx)
+	switch now := c.tx.store.domain; {
+	case err != nil:
+		c.reportError(err)
+	case empty:
+		c.report("the record of the format is missing")
+	case d.id != now.id || d.replica != now.replica || !bytes.Equal(d.encode(), now.encode()):
+		c.report("the domain is another than when the store was opened")
+	}
 }
 
 // repairState makes the state anew if it is lost, and sees to it that no sequence is given twice.
@@ -175,7 +192,11 @@ func (c *checker) checkUser(e Entry) {
 		return
 	}
 	c.checkSequence(userKind, id, u.sequence, func() error {
-		u.sequence = 0
+		later, found := c.later[id]
+		if found && !u.deleted {
+			u.epoch, u.disabled = u.epoch+1, true
+		}
+		u.sequence = later
 		return c.tx.putUser(&u, nil)
 	})
 	if u.deleted {
@@ -232,7 +253,11 @@ func (c *checker) checkKey(e Entry) {
 		return
 	}
 	c.checkSequence(keyKind, id, k.sequence, func() error {
-		k.sequence = 0
+		later, found := c.later[id]
+		if found && !k.deleted {
+			k.epoch, k.disabled = k.epoch+1, true
+		}
+		k.sequence = later
 		return c.tx.putKey(&k, nil)
 	})
 	if k.deleted {
@@ -290,30 +315,57 @@ func (c *checker) checkChange(e Entry) {
 	}
 	sequence := binary.BigEndian.Uint64(e.Key)
 	id := uuid.UUID(e.Value[1:])
-	recorded := uint64(0)
-	switch recordKind(e.Value[0]) {
-	case userKind:
-		if u, err := c.tx.getUser(id); err != nil {
-			return // reported
-		} else if u != nil {
-			recorded = u.sequence
+	recorded, found, err := c.sequenceOf(recordKind(e.Value[0]), id)
+	switch {
+	case err != nil: // the record is reported
+	case !found:
+		c.reportDerived(fix, "the change index has %s at sequence %d, and there is no such record", id, sequence)
+	case recorded < sequence:
+		if earlier, ok := c.later[id]; ok {
+			fix := func() error { return c.delete(tableChanges, sequenceKey(earlier)) }
+			c.reportDerived(fix, "the change index has %s at the sequences %d and %d", id, earlier, sequence)
 		}
-	case keyKind:
-		if k, err := c.tx.getKey(id); err != nil {
-			return // reported
-		} else if k != nil {
-			recorded = k.sequence
-		}
-	}
-	if recorded != sequence {
+		c.later[id] = sequence
+	case recorded > sequence:
 		c.reportDerived(fix, "the change index has %s at sequence %d, and its record has %d", id, sequence, recorded)
 	}
 }
 
-// checkSequence checks that a record's last change is in the change index, and not ahead of the store; fix gives the
-// record another.
+// sequenceOf returns the sequence of a record's last change, if there is such a record.
+func (c *checker) sequenceOf(kind recordKind, id uuid.UUID) (sequence uint64, found bool, err error) {
+	switch kind {
+	case userKind:
+		u, err := c.tx.getUser(id)
+		if err != nil || u == nil {
+			return 0, false, err
+		}
+		return u.sequence, true, nil
+	case keyKind:
+		k, err := c.tx.getKey(id)
+		if err != nil || k == nil {
+			return 0, false, err
+		}
+		return k.sequence, true, nil
+	}
+	return 0, false, nil
+}
+
+// checkSequence checks that a record's last change is in the change index, and not ahead of the store. fix gives the
+// record another; if the index knows a later change, what was revoked by it must not return, so it disables the record.
 func (c *checker) checkSequence(kind recordKind, id uuid.UUID, sequence uint64, fix func() error) {
-	if v := c.get(tableChanges, sequenceKey(sequence)); !bytes.Equal(v, changeEntry(kind, id)) {
+	later, stale := c.later[id]
+	switch v := c.get(tableChanges, sequenceKey(sequence)); {
+	case stale:
+		fix := func() error {
+			if bytes.Equal(v, changeEntry(kind, id)) {
+				if err := c.delete(tableChanges, sequenceKey(sequence)); err != nil {
+					return err
+				}
+			}
+			return fix()
+		}
+		c.reportDerived(fix, "the record of %s has sequence %d, and the change index a later change, %d", id, sequence, later)
+	case !bytes.Equal(v, changeEntry(kind, id)):
 		c.reportDerived(fix, "the last change of %s, with sequence %d, is not in the change index", id, sequence)
 	}
 	if st, err := c.tx.readState(); err == nil && sequence > st.sequence {

@@ -72,8 +72,11 @@ func (d *domain) read(etx EngineTx) (empty bool, err error) {
 		}
 		return nil
 	})
-	if err != nil || empty {
-		return empty, err
+	if err != nil {
+		return false, err
+	}
+	if empty {
+		return true, wantEmpty(etx)
 	}
 	switch version {
 	case formatVersion:
@@ -113,6 +116,16 @@ func (d *domain) read(etx EngineTx) (empty bool, err error) {
 		err = fmt.Errorf("%w: the domain is incomplete", ErrCorrupt)
 	}
 	return false, err
+}
+
+// wantEmpty returns ErrCorrupt if there is anything in the engine: it is no new one then, but one whose format is lost.
+func wantEmpty(etx EngineTx) error {
+	for _, table := range []string{tableMeta, tableUsers, tableIdentities, tableKeys, tableNames, tableChanges} {
+		for _, err := range etx.Scan(table, nil, nil) {
+			return firstError(err, fmt.Errorf("%w: the record of the format is missing", ErrCorrupt))
+		}
+	}
+	return nil
 }
 
 // readMeta calls fn with each field of a record in the table meta, or reports that there is no such record.

@@ -22,7 +22,7 @@ type Key struct {
 	ID       uuid.UUID `json:"id"`
 	Owner    uuid.UUID `json:"owner"`            // a user's ID, or [Server]
 	Name     string    `json:"name"`             // unique among its owner's keys
-	Created  time.Time `json:"created"`          // by the store's clock, to the millisecond, in UTC
+	Created  time.Time `json:"created"`          // when it was minted, by the store's clock, to the millisecond, in UTC
 	Expires  time.Time `json:"expires,omitzero"` // to the second, in UTC; the zero time for never
 	Disabled bool      `json:"disabled"`         // a disabled key does not log in
 }
@@ -49,7 +49,7 @@ type NewKeyFor struct {
 func (s *Store) CreateKey(ctx context.Context, owner uuid.UUID, n NewKey) (Key, string, error) {
 	keys, tokens, err := s.createKeys(ctx, []NewKeyFor{{owner, n}}, nil)
 	if err != nil {
-		return Key{}, "", wrapf(err, "create key %q of %s", n.Name, ownerText(owner))
+		return Key{}, "", wrapf(err, "create key %.80q of %s", n.Name, ownerText(owner))
 	}
 	return keys[0], tokens[0], nil
 }
@@ -66,17 +66,25 @@ func (s *Store) CreateKeys(ctx context.Context, requests []NewKeyFor, progress f
 
 func (s *Store) createKeys(ctx context.Context, requests []NewKeyFor, progress func(done, total int)) ([]Key, []string, error) {
 	err := s.View(ctx, func(tx *Tx) error {
+		taken, before := map[NewKeyFor]bool{}, map[uuid.UUID]int{}
 		for i, r := range requests {
-			if err := tx.checkNewKey(r.Owner, r.NewKey); err != nil {
+			err := tx.checkNewKey(r.Owner, r.NewKey, before[r.Owner])
+			named := NewKeyFor{Owner: r.Owner, NewKey: NewKey{Name: r.Name}}
+			if err == nil && taken[named] {
+				err = nameTaken(r.Name)
+			}
+			if err != nil {
 				return requestError(err, i, len(requests))
 			}
+			taken[named] = true
+			before[r.Owner]++
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	minted, tokens, err := s.MintKeys(ctx, len(requests), progress)
+	minted, tokens, err := s.mintKeys(ctx, len(requests), progress)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -153,6 +161,11 @@ func (s *Store) MintKey(ctx context.Context) (MintedKey, string, error) {
 
 // MintKeys is [Store.MintKey] n times, in parallel. progress is as in [Store.CreateKeys].
 func (s *Store) MintKeys(ctx context.Context, n int, progress func(done, total int)) ([]MintedKey, []string, error) {
+	minted, tokens, err := s.mintKeys(ctx, n, progress)
+	return minted, tokens, wrapf(err, "mint keys")
+}
+
+func (s *Store) mintKeys(ctx context.Context, n int, progress func(done, total int)) ([]MintedKey, []string, error) {
 	if s.closed.Load() {
 		return nil, nil, ErrClosed
 	}
@@ -162,6 +175,13 @@ func (s *Store) MintKeys(ctx context.Context, n int, progress func(done, total i
 	minted, tokens := make([]MintedKey, n), make([]string, n)
 	var mu sync.Mutex
 	next, done := 0, 0
+	tell := func() {
+		mu.Lock()
+		defer mu.Unlock() // also if progress panics
+		if done++; progress != nil {
+			progress(done, n)
+		}
+	}
 	work := func() {
 		for {
 			mu.Lock()
@@ -177,12 +197,7 @@ func (s *Store) MintKeys(ctx context.Context, n int, progress func(done, total i
 				return
 			}
 			minted[i], tokens[i] = m, token
-			if progress != nil {
-				mu.Lock()
-				done++
-				progress(done, n)
-				mu.Unlock()
-			}
+			tell()
 		}
 	}
 	var workers sync.WaitGroup
@@ -192,7 +207,7 @@ func (s *Store) MintKeys(ctx context.Context, n int, progress func(done, total i
 	work()
 	workers.Wait()
 	if err := context.Cause(ctx); err != nil {
-		return nil, nil, wrapf(err, "mint keys")
+		return nil, nil, err
 	}
 	return minted, tokens, nil
 }
@@ -218,7 +233,7 @@ func (tx *Tx) InsertKey(owner uuid.UUID, n NewKey, minted MintedKey) (Key, error
 		return Key{}, ErrInvalidMint
 	}
 	m := minted.m()
-	if err := tx.checkNewKey(owner, n); err != nil {
+	if err := tx.checkNewKey(owner, n, 0); err != nil {
 		return Key{}, err
 	}
 	if old, err := tx.getKey(m.id); err != nil || old != nil {
@@ -245,8 +260,8 @@ func expiry(n NewKey) time.Time {
 	return n.Expires.UTC().Truncate(time.Second)
 }
 
-// checkNewKey is every rule about whether owner can have one more key, so named.
-func (tx *Tx) checkNewKey(owner uuid.UUID, n NewKey) error {
+// checkNewKey is every rule about whether owner can have one more key, so named, after others that are to be made before.
+func (tx *Tx) checkNewKey(owner uuid.UUID, n NewKey, others int) error {
 	if err := tx.checkName(n.Name); err != nil {
 		return err
 	}
@@ -265,27 +280,37 @@ func (tx *Tx) checkNewKey(owner uuid.UUID, n NewKey) error {
 		if u.anonymous() {
 			return ErrAnonymousUser
 		}
-		count := 0
-		for _, err := range tx.keysOf(owner) {
-			if err != nil {
-				return err
-			}
-			count++
-		}
-		if limit := tx.store.maxKeys; limit >= 0 && count >= limit {
-			return fmt.Errorf("%w: the limit is %d", ErrTooManyKeys, limit)
+		if err := tx.checkLimit(owner, others); err != nil {
+			return err
 		}
 	}
 	return tx.checkNameFree(owner, n.Name)
 }
 
+func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {
+	limit := tx.store.maxKeys
+	if limit < 0 {
+		return nil
+	}
+	for _, err := range tx.keysOf(owner) {
+		if err != nil {
+			return err
+		}
+		others++
+	}
+	if others >= limit {
+		return fmt.Errorf("%w: the limit is %d", ErrTooManyKeys, limit)
+	}
+	return nil
+}
+
 func (tx *Tx) checkName(name string) error {
 	if !validText(name) {
-		return fmt.Errorf("%w: %q is not %s", ErrInvalidName, name, validTextRule)
+		return fmt.Errorf("%w: %.80q is not %s", ErrInvalidName, name, validTextRule)
 	}
 	for i := range len(name) {
 		if c := name[i]; tx.store.hosted && digitValues[c] == notADigit && c != '_' && c != '-' {
-			return fmt.Errorf("%w: %q can only contain ASCII letters, digits, '_' and '-'", ErrInvalidName, name)
+			return fmt.Errorf("%w: %.80q can only contain ASCII letters, digits, '_' and '-'", ErrInvalidName, name)
 		}
 	}
 	return nil
@@ -294,10 +319,12 @@ func (tx *Tx) checkName(name string) error {
 func (tx *Tx) checkNameFree(owner uuid.UUID, name string) error {
 	low := nameKey(owner, name, uuid.Nil)
 	for _, err := range tx.etx.Scan(tableNames, low, append(nameKey(owner, name, uuid.Max), 0)) {
-		return firstError(err, fmt.Errorf("%w: %q", ErrKeyNameTaken, name))
+		return firstError(err, nameTaken(name))
 	}
 	return nil
 }
+
+func nameTaken(name string) error { return fmt.Errorf("%w: %q", ErrKeyNameTaken, name) }
 
 // Key returns owner's key with an ID. It returns [ErrKeyNotFound] if owner has no such key, whoever else may have it, or
 // an error of [Store.View].

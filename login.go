@@ -3,6 +3,7 @@ package latchkey
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -45,11 +46,10 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	}
 	id := t.keyID()
 	if e := s.cache.get(&id); e != nil && e.matches(t.secret()) {
+		s.counters.add(statHits, 1)
 		who, err := e.answer(s.clock)
 		if err != nil {
 			s.counters.add(statRefused, 1)
-		} else {
-			s.counters.add(statHits, 1)
 		}
 		return who, err
 	}
@@ -61,14 +61,15 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 type answer struct {
 	principal Principal
 	verifier  string
-	refusal   error // why the holder is refused, whatever the time
+	disabled  error // why the holder is refused, if the key is disabled
 	expires   time.Time
-	expired   error // what the holder gets after expires
+	expired   error // and if this has passed
+	suspended error // and if the user is disabled
 }
 
 // loginCold reads the key, hashes, and reads again: what was revoked while it hashed is refused, and not remembered.
 func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error) {
-	proven := ""
+	var proven *string // the verifier that the secret was proven against
 	for {
 		mark := s.cache.mark(t.keyID())
 		a, err := s.lookUp(ctx, t.keyID())
@@ -79,7 +80,7 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 			s.counters.add(statUnknown, 1)
 			return Principal{}, ErrInvalidToken
 		}
-		if a.verifier == proven {
+		if proven != nil && a.verifier == *proven {
 			e := newCacheEntry(t.secret(), a)
 			s.cache.put(e, mark)
 			who, err := e.answer(s.clock)
@@ -96,7 +97,7 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 			s.counters.add(statUnknown, 1)
 			return Principal{}, ErrInvalidToken
 		}
-		proven = a.verifier
+		proven = &a.verifier
 	}
 }
 
@@ -111,10 +112,12 @@ func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, err error)
 			principal: Principal{KeyID: id, KeyName: k.name, Server: k.owner == Server},
 			verifier:  k.verifier,
 			expires:   k.expires,
-			expired:   fmt.Errorf("latchkey: login with key %s: %w", id, ErrKeyExpired),
+		}
+		if !k.expires.IsZero() {
+			a.expired = fmt.Errorf("latchkey: login with key %s: %w", id, ErrKeyExpired)
 		}
 		if k.disabled {
-			a.refusal = fmt.Errorf("latchkey: login with key %s: %w", id, ErrKeyDisabled)
+			a.disabled = fmt.Errorf("latchkey: login with key %s: %w", id, ErrKeyDisabled)
 		}
 		if err := tx.checkLatest(keyKind, id, k.sequence); err != nil {
 			return err
@@ -130,8 +133,8 @@ func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, err error)
 		if u == nil || u.deleted {
 			return errMissing("owner", k.owner)
 		}
-		if u.disabled && a.refusal == nil {
-			a.refusal = fmt.Errorf("latchkey: login with key %s: %w", id, ErrUserDisabled)
+		if u.disabled {
+			a.suspended = fmt.Errorf("latchkey: login with key %s: %w", id, ErrUserDisabled)
 		}
 		return tx.checkLatest(userKind, u.id, u.sequence)
 	})
@@ -351,9 +354,12 @@ func (r *rehashes) done(written []rehash) {
 // applyRehashes writes what waits, where the verifier is still the one that was proven.
 func (tx *Tx) applyRehashes() error {
 	pending := tx.store.rehashes.all()
-	tx.rehashed = conceal(pending)
+	tx.pending = conceal(pending)
 	for _, h := range pending {
 		k, err := tx.getKey(h.id)
+		if errors.Is(err, ErrCorrupt) {
+			continue // not a reason to refuse somebody else's change
+		}
 		if err != nil {
 			return err
 		}
@@ -364,6 +370,7 @@ func (tx *Tx) applyRehashes() error {
 		if err := tx.putKey(k, func(now stamp) { k.hashed = now }); err != nil {
 			return err
 		}
+		tx.rehashed++
 	}
 	return nil
 }

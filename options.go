@@ -49,8 +49,8 @@ type Options struct {
 	// flash memory choose hours. The default is never. A copy that fails is tried again the next time; the last one stays.
 	SafetyCopy time.Duration
 
-	// UseSafetyCopy has [Open] put the safety copy in the place of a file that is damaged, which it keeps with the suffix
-	// ".damaged". The copy is as old as it is: keys that were disabled or deleted since are as they were before.
+	// UseSafetyCopy has [Open] put the safety copy in the place of a file that is gone, or damaged, which it keeps with the
+	// suffix ".damaged". The copy is as old as it is: keys that were disabled or deleted since are as they were before.
 	UseSafetyCopy bool
 
 	// Now is the clock, for tests and for devices that know the time better than their operating system. Only creation

@@ -28,38 +28,44 @@ const (
 	bucketHeader = 16   // root page (8 bytes), 0 if the bucket's one page follows inline; sequence (8)
 	metaSize     = 64   // with its checksum, the last 8 bytes
 	boltMagic    = 0xED0CDAED
+	noFreelist   = 1<<64 - 1 // of a file that keeps no list of free pages; ours do
 )
 
-// page returns a page with those that belong to it, if its header can be believed.
+// page returns a page of a kind with those that belong to it, if its header can be believed.
 func (p *pageFile) page(id uint64, flags uint16) (page []byte, ok bool) {
+	page, is, ok := p.pageOf(id)
+	return page, ok && is == flags
+}
+
+// pageOf returns a page with those that belong to it, and its kind, if its header can be believed.
+func (p *pageFile) pageOf(id uint64) (page []byte, flags uint16, ok bool) {
 	page = make([]byte, boltPageSize)
 	if n, _ := p.r.ReadAt(page, int64(id)*boltPageSize); n < pageHeader {
-		return nil, false
+		return nil, 0, false
 	}
 	more := uint64(binary.LittleEndian.Uint32(page[12:]))
-	if binary.LittleEndian.Uint64(page) != id || binary.LittleEndian.Uint16(page[8:]) != flags || more >= p.count-id {
-		return nil, false
+	if binary.LittleEndian.Uint64(page) != id || more >= p.count-id {
+		return nil, 0, false
 	}
 	if more > 0 {
 		page = make([]byte, (more+1)*boltPageSize)
 		if n, _ := p.r.ReadAt(page, int64(id)*boltPageSize); n < pageHeader {
-			return nil, false
+			return nil, 0, false
 		}
 	}
-	return page, true
+	return page, binary.LittleEndian.Uint16(page[8:]), true
 }
 
 // leaf returns the leaf page at id, or nil for a page of another kind, and how many pages it takes. It is not ok if there
 // is neither a page nor a blank.
 func (p *pageFile) leaf(id uint64) (page []byte, size uint64, ok bool) {
-	for _, flags := range []uint16{pageLeaf, pageBranch, pageFreelist} {
-		if page, ok := p.page(id, flags); ok {
-			size = uint64(len(page) / boltPageSize)
-			if flags != pageLeaf {
-				page = nil
-			}
-			return page, size, true
-		}
+	page, flags, ok := p.pageOf(id)
+	size = uint64(len(page) / boltPageSize)
+	switch {
+	case ok && flags == pageLeaf:
+		return page, size, true
+	case ok && (flags == pageBranch || flags == pageFreelist):
+		return nil, size, true
 	}
 	blank := make([]byte, boltPageSize)
 	_, err := p.r.ReadAt(blank, int64(id)*boltPageSize)
@@ -232,15 +238,17 @@ func (p *pageFile) claim(id, from uint64, seen pageSet) error {
 
 // checkBelow is checkBranches for the tree at a page: of one table, or of all the tables.
 func (p *pageFile) checkBelow(id uint64, table bool, seen pageSet) error {
-	if page, ok := p.page(id, pageLeaf); ok {
-		if table {
-			return nil
-		}
+	page, flags, ok := p.pageOf(id)
+	switch {
+	case ok && flags == pageLeaf && table:
+		return nil
+	case ok && flags == pageLeaf:
 		return p.checkTables(id, page, seen)
+	case !ok || flags != pageBranch:
+		return fmt.Errorf("%w: page %d cannot be read", ErrCorrupt, id)
 	}
-	page, ok := p.page(id, pageBranch)
 	below := branches(page)
-	if !ok || len(below) == 0 || len(below) != pageElements(page) {
+	if len(below) == 0 || len(below) != pageElements(page) {
 		return fmt.Errorf("%w: page %d cannot be read", ErrCorrupt, id)
 	}
 	for _, b := range below {
@@ -248,7 +256,7 @@ func (p *pageFile) checkBelow(id uint64, table bool, seen pageSet) error {
 			return err
 		}
 	}
-	if _, branch := p.page(below[0].page, pageBranch); table && !branch {
+	if _, flags, ok := p.pageOf(below[0].page); table && ok && flags == pageLeaf {
 		return nil // all leaves of a table are at one depth
 	}
 	for _, b := range below {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"slices"
 
@@ -20,7 +22,7 @@ type Salvaged struct {
 	BadPages   int // pages in use that could not be read
 	BadRecords int // records whose checksum does not hold
 	// Doubtful counts users and keys that may not be of the last commit, because a meta page or the list of free pages is
-	// lost. They came back disabled: what was revoked must not return.
+	// lost, or the change index has a later change of them. They came back disabled: what was revoked must not return.
 	Doubtful int
 	// Nameless counts users whose record is lost and whose keys are not. They came back disabled, with the identity that
 	// the index has for them, or with (custom-function, "lost:<ID>").
@@ -42,7 +44,7 @@ func Salvage(ctx context.Context, broken, out string) (report Salvaged, err erro
 	defer f.Close()
 	s := &salvage{
 		users: map[uuid.UUID]found[userRecord]{}, keys: map[uuid.UUID]found[keyRecord]{},
-		meta: map[string][]byte{}, identities: map[uuid.UUID]Identity{},
+		meta: map[string][]byte{}, identities: map[uuid.UUID]Identity{}, changes: map[uuid.UUID]uint64{},
 	}
 	err = s.read(ctx, f)
 	if err == nil {
@@ -65,6 +67,7 @@ type salvage struct {
 	users      map[uuid.UUID]found[userRecord]
 	keys       map[uuid.UUID]found[keyRecord]
 	identities map[uuid.UUID]Identity // what the index has, by user
+	changes    map[uuid.UUID]uint64   // the last change of each record, by the change index
 }
 
 // found is a record, and whether it may be of an earlier state.
@@ -109,6 +112,11 @@ func (s *salvage) take(k, v []byte, stale, doubtful bool) {
 	if stale {
 		return
 	}
+	if len(k) == 8 && len(v) == 17 {
+		copy(id[:], v[1:])
+		s.changes[id] = max(s.changes[id], binary.BigEndian.Uint64(k))
+		return
+	}
 	if provider, subject, ok := bytes.Cut(k, []byte{0}); ok && decodeUUID(v, &id) == nil {
 		if i := (Identity{Provider(provider), string(subject)}); i.validate() == nil {
 			s.identities[id] = i
@@ -142,6 +150,10 @@ type memoryTx struct {
 
 func (tx memoryTx) Get(_ string, key []byte) ([]byte, error) { return tx.meta[string(key)], nil }
 
+func (tx memoryTx) Scan(string, []byte, []byte) iter.Seq2[Entry, error] {
+	return func(func(Entry, error) bool) {}
+}
+
 func (s *salvage) readDomain() error {
 	empty, err := s.domain.read(memoryTx{meta: s.meta})
 	if err == nil && empty {
@@ -154,7 +166,7 @@ func (s *salvage) readDomain() error {
 // wins, and no two names are alike.
 func (s *salvage) settle() {
 	for id, u := range s.users {
-		if u.doubtful && !u.record.deleted {
+		if (u.doubtful || u.record.sequence < s.changes[id]) && !u.record.deleted {
 			u.record.disabled = true
 			s.report.Doubtful++
 			s.users[id] = u
@@ -166,7 +178,7 @@ func (s *salvage) settle() {
 		if k.record.deleted {
 			continue
 		}
-		if k.doubtful {
+		if k.doubtful || k.record.sequence < s.changes[id] {
 			k.record.disabled = true
 			s.report.Doubtful++
 		}

@@ -27,6 +27,7 @@ type Store struct {
 	rehashes *rehashes
 	counters *counters
 
+	closeOnce  sync.Once
 	closed     atomic.Bool
 	closing    chan struct{}  // closed when closed is set
 	mu         sync.Mutex     // held to set closed, and to add to background
@@ -43,6 +44,11 @@ func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
 	}
+	if opts.useSafetyCopy() && lost(path) {
+		if err := useSafetyCopy(path); err != nil {
+			return nil, err
+		}
+	}
 	s, err := openStore(path, opts)
 	if errors.Is(err, ErrCorrupt) && opts.useSafetyCopy() {
 		if err := useSafetyCopy(path); err != nil {
@@ -51,7 +57,8 @@ func Open(path string, opts *Options) (*Store, error) {
 		s, err = openStore(path, opts)
 	}
 	if every := opts.safetyCopy(); err == nil && every > 0 {
-		s.goBackground(func() { s.keepSafetyCopy(path, every) })
+		file := s.engine.(*boltEngine).path
+		s.goBackground(func() { s.keepSafetyCopy(file, every) })
 	}
 	return s, err
 }
@@ -61,7 +68,7 @@ func openStore(path string, opts *Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := OpenEngine(engine, opts)
+	s, err := openEngine(engine, opts)
 	if err != nil {
 		_ = engine.Close()
 		return nil, wrapf(err, "open %s", path)
@@ -73,6 +80,11 @@ func openStore(path string, opts *Options) (*Store, error) {
 // store owns e and closes it. Of opts it uses all but LockTimeout. It returns [ErrInvalidOptions], [ErrVersion],
 // [ErrCorrupt], [ErrReadOnly] if e is empty and ReadOnly, or e's errors.
 func OpenEngine(e Engine, opts *Options) (*Store, error) {
+	s, err := openEngine(e, opts)
+	return s, wrapf(err, "open store")
+}
+
+func openEngine(e Engine, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
@@ -104,13 +116,15 @@ func OpenEngine(e Engine, opts *Options) (*Store, error) {
 
 // Close waits for calls under way and closes the store. Every later call but Close returns [ErrClosed]; closing again
 // does nothing. It must not be called from inside [Store.Update] or [Store.View], which it waits for.
-func (s *Store) Close() error {
+func (s *Store) Close() (err error) {
+	s.closeOnce.Do(func() { err = s.close() })
+	return err
+}
+
+func (s *Store) close() error {
 	s.mu.Lock()
-	again := s.closed.Swap(true)
+	s.closed.Store(true)
 	s.mu.Unlock()
-	if again {
-		return nil
-	}
 	close(s.closing)
 	s.cache.clear()
 	s.background.Wait()
@@ -169,7 +183,8 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 		return ErrReadOnly
 	}
 	var touched []uuid.UUID
-	var rehashed []rehash
+	var rehashed uint64
+	var pending []rehash
 	// Also after an error: a commit whose last sync failed can be visible all the same, and a stale entry is a login.
 	defer func() { s.cache.drop(touched) }()
 
@@ -182,8 +197,8 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 			return err
 		}
 		touched = append(touched, tx.touched...)
-		if tx.rehashed != nil {
-			rehashed = tx.rehashed()
+		if rehashed = tx.rehashed; tx.pending != nil {
+			pending = tx.pending()
 		}
 		return nil
 	})
@@ -191,8 +206,8 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 	case errors.Is(err, ErrCommit):
 		s.cache.clear()
 	case err == nil:
-		s.rehashes.done(rehashed)
-		s.counters.add(statRehashed, uint64(len(rehashed)))
+		s.rehashes.done(pending)
+		s.counters.add(statRehashed, rehashed)
 	}
 	return err
 }

@@ -14,8 +14,9 @@ type Tx struct {
 	etx      EngineTx
 	state    *storeState
 	dirty    bool
-	touched  []uuid.UUID // keys whose cached logins may be no longer true
-	rehashed concealed[[]rehash]
+	touched  []uuid.UUID         // keys whose cached logins may be no longer true
+	pending  concealed[[]rehash] // what was to be written besides
+	rehashed uint64              // how many of these were
 }
 
 // Format keeps stored verifiers out of whatever prints a Tx.

@@ -171,7 +171,7 @@ func (s *Store) UserByIdentity(ctx context.Context, i Identity) (user User, err 
 		user, err = tx.UserByIdentity(i)
 		return err
 	})
-	return user, wrapf(err, "user with identity (%s, %q)", i.Provider, i.Subject)
+	return user, wrapf(err, "user with identity (%.80s, %.80q)", i.Provider, i.Subject)
 }
 
 // UserByIdentity is [Store.UserByIdentity] in a transaction.
@@ -361,6 +361,9 @@ func (tx *Tx) DeleteUser(id uuid.UUID) error {
 		if err == nil {
 			err = tx.DeleteKey(id, key)
 		}
+		if errors.Is(err, ErrKeyNotFound) {
+			err = errMissing("key", key)
+		}
 		if err != nil {
 			return err
 		}
@@ -398,10 +401,10 @@ func (i Identity) key() []byte {
 
 func (i Identity) validate() error {
 	if !slices.Contains(providers, i.Provider) {
-		return fmt.Errorf("%w: unknown provider %q", ErrInvalidIdentity, i.Provider)
+		return fmt.Errorf("%w: unknown provider %.80q", ErrInvalidIdentity, i.Provider)
 	}
 	if !validText(i.Subject) {
-		return fmt.Errorf("%w: subject %q is not %s", ErrInvalidIdentity, i.Subject, validTextRule)
+		return fmt.Errorf("%w: subject %.80q is not %s", ErrInvalidIdentity, i.Subject, validTextRule)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"runtime"
+	"runtime/metrics"
 	"strings"
 	"sync"
 	"time"
@@ -106,7 +107,8 @@ func (v *verifier) matches(secret *[secretSize]byte) bool {
 // would only take turns and hold memory while they wait. Waiters are served in the order they came.
 //
 // argon2 allocates its memory anew for each hash, and what a hash leaves is memory still until it is collected. So half
-// of the bound is for hashes that run, and when they have left the rest full of garbage, the next waits for a collection.
+// of the bound is for hashes that run; when they have left the rest full of garbage, and the program itself gives no
+// occasion to collect it, the next hash waits for a collection.
 type hasher struct {
 	limit int64 // bytes
 	slots int
@@ -115,10 +117,17 @@ type hasher struct {
 	mu         sync.Mutex
 	used       int64 // bytes of the hashes that run
 	running    int
-	held       int64 // bytes of the hashes that run, and of those that ended and may not be collected yet
-	collecting bool
+	left       []hashGarbage // oldest first
+	collecting int64         // bytes that a collection is under way for
 	queue      []*hashWaiter
 	peak       int64 // the most that used has been
+}
+
+// hashGarbage is what hashes left that ended when so many collections were done. The collection that may have been under
+// way then can have missed it; the one after that has not.
+type hashGarbage struct {
+	collections uint64
+	bytes       int64
 }
 
 type hashWaiter struct {
@@ -173,6 +182,12 @@ func (h *hasher) release(cost Cost) {
 func (h *hasher) releaseLocked(bytes int64) {
 	h.used -= bytes
 	h.running--
+	now := collections()
+	if last := len(h.left) - 1; last >= 0 && h.left[last].collections == now {
+		h.left[last].bytes += bytes
+	} else {
+		h.left = append(h.left, hashGarbage{now, bytes})
+	}
 	h.admitLocked()
 }
 
@@ -181,34 +196,56 @@ func (h *hasher) freeLocked(bytes int64) bool {
 	return h.running < h.slots && h.used+bytes <= max(h.limit/2, bytes)
 }
 
-func (h *hasher) fitsLocked(bytes int64) bool { return h.freeLocked(bytes) && h.held+bytes <= h.limit }
+// heldLocked is what hashes hold that run, and that ended and may not be collected yet.
+func (h *hasher) heldLocked() int64 {
+	now := collections()
+	for len(h.left) > 0 && h.left[0].collections+2 <= now {
+		h.left = h.left[1:]
+	}
+	held := h.used + h.collecting
+	for _, g := range h.left {
+		held += g.bytes
+	}
+	return held
+}
+
+// collections is how many garbage collections the program has done.
+func collections() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
 
 func (h *hasher) takeLocked(bytes int64) {
 	h.used += bytes
-	h.held += bytes
 	h.running++
 	h.peak = max(h.peak, h.used)
 }
 
 func (h *hasher) admitLocked() {
-	for len(h.queue) > 0 && h.fitsLocked(h.queue[0].bytes) {
+	for len(h.queue) > 0 && h.freeLocked(h.queue[0].bytes) {
+		if h.heldLocked()+h.queue[0].bytes > h.limit {
+			if len(h.left) > 0 && h.collecting == 0 {
+				for _, g := range h.left {
+					h.collecting += g.bytes
+				}
+				h.left = nil
+				go h.collect()
+			}
+			return
+		}
 		h.takeLocked(h.queue[0].bytes)
 		close(h.queue[0].ready)
 		h.queue = h.queue[1:]
 	}
-	if len(h.queue) > 0 && h.freeLocked(h.queue[0].bytes) && h.held > h.used && !h.collecting {
-		h.collecting = true
-		go h.collect(h.held - h.used)
-	}
 }
 
-// collect has the garbage of hashes collected, so many bytes.
-func (h *hasher) collect(garbage int64) {
-	runtime.GC()
+// collect has collected what hashes left.
+func (h *hasher) collect() {
+	runtime.GC() // waits for one that is under way, and does one of its own
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.collecting = false
-	h.held -= garbage
+	h.collecting = 0
 	h.admitLocked()
 }
 

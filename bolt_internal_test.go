@@ -1,0 +1,531 @@
+package latchkey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// boltInside is an engine whose turns and writes the test controls.
+type boltInside struct {
+	*boltEngine
+	t testing.TB
+}
+
+// openBoltInside opens an engine in a new file.
+func openBoltInside(t testing.TB) boltInside {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keys.db")
+	mustInside(t, createBolt(path))
+	return openBoltInsideFile(t, path)
+}
+
+func openBoltInsideFile(t testing.TB, path string) boltInside {
+	t.Helper()
+	e, err := openBolt(path, nil)
+	mustInside(t, err)
+	t.Cleanup(func() { _ = e.Close() })
+	return boltInside{e, t}
+}
+
+// reopen closes the engine, in whatever state it is, opens its file again, and checks the file.
+func (e boltInside) reopen() boltInside {
+	e.t.Helper()
+	_ = e.Close()
+	again := openBoltInsideFile(e.t, e.path)
+	for finding := range again.CheckEngine() {
+		e.t.Errorf("after reopening: %v", finding)
+	}
+	return again
+}
+
+// set puts one entry, or returns the error of its Update.
+func (e boltInside) set(key, value string) error {
+	return e.Update(context.Background(), func(tx EngineTx) error { return tx.Put("t", []byte(key), []byte(value)) })
+}
+
+// mustSet returns a function that sets an entry and expects no error.
+func (e boltInside) mustSet(key, value string) func() {
+	return func() {
+		e.t.Helper()
+		if err := e.set(key, value); err != nil {
+			e.t.Errorf("set %s: %v", key, err)
+		}
+	}
+}
+
+// want checks what entries there are, as in "a=1 b=2".
+func (e boltInside) want(entries string) {
+	e.t.Helper()
+	var got []string
+	mustInside(e.t, e.View(context.Background(), func(tx EngineTx) error {
+		for entry, err := range tx.Scan("t", nil, nil) {
+			if err != nil {
+				return err
+			}
+			got = append(got, fmt.Sprintf("%s=%s", entry.Key, entry.Value))
+		}
+		return nil
+	}))
+	if got := strings.Join(got, " "); got != entries {
+		e.t.Errorf("the engine has %q, want %q", got, entries)
+	}
+}
+
+// wantCommits runs do and checks how many commits it took.
+func (e boltInside) wantCommits(n uint64, do func()) {
+	e.t.Helper()
+	before := e.Commits()
+	do()
+	if got := e.Commits() - before; got != n {
+		e.t.Errorf("it took %d commits, want %d", got, n)
+	}
+}
+
+// waitQueued waits until so many wait for their turn.
+func (e boltInside) waitQueued(n int) {
+	for {
+		e.mu.Lock()
+		queued := len(e.queue)
+		e.mu.Unlock()
+		if queued == n {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// together holds the turn until all members wait for theirs, in their order, and returns when all have ended.
+func (e boltInside) together(members ...func()) {
+	e.t.Helper()
+	mustInside(e.t, e.takeTurn(context.Background()))
+	var group sync.WaitGroup
+	for i, member := range members {
+		group.Go(member)
+		e.waitQueued(i + 1)
+	}
+	e.endTurn()
+	group.Wait()
+}
+
+// times makes members that each set an entry of their own.
+func (e boltInside) times(n int) (members []func()) {
+	for i := range n {
+		members = append(members, e.mustSet(fmt.Sprintf("%04d", i), "."))
+	}
+	return members
+}
+
+func TestWritersThatWaitShareOneCommit(t *testing.T) {
+	e := openBoltInside(t)
+	e.wantCommits(1, func() { e.together(e.times(64)...) })
+	e.wantCommits(1, func() { e.together(e.times(boltMaxBatch)...) })
+	e.wantCommits(2, func() { e.together(e.times(boltMaxBatch + 1)...) })
+}
+
+func TestALoneWriterCommitsAtOnceAndOnlyWhatItWrote(t *testing.T) {
+	e := openBoltInside(t)
+	for range 3 {
+		e.wantCommits(1, func() { mustInside(t, e.set("a", "1")) })
+	}
+	errRefused := errors.New("refused")
+	for _, fn := range []func(tx EngineTx) error{
+		func(EngineTx) error { return nil },
+		func(tx EngineTx) error { return tx.Delete("t", []byte("never there")) },
+		func(tx EngineTx) error { return errors.Join(tx.Put("t", []byte("b"), nil), errRefused) },
+	} {
+		e.wantCommits(0, func() {
+			if err := e.Update(t.Context(), fn); err != nil && !errors.Is(err, errRefused) {
+				t.Error(err)
+			}
+			e.want("a=1")
+		})
+	}
+}
+
+func TestAMemberOfABatchThatFailsLosesItsOwnWritesAlone(t *testing.T) {
+	e := openBoltInside(t)
+	mustInside(t, e.set("old", "1"))
+	errRefused := errors.New("refused")
+	// Each failure undoes changes of every kind: over what was there before, and over what another member has written.
+	spoil := func(tx EngineTx) error {
+		key := []byte("old")
+		err := tx.Put("t", key, []byte("spoilt"))
+		copy(key, "its caller's again")
+		return errors.Join(err,
+			tx.Delete("t", []byte("old")), tx.Put("t", []byte("old"), nil),
+			tx.Delete("t", []byte("a")), tx.Put("t", []byte("a"), []byte("spoilt")),
+			tx.Put("t", []byte("new"), []byte("spoilt")), tx.Put("table", []byte("new"), []byte("spoilt")))
+	}
+	panicked := "not yet"
+	e.wantCommits(1, func() {
+		e.together(
+			e.mustSet("a", "1"),
+			func() {
+				err := e.Update(t.Context(), func(tx EngineTx) error { return errors.Join(spoil(tx), errRefused) })
+				if !errors.Is(err, errRefused) {
+					t.Errorf("Update: got %v, want the function's error", err)
+				}
+			},
+			func() {
+				defer func() { panicked = recover().(string) }()
+				_ = e.Update(t.Context(), func(tx EngineTx) error {
+					_ = spoil(tx)
+					panic("to its own caller")
+				})
+			},
+			func() {
+				_ = e.Update(t.Context(), func(tx EngineTx) error {
+					_ = spoil(tx)
+					runtime.Goexit()
+					return nil
+				})
+				t.Error("Update has returned after runtime.Goexit")
+			},
+			e.mustSet("b", "1"),
+		)
+	})
+	if panicked != "to its own caller" {
+		t.Errorf("the caller recovered %q", panicked)
+	}
+	e = e.reopen()
+	e.want("a=1 b=1 old=1")
+	mustInside(t, e.View(t.Context(), func(tx EngineTx) error {
+		for entry := range tx.Scan("table", nil, nil) {
+			t.Errorf("a table that was made by members that failed has %q", entry.Key)
+		}
+		return nil
+	}))
+}
+
+func TestABatchOfFailuresCommitsNothing(t *testing.T) {
+	e := openBoltInside(t)
+	fail := func() {
+		_ = e.Update(t.Context(), func(tx EngineTx) error {
+			return errors.Join(tx.Put("t", []byte("a"), nil), errors.New("refused"))
+		})
+	}
+	e.wantCommits(0, func() { e.together(fail, fail, fail) })
+	e.want("")
+}
+
+// What a member read, or refused because of it, is not told before it is on disk.
+func TestWhoeverReadAnUncommittedMemberSharesTheFateOfItsCommit(t *testing.T) {
+	e := openBoltInside(t)
+	mustInside(t, e.set("seed", "1"))
+	hookWrites(e, func(write writeAt, b []byte, off int64) (int, error) { return 0, errDiskFull })
+	errRefused := errors.New("refused")
+	reader := func(end error) func() {
+		return func() {
+			err := e.Update(t.Context(), func(tx EngineTx) error {
+				if v, err := tx.Get("t", []byte("a")); err != nil || string(v) != "1" {
+					t.Errorf("Get: got %q, %v", v, err)
+				}
+				return end
+			})
+			if !errors.Is(err, errDiskFull) || errors.Is(err, errRefused) {
+				t.Errorf("Update: got %v, want the commit's error alone", err)
+			}
+		}
+	}
+	writer := func() {
+		if err := e.set("a", "1"); !errors.Is(err, errDiskFull) {
+			t.Errorf("Update: got %v, want the commit's error", err)
+		}
+	}
+	e.together(writer, reader(nil), reader(errRefused))
+	e.want("seed=1")
+}
+
+// handover is a context whose cancellation meets the turn: Done waits until the test has let both happen.
+type handover struct {
+	context.Context
+	asked, both chan struct{}
+}
+
+func (h handover) Done() <-chan struct{} {
+	close(h.asked)
+	<-h.both
+	return h.Context.Done()
+}
+
+func TestAContextThatEndsAsTheTurnComesRunsNothingAndLeavesNothingUncommitted(t *testing.T) {
+	e := openBoltInside(t)
+	for i := range 50 { // which of the two the waiter sees first is chance
+		ctx, cancel := context.WithCancel(t.Context())
+		h := handover{ctx, make(chan struct{}), make(chan struct{})}
+		ran := false
+		canceled := func() {
+			err := e.Update(h, func(EngineTx) error {
+				ran = true
+				return nil
+			})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("Update: got %v, want the context's error", err)
+			}
+		}
+		go func() {
+			<-h.asked
+			cancel()
+			e.waitQueued(0) // the turn is the waiter's, with the first member's batch
+			close(h.both)
+		}()
+		key := fmt.Sprintf("%02d", i)
+		e.together(e.mustSet(key, "1"), canceled)
+		if ran {
+			t.Fatal("a function ran whose context had ended before")
+		}
+	}
+	e.wantCommits(1, e.mustSet("last", "1"))
+}
+
+func TestContextsThatEndAtAnyMomentLoseNothingAndBlockNobody(t *testing.T) {
+	e := openBoltInside(t)
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	var acknowledged, refused []string
+	for w := range 16 {
+		group.Go(func() {
+			for i := range 40 {
+				ctx, cancel := context.WithCancel(t.Context())
+				if rand.IntN(2) == 0 {
+					go cancel()
+				}
+				key := fmt.Sprintf("%02d-%02d", w, i)
+				err := e.Update(ctx, func(tx EngineTx) error { return tx.Put("t", []byte(key), nil) })
+				cancel()
+				mu.Lock()
+				if err == nil {
+					acknowledged = append(acknowledged, key)
+				} else {
+					refused = append(refused, key)
+				}
+				mu.Unlock()
+				if err != nil && !errors.Is(err, context.Canceled) {
+					t.Errorf("Update: %v", err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	e = e.reopen()
+	mustInside(t, e.View(t.Context(), func(tx EngineTx) error {
+		for _, key := range acknowledged {
+			if v, err := tx.Get("t", []byte(key)); v == nil {
+				t.Errorf("%s was acknowledged and is lost: %v", key, err)
+			}
+		}
+		for _, key := range refused {
+			if v, err := tx.Get("t", []byte(key)); v != nil || err != nil {
+				t.Errorf("%s was refused and is there: %v", key, err)
+			}
+		}
+		return nil
+	}))
+}
+
+func TestCloseCommitsWhoCameBeforeItAndRefusesWhoComesAfter(t *testing.T) {
+	e := openBoltInside(t)
+	closing := func() { mustInside(t, e.Close()) }
+	after := func() {
+		if err := e.set("after", "1"); !errors.Is(err, ErrClosed) {
+			t.Errorf("Update: got %v, want ErrClosed", err)
+		}
+	}
+	e.together(e.mustSet("a", "1"), e.mustSet("b", "1"), closing, after, after)
+	e.reopen().want("a=1 b=1")
+}
+
+// writeAt is how bbolt writes to its file.
+type writeAt func(b []byte, off int64) (int, error)
+
+// hookWrites puts hook between bbolt and its file, in the place that bbolt's own tests use for that.
+func hookWrites(e boltInside, hook func(write writeAt, b []byte, off int64) (int, error)) {
+	field := reflect.ValueOf(e.db).Elem().FieldByName("ops").FieldByName("writeAt")
+	at := (*func(b []byte, off int64) (int, error))(unsafe.Pointer(field.UnsafeAddr()))
+	write := *at
+	*at = func(b []byte, off int64) (int, error) { return hook(write, b, off) }
+}
+
+// isMeta reports whether a write at off is the last step of a commit.
+func isMeta(off int64) bool { return off < 2*boltPageSize }
+
+// errDiskFull is how a full disk shows.
+var errDiskFull = &fs.PathError{Op: "write", Path: "keys.db", Err: syscall.ENOSPC}
+
+func TestAWriteThatFailsTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
+	for failing := 1; ; failing++ {
+		e := openBoltInside(t)
+		mustInside(t, e.set("a", "1"))
+		writes := 0
+		hookWrites(e, func(write writeAt, b []byte, off int64) (int, error) {
+			if writes++; writes != failing {
+				return write(b, off)
+			}
+			if !isMeta(off) {
+				_, _ = write(b[:len(b)/2], off)
+			}
+			return 0, errDiskFull
+		})
+		err := e.set("a", "2")
+		if err == nil {
+			if failing < 4 {
+				t.Errorf("a commit took %d writes, want data, the list of free pages and a meta page at least", failing-1)
+			}
+			e.reopen().want("a=2")
+			return
+		}
+		if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrCommit) {
+			t.Errorf("with write %d failing: got %v, want the disk's error alone", failing, err)
+		}
+		e.want("a=1")
+		e.mustSet("b", "1")()
+		e.want("a=1 b=1")
+		e.reopen().want("a=1 b=1")
+	}
+}
+
+func TestAFileThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
+	e := openBoltInside(t)
+	mustInside(t, e.set("a", "1"))
+	e.db.MaxSize = 1
+	if err := e.set("large", strings.Repeat("x", MaxEngineValue)); !errors.Is(err, bolterrors.ErrMaxSizeReached) {
+		t.Errorf("Update: got %v, want bbolt's error", err)
+	}
+	e.want("a=1")
+	e.db.MaxSize = 0
+	mustInside(t, e.set("b", "1"))
+	e.want("a=1 b=1")
+	e.reopen().want("a=1 b=1")
+}
+
+// A closing engine still has to tell a commit that failed from one that nobody knows about.
+func TestACommitThatFailsWhileTheEngineClosesIsKnownToHaveFailed(t *testing.T) {
+	e := openBoltInside(t)
+	mustInside(t, e.set("a", "1"))
+	hookWrites(e, func(writeAt, []byte, int64) (int, error) { return 0, errDiskFull })
+	e.together(
+		func() {
+			if err := e.set("b", "1"); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrCommit) {
+				t.Errorf("Update: got %v, want the disk's error alone", err)
+			}
+		},
+		func() { mustInside(t, e.Close()) },
+	)
+	e.reopen().want("a=1")
+}
+
+// failSyncs makes all syncs fail from the first write on for which fails is true, though the writes themselves succeed:
+// bbolt's file is closed, and what it writes goes through another.
+func failSyncs(e boltInside, fails func(off int64) bool) {
+	other, err := os.OpenFile(e.path, os.O_RDWR, 0)
+	mustInside(e.t, err)
+	e.t.Cleanup(func() { other.Close() })
+	hookWrites(e, func(_ writeAt, b []byte, off int64) (int, error) {
+		if fails(off) {
+			e.file.Close()
+		}
+		return other.WriteAt(b, off)
+	})
+}
+
+// wantNoMoreWrites checks that an engine whose file cannot be synced reads, takes no more writes, and closes.
+func (e boltInside) wantNoMoreWrites() {
+	e.t.Helper()
+	for range 2 {
+		if err := e.set("later", "1"); !errors.Is(err, ErrSyncFailed) {
+			e.t.Errorf("a later Update: got %v, want ErrSyncFailed", err)
+		}
+	}
+	_ = e.Close()
+	if err := e.set("later", "1"); !errors.Is(err, ErrClosed) {
+		e.t.Errorf("after Close: got %v, want ErrClosed", err)
+	}
+}
+
+func TestASyncThatFailsBeforeTheLastStepTakesTheCommitBackAndEndsAllWriting(t *testing.T) {
+	e := openBoltInside(t)
+	for range 4 { // so that there are free pages, and the file need not grow
+		mustInside(t, e.set("a", "1"))
+	}
+	failSyncs(e, func(off int64) bool { return true })
+	for _, err := range e.setTogether("a", "b") {
+		if err == nil || errors.Is(err, ErrCommit) {
+			t.Errorf("Update: got %v, want the sync's error", err)
+		}
+	}
+	e.want("a=1")
+	e.wantNoMoreWrites()
+	e.reopen().want("a=1")
+}
+
+func TestASyncThatFailsInTheLastStepIsErrCommitAndEndsAllWriting(t *testing.T) {
+	e := openBoltInside(t)
+	mustInside(t, e.set("a", "1"))
+	failSyncs(e, isMeta)
+	for _, err := range e.setTogether("a", "b") {
+		if !errors.Is(err, ErrCommit) {
+			t.Errorf("Update: got %v, want ErrCommit", err)
+		}
+	}
+	e.wantNoMoreWrites()
+	e.reopen().want("a=2 b=2") // nothing has lost power
+}
+
+// setTogether sets two entries to 2 in one commit and returns the errors of both Updates.
+func (e boltInside) setTogether(a, b string) (errs [2]error) {
+	e.together(
+		func() { errs[0] = e.set(a, "2") },
+		func() { errs[1] = e.set(b, "2") },
+	)
+	return errs
+}
+
+func TestAFailedSyncIsToldFromAFailedWrite(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		err  error
+		want bool
+	}{
+		{"fdatasync of Linux", syscall.EIO, true},
+		{"File.Sync", &fs.PathError{Op: "sync", Path: "keys.db", Err: syscall.EIO}, true},
+		{"a sync after growing, of which bbolt keeps the text", fmt.Errorf("file sync error: %s", syscall.EIO), true},
+		{"a write", errDiskFull, false},
+		{"a short write", fmt.Errorf("write: %w", io.ErrShortWrite), false},
+		{"growing, of which bbolt keeps the text", fmt.Errorf("file resize error: %s", syscall.ENOSPC), false},
+		{"mapping, of which bbolt keeps the text", fmt.Errorf("mmap allocate error: %s", syscall.ENOMEM), false},
+		{"a file that may not grow", bolterrors.ErrMaxSizeReached, false},
+		{"damage", fmt.Errorf("%w: page 7", ErrCorrupt), false},
+	} {
+		if got := syncFailed(tt.err); got != tt.want {
+			t.Errorf("%s: got %t, want %t", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestDamageThatACommitMeetsEndsAllWritingAndNothingElse(t *testing.T) {
+	e := openBoltInside(t)
+	mustInside(t, e.set("a", "1"))
+	hookWrites(e, func(writeAt, []byte, int64) (int, error) { panic("as bbolt does when it meets damage") })
+	for range 2 {
+		if err := e.set("b", "1"); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("Update: got %v, want ErrCorrupt", err)
+		}
+		e.want("a=1")
+	}
+	e.reopen().want("a=1")
+}

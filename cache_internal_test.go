@@ -1,0 +1,489 @@
+package latchkey
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+// cacheID is an ID that is told apart from others by its number, which is also its place in a small table.
+func cacheID(n uint64) (id uuid.UUID) {
+	binary.BigEndian.PutUint64(id[8:], n)
+	return id
+}
+
+// remember puts an entry for an ID into the cache, and returns it.
+func remember(c *cache, id uuid.UUID) *cacheEntry {
+	mark := c.mark(id)
+	e := newCacheEntry(&[secretSize]byte{1}, &answer{principal: Principal{KeyID: id}})
+	c.put(e, mark)
+	return e
+}
+
+// entries lists the queue from the oldest to the newest.
+func (c *cache) entries() (entries []*cacheEntry) {
+	for e := c.oldest; e != nil; e = e.newer {
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+// wantConsistent fails the test unless the queue, read both ways, and the table hold the same entries, as many as the
+// cache counts and no more than it may.
+func wantConsistent(t testing.TB, c *cache) {
+	t.Helper()
+	queue := c.entries()
+	var backwards []*cacheEntry
+	for e := c.newest; e != nil; e = e.older {
+		backwards = append(backwards, e)
+	}
+	slices.Reverse(backwards)
+	if !slices.Equal(queue, backwards) {
+		t.Fatalf("the queue has %d entries from the oldest on, and %d from the newest", len(queue), len(backwards))
+	}
+	inTable := 0
+	for i := range c.buckets {
+		for e := c.buckets[i].Load(); e != nil; e = e.next.Load() {
+			inTable++
+			if c.bucket(&e.id) != &c.buckets[i] || !slices.Contains(queue, e) {
+				t.Fatalf("key %s is in a wrong bucket, or not in the queue", e.id)
+			}
+		}
+	}
+	if inTable != len(queue) || c.size() != len(queue) || len(queue) > c.limit {
+		t.Fatalf("%d entries in the table, %d in the queue, %d counted, at most %d", inTable, len(queue), c.size(), c.limit)
+	}
+	if c.hand != nil && !slices.Contains(queue, c.hand) {
+		t.Fatal("the hand is on an entry that is gone")
+	}
+}
+
+// cacheModel is the cache without its table: a slice in the order of the queue.
+type cacheModel struct {
+	limit int
+	queue []*modelEntry // oldest first
+	hand  *modelEntry   // nil for the oldest
+}
+
+type modelEntry struct {
+	entry   *cacheEntry
+	visited bool
+}
+
+func (m *cacheModel) find(id uuid.UUID) int {
+	return slices.IndexFunc(m.queue, func(e *modelEntry) bool { return e.entry.id == id })
+}
+
+func (m *cacheModel) get(id uuid.UUID) *cacheEntry {
+	i := m.find(id)
+	if i < 0 {
+		return nil
+	}
+	m.queue[i].visited = true
+	return m.queue[i].entry
+}
+
+func (m *cacheModel) put(e *cacheEntry) {
+	m.drop(e.id)
+	if m.limit == 0 {
+		return
+	}
+	if len(m.queue) == m.limit {
+		m.evict()
+	}
+	m.queue = append(m.queue, &modelEntry{entry: e})
+}
+
+func (m *cacheModel) drop(id uuid.UUID) {
+	if i := m.find(id); i >= 0 {
+		m.removeAt(i)
+	}
+}
+
+func (m *cacheModel) removeAt(i int) {
+	gone := m.queue[i]
+	m.queue = slices.Delete(m.queue, i, i+1)
+	if m.hand != gone {
+		return
+	}
+	m.hand = nil
+	if i < len(m.queue) {
+		m.hand = m.queue[i]
+	}
+}
+
+func (m *cacheModel) evict() {
+	i := max(0, slices.Index(m.queue, m.hand))
+	for m.queue[i].visited {
+		m.queue[i].visited = false
+		i = (i + 1) % len(m.queue)
+	}
+	m.hand = m.queue[i]
+	m.removeAt(i)
+}
+
+// To replay a failure, put the seed that it prints in the place of rand.Uint64().
+func TestTheCacheIsWhatItsModelIs(t *testing.T) {
+	for _, limit := range []int{0, 1, 2, 3, 8, 100} {
+		t.Run(fmt.Sprint("limit=", limit), func(t *testing.T) {
+			seed := rand.Uint64()
+			random := rand.New(rand.NewPCG(seed, 0))
+			c, m := newCache(limit), &cacheModel{limit: limit}
+			// Half of the numbers share the last byte with others, whose drops they feel.
+			number := func() uint64 { return random.Uint64N(uint64(limit)+2) + random.Uint64N(2)<<8 }
+			steps := 5000
+			for step := range steps {
+				id := cacheID(number())
+				switch random.IntN(10) {
+				default:
+					if got, want := c.get(&id), m.get(id); got != want {
+						t.Fatalf("seed %d, step %d: get: got %v, want %v", seed, step, got, want)
+					}
+				case 0, 1, 2, 3:
+					m.put(remember(c, id))
+				case 4:
+					other := cacheID(number())
+					c.drop([]uuid.UUID{id, other})
+					m.drop(id)
+					m.drop(other)
+				case 5:
+					mark := c.mark(id)
+					other := cacheID(number())
+					c.drop([]uuid.UUID{other})
+					m.drop(other)
+					e := newCacheEntry(&[secretSize]byte{1}, &answer{principal: Principal{KeyID: id}})
+					c.put(e, mark)
+					if id[15] != other[15] {
+						m.put(e)
+					}
+				case 6:
+					if random.IntN(20) == 0 {
+						c.clear()
+						m.queue, m.hand = nil, nil
+					}
+				}
+				var want []*cacheEntry
+				for _, e := range m.queue {
+					want = append(want, e.entry)
+					if e.visited != e.entry.visited.Load() {
+						t.Fatalf("seed %d, step %d: key %s is visited: %t, want %t", seed, step, e.entry.id, !e.visited, e.visited)
+					}
+				}
+				if got := c.entries(); !slices.Equal(got, want) {
+					t.Fatalf("seed %d, step %d: the queue has %d entries, want %d, or another order", seed, step, len(got), len(want))
+				}
+				if (c.hand == nil) != (m.hand == nil) || c.hand != nil && c.hand != m.hand.entry {
+					t.Fatalf("seed %d, step %d: the hand is on another entry", seed, step)
+				}
+				wantConsistent(t, c)
+			}
+		})
+	}
+}
+
+func TestAScanOfManyKeysDoesNotPushOutThoseInUse(t *testing.T) {
+	c := newCache(100)
+	for n := range uint64(50) {
+		id := cacheID(n)
+		remember(c, id)
+		c.get(&id)
+	}
+	for n := range uint64(10_000) {
+		remember(c, cacheID(1000+n))
+	}
+	if c.size() != 100 {
+		t.Errorf("the cache has %d entries, want 100", c.size())
+	}
+	for n := range uint64(50) {
+		if id := cacheID(n); c.get(&id) == nil {
+			t.Errorf("key %d was pushed out", n)
+		}
+	}
+}
+
+func TestAKeyThatIsNotUsedAnyMoreLeavesTheCache(t *testing.T) {
+	c := newCache(10)
+	for n := range uint64(10) {
+		id := cacheID(n)
+		remember(c, id)
+		c.get(&id)
+	}
+	for n := range uint64(20) {
+		id := cacheID(100 + n)
+		remember(c, id)
+		c.get(&id)
+	}
+	for n := range uint64(10) {
+		if id := cacheID(n); c.get(&id) != nil {
+			t.Errorf("key %d is still there after 20 others were used", n)
+		}
+	}
+	wantConsistent(t, c)
+}
+
+func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		drop func(c *cache, id uuid.UUID)
+	}{
+		{"drop", func(c *cache, id uuid.UUID) { c.drop([]uuid.UUID{id}) }},
+		{"drop among others", func(c *cache, id uuid.UUID) { c.drop([]uuid.UUID{cacheID(7), id, cacheID(8)}) }},
+		{"clear", func(c *cache, _ uuid.UUID) { c.clear() }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCache(10)
+			id := cacheID(1)
+			mark := c.mark(id)
+			tt.drop(c, id)
+			c.put(newCacheEntry(&[secretSize]byte{1}, &answer{principal: Principal{KeyID: id}}), mark)
+			if c.get(&id) != nil || c.size() != 0 {
+				t.Error("it was remembered")
+			}
+			if remember(c, id); c.get(&id) == nil {
+				t.Error("what was read after it is not remembered")
+			}
+		})
+	}
+}
+
+func TestADropForgetsNoOtherKey(t *testing.T) {
+	c := newCache(1000)
+	for n := range uint64(1000) {
+		remember(c, cacheID(n))
+	}
+	gone := cacheID(500)
+	c.drop([]uuid.UUID{gone})
+	for n := range uint64(1000) {
+		if id := cacheID(n); (c.get(&id) == nil) != (id == gone) {
+			t.Errorf("key %d is remembered: %t", n, id == gone)
+		}
+	}
+}
+
+func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
+	// Two buckets and few keys make long chains, in which readers stand on entries that leave.
+	c := newCache(64)
+	c.buckets = c.buckets[:2]
+	const keys, rounds = 32, 3000
+	var dropped [keys]atomic.Pointer[cacheEntry] // the last that was dropped, set after drop has returned
+	var done atomic.Bool
+
+	var writers, readers sync.WaitGroup
+	for w := range 4 {
+		writers.Go(func() { // each has its own keys
+			for round := range rounds {
+				n := w + 4*(round%(keys/4))
+				id := cacheID(uint64(n))
+				e := remember(c, id)
+				c.drop([]uuid.UUID{id})
+				dropped[n].Store(e)
+				if c.get(&id) != nil {
+					t.Errorf("key %d is met after its drop", n)
+				}
+			}
+		})
+	}
+	for range 4 {
+		readers.Go(func() {
+			for n := 0; !done.Load(); n = (n + 1) % keys {
+				id := cacheID(uint64(n))
+				before := dropped[n].Load()
+				switch e := c.get(&id); {
+				case e == nil:
+				case e == before:
+					t.Errorf("key %d: the entry that was dropped before is met", n)
+				case e.id != id:
+					t.Errorf("key %d: the entry of %s is met", n, e.id)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	done.Store(true)
+	readers.Wait()
+	wantConsistent(t, c)
+	if c.size() != 0 {
+		t.Errorf("%d entries are left, want 0", c.size())
+	}
+}
+
+func TestTheCacheStaysConsistentUnderAllAtOnce(t *testing.T) {
+	c := newCache(50)
+	var workers sync.WaitGroup
+	for w := range 6 {
+		workers.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(w), 0))
+			for range 3000 {
+				id := cacheID(random.Uint64N(100))
+				switch random.IntN(8) {
+				default:
+					if e := c.get(&id); e != nil && e.id != id {
+						t.Errorf("got the entry of %s, want that of %s", e.id, id)
+					}
+				case 0, 1, 2:
+					remember(c, id)
+				case 3:
+					c.drop([]uuid.UUID{id})
+				case 4:
+					if random.IntN(100) == 0 {
+						c.clear()
+					}
+				}
+			}
+		})
+	}
+	workers.Wait()
+	wantConsistent(t, c)
+}
+
+func TestAnEntryThatIsReplacedIsNeverMissed(t *testing.T) {
+	c := newCache(10)
+	id := cacheID(1)
+	remember(c, id)
+	var done atomic.Bool
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for range 100_000 {
+			remember(c, id)
+		}
+		done.Store(true)
+	})
+	for !done.Load() {
+		if c.get(&id) == nil {
+			t.Error("the key is remembered, and was not found")
+			break
+		}
+	}
+	writer.Wait()
+}
+
+// bytesIn collects the bytes of everything that can be reached from v, but for atomic pointers: a string for each array,
+// slice and string.
+func bytesIn(v reflect.Value, seen map[uintptr]bool) (found []string) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() && !seen[v.Pointer()] {
+			seen[v.Pointer()] = true
+			found = bytesIn(v.Elem(), seen)
+		}
+	case reflect.Interface:
+		if !v.IsNil() {
+			found = bytesIn(v.Elem(), seen)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			found = append(found, bytesIn(v.Field(i), seen)...)
+		}
+	case reflect.String:
+		found = []string{v.String()}
+	case reflect.Array, reflect.Slice:
+		var flat []byte
+		for i := range v.Len() {
+			if e := v.Index(i); e.Kind() == reflect.Uint8 {
+				flat = append(flat, byte(e.Uint()))
+			} else {
+				found = append(found, bytesIn(e, seen)...)
+			}
+		}
+		found = append(found, string(flat))
+	}
+	return found
+}
+
+func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
+	s := openInside(t, nil)
+	key, token := addServerKey(t, s, "laptop")
+	wantLoginInside(t, s, token, key.ID)
+	var parsed parsedToken
+	s.tokens.parse(token, &parsed)
+	v, err := parseVerifier(verifierOf(t, s, key.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := [][]byte{parsed.secret()[:8], []byte(token[len("lk_")+22:][:11]), v.hash[:8], v.salt[:8], []byte("argon2id")}
+
+	leaks := func(entry any) (n int) {
+		for _, text := range bytesIn(reflect.ValueOf(entry), make(map[uintptr]bool)) {
+			for _, secret := range kept {
+				n += strings.Count(text, string(secret))
+			}
+		}
+		return n
+	}
+	e := s.cache.get(&key.ID)
+	if e == nil {
+		t.Fatal("the key is not in the cache")
+	}
+	if n := leaks(e); n != 0 {
+		t.Errorf("the entry holds what it must not in %d places", n)
+	}
+	if n := leaks(struct {
+		*cacheEntry
+		leak error
+	}{e, fmt.Errorf("login with %s: %w", token, ErrKeyExpired)}); n == 0 {
+		t.Error("a planted token was not found: the test shows nothing")
+	}
+	if n := leaks(&struct{ leak parsedToken }{parsed}); n == 0 {
+		t.Error("a planted secret was not found: the test shows nothing")
+	}
+}
+
+func TestEntriesOfOneSecretAreSaltedApart(t *testing.T) {
+	secret := &[secretSize]byte{1}
+	a := newCacheEntry(secret, &answer{})
+	b := newCacheEntry(secret, &answer{})
+	if a.salt == b.salt || bytes.Equal(a.digest[:], b.digest[:]) {
+		t.Error("two entries of one secret are alike")
+	}
+	other := *secret
+	other[secretSize-1] ^= 1
+	if !a.matches(secret) || a.matches(&other) {
+		t.Errorf("the secret matches: %t, and one with another last bit: %t", a.matches(secret), a.matches(&other))
+	}
+}
+
+// BenchmarkCacheMemory measures what a key costs in a full cache of the default size: its entry, its name, and its share
+// of the table.
+func BenchmarkCacheMemory(b *testing.B) {
+	const keys = 10_000
+	s := openInside(b, &Options{Cost: LightCost, CacheSize: keys})
+	requests := make([]NewKeyFor, keys)
+	for i := range requests {
+		requests[i] = NewKeyFor{Server, NewKey{Name: fmt.Sprintf("device-%05d", i)}}
+	}
+	_, tokens, err := s.CreateKeys(b.Context(), requests, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC() // what the first one's finalizers let go
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for b.Loop() {
+		s.cache = newCache(0)
+		before := heap()
+		s.cache = newCache(keys)
+		for _, token := range tokens {
+			if _, err := s.Login(b.Context(), token); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric((float64(heap())-float64(before))/keys, "bytes/key")
+	}
+	if s.cache.size() != keys {
+		b.Fatalf("the cache has %d keys, want %d", s.cache.size(), keys)
+	}
+}

@@ -1,0 +1,107 @@
+package latchkey_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+func sequenceOf(t testing.TB, s *latchkey.Store) uint64 {
+	t.Helper()
+	stats, err := s.Stats(t.Context())
+	must(t, err)
+	return stats.Sequence
+}
+
+// wantNoChange fails the test if what it calls moves the sequence or commits anything.
+func wantNoChange(t testing.TB, s *latchkey.Store, call func()) {
+	t.Helper()
+	before, err := s.Stats(t.Context())
+	must(t, err)
+	call()
+	after, err := s.Stats(t.Context())
+	must(t, err)
+	if after.Sequence != before.Sequence || after.Commits != before.Commits {
+		t.Errorf("the sequence went from %d to %d in %d commits, want no change",
+			before.Sequence, after.Sequence, after.Commits-before.Commits)
+	}
+}
+
+func TestEachWriteMovesTheSequenceOn(t *testing.T) {
+	s := open(t)
+	if n := sequenceOf(t, s); n != 0 {
+		t.Errorf("a new store is at sequence %d, want 0", n)
+	}
+	var ada uuid.UUID
+	var key latchkey.Key
+	for _, step := range []struct {
+		name string
+		call func() error
+	}{
+		{"CreateUser", func() error { ada = addUser(t, s, "ada"); return nil }},
+		{"LinkIdentity", func() error { _, err := s.LinkIdentity(t.Context(), ada, email("lovelace")); return err }},
+		{"CreateKey", func() error { key, _ = addKey(t, s, ada, "laptop"); return nil }},
+		{"RenameKey", func() error { return s.RenameKey(t.Context(), ada, key.ID, "desktop") }},
+		{"DisableKey", func() error { return s.DisableKey(t.Context(), ada, key.ID) }},
+		{"DisableKey again, which outdoes an enabling elsewhere", func() error { return s.DisableKey(t.Context(), ada, key.ID) }},
+		{"EnableKey", func() error { return s.EnableKey(t.Context(), ada, key.ID) }},
+		{"DisableUser", func() error { return s.DisableUser(t.Context(), ada) }},
+		{"DisableUser again", func() error { return s.DisableUser(t.Context(), ada) }},
+		{"EnableUser", func() error { return s.EnableUser(t.Context(), ada) }},
+		{"DeleteKey", func() error { return s.DeleteKey(t.Context(), ada, key.ID) }},
+		{"DeleteUser", func() error { return s.DeleteUser(t.Context(), ada) }},
+	} {
+		before := sequenceOf(t, s)
+		if err := step.call(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if after := sequenceOf(t, s); after <= before {
+			t.Errorf("%s: the sequence went from %d to %d", step.name, before, after)
+		}
+	}
+}
+
+func TestWhatChangesNothingLeavesTheSequenceAndTheFileAlone(t *testing.T) {
+	s := open(t)
+	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+	key, token := addKey(t, s, ada, "laptop")
+	addKey(t, s, ada, "phone")
+	refused := errors.New("the function refuses")
+	for _, tt := range []struct {
+		name string
+		call func() error
+		want error
+	}{
+		{"EnableKey of an enabled key", func() error { return s.EnableKey(t.Context(), ada, key.ID) }, nil},
+		{"EnableUser of an enabled user", func() error { return s.EnableUser(t.Context(), ada) }, nil},
+		{"RenameKey to the name it has", func() error { return s.RenameKey(t.Context(), ada, key.ID, "laptop") }, nil},
+		{"CreateKeys of none", func() error { _, _, err := s.CreateKeys(t.Context(), nil, nil); return err }, nil},
+		{"MintKey", func() error { _, _, err := s.MintKey(t.Context()); return err }, nil},
+		{"Login", func() error { _, err := s.Login(t.Context(), token); return err }, nil},
+		{"an empty Update", func() error { return s.Update(t.Context(), func(*latchkey.Tx) error { return nil }) }, nil},
+		{"an Update that fails after a change", func() error {
+			return s.Update(t.Context(), func(tx *latchkey.Tx) error {
+				must(t, tx.DeleteUser(ada))
+				return refused
+			})
+		}, refused},
+		{"RenameKey to a taken name", func() error { return s.RenameKey(t.Context(), ada, key.ID, "phone") }, latchkey.ErrKeyNameTaken},
+		{"CreateKey with a taken name", func() error {
+			_, _, err := s.CreateKey(t.Context(), ada, latchkey.NewKey{Name: "phone"})
+			return err
+		}, latchkey.ErrKeyNameTaken},
+		{"CreateUser with a taken identity", func() error {
+			_, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email("bob")})
+			return err
+		}, latchkey.ErrIdentityTaken},
+		{"DeleteKey by somebody else", func() error { return s.DeleteKey(t.Context(), bob, key.ID) }, latchkey.ErrKeyNotFound},
+		{"DeleteUser of nobody", func() error { return s.DeleteUser(t.Context(), uuid.New()) }, latchkey.ErrUserNotFound},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			wantNoChange(t, s, func() { wantError(t, tt.call(), tt.want) })
+		})
+	}
+}

@@ -1,0 +1,500 @@
+package latchkey
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+// inhabited is a store with one of everything, for tests that put something wrong into it.
+type inhabited struct {
+	*Store
+	t *testing.T
+
+	ada, bob userRecord // ada has two identities and a key
+	gone     userRecord // a tombstone
+	laptop   keyRecord  // of ada
+	backup   keyRecord  // a server key
+	lost     keyRecord  // a tombstone, once ada's
+
+	laptopToken string
+}
+
+// openInhabited opens a copy of a store that is made once: most of the time would go into its commits.
+func openInhabited(t *testing.T) *inhabited {
+	t.Helper()
+	originalOnce.Do(func() { makeOriginal(t) })
+	path := filepath.Join(t.TempDir(), "keys.db")
+	mustInside(t, os.WriteFile(path, original.file, 0o600))
+	s := openInsideFile(t, path, nil)
+	return &inhabited{
+		Store: s, t: t,
+		ada: storedUser(t, s, original.ada), bob: storedUser(t, s, original.bob), gone: storedUser(t, s, original.gone),
+		laptop: storedKey(t, s, original.laptop), backup: storedKey(t, s, original.backup), lost: storedKey(t, s, original.lost),
+		laptopToken: original.laptopToken,
+	}
+}
+
+var (
+	originalOnce sync.Once
+	original     struct {
+		file                                 []byte
+		ada, bob, gone, laptop, backup, lost uuid.UUID
+		laptopToken                          string
+	}
+)
+
+func makeOriginal(t *testing.T) {
+	s := openInside(t, nil)
+	must := func(err error) { mustInside(t, err) }
+	for subject, id := range map[string]*uuid.UUID{"ada": &original.ada, "bob": &original.bob, "gone": &original.gone} {
+		user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, subject}})
+		must(err)
+		*id = user.ID
+	}
+	_, err := s.LinkIdentity(t.Context(), original.ada, Identity{CustomToken, "lovelace"})
+	must(err)
+	laptop, token, err := s.CreateKey(t.Context(), original.ada, NewKey{Name: "laptop"})
+	must(err)
+	lost, _, err := s.CreateKey(t.Context(), original.ada, NewKey{Name: "lost"})
+	must(err)
+	backup, _ := addServerKey(t, s, "backup")
+	must(s.DeleteKey(t.Context(), original.ada, lost.ID))
+	must(s.DeleteUser(t.Context(), original.gone))
+	original.laptop, original.lost, original.backup, original.laptopToken = laptop.ID, lost.ID, backup.ID, token
+	path := s.engine.(*boltEngine).path
+	closeInside(t, s)
+	original.file, err = os.ReadFile(path)
+	must(err)
+}
+
+func (h *inhabited) put(table string, key, value []byte) { plant(h.t, h.Store, table, key, value) }
+func (h *inhabited) putUser(u userRecord)                { h.put(tableUsers, u.id[:], u.encode()) }
+func (h *inhabited) putKey(k keyRecord)                  { h.put(tableKeys, k.id[:], k.encode()) }
+
+func (h *inhabited) remove(table string, key []byte) {
+	mustInside(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error { return etx.Delete(table, key) }))
+}
+
+// spoil changes a bit in the middle of a value.
+func (h *inhabited) spoil(table string, key []byte) {
+	mustInside(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error {
+		value, err := etx.Get(table, key)
+		if err != nil || value == nil {
+			return errors.Join(err, errors.New("there is nothing to spoil"))
+		}
+		value[len(value)/2] ^= 4
+		return etx.Put(table, key, value)
+	}))
+}
+
+// putState writes the state after a change.
+func (h *inhabited) putState(change func(*storeState)) {
+	mustInside(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error {
+		st, err := (&Tx{etx: etx}).readState()
+		if err != nil {
+			return err
+		}
+		change(st)
+		return etx.Put(tableMeta, keyState, st.encode())
+	}))
+}
+
+func (h *inhabited) findings() (findings []error) {
+	for finding := range h.Check(h.t.Context()) {
+		findings = append(findings, finding)
+	}
+	return findings
+}
+
+// wrongs are the ways in which a store can be wrong. What is derived from the records, Repair makes again.
+var wrongs = []struct {
+	name    string
+	derived bool
+	plant   func(h *inhabited)
+}{
+	{"a user's record is damaged", false, func(h *inhabited) { h.spoil(tableUsers, h.ada.id[:]) }},
+	{"a user's tombstone is damaged", false, func(h *inhabited) { h.spoil(tableUsers, h.gone.id[:]) }},
+	{"a user's record is missing", false, func(h *inhabited) { h.remove(tableUsers, h.ada.id[:]) }},
+	{"a user's record is another's", false, func(h *inhabited) { h.put(tableUsers, h.bob.id[:], h.ada.encode()) }},
+	{"a user's ID is too short", false, func(h *inhabited) { h.put(tableUsers, h.bob.id[:15], h.bob.encode()) }},
+	{"a user has no identity", false, func(h *inhabited) { h.bob.identities = nil; h.putUser(h.bob) }},
+	{"two users have one identity", false, func(h *inhabited) {
+		h.bob.identities = append(h.bob.identities, h.ada.identities[0])
+		h.putUser(h.bob)
+	}},
+	{"a user's last change is not in the change index", true, func(h *inhabited) { h.bob.sequence--; h.putUser(h.bob) }},
+	{"a user changed without a sequence", true, func(h *inhabited) { h.bob.sequence = 0; h.putUser(h.bob) }},
+	{"a user is ahead of the store", true, func(h *inhabited) { h.bob.sequence += 1000; h.putUser(h.bob) }},
+
+	{"an identity is not in the index", true, func(h *inhabited) { h.remove(tableIdentities, h.ada.identities[1].key()) }},
+	{"the index gives an identity to another user", true, func(h *inhabited) {
+		h.put(tableIdentities, h.ada.identities[1].key(), h.bob.id[:])
+	}},
+	{"the index gives an identity to nobody", true, func(h *inhabited) {
+		h.put(tableIdentities, h.ada.identities[1].key(), uuid.Nil[:])
+	}},
+	{"the index has an identity that its user has not", true, func(h *inhabited) {
+		h.put(tableIdentities, Identity{CustomToken, "1"}.key(), h.ada.id[:])
+	}},
+	{"the index has an identity of a deleted user", true, func(h *inhabited) {
+		h.put(tableIdentities, Identity{LocalUserpass, "gone"}.key(), h.gone.id[:])
+	}},
+	{"the index of identities has half an ID", true, func(h *inhabited) {
+		h.put(tableIdentities, h.ada.identities[1].key(), h.ada.id[:8])
+	}},
+	{"the index of identities has an unreadable key", true, func(h *inhabited) {
+		h.put(tableIdentities, []byte{0xff}, h.ada.id[:])
+	}},
+
+	{"a key's record is damaged", false, func(h *inhabited) { h.spoil(tableKeys, h.laptop.id[:]) }},
+	{"a key's tombstone is damaged", false, func(h *inhabited) { h.spoil(tableKeys, h.lost.id[:]) }},
+	{"a key's record is another's", false, func(h *inhabited) { h.put(tableKeys, h.laptop.id[:], h.backup.encode()) }},
+	{"a key's ID is too long", false, func(h *inhabited) { h.put(tableKeys, append(h.laptop.id[:], 0), h.laptop.encode()) }},
+	{"a key belongs to a user who never was", false, func(h *inhabited) {
+		h.remove(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id))
+		h.laptop.owner = uuid.UUID{1}
+		h.put(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id), nil)
+		h.putKey(h.laptop)
+	}},
+	{"a key belongs to a deleted user", false, func(h *inhabited) {
+		h.remove(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id))
+		h.laptop.owner = h.gone.id
+		h.put(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id), nil)
+		h.putKey(h.laptop)
+	}},
+	{"a key belongs to an anonymous user", false, func(h *inhabited) {
+		for _, i := range h.ada.identities {
+			h.remove(tableIdentities, i.key())
+		}
+		h.ada.identities = []identityRecord{{Identity: Identity{AnonUser, "visitor"}}}
+		h.put(tableIdentities, h.ada.identities[0].key(), h.ada.id[:])
+		h.putUser(h.ada)
+	}},
+	{"a key has no verifier", false, func(h *inhabited) { h.laptop.verifier = ""; h.putKey(h.laptop) }},
+	{"a key's verifier is no PHC string", false, func(h *inhabited) { h.laptop.verifier = "$2b$10$abc"; h.putKey(h.laptop) }},
+	{"a key's verifier would take all memory", false, func(h *inhabited) {
+		v, err := parseVerifier(h.laptop.verifier)
+		mustInside(h.t, err)
+		v.cost.Memory = maxCostMemory + 1
+		h.laptop.verifier = v.String()
+		h.putKey(h.laptop)
+	}},
+	{"a key has a name that none can have", false, func(h *inhabited) {
+		h.remove(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id))
+		h.laptop.name = "a\nb"
+		h.put(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id), nil)
+		h.putKey(h.laptop)
+	}},
+	{"two keys of one owner have one name", false, func(h *inhabited) {
+		other, _ := addServerKey(h.t, h.Store, "restore")
+		h.remove(tableNames, nameKey(Server, "restore", other.ID))
+		k := storedKey(h.t, h.Store, other.ID)
+		k.name = h.backup.name
+		h.put(tableNames, nameKey(Server, k.name, k.id), nil)
+		h.putKey(k)
+	}},
+	{"a key's last change is not in the change index", true, func(h *inhabited) { h.laptop.sequence++; h.putKey(h.laptop) }},
+	{"a tombstone's last change is not in the change index", true, func(h *inhabited) { h.lost.sequence++; h.putKey(h.lost) }},
+	{"a key is ahead of the store, and so is its entry in the change index", true, func(h *inhabited) {
+		h.remove(tableChanges, sequenceKey(h.laptop.sequence))
+		h.laptop.sequence += 1000
+		h.putKey(h.laptop)
+		h.put(tableChanges, sequenceKey(h.laptop.sequence), changeEntry(keyKind, h.laptop.id))
+	}},
+
+	{"a name is not in the index", true, func(h *inhabited) {
+		h.remove(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id))
+	}},
+	{"the index has another name for a key", true, func(h *inhabited) {
+		h.put(tableNames, nameKey(h.laptop.owner, "phone", h.laptop.id), nil)
+	}},
+	{"the index has another owner for a key", true, func(h *inhabited) {
+		h.put(tableNames, nameKey(h.bob.id, h.laptop.name, h.laptop.id), nil)
+	}},
+	{"the index has a name of a deleted key", true, func(h *inhabited) {
+		h.put(tableNames, nameKey(h.lost.owner, "lost", h.lost.id), nil)
+	}},
+	{"the index has a name of a key that never was", true, func(h *inhabited) {
+		h.put(tableNames, nameKey(h.ada.id, "phone", uuid.UUID{1}), nil)
+	}},
+	{"the index of names has a key that is too short", true, func(h *inhabited) { h.put(tableNames, h.ada.id[:], nil) }},
+	{"the index of names has a key without its zero", true, func(h *inhabited) {
+		h.put(tableNames, bytes.Repeat([]byte{1}, 40), nil)
+	}},
+
+	{"a change is missing", true, func(h *inhabited) { h.remove(tableChanges, sequenceKey(h.backup.sequence)) }},
+	{"a tombstone's change is missing", true, func(h *inhabited) { h.remove(tableChanges, sequenceKey(h.gone.sequence)) }},
+	{"a record has two changes", true, func(h *inhabited) {
+		h.put(tableChanges, sequenceKey(h.laptop.made.counter-1), changeEntry(keyKind, h.laptop.id))
+	}},
+	{"a record has two changes to come", true, func(h *inhabited) {
+		h.put(tableChanges, sequenceKey(1000), changeEntry(keyKind, h.laptop.id))
+		h.put(tableChanges, sequenceKey(1001), changeEntry(keyKind, h.laptop.id))
+	}},
+	{"a change is of a record that never was", true, func(h *inhabited) {
+		h.put(tableChanges, sequenceKey(1000), changeEntry(userKind, uuid.UUID{1}))
+	}},
+	{"a change without a sequence is of a record that never was", true, func(h *inhabited) {
+		h.put(tableChanges, sequenceKey(0), changeEntry(userKind, uuid.UUID{1}))
+	}},
+	{"a change is of another kind", true, func(h *inhabited) {
+		h.put(tableChanges, sequenceKey(h.backup.sequence), changeEntry(userKind, h.backup.id))
+	}},
+	{"a change is of no kind", true, func(h *inhabited) {
+		h.put(tableChanges, sequenceKey(h.backup.sequence), changeEntry(9, h.backup.id))
+	}},
+	{"a change has a short sequence", true, func(h *inhabited) {
+		h.put(tableChanges, []byte{1, 2, 3}, changeEntry(keyKind, h.backup.id))
+	}},
+	{"a change has half an ID", true, func(h *inhabited) {
+		h.put(tableChanges, sequenceKey(h.backup.sequence), changeEntry(keyKind, h.backup.id)[:9])
+	}},
+
+	{"a user too many is counted", true, func(h *inhabited) { h.putState(func(st *storeState) { st.users++ }) }},
+	{"a key too few is counted", true, func(h *inhabited) { h.putState(func(st *storeState) { st.keys-- }) }},
+	{"the store is behind its changes", true, func(h *inhabited) { h.putState(func(st *storeState) { st.sequence -= 2 }) }},
+	{"the state is damaged", true, func(h *inhabited) { h.spoil(tableMeta, keyState) }},
+	{"the state is missing", true, func(h *inhabited) { h.remove(tableMeta, keyState) }},
+
+	{"the format is damaged", false, func(h *inhabited) { h.spoil(tableMeta, keyFormat) }},
+	{"the format is missing", false, func(h *inhabited) { h.remove(tableMeta, keyFormat) }},
+	{"the domain is damaged", false, func(h *inhabited) { h.spoil(tableMeta, keyDomain) }},
+	{"the domain is missing", false, func(h *inhabited) { h.remove(tableMeta, keyDomain) }},
+	{"the domain is another", false, func(h *inhabited) {
+		other := openInside(h.t, nil)
+		h.put(tableMeta, keyDomain, sealRecord(tableMeta, keyDomain, other.domain.encode()))
+	}},
+	{"the replica's ID is damaged", false, func(h *inhabited) { h.spoil(tableMeta, keyReplica) }},
+	{"the replica's ID is missing", false, func(h *inhabited) { h.remove(tableMeta, keyReplica) }},
+}
+
+func TestCheckFindsWhateverIsWrong(t *testing.T) {
+	for _, tt := range wrongs {
+		t.Run(tt.name, func(t *testing.T) {
+			h := openInhabited(t)
+			if findings := h.findings(); len(findings) != 0 {
+				t.Fatalf("before anything is wrong: %v", findings)
+			}
+			tt.plant(h)
+			findings := h.findings()
+			if len(findings) == 0 {
+				t.Error("nothing was found")
+			}
+			for _, finding := range findings {
+				if !errors.Is(finding, ErrCorrupt) {
+					t.Errorf("the finding %q is not ErrCorrupt", finding)
+				}
+			}
+			// Looking changes nothing, so it finds the same again.
+			if again := h.findings(); len(again) != len(findings) {
+				t.Errorf("%d findings the first time, and %d the second", len(findings), len(again))
+			}
+		})
+	}
+}
+
+func TestRepairMakesAgainWhatIsDerived(t *testing.T) {
+	for _, tt := range wrongs {
+		t.Run(tt.name, func(t *testing.T) {
+			h := openInhabited(t)
+			tt.plant(h)
+			before := len(h.findings())
+			repaired, err := h.Repair(t.Context())
+			switch findings := h.findings(); {
+			case err != nil:
+				t.Errorf("Repair: %v", err)
+			case tt.derived && len(findings) != 0:
+				t.Errorf("after %d repairs it still is wrong: %v", repaired, findings)
+			case tt.derived && repaired == 0:
+				t.Error("nothing counts as repaired")
+			case !tt.derived && before > 0 && len(findings) == 0:
+				t.Error("what cannot be derived has vanished")
+			}
+			if again, err := h.Repair(t.Context()); again != 0 || err != nil {
+				t.Errorf("the second Repair found %d things to do, %v", again, err)
+			}
+		})
+	}
+}
+
+func TestARepairedStoreIsWrittenToAsBefore(t *testing.T) {
+	for _, tt := range wrongs {
+		if !tt.derived {
+			continue
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			h := openInhabited(t)
+			tt.plant(h)
+			_, err := h.Repair(t.Context())
+			mustInside(t, err)
+			before, _ := changeIndex(t, h.Store)
+			mustInside(t, h.DisableKey(t.Context(), Server, h.backup.id))
+			mustInside(t, h.RenameKey(t.Context(), h.ada.id, h.laptop.id, "desktop"))
+			if _, err := h.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}}); !errors.Is(err, ErrIdentityTaken) {
+				t.Errorf("making ada again: got %v, want %v", err, ErrIdentityTaken)
+			}
+			mustInside(t, h.DeleteUser(t.Context(), h.ada.id))
+			if findings := h.findings(); len(findings) != 0 {
+				t.Errorf("after four more changes: %v", findings)
+			}
+			if now := statsInside(t, h.Store).Sequence; now <= slices.Max(before) {
+				t.Errorf("the store is at %d after changes that followed %d", now, slices.Max(before))
+			}
+		})
+	}
+}
+
+func TestRepairBringsNothingBackThatWasRevoked(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		revoke func(h *inhabited) error
+		stale  func(h *inhabited) // puts the record back that was there before
+	}{
+		{"a disabled key", func(h *inhabited) error {
+			return h.DisableKey(h.t.Context(), h.ada.id, h.laptop.id)
+		}, func(h *inhabited) { h.putKey(h.laptop) }},
+		{"a deleted key", func(h *inhabited) error {
+			return h.DeleteKey(h.t.Context(), h.ada.id, h.laptop.id)
+		}, func(h *inhabited) { h.putKey(h.laptop) }},
+		{"a disabled user", func(h *inhabited) error {
+			return h.DisableUser(h.t.Context(), h.ada.id)
+		}, func(h *inhabited) { h.putUser(h.ada) }},
+		{"a key of a deleted user", func(h *inhabited) error {
+			return h.DeleteUser(h.t.Context(), h.ada.id)
+		}, func(h *inhabited) { h.putUser(h.ada); h.putKey(h.laptop) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := openInhabited(t)
+			wantLoginInside(t, h.Store, h.laptopToken, h.laptop.id)
+			mustInside(t, tt.revoke(h))
+			tt.stale(h)
+			if _, err := h.Repair(t.Context()); err != nil {
+				t.Errorf("Repair: %v", err)
+			}
+			if _, err := h.Login(t.Context(), h.laptopToken); err == nil {
+				t.Error("it logs in again")
+			}
+		})
+	}
+}
+
+func TestARecordOfALaterVersionIsNotTakenForDamage(t *testing.T) {
+	h := openInhabited(t)
+	record := h.bob.encode()
+	h.put(tableUsers, h.bob.id[:], sealedAs(2, tableUsers, h.bob.id[:], record[1:len(record)-4]))
+	if findings := h.findings(); len(findings) == 0 || !errors.Is(findings[0], ErrVersion) {
+		t.Errorf("got %v, want %v first", findings, ErrVersion)
+	}
+}
+
+func TestADamagedIndexIsAnErrorAndNeverSomebodyElse(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		plant func(h *inhabited)
+		call  func(h *inhabited) error
+	}{
+		{"an identity of another user", func(h *inhabited) {
+			h.put(tableIdentities, h.ada.identities[0].key(), h.bob.id[:])
+		}, func(h *inhabited) error {
+			_, err := h.UserByIdentity(h.t.Context(), h.ada.identities[0].Identity)
+			return err
+		}},
+		{"an identity of a deleted user", func(h *inhabited) {
+			h.put(tableIdentities, h.ada.identities[0].key(), h.gone.id[:])
+		}, func(h *inhabited) error {
+			_, err := h.UserByIdentity(h.t.Context(), h.ada.identities[0].Identity)
+			return err
+		}},
+		{"an identity of half an ID", func(h *inhabited) {
+			h.put(tableIdentities, h.ada.identities[0].key(), h.ada.id[:8])
+		}, func(h *inhabited) error {
+			_, err := h.UserByIdentity(h.t.Context(), h.ada.identities[0].Identity)
+			return err
+		}},
+		{"a name of another user's key", func(h *inhabited) {
+			h.put(tableNames, nameKey(h.bob.id, "mine", h.laptop.id), nil)
+		}, func(h *inhabited) error {
+			_, err := h.Keys(h.t.Context(), h.bob.id)
+			return err
+		}},
+		{"a name of a deleted key", func(h *inhabited) {
+			h.put(tableNames, nameKey(h.ada.id, "lost", h.lost.id), nil)
+		}, func(h *inhabited) error {
+			_, err := h.Keys(h.t.Context(), h.ada.id)
+			return err
+		}},
+		{"a name of a key that never was, when its user is deleted", func(h *inhabited) {
+			h.put(tableNames, nameKey(h.ada.id, "phone", uuid.UUID{1}), nil)
+		}, func(h *inhabited) error { return h.DeleteUser(h.t.Context(), h.ada.id) }},
+		{"a name of another user's key, when the one who has it not is deleted", func(h *inhabited) {
+			h.put(tableNames, nameKey(h.bob.id, "mine", h.laptop.id), nil)
+		}, func(h *inhabited) error { return h.DeleteUser(h.t.Context(), h.bob.id) }},
+		{"an unreadable entry among a user's names", func(h *inhabited) {
+			h.put(tableNames, append(h.ada.id[:], bytes.Repeat([]byte{1}, 40)...), nil)
+		}, func(h *inhabited) error {
+			_, _, err := h.CreateKey(h.t.Context(), h.ada.id, NewKey{Name: "phone"})
+			return err
+		}},
+		{"an unreadable user on the list", func(h *inhabited) {
+			h.put(tableUsers, []byte{1}, h.ada.encode())
+		}, func(h *inhabited) (last error) {
+			for _, err := range h.Users(h.t.Context(), uuid.Nil) {
+				last = err
+			}
+			return last
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := openInhabited(t)
+			tt.plant(h)
+			before := statsInside(t, h.Store).Sequence
+			if err := tt.call(h); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("got %v, want %v", err, ErrCorrupt)
+			}
+			if now := statsInside(t, h.Store).Sequence; now != before {
+				t.Errorf("the sequence went from %d to %d", before, now)
+			}
+		})
+	}
+}
+
+func TestAStoreWhoseFormatIsLostIsNotTakenForAnEmptyOne(t *testing.T) {
+	h := openInhabited(t)
+	h.remove(tableMeta, keyFormat)
+	path := h.engine.(*boltEngine).path
+	closeInside(t, h.Store)
+	if _, err := Open(path, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("got %v, want %v", err, ErrCorrupt)
+	}
+	for _, table := range []string{tableUsers, tableKeys, tableIdentities, tableNames, tableChanges} {
+		t.Run("only the table "+table+" is left", func(t *testing.T) {
+			h := openInhabited(t)
+			mustInside(t, h.engine.Update(t.Context(), func(etx EngineTx) error {
+				for _, other := range []string{tableMeta, tableUsers, tableKeys, tableIdentities, tableNames, tableChanges} {
+					for e, err := range etx.Scan(other, nil, nil) {
+						if err != nil {
+							return err
+						}
+						if other == table {
+							continue
+						}
+						if err := etx.Delete(other, e.Key); err != nil {
+							return err
+						}
+					}
+				}
+				return nil
+			}))
+			if _, err := OpenEngine(h.engine, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("got %v, want %v", err, ErrCorrupt)
+			}
+		})
+	}
+}

@@ -1,0 +1,186 @@
+package latchkey_test
+
+import (
+	"go/ast"
+	"go/doc"
+	"go/parser"
+	"go/token"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// goCommand runs the go command in the package's directory, as on another operating system unless goos is empty, and
+// returns what it prints.
+func goCommand(t *testing.T, goos string, args ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("there is no go command here")
+	}
+	cmd := exec.Command("go", args...)
+	if goos != "" {
+		cmd.Env = append(cmd.Environ(), "GOOS="+goos)
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func TestWhoeverEmbedsThePackageCompilesThreeLibrariesAndWhatTheyNeed(t *testing.T) {
+	allowed := []string{
+		"github.com/latchkeydb/latchkey",
+		"github.com/google/uuid",
+		"go.etcd.io/bbolt",
+		"go.etcd.io/bbolt/errors",
+		"go.etcd.io/bbolt/internal/common",
+		"go.etcd.io/bbolt/internal/freelist",
+		"golang.org/x/crypto/argon2",
+		"golang.org/x/crypto/blake2b",
+		"golang.org/x/sys/cpu",
+		"golang.org/x/sys/unix",
+		"golang.org/x/sys/windows",
+	}
+	for _, goos := range []string{"linux", "darwin", "windows"} {
+		paths := strings.Fields(goCommand(t, goos, "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "."))
+		for _, path := range paths {
+			if !slices.Contains(allowed, path) {
+				t.Errorf("on %s the package compiles %s", goos, path)
+			}
+		}
+		if !slices.Contains(paths, "go.etcd.io/bbolt") {
+			t.Errorf("on %s the list has %q, so this test shows nothing", goos, paths)
+		}
+	}
+}
+
+// source is the package as it is written, with its tests left out.
+type source struct {
+	files []*ast.File
+	doc   *doc.Package
+}
+
+func parsePackage(t *testing.T) source {
+	t.Helper()
+	paths, err := filepath.Glob("*.go")
+	must(t, err)
+	var s source
+	fset := token.NewFileSet()
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(fset, path, nil, parser.ParseComments|parser.SkipObjectResolution)
+		must(t, err)
+		s.files = append(s.files, file)
+	}
+	s.doc, err = doc.NewFromFiles(fset, s.files, "github.com/latchkeydb/latchkey", doc.PreserveAST)
+	must(t, err)
+	return s
+}
+
+// exported calls visit with each exported name of the package and whether it has a comment: Name, Type.Method, and
+// Type.Field.
+func (s source) exported(visit func(name string, documented bool)) {
+	values := func(all []*doc.Value) {
+		for _, v := range all {
+			for _, spec := range v.Decl.Specs {
+				spec := spec.(*ast.ValueSpec)
+				for _, name := range spec.Names {
+					// A comment over the whole group does for what needs no words of its own.
+					visit(name.Name, v.Doc != "" || spec.Doc != nil || spec.Comment != nil)
+				}
+			}
+		}
+	}
+	funcs := func(receiver string, all []*doc.Func) {
+		for _, f := range all {
+			visit(receiver+f.Name, f.Doc != "")
+		}
+	}
+	values(s.doc.Consts)
+	values(s.doc.Vars)
+	funcs("", s.doc.Funcs)
+	for _, typ := range s.doc.Types {
+		visit(typ.Name, typ.Doc != "")
+		values(typ.Consts)
+		values(typ.Vars)
+		funcs("", typ.Funcs)
+		funcs(typ.Name+".", typ.Methods)
+		for _, spec := range typ.Decl.Specs {
+			switch def := spec.(*ast.TypeSpec).Type.(type) {
+			case *ast.StructType:
+				for _, field := range def.Fields.List {
+					for _, name := range field.Names {
+						visit(typ.Name+"."+name.Name, true) // a field may speak for itself
+					}
+				}
+			case *ast.InterfaceType:
+				for _, method := range def.Methods.List {
+					for _, name := range method.Names {
+						visit(typ.Name+"."+name.Name, method.Doc != nil)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestEveryExportedNameHasADocComment(t *testing.T) {
+	n := 0
+	s := parsePackage(t)
+	if s.doc.Doc == "" {
+		t.Error("the package has no comment")
+	}
+	s.exported(func(name string, documented bool) {
+		n++
+		if !documented {
+			t.Errorf("%s has no comment", name)
+		}
+	})
+	if n < 100 {
+		t.Errorf("found %d exported names, so this test does not look where they are", n)
+	}
+}
+
+// linked is a name in brackets in a comment, such as [Name], [Type.Method], [package.Name] and [Type].Field.
+var linked = regexp.MustCompile(`\[\*?((?:[a-z]\w*\.)?[A-Z]\w*(?:\.[A-Z]\w*)?)\](\.[A-Z]\w*)?`)
+
+func TestEveryNameInBracketsExists(t *testing.T) {
+	s := parsePackage(t)
+	known := map[string]bool{}
+	s.exported(func(name string, _ bool) { known[name] = true })
+	imports := map[string]string{}
+	for _, file := range s.files {
+		for _, spec := range file.Imports {
+			path := strings.Trim(spec.Path.Value, `"`)
+			imports[path[strings.LastIndexByte(path, '/')+1:]] = path
+		}
+	}
+	checked := 0
+	for _, file := range s.files {
+		for _, group := range file.Comments {
+			for _, match := range linked.FindAllStringSubmatch(group.Text(), -1) {
+				checked++
+				name := match[1] + match[2]
+				if known[name] {
+					continue
+				}
+				pkg, rest, _ := strings.Cut(name, ".")
+				if path := imports[pkg]; path == "" || rest == "" {
+					t.Errorf("[%s] is no exported name", name)
+				} else {
+					goCommand(t, "", "doc", "-short", path, rest) // fails for a name that does not exist
+					known[name] = true
+				}
+			}
+		}
+	}
+	if checked < 100 {
+		t.Errorf("found %d names in brackets, so this test does not look where they are", checked)
+	}
+}

@@ -1,0 +1,955 @@
+package latchkey_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+type namedText struct{ name, text string }
+
+// goodTexts are what the name of a key and the subject of an identity can be.
+var goodTexts = []namedText{
+	{"one byte", "a"},
+	{"256 bytes", strings.Repeat("x", 256)},
+	{"256 bytes of two-byte letters", strings.Repeat("é", 128)},
+	{"an apostrophe and a space", "Ada's laptop"},
+	{"a space alone", " "},
+	{"the last character before DEL", "~"},
+	{"the first character after the C1 controls", "\u00a0"},
+	{"a sequence of emoji", "👩‍💻"},
+	{"right to left", "مفتاح"},
+	{"the replacement character itself", "\ufffd"},
+	{"the last code point", "\U0010ffff"},
+	{"what an SQL or a path would choke on", `'"; DROP TABLE../..\%s%00`},
+}
+
+// badTexts are what neither can be.
+var badTexts = []namedText{
+	{"empty", ""},
+	{"257 bytes", strings.Repeat("x", 257)},
+	{"257 bytes, of which 256 are letters", strings.Repeat("x", 255) + "é"},
+	{"129 two-byte letters", strings.Repeat("é", 129)},
+	{"a byte that is never in UTF-8", "a\xff"},
+	{"half a letter", "a\xc3"},
+	{"a surrogate", "\xed\xa0\x80"},
+	{"an overlong zero", "\xc0\x80"},
+	{"NUL", "a\x00b"},
+	{"a tab", "a\tb"},
+	{"a line feed at the end", "a\n"},
+	{"ESC", "\x1b[31m"},
+	{"the last C0 control", "a\u001f"},
+	{"DEL", "a\u007f"},
+	{"the first C1 control", "a\u0080"},
+	{"the last C1 control", "a\u009f"},
+}
+
+// lookAlikes look alike and are not the same.
+var lookAlikes = []string{"Zoë", "Zoe\u0308", "zoë", "Zoë ", " Zoë", "Zоë", "Zoë\u200b"}
+
+func TestAKeyDoesNotExistForAnyoneButItsOwner(t *testing.T) {
+	s := open(t)
+	ada, bob, gone := addUser(t, s, "ada"), addUser(t, s, "bob"), addUser(t, s, "gone")
+	must(t, s.DeleteUser(t.Context(), gone))
+	adas, token := addKey(t, s, ada, "laptop")
+	servers, serverToken := addKey(t, s, latchkey.Server, "backup")
+	deleted, _ := addKey(t, s, ada, "lost")
+	must(t, s.DeleteKey(t.Context(), ada, deleted.ID))
+
+	calls := map[string]func(owner, id uuid.UUID) error{
+		"Key":        func(owner, id uuid.UUID) error { _, err := s.Key(t.Context(), owner, id); return err },
+		"EnableKey":  func(owner, id uuid.UUID) error { return s.EnableKey(t.Context(), owner, id) },
+		"DisableKey": func(owner, id uuid.UUID) error { return s.DisableKey(t.Context(), owner, id) },
+		"DeleteKey":  func(owner, id uuid.UUID) error { return s.DeleteKey(t.Context(), owner, id) },
+		"RenameKey":  func(owner, id uuid.UUID) error { return s.RenameKey(t.Context(), owner, id, "mine") },
+		"RenameKey to its name": func(owner, id uuid.UUID) error {
+			return s.RenameKey(t.Context(), owner, id, "laptop")
+		},
+	}
+	for _, tt := range []struct {
+		name      string
+		owner, id uuid.UUID
+	}{
+		{"another user", bob, adas.ID},
+		{"the server", latchkey.Server, adas.ID},
+		{"a deleted user", gone, adas.ID},
+		{"a made-up owner", uuid.New(), adas.ID},
+		{"nobody", uuid.Nil, adas.ID},
+		{"the key itself", adas.ID, adas.ID},
+		{"a user, of a server key", ada, servers.ID},
+		{"nobody, of a server key", uuid.Nil, servers.ID},
+		{"the owner, of a deleted key", ada, deleted.ID},
+	} {
+		for name, call := range calls {
+			t.Run(name+" by "+tt.name, func(t *testing.T) {
+				wantNoChange(t, s, func() {
+					err := call(tt.owner, tt.id)
+					wantError(t, err, latchkey.ErrKeyNotFound)
+					// The words must not tell a key that is somebody else's from one that never was.
+					never := uuid.New()
+					want := strings.ReplaceAll(call(ada, never).Error(), never.String(), tt.id.String())
+					if err.Error() != want {
+						t.Errorf("got %q, want %q", err, want)
+					}
+				})
+			})
+		}
+	}
+
+	if keys, err := s.Keys(t.Context(), bob); err != nil || len(keys) != 0 {
+		t.Errorf("bob's keys: %v, %v, want none", keys, err)
+	}
+	if keys, err := s.Keys(t.Context(), latchkey.Server); err != nil || !slices.Equal(keys, []latchkey.Key{servers}) {
+		t.Errorf("the server's keys: %v, %v, want only its own", keys, err)
+	}
+	for token, want := range map[string]latchkey.Key{token: adas, serverToken: servers} {
+		wantLogin(t, s, token, want.ID)
+		if got, err := s.Key(t.Context(), want.Owner, want.ID); err != nil || got != want {
+			t.Errorf("key: got %+v, %v, want %+v", got, err, want)
+		}
+	}
+}
+
+func TestAKeyIsFetchedAsItWasMadeAlsoAfterReopening(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	c := newClock()
+	c.advance(987654321 * time.Nanosecond)
+	opts := light()
+	opts.Now = c.now
+	s := openFile(t, path, opts)
+	ada := addUser(t, s, "ada")
+
+	expires := time.Date(2027, 6, 5, 23, 2, 1, 0, time.FixedZone("two hours east", 7200))
+	made, _, err := s.CreateKey(t.Context(), ada, latchkey.NewKey{Name: "laptop", Expires: expires.Add(999 * time.Millisecond)})
+	must(t, err)
+	want := latchkey.Key{
+		ID:      made.ID,
+		Owner:   ada,
+		Name:    "laptop",
+		Created: time.Date(2026, 1, 2, 3, 4, 5, 987_000_000, time.UTC),
+		Expires: time.Date(2027, 6, 5, 21, 2, 1, 0, time.UTC),
+	}
+	if made != want {
+		t.Errorf("CreateKey: got %+v, want %+v", made, want)
+	}
+	if made.ID.Version() != 7 || made.ID.Variant() != uuid.RFC4122 {
+		t.Errorf("the ID %s has version %d, want 7", made.ID, made.ID.Version())
+	}
+	if sec, nsec := made.ID.Time().UnixTime(); !time.Unix(sec, nsec).Equal(want.Created) {
+		t.Errorf("the ID %s is of %s, want %s", made.ID, time.Unix(sec, nsec).UTC(), want.Created)
+	}
+	closeStore(t, s)
+
+	s = openFile(t, path, opts)
+	if got, err := s.Key(t.Context(), ada, made.ID); err != nil || got != want {
+		t.Errorf("Key: got %+v, %v, want %+v", got, err, want)
+	}
+	if got, err := s.Keys(t.Context(), ada); err != nil || !slices.Equal(got, []latchkey.Key{want}) {
+		t.Errorf("Keys: got %+v, %v, want %+v", got, err, want)
+	}
+}
+
+func TestAnAnonymousUserCanHaveNoKeysUntilAnIdentityIsLinked(t *testing.T) {
+	s := open(t)
+	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+	must(t, err)
+	wantNoKey(t, s, user.ID, latchkey.NewKey{Name: "laptop"}, latchkey.ErrAnonymousUser)
+	_, err = s.LinkIdentity(t.Context(), user.ID, email("ada"))
+	must(t, err)
+	key, token := addKey(t, s, user.ID, "laptop")
+	wantLogin(t, s, token, key.ID)
+}
+
+func TestThePrincipalOfAServerKeyCanHaveNoKeys(t *testing.T) {
+	s := open(t)
+	key, token := addKey(t, s, latchkey.Server, "backup")
+	who, err := s.Login(t.Context(), token)
+	must(t, err)
+	if want := (latchkey.Principal{KeyID: key.ID, KeyName: "backup", Server: true}); who != want {
+		t.Errorf("got %+v, want %+v", who, want)
+	}
+	for _, owner := range []uuid.UUID{who.UserID, uuid.Nil, key.ID} {
+		wantNoKey(t, s, owner, latchkey.NewKey{Name: "laptop"}, latchkey.ErrUserNotFound)
+		_, err := s.Keys(t.Context(), owner)
+		wantError(t, err, latchkey.ErrUserNotFound)
+	}
+}
+
+// wantNoKey fails the test unless every way to make a key is refused with want, before it has cost a hash.
+func wantNoKey(t *testing.T, s *latchkey.Store, owner uuid.UUID, n latchkey.NewKey, want error) {
+	t.Helper()
+	minted, _, err := s.MintKey(t.Context())
+	must(t, err)
+	wantNoHash(t, s, func() {
+		_, _, err := s.CreateKey(t.Context(), owner, n)
+		wantError(t, err, want)
+		_, _, err = s.CreateKeys(t.Context(), []latchkey.NewKeyFor{
+			{Owner: latchkey.Server, NewKey: latchkey.NewKey{Name: "good"}}, {Owner: owner, NewKey: n},
+		}, nil)
+		wantError(t, err, want)
+		err = s.Update(t.Context(), func(tx *latchkey.Tx) error {
+			_, err := tx.InsertKey(owner, n, minted)
+			return err
+		})
+		wantError(t, err, want)
+	})
+}
+
+func wantNoHash(t *testing.T, s *latchkey.Store, call func()) {
+	t.Helper()
+	before, err := s.Stats(t.Context())
+	must(t, err)
+	wantNoChange(t, s, call)
+	after, err := s.Stats(t.Context())
+	must(t, err)
+	if n := after.Hashes - before.Hashes; n != 0 {
+		t.Errorf("it cost %d hashes, want none", n)
+	}
+}
+
+func TestAUserWhoDoesNotExistCanHaveNoKeys(t *testing.T) {
+	s := open(t)
+	gone := addUser(t, s, "gone")
+	must(t, s.DeleteUser(t.Context(), gone))
+	for _, owner := range []uuid.UUID{gone, uuid.New()} {
+		wantNoKey(t, s, owner, latchkey.NewKey{Name: "laptop"}, latchkey.ErrUserNotFound)
+	}
+}
+
+// addNumberedKeys makes n keys of owner, named by their numbers from first.
+func addNumberedKeys(t *testing.T, s *latchkey.Store, owner uuid.UUID, first, n int) []latchkey.Key {
+	t.Helper()
+	var requests []latchkey.NewKeyFor
+	for i := range n {
+		requests = append(requests, latchkey.NewKeyFor{Owner: owner, NewKey: latchkey.NewKey{Name: strconv.Itoa(first + i)}})
+	}
+	keys, _, err := s.CreateKeys(t.Context(), requests, nil)
+	must(t, err)
+	return keys
+}
+
+func TestAUserHasAtMost20Keys(t *testing.T) {
+	s := open(t)
+	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+	keys := addNumberedKeys(t, s, ada, 0, 19)
+	addKey(t, s, ada, "the twentieth")
+	wantFull := func() {
+		t.Helper()
+		wantNoKey(t, s, ada, latchkey.NewKey{Name: "one more"}, latchkey.ErrTooManyKeys)
+	}
+	wantFull()
+
+	must(t, s.DisableKey(t.Context(), ada, keys[0].ID)) // disabled keys count
+	wantFull()
+	must(t, s.RenameKey(t.Context(), ada, keys[0].ID, "renamed")) // no key is made
+	addKey(t, s, bob, "another user's")
+	must(t, s.DeleteKey(t.Context(), ada, keys[0].ID)) // deleted ones do not
+	addKey(t, s, ada, "one more")
+	must(t, s.DeleteKey(t.Context(), ada, keys[1].ID))
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.DeleteKey(ada, keys[2].ID) }))
+	addNumberedKeys(t, s, ada, 100, 2)
+	wantFull()
+}
+
+func TestAnOptionChangesHowManyKeysAUserHas(t *testing.T) {
+	for _, tt := range []struct {
+		option, made int
+		refused      bool
+	}{
+		{1, 1, true},
+		{3, 3, true},
+		{25, 25, true},
+		{-1, 45, false},
+	} {
+		t.Run(strconv.Itoa(tt.option), func(t *testing.T) {
+			opts := light()
+			opts.MaxKeysPerUser = tt.option
+			s := openWith(t, opts)
+			ada := addUser(t, s, "ada")
+			addNumberedKeys(t, s, ada, 0, tt.made)
+			if tt.refused {
+				wantNoKey(t, s, ada, latchkey.NewKey{Name: "one more"}, latchkey.ErrTooManyKeys)
+			} else {
+				addKey(t, s, ada, "one more")
+			}
+		})
+	}
+}
+
+// scanningEngine counts the entries that scans yield.
+type scanningEngine struct {
+	latchkey.Engine
+	entries int
+}
+
+func (e *scanningEngine) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	return e.Engine.View(ctx, func(etx latchkey.EngineTx) error { return fn(&scanningTx{etx, e}) })
+}
+
+func (e *scanningEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	return e.Engine.Update(ctx, func(etx latchkey.EngineTx) error { return fn(&scanningTx{etx, e}) })
+}
+
+type scanningTx struct {
+	latchkey.EngineTx
+	e *scanningEngine
+}
+
+func (tx *scanningTx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry, error] {
+	return func(yield func(latchkey.Entry, error) bool) {
+		for entry, err := range tx.EngineTx.Scan(table, from, to) {
+			tx.e.entries++
+			if !yield(entry, err) {
+				return
+			}
+		}
+	}
+}
+
+func TestTheKeysOfAUserWithoutLimitAreNotCountedForEachNewOne(t *testing.T) {
+	e := &scanningEngine{Engine: openBolt(t)}
+	opts := light()
+	opts.MaxKeysPerUser = -1
+	s := openEngine(t, e, opts)
+	ada := addUser(t, s, "ada")
+	addNumberedKeys(t, s, ada, 0, 50)
+	e.entries = 0
+	addNumberedKeys(t, s, ada, 50, 50)
+	if e.entries != 0 {
+		t.Errorf("%d entries were read to make 50 keys beside 50 others, want 0", e.entries)
+	}
+}
+
+func TestServerKeysAreNotLimited(t *testing.T) {
+	opts := light()
+	opts.MaxKeysPerUser = 1
+	s := openWith(t, opts)
+	addNumberedKeys(t, s, latchkey.Server, 0, 45)
+	addKey(t, s, latchkey.Server, "one more")
+}
+
+func TestKeysBeyondALoweredLimitGoOnWorkingAndNoMoreCanBeMade(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada := addUser(t, s, "ada")
+	addNumberedKeys(t, s, ada, 0, 3)
+	key, token := addKey(t, s, ada, "laptop")
+	closeStore(t, s)
+
+	opts := light()
+	opts.MaxKeysPerUser = 2
+	s = openFile(t, path, opts)
+	wantLogin(t, s, token, key.ID)
+	must(t, s.DisableKey(t.Context(), ada, key.ID))
+	must(t, s.EnableKey(t.Context(), ada, key.ID))
+	wantNoKey(t, s, ada, latchkey.NewKey{Name: "one more"}, latchkey.ErrTooManyKeys)
+	keys, err := s.Keys(t.Context(), ada)
+	must(t, err)
+	for _, key := range keys[:3] {
+		must(t, s.DeleteKey(t.Context(), ada, key.ID))
+	}
+	addKey(t, s, ada, "one more")
+}
+
+func TestANameIs1To256BytesOfTextWithoutControlCharacters(t *testing.T) {
+	opts := light()
+	opts.MaxKeysPerUser = -1
+	s := openWith(t, opts)
+	ada := addUser(t, s, "ada")
+	renamed, _ := addKey(t, s, ada, "renamed")
+	for _, tt := range goodTexts {
+		t.Run(tt.name, func(t *testing.T) {
+			key, token := addKey(t, s, ada, tt.text)
+			who, err := s.Login(t.Context(), token)
+			must(t, err)
+			if key.Name != tt.text || who.KeyName != tt.text {
+				t.Errorf("CreateKey named it %q and Login %q", key.Name, who.KeyName)
+			}
+			must(t, s.DeleteKey(t.Context(), ada, key.ID))
+			must(t, s.RenameKey(t.Context(), ada, renamed.ID, tt.text))
+			if got, err := s.Key(t.Context(), ada, renamed.ID); err != nil || got.Name != tt.text {
+				t.Errorf("RenameKey named it %q, %v", got.Name, err)
+			}
+		})
+	}
+	for _, tt := range badTexts {
+		t.Run(tt.name, func(t *testing.T) {
+			wantNoKey(t, s, ada, latchkey.NewKey{Name: tt.text}, latchkey.ErrInvalidName)
+			wantError(t, s.RenameKey(t.Context(), ada, renamed.ID, tt.text), latchkey.ErrInvalidName)
+		})
+	}
+}
+
+func TestNamesAreComparedByteByByte(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	for _, name := range append(lookAlikes, "a", "ab", "a~", "aa", "A") {
+		addKey(t, s, ada, name)
+		wantNoKey(t, s, ada, latchkey.NewKey{Name: name}, latchkey.ErrKeyNameTaken)
+	}
+}
+
+func TestANameIsUniqueAmongItsOwnersKeysAndNotBeyond(t *testing.T) {
+	s := open(t)
+	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+	for _, owner := range []uuid.UUID{ada, bob, latchkey.Server} {
+		addKey(t, s, owner, "laptop")
+	}
+	for _, owner := range []uuid.UUID{ada, bob, latchkey.Server} {
+		wantNoKey(t, s, owner, latchkey.NewKey{Name: "laptop"}, latchkey.ErrKeyNameTaken)
+		phone, _ := addKey(t, s, owner, "phone")
+		wantError(t, s.RenameKey(t.Context(), owner, phone.ID, "laptop"), latchkey.ErrKeyNameTaken)
+	}
+}
+
+func TestADisabledKeyKeepsItsName(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	key, _ := addKey(t, s, ada, "laptop")
+	must(t, s.DisableKey(t.Context(), ada, key.ID))
+	wantNoKey(t, s, ada, latchkey.NewKey{Name: "laptop"}, latchkey.ErrKeyNameTaken)
+}
+
+func TestANameIsFreeAfterItsKeyWasDeletedOrRenamed(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	first, _ := addKey(t, s, ada, "laptop")
+	must(t, s.DeleteKey(t.Context(), ada, first.ID))
+	second, _ := addKey(t, s, ada, "laptop")
+	must(t, s.RenameKey(t.Context(), ada, second.ID, "old laptop"))
+	third, _ := addKey(t, s, ada, "laptop")
+	wantNoKey(t, s, ada, latchkey.NewKey{Name: "old laptop"}, latchkey.ErrKeyNameTaken)
+	if first.ID == second.ID || second.ID == third.ID {
+		t.Error("two keys have one ID")
+	}
+}
+
+func TestHostedNamesHoldsNewNamesToTheHostedServicesAlphabet(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada := addUser(t, s, "ada")
+	older, token := addKey(t, s, ada, "Ada's laptop")
+	closeStore(t, s)
+
+	opts := light()
+	opts.HostedNames = true
+	s = openFile(t, path, opts)
+	for _, name := range []string{
+		"my-key", "foo", "key-0", "my-api-key", "api-key-0", "mykey", "myApiKey", "apiKeyName1", "key_test",
+		"Name_of_the_API_Key", "5f60207f14dfb25d23101102", "xK3mPq9ZsT1vWb0", "-", "_", strings.Repeat("z", 256),
+	} {
+		key, _ := addKey(t, s, ada, name)
+		must(t, s.RenameKey(t.Context(), ada, key.ID, name+"-"[:min(1, 256-len(name))]))
+		must(t, s.DeleteKey(t.Context(), ada, key.ID))
+	}
+	for _, name := range []string{
+		"%s", "My very cool key", "Spaces are not allowed", "$()!$",
+		"", "a.b", "a/b", "a:b", "a@b", "a[b", "a`b", "a{b", "é", "a\n", strings.Repeat("z", 257),
+	} {
+		t.Run(strconv.Quote(name), func(t *testing.T) {
+			wantNoKey(t, s, ada, latchkey.NewKey{Name: name}, latchkey.ErrInvalidName)
+			wantError(t, s.RenameKey(t.Context(), ada, older.ID, name), latchkey.ErrInvalidName)
+		})
+	}
+
+	// A name from before stays, and its key is a key like any other.
+	wantLogin(t, s, token, older.ID)
+	must(t, s.DisableKey(t.Context(), ada, older.ID))
+	must(t, s.EnableKey(t.Context(), ada, older.ID))
+	must(t, s.RenameKey(t.Context(), ada, older.ID, older.Name))
+	must(t, s.RenameKey(t.Context(), ada, older.ID, "Adas-laptop"))
+}
+
+func TestARenamedKeyIsTheSameKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada := addUser(t, s, "ada")
+	want, token := addKey(t, s, ada, "laptop")
+	wantName := func(name string) {
+		t.Helper()
+		who, err := s.Login(t.Context(), token)
+		must(t, err)
+		if who.KeyName != name {
+			t.Errorf("logged in with %q, want %q", who.KeyName, name)
+		}
+	}
+	wantName("laptop") // and it is cached
+	must(t, s.RenameKey(t.Context(), ada, want.ID, "tablet"))
+	wantName("tablet")
+	must(t, s.DisableKey(t.Context(), ada, want.ID))
+	must(t, s.RenameKey(t.Context(), ada, want.ID, "desktop"))
+	wantRefused(t, s, token, latchkey.ErrKeyDisabled)
+	must(t, s.EnableKey(t.Context(), ada, want.ID))
+	want.Name = "desktop"
+	for range 2 { // as it stands, and after reopening
+		if got, err := s.Key(t.Context(), ada, want.ID); err != nil || got != want {
+			t.Errorf("got %+v, %v, want %+v", got, err, want)
+		}
+		wantName("desktop")
+		closeStore(t, s)
+		s = openFile(t, path, light())
+	}
+}
+
+func TestDisablingAndEnablingAKeyAreIdempotent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	for _, owner := range []uuid.UUID{addUser(t, s, "ada"), latchkey.Server} {
+		key, token := addKey(t, s, owner, "laptop")
+		other, otherToken := addKey(t, s, owner, "phone")
+		if key.Disabled {
+			t.Error("a new key is disabled")
+		}
+		for range 2 {
+			must(t, s.EnableKey(t.Context(), owner, key.ID))
+			wantKeyDisabled(t, s, key, false)
+			wantLogin(t, s, token, key.ID)
+		}
+		for range 2 {
+			must(t, s.DisableKey(t.Context(), owner, key.ID))
+			wantKeyDisabled(t, s, key, true)
+			wantRefused(t, s, token, latchkey.ErrKeyDisabled)
+			wantLogin(t, s, otherToken, other.ID)
+		}
+		closeStore(t, s)
+
+		s = openFile(t, path, light())
+		wantKeyDisabled(t, s, key, true)
+		wantRefused(t, s, token, latchkey.ErrKeyDisabled)
+		for range 2 {
+			must(t, s.EnableKey(t.Context(), owner, key.ID))
+			wantKeyDisabled(t, s, key, false)
+			wantLogin(t, s, token, key.ID)
+		}
+	}
+}
+
+func wantKeyDisabled(t *testing.T, s *latchkey.Store, key latchkey.Key, want bool) {
+	t.Helper()
+	got, err := s.Key(t.Context(), key.Owner, key.ID)
+	must(t, err)
+	if got.Disabled != want {
+		t.Fatalf("Disabled is %v, want %v", got.Disabled, want)
+	}
+}
+
+func TestADeletedKeyIsGoneForGood(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada := addUser(t, s, "ada")
+	minted, token, err := s.MintKey(t.Context())
+	must(t, err)
+	insert := func(name string) (key latchkey.Key, err error) {
+		err = s.Update(t.Context(), func(tx *latchkey.Tx) (err error) {
+			key, err = tx.InsertKey(ada, latchkey.NewKey{Name: name}, minted)
+			return err
+		})
+		return key, err
+	}
+	key, err := insert("laptop")
+	must(t, err)
+	disabled, disabledToken := addKey(t, s, ada, "phone")
+	must(t, s.DisableKey(t.Context(), ada, disabled.ID))
+	wantLogin(t, s, token, key.ID) // so that it is cached
+	must(t, s.DeleteKey(t.Context(), ada, key.ID))
+	must(t, s.DeleteKey(t.Context(), ada, disabled.ID))
+
+	for range 2 { // as it stands, and after reopening
+		wantRefused(t, s, token, latchkey.ErrInvalidToken)
+		wantRefused(t, s, disabledToken, latchkey.ErrInvalidToken)
+		wantError(t, s.EnableKey(t.Context(), ada, disabled.ID), latchkey.ErrKeyNotFound)
+		wantError(t, s.DeleteKey(t.Context(), ada, key.ID), latchkey.ErrKeyNotFound)
+		_, err = insert("laptop")
+		wantError(t, err, latchkey.ErrInvalidMint)
+		if keys, err := s.Keys(t.Context(), ada); err != nil || len(keys) != 0 {
+			t.Errorf("got the keys %v, %v, want none", keys, err)
+		}
+		closeStore(t, s)
+		s = openFile(t, path, light())
+	}
+}
+
+func TestAnExpiryDateMustLieAhead(t *testing.T) {
+	c := newClock()
+	opts := light()
+	opts.Now = c.now
+	s := openWith(t, opts)
+	ada := addUser(t, s, "ada")
+	wantNoKey(t, s, ada, latchkey.NewKey{Name: "this very second", Expires: c.now()}, latchkey.ErrInvalidExpiry)
+	c.advance(250 * time.Millisecond)
+	for _, tt := range []struct {
+		name  string
+		ahead time.Duration
+		want  error
+	}{
+		{"a year ago", -365 * 24 * time.Hour, latchkey.ErrInvalidExpiry},
+		{"a nanosecond ago", -1, latchkey.ErrInvalidExpiry},
+		{"now", 0, latchkey.ErrInvalidExpiry},
+		{"later in the second that has begun, to which it is rounded", 700 * time.Millisecond, latchkey.ErrInvalidExpiry},
+		{"the next second", 750 * time.Millisecond, nil},
+		{"in 250 years", 250 * 365 * 24 * time.Hour, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := latchkey.NewKey{Name: tt.name, Expires: c.now().Add(tt.ahead)}
+			if tt.want != nil {
+				wantNoKey(t, s, ada, n, tt.want)
+				return
+			}
+			_, _, err := s.CreateKey(t.Context(), ada, n)
+			must(t, err)
+		})
+	}
+	wantNoKey(t, s, ada, latchkey.NewKey{Name: "the year 1", Expires: time.Time{}.Add(1)}, latchkey.ErrInvalidExpiry)
+}
+
+func TestAnExpiryDateIsOneThatJSONCanHold(t *testing.T) {
+	s := open(t)
+	last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	key, _, err := s.CreateKey(t.Context(), latchkey.Server, latchkey.NewKey{Name: "the last second", Expires: last})
+	must(t, err)
+	if _, err := json.Marshal(key); err != nil {
+		t.Error(err)
+	}
+	for _, later := range []time.Time{last.Add(time.Second), time.Unix(1<<62, 0)} {
+		wantNoKey(t, s, latchkey.Server, latchkey.NewKey{Name: "later", Expires: later}, latchkey.ErrInvalidExpiry)
+	}
+}
+
+func TestAKeyExpiresWhenItsSecondBegins(t *testing.T) {
+	for name, cacheSize := range map[string]int{"cached": 0, "not cached": -1} {
+		t.Run(name, func(t *testing.T) {
+			c := newClock()
+			opts := light()
+			opts.Now, opts.CacheSize = c.now, cacheSize
+			s := openWith(t, opts)
+			ada := addUser(t, s, "ada")
+			expires := c.now().Add(time.Hour)
+			key, token, err := s.CreateKey(t.Context(), ada, latchkey.NewKey{Name: "visitor", Expires: expires})
+			must(t, err)
+			forever, foreverToken := addKey(t, s, ada, "resident")
+
+			wantLogin(t, s, token, key.ID)
+			c.set(expires.Add(-1))
+			wantLogin(t, s, token, key.ID)
+			c.set(expires)
+			wantRefused(t, s, token, latchkey.ErrKeyExpired)
+			c.set(expires.AddDate(100, 0, 0))
+			wantRefused(t, s, token, latchkey.ErrKeyExpired)
+			wantLogin(t, s, foreverToken, forever.ID)
+
+			// It is a key still, and counts on the clock alone.
+			if got, err := s.Key(t.Context(), ada, key.ID); err != nil || got != key {
+				t.Errorf("got %+v, %v, want %+v", got, err, key)
+			}
+			must(t, s.RenameKey(t.Context(), ada, key.ID, "former visitor"))
+			must(t, s.DisableKey(t.Context(), ada, key.ID))
+			wantRefused(t, s, token, latchkey.ErrKeyDisabled)
+			must(t, s.EnableKey(t.Context(), ada, key.ID))
+			wantRefused(t, s, token, latchkey.ErrKeyExpired)
+			c.set(expires.Add(-1))
+			wantLogin(t, s, token, key.ID)
+			must(t, s.DeleteKey(t.Context(), ada, key.ID))
+		})
+	}
+}
+
+func TestKeysAreListedInTheOrderOfCreationWhateverTheClockDid(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	c := newClock()
+	opts := light()
+	opts.Now = c.now
+	s := openFile(t, path, opts)
+	for _, owner := range []uuid.UUID{addUser(t, s, "ada"), latchkey.Server} {
+		if keys, err := s.Keys(t.Context(), owner); err != nil || keys == nil || len(keys) != 0 {
+			t.Errorf("without any key: got %#v, %v, want an empty slice", keys, err)
+		}
+		var want []latchkey.Key
+		for _, name := range []string{"m", "z", "a", "b"} {
+			key, _ := addKey(t, s, owner, name)
+			want = append(want, key)
+			c.advance(-10 * 365 * 24 * time.Hour)
+		}
+		want = append(want, addNumberedKeys(t, s, owner, 0, 5)...)
+		c.set(time.Date(1969, 7, 20, 20, 17, 40, 0, time.UTC)) // before what records can hold
+		last, _ := addKey(t, s, owner, "last")
+		want = append(want, last)
+		c.set(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+
+		if bytes.Compare(want[1].ID[:], want[2].ID[:]) < 0 {
+			t.Error("the IDs do not follow the clock, so this test shows nothing")
+		}
+		if !last.Created.Equal(time.Unix(0, 0)) {
+			t.Errorf("a key made in 1969 is of %s, want 1970", last.Created)
+		}
+		// What happens to a key later does not move it.
+		must(t, s.RenameKey(t.Context(), owner, want[2].ID, "zz"))
+		must(t, s.EnableKey(t.Context(), owner, want[0].ID))
+		must(t, s.DisableKey(t.Context(), owner, want[1].ID))
+		want[1].Disabled, want[2].Name = true, "zz"
+		closeStore(t, s)
+		s = openFile(t, path, opts)
+		if got, err := s.Keys(t.Context(), owner); err != nil || !slices.Equal(got, want) {
+			t.Errorf("got %+v, %v, want %+v", got, err, want)
+		}
+	}
+}
+
+func TestCreateKeysReturnsKeysAndTokensInTheOrderOfTheRequests(t *testing.T) {
+	s := open(t)
+	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+	var requests []latchkey.NewKeyFor
+	for i := range 30 {
+		owner := []uuid.UUID{ada, bob, latchkey.Server}[i%3]
+		requests = append(requests, latchkey.NewKeyFor{Owner: owner, NewKey: latchkey.NewKey{Name: fmt.Sprint("sensor ", i/3)}})
+	}
+	var progress []int
+	keys, tokens, err := s.CreateKeys(t.Context(), requests, func(done, total int) {
+		if total != len(requests) {
+			t.Errorf("progress of %d, want %d", total, len(requests))
+		}
+		progress = append(progress, done)
+	})
+	must(t, err)
+	if len(keys) != len(requests) || len(tokens) != len(requests) {
+		t.Fatalf("got %d keys and %d tokens, want %d", len(keys), len(tokens), len(requests))
+	}
+	for i, r := range requests {
+		if keys[i].Owner != r.Owner || keys[i].Name != r.Name {
+			t.Errorf("key %d is %q of %s, want %q of %s", i, keys[i].Name, keys[i].Owner, r.Name, r.Owner)
+		}
+		wantLogin(t, s, tokens[i], keys[i].ID)
+	}
+	for i, done := range progress {
+		if done != i+1 {
+			t.Fatalf("progress went %v, want 1 to %d", progress, len(requests))
+		}
+	}
+	if len(progress) != len(requests) {
+		t.Errorf("progress was reported %d times, want %d", len(progress), len(requests))
+	}
+}
+
+func TestCreateKeysMakesAllKeysInOneCommit(t *testing.T) {
+	s := open(t)
+	before, err := s.Stats(t.Context())
+	must(t, err)
+	addNumberedKeys(t, s, latchkey.Server, 0, 100)
+	after, err := s.Stats(t.Context())
+	must(t, err)
+	if n := after.Commits - before.Commits; n != 1 || after.Keys != 100 || after.Hashes != 100 {
+		t.Errorf("%d keys took %d commits and %d hashes, want 100, 1 and 100", after.Keys, n, after.Hashes)
+	}
+}
+
+func TestCreateKeysIsRefusedWholeAndUnhashedForOneBadRequest(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	anonymous, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+	must(t, err)
+	addKey(t, s, ada, "taken")
+	for _, tt := range []struct {
+		name  string
+		owner uuid.UUID
+		bad   latchkey.NewKey
+		want  error
+	}{
+		{"no user", uuid.New(), latchkey.NewKey{Name: "a"}, latchkey.ErrUserNotFound},
+		{"an anonymous user", anonymous.ID, latchkey.NewKey{Name: "a"}, latchkey.ErrAnonymousUser},
+		{"no name", ada, latchkey.NewKey{}, latchkey.ErrInvalidName},
+		{"a taken name", ada, latchkey.NewKey{Name: "taken"}, latchkey.ErrKeyNameTaken},
+		{"expired", ada, latchkey.NewKey{Name: "a", Expires: time.Unix(1, 0)}, latchkey.ErrInvalidExpiry},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			requests := []latchkey.NewKeyFor{
+				{Owner: ada, NewKey: latchkey.NewKey{Name: "one"}},
+				{Owner: ada, NewKey: latchkey.NewKey{Name: "two"}},
+				{Owner: tt.owner, NewKey: tt.bad},
+			}
+			wantNoHash(t, s, func() {
+				keys, tokens, err := s.CreateKeys(t.Context(), requests, func(int, int) { t.Error("progress was made") })
+				wantError(t, err, tt.want)
+				if keys != nil || tokens != nil {
+					t.Errorf("got %d keys and %d tokens beside the error", len(keys), len(tokens))
+				}
+			})
+		})
+	}
+}
+
+func TestCreateKeysIsRefusedUnhashedWhenItsRequestsCollide(t *testing.T) {
+	s := open(t)
+	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+	addNumberedKeys(t, s, ada, 0, 18)
+	request := func(owner uuid.UUID, name string) latchkey.NewKeyFor {
+		return latchkey.NewKeyFor{Owner: owner, NewKey: latchkey.NewKey{Name: name}}
+	}
+	for _, tt := range []struct {
+		name     string
+		requests []latchkey.NewKeyFor
+		want     error
+	}{
+		{"a name twice", []latchkey.NewKeyFor{
+			request(bob, "a"), request(latchkey.Server, "a"), request(bob, "a"),
+		}, latchkey.ErrKeyNameTaken},
+		{"a server key's name twice", []latchkey.NewKeyFor{
+			request(latchkey.Server, "a"), request(latchkey.Server, "a"),
+		}, latchkey.ErrKeyNameTaken},
+		{"too many together", []latchkey.NewKeyFor{
+			request(ada, "a"), request(bob, "a"), request(ada, "b"), request(ada, "c"),
+		}, latchkey.ErrTooManyKeys},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			wantNoHash(t, s, func() {
+				_, _, err := s.CreateKeys(t.Context(), tt.requests, nil)
+				wantError(t, err, tt.want)
+			})
+		})
+	}
+	_, _, err := s.CreateKeys(t.Context(), []latchkey.NewKeyFor{request(ada, "a"), request(bob, "a"), request(ada, "b")}, nil)
+	must(t, err)
+}
+
+func TestCreateKeysThatIsCancelledOnTheWayMakesNothing(t *testing.T) {
+	s := open(t)
+	var requests []latchkey.NewKeyFor
+	for i := range 200 {
+		requests = append(requests, latchkey.NewKeyFor{Owner: latchkey.Server, NewKey: latchkey.NewKey{Name: strconv.Itoa(i)}})
+	}
+	for _, at := range []int{1, 100, 200} {
+		t.Run(fmt.Sprint("at ", at), func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			before, err := s.Stats(t.Context())
+			must(t, err)
+			wantNoChange(t, s, func() {
+				keys, tokens, err := s.CreateKeys(ctx, requests, func(done, _ int) {
+					if done == at {
+						cancel()
+					}
+				})
+				wantError(t, err, context.Canceled)
+				if keys != nil || tokens != nil {
+					t.Errorf("got %d keys and %d tokens beside the error", len(keys), len(tokens))
+				}
+			})
+			after, err := s.Stats(t.Context())
+			must(t, err)
+			// Hashes that have begun come to their end, one a processor; no other begins.
+			if n := after.Hashes - before.Hashes; n > uint64(at+runtime.GOMAXPROCS(0)) {
+				t.Errorf("%d hashes were computed, and it was cancelled after %d", n, at)
+			}
+			if after.Keys != 0 {
+				t.Errorf("%d keys were made, want none", after.Keys)
+			}
+		})
+	}
+}
+
+func TestAMintedKeyIsInsertedOnce(t *testing.T) {
+	s, stranger := open(t), open(t)
+	ada := addUser(t, s, "ada")
+	insert := func(m latchkey.MintedKey, name string) error {
+		return s.Update(t.Context(), func(tx *latchkey.Tx) error {
+			_, err := tx.InsertKey(ada, latchkey.NewKey{Name: name}, m)
+			return err
+		})
+	}
+	theirs, _, err := stranger.MintKey(t.Context())
+	must(t, err)
+	used, usedToken, err := s.MintKey(t.Context())
+	must(t, err)
+	must(t, insert(used, "used"))
+
+	wantNoChange(t, s, func() {
+		wantError(t, insert(latchkey.MintedKey{}, "empty"), latchkey.ErrInvalidMint)
+		wantError(t, insert(theirs, "another domain's"), latchkey.ErrInvalidMint)
+		wantError(t, insert(used, "used twice"), latchkey.ErrInvalidMint)
+	})
+	twice, _, err := s.MintKey(t.Context())
+	must(t, err)
+	wantNoChange(t, s, func() {
+		err := s.Update(t.Context(), func(tx *latchkey.Tx) error {
+			if _, err := tx.InsertKey(ada, latchkey.NewKey{Name: "once"}, twice); err != nil {
+				return err
+			}
+			_, err := tx.InsertKey(latchkey.Server, latchkey.NewKey{Name: "twice"}, twice)
+			return err
+		})
+		wantError(t, err, latchkey.ErrInvalidMint)
+	})
+
+	keys, err := s.Keys(t.Context(), ada)
+	must(t, err)
+	if len(keys) != 1 {
+		t.Fatalf("ada has %d keys, want 1", len(keys))
+	}
+	wantLogin(t, s, usedToken, keys[0].ID)
+}
+
+func TestAMintedKeyWhoseTransactionFailedCanBeInsertedAgain(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	minted, token, err := s.MintKey(t.Context())
+	must(t, err)
+	wantRefused(t, s, token, latchkey.ErrInvalidToken)
+	failed := errors.New("the function fails")
+	var first, second latchkey.Key
+	insert := func(key *latchkey.Key, result error) error {
+		return s.Update(t.Context(), func(tx *latchkey.Tx) (err error) {
+			*key, err = tx.InsertKey(ada, latchkey.NewKey{Name: "laptop"}, minted)
+			must(t, err)
+			return result
+		})
+	}
+	wantError(t, insert(&first, failed), failed)
+	wantRefused(t, s, token, latchkey.ErrInvalidToken)
+	must(t, insert(&second, nil))
+	wantLogin(t, s, token, second.ID)
+	if !reflect.DeepEqual(first, second) {
+		t.Errorf("got %+v, and at first %+v", second, first)
+	}
+}
+
+func TestMintKeysMintsAsManyAsAskedFor(t *testing.T) {
+	s := open(t)
+	for _, n := range []int{-1, 0, 1, 9} {
+		calls := 0
+		minted, tokens, err := s.MintKeys(t.Context(), n, func(done, total int) {
+			calls++
+			if done != calls || total != n {
+				t.Errorf("progress %d of %d, want %d of %d", done, total, calls, n)
+			}
+		})
+		must(t, err)
+		if want := max(n, 0); len(minted) != want || len(tokens) != want || calls != want {
+			t.Errorf("MintKeys(%d): %d keys, %d tokens, %d reports", n, len(minted), len(tokens), calls)
+		}
+		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+			for i, m := range minted {
+				if _, err := tx.InsertKey(latchkey.Server, latchkey.NewKey{Name: fmt.Sprint(n, " ", i)}, m); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		for _, token := range tokens {
+			_, err := s.Login(t.Context(), token)
+			must(t, err)
+		}
+	}
+}

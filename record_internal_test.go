@@ -1,0 +1,462 @@
+package latchkey
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// mustInside fails the test for any error.
+func mustInside(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newSeed returns the seed of a random test: LATCHKEY_SEED, or a new one. A test that fails says how to replay it.
+func newSeed(t testing.TB) uint64 {
+	seed, err := strconv.ParseUint(os.Getenv("LATCHKEY_SEED"), 10, 64)
+	if err != nil {
+		seed = rand.Uint64()
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("again: LATCHKEY_SEED=%d go test -run '^%s$'", seed, t.Name())
+		}
+	})
+	return seed
+}
+
+// storedUser and storedKey read a record as it lies in the engine.
+func storedUser(t testing.TB, s *Store, id uuid.UUID) (u userRecord) {
+	t.Helper()
+	mustInside(t, s.View(context.Background(), func(tx *Tx) error {
+		r, err := tx.getUser(id)
+		if r != nil {
+			u = *r
+		}
+		return err
+	}))
+	return u
+}
+
+func storedKey(t testing.TB, s *Store, id uuid.UUID) (k keyRecord) {
+	t.Helper()
+	mustInside(t, s.View(context.Background(), func(tx *Tx) error {
+		r, err := tx.getKey(id)
+		if r != nil {
+			k = *r
+		}
+		return err
+	}))
+	return k
+}
+
+// plant writes an entry past everything that keeps the store consistent.
+func plant(t testing.TB, s *Store, table string, key, value []byte) {
+	t.Helper()
+	mustInside(t, s.engine.Update(t.Context(), func(etx EngineTx) error { return etx.Put(table, key, value) }))
+}
+
+// randomRecords makes records with any values that their fields can have.
+type randomRecords struct{ *rand.Rand }
+
+func (r randomRecords) id() (id uuid.UUID) {
+	for i := range id {
+		id[i] = byte(r.Uint32())
+	}
+	return id
+}
+
+func (r randomRecords) number() uint64 { return r.Uint64() >> r.IntN(65) }
+
+func (r randomRecords) stamp() stamp { return stamp{r.number(), r.id()} }
+
+func (r randomRecords) text() string {
+	return strings.Repeat(string(rune(' '+r.IntN(1000))), 1+r.IntN(100))
+}
+
+func (r randomRecords) time(unit time.Duration) time.Time {
+	return time.Unix(0, 0).Add(time.Duration(r.Int64()).Truncate(unit)).UTC()
+}
+
+// unknown is some fields that this version does not know, one of each wire type.
+func (r randomRecords) unknown() []byte {
+	if r.IntN(2) == 0 {
+		return nil
+	}
+	var m message
+	m.number(1000+r.IntN(1000), r.number()|1)
+	m.bytes(20+r.IntN(100), []byte(r.text()))
+	return slices.Concat(m, fixed64, fixed32)
+}
+
+// fixed64 and fixed32 are fields of the wire types that message does not write.
+var (
+	fixed64 = []byte{0xb1, 6, 1, 2, 3, 4, 5, 6, 7, 8} // field 102
+	fixed32 = []byte{0xbd, 6, 1, 2, 3, 4}             // field 103
+)
+
+func (r randomRecords) user() userRecord {
+	u := userRecord{
+		id: r.id(), created: r.time(time.Millisecond), made: r.stamp(), epoch: r.number(),
+		disabled: r.IntN(2) == 0, deleted: r.IntN(2) == 0, sequence: r.number(), unknown: r.unknown(),
+	}
+	for range r.IntN(5) {
+		i := Identity{Provider: Provider(r.text()), Subject: r.text()}
+		u.identities = append(u.identities, identityRecord{i, r.stamp(), r.unknown()})
+	}
+	return u
+}
+
+func (r randomRecords) key() keyRecord {
+	k := keyRecord{
+		id: r.id(), owner: r.id(), created: r.time(time.Millisecond), made: r.stamp(), name: r.text(), verifier: r.text(),
+		epoch: r.number(), disabled: r.IntN(2) == 0, deleted: r.IntN(2) == 0, sequence: r.number(), unknown: r.unknown(),
+	}
+	k.named, k.hashed = k.made, k.made
+	if r.IntN(2) == 0 {
+		k.named, k.hashed, k.expires = r.stamp(), r.stamp(), r.time(time.Second)
+	}
+	return k
+}
+
+func TestARecordIsReadAsItWasWritten(t *testing.T) {
+	r := randomRecords{rand.New(rand.NewPCG(newSeed(t), 0))}
+	for range 500 {
+		user := r.user()
+		if got, err := decodeUser(user.id, user.encode()); err != nil || !reflect.DeepEqual(got, user) {
+			t.Fatalf("wrote %+v\nread %+v, %v", user, got, err)
+		}
+		key := r.key()
+		if got, err := decodeKey(key.id, key.encode()); err != nil || !reflect.DeepEqual(got, key) {
+			t.Fatalf("wrote %+v\nread %+v, %v", key, got, err)
+		}
+	}
+}
+
+func TestTheZeroRecordIsReadAsItWasWritten(t *testing.T) {
+	epoch := time.UnixMilli(0).UTC()
+	user, key := userRecord{created: epoch}, keyRecord{created: epoch}
+	if got, err := decodeUser(user.id, user.encode()); err != nil || !reflect.DeepEqual(got, user) {
+		t.Errorf("wrote %+v\nread %+v, %v", user, got, err)
+	}
+	if got, err := decodeKey(key.id, key.encode()); err != nil || !reflect.DeepEqual(got, key) {
+		t.Errorf("wrote %+v\nread %+v, %v", key, got, err)
+	}
+}
+
+func TestARecordWithAnyBitChangedIsDamaged(t *testing.T) {
+	r := randomRecords{rand.New(rand.NewPCG(newSeed(t), 0))}
+	user, key := r.user(), r.key()
+	for _, tt := range []struct {
+		kind   string
+		record []byte
+		decode func(record []byte) error
+	}{
+		{"user", user.encode(), func(record []byte) error { _, err := decodeUser(user.id, record); return err }},
+		{"key", key.encode(), func(record []byte) error { _, err := decodeKey(key.id, record); return err }},
+	} {
+		t.Run(tt.kind, func(t *testing.T) {
+			mustInside(t, tt.decode(tt.record))
+			for i := range tt.record {
+				for bit := range 8 {
+					damaged := bytes.Clone(tt.record)
+					damaged[i] ^= 1 << bit
+					if err := tt.decode(damaged); !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
+						t.Errorf("bit %d of byte %d: got %v, want %v", bit, i, err, ErrCorrupt)
+					}
+				}
+				if err := tt.decode(tt.record[:i]); !errors.Is(err, ErrCorrupt) {
+					t.Errorf("cut after %d bytes: got %v, want %v", i, err, ErrCorrupt)
+				}
+			}
+			if err := tt.decode(append(bytes.Clone(tt.record), 0)); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("one byte longer: got %v, want %v", err, ErrCorrupt)
+			}
+		})
+	}
+}
+
+func TestARecordUnderAnotherKeyOrInAnotherTableIsDamaged(t *testing.T) {
+	r := randomRecords{rand.New(rand.NewPCG(newSeed(t), 0))}
+	user, key := r.user(), r.key()
+	user.id = key.id
+	other := key.id
+	other[15] ^= 1
+	for name, err := range map[string]error{
+		"a user under another ID": func() error { _, err := decodeUser(other, user.encode()); return err }(),
+		"a key under another ID":  func() error { _, err := decodeKey(other, key.encode()); return err }(),
+		"a user among keys":       func() error { _, err := decodeKey(user.id, user.encode()); return err }(),
+		"a key among users":       func() error { _, err := decodeUser(key.id, key.encode()); return err }(),
+	} {
+		if !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrCorrupt)
+		}
+	}
+}
+
+func TestARecordOfALaterVersionIsErrVersion(t *testing.T) {
+	s := openInside(t, nil)
+	key, token := addServerKey(t, s, "backup")
+	k := storedKey(t, s, key.ID)
+	later := k.encode()
+	later = sealedAs(2, tableKeys, k.id[:], later[1:len(later)-4])
+	plant(t, s, tableKeys, k.id[:], later)
+	for name, call := range map[string]func() error{
+		"Key":       func() error { _, err := s.Key(t.Context(), Server, key.ID); return err },
+		"Keys":      func() error { _, err := s.Keys(t.Context(), Server); return err },
+		"DeleteKey": func() error { return s.DeleteKey(t.Context(), Server, key.ID) },
+		"Login":     func() error { _, err := s.Login(t.Context(), token); return err },
+	} {
+		if err := call(); !errors.Is(err, ErrVersion) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrVersion)
+		}
+	}
+}
+
+// sealedAs is sealRecord for records of any version.
+func sealedAs(version byte, table string, key, message []byte) []byte {
+	record := sealRecord(table, key, message)
+	body := append([]byte{version}, record[1:len(record)-4]...)
+	sum := recordChecksum(table, key, body)
+	return append(body, byte(sum>>24), byte(sum>>16), byte(sum>>8), byte(sum))
+}
+
+// FuzzRecord holds that no bytes make decodeUser or decodeKey panic, and that what they accept is the same record after
+// it was written and read once more.
+func FuzzRecord(f *testing.F) {
+	r := randomRecords{rand.New(rand.NewPCG(1, 2))}
+	for range 10 {
+		user, key := r.user(), r.key()
+		for _, record := range [][]byte{user.encode(), key.encode()} {
+			f.Add(record[1 : len(record)-4])
+		}
+	}
+	for _, message := range [][]byte{
+		{},
+		{4 << 3, 1},                    // a number where an owner, or an identity, should be
+		{4<<3 | 2, 0},                  // an empty one
+		{5<<3 | 2, 0xff, 1},            // a length past the end
+		{9 << 3, 0},                    // what is zero and yet written
+		{3},                            // a group, which records do not have
+		bytes.Repeat([]byte{0xff}, 11), // a number of more than 64 bits
+		binary.AppendUvarint([]byte{3 << 3}, 1<<64-1), // a time that is no time
+	} {
+		f.Add(message)
+	}
+
+	id := uuid.MustParse("01936f3c-7a00-7000-8000-000000000001")
+	f.Fuzz(func(t *testing.T, message []byte) {
+		wantSound := func(err error) bool {
+			if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
+				t.Errorf("got %v", err)
+			}
+			return err == nil
+		}
+		_, err := decodeUser(id, message)
+		wantSound(err)
+		_, err = decodeKey(id, message)
+		wantSound(err)
+		if u, err := decodeUser(id, sealRecord(tableUsers, id[:], message)); wantSound(err) {
+			if again, err := decodeUser(id, u.encode()); err != nil || !reflect.DeepEqual(again, u) {
+				t.Errorf("read %+v\nthen %+v, %v", u, again, err)
+			}
+		}
+		if k, err := decodeKey(id, sealRecord(tableKeys, id[:], message)); wantSound(err) {
+			if again, err := decodeKey(id, k.encode()); err != nil || !reflect.DeepEqual(again, k) {
+				t.Errorf("read %+v\nthen %+v, %v", k, again, err)
+			}
+		}
+	})
+}
+
+// futureFields are fields of each wire type that this version does not know.
+func futureFields() []byte {
+	var m message
+	m.number(100, 1<<63)
+	m.bytes(101, []byte("later"))
+	m.bytes(101, []byte("and again"))
+	return slices.Concat(m, fixed64, fixed32)
+}
+
+func TestUnknownFieldsSurviveEveryChange(t *testing.T) {
+	s := openInside(t, nil)
+	user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+	mustInside(t, err)
+	key, token, err := s.CreateKey(t.Context(), user.ID, NewKey{Name: "laptop"})
+	mustInside(t, err)
+
+	u, k := storedUser(t, s, user.ID), storedKey(t, s, key.ID)
+	u.unknown, u.identities[0].unknown, k.unknown = futureFields(), futureFields(), futureFields()
+	plant(t, s, tableUsers, u.id[:], u.encode())
+	plant(t, s, tableKeys, k.id[:], k.encode())
+	st := storeState{sequence: k.sequence, users: 1, keys: 1, unknown: futureFields()}
+	plant(t, s, tableMeta, keyState, st.encode())
+
+	for _, step := range []struct {
+		name string
+		call func() error
+	}{
+		{"DisableUser", func() error { return s.DisableUser(t.Context(), user.ID) }},
+		{"EnableUser", func() error { return s.EnableUser(t.Context(), user.ID) }},
+		{"LinkIdentity", func() error { _, err := s.LinkIdentity(t.Context(), user.ID, Identity{CustomToken, "1"}); return err }},
+		{"RenameKey", func() error { return s.RenameKey(t.Context(), user.ID, key.ID, "desktop") }},
+		{"DisableKey", func() error { return s.DisableKey(t.Context(), user.ID, key.ID) }},
+		{"EnableKey", func() error { return s.EnableKey(t.Context(), user.ID, key.ID) }},
+	} {
+		before := storedUser(t, s, u.id).sequence + storedKey(t, s, k.id).sequence
+		mustInside(t, step.call())
+		u, k := storedUser(t, s, u.id), storedKey(t, s, k.id)
+		if u.sequence+k.sequence == before {
+			t.Errorf("%s wrote no record, so it shows nothing", step.name)
+		}
+		for what, unknown := range map[string][]byte{"user": u.unknown, "identity": u.identities[0].unknown, "key": k.unknown} {
+			if !bytes.Equal(unknown, futureFields()) {
+				t.Errorf("after %s the %s has the unknown fields %x, want %x", step.name, what, unknown, futureFields())
+			}
+		}
+	}
+	mustInside(t, s.View(t.Context(), func(tx *Tx) error {
+		st, err := tx.readState()
+		if !bytes.Equal(st.unknown, futureFields()) {
+			t.Errorf("the state has the unknown fields %x, want %x", st.unknown, futureFields())
+		}
+		return err
+	}))
+	wantLoginInside(t, s, token, key.ID)
+
+	// They may say whatever about a person, so a tombstone keeps none of them.
+	mustInside(t, s.DeleteUser(t.Context(), user.ID))
+	wantTombstones(t, s, u, k)
+}
+
+func TestATombstoneKeepsNothingButWhatMergingNeeds(t *testing.T) {
+	s := openInside(t, nil)
+	user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+	mustInside(t, err)
+	key, _, err := s.CreateKey(t.Context(), user.ID, NewKey{Name: "laptop", Expires: time.Now().Add(time.Hour)})
+	mustInside(t, err)
+	mustInside(t, s.RenameKey(t.Context(), user.ID, key.ID, "desktop"))
+	mustInside(t, s.DisableKey(t.Context(), user.ID, key.ID))
+	mustInside(t, s.DisableUser(t.Context(), user.ID))
+	u, k := storedUser(t, s, user.ID), storedKey(t, s, key.ID)
+	mustInside(t, s.DeleteUser(t.Context(), user.ID))
+	wantTombstones(t, s, u, k)
+}
+
+// wantTombstones fails the test unless a user and a key, of which u and k were records, have become tombstones.
+func wantTombstones(t *testing.T, s *Store, u userRecord, k keyRecord) {
+	t.Helper()
+	epoch := time.UnixMilli(0).UTC()
+	gone := storedUser(t, s, u.id)
+	want := userRecord{id: u.id, made: u.made, created: epoch, deleted: true, sequence: gone.sequence}
+	if !reflect.DeepEqual(gone, want) {
+		t.Errorf("the user's tombstone is %+v, want %+v", gone, want)
+	}
+	goneKey := storedKey(t, s, k.id)
+	wantKey := keyRecord{
+		id: k.id, owner: k.owner, made: k.made, named: k.made, hashed: k.made,
+		created: epoch, deleted: true, sequence: goneKey.sequence,
+	}
+	if !reflect.DeepEqual(goneKey, wantKey) {
+		t.Errorf("the key's tombstone is %+v, want %+v", goneKey, wantKey)
+	}
+}
+
+func TestAStampSaysWhichWriteSetItsField(t *testing.T) {
+	s := openInside(t, nil)
+	user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+	mustInside(t, err)
+	at := func(sequence uint64) stamp { return stamp{sequence, s.domain.replica} }
+	if s.domain.replica == uuid.Nil || s.domain.replica == s.domain.id {
+		t.Errorf("the replica has the ID %s, and its domain %s", s.domain.replica, s.domain.id)
+	}
+	if u := storedUser(t, s, user.ID); u.made != at(u.sequence) || u.identities[0].linked != u.made {
+		t.Errorf("a new user at sequence %d has the stamps %v and %v", u.sequence, u.made, u.identities[0].linked)
+	}
+	made := storedUser(t, s, user.ID).made
+	_, err = s.LinkIdentity(t.Context(), user.ID, Identity{CustomToken, "1"})
+	mustInside(t, err)
+	mustInside(t, s.DisableUser(t.Context(), user.ID))
+	u := storedUser(t, s, user.ID)
+	if u.made != made || u.identities[0].linked != made || u.identities[1].linked != at(made.counter+1) {
+		t.Errorf("the user has the stamps %v, %v and %v", u.made, u.identities[0].linked, u.identities[1].linked)
+	}
+
+	key, _ := addServerKey(t, s, "backup")
+	k := storedKey(t, s, key.ID)
+	if now := at(k.sequence); k.made != now || k.named != now || k.hashed != now {
+		t.Errorf("a new key at sequence %d has the stamps %v, %v and %v", k.sequence, k.made, k.named, k.hashed)
+	}
+	mustInside(t, s.RenameKey(t.Context(), Server, key.ID, "restore"))
+	mustInside(t, s.DisableKey(t.Context(), Server, key.ID))
+	renamed := storedKey(t, s, key.ID)
+	if renamed.made != k.made || renamed.hashed != k.made || renamed.named != at(k.sequence+1) {
+		t.Errorf("the renamed key has the stamps %v, %v and %v", renamed.made, renamed.named, renamed.hashed)
+	}
+}
+
+func TestDisablingAndEnablingMoveTheEpochSoThatMergingGetsThemRight(t *testing.T) {
+	s := openInside(t, nil)
+	user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+	mustInside(t, err)
+	key, _ := addServerKey(t, s, "backup")
+	for i, step := range []struct {
+		disable  bool
+		epoch    uint64
+		disabled bool
+	}{
+		{false, 0, false}, // enabled already
+		{true, 0, true},   // in the same epoch disabled wins
+		{true, 1, true},   // to outdo an enabling elsewhere
+		{false, 2, false}, // to outdo the disabling
+		{false, 2, false},
+		{true, 2, true},
+		{false, 3, false},
+	} {
+		setUser, setKey := s.EnableUser, s.EnableKey
+		if step.disable {
+			setUser, setKey = s.DisableUser, s.DisableKey
+		}
+		mustInside(t, setUser(t.Context(), user.ID))
+		mustInside(t, setKey(t.Context(), Server, key.ID))
+		u, k := storedUser(t, s, user.ID), storedKey(t, s, key.ID)
+		if u.epoch != step.epoch || u.disabled != step.disabled {
+			t.Errorf("step %d: the user is at epoch %d, disabled %v, want %d, %v", i, u.epoch, u.disabled, step.epoch, step.disabled)
+		}
+		if k.epoch != step.epoch || k.disabled != step.disabled {
+			t.Errorf("step %d: the key is at epoch %d, disabled %v, want %d, %v", i, k.epoch, k.disabled, step.epoch, step.disabled)
+		}
+	}
+}
+
+func TestTheLargestRecordsAreWithinWhatEveryEngineServes(t *testing.T) {
+	long := strings.Repeat("x", maxText)
+	longest := slices.MaxFunc(providers, func(a, b Provider) int { return len(a) - len(b) })
+	u := userRecord{epoch: 1 << 63, sequence: 1 << 63, made: stamp{counter: 1 << 63}}
+	for range maxIdentities {
+		u.identities = append(u.identities, identityRecord{Identity: Identity{longest, long}, linked: stamp{counter: 1 << 63}})
+	}
+	if n := len(u.encode()); n > MaxEngineValue {
+		t.Errorf("a user's record can have %d bytes, and %d is the most", n, MaxEngineValue)
+	}
+	if n := len(u.identities[0].key()); n > MaxEngineKey {
+		t.Errorf("an identity's key can have %d bytes, and %d is the most", n, MaxEngineKey)
+	}
+	if n := len(nameKey(Server, long, Server)); n > MaxEngineKey {
+		t.Errorf("a name's key can have %d bytes, and %d is the most", n, MaxEngineKey)
+	}
+}

@@ -1,0 +1,956 @@
+package latchkey_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// household is a store's content on which every call can do its work: a user with two keys.
+type household struct {
+	user       uuid.UUID
+	key, spare latchkey.Key // of the user; spare is disabled
+	token      string       // of key
+	minted     latchkey.MintedKey
+}
+
+func addHousehold(t testing.TB, s *latchkey.Store) (h household) {
+	t.Helper()
+	h.user = addUser(t, s, "ada")
+	h.key, h.token = addKey(t, s, h.user, "laptop")
+	h.spare, _ = addKey(t, s, h.user, "phone")
+	must(t, s.DisableKey(t.Context(), h.user, h.spare.ID))
+	h.minted = mint(t, s)
+	return h
+}
+
+func mint(t testing.TB, s *latchkey.Store) latchkey.MintedKey {
+	t.Helper()
+	minted, _, err := s.MintKey(t.Context())
+	must(t, err)
+	return minted
+}
+
+// storeCall is a call of one method of Store that succeeds on a household.
+type storeCall struct {
+	writes bool
+	call   func(ctx context.Context, s *latchkey.Store, h household) error
+}
+
+// storeCalls has every method of Store but Close.
+var storeCalls = map[string]storeCall{
+	"CreateUser": {true, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		_, err := s.CreateUser(ctx, latchkey.NewUser{Identity: email("bob")})
+		return err
+	}},
+	"User": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, err := s.User(ctx, h.user)
+		return err
+	}},
+	"UserByIdentity": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		_, err := s.UserByIdentity(ctx, email("ada"))
+		return err
+	}},
+	"Users": {false, func(ctx context.Context, s *latchkey.Store, _ household) (last error) {
+		for _, err := range s.Users(ctx, uuid.Nil) {
+			last = err
+		}
+		return last
+	}},
+	"LinkIdentity": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, err := s.LinkIdentity(ctx, h.user, email("lovelace"))
+		return err
+	}},
+	"EnableUser":  {true, func(ctx context.Context, s *latchkey.Store, h household) error { return s.EnableUser(ctx, h.user) }},
+	"DisableUser": {true, func(ctx context.Context, s *latchkey.Store, h household) error { return s.DisableUser(ctx, h.user) }},
+	"DeleteUser":  {true, func(ctx context.Context, s *latchkey.Store, h household) error { return s.DeleteUser(ctx, h.user) }},
+	"CreateKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, _, err := s.CreateKey(ctx, h.user, latchkey.NewKey{Name: "desktop"})
+		return err
+	}},
+	"CreateKeys": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, _, err := s.CreateKeys(ctx, []latchkey.NewKeyFor{{Owner: h.user, NewKey: latchkey.NewKey{Name: "desktop"}}}, nil)
+		return err
+	}},
+	"MintKey": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		_, _, err := s.MintKey(ctx)
+		return err
+	}},
+	"MintKeys": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		_, _, err := s.MintKeys(ctx, 2, nil)
+		return err
+	}},
+	"Key": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, err := s.Key(ctx, h.user, h.key.ID)
+		return err
+	}},
+	"Keys": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, err := s.Keys(ctx, h.user)
+		return err
+	}},
+	"RenameKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		return s.RenameKey(ctx, h.user, h.key.ID, "desktop")
+	}},
+	"EnableKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		return s.EnableKey(ctx, h.user, h.spare.ID)
+	}},
+	"DisableKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		return s.DisableKey(ctx, h.user, h.key.ID)
+	}},
+	"DeleteKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		return s.DeleteKey(ctx, h.user, h.key.ID)
+	}},
+	"Login": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, err := s.Login(ctx, h.token)
+		return err
+	}},
+	"Check": {false, func(ctx context.Context, s *latchkey.Store, _ household) (last error) {
+		for err := range s.Check(ctx) {
+			last = err
+		}
+		return last
+	}},
+	"Repair": {true, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		_, err := s.Repair(ctx)
+		return err
+	}},
+	"Backup": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		return s.Backup(ctx, io.Discard)
+	}},
+	"Compact": {true, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.Compact(ctx) }},
+	"Stats": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		_, err := s.Stats(ctx)
+		return err
+	}},
+	"View": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		return s.View(ctx, func(*latchkey.Tx) error { return nil })
+	}},
+	"Update": {true, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		return s.Update(ctx, func(*latchkey.Tx) error { return nil })
+	}},
+}
+
+// txCall is a call of one method of Tx that succeeds on a household, and changes something if it writes.
+type txCall struct {
+	writes bool
+	call   func(tx *latchkey.Tx, h household) error
+}
+
+// txCalls has every method of Tx.
+var txCalls = map[string]txCall{
+	"CreateUser": {true, func(tx *latchkey.Tx, _ household) error {
+		_, err := tx.CreateUser(latchkey.NewUser{Identity: email("bob")})
+		return err
+	}},
+	"User":           {false, func(tx *latchkey.Tx, h household) error { _, err := tx.User(h.user); return err }},
+	"UserByIdentity": {false, func(tx *latchkey.Tx, _ household) error { _, err := tx.UserByIdentity(email("ada")); return err }},
+	"Users": {false, func(tx *latchkey.Tx, _ household) (last error) {
+		for _, err := range tx.Users(uuid.Nil) {
+			last = err
+		}
+		return last
+	}},
+	"LinkIdentity": {true, func(tx *latchkey.Tx, h household) error {
+		_, err := tx.LinkIdentity(h.user, email("lovelace"))
+		return err
+	}},
+	"EnableUser":  {true, func(tx *latchkey.Tx, h household) error { return tx.EnableUser(h.user) }},
+	"DisableUser": {true, func(tx *latchkey.Tx, h household) error { return tx.DisableUser(h.user) }},
+	"DeleteUser":  {true, func(tx *latchkey.Tx, h household) error { return tx.DeleteUser(h.user) }},
+	"InsertKey": {true, func(tx *latchkey.Tx, h household) error {
+		_, err := tx.InsertKey(h.user, latchkey.NewKey{Name: "desktop"}, h.minted)
+		return err
+	}},
+	"Key":        {false, func(tx *latchkey.Tx, h household) error { _, err := tx.Key(h.user, h.key.ID); return err }},
+	"Keys":       {false, func(tx *latchkey.Tx, h household) error { _, err := tx.Keys(h.user); return err }},
+	"RenameKey":  {true, func(tx *latchkey.Tx, h household) error { return tx.RenameKey(h.user, h.key.ID, "desktop") }},
+	"EnableKey":  {true, func(tx *latchkey.Tx, h household) error { return tx.EnableKey(h.user, h.spare.ID) }},
+	"DisableKey": {true, func(tx *latchkey.Tx, h household) error { return tx.DisableKey(h.user, h.key.ID) }},
+	"DeleteKey":  {true, func(tx *latchkey.Tx, h household) error { return tx.DeleteKey(h.user, h.key.ID) }},
+}
+
+func TestTheTablesOfCallsForgetNoMethod(t *testing.T) {
+	others := []string{"Close", "Format"} // which fmt calls
+	for i := range reflect.TypeFor[*latchkey.Store]().NumMethod() {
+		name := reflect.TypeFor[*latchkey.Store]().Method(i).Name
+		if _, ok := storeCalls[name]; !ok && !slices.Contains(others, name) {
+			t.Errorf("Store.%s is not in storeCalls", name)
+		}
+	}
+	for i := range reflect.TypeFor[*latchkey.Tx]().NumMethod() {
+		name := reflect.TypeFor[*latchkey.Tx]().Method(i).Name
+		if _, ok := txCalls[name]; !ok && !slices.Contains(others, name) {
+			t.Errorf("Tx.%s is not in txCalls", name)
+		}
+	}
+}
+
+func TestEveryCallSucceedsOnAnOpenStore(t *testing.T) {
+	for name, c := range storeCalls {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			must(t, c.call(t.Context(), s, addHousehold(t, s)))
+		})
+	}
+}
+
+func TestEveryCallAfterCloseIsErrClosed(t *testing.T) {
+	s := open(t)
+	h := addHousehold(t, s)
+	wantLogin(t, s, h.token, h.key.ID) // so that it is cached
+	closeStore(t, s)
+	for name, c := range storeCalls {
+		t.Run(name, func(t *testing.T) { wantError(t, c.call(t.Context(), s, h), latchkey.ErrClosed) })
+	}
+	closeStore(t, s)
+}
+
+func TestEveryCallEndsWithItsContext(t *testing.T) {
+	s := open(t)
+	h := addHousehold(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	wantNoHash(t, s, func() {
+		for name, c := range storeCalls {
+			t.Run(name, func(t *testing.T) { wantError(t, c.call(ctx, s, h), context.Canceled) })
+		}
+	})
+}
+
+func TestAReadOnlyStoreIsReadAndLogsInAndRefusesToChange(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	h := addHousehold(t, s)
+	closeStore(t, s)
+	before := readFile(t, path)
+
+	opts := light()
+	opts.ReadOnly = true
+	s = openFile(t, path, opts)
+	for range 2 {
+		for name, c := range storeCalls {
+			t.Run(name, func(t *testing.T) {
+				var want error
+				if c.writes {
+					want = latchkey.ErrReadOnly
+				}
+				wantError(t, c.call(t.Context(), s, h), want)
+			})
+		}
+	}
+	another := openFile(t, path, opts)
+	wantLogin(t, another, h.token, h.key.ID)
+	closeStore(t, another)
+	closeStore(t, s)
+	if !bytes.Equal(readFile(t, path), before) {
+		t.Error("the file has changed")
+	}
+}
+
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	file, err := os.ReadFile(path)
+	must(t, err)
+	return file
+}
+
+func TestAViewRefusesToChange(t *testing.T) {
+	s := open(t)
+	h := addHousehold(t, s)
+	for name, c := range txCalls {
+		t.Run(name, func(t *testing.T) {
+			var want error
+			if c.writes && name != "EnableUser" { // who is enabled already
+				want = latchkey.ErrReadOnly
+			}
+			wantNoChange(t, s, func() {
+				wantError(t, s.View(t.Context(), func(tx *latchkey.Tx) error { return c.call(tx, h) }), want)
+				// Nor is anything left over when the function hides the refusal.
+				must(t, s.View(t.Context(), func(tx *latchkey.Tx) error { _ = c.call(tx, h); return nil }))
+			})
+		})
+	}
+}
+
+func TestATransactionIsClosedWhenItsFunctionHasReturned(t *testing.T) {
+	s := open(t)
+	h := addHousehold(t, s)
+	var viewed, updated, failed *latchkey.Tx
+	must(t, s.View(t.Context(), func(tx *latchkey.Tx) error { viewed = tx; return nil }))
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { updated = tx; return tx.DisableKey(h.user, h.spare.ID) }))
+	_ = s.Update(t.Context(), func(tx *latchkey.Tx) error { failed = tx; return errors.New("no") })
+	wantNoChange(t, s, func() {
+		for name, c := range txCalls {
+			t.Run(name, func(t *testing.T) {
+				for _, tx := range []*latchkey.Tx{viewed, updated, failed} {
+					wantError(t, c.call(tx, h), latchkey.ErrClosed)
+				}
+			})
+		}
+	})
+}
+
+func TestTheFunctionsErrorComesBackAsItIs(t *testing.T) {
+	s := open(t)
+	want := fmt.Errorf("mine: %w", fs.ErrExist)
+	fail := func(*latchkey.Tx) error { return want }
+	if got := s.Update(t.Context(), fail); got != want {
+		t.Errorf("Update: got %#v, want %#v", got, want)
+	}
+	if got := s.View(t.Context(), fail); got != want {
+		t.Errorf("View: got %#v, want %#v", got, want)
+	}
+}
+
+func TestAnUpdateHappensWholeOrNotAtAll(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	h := addHousehold(t, s)
+	minted, token, err := s.MintKey(t.Context())
+	must(t, err)
+	steps := func(tx *latchkey.Tx) error {
+		bob, err := tx.CreateUser(latchkey.NewUser{Identity: email("bob")})
+		must(t, err)
+		_, err = tx.InsertKey(bob.ID, latchkey.NewKey{Name: "laptop"}, minted)
+		must(t, err)
+		must(t, tx.DisableKey(h.user, h.key.ID))
+		must(t, tx.DeleteKey(h.user, h.spare.ID))
+		_, err = tx.LinkIdentity(h.user, email("lovelace"))
+		must(t, err)
+		// The transaction sees its own changes.
+		keys, err := tx.Keys(h.user)
+		must(t, err)
+		if len(keys) != 1 || !keys[0].Disabled {
+			t.Errorf("inside, ada's keys are %+v, want the first, disabled", keys)
+		}
+		return nil
+	}
+	failed := errors.New("the function fails")
+	wantNoChange(t, s, func() {
+		wantError(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { must(t, steps(tx)); return failed }), failed)
+	})
+	wantLogin(t, s, h.token, h.key.ID)
+	wantRefused(t, s, token, latchkey.ErrInvalidToken)
+	_, err = s.UserByIdentity(t.Context(), email("bob"))
+	wantError(t, err, latchkey.ErrUserNotFound)
+
+	must(t, s.Update(t.Context(), steps))
+	for range 2 { // as it stands, and after reopening
+		_, err := s.Login(t.Context(), token)
+		must(t, err)
+		wantRefused(t, s, h.token, latchkey.ErrKeyDisabled)
+		_, err = s.Key(t.Context(), h.user, h.spare.ID)
+		wantError(t, err, latchkey.ErrKeyNotFound)
+		found, err := s.UserByIdentity(t.Context(), email("lovelace"))
+		must(t, err)
+		if found.ID != h.user {
+			t.Errorf("lovelace is %s, want %s", found.ID, h.user)
+		}
+		closeStore(t, s)
+		s = openFile(t, path, light())
+	}
+}
+
+// failingEngine is an engine whose transactions fail at one of their writes.
+type failingEngine struct {
+	latchkey.Engine
+	failAt int // counted from 1 in each transaction; 0 for never
+}
+
+var errNoRoom = errors.New("no room")
+
+func (e *failingEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	return e.Engine.Update(ctx, func(etx latchkey.EngineTx) error {
+		return fn(&failingTx{EngineTx: etx, left: e.failAt})
+	})
+}
+
+type failingTx struct {
+	latchkey.EngineTx
+	left int
+}
+
+func (tx *failingTx) fail() bool { tx.left--; return tx.left == 0 }
+
+func (tx *failingTx) Put(table string, key, value []byte) error {
+	if tx.fail() {
+		return errNoRoom
+	}
+	return tx.EngineTx.Put(table, key, value)
+}
+
+func (tx *failingTx) Delete(table string, key []byte) error {
+	if tx.fail() {
+		return errNoRoom
+	}
+	return tx.EngineTx.Delete(table, key)
+}
+
+func TestACallWhoseTransactionFailsAtAnyWriteChangesNothing(t *testing.T) {
+	for name, c := range storeCalls {
+		if !c.writes || slices.Contains([]string{"Update", "EnableUser", "Repair", "Compact"}, name) {
+			continue // it writes nothing, or not in a transaction
+		}
+		t.Run(name, func(t *testing.T) {
+			e := &failingEngine{Engine: openBolt(t)}
+			s := openEngine(t, e, light())
+			h := addHousehold(t, s)
+			wantLogin(t, s, h.token, h.key.ID)
+			before := dump(t, e)
+			for e.failAt = 1; ; e.failAt++ {
+				err := c.call(t.Context(), s, h)
+				if err == nil {
+					break
+				}
+				wantError(t, err, errNoRoom)
+				if !slices.Equal(dump(t, e), before) {
+					t.Fatalf("the tables have changed although write %d failed", e.failAt)
+				}
+				wantLogin(t, s, h.token, h.key.ID)
+			}
+			if e.failAt < 3 {
+				t.Errorf("only %d writes could fail", e.failAt-1)
+			}
+			if slices.Equal(dump(t, e), before) {
+				t.Error("the tables have not changed although the call succeeded")
+			}
+		})
+	}
+}
+
+// losingEngine is an engine that loses what it should commit.
+type losingEngine struct {
+	latchkey.Engine
+	loses bool
+}
+
+func (e *losingEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	return e.Engine.Update(ctx, func(etx latchkey.EngineTx) error {
+		err := fn(etx)
+		if err == nil && e.loses {
+			err = errNoRoom
+		}
+		return err
+	})
+}
+
+func TestACallWhoseCommitFailsReturnsNothingBesideItsError(t *testing.T) {
+	e := &losingEngine{Engine: openBolt(t)}
+	s := openEngine(t, e, light())
+	h := addHousehold(t, s)
+	e.loses = true
+	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email("bob")})
+	wantError(t, err, errNoRoom)
+	linked, err := s.LinkIdentity(t.Context(), h.user, email("lovelace"))
+	wantError(t, err, errNoRoom)
+	key, token, err := s.CreateKey(t.Context(), h.user, latchkey.NewKey{Name: "desktop"})
+	wantError(t, err, errNoRoom)
+	requests := []latchkey.NewKeyFor{{Owner: h.user, NewKey: latchkey.NewKey{Name: "desktop"}}}
+	keys, tokens, err := s.CreateKeys(t.Context(), requests, nil)
+	wantError(t, err, errNoRoom)
+	if user.ID != uuid.Nil || linked.ID != uuid.Nil || key.ID != uuid.Nil || token != "" || keys != nil || tokens != nil {
+		t.Errorf("got %+v, %+v, %+v, a token of %d bytes, %d keys and %d tokens", user, linked, key, len(token), len(keys), len(tokens))
+	}
+}
+
+// dump returns every entry of every table.
+func dump(t testing.TB, e latchkey.Engine) (entries []string) {
+	t.Helper()
+	must(t, e.View(t.Context(), func(etx latchkey.EngineTx) error {
+		for _, table := range tables {
+			for entry, err := range etx.Scan(table, nil, nil) {
+				if err != nil {
+					return err
+				}
+				entries = append(entries, fmt.Sprintf("%s/%x: %x", table, entry.Key, entry.Value))
+			}
+		}
+		return nil
+	}))
+	return entries
+}
+
+// rerunningEngine runs every writing function twice, as an engine that lost a race does.
+type rerunningEngine struct{ latchkey.Engine }
+
+func (e rerunningEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	lost := errors.New("lost a race")
+	err := e.Engine.Update(ctx, func(etx latchkey.EngineTx) error {
+		if err := fn(etx); err != nil {
+			return err
+		}
+		return lost
+	})
+	if err != lost {
+		return err
+	}
+	return e.Engine.Update(ctx, fn)
+}
+
+func TestACallWhoseFunctionRunsTwiceChangesTheStoreOnce(t *testing.T) {
+	e := rerunningEngine{openBolt(t)}
+	s := openEngine(t, e, light())
+	h := addHousehold(t, s)
+	keys := addNumberedKeys(t, s, h.user, 0, 3)
+	must(t, s.DeleteKey(t.Context(), h.user, keys[0].ID))
+	stats, err := s.Stats(t.Context())
+	must(t, err)
+	if stats.Users != 1 || stats.Keys != 4 || stats.Sequence != 8 {
+		t.Errorf("%d users and %d keys at sequence %d, want 1 and 4 at 8", stats.Users, stats.Keys, stats.Sequence)
+	}
+	got, err := s.Keys(t.Context(), h.user)
+	must(t, err)
+	if len(got) != 4 || !slices.Equal(got[2:], keys[1:]) {
+		t.Errorf("the keys are %+v", got)
+	}
+}
+
+func TestCloseIsIdempotentAndSafeBesideCalls(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	h := addHousehold(t, s)
+
+	var wg sync.WaitGroup
+	var made [8][]latchkey.Key
+	begun := make(chan struct{}, len(made))
+	for i := range made {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				key, _, err := s.CreateKey(t.Context(), latchkey.Server, latchkey.NewKey{Name: fmt.Sprint(i, " ", n)})
+				if err == nil {
+					made[i] = append(made[i], key)
+					_, err = s.Login(t.Context(), h.token)
+				}
+				if err == nil {
+					_, err = s.Stats(t.Context())
+				}
+				if n == 3 {
+					begun <- struct{}{}
+				}
+				if err != nil {
+					if !errors.Is(err, latchkey.ErrClosed) {
+						t.Errorf("got %v, want %v", err, latchkey.ErrClosed)
+					}
+					return
+				}
+			}
+		})
+	}
+	for range made {
+		<-begun
+	}
+	for range 3 {
+		wg.Go(func() {
+			if err := s.Close(); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+
+	s = openFile(t, path, light())
+	for _, key := range slices.Concat(made[:]...) {
+		if got, err := s.Key(t.Context(), latchkey.Server, key.ID); err != nil || got != key {
+			t.Errorf("got %+v, %v, want %+v, which CreateKey returned before the store was closed", got, err, key)
+		}
+	}
+}
+
+func TestCloseWaitsForAReaderUnderWay(t *testing.T) {
+	s := open(t)
+	h := addHousehold(t, s)
+	closed := make(chan error)
+	must(t, s.View(t.Context(), func(tx *latchkey.Tx) error {
+		go func() { closed <- s.Close() }()
+		for !errors.Is(storeCalls["Stats"].call(t.Context(), s, h), latchkey.ErrClosed) {
+			runtime.Gosched()
+		}
+		_, err := tx.Key(h.user, h.key.ID)
+		return err
+	}))
+	must(t, <-closed)
+}
+
+func TestNilOptionsAreTheDefaults(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, nil)
+	ada := addUser(t, s, "ada")
+	key, token := addKey(t, s, ada, "Ada's laptop")
+	if !strings.HasPrefix(token, "lk_") {
+		t.Errorf("the token begins with %q, want lk_", token[:3])
+	}
+	if age := time.Since(key.Created); age < -time.Minute || age > time.Minute {
+		t.Errorf("the key was made %s ago", age)
+	}
+	closeStore(t, s)
+	s = openFile(t, path, &latchkey.Options{})
+	wantLogin(t, s, token, key.ID)
+}
+
+func TestOptionsAreCopied(t *testing.T) {
+	opts := light()
+	opts.TokenPrefix = "mine"
+	s := openWith(t, opts)
+	*opts = latchkey.Options{
+		ReadOnly: true, MaxKeysPerUser: 1, HostedNames: true, TokenPrefix: "yours", CacheSize: -1, HashMemory: 1,
+		Now: func() time.Time { t.Error("the clock was exchanged"); return time.Time{} },
+	}
+	ada := addUser(t, s, "ada")
+	addKey(t, s, ada, "one")
+	_, token := addKey(t, s, ada, "Ada's second")
+	if !strings.HasPrefix(token, "mine_") {
+		t.Errorf("the token begins with %q, want mine_", token[:5])
+	}
+}
+
+func TestOptionsOutOfRangeAreRefusedAndNoFileIsMade(t *testing.T) {
+	for name, opts := range map[string]latchkey.Options{
+		"a prefix of 17 letters":           {TokenPrefix: strings.Repeat("p", 17)},
+		"a prefix with an underscore":      {TokenPrefix: "my_app"},
+		"a prefix with a hyphen":           {TokenPrefix: "my-app"},
+		"a prefix that is not ASCII":       {TokenPrefix: "clé"},
+		"a prefix with a space":            {TokenPrefix: " lk"},
+		"a cost without passes":            {Cost: latchkey.Cost{Memory: 64, Lanes: 1}},
+		"a cost without lanes":             {Cost: latchkey.Cost{Memory: 64, Passes: 1}},
+		"a cost without memory":            {Cost: latchkey.Cost{Passes: 1, Lanes: 1}},
+		"less than 8 KiB for each lane":    {Cost: latchkey.Cost{Memory: 31, Passes: 1, Lanes: 4}},
+		"more than 1 GiB":                  {Cost: latchkey.Cost{Memory: 1<<20 + 1, Passes: 1, Lanes: 1}, HashMemory: 1 << 40},
+		"more than 64 passes":              {Cost: latchkey.Cost{Memory: 64, Passes: 65, Lanes: 1}},
+		"more than 16 lanes":               {Cost: latchkey.Cost{Memory: 256, Passes: 1, Lanes: 17}},
+		"a hash larger than the bound":     {HashMemory: 7<<20 - 1},
+		"a bound below zero":               {HashMemory: -1},
+		"a queue below zero":               {HashQueue: -1},
+		"a cache that no machine can hold": {CacheSize: 1<<24 + 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "keys.db")
+			_, err := latchkey.Open(path, &opts)
+			wantError(t, err, latchkey.ErrInvalidOptions)
+			if !strings.Contains(err.Error(), path) {
+				t.Errorf("%q does not say which file", err)
+			}
+			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("there is a file: %v", err)
+			}
+			_, err = latchkey.OpenEngine(openBolt(t), &opts)
+			wantError(t, err, latchkey.ErrInvalidOptions)
+		})
+	}
+}
+
+func TestOptionsAtTheEdgeOfTheirRangeAreTaken(t *testing.T) {
+	for name, opts := range map[string]latchkey.Options{
+		"a prefix of 1 digit":         {TokenPrefix: "7", Cost: latchkey.LightCost},
+		"a prefix of 16 letters":      {TokenPrefix: strings.Repeat("P", 16), Cost: latchkey.LightCost},
+		"the least cost":              {Cost: latchkey.Cost{Memory: 8, Passes: 1, Lanes: 1}},
+		"64 passes":                   {Cost: latchkey.Cost{Memory: 8, Passes: 64, Lanes: 1}},
+		"16 lanes":                    {Cost: latchkey.Cost{Memory: 128, Passes: 1, Lanes: 16}},
+		"a hash as large as allowed":  {Cost: latchkey.Cost{Memory: 64, Passes: 1, Lanes: 1}, HashMemory: 64 << 10},
+		"no wait for the lock":        {LockTimeout: -1, Cost: latchkey.LightCost},
+		"a cache of one key":          {CacheSize: 1, Cost: latchkey.LightCost},
+		"logins that never wait long": {HashQueue: 1, Cost: latchkey.LightCost},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openWith(t, &opts)
+			key, token := addKey(t, s, latchkey.Server, "backup")
+			wantLogin(t, s, token, key.ID)
+			if prefix := opts.TokenPrefix; prefix != "" && !strings.HasPrefix(token, prefix+"_") {
+				t.Errorf("a token begins with %q, want %q", token[:len(prefix)+1], prefix+"_")
+			}
+		})
+	}
+}
+
+func TestAStoreKeepsThePrefixThatItWasMadeWith(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	with := func(prefix string) *latchkey.Options {
+		opts := light()
+		opts.TokenPrefix = prefix
+		return opts
+	}
+	s := openFile(t, path, with("acme"))
+	key, token := addKey(t, s, latchkey.Server, "backup")
+	closeStore(t, s)
+	before := readFile(t, path)
+
+	for _, prefix := range []string{"lk", "Acme", "acm", "acme2"} {
+		for _, readOnly := range []bool{false, true} {
+			opts := with(prefix)
+			opts.ReadOnly = readOnly
+			_, err := latchkey.Open(path, opts)
+			wantError(t, err, latchkey.ErrInvalidOptions)
+		}
+	}
+	if !bytes.Equal(readFile(t, path), before) {
+		t.Error("the file has changed")
+	}
+	for _, prefix := range []string{"", "acme"} {
+		s := openFile(t, path, with(prefix))
+		wantLogin(t, s, token, key.ID)
+		if _, another := addKey(t, s, latchkey.Server, "another "+prefix); !strings.HasPrefix(another, "acme_") {
+			t.Errorf("a new token begins with %q, want acme_", another[:5])
+		}
+		closeStore(t, s)
+	}
+}
+
+// seal makes a record of a message, by the description of the format and not by the package.
+func seal(version byte, table, key string, message ...byte) []byte {
+	record := append([]byte{version}, message...)
+	sum := crc32.Checksum(slices.Concat([]byte(table), []byte(key), record), crc32.MakeTable(crc32.Castagnoli))
+	return binary.BigEndian.AppendUint32(record, sum)
+}
+
+func TestAFileOfALaterFormatIsErrVersionAndStaysAsItIs(t *testing.T) {
+	for name, format := range map[string][]byte{
+		"a later format":                        seal(1, "meta", "format", 8, 2),
+		"a much later format":                   seal(1, "meta", "format", 8, 0xff, 0xff, 0xff, 0xff, 1),
+		"a later format that says more":         seal(1, "meta", "format", 8, 2, 0x12, 3, 'n', 'e', 'w'),
+		"a later version of the record itself":  seal(2, "meta", "format", 8, 1),
+		"a record of which nothing can be read": seal(9, "meta", "format", 0xff, 0xff, 0xff),
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "keys.db")
+			s := openFile(t, path, light())
+			addHousehold(t, s)
+			closeStore(t, s)
+			e, err := latchkey.OpenBolt(path, nil)
+			must(t, err)
+			// In a later format, nothing but the format is where this version would look for it.
+			must(t, e.Update(t.Context(), func(etx latchkey.EngineTx) error {
+				return errors.Join(
+					etx.Put("meta", []byte("format"), format),
+					etx.Delete("meta", []byte("domain")),
+					etx.Put("meta", []byte("state"), []byte("another thing")))
+			}))
+			must(t, e.Close())
+			before := readFile(t, path)
+
+			for _, readOnly := range []bool{false, true} {
+				opts := light()
+				opts.ReadOnly = readOnly
+				_, err := latchkey.Open(path, opts)
+				wantError(t, err, latchkey.ErrVersion)
+				if !strings.Contains(err.Error(), path) {
+					t.Errorf("%q does not say which file", err)
+				}
+			}
+			if !bytes.Equal(readFile(t, path), before) {
+				t.Error("the file has changed")
+			}
+		})
+	}
+}
+
+// damagedEngine is an engine that answers for one key of the table meta with something else.
+type damagedEngine struct {
+	latchkey.Engine
+	key    string
+	damage func(value []byte) []byte
+}
+
+func (e *damagedEngine) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	return e.Engine.View(ctx, func(etx latchkey.EngineTx) error { return fn(&damagedTx{etx, e}) })
+}
+
+type damagedTx struct {
+	latchkey.EngineTx
+	e *damagedEngine
+}
+
+func (tx *damagedTx) Get(table string, key []byte) ([]byte, error) {
+	value, err := tx.EngineTx.Get(table, key)
+	if table == "meta" && string(key) == tx.e.key && err == nil {
+		value = tx.e.damage(value)
+	}
+	return value, err
+}
+
+func TestAStoreWithoutASoundDomainIsErrCorrupt(t *testing.T) {
+	e := &damagedEngine{Engine: openBolt(t)}
+	h := addHousehold(t, openEngine(t, e, light()))
+	wantCorrupt := func(what string, damage func([]byte) []byte) {
+		t.Helper()
+		e.damage = damage
+		if _, err := latchkey.OpenEngine(e, light()); !errors.Is(err, latchkey.ErrCorrupt) {
+			t.Errorf("%s of %s: got %v, want %v", what, e.key, err, latchkey.ErrCorrupt)
+		}
+	}
+	for _, e.key = range []string{"format", "domain", "replica"} {
+		size := 0
+		e.damage = func(value []byte) []byte { size = len(value); return value }
+		openEngine(t, e, light())
+		for i := range size {
+			for bit := range 8 {
+				wantCorrupt(fmt.Sprintf("bit %d of byte %d", bit, i), func(value []byte) []byte { value[i] ^= 1 << bit; return value })
+			}
+			wantCorrupt(fmt.Sprintf("the first %d bytes", i), func(value []byte) []byte { return value[:i] })
+		}
+		wantCorrupt("an empty message", func([]byte) []byte { return seal(1, "meta", e.key) })
+	}
+	for _, e.key = range []string{"domain", "replica"} {
+		wantCorrupt("the lack", func([]byte) []byte { return nil })
+		wantCorrupt("an ID of 3 bytes", func([]byte) []byte { return seal(1, "meta", e.key, 0x0a, 3, 1, 2, 3) })
+	}
+
+	// The counts are not needed to log in, and nothing can be written without them.
+	e.key, e.damage = "state", func([]byte) []byte { return nil }
+	s, err := latchkey.OpenEngine(e, light())
+	must(t, err)
+	wantLogin(t, s, h.token, h.key.ID)
+	_, err = s.Stats(t.Context())
+	wantError(t, err, latchkey.ErrCorrupt)
+	e.key = ""
+}
+
+func TestAnEmptyEngineBecomesAStore(t *testing.T) {
+	e := openBolt(t)
+	opts := light()
+	opts.ReadOnly = true
+	_, err := latchkey.OpenEngine(e, opts)
+	wantError(t, err, latchkey.ErrReadOnly)
+	if entries := dump(t, e); len(entries) != 0 {
+		t.Errorf("a refused opening left %q", entries)
+	}
+
+	h := addHousehold(t, openEngine(t, e, light()))
+	again := openEngine(t, e, opts)
+	wantLogin(t, again, h.token, h.key.ID)
+	_, err = again.CreateUser(t.Context(), latchkey.NewUser{Identity: email("bob")})
+	wantError(t, err, latchkey.ErrReadOnly)
+}
+
+// racingEngine is an engine on which somebody else begins a store between our look and our own beginning.
+type racingEngine struct {
+	latchkey.Engine
+	race func()
+	once atomic.Bool
+}
+
+func (e *racingEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	if !e.once.Swap(true) {
+		e.race()
+	}
+	return e.Engine.Update(ctx, fn)
+}
+
+func TestTwoOpeningsOfAnEmptyEngineMakeOneDomain(t *testing.T) {
+	e := &racingEngine{Engine: openBolt(t)}
+	var first *latchkey.Store
+	e.race = func() { first = openEngine(t, e, light()) }
+	second := openEngine(t, e, light())
+	key, token := addKey(t, first, latchkey.Server, "backup")
+	wantLogin(t, second, token, key.ID)
+}
+
+func TestAClosedStoreHasClosedItsEngine(t *testing.T) {
+	e := openBolt(t)
+	closeStore(t, openEngine(t, e, light()))
+	wantError(t, e.View(t.Context(), func(latchkey.EngineTx) error { return nil }), latchkey.ErrClosed)
+}
+
+func TestAFailedOpeningOfAnEngineLeavesItOpen(t *testing.T) {
+	e := openBolt(t)
+	_, err := latchkey.OpenEngine(e, &latchkey.Options{HashQueue: -1})
+	wantError(t, err, latchkey.ErrInvalidOptions)
+	openEngine(t, e, light())
+}
+
+func TestAFailedOpeningLetsGoOfTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	closeStore(t, openFile(t, path, light()))
+	opts := light()
+	opts.TokenPrefix = "another"
+	_, err := latchkey.Open(path, opts)
+	wantError(t, err, latchkey.ErrInvalidOptions)
+	opts = light()
+	opts.LockTimeout = -1
+	openFile(t, path, opts)
+}
+
+func TestAPathNeedsNoDirectory(t *testing.T) {
+	t.Chdir(t.TempDir())
+	s := openFile(t, "keys.db", light())
+	key, token := addKey(t, s, latchkey.Server, "backup")
+	closeStore(t, s)
+	entries, err := os.ReadDir(".")
+	must(t, err)
+	if len(entries) != 1 || entries[0].Name() != "keys.db" {
+		t.Errorf("the directory has %v, want keys.db alone", entries)
+	}
+	s = openFile(t, filepath.Join(".", "keys.db"), light())
+	wantLogin(t, s, token, key.ID)
+	closeStore(t, s)
+}
+
+func TestAStoreThatCannotBeMadeSaysWhere(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	must(t, os.WriteFile(file, []byte("no directory"), 0o600))
+	for _, tt := range []struct {
+		name, path string
+		readOnly   bool
+		want       error // nil for any
+	}{
+		{"a missing directory", filepath.Join(dir, "missing", "keys.db"), false, fs.ErrNotExist},
+		{"a file for a directory", filepath.Join(file, "keys.db"), false, nil},
+		{"a directory", dir, false, nil},
+		{"a missing file, to be read only", filepath.Join(dir, "keys.db"), true, fs.ErrNotExist},
+		{"no path", "", false, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			opts := light()
+			opts.ReadOnly = tt.readOnly
+			s, err := latchkey.Open(tt.path, opts)
+			if err == nil {
+				closeStore(t, s)
+				t.Fatal("it was opened")
+			}
+			if tt.want != nil {
+				wantError(t, err, tt.want)
+			}
+			if !strings.Contains(err.Error(), tt.path) {
+				t.Errorf("%q does not say which file", err)
+			}
+		})
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("the directory has %v, %v, want the one file that was there", entries, err)
+	}
+}
+
+func TestADirectoryThatCannotBeWrittenToIsThePermissionsFault(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o500))
+	t.Cleanup(func() { _ = os.Chmod(dir, 0o700) })
+	switch {
+	case runtime.GOOS == "windows":
+		t.Skip("on Windows a directory's mode does not keep files out")
+	case os.Getuid() == 0:
+		dir = "/sys" // which keeps out even root
+		if _, err := os.Stat(dir); err != nil {
+			t.Skip("root may write to every directory but /sys, and there is none here")
+		}
+	}
+	_, err := latchkey.Open(filepath.Join(dir, "keys.db"), light())
+	wantError(t, err, fs.ErrPermission)
+}

@@ -1,0 +1,335 @@
+"""Writes the test vectors in this directory, without any of the project's Go code: a second implementation of the formats.
+
+    pip install argon2-cffi==25.1.0 siphash24==1.9
+    python3 generate.py
+
+Everything in it is fixed, so running it again changes nothing. README.md says what the vectors mean.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import pathlib
+import struct
+import uuid
+
+import argon2.low_level
+import siphash24
+
+HERE = pathlib.Path(__file__).parent
+DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def some(label, size):
+    """Bytes that look random and are the same in every run."""
+    return hashlib.shake_256(label.encode()).digest(size)
+
+
+def some_id(label, version):
+    return with_version(some(label, 16), version)
+
+
+def with_version(id_bytes, version):
+    b = bytearray(id_bytes)
+    b[6] = b[6] & 0x0F | version << 4
+    b[8] = b[8] & 0x3F | 0x80
+    return uuid.UUID(bytes=bytes(b))
+
+
+# Tags and tokens
+
+
+def siphash(key, message):
+    """The 8 bytes that SipHash-2-4 gives, as the reference implementation writes them: little-endian."""
+    return siphash24.siphash24(message, key=key).digest()
+
+
+def word(eight):
+    n = int.from_bytes(eight, "big")
+    digits = ""
+    for _ in range(11):
+        n, d = divmod(n, 62)
+        digits = DIGITS[d] + digits
+    return digits
+
+
+def words(b):
+    return "".join(word(b[i : i + 8]) for i in range(0, len(b), 8))
+
+
+def token(prefix, tag_secret, key_id, secret):
+    body = key_id.bytes + secret
+    tag = siphash(tag_secret, body)[::-1]  # the token has it big-endian, like every other word
+    return prefix + "_" + words(body + tag), tag
+
+
+def tags():
+    reference = bytes(range(16))
+    cases = [("the entry for 48 bytes in the table of SipHash's authors", reference, bytes(range(48)))]
+    cases += [
+        ("all zero", bytes(16), bytes(48)),
+        ("all ones", b"\xff" * 16, b"\xff" * 48),
+        ("looks random", some("tag secret", 16), some("tag message", 48)),
+    ]
+    return {"tags": [{"about": a, "key": k.hex(), "message": m.hex(), "tag": siphash(k, m).hex()} for a, k, m in cases]}
+
+
+def tokens():
+    genuine, refused = [], []
+
+    def good(about, prefix, tag_secret, key_id, secret):
+        t, tag = token(prefix, tag_secret, key_id, secret)
+        genuine.append(
+            {"about": about, "prefix": prefix, "tag_secret": tag_secret.hex(), "key_id": str(key_id),
+             "secret": secret.hex(), "tag": tag.hex(), "token": t}
+        )
+        return t
+
+    ts = some("token tag secret", 16)
+    t = good("looks random", "lk", ts, some_id("token key", 7), some("token secret", 32))
+    good("the shortest prefix", "k", ts, some_id("token key 2", 7), some("token secret 2", 32))
+    good("the longest prefix", "abcdefghij012345", ts, some_id("token key 3", 7), some("token secret 3", 32))
+    good("all zero: zeros are written out", "lk", bytes(16), uuid.UUID(int=0), bytes(32))
+    good("all ones: the greatest word there is", "lk", b"\xff" * 16, uuid.UUID(int=2**128 - 1), b"\xff" * 32)
+
+    def bad(about, kind, token):
+        refused.append({"about": about, "kind": kind, "prefix": "lk", "tag_secret": ts.hex(), "token": token})
+
+    digits = t[3:]
+    over = "LygHa16AHYG"  # 2^64
+    assert word(b"\xff" * 8) == "LygHa16AHYF"
+    bad("empty", "malformed", "")
+    bad("one digit short", "malformed", t[:-1])
+    bad("one digit more", "malformed", t + "0")
+    bad("another prefix", "malformed", "lj_" + digits)
+    bad("the prefix in capitals", "malformed", "LK_" + digits)
+    bad("a hyphen for the underscore", "malformed", "lk-" + digits)
+    bad("a space before", "malformed", " " + t[:-1])
+    bad("a newline after", "malformed", t[:-1] + "\n")
+    bad("a zero byte", "malformed", t[:40] + "\0" + t[41:])
+    bad("a digit of base64", "malformed", t[:40] + "+" + t[41:])
+    bad("a digit that is not ASCII", "malformed", t[:40] + "\u0663" + t[42:])
+    for i in range(7):
+        bad(f"word {i} is 2^64", "malformed", "lk_" + digits[: 11 * i] + over + digits[11 * i + 11 :])
+    bad("all z", "malformed", "lk_" + "z" * 77)
+    bad("all zeros", "forged", "lk_" + "0" * 77)
+    other = {"0": "1"}.get(digits[-1], "0")
+    bad("another tag", "forged", "lk_" + digits[:-1] + other)
+    bad("key ID and secret exchanged in part", "forged", "lk_" + digits[22:33] + digits[11:22] + digits[:11] + digits[33:])
+    bad("the tag of another domain", "forged", token("lk", some("another domain", 16), some_id("token key", 7), some("token secret", 32))[0])
+    return {"regexp": "^[0-9A-Za-z]{1,16}_[0-9A-Za-z]{77}$", "genuine": genuine, "refused": refused}
+
+
+# Verifiers
+
+
+def b64(b):
+    return base64.b64encode(b).decode().rstrip("=")
+
+
+def verifiers():
+    matching, refused = [], []
+    costs = [(8, 1, 1), (64, 1, 1), (65, 2, 1), (64, 3, 4), (1000, 2, 3), (7168, 5, 1), (19456, 2, 1)]
+    for i, (m, t, p) in enumerate(costs):
+        secret, salt = some(f"secret {i}", 32), some(f"salt {i}", 16)
+        phc = argon2.low_level.hash_secret(secret, salt, t, m, p, 32, argon2.Type.ID).decode()
+        matching.append({"secret": secret.hex(), "salt": salt.hex(), "memory": m, "passes": t, "lanes": p,
+                         "hash": base64.b64decode(phc.split("$")[5] + "=").hex(), "phc": phc})
+
+    def bad(about, phc):
+        refused.append({"about": about, "phc": phc})
+
+    salt, digest = b64(some("salt", 16)), b64(some("hash", 32))
+
+    def phc(costs="m=64,t=1,p=1", kind="argon2id", version="v=19", salt=salt, digest=digest):
+        return f"${kind}${version}${costs}${salt}${digest}"
+
+    bad("empty", "")
+    bad("nothing but separators", "$$$$$")
+    bad("cut short", phc()[:-1])
+    bad("argon2i", phc(kind="argon2i"))
+    bad("argon2d", phc(kind="argon2d"))
+    bad("capitals", phc(kind="Argon2id"))
+    bad("an older version", phc(version="v=16"))
+    bad("no version", phc().replace("$v=19", ""))
+    bad("a version with a zero before it", phc(version="v=019"))
+    for costs in ["m=0,t=1,p=1", "m=7,t=1,p=1", "m=64,t=0,p=1", "m=64,t=1,p=0", "m=127,t=1,p=16", "m=136,t=1,p=17",
+                  "m=1048577,t=1,p=1", "m=64,t=65,p=1", "m=4294967295,t=1,p=1", "m=4294967360,t=1,p=1",
+                  "m=64,t=4294967295,p=1", "m=64,t=4294967297,p=1", "m=2048,t=1,p=255", "m=2048,t=1,p=257",
+                  "m=18446744073709551680,t=1,p=1", "m=" + "9" * 400 + ",t=1,p=1", "m=064,t=1,p=1", "m=64,t=01,p=1",
+                  "m=64,t=1,p=01", "m=+64,t=1,p=1", "m=-64,t=1,p=1", "m=64,t=-1,p=1", "m=64,t=1,p=-1", "m=0x40,t=1,p=1",
+                  "m=6_4,t=1,p=1", "m=64.0,t=1,p=1", "m=64,t=1", "m=64,p=1,t=1", "t=1,m=64,p=1", "m=64,t=1,p=1,keyid=AA",
+                  "m=64,t=1,p=1,data=AA", "m=64,t=1,p=1,", "M=64,t=1,p=1", "m= 64,t=1,p=1", "m=64, t=1,p=1", "m=64,t=1,p=1 ",
+                  "m=,t=1,p=1", ""]:
+        bad("bad cost", phc(costs))
+    bad("a salt of 15 bytes", phc(salt=b64(some("salt", 15))))
+    bad("a salt of 17 bytes", phc(salt=b64(some("salt", 17))))
+    bad("no salt", phc(salt=""))
+    bad("a hash of 31 bytes", phc(digest=b64(some("hash", 31))))
+    bad("a hash of 33 bytes", phc(digest=b64(some("hash", 33))))
+    bad("a hash of 64 bytes", phc(digest=b64(some("hash", 64))))
+    bad("no hash", phc(digest=""))
+    bad("padding", phc(digest=digest + "="))
+    bad("the URL alphabet", phc(salt="-" + salt[1:]))
+    bad("a line break in base64", phc(salt=salt + "\n"))
+    last = "AQgw".find(salt[-1])
+    assert last >= 0, "16 bytes leave four bits of the last digit unused, which are zero"
+    bad("bits after the end of the salt", phc(salt=salt[:-1] + "BRhx"[last]))
+    bad("a space before", " " + phc())
+    bad("a newline after", phc() + "\n")
+    bad("a zero byte after", phc() + "\0")
+    bad("no separator before", phc()[1:])
+    bad("one field more", phc() + "$")
+    return {"matching": matching, "refused": refused}
+
+
+# User IDs
+
+
+def user_id(secret, provider, subject, deletions):
+    message = b"latchkey user\0" + provider.encode() + b"\0" + subject.encode() + b"\0" + struct.pack(">Q", deletions)
+    return with_version(hmac.new(secret, message, hashlib.sha256).digest()[:16], 8)
+
+
+def user_ids():
+    secret = some("user secret", 32)
+    cases = [("local-userpass", "ada@example.com", 0), ("local-userpass", "ada@example.com", 1),
+             ("local-userpass", "ada@example.com", 256), ("oauth2-google", "ada@example.com", 0),
+             ("local-userpass", "Ada@example.com", 0), ("custom-token", "\u00e5da \u2603", 0), ("api-key", "x" * 256, 0)]
+    return {"user_ids": [{"user_secret": secret.hex(), "provider": p, "subject": s, "deletions": d,
+                          "id": str(user_id(secret, p, s, d))} for p, s, d in cases]}
+
+
+# Records
+
+
+def crc32c(b):
+    crc = 0xFFFFFFFF
+    for byte in b:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+assert crc32c(b"123456789") == 0xE3069283
+
+
+def varint(n):
+    out = bytearray()
+    while n >= 0x80:
+        out.append(n & 0x7F | 0x80)
+        n >>= 7
+    return bytes(out) + bytes([n])
+
+
+def field(number, value):
+    """A field as proto3 writes it: nothing at all for what is zero, false or empty."""
+    if isinstance(value, (bool, int)):
+        return varint(number << 3) + varint(int(value)) if value else b""
+    if isinstance(value, str):
+        value = value.encode()
+    return varint(number << 3 | 2) + varint(len(value)) + value if value else b""
+
+
+def seal(table, key, message, version=1):
+    record = bytes([version]) + message
+    return record + struct.pack(">I", crc32c(table.encode() + key + record))
+
+
+def stamp(s):
+    return field(1, s["counter"]) + field(2, uuid.UUID(s["replica"]).bytes)
+
+
+def user_message(u):
+    m = field(1, u["sequence"]) + field(2, stamp(u["made"])) + field(3, u["created_ms"])
+    for i in u["identities"]:
+        m += field(4, field(1, i["provider"]) + field(2, i["subject"]) + field(3, stamp(i["linked"])) + bytes.fromhex(i["unknown"]))
+    return m + field(5, u["epoch"]) + field(6, u["disabled"]) + field(7, u["deleted"]) + bytes.fromhex(u["unknown"])
+
+
+def key_message(k):
+    m = field(1, k["sequence"]) + field(2, stamp(k["made"])) + field(3, k["created_ms"]) + field(4, uuid.UUID(k["owner"]).bytes)
+    m += field(5, k["name"]) + (field(6, stamp(k["named"])) if k["named"] != k["made"] else b"")
+    m += field(7, k["verifier"]) + (field(8, stamp(k["hashed"])) if k["hashed"] != k["made"] else b"")
+    m += field(9, k["expires_s"]) + field(10, k["epoch"]) + field(11, k["disabled"]) + field(12, k["deleted"])
+    return m + bytes.fromhex(k["unknown"])
+
+
+def records():
+    here, there = str(some_id("replica", 4)), str(some_id("another replica", 4))
+    ada, laptop = some_id("ada", 8), some_id("laptop", 7)
+    at = lambda counter, replica=here: {"counter": counter, "replica": replica}
+    later = field(900, 7) + field(901, "from a later version") + varint(902 << 3 | 1) + bytes(8) + varint(903 << 3 | 5) + bytes(4)
+    out = {"users": [], "keys": [], "meta": [], "indexes": [], "refused": []}
+
+    def user(about, id, **changes):
+        u = {"sequence": 1, "made": at(1), "created_ms": 1767323045678, "identities": [], "epoch": 0, "disabled": False,
+             "deleted": False, "unknown": ""} | changes
+        out["users"].append({"about": about, "id": str(id), "record": seal("users", id.bytes, user_message(u)).hex(), "fields": u})
+
+    def key(about, id, **changes):
+        k = {"sequence": 2, "made": at(2), "created_ms": 1767323045678, "owner": str(ada), "name": "laptop", "named": at(2),
+             "verifier": verifiers()["matching"][1]["phc"], "hashed": at(2), "expires_s": 0, "epoch": 0, "disabled": False,
+             "deleted": False, "unknown": ""} | changes
+        out["keys"].append({"about": about, "id": str(id), "record": seal("keys", id.bytes, key_message(k)).hex(), "fields": k})
+
+    mail = {"provider": "local-userpass", "subject": "ada@example.com", "linked": at(1), "unknown": ""}
+    user("one identity", ada, identities=[mail])
+    user("two identities, disabled and enabled and disabled", ada, sequence=300, epoch=1, disabled=True,
+         identities=[mail, {"provider": "oauth2-google", "subject": "\u00e5da", "linked": at(299, there), "unknown": ""}])
+    user("a tombstone", ada, sequence=301, created_ms=0, deleted=True)
+    user("with fields of a later version, which are kept", ada, identities=[mail | {"unknown": later.hex()}], unknown=later.hex())
+
+    key("new", laptop)
+    key("renamed, hashed anew, disabled, with an expiry date", laptop, sequence=70000, name="Ada's \u2603", named=at(5, there),
+        hashed=at(70000), expires_s=1798859045, epoch=2, disabled=True)
+    key("a server key", laptop, owner=str(uuid.UUID(int=2**128 - 1)), name="backup-job")
+    tombstone = {"created_ms": 0, "name": "", "verifier": "", "deleted": True}
+    key("a tombstone", laptop, sequence=9, **tombstone)
+    key("with fields of a later version, which are kept", laptop, unknown=later.hex())
+
+    def meta(name, message, **fields):
+        out["meta"].append({"key": name, "record": seal("meta", name.encode(), message).hex(), "fields": fields})
+
+    domain, user_secret = some_id("domain", 4), some("user secret", 32)
+    tag_secrets = [(2, some("tag secret 2", 16)), (1, some("tag secret 1", 16))]
+    message = field(1, domain.bytes) + field(2, user_secret)
+    for number, secret in tag_secrets:
+        message += field(3, field(1, number) + field(2, secret))
+    meta("format", field(1, 1), version=1)
+    meta("domain", message + field(4, "lk"), id=str(domain), user_secret=user_secret.hex(), prefix="lk",
+         tag_secrets=[{"number": n, "secret": s.hex()} for n, s in tag_secrets])
+    meta("replica", field(1, uuid.UUID(here).bytes), id=here)
+    meta("state", field(1, 70000) + field(2, 1) + field(3, 300), sequence=70000, users=1, keys=300)
+
+    def index(table, key, value, **fields):
+        out["indexes"].append({"table": table, "key": key.hex(), "value": value.hex(), "fields": fields})
+
+    index("identities", b"local-userpass\0ada@example.com", ada.bytes, provider="local-userpass", subject="ada@example.com", id=str(ada))
+    index("names", ada.bytes + b"laptop\0" + laptop.bytes, b"", owner=str(ada), name="laptop", id=str(laptop))
+    index("changes", struct.pack(">Q", 300), b"\x01" + ada.bytes, sequence=300, kind="user", id=str(ada))
+    index("changes", struct.pack(">Q", 2), b"\x02" + laptop.bytes, sequence=2, kind="key", id=str(laptop))
+
+    def refused(about, error, id, record):
+        out["refused"].append({"about": about, "error": error, "id": str(id), "record": record.hex()})
+
+    whole = bytes.fromhex(out["keys"][0]["record"])
+    refused("one bit changed", "corrupt", laptop, whole[:20] + bytes([whole[20] ^ 1]) + whole[21:])
+    refused("cut short", "corrupt", laptop, whole[:-1])
+    refused("a byte more", "corrupt", laptop, whole + b"\0")
+    refused("empty", "corrupt", laptop, b"")
+    refused("nothing but a checksum", "corrupt", laptop, struct.pack(">I", crc32c(b"keys" + laptop.bytes)))
+    refused("another key's", "corrupt", some_id("another key", 7), whole)
+    refused("of another table", "corrupt", laptop, seal("users", laptop.bytes, whole[1:-4]))
+    refused("a later version", "version", laptop, seal("keys", laptop.bytes, whole[1:-4], version=2))
+    refused("a field that runs over the end", "corrupt", laptop, seal("keys", laptop.bytes, varint(7 << 3 | 2) + varint(9) + b"short"))
+    refused("a field of 2^63 bytes", "corrupt", laptop, seal("keys", laptop.bytes, varint(7 << 3 | 2) + varint(1 << 63)))
+    refused("a group, which proto3 does not have", "corrupt", laptop, seal("keys", laptop.bytes, varint(7 << 3 | 3)))
+    refused("an owner of 15 bytes", "corrupt", laptop, seal("keys", laptop.bytes, field(4, bytes(15))))
+    return out
+
+
+for name, vectors in [("tags", tags()), ("tokens", tokens()), ("verifiers", verifiers()), ("user_ids", user_ids()), ("records", records())]:
+    (HERE / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=True) + "\n")

@@ -1,0 +1,499 @@
+package latchkey
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// hexBytes are bytes that a test vector has in hexadecimal.
+type hexBytes []byte
+
+func (h *hexBytes) UnmarshalText(text []byte) (err error) {
+	*h, err = hex.DecodeString(string(text))
+	return err
+}
+
+// readVectors reads a file of testdata/vectors, whose README says what is in it.
+func readVectors(t testing.TB, name string, vectors any) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", "vectors", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(vectors); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+}
+
+type tokenVectors struct {
+	Regexp  string
+	Genuine []struct {
+		About, Prefix, Token string
+		TagSecret            hexBytes  `json:"tag_secret"`
+		KeyID                uuid.UUID `json:"key_id"`
+		Secret, Tag          hexBytes
+	}
+	Refused []struct {
+		About, Kind, Prefix, Token string
+		TagSecret                  hexBytes `json:"tag_secret"`
+	}
+}
+
+func vectorFormat(prefix string, tagSecret []byte) *tokenFormat {
+	return &tokenFormat{prefix: prefix + "_", tags: []tagKey{newTagKey([16]byte(tagSecret))}}
+}
+
+func TestTagsAreSipHashOfTheReferenceVectors(t *testing.T) {
+	var vectors struct {
+		Tags []struct {
+			About             string
+			Key, Message, Tag hexBytes
+		}
+	}
+	readVectors(t, "tags.json", &vectors)
+	for _, v := range vectors.Tags {
+		t.Run(v.About, func(t *testing.T) {
+			tag := newTagKey([16]byte(v.Key)).tag((*[48]byte)(v.Message))
+			if got := binary.LittleEndian.AppendUint64(nil, tag); !bytes.Equal(got, v.Tag) {
+				t.Errorf("got %x, want %x", got, v.Tag)
+			}
+		})
+	}
+}
+
+func TestTokensAreMadeAndReadAsTheVectorsSay(t *testing.T) {
+	var vectors tokenVectors
+	readVectors(t, "tokens.json", &vectors)
+	form := regexp.MustCompile(vectors.Regexp)
+	for _, v := range vectors.Genuine {
+		t.Run(v.About, func(t *testing.T) {
+			f := vectorFormat(v.Prefix, v.TagSecret)
+			if got := f.format(v.KeyID, [secretSize]byte(v.Secret)); got != v.Token {
+				t.Fatalf("format: got %s, want %s", got, v.Token)
+			}
+			var p parsedToken
+			if !f.parse(v.Token, &p) || !f.genuine(&p) {
+				t.Fatal("the token is refused")
+			}
+			if p.keyID() != v.KeyID || !bytes.Equal(p.secret()[:], v.Secret) || p.tag != binary.BigEndian.Uint64(v.Tag) {
+				t.Errorf("parse: got %+v", p)
+			}
+			if !form.MatchString(v.Token) {
+				t.Errorf("the token does not match %s", form)
+			}
+		})
+	}
+	for _, v := range vectors.Refused {
+		t.Run(v.Kind+"/"+v.About, func(t *testing.T) {
+			f := vectorFormat(v.Prefix, v.TagSecret)
+			var p parsedToken
+			parsed := f.parse(v.Token, &p)
+			if want := v.Kind == "forged"; parsed != want {
+				t.Fatalf("parse: got %t, want %t", parsed, want)
+			}
+			if parsed && f.genuine(&p) {
+				t.Error("the token passes for genuine")
+			}
+		})
+	}
+}
+
+func TestEveryMintedTokenMatchesTheDocumentedRegexp(t *testing.T) {
+	var vectors tokenVectors
+	readVectors(t, "tokens.json", &vectors)
+	form := regexp.MustCompile(vectors.Regexp)
+	for _, prefix := range []string{"k", "lk", "abcdefghij012345"} {
+		f := vectorFormat(prefix, make([]byte, 16))
+		for range 100 {
+			if token, _ := f.mint(uuid.New()); !form.MatchString(token) {
+				t.Fatalf("%s does not match %s", token, form)
+			}
+		}
+	}
+}
+
+func TestAWordHasOneSpelling(t *testing.T) {
+	words := []uint64{0, 1, 61, 62, math.MaxUint32, math.MaxUint64 - 1, math.MaxUint64}
+	for range 10_000 {
+		words = append(words, rand.Uint64()>>rand.UintN(64))
+	}
+	for _, word := range words {
+		digits := string(appendWord(nil, word))
+		if got, ok := parseWord(digits); !ok || got != word {
+			t.Fatalf("%d is written %s and read as %d, %t", word, digits, got, ok)
+		}
+	}
+}
+
+func TestAWordOfMoreThan8BytesIsRefused(t *testing.T) {
+	const greatest = "LygHa16AHYF"
+	if word, ok := parseWord(greatest); !ok || word != math.MaxUint64 {
+		t.Fatalf("%s is read as %d, %t", greatest, word, ok)
+	}
+	// One more in each digit, so that the sum overflows in every place.
+	for i := range greatest {
+		digit := strings.IndexByte(base62Digits, greatest[i])
+		larger := greatest[:i] + base62Digits[digit+1:digit+2] + strings.Repeat("0", wordDigits-1-i)
+		if word, ok := parseWord(larger); ok {
+			t.Errorf("%s is read as %d", larger, word)
+		}
+	}
+	if word, ok := parseWord("zzzzzzzzzzz"); ok {
+		t.Errorf("11 z are read as %d", word)
+	}
+}
+
+func TestOnlyDigitsAreReadInEveryPlaceOfAWord(t *testing.T) {
+	for i := range wordDigits {
+		for c := range 256 {
+			digits := []byte("01234567890")
+			digits[i] = byte(c)
+			_, ok := parseWord(string(digits))
+			if isDigit := strings.IndexByte(base62Digits, byte(c)) >= 0; ok && !isDigit {
+				t.Errorf("%q is read", digits)
+			}
+		}
+	}
+}
+
+func TestTokensSortAsTheirKeyIDsDo(t *testing.T) {
+	f := vectorFormat("lk", make([]byte, 16))
+	for range 1000 {
+		a, b := uuid.New(), uuid.New()
+		copy(b[:], a[:rand.IntN(16)]) // a difference in the first byte would say little
+		before := f.format(a, [secretSize]byte{0xff}) < f.format(b, [secretSize]byte{})
+		if a != b && before != (bytes.Compare(a[:], b[:]) < 0) {
+			t.Fatalf("the tokens of %s and %s sort the other way", a, b)
+		}
+	}
+}
+
+func TestTokensUnderAnOldTagSecretAreGoodUntilItIsRetired(t *testing.T) {
+	s := openInside(t, nil)
+	oldKey, oldToken := addServerKey(t, s, "old")
+
+	first := s.domain.tagSecrets[0]
+	second := tagSecret{number: first.number + 1, secret: [16]byte{1, 2, 3}}
+	s = reopenWithTagSecrets(t, s, second, first)
+	newKey, newToken := addServerKey(t, s, "new")
+	wantLoginInside(t, s, oldToken, oldKey.ID)
+	wantLoginInside(t, s, newToken, newKey.ID)
+
+	s = reopenWithTagSecrets(t, s, second)
+	wantLoginInside(t, s, newToken, newKey.ID)
+	if _, err := s.Login(t.Context(), oldToken); !errors.Is(err, ErrInvalidToken) {
+		t.Errorf("a token under the retired secret: got error %v, want ErrInvalidToken", err)
+	}
+	if st := statsInside(t, s); st.Forged != 1 {
+		t.Errorf("%d tokens were found forged, want 1", st.Forged)
+	}
+}
+
+// reopenWithTagSecrets writes the domain with other tag secrets, and opens the store again.
+func reopenWithTagSecrets(t *testing.T, s *Store, secrets ...tagSecret) *Store {
+	t.Helper()
+	err := s.Update(t.Context(), func(tx *Tx) error {
+		d := *s.domain
+		d.tagSecrets = secrets
+		return tx.etx.Put(tableMeta, keyDomain, sealRecord(tableMeta, keyDomain, d.encode()))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reopenInside(t, s, nil)
+}
+
+func FuzzParseToken(f *testing.F) {
+	var vectors tokenVectors
+	readVectors(f, "tokens.json", &vectors)
+	for _, v := range vectors.Genuine {
+		f.Add(v.Token)
+	}
+	for _, v := range vectors.Refused {
+		f.Add(v.Token)
+	}
+	format := vectorFormat("lk", vectors.Genuine[0].TagSecret)
+	f.Fuzz(func(t *testing.T, token string) {
+		fuzzToken(t, format, token)
+		// Most of what is tried has another length. So it is tried as the digits of a token, too.
+		digits := token + strings.Repeat("0", tokenDigits)
+		fuzzToken(t, format, format.prefix+digits[:tokenDigits])
+	})
+}
+
+// fuzzToken fails the test if a token is read that has another spelling, or passes for genuine and is not.
+func fuzzToken(t *testing.T, format *tokenFormat, token string) {
+	var p parsedToken
+	if !format.parse(token, &p) {
+		return
+	}
+	spelled := []byte(format.prefix)
+	for i := 0; i < len(p.body); i += 8 {
+		spelled = appendWord(spelled, binary.BigEndian.Uint64(p.body[i:]))
+	}
+	if spelled = appendWord(spelled, p.tag); string(spelled) != token {
+		t.Errorf("%q was read, and is spelled %q", token, spelled)
+	}
+	if made := format.format(p.keyID(), *p.secret()); format.genuine(&p) != (made == token) {
+		t.Errorf("%q passes for genuine: %t, and the token is %q", token, format.genuine(&p), made)
+	}
+}
+
+func TestUserIDsAreDerivedAsTheVectorsSay(t *testing.T) {
+	var vectors struct {
+		UserIDs []struct {
+			UserSecret        hexBytes `json:"user_secret"`
+			Provider, Subject string
+			Deletions         uint64
+			ID                uuid.UUID
+		} `json:"user_ids"`
+	}
+	readVectors(t, "user_ids.json", &vectors)
+	for _, v := range vectors.UserIDs {
+		d := &domain{userSecret: [32]byte(v.UserSecret)}
+		if got := d.userID(Identity{Provider(v.Provider), v.Subject}, v.Deletions); got != v.ID {
+			t.Errorf("(%s, %s) after %d deletions: got %s, want %s", v.Provider, v.Subject, v.Deletions, got, v.ID)
+		}
+	}
+}
+
+type stampVector struct {
+	Counter uint64
+	Replica uuid.UUID
+}
+
+func (v stampVector) stamp() stamp { return stamp{v.Counter, v.Replica} }
+
+type userVector struct {
+	Sequence   uint64
+	Made       stampVector
+	CreatedMS  int64 `json:"created_ms"`
+	Identities []struct {
+		Provider Provider
+		Subject  string
+		Linked   stampVector
+		Unknown  hexBytes
+	}
+	Epoch             uint64
+	Disabled, Deleted bool
+	Unknown           hexBytes
+}
+
+func (v userVector) record(id uuid.UUID) userRecord {
+	u := userRecord{
+		id: id, created: time.UnixMilli(v.CreatedMS).UTC(), made: v.Made.stamp(), epoch: v.Epoch,
+		disabled: v.Disabled, deleted: v.Deleted, sequence: v.Sequence, unknown: orNil(v.Unknown),
+	}
+	for _, i := range v.Identities {
+		identity := Identity{i.Provider, i.Subject}
+		u.identities = append(u.identities, identityRecord{identity, i.Linked.stamp(), orNil(i.Unknown)})
+	}
+	return u
+}
+
+type keyVector struct {
+	Sequence            uint64
+	Made, Named, Hashed stampVector
+	CreatedMS           int64 `json:"created_ms"`
+	Owner               uuid.UUID
+	Name, Verifier      string
+	ExpiresS            int64 `json:"expires_s"`
+	Epoch               uint64
+	Disabled, Deleted   bool
+	Unknown             hexBytes
+}
+
+func (v keyVector) record(id uuid.UUID) keyRecord {
+	k := keyRecord{
+		id: id, owner: v.Owner, created: time.UnixMilli(v.CreatedMS).UTC(), made: v.Made.stamp(), name: v.Name,
+		named: v.Named.stamp(), verifier: v.Verifier, hashed: v.Hashed.stamp(), epoch: v.Epoch, disabled: v.Disabled,
+		deleted: v.Deleted, sequence: v.Sequence, unknown: orNil(v.Unknown),
+	}
+	if v.ExpiresS != 0 {
+		k.expires = time.Unix(v.ExpiresS, 0).UTC()
+	}
+	return k
+}
+
+// orNil is b, or nil if it is empty, as a decoded record has it.
+func orNil(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}
+
+type recordVectors struct {
+	Users []struct {
+		About  string
+		ID     uuid.UUID
+		Record hexBytes
+		Fields userVector
+	}
+	Keys []struct {
+		About  string
+		ID     uuid.UUID
+		Record hexBytes
+		Fields keyVector
+	}
+	Meta []struct {
+		Key    string
+		Record hexBytes
+		Fields json.RawMessage
+	}
+	Indexes []struct {
+		Table      string
+		Key, Value hexBytes
+		Fields     struct {
+			Provider Provider
+			Subject  string
+			ID       uuid.UUID
+			Owner    uuid.UUID
+			Name     string
+			Sequence uint64
+			Kind     string
+		}
+	}
+	Refused []struct {
+		About, Error string
+		ID           uuid.UUID
+		Record       hexBytes
+	}
+}
+
+func TestRecordsAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
+	var vectors recordVectors
+	readVectors(t, "records.json", &vectors)
+	for _, v := range vectors.Users {
+		t.Run("user/"+v.About, func(t *testing.T) {
+			want := v.Fields.record(v.ID)
+			if got, err := decodeUser(v.ID, v.Record); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("decode: got %+v, %v, want %+v", got, err, want)
+			}
+			if got := want.encode(); !bytes.Equal(got, v.Record) {
+				t.Errorf("encode: got %x, want %x", got, v.Record)
+			}
+		})
+	}
+	for _, v := range vectors.Keys {
+		t.Run("key/"+v.About, func(t *testing.T) {
+			want := v.Fields.record(v.ID)
+			if got, err := decodeKey(v.ID, v.Record); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("decode: got %+v, %v, want %+v", got, err, want)
+			}
+			if got := want.encode(); !bytes.Equal(got, v.Record) {
+				t.Errorf("encode: got %x, want %x", got, v.Record)
+			}
+		})
+	}
+	for _, v := range vectors.Refused {
+		t.Run("refused/"+v.About, func(t *testing.T) {
+			want := map[string]error{"corrupt": ErrCorrupt, "version": ErrVersion}[v.Error]
+			if _, err := decodeKey(v.ID, v.Record); want == nil || !errors.Is(err, want) {
+				t.Errorf("decode: got error %v, want %v", err, want)
+			}
+		})
+	}
+}
+
+func TestIndexEntriesAreAsTheVectorsSay(t *testing.T) {
+	var vectors recordVectors
+	readVectors(t, "records.json", &vectors)
+	for _, v := range vectors.Indexes {
+		f := v.Fields
+		var key, value []byte
+		switch v.Table {
+		case tableIdentities:
+			key, value = Identity{f.Provider, f.Subject}.key(), f.ID[:]
+		case tableNames:
+			key, value = nameKey(f.Owner, f.Name, f.ID), nil
+			if name, id, err := splitNameKey(v.Key); name != f.Name || id != f.ID || err != nil {
+				t.Errorf("splitNameKey: got %q, %s, %v", name, id, err)
+			}
+		case tableChanges:
+			kind := map[string]recordKind{"user": userKind, "key": keyKind}[f.Kind]
+			key, value = sequenceKey(f.Sequence), append([]byte{byte(kind)}, f.ID[:]...)
+		}
+		if !bytes.Equal(key, v.Key) || !bytes.Equal(value, v.Value) {
+			t.Errorf("table %s: got %x → %x, want %x → %x", v.Table, key, value, v.Key, v.Value)
+		}
+	}
+}
+
+// metaTx is a transaction that has nothing but the table meta.
+type metaTx struct {
+	EngineTx
+	records map[string][]byte
+}
+
+func (tx metaTx) Get(table string, key []byte) ([]byte, error) {
+	return tx.records[table+"/"+string(key)], nil
+}
+
+func TestTheRecordsOfMetaAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
+	var vectors recordVectors
+	readVectors(t, "records.json", &vectors)
+	tx := metaTx{records: make(map[string][]byte)}
+	var want struct {
+		format struct{ Version uint64 }
+		domain struct {
+			ID         uuid.UUID
+			UserSecret hexBytes `json:"user_secret"`
+			TagSecrets []struct {
+				Number uint64
+				Secret hexBytes
+			} `json:"tag_secrets"`
+			Prefix string
+		}
+		replica struct{ ID uuid.UUID }
+		state   struct{ Sequence, Users, Keys uint64 }
+	}
+	fields := map[string]any{"format": &want.format, "domain": &want.domain, "replica": &want.replica, "state": &want.state}
+	for _, v := range vectors.Meta {
+		tx.records[tableMeta+"/"+v.Key] = v.Record
+		if err := json.Unmarshal(v.Fields, fields[v.Key]); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	if want.format.Version != formatVersion {
+		t.Fatalf("the vectors are of version %d", want.format.Version)
+	}
+	d := &domain{
+		id: want.domain.ID, replica: want.replica.ID, prefix: want.domain.Prefix, userSecret: [32]byte(want.domain.UserSecret),
+	}
+	for _, s := range want.domain.TagSecrets {
+		d.tagSecrets = append(d.tagSecrets, tagSecret{s.Number, [16]byte(s.Secret)})
+	}
+	var got domain
+	if empty, err := got.read(tx); empty || err != nil || !reflect.DeepEqual(&got, d) {
+		t.Errorf("domain: got %+v, %t, %v, want %+v", got, empty, err, d)
+	}
+	if got := sealRecord(tableMeta, keyDomain, d.encode()); !bytes.Equal(got, tx.records["meta/domain"]) {
+		t.Errorf("domain: wrote %x", got)
+	}
+
+	st := &storeState{sequence: want.state.Sequence, users: want.state.Users, keys: want.state.Keys}
+	if got, err := (&Tx{etx: tx}).readState(); err != nil || !reflect.DeepEqual(got, st) {
+		t.Errorf("state: got %+v, %v, want %+v", got, err, st)
+	}
+	if got := st.encode(); !bytes.Equal(got, tx.records["meta/state"]) {
+		t.Errorf("state: wrote %x", got)
+	}
+}

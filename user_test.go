@@ -1,0 +1,612 @@
+package latchkey_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+func TestAUserIsFoundByIDAndByIdentityAlsoAfterReopening(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	c := newClock()
+	c.advance(123456789 * time.Nanosecond)
+	opts := light()
+	opts.Now = c.now
+
+	s := openFile(t, path, opts)
+	made, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email("ada")})
+	must(t, err)
+	want := latchkey.User{
+		ID:         made.ID,
+		Identities: []latchkey.Identity{email("ada")},
+		Created:    time.Date(2026, 1, 2, 3, 4, 5, 123_000_000, time.UTC),
+	}
+	if !reflect.DeepEqual(made, want) {
+		t.Errorf("CreateUser: got %+v, want %+v", made, want)
+	}
+	closeStore(t, s)
+
+	s = openFile(t, path, opts)
+	for name, find := range map[string]func() (latchkey.User, error){
+		"by ID":       func() (latchkey.User, error) { return s.User(t.Context(), made.ID) },
+		"by identity": func() (latchkey.User, error) { return s.UserByIdentity(t.Context(), email("ada")) },
+	} {
+		if got, err := find(); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, %v, want %+v", name, got, err, want)
+		}
+	}
+}
+
+func TestWhoWasNeverMadeIsNotFound(t *testing.T) {
+	s := open(t)
+	addUser(t, s, "ada")
+	for _, id := range []uuid.UUID{uuid.New(), uuid.Nil, latchkey.Server} {
+		_, err := s.User(t.Context(), id)
+		wantError(t, err, latchkey.ErrUserNotFound)
+	}
+	for _, i := range []latchkey.Identity{email("bob"), {Provider: latchkey.CustomToken, Subject: "ada"}} {
+		_, err := s.UserByIdentity(t.Context(), i)
+		wantError(t, err, latchkey.ErrUserNotFound)
+	}
+}
+
+func TestProvidersAreThoseOfTheHostedService(t *testing.T) {
+	s := open(t)
+	for _, p := range []latchkey.Provider{
+		"anon-user", "local-userpass", "custom-token", "custom-function",
+		"oauth2-google", "oauth2-facebook", "oauth2-apple", "api-key",
+	} {
+		i := latchkey.Identity{Provider: p, Subject: "ada"}
+		made, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: i})
+		must(t, err)
+		if found, err := s.UserByIdentity(t.Context(), i); err != nil || found.ID != made.ID {
+			t.Errorf("%s: found user %s, %v, want %s", p, found.ID, err, made.ID)
+		}
+	}
+	for _, p := range []latchkey.Provider{"", "github", "Local-Userpass", "local-userpass ", "local-userpass\x00"} {
+		t.Run(strconv.Quote(string(p)), func(t *testing.T) {
+			wantInvalidIdentity(t, s, latchkey.Identity{Provider: p, Subject: "bob"})
+		})
+	}
+}
+
+func TestASubjectIs1To256BytesOfTextWithoutControlCharacters(t *testing.T) {
+	s := open(t)
+	for _, tt := range goodTexts {
+		t.Run(tt.name, func(t *testing.T) {
+			id := addUser(t, s, tt.text)
+			found, err := s.UserByIdentity(t.Context(), email(tt.text))
+			must(t, err)
+			if found.ID != id || found.Identities[0].Subject != tt.text {
+				t.Errorf("found user %s with subject %q", found.ID, found.Identities[0].Subject)
+			}
+		})
+	}
+	for _, tt := range badTexts {
+		t.Run(tt.name, func(t *testing.T) { wantInvalidIdentity(t, s, email(tt.text)) })
+	}
+	// Only an anonymous user's first identity can leave its subject empty.
+	_, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser, Subject: "\n"}})
+	wantError(t, err, latchkey.ErrInvalidIdentity)
+}
+
+func wantInvalidIdentity(t *testing.T, s *latchkey.Store, i latchkey.Identity) {
+	t.Helper()
+	_, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: i})
+	wantError(t, err, latchkey.ErrInvalidIdentity)
+	_, err = s.UserByIdentity(t.Context(), i)
+	wantError(t, err, latchkey.ErrInvalidIdentity)
+	known, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email(t.Name())})
+	must(t, err)
+	_, err = s.LinkIdentity(t.Context(), known.ID, i)
+	wantError(t, err, latchkey.ErrInvalidIdentity)
+}
+
+func TestSubjectsAreComparedByteByByte(t *testing.T) {
+	s := open(t)
+	seen := map[uuid.UUID]string{}
+	for _, subject := range lookAlikes {
+		id := addUser(t, s, subject)
+		if other, ok := seen[id]; ok {
+			t.Errorf("%q and %q are one user", subject, other)
+		}
+		seen[id] = subject
+	}
+}
+
+func TestAnIdentityBelongsToOneUser(t *testing.T) {
+	s := open(t)
+	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+	linked := latchkey.Identity{Provider: latchkey.OAuth2Google, Subject: "ada"}
+	_, err := s.LinkIdentity(t.Context(), ada, linked)
+	must(t, err)
+	anonymous := latchkey.Identity{Provider: latchkey.AnonUser, Subject: "visitor"}
+	_, err = s.CreateUser(t.Context(), latchkey.NewUser{Identity: anonymous})
+	must(t, err)
+
+	wantNoChange(t, s, func() {
+		for _, i := range []latchkey.Identity{email("ada"), linked, anonymous} {
+			_, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: i})
+			wantError(t, err, latchkey.ErrIdentityTaken)
+		}
+		for _, i := range []latchkey.Identity{email("ada"), linked} {
+			_, err := s.LinkIdentity(t.Context(), bob, i)
+			wantError(t, err, latchkey.ErrIdentityTaken)
+		}
+	})
+}
+
+func TestLinkedIdentitiesAreListedInTheOrderOfLinking(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada := addUser(t, s, "ada")
+	want := []latchkey.Identity{email("ada"), email("zoe"), {Provider: latchkey.CustomToken, Subject: "1"}, email("bea")}
+	for _, i := range want[1:] {
+		got, err := s.LinkIdentity(t.Context(), ada, i)
+		must(t, err)
+		if got.Identities[len(got.Identities)-1] != i {
+			t.Errorf("LinkIdentity returned the identities %v, want %v at the end", got.Identities, i)
+		}
+	}
+	closeStore(t, s)
+
+	s = openFile(t, path, light())
+	for _, i := range want {
+		got, err := s.UserByIdentity(t.Context(), i)
+		must(t, err)
+		if got.ID != ada || !slices.Equal(got.Identities, want) {
+			t.Errorf("by %v: got user %s with %v, want %s with %v", i, got.ID, got.Identities, ada, want)
+		}
+	}
+}
+
+func TestLinkingWhatIsTheUsersAlreadyChangesNothing(t *testing.T) {
+	s := open(t)
+	anonymous, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+	must(t, err)
+	want, err := s.LinkIdentity(t.Context(), anonymous.ID, email("ada"))
+	must(t, err)
+	wantNoChange(t, s, func() {
+		for _, i := range want.Identities {
+			if got, err := s.LinkIdentity(t.Context(), anonymous.ID, i); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("linking %v again: got %+v, %v, want %+v", i, got, err, want)
+			}
+		}
+	})
+}
+
+func TestAnAnonymousIdentityCannotBeLinked(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	for _, subject := range []string{"", "visitor"} {
+		_, err := s.LinkIdentity(t.Context(), ada, latchkey.Identity{Provider: latchkey.AnonUser, Subject: subject})
+		wantError(t, err, latchkey.ErrInvalidIdentity)
+	}
+}
+
+func TestAUserWhoIsGoneCanBeNeitherLinkedNorDisabledNorEnabledNorDeleted(t *testing.T) {
+	s := open(t)
+	gone := addUser(t, s, "ada")
+	must(t, s.DeleteUser(t.Context(), gone))
+	wantNoChange(t, s, func() {
+		for _, id := range []uuid.UUID{gone, uuid.New(), uuid.Nil, latchkey.Server} {
+			_, err := s.LinkIdentity(t.Context(), id, email("bob"))
+			wantError(t, err, latchkey.ErrUserNotFound)
+			wantError(t, s.DisableUser(t.Context(), id), latchkey.ErrUserNotFound)
+			wantError(t, s.EnableUser(t.Context(), id), latchkey.ErrUserNotFound)
+			wantError(t, s.DeleteUser(t.Context(), id), latchkey.ErrUserNotFound)
+		}
+	})
+}
+
+func TestAUserHasAtMost64Identities(t *testing.T) {
+	s := open(t)
+	long := func(i int) latchkey.Identity {
+		return latchkey.Identity{Provider: latchkey.CustomFunction, Subject: strings.Repeat("x", 253) + strconv.Itoa(100+i)}
+	}
+	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: long(0)})
+	must(t, err)
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		for i := 1; i < 64; i++ {
+			if _, err := tx.LinkIdentity(user.ID, long(i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	_, err = s.LinkIdentity(t.Context(), user.ID, long(64))
+	wantError(t, err, latchkey.ErrTooManyIdentities)
+	_, err = s.LinkIdentity(t.Context(), user.ID, long(63))
+	must(t, err)
+	if user, err = s.User(t.Context(), user.ID); err != nil || len(user.Identities) != 64 {
+		t.Errorf("the user has %d identities, %v, want 64", len(user.Identities), err)
+	}
+}
+
+func TestAnonymousUsersHaveRandomIDsOfVersion7AndOthersDerivedOnesOfVersion8(t *testing.T) {
+	s := open(t)
+	anonymous := latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}}
+	one, err := s.CreateUser(t.Context(), anonymous)
+	must(t, err)
+	two, err := s.CreateUser(t.Context(), anonymous)
+	must(t, err)
+	if one.ID == two.ID {
+		t.Error("two anonymous users are one")
+	}
+	for _, user := range []latchkey.User{one, two} {
+		if user.ID.Version() != 7 || user.ID.Variant() != uuid.RFC4122 {
+			t.Errorf("anonymous user %s: version %d, want 7", user.ID, user.ID.Version())
+		}
+		if user.Identities[0].Subject != user.ID.String() {
+			t.Errorf("anonymous user %s has the subject %q, want the ID", user.ID, user.Identities[0].Subject)
+		}
+	}
+	if id := addUser(t, s, "ada"); id.Version() != 8 || id.Variant() != uuid.RFC4122 {
+		t.Errorf("user %s: version %d, want 8", id, id.Version())
+	}
+}
+
+func TestTheSameIdentityGivesTheSameIDOnlyInTheSameDomain(t *testing.T) {
+	dir := t.TempDir()
+	original, copied := filepath.Join(dir, "a.db"), filepath.Join(dir, "b.db")
+	closeStore(t, openFile(t, original, light()))
+	file, err := os.ReadFile(original)
+	must(t, err)
+	must(t, os.WriteFile(copied, file, 0o600))
+
+	a, b, stranger := openFile(t, original, light()), openFile(t, copied, light()), open(t)
+	addUser(t, b, "somebody else first")
+	if x, y := addUser(t, a, "ada"), addUser(t, b, "ada"); x != y {
+		t.Errorf("two stores of one domain made ada %s and %s", x, y)
+	}
+	if x, y := addUser(t, a, "bob"), addUser(t, stranger, "bob"); x == y {
+		t.Errorf("stores of two domains both made bob %s", x)
+	}
+
+	// So does who was deleted in between, as long as it happened as often in both.
+	for _, s := range []*latchkey.Store{a, b} {
+		user, err := s.UserByIdentity(t.Context(), email("ada"))
+		must(t, err)
+		must(t, s.DeleteUser(t.Context(), user.ID))
+	}
+	if x, y := addUser(t, a, "ada"), addUser(t, b, "ada"); x != y {
+		t.Errorf("two stores of one domain made ada again as %s and %s", x, y)
+	}
+}
+
+func TestAUserWhoIsMadeAgainAfterADeletionGetsAnotherID(t *testing.T) {
+	s := open(t)
+	var ids []uuid.UUID
+	for range 5 {
+		id := addUser(t, s, "ada")
+		if slices.Contains(ids, id) {
+			t.Fatalf("the ID %s was ada's before", id)
+		}
+		ids = append(ids, id)
+		must(t, s.DeleteUser(t.Context(), id))
+	}
+	for _, id := range ids {
+		_, err := s.User(t.Context(), id)
+		wantError(t, err, latchkey.ErrUserNotFound)
+	}
+}
+
+func TestDisablingAndEnablingAUserAreIdempotent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+	key, token := addKey(t, s, ada, "laptop")
+	bobs, bobsToken := addKey(t, s, bob, "laptop")
+	for range 2 {
+		must(t, s.EnableUser(t.Context(), ada))
+		wantUserDisabled(t, s, ada, false)
+		wantLogin(t, s, token, key.ID)
+	}
+	for range 2 {
+		must(t, s.DisableUser(t.Context(), ada))
+		wantUserDisabled(t, s, ada, true)
+		wantRefused(t, s, token, latchkey.ErrUserDisabled)
+		wantLogin(t, s, bobsToken, bobs.ID)
+	}
+	closeStore(t, s)
+
+	s = openFile(t, path, light())
+	wantRefused(t, s, token, latchkey.ErrUserDisabled)
+	for range 2 {
+		must(t, s.EnableUser(t.Context(), ada))
+		wantUserDisabled(t, s, ada, false)
+		wantLogin(t, s, token, key.ID)
+	}
+}
+
+func wantUserDisabled(t *testing.T, s *latchkey.Store, id uuid.UUID, want bool) {
+	t.Helper()
+	user, err := s.User(t.Context(), id)
+	must(t, err)
+	if user.Disabled != want {
+		t.Fatalf("Disabled is %v, want %v", user.Disabled, want)
+	}
+}
+
+func TestADisabledUsersKeysAreManagedAsBefore(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	must(t, s.DisableUser(t.Context(), ada))
+	key, token := addKey(t, s, ada, "laptop")
+	wantRefused(t, s, token, latchkey.ErrUserDisabled)
+	must(t, s.RenameKey(t.Context(), ada, key.ID, "desktop"))
+	must(t, s.DisableKey(t.Context(), ada, key.ID))
+	must(t, s.DeleteKey(t.Context(), ada, key.ID))
+	must(t, s.DeleteUser(t.Context(), ada))
+}
+
+func TestDeletingAUserTakesTheKeysAlongInOneCommit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+	google := latchkey.Identity{Provider: latchkey.OAuth2Google, Subject: "ada"}
+	_, err := s.LinkIdentity(t.Context(), ada, google)
+	must(t, err)
+	var keys []latchkey.Key
+	var tokens []string
+	for _, name := range []string{"laptop", "phone", "old phone"} {
+		key, token := addKey(t, s, ada, name)
+		keys, tokens = append(keys, key), append(tokens, token)
+	}
+	must(t, s.DisableKey(t.Context(), ada, keys[2].ID))
+	bobs, bobsToken := addKey(t, s, bob, "laptop")
+	wantLogin(t, s, tokens[0], keys[0].ID) // so that it is cached
+
+	before, err := s.Stats(t.Context())
+	must(t, err)
+	must(t, s.DeleteUser(t.Context(), ada))
+	after, err := s.Stats(t.Context())
+	must(t, err)
+	if n := after.Commits - before.Commits; n != 1 {
+		t.Errorf("the deletion took %d commits, want 1", n)
+	}
+	if after.Users != 1 || after.Keys != 1 {
+		t.Errorf("%d users and %d keys are left, want 1 and 1", after.Users, after.Keys)
+	}
+
+	for range 2 { // as it stands, and after reopening
+		_, err := s.User(t.Context(), ada)
+		wantError(t, err, latchkey.ErrUserNotFound)
+		_, err = s.Keys(t.Context(), ada)
+		wantError(t, err, latchkey.ErrUserNotFound)
+		for _, i := range []latchkey.Identity{email("ada"), google} {
+			_, err = s.UserByIdentity(t.Context(), i)
+			wantError(t, err, latchkey.ErrUserNotFound)
+		}
+		for i, key := range keys {
+			_, err := s.Key(t.Context(), ada, key.ID)
+			wantError(t, err, latchkey.ErrKeyNotFound)
+			wantRefused(t, s, tokens[i], latchkey.ErrInvalidToken)
+		}
+		wantLogin(t, s, bobsToken, bobs.ID)
+		closeStore(t, s)
+		s = openFile(t, path, light())
+	}
+
+	// The identities are free, for two different users.
+	_, err = s.LinkIdentity(t.Context(), bob, google)
+	must(t, err)
+	addKey(t, s, addUser(t, s, "ada"), "laptop")
+}
+
+func TestNothingPersonalRemainsInTheRecordsOfWhoWasDeleted(t *testing.T) {
+	e := openBolt(t)
+	s := openEngine(t, e, light())
+	user := addUser(t, s, "ada@example.com")
+	_, err := s.LinkIdentity(t.Context(), user, latchkey.Identity{Provider: latchkey.OAuth2Google, Subject: "lovelace-1815"})
+	must(t, err)
+	key, _ := addKey(t, s, user, "difference engine")
+	must(t, s.RenameKey(t.Context(), user, key.ID, "analytical engine"))
+	alone, _ := addKey(t, s, latchkey.Server, "tabulator")
+	personal := []string{"ada@example.com", "lovelace-1815", "analytical engine", "tabulator", "local-userpass", "$argon2id$"}
+	for _, text := range personal {
+		if !engineHolds(t, e, text) {
+			t.Fatalf("%q is not where this test looks", text)
+		}
+	}
+
+	must(t, s.DeleteKey(t.Context(), latchkey.Server, alone.ID))
+	must(t, s.DeleteUser(t.Context(), user))
+	for _, text := range append(personal, "difference engine") {
+		if engineHolds(t, e, text) {
+			t.Errorf("%q is still in a table", text)
+		}
+	}
+}
+
+// tables are the names of a store's tables.
+var tables = []string{"meta", "users", "identities", "keys", "names", "changes"}
+
+// engineHolds reports whether text is in a key or value of a table.
+func engineHolds(t *testing.T, e latchkey.Engine, text string) (found bool) {
+	t.Helper()
+	must(t, e.View(t.Context(), func(etx latchkey.EngineTx) error {
+		for _, table := range tables {
+			for entry, err := range etx.Scan(table, nil, nil) {
+				if err != nil {
+					return err
+				}
+				found = found || bytes.Contains(entry.Key, []byte(text)) || bytes.Contains(entry.Value, []byte(text))
+			}
+		}
+		return nil
+	}))
+	return found
+}
+
+// addUsers makes n users in one transaction and returns their IDs in order.
+func addUsers(t *testing.T, s *latchkey.Store, n int) (ids []uuid.UUID) {
+	t.Helper()
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		ids = nil
+		for i := range n {
+			user, err := tx.CreateUser(latchkey.NewUser{Identity: email(strconv.Itoa(i))})
+			if err != nil {
+				return err
+			}
+			ids = append(ids, user.ID)
+		}
+		return nil
+	}))
+	slices.SortFunc(ids, compareIDs)
+	return ids
+}
+
+func compareIDs(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }
+
+// listUsers returns the IDs that Users yields.
+func listUsers(t *testing.T, s *latchkey.Store, after uuid.UUID) []uuid.UUID {
+	t.Helper()
+	ids := []uuid.UUID{}
+	for user, err := range s.Users(t.Context(), after) {
+		must(t, err)
+		ids = append(ids, user.ID)
+	}
+	return ids
+}
+
+func TestUsersAreListedInTheOrderOfTheirIDsFromAnyCursor(t *testing.T) {
+	s := open(t)
+	if got := listUsers(t, s, uuid.Nil); len(got) != 0 {
+		t.Errorf("an empty store lists %d users", len(got))
+	}
+	ids := addUsers(t, s, 600) // several pages
+	if got := listUsers(t, s, uuid.Nil); !slices.Equal(got, ids) {
+		t.Errorf("listed %d users, want all %d in order", len(got), len(ids))
+	}
+	for _, i := range []int{0, 255, 256, 257, 511, 598, 599} {
+		if got := listUsers(t, s, ids[i]); !slices.Equal(got, ids[i+1:]) {
+			t.Errorf("after the user at %d: listed %d users, want the other %d in order", i, len(got), len(ids)-i-1)
+		}
+	}
+	i := slices.IndexFunc(ids, func(id uuid.UUID) bool { return id[15] > 0 })
+	between := ids[i]
+	between[15]-- // an ID that is nobody's
+	if got := listUsers(t, s, between); !slices.Equal(got, ids[i:]) {
+		t.Errorf("after an ID that is nobody's: listed %d users, want %d", len(got), len(ids)-i)
+	}
+	if got := listUsers(t, s, uuid.Max); len(got) != 0 {
+		t.Errorf("after the last ID there is: listed %d users", len(got))
+	}
+
+	// A disabled user is listed, a deleted one is not, and the 512 that are left end with a page.
+	must(t, s.DisableUser(t.Context(), ids[599]))
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		for _, id := range ids[100:188] {
+			if err := tx.DeleteUser(id); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	if got, want := listUsers(t, s, uuid.Nil), slices.Concat(ids[:100], ids[188:]); !slices.Equal(got, want) {
+		t.Errorf("after deletions: listed %d users, want the %d that are left", len(got), len(want))
+	}
+}
+
+func TestTheBodyOfALoopOverUsersMayWrite(t *testing.T) {
+	e := &hookedEngine{Engine: openBolt(t)}
+	s := openEngine(t, e, light())
+	ids := addUsers(t, s, 300)
+	reading := 0
+	e.beforeView = func() { reading++ }
+	e.afterView = func() { reading-- }
+
+	seen := 0
+	for user, err := range s.Users(t.Context(), uuid.Nil) {
+		must(t, err)
+		if reading != 0 {
+			t.Fatal("a read transaction is open in the body")
+		}
+		must(t, s.DeleteUser(t.Context(), user.ID))
+		seen++
+	}
+	if seen != len(ids) {
+		t.Errorf("met %d users, want %d", seen, len(ids))
+	}
+	if left := listUsers(t, s, uuid.Nil); len(left) != 0 {
+		t.Errorf("%d users are left, want none", len(left))
+	}
+}
+
+func TestALoopOverUsersCanBeLeftAndGoneOnWith(t *testing.T) {
+	s := open(t)
+	ids := addUsers(t, s, 300)
+	var got []uuid.UUID
+	for len(got) < len(ids) {
+		after := uuid.Nil
+		if len(got) > 0 {
+			after = got[len(got)-1]
+		}
+		for user, err := range s.Users(t.Context(), after) {
+			must(t, err)
+			got = append(got, user.ID)
+			if len(got)%100 == 0 {
+				break
+			}
+		}
+	}
+	if !slices.Equal(got, ids) {
+		t.Error("three loops over a hundred users each did not meet all users in order")
+	}
+}
+
+func TestALoopOverUsersEndsWithTheErrorThatStoppedIt(t *testing.T) {
+	s := open(t)
+	addUsers(t, s, 300)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	met := 0
+	var last error
+	for _, err := range s.Users(ctx, uuid.Nil) {
+		if last != nil {
+			t.Error("the loop went on after an error")
+		}
+		last = err
+		if err == nil {
+			met++
+		}
+		cancel()
+	}
+	if !errors.Is(last, context.Canceled) || met == 0 || met == 300 {
+		t.Errorf("met %d users and then %v, want one page and then %v", met, last, context.Canceled)
+	}
+}
+
+func TestUsersInATransactionSeesWhatTheTransactionDid(t *testing.T) {
+	s := open(t)
+	ids := addUsers(t, s, 3)
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		if err := tx.DeleteUser(ids[1]); err != nil {
+			return err
+		}
+		var got []uuid.UUID
+		for user, err := range tx.Users(uuid.Nil) {
+			if err != nil {
+				return err
+			}
+			got = append(got, user.ID)
+		}
+		if want := []uuid.UUID{ids[0], ids[2]}; !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		return nil
+	}))
+}

@@ -1,0 +1,353 @@
+package latchkey
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+type verifierVectors struct {
+	Matching []struct {
+		Secret, Salt, Hash hexBytes
+		Memory, Passes     uint32
+		Lanes              uint8
+		PHC                string
+	}
+	Refused []struct{ About, PHC string }
+}
+
+func TestVerifiersAreMadeAndReadAsTheVectorsSay(t *testing.T) {
+	var vectors verifierVectors
+	readVectors(t, "verifiers.json", &vectors)
+	for _, v := range vectors.Matching {
+		t.Run(v.PHC, func(t *testing.T) {
+			secret := [secretSize]byte(v.Secret)
+			want := verifier{cost: Cost{v.Memory, v.Passes, v.Lanes}, salt: [saltSize]byte(v.Salt)}
+			want.hash = want.compute(&secret)
+			if !bytes.Equal(want.hash[:], v.Hash) {
+				t.Errorf("hash: got %x, want %x", want.hash, v.Hash)
+			}
+			if got := want.String(); got != v.PHC {
+				t.Errorf("String: got %s", got)
+			}
+			got, err := parseVerifier(v.PHC)
+			if err != nil || got != want {
+				t.Fatalf("parse: got %+v, %v, want %+v", got, err, want)
+			}
+			if !got.matches(&secret) {
+				t.Error("the secret does not match")
+			}
+			secret[secretSize-1] ^= 1
+			if got.matches(&secret) {
+				t.Error("a secret with another last bit matches")
+			}
+		})
+	}
+	for _, v := range vectors.Refused {
+		t.Run("refused/"+v.About+"/"+v.PHC, func(t *testing.T) {
+			if _, err := parseVerifier(v.PHC); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("got error %v, want ErrCorrupt", err)
+			}
+		})
+	}
+}
+
+func TestCostsAreReadUpToTheirBounds(t *testing.T) {
+	for _, cost := range []Cost{{8, 1, 1}, {maxCostMemory, maxCostPasses, maxCostLanes}, {8 * maxCostLanes, 1, maxCostLanes}} {
+		v := verifier{cost: cost}
+		if got, err := parseVerifier(v.String()); err != nil || got != v {
+			t.Errorf("%+v: got %+v, %v", cost, got, err)
+		}
+	}
+}
+
+func TestEveryVerifierHasASaltOfItsOwn(t *testing.T) {
+	secret := &[secretSize]byte{1}
+	a, b := newVerifier(secret, LightCost), newVerifier(secret, LightCost)
+	if a.salt == b.salt || a.hash == b.hash {
+		t.Error("two verifiers of one secret are alike")
+	}
+}
+
+func TestAVerifierOutOfBoundsInTheFileIsDamageAndIsNeverHashed(t *testing.T) {
+	var vectors verifierVectors
+	readVectors(t, "verifiers.json", &vectors)
+	s := openInside(t, nil)
+	key, token := addServerKey(t, s, "laptop")
+	before := statsInside(t, s).Hashes
+	for _, v := range vectors.Refused {
+		plantVerifier(t, s, key.ID, v.PHC)
+		if _, err := s.Login(t.Context(), token); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s (%s): got error %v, want ErrCorrupt", v.About, v.PHC, err)
+		}
+	}
+	if n := statsInside(t, s).Hashes - before; n != 0 {
+		t.Errorf("argon2 ran %d times, want 0", n)
+	}
+}
+
+// plantVerifier puts phc in the place of a key's verifier, and has the key proven anew.
+func plantVerifier(t testing.TB, s *Store, id uuid.UUID, phc string) {
+	t.Helper()
+	err := s.Update(t.Context(), func(tx *Tx) error {
+		k, err := tx.getKey(id)
+		if err != nil {
+			return err
+		}
+		k.verifier = phc
+		tx.touch(id)
+		return tx.putKey(k, nil)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func FuzzParseVerifier(f *testing.F) {
+	var vectors verifierVectors
+	readVectors(f, "verifiers.json", &vectors)
+	for _, v := range vectors.Matching {
+		f.Add(v.PHC)
+	}
+	for _, v := range vectors.Refused {
+		f.Add(v.PHC)
+	}
+	f.Fuzz(func(t *testing.T, phc string) {
+		v, err := parseVerifier(phc)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%q: got error %v, want ErrCorrupt", phc, err)
+			}
+			return
+		}
+		if v.String() != phc {
+			t.Errorf("%q was read, and is spelled %q", phc, v.String())
+		}
+		c := v.cost
+		if c.Lanes < 1 || c.Lanes > 16 || c.Passes < 1 || c.Passes > 64 || c.Memory < 8*uint32(c.Lanes) || c.Memory > 1<<20 {
+			t.Errorf("%q was read with the cost %+v", phc, c)
+		}
+	})
+}
+
+// newTestHasher is a hasher with a bound of so many units of LightCost's memory, half of it for hashes that run, and as
+// many slots as asked for.
+func newTestHasher(units int64, slots int) *hasher {
+	h := newHasher(units*LightCost.bytes(), &counters{})
+	h.slots = slots
+	return h
+}
+
+// units is a cost of n times LightCost's memory.
+func units(n uint32) Cost { return Cost{Memory: n * LightCost.Memory, Passes: 1, Lanes: 1} }
+
+func mustAcquire(t testing.TB, h *hasher, cost Cost) {
+	t.Helper()
+	if err := h.acquire(t.Context(), cost); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantIdle fails the test unless all permits are back and nobody waits.
+func wantIdle(t testing.TB, h *hasher) {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.used != 0 || h.running != 0 || len(h.queue) != 0 {
+		t.Errorf("%d bytes in %d permits are out, and %d callers wait; want none", h.used, h.running, len(h.queue))
+	}
+}
+
+func TestPermitsAreGivenInTheOrderOfAsking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHasher(10, 1)
+		mustAcquire(t, h, LightCost)
+		var order []int
+		for i := range 5 {
+			go func() {
+				if h.acquire(t.Context(), LightCost) == nil {
+					order = append(order, i)
+					h.release(LightCost)
+				}
+			}()
+			synctest.Wait() // it stands in line
+		}
+		h.release(LightCost)
+		synctest.Wait()
+		if want := []int{0, 1, 2, 3, 4}; !slices.Equal(order, want) {
+			t.Errorf("got %v, want %v", order, want)
+		}
+		wantIdle(t, h)
+	})
+}
+
+func TestALargeHashIsNotOvertakenBySmallOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHasher(6, 10)
+		mustAcquire(t, h, units(2))
+		ctx, cancel := context.WithCancel(t.Context())
+		large := make(chan error, 1)
+		go func() { large <- h.acquire(ctx, units(3)) }()
+		synctest.Wait()
+		small := make(chan error, 1)
+		go func() { small <- h.acquire(t.Context(), units(1)) }()
+		synctest.Wait()
+		if h.waiting() != 2 {
+			t.Fatalf("%d wait, want both: the small one came later", h.waiting())
+		}
+
+		cancel() // now nothing stands before the small one
+		synctest.Wait()
+		if err := <-large; !errors.Is(err, context.Canceled) {
+			t.Errorf("the large one: got error %v, want Canceled", err)
+		}
+		select {
+		case err := <-small:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Fatal("the small one still waits, though it fits")
+		}
+		h.release(units(1))
+		h.release(units(2))
+		wantIdle(t, h)
+	})
+}
+
+func TestHashesStayWithinMemoryAndProcessors(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		memory    int64 // in units
+		slots     int
+		size      uint32 // of a hash, in units
+		want      int    // permits at once
+		wantUnits int64
+	}{
+		{"memory is the bound", 10, 100, 2, 2, 4},
+		{"memory is the bound, and half of it is used up", 12, 100, 2, 3, 6},
+		{"one hash takes more than half of the memory", 3, 100, 2, 1, 2},
+		{"one hash takes all memory", 2, 100, 2, 1, 2},
+		{"processors are the bound", 100, 3, 2, 3, 6},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newTestHasher(tt.memory, tt.slots)
+				ctx, cancel := context.WithCancel(t.Context())
+				var callers sync.WaitGroup
+				for range 20 {
+					callers.Go(func() {
+						if h.acquire(ctx, units(tt.size)) == nil {
+							<-ctx.Done()
+							h.release(units(tt.size))
+						}
+					})
+				}
+				synctest.Wait()
+				if got := 20 - h.waiting(); got != tt.want {
+					t.Errorf("%d permits are out, want %d", got, tt.want)
+				}
+				cancel()
+				callers.Wait()
+				if got, want := h.peakBytes(), tt.wantUnits*LightCost.bytes(); got != want {
+					t.Errorf("the peak is %d bytes, want %d", got, want)
+				}
+				wantIdle(t, h)
+			})
+		})
+	}
+}
+
+func TestWhatHashesLeaveCountsUntilItIsCollected(t *testing.T) {
+	h := newTestHasher(8, 2)
+	mustAcquire(t, h, units(3)) // it runs all the time, and is no garbage
+	before := collections()
+	for range 20 {
+		mustAcquire(t, h, units(1))
+		h.mu.Lock()
+		if held := h.heldLocked(); held > h.limit || held < h.used {
+			t.Errorf("%d bytes are taken, %d of them by hashes that run, and the bound is %d", held, h.used, h.limit)
+		}
+		h.mu.Unlock()
+		h.release(units(1))
+	}
+	if n := collections() - before; n < 3 {
+		t.Errorf("%d collections for 20 hashes with room for 5, want at least 3", n)
+	}
+	h.release(units(3))
+	wantIdle(t, h)
+}
+
+func TestAHashLargerThanAllMemoryIsRefusedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHasher(2, 1)
+		mustAcquire(t, h, units(1)) // so that whoever had to wait would wait until its context ends
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := h.acquire(ctx, units(3)); !errors.Is(err, ErrCostTooHigh) {
+			t.Errorf("got error %v, want ErrCostTooHigh", err)
+		}
+		h.release(units(1))
+		wantIdle(t, h)
+	})
+}
+
+func TestAPermitThatComesAsItsWaiterLeavesIsPassedOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHasher(1000, 1)
+		left := 0
+		for range 100 {
+			mustAcquire(t, h, LightCost)
+			ctx, cancel := context.WithCancel(t.Context())
+			got := make(chan error, 1)
+			go func() { got <- h.acquire(ctx, LightCost) }()
+			synctest.Wait()
+
+			h.mu.Lock() // neither is seen before the other
+			cancel()
+			h.releaseLocked(LightCost.bytes())
+			h.mu.Unlock()
+			if <-got == nil {
+				h.release(LightCost)
+			} else {
+				left++
+			}
+			wantIdle(t, h)
+		}
+		if left == 0 {
+			t.Error("the waiter never left: the test shows nothing")
+		}
+	})
+}
+
+func TestNoPermitIsLostWhenCallersComeAndGo(t *testing.T) {
+	h := newTestHasher(10, 4)
+	var workers sync.WaitGroup
+	for range 8 {
+		workers.Go(func() {
+			for i := range uint32(200) {
+				cost := units(1 + i%3)
+				ctx, cancel := context.WithCancel(context.Background())
+				if i%2 == 0 {
+					go cancel()
+				}
+				if h.acquire(ctx, cost) == nil {
+					h.release(cost)
+				}
+				cancel()
+			}
+		})
+	}
+	workers.Wait()
+	wantIdle(t, h)
+	if h.peakBytes() > h.limit/2 {
+		t.Errorf("the peak is %d bytes, and half of the bound %d", h.peakBytes(), h.limit/2)
+	}
+}
