@@ -1,0 +1,92 @@
+package enginetest_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/enginetest"
+)
+
+func ExampleRun() {
+	var t *testing.T // the test's own
+
+	enginetest.Run(t, func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
+		return latchkey.OpenBolt(filepath.Join(dir, "keys.db"), opts)
+	})
+}
+
+func TestSoundEnginesKeepTheLaws(t *testing.T) {
+	t.Run("one writer at a time", func(t *testing.T) { enginetest.Run(t, openMemory("")) })
+	t.Run("writers at once, and again", func(t *testing.T) { enginetest.Run(t, openMemory("runs again")) })
+}
+
+// faultVariable names the fault of the engine that a child process runs the suite on.
+const faultVariable = "ENGINETEST_FAULT"
+
+func TestEveryFaultBreaksItsLaw(t *testing.T) {
+	if fault := os.Getenv(faultVariable); fault != "" {
+		enginetest.Run(t, openMemory(fault))
+		return
+	}
+	for _, tt := range []struct{ fault, law string }{
+		{"takes empty for missing", "an empty value is not a missing one"},
+		{"keeps all tables in one", "tables are apart"},
+		{"cuts long keys", "keys have up to 512 bytes and values up to 65536"},
+		{"cuts long values", "keys have up to 512 bytes and values up to 65536"},
+		{"gives its own slices away", "the caller may change what it got"},
+		{"keeps the slices of its callers", "the caller may change what it gave"},
+		{"keeps the bounds of a Scan", "the caller may change what it gave"},
+		{"scans backwards", "Scan goes in the order of bytes"},
+		{"includes where a Scan ends", "Scan keeps within its bounds"},
+		{"leaves out where a Scan begins", "Scan keeps within its bounds"},
+		{"scans what there was when the Scan began", "Scan goes to the next key that there is at that moment"},
+		{"scans by counting", "Scan goes to the next key that there is at that moment"},
+		{"scans by counting", "any mixture of writes and scans does what a sorted map does"},
+		{"wraps the error of fn", "the error of fn comes back as it is"},
+		{"keeps what a failed Update wrote", "an Update that fails leaves nothing"},
+		{"keeps what a panic or Goexit leaves", "an Update that fails leaves nothing"},
+		{"keeps what a panic or Goexit leaves", "an Update that fails takes nothing of others with it"},
+		{"swallows panics", "an Update that fails leaves nothing"},
+		{"counts every run of fn", "only the last run of fn counts"},
+		{"reads the newest state", "a View sees one state"},
+		{"shows what is not committed", "a View does not wait for a writer and sees nothing of it"},
+		{"lets a View wait for the writer", "a View does not wait for a writer and sees nothing of it"},
+		{"lets writers run at once", "writers at the same time lose no update"},
+		{"looks only for conflicts of writes", "what a transaction read holds until its commit"},
+		{"publishes entry by entry", "readers among writers see no half of a transaction"},
+		{"runs an Update of a done context", "a context that is done begins nothing"},
+		{"runs a View of a done context", "a context that is done begins nothing"},
+		{"waits for its turn whatever the context", "a context that ends while an Update waits ends the Update"},
+		{"reports a later cancellation as if it had undone the commit", "a context that ends later takes nothing back"},
+		{"writes in a View", "a View refuses to write"},
+		{"answers after its end", "a transaction that has ended answers ErrClosed"},
+		{"loses the last commit when it is closed", "what was committed is there after reopening"},
+		{"loses the last commit when it is closed", "Close among writers loses nothing that was acknowledged"},
+		{"runs Updates on an engine for reading", "an engine for reading only runs no Update"},
+		{"reads after Close", "after Close everything is ErrClosed and Close does nothing"},
+		{"fails when it is closed again", "after Close everything is ErrClosed and Close does nothing"},
+		{"closes under its transactions", "Close waits for transactions under way"},
+		{"drops what is beyond the hundredth write", "a million small records"},
+	} {
+		t.Run(tt.fault, func(t *testing.T) {
+			t.Parallel()
+			// A law that is broken by waiting for ever ends with the child's timeout.
+			child := exec.Command(os.Args[0], "-test.short", "-test.timeout=5s",
+				"-test.run=^TestEveryFaultBreaksItsLaw$/^"+strings.ReplaceAll(tt.law, " ", "_")+"$")
+			child.Env = append(os.Environ(), faultVariable+"="+tt.fault)
+			out, err := child.CombinedOutput()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) {
+				t.Fatalf("the law did not fail (%v):\n%s", err, out)
+			}
+			if !strings.Contains(string(out), "--- FAIL") && !strings.Contains(string(out), "panic: test timed out") {
+				t.Errorf("the child did not get to the law:\n%s", out)
+			}
+		})
+	}
+}

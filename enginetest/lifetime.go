@@ -1,0 +1,194 @@
+package enginetest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// Laws about what lasts, and how it ends.
+var lifetimeLaws = []law{
+	{"what was committed is there after reopening", commitsLast},
+	{"an engine for reading only runs no Update", readOnlyEngine},
+	{"after Close everything is ErrClosed and Close does nothing", closedEngine},
+	{"Close waits for transactions under way", closeWaits},
+	{"Close among writers loses nothing that was acknowledged", closeAmongWriters},
+	{"a million small records", manyRecords},
+}
+
+func commitsLast(s *subject) {
+	s.reopen(nil)
+	s.want("t", "")
+	s.put("t", "a", "1")
+	s.put("t", "b", "1")
+	s.reopen(nil)
+	s.want("t", "a=1 b=1")
+	s.update(func(tx latchkey.EngineTx) error { return errors.Join(remove(tx, "t", "a"), put(tx, "t", "b", "2")) })
+	if err := s.Update(s.Context(), func(tx latchkey.EngineTx) error {
+		return errors.Join(put(tx, "t", "c", "3"), errFn)
+	}); !errors.Is(err, errFn) {
+		s.Errorf("Update: %v", err)
+	}
+	s.reopen(nil)
+	s.want("t", "b=2")
+}
+
+func readOnlyEngine(s *subject) {
+	s.put("t", "a", "1")
+	s.reopen(&latchkey.Options{ReadOnly: true})
+	err := s.Update(s.Context(), func(latchkey.EngineTx) error {
+		s.Error("fn ran")
+		return nil
+	})
+	s.wantError("Update", err, latchkey.ErrReadOnly)
+	s.view(func(tx latchkey.EngineTx) error {
+		s.wantError("Put", put(tx, "t", "b", "2"), latchkey.ErrReadOnly)
+		return nil
+	})
+	s.want("t", "a=1")
+	s.reopen(nil)
+	s.put("t", "b", "2")
+	s.want("t", "a=1 b=2")
+}
+
+func closedEngine(s *subject) {
+	s.put("t", "a", "1")
+	for range 2 {
+		if err := s.Close(); err != nil {
+			s.Errorf("Close: %v", err)
+		}
+		fn := func(latchkey.EngineTx) error {
+			s.Error("fn ran")
+			return nil
+		}
+		s.wantError("View", s.View(s.Context(), fn), latchkey.ErrClosed)
+		s.wantError("Update", s.Update(s.Context(), fn), latchkey.ErrClosed)
+	}
+}
+
+// closeWaits closes the engine while a transaction of each kind is under way.
+func closeWaits(s *subject) {
+	s.put("t", "a", "1")
+	for _, tt := range []struct {
+		name string
+		run  func(fn func(tx latchkey.EngineTx) error) error
+	}{
+		{"View", func(fn func(tx latchkey.EngineTx) error) error { return s.View(s.Context(), fn) }},
+		{"Update", func(fn func(tx latchkey.EngineTx) error) error { return s.Update(s.Context(), fn) }},
+	} {
+		var closed atomic.Bool
+		var closing sync.WaitGroup
+		err := tt.run(func(tx latchkey.EngineTx) error {
+			closing.Go(func() {
+				if err := s.Close(); err != nil {
+					s.Errorf("Close: %v", err)
+				}
+				closed.Store(true)
+			})
+			// Close has time to be wrong, and no promise to be quick.
+			for range 1000 {
+				runtime.Gosched()
+				if v, err := get(tx, "t", "a"); err != nil || v != "1" {
+					return fmt.Errorf("the value is %q, %v", v, err)
+				}
+			}
+			if closed.Load() {
+				s.Errorf("Close has returned while an %s is under way", tt.name)
+			}
+			return nil
+		})
+		if err != nil {
+			s.Errorf("%s: %v", tt.name, err)
+		}
+		closing.Wait()
+		s.start(nil)
+	}
+	s.want("t", "a=1")
+}
+
+// closeAmongWriters closes the engine while many write. Each Update returns nil and lasts, or returns ErrClosed and has
+// left nothing.
+func closeAmongWriters(s *subject) {
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	results := map[string]error{}
+	begun := make(chan struct{}, writers)
+	for i := range writers {
+		group.Go(func() {
+			for n := 0; ; n++ {
+				key := fmt.Sprintf("%02d %d", i, n)
+				err := s.Update(s.Context(), func(tx latchkey.EngineTx) error { return put(tx, "t", key, ".") })
+				mu.Lock()
+				results[key] = err
+				mu.Unlock()
+				if n == 0 {
+					begun <- struct{}{}
+				}
+				if err != nil {
+					s.wantError("Update", err, latchkey.ErrClosed)
+					return
+				}
+			}
+		})
+	}
+	for range writers {
+		<-begun
+	}
+	if err := s.Close(); err != nil {
+		s.Errorf("Close: %v", err)
+	}
+	group.Wait()
+	s.start(nil)
+	for key, err := range results {
+		s.wantTruth("t", key, err)
+	}
+}
+
+// manyRecords writes them in the order of their keys, in ten transactions, and reads them after reopening.
+func manyRecords(s *subject) {
+	records := uint64(1_000_000)
+	if testing.Short() {
+		records = 10_000
+	}
+	key := func(i uint64) []byte { return binary.BigEndian.AppendUint64(nil, i) }
+	value := func(i uint64) []byte { return fmt.Appendf(nil, "value %d", i) }
+	for first := uint64(0); first < records; first += records / 10 {
+		s.update(func(tx latchkey.EngineTx) error {
+			for i := first; i < first+records/10; i++ {
+				if err := tx.Put("t", key(i), value(i)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	s.reopen(nil)
+	s.view(func(tx latchkey.EngineTx) error {
+		i := uint64(0)
+		for e, err := range tx.Scan("t", nil, nil) {
+			if err != nil {
+				return err
+			}
+			if !bytes.Equal(e.Key, key(i)) || !bytes.Equal(e.Value, value(i)) {
+				return fmt.Errorf("entry %d is %x=%q", i, e.Key, e.Value)
+			}
+			i++
+		}
+		if i != records {
+			return fmt.Errorf("the Scan ended before entry %d of %d", i, records)
+		}
+		for i := uint64(0); i < records; i += 997 {
+			if v, err := tx.Get("t", key(i)); err != nil || !bytes.Equal(v, value(i)) {
+				return fmt.Errorf("the value of entry %d is %q, %v", i, v, err)
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,502 @@
+package enginetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"runtime"
+	"strconv"
+	"sync"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// Laws about transactions: what they see of each other, and what is left of one that fails.
+var transactionLaws = []law{
+	{"the error of fn comes back as it is", errorComesBack},
+	{"an Update that fails leaves nothing", failureLeavesNothing},
+	{"an Update that fails takes nothing of others with it", failureTakesNothing},
+	{"only the last run of fn counts", lastRunCounts},
+	{"a View sees one state", viewSeesOneState},
+	{"a View does not wait for a writer and sees nothing of it", viewDoesNotWait},
+	{"writers at the same time lose no update", noLostUpdate},
+	{"what a transaction read holds until its commit", noWriteSkew},
+	{"readers among writers see no half of a transaction", noHalves},
+	{"a context that is done begins nothing", doneContextBeginsNothing},
+	{"a context that ends while an Update waits ends the Update", waitingCanBeCanceled},
+	{"a context that ends later takes nothing back", laterCancellation},
+	{"a View refuses to write", viewRefusesToWrite},
+	{"a transaction that has ended answers ErrClosed", endedTransaction},
+}
+
+var errFn = errors.New("fn failed")
+
+func errorComesBack(s *subject) {
+	fail := func(latchkey.EngineTx) error { return errFn }
+	if err := s.Update(s.Context(), fail); err != errFn {
+		s.Errorf("Update: got %#v, want fn's own error", err)
+	}
+	if err := s.View(s.Context(), fail); err != errFn {
+		s.Errorf("View: got %#v, want fn's own error", err)
+	}
+}
+
+// failures are the ways in which fn can end other than well. Each runs an Update of fn, and reports whether the failure
+// reached the caller of Update.
+var failures = []struct {
+	name string
+	run  func(s *subject, fn func(tx latchkey.EngineTx) error) bool
+}{
+	{"an error", func(s *subject, fn func(tx latchkey.EngineTx) error) bool {
+		return s.Update(s.Context(), func(tx latchkey.EngineTx) error { return errors.Join(fn(tx), errFn) }) != nil
+	}},
+	{"a panic", func(s *subject, fn func(tx latchkey.EngineTx) error) (reached bool) {
+		defer func() { reached = recover() == errFn }()
+		_ = s.Update(s.Context(), func(tx latchkey.EngineTx) error {
+			_ = fn(tx)
+			panic(errFn)
+		})
+		return false
+	}},
+	{"runtime.Goexit", func(s *subject, fn func(tx latchkey.EngineTx) error) bool {
+		reached := true
+		var goroutine sync.WaitGroup
+		goroutine.Go(func() {
+			_ = s.Update(s.Context(), func(tx latchkey.EngineTx) error {
+				_ = fn(tx)
+				runtime.Goexit()
+				return nil
+			})
+			reached = false
+		})
+		goroutine.Wait()
+		return reached
+	}},
+}
+
+func failureLeavesNothing(s *subject) {
+	s.put("t", "a", "1")
+	s.put("t", "b", "2")
+	for _, failure := range failures {
+		reached := failure.run(s, func(tx latchkey.EngineTx) error {
+			return errors.Join(put(tx, "t", "a", "changed"), remove(tx, "t", "b"), put(tx, "t", "c", "new"), put(tx, "new", "d", "new"),
+				put(tx, "t", "a", "again"), remove(tx, "t", "c"), put(tx, "t", "b", "back"), put(tx, "t", "c", "and back"))
+		})
+		if !reached {
+			s.Errorf("after %s in fn, Update went on as if nothing had been", failure.name)
+		}
+		s.want("t", "a=1 b=2")
+		s.want("new", "")
+		// The next commit must not bring it along.
+		s.put("other", "x", failure.name)
+		s.want("t", "a=1 b=2")
+		s.want("new", "")
+	}
+	s.reopen(nil)
+	s.want("t", "a=1 b=2")
+	s.want("new", "")
+}
+
+// failureTakesNothing runs many Updates at once, of which one in two fails, all at keys that lie side by side.
+func failureTakesNothing(s *subject) {
+	const writers = 64
+	s.put("t", "all", "0")
+	var group sync.WaitGroup
+	for i := range writers {
+		group.Go(func() {
+			fn := func(tx latchkey.EngineTx) error {
+				return errors.Join(put(tx, "t", fmt.Sprintf("%03d", i), "."),
+					put(tx, "t", "all", "between"), put(tx, "t", "all", strconv.Itoa(i)))
+			}
+			if kind := i % (2 * len(failures)); kind < len(failures) {
+				failures[kind].run(s, fn)
+			} else if err := s.Update(s.Context(), fn); err != nil {
+				s.Errorf("Update: %v", err)
+			}
+		})
+	}
+	group.Wait()
+	s.reopen(nil)
+	s.view(func(tx latchkey.EngineTx) error {
+		for i := range writers {
+			v, err := get(tx, "t", fmt.Sprintf("%03d", i))
+			if err != nil {
+				return err
+			}
+			if failed := i%(2*len(failures)) < len(failures); failed == (v != "") {
+				s.Errorf("Update %d, which failed: %t, has left %q", i, failed, v)
+			}
+		}
+		v, err := get(tx, "t", "all")
+		if i, notNumber := strconv.Atoi(v); err == nil && (notNumber != nil || i%(2*len(failures)) < len(failures)) {
+			s.Errorf("the last value is %q, which no Update has committed", v)
+		}
+		return err
+	})
+}
+
+func lastRunCounts(s *subject) {
+	runs := 0
+	s.update(func(tx latchkey.EngineTx) error {
+		runs++
+		return put(tx, "t", strconv.Itoa(runs), ".")
+	})
+	s.want("t", strconv.Itoa(runs)+"=.")
+}
+
+func viewSeesOneState(s *subject) {
+	s.room()
+	s.put("t", "a", "1")
+	s.put("t", "b", "1")
+	s.put("t", "c", "1")
+	s.view(func(tx latchkey.EngineTx) error {
+		if _, err := get(tx, "t", "a"); err != nil {
+			return err
+		}
+		// In another goroutine: transactions of one within each other are nobody's promise.
+		var writer sync.WaitGroup
+		writer.Go(func() {
+			s.put("t", "a", "2")
+			s.put("t", "bb", "2")
+			s.put("new", "a", "2")
+			s.update(func(tx latchkey.EngineTx) error { return remove(tx, "t", "c") })
+			s.want("t", "a=2 b=1 bb=2")
+		})
+		writer.Wait()
+		before, err := list(tx, "t")
+		if before != "a=1 b=1 c=1" {
+			s.Errorf("the View sees %q, want what there was when it began", before)
+		}
+		v, getErr := get(tx, "t", "c")
+		if v != "1" {
+			s.Errorf("the View's Get sees %q, want what there was when it began", v)
+		}
+		created, newErr := list(tx, "new")
+		if created != "" {
+			s.Errorf("the View sees %q in a table that was made after it began", created)
+		}
+		return errors.Join(err, getErr, newErr)
+	})
+	s.want("t", "a=2 b=1 bb=2")
+}
+
+func viewDoesNotWait(s *subject) {
+	s.put("t", "a", "1")
+	s.update(func(tx latchkey.EngineTx) error {
+		if err := errors.Join(put(tx, "t", "a", "2"), put(tx, "t", "b", "2")); err != nil {
+			return err
+		}
+		var reader sync.WaitGroup
+		reader.Go(func() { s.want("t", "a=1") })
+		reader.Wait()
+		return nil
+	})
+	s.want("t", "a=2 b=2")
+}
+
+// writers and rounds are for laws about transactions that go on at once.
+const (
+	writers = 16
+	rounds  = 20
+)
+
+func noLostUpdate(s *subject) {
+	var group sync.WaitGroup
+	for i := range writers {
+		group.Go(func() {
+			for range rounds {
+				err := s.Update(s.Context(), func(tx latchkey.EngineTx) error {
+					return errors.Join(add(tx, "count", 1), add(tx, fmt.Sprintf("count of %02d", i), 1))
+				})
+				if err != nil {
+					s.Errorf("Update: %v", err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	s.view(func(tx latchkey.EngineTx) error {
+		n, err := get(tx, "t", "count")
+		if n != strconv.Itoa(writers*rounds) {
+			s.Errorf("the count is %s after %d increments", n, writers*rounds)
+		}
+		return err
+	})
+}
+
+// add adds to the number under a key.
+func add(tx latchkey.EngineTx, key string, n int) error {
+	v, err := get(tx, "t", key)
+	if err != nil {
+		return err
+	}
+	old, _ := strconv.Atoi(v)
+	return put(tx, "t", key, strconv.Itoa(old+n))
+}
+
+// noWriteSkew lets many writers each take a place of their own if fewer than a number are taken, which they know by a
+// Scan, or in every other round by Gets. No two write the same key, so only what they read can tell that they conflict.
+func noWriteSkew(s *subject) {
+	const places = 3
+	for round := range rounds {
+		table := fmt.Sprint("round ", round)
+		taken := func(tx latchkey.EngineTx) (n int, err error) {
+			if round%2 == 0 {
+				for _, err := range tx.Scan(table, nil, nil) {
+					if err != nil {
+						return n, err
+					}
+					n++
+				}
+				return n, nil
+			}
+			for i := range writers {
+				v, err := get(tx, table, fmt.Sprintf("%02d", i))
+				if err != nil {
+					return n, err
+				}
+				n += len(v)
+			}
+			return n, nil
+		}
+		var group sync.WaitGroup
+		for i := range writers {
+			group.Go(func() {
+				err := s.Update(s.Context(), func(tx latchkey.EngineTx) error {
+					n, err := taken(tx)
+					if err != nil || n >= places {
+						return err
+					}
+					return put(tx, table, fmt.Sprintf("%02d", i), ".")
+				})
+				if err != nil {
+					s.Errorf("Update: %v", err)
+				}
+			})
+		}
+		group.Wait()
+		s.view(func(tx latchkey.EngineTx) error {
+			n, err := taken(tx)
+			if n != places {
+				s.Errorf("%d places are taken, want %d", n, places)
+			}
+			return err
+		})
+	}
+}
+
+// noHalves moves amounts between keys of several tables, and looks whether the sum stays.
+func noHalves(s *subject) {
+	const accounts, sum = 8, 800
+	s.room()
+	table := func(i int) string { return fmt.Sprint("account ", i%accounts) }
+	s.update(func(tx latchkey.EngineTx) error {
+		for i := range accounts {
+			if err := put(tx, table(i), "amount", strconv.Itoa(sum/accounts)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	amount := func(tx latchkey.EngineTx, i int) (int, error) {
+		v, err := get(tx, table(i), "amount")
+		n, _ := strconv.Atoi(v)
+		return n, err
+	}
+	ctx, stop := context.WithCancel(s.Context())
+	var group, readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for ctx.Err() == nil {
+				s.view(func(tx latchkey.EngineTx) error {
+					total := 0
+					for i := range accounts {
+						n, err := amount(tx, i)
+						if err != nil {
+							return err
+						}
+						total += n
+					}
+					if total != sum {
+						s.Errorf("a View sees a sum of %d, want %d", total, sum)
+						stop()
+					}
+					return nil
+				})
+			}
+		})
+	}
+	for w := range 4 {
+		group.Go(func() {
+			for round := range rounds {
+				err := s.Update(s.Context(), func(tx latchkey.EngineTx) error {
+					from, to := w+round, w+round*3+1
+					a, errA := amount(tx, from)
+					errPut := put(tx, table(from), "amount", strconv.Itoa(a-w))
+					b, errB := amount(tx, to) // after the change, since it may be the same
+					return errors.Join(errA, errB, errPut, put(tx, table(to), "amount", strconv.Itoa(b+w)))
+				})
+				if err != nil {
+					s.Errorf("Update: %v", err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	stop()
+	readers.Wait()
+}
+
+func doneContextBeginsNothing(s *subject) {
+	fn := func(latchkey.EngineTx) error {
+		s.Error("fn ran")
+		return nil
+	}
+	s.wantError("Update", s.Update(canceled(), fn), context.Canceled)
+	s.wantError("View", s.View(canceled(), fn), context.Canceled)
+	s.put("t", "a", "1")
+	s.want("t", "a=1")
+}
+
+// waitingCanBeCanceled cancels Updates while another is under way. An engine that lets both run at once may commit the
+// second: what it says of it must be true, and it must say so before the first has ended.
+func waitingCanBeCanceled(s *subject) {
+	for i := range rounds {
+		key := strconv.Itoa(i)
+		var first sync.WaitGroup
+		under, end := make(chan struct{}), make(chan struct{})
+		begin := sync.OnceFunc(func() { close(under) })
+		first.Go(func() {
+			s.update(func(tx latchkey.EngineTx) error {
+				begin()
+				<-end
+				return put(tx, "first", key, ".")
+			})
+		})
+		<-under
+		ctx, cancel := context.WithCancel(s.Context())
+		second := make(chan error)
+		go func() {
+			second <- s.Update(ctx, func(tx latchkey.EngineTx) error { return put(tx, "second", key, ".") })
+		}()
+		if i%2 == 0 {
+			runtime.Gosched() // so that it waits already, or not yet
+		}
+		cancel()
+		err := <-second
+		close(end)
+		first.Wait()
+		s.wantTruth("second", key, err)
+		s.view(func(tx latchkey.EngineTx) error {
+			v, err := get(tx, "first", key)
+			if v == "" {
+				s.Error("the Update that the other waited for has left nothing")
+			}
+			return err
+		})
+	}
+}
+
+// wantTruth checks that a key is there if the Update that put it returned nil, and not if it returned an error.
+func (s *subject) wantTruth(table, key string, updated error) {
+	s.Helper()
+	if errors.Is(updated, latchkey.ErrCommit) {
+		return // which says that nobody knows
+	}
+	s.view(func(tx latchkey.EngineTx) error {
+		v, err := get(tx, table, key)
+		if (updated == nil) != (v != "") {
+			s.Errorf("Update returned %v, and its key has the value %q", updated, v)
+		}
+		return err
+	})
+}
+
+func laterCancellation(s *subject) {
+	ctx, cancel := context.WithCancel(s.Context())
+	err := s.Update(ctx, func(tx latchkey.EngineTx) error {
+		cancel()
+		return put(tx, "t", "during", ".")
+	})
+	s.wantTruth("t", "during", err)
+
+	ctx, cancel = context.WithCancel(s.Context())
+	if err := s.Update(ctx, func(tx latchkey.EngineTx) error { return put(tx, "t", "after", ".") }); err != nil {
+		s.Errorf("Update: %v", err)
+	}
+	cancel()
+	s.wantTruth("t", "after", nil)
+	s.reopen(nil)
+	s.wantTruth("t", "during", err)
+	s.wantTruth("t", "after", nil)
+}
+
+func viewRefusesToWrite(s *subject) {
+	s.put("t", "a", "1")
+	s.view(func(tx latchkey.EngineTx) error {
+		s.wantError("Put", put(tx, "t", "a", "2"), latchkey.ErrReadOnly)
+		s.wantError("Put in a new table", put(tx, "new", "a", "2"), latchkey.ErrReadOnly)
+		s.wantError("Delete", remove(tx, "t", "a"), latchkey.ErrReadOnly)
+		s.wantError("Delete of a key that is not there", remove(tx, "t", "b"), latchkey.ErrReadOnly)
+		return nil
+	})
+	s.want("t", "a=1")
+	s.want("new", "")
+}
+
+// endedTransaction uses a transaction after its function has returned, and goes on with a Scan that began within it.
+func endedTransaction(s *subject) {
+	s.put("t", "a", "1")
+	s.put("t", "b", "2")
+	var tx latchkey.EngineTx
+	var entries iter.Seq2[latchkey.Entry, error]
+	next, stop := func() (latchkey.Entry, error, bool) { return latchkey.Entry{}, nil, false }, func() {}
+	keep := func(etx latchkey.EngineTx) error {
+		stop() // of an earlier run
+		tx, entries = etx, etx.Scan("t", nil, nil)
+		next, stop = iter.Pull2(entries)
+		if e, err, _ := next(); err != nil || string(e.Key) != "a" {
+			return fmt.Errorf("the first key is %q, %v", e.Key, err)
+		}
+		return nil
+	}
+	for _, end := range []struct {
+		name string
+		run  func() error
+	}{
+		{"View", func() error { return s.View(s.Context(), keep) }},
+		{"Update", func() error { return s.Update(s.Context(), keep) }},
+		{"Update that failed", func() error {
+			err := s.Update(s.Context(), func(tx latchkey.EngineTx) error { return errors.Join(keep(tx), errFn) })
+			if errors.Is(err, errFn) {
+				return nil
+			}
+			return err
+		}},
+	} {
+		if err := end.run(); err != nil {
+			s.Fatalf("%s: %v", end.name, err)
+		}
+		_, err := tx.Get("t", []byte("a"))
+		s.wantError("Get after a "+end.name, err, latchkey.ErrClosed)
+		s.wantError("Put after a "+end.name, put(tx, "t", "c", "3"), latchkey.ErrClosed)
+		s.wantError("Delete after a "+end.name, remove(tx, "t", "a"), latchkey.ErrClosed)
+		n := 0
+		for _, err := range entries {
+			s.wantError("Scan after a "+end.name, err, latchkey.ErrClosed)
+			n++
+		}
+		if n != 1 {
+			s.Errorf("Scan after a %s yielded %d elements, want the error alone", end.name, n)
+		}
+		_, err, ok := next()
+		s.wantError("the next step of a Scan after a "+end.name, err, latchkey.ErrClosed)
+		if _, _, more := next(); !ok || more {
+			s.Errorf("a Scan that went on after a %s: want the error as its last element", end.name)
+		}
+		stop()
+	}
+	s.want("t", "a=1 b=2")
+}
