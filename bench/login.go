@@ -1,0 +1,329 @@
+package bench
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// Cached is the hot path, against one hash. With two goroutines the ratio is that of throughputs.
+var Cached = Group{
+	Name:  "cached",
+	Title: "What does the login of a key cost that has logged in before?",
+	Open: func(e *Env) ([]Case, error) {
+		s, tokens, err := e.openWarm(e.Sizes[0])
+		if err != nil {
+			return nil, err
+		}
+		cases := []Case{
+			{Name: "sha256", Body: oneHash},
+			{Name: "sha256/goroutines=2", Body: twoHashers, Ratios: []Ratio{{To: "sha256", Throughput: true}}},
+		}
+		for _, distinct := range []int{1, len(tokens)} {
+			one := fmt.Sprintf("login/distinct=%d", distinct)
+			cases = append(cases,
+				Case{
+					Name: one, Body: logins(s, tokens[:distinct]),
+					Ratios: []Ratio{{To: "sha256", Max: 2.5}}, NoAllocs: true,
+				},
+				Case{
+					Name: one + "/goroutines=2", Body: twoLogins(s, tokens[:distinct]),
+					Ratios: []Ratio{{To: one, Throughput: true, Min: 1.8}}, NoAllocs: true,
+				},
+			)
+		}
+		return cases, nil
+	},
+}
+
+// sink keeps the compiler from leaving out work whose result nobody needs.
+var sink [sha256.Size]byte
+
+// oneHash hashes 51 bytes: what a service that keeps bare hashes of tokens does for a token of 256 random bits, such as
+// "key_live_" and 42 base-62 digits. It fills one block of SHA-256.
+func oneHash(b *testing.B) error {
+	var token [51]byte
+	rand.Read(token[:])
+	b.ReportAllocs()
+	for b.Loop() {
+		sink = sha256.Sum256(token[:])
+	}
+	return nil
+}
+
+func twoHashers(b *testing.B) error {
+	b.ReportAllocs()
+	return together(b, 2, func(i, n int) error {
+		var token [51]byte
+		var sum [sha256.Size]byte
+		rand.Read(token[:])
+		for range n {
+			sum = sha256.Sum256(token[:])
+		}
+		runtime.KeepAlive(sum)
+		return nil
+	})
+}
+
+// logins logs in with one token after another.
+func logins(s *latchkey.Store, tokens []string) func(b *testing.B) error {
+	return func(b *testing.B) error {
+		ctx := context.Background()
+		i := 0
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := s.Login(ctx, tokens[i]); err != nil {
+				return err
+			}
+			if i++; i == len(tokens) {
+				i = 0
+			}
+		}
+		return nil
+	}
+}
+
+// twoLogins is logins by two goroutines, which begin half the tokens apart.
+func twoLogins(s *latchkey.Store, tokens []string) func(b *testing.B) error {
+	return func(b *testing.B) error {
+		ctx := context.Background()
+		b.ReportAllocs()
+		return together(b, 2, func(g, n int) error {
+			i := g * len(tokens) / 2
+			for range n {
+				if _, err := s.Login(ctx, tokens[i]); err != nil {
+					return err
+				}
+				if i++; i == len(tokens) {
+					i = 0
+				}
+			}
+			return nil
+		})
+	}
+}
+
+// Cold is the first login of a key, against the hash that it cannot do without.
+var Cold = Group{
+	Name:   "cold",
+	Title:  "What does the first login of a key cost since the store was opened, at the default cost?",
+	Time:   150 * time.Millisecond,
+	Rounds: 11,
+	Open: func(e *Env) ([]Case, error) {
+		cases := []Case{{Name: "argon2", Body: bareArgon2}}
+		for _, size := range e.Sizes {
+			st, err := e.stock(size)
+			if err != nil {
+				return nil, err
+			}
+			c := &coldLogins{stock: st}
+			e.onClose(c.close)
+			cases = append(cases, Case{
+				Name: "login/keys=" + sizeName(size), Body: c.measure,
+				Ratios: []Ratio{{To: "argon2", Max: 1.05}},
+			})
+		}
+		return cases, nil
+	},
+}
+
+func bareArgon2(b *testing.B) error {
+	secret, salt := make([]byte, 32), make([]byte, 16)
+	rand.Read(secret)
+	rand.Read(salt)
+	c := latchkey.DefaultCost
+	b.ReportAllocs()
+	for b.Loop() {
+		copy(sink[:], argon2.IDKey(secret, salt, c.Passes, c.Memory, c.Lanes, 32))
+	}
+	return nil
+}
+
+// coldLogins logs in with each token once, and opens the store anew when it has used them up.
+type coldLogins struct {
+	stock *stock
+	store *latchkey.Store
+	next  int
+}
+
+func (c *coldLogins) measure(b *testing.B) error {
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		if c.store == nil || c.next == len(c.stock.Cold) {
+			b.StopTimer()
+			if err := c.reopen(); err != nil {
+				return err
+			}
+			b.StartTimer()
+		}
+		if _, err := c.store.Login(ctx, c.stock.Cold[c.next]); err != nil {
+			return err
+		}
+		c.next++
+	}
+	return nil
+}
+
+func (c *coldLogins) reopen() error {
+	if err := c.close(); err != nil {
+		return err
+	}
+	c.next = 0
+	var err error
+	c.store, err = latchkey.Open(c.stock.Path, nil)
+	return err
+}
+
+func (c *coldLogins) close() error {
+	if c.store == nil {
+		return nil
+	}
+	s := c.store
+	c.store = nil
+	return s.Close()
+}
+
+// Forged is what an outsider can have the store do. The two kinds of tokens must cost the same.
+var Forged = Group{
+	Name:  "forged",
+	Title: "What does it cost to refuse a token that the domain did not make?",
+	Open: func(e *Env) ([]Case, error) {
+		st, err := e.stock(e.Sizes[0])
+		if err != nil {
+			return nil, err
+		}
+		engine, err := latchkey.OpenBolt(st.Path, nil)
+		if err != nil {
+			return nil, err
+		}
+		counting := &countingEngine{Engine: engine}
+		s, err := latchkey.OpenEngine(counting, &latchkey.Options{Cost: quickCost})
+		if err != nil {
+			return nil, errors.Join(err, engine.Close())
+		}
+		e.onClose(s.Close)
+		strangers, err := e.otherDomain(len(st.Warm))
+		if err != nil {
+			return nil, err
+		}
+		existing := make([]string, len(st.Warm))
+		for i, stranger := range strangers {
+			existing[i] = withKeyID(stranger, st.Warm[i])
+		}
+		refuse := func(tokens []string) func(*testing.B) error { return refusals(s, &counting.views, tokens) }
+		return []Case{
+			{Name: "sha256", Body: oneHash},
+			{
+				Name: "login/id=existing", Body: refuse(existing),
+				Ratios: []Ratio{{To: "sha256", Max: 4}}, NoAllocs: true,
+			},
+			{
+				Name: "login/id=unknown", Body: refuse(strangers),
+				Ratios: []Ratio{{To: "sha256", Max: 4}, {To: "login/id=existing", Min: 1 / 1.05, Max: 1.05}}, NoAllocs: true,
+			},
+		}, nil
+	},
+}
+
+// countingEngine counts the transactions that read.
+type countingEngine struct {
+	latchkey.Engine
+	views atomic.Int64
+}
+
+func (e *countingEngine) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	e.views.Add(1)
+	return e.Engine.View(ctx, fn)
+}
+
+// otherDomain returns tokens that another store made.
+func (e *Env) otherDomain(n int) ([]string, error) {
+	other, err := e.openNew()
+	if err != nil {
+		return nil, err
+	}
+	_, tokens, err := other.MintKeys(context.Background(), n, nil)
+	return tokens, err
+}
+
+// withKeyID puts the key ID of another token into a token.
+func withKeyID(token, other string) string {
+	at := strings.IndexByte(token, '_') + 1
+	const digits = 22
+	return token[:at] + other[at:at+digits] + token[at+digits:]
+}
+
+// refusals logs in with tokens that are to be refused, by the look of them: without a hash, and without a look at the disk.
+func refusals(s *latchkey.Store, views *atomic.Int64, tokens []string) func(b *testing.B) error {
+	return func(b *testing.B) error {
+		ctx := context.Background()
+		before, err := s.Stats(ctx)
+		if err != nil {
+			return err
+		}
+		reads := views.Load()
+		for _, token := range tokens {
+			if err := login(s, token); !errors.Is(err, latchkey.ErrInvalidToken) {
+				return fmt.Errorf("got %v, want ErrInvalidToken", err)
+			}
+		}
+		i := 0
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := s.Login(ctx, tokens[i]); err == nil {
+				return errors.New("a token that the store did not make is good")
+			}
+			if i++; i == len(tokens) {
+				i = 0
+			}
+		}
+		reads = views.Load() - reads
+		after, err := s.Stats(ctx)
+		if err == nil && (reads != 0 || after.Hashes != before.Hashes) {
+			err = fmt.Errorf("refusing took %d reads and %d hashes", reads, after.Hashes-before.Hashes)
+		}
+		return err
+	}
+}
+
+// Malformed is what is no token at all, in the ways that take least and most to see.
+var Malformed = Group{
+	Name:  "malformed",
+	Title: "What does it cost to refuse what is no token?",
+	Open: func(e *Env) ([]Case, error) {
+		s, err := e.openNew()
+		if err != nil {
+			return nil, err
+		}
+		_, good, err := s.MintKey(context.Background())
+		if err != nil {
+			return nil, err
+		}
+		var cases []Case
+		for _, c := range []struct{ name, token string }{
+			{"empty", ""},
+			{"short", good[:len(good)-1]},
+			{"prefix", "x" + good[1:]},
+			{"first-digit", good[:3] + "-" + good[4:]},
+			{"last-digit", good[:len(good)-1] + "-"},
+		} {
+			cases = append(cases, Case{
+				Name: "login/wrong=" + c.name, Body: refusals(s, new(atomic.Int64), []string{c.token}),
+				Max: 50, NoAllocs: true,
+			})
+		}
+		return cases, nil
+	},
+}

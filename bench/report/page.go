@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// The lines of performance.md that what is between them is written from a run.
+const (
+	pageBegin = "<!-- written by go run ./report: edit nothing from here -->\n"
+	pageEnd   = "<!-- to here -->\n"
+)
+
+func (r *Run) renewPage(path string) error {
+	page, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	renewed, err := replaceBetween(string(page), r.markdown())
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return os.WriteFile(path, []byte(renewed), 0o644)
+}
+
+// replaceBetween puts text between the two lines.
+func replaceBetween(page, text string) (string, error) {
+	before, rest, found := strings.Cut(page, pageBegin)
+	_, after, ended := strings.Cut(rest, pageEnd)
+	if !found || !ended {
+		return "", fmt.Errorf("there are no lines %q and %q", pageBegin, pageEnd)
+	}
+	return before + pageBegin + text + pageEnd + after, nil
+}
+
+// markdown is the run as a part of the page.
+func (r *Run) markdown() string {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "\n%s, on %s, with %s and GOMAXPROCS=%d. Each figure is the median of up to %d rounds.\n",
+		r.Date, r.Machine, r.Go, r.GOMAXPROCS, r.Rounds)
+	if n := r.missed(); n > 0 {
+		fmt.Fprintf(&b, "%d of the targets were missed.\n", n)
+	} else {
+		fmt.Fprintf(&b, "All targets were met.\n")
+	}
+	fmt.Fprintf(&b, "\n![Time of one check of a token](performance.svg)\n")
+	for _, g := range r.Groups {
+		fmt.Fprintf(&b, "\n### %s\n\n", g.Title)
+		writeMarkdownTable(&b, g.Cases)
+	}
+	b.WriteByte('\n')
+	return b.String()
+}
+
+// writeMarkdownTable leaves out the columns in which no case has anything.
+func writeMarkdownTable(b *bytes.Buffer, cases []Case) {
+	rows := [][]string{tableHead}
+	for i := range cases {
+		rows = append(rows, cases[i].row())
+	}
+	used := make([]bool, len(tableHead))
+	for _, row := range rows[1:] {
+		for i, cell := range row {
+			used[i] = used[i] || cell != ""
+		}
+	}
+	for n, row := range rows {
+		for i, cell := range row {
+			if used[i] {
+				fmt.Fprintf(b, "| %s ", cell)
+			}
+		}
+		b.WriteString("|\n")
+		if n == 0 {
+			for i := range row {
+				if used[i] {
+					b.WriteString("| --- ")
+				}
+			}
+			b.WriteString("|\n")
+		}
+	}
+}

@@ -1,0 +1,219 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// stock is a store of some size that is kept for the next run, and tokens of keys all over it.
+type stock struct {
+	Path string   `json:"-"`
+	Warm []string `json:"warm"` // of keys that are quick to hash, for logins that the cache decides
+	Cold []string `json:"cold"` // of keys of the default cost, for logins that it cannot decide
+}
+
+const (
+	keysPerUser = 20     // as many as the default options allow
+	stockChunk  = 50_000 // keys in one transaction: enough to make the commits cheap, few enough for memory
+	warmTokens  = 500
+	coldTokens  = 32
+)
+
+// quickCost is the least there is: it fills large stores within minutes.
+var quickCost = latchkey.Cost{Memory: 8, Passes: 1, Lanes: 1}
+
+// stock returns the store with size keys, which it builds if it is not there, or cannot be used any more.
+func (e *Env) stock(size int) (*stock, error) {
+	path := filepath.Join(e.Dir, fmt.Sprintf("keys=%d.db", size))
+	tokens := path + ".tokens.json"
+	st, err := loadStock(path, tokens, size)
+	if err == nil || errors.Is(err, latchkey.ErrLocked) { // by another run, which needs it whole
+		return st, err
+	}
+	start := time.Now()
+	e.Logf("building a store of %d keys in %s (%v)", size, e.Dir, err)
+	if err := os.MkdirAll(e.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(remove(tokens), remove(path)); err != nil {
+		return nil, err
+	}
+	st = &stock{Path: path}
+	if err := st.build(e, size); err != nil {
+		return nil, fmt.Errorf("build a store of %d keys: %w", size, err)
+	}
+	// The tokens come last: a store without them was not finished.
+	data, err := json.Marshal(st)
+	if err == nil {
+		err = os.WriteFile(tokens, data, 0o600)
+	}
+	e.Logf("built it in %v", time.Since(start).Round(time.Second))
+	return st, err
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// loadStock finds a store that an earlier run has built, and tries a token of either kind.
+func loadStock(path, tokens string, size int) (*stock, error) {
+	st := &stock{Path: path}
+	data, err := os.ReadFile(tokens)
+	if err == nil {
+		err = json.Unmarshal(data, st)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, err := latchkey.Open(path, &latchkey.Options{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	stats, err := s.Stats(context.Background())
+	if err == nil && stats.Keys != uint64(size) {
+		err = fmt.Errorf("it has %d keys", stats.Keys)
+	}
+	return st, errors.Join(err, login(s, st.Warm[0]), login(s, st.Cold[0]))
+}
+
+func login(s *latchkey.Store, token string) error {
+	_, err := s.Login(context.Background(), token)
+	return err
+}
+
+// build fills a new store through the public API, chunk by chunk.
+func (st *stock) build(e *Env, size int) error {
+	chunks := (size + stockChunk - 1) / stockChunk
+	for c := range chunks {
+		first := c * stockChunk
+		n := min(stockChunk, size-first)
+		if err := st.addKeys(first, n, (coldTokens+chunks-1)/chunks, (warmTokens+chunks-1)/chunks); err != nil {
+			return err
+		}
+		if c%10 == 9 {
+			e.Logf("%d keys", first+n)
+		}
+	}
+	return nil
+}
+
+// addKeys makes n keys of n/20 users, numbered from first, and keeps the tokens of some.
+func (st *stock) addKeys(first, n, cold, warm int) error {
+	ctx := context.Background()
+	slow, coldTokens, err := st.mintCold(cold)
+	if err != nil {
+		return err
+	}
+	s, err := latchkey.Open(st.Path, &latchkey.Options{Cost: quickCost})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	minted, tokens, err := s.MintKeys(ctx, n-cold, nil)
+	if err != nil {
+		return err
+	}
+	for i := range warm {
+		st.Warm = append(st.Warm, tokens[i*len(tokens)/warm])
+	}
+	st.Cold = append(st.Cold, coldTokens...)
+	for i := range cold {
+		minted = slices.Insert(minted, i*n/cold, slow[i])
+	}
+	return s.Update(ctx, func(tx *latchkey.Tx) error {
+		var user latchkey.User
+		for i, m := range minted {
+			if i%keysPerUser == 0 {
+				if user, err = tx.CreateUser(newUser(first + i)); err != nil {
+					return err
+				}
+			}
+			if _, err := tx.InsertKey(user.ID, latchkey.NewKey{Name: fmt.Sprintf("device-%08d", first+i)}, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// mintCold mints keys of the default cost. The store is opened for it alone, since an open store hashes at one cost.
+func (st *stock) mintCold(n int) ([]latchkey.MintedKey, []string, error) {
+	s, err := latchkey.Open(st.Path, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	minted, tokens, err := s.MintKeys(context.Background(), n, nil)
+	return minted, tokens, errors.Join(err, s.Close())
+}
+
+func newUser(i int) latchkey.NewUser {
+	return latchkey.NewUser{Identity: latchkey.Identity{
+		Provider: latchkey.LocalUserpass,
+		Subject:  fmt.Sprintf("user-%07d@example.com", i),
+	}}
+}
+
+// openStock opens the store with size keys until the Env is closed.
+func (e *Env) openStock(size int, opts *latchkey.Options) (*latchkey.Store, *stock, error) {
+	st, err := e.stock(size)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := latchkey.Open(st.Path, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	e.onClose(s.Close)
+	return s, st, nil
+}
+
+// openWarm opens the store with size keys, and logs in with the tokens that the cache is to decide from then on.
+func (e *Env) openWarm(size int) (*latchkey.Store, []string, error) {
+	// At the cost that these keys have; else they would be hashed anew meanwhile.
+	s, st, err := e.openStock(size, &latchkey.Options{Cost: quickCost})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, token := range st.Warm {
+		if err := login(s, token); err != nil {
+			return nil, nil, err
+		}
+	}
+	return s, st.Warm, nil
+}
+
+// openNew opens a new store until the Env is closed. It hashes at the light cost, so that what is measured is the store.
+func (e *Env) openNew() (*latchkey.Store, error) {
+	dir, err := e.tempDir()
+	if err != nil {
+		return nil, err
+	}
+	s, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
+	if err == nil {
+		e.onClose(s.Close)
+	}
+	return s, err
+}
+
+// sizeName writes 5,000,000 as "5M".
+func sizeName(n int) string {
+	switch {
+	case n >= 1_000_000 && n%1_000_000 == 0:
+		return fmt.Sprintf("%dM", n/1_000_000)
+	case n >= 1_000 && n%1_000 == 0:
+		return fmt.Sprintf("%dk", n/1_000)
+	}
+	return fmt.Sprint(n)
+}

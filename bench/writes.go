@@ -1,0 +1,300 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"go.etcd.io/bbolt"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// UnderWrites is the hot path while another goroutine writes without pause; at the light cost, so that it spends its time
+// on writing. What counts is the slowest login in a hundred,
+// so every login is timed by itself: a mean, also one of a few logins, would hide it.
+var UnderWrites = Group{
+	Name:   "writes",
+	Title:  "How slow is one cached login in a hundred while another goroutine creates and disables keys without pause?",
+	Time:   300 * time.Millisecond,
+	Rounds: 11,
+	Open: func(e *Env) ([]Case, error) {
+		s, err := e.openNew()
+		if err != nil {
+			return nil, err
+		}
+		tokens := make([]string, 64)
+		for i := range tokens {
+			if _, tokens[i], err = s.CreateKey(context.Background(), latchkey.Server, latchkey.NewKey{Name: fmt.Sprint(i)}); err != nil {
+				return nil, err
+			}
+			if err := login(s, tokens[i]); err != nil {
+				return nil, err
+			}
+		}
+		w := &writer{store: s}
+		return []Case{
+			{Name: "login/quiet", Unit: "p99-ns", Body: func(b *testing.B) error { return latencies(b, s, tokens) }},
+			{
+				Name: "login/writing", Unit: "p99-ns", Ratios: []Ratio{{To: "login/quiet", Max: 3}},
+				Body: func(b *testing.B) error {
+					stop := w.start()
+					start := w.writes.Load()
+					err := latencies(b, s, tokens)
+					b.ReportMetric(float64(w.writes.Load()-start)/b.Elapsed().Seconds(), "writes/s")
+					return errors.Join(err, stop())
+				},
+			},
+		}, nil
+	},
+}
+
+// latencies times each login. The clock's own cost, which is a good part of it, is taken off.
+func latencies(b *testing.B, s *latchkey.Store, tokens []string) error {
+	ctx := context.Background()
+	base := time.Now()
+	clock := newHistogram()
+	for range 10_000 {
+		start := time.Since(base)
+		record(clock, time.Since(base)-start)
+	}
+	clockCost := clock.ValueAtPercentile(50)
+
+	hist := newHistogram()
+	i := 0
+	for b.Loop() {
+		start := time.Since(base)
+		_, err := s.Login(ctx, tokens[i])
+		record(hist, time.Since(base)-start)
+		if err != nil {
+			return err
+		}
+		if i++; i == len(tokens) {
+			i = 0
+		}
+	}
+	for _, p := range []struct {
+		percentile float64
+		unit       string
+	}{{50, "p50-ns"}, {99, "p99-ns"}, {99.9, "p99.9-ns"}, {100, "max-ns"}} {
+		b.ReportMetric(float64(max(0, hist.ValueAtPercentile(p.percentile)-clockCost)), p.unit)
+	}
+	return nil
+}
+
+const longest = 10 * time.Second // what a histogram can hold
+
+func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(longest), 3) }
+
+func record(h *hdrhistogram.Histogram, d time.Duration) {
+	_ = h.RecordValue(int64(min(d, longest))) // its only error is for longer ones
+}
+
+// writer creates and disables server keys, as often as the disk lets it.
+type writer struct {
+	store  *latchkey.Store
+	writes atomic.Int64
+}
+
+// start returns when the writer has written once. stop waits for its end.
+func (w *writer) start() (stop func() error) {
+	done := make(chan struct{})
+	began := make(chan struct{})
+	var once sync.Once
+	var wg sync.WaitGroup
+	var err error
+	wg.Go(func() {
+		defer once.Do(func() { close(began) })
+		for err == nil {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			err = w.write()
+			once.Do(func() { close(began) })
+		}
+	})
+	<-began
+	return func() error {
+		close(done)
+		wg.Wait()
+		return err
+	}
+}
+
+func (w *writer) write() error {
+	ctx := context.Background()
+	name := fmt.Sprintf("written-%d", w.writes.Load())
+	key, _, err := w.store.CreateKey(ctx, latchkey.Server, latchkey.NewKey{Name: name})
+	if err != nil {
+		return err
+	}
+	w.writes.Add(2)
+	return w.store.DisableKey(ctx, latchkey.Server, key.ID)
+}
+
+// SharedCommits is what a write costs beyond bbolt's own commit, alone and in a crowd.
+var SharedCommits = Group{
+	Name:   "commits",
+	Title:  "Does a lone writer wait, and do many share their syncs?",
+	Time:   250 * time.Millisecond,
+	Rounds: 11,
+	Open: func(e *Env) ([]Case, error) {
+		bare, err := e.openBareBolt()
+		if err != nil {
+			return nil, err
+		}
+		alone, err := e.openNew()
+		if err != nil {
+			return nil, err
+		}
+		crowded, err := e.openNew()
+		if err != nil {
+			return nil, err
+		}
+		inserter, creators := &keyMaker{store: alone}, &keyMaker{store: crowded}
+		return []Case{
+			{Name: "bbolt/update", Body: bare.measure(bare.db.Update)},
+			{Name: "bbolt/batch", Body: bare.measure(bare.db.Batch), Ratios: []Ratio{{To: "bbolt/update"}}},
+			// The rules that an insertion checks take some microseconds. A wait for company would take milliseconds.
+			{Name: "insert/goroutines=1", Body: inserter.insert, Ratios: []Ratio{{To: "bbolt/update", Max: 1.25}}},
+			{Name: "create/goroutines=1", Unit: "syncs/key", Body: creators.create(1)},
+			{Name: "create/goroutines=64", Unit: "syncs/key", Body: creators.create(64), Max: 1.0 / 8},
+		}, nil
+	},
+}
+
+// bareBolt writes what the insertion of a key writes, with bbolt alone.
+type bareBolt struct {
+	db *bbolt.DB
+	n  uint64
+}
+
+var bareBuckets = []string{"meta", "keys", "names", "changes"}
+
+func (e *Env) openBareBolt() (*bareBolt, error) {
+	dir, err := e.tempDir()
+	if err != nil {
+		return nil, err
+	}
+	// The settings that change what a commit does are the store's.
+	db, err := bbolt.Open(filepath.Join(dir, "bare.db"), 0o600, &bbolt.Options{
+		PageSize: 4096, FreelistType: bbolt.FreelistMapType, NoStatistics: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.onClose(db.Close)
+	return &bareBolt{db: db}, db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range bareBuckets {
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// measure times one write after another by bbolt's Update, or by its Batch, which waits for others to share a commit with.
+func (w *bareBolt) measure(write func(func(*bbolt.Tx) error) error) func(b *testing.B) error {
+	return func(b *testing.B) error {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := write(w.put); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// put writes four entries of the sizes that the store's have, with keys that grow as the store's do.
+func (w *bareBolt) put(tx *bbolt.Tx) error {
+	w.n++
+	id := binary.BigEndian.AppendUint64(nil, w.n)
+	keyID := append(id, make([]byte, 8)...)
+	name := append(bytes.Repeat([]byte{0xff}, 16), fmt.Sprintf("device-%08d\x00%s", w.n, keyID)...)
+	for i, entry := range []struct{ key, value []byte }{
+		{[]byte("state"), make([]byte, 16)},
+		{keyID, make([]byte, 167)},
+		{name, nil},
+		{id, make([]byte, 17)},
+	} {
+		if err := tx.Bucket([]byte(bareBuckets[i])).Put(entry.key, entry.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keyMaker makes server keys with names of their own.
+type keyMaker struct {
+	store *latchkey.Store
+	names atomic.Int64
+}
+
+func (m *keyMaker) newKey() latchkey.NewKey {
+	return latchkey.NewKey{Name: fmt.Sprintf("device-%08d", m.names.Add(1))}
+}
+
+// insert times the insertion of minted keys: a write without the hash before it.
+func (m *keyMaker) insert(b *testing.B) error {
+	ctx := context.Background()
+	var minted []latchkey.MintedKey
+	b.ReportAllocs()
+	for b.Loop() {
+		if len(minted) == 0 {
+			b.StopTimer()
+			var err error
+			if minted, _, err = m.store.MintKeys(ctx, 64, nil); err != nil {
+				return err
+			}
+			b.StartTimer()
+		}
+		next := minted[0]
+		minted = minted[1:]
+		err := m.store.Update(ctx, func(tx *latchkey.Tx) error {
+			_, err := tx.InsertKey(latchkey.Server, m.newKey(), next)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// create has goroutines create keys, and counts bbolt's syncs: two in each commit.
+func (m *keyMaker) create(goroutines int) func(b *testing.B) error {
+	return func(b *testing.B) error {
+		ctx := context.Background()
+		before, err := m.store.Stats(ctx)
+		if err != nil {
+			return err
+		}
+		b.ReportAllocs()
+		err = together(b, goroutines, func(_, n int) error {
+			for range n {
+				if _, _, err := m.store.CreateKey(ctx, latchkey.Server, m.newKey()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		after, err := m.store.Stats(ctx)
+		b.ReportMetric(2*float64(after.Commits-before.Commits)/float64(b.N), "syncs/key")
+		return err
+	}
+}
