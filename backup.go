@@ -36,12 +36,12 @@ func Restore(ctx context.Context, r io.Reader, path string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return wrapf(fs.ErrExist, "restore %s", path)
 	}
-	return wrapf(restore(ctx, r, path, os.Link), "restore %s", path)
+	return wrapf(restore(ctx, r, path, false), "restore %s", path)
 }
 
 // restore makes the file at path of a backup that it has checked.
-func restore(ctx context.Context, r io.Reader, path string, put func(tmp, path string) error) error {
-	return writeFile(path, put, func(tmp *os.File) error {
+func restore(ctx context.Context, r io.Reader, path string, replace bool) error {
+	return writeFile(path, replace, func(tmp *os.File) error {
 		if _, err := io.Copy(&contextWriter{ctx: ctx, w: tmp}, r); err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func (s *Store) keepSafetyCopy(path string, every time.Duration) {
 }
 
 func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
-	return writeFile(path+safetySuffix, os.Rename, func(tmp *os.File) error {
+	return writeFile(path+safetySuffix, true, func(tmp *os.File) error {
 		if err := s.Backup(ctx, tmp); err != nil {
 			return err
 		}
@@ -127,7 +127,7 @@ func useSafetyCopy(path string) error {
 	defer f.Close()
 	err = copyFile(path, path+damagedSuffix)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		err = restore(context.Background(), f, path, os.Rename)
+		err = restore(context.Background(), f, path, true)
 	}
 	return wrapf(err, "use safety copy")
 }
@@ -145,7 +145,7 @@ func copyFile(from, to string) error {
 		return err
 	}
 	defer f.Close()
-	return writeFile(to, os.Rename, func(tmp *os.File) error {
+	return writeFile(to, true, func(tmp *os.File) error {
 		_, err := io.Copy(tmp, f)
 		return err
 	})

@@ -164,8 +164,14 @@ func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 		default:
 			err = fmt.Errorf("%w: %d bytes are less than a store has", ErrCorrupt, info.Size())
 		}
-		if m, metas := (&pageFile{r: f}).meta(); err == nil && metas > 0 && m.freelist == noFreelist {
-			err = fmt.Errorf("%w: it is a bbolt file, but not a store", ErrCorrupt) // bbolt would make its list of free pages
+		// What follows is checked again under the lock. But bbolt, opening a file, writes to one that has no list of free
+		// pages, and on Windows makes it as large as its map.
+		switch m, metas := (&pageFile{r: f}).meta(); {
+		case err != nil:
+		case metas == 0:
+			err = fmt.Errorf("%w: no meta page can be read", ErrCorrupt)
+		case m.freelist == noFreelist:
+			err = fmt.Errorf("%w: it is a bbolt file, but not a store", ErrCorrupt)
 		}
 		if err != nil {
 			f.Close()
@@ -287,7 +293,11 @@ func (e *boltEngine) viewAlsoWhenClosing(fn func(*bbolt.Tx, *os.File) error) err
 	if err != nil {
 		return boltError(err)
 	}
-	defer func() { _ = e.contain(&e.unreadable, tx.Rollback) }()
+	defer func() {
+		if !e.unreadable.Load() { // else it would wait for ever
+			_ = e.contain(&e.unreadable, tx.Rollback)
+		}
+	}()
 	return fn(tx, file)
 }
 
@@ -429,6 +439,10 @@ func (e *boltEngine) commit(b *boltBatch) error {
 			e.broken = boltError(err)
 		}
 		return b.damage
+	}
+	if e.unreadable.Load() {
+		e.broken = errStuck
+		return errStuck
 	}
 	id := b.tx.ID()
 	err := e.contain(&e.unwritable, b.tx.Commit)

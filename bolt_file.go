@@ -20,9 +20,9 @@ const compactSuffix = ".compact"
 
 // createBolt makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.
 func createBolt(path string) error {
-	err := writeFile(path, os.Link, func(tmp *os.File) error { return fillBolt(tmp.Name()) })
+	err := writeFile(path, false, func(tmp *os.File) error { return fillBolt(tmp.Name()) })
 	if errors.Is(err, fs.ErrExist) {
-		return nil
+		return syncDir(filepath.Dir(path)) // whoever made it may not have come to that yet
 	}
 	return err
 }
@@ -49,14 +49,10 @@ func fillBolt(path string) error {
 	return errors.Join(err, db.Close())
 }
 
-// writeFile makes a file at path, with mode 0600, that write fills. With [os.Rename] as put it replaces what is there;
-// with [os.Link] it never does, and returns fs.ErrExist.
-func writeFile(path string, put func(tmp, path string) error, write func(tmp *os.File) error) error {
-	dir, base := filepath.Split(path)
-	if dir == "" {
-		dir = "."
-	}
-	tmp, err := os.CreateTemp(dir, base+".new-*")
+// writeFile makes a file at path, with mode 0600, that write fills. It returns fs.ErrExist if there is one already, unless
+// it may replace that.
+func writeFile(path string, replace bool, write func(tmp *os.File) error) error {
+	tmp, err := newTemp(path, replace)
 	if err != nil {
 		return err
 	}
@@ -68,17 +64,37 @@ func writeFile(path string, put func(tmp, path string) error, write func(tmp *os
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
-	err = put(tmp.Name(), path)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		// Not every file system has links.
-		if _, statErr := os.Lstat(path); errors.Is(statErr, fs.ErrNotExist) {
-			err = os.Rename(tmp.Name(), path)
-		}
+	if replace {
+		err = os.Rename(tmp.Name(), path)
+	} else {
+		err = linkOrRename(tmp.Name(), path)
 	}
 	if err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return syncDir(filepath.Dir(path))
+}
+
+// newTemp opens what is to be the file at path. What only the holder of a store's lock replaces has one name, so that a
+// crash does not leave more each time.
+func newTemp(path string, replace bool) (*os.File, error) {
+	if replace {
+		return os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	}
+	return os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
+}
+
+// linkOrRename gives a file its name. A link never replaces a file that has appeared since, as a rename would; not every
+// file system has links.
+func linkOrRename(tmp, path string) error {
+	err := os.Link(tmp, path)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if _, statErr := os.Lstat(path); !errors.Is(statErr, fs.ErrNotExist) {
+		return err
+	}
+	return os.Rename(tmp, path)
 }
 
 // syncDir makes a new name in dir survive a power cut. Windows has no such call and needs none.

@@ -31,6 +31,8 @@ type cache struct {
 	// drops counts the drops of keys, told apart by a byte of their IDs. An answer that was read before a drop must not be
 	// remembered after it.
 	drops [256]uint64
+	// holds counts, told apart in the same way, the keys that commits under way change.
+	holds [256]int
 }
 
 type cacheEntry struct {
@@ -133,7 +135,7 @@ func (c *cache) mark(id uuid.UUID) uint64 {
 func (c *cache) put(e *cacheEntry, mark uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.limit == 0 || c.drops[e.id[len(e.id)-1]] != mark {
+	if b := e.id[len(e.id)-1]; c.limit == 0 || c.holds[b] > 0 || c.drops[b] != mark {
 		return
 	}
 	old := c.findLocked(&e.id)
@@ -159,18 +161,35 @@ func (c *cache) put(e *cacheEntry, mark uint64) {
 	}
 }
 
-// drop forgets keys. A login that begins after it has returned does not meet what was remembered before.
-func (c *cache) drop(ids []uuid.UUID) {
+// hold forgets keys that a commit is about to change, and remembers nothing of them until release. A change can be seen
+// before the call that made it returns, and who has seen it must not log in by what was true before it.
+func (c *cache) hold(ids []uuid.UUID) {
 	if len(ids) == 0 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range ids {
-		c.drops[ids[i][len(ids[i])-1]]++
+		b := ids[i][len(ids[i])-1]
+		c.drops[b]++
+		c.holds[b]++
 		if e := c.findLocked(&ids[i]); e != nil {
 			c.removeLocked(e)
 		}
+	}
+}
+
+// release ends a hold. What was read during it may be of before the commit, and is not remembered either.
+func (c *cache) release(ids []uuid.UUID) {
+	if len(ids) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range ids {
+		b := ids[i][len(ids[i])-1]
+		c.drops[b]++
+		c.holds[b]--
 	}
 }
 

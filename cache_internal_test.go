@@ -487,3 +487,9 @@ func BenchmarkCacheMemory(b *testing.B) {
 		b.Fatalf("the cache has %d keys, want %d", s.cache.size(), keys)
 	}
 }
+
+// drop is what a change does to the keys it touches, when nothing happens between its commit and its return.
+func (c *cache) drop(ids []uuid.UUID) {
+	c.hold(ids)
+	c.release(ids)
+}

@@ -9,9 +9,10 @@ import (
 // the one that comes with the package; [OpenEngine] opens a store on any other. The package enginetest checks that an
 // engine keeps the promises below, which every method of Store relies on.
 //
-// An Engine is safe for concurrent use. After Close its methods return [ErrClosed].
+// An Engine is safe for concurrent use. After Close its methods return [ErrClosed]. A function that View or Update runs
+// must not call the engine, nor wait for another that does: transactions may share a commit, and so wait for each other.
 type Engine interface {
-	// View runs fn in a read transaction and returns fn's error as it is. The transaction sees one state of the whole
+	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if it ends before fn begins. The transaction sees one state of the whole
 	// engine, with every Update that returned before View was called, and nothing that is committed while it lasts. It
 	// does not wait for writers. Its tx refuses Put and Delete with [ErrReadOnly].
 	View(ctx context.Context, fn func(tx EngineTx) error) error

@@ -32,8 +32,9 @@ type Options struct {
 	Cost Cost
 
 	// HashMemory bounds the memory, in bytes, that argon2 takes, with what it has left to be collected. Half of it is for
-	// hashes that run, but it is enough for one hash to fit. When the rest is used up, the store has the garbage collected
-	// before it goes on hashing. The default is 64 MiB.
+	// hashes that run, but it is enough for one hash to fit. When the rest is used up, and the program itself has not had
+	// its garbage collected meanwhile, the store does before it goes on hashing; a program with a large heap wants a
+	// large HashMemory. The default is 64 MiB.
 	HashMemory int64
 
 	// HashQueue bounds how many logins can wait for argon2 at once; more get [ErrBusy]. The default is 1,024. Logins of one
@@ -41,7 +42,7 @@ type Options struct {
 	HashQueue int
 
 	// CacheSize is how many verified keys are remembered, so that their logins need neither disk nor argon2. The default
-	// is 10,000, which takes about 4 MiB when full; negative is none.
+	// is 10,000, which takes about 2.5 MiB when full; negative is none.
 	CacheSize int
 
 	// SafetyCopy is how often [Open] has a copy of the file made beside it, with the suffix ".safety", if anything has

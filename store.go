@@ -126,6 +126,7 @@ func (s *Store) close() error {
 	s.closed.Store(true)
 	s.mu.Unlock()
 	close(s.closing)
+	s.flights.callOff() // after their hash they would only learn that the store is closed
 	s.cache.clear()
 	s.background.Wait()
 	return s.engine.Close()
@@ -186,7 +187,7 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 	var rehashed uint64
 	var pending []rehash
 	// Also after an error: a commit whose last sync failed can be visible all the same, and a stale entry is a login.
-	defer func() { s.cache.drop(touched) }()
+	defer func() { s.cache.release(touched) }()
 
 	err := s.engine.Update(ctx, func(etx EngineTx) error {
 		tx := &Tx{store: s, etx: etx}
@@ -196,8 +197,10 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 		if err := tx.finish(); err != nil {
 			return err
 		}
+		// Before the commit, for it can be seen before this call returns.
+		s.cache.hold(tx.touched)
 		touched = append(touched, tx.touched...)
-		if rehashed = tx.rehashed; tx.pending != nil {
+		if rehashed, pending = tx.rehashed, nil; tx.pending != nil {
 			pending = tx.pending()
 		}
 		return nil
