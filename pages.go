@@ -289,13 +289,16 @@ func (p *pageFile) check(m boltMeta, report func(format string, args ...any)) {
 	owned := newPageSet(p.count)
 	owned.add(0)
 	owned.add(1)
-	own := func(id uint64, page []byte) {
+	own := func(id uint64, page []byte) (first bool) {
+		first = true
 		for i := range uint64(len(page) / boltPageSize) {
 			if owned.has(id + i) {
 				report("page %d is in two places", id+i)
+				first = false
 			}
 			owned.add(id + i)
 		}
+		return first
 	}
 	free, ok := p.free(m.freelist)
 	if !ok {
@@ -319,18 +322,18 @@ func (p *pageFile) check(m boltMeta, report func(format string, args ...any)) {
 }
 
 // checkTree checks the page at id and all below it. Its keys must be from low on and below high; nil is no bound.
-func (p *pageFile) checkTree(id uint64, low, high []byte, own func(uint64, []byte), report func(string, ...any)) {
-	if page, ok := p.page(id, pageLeaf); ok {
-		own(id, page)
+func (p *pageFile) checkTree(id uint64, low, high []byte, own func(uint64, []byte) bool, report func(string, ...any)) {
+	page, flags, ok := p.pageOf(id)
+	switch {
+	case !ok || flags != pageLeaf && flags != pageBranch:
+		report("page %d cannot be read", id)
+		return
+	case !own(id, page): // or a page that leads back would be followed for ever
+		return
+	case flags == pageLeaf:
 		p.checkLeaf(id, page, low, high, own, report)
 		return
 	}
-	page, ok := p.page(id, pageBranch)
-	if !ok {
-		report("page %d cannot be read", id)
-		return
-	}
-	own(id, page)
 	below := branches(page)
 	if len(below) == 0 || len(below) != pageElements(page) {
 		report("page %d leads out of itself", id)
@@ -350,7 +353,7 @@ func (p *pageFile) checkTree(id uint64, low, high []byte, own func(uint64, []byt
 	}
 }
 
-func (p *pageFile) checkLeaf(id uint64, page, low, high []byte, own func(uint64, []byte), report func(string, ...any)) {
+func (p *pageFile) checkLeaf(id uint64, page, low, high []byte, own func(uint64, []byte) bool, report func(string, ...any)) {
 	n := 0
 	eachElement(page, func(flags uint32, k, v []byte) {
 		n++
