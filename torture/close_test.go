@@ -1,0 +1,103 @@
+package torture_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// Close comes in the middle of everything. Whatever is under way ends, and either succeeded and is there, or was told
+// ErrClosed and is not.
+func TestCallsUnderWayAtCloseSucceedOrAreToldSo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	acknowledged := make(map[uuid.UUID]bool)
+	for range amount(30, 2000) {
+		// The cost changes nothing here, but has logins hash anew in the background.
+		s, err := latchkey.Open(path, &latchkey.Options{Cost: []latchkey.Cost{light, dearer}[len(acknowledged)%2]})
+		must(t, err)
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		started := make(chan struct{}, 16)
+		for range cap(started) {
+			all.Go(func() {
+				for n := 0; ; n++ {
+					id, err := useOnce(s)
+					if err == nil {
+						mu.Lock()
+						acknowledged[id] = true
+						mu.Unlock()
+					} else if !errors.Is(err, latchkey.ErrClosed) {
+						t.Errorf("got error %v, want ErrClosed", err)
+					}
+					if n == 0 {
+						started <- struct{}{}
+					}
+					if err != nil {
+						return
+					}
+				}
+			})
+		}
+		for range cap(started) {
+			<-started
+		}
+		var closers sync.WaitGroup
+		for range 2 {
+			closers.Go(func() {
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		closers.Wait()
+		all.Wait()
+	}
+	s := openFile(t, path, nil)
+	found := 0
+	for u, err := range s.Users(t.Context(), uuid.Nil) {
+		must(t, err)
+		if !acknowledged[u.ID] {
+			t.Errorf("user %s is there, though nobody was told", u.ID)
+		}
+		found++
+	}
+	if found != len(acknowledged) {
+		t.Errorf("%d users are there, want %d", found, len(acknowledged))
+	}
+}
+
+// useOnce makes a user with a key, logs in and reads, and copies the store. It returns the user's ID if the user was made.
+func useOnce(s *latchkey.Store) (uuid.UUID, error) {
+	ctx := context.Background()
+	minted, token, err := s.MintKey(ctx)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	var user latchkey.User
+	err = s.Update(ctx, func(tx *latchkey.Tx) (err error) {
+		user, err = tx.CreateUser(latchkey.NewUser{Identity: email(uuid.NewString())})
+		if err == nil {
+			_, err = tx.InsertKey(user.ID, latchkey.NewKey{Name: "laptop"}, minted)
+		}
+		return err
+	})
+	if err != nil {
+		return uuid.Nil, err
+	}
+	// What follows may be too late.
+	if _, err := s.Login(ctx, token); err != nil && !errors.Is(err, latchkey.ErrClosed) {
+		return uuid.Nil, err
+	}
+	if err := s.Backup(ctx, io.Discard); err != nil && !errors.Is(err, latchkey.ErrClosed) {
+		return uuid.Nil, fmt.Errorf("backup: %w", err)
+	}
+	return user.ID, nil
+}

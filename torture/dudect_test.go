@@ -1,0 +1,124 @@
+package torture_test
+
+import (
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+// The method of Reparaz, Balasch and Verbauwhede, "Dude, is my code constant time?" (DATE 2017): time a function on
+// inputs of two classes in random order, and ask with Welch's t-test whether the two sets of times have one mean. The
+// largest times are those of interrupts, so the test is made over all times, and over those below each of several
+// percentiles, and the largest |t| counts. Beyond 4.5 it is a leak that more samples will only make plainer.
+
+const (
+	// Each sample is the time of a batch, since one call takes little longer than reading the clock.
+	batchSize = 16
+	// warmUp is how many samples come first, to set the percentiles; they are not counted.
+	warmUp = 10_000
+	// leakThreshold is the paper's.
+	leakThreshold = 4.5
+)
+
+// croppings are the shares of times that are kept, besides all: denser towards all, as in the paper's implementation.
+var croppings = func() (shares []float64) {
+	const n = 20
+	for i := range n {
+		shares = append(shares, 1-math.Pow(0.5, 10*float64(i+1)/n))
+	}
+	return shares
+}()
+
+// timeClasses times call on inputs of two classes, all of one length, and returns the largest |t|.
+func timeClasses(t *testing.T, random *rand.Rand, samples int, classes [2][]string, call func(input string)) float64 {
+	t.Helper()
+	// What is random is decided before: which class, and which of its inputs.
+	total := warmUp + samples
+	class := make([]uint8, total)
+	first := make([]uint16, total)
+	for i := range class {
+		class[i] = uint8(random.IntN(2))
+		first[i] = uint16(random.IntN(len(classes[class[i]]) - batchSize))
+	}
+	times := make([]float64, total)
+
+	// The inputs of either class are presented from the same place in memory, and are in the cache when the clock starts.
+	size := len(classes[0][0])
+	stage := make([]byte, batchSize*size)
+	for _, inputs := range classes {
+		for _, input := range inputs {
+			if len(input) != size {
+				t.Fatalf("inputs of %d and %d bytes", len(input), size)
+			}
+		}
+	}
+	staged := make([]string, batchSize)
+	for j := range staged {
+		staged[j] = unsafe.String(&stage[j*size], size)
+	}
+
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	runtime.GC()
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	for i := range total {
+		for j, input := range classes[class[i]][first[i] : int(first[i])+batchSize] {
+			copy(stage[j*size:], input)
+		}
+		start := time.Now()
+		for _, input := range staged {
+			call(input)
+		}
+		times[i] = float64(time.Since(start))
+	}
+	return largestT(times, class)
+}
+
+// largestT makes the t-test over all times, and over what each cropping keeps.
+func largestT(times []float64, class []uint8) (largest float64) {
+	sorted := slices.Sorted(slices.Values(times[:warmUp]))
+	limits := []float64{math.Inf(1)}
+	for _, share := range croppings {
+		limits = append(limits, sorted[int(share*float64(len(sorted)-1))])
+	}
+	for _, limit := range limits {
+		var m [2]moments
+		for i, x := range times[warmUp:] {
+			if x < limit {
+				m[class[warmUp+i]].add(x)
+			}
+		}
+		// With few samples, t is not normally distributed, and the threshold means nothing.
+		if min(m[0].n, m[1].n) > 1_000 {
+			largest = max(largest, math.Abs(welch(m[0], m[1])))
+		}
+	}
+	return largest
+}
+
+// moments are the mean and the sum of squared deviations of numbers, after Welford.
+type moments struct{ n, mean, m2 float64 }
+
+func (m *moments) add(x float64) {
+	m.n++
+	d := x - m.mean
+	m.mean += d / m.n
+	m.m2 += d * (x - m.mean)
+}
+
+// welch is the t of Welch's test.
+func welch(a, b moments) float64 {
+	variance := a.m2/(a.n-1)/a.n + b.m2/(b.n-1)/b.n
+	if variance == 0 {
+		if a.mean == b.mean {
+			return 0
+		}
+		return math.Inf(1)
+	}
+	return (a.mean - b.mean) / math.Sqrt(variance)
+}

@@ -1,0 +1,405 @@
+package torture_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// Many goroutines log in with few keys of few people, and create, disable, enable, rename and delete these meanwhile;
+// now and then one gives up, or compacts the file. What each call was told, and when it began and ended, makes a
+// history; porcupine looks for an order of the calls, one after another, that respects those times and explains all
+// answers. A login that still succeeds after a call that knew the key to be revoked has returned has no such order.
+
+// The people of a history, each known by one identity all along: deleted and made anew, they are another user. What
+// happens to one does not depend on the other, so each one's history is judged alone.
+const (
+	people        = 2
+	callers       = 8
+	callsByCaller = 60
+)
+
+var keyNames = []string{"laptop", "phone", "watch", "backup"}
+
+// A call is what was asked of the store. Users and keys go by numbers from 1, in the order in which callers got to know
+// them, separately for each person.
+type call struct {
+	method    string
+	person    int
+	user, key int
+	name      string
+}
+
+// An answer is what the call returned.
+type answer struct {
+	outcome  string
+	made     int // the number of the new user or key
+	name     string
+	disabled bool
+}
+
+// recorder makes the calls of one history.
+type recorder struct {
+	t         *testing.T
+	store     *latchkey.Store
+	login     loginFunc
+	people    [people]person
+	clock     atomic.Int64 // orders the beginnings and ends of calls
+	impatient bool         // some calls are given up on the way
+
+	mu      sync.Mutex
+	history []porcupine.Operation
+}
+
+type loginFunc func(ctx context.Context, token string) (latchkey.Principal, error)
+
+// person is what callers know of one person, to have something to ask about.
+type person struct {
+	mu    sync.Mutex
+	users []uuid.UUID
+	keys  []issuedKey
+}
+
+type issuedKey struct {
+	owner uuid.UUID
+	id    uuid.UUID
+	token string
+}
+
+// recordHistory makes two people with three keys each, and then lets all callers loose.
+func recordHistory(t *testing.T, s *latchkey.Store, login loginFunc, seed uint64, round int) []porcupine.Operation {
+	t.Helper()
+	r := &recorder{t: t, store: s, login: login}
+	for who := range people {
+		r.createUser(0, who)
+		for _, name := range keyNames[:3] {
+			r.createKey(0, who, 1, name)
+		}
+	}
+	r.impatient = true
+	var all sync.WaitGroup
+	for caller := range callers {
+		all.Go(func() {
+			random := newRandom(seed, round*callers+caller)
+			for range callsByCaller {
+				r.callSomething(caller, random)
+			}
+		})
+	}
+	all.Wait()
+	return r.history
+}
+
+// callSomething makes a random call, in more than half of the cases a login.
+func (r *recorder) callSomething(caller int, random *rand.Rand) {
+	who := random.IntN(people)
+	p := &r.people[who]
+	user, key := p.choose(random)
+	name := pick(random, keyNames)
+	switch n := random.IntN(100); {
+	case n < 60:
+		r.logIn(caller, who, key)
+	case n < 64:
+		r.key(caller, who, key)
+	case n < 66:
+		r.user(caller, who, user)
+	case n < 72:
+		r.changeKey(caller, call{method: "DisableKey", person: who, key: key}, r.store.DisableKey)
+	case n < 78:
+		r.changeKey(caller, call{method: "EnableKey", person: who, key: key}, r.store.EnableKey)
+	case n < 81:
+		r.changeKey(caller, call{method: "DeleteKey", person: who, key: key}, r.store.DeleteKey)
+	case n < 84:
+		r.changeKey(caller, call{method: "RenameKey", person: who, key: key, name: name}, r.renameTo(name))
+	case n < 87:
+		r.changeUser(caller, call{method: "DisableUser", person: who, user: user}, r.store.DisableUser)
+	case n < 91:
+		r.changeUser(caller, call{method: "EnableUser", person: who, user: user}, r.store.EnableUser)
+	case n < 92:
+		r.changeUser(caller, call{method: "DeleteUser", person: who, user: user}, r.store.DeleteUser)
+	case n < 94:
+		r.createUser(caller, who)
+	case n < 95:
+		// Not in the history, which it must not show in. A restless engine has no compaction.
+		if err := r.store.Compact(r.t.Context()); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			r.t.Error(err)
+		}
+	default:
+		r.createKey(caller, who, user, name)
+	}
+}
+
+// choose returns a user and a key, mostly of the newest, since the others are mostly gone.
+func (p *person) choose(random *rand.Rand) (user, key int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	newest := func(n int) int { return n - random.IntN(1+random.IntN(min(n, 4))) }
+	return newest(len(p.users)), newest(len(p.keys))
+}
+
+func (p *person) userID(number int) uuid.UUID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.users[number-1]
+}
+
+func (p *person) issued(number int) issuedKey {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.keys[number-1]
+}
+
+// do makes a call and notes it.
+func (r *recorder) do(caller int, c call, fn func(ctx context.Context) answer) {
+	ctx, cancel := context.WithCancel(r.t.Context())
+	defer cancel()
+	began := r.clock.Add(1)
+	if r.impatient && rand.IntN(20) == 0 {
+		go func() {
+			yieldAWhile()
+			cancel()
+		}()
+	}
+	a := fn(ctx)
+	op := porcupine.Operation{ClientId: caller, Input: c, Call: began, Output: a, Return: r.clock.Add(1)}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history = append(r.history, op)
+}
+
+func (r *recorder) logIn(caller, who, key int) {
+	k := r.people[who].issued(key)
+	r.do(caller, call{method: "Login", person: who, key: key}, func(ctx context.Context) answer {
+		principal, err := r.login(ctx, k.token)
+		if err == nil && (principal.KeyID != k.id || principal.UserID != k.owner) {
+			return answer{outcome: fmt.Sprintf("logged in as %+v", principal)}
+		}
+		return answer{outcome: outcome(err), name: principal.KeyName}
+	})
+}
+
+func (r *recorder) key(caller, who, key int) {
+	k := r.people[who].issued(key)
+	r.do(caller, call{method: "Key", person: who, key: key}, func(ctx context.Context) answer {
+		found, err := r.store.Key(ctx, k.owner, k.id)
+		return answer{outcome: outcome(err), name: found.Name, disabled: found.Disabled}
+	})
+}
+
+func (r *recorder) user(caller, who, user int) {
+	id := r.people[who].userID(user)
+	r.do(caller, call{method: "User", person: who, user: user}, func(ctx context.Context) answer {
+		found, err := r.store.User(ctx, id)
+		return answer{outcome: outcome(err), disabled: found.Disabled}
+	})
+}
+
+func (r *recorder) changeKey(caller int, c call, change func(ctx context.Context, owner, id uuid.UUID) error) {
+	k := r.people[c.person].issued(c.key)
+	r.do(caller, c, func(ctx context.Context) answer { return answer{outcome: outcome(change(ctx, k.owner, k.id))} })
+}
+
+func (r *recorder) renameTo(name string) func(ctx context.Context, owner, id uuid.UUID) error {
+	return func(ctx context.Context, owner, id uuid.UUID) error { return r.store.RenameKey(ctx, owner, id, name) }
+}
+
+func (r *recorder) changeUser(caller int, c call, change func(ctx context.Context, id uuid.UUID) error) {
+	id := r.people[c.person].userID(c.user)
+	r.do(caller, c, func(ctx context.Context) answer { return answer{outcome: outcome(change(ctx, id))} })
+}
+
+func (r *recorder) createUser(caller, who int) {
+	p := &r.people[who]
+	r.do(caller, call{method: "CreateUser", person: who}, func(ctx context.Context) answer {
+		user, err := r.store.CreateUser(ctx, latchkey.NewUser{Identity: email(fmt.Sprint("person-", who))})
+		if err != nil {
+			return answer{outcome: outcome(err)}
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if slices.Contains(p.users, user.ID) {
+			return answer{outcome: "made a user who was there before"}
+		}
+		p.users = append(p.users, user.ID)
+		return answer{outcome: "ok", made: len(p.users)}
+	})
+}
+
+func (r *recorder) createKey(caller, who, user int, name string) {
+	p := &r.people[who]
+	owner := p.userID(user)
+	r.do(caller, call{method: "CreateKey", person: who, user: user, name: name}, func(ctx context.Context) answer {
+		key, token, err := r.store.CreateKey(ctx, owner, latchkey.NewKey{Name: name})
+		if err != nil {
+			return answer{outcome: outcome(err)}
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.keys = append(p.keys, issuedKey{owner, key.ID, token})
+		return answer{outcome: "ok", made: len(p.keys)}
+	})
+}
+
+// personState is what the rules say about one person: who the person's user is at the moment, and what the keys are.
+type personState struct {
+	user     int // 0 for none
+	disabled bool
+	keys     []keyState // by number; the first is nobody's
+}
+
+type keyState struct {
+	alive    bool
+	disabled bool
+	name     string
+}
+
+// key returns a key as it is, dead if it was never made.
+func (s personState) key(number int) keyState {
+	if number >= len(s.keys) {
+		return keyState{}
+	}
+	return s.keys[number]
+}
+
+// withKey returns the state with another key under a number.
+func (s personState) withKey(number int, k keyState) personState {
+	keys := make([]keyState, max(len(s.keys), number+1))
+	copy(keys, s.keys)
+	keys[number] = k
+	s.keys = keys
+	return s
+}
+
+func (s personState) nameTaken(name string) bool {
+	return slices.ContainsFunc(s.keys, func(k keyState) bool { return k.alive && k.name == name })
+}
+
+// next returns what the rules say that a call is answered, and the state after it.
+func (s personState) next(c call, made int) (answer, personState) {
+	ok := answer{outcome: "ok"}
+	k := s.key(c.key)
+	switch c.method {
+	case "CreateUser":
+		if s.user != 0 {
+			return answer{outcome: "ErrIdentityTaken"}, s
+		}
+		s.user, s.disabled, ok.made = made, false, made
+		return ok, s
+	case "CreateKey", "User", "DisableUser", "EnableUser", "DeleteUser":
+		if c.user != s.user {
+			return answer{outcome: "ErrUserNotFound"}, s
+		}
+	case "Login":
+		switch {
+		case !k.alive:
+			return answer{outcome: "ErrInvalidToken"}, s
+		case k.disabled:
+			return answer{outcome: "ErrKeyDisabled"}, s
+		case s.disabled:
+			return answer{outcome: "ErrUserDisabled"}, s
+		}
+		ok.name = k.name
+		return ok, s
+	default:
+		if !k.alive {
+			return answer{outcome: "ErrKeyNotFound"}, s
+		}
+	}
+
+	switch c.method {
+	case "User":
+		ok.disabled = s.disabled
+		return ok, s
+	case "DisableUser", "EnableUser":
+		s.disabled = c.method == "DisableUser"
+		return ok, s
+	case "DeleteUser":
+		return ok, personState{keys: make([]keyState, len(s.keys))}
+	case "CreateKey":
+		if s.nameTaken(c.name) {
+			return answer{outcome: "ErrKeyNameTaken"}, s
+		}
+		ok.made = made
+		return ok, s.withKey(made, keyState{alive: true, name: c.name})
+	case "Key":
+		ok.name, ok.disabled = k.name, k.disabled
+		return ok, s
+	case "DisableKey", "EnableKey":
+		k.disabled = c.method == "DisableKey"
+		return ok, s.withKey(c.key, k)
+	case "DeleteKey":
+		return ok, s.withKey(c.key, keyState{})
+	case "RenameKey":
+		if k.name != c.name && s.nameTaken(c.name) {
+			return answer{outcome: "ErrKeyNameTaken"}, s
+		}
+		k.name = c.name
+		return ok, s.withKey(c.key, k)
+	}
+	panic("no rule for " + c.method)
+}
+
+var revocationModel = porcupine.Model{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		parts := make([][]porcupine.Operation, people)
+		for _, op := range history {
+			who := op.Input.(call).person
+			parts[who] = append(parts[who], op)
+		}
+		return parts
+	},
+	Init: func() any { return personState{} },
+	Step: func(state, input, output any) (bool, any) {
+		got := output.(answer)
+		if got.outcome == "canceled" || got.outcome == "ErrBusy" && input.(call).method == "Login" {
+			return true, state // whoever is told so has changed nothing
+		}
+		want, next := state.(personState).next(input.(call), got.made)
+		return got == want, next
+	},
+	Equal: func(a, b any) bool {
+		x, y := a.(personState), b.(personState)
+		return x.user == y.user && x.disabled == y.disabled && slices.Equal(x.keys, y.keys)
+	},
+	DescribeOperation: func(input, output any) string {
+		c, a := input.(call), output.(answer)
+		return fmt.Sprintf("%s(user %d, key %d, %q) → %+v", c.method, c.user, c.key, c.name, a)
+	},
+	DescribeState: func(state any) string {
+		s := state.(personState)
+		lines := []string{fmt.Sprintf("user %d, disabled: %t", s.user, s.disabled)}
+		for number, k := range s.keys {
+			if k.alive {
+				lines = append(lines, fmt.Sprintf("key %d %q, disabled: %t", number, k.name, k.disabled))
+			}
+		}
+		return strings.Join(lines, "; ")
+	},
+}
+
+// judge looks for an order that explains a history. Without one it writes porcupine's picture of the history into dir.
+func judge(t *testing.T, history []porcupine.Operation, dir string) (porcupine.CheckResult, string) {
+	t.Helper()
+	result, info := porcupine.CheckOperationsVerbose(revocationModel, history, 2*time.Minute)
+	if result == porcupine.Ok {
+		return result, ""
+	}
+	page, err := os.CreateTemp(dir, "latchkey-history-*.html")
+	must(t, err)
+	defer page.Close()
+	must(t, porcupine.Visualize(revocationModel, info, page))
+	return result, page.Name()
+}

@@ -1,0 +1,136 @@
+package torture_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// A process that writes without pause is killed, and what it leaves is compared with its journal: what was acknowledged
+// is there, what was under way is there or not, and nothing is there by half. The next process goes on in the same file.
+func TestWhatAKilledProcessHasAcknowledgedIsThereAndNothingIsThereByHalf(t *testing.T) {
+	seed := newSeed(t)
+	random := newRandom(seed, 0)
+	var path string
+	held := make([]*holdings, 4)
+	changes, under := 0, 0
+	for round := range amount(20, 1000) {
+		if round%50 == 0 { // a new file, before the tombstones take all the time
+			path = filepath.Join(t.TempDir(), "keys.db")
+			for i := range held {
+				held[i] = newHoldings()
+			}
+		}
+		entries := runAndKill(t, random, assignment{path, seed, round, held})
+		pending := make([]*holdings, len(held))
+		for _, e := range entries {
+			switch {
+			case e.Wrong != "":
+				t.Fatalf("round %d, writer %d: %s", round, e.Writer, e.Wrong)
+			case e.Done:
+				held[e.Writer], pending[e.Writer] = e.After, nil
+				changes++
+			default:
+				pending[e.Writer] = e.After
+				under++
+			}
+		}
+		s := openFile(t, path, &latchkey.Options{Cost: light})
+		for i := range held {
+			held[i] = settle(t, s, round, i, held[i], pending[i])
+		}
+		checkAndClose(t, s)
+		if t.Failed() {
+			t.Fatalf("round %d: the file is at fault", round)
+		}
+	}
+	t.Logf("%d changes were acknowledged, and %d were under way when their process was killed", changes, under-changes)
+}
+
+// settle finds out which of a writer's two states a store is in, and checks the writer's logins in it.
+func settle(t *testing.T, s *latchkey.Store, round, writer int, held, pending *holdings) *holdings {
+	t.Helper()
+	read, err := readHoldings(t.Context(), s, writerPrefix(writer))
+	must(t, err)
+	if !held.foundIn(read) {
+		if pending == nil || !pending.foundIn(read) {
+			t.Fatalf("round %d, writer %d: the store has\n%s\nacknowledged is\n%s\nand under way was\n%s", round, writer, read, held, pending)
+		}
+		held = pending
+	}
+	for _, wrong := range held.checkLogins(t.Context(), s) {
+		t.Errorf("round %d, writer %d: %s", round, writer, wrong)
+	}
+	return held
+}
+
+// runAndKill runs the writers, kills them at a random moment, and returns the journal up to then.
+func runAndKill(t *testing.T, random *rand.Rand, a assignment) []entry {
+	t.Helper()
+	input, err := json.Marshal(a)
+	must(t, err)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), programVariable+"=writers")
+	cmd.Stdin = bytes.NewReader(input)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	// A store that hangs would say nothing more.
+	watchdog := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	defer watchdog.Stop()
+
+	// One time in eight the moment is counted from the start, to meet the opening of the file; else from a line of the
+	// journal, to meet a change.
+	lines := bufio.NewReader(out)
+	var entries []entry
+	wait, after := time.Duration(random.IntN(2_000))*time.Microsecond, random.IntN(200)
+	if random.IntN(8) == 0 {
+		wait, after = time.Duration(random.IntN(20_000))*time.Microsecond, 0
+	}
+	for len(entries) < after {
+		entries = append(entries, readEntry(t, lines, &stderr)...)
+	}
+	<-time.After(wait)
+	if !watchdog.Stop() {
+		t.Errorf("round %d: the writers stood still for a minute", a.Round)
+	}
+	must(t, cmd.Process.Kill())
+	for {
+		more := readEntry(t, lines, nil)
+		if more == nil {
+			break
+		}
+		entries = append(entries, more...)
+	}
+	_ = cmd.Wait() // it was killed
+	return entries
+}
+
+// readEntry reads one line of a journal. At the end it returns none, or fails the test with what the process said if it
+// should not have ended. The last line may be cut short: that change was never begun, or never acknowledged.
+func readEntry(t *testing.T, lines *bufio.Reader, stderr *bytes.Buffer) []entry {
+	t.Helper()
+	line, err := lines.ReadBytes('\n')
+	if errors.Is(err, io.EOF) {
+		if stderr != nil {
+			t.Fatalf("the writers ended: %s", stderr)
+		}
+		return nil
+	}
+	must(t, err)
+	var e entry
+	must(t, json.Unmarshal(line, &e))
+	return []entry{e}
+}

@@ -1,0 +1,269 @@
+package torture_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// What a flood of cold keys may take: argon2's memory stays under its bound, whoever leaves costs nothing more, and
+// everybody's turn comes.
+
+const hashMemory = 64 << 20
+
+// coldCost takes the default memory. The short form makes one pass over it, for the same memory in a fifth of the time.
+func coldCost() latchkey.Cost {
+	cost := latchkey.DefaultCost
+	cost.Passes = amount(1, cost.Passes)
+	return cost
+}
+
+// smallCost takes next to no memory, but as long, so that as many goroutines wait at once.
+func smallCost() latchkey.Cost {
+	return latchkey.Cost{Memory: 64, Passes: amount[uint32](16, 64), Lanes: 1}
+}
+
+func TestAFloodOfColdKeysStaysWithinTheMemoryForHashing(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the peak of a process's memory is read from /proc")
+	}
+	if underRace {
+		t.Skip("the race detector takes memory of its own")
+	}
+	cold, small := newFlood(t, coldCost()), newFlood(t, smallCost())
+	for _, processors := range []int{2, 16} {
+		t.Run(fmt.Sprintf("processors=%d", processors), func(t *testing.T) {
+			baseline, got := small.run(t, processors), cold.run(t, processors)
+			t.Logf("HashPeak is %d KiB; resident are %d KiB at the most, and %d KiB with hashes that take no memory",
+				got.HashPeak>>10, got.Resident>>10, baseline.Resident>>10)
+			if got.Hashes != len(cold.Tokens) {
+				t.Errorf("%d hashes, want %d", got.Hashes, len(cold.Tokens))
+			}
+			if got.HashPeak > hashMemory {
+				t.Errorf("HashPeak is %d, want at most %d", got.HashPeak, hashMemory)
+			}
+			if used, bound := got.Resident-baseline.Resident, int64(hashMemory+hashMemory/10); used > bound {
+				t.Errorf("hashing took %d KiB at once, want at most %d", used>>10, bound>>10)
+			}
+		})
+	}
+}
+
+// coldFlood is what a process of its own is told on its standard input: to log in with all tokens at once.
+type coldFlood struct {
+	Path   string        `json:"path"`
+	Cost   latchkey.Cost `json:"cost"`
+	Tokens []string      `json:"tokens"`
+}
+
+// floodReport is what that process writes to its standard output.
+type floodReport struct {
+	Hashes   int   `json:"hashes"`
+	HashPeak int64 `json:"hash_peak"`
+	Resident int64 `json:"resident"` // bytes of the process at the worst moment
+}
+
+// newFlood makes 500 keys in a store that is closed again.
+func newFlood(t *testing.T, cost latchkey.Cost) coldFlood {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, &latchkey.Options{Cost: cost})
+	flood := coldFlood{path, cost, createServerKeys(t, s, 500)}
+	must(t, s.Close())
+	return flood
+}
+
+func (f coldFlood) run(t *testing.T, processors int) (report floodReport) {
+	t.Helper()
+	input, err := json.Marshal(f)
+	must(t, err)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), programVariable+"=cold flood", fmt.Sprint("GOMAXPROCS=", processors))
+	cmd.Stdin = bytes.NewReader(input)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	must(t, err)
+	must(t, json.Unmarshal(out, &report))
+	return report
+}
+
+func init() { programs["cold flood"] = logInWithAllAtOnce }
+
+func logInWithAllAtOnce() error {
+	var flood coldFlood
+	if err := json.NewDecoder(os.Stdin).Decode(&flood); err != nil {
+		return err
+	}
+	s, err := latchkey.Open(flood.Path, &latchkey.Options{Cost: flood.Cost, HashMemory: hashMemory})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	errs := make([]error, len(flood.Tokens))
+	var all sync.WaitGroup
+	for i, token := range flood.Tokens {
+		all.Go(func() { _, errs[i] = s.Login(context.Background(), token) })
+	}
+	all.Wait()
+	st, err := s.Stats(context.Background())
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return err
+	}
+	resident, err := residentPeak()
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(floodReport{int(st.Hashes), st.HashPeak, resident})
+}
+
+// residentPeak is the most memory that this process had so far, in bytes.
+func residentPeak() (int64, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	found := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status)
+	if found == nil {
+		return 0, errors.New("/proc/self/status does not tell the peak of memory")
+	}
+	kib, err := strconv.ParseInt(string(found[1]), 10, 64)
+	return kib << 10, err
+}
+
+func createServerKeys(t *testing.T, s *latchkey.Store, n int) (tokens []string) {
+	t.Helper()
+	var requests []latchkey.NewKeyFor
+	for range n {
+		requests = append(requests, latchkey.NewKeyFor{Owner: latchkey.Server, NewKey: latchkey.NewKey{Name: uuid.NewString()}})
+	}
+	_, tokens, err := s.CreateKeys(t.Context(), requests, nil)
+	must(t, err)
+	return tokens
+}
+
+func TestLoginsThatWaitForAHashLeaveAtOnceAndCostNoneWhenTheyAreCancelled(t *testing.T) {
+	// The first hash takes all the memory, so the others wait for it. It must last longer than they take to leave.
+	for passes := uint32(1); passes <= 64; passes *= 2 {
+		if cancelWhileHashing(t, passes) {
+			return
+		}
+	}
+	t.Error("every first hash ended too early")
+}
+
+// cancelWhileHashing cancels 500 logins while a hash of so many passes runs, or reports that the hash was over too soon.
+func cancelWhileHashing(t *testing.T, passes uint32) (inTime bool) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, &latchkey.Options{Cost: latchkey.Cost{Memory: hashMemory >> 10, Passes: passes, Lanes: 1}})
+	slow := createServerKeys(t, s, 1)[0]
+	must(t, s.Close())
+
+	s = openFile(t, path, &latchkey.Options{Cost: light, HashMemory: hashMemory})
+	tokens := createServerKeys(t, s, 501)
+	last, tokens := tokens[500], tokens[:500]
+	before := stats(t, s)
+	slowDone := make(chan error, 1)
+	go func() {
+		_, err := s.Login(context.Background(), slow)
+		slowDone <- err
+	}()
+	for stats(t, s).Hashes == before.Hashes {
+		runtime.Gosched()
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make([]error, len(tokens))
+	var all sync.WaitGroup
+	for i, token := range tokens {
+		all.Go(func() { _, errs[i] = s.Login(ctx, token) })
+	}
+	for stats(t, s).Misses < before.Misses+1+uint64(len(tokens)) {
+		runtime.Gosched()
+	}
+	cancel()
+	all.Wait()
+	after := stats(t, s)
+	select {
+	case err := <-slowDone:
+		must(t, err)
+		return false
+	default:
+	}
+	for _, err := range errs {
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("Login: %v, want context.Canceled", err)
+		}
+	}
+	if n := after.Hashes - before.Hashes; n != 1 {
+		t.Errorf("%d hashes ran, want the first alone", n)
+	}
+	must(t, <-slowDone)
+	// Who comes now would wait for whatever had stayed in the queue.
+	_, err := s.Login(t.Context(), last)
+	must(t, err)
+	if n := stats(t, s).Hashes - before.Hashes; n > 3 {
+		t.Errorf("%d hashes ran in the end, want the first, the same key at the store's cost, and the last", n)
+	}
+	return true
+}
+
+func TestATenantWhoPresentsColdKeysWithoutPauseDoesNotStarveAnother(t *testing.T) {
+	// Nothing is cached, so that all keys stay cold and the flood does not end by itself.
+	s := open(t, &latchkey.Options{Cost: latchkey.Cost{Memory: 1 << 10, Passes: 1, Lanes: 1}, CacheSize: -1})
+	const keys, callersOfKey, enough = 20, 10, 100_000
+	tokens := createServerKeys(t, s, keys+1)
+	before := stats(t, s).Hashes
+	var logins atomic.Int64
+	var all sync.WaitGroup
+	done := make(chan struct{})
+	for i := range keys * callersOfKey {
+		all.Go(func() {
+			for logins.Add(1) <= enough {
+				if _, err := s.Login(t.Context(), tokens[i%keys]); err != nil {
+					t.Error(err)
+				}
+				select {
+				case <-done:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for stats(t, s).Hashes < before+keys {
+		runtime.Gosched()
+	}
+	began := stats(t, s).Hashes
+	_, err := s.Login(t.Context(), tokens[keys])
+	ended := stats(t, s).Hashes
+	close(done)
+	all.Wait()
+	must(t, err)
+	// One hash of each of the tenant's keys can come before, and some more while this goroutine is not scheduled.
+	if n := ended - began; n > 4*keys {
+		t.Errorf("the other tenant's login took as long as %d hashes, want at most %d", n, 4*keys)
+	}
+}
+
+func stats(t *testing.T, s *latchkey.Store) latchkey.Stats {
+	t.Helper()
+	st, err := s.Stats(t.Context())
+	must(t, err)
+	return st
+}

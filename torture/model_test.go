@@ -1,0 +1,363 @@
+package torture_test
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// A program is a list of steps: calls of the public API, and what happens around them. It is drawn at random and played
+// by the rules (rules_test.go), which say what each call may answer, and by stores (player_test.go) that are configured
+// in ways that must not matter. All answer by the rules, and all alike.
+
+func TestProgramsGetTheAnswersOfTheRulesHoweverTheStoreIsConfigured(t *testing.T) {
+	foreign := newForeigner(t)
+	dir := t.TempDir()
+	runs := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		steps := rapid.Custom(drawProgram).Draw(rt, "program")
+		want := newRules().playAll(steps)
+		var first history
+		for _, c := range configurations {
+			runs++
+			p := newPlayer(rt, c, filepath.Join(dir, fmt.Sprint(runs)), foreign)
+			got := p.playAll(steps)
+			p.end()
+			if at, ok := got.allowedBy(want); !ok {
+				rt.Fatalf("with %s, step by step:\n%s\nThe last should be one of %q.", c.name, got[:at+1], want[at].allowed)
+			}
+			if first == nil {
+				first = got
+			}
+			if !slices.Equal(got, first) {
+				rt.Fatalf("with %s:\n%s\nwith %s:\n%s", configurations[0].name, first, c.name, got)
+			}
+		}
+	})
+}
+
+// A configuration is one of the ways to run a store that must not change any answer.
+type configuration struct {
+	name      string
+	cacheSize int
+	everyStep bool            // reopen after each step
+	asDrawn   bool            // reopen where the program says so
+	costs     []latchkey.Cost // taken in turn each time that the store is opened
+}
+
+var (
+	light  = latchkey.LightCost
+	dearer = latchkey.Cost{Memory: 2 * latchkey.LightCost.Memory, Passes: 1, Lanes: 1}
+
+	configurations = []configuration{
+		{name: "a cache", costs: []latchkey.Cost{light}},
+		{name: "no cache", cacheSize: -1, costs: []latchkey.Cost{light}},
+		{name: "a cache of two keys", cacheSize: 2, asDrawn: true, costs: []latchkey.Cost{light}},
+		{name: "reopening after each step", everyStep: true, costs: []latchkey.Cost{light}},
+		{name: "another cost after each reopening", asDrawn: true, costs: []latchkey.Cost{light, dearer}},
+	}
+)
+
+// maxKeys is low, so that programs run into it.
+const maxKeys = 3
+
+// A step is one call, or something that happens between calls. Users, keys and tokens are meant by a [ref].
+type step struct {
+	do       string
+	user     ref
+	key      ref
+	byOwner  bool // the call on key is made for its owner, and not for user
+	token    ref
+	spoil    string // what was done to the token
+	at       int    // to which of its characters
+	mint     ref
+	identity latchkey.Identity
+	name     string
+	expires  time.Duration // from now; 0 for never
+	requests []step        // of CreateKeys: user, name, expires
+	inside   []step        // of Update and View
+	ending   string        // of Update
+	clock    time.Duration
+}
+
+// A ref means one of the users, keys, tokens or minted keys that the program has met so far: 0 the newest, 1 the one
+// before it, and around again; or, from refServer on, somebody who is none of them.
+type ref int
+
+const (
+	refServer ref = 17 + iota
+	refNil
+	refStranger
+)
+
+// index returns which of n things a ref means, or -1.
+func (r ref) index(n int) int {
+	if n == 0 || r >= refServer {
+		return -1
+	}
+	return n - 1 - int(r)%n
+}
+
+// counts are how many of each there are for a ref to mean.
+type counts struct{ users, keys, tokens, mints int }
+
+// text tells what a step does, with what it means then.
+func (s step) text(n counts) string {
+	user := userName(ownNobody)
+	if i := s.user.index(n.users); i >= 0 {
+		user = userName(i)
+	} else if s.user == refServer {
+		user = userName(ownServer)
+	}
+	key := keyName(s.key.index(n.keys))
+	if s.byOwner {
+		key += " for its owner"
+	} else {
+		key += " for " + user
+	}
+	made := fmt.Sprintf("for %s, named %s, expiring in %s", user, quoted(s.name), s.expires)
+	text := s.do
+	switch s.do {
+	case "CreateUser", "UserByIdentity":
+		text += " " + identityText(s.identity)
+	case "LinkIdentity":
+		text += " " + identityText(s.identity) + " to " + user
+	case "User", "Keys", "DisableUser", "EnableUser", "DeleteUser":
+		text += " " + user
+	case "Users":
+		text += " after " + user
+	case "Key", "DisableKey", "EnableKey", "DeleteKey":
+		text += " " + key
+	case "RenameKey":
+		text += fmt.Sprintf(" %s, to %s", key, quoted(s.name))
+	case "CreateKey":
+		text += " " + made
+	case "InsertKey":
+		text += fmt.Sprintf(" of mint %d %s", s.mint.index(n.mints), made)
+	case "CreateKeys":
+		for _, r := range s.requests {
+			text += ", " + r.text(n)
+		}
+	case "Login":
+		text += fmt.Sprintf(" with token %d", s.token.index(n.tokens))
+		if s.spoil != "" {
+			text += ", " + s.spoil
+		}
+	case "Update":
+		text += ", which returns " + s.ending
+	case "move the clock":
+		text += fmt.Sprint(" by ", s.clock)
+	}
+	return text
+}
+
+// The ways in which the function of an Update ends.
+const (
+	endWell         = "nil"
+	endBadly        = "an error of its own"
+	endAtFirstError = "the first error, at once"
+)
+
+var errEndBadly = errors.New("the function gives up")
+
+// words repeats each word as often as it is to be drawn among the others.
+func words(weights ...any) (list []string) {
+	for i := 0; i < len(weights); i += 2 {
+		list = append(list, slices.Repeat([]string{weights[i].(string)}, weights[i+1].(int))...)
+	}
+	return list
+}
+
+var (
+	changes = words("CreateUser", 5, "LinkIdentity", 3, "DisableUser", 2, "EnableUser", 2, "DeleteUser", 1,
+		"RenameKey", 3, "DisableKey", 3, "EnableKey", 3, "DeleteKey", 1)
+	readings = words("User", 1, "UserByIdentity", 1, "Users", 1, "Key", 1, "Keys", 2)
+
+	insideSteps = slices.Concat(changes, readings, words("InsertKey", 6))
+	topSteps    = slices.Concat(changes, readings, words("CreateKey", 12, "CreateKeys", 3, "MintKey", 2, "InsertKey", 2,
+		"Login", 20, "Update", 8, "View", 2, "Stats", 1, "move the clock", 3, "reopen", 2))
+
+	spoils = words("", 30, "another character", 3, "cut short", 1, "one more character", 1, "upper case", 1,
+		"another prefix", 1, "nothing left", 1)
+
+	longest = strings.Repeat("n", 256)
+
+	names = slices.Concat(words("laptop", 4, "phone", 4, "watch", 4, "tablet", 4, "Ada’s car", 4, longest, 2),
+		[]string{"", "two\nlines", "next\u0085line", "\xff", longest + "n"})
+
+	identities = slices.Concat(slices.Repeat([]latchkey.Identity{
+		email("ada"), email("grace"), email("edsger"),
+		{Provider: latchkey.OAuth2Google, Subject: "ada"}, {Provider: latchkey.CustomToken, Subject: longest},
+	}, 4), []latchkey.Identity{
+		{Provider: latchkey.AnonUser}, {Provider: latchkey.AnonUser}, {Provider: latchkey.AnonUser, Subject: "guest"},
+		{Provider: "carrier-pigeon", Subject: "ada"}, email(""), email("a\x00b"), email("\xff"), email(longest + "s"),
+	})
+
+	// refs are mostly to something new, and seldom to what is not there.
+	refs = []ref{0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, refServer, refServer, refNil, refStranger}
+
+	durations = []time.Duration{0, 0, 0, 0, 0, time.Hour, time.Hour, 1500 * time.Millisecond, 600 * time.Millisecond, -time.Second}
+	shifts    = []time.Duration{time.Millisecond, 700 * time.Millisecond, 2 * time.Second, time.Hour, -time.Hour}
+)
+
+// program is drawn as one value, which rapid prints when a program fails and shrinks to a short one.
+type program []step
+
+// GoString keeps rapid from printing every field of every step; the history tells more.
+func (p program) GoString() string { return fmt.Sprintf("%d steps", len(p)) }
+
+func drawProgram(t *rapid.T) (p program) {
+	t.Repeat(map[string]func(*rapid.T){"step": func(t *rapid.T) { p = append(p, drawStep(t, topSteps)) }})
+	return p
+}
+
+// drawStep draws one step of one of the kinds, and just what that kind needs.
+func drawStep(t *rapid.T, kinds []string) step {
+	s := step{do: evenly(t, kinds)}
+	switch s.do {
+	case "CreateUser", "UserByIdentity":
+		s.identity = evenly(t, identities)
+	case "LinkIdentity":
+		s.user, s.identity = evenly(t, refs), evenly(t, identities)
+	case "User", "Users", "DisableUser", "EnableUser", "DeleteUser", "Keys":
+		s.user = evenly(t, refs)
+	case "CreateKey", "InsertKey":
+		s.user, s.name, s.expires = evenly(t, refs), evenly(t, names), evenly(t, durations)
+		if s.do == "InsertKey" {
+			s.mint = evenly(t, refs)
+		}
+	case "CreateKeys":
+		for range evenly(t, []int{2, 1, 3, 0}) {
+			s.requests = append(s.requests, drawStep(t, []string{"CreateKey"}))
+		}
+	case "Key", "RenameKey", "DisableKey", "EnableKey", "DeleteKey":
+		s.key = evenly(t, refs)
+		if s.byOwner = evenly(t, []bool{true, true, true, true, true, false}); !s.byOwner {
+			s.user = evenly(t, refs)
+		}
+		if s.do == "RenameKey" {
+			s.name = evenly(t, names)
+		}
+	case "Login":
+		s.token, s.spoil = evenly(t, refs), evenly(t, spoils)
+		if s.spoil == "another character" {
+			s.at = rapid.IntRange(0, 200).Draw(t, "at")
+		}
+	case "Update", "View":
+		for range evenly(t, []int{1, 2, 3, 4, 5, 6, 0}) {
+			s.inside = append(s.inside, drawStep(t, insideSteps))
+		}
+		if s.do == "Update" {
+			s.ending = evenly(t, []string{endWell, endWell, endWell, endBadly, endAtFirstError})
+		}
+	case "move the clock":
+		s.clock = evenly(t, shifts)
+	}
+	return s
+}
+
+// evenly draws one of a list, each as likely as the others; rapid's own generators prefer what comes first.
+func evenly[T any](t *rapid.T, list []T) T {
+	n := bits.Len(uint(len(list))) + 1
+	i := 0
+	for range n {
+		i <<= 1
+		if rapid.Bool().Draw(t, "bit") {
+			i++
+		}
+	}
+	return list[i*len(list)>>n]
+}
+
+// A history is what a program was answered.
+type history []string
+
+func (h history) String() string { return strings.Join(h, "\n") }
+
+// expectation is what the rules allow as one line of a history.
+type expectation struct {
+	what    string
+	allowed []string
+}
+
+// allowedBy reports whether a history is as the rules want it, or else where it first is not.
+func (h history) allowedBy(want []expectation) (at int, ok bool) {
+	for i, w := range want {
+		if i >= len(h) {
+			return len(h) - 1, false
+		}
+		if !slices.ContainsFunc(w.allowed, func(a string) bool { return line(w.what, a) == h[i] }) {
+			return i, false
+		}
+	}
+	return len(want) - 1, len(h) == len(want)
+}
+
+func line(what, answer string) string { return what + " → " + answer }
+
+// What users and keys look like in a history.
+
+func userText(name string, identities []latchkey.Identity, created time.Time, disabled bool) string {
+	text := name
+	for _, i := range identities {
+		text += " " + identityText(i)
+	}
+	return text + " made " + created.Format(time.RFC3339Nano) + disabledText(disabled)
+}
+
+func keyText(name, owner, keyName string, created, expires time.Time, disabled bool) string {
+	text := fmt.Sprintf("%s of %s %s made %s", name, owner, quoted(keyName), created.Format(time.RFC3339Nano))
+	if !expires.IsZero() {
+		text += " until " + expires.Format(time.RFC3339Nano)
+	}
+	return text + disabledText(disabled)
+}
+
+func identityText(i latchkey.Identity) string { return string(i.Provider) + ":" + quoted(i.Subject) }
+
+// quoted keeps long names from filling the screen.
+func quoted(s string) string {
+	if len(s) > 20 {
+		return fmt.Sprintf("%q and so on, %d bytes", s[:3], len(s))
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+func principalText(key, keyName, user string, server bool) string {
+	return fmt.Sprintf("%s %s of %s, server %t", key, quoted(keyName), user, server)
+}
+
+func disabledText(disabled bool) string {
+	if disabled {
+		return " disabled"
+	}
+	return ""
+}
+
+func userName(user int) string {
+	switch {
+	case user >= 0:
+		return fmt.Sprint("user ", user)
+	case user == ownServer:
+		return "the server"
+	case user == ownNobody:
+		return "nobody"
+	}
+	return "an unknown user"
+}
+
+func keyName(key int) string {
+	if key < 0 {
+		return "an unknown key"
+	}
+	return fmt.Sprint("key ", key)
+}

@@ -1,0 +1,500 @@
+package torture_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// player plays a program on a store.
+type player struct {
+	t       *rapid.T
+	config  configuration
+	path    string
+	foreign *foreigner
+	store   *latchkey.Store
+	opened  int
+	now     time.Time
+
+	users  []uuid.UUID // in the order in which they were made, as in rules
+	keys   []issuedKey
+	mints  []latchkey.MintedKey
+	tokens []string
+	lines  history
+}
+
+func newPlayer(t *rapid.T, c configuration, path string, foreign *foreigner) *player {
+	p := &player{t: t, config: c, path: path, foreign: foreign, now: programStart}
+	p.open()
+	return p
+}
+
+func (p *player) open() {
+	s, err := latchkey.Open(p.path, &latchkey.Options{
+		Cost:           p.config.costs[p.opened%len(p.config.costs)],
+		CacheSize:      p.config.cacheSize,
+		MaxKeysPerUser: maxKeys,
+		Now:            func() time.Time { return p.now },
+	})
+	if err != nil {
+		p.t.Fatalf("Open: %v", err)
+	}
+	p.store = s
+	p.opened++
+}
+
+func (p *player) reopen() {
+	if err := p.store.Close(); err != nil {
+		p.t.Fatalf("Close: %v", err)
+	}
+	p.open()
+}
+
+// end checks the store and removes it.
+func (p *player) end() {
+	for finding := range p.store.Check(context.Background()) {
+		p.t.Errorf("Check after the program: %v", finding)
+	}
+	if err := errors.Join(p.store.Close(), os.Remove(p.path)); err != nil {
+		p.t.Errorf("Close: %v", err)
+	}
+}
+
+func (p *player) playAll(program []step) history {
+	for _, s := range program {
+		before := p.sequence()
+		switch s.do {
+		case "Update":
+			p.update(s)
+		case "View":
+			err := p.store.View(context.Background(), func(tx *latchkey.Tx) error {
+				for _, in := range s.inside {
+					p.note("  "+in.text(p.counts()), p.call(tx, in))
+				}
+				return nil
+			})
+			p.note(s.text(p.counts()), outcome(err))
+		default:
+			what := s.text(p.counts())
+			p.note(what, p.topCall(s))
+		}
+		answer := "stays"
+		if p.sequence() > before {
+			answer = "moves"
+		}
+		p.note("sequence", answer)
+		if p.config.everyStep || s.do == "reopen" && p.config.asDrawn {
+			p.reopen()
+		}
+	}
+	return p.lines
+}
+
+func (p *player) note(what, answer string) { p.lines = append(p.lines, line(what, answer)) }
+
+func (p *player) counts() counts {
+	return counts{len(p.users), len(p.keys), len(p.tokens), len(p.mints)}
+}
+
+func (p *player) sequence() uint64 {
+	st, err := p.store.Stats(context.Background())
+	if err != nil {
+		p.t.Fatalf("Stats: %v", err)
+	}
+	return st.Sequence
+}
+
+func (p *player) update(s step) {
+	users, keys := len(p.users), len(p.keys)
+	err := p.store.Update(context.Background(), func(tx *latchkey.Tx) error {
+		for _, in := range s.inside {
+			what := in.text(p.counts())
+			answer := p.call(tx, in)
+			p.note("  "+what, answer)
+			if s.ending == endAtFirstError && isError(answer) {
+				return errorNamed(answer)
+			}
+		}
+		if s.ending == endBadly {
+			return errEndBadly
+		}
+		return nil
+	})
+	if err != nil {
+		p.users, p.keys = p.users[:users], p.keys[:keys]
+	}
+	p.note(s.text(p.counts()), outcome(err))
+}
+
+// topCall makes the calls that only a store has, or else one that a transaction has too.
+func (p *player) topCall(s step) string {
+	ctx := context.Background()
+	switch s.do {
+	case "CreateKey":
+		key, token, err := p.store.CreateKey(ctx, p.userID(s.user), latchkey.NewKey{Name: s.name, Expires: p.expiry(s)})
+		return p.created([]latchkey.Key{key}, []string{token}, err)
+	case "CreateKeys":
+		var requests []latchkey.NewKeyFor
+		for _, r := range s.requests {
+			n := latchkey.NewKey{Name: r.name, Expires: p.expiry(r)}
+			requests = append(requests, latchkey.NewKeyFor{Owner: p.userID(r.user), NewKey: n})
+		}
+		keys, tokens, err := p.store.CreateKeys(ctx, requests, nil)
+		return p.created(keys, tokens, err)
+	case "MintKey":
+		m, token, err := p.store.MintKey(ctx)
+		p.mints, p.tokens = append(p.mints, m), append(p.tokens, token)
+		return outcome(err)
+	case "Login":
+		return p.login(s)
+	case "Stats":
+		st, err := p.store.Stats(ctx)
+		return orError(fmt.Sprintf("%d users, %d keys", st.Users, st.Keys), err)
+	case "move the clock":
+		p.now = p.now.Add(s.clock)
+		return "ok"
+	case "reopen":
+		return "ok"
+	}
+	return p.call(alone{p.store}, s)
+}
+
+// created notes new keys and their tokens.
+func (p *player) created(keys []latchkey.Key, tokens []string, err error) string {
+	if err != nil {
+		if strings.Join(tokens, "") != "" {
+			return "a token beside the error " + err.Error()
+		}
+		return outcome(err)
+	}
+	var texts []string
+	for i, k := range keys {
+		p.keys = append(p.keys, issuedKey{k.Owner, k.ID, tokens[i]})
+		p.tokens = append(p.tokens, tokens[i])
+		texts = append(texts, p.keyText(k))
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (p *player) login(s step) string {
+	token := p.foreign.token
+	if i := s.token.index(len(p.tokens)); i >= 0 {
+		token = p.tokens[i]
+	}
+	token = spoiled(token, s.spoil, s.at)
+	who, err := p.store.Login(context.Background(), token)
+	switch {
+	case err == nil:
+		return principalText(p.keyName(who.KeyID), who.KeyName, p.ownerName(who.UserID), who.Server)
+	case who != latchkey.Principal{}:
+		return "a principal beside the error " + err.Error()
+	case token != "" && strings.Contains(err.Error(), token):
+		return "the token in an error"
+	}
+	return outcome(err)
+}
+
+// spoiled returns another token in the place of a good one.
+func spoiled(token, how string, at int) string {
+	switch how {
+	case "another character":
+		at %= len(token)
+		other := byte('0')
+		if token[at] == other {
+			other = '1'
+		}
+		return token[:at] + string(other) + token[at+1:]
+	case "cut short":
+		return token[:len(token)-1]
+	case "one more character":
+		return token + "0"
+	case "upper case":
+		return strings.ToUpper(token)
+	case "another prefix":
+		return "x" + token[1:]
+	case "nothing left":
+		return ""
+	}
+	return token
+}
+
+// calls are what a store and a transaction have in common.
+type calls interface {
+	CreateUser(n latchkey.NewUser) (latchkey.User, error)
+	LinkIdentity(user uuid.UUID, i latchkey.Identity) (latchkey.User, error)
+	User(id uuid.UUID) (latchkey.User, error)
+	UserByIdentity(i latchkey.Identity) (latchkey.User, error)
+	Users(after uuid.UUID) iter.Seq2[latchkey.User, error]
+	DisableUser(id uuid.UUID) error
+	EnableUser(id uuid.UUID) error
+	DeleteUser(id uuid.UUID) error
+	InsertKey(owner uuid.UUID, n latchkey.NewKey, m latchkey.MintedKey) (latchkey.Key, error)
+	Key(owner, id uuid.UUID) (latchkey.Key, error)
+	Keys(owner uuid.UUID) ([]latchkey.Key, error)
+	RenameKey(owner, id uuid.UUID, name string) error
+	DisableKey(owner, id uuid.UUID) error
+	EnableKey(owner, id uuid.UUID) error
+	DeleteKey(owner, id uuid.UUID) error
+}
+
+// call makes one of the calls that a store and a transaction have in common.
+func (p *player) call(c calls, s step) string {
+	user, owner, key := p.userID(s.user), p.owner(s), p.keyID(s.key)
+	switch s.do {
+	case "CreateUser":
+		u, err := c.CreateUser(latchkey.NewUser{Identity: s.identity})
+		if err == nil {
+			p.users = append(p.users, u.ID)
+		}
+		return orError(p.userText(u), err)
+	case "LinkIdentity":
+		u, err := c.LinkIdentity(user, s.identity)
+		return orError(p.userText(u), err)
+	case "User":
+		u, err := c.User(user)
+		return orError(p.userText(u), err)
+	case "UserByIdentity":
+		u, err := c.UserByIdentity(s.identity)
+		return orError(p.userText(u), err)
+	case "Users":
+		return p.listUsers(c, user)
+	case "DisableUser":
+		return outcome(c.DisableUser(user))
+	case "EnableUser":
+		return outcome(c.EnableUser(user))
+	case "DeleteUser":
+		return outcome(c.DeleteUser(user))
+	case "InsertKey":
+		k, err := c.InsertKey(user, latchkey.NewKey{Name: s.name, Expires: p.expiry(s)}, p.minted(s.mint))
+		if err == nil {
+			p.keys = append(p.keys, issuedKey{owner: k.Owner, id: k.ID})
+		}
+		return orError(p.keyText(k), err)
+	case "Key":
+		k, err := c.Key(owner, key)
+		return orError(p.keyText(k), err)
+	case "Keys":
+		return p.listKeys(c, user)
+	case "RenameKey":
+		return outcome(c.RenameKey(owner, key, s.name))
+	case "DisableKey":
+		return outcome(c.DisableKey(owner, key))
+	case "EnableKey":
+		return outcome(c.EnableKey(owner, key))
+	case "DeleteKey":
+		return outcome(c.DeleteKey(owner, key))
+	}
+	panic("no call for " + s.do)
+}
+
+// listUsers lists all users, in the order in which they were made, if going on from a cursor agrees with it.
+func (p *player) listUsers(c calls, after uuid.UUID) string {
+	list := func(after uuid.UUID) (users []latchkey.User, err error) {
+		for u, err := range c.Users(after) {
+			if err != nil {
+				return nil, err
+			}
+			users = append(users, u)
+		}
+		return users, nil
+	}
+	byID := func(a, b latchkey.User) int { return cmp.Compare(string(a.ID[:]), string(b.ID[:])) }
+	all, err := list(uuid.Nil)
+	rest, err2 := list(after)
+	if err := errors.Join(err, err2); err != nil {
+		return outcome(err)
+	}
+	if !slices.IsSortedFunc(all, byID) {
+		return "users out of order"
+	}
+	want := slices.DeleteFunc(slices.Clone(all), func(u latchkey.User) bool { return string(u.ID[:]) <= string(after[:]) })
+	if !slices.EqualFunc(rest, want, func(a, b latchkey.User) bool { return a.ID == b.ID }) {
+		return "other users after a cursor"
+	}
+	slices.SortFunc(all, func(a, b latchkey.User) int {
+		return cmp.Compare(slices.Index(p.users, a.ID), slices.Index(p.users, b.ID))
+	})
+	var texts []string
+	for _, u := range all {
+		texts = append(texts, p.userText(u))
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (p *player) listKeys(c calls, owner uuid.UUID) string {
+	keys, err := c.Keys(owner)
+	var texts []string
+	for _, k := range keys {
+		texts = append(texts, p.keyText(k))
+	}
+	return orError(strings.Join(texts, "; "), err)
+}
+
+// userID returns the ID that a ref to a user means.
+func (p *player) userID(r ref) uuid.UUID {
+	switch i := r.index(len(p.users)); {
+	case i >= 0:
+		return p.users[i]
+	case r == refServer:
+		return latchkey.Server
+	case r == refNil:
+		return uuid.Nil
+	}
+	return p.foreign.user
+}
+
+func (p *player) keyID(r ref) uuid.UUID {
+	if i := r.index(len(p.keys)); i >= 0 {
+		return p.keys[i].id
+	}
+	return p.foreign.key
+}
+
+// owner returns for whom a call on a key is made.
+func (p *player) owner(s step) uuid.UUID {
+	if i := s.key.index(len(p.keys)); i >= 0 && s.byOwner {
+		return p.keys[i].owner
+	}
+	return p.userID(s.user)
+}
+
+func (p *player) minted(r ref) latchkey.MintedKey {
+	switch i := r.index(len(p.mints)); {
+	case i >= 0:
+		return p.mints[i]
+	case r == refNil:
+		return latchkey.MintedKey{}
+	}
+	return p.foreign.mint
+}
+
+func (p *player) expiry(s step) time.Time {
+	if s.expires == 0 {
+		return time.Time{}
+	}
+	return p.now.Add(s.expires)
+}
+
+func (p *player) ownerName(id uuid.UUID) string {
+	switch id {
+	case latchkey.Server:
+		return userName(ownServer)
+	case uuid.Nil:
+		return userName(ownNobody)
+	}
+	return userName(slices.Index(p.users, id))
+}
+
+func (p *player) keyName(id uuid.UUID) string {
+	return keyName(slices.IndexFunc(p.keys, func(k issuedKey) bool { return k.id == id }))
+}
+
+func (p *player) userText(u latchkey.User) string {
+	identities := slices.Clone(u.Identities)
+	for i := range identities {
+		if identities[i] == (latchkey.Identity{Provider: latchkey.AnonUser, Subject: u.ID.String()}) {
+			identities[i].Subject = self
+		}
+	}
+	return userText(p.ownerName(u.ID), identities, u.Created, u.Disabled)
+}
+
+func (p *player) keyText(k latchkey.Key) string {
+	return keyText(p.keyName(k.ID), p.ownerName(k.Owner), k.Name, k.Created, k.Expires, k.Disabled)
+}
+
+func orError(text string, err error) string {
+	if err != nil {
+		return outcome(err)
+	}
+	return text
+}
+
+// alone makes each call in a transaction of its own, by the store's methods.
+type alone struct{ s *latchkey.Store }
+
+func (a alone) CreateUser(n latchkey.NewUser) (latchkey.User, error) {
+	return a.s.CreateUser(context.Background(), n)
+}
+
+func (a alone) LinkIdentity(user uuid.UUID, i latchkey.Identity) (latchkey.User, error) {
+	return a.s.LinkIdentity(context.Background(), user, i)
+}
+
+func (a alone) User(id uuid.UUID) (latchkey.User, error) {
+	return a.s.User(context.Background(), id)
+}
+
+func (a alone) UserByIdentity(i latchkey.Identity) (latchkey.User, error) {
+	return a.s.UserByIdentity(context.Background(), i)
+}
+
+func (a alone) Users(after uuid.UUID) iter.Seq2[latchkey.User, error] {
+	return a.s.Users(context.Background(), after)
+}
+
+func (a alone) DisableUser(id uuid.UUID) error { return a.s.DisableUser(context.Background(), id) }
+func (a alone) EnableUser(id uuid.UUID) error  { return a.s.EnableUser(context.Background(), id) }
+func (a alone) DeleteUser(id uuid.UUID) error  { return a.s.DeleteUser(context.Background(), id) }
+
+func (a alone) InsertKey(owner uuid.UUID, n latchkey.NewKey, m latchkey.MintedKey) (key latchkey.Key, err error) {
+	err = a.s.Update(context.Background(), func(tx *latchkey.Tx) (err error) {
+		key, err = tx.InsertKey(owner, n, m)
+		return err
+	})
+	return key, err
+}
+
+func (a alone) Key(owner, id uuid.UUID) (latchkey.Key, error) {
+	return a.s.Key(context.Background(), owner, id)
+}
+
+func (a alone) Keys(owner uuid.UUID) ([]latchkey.Key, error) {
+	return a.s.Keys(context.Background(), owner)
+}
+
+func (a alone) RenameKey(owner, id uuid.UUID, name string) error {
+	return a.s.RenameKey(context.Background(), owner, id, name)
+}
+
+func (a alone) DisableKey(owner, id uuid.UUID) error {
+	return a.s.DisableKey(context.Background(), owner, id)
+}
+
+func (a alone) EnableKey(owner, id uuid.UUID) error {
+	return a.s.EnableKey(context.Background(), owner, id)
+}
+
+func (a alone) DeleteKey(owner, id uuid.UUID) error {
+	return a.s.DeleteKey(context.Background(), owner, id)
+}
+
+// foreigner has what another domain's store has made.
+type foreigner struct {
+	user, key uuid.UUID
+	token     string
+	mint      latchkey.MintedKey
+}
+
+func newForeigner(t *testing.T) *foreigner {
+	s := open(t, &latchkey.Options{Cost: light})
+	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email("ada")})
+	must(t, err)
+	key, token, err := s.CreateKey(t.Context(), user.ID, latchkey.NewKey{Name: "laptop"})
+	must(t, err)
+	mint, _, err := s.MintKey(t.Context())
+	must(t, err)
+	return &foreigner{user.ID, key.ID, token, mint}
+}

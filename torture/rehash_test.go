@@ -1,0 +1,79 @@
+package torture_test
+
+import (
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// A verifier of another cost is replaced with one of the writes after a login, on every machine and by whoever writes.
+
+func TestAKeyIsHashedAnewAtTheStoresCost(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		processors int
+		memory     int64
+	}{
+		{"on one processor", 1, hashMemory},
+		{"on two processors", 2, hashMemory},
+		{"with memory for one hash", 2, int64(dearer.Memory) << 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(tt.processors))
+			s, tokens := openWithOldKeys(t, 1, latchkey.Options{HashMemory: tt.memory, CacheSize: -1})
+			for range 200 {
+				_, err := s.Login(t.Context(), tokens[0])
+				must(t, err)
+				writeSomething(t, s)
+				if stats(t, s).Rehashed > 0 {
+					return
+				}
+			}
+			t.Error("200 logins and as many writes did not replace the verifier")
+		})
+	}
+}
+
+func TestAVerifierIsReplacedOnceWhoeverWrites(t *testing.T) {
+	const keys = 20
+	s, tokens := openWithOldKeys(t, keys, latchkey.Options{})
+	var all sync.WaitGroup
+	for _, token := range tokens {
+		for range 4 {
+			all.Go(func() {
+				if _, err := s.Login(t.Context(), token); err != nil {
+					t.Error(err)
+				}
+				writeSomething(t, s)
+			})
+		}
+	}
+	all.Wait()
+	writeSomething(t, s)
+	if n := stats(t, s).Rehashed; n > keys {
+		t.Errorf("%d verifiers were replaced, and there are %d keys", n, keys)
+	}
+}
+
+// openWithOldKeys opens a store at a cost that none of its keys has.
+func openWithOldKeys(t *testing.T, keys int, opts latchkey.Options) (s *latchkey.Store, tokens []string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s = openFile(t, path, &latchkey.Options{Cost: light})
+	tokens = createServerKeys(t, s, keys)
+	must(t, s.Close())
+	opts.Cost = dearer
+	return openFile(t, path, &opts), tokens
+}
+
+func writeSomething(t *testing.T, s *latchkey.Store) {
+	_, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email(uuid.NewString())})
+	if err != nil {
+		t.Error(err)
+	}
+}

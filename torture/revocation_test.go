@@ -1,0 +1,215 @@
+package torture_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// Revocation is immediate: in histories of many goroutines (history_test.go), and in the gap between a commit and the
+// return of the call that made it.
+
+func TestEveryHistoryOfLoginsAndRevocationsIsLinearizable(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		opts     latchkey.Options
+		restless bool
+	}{
+		{"all keys cached", latchkey.Options{}, false},
+		{"all keys cached, and slow between steps", latchkey.Options{}, true},
+		{"few keys cached, and slow between steps", latchkey.Options{CacheSize: 3}, true},
+		{"no key cached, and few can wait", latchkey.Options{CacheSize: -1, HashQueue: 3}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			seed := newSeed(t)
+			for round := range amount(12, 400) {
+				s, path := openForHistory(t, tt.opts, tt.restless)
+				history := recordHistory(t, s, s.Login, seed, round)
+				must(t, s.Close())
+				checkAndClose(t, openFile(t, path, nil))
+				if result, path := judge(t, history, os.TempDir()); result != porcupine.Ok {
+					t.Fatalf("round %d: the history of %d calls is %s; open %s in a browser", round, len(history), result, path)
+				}
+			}
+		})
+	}
+}
+
+// The checker must be able to fail: a cache that goes on believing what it has seen is found.
+func TestALoginThatIsRememberedForTooLongIsNotLinearizable(t *testing.T) {
+	seed := newSeed(t)
+	dir := t.TempDir()
+	for round := range 50 {
+		s, _ := openForHistory(t, latchkey.Options{}, false)
+		stale := &staleLogins{store: s, left: make(map[string]int)}
+		history := recordHistory(t, s, stale.login, seed, round)
+		must(t, s.Close())
+		result, path := judge(t, history, dir)
+		if result == porcupine.Ok {
+			continue // nobody was revoked while remembered
+		}
+		if info, err := os.Stat(path); result != porcupine.Illegal || err != nil || info.Size() == 0 {
+			t.Errorf("the history is %s and shown in %s (%v), want Illegal and a page", result, path, err)
+		}
+		return
+	}
+	t.Error("50 histories of a stale cache were all found linearizable")
+}
+
+// staleLogins answers the next few logins after a success without asking the store.
+type staleLogins struct {
+	store *latchkey.Store
+	mu    sync.Mutex
+	left  map[string]int
+	last  map[string]latchkey.Principal
+}
+
+func (l *staleLogins) login(ctx context.Context, token string) (latchkey.Principal, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.left[token] > 0 {
+		l.left[token]--
+		return l.last[token], nil
+	}
+	who, err := l.store.Login(ctx, token)
+	if err == nil {
+		if l.last == nil {
+			l.last = make(map[string]latchkey.Principal)
+		}
+		l.left[token], l.last[token] = 5, who
+	}
+	return who, err
+}
+
+func openForHistory(t *testing.T, opts latchkey.Options, restless bool) (s *latchkey.Store, path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "keys.db")
+	engine, err := latchkey.OpenBolt(path, nil)
+	must(t, err)
+	if restless {
+		engine = restlessEngine{engine}
+	}
+	opts.Cost = light
+	s, err = latchkey.OpenEngine(engine, &opts)
+	must(t, err)
+	return s, path
+}
+
+// restlessEngine lets others run between a transaction's end and its caller's next step, where a store that is wrong
+// about the order of things shows it.
+type restlessEngine struct{ latchkey.Engine }
+
+func (e restlessEngine) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	defer yieldAWhile()
+	return e.Engine.View(ctx, fn)
+}
+
+func (e restlessEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	defer yieldAWhile()
+	return e.Engine.Update(ctx, fn)
+}
+
+func yieldAWhile() {
+	for range rand.IntN(100) {
+		runtime.Gosched()
+	}
+}
+
+// A change can be seen from the moment of its commit, a little before the call that made it returns. Whoever has seen it
+// may rely on it.
+func TestWhatACallHasSeenOfAChangeHoldsForTheLoginsAfterIt(t *testing.T) {
+	type calls struct {
+		*latchkey.Store
+		user, key uuid.UUID
+	}
+	disableKey := func(c calls) error { return c.DisableKey(context.Background(), c.user, c.key) }
+	enableKey := func(c calls) error { return c.EnableKey(context.Background(), c.user, c.key) }
+	deleteKey := func(c calls) error { return c.DeleteKey(context.Background(), c.user, c.key) }
+	disableUser := func(c calls) error { return c.DisableUser(context.Background(), c.user) }
+	enableUser := func(c calls) error { return c.EnableUser(context.Background(), c.user) }
+	deleteUser := func(c calls) error { return c.DeleteUser(context.Background(), c.user) }
+	for _, tt := range []struct {
+		name   string
+		before func(calls) error // before the login that is remembered; nil for nothing
+		change func(calls) error
+		again  func(calls) error // while the change is committed and has not returned
+		told   string            // by again
+		login  string            // after again
+	}{
+		{"a key that is deleted twice", nil, deleteKey, deleteKey, "ErrKeyNotFound", "ErrInvalidToken"},
+		{"a key that is deleted, and then to be disabled", nil, deleteKey, disableKey, "ErrKeyNotFound", "ErrInvalidToken"},
+		{"a key that is disabled twice", nil, disableKey, disableKey, "ok", "ErrKeyDisabled"},
+		{"a key that is enabled twice", disableKey, enableKey, enableKey, "ok", "ok"},
+		{"a user who is deleted twice", nil, deleteUser, deleteUser, "ErrUserNotFound", "ErrInvalidToken"},
+		{"a user who is deleted, and then to be disabled", nil, deleteUser, disableUser, "ErrUserNotFound", "ErrInvalidToken"},
+		{"a user who is disabled twice", nil, disableUser, disableUser, "ok", "ErrUserDisabled"},
+		{"a user who is enabled twice", disableUser, enableUser, enableUser, "ok", "ok"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bolt, err := latchkey.OpenBolt(filepath.Join(t.TempDir(), "keys.db"), nil)
+			must(t, err)
+			engine := &heldEngine{Engine: bolt}
+			s, err := latchkey.OpenEngine(engine, &latchkey.Options{Cost: light})
+			must(t, err)
+			t.Cleanup(func() { checkAndClose(t, s) })
+			user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email("ada")})
+			must(t, err)
+			key, token, err := s.CreateKey(t.Context(), user.ID, latchkey.NewKey{Name: "laptop"})
+			must(t, err)
+			c := calls{s, user.ID, key.ID}
+			if tt.before != nil {
+				must(t, tt.before(c))
+			}
+			_, _ = s.Login(t.Context(), token)
+
+			committed, letGo := engine.holdNext()
+			returned := make(chan error)
+			go func() { returned <- tt.change(c) }()
+			<-committed
+			if told := outcome(tt.again(c)); told != tt.told {
+				t.Errorf("the second call was told %s, want %s", told, tt.told)
+			}
+			_, err = s.Login(t.Context(), token)
+			close(letGo)
+			must(t, <-returned)
+			if got := outcome(err); got != tt.login {
+				t.Errorf("Login after the second call: %s, want %s", got, tt.login)
+			}
+		})
+	}
+}
+
+// heldEngine holds one Update back between its commit and its return.
+type heldEngine struct {
+	latchkey.Engine
+	next atomic.Pointer[hold]
+}
+
+type hold struct{ committed, letGo chan struct{} }
+
+// holdNext holds the next Update until letGo is closed, and closes committed when it is held.
+func (e *heldEngine) holdNext() (committed <-chan struct{}, letGo chan<- struct{}) {
+	h := &hold{make(chan struct{}), make(chan struct{})}
+	e.next.Store(h)
+	return h.committed, h.letGo
+}
+
+func (e *heldEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	h := e.next.Swap(nil)
+	err := e.Engine.Update(ctx, fn)
+	if h != nil {
+		close(h.committed)
+		<-h.letGo
+	}
+	return err
+}

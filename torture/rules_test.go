@@ -1,0 +1,476 @@
+package torture_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// rules play a program in memory, by what the documentation says of each call, and expect the answers. Where a call
+// breaks several rules at once, each of their errors is right.
+type rules struct {
+	now      time.Time
+	users    []ruledUser // all that ever were, in the order of creation
+	keys     []ruledKey
+	mints    []ruledMint
+	tokens   []ruledToken
+	expected []expectation
+
+	changed bool // by the current step
+	touched bool // the current step asked for what was so already, and may count as a change
+}
+
+type ruledUser struct {
+	identities []latchkey.Identity
+	created    time.Time
+	disabled   bool
+	deleted    bool
+}
+
+type ruledKey struct {
+	owner    int // a user, or ownServer
+	name     string
+	created  time.Time
+	expires  time.Time
+	disabled bool
+	deleted  bool
+}
+
+type ruledMint struct {
+	created time.Time
+	key     int // -1 until it is inserted
+}
+
+// ruledToken is the token of a key, or of a minted key.
+type ruledToken struct{ key, mint int }
+
+// Owners who are no users.
+const (
+	ownServer = -2 - iota
+	ownNobody
+)
+
+// self is the subject, in histories, of an anonymous user whom nobody gave one.
+const self = "itself"
+
+var programStart = time.Date(2026, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
+
+func newRules() *rules { return &rules{now: programStart} }
+
+func (r *rules) playAll(program []step) []expectation {
+	for _, s := range program {
+		r.changed, r.touched = false, false
+		switch s.do {
+		case "Update":
+			r.update(s)
+		case "View":
+			r.view(s)
+		default:
+			what := s.text(r.counts())
+			r.expect(what, r.call(s))
+		}
+		switch {
+		case r.changed:
+			r.expect("sequence", []string{"moves"})
+		case r.touched:
+			r.expect("sequence", []string{"moves", "stays"})
+		default:
+			r.expect("sequence", []string{"stays"})
+		}
+	}
+	return r.expected
+}
+
+func (r *rules) expect(what string, allowed []string) {
+	r.expected = append(r.expected, expectation{what, allowed})
+}
+
+func (r *rules) counts() counts {
+	return counts{len(r.users), len(r.keys), len(r.tokens), len(r.mints)}
+}
+
+// update plays what is in a transaction. What fails in it changes nothing; how it ends decides about the rest.
+func (r *rules) update(s step) {
+	before := r.copy()
+	result := []string{"ok"}
+	for _, in := range s.inside {
+		what := in.text(r.counts())
+		allowed := r.call(in)
+		r.expect("  "+what, allowed)
+		if s.ending == endAtFirstError && isError(allowed[0]) {
+			result = allowed
+			break
+		}
+	}
+	if s.ending == endBadly {
+		result = []string{errEndBadly.Error()}
+	}
+	if result[0] != "ok" {
+		before.expected = r.expected
+		*r = *before
+	}
+	r.expect(s.text(r.counts()), result)
+}
+
+// view plays what is in a reading transaction, where whatever would change something is refused.
+func (r *rules) view(s step) {
+	for _, in := range s.inside {
+		what := in.text(r.counts())
+		tried := r.copy()
+		allowed := tried.call(in)
+		switch {
+		case tried.changed:
+			allowed = []string{"ErrReadOnly"}
+		case in.do == "InsertKey" || slices.Contains(changes, in.do):
+			allowed = append(allowed, "ErrReadOnly")
+		}
+		r.expect("  "+what, allowed)
+	}
+	r.expect(s.text(r.counts()), []string{"ok"})
+}
+
+func isError(answer string) bool { return strings.HasPrefix(answer, "Err") }
+
+// copy returns rules that can be played on without changing these.
+func (r *rules) copy() *rules {
+	c := *r
+	c.users, c.keys, c.mints, c.tokens = slices.Clone(r.users), slices.Clone(r.keys), slices.Clone(r.mints), slices.Clone(r.tokens)
+	return &c
+}
+
+// call plays one call and returns the answers that it may get. Only one without errors changes anything.
+func (r *rules) call(s step) []string {
+	switch s.do {
+	case "CreateUser":
+		return r.createUser(s)
+	case "LinkIdentity":
+		return r.linkIdentity(s)
+	case "DisableUser", "EnableUser", "DeleteUser", "User":
+		return r.onUser(s)
+	case "UserByIdentity":
+		return r.userByIdentity(s)
+	case "Users":
+		return r.listUsers()
+	case "CreateKey", "InsertKey", "CreateKeys":
+		return r.create(s)
+	case "MintKey":
+		r.mints = append(r.mints, ruledMint{created: r.now.Truncate(time.Millisecond), key: -1})
+		r.tokens = append(r.tokens, ruledToken{key: -1, mint: len(r.mints) - 1})
+		return []string{"ok"}
+	case "DisableKey", "EnableKey", "DeleteKey", "RenameKey", "Key":
+		return r.onKey(s)
+	case "Keys":
+		return r.listKeys(r.user(s.user))
+	case "Login":
+		return r.login(s)
+	case "Stats":
+		return r.stats()
+	case "move the clock":
+		r.now = r.now.Add(s.clock)
+		return []string{"ok"}
+	case "reopen":
+		return []string{"ok"}
+	}
+	panic("no rule for " + s.do)
+}
+
+// user returns the owner that a ref means.
+func (r *rules) user(u ref) int {
+	if u == refServer {
+		return ownServer
+	}
+	if i := u.index(len(r.users)); i >= 0 {
+		return i
+	}
+	return ownNobody
+}
+
+func (r *rules) live(user int) bool { return user >= 0 && !r.users[user].deleted }
+
+// userWith returns the user to whom an identity belongs, or -1.
+func (r *rules) userWith(i latchkey.Identity) int {
+	return slices.IndexFunc(r.users, func(u ruledUser) bool { return !u.deleted && slices.Contains(u.identities, i) })
+}
+
+func (r *rules) createUser(s step) []string {
+	i := s.identity
+	if i.Provider == latchkey.AnonUser && i.Subject == "" {
+		i.Subject = self
+	} else if !validIdentity(i) {
+		return []string{"ErrInvalidIdentity"}
+	} else if r.userWith(i) >= 0 {
+		return []string{"ErrIdentityTaken"}
+	}
+	r.users = append(r.users, ruledUser{identities: []latchkey.Identity{i}, created: r.now.Truncate(time.Millisecond)})
+	r.changed = true
+	return []string{r.userText(len(r.users) - 1)}
+}
+
+func (r *rules) linkIdentity(s step) []string {
+	user, owner := r.user(s.user), r.userWith(s.identity)
+	if r.live(user) && owner == user {
+		return []string{r.userText(user)}
+	}
+	var errs []string
+	if !r.live(user) {
+		errs = append(errs, "ErrUserNotFound")
+	}
+	if !validIdentity(s.identity) || s.identity.Provider == latchkey.AnonUser {
+		errs = append(errs, "ErrInvalidIdentity")
+	}
+	if owner >= 0 {
+		errs = append(errs, "ErrIdentityTaken")
+	}
+	if errs != nil {
+		return errs
+	}
+	u := &r.users[user]
+	u.identities = append(slices.Clone(u.identities), s.identity)
+	r.changed = true
+	return []string{r.userText(user)}
+}
+
+func (r *rules) onUser(s step) []string {
+	user := r.user(s.user)
+	if !r.live(user) {
+		return []string{"ErrUserNotFound"}
+	}
+	u := &r.users[user]
+	switch s.do {
+	case "User":
+		return []string{r.userText(user)}
+	case "DisableUser", "EnableUser":
+		r.set(&u.disabled, s.do == "DisableUser")
+	case "DeleteUser":
+		u.deleted, r.changed = true, true
+		for i := range r.keys {
+			if r.keys[i].owner == user {
+				r.keys[i].deleted = true
+			}
+		}
+	}
+	return []string{"ok"}
+}
+
+// set enables or disables. Enabling what is enabled changes nothing; disabling what is disabled leaves it so, but may
+// leave a trace.
+func (r *rules) set(disabled *bool, disable bool) {
+	r.changed = r.changed || *disabled != disable
+	r.touched = r.touched || *disabled && disable
+	*disabled = disable
+}
+
+func (r *rules) userByIdentity(s step) []string {
+	if !validIdentity(s.identity) {
+		return []string{"ErrInvalidIdentity"}
+	}
+	if user := r.userWith(s.identity); user >= 0 {
+		return []string{r.userText(user)}
+	}
+	return []string{"ErrUserNotFound"}
+}
+
+func (r *rules) listUsers() []string {
+	var list []string
+	for i := range r.users {
+		if r.live(i) {
+			list = append(list, r.userText(i))
+		}
+	}
+	return []string{strings.Join(list, "; ")}
+}
+
+// create makes one key, a minted one, or several that come together or not at all.
+func (r *rules) create(s step) []string {
+	if s.do != "CreateKeys" {
+		s.requests = []step{s}
+	}
+	made := r.copy()
+	var errs, texts []string
+	for _, request := range s.requests {
+		created, mint := r.now, -1
+		found := made.newKeyErrors(request)
+		if s.do == "InsertKey" {
+			if mint = s.mint.index(len(r.mints)); mint < 0 || r.mints[mint].key >= 0 {
+				found = append(found, "ErrInvalidMint")
+			} else {
+				created = r.mints[mint].created
+			}
+		}
+		if found != nil {
+			errs = append(errs, found...)
+			continue
+		}
+		key := len(made.keys)
+		made.keys = append(made.keys, ruledKey{
+			owner: made.user(request.user), name: request.name,
+			created: created.Truncate(time.Millisecond), expires: made.expiry(request),
+		})
+		if mint >= 0 {
+			made.mints[mint].key = key
+		} else {
+			made.tokens = append(made.tokens, ruledToken{key: key, mint: -1})
+		}
+		made.changed = true
+		texts = append(texts, made.keyText(key))
+	}
+	if errs != nil {
+		return errs
+	}
+	*r = *made
+	return []string{strings.Join(texts, "; ")}
+}
+
+// newKeyErrors are the rules that one more key would break.
+func (r *rules) newKeyErrors(s step) (errs []string) {
+	owner := r.user(s.user)
+	if owner != ownServer && !r.live(owner) {
+		errs = append(errs, "ErrUserNotFound")
+	}
+	if r.live(owner) {
+		u := r.users[owner]
+		if !slices.ContainsFunc(u.identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.AnonUser }) {
+			errs = append(errs, "ErrAnonymousUser")
+		}
+		if len(r.keysOf(owner)) >= maxKeys {
+			errs = append(errs, "ErrTooManyKeys")
+		}
+	}
+	if !validText(s.name) {
+		errs = append(errs, "ErrInvalidName")
+	}
+	if r.nameTaken(owner, s.name) {
+		errs = append(errs, "ErrKeyNameTaken")
+	}
+	if e := r.expiry(s); !e.IsZero() && !e.After(r.now) {
+		errs = append(errs, "ErrInvalidExpiry")
+	}
+	return errs
+}
+
+// expiry is when a new key expires: to the second, and never later than asked for.
+func (r *rules) expiry(s step) time.Time {
+	if s.expires == 0 {
+		return time.Time{}
+	}
+	return r.now.Add(s.expires).Truncate(time.Second)
+}
+
+func (r *rules) keysOf(owner int) (keys []int) {
+	for i, k := range r.keys {
+		if k.owner == owner && !k.deleted {
+			keys = append(keys, i)
+		}
+	}
+	return keys
+}
+
+func (r *rules) nameTaken(owner int, name string) bool {
+	return slices.ContainsFunc(r.keysOf(owner), func(i int) bool { return r.keys[i].name == name })
+}
+
+func (r *rules) onKey(s step) []string {
+	key := s.key.index(len(r.keys))
+	if key < 0 || r.keys[key].deleted || !s.byOwner && r.keys[key].owner != r.user(s.user) {
+		errs := []string{"ErrKeyNotFound"}
+		if s.do == "RenameKey" && !validText(s.name) {
+			errs = append(errs, "ErrInvalidName")
+		}
+		return errs
+	}
+	k := &r.keys[key]
+	switch s.do {
+	case "Key":
+		return []string{r.keyText(key)}
+	case "DisableKey", "EnableKey":
+		r.set(&k.disabled, s.do == "DisableKey")
+	case "DeleteKey":
+		k.deleted, r.changed = true, true
+	case "RenameKey":
+		switch {
+		case k.name == s.name:
+		case !validText(s.name):
+			return []string{"ErrInvalidName"}
+		case r.nameTaken(k.owner, s.name):
+			return []string{"ErrKeyNameTaken"}
+		default:
+			k.name, r.changed = s.name, true
+		}
+	}
+	return []string{"ok"}
+}
+
+func (r *rules) listKeys(owner int) []string {
+	if owner != ownServer && !r.live(owner) {
+		return []string{"ErrUserNotFound"}
+	}
+	var list []string
+	for _, i := range r.keysOf(owner) {
+		list = append(list, r.keyText(i))
+	}
+	return []string{strings.Join(list, "; ")}
+}
+
+func (r *rules) login(s step) []string {
+	key := -1
+	if i := s.token.index(len(r.tokens)); i >= 0 && s.spoil == "" {
+		if key = r.tokens[i].key; key < 0 {
+			key = r.mints[r.tokens[i].mint].key
+		}
+	}
+	if key < 0 || r.keys[key].deleted {
+		return []string{"ErrInvalidToken"}
+	}
+	k := r.keys[key]
+	switch {
+	case k.disabled:
+		return []string{"ErrKeyDisabled"}
+	case !k.expires.IsZero() && !r.now.Before(k.expires):
+		return []string{"ErrKeyExpired"}
+	case k.owner == ownServer:
+		return []string{principalText(keyName(key), k.name, "nobody", true)}
+	case r.users[k.owner].disabled:
+		return []string{"ErrUserDisabled"}
+	}
+	return []string{principalText(keyName(key), k.name, userName(k.owner), false)}
+}
+
+func (r *rules) stats() []string {
+	users, keys := 0, 0
+	for _, u := range r.users {
+		if !u.deleted {
+			users++
+		}
+	}
+	for _, k := range r.keys {
+		if !k.deleted {
+			keys++
+		}
+	}
+	return []string{fmt.Sprintf("%d users, %d keys", users, keys)}
+}
+
+func (r *rules) userText(user int) string {
+	u := r.users[user]
+	return userText(userName(user), u.identities, u.created, u.disabled)
+}
+
+func (r *rules) keyText(key int) string {
+	k := r.keys[key]
+	return keyText(keyName(key), userName(k.owner), k.name, k.created, k.expires, k.disabled)
+}
+
+func validIdentity(i latchkey.Identity) bool {
+	known := []latchkey.Provider{"anon-user", "local-userpass", "custom-token", "custom-function", "oauth2-google",
+		"oauth2-facebook", "oauth2-apple", "api-key"}
+	return slices.Contains(known, i.Provider) && validText(i.Subject)
+}
+
+func validText(s string) bool {
+	control := func(r rune) bool { return r < 0x20 || r >= 0x7f && r <= 0x9f }
+	return len(s) >= 1 && len(s) <= 256 && utf8.ValidString(s) && !strings.ContainsFunc(s, control)
+}

@@ -1,0 +1,320 @@
+package torture_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// The program that is killed. It has several writers, who change what is theirs without pause, and say of each change
+// what it will have made of their holdings before they call the store, and again when the call has returned.
+
+func init() { programs["writers"] = runWriters }
+
+// assignment is what the program is told on its standard input.
+type assignment struct {
+	Path   string      `json:"path"`
+	Seed   uint64      `json:"seed"`
+	Round  int         `json:"round"`
+	Before []*holdings `json:"before"` // of each writer
+}
+
+// entry is a line of the journal, which the program writes to its standard output.
+type entry struct {
+	Writer int       `json:"writer"`
+	After  *holdings `json:"after"`
+	Done   bool      `json:"done"` // the call has returned
+	Wrong  string    `json:"wrong,omitempty"`
+}
+
+func runWriters() error {
+	var a assignment
+	if err := json.NewDecoder(os.Stdin).Decode(&a); err != nil {
+		return err
+	}
+	// A cost that changes has verifiers hashed anew, which other writes then carry.
+	cost := light
+	if a.Round%2 == 1 {
+		cost = dearer
+	}
+	s, err := latchkey.Open(a.Path, &latchkey.Options{Cost: cost, CacheSize: 8})
+	if err != nil {
+		return err
+	}
+	var all sync.WaitGroup
+	out := &journal{enc: json.NewEncoder(os.Stdout)}
+	for i, held := range a.Before {
+		w := &writer{number: i, store: s, held: held, out: out, random: newRandom(a.Seed, a.Round*len(a.Before)+i)}
+		all.Go(w.run)
+	}
+	all.Wait() // they do not end
+	return nil
+}
+
+// journal writes whole lines.
+type journal struct {
+	mu  sync.Mutex
+	enc *json.Encoder
+}
+
+func (j *journal) write(e entry) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.enc.Encode(e); err != nil {
+		os.Exit(1) // nobody listens any more
+	}
+}
+
+type writer struct {
+	number int
+	store  *latchkey.Store
+	held   *holdings
+	out    *journal
+	random *rand.Rand
+}
+
+func writerPrefix(number int) string { return fmt.Sprintf("w%d-", number) }
+
+// change makes one change. run makes the calls, and completes next with what it is told.
+func (w *writer) change(next *holdings, run func(ctx context.Context) error) {
+	w.out.write(entry{Writer: w.number, After: next})
+	if err := run(context.Background()); err != nil {
+		w.out.write(entry{Writer: w.number, Wrong: err.Error()})
+		return
+	}
+	w.held = next
+	w.out.write(entry{Writer: w.number, After: next, Done: true})
+}
+
+func (w *writer) run() {
+	for {
+		next := w.held.clone()
+		subjects := slices.Sorted(maps.Keys(next.Users))
+		switch n := w.random.IntN(100); {
+		case len(subjects) == 0 || n < 8 && len(subjects) < 4:
+			w.createUser(next)
+		case n < 14:
+			w.together(next)
+		case n < 18:
+			w.givenUp(next)
+		case n < 21:
+			w.link(next, pick(w.random, subjects))
+		case n < 27:
+			w.setUserDisabled(next, pick(w.random, subjects))
+		case n < 30:
+			w.deleteUser(next, pick(w.random, subjects))
+		case n < 31:
+			w.compact()
+		case n < 32:
+			w.backup()
+		default:
+			w.changeKeys(next, pick(w.random, append(subjects, "")))
+		}
+	}
+}
+
+func (w *writer) changeKeys(next *holdings, subject string) {
+	keys, owner := next.keys(subject)
+	names := slices.Sorted(maps.Keys(keys))
+	if len(names) == 0 {
+		w.createKey(next, keys, owner)
+		return
+	}
+	name := pick(w.random, names)
+	switch n := w.random.IntN(100); {
+	case n < 25 && len(names) < 8:
+		w.createKey(next, keys, owner)
+	case n < 32 && len(names) < 6:
+		w.createKeys(next, keys, owner)
+	case n < 50:
+		w.rename(next, keys, owner, name)
+	case n < 75:
+		w.setKeyDisabled(next, keys, owner, name)
+	case n < 95:
+		w.deleteKey(next, keys, owner, name)
+	default:
+		w.logIn()
+	}
+}
+
+// newName is a name that the writer has not used before.
+func (w *writer) newName() string { return writerPrefix(w.number) + uuid.NewString() }
+
+func (w *writer) createUser(next *holdings) {
+	subject := w.newName()
+	u := &holder{Keys: make(keysHeld)}
+	next.Users[subject] = u
+	w.change(next, func(ctx context.Context) error {
+		user, err := w.store.CreateUser(ctx, latchkey.NewUser{Identity: email(subject)})
+		u.ID = user.ID
+		return err
+	})
+}
+
+func (w *writer) link(next *holdings, subject string) {
+	u, linked := next.Users[subject], w.newName()
+	if len(u.Linked) > 5 {
+		return
+	}
+	u.Linked = append(u.Linked, linked)
+	w.change(next, func(ctx context.Context) error {
+		_, err := w.store.LinkIdentity(ctx, u.ID, email(linked))
+		return err
+	})
+}
+
+func (w *writer) setUserDisabled(next *holdings, subject string) {
+	u := next.Users[subject]
+	u.Disabled = !u.Disabled
+	w.change(next, func(ctx context.Context) error {
+		if u.Disabled {
+			return w.store.DisableUser(ctx, u.ID)
+		}
+		return w.store.EnableUser(ctx, u.ID)
+	})
+}
+
+func (w *writer) deleteUser(next *holdings, subject string) {
+	u := next.Users[subject]
+	for name := range u.Keys {
+		next.lose(u.Keys, name)
+	}
+	delete(next.Users, subject)
+	w.change(next, func(ctx context.Context) error { return w.store.DeleteUser(ctx, u.ID) })
+}
+
+func (w *writer) createKey(next *holdings, keys keysHeld, owner uuid.UUID) {
+	name := w.newName()
+	keys[name] = keyHeld{}
+	w.change(next, func(ctx context.Context) error {
+		key, token, err := w.store.CreateKey(ctx, owner, latchkey.NewKey{Name: name})
+		keys[name] = keyHeld{ID: key.ID, Token: token}
+		return err
+	})
+}
+
+func (w *writer) createKeys(next *holdings, keys keysHeld, owner uuid.UUID) {
+	var requests []latchkey.NewKeyFor
+	for range 3 {
+		name := w.newName()
+		keys[name] = keyHeld{}
+		requests = append(requests, latchkey.NewKeyFor{Owner: owner, NewKey: latchkey.NewKey{Name: name}})
+	}
+	w.change(next, func(ctx context.Context) error {
+		made, tokens, err := w.store.CreateKeys(ctx, requests, nil)
+		for i, key := range made {
+			keys[key.Name] = keyHeld{ID: key.ID, Token: tokens[i]}
+		}
+		return err
+	})
+}
+
+func (w *writer) rename(next *holdings, keys keysHeld, owner uuid.UUID, name string) {
+	k, to := keys[name], w.newName()
+	delete(keys, name)
+	keys[to] = k
+	w.change(next, func(ctx context.Context) error { return w.store.RenameKey(ctx, owner, k.ID, to) })
+}
+
+func (w *writer) setKeyDisabled(next *holdings, keys keysHeld, owner uuid.UUID, name string) {
+	k := keys[name]
+	k.Disabled = !k.Disabled
+	keys[name] = k
+	w.change(next, func(ctx context.Context) error {
+		if k.Disabled {
+			return w.store.DisableKey(ctx, owner, k.ID)
+		}
+		return w.store.EnableKey(ctx, owner, k.ID)
+	})
+}
+
+func (w *writer) deleteKey(next *holdings, keys keysHeld, owner uuid.UUID, name string) {
+	id := keys[name].ID
+	next.lose(keys, name)
+	w.change(next, func(ctx context.Context) error { return w.store.DeleteKey(ctx, owner, id) })
+}
+
+// together makes a user with two keys, one of them disabled, and deletes the first server key, in one transaction. The
+// tokens are known before.
+func (w *writer) together(next *holdings) {
+	minted, tokens, err := w.store.MintKeys(context.Background(), 2, nil)
+	if err != nil {
+		w.out.write(entry{Writer: w.number, Wrong: err.Error()})
+		return
+	}
+	subject, names := w.newName(), []string{w.newName(), w.newName()}
+	u := &holder{Keys: keysHeld{names[0]: {Token: tokens[0]}, names[1]: {Token: tokens[1], Disabled: true}}}
+	next.Users[subject] = u
+	gone := uuid.Nil
+	for _, name := range slices.Sorted(maps.Keys(next.Server))[:min(1, len(next.Server))] {
+		gone = next.Server[name].ID
+		next.lose(next.Server, name)
+	}
+	w.change(next, func(ctx context.Context) error {
+		return w.store.Update(ctx, func(tx *latchkey.Tx) error {
+			user, err := tx.CreateUser(latchkey.NewUser{Identity: email(subject)})
+			if err != nil {
+				return err
+			}
+			u.ID = user.ID
+			for i, name := range names {
+				key, err := tx.InsertKey(user.ID, latchkey.NewKey{Name: name}, minted[i])
+				if err != nil {
+					return err
+				}
+				u.Keys[name] = keyHeld{ID: key.ID, Disabled: i == 1, Token: tokens[i]}
+			}
+			if err := tx.DisableKey(user.ID, u.Keys[names[1]].ID); err != nil || gone == uuid.Nil {
+				return err
+			}
+			return tx.DeleteKey(latchkey.Server, gone)
+		})
+	})
+}
+
+// givenUp deletes all users in a transaction that then fails, so that nothing changes.
+func (w *writer) givenUp(next *holdings) {
+	w.change(next, func(ctx context.Context) error {
+		err := w.store.Update(ctx, func(tx *latchkey.Tx) error {
+			for _, u := range next.Users {
+				if err := tx.DeleteUser(u.ID); err != nil {
+					return err
+				}
+			}
+			return errEndBadly
+		})
+		if errors.Is(err, errEndBadly) {
+			return nil
+		}
+		return fmt.Errorf("an Update that fails returned %v", err)
+	})
+}
+
+func (w *writer) logIn() {
+	for _, wrong := range w.held.checkLogins(context.Background(), w.store) {
+		w.out.write(entry{Writer: w.number, Wrong: wrong})
+	}
+}
+
+func (w *writer) compact() {
+	if err := w.store.Compact(context.Background()); err != nil {
+		w.out.write(entry{Writer: w.number, Wrong: err.Error()})
+	}
+}
+
+func (w *writer) backup() {
+	if err := w.store.Backup(context.Background(), io.Discard); err != nil {
+		w.out.write(entry{Writer: w.number, Wrong: err.Error()})
+	}
+}
