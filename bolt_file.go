@@ -27,26 +27,39 @@ func createBolt(path string) error {
 	return err
 }
 
-// newBolt makes bbolt's own kind of empty file.
-func newBolt(path string) (*bbolt.DB, error) {
-	db, err := bbolt.Open(path, 0o600, boltSettings())
-	if err == nil {
-		db.AllocSize = boltAllocSize
+// newBolt makes bbolt's own kind of empty file, as an engine that nobody else knows of.
+func newBolt(path string) (*boltEngine, error) {
+	e := &boltEngine{path: path}
+	settings := boltSettings()
+	settings.OpenFile = func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+		f, err = os.OpenFile(name, flag, mode)
+		e.file = f
+		return f, err
 	}
-	return db, err
+	err := e.contain(&e.unwritable, func() (err error) {
+		e.db, err = bbolt.Open(path, 0o600, settings)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, e.release())
+	}
+	e.db.AllocSize = boltAllocSize
+	return e, nil
 }
 
-// fillBolt makes an empty bbolt file with the marker of an empty file.
+// fillBolt makes a bbolt file of an empty one, with nothing but the marker.
 func fillBolt(path string) error {
-	db, err := newBolt(path)
+	e, err := newBolt(path)
 	if err != nil {
 		return err
 	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		_, err := tx.CreateBucket([]byte(boltMarker))
-		return err
+	err = e.contain(&e.unwritable, func() error {
+		return e.db.Update(func(tx *bbolt.Tx) error {
+			_, err := tx.CreateBucket([]byte(boltMarker))
+			return err
+		})
 	})
-	return errors.Join(err, db.Close())
+	return errors.Join(err, e.release())
 }
 
 // writeFile makes a file at path, with mode 0600, that write fills. It returns fs.ErrExist if there is one already, unless
@@ -169,13 +182,15 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	dst.NoSync = true // once, at the end
-	err = contain(func() error { return copyBuckets(ctx, dst, e.db) })
-	if err == nil {
+	dst.db.NoSync = true // once, at the end
+	err = dst.contain(&dst.unwritable, func() error {
+		if err := copyBuckets(ctx, dst.db, e.db); err != nil {
+			return err
+		}
 		// Once more, for both meta pages to have the whole.
-		err = errors.Join(dst.Update(func(*bbolt.Tx) error { return nil }), dst.Sync())
-	}
-	return errors.Join(err, dst.Close())
+		return errors.Join(dst.db.Update(func(*bbolt.Tx) error { return nil }), dst.db.Sync())
+	})
+	return errors.Join(err, dst.release())
 }
 
 // copyBuckets copies everything in src, in transactions of bounded size.

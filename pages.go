@@ -214,7 +214,7 @@ func branches(page []byte) (all []branch) {
 
 // checkBranches reads the branch pages and the list of free pages of a commit, and returns ErrCorrupt unless each page is
 // led to once, and none that is free. bbolt follows a page that leads back to itself until the program has no stack
-// left, so this comes before bbolt. It reads one page in a hundred.
+// left, so this comes before bbolt. In a large file it does not look at leaves, so it reads one page in a hundred.
 func (p *pageFile) checkBranches(m boltMeta) error {
 	p.count = min(p.count, m.end)
 	seen, ok := p.free(m.freelist)
@@ -226,6 +226,9 @@ func (p *pageFile) checkBranches(m boltMeta) error {
 	}
 	return p.checkBelow(m.root, false, seen)
 }
+
+// maxExactCheck is up to how many pages checkBranches looks at all of them: 16 MiB, some twenty thousand keys.
+const maxExactCheck = 4 << 10
 
 // claim enters a page into seen, and returns ErrCorrupt if it is there already. from leads to it.
 func (p *pageFile) claim(id, from uint64, seen pageSet) error {
@@ -256,8 +259,8 @@ func (p *pageFile) checkBelow(id uint64, table bool, seen pageSet) error {
 			return err
 		}
 	}
-	if _, flags, ok := p.pageOf(below[0].page); table && ok && flags == pageLeaf {
-		return nil // all leaves of a table are at one depth
+	if _, flags, ok := p.pageOf(below[0].page); table && ok && flags == pageLeaf && p.count > maxExactCheck {
+		return nil // all leaves of a table should be at one depth
 	}
 	for _, b := range below {
 		if err := p.checkBelow(b.page, table, seen); err != nil {
