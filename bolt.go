@@ -124,7 +124,12 @@ func openBolt(path string, opts *Options) (*boltEngine, error) {
 			return nil, err
 		}
 	}
-	if err := e.checkFile(); err != nil {
+	err = e.checkFile()
+	if err == nil && !e.readOnly {
+		// What a process left that ended before its last sync, or whose last sync failed, can be seen here: now it lasts.
+		err = e.file.Sync()
+	}
+	if err != nil {
 		_ = e.release()
 		return nil, boltError(err)
 	}
@@ -725,6 +730,12 @@ func boltError(err error) error {
 	} {
 		if errors.Is(err, e.theirs) {
 			return fmt.Errorf("%w: %w", e.ours, err)
+		}
+	}
+	// Of what fails when a file grows bbolt keeps the text alone.
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
+		if err != nil && !errors.Is(err, errno) && strings.HasSuffix(err.Error(), errno.Error()) {
+			return fmt.Errorf("%w: %w", err, errno)
 		}
 	}
 	return err

@@ -59,7 +59,7 @@ func fillBolt(path string) error {
 			return err
 		})
 	})
-	return errors.Join(err, e.release())
+	return boltError(errors.Join(err, e.release()))
 }
 
 // writeFile makes a file at path, with mode 0600, that write fills. It returns fs.ErrExist if there is one already, unless

@@ -18,11 +18,9 @@ import (
 // ctx's error. It runs in one read transaction, so a bbolt file cannot grow meanwhile; logins go on.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
-		if e, ok := s.engine.(interface{ CheckEngine() iter.Seq[error] }); ok {
-			for err := range e.CheckEngine() {
-				if !yield(err) || !errors.Is(err, ErrCorrupt) {
-					return
-				}
+		for err := range s.checkEngine() {
+			if !yield(err) || !errors.Is(err, ErrCorrupt) {
+				return
 			}
 		}
 		err := s.View(ctx, func(tx *Tx) error {
@@ -35,13 +33,25 @@ func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	}
 }
 
+// checkEngine yields what the engine finds wrong with itself, if it can tell.
+func (s *Store) checkEngine() iter.Seq[error] {
+	if e, ok := s.engine.(interface{ CheckEngine() iter.Seq[error] }); ok {
+		return e.CheckEngine()
+	}
+	return func(func(error) bool) {}
+}
+
 // Repair makes again, in one transaction, what [Store.Check] finds wrong and can be derived from the records: indexes,
 // counts and the change index. It returns how many findings it has repaired. A user or key whose record is older than its
 // last change is disabled, since the change may have been to disable or delete it. What cannot be derived, such as a
 // damaged record, stays as it is: [Store.Check] shows it, and [Salvage] takes what is whole to a new file.
 //
-// It returns an error of [Store.Update].
+// It returns [ErrCorrupt] and changes nothing if the engine's own pages are damaged, so that records cannot be found where
+// they are; or an error of [Store.Update].
 func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
+	for err := range s.checkEngine() {
+		return 0, wrapf(err, "repair")
+	}
 	err = s.update(ctx, func(tx *Tx) error {
 		c := &checker{ctx: ctx, tx: tx, repair: true, yield: func(error) bool { return true }, later: map[uuid.UUID]uint64{}}
 		if err := c.repairState(); err != nil {

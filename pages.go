@@ -140,7 +140,8 @@ type boltMeta struct {
 	end                uint64 // the first page that was never in use
 }
 
-// meta returns the last commit that a meta page tells of, and how many of the two can be read.
+// meta returns the last commit that a meta page tells of, and how many of the two can be believed. They are of commits
+// that follow each other: where they are not, one is of an earlier state, and perhaps instead of the last.
 func (p *pageFile) meta() (last boltMeta, metas int) {
 	for id := range int64(2) {
 		page := make([]byte, pageHeader+metaSize)
@@ -154,7 +155,11 @@ func (p *pageFile) meta() (last boltMeta, metas int) {
 			continue
 		}
 		metas++
-		if tx := binary.LittleEndian.Uint64(m[48:]); metas == 1 || tx > last.tx {
+		tx := binary.LittleEndian.Uint64(m[48:])
+		if metas == 2 && tx != last.tx+1 && tx+1 != last.tx {
+			metas = 1
+		}
+		if last.end == 0 || tx > last.tx {
 			last = boltMeta{
 				root: binary.LittleEndian.Uint64(m[16:]), freelist: binary.LittleEndian.Uint64(m[32:]),
 				end: binary.LittleEndian.Uint64(m[40:]), tx: tx,

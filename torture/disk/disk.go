@@ -1,0 +1,408 @@
+package disk
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"syscall"
+)
+
+// An Op is a kind of change that a program asks a disk for.
+type Op int
+
+// The kinds of changes. Sync is of a file or of the directory; Name is link, rename and unlink.
+const (
+	Write Op = iota
+	Sync
+	Truncate
+	Create
+	Name
+	countOps
+)
+
+// Ops are all kinds of changes.
+var Ops = []Op{Write, Sync, Truncate, Create, Name}
+
+func (op Op) String() string {
+	return [countOps]string{"write", "sync", "truncate", "create", "name"}[op]
+}
+
+// Counts are how many changes of each kind a disk was asked for, and the bytes written.
+type Counts struct {
+	Of    [countOps]int
+	Bytes int64
+}
+
+// Since returns what has come since earlier.
+func (c Counts) Since(earlier Counts) Counts {
+	for op := range c.Of {
+		c.Of[op] -= earlier.Of[op]
+	}
+	c.Bytes -= earlier.Bytes
+	return c
+}
+
+// A Fault makes a disk refuse changes.
+type Fault struct {
+	Op     Op
+	Nth    int // counted from 1, and from when the fault is set
+	Err    syscall.Errno
+	Always bool // from the nth on, until [Disk.Heal]; else the nth alone
+}
+
+func (f Fault) String() string {
+	if f.Always {
+		return fmt.Sprintf("%s from %s %d on", errnoName(f.Err), f.Op, f.Nth)
+	}
+	return fmt.Sprintf("%s for %s %d", errnoName(f.Err), f.Op, f.Nth)
+}
+
+func errnoName(err syscall.Errno) string {
+	switch err {
+	case syscall.ENOSPC:
+		return "ENOSPC"
+	case syscall.EIO:
+		return "EIO"
+	}
+	return err.Error()
+}
+
+// A Disk is a disk in memory. It is safe for concurrent use.
+type Disk struct {
+	mu      sync.Mutex
+	files   map[uint64]*file // by their inode numbers
+	last    uint64
+	names   map[string]uint64 // what programs see
+	kept    map[string]uint64 // what is synced
+	pending []*naming         // what makes names of kept
+
+	counts  Counts
+	fault   Fault
+	asked   int // how often the fault's kind of change was asked for
+	refused int
+
+	changes int // until the power is cut; 0 for never
+	off     chan struct{}
+	lies    bool
+	cache   int // how many changes a lying disk holds back
+}
+
+// file is what names stand for.
+type file struct {
+	data    []byte // what programs see
+	kept    []byte // what is synced
+	pending []change
+}
+
+// change is a write to a file, or when data is nil a new length.
+type change struct {
+	at   int64
+	data []byte
+}
+
+// naming gives a name to a file, or when file is 0 ends a name.
+type naming struct {
+	name  string
+	file  uint64
+	after *naming // which has to be kept first
+	kept  bool
+}
+
+// rootID is the directory's inode number, as FUSE has it.
+const rootID = 1
+
+// New returns an empty disk.
+func New() *Disk {
+	return &Disk{
+		files: make(map[uint64]*file),
+		last:  rootID,
+		names: make(map[string]uint64),
+		kept:  make(map[string]uint64),
+		off:   make(chan struct{}),
+	}
+}
+
+// CutAfter has the power cut during the nth change from now, counted from 1, before it is synced or answered.
+func (d *Disk) CutAfter(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.changes = n
+}
+
+// Off is closed when the power is cut. Everything fails with EIO from then on.
+func (d *Disk) Off() <-chan struct{} { return d.off }
+
+// Fail sets the one fault that the disk has.
+func (d *Disk) Fail(f Fault) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault, d.asked, d.refused = f, 0, 0
+}
+
+// Heal ends the fault, and returns how many changes it has refused.
+func (d *Disk) Heal() (refused int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault = Fault{}
+	return d.refused
+}
+
+// Lie has the disk sync nothing that it is asked to. It holds back the last changes of each file and of the directory,
+// up to a number, and keeps the older ones.
+func (d *Disk) Lie(cache int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lies, d.cache = true, cache
+}
+
+// Counts returns what the disk was asked for until now.
+func (d *Disk) Counts() Counts {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.counts
+}
+
+// Files returns the files in the directory, as programs see them.
+func (d *Disk) Files() map[string][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	files := make(map[string][]byte)
+	for name, id := range d.names {
+		files[name] = bytes.Clone(d.files[id].data)
+	}
+	return files
+}
+
+// ask decides what becomes of a change: whether it is made, and what is answered.
+func (d *Disk) ask(op Op) (made bool, err syscall.Errno) {
+	if d.isOff() {
+		return false, syscall.EIO
+	}
+	d.counts.Of[op]++
+	if d.fault.Err != 0 && d.fault.Op == op {
+		d.asked++
+		if d.asked == d.fault.Nth || d.fault.Always && d.asked > d.fault.Nth {
+			d.refused++
+			return false, d.fault.Err
+		}
+	}
+	if d.changes == 1 {
+		close(d.off)
+		return op != Sync, syscall.EIO
+	}
+	d.changes = max(0, d.changes-1)
+	return true, 0
+}
+
+func (d *Disk) isOff() bool {
+	select {
+	case <-d.off:
+		return true
+	default:
+		return false
+	}
+}
+
+func (d *Disk) lookUp(name string) (id uint64, size int, err syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	id = d.names[name]
+	switch {
+	case d.isOff():
+		return 0, 0, syscall.EIO
+	case id == 0:
+		return 0, 0, syscall.ENOENT
+	}
+	return id, len(d.files[id].data), 0
+}
+
+func (d *Disk) size(id uint64) (size int, err syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.isOff() {
+		return 0, syscall.EIO
+	}
+	return len(d.files[id].data), 0
+}
+
+func (d *Disk) list() (names []string, err syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.isOff() {
+		return nil, syscall.EIO
+	}
+	return slices.Sorted(maps.Keys(d.names)), 0
+}
+
+func (d *Disk) read(id uint64, at int64, p []byte) (n int, err syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.files[id]
+	switch {
+	case d.isOff():
+		return 0, syscall.EIO
+	case at >= int64(len(f.data)):
+		return 0, 0
+	}
+	return copy(p, f.data[at:]), 0
+}
+
+func (d *Disk) create(name string) (id uint64, err syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.names[name] != 0 {
+		return 0, syscall.EEXIST
+	}
+	made, err := d.ask(Create)
+	if made {
+		d.last++
+		d.files[d.last] = &file{}
+		d.rename(&naming{name: name, file: d.last})
+	}
+	return d.last, err
+}
+
+func (d *Disk) write(id uint64, at int64, data []byte) syscall.Errno {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	made, err := d.ask(Write)
+	if made {
+		f := d.files[id]
+		if end := at + int64(len(data)); end > int64(len(f.data)) {
+			d.change(f, change{at: end})
+		}
+		d.change(f, change{at, append([]byte{}, data...)})
+		d.counts.Bytes += int64(len(data))
+	}
+	return err
+}
+
+func (d *Disk) truncate(id uint64, size int64) syscall.Errno {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	made, err := d.ask(Truncate)
+	if made {
+		d.change(d.files[id], change{at: size})
+	}
+	return err
+}
+
+func (d *Disk) change(f *file, c change) {
+	f.data = c.apply(f.data)
+	f.pending = append(f.pending, c)
+	for d.lies && len(f.pending) > d.cache {
+		f.kept = f.pending[0].apply(f.kept)
+		f.pending = f.pending[1:]
+	}
+}
+
+// apply makes a change to data, and returns data at its new length. A write does not lengthen it.
+func (c change) apply(data []byte) []byte {
+	switch more := c.at - int64(len(data)); {
+	case c.data != nil && more < 0:
+		copy(data[c.at:], c.data)
+	case c.data == nil && more > 0:
+		return append(data, make([]byte, more)...)
+	case c.data == nil:
+		return data[:c.at]
+	}
+	return data
+}
+
+func (d *Disk) sync(id uint64) syscall.Errno {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.files[id]
+	made, err := d.ask(Sync)
+	switch {
+	case made && !d.lies:
+		for _, c := range f.pending {
+			f.kept = c.apply(f.kept)
+		}
+		f.pending = nil
+	case !made && !d.isOff():
+		// The cache is clean now, and the disk has not got the data.
+		f.pending = slices.DeleteFunc(f.pending, func(c change) bool { return c.data != nil })
+	}
+	return err
+}
+
+func (d *Disk) syncDirectory() syscall.Errno {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	made, err := d.ask(Sync)
+	switch {
+	case made && !d.lies:
+		for _, n := range d.pending {
+			n.keep(d.kept)
+		}
+		d.pending = nil
+	}
+	return err
+}
+
+func (d *Disk) link(id uint64, name string) (size int, err syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.names[name] != 0 {
+		return 0, syscall.EEXIST
+	}
+	made, err := d.ask(Name)
+	if made {
+		d.rename(&naming{name: name, file: id})
+	}
+	return len(d.files[id].data), err
+}
+
+func (d *Disk) unlink(name string) syscall.Errno {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.names[name] == 0 {
+		return syscall.ENOENT
+	}
+	made, err := d.ask(Name)
+	if made {
+		d.rename(&naming{name: name})
+	}
+	return err
+}
+
+func (d *Disk) move(from, to string) syscall.Errno {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	id := d.names[from]
+	if id == 0 {
+		return syscall.ENOENT
+	}
+	made, err := d.ask(Name)
+	if made && d.names[to] != id {
+		there := &naming{name: to, file: id}
+		d.rename(there)
+		d.rename(&naming{name: from, after: there})
+	}
+	return err
+}
+
+func (d *Disk) rename(n *naming) {
+	n.apply(d.names)
+	d.pending = append(d.pending, n)
+	for d.lies && len(d.pending) > d.cache {
+		d.pending[0].keep(d.kept)
+		d.pending = d.pending[1:]
+	}
+}
+
+func (n *naming) apply(names map[string]uint64) {
+	if n.file == 0 {
+		delete(names, n.name)
+	} else {
+		names[n.name] = n.file
+	}
+}
+
+func (n *naming) keep(kept map[string]uint64) {
+	n.apply(kept)
+	n.kept = true
+}

@@ -1,0 +1,177 @@
+package disk_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// Stage is a part of an examination, and what came of logins in it.
+type Stage struct {
+	Name    string
+	Failure Failure
+	Logins  []Login
+	Revoked []uuid.UUID // keys that were disabled or deleted in the examination by then
+}
+
+// examination does everything that there is to do with the store in a damaged file. Errors are what it expects.
+type examination struct {
+	call    Call
+	stages  []Stage
+	revoked []uuid.UUID
+}
+
+// examine salvages the file, opens it, reads, logs in, writes, repairs, compacts, and salvages what is left.
+func examine(ctx context.Context, c Call, a *Answer) error {
+	ctx, cancel := context.WithTimeout(ctx, patience/2)
+	defer cancel()
+	x := &examination{call: c}
+	x.salvage(ctx, "salvaged")
+	x.use("read-only", c.Path, &latchkey.Options{ReadOnly: true}, func(s *latchkey.Store) { x.read(ctx, s) })
+	x.use("open", c.Path, nil, func(s *latchkey.Store) {
+		x.read(ctx, s)
+		x.backUp(ctx, s)
+		x.write(ctx, s)
+		x.logIn(ctx, s, "written")
+		_, err := s.Repair(ctx)
+		x.note("repair", err)
+		for range s.Check(ctx) {
+		}
+		x.logIn(ctx, s, "repaired")
+		x.note("compact", s.Compact(ctx))
+		x.logIn(ctx, s, "compacted")
+	})
+	x.use("again", c.Path, nil, func(s *latchkey.Store) { x.read(ctx, s) })
+	x.salvage(ctx, "salvaged again")
+	a.Stages = x.stages
+	return ctx.Err()
+}
+
+func (x *examination) note(name string, err error) {
+	x.stages = append(x.stages, Stage{Name: name, Failure: failure(err)})
+}
+
+func (x *examination) logIn(ctx context.Context, s *latchkey.Store, name string) {
+	x.stages = append(x.stages, Stage{Name: name, Logins: logIn(ctx, s, x.call.Tokens), Revoked: slices.Clone(x.revoked)})
+}
+
+// use opens a store, has it used, and closes it.
+func (x *examination) use(name, path string, opts *latchkey.Options, use func(*latchkey.Store)) {
+	o := latchkey.Options{Cost: lightest}
+	if opts != nil {
+		o.ReadOnly = opts.ReadOnly
+	}
+	s, err := latchkey.Open(path, &o)
+	x.note(name, err)
+	if err != nil {
+		return
+	}
+	use(s)
+	x.logIn(context.Background(), s, name)
+	x.note("close "+name, s.Close())
+}
+
+// salvage makes another store of the file. What comes of it must be sound.
+func (x *examination) salvage(ctx context.Context, name string) {
+	out := x.call.Path + ".salvaged"
+	defer os.Remove(out)
+	_, err := latchkey.Salvage(ctx, x.call.Path, out)
+	x.note("salvage: "+name, err)
+	if err != nil {
+		return
+	}
+	x.use(name, out, nil, func(s *latchkey.Store) {
+		var findings []error
+		for finding := range s.Check(ctx) {
+			findings = append(findings, finding)
+		}
+		_, err := s.CreateUser(ctx, latchkey.NewUser{Identity: email("somebody else")})
+		if err := errors.Join(append(findings, err)...); err != nil {
+			x.note("unsound "+name, err)
+		}
+	})
+}
+
+// read makes each call that reads.
+func (x *examination) read(ctx context.Context, s *latchkey.Store) {
+	for range s.Check(ctx) {
+	}
+	_, _ = s.Stats(ctx)
+	for u, err := range s.Users(ctx, uuid.Nil) {
+		if err == nil {
+			_, _ = s.Keys(ctx, u.ID)
+		}
+	}
+	for subject, h := range x.call.State {
+		_, _ = s.User(ctx, h.ID)
+		_, _ = s.UserByIdentity(ctx, email(subject))
+		_, _ = s.Keys(ctx, h.ID)
+		for _, k := range h.Keys {
+			_, _ = s.Key(ctx, h.ID, k.ID)
+		}
+	}
+}
+
+// backUp makes a backup, and restores it.
+func (x *examination) backUp(ctx context.Context, s *latchkey.Store) {
+	backup, restored := x.call.Path+".backup", x.call.Path+".restored"
+	defer os.Remove(backup)
+	defer os.Remove(restored)
+	err := backUp(ctx, s, backup)
+	x.note("backup", err)
+	if err != nil {
+		return
+	}
+	err = restore(ctx, backup, restored)
+	x.note("restore", err)
+	if err == nil {
+		x.use("restored", restored, nil, func(*latchkey.Store) {})
+	}
+}
+
+// write makes each call that writes, but none that would make good a token that is not.
+func (x *examination) write(ctx context.Context, s *latchkey.Store) {
+	_, err := s.CreateUser(ctx, latchkey.NewUser{Identity: email("somebody new")})
+	x.note("create user", err)
+	done := 0
+	for subject, h := range x.call.State {
+		_, _, err := s.CreateKeys(ctx, []latchkey.NewKeyFor{
+			{Owner: h.ID, NewKey: latchkey.NewKey{Name: "new 1"}}, {Owner: h.ID, NewKey: latchkey.NewKey{Name: "new 2"}},
+		}, nil)
+		x.note("create keys", err)
+		if subject != "" {
+			_, err = s.LinkIdentity(ctx, h.ID, email("also "+subject))
+			x.note("link identity", err)
+		}
+		for name, k := range h.Keys {
+			switch done++; done % 4 {
+			case 0:
+				x.revoke(k.ID, s.DisableKey(ctx, h.ID, k.ID))
+			case 1:
+				x.revoke(k.ID, s.DeleteKey(ctx, h.ID, k.ID))
+			case 2:
+				x.note("rename key", s.RenameKey(ctx, h.ID, k.ID, name+" renamed"))
+			}
+			if done == 40 {
+				return
+			}
+		}
+	}
+}
+
+func (x *examination) revoke(key uuid.UUID, err error) {
+	x.note("revoke key", err)
+	if err == nil {
+		x.revoked = append(x.revoked, key)
+	}
+}
+
+func (s Stage) String() string {
+	return fmt.Sprintf("%s: %d logins, error %q", s.Name, len(s.Logins), s.Failure.Text)
+}

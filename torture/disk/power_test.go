@@ -1,0 +1,332 @@
+package disk_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/rpc"
+	"path/filepath"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/disk"
+)
+
+// cutsOfAHistory is after how many cuts a history begins again with an empty disk.
+const cutsOfAHistory = 10
+
+func TestAfterAPowerCutEveryAcknowledgedChangeIsThereAndNoOtherIsThereInPart(t *testing.T) {
+	seed := newSeed(t)
+	var h *history
+	for cut := range amount(50, 1000) {
+		random := newRandom(seed, cut)
+		if cut%cutsOfAHistory == 0 {
+			h = newHistory()
+		}
+		h.cut, h.random = cut, random
+		h.run(t, drawInstant(random, h.made))
+	}
+	h.run(t, 0)
+}
+
+// At each instant of what moves files about, rather than at random ones.
+func TestAPowerCutInMakingCompactingOrRestoringAStoreLeavesTheOldStateOrTheNew(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		work func(u *use) bool
+	}{
+		{"making", (*use).open},
+		{"compacting", func(u *use) bool { return u.open() && u.ask(Call{Do: "compact"}) }},
+		{"backing up", func(u *use) bool { return u.open() && u.makeBackup() }},
+		{"restoring", func(u *use) bool { return u.open() && u.restore() }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			seed := newSeed(t)
+			for i, again, cut := 0, 0, 1; again < amount(1, 5); i, cut = i+1, cut+1 {
+				h := newHistory()
+				h.cut, h.random = cut, newRandom(seed, i)
+				if tt.name != "making" {
+					h.between(t, 0, func(u *use) {
+						u.open()
+						u.fill()
+						u.makeBackup()
+					})
+				}
+				inTime := h.between(t, cut, func(u *use) {
+					if tt.work(u) {
+						u.under = append(u.under, u.state.draw(u.random, u.path, ""))
+						u.change()
+					}
+				})
+				h.run(t, 0)
+				if !inTime {
+					again, cut = again+1, 0
+				}
+			}
+		})
+	}
+}
+
+// drawInstant says during which change of the disk the power is cut. Opening makes a store in some forty changes, and
+// then a store's change is some ten.
+func drawInstant(random *rand.Rand, made bool) int {
+	if !made || random.IntN(4) == 0 {
+		return 1 + random.IntN(60)
+	}
+	return 1 + random.IntN(600)
+}
+
+// history is what happens to one disk from one cut to the next.
+type history struct {
+	cut    int
+	random *rand.Rand
+	disk   *disk.Disk
+
+	made  bool     // the store was opened once
+	state State    // with every change that is known to be there
+	under []Call   // changes under way, each of which may be there or not
+	gone  []string // tokens of deleted keys
+
+	backups  []State // one of which the backup has
+	backedUp bool    // the backup is known to be whole
+	copies   []State // one of which the restored store has, if there is one
+}
+
+func newHistory() *history { return &history{disk: disk.New(), state: newState()} }
+
+// run uses the disk until the power is cut during the nth change; for 0 only until everything was looked at.
+func (h *history) run(t *testing.T, nth int) {
+	t.Helper()
+	h.between(t, nth, func(u *use) {
+		if u.open() {
+			for nth > 0 && u.step() {
+			}
+		}
+	})
+}
+
+// between mounts the disk, has it used until the power is cut during the nth change or, for 0, for as long as it takes,
+// and lets the disk lose what it may. It reports whether the power was cut in time.
+func (h *history) between(t *testing.T, nth int, work func(u *use)) (cut bool) {
+	t.Helper()
+	dir, unmount := mount(t, h.disk)
+	where := fmt.Sprintf("cut %d, during change %d", h.cut, nth)
+	u := &use{history: h, t: t, program: start(t, where), dir: dir, path: filepath.Join(dir, "keys.db")}
+	h.disk.CutAfter(nth)
+	work(u)
+	if cut = u.isOff(); cut {
+		u.useDeadDisk()
+	}
+	u.program.kill()
+	unmount()
+	h.disk = h.disk.Restart(disk.Loss(h.random.IntN(3)), h.random)
+	return cut
+}
+
+// use is what happens between two cuts.
+type use struct {
+	*history
+	t       *testing.T
+	program *process
+	dir     string
+	path    string
+}
+
+func (u *use) isOff() bool {
+	select {
+	case <-u.disk.Off():
+		return true
+	default:
+		return false
+	}
+}
+
+// goOn reports whether err is nil. An error is good only when the power was cut.
+func (u *use) goOn(what string, err error) bool {
+	u.t.Helper()
+	if err != nil && !u.isOff() {
+		u.t.Fatalf("%s: %s: %v", u.program.where, what, err)
+	}
+	return err == nil
+}
+
+// ask makes one call. It reports false if the power was cut.
+func (u *use) ask(c Call) bool {
+	u.t.Helper()
+	if c.Path == "" {
+		c.Path = u.path
+	}
+	a := u.program.call(u.t, c)
+	return u.goOn(c.Do, a.Failure.err())
+}
+
+// open opens the store and looks at everything that was there before.
+func (u *use) open() bool {
+	u.t.Helper()
+	if !u.ask(Call{Do: "open"}) {
+		return false
+	}
+	u.made = true
+	return u.find() && u.findBackup() && u.findRestored()
+}
+
+// find looks at the store: it must have what is known to be there, with each change that was under way or without.
+func (u *use) find() bool {
+	u.t.Helper()
+	states := []State{u.state}
+	for _, c := range u.under {
+		for _, s := range states {
+			states = append(states, s.apply(c, Answer{}))
+		}
+	}
+	found, err := u.program.visit(u.t, u.path, states, u.gone)
+	if !u.goOn("visit", err) {
+		return false
+	}
+	u.settle(found)
+	u.under = nil
+	return true
+}
+
+// settle goes on with the next state.
+func (u *use) settle(next State) {
+	u.gone = append(u.gone, u.state.lost(next)...)
+	u.state = next
+}
+
+func (u *use) backup() string   { return filepath.Join(u.dir, "backup") }
+func (u *use) restored() string { return filepath.Join(u.dir, "restored.db") }
+
+// findBackup restores the backup, if there is one: it has a state that it may have, or is recognised as cut short.
+func (u *use) findBackup() bool {
+	u.t.Helper()
+	if u.backups == nil {
+		return true
+	}
+	probe := filepath.Join(u.dir, "probe.db")
+	err := u.program.call(u.t, Call{Do: "restore", Path: u.backup(), To: probe}).Failure.err()
+	if !u.backedUp && (errors.Is(err, latchkey.ErrCorrupt) || errors.Is(err, fs.ErrNotExist)) {
+		u.backups = nil
+		return true
+	}
+	return u.goOn("restore", err) && u.findCopy(probe, &u.backups)
+}
+
+// findRestored looks at the restored store, if there is one: a cut in Restore leaves all of it or nothing.
+func (u *use) findRestored() bool {
+	u.t.Helper()
+	return u.disk.Files()["restored.db"] == nil || u.findCopy(u.restored(), &u.copies)
+}
+
+// findCopy opens a store that has one of some states, and closes it.
+func (u *use) findCopy(path string, states *[]State) bool {
+	u.t.Helper()
+	if !u.ask(Call{Do: "open", Path: path}) {
+		return false
+	}
+	found, err := u.program.visit(u.t, path, *states, nil)
+	if !u.goOn("visit", err) {
+		return false
+	}
+	*states = []State{found}
+	return u.ask(Call{Do: "close", Path: path})
+}
+
+// step makes one call, or several at once that have nothing to do with each other. It reports false after a cut.
+func (u *use) step() bool {
+	u.t.Helper()
+	switch n := u.random.IntN(100); {
+	case n < 3:
+		return u.ask(Call{Do: "compact"})
+	case n < 6:
+		return u.makeBackup()
+	case n < 9:
+		return u.restore()
+	case n < 12:
+		return u.ask(Call{Do: "close"}) && u.ask(Call{Do: "open"})
+	}
+	count := 1
+	if u.random.IntN(3) == 0 {
+		count = 2 + u.random.IntN(3)
+	}
+	for _, i := range u.random.Perm(len(subjects))[:count] {
+		u.under = append(u.under, u.state.draw(u.random, u.path, subjects[i]))
+	}
+	return u.change()
+}
+
+// change makes the calls that are under way.
+func (u *use) change() bool {
+	u.t.Helper()
+	var begun []*rpc.Call
+	for _, c := range u.under {
+		begun = append(begun, u.program.begin(c))
+	}
+	var open []Call
+	for i, c := range u.under {
+		a, err := u.program.wait(begun[i])
+		if err != nil {
+			u.t.Fatalf("%s: %s: %v", u.program.where, c.Do, err)
+		}
+		if u.goOn(c.Do, a.Failure.err()) {
+			u.settle(u.state.apply(c, a))
+		} else {
+			open = append(open, c)
+		}
+	}
+	u.under = open
+	return !u.isOff()
+}
+
+func (u *use) makeBackup() bool {
+	u.t.Helper()
+	u.backups, u.backedUp = append(u.backups, u.state), false
+	if !u.ask(Call{Do: "backup", To: u.backup()}) {
+		return false
+	}
+	u.backups, u.backedUp = []State{u.state}, true
+	return true
+}
+
+func (u *use) restore() bool {
+	u.t.Helper()
+	if !u.backedUp {
+		return true
+	}
+	u.copies = append(u.copies, u.backups...)
+	if !u.ask(Call{Do: "restore", Path: u.backup(), To: u.restored()}) {
+		return false
+	}
+	u.copies = u.backups
+	return true
+}
+
+// useDeadDisk uses a store whose disk has gone: everything may fail, nothing may crash or hang.
+func (u *use) useDeadDisk() {
+	u.t.Helper()
+	var tokens []string
+	for token := range u.state.logins(nil) {
+		tokens = append(tokens, token)
+	}
+	u.program.call(u.t, u.state.draw(u.random, u.path, ""))
+	u.program.call(u.t, Call{Do: "look", Path: u.path})
+	u.program.call(u.t, Call{Do: "log in", Path: u.path, Tokens: tokens})
+	u.program.call(u.t, Call{Do: "compact", Path: u.path})
+	u.program.call(u.t, Call{Do: "close", Path: u.path})
+	if u.program.call(u.t, Call{Do: "open", Path: u.path}).Failure.err() == nil {
+		u.t.Fatalf("%s: opened a store on a disk that has gone", u.program.where)
+	}
+}
+
+// fill makes a few changes, until the power is cut.
+func (u *use) fill() {
+	u.t.Helper()
+	for range 30 {
+		subject := subjects[u.random.IntN(len(subjects))]
+		u.under = []Call{u.state.draw(u.random, u.path, subject)}
+		if !u.change() {
+			return
+		}
+	}
+}

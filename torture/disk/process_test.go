@@ -1,0 +1,427 @@
+package disk_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/rpc"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// A program of its own uses the stores, for a crash of it to be seen and survived; and because a program must not map
+// files of a file system that it serves itself, see [disk.Disk.Mount]. It is this test binary, told by a variable in its
+// environment to answer calls on its standard input and output.
+
+const programVariable = "LATCHKEY_DISK_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(programVariable) == "" {
+		os.Exit(m.Run())
+	}
+	server := rpc.NewServer()
+	if err := server.Register(&Program{stores: make(map[string]*latchkey.Store)}); err != nil {
+		panic(err)
+	}
+	server.ServeConn(struct {
+		io.Reader
+		io.WriteCloser
+	}{os.Stdin, os.Stdout})
+}
+
+// Call is what the program is asked to do. Each kind of call has the fields that it needs.
+type Call struct {
+	Do       string
+	Path     string
+	ReadOnly bool
+
+	Subject string // of a user
+	User    uuid.UUID
+	Name    string // of a key
+	Key     uuid.UUID
+	Names   []string // of keys to make; the last is the new name in a renaming
+	Tokens  []string
+	To      string // another path
+	State   State
+}
+
+// Answer is what came of a call.
+type Answer struct {
+	Failure  Failure
+	User     uuid.UUID
+	Keys     []uuid.UUID
+	Tokens   []string
+	State    State
+	Logins   []Login
+	Findings []string
+	Sequence uint64
+	Stages   []Stage
+}
+
+// Login is what came of the login with one token.
+type Login struct {
+	Key     uuid.UUID
+	Failure Failure
+}
+
+// Failure is an error in another program.
+type Failure struct {
+	Text string
+	Kind []string // the texts of the errors that it is
+}
+
+// errorKinds are the errors that tests tell apart.
+var errorKinds = []error{
+	latchkey.ErrInvalidToken, latchkey.ErrKeyDisabled, latchkey.ErrUserDisabled, latchkey.ErrCorrupt, latchkey.ErrVersion,
+	latchkey.ErrClosed, latchkey.ErrCommit, latchkey.ErrSyncFailed, latchkey.ErrUserNotFound, latchkey.ErrKeyNotFound,
+	fs.ErrNotExist, fs.ErrExist, syscall.EIO, syscall.ENOSPC,
+}
+
+func failure(err error) (f Failure) {
+	if err == nil {
+		return f
+	}
+	f.Text = err.Error()
+	for _, kind := range errorKinds {
+		if errors.Is(err, kind) {
+			f.Kind = append(f.Kind, kind.Error())
+		}
+	}
+	return f
+}
+
+// err is the error as it was, as far as errors.Is can tell.
+func (f Failure) err() error {
+	if f.Text == "" {
+		return nil
+	}
+	return f
+}
+
+func (f Failure) Error() string        { return f.Text }
+func (f Failure) Is(target error) bool { return slices.Contains(f.Kind, target.Error()) }
+
+// Program is what the program does.
+type Program struct {
+	mu     sync.Mutex
+	stores map[string]*latchkey.Store // by path
+}
+
+func (p *Program) store(path string) *latchkey.Store {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stores[path]
+}
+
+// lightest is the cheapest cost that there is.
+var lightest = latchkey.Cost{Memory: 8, Passes: 1, Lanes: 1}
+
+// Do does what it is asked.
+func (p *Program) Do(c Call, a *Answer) error {
+	a.Failure = failure(p.do(context.Background(), c, a))
+	return nil
+}
+
+func (p *Program) do(ctx context.Context, c Call, a *Answer) error {
+	if c.Do == "open" {
+		s, err := latchkey.Open(c.Path, &latchkey.Options{Cost: lightest, ReadOnly: c.ReadOnly})
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.stores[c.Path] = s
+		return err
+	}
+	switch c.Do {
+	case "restore":
+		return restore(ctx, c.Path, c.To)
+	case "examine":
+		return examine(ctx, c, a)
+	}
+	s := p.store(c.Path)
+	if s == nil {
+		return errors.New("the store is not open")
+	}
+	switch c.Do {
+	case "close":
+		return s.Close()
+	case "create user":
+		u, err := s.CreateUser(ctx, latchkey.NewUser{Identity: email(c.Subject)})
+		a.User = u.ID
+		return err
+	case "create user with keys":
+		return createUserWithKeys(ctx, s, c, a)
+	case "create keys":
+		var requests []latchkey.NewKeyFor
+		for _, name := range c.Names {
+			requests = append(requests, latchkey.NewKeyFor{Owner: c.User, NewKey: latchkey.NewKey{Name: name}})
+		}
+		keys, tokens, err := s.CreateKeys(ctx, requests, nil)
+		a.created(keys, tokens)
+		return err
+	case "rename key":
+		return s.RenameKey(ctx, c.User, c.Key, c.Names[0])
+	case "disable key":
+		return s.DisableKey(ctx, c.User, c.Key)
+	case "enable key":
+		return s.EnableKey(ctx, c.User, c.Key)
+	case "delete key":
+		return s.DeleteKey(ctx, c.User, c.Key)
+	case "disable user":
+		return s.DisableUser(ctx, c.User)
+	case "enable user":
+		return s.EnableUser(ctx, c.User)
+	case "delete user":
+		return s.DeleteUser(ctx, c.User)
+	case "compact":
+		return s.Compact(ctx)
+	case "backup":
+		return backUp(ctx, s, c.To)
+	case "look":
+		return look(ctx, s, a)
+	case "log in":
+		a.Logins = logIn(ctx, s, c.Tokens)
+		return nil
+	}
+	return fmt.Errorf("cannot %s", c.Do)
+}
+
+// email is the identity of a user known by subject.
+func email(subject string) latchkey.Identity {
+	return latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: subject}
+}
+
+func (a *Answer) created(keys []latchkey.Key, tokens []string) {
+	for _, k := range keys {
+		a.Keys = append(a.Keys, k.ID)
+	}
+	a.Tokens = tokens
+}
+
+func createUserWithKeys(ctx context.Context, s *latchkey.Store, c Call, a *Answer) error {
+	minted, tokens, err := s.MintKeys(ctx, len(c.Names), nil)
+	if err != nil {
+		return err
+	}
+	var keys []latchkey.Key
+	err = s.Update(ctx, func(tx *latchkey.Tx) error {
+		keys = nil
+		u, err := tx.CreateUser(latchkey.NewUser{Identity: email(c.Subject)})
+		if err != nil {
+			return err
+		}
+		a.User = u.ID
+		for i, name := range c.Names {
+			k, err := tx.InsertKey(u.ID, latchkey.NewKey{Name: name}, minted[i])
+			if err != nil {
+				return err
+			}
+			keys = append(keys, k)
+		}
+		return nil
+	})
+	a.created(keys, tokens)
+	return err
+}
+
+// backUp makes a backup that survives a power cut once it returns nil.
+func backUp(ctx context.Context, s *latchkey.Store, to string) error {
+	f, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.Backup(ctx, f), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(to))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func restore(ctx context.Context, backup, to string) error {
+	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.Open(backup)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return latchkey.Restore(ctx, f, to)
+}
+
+// look reads everything: the state, and the findings of Check.
+func look(ctx context.Context, s *latchkey.Store, a *Answer) error {
+	for finding := range s.Check(ctx) {
+		a.Findings = append(a.Findings, finding.Error())
+	}
+	st, err := s.Stats(ctx)
+	if err != nil {
+		return err
+	}
+	a.Sequence = st.Sequence
+	if a.State, err = readState(ctx, s); err != nil {
+		return err
+	}
+	if users, keys := a.State.users(), a.State.keys(); st.Users != uint64(users) || st.Keys != uint64(keys) {
+		a.Findings = append(a.Findings, fmt.Sprintf("Stats has %d users and %d keys, and there are %d and %d", st.Users, st.Keys, users, keys))
+	}
+	return nil
+}
+
+func logIn(ctx context.Context, s *latchkey.Store, tokens []string) (logins []Login) {
+	for _, token := range tokens {
+		who, err := s.Login(ctx, token)
+		logins = append(logins, Login{who.KeyID, failure(err)})
+	}
+	return logins
+}
+
+// process is a running program.
+type process struct {
+	cmd    *exec.Cmd
+	client *rpc.Client
+	stderr *bytes.Buffer
+	ended  chan struct{} // closed when it has ended
+	where  string        // in the test, for its messages
+}
+
+func start(t testing.TB, where string) *process {
+	t.Helper()
+	p := startAlone(t, where)
+	t.Cleanup(p.kill)
+	return p
+}
+
+// startAlone starts a program that its caller kills.
+func startAlone(t testing.TB, where string) *process {
+	t.Helper()
+	self, err := os.Executable()
+	must(t, err)
+	p := &process{cmd: exec.Command(self), stderr: &bytes.Buffer{}, ended: make(chan struct{}), where: where}
+	p.cmd.Env = append(os.Environ(), programVariable+"=1")
+	p.cmd.Stderr = p.stderr
+	in, err := p.cmd.StdinPipe()
+	must(t, err)
+	out, err := p.cmd.StdoutPipe()
+	must(t, err)
+	must(t, p.cmd.Start())
+	p.client = rpc.NewClient(struct {
+		io.Reader
+		io.WriteCloser
+	}{out, in})
+	go func() {
+		_ = p.cmd.Wait()
+		close(p.ended)
+	}()
+	return p
+}
+
+func (p *process) running() bool {
+	select {
+	case <-p.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// kill ends the program as a power cut does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.ended
+	_ = p.client.Close()
+}
+
+// patience is for a program that hangs. No call takes a hundredth of it, unless the machine stands still.
+const patience = 15 * time.Second
+
+// call has the program do something. It ends the test if the program crashes or hangs.
+func (p *process) call(t testing.TB, c Call) Answer {
+	t.Helper()
+	a, err := p.wait(p.begin(c))
+	if err != nil {
+		t.Fatalf("%s: %s: %v", p.where, c.Do, err)
+	}
+	return a
+}
+
+func (p *process) begin(c Call) *rpc.Call { return p.client.Go("Program.Do", c, &Answer{}, nil) }
+
+func (p *process) wait(pending *rpc.Call) (Answer, error) {
+	hung := time.AfterFunc(patience, func() { _ = p.cmd.Process.Signal(syscall.SIGQUIT) })
+	<-pending.Done
+	if pending.Error == nil {
+		hung.Stop()
+		return *pending.Reply.(*Answer), nil
+	}
+	<-p.ended
+	what := "the program crashed"
+	if !hung.Stop() {
+		what = "the program hung"
+	}
+	return Answer{}, fmt.Errorf("%s: %s\n%s", what, p.cmd.ProcessState, firstLines(p.stderr.String(), 600))
+}
+
+func firstLines(text string, n int) string {
+	lines := strings.SplitAfterN(text, "\n", n+1)
+	return strings.Join(lines[:min(n, len(lines))], "")
+}
+
+// visit looks at an open store, which must be sound and in one of some states, and logs in with every token of that
+// state and with those of deleted keys. It returns the state, or the error of a call that failed.
+func (p *process) visit(t testing.TB, path string, states []State, gone []string) (State, error) {
+	t.Helper()
+	seen := p.call(t, Call{Do: "look", Path: path})
+	if err := seen.Failure.err(); err != nil {
+		return nil, err
+	}
+	if len(seen.Findings) > 0 {
+		t.Fatalf("%s: Check of %s: %q", p.where, filepath.Base(path), seen.Findings)
+	}
+	for _, state := range states {
+		if found, ok := state.found(seen.State); ok {
+			return found, p.logIn(t, path, found, gone)
+		}
+	}
+	t.Fatalf("%s: found in %s\n%+v\nwant one of\n%+v", p.where, filepath.Base(path), seen.State, states)
+	return nil, nil
+}
+
+// logIn logs in with every token of a state, and with those of deleted keys.
+func (p *process) logIn(t testing.TB, path string, state State, gone []string) error {
+	t.Helper()
+	want := state.logins(gone)
+	tokens := slices.Collect(maps.Keys(want))
+	got := p.call(t, Call{Do: "log in", Path: path, Tokens: tokens})
+	for i, login := range got.Logins {
+		w := want[tokens[i]]
+		if login.Key != w.Key || !slices.Equal(login.Failure.Kind, w.Failure.Kind) {
+			t.Fatalf("%s: login in %s: got %+v, want %+v", p.where, filepath.Base(path), login, w)
+		}
+	}
+	return got.Failure.err()
+}
+
+// must ends the test for any error.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
