@@ -212,10 +212,13 @@ func boltSettings() *bbolt.Options {
 	}
 }
 
-// boltMapSize is 1 GiB on 64-bit machines. Windows makes the file as large as its map.
+// boltMapSize is 1 GiB on 64-bit machines, and 64 MiB on others. Windows makes the file as large as its map.
 func boltMapSize() int {
-	if strconv.IntSize < 64 || runtime.GOOS == "windows" {
+	switch {
+	case runtime.GOOS == "windows":
 		return 0
+	case strconv.IntSize < 64:
+		return 64 << 20
 	}
 	return 1 << 30
 }
