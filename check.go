@@ -111,6 +111,7 @@ func (c *checker) run() error {
 	c.each(tableIdentities, c.checkIdentity)
 	c.each(tableKeys, c.checkKey)
 	c.each(tableNames, c.checkName)
+	c.each(tableData, c.checkData)
 	if c.err != nil {
 		return c.err
 	}
@@ -314,6 +315,12 @@ func (c *checker) checkName(e Entry) {
 	}
 	if k == nil || k.deleted || k.name != name || !bytes.Equal(k.owner[:], e.Key[:16]) {
 		c.reportDerived(fix, "the index of names has %q for key %s, which has another name or owner, or is gone", name, id)
+	}
+}
+
+func (c *checker) checkData(e Entry) {
+	if _, err := openRecord(tableData, e.Key, e.Value); err != nil {
+		c.reportError(err)
 	}
 }
 

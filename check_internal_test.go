@@ -229,6 +229,10 @@ var wrongs = []struct {
 		h.put(tableNames, bytes.Repeat([]byte{1}, 40), nil)
 	}},
 
+	{"an application's record is damaged", false, func(h *inhabited) {
+		h.put(tableData, []byte("notes\x00ada"), sealRecord(tableData, []byte("notes\x00bob"), []byte("met")))
+	}},
+
 	{"a change is missing", true, func(h *inhabited) { h.remove(tableChanges, sequenceKey(h.backup.sequence)) }},
 	{"a tombstone's change is missing", true, func(h *inhabited) { h.remove(tableChanges, sequenceKey(h.gone.sequence)) }},
 	{"a record has two changes", true, func(h *inhabited) {
@@ -473,11 +477,14 @@ func TestAStoreWhoseFormatIsLostIsNotTakenForAnEmptyOne(t *testing.T) {
 	if _, err := Open(path, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("got %v, want %v", err, ErrCorrupt)
 	}
-	for _, table := range []string{tableUsers, tableKeys, tableIdentities, tableNames, tableChanges} {
+	for _, table := range []string{tableUsers, tableKeys, tableIdentities, tableNames, tableChanges, tableData} {
 		t.Run("only the table "+table+" is left", func(t *testing.T) {
 			h := openInhabited(t)
 			mustInside(t, h.engine.Update(t.Context(), func(etx EngineTx) error {
-				for _, other := range []string{tableMeta, tableUsers, tableKeys, tableIdentities, tableNames, tableChanges} {
+				if err := etx.Put(tableData, []byte("notes\x00ada"), nil); err != nil {
+					return err
+				}
+				for _, other := range []string{tableMeta, tableUsers, tableKeys, tableIdentities, tableNames, tableChanges, tableData} {
 					for e, err := range etx.Scan(other, nil, nil) {
 						if err != nil {
 							return err

@@ -3,7 +3,6 @@ package latchkey
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -39,7 +38,7 @@ var (
 )
 
 // openDomain reads the domain of the store in e, and begins a new store if e is empty.
-func openDomain(ctx context.Context, e Engine, opts *Options) (*domain, error) {
+func openDomain(ctx context.Context, e Engine, opts *Options, random *randomSource) (*domain, error) {
 	d := &domain{}
 	empty := false
 	err := e.View(ctx, func(etx EngineTx) (err error) {
@@ -56,7 +55,7 @@ func openDomain(ctx context.Context, e Engine, opts *Options) (*domain, error) {
 		if empty, err := d.read(etx); err != nil || !empty {
 			return err
 		}
-		return d.create(etx, opts.tokenPrefix())
+		return d.create(etx, opts.tokenPrefix(), random)
 	})
 	return d, err
 }
@@ -120,7 +119,7 @@ func (d *domain) read(etx EngineTx) (empty bool, err error) {
 
 // wantEmpty returns ErrCorrupt if there is anything in the engine: it is no new one then, but one whose format is lost.
 func wantEmpty(etx EngineTx) error {
-	for _, table := range []string{tableMeta, tableUsers, tableIdentities, tableKeys, tableNames, tableChanges} {
+	for _, table := range []string{tableMeta, tableUsers, tableIdentities, tableKeys, tableNames, tableChanges, tableData} {
 		for _, err := range etx.Scan(table, nil, nil) {
 			return firstError(err, fmt.Errorf("%w: the record of the format is missing", ErrCorrupt))
 		}
@@ -147,17 +146,11 @@ func readMeta(etx EngineTx, key []byte, fn func(field) error) (missing bool, err
 }
 
 // create makes the secrets of a new domain and writes the records of an empty store.
-func (d *domain) create(etx EngineTx, prefix string) error {
+func (d *domain) create(etx EngineTx, prefix string, random *randomSource) error {
 	*d = domain{prefix: prefix, tagSecrets: make([]tagSecret, 1)}
-	var err error
-	if d.id, err = uuid.NewRandom(); err != nil {
-		return err
-	}
-	if d.replica, err = uuid.NewRandom(); err != nil {
-		return err
-	}
-	rand.Read(d.userSecret[:])
-	rand.Read(d.tagSecrets[0].secret[:])
+	d.id, d.replica = random.uuid(), random.uuid()
+	random.fill(d.userSecret[:])
+	random.fill(d.tagSecrets[0].secret[:])
 
 	var format, replica message
 	format.number(1, formatVersion)

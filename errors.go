@@ -45,6 +45,8 @@ var (
 	// ErrInvalidMint: a [MintedKey] is empty, was minted by a store of another domain, or has been inserted already. Mint
 	// another.
 	ErrInvalidMint = errors.New("minted key cannot be inserted")
+	// ErrInvalidData: a name, key or value is out of the limits of [Data].
+	ErrInvalidData = errors.New("invalid application data")
 	// ErrInvalidOptions: a field of [Options] is out of its range, or contradicts what the store was made with.
 	ErrInvalidOptions = errors.New("invalid options")
 

@@ -240,3 +240,48 @@ func ExampleStore_Check() {
 	fmt.Println(findings, "findings")
 	// Output: 0 findings
 }
+
+func ExampleTx_Data() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+
+	// A user and what the program keeps of her are written together.
+	err := store.Update(ctx, func(tx *latchkey.Tx) error {
+		user, err := tx.CreateUser(latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"}})
+		if err != nil {
+			return err
+		}
+		return tx.Data("settings").Put(user.ID[:], []byte(`{"theme":"dark"}`))
+	})
+	fmt.Println(err)
+
+	err = store.View(ctx, func(tx *latchkey.Tx) error {
+		for entry, err := range tx.Data("settings").Scan(nil, nil) {
+			if err != nil {
+				return err
+			}
+			fmt.Printf("%s\n", entry.Value)
+		}
+		return nil
+	})
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// {"theme":"dark"}
+	// <nil>
+}
+
+func ExampleStore_HashPassword() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+
+	verifier, err := store.HashPassword(ctx, "correct horse battery staple")
+	fmt.Println(verifier[:10], err)
+	ok, err := store.CheckPassword(ctx, verifier, "correct horse battery staple")
+	fmt.Println(ok, err)
+	// Output:
+	// $argon2id$ <nil>
+	// true <nil>
+}

@@ -187,11 +187,17 @@ func (s *Store) mintKeys(ctx context.Context, n int, progress func(done, total i
 			mu.Lock()
 			i := next
 			next++
-			mu.Unlock()
 			if i >= n {
+				mu.Unlock()
 				return
 			}
-			m, token, err := s.mint(ctx)
+			d, err := s.draw()
+			mu.Unlock()
+			if err != nil {
+				cancel(err)
+				return
+			}
+			m, token, err := s.mint(ctx, d)
 			if err != nil {
 				cancel(err)
 				return
@@ -212,18 +218,27 @@ func (s *Store) mintKeys(ctx context.Context, n int, progress func(done, total i
 	return minted, tokens, nil
 }
 
-func (s *Store) mint(ctx context.Context) (MintedKey, string, error) {
-	id, err := s.newID()
+// drawn is what chance gives a key.
+type drawn struct {
+	id      uuid.UUID
+	created time.Time
+	secret  [secretSize]byte
+}
+
+func (s *Store) draw() (d drawn, err error) {
+	d.created = s.now()
+	s.random.fill(d.secret[:])
+	d.id, err = s.random.id(d.created)
+	return d, err
+}
+
+func (s *Store) mint(ctx context.Context, d drawn) (MintedKey, string, error) {
+	v, err := s.hasher.hash(ctx, d.secret[:], s.cost)
 	if err != nil {
 		return MintedKey{}, "", err
 	}
-	token, secret := s.tokens.mint(id)
-	v, err := s.hasher.hash(ctx, &secret, s.cost)
-	if err != nil {
-		return MintedKey{}, "", err
-	}
-	m := mintedKey{id: id, domain: s.domain.id, created: s.now(), verifier: v.String()}
-	return MintedKey{conceal(m)}, token, nil
+	m := mintedKey{id: d.id, domain: s.domain.id, created: d.created, verifier: v.String()}
+	return MintedKey{conceal(m)}, s.tokens.format(d.id, d.secret), nil
 }
 
 // InsertKey makes a minted key a key of owner, a user or [Server]. It returns [ErrInvalidMint], or the errors of
@@ -305,11 +320,23 @@ func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {
 }
 
 func (tx *Tx) checkName(name string) error {
+	if tx.store.hosted {
+		return CheckHostedName(name)
+	}
+	if !validText(name) {
+		return fmt.Errorf("%w: %.80q is not %s", ErrInvalidName, name, validTextRule)
+	}
+	return nil
+}
+
+// CheckHostedName returns [ErrInvalidName] unless a key's name is one that the hosted service took: 1 to 256 ASCII letters,
+// digits, '_' and '-'. It is for programs that serve the service's SDKs from a store without [Options.HostedNames].
+func CheckHostedName(name string) error {
 	if !validText(name) {
 		return fmt.Errorf("%w: %.80q is not %s", ErrInvalidName, name, validTextRule)
 	}
 	for i := range len(name) {
-		if c := name[i]; tx.store.hosted && digitValues[c] == notADigit && c != '_' && c != '-' {
+		if c := name[i]; digitValues[c] == notADigit && c != '_' && c != '-' {
 			return fmt.Errorf("%w: %.80q can only contain ASCII letters, digits, '_' and '-'", ErrInvalidName, name)
 		}
 	}

@@ -186,7 +186,7 @@ func (s *Store) fly(f *flight, id uuid.UUID, secret *[secretSize]byte, v *verifi
 	}
 	if begun := s.flights.begin(f); begun {
 		s.counters.add(statHashes, 1)
-		ok = v.matches(secret)
+		ok = v.matches(secret[:])
 	} else {
 		err = context.Canceled
 	}
@@ -309,7 +309,7 @@ func (s *Store) rehash(id uuid.UUID, secret *[secretSize]byte, old string) {
 	s.goBackground(func() {
 		ctx, cancel := s.untilClosed()
 		defer cancel()
-		v, err := s.hasher.hash(ctx, secret, s.cost)
+		v, err := s.hasher.hash(ctx, secret[:], s.cost)
 		if err == nil {
 			h.new = v.String()
 		}

@@ -417,7 +417,7 @@ func TestAVerifierThatChangesDuringTheHashIsProvenAnew(t *testing.T) {
 				if !tt.sameSecret {
 					secret[0] ^= 1
 				}
-				v := newVerifier(&secret, LightCost)
+				v := newVerifier(secret[:], LightCost)
 				plantVerifier(t, s, key.ID, v.String())
 				giveBack()
 				synctest.Wait()
@@ -588,7 +588,7 @@ func TestALoginWritesNothing(t *testing.T) {
 func TestAVerifierThatChangedMeanwhileIsNotOverwritten(t *testing.T) {
 	s, key, token := openWithOldKey(t)
 	loginAndRehash(t, s, token, key.ID)
-	other := newVerifier(&[secretSize]byte{1}, oldCost)
+	other := newVerifier(make([]byte, secretSize), oldCost)
 	plantVerifier(t, s, key.ID, other.String())
 	write(t, s, "ada")
 	if got := verifierOf(t, s, key.ID); got != other.String() {
@@ -642,7 +642,7 @@ func TestAWriteDuringTheHashLeavesTheNewVerifierForTheNext(t *testing.T) {
 	write(t, s, "ada")
 	wantCost(t, s, key.ID, oldCost)
 
-	v := newVerifier(&[secretSize]byte{1}, LightCost)
+	v := newVerifier(make([]byte, secretSize), LightCost)
 	h.new = v.String()
 	s.rehashes.end(h)
 	write(t, s, "grace")

@@ -2,6 +2,7 @@ package latchkey
 
 import (
 	"fmt"
+	"io"
 	"time"
 )
 
@@ -53,6 +54,12 @@ type Options struct {
 	// UseSafetyCopy has [Open] put the safety copy in the place of a file that is gone, or damaged, which it keeps with the
 	// suffix ".damaged". The copy is as old as it is: keys that were disabled or deleted since are as they were before.
 	UseSafetyCopy bool
+
+	// Rand is where the secrets of tokens and domains and the random parts of IDs come from, for tests that want the same
+	// ones in every run. Whoever knows what it gives can make every token, so never set it in earnest. It is read by one
+	// goroutine at a time, and must not fail: the program ends then. The default is [crypto/rand.Reader]; salts always
+	// come from there.
+	Rand io.Reader
 
 	// Now is the clock, for tests and for devices that know the time better than their operating system. Only creation
 	// times, new IDs and expiry dates depend on it. The default is [time.Now].
@@ -132,6 +139,13 @@ func (o *Options) safetyCopy() time.Duration {
 }
 
 func (o *Options) useSafetyCopy() bool { return o != nil && o.UseSafetyCopy && !o.ReadOnly }
+
+func (o *Options) random() *randomSource {
+	if o == nil {
+		return &randomSource{}
+	}
+	return &randomSource{r: o.Rand}
+}
 
 func (o *Options) now() func() time.Time {
 	if o == nil || o.Now == nil {

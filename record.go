@@ -27,6 +27,7 @@ const (
 	tableKeys       = "keys"       // key ID → keyRecord
 	tableNames      = "names"      // owner, name, 0, key ID → nothing
 	tableChanges    = "changes"    // sequence → kind, ID
+	tableData       = "data"       // name 0 key → an application's bytes, as a record
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

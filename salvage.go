@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"os"
 	"slices"
 
@@ -18,6 +19,8 @@ import (
 type Salvaged struct {
 	Users int // that came back, not counting deleted ones
 	Keys  int // that came back, not counting deleted ones
+
+	Data int // records of applications that came back: none, if it cannot be known which are of the last commit
 
 	BadPages   int // pages in use that could not be read
 	BadRecords int // records whose checksum does not hold
@@ -45,6 +48,7 @@ func Salvage(ctx context.Context, broken, out string) (report Salvaged, err erro
 	s := &salvage{
 		users: map[uuid.UUID]found[userRecord]{}, keys: map[uuid.UUID]found[keyRecord]{},
 		meta: map[string][]byte{}, identities: map[uuid.UUID]Identity{}, changes: map[uuid.UUID]uint64{},
+		data: map[string][]byte{},
 	}
 	err = s.read(ctx, f)
 	if err == nil {
@@ -60,6 +64,7 @@ func Salvage(ctx context.Context, broken, out string) (report Salvaged, err erro
 // salvage is what one run has found so far.
 type salvage struct {
 	pages  pageFile
+	sure   bool // that it knows which pages are of the last commit
 	report Salvaged
 
 	domain     domain
@@ -68,6 +73,7 @@ type salvage struct {
 	keys       map[uuid.UUID]found[keyRecord]
 	identities map[uuid.UUID]Identity // what the index has, by user
 	changes    map[uuid.UUID]uint64   // the last change of each record, by the change index
+	data       map[string][]byte      // records of applications
 }
 
 // found is a record, and whether it may be of an earlier state.
@@ -82,18 +88,19 @@ func (s *salvage) read(ctx context.Context, f *os.File) error {
 		return err
 	}
 	s.pages = pageFile{r: f, count: uint64((info.Size() + boltPageSize - 1) / boltPageSize)}
-	live, sure := s.pages.live()
+	var live func(uint64) bool
+	live, s.sure = s.pages.live()
 	for id := uint64(2); id < s.pages.count; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		page, size, ok := s.pages.leaf(id)
-		stale := sure && !live(id)
+		stale := s.sure && !live(id)
 		if !ok && !stale {
 			s.report.BadPages++
 		}
 		eachLeaf(page, func(k, v []byte) {
-			s.take(k, v, stale, !sure && !live(id))
+			s.take(k, v, stale, !s.sure && !live(id))
 		})
 		id += size
 	}
@@ -110,6 +117,12 @@ func (s *salvage) take(k, v []byte, stale, doubtful bool) {
 	}
 	var id uuid.UUID
 	if stale {
+		return
+	}
+	if _, err := openRecord(tableData, k, v); err == nil {
+		if s.sure {
+			s.data[string(k)] = bytes.Clone(v)
+		}
 		return
 	}
 	if len(k) == 8 && len(v) == 17 {
@@ -222,6 +235,9 @@ func (s *salvage) write(ctx context.Context, path string) error {
 		return err
 	}
 	err = s.writeRecords(ctx, e)
+	if err == nil {
+		err = s.writeData(ctx, e)
+	}
 	return errors.Join(err, e.Close())
 }
 
@@ -273,6 +289,25 @@ func (s *salvage) writeRecords(ctx context.Context, e Engine) error {
 		}
 	}
 	s.report.Users, s.report.Keys = int(st.users), int(st.keys)
+	return nil
+}
+
+func (s *salvage) writeData(ctx context.Context, e Engine) error {
+	keys := slices.Sorted(maps.Keys(s.data))
+	s.report.Data = len(keys)
+	for batch := range slices.Chunk(keys, salvageBatch) {
+		err := e.Update(ctx, func(etx EngineTx) error {
+			for _, k := range batch {
+				if err := etx.Put(tableData, []byte(k), s.data[k]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -111,8 +111,10 @@ func TestALostMetaPageRevivesNothing(t *testing.T) {
 	s := openFile(t, path, light())
 	disabled, disabledToken := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	deleted, deletedToken := addKey(t, s, disabled.Owner, "phone")
+	put(t, s, "sessions", "ada", "good")
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		return errors.Join(tx.DisableKey(disabled.Owner, disabled.ID), tx.DeleteKey(deleted.Owner, deleted.ID))
+		return errors.Join(tx.DisableKey(disabled.Owner, disabled.ID), tx.DeleteKey(deleted.Owner, deleted.ID),
+			tx.Data("sessions").Delete([]byte("ada")))
 	}))
 	closeStore(t, s)
 	file, err := os.ReadFile(path)
@@ -126,6 +128,9 @@ func TestALostMetaPageRevivesNothing(t *testing.T) {
 		_, salvaged := salvage(t, broken)
 		wantRefused(t, salvaged, disabledToken, latchkey.ErrKeyDisabled)
 		wantRefused(t, salvaged, deletedToken, latchkey.ErrInvalidToken)
+		if got := get(t, salvaged, "sessions", "ada"); got != nil {
+			t.Errorf("page %d: the data of before the last commit is back: %q", page, got)
+		}
 	}
 }
 

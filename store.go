@@ -21,6 +21,7 @@ type Store struct {
 	hosted   bool
 	readOnly bool
 	clock    func() time.Time
+	random   *randomSource
 	cache    *cache
 	hasher   *hasher
 	flights  *flights
@@ -96,6 +97,7 @@ func openEngine(e Engine, opts *Options) (*Store, error) {
 		hosted:   opts.hostedNames(),
 		readOnly: opts.readOnly(),
 		clock:    opts.now(),
+		random:   opts.random(),
 		cache:    newCache(opts.cacheSize()),
 		hasher:   newHasher(opts.hashMemory(), c),
 		flights:  newFlights(opts.hashQueue()),
@@ -103,7 +105,7 @@ func openEngine(e Engine, opts *Options) (*Store, error) {
 		counters: c,
 		closing:  make(chan struct{}),
 	}
-	d, err := openDomain(context.Background(), e, opts)
+	d, err := openDomain(context.Background(), e, opts, s.random)
 	if err != nil {
 		return nil, err
 	}
@@ -227,6 +229,9 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	})
 }
 
+// DomainID identifies what the store and its replicas share.
+func (s *Store) DomainID() uuid.UUID { return s.domain.id }
+
 // Format keeps the domain's secrets out of whatever prints a Store.
 func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Store") }
 
@@ -242,15 +247,5 @@ func (s *Store) now() time.Time {
 	return now
 }
 
-// newID makes an ID of version 7 (RFC 9562) by the store's clock, which need not be the one that the library reads.
-func (s *Store) newID() (uuid.UUID, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return uuid.UUID{}, err
-	}
-	ms := s.now().UnixMilli()
-	for i := range 6 {
-		id[i] = byte(ms >> (40 - 8*i))
-	}
-	return id, nil
-}
+// newID makes an ID of version 7 by the store's clock.
+func (s *Store) newID() (uuid.UUID, error) { return s.random.id(s.now()) }

@@ -1,7 +1,6 @@
 package latchkey
 
 import (
-	"crypto/rand"
 	"encoding/binary"
 	"math/bits"
 	"strings"
@@ -60,12 +59,7 @@ type tokenFormat struct {
 // new tokens; tokens tagged under the others are good until those are retired.
 type tagKey struct{ k0, k1 uint64 }
 
-// mint makes the token of a new key, and its secret.
-func (f *tokenFormat) mint(id uuid.UUID) (token string, secret [secretSize]byte) {
-	rand.Read(secret[:])
-	return f.format(id, secret), secret
-}
-
+// format makes the token of a key.
 func (f *tokenFormat) format(id uuid.UUID, secret [secretSize]byte) string {
 	var body [16 + secretSize]byte
 	copy(body[:], id[:])

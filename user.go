@@ -47,6 +47,9 @@ type User struct {
 	Identities []Identity `json:"identities"` // in the order of linking; never empty
 	Created    time.Time  `json:"created"`    // by the store's clock, to the millisecond, in UTC
 	Disabled   bool       `json:"disabled"`   // a disabled user's keys do not log in
+	// Epoch moves on whenever the user is enabled again. A program that gives users sessions keeps it in them: with
+	// another epoch than the user's, a disabling has ended the session.
+	Epoch uint64 `json:"-"`
 }
 
 // NewUser says what user to make.
@@ -382,7 +385,7 @@ func (tx *Tx) DeleteUser(id uuid.UUID) error {
 }
 
 func (u *userRecord) user() User {
-	user := User{ID: u.id, Created: u.created, Disabled: u.disabled}
+	user := User{ID: u.id, Created: u.created, Disabled: u.disabled, Epoch: u.epoch}
 	for _, i := range u.identities {
 		user.Identities = append(user.Identities, i.Identity)
 	}

@@ -196,6 +196,28 @@ func TestAnAnonymousIdentityCannotBeLinked(t *testing.T) {
 	}
 }
 
+func TestAUsersEpochMovesOnWithEachEnabling(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	epoch := func() uint64 {
+		user, err := s.User(t.Context(), ada)
+		must(t, err)
+		return user.Epoch
+	}
+	first := epoch()
+	must(t, s.EnableUser(t.Context(), ada))
+	if epoch() != first {
+		t.Error("enabling who is enabled moved the epoch on")
+	}
+	for last := first; last < first+3; last++ {
+		must(t, s.DisableUser(t.Context(), ada))
+		must(t, s.EnableUser(t.Context(), ada))
+		if got := epoch(); got <= last {
+			t.Errorf("enabled again: epoch %d, and it was %d", got, last)
+		}
+	}
+}
+
 func TestAUserWhoIsGoneCanBeNeitherLinkedNorDisabledNorEnabledNorDeleted(t *testing.T) {
 	s := open(t)
 	gone := addUser(t, s, "ada")

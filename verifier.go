@@ -85,20 +85,20 @@ func parseVerifier(phc string) (v verifier, err error) {
 }
 
 // newVerifier hashes a new secret under a new salt.
-func newVerifier(secret *[secretSize]byte, cost Cost) verifier {
+func newVerifier(secret []byte, cost Cost) verifier {
 	v := verifier{cost: cost}
 	rand.Read(v.salt[:])
 	v.hash = v.compute(secret)
 	return v
 }
 
-func (v *verifier) compute(secret *[secretSize]byte) (hash [hashSize]byte) {
-	copy(hash[:], argon2.IDKey(secret[:], v.salt[:], v.cost.Passes, v.cost.Memory, v.cost.Lanes, hashSize))
+func (v *verifier) compute(secret []byte) (hash [hashSize]byte) {
+	copy(hash[:], argon2.IDKey(secret, v.salt[:], v.cost.Passes, v.cost.Memory, v.cost.Lanes, hashSize))
 	return hash
 }
 
 // matches reports, in constant time, whether secret is the one that the verifier was made from.
-func (v *verifier) matches(secret *[secretSize]byte) bool {
+func (v *verifier) matches(secret []byte) bool {
 	hash := v.compute(secret)
 	return subtle.ConstantTimeCompare(hash[:], v.hash[:]) == 1
 }
@@ -264,7 +264,7 @@ func (h *hasher) waiting() int {
 }
 
 // hash makes the verifier of a new secret, when there is a permit.
-func (h *hasher) hash(ctx context.Context, secret *[secretSize]byte, cost Cost) (verifier, error) {
+func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (verifier, error) {
 	if err := h.acquire(ctx, cost); err != nil {
 		return verifier{}, err
 	}

@@ -30,7 +30,7 @@ func TestVerifiersAreMadeAndReadAsTheVectorsSay(t *testing.T) {
 		t.Run(v.PHC, func(t *testing.T) {
 			secret := [secretSize]byte(v.Secret)
 			want := verifier{cost: Cost{v.Memory, v.Passes, v.Lanes}, salt: [saltSize]byte(v.Salt)}
-			want.hash = want.compute(&secret)
+			want.hash = want.compute(secret[:])
 			if !bytes.Equal(want.hash[:], v.Hash) {
 				t.Errorf("hash: got %x, want %x", want.hash, v.Hash)
 			}
@@ -41,11 +41,11 @@ func TestVerifiersAreMadeAndReadAsTheVectorsSay(t *testing.T) {
 			if err != nil || got != want {
 				t.Fatalf("parse: got %+v, %v, want %+v", got, err, want)
 			}
-			if !got.matches(&secret) {
+			if !got.matches(secret[:]) {
 				t.Error("the secret does not match")
 			}
 			secret[secretSize-1] ^= 1
-			if got.matches(&secret) {
+			if got.matches(secret[:]) {
 				t.Error("a secret with another last bit matches")
 			}
 		})
@@ -69,7 +69,7 @@ func TestCostsAreReadUpToTheirBounds(t *testing.T) {
 }
 
 func TestEveryVerifierHasASaltOfItsOwn(t *testing.T) {
-	secret := &[secretSize]byte{1}
+	secret := make([]byte, secretSize)
 	a, b := newVerifier(secret, LightCost), newVerifier(secret, LightCost)
 	if a.salt == b.salt || a.hash == b.hash {
 		t.Error("two verifiers of one secret are alike")

@@ -1,0 +1,59 @@
+package latchkey
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// randomSource is where tokens' and domains' secrets and new IDs come from.
+type randomSource struct {
+	mu   sync.Mutex
+	r    io.Reader // nil for the system's
+	made uint64    // IDs, when r is not nil
+}
+
+// fill fills b. Like the system's source it ends the program rather than go on without secrets.
+func (s *randomSource) fill(b []byte) {
+	if s.r == nil {
+		rand.Read(b)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := io.ReadFull(s.r, b); err != nil {
+		panic("latchkey: Options.Rand failed: " + err.Error())
+	}
+}
+
+// id makes an ID of version 7 (RFC 9562) for a time, which need not be that of the clock that the uuid package reads. IDs of
+// one millisecond are in the order of their making.
+func (s *randomSource) id(now time.Time) (id uuid.UUID, err error) {
+	if s.r == nil {
+		id, err = uuid.NewV7()
+	} else {
+		s.fill(id[8:])
+		s.mu.Lock()
+		binary.BigEndian.PutUint16(id[6:], uint16(s.made&0x0fff|0x7000))
+		s.made++
+		s.mu.Unlock()
+		id[8] = id[8]&0x3f | 0x80
+	}
+	ms := now.UnixMilli()
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	return id, err
+}
+
+// uuid makes a random ID, of version 4.
+func (s *randomSource) uuid() (id uuid.UUID) {
+	s.fill(id[:])
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
