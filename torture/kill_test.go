@@ -24,7 +24,7 @@ func TestWhatAKilledProcessHasAcknowledgedIsThereAndNothingIsThereByHalf(t *test
 	var path string
 	held := make([]*holdings, 4)
 	changes, under := 0, 0
-	for round := range amount(20, 1000) {
+	for round := range amount(50, 1000) {
 		if round%50 == 0 { // a new file, before the tombstones take all the time
 			path = filepath.Join(t.TempDir(), "keys.db")
 			for i := range held {

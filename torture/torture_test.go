@@ -16,7 +16,7 @@ import (
 
 var (
 	long     = flag.Bool("long", false, "run the long form of every test")
-	seedFlag = flag.Uint64("seed", 0, "the seed of random tests, to replay one; 0 draws one")
+	seedFlag = flag.Uint64("seed", 0, "the seed of random tests, to replay one; 0 is 1 in the short form, and draws one in the long form")
 	// samplesFlag has more samples find smaller differences.
 	samplesFlag = flag.Int("samples", 0, "how many samples each timing test takes; 0 for the form's own number")
 )
@@ -50,7 +50,7 @@ func setChecks() {
 		_ = flag.Set("rapid.steps", "60")
 	}
 	if !given["rapid.seed"] {
-		_ = flag.Set("rapid.seed", fmt.Sprint(*seedFlag))
+		_ = flag.Set("rapid.seed", fmt.Sprint(max(*seedFlag, amount[uint64](1, 0))))
 	}
 }
 
@@ -72,7 +72,7 @@ func newSeed(t testing.TB) uint64 {
 	t.Helper()
 	seed := *seedFlag
 	if seed == 0 {
-		seed = rand.Uint64()
+		seed = amount(1, rand.Uint64())
 	}
 	t.Logf("seed %d", seed)
 	t.Cleanup(func() {
