@@ -193,15 +193,17 @@ have the file open first; it is not changed. What may not be the last state of a
 				Store      string `json:"store"`
 				Users      int    `json:"users"`
 				Keys       int    `json:"keys"`
+				Data       int    `json:"data"`
 				BadPages   int    `json:"bad_pages"`
 				BadRecords int    `json:"bad_records"`
 				Doubtful   int    `json:"doubtful"`
 				Nameless   int    `json:"nameless"`
-			}{out, saved.Users, saved.Keys, saved.BadPages, saved.BadRecords, saved.Doubtful, saved.Nameless}
+			}{out, saved.Users, saved.Keys, saved.Data, saved.BadPages, saved.BadRecords, saved.Doubtful, saved.Nameless}
 			return a.printFields(doc,
 				"Store", out,
 				"Users", fmt.Sprint(doc.Users),
 				"Keys", fmt.Sprint(doc.Keys),
+				"Records of applications", fmt.Sprint(doc.Data),
 				"Pages that could not be read", fmt.Sprint(doc.BadPages),
 				"Records that could not be read", fmt.Sprint(doc.BadRecords),
 				"Disabled, because they may be of an earlier state", fmt.Sprint(doc.Doubtful),
