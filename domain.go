@@ -152,13 +152,12 @@ func (d *domain) create(etx EngineTx, prefix string, random *randomSource) error
 	random.fill(d.userSecret[:])
 	random.fill(d.tagSecrets[0].secret[:])
 
-	var format, replica message
+	var format message
 	format.number(1, formatVersion)
-	replica.bytes(1, d.replica[:])
 	for _, r := range []struct{ key, record []byte }{
 		{keyFormat, sealRecord(tableMeta, keyFormat, format)},
 		{keyDomain, sealRecord(tableMeta, keyDomain, d.encode())},
-		{keyReplica, sealRecord(tableMeta, keyReplica, replica)},
+		{keyReplica, d.encodeReplica()},
 		{keyState, (&storeState{}).encode()},
 	} {
 		if err := etx.Put(tableMeta, r.key, r.record); err != nil {
@@ -180,6 +179,13 @@ func (d *domain) encode() []byte {
 	}
 	m.bytes(4, []byte(d.prefix))
 	return m
+}
+
+// encodeReplica makes the record of the replica's ID.
+func (d *domain) encodeReplica() []byte {
+	var m message
+	m.bytes(1, d.replica[:])
+	return sealRecord(tableMeta, keyReplica, m)
 }
 
 func decodeTagSecret(b []byte) (t tagSecret, err error) {

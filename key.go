@@ -295,11 +295,11 @@ func (tx *Tx) checkNewKey(owner uuid.UUID, n NewKey, others int) error {
 		if u.anonymous() {
 			return ErrAnonymousUser
 		}
-		if err := tx.checkLimit(owner, others); err != nil {
-			return err
-		}
 	}
-	return tx.checkNameFree(owner, n.Name)
+	if err := tx.checkNameFree(owner, n.Name); err != nil || owner == Server {
+		return err
+	}
+	return tx.checkLimit(owner, others)
 }
 
 func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {

@@ -35,7 +35,7 @@ type Salvaged struct {
 // Salvage reads what it can of the damaged store in the file broken, page by page, takes every record whose checksum
 // holds, and makes a new store of them in the file out. It does not change broken, which no program should have open.
 // Tokens stay good, as does what was deleted stay deleted, unless the page that says so is lost; see [Salvaged] for
-// what comes back disabled.
+// what comes back disabled. The new store is another replica of the domain.
 //
 // It returns [ErrCorrupt] if the record of the domain is lost, without which no token can be checked; [ErrVersion];
 // [fs.ErrExist] if out exists; ctx's error, or the operating system's.
@@ -172,7 +172,13 @@ func (s *salvage) readDomain() error {
 	if err == nil && empty {
 		err = fmt.Errorf("%w: it has no record of its format", ErrCorrupt)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// Some of its last writes may be lost, and others would get their stamps.
+	s.domain.replica = uuid.New()
+	s.meta[string(keyReplica)] = s.domain.encodeReplica()
+	return nil
 }
 
 // settle applies the rules that records obey together: what is doubtful is disabled, every key has a user, deletion

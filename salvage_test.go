@@ -87,6 +87,9 @@ func TestSalvageOfASoundStoreKeepsEverything(t *testing.T) {
 	closeStore(t, s)
 
 	report, salvaged := salvage(t, path)
+	if salvaged.DomainID() != s.DomainID() || salvaged.ReplicaID() == s.ReplicaID() {
+		t.Error("the salvaged store is not another replica of the same domain")
+	}
 	if want := (latchkey.Salvaged{Users: 1, Keys: 3}); report != want {
 		t.Errorf("got %+v, want %+v", report, want)
 	}

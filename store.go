@@ -232,6 +232,10 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 // DomainID identifies what the store and its replicas share.
 func (s *Store) DomainID() uuid.UUID { return s.domain.id }
 
+// ReplicaID identifies the store among the replicas of its domain. [Salvage] makes another replica, which may lack some of
+// the last changes.
+func (s *Store) ReplicaID() uuid.UUID { return s.domain.replica }
+
 // Format keeps the domain's secrets out of whatever prints a Store.
 func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Store") }
 
