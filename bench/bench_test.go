@@ -111,6 +111,7 @@ func closeEnv(tb testing.TB, env *bench.Env) {
 
 func BenchmarkCached(b *testing.B)        { run(b, bench.Cached) }
 func BenchmarkCold(b *testing.B)          { run(b, bench.Cold) }
+func BenchmarkHTTP(b *testing.B)          { run(b, bench.HTTP) }
 func BenchmarkForged(b *testing.B)        { run(b, bench.Forged) }
 func BenchmarkMalformed(b *testing.B)     { run(b, bench.Malformed) }
 func BenchmarkGrowth(b *testing.B)        { run(b, bench.Growth) }

@@ -23,7 +23,7 @@ type Group struct {
 
 // Groups are all questions, in the order of the report.
 func Groups() []Group {
-	return []Group{Cached, Cold, Forged, Malformed, Growth, Opening, UnderWrites, SharedCommits, Rivals}
+	return []Group{Cached, Cold, Forged, Malformed, Growth, Opening, UnderWrites, SharedCommits, HTTP, Rivals}
 }
 
 // A Case is one measurement, and what it must reach.

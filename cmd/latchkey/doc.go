@@ -29,6 +29,11 @@
 // A token is shown once, by key create. It is read from standard input, by login, and never from an argument, which
 // every process on the machine could see.
 //
+// # Serving
+//
+// Serve answers the client API of MongoDB Realm / Atlas App Services, so that an app with one of its SDKs runs against a
+// store when its base URL is changed: in earnest, or in tests, where nothing of it is to last. See latchkey serve --help.
+//
 // # Output
 //
 // Output is made for people, and may change, unless it is asked for with --json or --quiet. With --json, a command prints
@@ -41,6 +46,7 @@
 //	key create      {"key":KEY,"token":TOKEN}
 //	key ...         KEY, as it is now; a deleted one, as it was
 //	login           {"ok":true,"principal":PRINCIPAL}, or {"ok":false,"reason":REASON}
+//	serve           {"url":URL}, when it is ready
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N}
 //	check           {"sound":BOOL,"repaired":N,"findings":[TEXT, ...]}
 //	backup          {"file":FILE,"bytes":N}; nothing, if it goes to standard output

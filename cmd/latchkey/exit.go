@@ -37,6 +37,7 @@ var outcomes = []struct {
 	{errNoStore, exitNotFound, "make one with latchkey init, or correct --store"},
 	{errNoFile, exitNotFound, "correct its name"},
 	{errStoreExists, exitConflict, "use it, or give --store another name"},
+	{errAddress, exitFailed, "give --addr another; port 0 is any that is free"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{context.Canceled, exitInterrupted, "it was interrupted, and nothing was changed"},
 

@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("LATCHKEY_COST", "light")
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // with -race, each process would sleep for a second when it ends
 			env.Values[holder{}] = &holder{}
+			env.Values[serving{}] = &serving{}
 			env.Defer(func() { checkStore(t, filepath.Join(env.WorkDir, "keys.db")) })
 			return nil
 		},
@@ -72,6 +73,11 @@ func TestScripts(t *testing.T) {
 			"halfmade": halfmade,
 			"damage":   damage,
 			"postdate": postdate,
+			"serve":    serve,
+			"request":  request,
+			"mailed":   mailed,
+			"glob":     glob,
+			"shutdown": shutdown,
 		},
 	})
 }

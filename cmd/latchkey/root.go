@@ -43,7 +43,7 @@ func newRoot(a *app) *cobra.Command {
 	flags.BoolVar(&a.json, "json", false, "print JSON")
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
-	root.AddCommand(initCommand(a), userCommands(a), keyCommands(a), loginCommand(a), statsCommand(a), checkCommand(a),
+	root.AddCommand(initCommand(a), userCommands(a), keyCommands(a), loginCommand(a), serveCommand(a), statsCommand(a), checkCommand(a),
 		backupCommand(a), restoreCommand(a), compactCommand(a), salvageCommand(a), versionCommand(a), manCommand())
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,7 @@ func (a *app) openAndClose(path string, opts latchkey.Options, fn func(*latchkey
 	if a.wait == 0 {
 		opts.LockTimeout = -1 // zero would be the default
 	}
-	opts.HashMemory = 1 << 30 // the command computes one hash, whatever its cost
+	opts.HashMemory = cmp.Or(opts.HashMemory, 1<<30) // a command computes one hash, whatever its cost
 	s, err := latchkey.Open(path, &opts)
 	if err != nil {
 		return err

@@ -1,0 +1,127 @@
+package appservices
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// keyReply has exactly these fields: suites of SDKs compare deeply.
+type keyReply struct {
+	ID       string `json:"_id"`
+	Key      string `json:"key,omitempty"` // the token, when the key is made
+	Name     string `json:"name"`
+	Disabled bool   `json:"disabled"`
+}
+
+func newKeyReply(k latchkey.Key, token string) keyReply {
+	return keyReply{ID: KeyObjectID(k), Key: token, Name: k.Name, Disabled: k.Disabled}
+}
+
+// keyOwner returns the user whose keys a request is about, if its session may manage them.
+func (c *call) keyOwner() (uuid.UUID, error) {
+	s, p, err := c.authenticate(refreshToken)
+	switch {
+	case err != nil:
+		return uuid.Nil, err
+	case p.server != nil,
+		s.identity.Provider == latchkey.APIKey && !c.h.opts.AllowKeySessions,
+		!slices.ContainsFunc(p.user.Identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.AnonUser }):
+		return uuid.Nil, errMayNotManageKeys
+	}
+	return p.user.ID, nil
+}
+
+func (c *call) createKey() (reply, error) {
+	owner, err := c.keyOwner()
+	if err != nil {
+		return reply{}, err
+	}
+	d, err := c.body()
+	if err != nil {
+		return reply{}, err
+	}
+	name, ok := d.text("name")
+	if !ok || name == "" {
+		return reply{}, errKeyNameAbsent
+	}
+	if err := latchkey.CheckHostedName(name); err != nil { // the store may take others
+		return reply{}, err
+	}
+	key, token, err := c.app.store.CreateKey(c.ctx(), owner, latchkey.NewKey{Name: name})
+	if errors.Is(err, latchkey.ErrTooManyKeys) {
+		keys, err := c.app.store.Keys(c.ctx(), owner)
+		if err != nil {
+			return reply{}, err
+		}
+		return reply{}, errKeyLimit(len(keys))
+	}
+	return reply{http.StatusCreated, newKeyReply(key, token)}, err
+}
+
+func (c *call) listKeys() (reply, error) {
+	owner, err := c.keyOwner()
+	if err != nil {
+		return reply{}, err
+	}
+	keys, err := c.app.store.Keys(c.ctx(), owner)
+	list := make([]keyReply, len(keys)) // never null
+	for i, k := range keys {
+		list[i] = newKeyReply(k, "")
+	}
+	return reply{http.StatusOK, list}, err
+}
+
+// key returns the key that the path names, if it is the owner's.
+func (c *call) key() (latchkey.Key, error) {
+	owner, err := c.keyOwner()
+	if err != nil {
+		return latchkey.Key{}, err
+	}
+	keys, err := c.app.store.Keys(c.ctx(), owner)
+	if err != nil {
+		return latchkey.Key{}, err
+	}
+	for _, k := range keys {
+		if KeyObjectID(k) == c.params[0] {
+			return k, nil
+		}
+	}
+	return latchkey.Key{}, errKeyNotFound
+}
+
+func (c *call) fetchKey() (reply, error) {
+	key, err := c.key()
+	return reply{http.StatusOK, newKeyReply(key, "")}, err
+}
+
+func (c *call) enableKey() (reply, error) {
+	key, err := c.key()
+	if err == nil {
+		err = c.app.store.EnableKey(c.ctx(), key.Owner, key.ID)
+	}
+	return noContent, err
+}
+
+func (c *call) disableKey() (reply, error) {
+	key, err := c.key()
+	if err == nil {
+		err = c.app.store.DisableKey(c.ctx(), key.Owner, key.ID)
+	}
+	return noContent, err
+}
+
+func (c *call) deleteKey() (reply, error) {
+	key, err := c.key()
+	if err != nil {
+		return reply{}, err
+	}
+	err = c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
+		return errors.Join(tx.DeleteKey(key.Owner, key.ID), data(tx).Delete(usedKey(key.ID)))
+	})
+	return noContent, err
+}

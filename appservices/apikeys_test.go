@@ -1,0 +1,224 @@
+package appservices_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/appservices"
+)
+
+func TestTheWholeLifeOfAKey(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	created := d.keys("POST", "", u.refresh, object{"name": "laptop"}).want(http.StatusCreated).json()
+	id, key := created["_id"].(string), created["key"].(string)
+	if len(created) != 4 || created["name"] != "laptop" || created["disabled"] != false || key == "" {
+		t.Errorf("the new key is %v", created)
+	}
+	if k := d.loginKey(key); k.user != u.user {
+		t.Errorf("the key logs in %s, want %s", k.user, u.user)
+	}
+	for range 2 { // a second time changes nothing
+		d.keys("PUT", "/"+id+"/disable", u.refresh, nil).noContent()
+		d.tryLogin("api-key", object{"key": key}).refused(401, "AuthError", "unauthorized")
+		if got := d.keys("GET", "/"+id, u.refresh, nil).json()["disabled"]; got != true {
+			t.Errorf("the disabled key shows disabled %v", got)
+		}
+	}
+	for range 2 {
+		d.keys("PUT", "/"+id+"/enable", u.refresh, nil).noContent()
+		d.loginKey(key)
+	}
+	d.keys("DELETE", "/"+id, u.refresh, nil).noContent()
+	d.tryLogin("api-key", object{"key": key}).refused(401, "AuthError", "unauthorized")
+	if got := string(d.keys("GET", "", u.refresh, nil).body); got != "[]" {
+		t.Errorf("after the deletion the keys are %s", got)
+	}
+	if n := d.records('k'); n != 0 {
+		t.Errorf("%d records are left of the key", n)
+	}
+}
+
+func TestKeysAreListedInTheOrderOfCreation(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	var want []string
+	for i := range 5 {
+		name := fmt.Sprint("key-", 9-i)
+		d.createKey(u.refresh, name)
+		want = append(want, fmt.Sprintf(`"name":%q`, name))
+		d.clock.Advance(-time.Hour)
+	}
+	body := string(d.keys("GET", "", u.refresh, nil).body)
+	last := 0
+	for _, name := range want {
+		at := strings.Index(body, name)
+		if at < last {
+			t.Fatalf("%s is not in its place in %s", name, body)
+		}
+		last = at
+	}
+}
+
+func TestErrorsOfKeyCalls(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	d.createKey(u.refresh, "taken")
+	full := d.signUp("full@example.com")
+	for i := range 20 {
+		d.createKey(full.refresh, fmt.Sprint("key-", i))
+	}
+	const alphabet = "can only contain ASCII letters, numbers, underscores, and hyphens"
+	const required = "'name' is a required string"
+	for _, tt := range []struct {
+		name         string
+		refresh      string
+		method, path string
+		body         any
+		status       int
+		code, text   string
+	}{
+		{"fetch, no such key", u.refresh, "GET", "/65a1b2c3d4e5f60718293a4f", nil, 404, "APIKeyNotFound", "API key not found"},
+		{"delete, no such key", u.refresh, "DELETE", "/65a1b2c3d4e5f60718293a4f", nil, 404, "APIKeyNotFound", "API key not found"},
+		{"enable, no such key", u.refresh, "PUT", "/65a1b2c3d4e5f60718293a4f/enable", nil, 404, "APIKeyNotFound", "API key not found"},
+		{"disable, no such key", u.refresh, "PUT", "/65a1b2c3d4e5f60718293a4f/disable", nil, 404, "APIKeyNotFound", "API key not found"},
+		{"an ID that is none", u.refresh, "GET", "/laptop", nil, 404, "APIKeyNotFound", "API key not found"},
+		{"a percent sign", u.refresh, "POST", "", object{"name": "%s"}, 400, "InvalidParameter", alphabet},
+		{"spaces", u.refresh, "POST", "", object{"name": "My very cool key"}, 400, "InvalidParameter", alphabet},
+		{"signs", u.refresh, "POST", "", object{"name": "$()!$"}, 400, "InvalidParameter", alphabet},
+		{"a letter that is not ASCII", u.refresh, "POST", "", object{"name": "é"}, 400, "InvalidParameter", alphabet},
+		{"257 letters", u.refresh, "POST", "", object{"name": strings.Repeat("a", 257)}, 400, "InvalidParameter", alphabet},
+		{"an empty name", u.refresh, "POST", "", object{"name": ""}, 400, "", required},
+		{"no name", u.refresh, "POST", "", object{}, 400, "", required},
+		{"no body", u.refresh, "POST", "", nil, 400, "", required},
+		{"a number for a name", u.refresh, "POST", "", object{"name": 7}, 400, "", required},
+		{"null for a name", u.refresh, "POST", "", object{"name": nil}, 400, "", required},
+		{"a name that is taken", u.refresh, "POST", "", object{"name": "taken"}, 409, "APIKeyAlreadyExists", "API key with name already exists"},
+		{"the 21st key", full.refresh, "POST", "", object{"name": "one-more"}, 400, "BadRequest", "user has reached the limit of 20 API keys"},
+		{"a body that is no JSON", u.refresh, "POST", "", "name=laptop", 400, "BadRequest", "the body is not a JSON object"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d.keys(tt.method, tt.path, tt.refresh, tt.body).refused(tt.status, tt.code, tt.text)
+		})
+	}
+}
+
+func TestNamesThatSuitesOfSDKsUseAreTaken(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	for _, name := range []string{
+		"my-key", "foo", "key-0", "myApiKey", "apiKeyName1", "key_test", "Name_of_the_API_Key", "65a1b2c3d4e5f60718293a4f",
+		"_", "-", strings.Repeat("a", 256),
+	} {
+		if got := d.keys("POST", "", u.refresh, object{"name": name}).want(http.StatusCreated).json()["name"]; got != name {
+			t.Errorf("the name %q became %v", name, got)
+		}
+	}
+}
+
+func TestAKeyIsOnlyThereForItsOwner(t *testing.T) {
+	d := newDouble(t, nil)
+	ada, bob := d.signUp("ada@example.com"), d.signUp("bob@example.com")
+	id, key := d.createKey(ada.refresh, "laptop")
+	d.createKey(bob.refresh, "laptop") // names are the user's own
+	for _, call := range everyKeyCall(id)[2:] {
+		d.keys(call.method, call.path, bob.refresh, nil).refused(404, "APIKeyNotFound", "API key not found")
+	}
+	d.keys("GET", "/"+id, ada.refresh, nil).want(http.StatusOK)
+	d.loginKey(key)
+}
+
+func TestANameIsFreeAgainAfterDeletion(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	id, _ := d.createKey(u.refresh, "laptop")
+	d.keys("DELETE", "/"+id, u.refresh, nil).noContent()
+	d.createKey(u.refresh, "laptop")
+}
+
+// forbidden fails the test unless all six calls are refused as the hosted service did, without a word.
+func (d *double) forbidden(refresh string) {
+	d.t.Helper()
+	for _, call := range everyKeyCall("65a1b2c3d4e5f60718293a4f") {
+		r := d.keys(call.method, call.path, refresh, call.body).want(http.StatusForbidden)
+		if ct, ok := r.header["Content-Type"]; ok || len(r.body) > 0 {
+			d.t.Errorf("%s %s is refused with the type %q and the body %q", call.method, call.path, ct, r.body)
+		}
+	}
+}
+
+func TestWhoMayNotManageKeysIsRefusedWithoutAWord(t *testing.T) {
+	d := newDouble(t, nil)
+	_, serverKey := d.serverKey("backup")
+	_, key := d.createKey(d.signUp("ada@example.com").refresh, "laptop")
+	t.Run("an anonymous user", func(t *testing.T) { d.forbidden(d.anonymous().refresh) })
+	t.Run("a server key's user", func(t *testing.T) { d.forbidden(d.loginKey(serverKey).refresh) })
+	t.Run("a session that a user key opened", func(t *testing.T) { d.forbidden(d.loginKey(key).refresh) })
+}
+
+func TestForbiddenCanBeExplained(t *testing.T) {
+	d := newDouble(t, &appservices.Options{ExplainForbidden: true})
+	d.keys("GET", "", d.anonymous().refresh, nil).refused(403, "", "this session may not manage API keys")
+}
+
+func TestAnAnonymousUserWhoLinksAnEmailMayManageKeysInTheSameSession(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.anonymous()
+	d.register("ada@example.com")
+	d.link(u.access, "local-userpass", credentials("ada@example.com", password)).want(http.StatusOK)
+	d.createKey(u.refresh, "laptop")
+}
+
+func TestKeySessionsMayManageKeysIfAllowed(t *testing.T) {
+	d := newDouble(t, &appservices.Options{AllowKeySessions: true})
+	_, key := d.createKey(d.signUp("ada@example.com").refresh, "laptop")
+	d.createKey(d.loginKey(key).refresh, "phone")
+	_, serverKey := d.serverKey("backup")
+	d.forbidden(d.loginKey(serverKey).refresh)
+}
+
+func TestASessionThatAKeyOpenedOutlivesTheKey(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	id, key := d.createKey(u.refresh, "laptop")
+	k := d.loginKey(key)
+	d.keys("PUT", "/"+id+"/disable", u.refresh, nil).noContent()
+	d.send("POST", prefix+"/auth/session", k.refresh, nil).want(http.StatusCreated)
+	d.keys("DELETE", "/"+id, u.refresh, nil).noContent()
+	d.send("POST", prefix+"/auth/session", k.refresh, nil).want(http.StatusCreated)
+}
+
+func TestKeysDoNotExpire(t *testing.T) {
+	d := newDouble(t, nil)
+	_, key := d.createKey(d.signUp("ada@example.com").refresh, "laptop")
+	d.clock.Advance(100 * 365 * 24 * time.Hour)
+	d.loginKey(key)
+}
+
+func TestTheKeysOfADisabledOrDeletedUserDoNotLogIn(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	_, key := d.createKey(u.refresh, "laptop")
+	must(t, d.store.DisableUser(t.Context(), d.user("ada@example.com").ID))
+	d.tryLogin("api-key", object{"key": key}).refused(401, "UserDisabled", "unauthorized")
+	must(t, d.store.DeleteUser(t.Context(), d.user("ada@example.com").ID))
+	d.tryLogin("api-key", object{"key": key}).refused(401, "AuthError", "unauthorized")
+}
+
+func TestAnIDOnTheWireIsTheTimeAndTheEndOfTheUUID(t *testing.T) {
+	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	id := uuid.MustParse("019b7c7e-4a88-7d3f-9f85-05049ab63b59")
+	const want = "695735a5" + "9f8505049ab63b59"
+	if got := appservices.KeyObjectID(latchkey.Key{ID: id, Created: created}); got != want {
+		t.Errorf("the key's is %s, want %s", got, want)
+	}
+	if got := appservices.UserObjectID(latchkey.User{ID: id, Created: created}); got != want {
+		t.Errorf("the user's is %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,20 @@
+package appservicestest
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/enginetest"
+)
+
+func TestTheEngineInMemoryKeepsEveryLaw(t *testing.T) {
+	var engines sync.Map // by directory: the state of one goes on in the next
+	enginetest.Run(t, func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
+		e := newMemory(opts != nil && opts.ReadOnly)
+		if before, ok := engines.Swap(dir, e); ok {
+			e.state.Store(before.(*memory).state.Load())
+		}
+		return e, nil
+	})
+}

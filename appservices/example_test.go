@@ -1,0 +1,79 @@
+package appservices_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/appservices"
+)
+
+// A double for tests, and what an SDK does with it first.
+func Example() {
+	dir, err := os.MkdirTemp("", "latchkey")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	store, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{HostedNames: true, Cost: latchkey.LightCost})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	handler, err := appservices.New(store, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := httptest.NewServer(handler) // in earnest: appservices.NewServer(addr, handler).ListenAndServe()
+	defer server.Close()
+
+	// The base URL of an SDK is server.URL. This is what its anonymous login sends.
+	resp, err := http.Post(server.URL+"/api/client/v2.0/app/myapp-abcde/auth/providers/anon-user/login", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var login struct {
+		UserID string `json:"user_id"`
+	}
+	err = json.NewDecoder(resp.Body).Decode(&login)
+	fmt.Println(resp.StatusCode, len(login.UserID), err)
+
+	for user, err := range store.Users(context.Background(), latchkey.User{}.ID) {
+		fmt.Println(user.Identities[0].Provider, appservices.UserObjectID(user) == login.UserID, err)
+	}
+	// Output:
+	// 200 24 <nil>
+	// anon-user true <nil>
+}
+
+// Addresses are confirmed, and passwords reset, with tokens that a mail would carry.
+func ExampleOptions_mail() {
+	opts := &appservices.Options{
+		ManualConfirmation: true,
+		Mail: func(ctx context.Context, m appservices.Mail) {
+			link := fmt.Sprintf("https://app.example.com/%s?token=%s&tokenId=%s", m.Kind, m.Token, m.TokenID)
+			sendMail(ctx, m.Email, link)
+		},
+	}
+	_ = opts
+}
+
+func sendMail(context.Context, string, string) {}
+
+// People who are known to another authority log in with the tokens that it issues.
+func ExampleJWTVerifier() {
+	verifier := &appservices.JWTVerifier{
+		Key:    []byte("the secret that the authority signs with"),
+		Fields: map[string]string{"email": "email", "name": "preferred_username"},
+	}
+	opts := &appservices.Options{CustomToken: verifier.Verify}
+	_ = opts
+}

@@ -1,0 +1,448 @@
+package appservices_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/appservices"
+)
+
+func TestTheLocationHasFourFields(t *testing.T) {
+	d := newDouble(t, nil)
+	body := d.send("GET", appPath+"/location", "", nil).want(http.StatusOK).json()
+	want := object{"deployment_model": "GLOBAL", "location": "US-VA", "hostname": d.url, "ws_hostname": "ws" + strings.TrimPrefix(d.url, "http")}
+	if fmt.Sprint(body) != fmt.Sprint(want) {
+		t.Errorf("the location is %v, want %v", body, want)
+	}
+}
+
+func TestTheLocationBehindAProxy(t *testing.T) {
+	forwarded := http.Header{"X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"spoofed.example, keys.example.com"}}
+	for _, tt := range []struct {
+		name     string
+		opts     appservices.Options
+		hostname string // empty for the server's own
+	}{
+		{"unless asked, it is not believed", appservices.Options{}, ""},
+		{"trusted", appservices.Options{TrustForwarded: true}, "https://keys.example.com"},
+		{"a public URL", appservices.Options{TrustForwarded: true, PublicURL: "https://public.example/"}, "https://public.example"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDouble(t, &tt.opts)
+			if tt.hostname == "" {
+				tt.hostname = d.url
+			}
+			body := d.sendWith("GET", appPath+"/location", forwarded, nil).json()
+			if body["hostname"] != tt.hostname || body["ws_hostname"] != "ws"+strings.TrimPrefix(tt.hostname, "http") {
+				t.Errorf("the location is %v, want %s", body, tt.hostname)
+			}
+			if link, _ := d.sendWith("GET", "/x", forwarded, nil).json()["link"].(string); !strings.HasPrefix(link, tt.hostname+"/groups/") {
+				t.Errorf("the link of an error is %s", link)
+			}
+		})
+	}
+}
+
+func TestAnUnknownAppIsNotFoundOnAllItsPaths(t *testing.T) {
+	d := newDouble(t, &appservices.Options{AppIDs: []string{"demo-abcde"}})
+	for _, path := range []string{"GET /location", "POST /auth/providers/anon-user/login", "POST /auth/providers/local-userpass/register", "GET /nowhere"} {
+		method, path, _ := strings.Cut(path, " ")
+		d.send(method, prefix+"/app/other"+path, "", nil).refused(404, "", "cannot find app using Client App ID 'other'")
+	}
+	d.send("GET", appPath+"/location", "", nil).want(http.StatusOK)
+}
+
+func TestWhatCanBeNoAppIDIsNone(t *testing.T) {
+	d := serve(t, nil, appservices.NewClock(start), &appservices.Options{
+		OpenApp: func(_ context.Context, appID string) (*latchkey.Store, error) {
+			return nil, fmt.Errorf("%q was opened", appID)
+		},
+	})
+	for _, id := range []string{"..", "a%00b", "a.b", strings.Repeat("a", 65), "%C3%A9"} {
+		if r := d.send("GET", prefix+"/app/"+id+"/location", "", nil); r.status != http.StatusNotFound {
+			t.Errorf("for %q got status %d with %s", id, r.status, r.body)
+		}
+	}
+}
+
+func TestSlashesMayBeRepeated(t *testing.T) {
+	d := newDouble(t, nil)
+	for _, path := range []string{"/" + appPath + "/location", "//api///client/v2.0/app//demo-abcde/location/"} {
+		d.send("GET", path, "", nil).want(http.StatusOK)
+	}
+	d.send("POST", "/"+appPath+"//auth/providers/anon-user/login", "", object{}).want(http.StatusOK)
+}
+
+func TestWhatIsNotImplementedIsNotFound(t *testing.T) {
+	d := newDouble(t, nil)
+	for _, path := range []string{"/", "/api/client/v2.0", prefix + "/auth", prefix + "/app", appPath, appPath + "/realm-sync", "/api/admin/v3.0/x", prefix + "/auth/api_keys/a/b/c"} {
+		d.send("GET", path, "", nil).refused(404, "", "not found")
+	}
+	u := d.anonymous()
+	d.send("POST", appPath+"/functions/call", u.access, object{"name": "sum"}).refused(404, "FunctionNotFound", "function not found: 'sum'")
+}
+
+func TestAnotherMethodIsNotAllowed(t *testing.T) {
+	d := newDouble(t, nil)
+	for _, tt := range []struct{ method, path, allow string }{
+		{"POST", appPath + "/location", "GET"},
+		{"GET", appPath + "/auth/providers/anon-user/login", "POST"},
+		{"PUT", prefix + "/auth/session", "POST, DELETE"},
+		{"PUT", prefix + "/auth/api_keys", "POST, GET"},
+		{"POST", prefix + "/auth/api_keys/x/enable", "PUT"},
+		{"BREW", prefix + "/auth/profile", "GET"},
+	} {
+		r := d.send(tt.method, tt.path, "", nil).refused(405, "", "method not allowed")
+		if got := r.header.Get("Allow"); got != tt.allow {
+			t.Errorf("%s %s allows %q, want %q", tt.method, tt.path, got, tt.allow)
+		}
+	}
+}
+
+func TestBodiesThatAreNoJSONObject(t *testing.T) {
+	d := newDouble(t, nil)
+	for _, body := range []string{
+		"{", "[]", "null", "7", `"x"`, `{} {}`, `{}x`, `{"a":}`, `{"a":1,}`, "{\"a\":\"\xff\"}", "\xef\xbb\xbf{}",
+		strings.Repeat("[", 20_000), `{"a":` + strings.Repeat(`{"a":`, 12_000),
+	} {
+		r := d.tryLogin("anon-user", body)
+		if r.status != http.StatusBadRequest {
+			t.Errorf("%.20q: got status %d with %s", body, r.status, r.body)
+			continue
+		}
+		r.refused(400, "BadRequest", "the body is not a JSON object")
+	}
+}
+
+func TestOfAFieldThatIsThereTwiceTheLastCounts(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	if got := d.keys("POST", "", u.refresh, `{"name":"a","name":"b"}`).want(http.StatusCreated).json()["name"]; got != "b" {
+		t.Errorf("the name is %v", got)
+	}
+	d.keys("POST", "", u.refresh, `{"Name":"c"}`).refused(400, "", "'name' is a required string")
+}
+
+func TestTheContentTypeOfARequestIsNotLookedAt(t *testing.T) {
+	d := newDouble(t, nil)
+	for _, ct := range []string{"application/json;charset=utf-8", "application/json; charset=utf-8", "text/plain", "", "nonsense"} {
+		d.sendWith("POST", appPath+"/auth/providers/anon-user/login", http.Header{"Content-Type": {ct}}, object{}).want(http.StatusOK)
+	}
+}
+
+func TestBodiesAreBounded(t *testing.T) {
+	d := newDouble(t, nil)
+	d.tryLogin("anon-user", `{"x":"`+strings.Repeat("x", 64<<10-8)+`"}`).want(http.StatusOK)
+	d.tryLogin("anon-user", `{"x":"`+strings.Repeat("x", 64<<10)+`"}`).refused(413, "BadRequest", "the body is too large")
+	d = newDouble(t, &appservices.Options{MaxBody: 10})
+	d.tryLogin("anon-user", `{"x":1234}`).want(http.StatusOK)
+	d.tryLogin("anon-user", `{"x":12345}`).refused(413, "BadRequest", "the body is too large")
+}
+
+// logged collects log lines.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *logged) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
+}
+
+func (l *logged) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(l, nil)) }
+
+func TestAPanicIsAnErrorWithoutATrace(t *testing.T) {
+	var log logged
+	d := newDouble(t, &appservices.Options{
+		Logger:   log.logger(),
+		UserData: func(context.Context, latchkey.User) (map[string]any, error) { panic("the secret of the panic") },
+	})
+	r := d.tryLogin("anon-user", nil).refused(500, "InternalServerError", "internal server error")
+	if !strings.Contains(log.String(), "the secret of the panic") || !strings.Contains(log.String(), r.header.Get("X-Appservices-Request-Id")) {
+		t.Errorf("the log has no trace of it: %s", log.String())
+	}
+}
+
+func TestNoTokenAndNoPasswordIsInTheLog(t *testing.T) {
+	var log logged
+	var mails outbox
+	d := newDouble(t, &appservices.Options{Logger: log.logger(), Mail: mails.send})
+	u := d.signUp("ada@example.com")
+	_, key := d.createKey(u.refresh, "laptop")
+	k := d.loginKey(key)
+	d.tryLogin("local-userpass", credentials("ada@example.com", "wrong-password"))
+	d.tryLogin("api-key", object{"key": key + "x"})
+	d.refresh(k.refresh)
+	d.link(u.access, "api-key", object{"key": key})
+	d.userpass("reset/send", object{"email": "ada@example.com"})
+	m := mails.last(t, appservices.MailReset)
+	d.userpass("reset", newPassword(m, "another-one"))
+	// By mistake.
+	for _, secret := range []string{key, u.refresh, m.Token} {
+		d.keys("GET", "/"+secret, u.refresh, nil)
+		d.send("GET", "/"+secret+"?token="+secret, "", nil)
+		d.send("GET", appPath+"/location?token="+secret, "", nil)
+	}
+	must(t, d.store.Close())
+	d.refresh(u.refresh)
+
+	lines := log.String()
+	for name, secret := range map[string]string{
+		"the key's value": key, "a password": password, "a new password": "another-one", "an access token": u.access,
+		"a refresh token": u.refresh, "a mailed token": m.Token, "an email": "ada@example.com",
+	} {
+		if strings.Contains(lines, secret) || len(secret) > 60 && strings.Contains(lines, secret[20:50]) {
+			t.Errorf("%s is in the log", name)
+		}
+	}
+	if !strings.Contains(lines, `"path":"/api/client/v2.0/auth/api_keys"`) || !strings.Contains(lines, `"status":401`) {
+		t.Errorf("the log lacks requests: %s", lines)
+	}
+}
+
+func TestALogLineTellsWhatWasAskedAndAnswered(t *testing.T) {
+	var log logged
+	d := newDouble(t, &appservices.Options{Logger: log.logger()})
+	r := d.tryLogin("api-key", object{"key": "x"})
+	var line object
+	must(t, json.Unmarshal([]byte(log.String()), &line))
+	if line["method"] != "POST" || line["path"] != appPath+"/auth/providers/api-key/login" || line["status"] != 401.0 ||
+		line["remote"] != "127.0.0.1" || line["request_id"] != r.header.Get("X-Appservices-Request-Id") || line["duration"] == nil {
+		t.Errorf("the line is %v", line)
+	}
+}
+
+func TestAStoreThatIsBusyIsAReasonToComeBack(t *testing.T) {
+	d := serve(t, nil, appservices.NewClock(start), &appservices.Options{
+		OpenApp: func(context.Context, string) (*latchkey.Store, error) {
+			return nil, fmt.Errorf("hash: %w", latchkey.ErrBusy)
+		},
+	})
+	r := d.tryLogin("anon-user", nil).refused(503, "", "too busy: try again in a moment")
+	if got := r.header.Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After is %q, want 1", got)
+	}
+}
+
+func TestAStoreThatIsClosedIsAReasonToComeBack(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	must(t, d.store.Close())
+	for _, r := range []*response{d.tryLogin("anon-user", nil), d.tryLogin("api-key", object{"key": "x"}), d.refresh(u.refresh)} {
+		if got := r.refused(503, "", "the server is closing").header.Get("Retry-After"); got != "1" {
+			t.Errorf("Retry-After is %q, want 1", got)
+		}
+	}
+}
+
+func TestPagesOfAllowedOriginsMayReadEveryReply(t *testing.T) {
+	some := appservices.Options{AllowedOrigins: []string{"https://app.example.com"}}
+	for _, tt := range []struct {
+		name, origin, allowed string
+		opts                  appservices.Options
+	}{
+		{"all", "https://any.example", "https://any.example", appservices.Options{}},
+		{"all, no origin", "", "*", appservices.Options{}},
+		{"one of some", "https://app.example.com", "https://app.example.com", some},
+		{"another than those", "https://any.example", "", some},
+		{"some, no origin", "", "", some},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDouble(t, &tt.opts)
+			header := http.Header{}
+			if tt.origin != "" {
+				header.Set("Origin", tt.origin)
+			}
+			for _, path := range []string{"GET " + appPath + "/location", "GET " + prefix + "/auth/profile", "GET /nowhere", "OPTIONS /nowhere"} {
+				method, path, _ := strings.Cut(path, " ")
+				r := d.sendWith(method, path, header, nil)
+				if got := r.header.Get("Access-Control-Allow-Origin"); got != tt.allowed {
+					t.Errorf("%s %s allows %q, want %q", method, path, got, tt.allowed)
+				}
+				if got := r.header.Get("Vary"); got != "Origin" {
+					t.Errorf("%s %s varies by %q", method, path, got)
+				}
+			}
+		})
+	}
+}
+
+func TestAPreflightIsAnsweredOnEveryPath(t *testing.T) {
+	d := newDouble(t, &appservices.Options{AppIDs: []string{"demo-abcde"}})
+	for _, path := range []string{"/", prefix + "/app/unknown/location", prefix + "/auth/api_keys/x/enable", appPath + "/auth/providers/x/login"} {
+		r := d.sendWith("OPTIONS", path, http.Header{"Origin": {"https://any.example"}, "Access-Control-Request-Private-Network": {"true"}}, nil)
+		r.noContent()
+		for header, want := range map[string]string{
+			"Access-Control-Allow-Origin":          "https://any.example",
+			"Access-Control-Allow-Methods":         "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+			"Access-Control-Allow-Headers":         "Authorization, Content-Type, Accept",
+			"Access-Control-Max-Age":               "600",
+			"Access-Control-Allow-Private-Network": "",
+		} {
+			if got := r.header.Get(header); got != want {
+				t.Errorf("%s: %s is %q, want %q", path, header, got, want)
+			}
+		}
+	}
+}
+
+func TestAPreflightAllowsWhatItIsAskedFor(t *testing.T) {
+	d := newDouble(t, &appservices.Options{AllowPrivateNetwork: true})
+	r := d.sendWith("OPTIONS", appPath+"/location", http.Header{
+		"Access-Control-Request-Headers": {"authorization,x-mine"}, "Access-Control-Request-Private-Network": {"true"},
+	}, nil)
+	if got := r.header.Get("Access-Control-Allow-Headers"); got != "authorization,x-mine" {
+		t.Errorf("allowed headers are %q", got)
+	}
+	if got := r.header.Get("Access-Control-Allow-Private-Network"); got != "true" {
+		t.Errorf("the private network is allowed: %q", got)
+	}
+}
+
+func TestTheServerBoundsWhatASlowClientCanHold(t *testing.T) {
+	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
+	must(t, err)
+	defer store.Close()
+	h, err := appservices.New(store, nil)
+	must(t, err)
+	s := appservices.NewServer("127.0.0.1:0", h)
+	if s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.WriteTimeout <= 0 || s.IdleTimeout <= 0 || s.MaxHeaderBytes <= 0 {
+		t.Errorf("a bound is missing: %+v", s)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET %s/location HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\n\r\n", appPath, strings.Repeat("x", 128<<10))
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	must(t, err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("got status %d for headers of 128 KiB", resp.StatusCode)
+	}
+	must(t, s.Close())
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
+}
+
+func TestARequestWithoutAHostIsAnsweredWithTheAddressThatItCameTo(t *testing.T) {
+	d := newDouble(t, nil)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
+	must(t, err)
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET %s/location HTTP/1.0\r\n\r\n", appPath)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	must(t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	must(t, err)
+	if !strings.Contains(string(b), `"hostname":"`+d.url+`"`) {
+		t.Errorf("the location is %s, want %s", b, d.url)
+	}
+}
+
+func TestTheSameRandomnessAndClockGiveTheSameTokens(t *testing.T) {
+	run := func() tokens {
+		clock := appservices.NewClock(start)
+		store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
+			Cost: latchkey.LightCost, Now: clock.Now, Rand: &counter{},
+		})
+		must(t, err)
+		defer store.Close()
+		return serve(t, store, clock, &appservices.Options{Rand: &counter{}}).signUp("ada@example.com")
+	}
+	if a, b := run(), run(); a != b {
+		t.Errorf("the tokens are\n%v and\n%v", a, b)
+	}
+}
+
+// counter is a reader of bytes that are not random at all.
+type counter struct{ n byte }
+
+func (c *counter) Read(p []byte) (int, error) {
+	for i := range p {
+		c.n++
+		p[i] = c.n
+	}
+	return len(p), nil
+}
+
+func TestOptionsOutOfTheirRangeAreRefused(t *testing.T) {
+	for name, opts := range map[string]appservices.Options{
+		"a negative life":        {AccessTokenLife: -time.Second},
+		"a life below a second":  {RefreshTokenLife: time.Millisecond},
+		"a life of half seconds": {AccessTokenLife: 1500 * time.Millisecond},
+		"a negative body":        {MaxBody: -1},
+		"a negative burst":       {FailedLoginBurst: -1},
+		"a rate that is none":    {FailedLogins: math.NaN()},
+		"a URL without a scheme": {PublicURL: "keys.example.com"},
+		"a URL with a path":      {PublicURL: "https://example.com/keys"},
+		"a URL that is none":     {PublicURL: "http://%"},
+	} {
+		if _, err := appservices.New(nil, &opts); !errors.Is(err, appservices.ErrInvalidOptions) {
+			t.Errorf("%s: got %v, want ErrInvalidOptions", name, err)
+		}
+	}
+}
+
+func TestConcurrentFirstLoginsMakeOneUser(t *testing.T) {
+	d := newDouble(t, nil)
+	d.register("ada@example.com")
+	users := make([]string, 8)
+	var wg sync.WaitGroup
+	for i := range users {
+		wg.Go(func() {
+			r := httptest.NewRequest("POST", appPath+"/auth/providers/local-userpass/login",
+				strings.NewReader(`{"username":"ada@example.com","password":"`+password+`"}`))
+			w := httptest.NewRecorder()
+			d.handler.ServeHTTP(w, r)
+			var body struct {
+				UserID string `json:"user_id"`
+			}
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || w.Code != http.StatusOK {
+				t.Errorf("status %d: %v", w.Code, err)
+			}
+			users[i] = body.UserID
+		})
+	}
+	wg.Wait()
+	for _, u := range users {
+		if u != users[0] {
+			t.Fatalf("the users are %v", users)
+		}
+	}
+}

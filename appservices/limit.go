@@ -1,0 +1,83 @@
+package appservices
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// failures bounds how often logins from one address may fail. It remembers the addresses whose logins failed last: at
+// most two generations of them, of which the older is forgotten when the younger is full.
+type failures struct {
+	limit rate.Limit
+	burst int
+	now   func() time.Time
+
+	mu           sync.Mutex
+	young, older map[netip.Prefix]*rate.Limiter
+}
+
+// maxAddresses in each generation take some 2 MiB together.
+const maxAddresses = 8192
+
+// exhausted reports whether no login from an address may fail now.
+func (f *failures) exhausted(from netip.Prefix) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.findLocked(from)
+	return l != nil && l.TokensAt(f.now()) < 1
+}
+
+// count takes note of a failed login, and reports whether it was one too many.
+func (f *failures) count(from netip.Prefix) (tooMany bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.findLocked(from)
+	if l == nil {
+		l = rate.NewLimiter(f.limit, f.burst)
+	}
+	if f.young[from] == nil {
+		if f.young == nil || len(f.young) >= maxAddresses {
+			f.young, f.older = make(map[netip.Prefix]*rate.Limiter), f.young
+		}
+		f.young[from] = l
+	}
+	return !l.AllowN(f.now(), 1)
+}
+
+func (f *failures) findLocked(from netip.Prefix) *rate.Limiter {
+	if l := f.young[from]; l != nil {
+		return l
+	}
+	return f.older[from]
+}
+
+// remote is the address that a request came from. A host has a whole IPv6 network of 64 bits to choose addresses from.
+func (h *Handler) remote(r *http.Request) netip.Prefix {
+	var addr netip.Addr
+	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		addr = ap.Addr()
+	}
+	if h.opts.TrustForwarded {
+		if forwarded, err := netip.ParseAddr(lastForwarded(r, "X-Forwarded-For")); err == nil {
+			addr = forwarded
+		}
+	}
+	addr = addr.Unmap()
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64
+	}
+	p, _ := addr.WithZone("").Prefix(bits)
+	return p
+}
+
+// lastForwarded is what the nearest proxy says.
+func lastForwarded(r *http.Request, header string) string {
+	v := strings.Join(r.Header.Values(header), ",")
+	return strings.TrimSpace(v[strings.LastIndexByte(v, ',')+1:])
+}

@@ -1,0 +1,47 @@
+package appservices
+
+import (
+	"cmp"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// locationReply tells clients where all else is. Old cores require all four fields.
+type locationReply struct {
+	DeploymentModel string `json:"deployment_model"`
+	Location        string `json:"location"`
+	Hostname        string `json:"hostname"`
+	WSHostname      string `json:"ws_hostname"`
+}
+
+func (c *call) location() (reply, error) {
+	base := c.baseURL()
+	return reply{http.StatusOK, locationReply{
+		DeploymentModel: "GLOBAL",
+		Location:        "US-VA",
+		Hostname:        base,
+		WSHostname:      "ws" + strings.TrimPrefix(base, "http"),
+	}}, nil
+}
+
+// baseURL is the scheme and authority by which the client has reached the handler: behind a mapped port, and in an
+// emulator, it is not one that the server could know by itself.
+func (c *call) baseURL() string {
+	o := &c.h.opts
+	if o.PublicURL != "" {
+		return strings.TrimRight(o.PublicURL, "/")
+	}
+	scheme, host := "http", c.r.Host
+	if c.r.TLS != nil {
+		scheme = "https"
+	}
+	if o.TrustForwarded {
+		scheme = cmp.Or(lastForwarded(c.r, "X-Forwarded-Proto"), scheme)
+		host = cmp.Or(lastForwarded(c.r, "X-Forwarded-Host"), host)
+	}
+	if addr, ok := c.ctx().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		host = cmp.Or(host, addr.String())
+	}
+	return scheme + "://" + host
+}

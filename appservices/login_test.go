@@ -1,0 +1,442 @@
+package appservices_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/appservices"
+)
+
+// byName is a custom function that takes {"userId": …} for who it says, and refuses the name nobody.
+func byName(_ context.Context, _ string, payload map[string]any) (string, map[string]any, error) {
+	id, _ := payload["userId"].(string)
+	if id == "nobody" {
+		return "", nil, errors.New("Authentication failed")
+	}
+	return id, map[string]any{"name": "the name of " + id}, nil
+}
+
+func TestALoginHasFourStringsOfTheLengthThatClientsExpect(t *testing.T) {
+	d := newDouble(t, nil)
+	body := d.tryLogin("anon-user", nil).want(http.StatusOK).json()
+	if len(body) != 4 {
+		t.Errorf("the reply is %v", body)
+	}
+	u := d.anonymous()
+	if !hex24.MatchString(u.user) || !hex24.MatchString(u.device) || u.device == strings.Repeat("0", 24) {
+		t.Errorf("the IDs are %s and %s", u.user, u.device)
+	}
+}
+
+func TestEveryAnonymousLoginMakesAnotherUser(t *testing.T) {
+	d := newDouble(t, nil)
+	if a, b := d.anonymous(), d.anonymous(); a.user == b.user {
+		t.Errorf("both are %s", a.user)
+	}
+}
+
+func TestADeviceKeepsItsID(t *testing.T) {
+	d := newDouble(t, nil)
+	const id = "65a1b2c3d4e5f60718293a4c"
+	withDevice := func(id any) object { return object{"options": object{"device": object{"deviceId": id}}} }
+	if got := d.login("anon-user", withDevice(object{"$oid": id})).device; got != id {
+		t.Errorf("got %s, want %s", got, id)
+	}
+	for _, none := range []any{object{"$oid": strings.Repeat("0", 24)}, object{"$oid": "x"}, object{}, 7, nil, "x"} {
+		if got := d.login("anon-user", withDevice(none)).device; !hex24.MatchString(got) || strings.Trim(got, "0") == "" {
+			t.Errorf("for the device ID %v got %s", none, got)
+		}
+	}
+}
+
+func TestTheFieldProviderIsIgnoredAndUnknownFieldsToo(t *testing.T) {
+	d := newDouble(t, nil)
+	d.register("ada@example.com")
+	d.login("local-userpass", object{"username": "ada@example.com", "password": password, "provider": 7, "more": []int{1}})
+	d.login("local-userpass", object{"username": "ada@example.com", "password": password, "options": "none"})
+}
+
+func TestLoginsThatFail(t *testing.T) {
+	hooks := appservices.Options{
+		CustomFunction: byName,
+		Providers: []latchkey.Provider{
+			latchkey.LocalUserpass, latchkey.APIKey, latchkey.CustomFunction, latchkey.CustomToken, latchkey.OAuth2Google, latchkey.OAuth2Facebook,
+		},
+	}
+	old := hooks
+	old.OldTexts = true
+	rows := []struct {
+		name, provider string
+		body           any
+		status         int
+		code, text     string
+		old            string // "" for the same
+	}{
+		{"a wrong password", "local-userpass", credentials("ada@example.com", "wrong-password"), 401, "InvalidPassword", "unauthorized", "invalid username/password"},
+		{"an unknown email", "local-userpass", credentials("nobody@example.com", password), 401, "InvalidPassword", "unauthorized", "invalid username/password"},
+		{"an email in other letters", "local-userpass", credentials("Ada@example.com", password), 401, "InvalidPassword", "unauthorized", "invalid username/password"},
+		{"an email that can be nobody's", "local-userpass", credentials("a\x00b", password), 401, "InvalidPassword", "unauthorized", "invalid username/password"},
+		{"an empty email", "local-userpass", credentials("", password), 401, "InvalidPassword", "unauthorized", "invalid username/password"},
+		{"a deleted user", "local-userpass", credentials("deleted@example.com", password), 401, "InvalidPassword", "unauthorized", "invalid username/password"},
+		{"a disabled user", "local-userpass", credentials("disabled@example.com", password), 401, "UserDisabled", "unauthorized", ""},
+		{"an email that is not confirmed", "local-userpass", credentials("unconfirmed@example.com", password), 401, "AuthError", "unauthorized", "confirmation required"},
+		{"an unknown key", "api-key", object{"key": "lk_unknown"}, 401, "AuthError", "unauthorized", "invalid API key"},
+		{"an empty key", "api-key", object{"key": ""}, 401, "AuthError", "unauthorized", "invalid API key"},
+		{"a disabled server key", "api-key", object{"key": "SERVER"}, 401, "AuthError", "unauthorized", "invalid API key"},
+		{"a function that refuses", "custom-function", object{"userId": "nobody"}, 401, "AuthError", "unauthorized: Authentication failed", ""},
+		{"a function that names nobody", "custom-function", object{"userId": ""}, 401, "AuthError", "unauthorized", "the provider gave no valid ID"},
+		{"a bad custom token", "custom-token", object{"token": "x"}, 401, "InvalidSession", "unauthorized", "invalid custom auth token: nothing is set up to verify it"},
+		{"a bad Google code", "oauth2-google", object{"authCode": "x"}, 401, "InvalidSession", "unauthorized", "authentication via 'oauth2-google' failed"},
+		{"a bad Facebook token", "oauth2-facebook", object{"accessToken": "x"}, 401, "InvalidSession", "unauthorized", "authentication via 'oauth2-facebook' failed"},
+		{"a provider that is not enabled", "anon-user", nil, 401, "AuthError", "unauthorized", "authentication via 'anon-user' is unsupported"},
+		{"a provider that nobody knows", "oauth1", nil, 404, "AuthProviderNotFound", "auth provider not found", ""},
+		{"no key", "api-key", object{}, 400, "MissingParameter", "'key' is a required string", ""},
+		{"a number for a key", "api-key", object{"key": 7}, 400, "MissingParameter", "'key' is a required string", ""},
+		{"no body", "api-key", nil, 400, "MissingParameter", "'key' is a required string", ""},
+		{"no username", "local-userpass", object{"password": password}, 400, "MissingParameter", "'username' is a required string", ""},
+		{"no password", "local-userpass", object{"username": "ada@example.com"}, 400, "MissingParameter", "'password' is a required string", ""},
+		{"no token", "custom-token", object{}, 400, "MissingParameter", "'token' is a required string", ""},
+	}
+	run := func(t *testing.T, opts *appservices.Options, wantOld bool) {
+		d := newDouble(t, opts)
+		for _, name := range []string{"ada", "deleted", "disabled"} {
+			d.signUp(name + "@example.com")
+		}
+		must(t, d.store.DeleteUser(t.Context(), d.user("deleted@example.com").ID))
+		must(t, d.store.DisableUser(t.Context(), d.user("disabled@example.com").ID))
+		manual := *opts
+		manual.ManualConfirmation = true
+		serve(t, d.store, d.clock, &manual).register("unconfirmed@example.com")
+		key, token := d.serverKey("backup")
+		must(t, d.store.DisableKey(t.Context(), latchkey.Server, key.ID))
+
+		for _, tt := range rows {
+			t.Run(tt.name, func(t *testing.T) {
+				if reflect.DeepEqual(tt.body, object{"key": "SERVER"}) {
+					tt.body = object{"key": token}
+				}
+				text := tt.text
+				if wantOld && tt.old != "" {
+					text = tt.old
+				}
+				d.tryLogin(tt.provider, tt.body).refused(tt.status, tt.code, text)
+			})
+		}
+	}
+	t.Run("texts since May 2024", func(t *testing.T) { run(t, &hooks, false) })
+	t.Run("texts before", func(t *testing.T) { run(t, &old, true) })
+}
+
+func TestAServerKeyLogsInAsAUserOfItsOwn(t *testing.T) {
+	d := newDouble(t, nil)
+	key, token := d.serverKey("backup")
+	first, second := d.loginKey(token), d.loginKey(token)
+	if first.user != second.user || first.user != appservices.KeyObjectID(key) {
+		t.Errorf("the users are %s and %s, want %s", first.user, second.user, appservices.KeyObjectID(key))
+	}
+	p := d.profile(first.access)
+	if p["type"] != "server" || !reflect.DeepEqual(p["data"], object{"name": "backup"}) {
+		t.Errorf("the profile is %v", p)
+	}
+	r := d.send("DELETE", prefix+"/auth/delete", first.access, nil).want(http.StatusForbidden)
+	if len(r.body) > 0 {
+		t.Errorf("the refusal says %s", r.body)
+	}
+	d.loginKey(token)
+}
+
+func TestTheSessionsOfADeletedServerKeyEnd(t *testing.T) {
+	d := newDouble(t, nil)
+	key, token := d.serverKey("backup")
+	u := d.loginKey(token)
+	must(t, d.store.DeleteKey(t.Context(), latchkey.Server, key.ID))
+	d.send("POST", prefix+"/auth/session", u.refresh, nil).refused(401, "InvalidSession", "invalid session: failed to find refresh token")
+	d.send("GET", prefix+"/auth/profile", u.access, nil).refused(401, "InvalidSession", "invalid session: error finding user for endpoint")
+}
+
+func TestTheSameIDOfAProviderIsTheSameUser(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName})
+	a, b := d.login("custom-function", object{"userId": "a"}), d.login("custom-function", object{"userId": "b"})
+	if again := d.login("custom-function", object{"userId": "a"}); again.user != a.user || a.user == b.user {
+		t.Errorf("the users are %s, %s and %s", a.user, b.user, again.user)
+	}
+	p := d.profile(a.access)
+	if !reflect.DeepEqual(p["data"], object{"name": "the name of a"}) {
+		t.Errorf("the profile has %v", p["data"])
+	}
+	if id := p["identities"].([]any)[0].(object)["id"]; id != "a" {
+		t.Errorf("the identity is %v", id)
+	}
+}
+
+func TestAFunctionSeesThePayloadWithoutTheWrappingsOfExtendedJSON(t *testing.T) {
+	var got map[string]any
+	d := newDouble(t, &appservices.Options{
+		CustomFunction: func(_ context.Context, appID string, payload map[string]any) (string, map[string]any, error) {
+			got = payload
+			return appID, nil, nil
+		},
+	})
+	d.login("custom-function", `{"i":{"$numberInt":"7"},"l":{"$numberLong":"8"},"d":{"$numberDouble":"1.5"},"o":{"$oid":"65a1b2c3d4e5f60718293a4c"},
+		"t":{"$date":{"$numberLong":"1000"}},"u":{"$date":"1970-01-01T00:00:02Z"},"n":[{"$numberInt":"1"},null,true],
+		"own":{"$numberInt":7},"m":{"x":{"$numberInt":"2"}},"provider":"mine","options":{"device":{}}}`)
+	want := map[string]any{
+		"i": int64(7), "l": int64(8), "d": 1.5, "o": "65a1b2c3d4e5f60718293a4c",
+		"t": time.UnixMilli(1000).UTC(), "u": time.UnixMilli(2000).UTC(), "n": []any{int64(1), nil, true},
+		"own": map[string]any{"$numberInt": 7.0}, "m": map[string]any{"x": int64(2)}, "provider": "mine",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the payload is\n%#v, want\n%#v", got, want)
+	}
+}
+
+func TestOAuthIsAHooks(t *testing.T) {
+	d := newDouble(t, &appservices.Options{
+		OAuth: func(_ context.Context, appID string, p latchkey.Provider, credentials map[string]string) (string, map[string]any, error) {
+			return fmt.Sprint(appID, p, credentials), nil, nil
+		},
+	})
+	u := d.login("oauth2-apple", object{"id_token": "x", "other": "y"})
+	identity := d.profile(u.access)["identities"].([]any)[0].(object)
+	if identity["id"] != "demo-abcdeoauth2-applemap[id_token:x]" || identity["provider_type"] != "oauth2-apple" {
+		t.Errorf("the identity is %v", identity)
+	}
+}
+
+func TestALoginThatIsKnownWritesNothing(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName})
+	u := d.signUp("ada@example.com")
+	_, key := d.createKey(u.refresh, "laptop")
+	logins := func() {
+		d.loginKey(key)
+		d.loginEmail("ada@example.com")
+		d.login("custom-function", object{"userId": "a"})
+	}
+	logins()
+	before := writes(d)
+	logins()
+	if n := writes(d) - before; n != 0 {
+		t.Errorf("there were %d writes", n)
+	}
+}
+
+func TestLinkingGivesAnIdentityToTheUserInTheOrderOfLinking(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName})
+	u := d.anonymous()
+	d.register("ada@example.com")
+	linked := d.link(u.access, "local-userpass", credentials("ada@example.com", password)).tokens()
+	if linked.user != u.user {
+		t.Errorf("linking answers the user %s, want %s", linked.user, u.user)
+	}
+	_, key := d.createKey(u.refresh, "laptop")
+	d.loginKey(key)
+	d.link(linked.access, "custom-function", object{"userId": "a"}).want(http.StatusOK)
+	var got []string
+	for _, i := range d.profile(u.access)["identities"].([]any) {
+		got = append(got, i.(object)["provider_type"].(string))
+	}
+	if want := []string{"anon-user", "local-userpass", "api-key", "custom-function"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("the identities are %v, want %v", got, want)
+	}
+	if again := d.loginEmail("ada@example.com"); again.user != u.user {
+		t.Errorf("the email logs in %s, want %s", again.user, u.user)
+	}
+}
+
+func TestLinkingAnswersWithTheSessionAtHand(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName})
+	u := d.signUp("ada@example.com")
+	linked := d.link(u.access, "custom-function", object{"userId": "a"}).tokens()
+	if a, b := claims(t, u.refresh), claims(t, linked.refresh); !reflect.DeepEqual(a, b) {
+		t.Errorf("the refresh token is of\n%v, want\n%v", b, a)
+	}
+	d.createKey(linked.refresh, "laptop")
+}
+
+func TestLinkingOnesOwnIdentityAgainChangesNothing(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	_, key := d.createKey(u.refresh, "laptop")
+	before := d.profile(u.access)
+	d.link(u.access, "local-userpass", credentials("ada@example.com", password)).want(http.StatusOK)
+	if after := d.profile(u.access); !reflect.DeepEqual(before, after) {
+		t.Errorf("the profile was %v and is %v", before, after)
+	}
+	for range 2 {
+		d.link(u.access, "api-key", object{"key": key}).want(http.StatusOK)
+	}
+	if n := len(d.profile(u.access)["identities"].([]any)); n != 2 {
+		t.Errorf("there are %d identities, want 2", n)
+	}
+}
+
+func TestLinksThatFail(t *testing.T) {
+	core := func(body object) object { body["options"] = coreOptions; return body }
+	web := func(body object) object {
+		body["options"] = object{"device": object{"sdkVersion": "2.0.1", "platform": "chrome"}}
+		return body
+	}
+	type row struct {
+		name, provider string
+		body           func() object
+		status         int
+		code, text     string
+	}
+	email := func(email, password string) func() object {
+		return func() object { return object{"username": email, "password": password} }
+	}
+	run := func(t *testing.T, client func(object) object, opts *appservices.Options, rows []row) {
+		d := newDouble(t, opts)
+		u := d.signUp("ada@example.com")
+		bob := d.signUp("bob@example.com")
+		d.register("second@example.com")
+		d.login("custom-function", object{"userId": "bob"})
+		_, bobsKey := d.createKey(bob.refresh, "laptop")
+		_, serverKey := d.serverKey("backup")
+		for _, tt := range rows {
+			t.Run(tt.name, func(t *testing.T) {
+				body := tt.body()
+				switch body["key"] {
+				case "BOB":
+					body["key"] = bobsKey
+				case "SERVER":
+					body["key"] = serverKey
+				}
+				d.link(u.access, tt.provider, client(body)).refused(tt.status, tt.code, tt.text)
+			})
+		}
+		if n := len(d.profile(u.access)["identities"].([]any)); n != 1 {
+			t.Errorf("the user has %d identities in the end, want 1", n)
+		}
+	}
+	nothing := func() object { return object{} }
+	bob := func() object { return object{"userId": "bob"} }
+	refused := func() object { return object{"userId": "nobody"} }
+	bobsKey := func() object { return object{"key": "BOB"} }
+	serverKey := func() object { return object{"key": "SERVER"} }
+	noKey := func() object { return object{"key": "lk_none"} }
+
+	t.Run("core", func(t *testing.T) {
+		run(t, core, &appservices.Options{CustomFunction: byName}, []row{
+			{"another's identity", "custom-function", bob, 401, "InvalidSession", "unauthorized"},
+			{"another's email", "local-userpass", email("bob@example.com", password), 401, "InvalidSession", "unauthorized"},
+			{"a second email", "local-userpass", email("second@example.com", password), 500, "InternalServerError", "unauthorized"},
+			{"another's key", "api-key", bobsKey, 400, "InvalidParameter", "invalid user link request"},
+			{"a server key", "api-key", serverKey, 400, "InvalidParameter", "invalid user link request"},
+			{"a wrong password", "local-userpass", email("second@example.com", "wrong-password"), 401, "InvalidPassword", "unauthorized"},
+			{"a key that is none", "api-key", noKey, 401, "AuthError", "unauthorized"},
+			{"a function that refuses", "custom-function", refused, 401, "AuthError", "unauthorized: Authentication failed"},
+			{"an anonymous identity", "anon-user", nothing, 400, "InvalidParameter", "linking an anonymous identity is not allowed"},
+		})
+	})
+	t.Run("core, texts before May 2024", func(t *testing.T) {
+		run(t, core, &appservices.Options{CustomFunction: byName, OldTexts: true}, []row{
+			{"another's identity", "custom-function", bob, 401, "InvalidSession", "a user already exists with the specified provider"},
+			{"a second email", "local-userpass", email("second@example.com", password), 500, "InternalServerError",
+				"linking a local-userpass identity is not allowed when one is already linked"},
+		})
+	})
+	// realm-web links again, without end, after a 401 with the code InvalidSession or the text "unauthorized" alone.
+	t.Run("realm-web", func(t *testing.T) {
+		for _, oldTexts := range []bool{false, true} {
+			run(t, web, &appservices.Options{CustomFunction: byName, OldTexts: oldTexts}, []row{
+				{"another's identity", "custom-function", bob, 401, "AuthError", "unauthorized: a user already exists with the specified provider"},
+				{"a wrong password", "local-userpass", email("second@example.com", "wrong-password"), 401, "AuthError", "unauthorized: invalid username/password"},
+				{"a key that is none", "api-key", noKey, 401, "AuthError", "unauthorized: invalid API key"},
+				{"another's key", "api-key", bobsKey, 400, "InvalidParameter", "invalid user link request"},
+				{"an anonymous identity", "anon-user", nothing, 400, "InvalidParameter", "linking an anonymous identity is not allowed"},
+			})
+		}
+	})
+}
+
+func TestAServerKeysUserIsLinkedNothing(t *testing.T) {
+	d := newDouble(t, nil)
+	_, token := d.serverKey("backup")
+	d.register("ada@example.com")
+	d.link(d.loginKey(token).access, "local-userpass", credentials("ada@example.com", password)).
+		refused(400, "InvalidParameter", "invalid user link request")
+}
+
+func TestALinkLooksAtTheTokenFirst(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	for _, provider := range []string{"nobody", "anon-user", "local-userpass"} {
+		d.link("", provider, "{").refused(401, "", "must authenticate first")
+		d.link("x", provider, "{").refused(401, "", "unauthorized")
+		d.link(u.refresh, provider, "{").refused(401, "InvalidSession", "invalid session")
+	}
+	d.clock.Advance(time.Hour)
+	d.link(u.access, "local-userpass", credentials("ada@example.com", password)).
+		refused(401, "InvalidSession", "invalid session: access token expired")
+}
+
+func TestWhoFailsTooOftenIsToldToWait(t *testing.T) {
+	d := newDouble(t, &appservices.Options{FailedLoginBurst: 3, FailedLogins: 1})
+	u := d.signUp("ada@example.com")
+	_, key := d.createKey(u.refresh, "laptop")
+	wrong := credentials("ada@example.com", "wrong-password")
+	for range 3 {
+		d.tryLogin("local-userpass", wrong).refused(401, "InvalidPassword", "unauthorized")
+	}
+	const tooMany = "too many failed logins from this address"
+	if got := d.tryLogin("local-userpass", wrong).refused(429, "", tooMany).header.Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After is %q, want 1", got)
+	}
+	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(429, "", tooMany)
+	d.link(u.access, "local-userpass", wrong).refused(429, "", tooMany)
+	d.tryLogin("api-key", object{"key": "lk_none"}).refused(429, "", tooMany)
+	d.loginKey(key) // a key cannot be guessed, so a good one is not made to wait
+	d.clock.Advance(time.Second)
+	d.loginEmail("ada@example.com")
+	d.tryLogin("local-userpass", wrong).refused(401, "InvalidPassword", "unauthorized")
+	d.tryLogin("local-userpass", wrong).refused(429, "", tooMany)
+}
+
+func TestFailuresAreCountedByAddress(t *testing.T) {
+	d := newDouble(t, &appservices.Options{FailedLoginBurst: 1, FailedLogins: 0.001, TrustForwarded: true})
+	try := func(from string) int {
+		return d.sendWith("POST", appPath+"/auth/providers/api-key/login", http.Header{"X-Forwarded-For": {from}}, object{"key": "x"}).status
+	}
+	for _, tt := range []struct {
+		from   string
+		status int
+	}{
+		{"192.0.2.1", 401}, {"192.0.2.1", 429}, {"spoofed, 192.0.2.1", 429}, {"::ffff:192.0.2.1", 429}, {"192.0.2.2", 401},
+		{"2001:db8::1", 401}, {"2001:db8::ffff:2", 429}, {"2001:db8:0:1::1", 401},
+	} {
+		if got := try(tt.from); got != tt.status {
+			t.Errorf("from %s got status %d, want %d", tt.from, got, tt.status)
+		}
+	}
+}
+
+func TestForwardedAddressesAreNotBelievedUnlessAsked(t *testing.T) {
+	d := newDouble(t, &appservices.Options{FailedLoginBurst: 1, FailedLogins: 0.001})
+	for i, status := range []int{401, 429} {
+		from := http.Header{"X-Forwarded-For": {fmt.Sprint("192.0.2.", i)}}
+		d.sendWith("POST", appPath+"/auth/providers/api-key/login", from, object{"key": "x"}).want(status)
+	}
+}
+
+func TestTheLimitOfFailuresCanBeSwitchedOff(t *testing.T) {
+	d := newDouble(t, &appservices.Options{FailedLoginBurst: 1, FailedLogins: -1})
+	for range 20 {
+		d.tryLogin("api-key", object{"key": "x"}).refused(401, "AuthError", "unauthorized")
+	}
+}
+
+// writes is how many transactions have written to the store, which a login must not.
+func writes(d *double) uint64 {
+	d.t.Helper()
+	stats, err := d.store.Stats(d.t.Context())
+	must(d.t, err)
+	return stats.Commits
+}

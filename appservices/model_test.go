@@ -1,0 +1,426 @@
+package appservices_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/appservices"
+)
+
+// FuzzSequences has any sequence of requests and of an administrator's calls answered, and holds every answer against a
+// model of the service: who exists, which sessions are good, who has which keys, and who may touch them. In the end the
+// store has what the model has, and is sound.
+func FuzzSequences(f *testing.F) {
+	const register, login, create = 0, 1, 6
+	f.Add([]byte{register, 0, 0, login, 0, 0, create, 0, 0, 11, 0, 0, 8, 0, 0, 11, 0, 0, 7, 0, 0, 11, 0, 0})
+	f.Add([]byte{2, 0, 0, create, 0, 0, register, 1, 0, 3, 0, 1, create, 0, 0, create, 0, 0, 9, 0, 0, 13, 0, 0, login, 1, 0})
+	f.Add([]byte{register, 0, 0, login, 0, 0, login, 0, 0, 4, 0, 0, 5, 0, 0, 5, 1, 0, create, 1, 1, 12, 1, 0, login, 0, 0})
+	f.Add([]byte{register, 0, 0, register, 1, 0, login, 0, 0, login, 1, 0, create, 0, 0, 7, 1, 0, 8, 1, 0, 9, 1, 0, 10, 1, 0, 3, 0, 1})
+	f.Add([]byte{register, 0, 0, login, 0, 0, create, 0, 0, 11, 0, 0, 14, 0, 0, 11, 0, 0, 5, 0, 0, 15, 0, 0, 5, 0, 0, 16, 0, 0, 11, 0, 0})
+	many := []byte{register, 0, 0, login, 0, 0}
+	for name := range byte(22) {
+		many = append(many, create, 0, name)
+	}
+	f.Add(many)
+	chance := rand.NewChaCha8([32]byte{1})
+	for range 20 {
+		steps := make([]byte, maxSteps)
+		_, _ = chance.Read(steps) // it never fails
+		f.Add(steps)
+	}
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		m := newServiceModel(t)
+		for step := range slices.Chunk(steps[:min(len(steps), maxSteps)], 3) {
+			if len(step) == 3 {
+				m.step(t, step[0], int(step[1]), int(step[2]))
+			}
+		}
+		m.compare()
+	})
+}
+
+// maxSteps bounds one run, in bytes: three are a step.
+const maxSteps = 450
+
+// serviceModel is what the service should be, beside what it is.
+type serviceModel struct {
+	*double
+	path     string
+	users    []*modelUser
+	accounts [2]*modelUser // by address; nil for none
+	sessions []*modelSession
+	keys     []*modelKey
+}
+
+// modelUser is an account, and a user as soon as somebody has logged in.
+type modelUser struct {
+	id       string // on the wire; empty for an account that never logged in
+	email    bool   // there is an address; else the user is anonymous
+	disabled bool
+	gone     bool
+}
+
+// modelSession is what a login opened.
+type modelSession struct {
+	tokens
+	user  *modelUser
+	byKey bool
+	out   bool // logged out
+	void  bool // the user was disabled meanwhile
+}
+
+type modelKey struct {
+	owner           *modelUser
+	id, name, value string
+	disabled, gone  bool
+}
+
+func newServiceModel(t *testing.T) *serviceModel {
+	m := &serviceModel{path: filepath.Join(t.TempDir(), "keys.db")}
+	m.start(t)
+	return m
+}
+
+// start starts the double, on what is in the file already.
+func (m *serviceModel) start(t *testing.T) {
+	t.Helper()
+	m.double = newDoubleAt(t, m.path, appservices.NewClock(start), &appservices.Options{FailedLogins: -1})
+}
+
+func modelEmail(n int) string { return fmt.Sprintf("user-%d@example.com", n) }
+
+func (m *serviceModel) step(t *testing.T, op byte, a, b int) {
+	email := a % len(m.accounts)
+	switch op %= 17; op {
+	case 0:
+		m.registers(email)
+	case 1:
+		m.logsIn(email, b%4 != 3)
+	case 2:
+		u := &modelUser{}
+		m.users = append(m.users, u)
+		m.opens(u, m.tryLogin("anon-user", nil), false)
+	case 11:
+		m.logsInByKey(pick(m.keys, a))
+	case 14, 15:
+		m.administer(pick(m.users, a), op == 14)
+	case 16:
+		must(t, m.store.Close())
+		m.start(t)
+	default:
+		if s := pick(m.sessions, a); s != nil {
+			m.stepOf(s, op, b)
+		}
+	}
+}
+
+// stepOf is a step in a session.
+func (m *serviceModel) stepOf(s *modelSession, op byte, b int) {
+	switch op {
+	case 3:
+		m.links(s, b%len(m.accounts))
+	case 4:
+		m.logsOut(s)
+	case 5:
+		if r := m.refresh(s.refresh); m.isGood(s, true, r) {
+			r.want(http.StatusCreated)
+		}
+	case 6:
+		m.creates(s, fmt.Sprintf("key-%d", b%25))
+	case 7:
+		m.reaches(s, pick(m.keys, b), "PUT", "/enable", func(k *modelKey) { k.disabled = false })
+	case 8:
+		m.reaches(s, pick(m.keys, b), "PUT", "/disable", func(k *modelKey) { k.disabled = true })
+	case 9:
+		m.reaches(s, pick(m.keys, b), "DELETE", "", func(k *modelKey) { k.gone = true })
+	case 10:
+		m.reaches(s, pick(m.keys, b), "GET", "", nil)
+	case 12:
+		m.deletes(s)
+	case 13:
+		m.lists(s)
+	}
+}
+
+// pick returns one that was made at some time, or nil if there never was any.
+func pick[T any](from []*T, n int) *T {
+	if len(from) == 0 {
+		return nil
+	}
+	return from[n%len(from)]
+}
+
+// isGood reports whether a session's refresh or access token is good, and expects the refusal if it is not. An access token
+// outlives logging out.
+func (m *serviceModel) isGood(s *modelSession, refresh bool, r *response) bool {
+	m.t.Helper()
+	ended := "invalid session: error finding user for endpoint"
+	if refresh {
+		ended = "invalid session: failed to find refresh token"
+	}
+	switch {
+	case refresh && s.out, s.user.gone, s.void && !s.user.disabled:
+		r.refused(http.StatusUnauthorized, "InvalidSession", ended)
+		return false
+	case s.user.disabled:
+		r.refused(http.StatusUnauthorized, "InvalidSession", "invalid session")
+		return false
+	}
+	return true
+}
+
+// mayManage is isGood for the calls about keys.
+func (m *serviceModel) mayManage(s *modelSession, r *response) bool {
+	m.t.Helper()
+	if !m.isGood(s, true, r) {
+		return false
+	}
+	if s.byKey || !s.user.email {
+		r.want(http.StatusForbidden)
+		return false
+	}
+	return true
+}
+
+// opens notes the session that a reply gives, which must be of the user.
+func (m *serviceModel) opens(u *modelUser, r *response, byKey bool) {
+	m.t.Helper()
+	got := r.tokens()
+	if u.id != "" && got.user != u.id {
+		m.t.Fatalf("logged in as %s, want %s", got.user, u.id)
+	}
+	u.id = got.user
+	m.sessions = append(m.sessions, &modelSession{tokens: got, user: u, byKey: byKey})
+}
+
+func (m *serviceModel) registers(email int) {
+	r := m.userpass("register", object{"email": modelEmail(email), "password": password})
+	if m.accounts[email] != nil {
+		r.refused(http.StatusConflict, "AccountNameInUse", "name already in use")
+		return
+	}
+	r.want(http.StatusCreated)
+	m.accounts[email] = &modelUser{email: true}
+}
+
+func (m *serviceModel) logsIn(email int, right bool) {
+	given := password
+	if !right {
+		given = "wrong-password"
+	}
+	r := m.tryLogin("local-userpass", credentials(modelEmail(email), given))
+	u := m.accounts[email]
+	switch {
+	case u == nil || !right:
+		r.refused(http.StatusUnauthorized, "InvalidPassword", "unauthorized")
+	case u.disabled:
+		r.refused(http.StatusUnauthorized, "UserDisabled", "unauthorized")
+	default:
+		if u.id == "" {
+			m.users = append(m.users, u)
+		}
+		m.opens(u, r, false)
+	}
+}
+
+func (m *serviceModel) logsInByKey(k *modelKey) {
+	if k == nil {
+		return
+	}
+	r := m.tryLogin("api-key", object{"key": k.value})
+	switch {
+	case k.gone || k.owner.gone || k.disabled:
+		r.refused(http.StatusUnauthorized, "AuthError", "unauthorized")
+	case k.owner.disabled:
+		r.refused(http.StatusUnauthorized, "UserDisabled", "unauthorized")
+	default:
+		m.opens(k.owner, r, true)
+	}
+}
+
+func (m *serviceModel) links(s *modelSession, email int) {
+	r := m.link(s.access, "local-userpass", credentials(modelEmail(email), password))
+	if !m.isGood(s, false, r) {
+		return
+	}
+	switch u := m.accounts[email]; {
+	case u == nil:
+		r.refused(http.StatusUnauthorized, "InvalidPassword", "unauthorized")
+	case u == s.user:
+		r.want(http.StatusOK)
+	case u.id != "":
+		r.refused(http.StatusUnauthorized, "InvalidSession", "unauthorized")
+	case s.user.email:
+		r.refused(http.StatusInternalServerError, "InternalServerError", "unauthorized")
+	default:
+		if got := r.tokens(); got.user != s.user.id {
+			m.t.Fatalf("linked to %s, want %s", got.user, s.user.id)
+		}
+		s.user.email = true
+		m.accounts[email] = s.user
+	}
+}
+
+func (m *serviceModel) logsOut(s *modelSession) {
+	if r := m.logOut(s.refresh); m.isGood(s, true, r) {
+		r.noContent()
+		s.out = true
+	}
+}
+
+func (m *serviceModel) deletes(s *modelSession) {
+	r := m.send("DELETE", prefix+"/auth/delete", s.access, nil)
+	if !m.isGood(s, false, r) {
+		return
+	}
+	r.noContent()
+	s.user.gone = true
+	for i, u := range m.accounts {
+		if u == s.user {
+			m.accounts[i] = nil
+		}
+	}
+}
+
+// keysOf are a user's keys, in the order of their making.
+func (m *serviceModel) keysOf(u *modelUser) (keys []*modelKey) {
+	for _, k := range m.keys {
+		if k.owner == u && !k.gone && !u.gone {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+func (m *serviceModel) creates(s *modelSession, name string) {
+	r := m.double.keys("POST", "", s.refresh, object{"name": name})
+	if !m.mayManage(s, r) {
+		return
+	}
+	keys := m.keysOf(s.user)
+	switch {
+	case slices.ContainsFunc(keys, func(k *modelKey) bool { return k.name == name }):
+		r.refused(http.StatusConflict, "APIKeyAlreadyExists", "API key with name already exists")
+	case len(keys) == 20:
+		r.refused(http.StatusBadRequest, "BadRequest", "user has reached the limit of 20 API keys")
+	default:
+		made := r.want(http.StatusCreated).json()
+		k := &modelKey{owner: s.user, name: name, id: made["_id"].(string), value: made["key"].(string)}
+		m.keys = append(m.keys, k)
+	}
+}
+
+// reaches makes a call with the ID of a key, which only its owner's sessions can.
+func (m *serviceModel) reaches(s *modelSession, k *modelKey, method, call string, then func(*modelKey)) {
+	if k == nil {
+		return
+	}
+	r := m.double.keys(method, "/"+k.id+call, s.refresh, nil)
+	if !m.mayManage(s, r) {
+		return
+	}
+	switch {
+	case k.owner != s.user || k.gone:
+		r.refused(http.StatusNotFound, "APIKeyNotFound", "API key not found")
+	case then == nil:
+		if got := r.want(http.StatusOK).json(); !reflect.DeepEqual(got, k.shown()) {
+			m.t.Fatalf("fetched %v, want %v", got, k.shown())
+		}
+	default:
+		r.noContent()
+		then(k)
+	}
+}
+
+// shown is a key as clients see it.
+func (k *modelKey) shown() object {
+	return object{"_id": k.id, "name": k.name, "disabled": k.disabled}
+}
+
+func (m *serviceModel) lists(s *modelSession) {
+	r := m.double.keys("GET", "", s.refresh, nil)
+	if !m.mayManage(s, r) {
+		return
+	}
+	want := []object{}
+	for _, k := range m.keysOf(s.user) {
+		want = append(want, k.shown())
+	}
+	got := []object{}
+	must(m.t, json.Unmarshal(r.want(http.StatusOK).body, &got))
+	if !reflect.DeepEqual(got, want) {
+		m.t.Fatalf("listed %v, want %v", got, want)
+	}
+}
+
+// administer disables or enables a user behind the service's back.
+func (m *serviceModel) administer(u *modelUser, disable bool) {
+	if u == nil || u.gone {
+		return
+	}
+	id := m.storeUser(u).ID
+	if !disable {
+		must(m.t, m.store.EnableUser(m.t.Context(), id))
+		u.disabled = false
+		return
+	}
+	must(m.t, m.store.DisableUser(m.t.Context(), id))
+	u.disabled = true
+	for _, s := range m.sessions {
+		s.void = s.void || s.user == u
+	}
+}
+
+// storeUser finds a user of the model in the store.
+func (m *serviceModel) storeUser(u *modelUser) latchkey.User {
+	m.t.Helper()
+	for user, err := range m.store.Users(m.t.Context(), uuid.Nil) {
+		must(m.t, err)
+		if appservices.UserObjectID(user) == u.id {
+			return user
+		}
+	}
+	m.t.Fatalf("the store has no user %s", u.id)
+	return latchkey.User{}
+}
+
+// compare holds what the store has against the model.
+func (m *serviceModel) compare() {
+	m.t.Helper()
+	for finding := range m.store.Check(m.t.Context()) {
+		m.t.Errorf("Check: %v", finding)
+	}
+	users := 0
+	for _, u := range m.users {
+		if u.gone {
+			continue
+		}
+		users++
+		user := m.storeUser(u)
+		keys, err := m.store.Keys(m.t.Context(), user.ID)
+		must(m.t, err)
+		want := m.keysOf(u)
+		if user.Disabled != u.disabled || len(keys) != len(want) {
+			m.t.Fatalf("the store has %+v with %d keys, want %+v with %d", user, len(keys), u, len(want))
+		}
+		for i, k := range keys {
+			if appservices.KeyObjectID(k) != want[i].id || k.Name != want[i].name || k.Disabled != want[i].disabled {
+				m.t.Errorf("key %d is %+v, want %+v", i, k, want[i])
+			}
+		}
+	}
+	stats, err := m.store.Stats(m.t.Context())
+	must(m.t, err)
+	if int(stats.Users) != users {
+		m.t.Errorf("the store has %d users, want %d", stats.Users, users)
+	}
+}

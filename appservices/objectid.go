@@ -1,0 +1,65 @@
+package appservices
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// objectIDSize is the bytes of an ObjectId. On the wire it is twice as many lower-case hexadecimal digits.
+const objectIDSize = 12
+
+// UserObjectID is a user's ID on the wire.
+func UserObjectID(u latchkey.User) string { return projectID(u.Created, u.ID) }
+
+// KeyObjectID is a key's ID on the wire.
+func KeyObjectID(k latchkey.Key) string { return projectID(k.Created, k.ID) }
+
+// projectID is four bytes of creation time in seconds, as in every ObjectId, and the last eight bytes of the UUID: the
+// random ones, where the first are time.
+func projectID(created time.Time, id uuid.UUID) string {
+	b := binary.BigEndian.AppendUint32(make([]byte, 0, objectIDSize), uint32(created.Unix()))
+	return hex.EncodeToString(append(b, id[8:]...))
+}
+
+// deriveID is the ID of what a domain has only one of, or has by name.
+func deriveID(domain uuid.UUID, labels ...string) string {
+	return hex.EncodeToString(deriveBytes(domain, labels...)[:objectIDSize])
+}
+
+func deriveBytes(domain uuid.UUID, labels ...string) []byte {
+	h := sha256.New()
+	h.Write(domain[:])
+	for _, label := range labels {
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(label))))
+		h.Write([]byte(label))
+	}
+	return h.Sum(nil)
+}
+
+// anonymousID is the identity of an anonymous user: an ID, a hyphen, and 24 lower-case letters.
+func anonymousID(domain uuid.UUID, subject string) string {
+	letters := deriveBytes(domain, "letters", subject)[:24]
+	for i := range letters {
+		letters[i] = 'a' + letters[i]%26
+	}
+	return deriveID(domain, string(latchkey.AnonUser), subject) + "-" + string(letters)
+}
+
+// validHexID reports whether s is bytes in lower-case hexadecimal digits.
+func validHexID(s string, bytes int) bool {
+	if len(s) != 2*bytes {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}

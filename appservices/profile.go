@@ -1,0 +1,172 @@
+package appservices
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// profileReply is what every login is followed by.
+type profileReply struct {
+	UserID     string            `json:"user_id"`
+	DomainID   string            `json:"domain_id"`
+	Identities []profileIdentity `json:"identities"` // in the order of linking
+	Data       map[string]any    `json:"data"`
+	Type       string            `json:"type"` // normal, or server
+}
+
+type profileIdentity struct {
+	identityClaim
+	ProviderData map[string]any `json:"provider_data,omitempty"`
+}
+
+// identityClaim is an identity as clients see it. The subject of an anonymous one and of an e-mail address is not shown.
+func (a *app) identityClaim(i latchkey.Identity) identityClaim {
+	id := i.Subject
+	switch i.Provider {
+	case latchkey.AnonUser:
+		id = anonymousID(a.domain, i.Subject)
+	case latchkey.LocalUserpass:
+		id = deriveID(a.domain, "identity", i.Subject)
+	}
+	return identityClaim{id, i.Provider, a.providerID(i.Provider)}
+}
+
+// keyClaim is a key as an identity.
+func (a *app) keyClaim(key latchkey.Key) identityClaim {
+	return identityClaim{KeyObjectID(key), latchkey.APIKey, a.providerID(latchkey.APIKey)}
+}
+
+func (a *app) providerID(p latchkey.Provider) string {
+	return deriveID(a.domain, "provider", string(p))
+}
+
+// markUsed makes a key one of its user's identities. The mark is how many the user had then, which is its place among them.
+func (a *app) markUsed(ctx context.Context, user *latchkey.User, key uuid.UUID) error {
+	return a.store.Update(ctx, func(tx *latchkey.Tx) error {
+		mark, err := data(tx).Get(usedKey(key))
+		if err != nil || mark != nil {
+			return err
+		}
+		return data(tx).Put(usedKey(key), []byte{byte(len(user.Identities))}) // 64 at most
+	})
+}
+
+func (c *call) profile() (reply, error) {
+	_, p, err := c.authenticate(accessToken)
+	if err != nil {
+		return reply{}, err
+	}
+	body := profileReply{UserID: p.objectID(), DomainID: c.app.wireID, Type: "normal", Data: map[string]any{}}
+	if p.server != nil {
+		body.Type, body.Data["name"] = "server", p.server.Name
+		body.Identities = []profileIdentity{{identityClaim: c.app.keyClaim(*p.server)}}
+		return reply{http.StatusOK, body}, nil
+	}
+	err = c.app.store.View(c.ctx(), func(tx *latchkey.Tx) error {
+		used, err := c.app.usedKeys(tx, p.user.ID)
+		if err != nil {
+			return err
+		}
+		for n, i := range p.user.Identities {
+			body.Identities = append(body.Identities, used[n]...)
+			identity := profileIdentity{identityClaim: c.app.identityClaim(i)}
+			told, err := toldBy(tx, i)
+			if err != nil {
+				return err
+			}
+			if i.Provider == latchkey.LocalUserpass {
+				identity.ProviderData = told
+			}
+			body.Identities = append(body.Identities, identity)
+			merge(body.Data, told)
+		}
+		body.Identities = append(body.Identities, used[len(p.user.Identities)]...)
+		return nil
+	})
+	return reply{http.StatusOK, body}, err
+}
+
+// usedKeys returns the keys that are identities of a user, by how many others there were before them.
+func (a *app) usedKeys(tx *latchkey.Tx, user uuid.UUID) (map[int][]profileIdentity, error) {
+	keys, err := tx.Keys(user)
+	if err != nil {
+		return nil, err
+	}
+	used := make(map[int][]profileIdentity)
+	for _, key := range keys {
+		mark, err := data(tx).Get(usedKey(key.ID))
+		if err != nil {
+			return nil, err
+		}
+		if len(mark) == 1 {
+			used[int(mark[0])] = append(used[int(mark[0])], profileIdentity{identityClaim: a.keyClaim(key)})
+		}
+	}
+	return used, nil
+}
+
+// toldBy is what an identity's provider told about the user.
+func toldBy(tx *latchkey.Tx, i latchkey.Identity) (told map[string]any, err error) {
+	if i.Provider == latchkey.LocalUserpass {
+		return map[string]any{"email": i.Subject}, nil
+	}
+	_, err = getJSON(tx, profileKey(i), &told)
+	return told, err
+}
+
+// textFields are those of a profile's data that clients take for strings, and fail if they are anything else.
+var textFields = map[string]bool{
+	"name": true, "email": true, "picture_url": true, "first_name": true, "last_name": true,
+	"gender": true, "birthday": true, "min_age": true, "max_age": true,
+}
+
+func merge(into, told map[string]any) {
+	for field, value := range told {
+		if _, isText := value.(string); isText || !textFields[field] && value != nil {
+			into[field] = value
+		}
+	}
+}
+
+// deleteUser deletes the user of an access token, and what this package keeps of the user.
+func (c *call) deleteUser() (reply, error) {
+	_, p, err := c.authenticate(accessToken)
+	if err != nil {
+		return reply{}, err
+	}
+	if p.server != nil {
+		return reply{}, errServerUser
+	}
+	err = c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
+		keys, err := tx.Keys(p.user.ID)
+		for _, key := range keys {
+			err = errors.Join(err, data(tx).Delete(usedKey(key.ID)))
+		}
+		for _, i := range p.user.Identities {
+			err = errors.Join(err, data(tx).Delete(profileKey(i)))
+			if i.Provider == latchkey.LocalUserpass {
+				err = errors.Join(err, data(tx).Delete(accountKey(i.Subject)))
+			}
+		}
+		return errors.Join(err, tx.DeleteUser(p.user.ID))
+	})
+	return noContent, err
+}
+
+// callFunction is here for the error: there are no functions.
+func (c *call) callFunction() (reply, error) {
+	if _, _, err := c.authenticate(accessToken); err != nil {
+		return reply{}, err
+	}
+	d, err := c.body()
+	if err != nil {
+		return reply{}, err
+	}
+	name, _ := d.text("name")
+	return reply{}, errNoFunction(name)
+}

@@ -1,0 +1,343 @@
+package appservices
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// An account is an e-mail address with a password. It becomes a user of the store when it first logs in, or is linked to
+// one. With the user it is gone.
+type account struct {
+	Email     string    `json:"email"`
+	Verifier  string    `json:"verifier"` // of the password
+	Confirmed bool      `json:"confirmed"`
+	User      uuid.UUID `json:"user,omitzero"`
+}
+
+// findAccount returns the account of an address, or nil if there is none. A user whom somebody else has given the address
+// as an identity has one without a password, which can be set by a reset; it counts, and not what a stranger may have
+// registered before. It returns ErrInvalidIdentity for what can be nobody's address.
+func findAccount(tx *latchkey.Tx, email string) (*account, error) {
+	user, err := tx.UserByIdentity(latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: email})
+	if err != nil && !errors.Is(err, latchkey.ErrUserNotFound) {
+		return nil, err
+	}
+	var acc account
+	switch found, err := getJSON(tx, accountKey(email), &acc); {
+	case err != nil:
+		return nil, err
+	case found && acc.User == user.ID:
+		return &acc, nil
+	case user.ID == uuid.Nil:
+		return nil, nil
+	}
+	return &account{Email: email, Confirmed: true, User: user.ID}, nil
+}
+
+func (acc *account) put(tx *latchkey.Tx) error { return putJSON(tx, accountKey(acc.Email), acc) }
+
+// account returns the account of an address, or nil.
+func (a *app) account(ctx context.Context, email string) (acc *account, err error) {
+	err = a.store.View(ctx, func(tx *latchkey.Tx) error {
+		acc, err = findAccount(tx, email)
+		return err
+	})
+	if errors.Is(err, latchkey.ErrInvalidIdentity) {
+		return nil, nil
+	}
+	return acc, err
+}
+
+// updateAccount changes an account in a transaction. It returns errNoAccount if there is none.
+func updateAccount(tx *latchkey.Tx, email string, change func(acc *account)) error {
+	acc, err := findAccount(tx, email)
+	if err != nil {
+		return err
+	}
+	if acc == nil {
+		return errNoAccount
+	}
+	change(acc)
+	return acc.put(tx)
+}
+
+func (c *call) provePassword(d document) (*credential, error) {
+	email, err := d.required("username")
+	if err != nil {
+		return nil, err
+	}
+	password, err := d.required("password")
+	if err != nil {
+		return nil, err
+	}
+	acc, err := c.app.account(c.ctx(), email)
+	if err != nil {
+		return nil, err
+	}
+	if acc == nil {
+		acc = &account{} // whose empty verifier takes as long as one
+	}
+	ok, err := c.app.store.CheckPassword(c.ctx(), acc.Verifier, password)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, errPassword
+	case !acc.Confirmed:
+		return nil, errUnconfirmed
+	}
+	return &credential{identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: email}, account: *acc}, nil
+}
+
+const (
+	minPassword = 6
+	maxPassword = 128
+	maxEmail    = 128
+)
+
+func checkPassword(password string) error {
+	if n := utf8.RuneCountInString(password); n < minPassword || n > maxPassword {
+		return errPasswordLength
+	}
+	return nil
+}
+
+// checkNewAccount is every rule about whether an account can be made. Of two that are broken the password's speaks.
+func (a *app) checkNewAccount(ctx context.Context, email, password string) error {
+	if err := checkPassword(password); err != nil {
+		return err
+	}
+	if email == "" || utf8.RuneCountInString(email) > maxEmail {
+		return errEmail
+	}
+	return a.store.View(ctx, func(tx *latchkey.Tx) error { return checkEmailFree(tx, email) })
+}
+
+func checkEmailFree(tx *latchkey.Tx, email string) error {
+	switch acc, err := findAccount(tx, email); {
+	case errors.Is(err, latchkey.ErrInvalidIdentity):
+		return errEmail
+	case err != nil:
+		return err
+	case acc != nil:
+		return errEmailTaken
+	}
+	return nil
+}
+
+// register makes an account, and with it the tokens that are to be mailed.
+func (a *app) register(ctx context.Context, email, password string, confirmed bool, mailed ...*mailToken) error {
+	if err := a.checkNewAccount(ctx, email, password); err != nil {
+		return err
+	}
+	verifier, err := a.store.HashPassword(ctx, password)
+	if err != nil {
+		return err
+	}
+	return a.store.Update(ctx, func(tx *latchkey.Tx) error {
+		if err := checkEmailFree(tx, email); err != nil {
+			return err
+		}
+		for _, t := range mailed {
+			if err := t.put(tx); err != nil {
+				return err
+			}
+		}
+		return (&account{Email: email, Verifier: verifier, Confirmed: confirmed}).put(tx)
+	})
+}
+
+func (c *call) register() (reply, error) {
+	d, err := c.body()
+	if err != nil {
+		return reply{}, err
+	}
+	email, _ := d.text("email") // what is no string is too short
+	password, _ := d.text("password")
+	if err := c.app.checkNewAccount(c.ctx(), email, password); err != nil {
+		return reply{}, err
+	}
+	if !c.h.opts.ManualConfirmation {
+		return reply{status: http.StatusCreated}, c.app.register(c.ctx(), email, password, true)
+	}
+	t := c.h.newMailToken(MailConfirm, email)
+	outcome, err := c.decideConfirmation(t)
+	if err == nil {
+		err = c.app.register(c.ctx(), email, password, outcome == Accepted, t)
+	}
+	if err == nil && c.h.opts.ConfirmFunction == nil {
+		c.mail(t)
+	}
+	return reply{status: http.StatusCreated}, err
+}
+
+// decideConfirmation asks the function whether an address is confirmed. Without one it is pending.
+func (c *call) decideConfirmation(t *mailToken) (Outcome, error) {
+	if c.h.opts.ConfirmFunction == nil {
+		return Pending, nil
+	}
+	outcome, err := c.h.opts.ConfirmFunction(c.ctx(), Confirmation{c.appID, t.Email, t.token, t.id})
+	if err != nil || outcome != Accepted && outcome != Pending {
+		return Refused, errNotConfirmed(t.Email)
+	}
+	return outcome, nil
+}
+
+func (c *call) confirm() (reply, error) {
+	d, err := c.body()
+	if err != nil {
+		return reply{}, err
+	}
+	t, err := readMailToken(MailConfirm, d)
+	if err != nil {
+		return reply{}, err
+	}
+	return noContent, c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
+		if err := t.use(tx, c.h.now()); err != nil {
+			return err
+		}
+		return updateAccount(tx, t.Email, func(acc *account) { acc.Confirmed = true })
+	})
+}
+
+// accountFor reads the body, and finds the account of its address.
+func (c *call) accountFor() (document, *account, error) {
+	d, err := c.body()
+	if err != nil {
+		return nil, nil, err
+	}
+	email, err := d.required("email")
+	if err != nil {
+		return nil, nil, err
+	}
+	acc, err := c.app.account(c.ctx(), email)
+	if err == nil && acc == nil {
+		err = errNoAccount
+	}
+	return d, acc, err
+}
+
+func (c *call) sendConfirmation() (reply, error) {
+	_, acc, err := c.accountFor()
+	if err != nil {
+		return reply{}, err
+	}
+	if acc.Confirmed {
+		return reply{}, errConfirmed
+	}
+	return noContent, c.sendMail(MailConfirm, acc.Email)
+}
+
+func (c *call) callConfirmation() (reply, error) {
+	d, err := c.body()
+	if err != nil {
+		return reply{}, err
+	}
+	email, err := d.required("email")
+	if err != nil {
+		return reply{}, err
+	}
+	switch {
+	case !c.h.opts.ManualConfirmation:
+		return reply{}, errNoConfirmation(email, "automatic confirmation is enabled")
+	case c.h.opts.ConfirmFunction == nil:
+		return reply{}, errNoConfirmation(email, "there is no confirmation function")
+	}
+	acc, err := c.app.account(c.ctx(), email)
+	switch {
+	case err != nil:
+		return reply{}, err
+	case acc == nil:
+		return reply{}, errNoAccount
+	case acc.Confirmed:
+		return reply{}, errConfirmed
+	}
+	t := c.h.newMailToken(MailConfirm, email)
+	outcome, err := c.decideConfirmation(t)
+	if err != nil {
+		return reply{}, err
+	}
+	return noContent, c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
+		if outcome == Pending {
+			return t.put(tx)
+		}
+		return updateAccount(tx, email, func(acc *account) { acc.Confirmed = true })
+	})
+}
+
+func (c *call) sendReset() (reply, error) {
+	if c.h.opts.ResetFunction != nil {
+		return reply{}, errResetByFunc
+	}
+	_, acc, err := c.accountFor()
+	if err != nil {
+		return reply{}, err
+	}
+	return noContent, c.sendMail(MailReset, acc.Email)
+}
+
+func (c *call) reset() (reply, error) {
+	d, err := c.body()
+	if err != nil {
+		return reply{}, err
+	}
+	t, err := readMailToken(MailReset, d)
+	if err != nil {
+		return reply{}, err
+	}
+	password, _ := d.text("password")
+	if err := checkPassword(password); err != nil {
+		return reply{}, err
+	}
+	err = c.app.store.View(c.ctx(), func(tx *latchkey.Tx) error { return t.check(tx, c.h.now()) })
+	if err != nil {
+		return reply{}, err // before it costs a hash
+	}
+	return noContent, c.setPassword(t.Email, password, func(tx *latchkey.Tx) error { return t.use(tx, c.h.now()) })
+}
+
+func (c *call) callReset() (reply, error) {
+	d, acc, err := c.accountFor()
+	if err != nil {
+		return reply{}, err
+	}
+	password, _ := d.text("password")
+	if err := checkPassword(password); err != nil {
+		return reply{}, err
+	}
+	if c.h.opts.ResetFunction == nil {
+		return reply{}, errNotReset(acc.Email)
+	}
+	t := c.h.newMailToken(MailReset, acc.Email)
+	arguments, _ := plainJSON(d["arguments"]).([]any)
+	outcome, err := c.h.opts.ResetFunction(c.ctx(), Reset{c.appID, acc.Email, password, t.token, t.id, arguments})
+	switch {
+	case err == nil && outcome == Accepted:
+		return noContent, c.setPassword(acc.Email, password, nil)
+	case err == nil && outcome == Pending:
+		return noContent, c.app.store.Update(c.ctx(), t.put)
+	}
+	return reply{}, errNotReset(acc.Email)
+}
+
+// setPassword sets an account's password, unless first, in the same transaction, returns an error.
+func (c *call) setPassword(email, password string, first func(tx *latchkey.Tx) error) error {
+	verifier, err := c.app.store.HashPassword(c.ctx(), password)
+	if err != nil {
+		return err
+	}
+	return c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
+		if first != nil {
+			if err := first(tx); err != nil {
+				return err
+			}
+		}
+		return updateAccount(tx, email, func(acc *account) { acc.Verifier = verifier })
+	})
+}

@@ -1,0 +1,315 @@
+package appservices_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/appservices"
+)
+
+// outbox keeps the mails that a double sends.
+type outbox []appservices.Mail
+
+func (o *outbox) send(_ context.Context, m appservices.Mail) { *o = append(*o, m) }
+
+// last is the newest mail, which must be of a kind.
+func (o *outbox) last(t testing.TB, kind appservices.MailKind) appservices.Mail {
+	t.Helper()
+	if len(*o) == 0 {
+		t.Fatal("there is no mail")
+	}
+	m := (*o)[len(*o)-1]
+	if m.Kind != kind || m.Email != "ada@example.com" || m.AppID != "demo-abcde" || len(m.Token) != 128 || !hex24.MatchString(m.TokenID) {
+		t.Fatalf("the mail is %+v", m)
+	}
+	return m
+}
+
+func answer(m appservices.Mail) object { return object{"token": m.Token, "tokenId": m.TokenID} }
+
+func newPassword(m appservices.Mail, password string) object {
+	return object{"token": m.Token, "tokenId": m.TokenID, "password": password}
+}
+
+func TestAnyTextCanBeAnEmail(t *testing.T) {
+	d := newDouble(t, nil)
+	for _, email := range []string{"x", "Ada Lovelace", "ADA@example.com", "ada@example.com", strings.Repeat("é", 128)} {
+		d.signUp(email)
+	}
+}
+
+func TestRegisteringIgnoresABearer(t *testing.T) {
+	d := newDouble(t, nil)
+	d.send("POST", appPath+"/auth/providers/local-userpass/register", "null", object{"email": "x", "password": password}).want(http.StatusCreated)
+}
+
+func TestErrorsOfRegisteringConfirmingAndResetting(t *testing.T) {
+	const length = "password must be between 6 and 128 characters"
+	token, id := strings.Repeat("0", 128), "65a1b2c3d4e5f60718293a4c"
+	refuse := func(context.Context, appservices.Confirmation) (appservices.Outcome, error) {
+		return appservices.Accepted, errors.New("no")
+	}
+	refuseReset := func(context.Context, appservices.Reset) (appservices.Outcome, error) { return appservices.Refused, nil }
+	automatic, manual := &appservices.Options{}, &appservices.Options{ManualConfirmation: true}
+	functions := &appservices.Options{ManualConfirmation: true, ConfirmFunction: refuse, ResetFunction: refuseReset}
+	for _, tt := range []struct {
+		name       string
+		opts       *appservices.Options
+		route      string
+		body       any
+		status     int
+		code, text string
+	}{
+		{"email taken", automatic, "register", object{"email": "ada@example.com", "password": password}, 409, "AccountNameInUse", "name already in use"},
+		{"email of a user whom a program made", automatic, "register", object{"email": "made@example.com", "password": password}, 409, "AccountNameInUse", "name already in use"},
+		{"short password", automatic, "register", object{"email": "x", "password": "12345"}, 400, "BadRequest", length},
+		{"long password", automatic, "register", object{"email": "x", "password": strings.Repeat("1", 129)}, 400, "BadRequest", length},
+		{"empty password", automatic, "register", object{"email": "x", "password": ""}, 400, "BadRequest", length},
+		{"no password", automatic, "register", object{"email": "x"}, 400, "BadRequest", length},
+		{"short password and no email", automatic, "register", object{"email": "", "password": "1"}, 400, "BadRequest", length},
+		{"short password and a taken email", automatic, "register", object{"email": "ada@example.com", "password": "1"}, 400, "BadRequest", length},
+		{"empty email", automatic, "register", object{"email": "", "password": password}, 400, "BadRequest", "email invalid"},
+		{"email not a string", automatic, "register", object{"email": 7, "password": password}, 400, "BadRequest", "email invalid"},
+		{"long email", automatic, "register", object{"email": strings.Repeat("x", 129), "password": password}, 400, "BadRequest", "email invalid"},
+		{"email with a zero byte", automatic, "register", object{"email": "a\x00", "password": password}, 400, "BadRequest", "email invalid"},
+		{"function refuses to confirm", functions, "register", object{"email": "x", "password": password}, 400, "BadRequest", `failed to confirm user "x"`},
+
+		{"confirm, no token", automatic, "confirm", object{}, 400, "BadRequest", "invalid token data"},
+		{"confirm, token of another form", automatic, "confirm", object{"token": "x", "tokenId": id}, 400, "BadRequest", "invalid token data"},
+		{"confirm, ID of another form", automatic, "confirm", object{"token": token, "tokenId": "x"}, 400, "BadRequest", "invalid token data"},
+		{"confirm, unknown token", automatic, "confirm", object{"token": token, "tokenId": id}, 400, "UserpassTokenInvalid", "userpass token is expired or invalid"},
+		{"reset, token of another form", automatic, "reset", object{"token": "x", "tokenId": id, "password": password}, 400, "BadRequest", "invalid token data"},
+		{"reset, unknown token", automatic, "reset", object{"token": token, "tokenId": id, "password": password}, 400, "UserpassTokenInvalid", "userpass token is expired or invalid"},
+		{"reset, short password", automatic, "reset", object{"token": token, "tokenId": id, "password": "1"}, 400, "BadRequest", length},
+
+		{"confirm/send, already confirmed", automatic, "confirm/send", object{"email": "ada@example.com"}, 400, "UserAlreadyConfirmed", "already confirmed"},
+		{"confirm/call, already confirmed", functions, "confirm/call", object{"email": "ada@example.com"}, 400, "UserAlreadyConfirmed", "already confirmed"},
+		{"confirm/send, nobody", automatic, "confirm/send", object{"email": "nobody"}, 404, "UserNotFound", "user not found"},
+		{"confirm/send, an email that can be nobody's", automatic, "confirm/send", object{"email": "\x00"}, 404, "UserNotFound", "user not found"},
+		{"confirm/call, nobody", functions, "confirm/call", object{"email": "nobody"}, 404, "UserNotFound", "user not found"},
+		{"reset/send, nobody", automatic, "reset/send", object{"email": "nobody"}, 404, "UserNotFound", "user not found"},
+		{"reset/call, nobody", functions, "reset/call", object{"email": "nobody", "password": password}, 404, "UserNotFound", "user not found"},
+		{"confirm/send, no email", automatic, "confirm/send", object{}, 400, "MissingParameter", "'email' is a required string"},
+		{"confirm/call, automatic", automatic, "confirm/call", object{"email": "nobody"}, 400, "", "cannot run confirmation for nobody: automatic confirmation is enabled"},
+		{"confirm/call, by mail", manual, "confirm/call", object{"email": "nobody"}, 400, "", "cannot run confirmation for nobody: there is no confirmation function"},
+		{"confirm/call, function refuses", functions, "confirm/call", object{"email": "new@example.com"}, 400, "BadRequest", `failed to confirm user "new@example.com"`},
+		{"reset/send, by function", functions, "reset/send", object{"email": "ada@example.com"}, 400, "BadRequest", "please use reset password via function"},
+		{"reset/call, function refuses", functions, "reset/call", object{"email": "ada@example.com", "password": password}, 400, "", `failed to reset password for user "ada@example.com"`},
+		{"reset/call, no function", automatic, "reset/call", object{"email": "ada@example.com", "password": password}, 400, "", `failed to reset password for user "ada@example.com"`},
+		{"reset/call, short password", functions, "reset/call", object{"email": "ada@example.com", "password": "1"}, 400, "BadRequest", length},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			clock := appservices.NewClock(start)
+			d := newDoubleAt(t, t.TempDir()+"/keys.db", clock, automatic)
+			d.register("ada@example.com")
+			_, err := d.store.CreateUser(t.Context(), latchkey.NewUser{
+				Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "made@example.com"},
+			})
+			must(t, err)
+			serve(t, d.store, clock, manual).register("new@example.com")
+			serve(t, d.store, clock, tt.opts).userpass(tt.route, tt.body).refused(tt.status, tt.code, tt.text)
+		})
+	}
+}
+
+func TestAnAddressIsConfirmedByMail(t *testing.T) {
+	var mails outbox
+	d := newDouble(t, &appservices.Options{ManualConfirmation: true, Mail: mails.send})
+	d.register("ada@example.com")
+	first := mails.last(t, appservices.MailConfirm)
+	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "AuthError", "unauthorized")
+	d.userpass("confirm/send", object{"email": "ada@example.com"}).noContent()
+	second := mails.last(t, appservices.MailConfirm)
+
+	const unknown = "userpass token is expired or invalid"
+	mixed := object{"token": first.Token, "tokenId": second.TokenID}
+	d.userpass("confirm", mixed).refused(400, "UserpassTokenInvalid", unknown)
+	d.userpass("reset", newPassword(first, password)).refused(400, "UserpassTokenInvalid", unknown)
+	d.userpass("confirm", answer(second)).noContent()
+	d.userpass("confirm", answer(second)).refused(400, "UserpassTokenInvalid", unknown)
+	d.loginEmail("ada@example.com")
+}
+
+func TestTokensOfMailsAreGoodForHalfAnHour(t *testing.T) {
+	var mails outbox
+	d := newDouble(t, &appservices.Options{Mail: mails.send})
+	d.register("ada@example.com")
+	for _, tt := range []struct {
+		after time.Duration
+		good  bool
+	}{{30*time.Minute - time.Second, true}, {30 * time.Minute, false}} {
+		d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+		d.clock.Advance(tt.after)
+		r := d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), password))
+		if tt.good {
+			r.noContent()
+		} else {
+			r.refused(400, "UserpassTokenInvalid", "userpass token is expired or invalid")
+		}
+	}
+}
+
+func TestAPasswordIsResetByMail(t *testing.T) {
+	var mails outbox
+	d := newDouble(t, &appservices.Options{Mail: mails.send})
+	u := d.signUp("ada@example.com")
+	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+	m := mails.last(t, appservices.MailReset)
+	d.userpass("reset", newPassword(m, "another-one")).noContent()
+	d.userpass("reset", newPassword(m, "a-third-one")).refused(400, "UserpassTokenInvalid", "userpass token is expired or invalid")
+	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
+	if again := d.login("local-userpass", credentials("ada@example.com", "another-one")); again.user != u.user {
+		t.Errorf("the user is %s, want %s", again.user, u.user)
+	}
+}
+
+func TestAFunctionConfirms(t *testing.T) {
+	var asked []appservices.Confirmation
+	outcome := appservices.Pending
+	d := newDouble(t, &appservices.Options{
+		ManualConfirmation: true,
+		ConfirmFunction: func(_ context.Context, c appservices.Confirmation) (appservices.Outcome, error) {
+			asked = append(asked, c)
+			return outcome, nil
+		},
+		Mail: func(context.Context, appservices.Mail) { t.Error("a mail was sent") },
+	})
+	d.register("ada@example.com")
+	d.register("bob@example.com")
+	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "AuthError", "unauthorized")
+	d.userpass("confirm", object{"token": asked[0].Token, "tokenId": asked[0].TokenID}).noContent()
+	d.loginEmail("ada@example.com")
+	outcome = appservices.Accepted
+	d.userpass("confirm/call", object{"email": "bob@example.com"}).noContent()
+	d.loginEmail("bob@example.com")
+	d.signUp("eve@example.com")
+	if len(asked) != 4 || asked[3].Email != "eve@example.com" || asked[3].AppID != "demo-abcde" {
+		t.Errorf("the function was asked %+v", asked)
+	}
+}
+
+func TestAFunctionResets(t *testing.T) {
+	var asked appservices.Reset
+	outcome := appservices.Accepted
+	d := newDouble(t, &appservices.Options{
+		ResetFunction: func(_ context.Context, r appservices.Reset) (appservices.Outcome, error) {
+			asked = r
+			return outcome, nil
+		},
+	})
+	d.register("ada@example.com")
+	call := object{"email": "ada@example.com", "password": "another-one", "arguments": []any{"x", object{"$numberInt": "7"}}}
+	d.userpass("reset/call", call).noContent()
+	if asked.Password != "another-one" || !reflect.DeepEqual(asked.Arguments, []any{"x", int64(7)}) {
+		t.Errorf("the function was asked %+v", asked)
+	}
+	d.login("local-userpass", credentials("ada@example.com", "another-one"))
+
+	outcome = appservices.Pending
+	call["password"] = "a-third-one"
+	d.userpass("reset/call", call).noContent()
+	d.tryLogin("local-userpass", credentials("ada@example.com", "a-third-one")).refused(401, "InvalidPassword", "unauthorized")
+	d.userpass("reset", object{"token": asked.Token, "tokenId": asked.TokenID, "password": "a-third-one"}).noContent()
+	d.login("local-userpass", credentials("ada@example.com", "a-third-one"))
+}
+
+func TestAUserWhomAProgramMadeGetsAPasswordByReset(t *testing.T) {
+	var mails outbox
+	d := newDouble(t, &appservices.Options{Mail: mails.send})
+	identity := latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"}
+	user, err := d.store.CreateUser(t.Context(), latchkey.NewUser{Identity: identity})
+	must(t, err)
+	d.tryLogin("local-userpass", credentials("ada@example.com", "")).refused(401, "InvalidPassword", "unauthorized")
+	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+	d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), password)).noContent()
+	if got := d.loginEmail("ada@example.com").user; got != appservices.UserObjectID(user) {
+		t.Errorf("the email logs in %s, want %s", got, appservices.UserObjectID(user))
+	}
+}
+
+// Else a stranger could register an address first, and have the account of the person whom it is given to later.
+func TestWhatAStrangerHasRegisteredDoesNotLogInAUserWhomAProgramMakes(t *testing.T) {
+	d := newDouble(t, nil)
+	d.register("ada@example.com")
+	_, err := d.store.CreateUser(t.Context(), latchkey.NewUser{
+		Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"},
+	})
+	must(t, err)
+	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
+}
+
+func TestTheEmailOfADeletedUserMayBeRegisteredAnew(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		delete func(d *double, u tokens)
+	}{
+		{"by the user", func(d *double, u tokens) { d.send("DELETE", prefix+"/auth/delete", u.access, nil).noContent() }},
+		{"by a program", func(d *double, _ tokens) { must(d.t, d.store.DeleteUser(d.t.Context(), d.user("ada@example.com").ID)) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDouble(t, nil)
+			u := d.signUp("ada@example.com")
+			tt.delete(d, u)
+			d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
+			d.userpass("register", object{"email": "ada@example.com", "password": "another-one"}).want(http.StatusCreated)
+			d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
+			if again := d.login("local-userpass", credentials("ada@example.com", "another-one")); again.user == u.user {
+				t.Errorf("the new user has the old one's ID %s", u.user)
+			}
+		})
+	}
+}
+
+func TestDeletingAUserOfAnotherProviderLeavesTheAccountOfTheSameNameAlone(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName})
+	d.signUp("ada@example.com")
+	other := d.login("custom-function", object{"userId": "ada@example.com"})
+	d.send("DELETE", prefix+"/auth/delete", other.access, nil).noContent()
+	d.loginEmail("ada@example.com")
+}
+
+// viewHook is an engine that calls back before it reads.
+type viewHook struct {
+	latchkey.Engine
+	before func()
+}
+
+func (e *viewHook) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	if e.before != nil {
+		e.before()
+	}
+	return e.Engine.View(ctx, fn)
+}
+
+func TestAUserWhomAProgramMakesWhileAStrangerLogsInIsNotTheStrangers(t *testing.T) {
+	engine, err := latchkey.OpenBolt(t.TempDir()+"/keys.db", nil)
+	must(t, err)
+	hook := &viewHook{Engine: engine}
+	store, err := latchkey.OpenEngine(hook, &latchkey.Options{Cost: latchkey.LightCost})
+	must(t, err)
+	t.Cleanup(func() { store.Close() })
+	d := serve(t, store, appservices.NewClock(start), nil)
+	d.register("ada@example.com")
+
+	reads := 0
+	hook.before = func() {
+		if reads++; reads == 2 { // the first has found the account, whose password is right
+			hook.before = nil
+			identity := latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"}
+			_, err := store.CreateUser(context.Background(), latchkey.NewUser{Identity: identity})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
+	if hook.before != nil {
+		t.Error("the login has read only once, so this test shows nothing")
+	}
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/latchkeydb/latchkey/appservices"
+)
+
+// controlPath begins the paths of the control endpoint, which no client of the API has.
+const controlPath = "/.latchkey/control/"
+
+// control answers the control endpoint, and leaves all else to the handler.
+type control struct {
+	handler *appservices.Handler
+	clock   *appservices.Clock
+	log     *slog.Logger
+	mux     *http.ServeMux
+}
+
+func newControl(h *appservices.Handler, clock *appservices.Clock, log *slog.Logger) *control {
+	c := &control{handler: h, clock: clock, log: log, mux: http.NewServeMux()}
+	c.mux.HandleFunc("GET "+controlPath+"faults", c.showFaults)
+	c.mux.HandleFunc("POST "+controlPath+"faults", c.addFault)
+	c.mux.HandleFunc("DELETE "+controlPath+"faults", c.clearFaults)
+	c.mux.HandleFunc("GET "+controlPath+"clock", c.showClock)
+	c.mux.HandleFunc("POST "+controlPath+"clock", c.moveClock)
+	return c
+}
+
+func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !strings.HasPrefix(r.URL.Path, controlPath) {
+		c.handler.ServeHTTP(w, r)
+		return
+	}
+	_, pattern := c.mux.Handler(r) // and not the path, which may have anything in it
+	c.log.InfoContext(r.Context(), "control", "method", r.Method, "pattern", pattern, "remote", r.RemoteAddr)
+	if err := checkLocal(r); err != nil {
+		answer(w, http.StatusForbidden, controlError{err.Error()})
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+	c.mux.ServeHTTP(w, r)
+}
+
+// checkLocal lets in what a program on this machine sends to a name of this machine. A proxy sends what others sent, and
+// so does a browser: for a page of another origin, or of one whose name was made to lead here.
+func checkLocal(r *http.Request) error {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	host, _, splitErr := net.SplitHostPort(r.Host)
+	if splitErr != nil {
+		host = r.Host
+	}
+	to, _ := netip.ParseAddr(strings.Trim(host, "[]"))
+	switch {
+	case err != nil || !from.Addr().IsLoopback():
+		return errors.New("the control endpoint is for programs on the same machine")
+	case !strings.EqualFold(host, "localhost") && !to.IsLoopback():
+		return errors.New("the control endpoint is reached by a loopback address")
+	}
+	for _, header := range []string{"Origin", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host"} {
+		if r.Header.Get(header) != "" {
+			return fmt.Errorf("the control endpoint takes no requests with the header %s", header)
+		}
+	}
+	return nil
+}
+
+type controlError struct {
+	Error string `json:"error"`
+}
+
+func answer(w http.ResponseWriter, status int, doc any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = writeJSON(w, doc)
+}
+
+// read reads a request's body into v, or answers what is wrong with it.
+func read(w http.ResponseWriter, r *http.Request, v any) bool {
+	body, err := io.ReadAll(r.Body)
+	if err == nil {
+		d := json.NewDecoder(bytes.NewReader(body))
+		d.DisallowUnknownFields()
+		err = d.Decode(v)
+	}
+	if err != nil {
+		answer(w, http.StatusBadRequest, controlError{err.Error()})
+	}
+	return err == nil
+}
+
+func (c *control) showFaults(w http.ResponseWriter, _ *http.Request) {
+	faults := c.handler.Faults()
+	if faults == nil {
+		faults = []appservices.FaultCount{}
+	}
+	answer(w, http.StatusOK, struct {
+		Faults []appservices.FaultCount `json:"faults"`
+	}{faults})
+}
+
+func (c *control) addFault(w http.ResponseWriter, r *http.Request) {
+	var f appservices.Fault
+	if !read(w, r, &f) {
+		return
+	}
+	if err := c.handler.AddFault(f); err != nil {
+		answer(w, http.StatusBadRequest, controlError{err.Error()})
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (c *control) clearFaults(w http.ResponseWriter, _ *http.Request) {
+	c.handler.ClearFaults()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (c *control) showClock(w http.ResponseWriter, _ *http.Request) {
+	answer(w, http.StatusOK, struct {
+		Now     time.Time `json:"now"`
+		Running bool      `json:"running"`
+	}{c.clock.Now(), c.clock.Running()})
+}
+
+func (c *control) moveClock(w http.ResponseWriter, r *http.Request) {
+	var move struct {
+		Set     *time.Time `json:"set"`
+		Advance string     `json:"advance"`
+		Running *bool      `json:"running"`
+	}
+	if !read(w, r, &move) {
+		return
+	}
+	by, err := time.ParseDuration(move.Advance)
+	if move.Advance != "" && (err != nil || move.Set != nil) {
+		answer(w, http.StatusBadRequest, controlError{`"advance" is a duration such as "31m", and goes without "set"`})
+		return
+	}
+	if move.Running != nil && !*move.Running {
+		c.clock.Stop() // first: else it would go on from what it is set to
+	}
+	if move.Set != nil {
+		c.clock.Set(*move.Set)
+	}
+	c.clock.Advance(by)
+	if move.Running != nil && *move.Running {
+		c.clock.Run()
+	}
+	c.showClock(w, r)
+}

@@ -1,0 +1,469 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/appservices"
+)
+
+// errAddress: the address to listen on cannot be had.
+var errAddress = errors.New("cannot listen")
+
+// shutdownTime is how long requests under way have to end when the server is told to.
+const shutdownTime = 5 * time.Second
+
+// server is one run of serve.
+type server struct {
+	*app
+	addr      string
+	ephemeral bool
+	seedFile  string
+	tokenFile string
+	control   bool
+	confirm   choiceFlag
+	logFormat choiceFlag
+	cost      latchkey.Cost
+	opts      appservices.Options
+
+	seed   *appservices.Seed // nil for none
+	log    *slog.Logger
+	clock  *appservices.Clock
+	stores latchkey.Options // how stores are opened
+}
+
+func serveCommand(a *app) *cobra.Command {
+	s := &server{
+		app:       a,
+		confirm:   choiceFlag{"automatic", []string{"automatic", "manual"}},
+		logFormat: choiceFlag{"text", []string{"text", "json"}},
+	}
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the client API of MongoDB Realm / Atlas App Services, for its SDKs",
+		Long: `Serve the client API of MongoDB Realm / Atlas App Services, so that an app with one of its SDKs logs users in and manages
+their keys here, when its base URL is changed to the one that serve prints.
+
+When it is ready, serve prints its URL on one line of standard output, and nothing else there. It logs requests to
+standard error, without tokens; but what an e-mail to a user would carry, the tokens that confirm an address or reset a
+password, is logged, since no mail is sent. An interrupt or SIGTERM ends it when the requests under way are answered, or
+after 5 seconds; a second one ends it at once.
+
+It needs --store, for a store that latchkey init has made, or --ephemeral, for one that is gone when serve ends. With
+--ephemeral, each app ID has a store of its own, unless there is a seed; with --store, all app IDs are names of one app.
+
+--seed is a file in YAML or JSON of what is there from the start; appservices/seed.schema.json in the source is its schema:
+
+    seed: fixtures-1              # optional: makes all IDs and tokens the same in every run
+    users:
+      - email: ada@example.com
+        password: correct horse
+        keys:
+          - name: laptop
+          - {name: lost, disabled: true}
+      - email: bob@example.com
+        password: battery staple
+        disabled: true
+      - identities: [{provider: custom-token, subject: "42"}]
+      - anonymous: true
+    server_keys:
+      - name: backup-job
+
+A store that has users or server keys already is left as it is. Whoever knows a seed's value can make every token, so it
+needs --ephemeral. --tokens receives the IDs and tokens, as JSON, before the URL is printed:
+
+    {"app_id":TEXT,"users":[{"id":ID,"email":TEXT,"keys":[{"id":ID,"name":TEXT,"token":TOKEN}]}],"server_keys":[...]}
+
+--control lets programs on the same machine make requests fail, and move the clock:
+
+    curl -d '{"path":"/auth/api_keys","status":500,"error_code":"InternalServerError","to":1}' URL/.latchkey/control/faults
+    curl -d '{"advance":"31m"}' URL/.latchkey/control/clock
+
+A fault has a "method", "path" (a pattern for what comes behind /api/client/v2.0; ** at its end is any rest) and "app_id"
+for the requests that it is for, "from", "to" and "every" to choose among these, and "delay", "drop" or "status",
+"error_code" and "error" for what happens. GET shows the faults and how often each has fired, and DELETE ends them. The
+clock is given "advance" or "set", and "running", false to let it stand; GET shows it.`,
+		Example: examples(
+			"latchkey serve --ephemeral --seed seed.yaml --tokens tokens.json",
+			"latchkey serve --ephemeral --addr 127.0.0.1:0 --control > url",
+			"latchkey serve --store keys.db --app-id myapp-abcde --public-url https://keys.example.com --trust-forwarded",
+		),
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&s.addr, "addr", "127.0.0.1:9090", "the `HOST:PORT` to listen on; port 0 is any that is free")
+	flags.StringArrayVar(&s.opts.AppIDs, "app-id", nil, "an app `ID` to know; may be repeated (default any)")
+	flags.BoolVar(&s.ephemeral, "ephemeral", false, "keep everything in temporary files, which are gone when serve ends")
+	flags.StringVar(&s.seedFile, "seed", "", "the `FILE` of what is there from the start")
+	flags.StringVar(&s.tokenFile, "tokens", "", "the `FILE` to write the seed's IDs and tokens to")
+	flags.Var((*costFlag)(&s.cost), "cost", "what a hash of a key or password costs (default light with --ephemeral, else default)")
+	flags.Lookup("cost").DefValue = ""
+	flags.Var((*lifeFlag)(&s.opts.AccessTokenLife), "access-token-life", "how long an access token is good (default 30m)")
+	flags.Var((*lifeFlag)(&s.opts.RefreshTokenLife), "refresh-token-life", "how long a session can last (default 60d; 50 years for anonymous users)")
+	flags.Var(&s.confirm, "confirm", "how e-mail addresses are confirmed: automatic, or manual with a token from the log")
+	flags.StringArrayVar(&s.opts.AllowedOrigins, "allow-origin", nil, "an `ORIGIN` whose pages may call, such as https://app.example.com; may be repeated (default any)")
+	flags.StringVar(&s.opts.PublicURL, "public-url", "", "the `URL` by which clients reach the server (default what they sent the request to)")
+	flags.BoolVar(&s.opts.TrustForwarded, "trust-forwarded", false, "believe X-Forwarded-Proto, -Host and -For; only behind a proxy that sets them")
+	flags.BoolVar(&s.opts.OldTexts, "old-texts", false, "answer failed logins as before May 2024, for Kotlin SDKs up to 1.16")
+	flags.BoolVar(&s.control, "control", false, "let programs on this machine make requests fail and move the clock")
+	flags.Var(&s.logFormat, "log-format", "the format of the log: text or json")
+	flags.BoolVarP(&a.quiet, "quiet", "q", false, "log warnings and errors only")
+
+	for _, file := range []string{"seed", "tokens"} {
+		_ = cmd.RegisterFlagCompletionFunc(file, cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
+	}
+	for flag, values := range map[string][]string{"cost": {"default", "light"}, "confirm": s.confirm.of, "log-format": s.logFormat.of} {
+		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
+	return cmd
+}
+
+func (s *server) run(cmd *cobra.Command) error {
+	if err := s.check(cmd.Flags().Changed("store")); err != nil {
+		return err
+	}
+	if err := s.readSeed(); err != nil {
+		return err
+	}
+	s.startLog()
+	listener, err := net.Listen("tcp", s.addr)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errAddress, err)
+	}
+	defer listener.Close()
+	if !listener.Addr().(*net.TCPAddr).IP.IsLoopback() {
+		s.log.Warn("other machines can reach this address, and without TLS all can read what it is sent", "addr", listener.Addr().String())
+	}
+	s.startClock()
+	if s.ephemeral {
+		return s.withTemporary(func(one *latchkey.Store) error { return s.serve(cmd.Context(), listener, one) })
+	}
+	return s.with(s.stores, func(one *latchkey.Store) error { return s.serve(cmd.Context(), listener, one) })
+}
+
+// check is about what flags say together.
+func (s *server) check(storeGiven bool) error {
+	switch {
+	case s.ephemeral && storeGiven:
+		return usagef("--ephemeral and --store exclude each other")
+	case !s.ephemeral && s.store == "":
+		return usagef("no store is named: give --store FILE, set LATCHKEY_STORE, or give --ephemeral")
+	case s.tokenFile != "" && s.seedFile == "":
+		return usagef("--tokens receives what --seed makes: give that too")
+	case s.seedFile != "" && len(s.opts.AppIDs) > 1:
+		return usagef("a seed is for one app: give --app-id once")
+	case s.opts.PublicURL != "" && !isBaseURL(s.opts.PublicURL):
+		return usagef("--public-url is a scheme and a host, such as https://keys.example.com")
+	}
+	for _, id := range s.opts.AppIDs {
+		if len(id) > 64 || latchkey.CheckHostedName(id) != nil {
+			return usagef("--app-id is 1 to 64 letters, digits, '-' and '_'")
+		}
+	}
+	for _, origin := range s.opts.AllowedOrigins {
+		if !isBaseURL(origin) {
+			return usagef("--allow-origin is a scheme and a host, such as https://app.example.com")
+		}
+	}
+	return nil
+}
+
+func isBaseURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && s == u.Scheme+"://"+u.Host
+}
+
+func (s *server) readSeed() error {
+	if s.seedFile == "" {
+		return nil
+	}
+	data, err := os.ReadFile(s.seedFile)
+	if err != nil {
+		return missing(err, s.seedFile)
+	}
+	if data, err = yaml.YAMLToJSONStrict(data); err == nil {
+		s.seed = &appservices.Seed{}
+		*s.seed, err = appservices.ParseSeed(data)
+	}
+	switch {
+	case err != nil:
+		return usagef("%s: %w", s.seedFile, err)
+	case s.seed.Value != "" && !s.ephemeral:
+		return usagef("%s has a value that its tokens are made from, and whoever knows it could make them too: leave it out, or give --ephemeral", s.seedFile)
+	case s.seed.Value == "" && s.tokenFile == "" && s.seed.HasKeys():
+		return usagef("nobody would learn the tokens of the seed's keys: give --tokens FILE")
+	}
+	return nil
+}
+
+// missing makes errNoFile of an error that says that the file at path is not there.
+func missing(err error, path string) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: %w", path, errNoFile)
+	}
+	return err
+}
+
+func (s *server) startLog() {
+	opts := &slog.HandlerOptions{}
+	if s.quiet {
+		opts.Level = slog.LevelWarn
+	}
+	s.log = slog.New(slog.NewTextHandler(s.stderr, opts))
+	if s.logFormat.value == "json" {
+		s.log = slog.New(slog.NewJSONHandler(s.stderr, opts))
+	}
+	s.opts.Logger = s.log
+	s.opts.ManualConfirmation = s.confirm.value == "manual"
+	s.opts.Mail = func(ctx context.Context, m appservices.Mail) {
+		s.log.InfoContext(ctx, "mail", "app_id", m.AppID, "email", m.Email, "kind", m.Kind, "token", m.Token, "token_id", m.TokenID)
+	}
+}
+
+// startClock says how stores are opened, and by what clock. A seed with a value finds it standing.
+func (s *server) startClock() {
+	s.clock = appservices.NewClock(time.Now())
+	if s.seed != nil && s.seed.Value != "" {
+		s.clock.Set(appservices.SeedTime)
+		s.stores.Rand, s.opts.Rand = appservices.Deterministic(s.seed.Value)
+	}
+	s.opts.Now, s.stores.Now = s.clock.Now, s.clock.Now
+	s.stores.Cost = s.cost
+	if s.cost == (latchkey.Cost{}) && s.ephemeral {
+		s.stores.Cost = latchkey.LightCost
+	}
+	s.stores.HashMemory = max(64<<20, int64(s.stores.Cost.Memory)<<10)
+}
+
+// withTemporary runs fn with one store for all apps, if there is a seed, and else with none, but one for each app that
+// is asked for. It removes them in the end.
+func (s *server) withTemporary(fn func(one *latchkey.Store) error) (err error) {
+	dir, err := os.MkdirTemp("", "latchkey-serve-")
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	var opened []*latchkey.Store
+	open := func(context.Context, string) (*latchkey.Store, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		store, err := latchkey.Open(filepath.Join(dir, fmt.Sprintf("%d.db", len(opened))), &s.stores)
+		if err == nil {
+			opened = append(opened, store)
+		}
+		return store, err
+	}
+	defer func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, store := range opened {
+			err = errors.Join(err, store.Close())
+		}
+		err = errors.Join(err, os.RemoveAll(dir))
+	}()
+	if s.seed == nil {
+		s.opts.OpenApp = open
+		return fn(nil)
+	}
+	one, err := open(context.Background(), "")
+	if err != nil {
+		return err
+	}
+	return fn(one)
+}
+
+// serve answers requests until it is told to end. one is the store of all apps, or nil.
+func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey.Store) error {
+	ctx, forced, stop := onSignals(ctx)
+	defer stop()
+	handler, err := appservices.New(one, &s.opts)
+	if err != nil {
+		return err
+	}
+	if s.seed != nil {
+		if err := s.plant(ctx, handler, one); err != nil {
+			return err
+		}
+	}
+	s.clock.Set(time.Now())
+	s.clock.Run()
+
+	srv := appservices.NewServer(listener.Addr().String(), handler)
+	if s.control {
+		srv.Handler = newControl(handler, s.clock, s.log)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(listener) }()
+	if err := s.tell(listener.Addr().(*net.TCPAddr)); err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	s.log.Info("ending")
+	limit, cancel := context.WithTimeout(forced, shutdownTime)
+	defer cancel()
+	if srv.Shutdown(limit) != nil {
+		s.log.Warn("requests under way were cut off", "asked_twice", limit.Err() == context.Canceled)
+		return srv.Close()
+	}
+	return nil
+}
+
+// onSignals returns two contexts: one that the first signal to end the process ends, and one that the second does.
+func onSignals(parent context.Context) (first, second context.Context, stop func()) {
+	first, endFirst := context.WithCancel(parent)
+	second, endSecond := context.WithCancel(context.Background())
+	signals, stopped := make(chan os.Signal, 2), make(chan struct{})
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		for _, end := range []func(){endFirst, endSecond} {
+			select {
+			case <-signals:
+				end()
+			case <-stopped:
+				return
+			}
+		}
+	}()
+	return first, second, func() {
+		signal.Stop(signals)
+		close(stopped)
+		endFirst()
+		endSecond()
+	}
+}
+
+// tell prints the URL.
+func (s *server) tell(addr *net.TCPAddr) error {
+	host := addr.IP.String()
+	if addr.IP.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	doc := struct {
+		URL string `json:"url"`
+	}{"http://" + net.JoinHostPort(host, strconv.Itoa(addr.Port))}
+	s.log.Info("serving", "url", doc.URL, "app_ids", s.opts.AppIDs)
+	return s.print(doc, func(w io.Writer) { fmt.Fprintln(w, doc.URL) })
+}
+
+// plant makes what the seed says, unless the store is somebody's already, and writes the tokens.
+func (s *server) plant(ctx context.Context, handler *appservices.Handler, store *latchkey.Store) error {
+	empty, err := isEmpty(ctx, store)
+	if err != nil {
+		return err
+	}
+	if !empty {
+		s.log.Warn("there are users or server keys in the store already: the seed was left out", "seed", s.seedFile)
+		return nil
+	}
+	appID := ""
+	if len(s.opts.AppIDs) > 0 {
+		appID = s.opts.AppIDs[0]
+	}
+	seeded, err := handler.Seed(ctx, appID, *s.seed)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.seedFile, err)
+	}
+	if s.tokenFile == "" {
+		return nil
+	}
+	return writeTokens(s.tokenFile, seeded)
+}
+
+// isEmpty tells whether a store has neither users nor server keys.
+func isEmpty(ctx context.Context, store *latchkey.Store) (empty bool, err error) {
+	err = store.View(ctx, func(tx *latchkey.Tx) error {
+		for _, err := range tx.Users(uuid.Nil) {
+			return err
+		}
+		keys, err := tx.Keys(latchkey.Server)
+		empty = len(keys) == 0
+		return err
+	})
+	return empty, err
+}
+
+// writeTokens writes the file in one step, so that nobody who waits for it reads a part.
+func writeTokens(path string, seeded appservices.Seeded) error {
+	data, err := json.MarshalIndent(seeded, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*") // with mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(append(data, '\n'))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// choiceFlag is a flag's value: one of a few.
+type choiceFlag struct {
+	value string
+	of    []string
+}
+
+func (c *choiceFlag) Set(s string) error {
+	if !slices.Contains(c.of, s) {
+		return fmt.Errorf("it is one of %s", strings.Join(c.of, ", "))
+	}
+	c.value = s
+	return nil
+}
+
+func (c *choiceFlag) String() string { return c.value }
+func (c *choiceFlag) Type() string   { return "WORD" }
+
+// lifeFlag is a flag's value: how long a token is good, in whole seconds, or in days.
+type lifeFlag time.Duration
+
+func (l *lifeFlag) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 16) // 179 years at most
+		d = time.Duration(n) * 24 * time.Hour
+	}
+	if err != nil || d < time.Second || d%time.Second != 0 {
+		return errors.New("it is a duration of whole seconds or days, such as 30m or 60d")
+	}
+	*l = lifeFlag(d)
+	return nil
+}
+
+func (l *lifeFlag) String() string {
+	if *l == 0 {
+		return ""
+	}
+	return time.Duration(*l).String()
+}
+
+func (l *lifeFlag) Type() string { return "DURATION" }

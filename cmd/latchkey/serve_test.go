@@ -1,0 +1,293 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// startServe runs serve in this process, as if by a shell, and returns its URL.
+func startServe(t *testing.T, ctx context.Context, args ...string) (url string, log *safeBuffer, status <-chan int) {
+	t.Helper()
+	out, stdout := io.Pipe()
+	log, ended := newSafeBuffer(), make(chan int, 1)
+	go func() {
+		ended <- run(ctx, append([]string{"serve", "--addr", "127.0.0.1:0"}, args...), os.Stdin, stdout, log)
+		stdout.Close()
+	}()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("it has ended: %s", log)
+	}
+	return strings.TrimSpace(line), log, ended
+}
+
+// safeBuffer can be read while others write.
+type safeBuffer struct {
+	mu      sync.Mutex
+	written sync.Cond
+	buf     bytes.Buffer
+}
+
+func newSafeBuffer() *safeBuffer {
+	b := &safeBuffer{}
+	b.written.L = &b.mu
+	return b
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.written.Broadcast()
+	return b.buf.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// await returns when s was written.
+func (b *safeBuffer) await(s string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for !strings.Contains(b.buf.String(), s) {
+		b.written.Wait()
+	}
+}
+
+// halfSent sends a request, but of its body only as much as it takes for the server to wait for the rest.
+func halfSent(t *testing.T, ctx context.Context, url string) (send func(rest string), reply <-chan int) {
+	t.Helper()
+	body, write := io.Pipe()
+	begun := make(chan struct{})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got100Continue: func() { close(begun) }})
+	r, err := http.NewRequestWithContext(ctx, "POST", url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Expect", "100-continue")
+	statuses := make(chan int, 1)
+	go func() {
+		transport := &http.Transport{ExpectContinueTimeout: time.Hour}
+		resp, err := transport.RoundTrip(r)
+		if err != nil {
+			statuses <- 0
+			return
+		}
+		resp.Body.Close()
+		statuses <- resp.StatusCode
+	}()
+	<-begun
+	return func(rest string) {
+		_, _ = io.WriteString(write, rest)
+		write.Close()
+	}, statuses
+}
+
+func TestServeAnswersWhatIsUnderWayBeforeItEnds(t *testing.T) {
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	ctx, end := context.WithCancel(t.Context())
+	url, log, status := startServe(t, ctx, "--ephemeral")
+	send, reply := halfSent(t, t.Context(), url+"/api/client/v2.0/app/demo/auth/providers/local-userpass/register")
+	end()
+	log.await("msg=ending")
+	send(`{"email":"ada@example.com","password":"correct horse"}`)
+	if got := <-reply; got != http.StatusCreated {
+		t.Errorf("the request got status %d", got)
+	}
+	if got := <-status; got != exitDone {
+		t.Errorf("serve ended with status %d: %s", got, log)
+	}
+	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+		t.Errorf("there are left %v, %v", left, err)
+	}
+}
+
+func TestASecondSignalEndsServeAtOnce(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a process has no way to send itself an interrupt here")
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	url, log, status := startServe(t, t.Context(), "--ephemeral")
+	send, reply := halfSent(t, t.Context(), url+"/api/client/v2.0/app/demo/auth/providers/local-userpass/register")
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, awaited := range []string{"msg=ending", "asked_twice=true"} {
+		if err := self.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		log.await(awaited)
+	}
+	if got := <-status; got != exitDone {
+		t.Errorf("serve ended with status %d: %s", got, log)
+	}
+	send("")
+	if got := <-reply; got != 0 {
+		t.Errorf("the request got status %d", got)
+	}
+}
+
+func TestWhatAHashCostsDependsOnHowLongTheStoreLasts(t *testing.T) {
+	given := latchkey.Cost{Memory: 1 << 20, Passes: 1, Lanes: 1}
+	for _, tt := range []struct {
+		ephemeral   bool
+		given, want latchkey.Cost
+	}{
+		{ephemeral: true, want: latchkey.LightCost},
+		{ephemeral: false, want: latchkey.Cost{}}, // the library's default
+		{ephemeral: true, given: given, want: given},
+		{ephemeral: false, given: given, want: given},
+	} {
+		s := &server{ephemeral: tt.ephemeral, cost: tt.given}
+		s.startClock()
+		if s.stores.Cost != tt.want || s.stores.HashMemory < int64(tt.want.Memory)<<10 {
+			t.Errorf("%+v: got %+v and %d bytes", tt, s.stores.Cost, s.stores.HashMemory)
+		}
+	}
+}
+
+func TestServeWarnsOfAnAddressThatOthersCanReach(t *testing.T) {
+	ctx, end := context.WithCancel(t.Context())
+	url, log, status := startServe(t, ctx, "--ephemeral", "--addr", "0.0.0.0:0", "--quiet")
+	if !strings.HasPrefix(url, "http://127.0.0.1:") {
+		t.Errorf("the URL is %s", url)
+	}
+	end()
+	<-status
+	if !strings.Contains(log.String(), "other machines can reach this address") {
+		t.Errorf("the log is %s", log)
+	}
+}
+
+// serving is the server that a script has started.
+type serving struct {
+	cmd *exec.Cmd
+	url string
+}
+
+// serve starts latchkey serve on a free port, waits until it is ready, and sets URL: serve FLAGS. Its log goes to the
+// file log.
+func serve(ts *testscript.TestScript, _ bool, args []string) {
+	bin, _, _ := strings.Cut(ts.Getenv("PATH"), string(filepath.ListSeparator))
+	name := "latchkey"
+	if runtime.GOOS == "windows" {
+		name += ".exe"
+	}
+	cmd := exec.Command(filepath.Join(bin, name), append([]string{"serve", "--addr", "127.0.0.1:0"}, args...)...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, variable := range []string{"PATH", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LATCHKEY_STORE", "LATCHKEY_COST", "GORACE", "GOCOVERDIR"} {
+		if value := ts.Getenv(variable); value != "" {
+			cmd.Env = append(cmd.Env, variable+"="+value)
+		}
+	}
+	log, err := os.Create(ts.MkAbs("log"))
+	ts.Check(err)
+	defer log.Close()
+	cmd.Stderr = log
+	stdout, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	s := ts.Value(serving{}).(*serving)
+	*s = serving{cmd: cmd}
+	ts.Defer(func() {
+		if s.cmd == cmd {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		_ = cmd.Wait()
+		ts.Fatalf("serve ended: %s", ts.ReadFile("log"))
+	}
+	s.url = regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(line)
+	fmt.Fprint(ts.Stdout(), line)
+	ts.Setenv("URL", s.url)
+}
+
+// request sends a request, and prints the status and the body of the reply: request METHOD PATH [BODY] [HEADER:VALUE ...].
+func request(ts *testscript.TestScript, neg bool, args []string) {
+	body := ""
+	if len(args) > 2 {
+		body = args[2]
+	}
+	r, err := http.NewRequest(args[0], ts.Value(serving{}).(*serving).url+args[1], strings.NewReader(body))
+	ts.Check(err)
+	for _, header := range args[min(3, len(args)):] {
+		name, value, _ := strings.Cut(header, ":")
+		r.Header.Set(name, value)
+		if name == "Host" {
+			r.Host = value
+		}
+	}
+	// A connection of its own: one that is used again may be dropped for a reason of its own.
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(r)
+	if (err != nil) != neg {
+		ts.Fatalf("%s %s: error %v", args[0], args[1], err)
+	}
+	if err != nil {
+		return
+	}
+	defer resp.Body.Close()
+	reply, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	fmt.Fprintf(ts.Stdout(), "%d %s\n", resp.StatusCode, bytes.TrimSpace(reply))
+}
+
+// mailed sets TOKEN and TOKENID to those of the last mail in the log.
+func mailed(ts *testscript.TestScript, _ bool, _ []string) {
+	all := regexp.MustCompile(`token=([0-9a-f]{128}) token_id=([0-9a-f]{24})`).FindAllStringSubmatch(ts.ReadFile("log"), -1)
+	if len(all) == 0 {
+		ts.Fatalf("no mail is in the log")
+	}
+	ts.Setenv("TOKEN", all[len(all)-1][1])
+	ts.Setenv("TOKENID", all[len(all)-1][2])
+}
+
+// glob wants so many files with names of a pattern: glob 0 *.tmp.
+func glob(ts *testscript.TestScript, _ bool, args []string) {
+	names, err := filepath.Glob(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if want := args[0]; fmt.Sprint(len(names)) != want {
+		ts.Fatalf("there are %d, want %s: %q", len(names), want, names)
+	}
+}
+
+// shutdown ends the server, which must end well.
+func shutdown(ts *testscript.TestScript, _ bool, _ []string) {
+	s := ts.Value(serving{}).(*serving)
+	cmd := s.cmd
+	s.cmd = nil
+	if runtime.GOOS == "windows" { // which has no signals for other processes
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return
+	}
+	ts.Check(cmd.Process.Signal(syscall.SIGTERM))
+	if err := cmd.Wait(); err != nil {
+		ts.Fatalf("serve ended with %v: %s", err, ts.ReadFile("log"))
+	}
+}
