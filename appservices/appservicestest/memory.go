@@ -5,9 +5,10 @@ import (
 	"context"
 	"iter"
 	"maps"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+
+	"github.com/google/btree"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -15,19 +16,27 @@ import (
 // memory is an engine that keeps its tables in memory. A store that need not outlive its test does without the syncs of a
 // file: eleven to open it and make a user, which on a slow disk are a tenth of a second.
 //
-// A table is a treap that is never changed: who writes copies the path to what changes, so a reader keeps the state
-// that it began with, and neither waits for the other.
+// A table is never changed: who writes makes another that shares what stays as it was, so a reader keeps the state that it
+// began with, and neither waits for the other.
 type memory struct {
 	readOnly bool
-	state    atomic.Pointer[map[string]*node]
+	state    atomic.Pointer[tables]
 	turn     chan struct{} // whoever writes has put one in
 	life     sync.RWMutex  // read-locked by transactions, locked by Close
 	closed   atomic.Bool
 }
 
+// tables are the tables by name.
+type tables map[string]*btree.BTreeG[latchkey.Entry]
+
+// degree is of middling size: nodes of 16 to 31 entries are copied when they change.
+const degree = 16
+
+func less(a, b latchkey.Entry) bool { return bytes.Compare(a.Key, b.Key) < 0 }
+
 func newMemory(readOnly bool) *memory {
 	m := &memory{readOnly: readOnly, turn: make(chan struct{}, 1)}
-	m.state.Store(&map[string]*node{})
+	m.state.Store(&tables{})
 	return m
 }
 
@@ -61,7 +70,7 @@ func (m *memory) Update(ctx context.Context, fn func(latchkey.EngineTx) error) e
 		return err
 	}
 	defer m.life.RUnlock()
-	tx := &memoryTx{tables: maps.Clone(*m.state.Load())}
+	tx := &memoryTx{tables: maps.Clone(*m.state.Load()), own: make(map[string]bool)}
 	defer tx.end()
 	if err := fn(tx); err != nil {
 		return err
@@ -91,7 +100,8 @@ func (m *memory) Close() error {
 }
 
 type memoryTx struct {
-	tables   map[string]*node
+	tables   tables
+	own      map[string]bool // the tables that this transaction has copied
 	readOnly bool
 	ended    bool
 }
@@ -102,8 +112,10 @@ func (tx *memoryTx) Get(table string, key []byte) ([]byte, error) {
 	if tx.ended {
 		return nil, latchkey.ErrClosed
 	}
-	if n := tx.tables[table].ceiling(key, false); n != nil && bytes.Equal(n.key, key) {
-		return append([]byte{}, n.value...), nil
+	if t := tx.tables[table]; t != nil {
+		if e, ok := t.Get(latchkey.Entry{Key: key}); ok {
+			return append([]byte{}, e.Value...), nil
+		}
 	}
 	return nil, nil
 }
@@ -111,102 +123,65 @@ func (tx *memoryTx) Get(table string, key []byte) ([]byte, error) {
 func (tx *memoryTx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry, error] {
 	from, to = bytes.Clone(from), bytes.Clone(to)
 	return func(yield func(latchkey.Entry, error) bool) {
-		for last, above := from, false; ; above = true {
+		for next := from; ; {
 			if tx.ended {
 				yield(latchkey.Entry{}, latchkey.ErrClosed)
 				return
 			}
-			n := tx.tables[table].ceiling(last, above)
-			if n == nil || to != nil && bytes.Compare(n.key, to) >= 0 {
+			e, ok := tx.ceiling(table, next)
+			if !ok || to != nil && bytes.Compare(e.Key, to) >= 0 {
 				return
 			}
-			last = n.key
-			if !yield(latchkey.Entry{Key: bytes.Clone(n.key), Value: append([]byte{}, n.value...)}, nil) {
+			next = append(bytes.Clone(e.Key), 0)
+			if !yield(latchkey.Entry{Key: bytes.Clone(e.Key), Value: append([]byte{}, e.Value...)}, nil) {
 				return
 			}
 		}
 	}
+}
+
+// ceiling finds the first entry of a table from a key on.
+func (tx *memoryTx) ceiling(table string, from []byte) (first latchkey.Entry, ok bool) {
+	if t := tx.tables[table]; t != nil {
+		t.AscendGreaterOrEqual(latchkey.Entry{Key: from}, func(e latchkey.Entry) bool {
+			first, ok = e, true
+			return false
+		})
+	}
+	return first, ok
 }
 
 func (tx *memoryTx) Put(table string, key, value []byte) error {
-	if err := tx.writable(); err != nil {
-		return err
+	t, err := tx.writable(table)
+	if err == nil {
+		t.ReplaceOrInsert(latchkey.Entry{Key: bytes.Clone(key), Value: bytes.Clone(value)})
 	}
-	less, _, more := tx.tables[table].split(key)
-	n := &node{key: bytes.Clone(key), value: bytes.Clone(value), priority: rand.Uint32()}
-	tx.tables[table] = join(join(less, n), more)
-	return nil
+	return err
 }
 
 func (tx *memoryTx) Delete(table string, key []byte) error {
-	if err := tx.writable(); err != nil {
-		return err
+	t, err := tx.writable(table)
+	if err == nil {
+		t.Delete(latchkey.Entry{Key: key})
 	}
-	less, _, more := tx.tables[table].split(key)
-	tx.tables[table] = join(less, more)
-	return nil
+	return err
 }
 
-func (tx *memoryTx) writable() error {
+// writable returns a table that this transaction can write to: its own copy, once it has one.
+func (tx *memoryTx) writable(table string) (*btree.BTreeG[latchkey.Entry], error) {
 	switch {
 	case tx.ended:
-		return latchkey.ErrClosed
+		return nil, latchkey.ErrClosed
 	case tx.readOnly:
-		return latchkey.ErrReadOnly
+		return nil, latchkey.ErrReadOnly
 	}
-	return nil
-}
-
-// node is a subtree of a treap: ordered by key from left to right, and by priority from top to bottom. Random priorities
-// keep it as flat as if the keys had come in random order (Seidel and Aragon, "Randomized search trees", 1996). nil is the
-// empty one.
-type node struct {
-	key, value  []byte
-	priority    uint32
-	left, right *node
-}
-
-// ceiling finds the least key that is at least key, or above it.
-func (n *node) ceiling(key []byte, above bool) (found *node) {
-	for n != nil {
-		if c := bytes.Compare(n.key, key); c > 0 || c == 0 && !above {
-			found, n = n, n.left
+	if !tx.own[table] {
+		if t := tx.tables[table]; t != nil {
+			tx.tables[table] = t.Clone()
 		} else {
-			n = n.right
+			tx.tables[table] = btree.NewG(degree, less)
 		}
+		tx.own[table] = true
 	}
-	return found
-}
-
-// split takes a treap apart at key.
-func (n *node) split(key []byte) (less, equal, more *node) {
-	if n == nil {
-		return nil, nil, nil
-	}
-	switch c := bytes.Compare(n.key, key); {
-	case c < 0:
-		less, equal, more = n.right.split(key)
-		return n.with(n.left, less), equal, more
-	case c > 0:
-		less, equal, more = n.left.split(key)
-		return less, equal, n.with(more, n.right)
-	}
-	return n.left, n, n.right
-}
-
-// join puts together two treaps of which the keys of one are less than those of the other.
-func join(less, more *node) *node {
-	switch {
-	case less == nil:
-		return more
-	case more == nil:
-		return less
-	case less.priority > more.priority:
-		return less.with(less.left, join(less.right, more))
-	}
-	return more.with(join(less, more.left), more.right)
-}
-
-func (n *node) with(left, right *node) *node {
-	return &node{key: n.key, value: n.value, priority: n.priority, left: left, right: right}
+	return tx.tables[table], nil
 }
