@@ -259,7 +259,8 @@ func TestAUserHasAtMost20Keys(t *testing.T) {
 	must(t, s.RenameKey(t.Context(), ada, keys[0].ID, "renamed")) // no key is made
 	addKey(t, s, bob, "another user's")
 	must(t, s.DeleteKey(t.Context(), ada, keys[0].ID)) // deleted ones do not
-	addKey(t, s, ada, "one more")
+	addKey(t, s, ada, "the twentieth again")
+	wantNoKey(t, s, ada, latchkey.NewKey{Name: "the twentieth"}, latchkey.ErrKeyNameTaken) // which comes first
 	must(t, s.DeleteKey(t.Context(), ada, keys[1].ID))
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.DeleteKey(ada, keys[2].ID) }))
 	addNumberedKeys(t, s, ada, 100, 2)
