@@ -3,6 +3,7 @@ package latchkey
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -137,6 +138,18 @@ func lost(path string) bool {
 	_, err := os.Lstat(path)
 	_, copyErr := os.Lstat(path + safetySuffix)
 	return errors.Is(err, fs.ErrNotExist) && copyErr == nil
+}
+
+// wayOut adds to ErrCorrupt what can be done about the file at path.
+func wayOut(path string, err error) error {
+	if !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	hint := "Restore a backup, or Salvage what is left"
+	if _, statErr := os.Lstat(path + safetySuffix); statErr == nil {
+		hint = "open it with UseSafetyCopy, " + hint
+	}
+	return fmt.Errorf("%w (%s)", err, hint)
 }
 
 func copyFile(from, to string) error {

@@ -28,11 +28,15 @@ const (
 	boltPageSize = 4096
 	// boltAllocSize is how much a file grows at a time. bbolt's own 16 MiB is much for a device with few keys.
 	boltAllocSize = 128 << 10
-	// boltMaxOpenCheck is up to how many pages Open checks that the pages of a file make a tree: 256 MiB, or some half a
-	// million keys. Opening should not take longer the more keys there are.
-	boltMaxOpenCheck = 64 << 10
 	// boltMaxBatch bounds how many transactions share a commit, so that the first of them is not kept waiting for ever.
 	boltMaxBatch = 256
+)
+
+// Up to how many pages Open checks a file: all pages up to 16 MiB, or some twenty thousand keys; all but most leaves up to
+// 256 MiB. Opening should not take longer the more keys there are. What it does not look at is checked when it is used.
+var (
+	boltMaxExactCheck = 4 << 10
+	boltMaxOpenCheck  = 64 << 10
 )
 
 // boltEngine keeps tables in the buckets of one bbolt file.
@@ -48,6 +52,8 @@ type boltEngine struct {
 	db   *bbolt.DB
 	file *os.File // bbolt's own, to close it where bbolt cannot
 
+	checked   checkedPages
+	last      atomic.Pointer[boltCommit] // that is known to be on disk
 	commits   atomic.Uint64
 	closeOnce sync.Once
 	closing   atomic.Bool
@@ -70,12 +76,31 @@ var errStuck = fmt.Errorf("%w: close it", ErrCorrupt)
 // boltBatch is a bbolt transaction that several writers share.
 type boltBatch struct {
 	tx      *bbolt.Tx
+	tables  *boltTables
+	removed map[string][][]byte // the keys, by table
 	members int
 	dirty   bool          // a member that succeeded wrote something
-	damage  error         // what bbolt found while a member wrote
+	damage  error         // what was found where bbolt has written already, or must read to commit
 	done    chan struct{} // closed when err is known
 	err     error
 }
+
+// boltCommit is a commit, by its number in a file.
+type boltCommit struct {
+	db *bbolt.DB
+	id int
+}
+
+// outlives tells whether what tx sees is older. bbolt goes back to the commit before when it cannot read a meta page.
+func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
+	seen := tx.ID()
+	if tx.Writable() {
+		seen--
+	}
+	return c != nil && c.db == tx.DB() && seen < c.id
+}
+
+var errLastLost = corrupt("the meta page of the last commit cannot be read")
 
 // OpenBolt opens the bbolt file at path as an [Engine], and makes it if there is none. Of opts it uses ReadOnly and
 // LockTimeout. [Open] calls it; call it yourself to put an engine of your own between bbolt and the store.
@@ -92,7 +117,7 @@ func OpenBolt(path string, opts *Options) (Engine, error) {
 	}
 	e, err := openBolt(path, opts)
 	if err != nil {
-		return nil, wrapf(err, "open %s", path)
+		return nil, wrapf(wayOut(path, err), "open %s", path)
 	}
 	return e, nil
 }
@@ -126,8 +151,7 @@ func openBolt(path string, opts *Options) (*boltEngine, error) {
 	}
 	err = e.checkFile()
 	if err == nil && !e.readOnly {
-		// What a process left that ended before its last sync, or whose last sync failed, can be seen here: now it lasts.
-		err = e.file.Sync()
+		err = e.settle()
 	}
 	if err != nil {
 		_ = e.release()
@@ -169,14 +193,8 @@ func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 		default:
 			err = fmt.Errorf("%w: %d bytes are less than a store has", ErrCorrupt, info.Size())
 		}
-		// What follows is checked again under the lock. But bbolt, opening a file, writes to one that has no list of free
-		// pages, and on Windows makes it as large as its map.
-		switch m, metas := (&pageFile{r: f}).meta(); {
-		case err != nil:
-		case metas == 0:
-			err = fmt.Errorf("%w: no meta page can be read", ErrCorrupt)
-		case m.freelist == noFreelist:
-			err = fmt.Errorf("%w: it is a bbolt file, but not a store", ErrCorrupt)
+		if err == nil {
+			err = checkUnlocked(f, settings.ReadOnly)
 		}
 		if err != nil {
 			f.Close()
@@ -200,6 +218,36 @@ func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 		return nil, nil, boltError(err)
 	}
 	return db, file, nil
+}
+
+// checkUnlocked refuses a file that bbolt must not even open. It writes to one that has no list of free pages, allocates
+// what a damaged list asks for, reads past the end of one that is cut short, and on Windows makes it as large as its map.
+func checkUnlocked(f *os.File, readOnly bool) error {
+	for {
+		pages := &pageFile{r: f}
+		m, metas := pages.meta()
+		info, err := f.Stat()
+		pages.count = m.end
+		switch {
+		case err != nil:
+			return err
+		case metas == 0:
+			return corrupt("no meta page can be read")
+		case m.freelist == noFreelist:
+			return corrupt("it is a bbolt file, but not a store")
+		case uint64(info.Size()) < m.end*boltPageSize:
+			return corrupt("the file is cut short: it has %d bytes of %d", info.Size(), m.end*boltPageSize)
+		case readOnly:
+			return nil
+		}
+		if _, ok := pages.free(m.freelist); ok {
+			return nil
+		}
+		// Whoever has the file open may have written a new list over it. That takes two commits.
+		if now, _ := pages.meta(); now == m {
+			return corrupt("the list of free pages cannot be read")
+		}
+	}
 }
 
 func boltSettings() *bbolt.Options {
@@ -227,28 +275,34 @@ func boltMapSize() int {
 func (e *boltEngine) checkFile() error {
 	// bbolt goes on with the other meta page. That is the commit before the last, in which a key may be enabled that was
 	// disabled since. No power cut does this to a page of which only the first 80 bytes count.
-	pages := &pageFile{r: e.file}
-	m, metas := pages.meta()
+	m, metas := (&pageFile{r: e.file}).meta()
 	if metas < 2 {
-		return fmt.Errorf("%w: a meta page cannot be read, and with it perhaps the last change", ErrCorrupt)
+		return corrupt("a meta page cannot be read, and with it perhaps the last change")
 	}
+	e.last.Store(&boltCommit{e.db, int(m.tx)})
 	return e.view(func(tx *bbolt.Tx, file *os.File) error {
 		info, err := file.Stat()
 		if err != nil {
 			return err
 		}
 		if info.Size() < tx.Size() {
-			return fmt.Errorf("%w: the file is cut short: it has %d bytes of %d", ErrCorrupt, info.Size(), tx.Size())
-		}
-		pages.count = uint64(tx.Size() / boltPageSize)
-		if pages.count <= boltMaxOpenCheck {
-			if err := pages.checkBranches(m); err != nil {
-				return err
-			}
+			return corrupt("the file is cut short: it has %d bytes of %d", info.Size(), tx.Size())
 		}
 		return contain(func() error {
-			if tx.Bucket([]byte(boltMarker)) == nil {
-				return fmt.Errorf("%w: it is a bbolt file, but not a store", ErrCorrupt)
+			t := newBoltTables(tx, nil)
+			if pages := int(t.pages.count); !e.readOnly && pages <= boltMaxOpenCheck {
+				var first error
+				t.pages.check(m, pages > boltMaxExactCheck, func(err error) { first = firstError(first, err) })
+				if first != nil {
+					return first
+				}
+			}
+			leaf, _, err := t.all.find([]byte(boltMarker))
+			if err != nil {
+				return err
+			}
+			if _, found := leaf.search([]byte(boltMarker)); !found {
+				return corrupt("it is a bbolt file, but not a store")
 			}
 			return nil
 		})
@@ -272,7 +326,7 @@ func (e *boltEngine) View(ctx context.Context, fn func(EngineTx) error) error {
 		return err
 	}
 	return e.view(func(tx *bbolt.Tx, _ *os.File) error {
-		etx := &boltTx{tx: tx}
+		etx := &boltTx{tx: tx, tables: newBoltTables(tx, &e.checked)}
 		defer func() { etx.ended = true }()
 		return fn(etx)
 	})
@@ -292,7 +346,7 @@ func (e *boltEngine) viewAlsoWhenClosing(fn func(*bbolt.Tx, *os.File) error) err
 	}
 	var tx *bbolt.Tx
 	e.swap.RLock()
-	file := e.file
+	file, last := e.file, e.last.Load()
 	err := e.contain(&e.unreadable, func() (err error) {
 		tx, err = e.db.Begin(false)
 		return err
@@ -306,6 +360,9 @@ func (e *boltEngine) viewAlsoWhenClosing(fn func(*bbolt.Tx, *os.File) error) err
 			_ = e.contain(&e.unreadable, tx.Rollback)
 		}
 	}()
+	if last.outlives(tx) {
+		return errLastLost
+	}
 	return fn(tx, file)
 }
 
@@ -332,7 +389,7 @@ func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error 
 
 // runMember runs fn and ends the turn, even when fn panics or ends its goroutine.
 func (e *boltEngine) runMember(batch *boltBatch, fn func(EngineTx) error) (err error) {
-	etx := &boltTx{tx: batch.tx, batch: batch}
+	etx := &boltTx{tx: batch.tx, tables: batch.tables, batch: batch}
 	keep := false
 	defer func() {
 		if keep {
@@ -426,13 +483,18 @@ func (e *boltEngine) join() (*boltBatch, error) {
 		return nil, e.broken
 	}
 	if e.batch == nil {
-		b := &boltBatch{done: make(chan struct{})}
+		b := &boltBatch{removed: make(map[string][][]byte), done: make(chan struct{})}
 		err := e.contain(&e.unwritable, func() (err error) {
-			b.tx, err = e.db.Begin(true)
+			if b.tx, err = e.db.Begin(true); err == nil {
+				b.tables = newBoltTables(b.tx, nil)
+			}
 			return err
 		})
 		if err != nil {
 			return nil, boltError(err)
+		}
+		if e.last.Load().outlives(b.tx) {
+			b.damage = errLastLost
 		}
 		e.batch = b
 	}
@@ -442,6 +504,9 @@ func (e *boltEngine) join() (*boltBatch, error) {
 
 // commit ends the batch's transaction and says what its members are told.
 func (e *boltEngine) commit(b *boltBatch) error {
+	if b.dirty && b.damage == nil {
+		b.damage = contain(func() error { return b.tables.checkCommit(b.tx.ID(), b.removed) })
+	}
 	if !b.dirty || b.damage != nil {
 		if err := e.contain(&e.unwritable, b.tx.Rollback); err != nil {
 			e.broken = boltError(err)
@@ -456,6 +521,7 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	err := e.contain(&e.unwritable, b.tx.Commit)
 	if err == nil {
 		e.commits.Add(1)
+		e.last.Store(&boltCommit{e.db, id})
 		return nil
 	}
 	switch visible, known := e.lastCommit(id); {
@@ -518,9 +584,7 @@ func (e *boltEngine) Commits() uint64 { return e.commits.Load() }
 func (e *boltEngine) CheckEngine() iter.Seq[error] {
 	return func(yield func(error) bool) {
 		more := true
-		report := func(format string, args ...any) {
-			more = more && yield(fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...))
-		}
+		report := func(err error) { more = more && yield(err) }
 		for checked := false; !checked; {
 			err := e.view(func(tx *bbolt.Tx, file *os.File) error {
 				pages := &pageFile{r: file, count: uint64(tx.Size() / boltPageSize)}
@@ -530,9 +594,9 @@ func (e *boltEngine) CheckEngine() iter.Seq[error] {
 				}
 				checked = true
 				if metas < 2 {
-					report("a meta page cannot be read")
+					report(corrupt("a meta page cannot be read"))
 				}
-				pages.check(m, report)
+				pages.check(m, false, report)
 				return nil
 			})
 			if err != nil {
@@ -546,6 +610,7 @@ func (e *boltEngine) CheckEngine() iter.Seq[error] {
 // boltTx is one member of a batch, or one reader.
 type boltTx struct {
 	tx     *bbolt.Tx
+	tables *boltTables
 	batch  *boltBatch // nil for a reader
 	ended  bool
 	writes int // counts, so that a scan knows when its cursor has lost its place
@@ -563,57 +628,47 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 		return nil, ErrClosed
 	}
 	err = contain(func() error {
-		if b := tx.tx.Bucket([]byte(table)); b != nil {
-			if v := b.Get(key); v != nil {
-				entry, err := copyEntry(key, v)
-				value = entry.Value
-				return err
-			}
+		leaf, _, err := tx.tables.find(table, key)
+		if err != nil {
+			return err
+		}
+		if tx.batch != nil {
+			value = tx.getWritten(table, key)
+		} else if i, found := leaf.search(key); found {
+			value = copyEntry(leaf.key(i), leaf.value(i)).Value
 		}
 		return nil
 	})
 	return value, err
 }
 
-// copyEntry copies what is bbolt's, unless a damaged page says that it is larger than any entry.
-func copyEntry(k, v []byte) (Entry, error) {
-	if len(k) > MaxEngineKey || len(v) > MaxEngineValue {
-		return Entry{}, fmt.Errorf("%w: an entry of %d and %d bytes", ErrCorrupt, len(k), len(v))
+// getWritten is Get for who writes, after the way to the key was checked.
+func (tx *boltTx) getWritten(table string, key []byte) []byte {
+	if b := tx.tx.Bucket([]byte(table)); b != nil {
+		if v := b.Get(key); v != nil {
+			return copyEntry(key, v).Value
+		}
 	}
-	return Entry{Key: append([]byte{}, k...), Value: append([]byte{}, v...)}, nil
+	return nil
+}
+
+// copyEntry copies what is bbolt's. It makes nothing nil.
+func copyEntry(k, v []byte) Entry {
+	return Entry{Key: append([]byte{}, k...), Value: append([]byte{}, v...)}
 }
 
 func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 	from, to = bytes.Clone(from), bytes.Clone(to) // the caller may change what it gave
 	return func(yield func(Entry, error) bool) {
-		var cursor *bbolt.Cursor
-		var last []byte
-		writes := 0
+		next := tx.reader(table, from)
+		if tx.batch != nil {
+			next = tx.cursor(table, from)
+		}
 		for {
 			entry, err := Entry{}, ErrClosed
 			if !tx.ended {
-				err = contain(func() error {
-					k, v := []byte(nil), []byte(nil)
-					switch {
-					case cursor == nil:
-						b := tx.tx.Bucket([]byte(table))
-						if b == nil {
-							return nil
-						}
-						cursor = b.Cursor()
-						k, v = cursor.Seek(from)
-					case writes != tx.writes:
-						if k, v = cursor.Seek(last); bytes.Equal(k, last) {
-							k, v = cursor.Next()
-						}
-					default:
-						k, v = cursor.Next()
-					}
-					if k == nil {
-						return nil
-					}
-					var err error
-					entry, err = copyEntry(k, v)
+				err = contain(func() (err error) {
+					entry, err = next()
 					return err
 				})
 			}
@@ -621,25 +676,77 @@ func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 				yield(Entry{}, err)
 				return
 			}
-			if entry.Key == nil || to != nil && bytes.Compare(entry.Key, to) >= 0 {
-				return
-			}
-			if last != nil && bytes.Compare(entry.Key, last) <= 0 {
-				yield(Entry{}, fmt.Errorf("%w: the keys of table %s are out of order", ErrCorrupt, table))
-				return
-			}
-			// The caller may change what it gets.
-			last, writes = bytes.Clone(entry.Key), tx.writes
-			if !yield(entry, nil) {
+			if entry.Key == nil || to != nil && bytes.Compare(entry.Key, to) >= 0 || !yield(entry, nil) {
 				return
 			}
 		}
 	}
 }
 
+// reader returns a function that returns one entry after another, and at the end one without a key.
+func (tx *boltTx) reader(table string, from []byte) (next func() (Entry, error)) {
+	var leaf node
+	i, more := 0, true
+	return func() (Entry, error) {
+		for i == leaf.count() {
+			if !more {
+				return Entry{}, nil
+			}
+			at := from
+			var err error
+			if leaf, from, err = tx.tables.find(table, at); err != nil {
+				return Entry{}, err
+			}
+			i, _ = leaf.search(at)
+			more = from != nil
+		}
+		i++
+		return copyEntry(leaf.key(i-1), leaf.value(i-1)), nil
+	}
+}
+
+// cursor is reader for who writes.
+func (tx *boltTx) cursor(table string, from []byte) (next func() (Entry, error)) {
+	var cursor *bbolt.Cursor
+	var after []byte // the leaf that from is in; the next was checked too
+	writes := 0
+	return func() (Entry, error) {
+		if cursor == nil || after != nil && bytes.Compare(from, after) >= 0 {
+			var err error
+			if after, err = tx.tables.findTwo(table, from); err != nil {
+				return Entry{}, err
+			}
+		}
+		var k, v []byte
+		switch {
+		case cursor == nil:
+			b := tx.tx.Bucket([]byte(table))
+			if b == nil {
+				return Entry{}, nil
+			}
+			cursor = b.Cursor()
+			k, v = cursor.Seek(from)
+		case writes != tx.writes:
+			if k, v = cursor.Seek(from); bytes.Equal(k, from) {
+				k, v = cursor.Next()
+			}
+		default:
+			k, v = cursor.Next()
+		}
+		if k == nil {
+			return Entry{}, nil
+		}
+		from, writes = bytes.Clone(k), tx.writes
+		return copyEntry(k, v), nil
+	}
+}
+
 func (tx *boltTx) Put(table string, key, value []byte) error {
 	if value == nil {
 		value = []byte{}
+	}
+	if len(table) > MaxEngineKey || len(key) > MaxEngineKey || len(value) > MaxEngineValue {
+		return fmt.Errorf("an entry of %d and %d bytes is too large", len(key), len(value))
 	}
 	return tx.write(table, key, value)
 }
@@ -663,7 +770,18 @@ func (tx *boltTx) write(table string, key, value []byte) error {
 	if old == nil && value == nil {
 		return nil
 	}
-	tx.before = append(tx.before, boltUndo{table, bytes.Clone(key), old})
+	if value == nil {
+		// From a leaf that was emptied bbolt goes on to the next.
+		err := contain(func() error {
+			_, err := tx.tables.findTwo(table, key)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	key = bytes.Clone(key)
+	tx.before = append(tx.before, boltUndo{table, key, old})
 	return tx.set(table, key, value)
 }
 
@@ -675,6 +793,7 @@ func (tx *boltTx) set(table string, key, value []byte) error {
 			return err
 		}
 		if value == nil {
+			tx.batch.removed[table] = append(tx.batch.removed[table], key)
 			return b.Delete(key)
 		}
 		return b.Put(key, bytes.Clone(value)) // bbolt keeps the slice until it commits

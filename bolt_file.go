@@ -3,6 +3,7 @@ package latchkey
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -122,6 +123,28 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// settle has the disk keep what is seen of the file, and its name. A process that was killed can have left what it had
+// not synced. And after a sync that failed, Linux shows what the disk has not got, and never writes it again, unless it is
+// written anew. Of all that only the meta page of the last commit counts: what it leads to was synced before.
+func (e *boltEngine) settle() error {
+	last, _ := (&pageFile{r: e.file}).meta()
+	page, at := make([]byte, boltPageSize), int64(last.tx%2)*boltPageSize
+	if _, err := e.file.ReadAt(page, at); err != nil {
+		return err
+	}
+	if _, err := e.file.WriteAt(page, at); err != nil {
+		return err
+	}
+	if err := e.file.Sync(); err != nil {
+		return err
+	}
+	err := syncDir(filepath.Dir(e.path))
+	if errors.Is(err, fs.ErrPermission) { // what may not be read cannot be synced; whoever makes stores there has done it
+		return nil
+	}
+	return err
+}
+
 // WriteBackup writes the file as it is at one moment. [Store.Backup] calls it.
 func (e *boltEngine) WriteBackup(ctx context.Context, w io.Writer) error {
 	return e.view(func(tx *bbolt.Tx, _ *os.File) error {
@@ -168,9 +191,20 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	compact := e.path + compactSuffix
 	defer os.Remove(compact)
 	if err := e.copyTo(ctx, compact); err != nil {
-		return boltError(err)
+		return e.copyError(boltError(err))
 	}
 	return e.replaceBy(compact)
+}
+
+// copyError is the error of a copy. A disk that loses what is written to the copy damages that alone.
+func (e *boltEngine) copyError(err error) error {
+	if !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	for finding := range e.CheckEngine() {
+		return finding
+	}
+	return fmt.Errorf("the copy is damaged, the store is not: %v", err)
 }
 
 // copyTo makes a bbolt file at path of what is in use in this one.

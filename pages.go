@@ -9,13 +9,16 @@ import (
 )
 
 // pageFile reads the pages of a bbolt file, trusting none. bbolt's own reading ends the program where a page leads past
-// the end of the file, in its Check in a goroutine where that cannot be contained, and one bad page hides all below it.
+// the end of the file or back to itself, copies whatever size a page names, and one bad page hides all below it.
 //
 // A page begins with its number (8 bytes), flags (2), count of elements (2), and how many pages more it takes (4), all
 // in the order of bytes of the machine that wrote it: little-endian on all that this package is built for.
 type pageFile struct {
-	r     io.ReaderAt
-	count uint64
+	r      io.ReaderAt
+	mapped []byte // in place of r: the pages, where bbolt has them in memory
+	count  uint64
+	// checked has pages of trees that need not be checked once more; nil for none.
+	checked *checkedPages
 }
 
 const (
@@ -28,7 +31,11 @@ const (
 	bucketHeader = 16   // root page (8 bytes), 0 if the bucket's one page follows inline; sequence (8)
 	metaSize     = 64   // with its checksum, the last 8 bytes
 	boltMagic    = 0xED0CDAED
+	boltVersion  = 2
 	noFreelist   = 1<<64 - 1 // of a file that keeps no list of free pages; ours do
+	manyFree     = 0xffff    // a count in the header of a list of free pages: too many for it, the count comes first
+	// maxNodePages is how many pages a page of a tree can take: bbolt splits what has more than four elements.
+	maxNodePages = (pageHeader+4*(elementSize+MaxEngineKey+MaxEngineValue))/boltPageSize + 1
 )
 
 // page returns a page of a kind with those that belong to it, if its header can be believed.
@@ -39,21 +46,34 @@ func (p *pageFile) page(id uint64, flags uint16) (page []byte, ok bool) {
 
 // pageOf returns a page with those that belong to it, and its kind, if its header can be believed.
 func (p *pageFile) pageOf(id uint64) (page []byte, flags uint16, ok bool) {
-	page = make([]byte, boltPageSize)
-	if n, _ := p.r.ReadAt(page, int64(id)*boltPageSize); n < pageHeader {
+	if page, ok = p.read(id, 1); !ok {
 		return nil, 0, false
 	}
-	more := uint64(binary.LittleEndian.Uint32(page[12:]))
-	if binary.LittleEndian.Uint64(page) != id || more >= p.count-id {
+	flags = binary.LittleEndian.Uint16(page[8:])
+	size, largest := 1+uint64(binary.LittleEndian.Uint32(page[12:])), uint64(maxNodePages)
+	if flags == pageFreelist {
+		largest = freelistPages(p.count)
+	}
+	if binary.LittleEndian.Uint64(page) != id || size > min(largest, p.count-id) {
 		return nil, 0, false
 	}
-	if more > 0 {
-		page = make([]byte, (more+1)*boltPageSize)
-		if n, _ := p.r.ReadAt(page, int64(id)*boltPageSize); n < pageHeader {
-			return nil, 0, false
-		}
+	if size > 1 {
+		page, ok = p.read(id, size)
 	}
-	return page, binary.LittleEndian.Uint16(page[8:]), true
+	return page, flags, ok
+}
+
+// read reads pages, the last of which the file may end in.
+func (p *pageFile) read(id, pages uint64) (page []byte, ok bool) {
+	switch {
+	case id >= p.count || pages > p.count-id:
+		return nil, false
+	case p.mapped != nil:
+		return p.mapped[id*boltPageSize : (id+pages)*boltPageSize], true
+	}
+	page = make([]byte, pages*boltPageSize)
+	n, _ := p.r.ReadAt(page, int64(id)*boltPageSize)
+	return page, n >= pageHeader
 }
 
 // leaf returns the leaf page at id, or nil for a page of another kind, and how many pages it takes. It is not ok if there
@@ -151,7 +171,8 @@ func (p *pageFile) meta() (last boltMeta, metas int) {
 		m := page[pageHeader:]
 		sum := fnv.New64a()
 		sum.Write(m[:metaSize-8])
-		if binary.LittleEndian.Uint32(m) != boltMagic || binary.LittleEndian.Uint64(m[metaSize-8:]) != sum.Sum64() {
+		if binary.LittleEndian.Uint32(m) != boltMagic || binary.LittleEndian.Uint32(m[4:]) != boltVersion ||
+			binary.LittleEndian.Uint32(m[8:]) != boltPageSize || binary.LittleEndian.Uint64(m[metaSize-8:]) != sum.Sum64() {
 			continue
 		}
 		metas++
@@ -217,194 +238,141 @@ func branches(page []byte) (all []branch) {
 	return all
 }
 
-// checkBranches reads the branch pages and the list of free pages of a commit, and returns ErrCorrupt unless each page is
-// led to once, and none that is free. bbolt follows a page that leads back to itself until the program has no stack
-// left, so this comes before bbolt. In a large file it does not look at leaves, so it reads one page in a hundred.
-func (p *pageFile) checkBranches(m boltMeta) error {
+// pageCheck is a walk over the pages of a commit. No two may lead to the same page, nor one to a page that is free: bbolt
+// would write over it.
+type pageCheck struct {
+	*pageFile
+	report func(error)
+	owned  pageSet
+	// sampled leaves out the leaf pages of tables, but for one in each branch. They are ninety-nine pages in a hundred, and
+	// are checked again before they are used.
+	sampled bool
+}
+
+// check reports what is wrong with the pages of a commit.
+func (p *pageFile) check(m boltMeta, sampled bool, report func(error)) {
 	p.count = min(p.count, m.end)
-	seen, ok := p.free(m.freelist)
-	if !ok {
-		return fmt.Errorf("%w: the list of free pages cannot be read", ErrCorrupt)
-	}
-	if err := p.claim(m.root, m.freelist, seen); err != nil {
-		return err
-	}
-	return p.checkBelow(m.root, false, seen)
-}
-
-// maxExactCheck is up to how many pages checkBranches looks at all of them: 16 MiB, some twenty thousand keys.
-const maxExactCheck = 4 << 10
-
-// claim enters a page into seen, and returns ErrCorrupt if it is there already. from leads to it.
-func (p *pageFile) claim(id, from uint64, seen pageSet) error {
-	if id < 2 || id >= p.count || seen.has(id) {
-		return fmt.Errorf("%w: page %d leads to page %d, which is free, in use elsewhere, or none", ErrCorrupt, from, id)
-	}
-	seen.add(id)
-	return nil
-}
-
-// checkBelow is checkBranches for the tree at a page: of one table, or of all the tables.
-func (p *pageFile) checkBelow(id uint64, table bool, seen pageSet) error {
-	page, flags, ok := p.pageOf(id)
-	switch {
-	case ok && flags == pageLeaf && table:
-		return nil
-	case ok && flags == pageLeaf:
-		return p.checkTables(id, page, seen)
-	case !ok || flags != pageBranch:
-		return fmt.Errorf("%w: page %d cannot be read", ErrCorrupt, id)
-	}
-	below := branches(page)
-	if len(below) == 0 || len(below) != pageElements(page) {
-		return fmt.Errorf("%w: page %d cannot be read", ErrCorrupt, id)
-	}
-	for _, b := range below {
-		if err := p.claim(b.page, id, seen); err != nil {
-			return err
-		}
-	}
-	if _, flags, ok := p.pageOf(below[0].page); table && ok && flags == pageLeaf && p.count > maxExactCheck {
-		return nil // all leaves of a table should be at one depth
-	}
-	for _, b := range below {
-		if err := p.checkBelow(b.page, table, seen); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkTables is checkBelow for the tables in a leaf.
-func (p *pageFile) checkTables(id uint64, page []byte, seen pageSet) (err error) {
-	eachElement(page, func(flags uint32, _, v []byte) {
-		if err != nil || flags&bucketFlag == 0 || len(v) < bucketHeader {
-			return
-		}
-		if root := binary.LittleEndian.Uint64(v); root != 0 {
-			if err = p.claim(root, id, seen); err == nil {
-				err = p.checkBelow(root, true, seen)
-			}
-		}
-	})
-	return err
-}
-
-// check reports what is wrong with the pages of a commit: with those that can be reached from the root, and with the list
-// of those that are free.
-func (p *pageFile) check(m boltMeta, report func(format string, args ...any)) {
-	p.count = min(p.count, m.end)
-	owned := newPageSet(p.count)
-	owned.add(0)
-	owned.add(1)
-	own := func(id uint64, page []byte) (first bool) {
-		first = true
-		for i := range uint64(len(page) / boltPageSize) {
-			if owned.has(id + i) {
-				report("page %d is in two places", id+i)
-				first = false
-			}
-			owned.add(id + i)
-		}
-		return first
-	}
+	c := &pageCheck{p, report, newPageSet(p.count), sampled}
+	c.own(0, 2)
 	free, ok := p.free(m.freelist)
-	if !ok {
-		report("the list of free pages, page %d, cannot be read", m.freelist)
+	if ok {
+		list, _ := p.page(m.freelist, pageFreelist)
+		c.own(m.freelist, len(list)/boltPageSize)
 	} else {
-		page, _ := p.page(m.freelist, pageFreelist)
-		own(m.freelist, page)
-		one := make([]byte, boltPageSize)
-		for id := range p.count {
-			if free.has(id) {
-				own(id, one)
-			}
+		report(corrupt("the list of free pages, page %d, cannot be read", m.freelist))
+	}
+	for id := range p.count {
+		if free.has(id) {
+			c.own(id, 1)
 		}
 	}
-	p.checkTree(m.root, nil, nil, own, report)
-	for id := range m.end {
-		if ok && !owned.has(id) {
-			report("page %d is neither in use nor free", id)
+	c.checkTree(subtree{page: m.root}, bucketFlag, 0)
+	for id := range p.count {
+		if ok && !sampled && !c.owned.has(id) {
+			report(corrupt("page %d is neither in use nor free", id))
 		}
 	}
 }
 
-// checkTree checks the page at id and all below it. Its keys must be from low on and below high; nil is no bound.
-func (p *pageFile) checkTree(id uint64, low, high []byte, own func(uint64, []byte) bool, report func(string, ...any)) {
-	page, flags, ok := p.pageOf(id)
-	switch {
-	case !ok || flags != pageLeaf && flags != pageBranch:
-		report("page %d cannot be read", id)
-		return
-	case !own(id, page): // or a page that leads back would be followed for ever
-		return
-	case flags == pageLeaf:
-		p.checkLeaf(id, page, low, high, own, report)
-		return
-	}
-	below := branches(page)
-	if len(below) == 0 || len(below) != pageElements(page) {
-		report("page %d leads out of itself", id)
-		return
-	}
-	for i, b := range below {
-		next := high
-		if i+1 < len(below) {
-			next = below[i+1].key
+// own enters pages into those that are in use or free, and reports one that is there already, or past the end.
+func (c *pageCheck) own(id uint64, pages int) (first bool) {
+	for ; pages > 0; id, pages = id+1, pages-1 {
+		if id >= c.count || c.owned.has(id) {
+			c.report(corrupt("page %d is in two places, or there is none", id))
+			return false
 		}
-		if outOfOrder(b.key, low, next) {
-			report("keys are out of order in page %d", id)
-			return
+		c.owned.add(id)
+	}
+	return true
+}
+
+// checkTree checks a page, which is so many levels below a root, and all below it. It returns how many levels these are, or
+// -1 where that cannot be told.
+func (c *pageCheck) checkTree(at subtree, flags uint32, level int) (levels int) {
+	n, err := c.node(at, flags)
+	if err == nil && level > maxLevels {
+		err = corrupt("page %d is more than %d levels below a root", at.page, maxLevels)
+	}
+	if err != nil {
+		c.report(err)
+		return -1
+	}
+	if !c.own(at.page, len(n.page)/boltPageSize) { // a page that leads back would be followed for ever
+		return -1
+	}
+	if n.leaf {
+		if flags == bucketFlag {
+			c.checkTables(n)
 		}
-		low = next
-		p.checkTree(b.page, b.key, next, own, report)
+		return 0
+	}
+	levels = -1
+	for i := range n.count() {
+		below := n.below(i, at)
+		if c.sampled && flags != bucketFlag && levels == 0 {
+			c.own(below.page, 1)
+			continue
+		}
+		l := c.checkTree(below, flags, level+1)
+		if l >= 0 && levels >= 0 && l != levels {
+			c.report(corrupt("below page %d there are %d levels in one place, and %d in another", at.page, levels, l))
+		}
+		levels = max(l, levels)
+	}
+	if levels < 0 {
+		return -1
+	}
+	return levels + 1
+}
+
+// checkTables checks the tables in a leaf of the tree of tables.
+func (c *pageCheck) checkTables(n node) {
+	for i := range n.count() {
+		root, _, err := tableRoot(n.value(i))
+		if err != nil {
+			c.report(fmt.Errorf("table %q: %w", n.key(i), err))
+		} else if root.page != 0 {
+			c.checkTree(root, 0, 0)
+		}
 	}
 }
 
-func (p *pageFile) checkLeaf(id uint64, page, low, high []byte, own func(uint64, []byte) bool, report func(string, ...any)) {
-	n := 0
-	eachElement(page, func(flags uint32, k, v []byte) {
+// freelistPages is how many pages bbolt takes for a list of n free pages.
+func freelistPages(n uint64) uint64 {
+	if n >= manyFree {
 		n++
-		if outOfOrder(k, low, high) {
-			report("keys are out of order in page %d", id)
-		}
-		low = append(bytes.Clone(k), 0)
-		switch {
-		case flags&bucketFlag == 0:
-		case len(v) < bucketHeader:
-			report("page %d has a bucket that is none", id)
-		case binary.LittleEndian.Uint64(v) != 0:
-			p.checkTree(binary.LittleEndian.Uint64(v), nil, nil, own, report)
-		default:
-			p.checkLeaf(id, v[bucketHeader:], nil, nil, own, report)
-		}
-	})
-	if n != pageElements(page) {
-		report("page %d leads out of itself", id)
 	}
+	return (pageHeader+8*n)/boltPageSize + 1
 }
 
-func outOfOrder(k, low, high []byte) bool {
-	return low != nil && bytes.Compare(k, low) < 0 || high != nil && bytes.Compare(k, high) >= 0
-}
-
-// free reads the list of free pages, and reports whether it can be believed: in order, and within the file.
-func (p *pageFile) free(id uint64) (free pageSet, ok bool) {
+// freelist returns the list of free pages, if its size can be believed.
+func (p *pageFile) freelist(id uint64) (list []byte, ok bool) {
 	page, ok := p.page(id, pageFreelist)
 	if !ok {
 		return nil, false
 	}
-	n, list := uint64(binary.LittleEndian.Uint16(page[10:])), page[pageHeader:]
-	if n == 0xffff { // too many for the header: the count comes first
+	n, list := uint64(pageElements(page)), page[pageHeader:]
+	if n == manyFree {
 		n, list = binary.LittleEndian.Uint64(list), list[8:]
 	}
-	if n > uint64(len(list)/8) {
+	// bbolt takes its pages first, from those that are free if it can, and writes then which are left.
+	size := uint64(len(page) / boltPageSize)
+	if n > p.count || size != freelistPages(n) && size != freelistPages(n+size) {
+		return nil, false
+	}
+	return list[:n*8], true
+}
+
+// free reads the list of free pages, and reports whether it can be believed: in order, and within the file.
+func (p *pageFile) free(id uint64) (free pageSet, ok bool) {
+	list, ok := p.freelist(id)
+	if !ok {
 		return nil, false
 	}
 	free = newPageSet(p.count)
 	last := uint64(1)
-	for i := range n {
-		f := binary.LittleEndian.Uint64(list[i*8:])
+	for ; len(list) > 0; list = list[8:] {
+		f := binary.LittleEndian.Uint64(list)
 		if f <= last || f >= p.count {
 			return nil, false
 		}
