@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"maps"
 	"math/rand/v2"
+	"syscall"
 )
 
-// What a power cut leaves.
+// What a power cut leaves, and a sync that failed.
 
 // sectorSize is what a disk writes whole or not at all.
 const sectorSize = 512
 
-// A Loss is how much a power cut takes of what was not synced.
+// A Loss is how much is lost of what was not synced.
 type Loss int
 
 // The losses. Of LoseSome each write, each length of a file and each name is lost or kept for itself, and a write can be
@@ -49,7 +50,7 @@ func (d *Disk) Restart(loss Loss, random *rand.Rand) *Disk {
 		for _, c := range f.pending {
 			f.kept = luck.apply(c, f.kept)
 		}
-		restarted.files[id] = &file{data: f.kept, kept: bytes.Clone(f.kept)}
+		restarted.files[id] = &file{data: f.kept, kept: bytes.Clone(f.kept), told: make(map[uint64]syscall.Errno)}
 	}
 	return restarted
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"syscall"
@@ -50,13 +51,21 @@ type Fault struct {
 	Nth    int // counted from 1, and from when the fault is set
 	Err    syscall.Errno
 	Always bool // from the nth on, until [Disk.Heal]; else the nth alone
+
+	// Loss is how much the disk has not got of what a sync that fails was to write. LoseSome alone needs Random.
+	Loss   Loss
+	Random *rand.Rand
 }
 
 func (f Fault) String() string {
+	when := fmt.Sprintf("for %s %d", f.Op, f.Nth)
 	if f.Always {
-		return fmt.Sprintf("%s from %s %d on", errnoName(f.Err), f.Op, f.Nth)
+		when = fmt.Sprintf("from %s %d on", f.Op, f.Nth)
 	}
-	return fmt.Sprintf("%s for %s %d", errnoName(f.Err), f.Op, f.Nth)
+	if f.Op == Sync {
+		when += fmt.Sprintf(", with a loss of %s", f.Loss)
+	}
+	return errnoName(f.Err) + " " + when
 }
 
 func errnoName(err syscall.Errno) string {
@@ -85,8 +94,13 @@ type Disk struct {
 
 	changes int // until the power is cut; 0 for never
 	off     chan struct{}
+	until   int // changes until during is called; 0 for never
+	during  func()
+	caches  bool
 	lies    bool
 	cache   int // how many changes a lying disk holds back
+
+	handle uint64 // the last that was given out
 }
 
 // file is what names stand for.
@@ -94,6 +108,7 @@ type file struct {
 	data    []byte // what programs see
 	kept    []byte // what is synced
 	pending []change
+	told    map[uint64]syscall.Errno // what the next sync by each handle tells of syncs by others that failed
 }
 
 // change is a write to a file, or when data is nil a new length.
@@ -131,6 +146,13 @@ func (d *Disk) CutAfter(n int) {
 	d.changes = n
 }
 
+// During has fn called during the nth change from now, counted from 1, before it is made. fn must not use the disk.
+func (d *Disk) During(n int, fn func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.until, d.during = n, fn
+}
+
 // Off is closed when the power is cut. Everything fails with EIO from then on.
 func (d *Disk) Off() <-chan struct{} { return d.off }
 
@@ -157,6 +179,15 @@ func (d *Disk) Lie(cache int) {
 	d.lies, d.cache = true, cache
 }
 
+// Cache has the kernel keep what programs write in its own cache too, for files that are opened from now on. What the disk
+// loses in a sync that fails is then seen until the kernel drops it, as on ext4 and XFS; without, it is gone at once. But a
+// write that the disk refuses is then seen in maps of the file, as nowhere else: fail no writes.
+func (d *Disk) Cache() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.caches = true
+}
+
 // Counts returns what the disk was asked for until now.
 func (d *Disk) Counts() Counts {
 	d.mu.Lock()
@@ -181,6 +212,10 @@ func (d *Disk) ask(op Op) (made bool, err syscall.Errno) {
 		return false, syscall.EIO
 	}
 	d.counts.Of[op]++
+	if d.until == 1 {
+		d.during()
+	}
+	d.until = max(0, d.until-1)
 	if d.fault.Err != 0 && d.fault.Op == op {
 		d.asked++
 		if d.asked == d.fault.Nth || d.fault.Always && d.asked > d.fault.Nth {
@@ -258,7 +293,7 @@ func (d *Disk) create(name string) (id uint64, err syscall.Errno) {
 	made, err := d.ask(Create)
 	if made {
 		d.last++
-		d.files[d.last] = &file{}
+		d.files[d.last] = &file{told: make(map[uint64]syscall.Errno)}
 		d.rename(&naming{name: name, file: d.last})
 	}
 	return d.last, err
@@ -311,7 +346,24 @@ func (c change) apply(data []byte) []byte {
 	return data
 }
 
-func (d *Disk) sync(id uint64) syscall.Errno {
+func (d *Disk) open(id uint64) (handle uint64, cached bool, err syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.isOff() {
+		return 0, false, syscall.EIO
+	}
+	d.handle++
+	d.files[id].told[d.handle] = 0
+	return d.handle, d.caches, 0
+}
+
+func (d *Disk) close(id, handle uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.files[id].told, handle)
+}
+
+func (d *Disk) sync(id, handle uint64) syscall.Errno {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f := d.files[id]
@@ -323,10 +375,35 @@ func (d *Disk) sync(id uint64) syscall.Errno {
 		}
 		f.pending = nil
 	case !made && !d.isOff():
-		// The cache is clean now, and the disk has not got the data.
-		f.pending = slices.DeleteFunc(f.pending, func(c change) bool { return c.data != nil })
+		f.lose(newLuck(d.fault.Loss, d.fault.Random))
+		for other := range f.told {
+			f.told[other] = err
+		}
+	}
+	if err == 0 {
+		err = f.told[handle]
+	}
+	if _, ok := f.told[handle]; ok {
+		f.told[handle] = 0
 	}
 	return err
+}
+
+// lose is what a sync that fails does: the kernel takes for clean what the disk may not have got. Lengths are not lost.
+func (f *file) lose(luck luck) {
+	var lengths []change
+	for _, c := range f.pending {
+		if c.data == nil {
+			lengths = append(lengths, c)
+		} else {
+			f.kept = luck.apply(c, f.kept)
+		}
+	}
+	f.pending = lengths
+	f.data = bytes.Clone(f.kept)
+	for _, c := range lengths {
+		f.data = c.apply(f.data)
+	}
 }
 
 func (d *Disk) syncDirectory() syscall.Errno {

@@ -10,8 +10,12 @@
 // sync of one file is a sync of anything else. What is not synced at a cut is lost or kept, each write for itself, whole
 // or in sectors of 512 bytes, whatever the order in which it was written; a sector is never half written. A file that was
 // lengthened can keep its length and lose its data, which then are zeros. A rename leaves the old or the new file under
-// the new name, but can leave the old name too. After a failed sync of a file the cache is clean and the disk has not
-// got the data, as on Linux: syncing again helps nothing.
+// the new name, but can leave the old name too.
+//
+// When a sync of a file fails, the disk has got none, all or a random part of what it was to write, and the kernel takes
+// the rest for written: another sync helps nothing. What is lost is gone from the file at once, as if it had left the
+// system's cache already; or after [Disk.Cache] programs go on seeing it, as they do on ext4 and XFS, unless the file
+// changes its length, for then FUSE drops what it has cached of it. Each open file is told of the failure once.
 //
 // There is one directory, no permissions, no times.
 package disk

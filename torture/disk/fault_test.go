@@ -1,11 +1,12 @@
-//go:build faults
-
 package disk_test
 
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -36,6 +37,11 @@ var story = []Call{
 	{Do: "create user", Subject: "bob"},
 }
 
+// changes tells a change of users or keys from what else is done with a store.
+func (c Call) changes() bool {
+	return !slices.Contains([]string{"open", "backup", "restore", "compact"}, c.Do)
+}
+
 // longNames are so long that the file has to grow for their keys.
 func longNames(n int) (names []string) {
 	for i := range n {
@@ -45,60 +51,97 @@ func longNames(n int) (names []string) {
 }
 
 func TestACallThatTheDiskRefusesSaysSoAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	// Of the changes that the story asks for, the short form refuses one in so many: they are some 260 writes, 50 syncs,
+	// and a handful of the others.
+	oneIn := map[disk.Op]int{disk.Write: 13, disk.Sync: 3, disk.Truncate: 1, disk.Create: 1, disk.Name: 1}
 	for _, op := range disk.Ops {
 		t.Run(op.String(), func(t *testing.T) {
-			if !*long {
-				tellSome(t, op)
-				return
-			}
+			random := newRandom(newSeed(t), int(op))
+			told := 0
 			for nth, refused := 1, true; refused; nth++ {
-				for _, f := range faults(op, nth) {
-					refused = tell(t, f)
+				troubles := allTroubles(op, nth, random)
+				if !*long {
+					nth += random.IntN(2*oneIn[op] - 1)
+					troubles = []trouble{troubles[random.IntN(len(troubles))]}
+				}
+				for _, tr := range troubles {
+					refused = tr.tell(t, random)
+					told++
 				}
 			}
+			t.Logf("the story was told %d times", told)
 		})
 	}
 }
 
-// tellSome fails every third change, in one of the ways that there are.
-func tellSome(t *testing.T, op disk.Op) {
-	random := newRandom(newSeed(t), 0)
-	for nth, refused := 1+random.IntN(3), true; refused; nth += 3 {
-		refused = tell(t, faults(op, nth)[random.IntN(4)])
-	}
+// trouble is a disk with a fault. A sync that fails leaves of what is lost what the kernel has in its cache, or nothing.
+type trouble struct {
+	disk.Fault
+	cached bool
 }
 
-func faults(op disk.Op, nth int) []disk.Fault {
-	return []disk.Fault{
+func (tr trouble) String() string {
+	if tr.cached {
+		return tr.Fault.String() + " that the cache hides"
+	}
+	return tr.Fault.String()
+}
+
+// allTroubles are all ways to refuse the nth change.
+func allTroubles(op disk.Op, nth int, random *rand.Rand) (all []trouble) {
+	for _, f := range []disk.Fault{
 		{Op: op, Nth: nth, Err: syscall.ENOSPC},
 		{Op: op, Nth: nth, Err: syscall.ENOSPC, Always: true},
 		{Op: op, Nth: nth, Err: syscall.EIO},
 		{Op: op, Nth: nth, Err: syscall.EIO, Always: true},
+	} {
+		all = append(all, trouble{Fault: f})
+		if op != disk.Sync {
+			continue
+		}
+		f.Random = random
+		for _, f.Loss = range []disk.Loss{disk.LoseAll, disk.LoseNothing, disk.LoseSome} {
+			all = append(all, trouble{Fault: f, cached: true})
+		}
 	}
+	return all
 }
 
-// tell tells the story on a disk with a fault, and reports whether the disk had to refuse anything.
-func tell(t *testing.T, f disk.Fault) (refused bool) {
+// tell tells the story on a disk in trouble, and reports whether the disk had to refuse anything.
+func (tr trouble) tell(t *testing.T, random *rand.Rand) (refused bool) {
 	t.Helper()
 	d := disk.New()
+	if tr.cached {
+		d.Cache()
+	}
 	dir, unmount := mount(t, d)
-	v := &victim{t: t, disk: d, fault: f, dir: dir, state: newState()}
-	v.program = start(t, f.String())
-	d.Fail(f)
+	v := &victim{t: t, disk: d, trouble: tr, dir: dir, cut: random.IntN(4) == 0, state: newState()}
+	v.program = start(t, tr.String())
+	d.Fail(tr.Fault)
 	for _, c := range story {
-		v.play(c)
+		if !v.play(c) {
+			break
+		}
 	}
 	refused = d.Heal() > 0 || v.refused
-	v.end()
+	if v.under == nil {
+		v.visit(v.state)
+		v.want(v.ask(Call{Do: "close"}))
+	}
 	v.program.kill()
 	unmount()
 
-	// What was acknowledged is on the disk, and not only in what the disk's cache shows.
+	// What was acknowledged is on the disk, and not only in what the cache shows.
 	v.disk = d.Restart(disk.LoseAll, nil)
 	v.dir, unmount = mount(t, v.disk)
-	v.program = start(t, f.String()+", then a power cut")
+	v.program = start(t, tr.String()+", then a power cut")
+	states := []State{v.state}
+	for _, c := range v.under {
+		states = append(states, v.state.apply(c, Answer{}))
+	}
 	v.want(v.ask(Call{Do: "open"}))
-	v.visit(v.state)
+	v.visit(states...)
 	v.want(v.ask(Call{Do: "create user", Subject: "zoe"}))
 	v.want(v.ask(Call{Do: "close"}))
 	v.program.kill()
@@ -106,11 +149,12 @@ func tell(t *testing.T, f disk.Fault) (refused bool) {
 	return refused
 }
 
-// victim is a store on a disk that fails.
+// victim is a store on a disk in trouble.
 type victim struct {
 	t       *testing.T
 	disk    *disk.Disk
-	fault   disk.Fault
+	trouble trouble
+	cut     bool // the power is cut when the disk has refused something
 	program *process
 	dir     string
 	refused bool
@@ -118,6 +162,7 @@ type victim struct {
 	opened bool
 	state  State
 	gone   []string
+	under  []Call // not nil after a cut: what may be there or not
 }
 
 // ask makes a call.
@@ -166,50 +211,67 @@ func (v *victim) visit(states ...State) {
 	v.settle(found)
 }
 
-// play makes the next call of the story, and if the disk refuses it, makes it again when the disk is whole.
-func (v *victim) play(c Call) {
+// play makes the next call of the story. If the disk refuses it, it looks at what is there, and makes the call again when
+// the disk is whole; or it ends the story with a power cut, and reports false.
+func (v *victim) play(c Call) (goOn bool) {
 	v.t.Helper()
 	before := v.state
 	_, err := v.ask(c)
 	if err == nil {
-		return
+		return true
 	}
 	v.refused = true
 	where := v.program.where
 	v.program.where = fmt.Sprintf("%s, in %s, which said %q", where, c.Do, err)
 	defer func() { v.program.where = where }()
-	if !errors.Is(err, v.fault.Err) && !errors.Is(err, latchkey.ErrCommit) && !errors.Is(err, latchkey.ErrSyncFailed) {
-		v.t.Errorf("%s: want that error", v.program.where)
+	unknown := errors.Is(err, latchkey.ErrCommit)
+	// FUSE drops the cache of a file that grows, and with it of a copy that is synced only at its end.
+	lost := v.trouble.cached && c.Do == "compact" && strings.Contains(err.Error(), "the copy is damaged")
+	if !errors.Is(err, v.trouble.Err) && !lost || unknown && v.trouble.Op != disk.Sync {
+		v.t.Errorf("%s: want %v", v.program.where, v.trouble.Err)
 	}
 	states := []State{before}
-	if errors.Is(err, latchkey.ErrCommit) {
+	if unknown {
 		states = append(states, before.apply(c, Answer{}))
 	}
 	v.visit(states...)
-	if v.fault.Always {
+	if v.cut {
+		if v.under = []Call{}; unknown {
+			v.under = append(v.under, c)
+		}
+		v.state = before
+		return false
+	}
+	if v.trouble.Always {
 		if _, err := v.ask(c); err == nil {
-			return
+			return true
 		}
 		v.visit(states...)
 	}
 	v.disk.Heal()
-	if errors.Is(err, latchkey.ErrCommit) {
-		v.reopen(states...)
-		if _, without := before.found(v.state); !without {
-			return
-		}
+	if !unknown {
+		v.retry(c)
+		return true
 	}
-	v.retry(c)
+	v.reopen(states...)
+	if _, without := before.found(v.state); without && c.changes() {
+		v.want(v.ask(c))
+	}
+	return true
 }
 
 // retry makes a call again on a disk that is whole. A store that could not sync has to be opened again for it.
 func (v *victim) retry(c Call) {
 	v.t.Helper()
 	_, err := v.ask(c)
-	if errors.Is(err, latchkey.ErrSyncFailed) && v.fault.Op == disk.Sync {
+	switch {
+	case v.trouble.Op != disk.Sync:
+	case errors.Is(err, latchkey.ErrSyncFailed):
 		v.visit(v.state)
 		v.reopen(v.state)
 		_, err = v.ask(c)
+	case c.changes():
+		v.t.Fatalf("%s: again, before the store was opened again: got %v, want ErrSyncFailed", v.program.where, err)
 	}
 	if err != nil {
 		v.t.Fatalf("%s: again, on a disk that is whole: %v", v.program.where, err)
@@ -226,25 +288,20 @@ func (v *victim) reopen(states ...State) {
 	v.visit(states...)
 }
 
-// end ends the story on a disk that is whole.
-func (v *victim) end() {
-	v.t.Helper()
-	v.visit(v.state)
-	v.want(v.ask(Call{Do: "close"}))
-}
-
 // The sync that fails is the second of a commit. The disk has not got the page that makes the change, and its cache says
 // that it has.
 func TestWhatIsThereAfterErrCommitAndReopeningLasts(t *testing.T) {
+	t.Parallel()
 	seed := newSeed(t)
 	for cut := 1; cut <= amount(20, 200); cut++ {
 		h := newHistory()
+		h.disk.Cache()
 		h.cut, h.random = cut, newRandom(seed, cut)
 		h.between(t, 0, func(u *use) {
 			u.open()
 			u.fill()
 			u.under = []Call{{Do: "create user", Path: u.path, Subject: "zoe"}}
-			u.disk.Fail(disk.Fault{Op: disk.Sync, Nth: 2, Err: syscall.EIO})
+			u.disk.Fail(disk.Fault{Op: disk.Sync, Nth: 2, Err: syscall.EIO, Loss: disk.Loss(u.random.IntN(3)), Random: u.random})
 			err := u.program.call(t, u.under[0]).Failure.err()
 			if u.disk.Heal(); !errors.Is(err, latchkey.ErrCommit) {
 				t.Fatalf("got %v, want ErrCommit", err)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -14,21 +16,41 @@ import (
 // The program that has mounted it must not use the directory itself: a goroutine that waits for a mapped page keeps its
 // processor, and a collection of garbage then waits for the goroutine, and the answer for the collection.
 func (d *Disk) Mount(dir string) (unmount func() error, err error) {
+	syscall.ForkLock.RLock()
 	server, err := fuse.NewServer(&files{fuse.NewDefaultRawFileSystem(), d}, dir, &fuse.MountOptions{
 		FsName:            "latchkey-torture",
 		Name:              "disk",
 		DirectMountStrict: true,
 		DisableXAttrs:     true,
 		ExtraCapabilities: fuse.CAP_DIRECT_IO_ALLOW_MMAP,
+		// The kernel shall drop nothing of its cache by itself.
+		ExplicitDataCacheControl: true,
 	})
+	closeDeviceOnExec()
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		return nil, mountError(err)
 	}
 	go server.Serve()
 	if server.KernelSettings().Flags64()&fuse.CAP_DIRECT_IO_ALLOW_MMAP == 0 {
-		return nil, errors.Join(errors.New("mount: the kernel maps no files of direct I/O: it is older than Linux 6.6"), server.Unmount())
+		err := errors.New("mount: the kernel maps no files of direct I/O: it is older than Linux 6.6")
+		return nil, errors.Join(err, server.Unmount())
 	}
 	return server.Unmount, nil
+}
+
+// closeDeviceOnExec keeps the device from programs that are started later. While one has it open, what waits for an answer
+// waits, even when there is nobody to answer.
+func closeDeviceOnExec() {
+	const dir = "/proc/self/fd"
+	fds, _ := os.ReadDir(dir)
+	for _, fd := range fds {
+		if to, _ := os.Readlink(filepath.Join(dir, fd.Name())); to == "/dev/fuse" {
+			if n, err := strconv.Atoi(fd.Name()); err == nil {
+				syscall.CloseOnExec(n)
+			}
+		}
+	}
 }
 
 func mountError(err error) error {
@@ -41,9 +63,9 @@ func mountError(err error) error {
 	return fmt.Errorf("mount: %w", err)
 }
 
-// files answers the kernel. Each file's I/O is direct: what programs write goes to the disk at once, the kernel drops
-// what it has mapped of it, and a write that the disk refuses is seen by nobody. (With the kernel's cache in between, a
-// refused write would still show in every map of the file.)
+// files answers the kernel. Unless the disk is to be cached, each file's I/O is direct: what programs write goes to the
+// disk at once, the kernel drops what it has mapped of it, and a write that the disk refuses is seen by nobody. (With the
+// kernel's cache in between, a refused write would still show in every map of the file.)
 type files struct {
 	fuse.RawFileSystem
 	disk *Disk
@@ -97,16 +119,27 @@ func (f *files) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 
 func (f *files) Create(_ <-chan struct{}, _ *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	id, err := f.disk.create(name)
+	if err != 0 {
+		return fuse.Status(err)
+	}
 	setEntry(&out.EntryOut, id, 0)
-	out.OpenFlags = fuse.FOPEN_DIRECT_IO
-	return fuse.Status(err)
+	return f.open(id, &out.OpenOut)
 }
 
 func (f *files) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	_, err := f.disk.size(in.NodeId)
-	out.OpenFlags = fuse.FOPEN_DIRECT_IO
+	return f.open(in.NodeId, out)
+}
+
+func (f *files) open(id uint64, out *fuse.OpenOut) fuse.Status {
+	handle, cached, err := f.disk.open(id)
+	out.Fh, out.OpenFlags = handle, fuse.FOPEN_DIRECT_IO
+	if cached {
+		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	}
 	return fuse.Status(err)
 }
+
+func (f *files) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { f.disk.close(in.NodeId, in.Fh) }
 
 func (f *files) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	n, err := f.disk.read(in.NodeId, int64(in.Offset), buf)
@@ -122,7 +155,7 @@ func (f *files) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32,
 }
 
 func (f *files) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	return fuse.Status(f.disk.sync(in.NodeId))
+	return fuse.Status(f.disk.sync(in.NodeId, in.Fh))
 }
 
 func (f *files) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status {

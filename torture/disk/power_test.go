@@ -18,20 +18,24 @@ const cutsOfAHistory = 10
 
 func TestAfterAPowerCutEveryAcknowledgedChangeIsThereAndNoOtherIsThereInPart(t *testing.T) {
 	seed := newSeed(t)
+	cuts, acknowledged := amount(50, 1000), 0
 	var h *history
-	for cut := range amount(50, 1000) {
+	for cut := range cuts {
 		random := newRandom(seed, cut)
 		if cut%cutsOfAHistory == 0 {
 			h = newHistory()
 		}
 		h.cut, h.random = cut, random
 		h.run(t, drawInstant(random, h.made))
+		acknowledged, h.acknowledged = acknowledged+h.acknowledged, 0
 	}
 	h.run(t, 0)
+	t.Logf("%d changes were acknowledged in %d cuts", acknowledged, cuts)
 }
 
 // At each instant of what moves files about, rather than at random ones.
 func TestAPowerCutInMakingCompactingOrRestoringAStoreLeavesTheOldStateOrTheNew(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		work func(u *use) bool
@@ -43,7 +47,8 @@ func TestAPowerCutInMakingCompactingOrRestoringAStoreLeavesTheOldStateOrTheNew(t
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			seed := newSeed(t)
-			for i, again, cut := 0, 0, 1; again < amount(1, 5); i, cut = i+1, cut+1 {
+			i := 0
+			for again, cut := 0, 1; again < amount(1, 5); i, cut = i+1, cut+1 {
 				h := newHistory()
 				h.cut, h.random = cut, newRandom(seed, i)
 				if tt.name != "making" {
@@ -64,7 +69,26 @@ func TestAPowerCutInMakingCompactingOrRestoringAStoreLeavesTheOldStateOrTheNew(t
 					again, cut = again+1, 0
 				}
 			}
+			t.Logf("%d cuts", i)
 		})
+	}
+}
+
+// A process that is killed in a commit leaves what it has written and not synced.
+func TestWhatIsThereAfterAKillAndReopeningLasts(t *testing.T) {
+	t.Parallel()
+	seed := newSeed(t)
+	for cut := range amount(20, 200) {
+		h := newHistory()
+		h.cut, h.random = cut, newRandom(seed, cut)
+		h.between(t, 0, func(u *use) {
+			u.open()
+			u.fill()
+			u.under = []Call{{Do: "create user", Path: u.path, Subject: "zoe"}}
+			u.killDuring(1+u.random.IntN(8), u.under[0])
+			u.open()
+		})
+		h.run(t, 0)
 	}
 }
 
@@ -87,6 +111,8 @@ type history struct {
 	state State    // with every change that is known to be there
 	under []Call   // changes under way, each of which may be there or not
 	gone  []string // tokens of deleted keys
+
+	acknowledged int // changes
 
 	backups  []State // one of which the backup has
 	backedUp bool    // the backup is known to be whole
@@ -195,6 +221,16 @@ func (u *use) settle(next State) {
 	u.state = next
 }
 
+// killDuring makes a call, has the program killed during the nth change of the disk, and starts another program.
+func (u *use) killDuring(n int, c Call) {
+	u.t.Helper()
+	process := u.program.cmd.Process
+	u.disk.During(n, func() { _ = process.Kill() })
+	<-u.program.begin(c).Done
+	u.program.kill()
+	u.program = start(u.t, u.program.where+", after a kill")
+}
+
 func (u *use) backup() string   { return filepath.Join(u.dir, "backup") }
 func (u *use) restored() string { return filepath.Join(u.dir, "restored.db") }
 
@@ -271,6 +307,7 @@ func (u *use) change() bool {
 		}
 		if u.goOn(c.Do, a.Failure.err()) {
 			u.settle(u.state.apply(c, a))
+			u.acknowledged++
 		} else {
 			open = append(open, c)
 		}

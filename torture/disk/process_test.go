@@ -2,6 +2,7 @@ package disk_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,7 @@ type Call struct {
 	Do       string
 	Path     string
 	ReadOnly bool
+	Cost     latchkey.Cost // lightest, unless it is another
 
 	Subject string // of a user
 	User    uuid.UUID
@@ -69,13 +71,14 @@ type Answer struct {
 	State    State
 	Logins   []Login
 	Findings []string
-	Sequence uint64
+	Stats    latchkey.Stats
 	Stages   []Stage
 }
 
 // Login is what came of the login with one token.
 type Login struct {
 	Key     uuid.UUID
+	Owner   uuid.UUID
 	Failure Failure
 }
 
@@ -139,7 +142,7 @@ func (p *Program) Do(c Call, a *Answer) error {
 
 func (p *Program) do(ctx context.Context, c Call, a *Answer) error {
 	if c.Do == "open" {
-		s, err := latchkey.Open(c.Path, &latchkey.Options{Cost: lightest, ReadOnly: c.ReadOnly})
+		s, err := latchkey.Open(c.Path, &latchkey.Options{Cost: cmp.Or(c.Cost, lightest), ReadOnly: c.ReadOnly})
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.stores[c.Path] = s
@@ -195,6 +198,10 @@ func (p *Program) do(ctx context.Context, c Call, a *Answer) error {
 	case "log in":
 		a.Logins = logIn(ctx, s, c.Tokens)
 		return nil
+	case "stats":
+		st, err := s.Stats(ctx)
+		a.Stats = st
+		return err
 	}
 	return fmt.Errorf("cannot %s", c.Do)
 }
@@ -274,7 +281,6 @@ func look(ctx context.Context, s *latchkey.Store, a *Answer) error {
 	if err != nil {
 		return err
 	}
-	a.Sequence = st.Sequence
 	if a.State, err = readState(ctx, s); err != nil {
 		return err
 	}
@@ -287,7 +293,10 @@ func look(ctx context.Context, s *latchkey.Store, a *Answer) error {
 func logIn(ctx context.Context, s *latchkey.Store, tokens []string) (logins []Login) {
 	for _, token := range tokens {
 		who, err := s.Login(ctx, token)
-		logins = append(logins, Login{who.KeyID, failure(err)})
+		if who.Server {
+			who.UserID = latchkey.Server
+		}
+		logins = append(logins, Login{who.KeyID, who.UserID, failure(err)})
 	}
 	return logins
 }
@@ -349,7 +358,7 @@ func (p *process) kill() {
 }
 
 // patience is for a program that hangs. No call takes a hundredth of it, unless the machine stands still.
-const patience = 15 * time.Second
+const patience = 3 * time.Minute
 
 // call has the program do something. It ends the test if the program crashes or hangs.
 func (p *process) call(t testing.TB, c Call) Answer {
@@ -411,7 +420,7 @@ func (p *process) logIn(t testing.TB, path string, state State, gone []string) e
 	got := p.call(t, Call{Do: "log in", Path: path, Tokens: tokens})
 	for i, login := range got.Logins {
 		w := want[tokens[i]]
-		if login.Key != w.Key || !slices.Equal(login.Failure.Kind, w.Failure.Kind) {
+		if login.Key != w.Key || login.Owner != w.Owner || !slices.Equal(login.Failure.Kind, w.Failure.Kind) {
 			t.Fatalf("%s: login in %s: got %+v, want %+v", p.where, filepath.Base(path), login, w)
 		}
 	}

@@ -163,7 +163,7 @@ func (s State) logins(gone []string) map[string]Login {
 			case h.Disabled:
 				logins[k.Token] = Login{Failure: failure(latchkey.ErrUserDisabled)}
 			default:
-				logins[k.Token] = Login{Key: k.ID}
+				logins[k.Token] = Login{Key: k.ID, Owner: h.ID}
 			}
 		}
 	}

@@ -1,0 +1,207 @@
+package disk_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/disk"
+)
+
+// A disk that says that it has synced what it has not can bring back any earlier state, or parts of several. No program
+// can tell what it has lost; but what it has left is opened without a crash, or refused with a way out, and whatever
+// becomes of it, a token is good only for what some state before the cut had it good for.
+func TestADiskThatLiesAboutSyncingCrashesNothingAndMakesNoTokenGoodThatNeverWas(t *testing.T) {
+	t.Parallel()
+	seed := newSeed(t)
+	outcomes := make(map[string]int)
+	var l *liedTo
+	for cut := range amount(50, 1000) {
+		random := newRandom(seed, cut)
+		if l == nil || cut%cutsOfAHistory == 0 {
+			l = newLiedTo(outcomes)
+		}
+		if l.cut, l.random = cut, random; !l.run(t, 1+random.IntN(600)) {
+			l = nil
+		}
+	}
+	t.Logf("what was found when the power was back: %v", outcomes)
+}
+
+// liedTo is what happens to a disk that lies, from one cut to the next.
+type liedTo struct {
+	cut    int
+	random *rand.Rand
+	disk   *disk.Disk
+
+	states []State          // all that there were or can have been, in their order
+	good   map[string]Login // tokens that were good in any of them, and for what
+	gone   []string         // tokens of deleted keys, and of a store that is lost
+
+	outcomes map[string]int // how often each was met, in all histories
+}
+
+func newLiedTo(outcomes map[string]int) *liedTo {
+	return &liedTo{disk: disk.New(), states: []State{newState()}, good: make(map[string]Login), outcomes: outcomes}
+}
+
+func (l *liedTo) state() State { return l.states[len(l.states)-1] }
+
+// settle adds a state that there was.
+func (l *liedTo) settle(next State) {
+	l.gone = append(l.gone, l.state().lost(next)...)
+	l.states = append(l.states, next)
+	l.allow(next)
+}
+
+// allow takes for good what tokens were good for in a state.
+func (l *liedTo) allow(s State) {
+	for token, login := range s.logins(nil) {
+		if login.Failure.Text == "" {
+			l.good[token] = login
+		}
+	}
+}
+
+// run mounts the disk, looks at what is there, and uses it until the power is cut during the nth change. It reports
+// whether there is a store with which the next run can go on.
+func (l *liedTo) run(t *testing.T, nth int) (goOn bool) {
+	t.Helper()
+	dir, unmount := mount(t, l.disk)
+	where := fmt.Sprintf("cut %d", l.cut)
+	u := &lie{liedTo: l, t: t, program: start(t, where), path: filepath.Join(dir, "keys.db")}
+	l.disk.Lie(1 + l.random.IntN(200))
+	goOn = u.open()
+	if goOn {
+		l.disk.CutAfter(nth)
+		for u.step() {
+		}
+	} else {
+		u.examine()
+	}
+	u.program.kill()
+	unmount()
+	l.disk = l.disk.Restart([]disk.Loss{disk.LoseAll, disk.LoseSome, disk.LoseSome}[l.random.IntN(3)], l.random)
+	return goOn
+}
+
+// lie is what happens between two cuts.
+type lie struct {
+	*liedTo
+	t       *testing.T
+	program *process
+	path    string
+}
+
+// open opens the store and looks at everything. It reports false if something is damaged.
+func (u *lie) open() (sound bool) {
+	u.t.Helper()
+	err := u.program.call(u.t, Call{Do: "open", Path: u.path}).Failure.err()
+	if err != nil {
+		u.wantWayOut(err)
+		u.outcomes["damage that Open finds"]++
+		return false
+	}
+	u.logIn()
+	seen := u.program.call(u.t, Call{Do: "look", Path: u.path})
+	if err := seen.Failure.err(); err != nil || len(seen.Findings) > 0 {
+		if err != nil && !errors.Is(err, latchkey.ErrCorrupt) {
+			u.t.Errorf("%s: look: got %v, want ErrCorrupt", u.program.where, err)
+		}
+		u.outcomes["damage that Check finds"]++
+		u.program.call(u.t, Call{Do: "close", Path: u.path})
+		return false
+	}
+	for i, state := range slices.Backward(u.states) {
+		if found, ok := state.found(seen.State); ok {
+			if i < len(u.states)-2 { // the last is of a change that was under way
+				u.outcomes["an earlier state"]++
+			} else {
+				u.outcomes["the last state"]++
+			}
+			u.settle(found)
+			return true
+		}
+	}
+	u.t.Fatalf("%s: Check finds nothing in a state that there never was: %+v", u.program.where, seen.State)
+	return false
+}
+
+func (u *lie) wantWayOut(err error) {
+	u.t.Helper()
+	for _, way := range []string{"Salvage", "Restore"} {
+		if !errors.Is(err, latchkey.ErrCorrupt) || !strings.Contains(err.Error(), way) {
+			u.t.Errorf("%s: open: got %v, want ErrCorrupt that speaks of %s", u.program.where, err, way)
+		}
+	}
+}
+
+// logIn logs in with every token that there ever was.
+func (u *lie) logIn() {
+	u.t.Helper()
+	tokens := u.tokens()
+	logins := u.program.call(u.t, Call{Do: "log in", Path: u.path, Tokens: tokens}).Logins
+	u.judge(tokens, Stage{Name: "open", Logins: logins})
+}
+
+func (u *lie) tokens() []string {
+	tokens := slices.Clone(u.gone)
+	for _, s := range u.states {
+		tokens = slices.AppendSeq(tokens, maps.Keys(s.logins(nil)))
+	}
+	slices.Sort(tokens)
+	return slices.Compact(tokens)
+}
+
+func (u *lie) judge(tokens []string, s Stage) {
+	u.t.Helper()
+	(&damaged{what: u.program.where, good: u.good}).judge(u.t, tokens, s)
+}
+
+// examine does everything with a store that is damaged: the way out is one, and lets nobody in.
+func (u *lie) examine() {
+	u.t.Helper()
+	c := Call{Do: "examine", Path: u.path, State: u.state(), Tokens: u.tokens()}
+	a := u.program.call(u.t, c)
+	if err := a.Failure.err(); err != nil {
+		u.t.Errorf("%s: %v", u.program.where, err)
+	}
+	for _, s := range a.Stages {
+		u.judge(c.Tokens, s)
+		if s.Name == "salvage: salvaged" && s.Failure.Text == "" {
+			u.outcomes["stores that could be salvaged"]++
+		}
+	}
+}
+
+// step makes one call. What was looked at is sound, so it succeeds until the power is cut.
+func (u *lie) step() (goOn bool) {
+	u.t.Helper()
+	c := u.state().draw(u.random, u.path, subjects[u.random.IntN(len(subjects))])
+	switch n := u.random.IntN(50); n {
+	case 0:
+		c = Call{Do: "compact", Path: u.path}
+	case 1:
+		c = Call{Do: "close", Path: u.path}
+	}
+	a := u.program.call(u.t, c)
+	if c.Do == "close" {
+		a = u.program.call(u.t, Call{Do: "open", Path: u.path})
+	}
+	u.settle(u.state().apply(c, a)) // when the power was cut, it may or may not be so
+	select {
+	case <-u.disk.Off():
+		return false
+	default:
+	}
+	if err := a.Failure.err(); err != nil {
+		u.t.Fatalf("%s: %s: %v", u.program.where, c.Do, err)
+	}
+	return true
+}

@@ -1,0 +1,214 @@
+package disk_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/disk"
+)
+
+// What flash memory wears out by. The figures are in the table of docs/reliability.md, which this test reads: no operation
+// writes more than it says there. Run with -v, the test prints the table anew.
+func TestAChangeIsOneCommitAndWritesNoMoreThanTheTableSaysAndALoginWritesNothing(t *testing.T) {
+	t.Parallel()
+	table := readWear(t)
+	for i, size := range []struct {
+		name  string
+		users int
+	}{{"100 keys", 5}, {"10,000 keys", 500}} {
+		t.Run(size.name, func(t *testing.T) {
+			w := newWorn(t, size.users)
+			check := func(name string, bytes []int64) {
+				t.Helper()
+				usual, most := slices.Sorted(slices.Values(bytes))[len(bytes)/2], slices.Max(bytes)
+				t.Logf("| %s | %d | %d |", name, usual, most)
+				if said, ok := table[name]; !ok {
+					t.Errorf("%s: the table does not have it", name)
+				} else if most > said[2*i+1] {
+					t.Errorf("%s: %d bytes, and the table says at most %d", name, most, said[2*i+1])
+				}
+			}
+			for _, op := range operations {
+				check(op.name, w.measure(op))
+			}
+			check("any change, with the new hash of a key", w.measureRehash())
+		})
+	}
+}
+
+// operation is what is measured a number of times.
+type operation struct {
+	name  string
+	times int
+	kind  kind
+	call  func(w *worn, i int) Call
+}
+
+// kind is what an operation costs besides writes.
+type kind struct {
+	commits uint64
+	syncs   int // at most
+}
+
+var (
+	reading  = kind{}
+	changing = kind{commits: 1, syncs: 2}
+	opening  = kind{syncs: 2} // of the file and of its directory
+)
+
+var operations = []operation{
+	{"create a user", 20, changing, func(_ *worn, i int) Call { return Call{Do: "create user", Subject: subject(i)} }},
+	{"create a key", 20, changing, func(_ *worn, i int) Call {
+		return Call{Do: "create keys", Subject: subject(i), Names: []string{"laptop"}}
+	}},
+	{"create 100 keys in one call", 3, changing, func(_ *worn, i int) Call {
+		return Call{Do: "create keys", Names: numbered(i, 100)}
+	}},
+	{"log in, key not cached", 20, reading, func(w *worn, i int) Call { return w.logIn(w.key(i, "laptop").Token) }},
+	{"log in, key cached", 20, reading, func(w *worn, i int) Call { return w.logIn(w.key(i, "laptop").Token) }},
+	{"rename a key", 20, changing, func(_ *worn, i int) Call {
+		return Call{Do: "rename key", Subject: subject(i), Name: "laptop", Names: []string{"phone"}}
+	}},
+	{"disable a key", 20, changing, func(_ *worn, i int) Call {
+		return Call{Do: "disable key", Subject: subject(i), Name: "phone"}
+	}},
+	{"log in, refused", 20, reading, func(w *worn, i int) Call { return w.logIn(w.key(i, "phone").Token) }},
+	{"enable a key", 20, changing, func(_ *worn, i int) Call {
+		return Call{Do: "enable key", Subject: subject(i), Name: "phone"}
+	}},
+	{"disable a user", 20, changing, func(_ *worn, i int) Call { return Call{Do: "disable user", Subject: subject(i)} }},
+	{"enable a user", 20, changing, func(_ *worn, i int) Call { return Call{Do: "enable user", Subject: subject(i)} }},
+	{"delete a key", 20, changing, func(_ *worn, i int) Call {
+		return Call{Do: "delete key", Subject: subject(i), Name: "phone"}
+	}},
+	{"log in, key deleted", 20, reading, func(w *worn, i int) Call { return w.logIn(w.gone[i]) }},
+	{"log in, token invented", 20, reading, func(w *worn, i int) Call {
+		return w.logIn(strings.Repeat("0", len(w.gone[i])))
+	}},
+	{"delete a user with 20 keys", 3, changing, func(_ *worn, i int) Call {
+		return Call{Do: "delete user", Subject: fmt.Sprint("old-", i)}
+	}},
+	{"open a store", 3, opening, func(w *worn, _ int) Call {
+		w.want(w.ask(Call{Do: "close"}))
+		return Call{Do: "open"}
+	}},
+}
+
+func subject(i int) string { return fmt.Sprint("new-", i) }
+
+func numbered(i, n int) (names []string) {
+	for j := range n {
+		names = append(names, fmt.Sprintf("%d of %d", j, i))
+	}
+	return names
+}
+
+// worn is a store on a disk that counts.
+type worn struct{ *victim }
+
+// newWorn makes a store with users of 20 keys each.
+func newWorn(t *testing.T, users int) *worn {
+	t.Helper()
+	d := disk.New()
+	dir, _ := mount(t, d)
+	w := &worn{&victim{t: t, disk: d, dir: dir, state: newState(), program: start(t, "wear")}}
+	w.want(w.ask(Call{Do: "open"}))
+	for i := range users {
+		c := Call{Do: "create user with keys", Subject: fmt.Sprint("old-", i), Names: numbered(i, 20)}
+		if i < 5 {
+			w.want(w.ask(c))
+			continue
+		}
+		c.Path = filepath.Join(dir, "keys.db") // of the others it is enough that they are there
+		must(t, w.program.call(t, c).Failure.err())
+	}
+	return w
+}
+
+func (w *worn) key(i int, name string) Key { return w.state[subject(i)].Keys[name] }
+func (w *worn) logIn(token string) Call    { return Call{Do: "log in", Tokens: []string{token}} }
+
+// measure makes an operation a number of times, and returns how many bytes were written each time. Growing the file, which
+// happens once in 128 KiB and takes a sync, does not count.
+func (w *worn) measure(op operation) (bytes []int64) {
+	w.t.Helper()
+	for i := range op.times {
+		cost, commits := w.cost(op.call(w, i))
+		if syncs := cost.Of[disk.Sync]; commits != op.kind.commits || syncs > op.kind.syncs {
+			w.t.Errorf("%s: %d commits and %d syncs, want %d and at most %d", op.name, commits, syncs, op.kind.commits, op.kind.syncs)
+		}
+		bytes = append(bytes, cost.Bytes)
+	}
+	return bytes
+}
+
+// measureRehash opens the store at another cost, has a key log in, and makes changes until one takes along the key's new
+// hash, for which there must be a processor meanwhile. It returns how many bytes that one took.
+func (w *worn) measureRehash() (bytes []int64) {
+	w.t.Helper()
+	dearer := lightest
+	dearer.Passes++
+	w.want(w.ask(Call{Do: "close"}))
+	w.want(w.ask(Call{Do: "open", Cost: dearer}))
+	w.want(w.ask(w.logIn(w.state["old-4"].Keys["0 of 4"].Token)))
+	for i := 100; w.stats().Rehashed == 0; i++ {
+		cost, _ := w.cost(Call{Do: "create user", Subject: subject(i)})
+		bytes = []int64{cost.Bytes}
+	}
+	return bytes
+}
+
+// cost makes a call, and returns what it cost.
+func (w *worn) cost(c Call) (cost disk.Counts, commits uint64) {
+	w.t.Helper()
+	earlier, before := uint64(0), w.disk.Counts()
+	if w.opened {
+		earlier = w.stats().Commits
+	}
+	w.want(w.ask(c))
+	cost = w.disk.Counts().Since(before)
+	cost.Of[disk.Sync] -= cost.Of[disk.Truncate]
+	return cost, w.stats().Commits - earlier
+}
+
+func (w *worn) stats() latchkey.Stats {
+	w.t.Helper()
+	a, err := w.ask(Call{Do: "stats"})
+	w.want(a, err)
+	return a.Stats
+}
+
+// readWear reads the table: by operation, the bytes that it usually writes and those that it writes at most, in a store of
+// 100 keys and in one of 10,000.
+func readWear(t *testing.T) map[string][4]int64 {
+	t.Helper()
+	f, err := os.Open(filepath.Join("..", "..", "docs", "reliability.md"))
+	must(t, err)
+	defer f.Close()
+	table := make(map[string][4]int64)
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		cells := strings.Split(strings.Trim(lines.Text(), "| "), " | ")
+		if len(cells) != 5 {
+			continue
+		}
+		var row [4]int64
+		for i, cell := range cells[1:] {
+			if row[i], err = strconv.ParseInt(strings.ReplaceAll(cell, ",", ""), 10, 64); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			table[cells[0]] = row
+		}
+	}
+	must(t, lines.Err())
+	return table
+}
