@@ -48,6 +48,7 @@ type boltEngine struct {
 	path     string
 	readOnly bool
 
+	gate sync.Mutex   // see begin
 	swap sync.RWMutex // held to change db and file, and to begin a transaction on them
 	db   *bbolt.DB
 	file *os.File // bbolt's own, to close it where bbolt cannot
@@ -311,6 +312,8 @@ func (e *boltEngine) checkFile() error {
 
 // release closes the file, by way of bbolt where bbolt can still be trusted with it.
 func (e *boltEngine) release() error {
+	e.gate.Lock()
+	defer e.gate.Unlock()
 	switch {
 	case e.db != nil && !e.unwritable.Load() && !e.unreadable.Load():
 		return contain(e.db.Close)
@@ -347,7 +350,7 @@ func (e *boltEngine) viewAlsoWhenClosing(fn func(*bbolt.Tx, *os.File) error) err
 	var tx *bbolt.Tx
 	e.swap.RLock()
 	file, last := e.file, e.last.Load()
-	err := e.contain(&e.unreadable, func() (err error) {
+	err := e.begin(&e.unreadable, func() (err error) {
 		tx, err = e.db.Begin(false)
 		return err
 	})
@@ -355,15 +358,35 @@ func (e *boltEngine) viewAlsoWhenClosing(fn func(*bbolt.Tx, *os.File) error) err
 	if err != nil {
 		return boltError(err)
 	}
-	defer func() {
-		if !e.unreadable.Load() { // else it would wait for ever
-			_ = e.contain(&e.unreadable, tx.Rollback)
-		}
-	}()
+	defer e.end(tx)
 	if last.outlives(tx) {
 		return errLastLost
 	}
 	return fn(tx, file)
+}
+
+// begin runs what begins a transaction, one at a time: bbolt reads the meta pages with a lock held, and a fault there leaves
+// it locked, so nobody may be waiting for it then.
+func (e *boltEngine) begin(stuck *atomic.Bool, fn func() error) error {
+	e.gate.Lock()
+	defer e.gate.Unlock()
+	if e.unreadable.Load() {
+		return errStuck
+	}
+	return e.contain(stuck, fn)
+}
+
+// end ends a reader. It may wait for the lock only when nobody can leave it locked, but it has to give back the map, for
+// which a writer may be waiting, and for the writer whoever is beginning.
+func (e *boltEngine) end(tx *bbolt.Tx) {
+	switch rollback := func() { _ = e.contain(&e.unreadable, tx.Rollback) }; {
+	case e.unreadable.Load():
+	case e.gate.TryLock():
+		rollback()
+		e.gate.Unlock()
+	default:
+		go rollback()
+	}
 }
 
 func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
@@ -484,7 +507,7 @@ func (e *boltEngine) join() (*boltBatch, error) {
 	}
 	if e.batch == nil {
 		b := &boltBatch{removed: make(map[string][][]byte), done: make(chan struct{})}
-		err := e.contain(&e.unwritable, func() (err error) {
+		err := e.begin(&e.unwritable, func() (err error) {
 			if b.tx, err = e.db.Begin(true); err == nil {
 				b.tables = newBoltTables(b.tx, nil)
 			}

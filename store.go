@@ -40,7 +40,8 @@ type Store struct {
 // Only one process can have the file open, unless all open it with [Options].ReadOnly. Open returns [ErrLocked] with the
 // path when another holds the file for longer than [Options].LockTimeout; [ErrVersion] for a file of a later format;
 // [ErrCorrupt] for a file that is damaged or no store; [ErrInvalidOptions]; or the operating system's error, such as
-// [fs.ErrNotExist] for a missing directory. None of these changes the file.
+// [fs.ErrNotExist] for a missing directory. None of these changes the file. Opening a sound file for writing writes one page
+// of it again, as it is, and syncs it: what is seen of a file after a crash or a failed sync need not be on the disk yet.
 func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
@@ -72,7 +73,7 @@ func openStore(path string, opts *Options) (*Store, error) {
 	s, err := openEngine(engine, opts)
 	if err != nil {
 		_ = engine.Close()
-		return nil, wrapf(err, "open %s", path)
+		return nil, wrapf(wayOut(path, err), "open %s", path)
 	}
 	return s, nil
 }

@@ -1,0 +1,40 @@
+package disk_test
+
+import (
+	"net/rpc"
+	"testing"
+)
+
+// Whoever waits for what another call holds must not wait for ever when the disk ends the other.
+func TestCallsThatAreUnderWayWhenThePowerIsCutAllReturn(t *testing.T) {
+	seed := newSeed(t)
+	for cut := range amount(50, 1000) {
+		h := newHistory()
+		h.cut, h.random = cut, newRandom(seed, cut)
+		h.between(t, 0, func(u *use) {
+			u.open()
+			u.fill()
+			u.disk.CutAfter(1 + u.random.IntN(14))
+			for !u.isOff() {
+				u.crowd()
+			}
+		})
+	}
+}
+
+// crowd makes several changes, and looks at the store several times, all at once, whatever comes of it.
+func (u *use) crowd() {
+	u.t.Helper()
+	var begun []*rpc.Call
+	for _, i := range u.random.Perm(len(subjects))[:4] {
+		for range 3 {
+			begun = append(begun, u.program.begin(Call{Do: "look", Path: u.path}))
+		}
+		begun = append(begun, u.program.begin(u.state.draw(u.random, u.path, subjects[i])))
+	}
+	for _, b := range begun {
+		if _, err := u.program.wait(b); err != nil {
+			u.t.Fatalf("%s: %v", u.program.where, err)
+		}
+	}
+}
