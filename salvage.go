@@ -220,13 +220,39 @@ func (s *salvage) settle() {
 		}
 		s.keys[id] = k
 	}
+	s.settleIdentities()
 }
+
+// settleIdentities leaves each identity to the user who got it last. The others are of an earlier state, in which somebody
+// deleted has come back: they are disabled already, and whoever has no identity left gets one.
+func (s *salvage) settleIdentities() {
+	holders := map[Identity]uuid.UUID{}
+	last := map[Identity]stamp{}
+	for _, id := range sortedIDs(s.users) {
+		for _, i := range s.users[id].record.identities {
+			if _, taken := holders[i.Identity]; !taken || last[i.Identity].counter < i.linked.counter {
+				holders[i.Identity], last[i.Identity] = id, i.linked
+			}
+		}
+	}
+	for id, u := range s.users {
+		all := len(u.record.identities)
+		u.record.identities = slices.DeleteFunc(u.record.identities, func(i identityRecord) bool { return holders[i.Identity] != id })
+		if all > 0 && len(u.record.identities) == 0 {
+			u.record.identities = []identityRecord{{Identity: lostIdentity(id), linked: u.record.made}}
+		}
+		s.users[id] = u
+	}
+}
+
+// lostIdentity is for a user who would have none.
+func lostIdentity(id uuid.UUID) Identity { return Identity{CustomFunction, "lost:" + id.String()} }
 
 // nameless is a user of whom only keys are left.
 func (s *salvage) nameless(id uuid.UUID, made stamp) userRecord {
 	i, ok := s.identities[id]
 	if !ok || i.Provider == AnonUser {
-		i = Identity{CustomFunction, "lost:" + id.String()}
+		i = lostIdentity(id)
 	}
 	return userRecord{id: id, made: made, disabled: true, identities: []identityRecord{{Identity: i, linked: made}}}
 }

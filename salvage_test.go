@@ -3,7 +3,9 @@ package latchkey_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -162,4 +164,67 @@ func TestSalvageLeavesBothFilesAlone(t *testing.T) {
 	if !bytes.Equal(before, after) {
 		t.Error("the broken file was changed")
 	}
+}
+
+// In a page of users as it was, somebody is back whose identity another user has by now.
+func TestSalvageOfAFileWithAPageOfAnEarlierStateIsSound(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	const users = 30 // enough for a page of their own
+	add := func(tx *latchkey.Tx) error {
+		for i := range users {
+			if _, err := tx.CreateUser(latchkey.NewUser{Identity: email(fmt.Sprint(i))}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	must(t, s.Update(t.Context(), add))
+	closeStore(t, s)
+	before, err := os.ReadFile(path)
+	must(t, err)
+	s = openFile(t, path, light())
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		for i := range users {
+			user, err := tx.UserByIdentity(email(fmt.Sprint(i)))
+			must(t, err)
+			must(t, tx.DeleteUser(user.ID))
+		}
+		return add(tx)
+	}))
+	closeStore(t, s)
+	after, err := os.ReadFile(path)
+	must(t, err)
+
+	tried := 0
+	for _, page := range pagesOfUsers(after) {
+		for _, old := range pagesOfUsers(before) {
+			damaged := bytes.Clone(after)
+			copy(damaged[page*pageSize+8:(page+1)*pageSize], before[old*pageSize+8:]) // all but the number of the page
+			broken := filepath.Join(t.TempDir(), "broken.db")
+			must(t, os.WriteFile(broken, damaged, 0o600))
+			_, salvaged := salvage(t, broken) // which is checked when the test ends
+			for i := range users {
+				user, err := salvaged.UserByIdentity(t.Context(), email(fmt.Sprint(i)))
+				if err != nil && !errors.Is(err, latchkey.ErrUserNotFound) {
+					t.Errorf("user %d: %+v, %v", i, user, err)
+				}
+			}
+			tried++
+		}
+	}
+	if tried == 0 {
+		t.Error("there is no page of users")
+	}
+}
+
+// pagesOfUsers finds the leaf pages whose keys are as long as an ID.
+func pagesOfUsers(file []byte) (pages []int) {
+	for page := 2; page < len(file)/pageSize; page++ {
+		p := file[page*pageSize:]
+		if binary.LittleEndian.Uint16(p[8:]) == 2 && binary.LittleEndian.Uint32(p[24:]) == 16 {
+			pages = append(pages, page)
+		}
+	}
+	return pages
 }
