@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -223,7 +224,7 @@ func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 
 // checkUnlocked refuses a file that bbolt must not even open. It writes to one that has no list of free pages, allocates
 // what a damaged list asks for, reads past the end of one that is cut short, and on Windows makes it as large as its map.
-func checkUnlocked(f *os.File, readOnly bool) error {
+func checkUnlocked(f statReader, readOnly bool) error {
 	for {
 		pages := &pageFile{r: f}
 		m, metas := pages.meta()
@@ -249,6 +250,12 @@ func checkUnlocked(f *os.File, readOnly bool) error {
 			return corrupt("the list of free pages cannot be read")
 		}
 	}
+}
+
+// statReader is what checkUnlocked needs of a file.
+type statReader interface {
+	io.ReaderAt
+	Stat() (fs.FileInfo, error)
 }
 
 func boltSettings() *bbolt.Options {

@@ -529,3 +529,10 @@ func TestDamageThatACommitMeetsEndsAllWritingAndNothingElse(t *testing.T) {
 	}
 	e.reopen().want("a=1")
 }
+
+// CheckOnOpen sets up to how many pages Open checks all pages of a file, and all but most leaves, until it is undone.
+func CheckOnOpen(all, most int) (undo func()) {
+	a, m := boltMaxExactCheck, boltMaxOpenCheck
+	boltMaxExactCheck, boltMaxOpenCheck = all, most
+	return func() { boltMaxExactCheck, boltMaxOpenCheck = a, m }
+}

@@ -78,7 +78,7 @@ const childVariable = "LATCHKEY_TEST_CHILD"
 
 // newChild is a command that runs the calling test again in a process of its own.
 func newChild(t testing.TB, arg string) *exec.Cmd {
-	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=60s")
+	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=600s")
 	child.Env = append(os.Environ(), childVariable+"="+arg)
 	return child
 }
@@ -672,6 +672,138 @@ func TestADamagedSizeIsNotBelieved(t *testing.T) {
 	if got := after.TotalAlloc - before.TotalAlloc; got > 64<<20 {
 		t.Errorf("reading a damaged file allocated %d bytes", got)
 	}
+}
+
+// A list of free pages that is as long as a damaged number says would take all memory, or more than there is.
+func TestAListOfFreePagesWithoutEndIsNotBelieved(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	path := filepath.Join(t.TempDir(), "keys.db")
+	file := filledBolt(t, path)
+	for _, length := range []uint64{1, 1 << 16, 1 << 27, 1 << 40, 1 << 61, 1<<64 - 1} {
+		must(t, os.WriteFile(path, spoilt(file, func(page []byte) {
+			binary.LittleEndian.PutUint16(page[10:], 0xffff)
+			binary.LittleEndian.PutUint64(page[16:], length)
+		}, int(boltMeta(file).freelist)), 0o600))
+		_, err := latchkey.OpenBolt(path, nil)
+		wantError(t, err, latchkey.ErrCorrupt)
+		reader := boltFile(t, path, &latchkey.Options{ReadOnly: true})
+		for _, table := range filledTables {
+			must(t, reader.View(t.Context(), readByScan(table)))
+		}
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	if m.HeapSys > 256<<20 {
+		t.Errorf("the heap has %d bytes", m.HeapSys)
+	}
+}
+
+// Whoever opens a file looks at it before it has the lock. Another may be writing then, and nothing is damaged.
+func TestAFileThatIsBeingWrittenIsLockedAndNotDamaged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	e := boltFile(t, path, nil)
+	setEntry(t, e, "a", "1")
+	done := make(chan struct{})
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		defer close(done)
+		for range 200 {
+			err := e.Update(t.Context(), func(tx latchkey.EngineTx) error {
+				return errors.Join(tx.Delete("large", []byte("a")), tx.Put("large", []byte("a"), make([]byte, 50_000)))
+			})
+			if err != nil {
+				t.Errorf("Update: %v", err)
+			}
+		}
+	})
+	for written := false; !written; {
+		_, err := latchkey.OpenBolt(path, &latchkey.Options{LockTimeout: -1})
+		wantError(t, err, latchkey.ErrLocked)
+		select {
+		case <-done:
+			written = true
+		default:
+		}
+	}
+	writer.Wait()
+}
+
+// bbolt would go on with the commit before, in which a key may be enabled that was disabled since.
+func TestTheLastCommitIsNotForgottenWhenItsMetaPageIsLost(t *testing.T) {
+	for _, written := range []bool{false, true} {
+		path := filepath.Join(t.TempDir(), "keys.db")
+		e := boltFile(t, path, nil)
+		setEntry(t, e, "a", "1")
+		setEntry(t, e, "a", "2")
+		must(t, e.Close())
+		e = boltFile(t, path, nil)
+		if written {
+			setEntry(t, e, "a", "3")
+		}
+		file := readFile(t, path)
+		overwrite(t, path, spoilt(file, zero, int(boltMeta(file).tx%2)))
+		wantError(t, e.View(t.Context(), readByScan("t")), latchkey.ErrCorrupt)
+		ran := func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("b"), nil) }
+		wantError(t, e.Update(t.Context(), ran), latchkey.ErrCorrupt)
+		overwrite(t, path, file)
+		must(t, e.Update(t.Context(), ran))
+		want := "2"
+		if written {
+			want = "3"
+		}
+		wantEntry(t, e, "a", want)
+	}
+}
+
+// For writing a file is opened whole or not at all. For reading, what is whole can be read.
+func TestADamagedLeafKeepsNothingElseFromBeingRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	file := filledBolt(t, path)
+	damaged, unread := 0, 0
+	for _, page := range pagesOf(file, leafPage) {
+		must(t, os.WriteFile(path, spoilt(file, zero, page), 0o600))
+		e, err := latchkey.OpenBolt(path, nil)
+		if err == nil { // a page of an earlier commit
+			must(t, e.Close())
+			continue
+		}
+		wantError(t, err, latchkey.ErrCorrupt)
+		if page == int(boltMeta(file).root) { // which leads to all others
+			continue
+		}
+		damaged++
+		e = boltFile(t, path, &latchkey.Options{ReadOnly: true})
+		for _, table := range filledTables {
+			if err := e.View(t.Context(), readByScan(table)); err != nil {
+				wantError(t, err, latchkey.ErrCorrupt)
+				unread++
+			}
+		}
+		must(t, e.Close())
+	}
+	if damaged == 0 || unread != damaged {
+		t.Errorf("of %d damaged pages, each in one table, %d kept a table from being read", damaged, unread)
+	}
+}
+
+func TestWhatIsLargerThanAnyEntryIsNotPut(t *testing.T) {
+	e := boltFile(t, filepath.Join(t.TempDir(), "keys.db"), nil)
+	long := string(make([]byte, latchkey.MaxEngineKey+1))
+	for _, put := range []struct {
+		table, key string
+		value      int
+	}{{long, "a", 1}, {"t", long, 1}, {"t", "a", latchkey.MaxEngineValue + 1}, {"t", "", 1}, {"", "a", 1}} {
+		err := e.Update(t.Context(), func(tx latchkey.EngineTx) error {
+			return tx.Put(put.table, []byte(put.key), make([]byte, put.value))
+		})
+		if err == nil || errors.Is(err, latchkey.ErrCorrupt) {
+			t.Errorf("Put of %d bytes under a key of %d in a table of %d: got %v", put.value, len(put.key), len(put.table), err)
+		}
+	}
+	setEntry(t, e, "a", "1")
+	wantEntry(t, e, "a", "1")
 }
 
 // compact is what the engine on bbolt offers besides.

@@ -46,14 +46,15 @@ type node struct {
 	leaf bool
 }
 
-// node reads a page of a tree, and checks that it is as bbolt would have written it in that place.
-func (p *pageFile) node(at subtree, flags uint32) (node, error) {
+// node reads a page of a tree, and checks that it is as bbolt would have written it in that place. What is known to be in
+// order by itself need not be checked for that once more.
+func (p *pageFile) node(at subtree, flags uint32, known bool) (node, error) {
 	page, kind, ok := p.pageOf(at.page)
 	n := node{page, kind == pageLeaf}
-	if at.page < 2 || !ok || kind != pageLeaf && kind != pageBranch {
+	if !ok || kind != pageLeaf && kind != pageBranch {
 		return node{}, corrupt("page %d cannot be read", at.page)
 	}
-	if !p.checked.has(at.page) {
+	if !known && !p.checked.has(at.page) {
 		end, ok := n.check(flags)
 		if !ok || (end+boltPageSize-1)/boltPageSize != len(page)/boltPageSize {
 			return node{}, corrupt("the elements of page %d are not in order", at.page)
@@ -104,7 +105,8 @@ func (c *checkedPages) add(id uint64) {
 	(*bits)[id/64].Or(1 << (id % 64))
 }
 
-// check reports whether the elements lie one behind the other, in the order of their keys, and where they end.
+// check reports whether the elements lie one behind the other, in the order of their keys, none of which is empty, and
+// where they end.
 func (n node) check(flags uint32) (end int, ok bool) {
 	end = pageHeader + n.count()*elementSize
 	if end > len(n.page) {
@@ -113,23 +115,29 @@ func (n node) check(flags uint32) (end int, ok bool) {
 	var last []byte
 	for i := range n.count() {
 		e := n.element(i)
-		if n.leaf && binary.LittleEndian.Uint32(e[:]) != flags {
-			return 0, false
-		}
 		at, key, value := n.place(e)
-		if at != uint32(end-(pageHeader+i*elementSize)) || key == 0 || key > MaxEngineKey || value > MaxEngineValue {
+		if at != uint32(end-(pageHeader+i*elementSize)) || key > MaxEngineKey || value > MaxEngineValue {
 			return 0, false
 		}
 		if int(key+value) > len(n.page)-end {
 			return 0, false
 		}
-		k := n.page[end:][:key]
-		if bytes.Compare(last, k) >= 0 {
+		k, v := n.page[end:][:key], n.page[end:][key:key+value]
+		if bytes.Compare(last, k) >= 0 || n.leaf && !checkValue(binary.LittleEndian.Uint32(e[:]), flags, v) {
 			return 0, false
 		}
 		last, end = k, end+int(key+value)
 	}
 	return end, true
+}
+
+// checkValue reports whether an element of a leaf has the flags that it should have, and a table's value is one.
+func checkValue(has, flags uint32, value []byte) bool {
+	if has == bucketFlag && flags == bucketFlag {
+		_, _, err := tableRoot(value)
+		return err == nil
+	}
+	return has == flags
 }
 
 func (n node) count() int { return pageElements(n.page) }
@@ -185,13 +193,16 @@ func tableRoot(value []byte) (root subtree, inline node, err error) {
 	if len(value) < bucketHeader {
 		return root, inline, corrupt("it is none")
 	}
-	root.page = binary.LittleEndian.Uint64(value)
+	root.page, inline = binary.LittleEndian.Uint64(value), node{value[bucketHeader:], true}
 	if root.page != 0 {
-		return root, inline, nil
+		if len(inline.page) > 0 {
+			err = corrupt("it has a root, and more")
+		}
+		return root, node{}, err
 	}
-	inline = node{value[bucketHeader:], true}
-	if end, ok := inline.check(0); !ok || end != len(inline.page) || binary.LittleEndian.Uint16(inline.page[8:]) != pageLeaf {
-		return root, inline, corrupt("its elements are not in order")
+	end, ok := inline.check(0)
+	if !ok || end != len(inline.page) || binary.LittleEndian.Uint16(inline.page[8:]) != pageLeaf {
+		return root, node{}, corrupt("its elements are not in order")
 	}
 	return root, inline, nil
 }
@@ -312,19 +323,13 @@ func (t *boltTree) find(key []byte) (leaf node, after []byte, err error) {
 
 // node reads a page that is so many levels below the root, and that the page from leads to.
 func (t *boltTree) node(at subtree, from uint64, level int) (node, error) {
-	if t.claims == nil {
-		return t.pages.node(at, t.flags)
-	}
 	c := claim{t, from}
-	if claimed, ok := t.claims[at.page]; ok {
-		if claimed != c {
-			return node{}, corrupt("page %d is in two places", at.page)
-		}
-		page, kind, _ := t.pages.pageOf(at.page)
-		return node{page, kind == pageLeaf}, nil
+	claimed, known := t.claims[at.page]
+	if known && claimed != c {
+		return node{}, corrupt("page %d is in two places", at.page)
 	}
-	n, err := t.pages.node(at, t.flags)
-	if err != nil {
+	n, err := t.pages.node(at, t.flags, known)
+	if err != nil || t.claims == nil {
 		return n, err
 	}
 	if n.leaf && t.levels < 0 {

@@ -289,7 +289,7 @@ func (c *pageCheck) own(id uint64, pages int) (first bool) {
 // checkTree checks a page, which is so many levels below a root, and all below it. It returns how many levels these are, or
 // -1 where that cannot be told.
 func (c *pageCheck) checkTree(at subtree, flags uint32, level int) (levels int) {
-	n, err := c.node(at, flags)
+	n, err := c.node(at, flags, false)
 	if err == nil && level > maxLevels {
 		err = corrupt("page %d is more than %d levels below a root", at.page, maxLevels)
 	}
@@ -353,7 +353,7 @@ func (p *pageFile) freelist(id uint64) (list []byte, ok bool) {
 	}
 	n, list := uint64(pageElements(page)), page[pageHeader:]
 	if n == manyFree {
-		n, list = binary.LittleEndian.Uint64(list), list[8:]
+		n, list = max(n, binary.LittleEndian.Uint64(list)), list[8:]
 	}
 	// bbolt takes its pages first, from those that are free if it can, and writes then which are left.
 	size := uint64(len(page) / boltPageSize)

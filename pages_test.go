@@ -3,8 +3,15 @@ package latchkey_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
@@ -13,6 +20,10 @@ import (
 // Where things are in a page of a bbolt file.
 const (
 	pageFlags      = 8
+	pageElements   = 10
+	pageMore       = 12
+	firstElement   = 16
+	elementSize    = 16
 	branchFlag     = 0x01
 	firstPageBelow = 16 + 8
 )
@@ -48,5 +59,350 @@ func TestAPageThatLeadsBackIsRefusedWhenTheFileIsOpened(t *testing.T) {
 	}
 	if branches == 0 {
 		t.Fatal("the file has no branch page")
+	}
+}
+
+// contents is what an engine has: values, by table and key.
+type contents map[string]map[string]string
+
+// mixedBolt makes a file with tables of each kind: one that lies in another's page, one of a page, one whose page is of
+// several, one with branches that lead to branches, and one with a number of entries. Nothing in it is of an earlier commit.
+func mixedBolt(t testing.TB, path string, entries int) (file []byte, has contents) {
+	t.Helper()
+	has = contents{}
+	e := boltFile(t, path, nil)
+	for _, table := range []struct {
+		name                string
+		entries, key, value int
+	}{
+		{"inline", 3, 1, 10}, {"page", 15, 1, 100}, {"pages", 4, 1, 9000}, {"levels", 60, 400, 300}, {"wide", entries, 10, 50},
+	} {
+		values := map[string]string{}
+		must(t, e.Update(t.Context(), func(tx latchkey.EngineTx) error {
+			for i := range table.entries {
+				k := fmt.Sprintf("%06d%s", i, strings.Repeat("k", table.key))
+				values[k] = k + strings.Repeat("v", table.value+i%10)
+				if err := tx.Put(table.name, []byte(k), []byte(values[k])); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		has[table.name] = values
+	}
+	compact(t, e)
+	must(t, e.Close())
+	return readFile(t, path), has
+}
+
+// memoryDir is a directory in memory, where there is one: these tests are not about syncing.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "latchkey-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// forEachSize runs a test as for files that Open checks as a whole, for larger ones, and for such as it hardly looks at.
+func forEachSize(t *testing.T, test func(t *testing.T, size int)) {
+	for size, s := range []struct {
+		name      string
+		all, most int
+	}{
+		{"small", 1 << 20, 1 << 20}, {"large", 0, 1 << 20}, {"huge", 0, 0},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			defer latchkey.CheckOnOpen(s.all, s.most)()
+			test(t, size)
+		})
+	}
+}
+
+// ordeal is everything that can be done with a damaged file.
+type ordeal struct {
+	t      testing.TB
+	damage string
+	has    contents
+	// inexact is for damage that makes one sound page of another, which nothing less than a checksum could tell.
+	inexact bool
+}
+
+// undergo opens a file and uses it. Whatever the damage, the error is ErrCorrupt, or what is read is what was written; and
+// no number in the file is taken for an amount of memory.
+func (o *ordeal) undergo(path string) {
+	o.t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for _, opts := range []*latchkey.Options{{ReadOnly: true}, nil, {ReadOnly: true}} {
+		e, err := latchkey.OpenBolt(path, opts)
+		if o.allow("OpenBolt", err); err != nil {
+			continue
+		}
+		o.read(e)
+		if opts == nil {
+			o.write(e)
+			o.read(e)
+			for finding := range e.(interface{ CheckEngine() iter.Seq[error] }).CheckEngine() {
+				o.allow("CheckEngine", finding)
+			}
+		}
+		o.allow("Close", e.Close())
+	}
+	runtime.ReadMemStats(&after)
+	if more := int64(after.HeapSys) - int64(before.HeapSys); more > 64<<20 {
+		o.t.Errorf("%s: the heap has grown by %d bytes", o.damage, more)
+	}
+}
+
+// allow is for errors that say what was found.
+func (o *ordeal) allow(call string, err error) {
+	o.t.Helper()
+	if err != nil && !errors.Is(err, latchkey.ErrCorrupt) {
+		o.t.Errorf("%s: %s: got %v, want ErrCorrupt", o.damage, call, err)
+	}
+}
+
+func (o *ordeal) wrong(format string, args ...any) {
+	o.t.Helper()
+	if !o.inexact {
+		o.t.Errorf(o.damage+": "+format, args...)
+	}
+}
+
+func (o *ordeal) read(e latchkey.Engine) {
+	o.t.Helper()
+	for table, values := range o.has {
+		o.allow("Scan", e.View(o.t.Context(), func(tx latchkey.EngineTx) error {
+			n := 0
+			for entry, err := range tx.Scan(table, nil, nil) {
+				if err != nil {
+					return err
+				}
+				if n++; values[string(entry.Key)] != string(entry.Value) {
+					o.wrong("Scan of %s: got %.20q, %.20q", table, entry.Key, entry.Value)
+				}
+			}
+			if n != len(values) {
+				o.wrong("Scan of %s: got %d entries, want %d", table, n, len(values))
+			}
+			return nil
+		}))
+		gets := 0
+		for k, v := range values {
+			o.allow("Get", e.View(o.t.Context(), func(tx latchkey.EngineTx) error {
+				got, err := tx.Get(table, []byte(k))
+				if err == nil && string(got) != v {
+					o.wrong("Get of %s/%.10s: got %d bytes, %.20q", table, k, len(got), got)
+				}
+				return err
+			}))
+			if gets++; gets == 10 {
+				break
+			}
+		}
+	}
+}
+
+// write puts entries and removes some, in one place so many that pages are merged.
+func (o *ordeal) write(e latchkey.Engine) {
+	o.t.Helper()
+	o.has = maps.Clone(o.has)
+	for table := range o.has {
+		keys := slices.Sorted(maps.Keys(o.has[table]))
+		n := len(keys)
+		for _, c := range []struct {
+			remove []string
+			put    map[string]string
+		}{
+			{nil, map[string]string{"new": "1", keys[n/2]: "changed"}},
+			{[]string{keys[0], keys[n/2], keys[n-1]}, map[string]string{"0": "first"}},
+			{keys[n/4 : n/2], nil},
+		} {
+			next := maps.Clone(o.has[table])
+			maps.Copy(next, c.put)
+			err := e.Update(o.t.Context(), func(tx latchkey.EngineTx) error {
+				for k, v := range c.put {
+					if err := tx.Put(table, []byte(k), []byte(v)); err != nil {
+						return err
+					}
+				}
+				for _, k := range c.remove {
+					delete(next, k)
+					if err := tx.Delete(table, []byte(k)); err != nil {
+						return err
+					}
+				}
+				return readByScan(table)(tx)
+			})
+			if o.allow("Update", err); err == nil {
+				o.has[table] = next
+			}
+		}
+	}
+}
+
+// samplePages returns pages of every kind that a file has.
+func samplePages(file []byte) []int {
+	last, leaves := boltMeta(file), pagesOf(file[:boltMeta(file).end*pageSize], leafPage)
+	pages := append(pagesOf(file, branchPage), int(last.root), int(last.freelist), leaves[0], leaves[len(leaves)/2])
+	for _, page := range leaves {
+		if binary.LittleEndian.Uint32(file[page*pageSize+pageMore:]) > 0 {
+			pages = append(pages, page)
+		}
+	}
+	return pages
+}
+
+// pageName says which page of a file it is.
+func pageName(file []byte, page int) string {
+	p := file[page*pageSize:]
+	return fmt.Sprintf("page %d of kind %d with %d elements", page, p[pageFlags], binary.LittleEndian.Uint16(p[pageElements:]))
+}
+
+func TestNoBitThatSaysWhereThingsAreIsBelieved(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	path := filepath.Join(memoryDir(t), "keys.db")
+	file, has := mixedBolt(t, path, 600)
+	step := 11
+	if testing.Short() {
+		step = 97
+	}
+	forEachSize(t, func(t *testing.T, size int) {
+		n := size // each time other bits
+		for _, page := range samplePages(file) {
+			start, elements := page*pageSize, int(binary.LittleEndian.Uint16(file[page*pageSize+pageElements:]))
+			for _, element := range []int{-1, 0, 1, elements - 1} {
+				at := start + firstElement + element*elementSize
+				for bit := range 8 * elementSize {
+					if n++; n%step != 0 {
+						continue
+					}
+					damaged := bytes.Clone(file)
+					damaged[at+bit/8] ^= 1 << (bit % 8)
+					must(t, os.WriteFile(path, damaged, 0o600))
+					// The sizes of the last element can be anything, and what a list of free pages says too.
+					o := ordeal{t: t, has: has, inexact: element == elements-1 || element >= 0 && file[start+pageFlags] == freelistPage}
+					o.damage = fmt.Sprintf("%s, bit %d of element %d flipped", pageName(file, page), bit, element)
+					o.undergo(path)
+				}
+			}
+		}
+	})
+}
+
+// Where the pages of a file are led to, some will be led to twice, or from below, or will be free.
+func TestAPageOutOfPlaceIsAnErrorWhateverItIs(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	path := filepath.Join(memoryDir(t), "keys.db")
+	file, has := mixedBolt(t, path, 600)
+	var pages []int
+	for i, page := range samplePages(file) {
+		if !testing.Short() || i%3 == 0 {
+			pages = append(pages, page)
+		}
+	}
+	try := func(t *testing.T, damaged []byte, format string, args ...any) {
+		must(t, os.WriteFile(path, damaged, 0o600))
+		o := ordeal{t: t, has: has, inexact: true, damage: fmt.Sprintf(format, args...)}
+		o.undergo(path)
+	}
+	forEachSize(t, func(t *testing.T, _ int) {
+		for _, to := range pages {
+			for _, from := range pages {
+				damaged := bytes.Clone(file)
+				copy(damaged[to*pageSize:(to+1)*pageSize], file[from*pageSize:])
+				binary.LittleEndian.PutUint64(damaged[to*pageSize:], uint64(to))
+				try(t, damaged, "page %d like %s", to, pageName(file, from))
+			}
+			for _, branch := range pagesOf(file, branchPage) {
+				damaged := bytes.Clone(file)
+				binary.LittleEndian.PutUint64(damaged[branch*pageSize+firstPageBelow:], uint64(to))
+				try(t, damaged, "page %d leads to %s", branch, pageName(file, to))
+			}
+			try(t, freed(file, to), "%s is free", pageName(file, to))
+		}
+		try(t, chained(file), "every leaf leads to the next")
+	})
+}
+
+func TestAPageThatIsInUseAndFreeIsRefusedWhenTheFileIsOpened(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	file, _ := mixedBolt(t, path, 600)
+	defer latchkey.CheckOnOpen(0, 1<<20)() // most leaves are not looked at, and yet led to
+	for _, page := range append(samplePages(file), 0, 1) {
+		must(t, os.WriteFile(path, freed(file, page), 0o600))
+		_, err := latchkey.OpenBolt(path, nil)
+		wantError(t, err, latchkey.ErrCorrupt)
+	}
+}
+
+// freed returns a copy of a file whose list of free pages has one page, and which page that is.
+func freed(file []byte, page int) []byte {
+	list := int(boltMeta(file).freelist)
+	return spoilt(file, func(p []byte) {
+		binary.LittleEndian.PutUint16(p[pageElements:], 1)
+		binary.LittleEndian.PutUint64(p[firstElement:], uint64(page))
+	}, list)
+}
+
+// chained returns a copy of a file in which every leaf of one page is a branch with the same first key, and leads to the
+// leaf after it.
+func chained(file []byte) []byte {
+	leaves := slices.DeleteFunc(pagesOf(file, leafPage), func(page int) bool {
+		return page == int(boltMeta(file).root) || binary.LittleEndian.Uint32(file[page*pageSize+pageMore:]) > 0
+	})
+	damaged := bytes.Clone(file)
+	for i, page := range leaves[:len(leaves)-1] {
+		old := file[page*pageSize:]
+		at := firstElement + binary.LittleEndian.Uint32(old[firstElement+4:])
+		key := old[at:][:binary.LittleEndian.Uint32(old[firstElement+8:])]
+		p := damaged[page*pageSize : (page+1)*pageSize]
+		clear(p[pageFlags:])
+		p[pageFlags], p[pageElements] = branchPage, 1
+		binary.LittleEndian.PutUint32(p[firstElement:], elementSize)
+		binary.LittleEndian.PutUint32(p[firstElement+4:], uint32(len(key)))
+		binary.LittleEndian.PutUint64(p[firstPageBelow:], uint64(leaves[i+1]))
+		copy(p[firstElement+elementSize:], key)
+	}
+	return damaged
+}
+
+func TestDamageToALargeFileIsAnError(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	if !inChild(t) {
+		return
+	}
+	path := filepath.Join(memoryDir(t), "keys.db")
+	file, has := mixedBolt(t, path, 150_000)
+	if len(file) <= 16<<20 {
+		t.Fatalf("the file has %d bytes, and is small", len(file))
+	}
+	branches := pagesOf(file, branchPage)
+	leaf := pagesOf(file, leafPage)[1000]
+	for _, tt := range []struct {
+		name  string
+		spoil func(page []byte)
+	}{
+		{"is a branch that leads back", func(page []byte) {
+			copy(page[pageFlags:], file[branches[len(branches)-1]*pageSize+pageFlags:][:pageSize-pageFlags])
+		}},
+		{"is another leaf", func(page []byte) { copy(page[pageFlags:], file[(leaf+1)*pageSize+pageFlags:][:pageSize-pageFlags]) }},
+		{"is zeros", zero},
+		{"has an element elsewhere", func(page []byte) { page[firstElement+4+3] ^= 0x20 }},
+		{"has a key of 512 MiB", func(page []byte) { page[firstElement+8+3] ^= 0x20 }},
+		{"has a value of 512 MiB", func(page []byte) { page[firstElement+12+3] ^= 0x20 }},
+	} {
+		must(t, os.WriteFile(path, spoilt(file, tt.spoil, leaf), 0o600))
+		o := ordeal{t: t, has: has, damage: fmt.Sprintf("page %d %s", leaf, tt.name)}
+		o.undergo(path)
 	}
 }

@@ -2,6 +2,7 @@ package disk_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -113,7 +114,7 @@ func (w *written) keep(t *testing.T, path string) (changed bool) {
 	return changed
 }
 
-// damaged is a file with one damage.
+// damaged is a file with some damage.
 type damaged struct {
 	*written
 	what string
@@ -121,52 +122,94 @@ type damaged struct {
 	good map[string]Login // what tokens may log in, and as whom
 }
 
-// damage damages the file in one of many ways.
+// damage damages the file, in one place or a few.
 func (w *written) damage(random *rand.Rand) *damaged {
 	d := &damaged{written: w, file: bytes.Clone(w.file), good: maps.Clone(w.logins)}
-	pages := len(w.file) / pageSize
-	page := random.IntN(pages)
-	if random.IntN(2) == 0 {
-		page = random.IntN(min(pages, 12))
+	d.strike(random, random.IntN(len(strikes)))
+	for len(d.file) == len(w.file) && random.IntN(4) == 0 {
+		// Never two pages of an earlier state: what they say may agree, and is true then as far as anybody can tell.
+		d.strike(random, random.IntN(len(strikes)-1))
 	}
-	at := func(page int) []byte { return d.file[page*pageSize : (page+1)*pageSize] }
-	switch random.IntN(7) {
-	case 0, 1:
+	return d
+}
+
+// strike damages the file in one of many ways.
+func (d *damaged) strike(random *rand.Rand, how int) {
+	page := random.IntN(d.pages())
+	if random.IntN(2) == 0 {
+		page = random.IntN(min(d.pages(), 12))
+	}
+	if what := strikes[how](d, random, page); d.what == "" {
+		d.what = what
+	} else {
+		d.what += ", " + what
+	}
+}
+
+func (d *damaged) pages() int { return len(d.file) / pageSize }
+
+func (d *damaged) page(page int) []byte { return d.file[page*pageSize : (page+1)*pageSize] }
+
+// strikes are the ways to damage a file, at a page. The last makes a page what it was before.
+var strikes = []func(d *damaged, random *rand.Rand, page int) string{
+	func(d *damaged, random *rand.Rand, page int) string {
 		// Where a page says what it is: its header, and its elements.
 		i, bit := random.IntN(pageSize), random.IntN(8)
 		if random.IntN(4) > 0 {
 			i = random.IntN(256)
 		}
-		d.what = fmt.Sprintf("bit %d of byte %d of page %d of %d flipped", bit, i, page, pages)
-		at(page)[i] ^= 1 << bit
-	case 2:
-		d.what = fmt.Sprintf("page %d of %d zeroed", page, pages)
-		clear(at(page))
-	case 3:
+		d.page(page)[i] ^= 1 << bit
+		return fmt.Sprintf("bit %d of byte %d of page %d of %d flipped", bit, i, page, d.pages())
+	},
+	func(d *damaged, random *rand.Rand, page int) string {
+		elements := max(1, int(binary.LittleEndian.Uint16(d.page(page)[10:])))
+		i, bit := random.IntN(min(elements, pageSize/16-1)), random.IntN(8*16)
+		d.page(page)[16+16*i+bit/8] ^= 1 << (bit % 8)
+		return fmt.Sprintf("bit %d of element %d of page %d of %d flipped", bit, i, page, d.pages())
+	},
+	func(d *damaged, random *rand.Rand, page int) string {
+		to := random.IntN(d.pages())
+		binary.LittleEndian.PutUint64(d.page(page)[16+8:], uint64(to))
+		return fmt.Sprintf("the first element of page %d of %d leads to page %d", page, d.pages(), to)
+	},
+	func(d *damaged, random *rand.Rand, page int) string {
+		clear(d.page(page))
+		return fmt.Sprintf("page %d of %d zeroed", page, d.pages())
+	},
+	func(d *damaged, random *rand.Rand, _ int) string {
 		n := random.IntN(len(d.file))
-		d.what = fmt.Sprintf("cut to %d bytes of %d", n, len(d.file))
 		d.file = d.file[:n]
-	case 4:
-		other := random.IntN(pages)
-		d.what = fmt.Sprintf("pages %d and %d of %d swapped", page, other, pages)
-		copy(at(page), w.versions[other][len(w.versions[other])-1])
-		copy(at(other), w.versions[page][len(w.versions[page])-1])
-	case 5:
-		page = w.oftenWritten(random)
-		old := random.IntN(len(w.versions[page]) - 1)
-		d.what = fmt.Sprintf("page %d of %d as it was %d versions before", page, pages, len(w.versions[page])-1-old)
-		copy(at(page), w.versions[page][old])
-		if page < 2 && old == len(w.versions[page])-2 {
-			// That is what a power cut before the last commit leaves: a good file of that time.
-			d.allow(w.before)
-		}
-	case 6:
+		return fmt.Sprintf("cut to %d bytes of %d", n, len(d.written.file))
+	},
+	func(d *damaged, random *rand.Rand, page int) string {
+		other := random.IntN(d.pages())
+		mine := bytes.Clone(d.page(page))
+		copy(d.page(page), d.page(other))
+		copy(d.page(other), mine)
+		return fmt.Sprintf("pages %d and %d of %d swapped", page, other, d.pages())
+	},
+	func(d *damaged, random *rand.Rand, page int) string {
+		other := random.IntN(d.pages())
+		copy(d.page(page)[8:], d.page(other)[8:])
+		return fmt.Sprintf("page %d of %d has all that page %d has, but for its number", page, d.pages(), other)
+	},
+	func(d *damaged, random *rand.Rand, page int) string {
 		for range 1 + random.IntN(64) {
-			at(page)[random.IntN(pageSize)] = byte(random.Uint32())
+			d.page(page)[random.IntN(pageSize)] = byte(random.Uint32())
 		}
-		d.what = fmt.Sprintf("bytes of page %d of %d overwritten", page, pages)
-	}
-	return d
+		return fmt.Sprintf("bytes of page %d of %d overwritten", page, d.pages())
+	},
+	func(d *damaged, random *rand.Rand, _ int) string {
+		page := d.oftenWritten(random)
+		versions := d.versions[page]
+		old := random.IntN(len(versions) - 1)
+		copy(d.page(page), versions[old])
+		if page < 2 && old == len(versions)-2 {
+			// That is what a power cut before the last commit leaves: a good file of that time.
+			d.allow(d.before)
+		}
+		return fmt.Sprintf("page %d of %d as it was %d versions before", page, d.pages(), len(versions)-1-old)
+	},
 }
 
 // allow lets tokens log in besides.
@@ -236,6 +279,11 @@ func (d *damaged) judge(t *testing.T, tokens []string, s Stage) {
 		}
 	case "unsound salvaged", "unsound salvaged again":
 		t.Errorf("%s: %s", d.what, s)
+	case "memory":
+		// A number in the file was taken for an amount of memory.
+		if s.Grown > 64<<20 {
+			t.Errorf("%s: the heap has grown by %d bytes", d.what, s.Grown)
+		}
 	}
 	for i, login := range s.Logins {
 		if login.Failure.Text != "" {

@@ -12,7 +12,7 @@ import (
 
 var (
 	long     = flag.Bool("long", false, "run the long form of every test")
-	seedFlag = flag.Uint64("seed", 0, "the seed of random tests, to replay one; 0 draws one")
+	seedFlag = flag.Uint64("seed", 0, "the seed of random tests, to replay one; 0 is 1 in the short form, and draws one in the long form")
 )
 
 // amount is short's in the short form of a test, and long's in the long form.
@@ -28,7 +28,7 @@ func newSeed(t testing.TB) uint64 {
 	t.Helper()
 	seed := *seedFlag
 	if seed == 0 {
-		seed = rand.Uint64()
+		seed = amount(1, rand.Uint64())
 	}
 	t.Logf("seed %d", seed)
 	replayable(t, seed)
