@@ -25,13 +25,17 @@ func sequenceKey(sequence uint64) []byte {
 }
 
 // changed moves the sequence on for a record whose last change had the sequence before (0 for a new one), and returns
-// the sequence of this change.
+// the sequence of this change. It returns ErrCorrupt if the record is not its last.
 func (tx *Tx) changed(kind recordKind, id uuid.UUID, before uint64) (uint64, error) {
 	st, err := tx.readState()
 	if err != nil {
 		return 0, err
 	}
 	if before != 0 {
+		// A record of an earlier state must not become the last by being written again.
+		if err := tx.checkLatest(kind, id, before); err != nil {
+			return 0, err
+		}
 		if err := tx.etx.Delete(tableChanges, sequenceKey(before)); err != nil {
 			return 0, err
 		}

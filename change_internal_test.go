@@ -240,3 +240,30 @@ func TestADeletionOfAUserChangesTheUserAndEachKey(t *testing.T) {
 		t.Errorf("the last change is of %s, want %s", changed[4], want)
 	}
 }
+
+// A page of an earlier state has the record from before its user or key was disabled. Writing it again would make it the last.
+func TestARecordOfAnEarlierStateIsNotWrittenAgain(t *testing.T) {
+	h := openInhabited(t)
+	mustInside(t, h.DisableUser(t.Context(), h.ada.id))
+	mustInside(t, h.DisableKey(t.Context(), Server, h.backup.id))
+	h.putUser(h.ada)
+	h.putKey(h.backup)
+	_, err := h.LinkIdentity(t.Context(), h.ada.id, Identity{LocalUserpass, "also ada"})
+	for call, err := range map[string]error{
+		"LinkIdentity": err,
+		"DisableUser":  h.DisableUser(t.Context(), h.ada.id),
+		"RenameKey":    h.RenameKey(t.Context(), Server, h.backup.id, "restore"),
+	} {
+		if !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: got %v, want %v", call, err, ErrCorrupt)
+		}
+	}
+	if _, err := h.Login(t.Context(), h.laptopToken); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("Login: got %v, want %v", err, ErrCorrupt)
+	}
+	_, err = h.Repair(t.Context())
+	mustInside(t, err)
+	if user, err := h.User(t.Context(), h.ada.id); err != nil || !user.Disabled {
+		t.Errorf("repaired: got %+v, %v", user, err)
+	}
+}
