@@ -298,9 +298,14 @@ func (e *boltEngine) checkFile() error {
 		}
 		return contain(func() error {
 			t := newBoltTables(tx, nil)
-			if pages := int(t.pages.count); !e.readOnly && pages <= boltMaxOpenCheck {
+			if pages := int(t.pages.count); pages <= boltMaxOpenCheck {
 				var first error
-				t.pages.check(m, pages > boltMaxExactCheck, func(err error) { first = firstError(first, err) })
+				t.pages.check(m, pages > boltMaxExactCheck, func(err error) {
+					// Who only reads can do without a page that is damaged, but must not take an earlier state for the last.
+					if !e.readOnly || errors.Is(err, errTwice) {
+						first = firstError(first, err)
+					}
+				})
 				if first != nil {
 					return first
 				}

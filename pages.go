@@ -3,6 +3,7 @@ package latchkey
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -274,11 +275,14 @@ func (p *pageFile) check(m boltMeta, sampled bool, report func(error)) {
 	}
 }
 
+// errTwice is what an earlier state of a page does in the place of a root: it leads to pages that are free by now.
+var errTwice = errors.New("is in two places, or there is none")
+
 // own enters pages into those that are in use or free, and reports one that is there already, or past the end.
 func (c *pageCheck) own(id uint64, pages int) (first bool) {
 	for ; pages > 0; id, pages = id+1, pages-1 {
 		if id >= c.count || c.owned.has(id) {
-			c.report(corrupt("page %d is in two places, or there is none", id))
+			c.report(corrupt("page %d %w", id, errTwice))
 			return false
 		}
 		c.owned.add(id)
