@@ -26,10 +26,15 @@ func parseDocument(body []byte) (document, error) {
 
 // text returns a field that is a string.
 func (d document) text(field string) (s string, ok bool) {
-	if raw := d[field]; len(raw) == 0 || raw[0] != '"' || json.Unmarshal(raw, &s) != nil {
+	raw := d[field]
+	switch {
+	case len(raw) == 0 || raw[0] != '"':
 		return "", false
+	case bytes.IndexByte(raw, '\\') < 0:
+		return string(raw[1 : len(raw)-1]), true
 	}
-	return s, true
+	err := json.Unmarshal(raw, &s)
+	return s, err == nil
 }
 
 // required returns a field that must be a string.
@@ -55,6 +60,9 @@ func (d document) device() deviceInfo {
 
 // id returns the ID that the device was given at an earlier login, if it has one.
 func (i deviceInfo) id() (id string, ok bool) {
+	if len(i.DeviceID) == 0 {
+		return "", false
+	}
 	var wrapped struct {
 		ID string `json:"$oid"`
 	}
@@ -146,6 +154,13 @@ func (o *jsonObject) name(name string) {
 		o.b = append(o.b, ',')
 	}
 	o.b = append(append(append(o.b, '"'), name...), `":`...)
+}
+
+func (o *jsonObject) object(name string, write func(o *jsonObject)) {
+	o.name(name)
+	o.b = append(o.b, '{')
+	write(o)
+	o.b = append(o.b, '}')
 }
 
 func (o *jsonObject) raw(name, value string) {

@@ -37,8 +37,8 @@ type Fault struct {
 	// Delay is how long the request waits before anything else happens to it, or until its client leaves.
 	Delay time.Duration
 
-	// Drop closes the connection without an answer. Some HTTP clients quietly send a GET once more when that happens, and it
-	// is counted again.
+	// Drop closes the connection without an answer. Some HTTP clients quietly send the request once more when that happens,
+	// Chromium even a POST, and it is counted again.
 	Drop bool
 
 	// Status answers with a status from 400 to 599, and the error in the service's form. Without ErrorCode and Error there

@@ -43,14 +43,11 @@ func (c *call) login() (reply, error) {
 
 // loggedIn has four strings, and clients require all of them.
 func (c *call) loggedIn(p *principal, s *session) (reply, error) {
-	access, err := c.accessToken(p, s)
-	if err != nil {
+	o := newJSONObject(make([]byte, 0, 2<<10))
+	if err := c.writeAccessToken(&o, p, s); err != nil {
 		return reply{}, err
 	}
-	refresh := c.refreshToken(p, s)
-	o := newJSONObject(make([]byte, 0, len(access)+len(refresh)+256))
-	o.text("access_token", access)
-	o.text("refresh_token", refresh)
+	c.writeRefreshToken(&o, p, s)
 	o.text("user_id", p.objectID())
 	o.text("device_id", s.device)
 	return reply{http.StatusOK, o}, nil

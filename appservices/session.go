@@ -97,22 +97,21 @@ func (c *call) openSession(p *principal, identity identityClaim, device string) 
 	return s
 }
 
-// refreshToken makes the token that a session lives by.
-func (c *call) refreshToken(p *principal, s *session) string {
-	return c.app.sign(func(o *jsonObject) {
+// writeRefreshToken writes the token that a session lives by.
+func (c *call) writeRefreshToken(o *jsonObject, p *principal, s *session) {
+	c.app.sign(o, "refresh_token", func(o *jsonObject) {
 		c.writeClaims(o, p, s, refreshToken, s.expires)
-		identity := s.identity.json()
 		for _, name := range []string{"baas_", "stitch_"} {
 			o.text(name+"id", s.id)
 			o.raw(name+"data", "null")
 		}
-		o.raw("baas_identity", identity)
-		o.raw("stitch_ident", identity)
+		o.object("baas_identity", s.identity.write)
+		o.object("stitch_ident", s.identity.write)
 	})
 }
 
-// accessToken makes a token for calls.
-func (c *call) accessToken(p *principal, s *session) (string, error) {
+// writeAccessToken writes a token for calls.
+func (c *call) writeAccessToken(o *jsonObject, p *principal, s *session) error {
 	var userData []byte
 	if c.h.opts.UserData != nil && p.server == nil {
 		data, err := c.h.opts.UserData(c.ctx(), p.user)
@@ -120,18 +119,19 @@ func (c *call) accessToken(p *principal, s *session) (string, error) {
 			userData, err = json.Marshal(data)
 		}
 		if err != nil {
-			return "", err
+			return err
 		}
 	}
-	return c.app.sign(func(o *jsonObject) {
+	c.app.sign(o, "access_token", func(o *jsonObject) {
 		c.writeClaims(o, p, s, accessToken, c.h.now().Add(c.h.opts.accessLife()).Unix())
 		o.text("iss", s.id)
 		o.number("latchkey_exp", s.expires)
-		o.raw("latchkey_identity", s.identity.json())
+		o.object("latchkey_identity", s.identity.write)
 		if userData != nil {
 			o.raw("user_data", string(userData))
 		}
-	}), nil
+	})
+	return nil
 }
 
 // writeClaims writes what both types of token say: for clients in the service's words, for the handler under a name of
@@ -145,11 +145,10 @@ func (c *call) writeClaims(o *jsonObject, p *principal, s *session, typ string, 
 	o.text("stitch_devId", s.device)
 	o.text("baas_domain_id", c.app.wireID)
 	o.text("stitch_domainId", c.app.wireID)
-	o.raw("latchkey", s.sessionClaim.json())
+	o.object("latchkey", s.sessionClaim.write)
 }
 
-func (s *sessionClaim) json() string {
-	o := newJSONObject(nil)
+func (s *sessionClaim) write(o *jsonObject) {
 	o.text("app", s.App)
 	o.number("epoch", int64(s.Epoch))
 	if s.Key != uuid.Nil {
@@ -157,15 +156,12 @@ func (s *sessionClaim) json() string {
 	} else {
 		o.text("user", s.User.String())
 	}
-	return string(o.end())
 }
 
-func (i *identityClaim) json() string {
-	o := newJSONObject(nil)
+func (i *identityClaim) write(o *jsonObject) {
 	o.text("id", i.ID)
 	o.text("provider_type", string(i.Provider))
 	o.text("provider_id", i.ProviderID)
-	return string(o.end())
 }
 
 // signedHeader is {"alg":"HS256","typ":"JWT"}.
@@ -175,23 +171,25 @@ const signedHeader = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9."
 type signer struct {
 	mac    hash.Hash // HMAC-SHA-256 under the app's key
 	claims []byte
-	token  []byte
 }
 
-// sign makes a JWT of the claims that write writes. Signing with the library takes more than twice as long, which is felt where
-// a login does little else.
-func (a *app) sign(write func(o *jsonObject)) string {
+// sign writes a JWT of the claims that write writes. Signing with the library takes more than twice as long, which is
+// felt where a login does little else.
+func (a *app) sign(o *jsonObject, name string, write func(claims *jsonObject)) {
 	s := a.signers.Get().(*signer)
 	defer a.signers.Put(s)
-	o := newJSONObject(s.claims[:0])
-	write(&o)
-	s.claims = o.end()
+	claims := newJSONObject(s.claims[:0])
+	write(&claims)
+	s.claims = claims.end()
 
-	s.token = base64.RawURLEncoding.AppendEncode(append(s.token[:0], signedHeader...), s.claims)
+	o.name(name)
+	o.b = append(o.b, '"')
+	start := len(o.b)
+	o.b = base64.RawURLEncoding.AppendEncode(append(o.b, signedHeader...), s.claims)
 	s.mac.Reset()
-	s.mac.Write(s.token)
-	s.token = base64.RawURLEncoding.AppendEncode(append(s.token, '.'), s.mac.Sum(s.claims[:0]))
-	return string(s.token)
+	s.mac.Write(o.b[start:])
+	o.b = base64.RawURLEncoding.AppendEncode(append(o.b, '.'), s.mac.Sum(s.claims[:0]))
+	o.b = append(o.b, '"')
 }
 
 // parser leaves the dates to the handler, whose answers to them depend on the type of token.
@@ -337,13 +335,9 @@ func (c *call) refresh() (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	token, err := c.accessToken(p, s)
-	if err != nil {
-		return reply{}, err
-	}
 	o := newJSONObject(nil)
-	o.text("access_token", token)
-	return reply{http.StatusCreated, o}, nil
+	err = c.writeAccessToken(&o, p, s)
+	return reply{http.StatusCreated, o}, err
 }
 
 func (c *call) logOut() (reply, error) {
