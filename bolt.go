@@ -3,6 +3,7 @@ package latchkey
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +24,8 @@ import (
 )
 
 const (
-	// boltMarker is a bucket that every file of ours has, so that somebody else's bbolt file is not taken for a store.
+	// boltMarker is a bucket that every file of ours has, so that somebody else's bbolt file is not taken for a store. Its
+	// sequence is the number of the commit, for its place is the root page: an earlier one has another than the meta page.
 	boltMarker = "latchkey"
 	// boltPageSize is the same everywhere, whatever the machine's own pages are, and is what flash writes at once.
 	boltPageSize = 4096
@@ -298,28 +300,47 @@ func (e *boltEngine) checkFile() error {
 		}
 		return contain(func() error {
 			t := newBoltTables(tx, nil)
-			if pages := int(t.pages.count); pages <= boltMaxOpenCheck {
-				var first error
-				t.pages.check(m, pages > boltMaxExactCheck, func(err error) {
-					// Who only reads can do without a page that is damaged, but must not take an earlier state for the last.
-					if !e.readOnly || errors.Is(err, errTwice) {
-						first = firstError(first, err)
-					}
-				})
-				if first != nil {
-					return first
-				}
-			}
-			leaf, _, err := t.all.find([]byte(boltMarker))
-			if err != nil {
+			if err := t.checkMarker(m); err != nil {
 				return err
 			}
-			if _, found := leaf.search([]byte(boltMarker)); !found {
-				return corrupt("it is a bbolt file, but not a store")
+			// Who only reads can do without a page that is damaged.
+			if pages := int(t.pages.count); !e.readOnly && pages <= boltMaxOpenCheck {
+				var first error
+				t.pages.check(m, pages > boltMaxExactCheck, func(err error) {
+					first = firstError(first, err)
+				})
+				return first
 			}
 			return nil
 		})
 	})
+}
+
+// setMarker makes a transaction's root page tell that it is this commit's.
+func setMarker(tx *bbolt.Tx) error {
+	b, err := tx.CreateBucketIfNotExists([]byte(boltMarker))
+	if err == nil {
+		err = b.SetSequence(uint64(tx.ID()))
+	}
+	return err
+}
+
+// checkMarker refuses a root that is not that of a store, or not of its last commit.
+func (t *boltTables) checkMarker(m boltMeta) error {
+	name := []byte(boltMarker)
+	leaf, _, err := t.all.find(name)
+	if err != nil {
+		return err
+	}
+	i, found := leaf.search(name)
+	if !found {
+		return corrupt("it is a bbolt file, but not a store")
+	}
+	commit := binary.LittleEndian.Uint64(leaf.value(i)[bucketSequence:])
+	if commit != m.tx && commit != 0 { // early builds did not number commits
+		return corrupt("the root, page %d, is of commit %d, and the last is %d", m.root, commit, m.tx)
+	}
+	return nil
 }
 
 // release closes the file, by way of bbolt where bbolt can still be trusted with it.
@@ -540,7 +561,12 @@ func (e *boltEngine) join() (*boltBatch, error) {
 // commit ends the batch's transaction and says what its members are told.
 func (e *boltEngine) commit(b *boltBatch) error {
 	if b.dirty && b.damage == nil {
-		b.damage = contain(func() error { return b.tables.checkCommit(b.tx.ID(), b.removed) })
+		b.damage = contain(func() error {
+			if err := b.tables.checkCommit(b.tx.ID(), b.removed); err != nil {
+				return err
+			}
+			return setMarker(b.tx)
+		})
 	}
 	if !b.dirty || b.damage != nil {
 		if err := e.contain(&e.unwritable, b.tx.Rollback); err != nil {
@@ -632,7 +658,7 @@ func (e *boltEngine) CheckEngine() iter.Seq[error] {
 					report(corrupt("a meta page cannot be read"))
 				}
 				pages.check(m, false, report)
-				return nil
+				return contain(func() error { return newBoltTables(tx, nil).checkMarker(m) })
 			})
 			if err != nil {
 				yield(err)

@@ -55,10 +55,7 @@ func fillBolt(path string) error {
 		return err
 	}
 	err = e.contain(&e.unwritable, func() error {
-		return e.db.Update(func(tx *bbolt.Tx) error {
-			_, err := tx.CreateBucket([]byte(boltMarker))
-			return err
-		})
+		return e.db.Update(setMarker)
 	})
 	return boltError(errors.Join(err, e.release()))
 }
@@ -222,7 +219,7 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 			return err
 		}
 		// Once more, for both meta pages to have the whole.
-		return errors.Join(dst.db.Update(func(*bbolt.Tx) error { return nil }), dst.db.Sync())
+		return errors.Join(dst.db.Update(setMarker), dst.db.Sync())
 	})
 	return errors.Join(err, dst.release())
 }

@@ -290,6 +290,9 @@ func (t *boltTables) checkCommit(id int, removed map[string][][]byte) error {
 	if m.tx+1 != uint64(id) {
 		return errLastLost
 	}
+	if err := t.checkMarker(m); err != nil {
+		return err
+	}
 	if _, ok := t.pages.freelist(m.freelist); !ok {
 		return corrupt("the list of free pages, page %d, cannot be read", m.freelist)
 	}

@@ -36,7 +36,7 @@ func deepBolt(t testing.TB, random *rand.Rand) (e boltInside, keys [][]byte) {
 					return err
 				}
 			}
-			return nil
+			return setMarker(tx)
 		}))
 	}
 	mustInside(t, e.Update(t.Context(), func(tx EngineTx) error {

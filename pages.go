@@ -3,7 +3,6 @@ package latchkey
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -23,18 +22,19 @@ type pageFile struct {
 }
 
 const (
-	pageHeader   = 16
-	pageBranch   = 0x01
-	pageLeaf     = 0x02
-	pageFreelist = 0x10
-	elementSize  = 16
-	bucketFlag   = 0x01 // of a leaf's element: its value is a bucket
-	bucketHeader = 16   // root page (8 bytes), 0 if the bucket's one page follows inline; sequence (8)
-	metaSize     = 64   // with its checksum, the last 8 bytes
-	boltMagic    = 0xED0CDAED
-	boltVersion  = 2
-	noFreelist   = 1<<64 - 1 // of a file that keeps no list of free pages; ours do
-	manyFree     = 0xffff    // a count in the header of a list of free pages: too many for it, the count comes first
+	pageHeader     = 16
+	pageBranch     = 0x01
+	pageLeaf       = 0x02
+	pageFreelist   = 0x10
+	elementSize    = 16
+	bucketFlag     = 0x01 // of a leaf's element: its value is a bucket
+	bucketHeader   = 16   // root page (8 bytes), 0 if the bucket's one page follows inline; sequence (8)
+	bucketSequence = 8
+	metaSize       = 64 // with its checksum, the last 8 bytes
+	boltMagic      = 0xED0CDAED
+	boltVersion    = 2
+	noFreelist     = 1<<64 - 1 // of a file that keeps no list of free pages; ours do
+	manyFree       = 0xffff    // a count in the header of a list of free pages: too many for it, the count comes first
 	// maxNodePages is how many pages a page of a tree can take: bbolt splits what has more than four elements.
 	maxNodePages = (pageHeader+4*(elementSize+MaxEngineKey+MaxEngineValue))/boltPageSize + 1
 )
@@ -275,14 +275,11 @@ func (p *pageFile) check(m boltMeta, sampled bool, report func(error)) {
 	}
 }
 
-// errTwice is what an earlier state of a page does in the place of a root: it leads to pages that are free by now.
-var errTwice = errors.New("is in two places, or there is none")
-
 // own enters pages into those that are in use or free, and reports one that is there already, or past the end.
 func (c *pageCheck) own(id uint64, pages int) (first bool) {
 	for ; pages > 0; id, pages = id+1, pages-1 {
 		if id >= c.count || c.owned.has(id) {
-			c.report(corrupt("page %d %w", id, errTwice))
+			c.report(corrupt("page %d is in two places, or there is none", id))
 			return false
 		}
 		c.owned.add(id)

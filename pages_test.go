@@ -343,6 +343,45 @@ func TestAPageThatIsInUseAndFreeIsRefusedWhenTheFileIsOpened(t *testing.T) {
 	}
 }
 
+// A root says where the whole of an earlier state is, in which a key may be enabled that was disabled since.
+func TestAnEarlierRootIsNotTakenForTheLast(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	user := addUser(t, s, "ada")
+	key, token := addKey(t, s, user, "laptop")
+	closeStore(t, s)
+	before, err := os.ReadFile(path)
+	must(t, err)
+	s = openFile(t, path, light())
+	must(t, s.DisableKey(t.Context(), user, key.ID))
+	closeStore(t, s)
+	file, err := os.ReadFile(path)
+	must(t, err)
+
+	root, list := int(boltMeta(file).root), int(boltMeta(file).freelist)
+	was := before[int(boltMeta(before).root)*pageSize:][:pageSize]
+	earlier := spoilt(file, func(page []byte) { copy(page[pageFlags:], was[pageFlags:]) }, root)
+	forEachSize(t, func(t *testing.T, _ int) {
+		for name, damaged := range map[string][]byte{
+			"alone":                         earlier,
+			"and no list of free pages":     spoilt(earlier, zero, list),
+			"and a list that names nothing": spoilt(earlier, func(page []byte) { page[pageElements] = 0 }, list),
+		} {
+			must(t, os.WriteFile(path, damaged, 0o600))
+			for _, readOnly := range []bool{true, false} {
+				s, err := latchkey.Open(path, &latchkey.Options{ReadOnly: readOnly})
+				if !errors.Is(err, latchkey.ErrCorrupt) {
+					t.Errorf("%s, read-only %t: got %v, want ErrCorrupt", name, readOnly, err)
+				}
+				if err == nil {
+					wantRefused(t, s, token, latchkey.ErrKeyDisabled)
+					closeStore(t, s)
+				}
+			}
+		}
+	})
+}
+
 // freed returns a copy of a file whose list of free pages has one page, and which page that is.
 func freed(file []byte, page int) []byte {
 	list := int(boltMeta(file).freelist)
