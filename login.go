@@ -67,38 +67,52 @@ type answer struct {
 	suspended error // and if the user is disabled
 }
 
-// loginCold reads the key, hashes, and reads again: what was revoked while it hashed is refused, and not remembered.
+// loginCold reads the key's verifier, hashes, and then reads all that there is to know: what was revoked while it hashed is
+// refused, and not remembered.
 func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error) {
-	var proven *string // the verifier that the secret was proven against
 	for {
+		phc, found, err := s.lookUpVerifier(ctx, t.keyID())
+		if err != nil {
+			return Principal{}, wrapf(err, "login")
+		}
+		proven := false
+		if found {
+			if proven, err = s.prove(ctx, &t, phc); err != nil {
+				return Principal{}, wrapf(err, "login")
+			}
+		}
+		if !proven {
+			s.counters.add(statUnknown, 1)
+			return Principal{}, ErrInvalidToken
+		}
 		mark := s.cache.mark(t.keyID())
 		a, err := s.lookUp(ctx, t.keyID())
 		if err != nil {
 			return Principal{}, wrapf(err, "login")
 		}
-		if a == nil {
-			s.counters.add(statUnknown, 1)
-			return Principal{}, ErrInvalidToken
+		if a == nil || a.verifier != phc { // it was deleted or hashed anew meanwhile
+			continue
 		}
-		if proven != nil && a.verifier == *proven {
-			e := newCacheEntry(t.secret(), a)
-			s.cache.put(e, mark)
-			who, err := e.answer(s.clock)
-			if err != nil {
-				s.counters.add(statRefused, 1)
-			}
-			return who, err
-		}
-		ok, err := s.prove(ctx, &t, a.verifier)
+		e := newCacheEntry(t.secret(), a)
+		s.cache.put(e, mark)
+		who, err := e.answer(s.clock)
 		if err != nil {
-			return Principal{}, wrapf(err, "login")
+			s.counters.add(statRefused, 1)
 		}
-		if !ok {
-			s.counters.add(statUnknown, 1)
-			return Principal{}, ErrInvalidToken
-		}
-		proven = &a.verifier
+		return who, err
 	}
+}
+
+// lookUpVerifier reads a key's verifier. It does not find that of a key that was deleted.
+func (s *Store) lookUpVerifier(ctx context.Context, id uuid.UUID) (phc string, found bool, err error) {
+	err = s.View(ctx, func(tx *Tx) error {
+		k, err := tx.getKey(id)
+		if err == nil && k != nil && !k.deleted {
+			phc, found = k.verifier, true
+		}
+		return err
+	})
+	return phc, found, err
 }
 
 // lookUp reads a key and its owner, or returns nil if there is no such key any more.
@@ -166,6 +180,8 @@ func (s *Store) prove(ctx context.Context, t *parsedToken, phc string) (bool, er
 			f.err = ErrClosed
 			s.flights.land(f)
 		}
+		// What is read after the hash the disk can bring meanwhile.
+		_, _ = s.lookUp(ctx, id)
 	}
 	select {
 	case <-f.landed:

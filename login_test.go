@@ -387,10 +387,11 @@ var gaps = []struct {
 	after     bool
 	looksThen bool // the login looks at the engine once more after it
 }{
-	{"before the first look", 1, false, true},
-	{"after the first look", 1, true, true},
-	{"before the second look", 2, false, true},
-	{"after the second look", 2, true, false},
+	{"before the verifier is read", 1, false, true},
+	{"after the verifier was read", 1, true, true},
+	{"while it hashes", 2, true, true},
+	{"before the last look", 3, false, true},
+	{"after the last look", 3, true, false},
 }
 
 // inGap has the engine call fn once, in a gap of the next login.
@@ -530,7 +531,7 @@ func TestALoginThatEndsBetweenCommitAndReturnOfAChangeLeavesNothingStale(t *test
 				must(t, tt.prepare(c, t.Context()))
 			}
 			committed, mayReturn, returned := make(chan struct{}), make(chan struct{}), make(chan error)
-			hooked.inGap(2, true, func() { // the login has looked for the last time
+			hooked.inGap(3, true, func() { // the login has looked for the last time
 				e.afterCommit = func() {
 					close(committed)
 					<-mayReturn
@@ -628,7 +629,7 @@ func TestALoginThatReadBeforeACommitInDoubtIsNotRemembered(t *testing.T) {
 	hooked := &hookedEngine{Engine: openBolt(t)}
 	e := &commitEngine{Engine: hooked}
 	c := newLoginCase(t, e)
-	hooked.inGap(2, true, func() {
+	hooked.inGap(3, true, func() {
 		e.verdict = latchkey.ErrCommit
 		wantError(t, c.disableKey(t.Context()), latchkey.ErrCommit)
 		e.verdict = nil
