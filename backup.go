@@ -3,16 +3,15 @@ package latchkey
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"time"
 )
 
 // Backup writes a copy of the store, as it is at one moment, to w. The copy is a store's file itself: [Restore] checks
 // it and puts it in place. Logins and writes go on meanwhile; what they free is not used again until the backup is
-// done, so a slow w lets the file grow. It holds the domain's secrets: keep it as safe as the file.
+// done, so a slow w lets the file grow, and holds up others if it outgrows its map (see [Store.View]): have a fast w, such
+// as a file. It holds the domain's secrets: keep it as safe as the file.
 //
 // It returns w's error, ctx's, [ErrClosed], [ErrCorrupt], or [errors.ErrUnsupported] if the engine has no backup.
 func (s *Store) Backup(ctx context.Context, w io.Writer) error {
@@ -37,17 +36,16 @@ func Restore(ctx context.Context, r io.Reader, path string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return wrapf(fs.ErrExist, "restore %s", path)
 	}
-	return wrapf(restore(ctx, r, path, false), "restore %s", path)
+	err := writeFile(path, func(tmp *os.File) error { return restore(ctx, r, tmp) })
+	return wrapf(err, "restore %s", path)
 }
 
-// restore makes the file at path of a backup that it has checked.
-func restore(ctx context.Context, r io.Reader, path string, replace bool) error {
-	return writeFile(path, replace, func(tmp *os.File) error {
-		if _, err := io.Copy(&contextWriter{ctx: ctx, w: tmp}, r); err != nil {
-			return err
-		}
-		return checkFile(ctx, tmp.Name())
-	})
+// restore makes a file of a backup that it has checked.
+func restore(ctx context.Context, r io.Reader, tmp *os.File) error {
+	if _, err := io.Copy(&contextWriter{ctx: ctx, w: tmp}, r); err != nil {
+		return err
+	}
+	return checkFile(ctx, tmp.Name())
 }
 
 // checkFile opens the store in a file and returns what Check finds first.
@@ -78,88 +76,4 @@ func (s *Store) Compact(ctx context.Context) error {
 		return wrapf(errors.ErrUnsupported, "compact")
 	}
 	return wrapf(e.Compact(ctx), "compact")
-}
-
-// The safety copy is a backup that the store makes of itself, beside its file.
-
-const (
-	safetySuffix  = ".safety"
-	damagedSuffix = ".damaged"
-)
-
-// keepSafetyCopy makes a copy at once and then every so often, until the store closes, whenever something has changed.
-func (s *Store) keepSafetyCopy(path string, every time.Duration) {
-	ctx, cancel := s.untilClosed()
-	defer cancel()
-	ticks := time.NewTicker(every)
-	defer ticks.Stop()
-	last := uint64(0)
-	for {
-		if st, err := s.Stats(ctx); err == nil && st.Sequence != last {
-			// What is committed between the two is copied, and counts as new the next time.
-			if s.makeSafetyCopy(ctx, path) == nil {
-				last = st.Sequence
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticks.C:
-		}
-	}
-}
-
-func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
-	return writeFile(path+safetySuffix, true, func(tmp *os.File) error {
-		if err := s.Backup(ctx, tmp); err != nil {
-			return err
-		}
-		return checkFile(ctx, tmp.Name())
-	})
-}
-
-// useSafetyCopy puts the safety copy in the place of the file at path, which it keeps under another name. There is a file
-// at path at any time, so that no crash makes room for a new, empty store.
-func useSafetyCopy(path string) error {
-	f, err := os.Open(path + safetySuffix)
-	if err != nil {
-		return wrapf(err, "use safety copy")
-	}
-	defer f.Close()
-	err = copyFile(path, path+damagedSuffix)
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		err = restore(context.Background(), f, path, true)
-	}
-	return wrapf(err, "use safety copy")
-}
-
-// lost tells whether a file is gone and its safety copy is there.
-func lost(path string) bool {
-	_, err := os.Lstat(path)
-	_, copyErr := os.Lstat(path + safetySuffix)
-	return errors.Is(err, fs.ErrNotExist) && copyErr == nil
-}
-
-// wayOut adds to ErrCorrupt what can be done about the file at path.
-func wayOut(path string, err error) error {
-	if !errors.Is(err, ErrCorrupt) {
-		return err
-	}
-	hint := "Restore a backup, or Salvage what is left"
-	if _, statErr := os.Lstat(path + safetySuffix); statErr == nil {
-		hint = "open it with UseSafetyCopy, " + hint
-	}
-	return fmt.Errorf("%w (%s)", err, hint)
-}
-
-func copyFile(from, to string) error {
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return writeFile(to, true, func(tmp *os.File) error {
-		_, err := io.Copy(tmp, f)
-		return err
-	})
 }

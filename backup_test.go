@@ -10,12 +10,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -147,6 +145,25 @@ func TestADamagedBackupIsNotRestored(t *testing.T) {
 	wantEmptyDir(t, dir)
 }
 
+// bbolt has two meta pages, for the last commits in turn. The file opens only if they are of two that follow each other.
+func TestWhatIsRestoredOpensAfterAnyNumberOfCommits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	for i := range 4 {
+		addUser(t, s, fmt.Sprint("before ", i))
+		var backup bytes.Buffer
+		must(t, s.Backup(t.Context(), &backup))
+		restored := filepath.Join(t.TempDir(), "restored.db")
+		must(t, latchkey.Restore(t.Context(), &backup, restored))
+		for j := range 3 {
+			r, err := latchkey.Open(restored, light())
+			must(t, err)
+			addUser(t, r, fmt.Sprint("after ", j))
+			closeStore(t, r)
+		}
+	}
+}
+
 func TestRestoreLeavesAFileThatIsThereAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
@@ -164,6 +181,22 @@ func TestABackupEndsWithItsContextOrItsWriter(t *testing.T) {
 	cancel()
 	wantError(t, s.Backup(ctx, io.Discard), context.Canceled)
 	wantError(t, s.Backup(t.Context(), brokenWriter{}), errBrokenWriter)
+}
+
+type panickingWriter struct{}
+
+func (panickingWriter) Write([]byte) (int, error) { panic("the caller's own") }
+
+func TestAPanicOfTheWriterOfABackupIsItsCallersAndNoDamage(t *testing.T) {
+	s := open(t)
+	defer func() {
+		if r := recover(); r != "the caller's own" {
+			t.Errorf("recovered %v, want the panic of the writer", r)
+		}
+		addUser(t, s, "ada")
+	}()
+	err := s.Backup(t.Context(), panickingWriter{})
+	t.Errorf("Backup: got %v, want the panic of the writer", err)
 }
 
 var errBrokenWriter = errors.New("broken writer")
@@ -248,6 +281,82 @@ func TestLoginsAndWritesGoOnWhileTheStoreIsCompacted(t *testing.T) {
 	}
 }
 
+func TestWhoCouldOpenAFileCanOpenWhatItWasCompactedTo(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has neither such modes nor such owners")
+	}
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	must(t, os.Chmod(path, 0o640))
+	if os.Getuid() == 0 {
+		must(t, os.Chown(path, 12345, 54321))
+	}
+	before := accessOf(t, path)
+	must(t, s.Compact(t.Context()))
+	if after := accessOf(t, path); after != before {
+		t.Errorf("it is %s after, and was %s before", after, before)
+	}
+}
+
+// accessOf is the mode and the owner of a file.
+func accessOf(t testing.TB, path string) string {
+	t.Helper()
+	info, err := os.Stat(path)
+	must(t, err)
+	owner := reflect.Indirect(reflect.ValueOf(info.Sys()))
+	return fmt.Sprint(info.Mode(), " ", owner.FieldByName("Uid"), ":", owner.FieldByName("Gid"))
+}
+
+func TestCompactLeavesAFileAloneThatSomebodyHasPutInTheStoresPlace(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows renames no file that is open")
+	}
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	must(t, os.Rename(path, path+".away"))
+	wantError(t, s.Compact(t.Context()), fs.ErrNotExist)
+	must(t, os.WriteFile(path, []byte("somebody's"), 0o600))
+	wantError(t, s.Compact(t.Context()), fs.ErrExist)
+	got, err := os.ReadFile(path)
+	must(t, err)
+	if string(got) != "somebody's" {
+		t.Error("the file was replaced")
+	}
+	addUser(t, s, "ada")
+}
+
+func TestALoginDoesNotWaitForABackupThatHoldsUpACompaction(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there Compact waits for who reads before it puts the new file in place")
+	}
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, &latchkey.Options{Cost: lightest, CacheSize: -1})
+	key, token := addKey(t, s, addUser(t, s, "ada"), "laptop")
+	r, w := io.Pipe()
+	var others sync.WaitGroup
+	others.Go(func() { _ = s.Backup(t.Context(), w) })
+	_, err := io.ReadFull(r, make([]byte, 100)) // it has begun, and waits for its reader
+	must(t, err)
+	viewing, compacted := make(chan struct{}), make(chan struct{})
+	others.Go(func() {
+		must(t, s.View(t.Context(), func(*latchkey.Tx) error {
+			close(viewing)
+			<-compacted
+			return nil
+		}))
+	})
+	<-viewing
+	before := fileInfo(t, path)
+	others.Go(func() { must(t, s.Compact(t.Context())) })
+	for os.SameFile(before, fileInfo(t, path)) { // until Compact waits for who reads the old file
+		runtime.Gosched()
+	}
+	close(compacted)
+	wantLogin(t, s, token, key.ID)
+	must(t, r.Close())
+	others.Wait()
+}
+
 func TestWhatACompactionLeftBehindIsRemoved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	closeStore(t, openFile(t, path, nil))
@@ -256,46 +365,5 @@ func TestWhatACompactionLeftBehindIsRemoved(t *testing.T) {
 	closeStore(t, openFile(t, path, nil))
 	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%s is still there: %v", left, err)
-	}
-}
-
-func TestTheSafetyCopyIsKeptAndUsedWhenAskedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "keys.db")
-		opts := &latchkey.Options{Cost: latchkey.LightCost, SafetyCopy: time.Hour}
-		s, err := latchkey.Open(path, opts)
-		must(t, err)
-		synctest.Wait()
-		key, token := addKey(t, s, addUser(t, s, "ada"), "laptop")
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		_, late := addKey(t, s, key.Owner, "late")
-		closeStore(t, s)
-
-		must(t, os.WriteFile(path, []byte(strings.Repeat("damage ", 10_000)), 0o600))
-		_, err = latchkey.Open(path, nil)
-		wantError(t, err, latchkey.ErrCorrupt)
-
-		s, err = latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true})
-		must(t, err)
-		wantLogin(t, s, token, key.ID)
-		wantRefused(t, s, late, latchkey.ErrInvalidToken)
-		closeStore(t, s)
-		if _, err := os.Stat(path + ".damaged"); err != nil {
-			t.Errorf("the damaged file was not kept: %v", err)
-		}
-	})
-}
-
-func TestADamagedFileWithoutASafetyCopyStaysAsItIs(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "keys.db")
-	damage := []byte(strings.Repeat("damage ", 10_000))
-	must(t, os.WriteFile(path, damage, 0o600))
-	_, err := latchkey.Open(path, &latchkey.Options{UseSafetyCopy: true})
-	wantError(t, err, fs.ErrNotExist)
-	got, err := os.ReadFile(path)
-	must(t, err)
-	if !bytes.Equal(got, damage) {
-		t.Error("the file was changed")
 	}
 }

@@ -51,10 +51,11 @@ type boltEngine struct {
 	path     string
 	readOnly bool
 
-	gate sync.Mutex   // see begin
-	swap sync.RWMutex // held to change db and file, and to begin a transaction on them
-	db   *bbolt.DB
-	file *os.File // bbolt's own, to close it where bbolt cannot
+	gate       gate // held to begin a transaction, and to change what follows; see begin
+	db         *bbolt.DB
+	file       *os.File // bbolt's own, to close it where bbolt cannot
+	gone       error    // why there is no db any more
+	committing bool
 
 	checked   checkedPages
 	last      atomic.Pointer[boltCommit] // that is known to be on disk
@@ -135,7 +136,7 @@ func openBolt(path string, opts *Options) (*boltEngine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &boltEngine{path: path, readOnly: opts.readOnly()}
+	e := &boltEngine{path: path, readOnly: opts.readOnly(), gate: newGate()}
 	settings := boltSettings()
 	settings.ReadOnly = e.readOnly
 	settings.Timeout = opts.lockTimeout()
@@ -290,7 +291,7 @@ func (e *boltEngine) checkFile() error {
 		return corrupt("a meta page cannot be read, and with it perhaps the last change")
 	}
 	e.last.Store(&boltCommit{e.db, int(m.tx)})
-	return e.view(func(tx *bbolt.Tx, file *os.File) error {
+	return e.view(context.Background(), func(tx *bbolt.Tx, file *os.File) error {
 		info, err := file.Stat()
 		if err != nil {
 			return err
@@ -306,9 +307,12 @@ func (e *boltEngine) checkFile() error {
 			// Who only reads can do without a page that is damaged.
 			if pages := int(t.pages.count); !e.readOnly && pages <= boltMaxOpenCheck {
 				var first error
-				t.pages.check(m, pages > boltMaxExactCheck, func(err error) {
-					first = firstError(first, err)
-				})
+				c := pageCheck{
+					pageFile: &t.pages, sampled: pages > boltMaxExactCheck,
+					report:  func(err error) { first = firstError(first, err) },
+					stopped: func() bool { return first != nil },
+				}
+				c.check(m)
 				return first
 			}
 			return nil
@@ -345,8 +349,12 @@ func (t *boltTables) checkMarker(m boltMeta) error {
 
 // release closes the file, by way of bbolt where bbolt can still be trusted with it.
 func (e *boltEngine) release() error {
-	e.gate.Lock()
-	defer e.gate.Unlock()
+	e.gate.lock()
+	defer e.gate.unlock()
+	return e.releaseLocked()
+}
+
+func (e *boltEngine) releaseLocked() error {
 	switch {
 	case e.db != nil && !e.unwritable.Load() && !e.unreadable.Load():
 		return contain(e.db.Close)
@@ -361,7 +369,7 @@ func (e *boltEngine) View(ctx context.Context, fn func(EngineTx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return e.view(func(tx *bbolt.Tx, _ *os.File) error {
+	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
 		etx := &boltTx{tx: tx, tables: newBoltTables(tx, &e.checked)}
 		defer func() { etx.ended = true }()
 		return fn(etx)
@@ -369,25 +377,25 @@ func (e *boltEngine) View(ctx context.Context, fn func(EngineTx) error) error {
 }
 
 // view is bbolt's View, with bbolt's part of it contained and fn's panics left to fn's caller. fn gets the file too.
-func (e *boltEngine) view(fn func(*bbolt.Tx, *os.File) error) error {
+func (e *boltEngine) view(ctx context.Context, fn func(*bbolt.Tx, *os.File) error) error {
 	if e.closing.Load() {
 		return ErrClosed
 	}
-	return e.viewAlsoWhenClosing(fn)
+	return e.viewAlsoWhenClosing(ctx, fn)
 }
 
-func (e *boltEngine) viewAlsoWhenClosing(fn func(*bbolt.Tx, *os.File) error) error {
+func (e *boltEngine) viewAlsoWhenClosing(ctx context.Context, fn func(*bbolt.Tx, *os.File) error) error {
 	if e.unreadable.Load() {
 		return errStuck
 	}
 	var tx *bbolt.Tx
-	e.swap.RLock()
-	file, last := e.file, e.last.Load()
-	err := e.begin(&e.unreadable, func() (err error) {
+	var file *os.File
+	var last *boltCommit
+	err := e.begin(ctx, &e.unreadable, func() (err error) {
+		file, last = e.file, e.last.Load()
 		tx, err = e.db.Begin(false)
 		return err
-	})
-	e.swap.RUnlock()
+	}, func() { e.end(tx) })
 	if err != nil {
 		return boltError(err)
 	}
@@ -398,26 +406,77 @@ func (e *boltEngine) viewAlsoWhenClosing(fn func(*bbolt.Tx, *os.File) error) err
 	return fn(tx, file)
 }
 
-// begin runs what begins a transaction, one at a time: bbolt reads the meta pages with a lock held, and a fault there leaves
-// it locked, so nobody may be waiting for it then.
-func (e *boltEngine) begin(stuck *atomic.Bool, fn func() error) error {
-	e.gate.Lock()
-	defer e.gate.Unlock()
-	if e.unreadable.Load() {
-		return errStuck
+// gate is a lock that can be waited for as long as a context lasts.
+type gate chan struct{}
+
+func newGate() gate { return make(gate, 1) }
+
+func (g gate) lock()   { g <- struct{}{} }
+func (g gate) unlock() { <-g }
+
+func (g gate) tryLock() bool {
+	select {
+	case g <- struct{}{}:
+		return true
+	default:
+		return false
 	}
-	return e.contain(stuck, fn)
 }
 
-// end ends a reader. It may wait for the lock only when nobody can leave it locked, but it has to give back the map, for
-// which a writer may be waiting, and for the writer whoever is beginning.
+// begin runs what begins a transaction, one at a time: bbolt reads the meta pages with a lock held, and a fault there leaves
+// it locked, so nobody may be waiting for it then. It does not wait longer than ctx lasts; what has begun all the same is
+// undone.
+func (e *boltEngine) begin(ctx context.Context, stuck *atomic.Bool, fn func() error, undo func()) error {
+	select {
+	case e.gate <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	run := func() error {
+		defer e.gate.unlock()
+		switch {
+		case e.unreadable.Load():
+			return errStuck
+		case e.gone != nil:
+			return e.gone
+		}
+		return e.contain(stuck, fn)
+	}
+	if !e.committing {
+		return run()
+	}
+	// A commit that needs a larger map waits for all readers to end, and who begins now waits for the commit.
+	begun := make(chan error, 1)
+	go func() { begun <- run() }()
+	select {
+	case err := <-begun:
+		return err
+	case <-ctx.Done():
+		go func() {
+			if <-begun == nil {
+				undo()
+			}
+		}()
+		return ctx.Err()
+	}
+}
+
+// end ends a reader. It may wait for bbolt's lock only where nobody can leave it locked, nor hold it for long, as who
+// closes a file that others read. But it has to give back the map, for which a writer may be waiting, and for the writer
+// whoever is beginning.
 func (e *boltEngine) end(tx *bbolt.Tx) {
-	switch rollback := func() { _ = e.contain(&e.unreadable, tx.Rollback) }; {
-	case e.unreadable.Load():
-	case e.gate.TryLock():
+	rollback := func() { _ = e.contain(&e.unreadable, tx.Rollback) }
+	if e.unreadable.Load() {
+		return
+	}
+	if !e.gate.tryLock() {
+		go rollback()
+		return
+	}
+	defer e.gate.unlock()
+	if e.db == tx.DB() {
 		rollback()
-		e.gate.Unlock()
-	default:
+	} else {
 		go rollback()
 	}
 }
@@ -540,12 +599,12 @@ func (e *boltEngine) join() (*boltBatch, error) {
 	}
 	if e.batch == nil {
 		b := &boltBatch{removed: make(map[string][][]byte), done: make(chan struct{})}
-		err := e.begin(&e.unwritable, func() (err error) {
+		err := e.begin(context.Background(), &e.unwritable, func() (err error) {
 			if b.tx, err = e.db.Begin(true); err == nil {
 				b.tables = newBoltTables(b.tx, nil)
 			}
 			return err
-		})
+		}, nil)
 		if err != nil {
 			return nil, boltError(err)
 		}
@@ -579,7 +638,9 @@ func (e *boltEngine) commit(b *boltBatch) error {
 		return errStuck
 	}
 	id := b.tx.ID()
+	e.setCommitting(true)
 	err := e.contain(&e.unwritable, b.tx.Commit)
+	e.setCommitting(false)
 	if err == nil {
 		e.commits.Add(1)
 		e.last.Store(&boltCommit{e.db, id})
@@ -599,9 +660,15 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	return boltError(err)
 }
 
+func (e *boltEngine) setCommitting(is bool) {
+	e.gate.lock()
+	defer e.gate.unlock()
+	e.committing = is
+}
+
 // lastCommit tells whether the transaction id is the one that readers now see.
 func (e *boltEngine) lastCommit(id int) (visible, known bool) {
-	err := e.viewAlsoWhenClosing(func(tx *bbolt.Tx, _ *os.File) error {
+	err := e.viewAlsoWhenClosing(context.Background(), func(tx *bbolt.Tx, _ *os.File) error {
 		visible = tx.ID() == id
 		return nil
 	})
@@ -642,26 +709,31 @@ func (e *boltEngine) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "bbolt engine 
 func (e *boltEngine) Commits() uint64 { return e.commits.Load() }
 
 // CheckEngine yields what is wrong with the pages of the file. [Store.Check] calls it.
-func (e *boltEngine) CheckEngine() iter.Seq[error] {
+func (e *boltEngine) CheckEngine(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		more := true
-		report := func(err error) { more = more && yield(err) }
+		c := pageCheck{
+			report:  func(err error) { more = more && yield(err) },
+			stopped: func() bool { return !more || ctx.Err() != nil },
+		}
 		for checked := false; !checked; {
-			err := e.view(func(tx *bbolt.Tx, file *os.File) error {
-				pages := &pageFile{r: file, count: uint64(tx.Size() / boltPageSize)}
-				m, metas := pages.meta()
+			err := e.view(ctx, func(tx *bbolt.Tx, file *os.File) error {
+				c.pageFile = &pageFile{r: file, count: uint64(tx.Size() / boltPageSize)}
+				m, metas := c.meta()
 				if metas == 2 && m.tx != uint64(tx.ID()) {
 					return nil // there was a commit since: begin again with that
 				}
 				checked = true
 				if metas < 2 {
-					report(corrupt("a meta page cannot be read"))
+					c.report(corrupt("a meta page cannot be read"))
 				}
-				pages.check(m, false, report)
+				if c.check(m); c.stopped() {
+					return ctx.Err()
+				}
 				return contain(func() error { return newBoltTables(tx, nil).checkMarker(m) })
 			})
 			if err != nil {
-				yield(err)
+				c.report(err)
 				return
 			}
 		}
@@ -677,6 +749,9 @@ type boltTx struct {
 	writes int // counts, so that a scan knows when its cursor has lost its place
 	before []boltUndo
 }
+
+// Format keeps what a transaction has read and written out of whatever prints it.
+func (tx *boltTx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "bbolt transaction") }
 
 // boltUndo is what an entry was before a member of a batch changed it.
 type boltUndo struct {
@@ -721,7 +796,7 @@ func copyEntry(k, v []byte) Entry {
 func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 	from, to = bytes.Clone(from), bytes.Clone(to) // the caller may change what it gave
 	return func(yield func(Entry, error) bool) {
-		next := tx.reader(table, from)
+		next := reader(func(key []byte) (node, []byte, error) { return tx.tables.find(table, key) }, from)
 		if tx.batch != nil {
 			next = tx.cursor(table, from)
 		}
@@ -744,8 +819,9 @@ func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 	}
 }
 
-// reader returns a function that returns one entry after another, and at the end one without a key.
-func (tx *boltTx) reader(table string, from []byte) (next func() (Entry, error)) {
+// reader returns a function that returns one entry after another of what is found by find, and at the end one without a
+// key.
+func reader(find func(key []byte) (leaf node, after []byte, err error), from []byte) (next func() (Entry, error)) {
 	var leaf node
 	i, more := 0, true
 	return func() (Entry, error) {
@@ -755,7 +831,7 @@ func (tx *boltTx) reader(table string, from []byte) (next func() (Entry, error))
 			}
 			at := from
 			var err error
-			if leaf, from, err = tx.tables.find(table, at); err != nil {
+			if leaf, from, err = find(at); err != nil {
 				return Entry{}, err
 			}
 			i, _ = leaf.search(at)

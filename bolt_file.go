@@ -2,6 +2,7 @@ package latchkey
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"go.etcd.io/bbolt"
 )
@@ -21,7 +23,7 @@ const compactSuffix = ".compact"
 
 // createBolt makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.
 func createBolt(path string) error {
-	err := writeFile(path, false, func(tmp *os.File) error { return fillBolt(tmp.Name()) })
+	err := writeFile(path, func(tmp *os.File) error { return fillBolt(tmp.Name()) })
 	if errors.Is(err, fs.ErrExist) {
 		return syncDir(filepath.Dir(path)) // whoever made it may not have come to that yet
 	}
@@ -30,7 +32,7 @@ func createBolt(path string) error {
 
 // newBolt makes bbolt's own kind of empty file, as an engine that nobody else knows of.
 func newBolt(path string) (*boltEngine, error) {
-	e := &boltEngine{path: path}
+	e := &boltEngine{path: path, gate: newGate()}
 	settings := boltSettings()
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
 		f, err = os.OpenFile(name, flag, mode)
@@ -60,45 +62,62 @@ func fillBolt(path string) error {
 	return boltError(errors.Join(err, e.release()))
 }
 
-// writeFile makes a file at path, with mode 0600, that write fills. It returns fs.ErrExist if there is one already, unless
-// it may replace that.
-func writeFile(path string, replace bool, write func(tmp *os.File) error) error {
-	tmp, err := newTemp(path, replace)
+// writeFile makes a file at path, with mode 0600, that write fills. It returns fs.ErrExist if there is one already.
+func writeFile(path string, write func(tmp *os.File) error) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
 	if err != nil {
 		return err
 	}
+	return fillFile(tmp, write, func() error { return linkOrRename(tmp.Name(), path) })
+}
+
+// replaceFile is writeFile, and puts the new file in the place of one that is there, with its owner and mode. Only the
+// holder of a store's lock calls it, so the name of the new file can be the same each time: a crash does not leave more.
+func replaceFile(path string, write func(tmp *os.File) error) error {
+	tmp, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	fill := func(tmp *os.File) error {
+		switch old, err := os.Stat(path); {
+		case err == nil:
+			if err := setAccess(tmp, old); err != nil {
+				return err
+			}
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+		return write(tmp)
+	}
+	return fillFile(tmp, fill, func() error { return os.Rename(tmp.Name(), path) })
+}
+
+func fillFile(tmp *os.File, write func(tmp *os.File) error, name func() error) error {
 	defer os.Remove(tmp.Name())
-	err = write(tmp)
+	err := write(tmp)
 	if err == nil {
 		err = tmp.Sync()
 	}
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
-	if replace {
-		err = os.Rename(tmp.Name(), path)
-	} else {
-		err = linkOrRename(tmp.Name(), path)
-	}
-	if err != nil {
+	if err := name(); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return syncDir(filepath.Dir(tmp.Name()))
 }
 
-// newTemp opens what is to be the file at path. What only the holder of a store's lock replaces has one name, so that a
-// crash does not leave more each time.
-func newTemp(path string, replace bool) (*os.File, error) {
-	if replace {
-		return os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	}
-	return os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
+// setAccess gives f the owner and the mode of another file: who could open that can open f.
+func setAccess(f *os.File, other fs.FileInfo) error {
+	return errors.Join(setOwner(f, other), f.Chmod(other.Mode().Perm()))
 }
 
 // linkOrRename gives a file its name. A link never replaces a file that has appeared since, as a rename would; not every
 // file system has links.
-func linkOrRename(tmp, path string) error {
-	err := os.Link(tmp, path)
+func linkOrRename(tmp, path string) error { return linkOr(os.Link, tmp, path) }
+
+func linkOr(link func(old, name string) error, tmp, path string) error {
+	err := link(tmp, path)
 	if err == nil || errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -108,12 +127,16 @@ func linkOrRename(tmp, path string) error {
 	return os.Rename(tmp, path)
 }
 
-// syncDir makes a new name in dir survive a power cut. Windows has no such call and needs none.
+// syncDir makes a new name in dir survive a power cut. Windows has no such call and needs none. A directory that may not be
+// read cannot be synced.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
 	d, err := os.Open(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -135,23 +158,74 @@ func (e *boltEngine) settle() error {
 	if err := e.file.Sync(); err != nil {
 		return err
 	}
-	err := syncDir(filepath.Dir(e.path))
-	if errors.Is(err, fs.ErrPermission) { // what may not be read cannot be synced; whoever makes stores there has done it
-		return nil
-	}
-	return err
+	return syncDir(filepath.Dir(e.path))
 }
 
 // WriteBackup writes the file as it is at one moment. [Store.Backup] calls it.
 func (e *boltEngine) WriteBackup(ctx context.Context, w io.Writer) error {
-	return e.view(func(tx *bbolt.Tx, _ *os.File) error {
-		out := &contextWriter{ctx: ctx, w: w}
+	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
+		out := &contextWriter{ctx: ctx, w: &panicWriter{w: w}}
 		err := contain(func() error {
-			_, err := tx.WriteTo(out)
+			_, err := tx.WriteTo(&metaWriter{w: out})
 			return err
 		})
+		if p := out.w.(*panicWriter); p.panicked {
+			panic(p.value)
+		}
 		return firstError(out.err, err) // bbolt keeps no more than the text of some
 	})
+}
+
+// metaWriter puts the meta pages where the next commits look for them: that of an even commit first. bbolt writes that of
+// the last commit first, and after one more commit the file would have those of two that do not follow each other.
+type metaWriter struct {
+	w    io.Writer
+	head []byte // the meta pages, until there are two
+}
+
+func (w *metaWriter) Write(p []byte) (n int, err error) {
+	const size = 2 * boltPageSize
+	if len(w.head) == size {
+		return w.w.Write(p)
+	}
+	n = min(len(p), size-len(w.head))
+	if w.head = append(w.head, p[:n]...); len(w.head) < size {
+		return n, nil
+	}
+	last, before := w.head[:boltPageSize], w.head[boltPageSize:]
+	pages := slices.Concat(last, before)
+	if binary.LittleEndian.Uint64(last[pageHeader+metaCommit:])%2 == 1 {
+		pages = slices.Concat(before, last)
+	}
+	for id := range uint64(2) {
+		binary.LittleEndian.PutUint64(pages[id*boltPageSize:], id)
+	}
+	if _, err := w.w.Write(pages); err != nil || n == len(p) {
+		return n, err
+	}
+	more, err := w.w.Write(p[n:])
+	return n + more, err
+}
+
+// panicWriter keeps a panic of a caller's writer from being taken for one of bbolt's.
+type panicWriter struct {
+	w        io.Writer
+	panicked bool
+	value    any
+}
+
+var errPanicked = errors.New("panic")
+
+func (w *panicWriter) Write(p []byte) (n int, err error) {
+	w.panicked = true
+	defer func() {
+		if w.panicked {
+			w.value, err = recover(), errPanicked
+		}
+	}()
+	n, err = w.w.Write(p)
+	w.panicked = false
+	return n, err
 }
 
 // contextWriter is a writer for one call, which ends with the call's context.
@@ -185,6 +259,11 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	case e.broken != nil:
 		return e.broken
 	}
+	if replaced, err := e.replaced(); err != nil {
+		return err
+	} else if replaced {
+		return fmt.Errorf("there is another file at %s now: %w", e.path, fs.ErrExist)
+	}
 	compact := e.path + compactSuffix
 	defer os.Remove(compact)
 	if err := e.copyTo(ctx, compact); err != nil {
@@ -198,7 +277,7 @@ func (e *boltEngine) copyError(err error) error {
 	if !errors.Is(err, ErrCorrupt) {
 		return err
 	}
-	for finding := range e.CheckEngine() {
+	for finding := range e.CheckEngine(context.Background()) {
 		return finding
 	}
 	return fmt.Errorf("the copy is damaged, the store is not: %v", err)
@@ -214,48 +293,65 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 		return err
 	}
 	dst.db.NoSync = true // once, at the end
+	if info, err := e.file.Stat(); err != nil {
+		return errors.Join(err, dst.release())
+	} else if err := setAccess(dst.file, info); err != nil {
+		return errors.Join(err, dst.release())
+	}
 	err = dst.contain(&dst.unwritable, func() error {
-		if err := copyBuckets(ctx, dst.db, e.db); err != nil {
+		if err := e.copyTables(ctx, dst.db); err != nil {
 			return err
 		}
-		// Once more, for both meta pages to have the whole.
+		// Once more, for both meta pages to have the whole, and for the root, where the domain's secrets are, to be there
+		// twice: without them nothing can be salvaged.
 		return errors.Join(dst.db.Update(setMarker), dst.db.Sync())
 	})
 	return errors.Join(err, dst.release())
 }
 
-// copyBuckets copies everything in src, in transactions of bounded size.
-func copyBuckets(ctx context.Context, dst, src *bbolt.DB) error {
-	const perTx = 4 << 20
-	return src.View(func(from *bbolt.Tx) error {
-		return from.ForEach(func(name []byte, b *bbolt.Bucket) error {
-			cursor := b.Cursor()
-			k, v := cursor.First()
-			for first := true; first || k != nil; first = false {
-				if err := ctx.Err(); err != nil {
+// copyTables copies all entries, in transactions of bounded size, from pages that were checked.
+func (e *boltEngine) copyTables(ctx context.Context, dst *bbolt.DB) error {
+	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
+		return contain(func() error {
+			tables := newBoltTables(tx, nil)
+			names := reader(tables.all.find, nil)
+			for {
+				table, err := names()
+				if err != nil || table.Key == nil {
 					return err
 				}
-				err := dst.Update(func(to *bbolt.Tx) error {
-					out, err := to.CreateBucketIfNotExists(name)
-					if err != nil {
-						return err
-					}
-					out.FillPercent = 0.9 // the entries come in order
-					for n := 0; k != nil && n < perTx; k, v = cursor.Next() {
-						if err := out.Put(k, v); err != nil {
-							return err
-						}
-						n += len(k) + len(v)
-					}
-					return nil
-				})
-				if err != nil {
+				find := func(key []byte) (node, []byte, error) { return tables.find(string(table.Key), key) }
+				if err := copyTable(ctx, dst, table.Key, reader(find, nil)); err != nil {
+					return err
+				}
+			}
+		})
+	})
+}
+
+func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Entry, error)) error {
+	const perTx = 4 << 20
+	entry, err := next()
+	for err == nil && entry.Key != nil {
+		err = dst.Update(func(tx *bbolt.Tx) error {
+			out, err := tx.CreateBucketIfNotExists(name)
+			if err != nil {
+				return err
+			}
+			out.FillPercent = 0.9 // the entries come in order
+			for n := 0; entry.Key != nil && n < perTx; {
+				if err := errors.Join(ctx.Err(), out.Put(entry.Key, entry.Value)); err != nil {
+					return err
+				}
+				n += len(entry.Key) + len(entry.Value)
+				if entry, err = next(); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
-	})
+	}
+	return err
 }
 
 // replaceBy puts the bbolt file at path in the place of the engine's own. The new file is locked before it has the name,
@@ -265,9 +361,9 @@ func (e *boltEngine) replaceBy(path string) error {
 	settings := boltSettings()
 	settings.Timeout = (*Options)(nil).lockTimeout()
 	if runtime.GOOS == "windows" {
-		e.swap.Lock()
-		defer e.swap.Unlock()
-		err := e.release()
+		e.gate.lock()
+		defer e.gate.unlock()
+		err := e.releaseLocked()
 		if err == nil {
 			err = os.Rename(path, e.path)
 			var openErr error
@@ -275,7 +371,7 @@ func (e *boltEngine) replaceBy(path string) error {
 			err = errors.Join(err, openErr)
 		}
 		if e.db == nil {
-			e.broken = err
+			e.broken, e.gone = err, err
 		}
 		return err
 	}
@@ -286,10 +382,10 @@ func (e *boltEngine) replaceBy(path string) error {
 	if err := os.Rename(path, e.path); err != nil {
 		return errors.Join(err, db.Close())
 	}
-	e.swap.Lock()
+	e.gate.lock()
 	old := e.db
 	e.db, e.file = db, file
-	e.swap.Unlock()
+	e.gate.unlock()
 	// What is committed next is in the new file alone: its name must last before that.
 	if err = syncDir(filepath.Dir(e.path)); err != nil {
 		e.broken = ErrSyncFailed

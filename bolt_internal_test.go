@@ -47,7 +47,7 @@ func (e boltInside) reopen() boltInside {
 	e.t.Helper()
 	_ = e.Close()
 	again := openBoltInsideFile(e.t, e.path)
-	for finding := range again.CheckEngine() {
+	for finding := range again.CheckEngine(context.Background()) {
 		e.t.Errorf("after reopening: %v", finding)
 	}
 	return again
@@ -535,4 +535,58 @@ func CheckOnOpen(all, most int) (undo func()) {
 	a, m := boltMaxExactCheck, boltMaxOpenCheck
 	boltMaxExactCheck, boltMaxOpenCheck = all, most
 	return func() { boltMaxExactCheck, boltMaxOpenCheck = a, m }
+}
+
+// A commit that needs a larger map waits for all who read, and who begins to read waits for the commit.
+func TestWhoBeginsToReadDoesNotWaitForACommitLongerThanItsContext(t *testing.T) {
+	e := openBoltInside(t)
+	e.setCommitting(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	blocked, undone := make(chan struct{}), make(chan struct{})
+	first := make(chan error)
+	go func() {
+		first <- e.begin(ctx, &e.unreadable, func() error { <-blocked; return nil }, func() { close(undone) })
+	}()
+	for e.gate.tryLock() { // until the first has it
+		e.gate.unlock()
+	}
+	second := make(chan error)
+	go func() { second <- e.View(ctx, func(EngineTx) error { return nil }) }()
+	cancel()
+	for _, waiter := range []chan error{first, second} {
+		if err := <-waiter; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want context.Canceled", err)
+		}
+	}
+	close(blocked)
+	<-undone // what had begun all the same
+	e.setCommitting(false)
+	mustInside(t, e.set("a", "1"))
+	e.want("a=1")
+}
+
+func TestAFileGetsItsNameAlsoWhereThereAreNoLinksAndNeverInThePlaceOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	tmp, path := filepath.Join(dir, "tmp"), filepath.Join(dir, "keys.db")
+	noLinks := func(string, string) error { return errors.ErrUnsupported }
+	mustInside(t, os.WriteFile(tmp, []byte("mine"), 0o600))
+	mustInside(t, linkOr(noLinks, tmp, path))
+	mustInside(t, os.WriteFile(tmp, []byte("another's"), 0o600))
+	for _, link := range []func(string, string) error{noLinks, os.Link} {
+		if err := linkOr(link, tmp, path); err == nil {
+			t.Error("it has replaced a file")
+		}
+	}
+	if got, _ := os.ReadFile(path); string(got) != "mine" {
+		t.Errorf("the file has %q, want %q", got, "mine")
+	}
+}
+
+func TestADirectoryThatMayNotBeReadIsNoFailure(t *testing.T) {
+	if os.Getuid() == 0 || runtime.GOOS == "windows" {
+		t.Skip("there is no such directory for root, nor on Windows")
+	}
+	dir := t.TempDir()
+	mustInside(t, os.Chmod(dir, 0o300))
+	mustInside(t, syncDir(dir))
 }

@@ -496,7 +496,9 @@ func use(t testing.TB, e latchkey.Engine, damage string) {
 		allow("Get", e.View(t.Context(), readByGet(table)))
 		allow("Update", e.Update(t.Context(), writeByPut(table)))
 	}
-	for finding := range e.(interface{ CheckEngine() iter.Seq[error] }).CheckEngine() {
+	for finding := range e.(interface {
+		CheckEngine(context.Context) iter.Seq[error]
+	}).CheckEngine(t.Context()) {
 		allow("CheckEngine", finding)
 	}
 }

@@ -159,7 +159,7 @@ func TestBboltReadsNoPageThatWasNotCheckedInTheSameTransaction(t *testing.T) {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
 			})
-			for finding := range e.CheckEngine() {
+			for finding := range e.CheckEngine(t.Context()) {
 				t.Fatalf("seed %d: %v", seed, finding)
 			}
 		}
@@ -456,7 +456,10 @@ func TestATreeWithoutEndOrOfUnequalDepthIsRefused(t *testing.T) {
 			t.Errorf("%s: got %v", tt.name, err)
 		}
 		findings := 0
-		check := &pageCheck{&tables.pages, func(error) { findings++ }, newPageSet(tables.pages.count), false}
+		check := &pageCheck{
+			pageFile: &tables.pages, owned: newPageSet(tables.pages.count),
+			report: func(error) { findings++ }, stopped: func() bool { return false },
+		}
 		if check.checkTree(subtree{page: 2}, 0, 0); tt.good != (findings == 0) {
 			t.Errorf("%s: %d findings", tt.name, findings)
 		}

@@ -18,7 +18,7 @@ import (
 // ctx's error. It runs in one read transaction, so a bbolt file cannot grow meanwhile; logins go on.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
-		for err := range s.checkEngine() {
+		for err := range s.checkEngine(ctx) {
 			if !yield(err) || !errors.Is(err, ErrCorrupt) {
 				return
 			}
@@ -34,9 +34,11 @@ func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 }
 
 // checkEngine yields what the engine finds wrong with itself, if it can tell.
-func (s *Store) checkEngine() iter.Seq[error] {
-	if e, ok := s.engine.(interface{ CheckEngine() iter.Seq[error] }); ok {
-		return e.CheckEngine()
+func (s *Store) checkEngine(ctx context.Context) iter.Seq[error] {
+	if e, ok := s.engine.(interface {
+		CheckEngine(context.Context) iter.Seq[error]
+	}); ok {
+		return e.CheckEngine(ctx)
 	}
 	return func(func(error) bool) {}
 }
@@ -49,7 +51,7 @@ func (s *Store) checkEngine() iter.Seq[error] {
 // It returns [ErrCorrupt] and changes nothing if the engine's own pages are damaged, so that records cannot be found where
 // they are; or an error of [Store.Update].
 func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
-	for err := range s.checkEngine() {
+	for err := range s.checkEngine(ctx) {
 		return 0, wrapf(err, "repair")
 	}
 	err = s.update(ctx, func(tx *Tx) error {

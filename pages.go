@@ -31,6 +31,7 @@ const (
 	bucketHeader   = 16   // root page (8 bytes), 0 if the bucket's one page follows inline; sequence (8)
 	bucketSequence = 8
 	metaSize       = 64 // with its checksum, the last 8 bytes
+	metaCommit     = 48 // where in it the number of the commit is (8 bytes)
 	boltMagic      = 0xED0CDAED
 	boltVersion    = 2
 	noFreelist     = 1<<64 - 1 // of a file that keeps no list of free pages; ours do
@@ -177,7 +178,7 @@ func (p *pageFile) meta() (last boltMeta, metas int) {
 			continue
 		}
 		metas++
-		tx := binary.LittleEndian.Uint64(m[48:])
+		tx := binary.LittleEndian.Uint64(m[metaCommit:])
 		if metas == 2 && tx != last.tx+1 && tx+1 != last.tx {
 			metas = 1
 		}
@@ -243,34 +244,39 @@ func branches(page []byte) (all []branch) {
 // would write over it.
 type pageCheck struct {
 	*pageFile
-	report func(error)
-	owned  pageSet
+	report  func(error)
+	stopped func() bool // whoever wants the findings wants no more
 	// sampled leaves out the leaf pages of tables, but for one in each branch. They are ninety-nine pages in a hundred, and
 	// are checked again before they are used.
 	sampled bool
+
+	owned pageSet
 }
 
 // check reports what is wrong with the pages of a commit.
-func (p *pageFile) check(m boltMeta, sampled bool, report func(error)) {
-	p.count = min(p.count, m.end)
-	c := &pageCheck{p, report, newPageSet(p.count), sampled}
+func (c *pageCheck) check(m boltMeta) {
+	c.count = min(c.count, m.end)
+	c.owned = newPageSet(c.count)
 	c.own(0, 2)
-	free, ok := p.free(m.freelist)
+	free, ok := c.free(m.freelist)
 	if ok {
-		list, _ := p.page(m.freelist, pageFreelist)
+		list, _ := c.page(m.freelist, pageFreelist)
 		c.own(m.freelist, len(list)/boltPageSize)
 	} else {
-		report(corrupt("the list of free pages, page %d, cannot be read", m.freelist))
+		c.report(corrupt("the list of free pages, page %d, cannot be read", m.freelist))
 	}
-	for id := range p.count {
+	for id := range c.count {
 		if free.has(id) {
 			c.own(id, 1)
 		}
 	}
 	c.checkTree(subtree{page: m.root}, bucketFlag, 0)
-	for id := range p.count {
-		if ok && !sampled && !c.owned.has(id) {
-			report(corrupt("page %d is neither in use nor free", id))
+	if !ok || c.sampled || c.stopped() {
+		return
+	}
+	for id := range c.count {
+		if !c.owned.has(id) {
+			c.report(corrupt("page %d is neither in use nor free", id))
 		}
 	}
 }
@@ -290,6 +296,9 @@ func (c *pageCheck) own(id uint64, pages int) (first bool) {
 // checkTree checks a page, which is so many levels below a root, and all below it. It returns how many levels these are, or
 // -1 where that cannot be told.
 func (c *pageCheck) checkTree(at subtree, flags uint32, level int) (levels int) {
+	if c.stopped() {
+		return -1
+	}
 	n, err := c.node(at, flags, false)
 	if err == nil && level > maxLevels {
 		err = corrupt("page %d is more than %d levels below a root", at.page, maxLevels)

@@ -2,6 +2,7 @@ package latchkey_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -145,9 +146,13 @@ func (o *ordeal) undergo(path string) {
 		if opts == nil {
 			o.write(e)
 			o.read(e)
-			for finding := range e.(interface{ CheckEngine() iter.Seq[error] }).CheckEngine() {
+			for finding := range e.(interface {
+				CheckEngine(context.Context) iter.Seq[error]
+			}).CheckEngine(o.t.Context()) {
 				o.allow("CheckEngine", finding)
 			}
+			o.allow("Compact", e.(interface{ Compact(context.Context) error }).Compact(o.t.Context()))
+			o.read(e)
 		}
 		o.allow("Close", e.Close())
 	}
@@ -433,6 +438,15 @@ func TestDamageToALargeFileIsAnError(t *testing.T) {
 	}{
 		{"is a branch that leads back", func(page []byte) {
 			copy(page[pageFlags:], file[branches[len(branches)-1]*pageSize+pageFlags:][:pageSize-pageFlags])
+		}},
+		{"is a branch that leads to itself", func(page []byte) {
+			key := firstElement + binary.LittleEndian.Uint32(page[firstElement+4:])
+			size := binary.LittleEndian.Uint32(page[firstElement+8:])
+			copy(page[firstElement+elementSize:], bytes.Clone(page[key:key+size]))
+			page[pageFlags], page[pageElements], page[pageElements+1] = branchPage, 1, 0
+			binary.LittleEndian.PutUint32(page[firstElement:], elementSize)
+			binary.LittleEndian.PutUint32(page[firstElement+4:], size)
+			binary.LittleEndian.PutUint64(page[firstPageBelow:], uint64(leaf))
 		}},
 		{"is another leaf", func(page []byte) { copy(page[pageFlags:], file[(leaf+1)*pageSize+pageFlags:][:pageSize-pageFlags]) }},
 		{"is zeros", zero},

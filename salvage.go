@@ -56,7 +56,7 @@ func Salvage(ctx context.Context, broken, out string) (report Salvaged, err erro
 	}
 	if err == nil {
 		s.settle()
-		err = writeFile(out, false, func(tmp *os.File) error { return s.write(ctx, tmp.Name()) })
+		err = writeFile(out, func(tmp *os.File) error { return s.write(ctx, tmp.Name()) })
 	}
 	return s.report, wrapf(err, "salvage %s", broken)
 }

@@ -39,37 +39,44 @@ func TestSalvageLosesNoMoreThanAPageHolds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, &latchkey.Options{Cost: lightest})
 	_, _, tokens := fillStore(t, s, 500)
-	closeStore(t, s)
-	file, err := os.ReadFile(path)
-	must(t, err)
-
-	pages := len(file) / pageSize
-	step := pages / 10 // the first pages, where the roots are, and some of the rest
-	if testing.Short() {
-		step = pages / 3
-	}
-	for page := 0; page < pages; page++ {
-		if page > 4 && page%step != 0 && page < pages-3 {
-			continue
+	for _, compacted := range []bool{false, true} {
+		if compacted { // there is nothing in it but what is in use
+			must(t, s.Compact(t.Context()))
 		}
-		report, salvaged := salvage(t, damagePage(t, file, page))
-		if report.Users != 500 || report.Keys < len(tokens)*99/100 {
-			t.Errorf("page %d of %d: %+v", page, pages, report)
+		file, err := os.ReadFile(path)
+		must(t, err)
+		root, pages := int(boltMeta(file).root), len(file)/pageSize
+		step := pages / 10 // the first pages, the root, and some of the rest
+		if testing.Short() {
+			step = pages / 3
 		}
-		good, disabled := 0, 0
-		for _, token := range tokens[:200] {
-			switch _, err := salvaged.Login(t.Context(), token); {
-			case err == nil:
-				good++
-			case errors.Is(err, latchkey.ErrKeyDisabled), errors.Is(err, latchkey.ErrUserDisabled):
-				disabled++
+		for page := range pages {
+			if page <= 4 || page%step == 0 || page >= pages-3 || page == root {
+				wantSalvaged(t, damagePage(t, file, page), tokens, fmt.Sprintf("compacted %t: page %d of %d", compacted, page, pages))
 			}
 		}
-		if good+disabled < 150 || disabled > 0 && report.Doubtful+report.Nameless == 0 {
-			t.Errorf("page %d of %d: %d of 200 keys log in, %d are disabled: %+v", page, pages, good, disabled, report)
-		}
-		closeStore(t, salvaged)
 	}
+}
+
+func wantSalvaged(t *testing.T, path string, tokens []string, what string) {
+	t.Helper()
+	report, salvaged := salvage(t, path)
+	if report.Users != 500 || report.Keys < len(tokens)*99/100 {
+		t.Errorf("%s: %+v", what, report)
+	}
+	good, disabled := 0, 0
+	for _, token := range tokens[:200] {
+		switch _, err := salvaged.Login(t.Context(), token); {
+		case err == nil:
+			good++
+		case errors.Is(err, latchkey.ErrKeyDisabled), errors.Is(err, latchkey.ErrUserDisabled):
+			disabled++
+		}
+	}
+	if good+disabled < 150 || disabled > 0 && report.Doubtful+report.Nameless == 0 {
+		t.Errorf("%s: %d of 200 keys log in, %d are disabled: %+v", what, good, disabled, report)
+	}
+	closeStore(t, salvaged)
 }
 
 func TestSalvageOfASoundStoreKeepsEverything(t *testing.T) {

@@ -46,18 +46,11 @@ func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
 	}
-	if opts.useSafetyCopy() && lost(path) {
-		if err := useSafetyCopy(path); err != nil {
-			return nil, err
-		}
+	open := openStore
+	if opts.useSafetyCopy() {
+		open = openOrUseCopy
 	}
-	s, err := openStore(path, opts)
-	if errors.Is(err, ErrCorrupt) && opts.useSafetyCopy() {
-		if err := useSafetyCopy(path); err != nil {
-			return nil, err
-		}
-		s, err = openStore(path, opts)
-	}
+	s, err := open(path, opts)
 	if every := opts.safetyCopy(); err == nil && every > 0 {
 		file := s.engine.(*boltEngine).path
 		s.goBackground(func() { s.keepSafetyCopy(file, every) })
@@ -219,8 +212,10 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 // View runs fn in a read transaction, which sees one state of the whole store, and returns fn's error as it is. tx ends
-// with fn. Writers do not wait for it, except that a bbolt file cannot grow while a View lasts: keep it short, and call
-// none of the store's own methods from fn. It returns [ErrClosed], [ErrCorrupt] or ctx's error.
+// with fn. Writers do not wait for it, except that a bbolt file cannot outgrow its map while a View or a Backup lasts
+// (1 GiB, 64 MiB on 32-bit machines, on Windows the next power of two): whoever writes then waits, and so does whoever
+// begins to read meanwhile, as long as its context lasts. Keep it short, and call none of the store's own methods from fn.
+// It returns [ErrClosed], [ErrCorrupt], [ErrVersion] or ctx's error.
 func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	if s.closed.Load() {
 		return ErrClosed

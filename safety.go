@@ -1,0 +1,157 @@
+package latchkey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+)
+
+// The safety copy is a backup that the store makes of itself, beside its file.
+
+const (
+	safetySuffix  = ".safety"
+	damagedSuffix = ".damaged"
+)
+
+// keepSafetyCopy makes a copy at once and then every so often, until the store closes, whenever something has changed.
+func (s *Store) keepSafetyCopy(path string, every time.Duration) {
+	ctx, cancel := s.untilClosed()
+	defer cancel()
+	ticks := time.NewTicker(every)
+	defer ticks.Stop()
+	for last, made := uint64(0), false; ; {
+		if st, err := s.Stats(ctx); err == nil && (!made || st.Commits != last) {
+			// What is committed between the two is copied, and counts as new the next time.
+			if s.makeSafetyCopy(ctx, path) == nil {
+				last, made = st.Commits, true
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks.C:
+		}
+	}
+}
+
+func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
+	return replaceFile(path+safetySuffix, func(tmp *os.File) error {
+		if err := s.Backup(ctx, tmp); err != nil {
+			return err
+		}
+		return checkFile(ctx, tmp.Name())
+	})
+}
+
+// openOrUseCopy opens the store at path, and puts the safety copy in the place of a file that is damaged or gone.
+func openOrUseCopy(path string, opts *Options) (*Store, error) {
+	if file, err := filepath.EvalSymlinks(path); err == nil {
+		path = file // where the copy is, too
+	}
+	for {
+		f, err := os.Open(path) // so that no other file is taken for this one
+		if errors.Is(err, fs.ErrNotExist) {
+			err = replaceLost(path)
+			if errors.Is(err, fs.ErrExist) {
+				continue
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, wrapf(err, "use safety copy")
+			}
+			return openStore(path, opts)
+		}
+		if err != nil {
+			return nil, wrapf(err, "open store")
+		}
+		s, err := openStore(path, opts)
+		if !errors.Is(err, ErrCorrupt) {
+			return s, errors.Join(err, f.Close())
+		}
+		switch copyErr := replaceDamaged(path, f, opts.lockTimeout()); {
+		case errors.Is(copyErr, errReplaced):
+		case errors.Is(copyErr, fs.ErrNotExist): // there is no copy
+			return nil, err
+		case copyErr != nil:
+			return nil, fmt.Errorf("%w; use safety copy: %w", err, copyErr)
+		default:
+			return openStore(path, opts)
+		}
+	}
+}
+
+// replaceLost makes the file at path of its safety copy, unless there is one.
+func replaceLost(path string) error {
+	safe, err := os.Open(path + safetySuffix)
+	if err != nil {
+		return err
+	}
+	defer safe.Close()
+	return writeFile(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
+}
+
+// errReplaced: somebody else has put another file in the place of a damaged one.
+var errReplaced = errors.New("there is another file by now")
+
+// replaceDamaged puts the safety copy in the place of the file at path, which it closes, and keeps under another name.
+// There is a file at path at any time, so that no crash makes room for a new, empty store. It holds the lock of the damaged
+// file: who has that open still is not robbed of it, and of several who find the damage only one replaces it.
+func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error {
+	defer damaged.Close()
+	if err := lockWithin(damaged, timeout); err != nil {
+		return err
+	}
+	defer unlock(damaged)
+	info, err := damaged.Stat()
+	if err != nil {
+		return err
+	}
+	if now, err := os.Stat(path); err != nil || !os.SameFile(now, info) {
+		return firstError(err, errReplaced)
+	}
+	safe, err := os.Open(path + safetySuffix)
+	if err != nil {
+		return err
+	}
+	defer safe.Close()
+	err = replaceFile(path+damagedSuffix, func(tmp *os.File) error {
+		_, err := io.Copy(tmp, damaged)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if runtime.GOOS == "windows" { // which renames nothing over a file that is open
+		_ = damaged.Close()
+	}
+	return replaceFile(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
+}
+
+// lockWithin takes bbolt's lock on f, for which it waits as [OpenBolt] does.
+func lockWithin(f *os.File, timeout time.Duration) error {
+	for end := time.Now().Add(timeout); ; time.Sleep(10 * time.Millisecond) {
+		switch locked, err := tryLock(f); {
+		case locked || err != nil:
+			return err
+		case !time.Now().Before(end):
+			return ErrLocked
+		}
+	}
+}
+
+// wayOut adds to ErrCorrupt what can be done about the file at path.
+func wayOut(path string, err error) error {
+	if !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	hint := "Restore a backup, or Salvage what is left"
+	if _, statErr := os.Lstat(path + safetySuffix); statErr == nil {
+		hint = "open it with UseSafetyCopy, " + hint
+	}
+	return fmt.Errorf("%w (%s)", err, hint)
+}

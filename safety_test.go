@@ -1,0 +1,243 @@
+package latchkey_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+func TestTheSafetyCopyIsKeptAndUsedWhenAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "keys.db")
+		opts := &latchkey.Options{Cost: latchkey.LightCost, SafetyCopy: time.Hour}
+		s, err := latchkey.Open(path, opts)
+		must(t, err)
+		synctest.Wait()
+		key, token := addKey(t, s, addUser(t, s, "ada"), "laptop")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		_, late := addKey(t, s, key.Owner, "late")
+		closeStore(t, s)
+
+		must(t, os.WriteFile(path, []byte(strings.Repeat("damage ", 10_000)), 0o600))
+		_, err = latchkey.Open(path, nil)
+		wantError(t, err, latchkey.ErrCorrupt)
+
+		s, err = latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true})
+		must(t, err)
+		wantLogin(t, s, token, key.ID)
+		wantRefused(t, s, late, latchkey.ErrInvalidToken)
+		closeStore(t, s)
+		if _, err := os.Stat(path + ".damaged"); err != nil {
+			t.Errorf("the damaged file was not kept: %v", err)
+		}
+	})
+}
+
+func TestADamagedFileWithoutASafetyCopyStaysAsItIs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	damage := []byte(strings.Repeat("damage ", 10_000))
+	must(t, os.WriteFile(path, damage, 0o600))
+	_, err := latchkey.Open(path, &latchkey.Options{UseSafetyCopy: true})
+	wantError(t, err, latchkey.ErrCorrupt)
+	got, err := os.ReadFile(path)
+	must(t, err)
+	if !bytes.Equal(got, damage) {
+		t.Error("the file was changed")
+	}
+}
+
+func damage(t testing.TB, path string) {
+	t.Helper()
+	must(t, os.WriteFile(path, []byte(strings.Repeat("damage ", 10_000)), 0o600))
+}
+
+// keepCopy makes a store with a key, and a safety copy of it.
+func keepCopy(t testing.TB, path string) (token string) {
+	t.Helper()
+	s, err := latchkey.Open(path, light())
+	must(t, err)
+	_, token = addKey(t, s, addUser(t, s, "ada"), "laptop")
+	var backup bytes.Buffer
+	must(t, s.Backup(t.Context(), &backup))
+	must(t, os.WriteFile(path+".safety", backup.Bytes(), 0o600))
+	closeStore(t, s)
+	return token
+}
+
+func TestTheSafetyCopyIsUsedWhenTheFileIsGone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	token := keepCopy(t, path)
+	must(t, os.Remove(path))
+	s := openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true})
+	mustLogin(t, s, token)
+}
+
+func TestASafetyCopyThatIsDamagedItselfIsNotUsed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	keepCopy(t, path)
+	damage(t, path)
+	damage(t, path+".safety")
+	_, err := latchkey.Open(path, &latchkey.Options{UseSafetyCopy: true})
+	wantError(t, err, latchkey.ErrCorrupt)
+	must(t, os.Remove(path))
+	_, err = latchkey.Open(path, &latchkey.Options{UseSafetyCopy: true})
+	wantError(t, err, latchkey.ErrCorrupt)
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("there is a file now: %v", err)
+	}
+}
+
+func TestWhoOnlyReadsNeitherMakesNorUsesASafetyCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "keys.db")
+		keepCopy(t, path)
+		before := fileInfo(t, path+".safety")
+		opts := &latchkey.Options{ReadOnly: true, SafetyCopy: time.Minute, UseSafetyCopy: true}
+		s, err := latchkey.Open(path, opts)
+		must(t, err)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		must(t, s.Close())
+		if !os.SameFile(before, fileInfo(t, path+".safety")) {
+			t.Error("there is another safety copy")
+		}
+		damage(t, path)
+		_, err = latchkey.Open(path, opts)
+		wantError(t, err, latchkey.ErrCorrupt)
+	})
+}
+
+func fileInfo(t testing.TB, path string) fs.FileInfo {
+	t.Helper()
+	info, err := os.Stat(path)
+	must(t, err)
+	return info
+}
+
+func TestASafetyCopyIsMadeWhenAnythingWasCommittedAndOnlyThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "keys.db")
+		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopy: time.Hour})
+		must(t, err)
+		synctest.Wait()
+		first := fileInfo(t, path+".safety")
+		time.Sleep(3 * time.Hour)
+		synctest.Wait()
+		if !os.SameFile(first, fileInfo(t, path+".safety")) {
+			t.Error("there is another copy, though nothing has changed")
+		}
+		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+			return tx.Data("app").Put([]byte("k"), []byte("v"))
+		}))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		must(t, s.Close())
+		copied := openFile(t, path+".safety", nil)
+		must(t, copied.View(t.Context(), func(tx *latchkey.Tx) error {
+			v, err := tx.Data("app").Get([]byte("k"))
+			if string(v) != "v" {
+				t.Errorf("the copy has %q, want v", v)
+			}
+			return err
+		}))
+	})
+}
+
+func TestACopyOfADamagedStoreDoesNotReplaceTheLastGoodOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "keys.db")
+		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopy: time.Hour})
+		must(t, err)
+		synctest.Wait()
+		first := fileInfo(t, path+".safety")
+		addKey(t, s, addUser(t, s, "ada"), "laptop")
+		file, err := os.ReadFile(path)
+		must(t, err)
+		root := int(boltMeta(file).root) * pageSize
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		must(t, err)
+		_, err = f.WriteAt(make([]byte, pageSize), int64(root))
+		must(t, errors.Join(err, f.Close()))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if !os.SameFile(first, fileInfo(t, path+".safety")) {
+			t.Error("a damaged copy has replaced a good one")
+		}
+		_ = s.Close()
+	})
+}
+
+func TestOfManyWhoUseTheSafetyCopyAtOnceOneHasTheStore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	keepCopy(t, path)
+	for round := range 30 {
+		if round%2 == 0 || runtime.GOOS == "windows" {
+			damage(t, path)
+		} else {
+			must(t, os.Remove(path))
+		}
+		var openers sync.WaitGroup
+		var mu sync.Mutex
+		var made []string
+		for i := range 4 {
+			openers.Go(func() {
+				s, err := latchkey.Open(path, &latchkey.Options{Cost: lightest, UseSafetyCopy: true, LockTimeout: 20 * time.Millisecond})
+				if err != nil {
+					if !errors.Is(err, latchkey.ErrLocked) {
+						t.Errorf("round %d: got error %v, want ErrLocked", round, err)
+					}
+					return
+				}
+				subject := fmt.Sprint("user ", i)
+				addUser(t, s, subject)
+				must(t, s.Close())
+				mu.Lock()
+				defer mu.Unlock()
+				made = append(made, subject)
+			})
+		}
+		openers.Wait()
+		s, err := latchkey.Open(path, nil)
+		must(t, err)
+		for _, subject := range made {
+			if _, err := s.UserByIdentity(t.Context(), email(subject)); err != nil {
+				t.Errorf("round %d: what was acknowledged is gone: %v", round, err)
+			}
+		}
+		closeStore(t, s)
+	}
+}
+
+func TestNobodyIsRobbedOfADamagedFileThatHeHasOpen(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows renames nothing over a file that is open")
+	}
+	path := filepath.Join(t.TempDir(), "keys.db")
+	keepCopy(t, path)
+	s, err := latchkey.Open(path, light())
+	must(t, err)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt(make([]byte, 2*pageSize), 0) // for which it is refused before anybody asks for the lock
+	must(t, errors.Join(err, f.Close()))
+	before := fileInfo(t, path)
+	_, err = latchkey.Open(path, &latchkey.Options{UseSafetyCopy: true, LockTimeout: -1})
+	wantError(t, err, latchkey.ErrLocked)
+	wantError(t, err, latchkey.ErrCorrupt)
+	if !os.SameFile(before, fileInfo(t, path)) {
+		t.Error("the file was replaced")
+	}
+	_ = s.Close()
+}
