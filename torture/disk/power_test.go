@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net/rpc"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -74,6 +75,28 @@ func TestAPowerCutInMakingCompactingOrRestoringAStoreLeavesTheOldStateOrTheNew(t
 	}
 }
 
+func TestAPowerCutInUsingTheSafetyCopyLeavesWhatWasThereOrTheCopy(t *testing.T) {
+	t.Parallel()
+	seed := newSeed(t)
+	for again, cut, i := 0, 1, 0; again < amount(3, 15); i, cut = i+1, cut+1 {
+		h := newHistory()
+		h.cut, h.random, h.safety = cut, newRandom(seed, i), true
+		h.between(t, 0, func(u *use) {
+			u.open()
+			u.fill()
+			u.ask(Call{Do: "backup", To: u.path + ".safety"})
+			u.ask(Call{Do: "close"})
+			u.damage()
+		})
+		inTime := h.between(t, cut, func(u *use) { u.open() })
+		h.run(t, 0)
+		if !inTime {
+			again, cut = again+1, 0
+			t.Logf("%d cuts", i)
+		}
+	}
+}
+
 // A process that is killed in a commit leaves what it has written and not synced.
 func TestWhatIsThereAfterAKillAndReopeningLasts(t *testing.T) {
 	t.Parallel()
@@ -107,10 +130,11 @@ type history struct {
 	random *rand.Rand
 	disk   *disk.Disk
 
-	made  bool     // the store was opened once
-	state State    // with every change that is known to be there
-	under []Call   // changes under way, each of which may be there or not
-	gone  []string // tokens of deleted keys
+	made   bool     // the store was opened once
+	safety bool     // it is opened with the safety copy
+	state  State    // with every change that is known to be there
+	under  []Call   // changes under way, each of which may be there or not
+	gone   []string // tokens of deleted keys
 
 	acknowledged int // changes
 
@@ -190,7 +214,7 @@ func (u *use) ask(c Call) bool {
 // open opens the store and looks at everything that was there before.
 func (u *use) open() bool {
 	u.t.Helper()
-	if !u.ask(Call{Do: "open"}) {
+	if !u.ask(Call{Do: "open", UseSafetyCopy: u.safety}) {
 		return false
 	}
 	u.made = true
@@ -219,6 +243,15 @@ func (u *use) find() bool {
 func (u *use) settle(next State) {
 	u.gone = append(u.gone, u.state.lost(next)...)
 	u.state = next
+}
+
+// damage makes the file no store.
+func (u *use) damage() {
+	u.t.Helper()
+	f, err := os.OpenFile(u.path, os.O_WRONLY, 0)
+	must(u.t, err)
+	_, err = f.WriteAt(make([]byte, 2*pageSize), 0)
+	must(u.t, errors.Join(err, f.Sync(), f.Close()))
 }
 
 // killDuring makes a call, has the program killed during the nth change of the disk, and starts another program.

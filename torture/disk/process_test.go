@@ -47,10 +47,11 @@ func TestMain(m *testing.M) {
 
 // Call is what the program is asked to do. Each kind of call has the fields that it needs.
 type Call struct {
-	Do       string
-	Path     string
-	ReadOnly bool
-	Cost     latchkey.Cost // lightest, unless it is another
+	Do            string
+	Path          string
+	ReadOnly      bool
+	UseSafetyCopy bool
+	Cost          latchkey.Cost // lightest, unless it is another
 
 	Subject string // of a user
 	User    uuid.UUID
@@ -142,7 +143,7 @@ func (p *Program) Do(c Call, a *Answer) error {
 
 func (p *Program) do(ctx context.Context, c Call, a *Answer) error {
 	if c.Do == "open" {
-		s, err := latchkey.Open(c.Path, &latchkey.Options{Cost: cmp.Or(c.Cost, lightest), ReadOnly: c.ReadOnly})
+		s, err := latchkey.Open(c.Path, &latchkey.Options{Cost: cmp.Or(c.Cost, lightest), ReadOnly: c.ReadOnly, UseSafetyCopy: c.UseSafetyCopy})
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.stores[c.Path] = s
