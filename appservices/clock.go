@@ -6,7 +6,8 @@ import (
 )
 
 // A Clock tells a time that can be moved, for [Options].Now and the store's: so a test sees in no time how a session
-// ends. It is safe for concurrent use.
+// ends. It is for times from 1970 to 2105, since IDs begin with four bytes of seconds: at others they are wrong. It is
+// safe for concurrent use.
 type Clock struct {
 	mu      sync.Mutex
 	running bool

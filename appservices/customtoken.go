@@ -37,7 +37,10 @@ func (v *JWTVerifier) Verify(_ context.Context, appID, token string) (id string,
 	if v.Audience != "" {
 		appID = v.Audience
 	}
-	opts := []jwt.ParserOption{jwt.WithValidMethods([]string{method}), jwt.WithAudience(appID), jwt.WithExpirationRequired()}
+	opts := []jwt.ParserOption{
+		jwt.WithValidMethods([]string{method}), jwt.WithAudience(appID), jwt.WithExpirationRequired(),
+		jwt.WithStrictDecoding(), // or some tokens could be written in more than one way
+	}
 	if v.Now != nil {
 		opts = append(opts, jwt.WithTimeFunc(v.Now))
 	}

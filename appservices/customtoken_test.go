@@ -35,6 +35,8 @@ func TestCustomTokensOfAnAuthority(t *testing.T) {
 		return s
 	}
 	hs, rs := jwt.SigningMethodHS256, jwt.SigningMethodRS256
+	signed := sign(hs, secret, good)
+	respelt := signed[:len(signed)-1] + string(signed[len(signed)-1]+1) // the last character has two bits to spare
 	for _, tt := range []struct {
 		name  string
 		key   any
@@ -52,6 +54,7 @@ func TestCustomTokensOfAnAuthority(t *testing.T) {
 		{"unsigned", secret, sign(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, good), false},
 		{"signed with the public key as a secret", &private.PublicKey, sign(hs, private.N.Bytes(), good), false},
 		{"no JWT", secret, "x", false},
+		{"the same signature in another spelling", secret, respelt, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := &appservices.JWTVerifier{Key: tt.key, Now: clock.Now, Fields: map[string]string{"email": "mail", "name": "absent"}}

@@ -207,7 +207,7 @@ func (l *faultList) take(r *http.Request) (delay time.Duration, end *Fault) {
 func (l *faultList) intercept(w http.ResponseWriter, r *http.Request) (done bool) {
 	delay, end := l.take(r)
 	if delay > 0 {
-		l.wait(r, delay)
+		l.wait(w, r, delay)
 	}
 	switch {
 	case end == nil:
@@ -225,7 +225,8 @@ func (l *faultList) intercept(w http.ResponseWriter, r *http.Request) (done bool
 }
 
 // wait waits for d, or until the client has left.
-func (l *faultList) wait(r *http.Request, d time.Duration) {
+func (l *faultList) wait(w http.ResponseWriter, r *http.Request, d time.Duration) {
+	deferReply(w, r, d)
 	// The server notices that a client has left when the body was read, if it is not longer than the handler reads.
 	body, _ := io.ReadAll(io.LimitReader(r.Body, l.handler.opts.maxBody()+1))
 	r.Body = io.NopCloser(bytes.NewReader(body))
@@ -237,6 +238,17 @@ func (l *faultList) wait(r *http.Request, d time.Duration) {
 	case <-r.Context().Done():
 		panic(http.ErrAbortHandler) // nobody is there to be told anything
 	}
+}
+
+// deferReply gives a reply that comes later by d as much time as the server gives it otherwise. HTTP/2 ends a request in
+// the middle of the wait if it is not told before.
+func deferReply(w http.ResponseWriter, r *http.Request, d time.Duration) {
+	srv, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	if srv == nil || srv.WriteTimeout <= 0 {
+		return
+	}
+	// What w cannot set, it does not have.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d).Add(srv.WriteTimeout))
 }
 
 // faultJSON is a Fault as JSON has it.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -172,14 +173,71 @@ func TestADelayedRequestGoesOnWithItsBody(t *testing.T) {
 	d := newDouble(t, nil)
 	d.fault(appservices.Fault{Delay: time.Second})
 	synctest.Test(t, func(t *testing.T) {
-		register := appPath + "/auth/providers/local-userpass/register"
-		if got := d.sendLocally("POST", register, `{"email":"ada@example.com","password":"correct horse"}`); got.Code != 201 {
+		// A call that does not hash: the goroutines of a hash would belong to the bubble, and the store does not.
+		resend := appPath + "/auth/providers/local-userpass/confirm/send"
+		if got := d.sendLocally("POST", resend, `{"email":"ada@example.com"}`); got.Code != 404 {
 			t.Errorf("got %d, %s", got.Code, got.Body)
 		}
-		if got := d.sendLocally("POST", register, strings.Repeat(" ", 1<<20)+"{}"); got.Code != 413 {
+		if got := d.sendLocally("POST", resend, strings.Repeat(" ", 1<<20)+"{}"); got.Code != 413 {
 			t.Errorf("too long a body: got %d, %s", got.Code, got.Body)
 		}
 	})
+}
+
+// pipes is a listener without a network. Its connections go by the time of a synctest bubble, deadlines included.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	if conn, open := <-p; open {
+		return conn, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (p pipes) dial(context.Context, string, string) (net.Conn, error) {
+	server, client := net.Pipe()
+	p <- server
+	return client, nil
+}
+
+func TestADelayMayBeLongerThanTheServerWaitsForReplies(t *testing.T) {
+	for _, version := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(version, func(t *testing.T) {
+			d := newDouble(t, nil)
+			d.fault(appservices.Fault{Delay: time.Hour})
+			synctest.Test(t, func(t *testing.T) {
+				protocols := new(http.Protocols)
+				protocols.SetHTTP1(version == "HTTP/1.1")
+				protocols.SetUnencryptedHTTP2(version == "HTTP/2.0")
+				listener := make(pipes)
+				srv := appservices.NewServer("", d.handler)
+				srv.Protocols = protocols
+				go srv.Serve(listener)
+				defer srv.Close()
+				transport := &http.Transport{DialContext: listener.dial, Protocols: protocols}
+				defer transport.CloseIdleConnections()
+
+				for method, want := range map[string]int{"GET": 200, "POST": 405} {
+					begun := time.Now()
+					req, err := http.NewRequest(method, "http://double"+locationPath, strings.NewReader("{}"))
+					must(t, err)
+					resp, err := transport.RoundTrip(req)
+					if err != nil {
+						t.Fatalf("no reply: %v", err)
+					}
+					if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != want || resp.Proto != version {
+						t.Errorf("got %s %s, body %v; want %d", resp.Proto, resp.Status, err, want)
+					}
+					if took := time.Since(begun); took != time.Hour {
+						t.Errorf("it took %v", took)
+					}
+				}
+			})
+		})
+	}
 }
 
 func TestADelayEndsWhenTheClientHasLeft(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"runtime"
 	"slices"
 	"sync"
@@ -162,11 +163,64 @@ type SeededKey struct {
 // Format keeps the token out of whatever prints a SeededKey.
 func (k SeededKey) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "key %s (%s)", k.Name, k.ID) }
 
+// ErrNoApp: there is no app with that ID, because it is none of [Options].AppIDs, or has another form than an ID.
+var ErrNoApp = errors.New("there is no such app")
+
+// IsEmpty reports whether an app has no users, no e-mail addresses that have registered, and no server keys: whether a
+// seed would be the first thing in it. appID may be empty if all app IDs are names of one app. It returns [ErrNoApp], or
+// an error of [latchkey.Store.View].
+func (h *Handler) IsEmpty(ctx context.Context, appID string) (bool, error) {
+	empty, err := h.isEmpty(ctx, appID)
+	if err != nil {
+		return false, fmt.Errorf("appservices: %w", err)
+	}
+	return empty, nil
+}
+
+func (h *Handler) isEmpty(ctx context.Context, appID string) (empty bool, err error) {
+	a, err := h.named(ctx, appID)
+	if err != nil {
+		return false, err
+	}
+	err = a.store.View(ctx, func(tx *latchkey.Tx) error {
+		empty = false
+		for _, err := range tx.Users(uuid.Nil) {
+			return err
+		}
+		for e, err := range data(tx).Scan([]byte("a"), []byte("b")) { // accounts
+			var acc account
+			if err == nil {
+				err = json.Unmarshal(e.Value, &acc)
+			}
+			if err != nil || acc.User == uuid.Nil { // of another the user was deleted, and the address is free
+				return err
+			}
+		}
+		keys, err := tx.Keys(latchkey.Server)
+		empty = len(keys) == 0
+		return err
+	})
+	return empty, err
+}
+
+// named is the app of an ID, or the only one if the ID is empty.
+func (h *Handler) named(ctx context.Context, appID string) (*app, error) {
+	if appID == "" && h.only != nil {
+		return h.only, nil
+	}
+	a, err := h.app(ctx, appID)
+	var e *refusal
+	if errors.As(err, &e) && e.status == http.StatusNotFound {
+		return nil, fmt.Errorf("%w: %.100q", ErrNoApp, appID)
+	}
+	return a, err
+}
+
 // Seed makes users and keys in an app's store, all or none. appID may be empty if all app IDs are names of one app. What
 // it makes has the time of the store's clock, and, if the store draws from [Deterministic], the same IDs and tokens in
 // every run: if nothing else was made before, and the clock stands at [SeedTime].
 //
-// It returns [ErrInvalidSeed], or an error of [latchkey.Store.CreateUser] or [latchkey.Store.CreateKey], such as
+// It returns [ErrInvalidSeed], [ErrNoApp], or an error of [latchkey.Store.CreateUser] or [latchkey.Store.CreateKey], such as
 // [latchkey.ErrIdentityTaken] for who is there already.
 func (h *Handler) Seed(ctx context.Context, appID string, seed Seed) (Seeded, error) {
 	seeded, err := h.seed(ctx, appID, &seed)
@@ -180,11 +234,9 @@ func (h *Handler) seed(ctx context.Context, appID string, seed *Seed) (seeded Se
 	if err := seed.validate(); err != nil {
 		return Seeded{}, err
 	}
-	a := h.only
-	if a == nil || appID != "" {
-		if a, err = h.app(ctx, appID); err != nil {
-			return Seeded{}, err
-		}
+	a, err := h.named(ctx, appID)
+	if err != nil {
+		return Seeded{}, err
 	}
 	verifiers, err := a.hashPasswords(ctx, seed.Users)
 	if err != nil {

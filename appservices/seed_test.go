@@ -272,17 +272,53 @@ func TestASeedIsForOneApp(t *testing.T) {
 		}
 	}
 	for _, appID := range []string{"", "third"} {
-		if _, err := h.Seed(t.Context(), appID, seed); err == nil {
-			t.Errorf("there is no app %q, and it was seeded", appID)
+		if _, err := h.Seed(t.Context(), appID, seed); !errors.Is(err, appservices.ErrNoApp) {
+			t.Errorf("there is no app %q: got error %v, want ErrNoApp", appID, err)
+		}
+		if _, err := h.IsEmpty(t.Context(), appID); !errors.Is(err, appservices.ErrNoApp) {
+			t.Errorf("whether %q is empty: got error %v, want ErrNoApp", appID, err)
+		}
+	}
+	for appID, want := range map[string]bool{"one": false, "other": true} {
+		if empty, err := h.IsEmpty(t.Context(), appID); err != nil || empty != want {
+			t.Errorf("whether %s is empty: got %v, %v", appID, empty, err)
 		}
 	}
 	listed := newDouble(t, &appservices.Options{AppIDs: []string{"demo-abcde"}})
-	if _, err := listed.handler.Seed(t.Context(), "third", seed); err == nil {
-		t.Error("the app third is not listed, and it was seeded")
+	if _, err := listed.handler.Seed(t.Context(), "third", seed); !errors.Is(err, appservices.ErrNoApp) {
+		t.Errorf("the app third is not listed: got error %v, want ErrNoApp", err)
 	}
 	// Where all IDs are names of one app, none is needed.
 	if _, err := one.handler.Seed(t.Context(), "", parseSeed(t, `{"server_keys":[{"name":"job-2"}]}`)); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAnAppIsEmptyUntilThereIsAUserAnAddressOrAServerKey(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(d *double)
+		want bool
+	}{
+		{"nothing was done", func(*double) {}, true},
+		{"an address has registered", func(d *double) { d.register("ada@example.com") }, false},
+		{"a user has logged in", func(d *double) { d.signUp("ada@example.com") }, false},
+		{"the only user was deleted", func(d *double) {
+			d.send("DELETE", prefix+"/auth/delete", d.signUp("ada@example.com").access, nil).noContent()
+		}, true},
+		{"the only user was deleted by an administrator", func(d *double) {
+			d.signUp("ada@example.com")
+			must(t, d.store.DeleteUser(t.Context(), d.user("ada@example.com").ID))
+		}, true},
+		{"there is a server key", func(d *double) { d.serverKey("job") }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDouble(t, nil)
+			tt.do(d)
+			if empty, err := d.handler.IsEmpty(t.Context(), ""); err != nil || empty != tt.want {
+				t.Errorf("got %v, %v; want %v", empty, err, tt.want)
+			}
+		})
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/appservices"
+	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
 // Options changes what a double is. A nil *Options, or one with only zero fields, is a double without users.
@@ -103,7 +104,7 @@ func (s *Server) openStore(o *Options) {
 		s.Clock.Set(appservices.SeedTime)
 		settings.Rand, o.Handler.Rand = appservices.Deterministic(o.Seed.Value)
 	}
-	store, err := latchkey.OpenEngine(newMemory(false), settings)
+	store, err := memory.Open(settings)
 	if err != nil {
 		s.t.Fatal(err)
 	}

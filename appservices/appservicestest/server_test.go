@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"reflect"
 	"runtime"
 	"strings"
@@ -41,6 +42,23 @@ func TestADoubleKnowsItsOneAppAndHasAUsersKeysFromTheSeed(t *testing.T) {
 	wantStatus(t, "login with the key", got, 200)
 	got, _ = logInByPassword(double, "ada@example.com", "correct horse")
 	wantStatus(t, "login with the password", got, 200)
+}
+
+func TestADoubleTouchesNoDisk(t *testing.T) {
+	// Where files would go by default, there is no room for any; and an exampleT has no TempDir.
+	t.Chdir(t.TempDir())
+	for _, variable := range []string{"TMPDIR", "TMP", "TEMP"} {
+		t.Setenv(variable, "no-such-directory")
+	}
+	et := &exampleT{}
+	double := appservicestest.Start(et, &appservicestest.Options{Seed: ada})
+	_, session := logInByPassword(double, "ada@example.com", "correct horse")
+	got, _ := send("POST", double.URL+"/api/client/v2.0/auth/api_keys", session["refresh_token"], `{"name":"phone"}`)
+	wantStatus(t, "create key", got, 201)
+	if files, err := os.ReadDir("."); err != nil || len(files) > 0 {
+		t.Errorf("there are the files %v, error %v", files, err)
+	}
+	et.end()
 }
 
 func TestDoublesAreWorldsOfTheirOwn(t *testing.T) {

@@ -67,12 +67,17 @@ func checkLocal(r *http.Request) error {
 	case !strings.EqualFold(host, "localhost") && !to.IsLoopback():
 		return errors.New("the control endpoint is reached by a loopback address")
 	}
-	for _, header := range []string{"Origin", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host"} {
-		if r.Header.Get(header) != "" {
+	for _, header := range foreign {
+		if len(r.Header.Values(header)) > 0 {
 			return fmt.Errorf("the control endpoint takes no requests with the header %s", header)
 		}
 	}
 	return nil
+}
+
+// foreign are headers that browsers and proxies add, and programs do not.
+var foreign = []string{
+	"Origin", "Via", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip",
 }
 
 type controlError struct {
@@ -92,6 +97,9 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 		d := json.NewDecoder(bytes.NewReader(body))
 		d.DisallowUnknownFields()
 		err = d.Decode(v)
+		if _, more := d.Token(); err == nil && more != io.EOF {
+			err = errors.New("there is more behind the end of the JSON object")
+		}
 	}
 	if err != nil {
 		answer(w, http.StatusBadRequest, controlError{err.Error()})
@@ -133,6 +141,12 @@ func (c *control) showClock(w http.ResponseWriter, _ *http.Request) {
 	}{c.clock.Now(), c.clock.Running()})
 }
 
+// The times that IDs can hold, in whole years: see [appservices.Clock].
+var (
+	clockBegin = time.Unix(0, 0)
+	clockEnd   = time.Date(2106, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
 func (c *control) moveClock(w http.ResponseWriter, r *http.Request) {
 	var move struct {
 		Set     *time.Time `json:"set"`
@@ -145,6 +159,14 @@ func (c *control) moveClock(w http.ResponseWriter, r *http.Request) {
 	by, err := time.ParseDuration(move.Advance)
 	if move.Advance != "" && (err != nil || move.Set != nil) {
 		answer(w, http.StatusBadRequest, controlError{`"advance" is a duration such as "31m", and goes without "set"`})
+		return
+	}
+	to := c.clock.Now()
+	if move.Set != nil {
+		to = *move.Set
+	}
+	if to = to.Add(by); to.Before(clockBegin) || !to.Before(clockEnd) {
+		answer(w, http.StatusBadRequest, controlError{"the clock goes from 1970 to the end of 2105"})
 		return
 	}
 	if move.Running != nil && !*move.Running {

@@ -22,6 +22,11 @@ func TestTheControlEndpointIsForThisMachineAlone(t *testing.T) {
 		{"a page in a browser", "127.0.0.1:40000", "127.0.0.1:9090", "Origin", false},
 		{"a proxy", "127.0.0.1:40000", "127.0.0.1:9090", "X-Forwarded-For", false},
 		{"a proxy that keeps to RFC 7239", "127.0.0.1:40000", "127.0.0.1:9090", "Forwarded", false},
+		{"a proxy that keeps to RFC 9110", "127.0.0.1:40000", "127.0.0.1:9090", "Via", false},
+		{"a proxy that tells the host alone", "127.0.0.1:40000", "127.0.0.1:9090", "X-Forwarded-Host", false},
+		{"a proxy that tells the scheme alone", "127.0.0.1:40000", "127.0.0.1:9090", "X-Forwarded-Proto", false},
+		{"a proxy that tells the address alone", "127.0.0.1:40000", "127.0.0.1:9090", "X-Real-IP", false},
+		{"a program that says what it is", "127.0.0.1:40000", "127.0.0.1:9090", "User-Agent", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := httptest.NewRequest("GET", "/.latchkey/control/clock", nil)

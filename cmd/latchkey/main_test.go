@@ -75,6 +75,7 @@ func TestScripts(t *testing.T) {
 			"postdate": postdate,
 			"serve":    serve,
 			"request":  request,
+			"replied":  replied,
 			"mailed":   mailed,
 			"glob":     glob,
 			"shutdown": shutdown,

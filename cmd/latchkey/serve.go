@@ -7,24 +7,23 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"syscall"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/appservices"
+	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
 // errAddress: the address to listen on cannot be had.
@@ -46,6 +45,9 @@ type server struct {
 	cost      latchkey.Cost
 	opts      appservices.Options
 
+	customTokenKey string // the file
+	customToken    appservices.JWTVerifier
+
 	seed   *appservices.Seed // nil for none
 	log    *slog.Logger
 	clock  *appservices.Clock
@@ -66,11 +68,17 @@ their keys here, when its base URL is changed to the one that serve prints.
 
 When it is ready, serve prints its URL on one line of standard output, and nothing else there. It logs requests to
 standard error, without tokens; but what an e-mail to a user would carry, the tokens that confirm an address or reset a
-password, is logged, since no mail is sent. An interrupt or SIGTERM ends it when the requests under way are answered, or
-after 5 seconds; a second one ends it at once.
+password, is logged, with --quiet too, since no mail is sent. An interrupt or SIGTERM ends it when the requests under way
+are answered, or after 5 seconds; a second one ends it at once.
 
-It needs --store, for a store that latchkey init has made, or --ephemeral, for one that is gone when serve ends. With
---ephemeral, each app ID has a store of its own, unless there is a seed; with --store, all app IDs are names of one app.
+It needs --store, for a store that latchkey init has made, or --ephemeral, for one in memory. With --ephemeral, each app ID
+has a store of its own, unless there is a seed; with --store, all app IDs are names of one app. The first 100 app IDs that
+are asked for get a store of their own; any other is answered with status 503 until serve is started again.
+
+Custom tokens are JSON Web Tokens that another authority issues. With --custom-token-key they log in who is their "sub", if
+they have the app ID as "aud", or what --custom-token-audience says, and an "exp" that has not passed. Custom functions and
+the logins of Google, Facebook and Apple need a program in Go, which gives appservices.Options a function for each; here
+they log nobody in.
 
 --seed is a file in YAML or JSON of what is there from the start; appservices/seed.schema.json in the source is its schema:
 
@@ -89,12 +97,13 @@ It needs --store, for a store that latchkey init has made, or --ephemeral, for o
     server_keys:
       - name: backup-job
 
-A store that has users or server keys already is left as it is. Whoever knows a seed's value can make every token, so it
-needs --ephemeral. --tokens receives the IDs and tokens, as JSON, before the URL is printed:
+A store that has users, registered addresses or server keys already is left as it is. Whoever knows a seed's value can make
+every token, so it needs --ephemeral. --tokens receives the IDs and tokens, as JSON, before the URL is printed:
 
     {"app_id":TEXT,"users":[{"id":ID,"email":TEXT,"keys":[{"id":ID,"name":TEXT,"token":TOKEN}]}],"server_keys":[...]}
 
---control lets programs on the same machine make requests fail, and move the clock:
+--control lets programs on the same machine make requests fail, and move the clock. Never give it behind a proxy, which
+may send what others sent as if it were its own:
 
     curl -d '{"path":"/auth/api_keys","status":500,"error_code":"InternalServerError","to":1}' URL/.latchkey/control/faults
     curl -d '{"advance":"31m"}' URL/.latchkey/control/clock
@@ -102,10 +111,12 @@ needs --ephemeral. --tokens receives the IDs and tokens, as JSON, before the URL
 A fault has a "method", "path" (a pattern for what comes behind /api/client/v2.0; ** at its end is any rest) and "app_id"
 for the requests that it is for, "from", "to" and "every" to choose among these, and "delay", "drop" or "status",
 "error_code" and "error" for what happens. GET shows the faults and how often each has fired, and DELETE ends them. The
-clock is given "advance" or "set", and "running", false to let it stand; GET shows it.`,
+clock is given "advance" or "set", and "running", false to let it stand; GET shows it. It goes from 1970 to the end of
+2105.`,
 		Example: examples(
 			"latchkey serve --ephemeral --seed seed.yaml --tokens tokens.json",
 			"latchkey serve --ephemeral --addr 127.0.0.1:0 --control > url",
+			"latchkey serve --ephemeral --custom-token-key secret.txt --custom-token-field email=mail",
 			"latchkey serve --store keys.db --app-id myapp-abcde --public-url https://keys.example.com --trust-forwarded",
 		),
 		Args: takes(),
@@ -114,7 +125,7 @@ clock is given "advance" or "set", and "running", false to let it stand; GET sho
 	flags := cmd.Flags()
 	flags.StringVar(&s.addr, "addr", "127.0.0.1:9090", "the `HOST:PORT` to listen on; port 0 is any that is free")
 	flags.StringArrayVar(&s.opts.AppIDs, "app-id", nil, "an app `ID` to know; may be repeated (default any)")
-	flags.BoolVar(&s.ephemeral, "ephemeral", false, "keep everything in temporary files, which are gone when serve ends")
+	flags.BoolVar(&s.ephemeral, "ephemeral", false, "keep everything in memory, which is gone when serve ends")
 	flags.StringVar(&s.seedFile, "seed", "", "the `FILE` of what is there from the start")
 	flags.StringVar(&s.tokenFile, "tokens", "", "the `FILE` to write the seed's IDs and tokens to")
 	flags.Var((*costFlag)(&s.cost), "cost", "what a hash of a key or password costs (default light with --ephemeral, else default)")
@@ -122,18 +133,30 @@ clock is given "advance" or "set", and "running", false to let it stand; GET sho
 	flags.Var((*lifeFlag)(&s.opts.AccessTokenLife), "access-token-life", "how long an access token is good (default 30m)")
 	flags.Var((*lifeFlag)(&s.opts.RefreshTokenLife), "refresh-token-life", "how long a session can last (default 60d; 50 years for anonymous users)")
 	flags.Var(&s.confirm, "confirm", "how e-mail addresses are confirmed: automatic, or manual with a token from the log")
+	flags.Var((*providersFlag)(&s.opts.Providers), "providers", "the providers by which users can log in, with commas between them (default all)")
+	flags.StringVar(&s.customTokenKey, "custom-token-key", "", "the `FILE` of the key that custom tokens are signed with: an RSA public key in PEM, or a secret for HS256")
+	flags.StringVar(&s.customToken.Audience, "custom-token-audience", "", "the `TEXT` that \"aud\" of a custom token must have (default the app ID)")
+	flags.StringToStringVar(&s.customToken.Fields, "custom-token-field", nil, "a field of the profile, and the claim of custom tokens that it is taken from, as `NAME=CLAIM`; may be repeated")
+	flags.Lookup("custom-token-field").DefValue = ""
+	flags.BoolVar(&s.opts.AllowKeySessions, "allow-key-sessions", false, "let sessions that were opened with a user key manage the user's keys")
+	flags.BoolVar(&s.opts.ExplainForbidden, "explain-forbidden", false, "say why in refusals with status 403, which have no body otherwise")
+	flags.Float64Var(&s.opts.FailedLogins, "failed-logins", 1, "`N` logins a second may fail from one address after --failed-login-burst have; -1 is no limit")
+	flags.IntVar(&s.opts.FailedLoginBurst, "failed-login-burst", 1000, "`N` logins may fail from one address before --failed-logins matters")
 	flags.StringArrayVar(&s.opts.AllowedOrigins, "allow-origin", nil, "an `ORIGIN` whose pages may call, such as https://app.example.com; may be repeated (default any)")
+	flags.BoolVar(&s.opts.AllowPrivateNetwork, "allow-private-network", false, "let public pages call a private address, which Chromium asks for")
 	flags.StringVar(&s.opts.PublicURL, "public-url", "", "the `URL` by which clients reach the server (default what they sent the request to)")
 	flags.BoolVar(&s.opts.TrustForwarded, "trust-forwarded", false, "believe X-Forwarded-Proto, -Host and -For; only behind a proxy that sets them")
 	flags.BoolVar(&s.opts.OldTexts, "old-texts", false, "answer failed logins as before May 2024, for Kotlin SDKs up to 1.16")
 	flags.BoolVar(&s.control, "control", false, "let programs on this machine make requests fail and move the clock")
 	flags.Var(&s.logFormat, "log-format", "the format of the log: text or json")
-	flags.BoolVarP(&a.quiet, "quiet", "q", false, "log warnings and errors only")
+	flags.BoolVarP(&a.quiet, "quiet", "q", false, "log warnings, errors and mails only")
 
-	for _, file := range []string{"seed", "tokens"} {
+	for _, file := range []string{"seed", "tokens", "custom-token-key"} {
 		_ = cmd.RegisterFlagCompletionFunc(file, cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 	}
-	for flag, values := range map[string][]string{"cost": {"default", "light"}, "confirm": s.confirm.of, "log-format": s.logFormat.of} {
+	for flag, values := range map[string][]string{
+		"cost": {"default", "light"}, "confirm": s.confirm.of, "log-format": s.logFormat.of, "providers": providers,
+	} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
 	return cmd
@@ -144,6 +167,9 @@ func (s *server) run(cmd *cobra.Command) error {
 		return err
 	}
 	if err := s.readSeed(); err != nil {
+		return err
+	}
+	if err := s.readTokenKey(); err != nil {
 		return err
 	}
 	s.startLog()
@@ -157,7 +183,7 @@ func (s *server) run(cmd *cobra.Command) error {
 	}
 	s.startClock()
 	if s.ephemeral {
-		return s.withTemporary(func(one *latchkey.Store) error { return s.serve(cmd.Context(), listener, one) })
+		return s.serveMemory(cmd.Context(), listener)
 	}
 	return s.with(s.stores, func(one *latchkey.Store) error { return s.serve(cmd.Context(), listener, one) })
 }
@@ -175,6 +201,12 @@ func (s *server) check(storeGiven bool) error {
 		return usagef("a seed is for one app: give --app-id once")
 	case s.opts.PublicURL != "" && !isBaseURL(s.opts.PublicURL):
 		return usagef("--public-url is a scheme and a host, such as https://keys.example.com")
+	case s.customTokenKey == "" && (s.customToken.Audience != "" || len(s.customToken.Fields) > 0):
+		return usagef("custom tokens are refused without a key: give --custom-token-key FILE")
+	case s.opts.FailedLogins == 0 || math.IsNaN(s.opts.FailedLogins) || math.IsInf(s.opts.FailedLogins, 0):
+		return usagef("--failed-logins is a number above 0, or -1 for no limit")
+	case s.opts.FailedLoginBurst < 1:
+		return usagef("--failed-login-burst is at least 1")
 	}
 	for _, id := range s.opts.AppIDs {
 		if len(id) > 64 || latchkey.CheckHostedName(id) != nil {
@@ -217,6 +249,21 @@ func (s *server) readSeed() error {
 	return nil
 }
 
+func (s *server) readTokenKey() error {
+	if s.customTokenKey == "" {
+		return nil
+	}
+	data, err := os.ReadFile(s.customTokenKey)
+	if err != nil {
+		return missing(err, s.customTokenKey)
+	}
+	if s.customToken.Key, err = parseTokenKey(data); err != nil {
+		return usagef("%s: %w", s.customTokenKey, err)
+	}
+	s.opts.CustomToken = s.customToken.Verify
+	return nil
+}
+
 // missing makes errNoFile of an error that says that the file at path is not there.
 func missing(err error, path string) error {
 	if errors.Is(err, os.ErrNotExist) {
@@ -237,7 +284,8 @@ func (s *server) startLog() {
 	s.opts.Logger = s.log
 	s.opts.ManualConfirmation = s.confirm.value == "manual"
 	s.opts.Mail = func(ctx context.Context, m appservices.Mail) {
-		s.log.InfoContext(ctx, "mail", "app_id", m.AppID, "email", m.Email, "kind", m.Kind, "token", m.Token, "token_id", m.TokenID)
+		// At a level that --quiet keeps: the log is all that the tokens go to.
+		s.log.WarnContext(ctx, "mail", "app_id", m.AppID, "email", m.Email, "kind", m.Kind, "token", m.Token, "token_id", m.TokenID)
 	}
 }
 
@@ -248,7 +296,7 @@ func (s *server) startClock() {
 		s.clock.Set(appservices.SeedTime)
 		s.stores.Rand, s.opts.Rand = appservices.Deterministic(s.seed.Value)
 	}
-	s.opts.Now, s.stores.Now = s.clock.Now, s.clock.Now
+	s.opts.Now, s.stores.Now, s.customToken.Now = s.clock.Now, s.clock.Now, s.clock.Now
 	s.stores.Cost = s.cost
 	if s.cost == (latchkey.Cost{}) && s.ephemeral {
 		s.stores.Cost = latchkey.LightCost
@@ -256,41 +304,18 @@ func (s *server) startClock() {
 	s.stores.HashMemory = max(64<<20, int64(s.stores.Cost.Memory)<<10)
 }
 
-// withTemporary runs fn with one store for all apps, if there is a seed, and else with none, but one for each app that
-// is asked for. It removes them in the end.
-func (s *server) withTemporary(fn func(one *latchkey.Store) error) (err error) {
-	dir, err := os.MkdirTemp("", "latchkey-serve-")
-	if err != nil {
-		return err
-	}
-	var mu sync.Mutex
-	var opened []*latchkey.Store
-	open := func(context.Context, string) (*latchkey.Store, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		store, err := latchkey.Open(filepath.Join(dir, fmt.Sprintf("%d.db", len(opened))), &s.stores)
-		if err == nil {
-			opened = append(opened, store)
-		}
-		return store, err
-	}
-	defer func() {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, store := range opened {
-			err = errors.Join(err, store.Close())
-		}
-		err = errors.Join(err, os.RemoveAll(dir))
-	}()
+// serveMemory serves from one store for all apps, if there is a seed, and else from one for each app that is asked for.
+// They go with the process, and need no closing.
+func (s *server) serveMemory(ctx context.Context, listener net.Listener) error {
 	if s.seed == nil {
-		s.opts.OpenApp = open
-		return fn(nil)
+		s.opts.OpenApp = func(context.Context, string) (*latchkey.Store, error) { return memory.Open(&s.stores) }
+		return s.serve(ctx, listener, nil)
 	}
-	one, err := open(context.Background(), "")
+	one, err := memory.Open(&s.stores)
 	if err != nil {
 		return err
 	}
-	return fn(one)
+	return s.serve(ctx, listener, one)
 }
 
 // serve answers requests until it is told to end. one is the store of all apps, or nil.
@@ -302,7 +327,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 		return err
 	}
 	if s.seed != nil {
-		if err := s.plant(ctx, handler, one); err != nil {
+		if err := s.plant(ctx, handler); err != nil {
 			return err
 		}
 	}
@@ -323,6 +348,11 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 		return err
 	case <-ctx.Done():
 	}
+	return s.end(forced, srv)
+}
+
+// end ends srv when the requests under way are answered, or after shutdownTime, or when forced ends.
+func (s *server) end(forced context.Context, srv *http.Server) error {
 	s.log.Info("ending")
 	limit, cancel := context.WithTimeout(forced, shutdownTime)
 	defer cancel()
@@ -371,18 +401,18 @@ func (s *server) tell(addr *net.TCPAddr) error {
 }
 
 // plant makes what the seed says, unless the store is somebody's already, and writes the tokens.
-func (s *server) plant(ctx context.Context, handler *appservices.Handler, store *latchkey.Store) error {
-	empty, err := isEmpty(ctx, store)
+func (s *server) plant(ctx context.Context, handler *appservices.Handler) error {
+	appID := ""
+	if len(s.opts.AppIDs) > 0 {
+		appID = s.opts.AppIDs[0]
+	}
+	empty, err := handler.IsEmpty(ctx, appID)
 	if err != nil {
 		return err
 	}
 	if !empty {
-		s.log.Warn("there are users or server keys in the store already: the seed was left out", "seed", s.seedFile)
+		s.log.Warn("there are users, registered addresses or server keys in the store already: the seed was left out", "seed", s.seedFile)
 		return nil
-	}
-	appID := ""
-	if len(s.opts.AppIDs) > 0 {
-		appID = s.opts.AppIDs[0]
 	}
 	seeded, err := handler.Seed(ctx, appID, *s.seed)
 	if err != nil {
@@ -392,19 +422,6 @@ func (s *server) plant(ctx context.Context, handler *appservices.Handler, store 
 		return nil
 	}
 	return writeTokens(s.tokenFile, seeded)
-}
-
-// isEmpty tells whether a store has neither users nor server keys.
-func isEmpty(ctx context.Context, store *latchkey.Store) (empty bool, err error) {
-	err = store.View(ctx, func(tx *latchkey.Tx) error {
-		for _, err := range tx.Users(uuid.Nil) {
-			return err
-		}
-		keys, err := tx.Keys(latchkey.Server)
-		empty = len(keys) == 0
-		return err
-	})
-	return empty, err
 }
 
 // writeTokens writes the file in one step, so that nobody who waits for it reads a part.
@@ -424,46 +441,3 @@ func writeTokens(path string, seeded appservices.Seeded) error {
 	}
 	return os.Rename(f.Name(), path)
 }
-
-// choiceFlag is a flag's value: one of a few.
-type choiceFlag struct {
-	value string
-	of    []string
-}
-
-func (c *choiceFlag) Set(s string) error {
-	if !slices.Contains(c.of, s) {
-		return fmt.Errorf("it is one of %s", strings.Join(c.of, ", "))
-	}
-	c.value = s
-	return nil
-}
-
-func (c *choiceFlag) String() string { return c.value }
-func (c *choiceFlag) Type() string   { return "WORD" }
-
-// lifeFlag is a flag's value: how long a token is good, in whole seconds, or in days.
-type lifeFlag time.Duration
-
-func (l *lifeFlag) Set(s string) error {
-	d, err := time.ParseDuration(s)
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		var n uint64
-		n, err = strconv.ParseUint(days, 10, 16) // 179 years at most
-		d = time.Duration(n) * 24 * time.Hour
-	}
-	if err != nil || d < time.Second || d%time.Second != 0 {
-		return errors.New("it is a duration of whole seconds or days, such as 30m or 60d")
-	}
-	*l = lifeFlag(d)
-	return nil
-}
-
-func (l *lifeFlag) String() string {
-	if *l == 0 {
-		return ""
-	}
-	return time.Duration(*l).String()
-}
-
-func (l *lifeFlag) Type() string { return "DURATION" }

@@ -4,8 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"os"
@@ -17,6 +20,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -124,6 +128,53 @@ func TestServeAnswersWhatIsUnderWayBeforeItEnds(t *testing.T) {
 	}
 }
 
+// pipes is a listener without a network. Its connections go by the time of a synctest bubble.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	if conn, open := <-p; open {
+		return conn, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func TestServeCutsOffWhatIsUnderWayAfterFiveSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := &server{log: slog.New(slog.NewTextHandler(&log, nil))}
+		begun, ended := make(chan struct{}), make(chan struct{})
+		srv := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			close(begun)
+			<-r.Context().Done()
+			close(ended)
+		})}
+		listener := make(pipes)
+		go srv.Serve(listener)
+		client, conn := net.Pipe()
+		listener <- conn
+		go io.WriteString(client, "GET / HTTP/1.1\r\nHost: double\r\n\r\n")
+		<-begun
+
+		told := time.Now()
+		if err := s.end(t.Context(), srv); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(told); took != 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if reply, err := io.ReadAll(client); err != nil || len(reply) > 0 {
+			t.Errorf("the client got %q, %v", reply, err)
+		}
+		<-ended
+		if !strings.Contains(log.String(), "requests under way were cut off") {
+			t.Errorf("the log is %s", &log)
+		}
+	})
+}
+
 func TestASecondSignalEndsServeAtOnce(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a process has no way to send itself an interrupt here")
@@ -229,6 +280,7 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // request sends a request, and prints the status and the body of the reply: request METHOD PATH [BODY] [HEADER:VALUE ...].
+// The reply's headers go to the file headers.
 func request(ts *testscript.TestScript, neg bool, args []string) {
 	body := ""
 	if len(args) > 2 {
@@ -255,6 +307,17 @@ func request(ts *testscript.TestScript, neg bool, args []string) {
 	reply, err := io.ReadAll(resp.Body)
 	ts.Check(err)
 	fmt.Fprintf(ts.Stdout(), "%d %s\n", resp.StatusCode, bytes.TrimSpace(reply))
+	var headers bytes.Buffer
+	ts.Check(resp.Header.Write(&headers))
+	ts.Check(os.WriteFile(ts.MkAbs("headers"), headers.Bytes(), 0o666))
+}
+
+// replied sets a variable to a field of the last reply: replied VARIABLE FIELD.
+func replied(ts *testscript.TestScript, _ bool, args []string) {
+	_, body, _ := strings.Cut(ts.ReadFile("stdout"), " ")
+	var fields map[string]any
+	ts.Check(json.Unmarshal([]byte(body), &fields))
+	ts.Setenv(args[0], fields[args[1]].(string))
 }
 
 // mailed sets TOKEN and TOKENID to those of the last mail in the log.

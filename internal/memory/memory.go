@@ -1,4 +1,6 @@
-package appservicestest
+// Package memory has stores that are gone with the process. One that need not outlive it does without the syncs of a file:
+// eleven to open it and make a user, which on a slow disk are a tenth of a second.
+package memory
 
 import (
 	"bytes"
@@ -13,12 +15,14 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// memory is an engine that keeps its tables in memory. A store that need not outlive its test does without the syncs of a
-// file: eleven to open it and make a user, which on a slow disk are a tenth of a second.
-//
-// A table is never changed: who writes makes another that shares what stays as it was, so a reader keeps the state that it
-// began with, and neither waits for the other.
-type memory struct {
+// Open makes a new store. Its errors are those of [latchkey.OpenEngine].
+func Open(opts *latchkey.Options) (*latchkey.Store, error) {
+	return latchkey.OpenEngine(newEngine(false), opts)
+}
+
+// engine keeps its tables in memory. A table is never changed: who writes makes another that shares what stays as it was,
+// so a reader keeps the state that it began with, and neither waits for the other.
+type engine struct {
 	readOnly bool
 	state    atomic.Pointer[tables]
 	turn     chan struct{} // whoever writes has put one in
@@ -34,81 +38,81 @@ const degree = 16
 
 func less(a, b latchkey.Entry) bool { return bytes.Compare(a.Key, b.Key) < 0 }
 
-func newMemory(readOnly bool) *memory {
-	m := &memory{readOnly: readOnly, turn: make(chan struct{}, 1)}
-	m.state.Store(&tables{})
-	return m
+func newEngine(readOnly bool) *engine {
+	e := &engine{readOnly: readOnly, turn: make(chan struct{}, 1)}
+	e.state.Store(&tables{})
+	return e
 }
 
-func (m *memory) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+func (e *engine) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := m.enter(); err != nil {
+	if err := e.enter(); err != nil {
 		return err
 	}
-	defer m.life.RUnlock()
-	tx := &memoryTx{tables: *m.state.Load(), readOnly: true}
+	defer e.life.RUnlock()
+	tx := &engineTx{tables: *e.state.Load(), readOnly: true}
 	defer tx.end()
 	return fn(tx)
 }
 
-func (m *memory) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
-	if m.readOnly {
+func (e *engine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	if e.readOnly {
 		return latchkey.ErrReadOnly
 	}
 	select {
-	case m.turn <- struct{}{}:
-		defer func() { <-m.turn }()
+	case e.turn <- struct{}{}:
+		defer func() { <-e.turn }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	if err := ctx.Err(); err != nil {
 		return err // select takes either of two that are ready
 	}
-	if err := m.enter(); err != nil {
+	if err := e.enter(); err != nil {
 		return err
 	}
-	defer m.life.RUnlock()
-	tx := &memoryTx{tables: maps.Clone(*m.state.Load()), own: make(map[string]bool)}
+	defer e.life.RUnlock()
+	tx := &engineTx{tables: maps.Clone(*e.state.Load()), own: make(map[string]bool)}
 	defer tx.end()
 	if err := fn(tx); err != nil {
 		return err
 	}
-	m.state.Store(&tx.tables)
+	e.state.Store(&tx.tables)
 	return nil
 }
 
 // enter begins a transaction, which Close waits for.
-func (m *memory) enter() error {
-	if m.closed.Load() { // else it would wait for Close, which waits for the transactions under way
+func (e *engine) enter() error {
+	if e.closed.Load() { // else it would wait for Close, which waits for the transactions under way
 		return latchkey.ErrClosed
 	}
-	m.life.RLock()
-	if m.closed.Load() {
-		m.life.RUnlock()
+	e.life.RLock()
+	if e.closed.Load() {
+		e.life.RUnlock()
 		return latchkey.ErrClosed
 	}
 	return nil
 }
 
-func (m *memory) Close() error {
-	m.closed.Store(true)
-	m.life.Lock()
-	defer m.life.Unlock()
+func (e *engine) Close() error {
+	e.closed.Store(true)
+	e.life.Lock()
+	defer e.life.Unlock()
 	return nil
 }
 
-type memoryTx struct {
+type engineTx struct {
 	tables   tables
 	own      map[string]bool // the tables that this transaction has copied
 	readOnly bool
 	ended    bool
 }
 
-func (tx *memoryTx) end() { tx.ended = true }
+func (tx *engineTx) end() { tx.ended = true }
 
-func (tx *memoryTx) Get(table string, key []byte) ([]byte, error) {
+func (tx *engineTx) Get(table string, key []byte) ([]byte, error) {
 	if tx.ended {
 		return nil, latchkey.ErrClosed
 	}
@@ -120,7 +124,7 @@ func (tx *memoryTx) Get(table string, key []byte) ([]byte, error) {
 	return nil, nil
 }
 
-func (tx *memoryTx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry, error] {
+func (tx *engineTx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry, error] {
 	from, to = bytes.Clone(from), bytes.Clone(to)
 	return func(yield func(latchkey.Entry, error) bool) {
 		for next := from; ; {
@@ -141,7 +145,7 @@ func (tx *memoryTx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry
 }
 
 // ceiling finds the first entry of a table from a key on.
-func (tx *memoryTx) ceiling(table string, from []byte) (first latchkey.Entry, ok bool) {
+func (tx *engineTx) ceiling(table string, from []byte) (first latchkey.Entry, ok bool) {
 	if t := tx.tables[table]; t != nil {
 		t.AscendGreaterOrEqual(latchkey.Entry{Key: from}, func(e latchkey.Entry) bool {
 			first, ok = e, true
@@ -151,7 +155,7 @@ func (tx *memoryTx) ceiling(table string, from []byte) (first latchkey.Entry, ok
 	return first, ok
 }
 
-func (tx *memoryTx) Put(table string, key, value []byte) error {
+func (tx *engineTx) Put(table string, key, value []byte) error {
 	t, err := tx.writable(table)
 	if err == nil {
 		t.ReplaceOrInsert(latchkey.Entry{Key: bytes.Clone(key), Value: bytes.Clone(value)})
@@ -159,7 +163,7 @@ func (tx *memoryTx) Put(table string, key, value []byte) error {
 	return err
 }
 
-func (tx *memoryTx) Delete(table string, key []byte) error {
+func (tx *engineTx) Delete(table string, key []byte) error {
 	t, err := tx.writable(table)
 	if err == nil {
 		t.Delete(latchkey.Entry{Key: key})
@@ -168,7 +172,7 @@ func (tx *memoryTx) Delete(table string, key []byte) error {
 }
 
 // writable returns a table that this transaction can write to: its own copy, once it has one.
-func (tx *memoryTx) writable(table string) (*btree.BTreeG[latchkey.Entry], error) {
+func (tx *engineTx) writable(table string) (*btree.BTreeG[latchkey.Entry], error) {
 	switch {
 	case tx.ended:
 		return nil, latchkey.ErrClosed

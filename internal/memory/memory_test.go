@@ -1,4 +1,4 @@
-package appservicestest
+package memory
 
 import (
 	"sync"
@@ -11,9 +11,9 @@ import (
 func TestTheEngineInMemoryKeepsEveryLaw(t *testing.T) {
 	var engines sync.Map // by directory: the state of one goes on in the next
 	enginetest.Run(t, func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
-		e := newMemory(opts != nil && opts.ReadOnly)
+		e := newEngine(opts != nil && opts.ReadOnly)
 		if before, ok := engines.Swap(dir, e); ok {
-			e.state.Store(before.(*memory).state.Load())
+			e.state.Store(before.(*engine).state.Load())
 		}
 		return e, nil
 	})
