@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -56,7 +55,7 @@ func (s *Store) CreateKey(ctx context.Context, owner uuid.UUID, n NewKey) (Key, 
 
 // CreateKeys makes many keys in one transaction, all or none, and returns keys and tokens in the order of the requests.
 // It hashes on as many processors as [Options].HashMemory allows, before the transaction begins. progress, if not nil, is
-// called after each hash with the number of hashes done and of all, never by two goroutines at once.
+// called after each hash with the number of hashes done and of all, in the caller's own goroutine; hashing waits for it.
 //
 // It returns the errors of [Store.CreateKey], with the place of the request in the text.
 func (s *Store) CreateKeys(ctx context.Context, requests []NewKeyFor, progress func(done, total int)) ([]Key, []string, error) {
@@ -169,50 +168,69 @@ func (s *Store) mintKeys(ctx context.Context, n int, progress func(done, total i
 	if s.closed.Load() {
 		return nil, nil, ErrClosed
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	n = max(n, 0)
 	minted, tokens := make([]MintedKey, n), make([]string, n)
-	var mu sync.Mutex
-	next, done := 0, 0
-	tell := func() {
+	var mu sync.Mutex // so that secrets are drawn in the order of the keys
+	next := 0
+	draw := func() (i int, d drawn, err error) {
 		mu.Lock()
-		defer mu.Unlock() // also if progress panics
-		if done++; progress != nil {
-			progress(done, n)
+		defer mu.Unlock()
+		if i = next; i < n {
+			d, err = s.draw()
 		}
+		next++
+		return i, d, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	hashed := make(chan error)
 	work := func() {
 		for {
-			mu.Lock()
-			i := next
-			next++
+			i, d, err := draw()
 			if i >= n {
-				mu.Unlock()
 				return
 			}
-			d, err := s.draw()
-			mu.Unlock()
+			if err == nil {
+				minted[i], tokens[i], err = s.mint(ctx, d)
+			}
+			select {
+			case hashed <- err:
+			case <-ctx.Done():
+				return
+			case <-s.closing:
+				return
+			}
 			if err != nil {
-				cancel(err)
 				return
 			}
-			m, token, err := s.mint(ctx, d)
-			if err != nil {
-				cancel(err)
-				return
-			}
-			minted[i], tokens[i] = m, token
-			tell()
 		}
 	}
 	var workers sync.WaitGroup
-	for range min(n, runtime.GOMAXPROCS(0)) - 1 {
-		workers.Go(work)
+	defer workers.Wait()
+	defer cancel()
+	for range min(n, s.hasher.slots) {
+		workers.Add(1)
+		if !s.goBackground(func() { defer workers.Done(); work() }) {
+			workers.Done()
+			return nil, nil, ErrClosed
+		}
 	}
-	work()
-	workers.Wait()
-	if err := context.Cause(ctx); err != nil {
+	// progress is called here, where the caller can recover from its panic.
+	for done := 1; done <= n; done++ {
+		select {
+		case err := <-hashed:
+			if err != nil {
+				return nil, nil, err
+			}
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		case <-s.closing:
+			return nil, nil, ErrClosed
+		}
+		if progress != nil {
+			progress(done, n)
+		}
+	}
+	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
 	return minted, tokens, nil

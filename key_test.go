@@ -745,6 +745,48 @@ func TestCreateKeysReturnsKeysAndTokensInTheOrderOfTheRequests(t *testing.T) {
 	}
 }
 
+func TestProgressIsCalledInTheGoroutineOfItsCaller(t *testing.T) {
+	s := open(t)
+	for at := 1; at <= 20; at++ {
+		func() {
+			defer func() {
+				if r := recover(); r != at {
+					t.Errorf("recovered %v, want %d", r, at)
+				}
+			}()
+			_, _, err := s.MintKeys(t.Context(), 20, func(done, _ int) {
+				if done == at {
+					panic(at)
+				}
+			})
+			t.Errorf("after a panic MintKeys returned %v", err)
+		}()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _, err := s.MintKeys(t.Context(), 20, func(done, _ int) {
+				if done == at {
+					runtime.Goexit() // as t.FailNow does
+				}
+			})
+			t.Errorf("in a goroutine that has ended MintKeys returned %v", err)
+		}()
+		<-ended
+	}
+	addNumberedKeys(t, s, latchkey.Server, 0, 20) // all permits to hash are back
+}
+
+func TestProgressMayCloseTheStore(t *testing.T) {
+	s := open(t)
+	_, _, err := s.MintKeys(t.Context(), 1000, func(done, _ int) {
+		if done > 1 {
+			t.Errorf("a closed store went on to %d", done)
+		}
+		closeStore(t, s)
+	})
+	wantError(t, err, latchkey.ErrClosed)
+}
+
 func TestCreateKeysMakesAllKeysInOneCommit(t *testing.T) {
 	s := open(t)
 	before, err := s.Stats(t.Context())

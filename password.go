@@ -11,12 +11,11 @@ import (
 //
 // It returns [ErrBusy], [ErrClosed] or ctx's error.
 func (s *Store) HashPassword(ctx context.Context, password string) (verifier string, err error) {
-	if err := s.hashInTurn(ctx, s.cost); err != nil {
-		return "", wrapf(err, "hash password")
-	}
-	defer s.hasher.release(s.cost)
-	v := newVerifier([]byte(password), s.cost)
-	return v.String(), nil
+	err = s.hashInTurn(ctx, s.cost, func() {
+		v := newVerifier([]byte(password), s.cost)
+		verifier = v.String()
+	})
+	return verifier, wrapf(err, "hash password")
 }
 
 // CheckPassword reports whether a password is the one that a verifier was made of. An empty verifier takes as long as one
@@ -29,20 +28,17 @@ func (s *Store) CheckPassword(ctx context.Context, verifier, password string) (o
 		v.cost, err = s.cost, nil
 	}
 	if err == nil {
-		err = s.hashInTurn(ctx, v.cost)
+		err = s.hashInTurn(ctx, v.cost, func() { ok = v.matches([]byte(password)) && verifier != "" })
 	}
-	if err != nil {
-		return false, wrapf(err, "check password")
-	}
-	defer s.hasher.release(v.cost)
-	return v.matches([]byte(password)) && verifier != "", nil
+	return ok, wrapf(err, "check password")
 }
 
-// hashInTurn waits for a permit to hash, unless as many wait already as logins may. Give it back with hasher.release.
-func (s *Store) hashInTurn(ctx context.Context, cost Cost) error {
-	if s.closed.Load() {
+// hashInTurn runs hash when it has a permit, unless as many wait for one already as logins may.
+func (s *Store) hashInTurn(ctx context.Context, cost Cost, hash func()) error {
+	if !s.enter() {
 		return ErrClosed
 	}
+	defer s.background.Done()
 	if waiting := s.hasher.waiting(); waiting > 0 && waiting >= s.flights.limit {
 		s.counters.add(statBusy, 1)
 		return fmt.Errorf("%w: %d wait for a hash", ErrBusy, waiting)
@@ -50,6 +46,8 @@ func (s *Store) hashInTurn(ctx context.Context, cost Cost) error {
 	if err := s.hasher.acquire(ctx, cost); err != nil {
 		return err
 	}
+	defer s.hasher.release(cost)
 	s.counters.add(statHashes, 1)
+	hash()
 	return nil
 }

@@ -32,7 +32,7 @@ type Store struct {
 	closed     atomic.Bool
 	closing    chan struct{}  // closed when closed is set
 	mu         sync.Mutex     // held to set closed, and to add to background
-	background sync.WaitGroup // hashes, which go on when their caller has left, and safety copies
+	background sync.WaitGroup // hashes, which may go on when their caller has left, and safety copies
 }
 
 // Open opens the store in the file at path, and makes the file, with mode 0600, if there is none. opts may be nil.
@@ -110,8 +110,9 @@ func openEngine(e Engine, opts *Options) (*Store, error) {
 	return s, nil
 }
 
-// Close waits for calls under way and closes the store. Every later call but Close returns [ErrClosed]; closing again
-// does nothing. It must not be called from inside [Store.Update] or [Store.View], which it waits for.
+// Close waits for calls under way and closes the store. What waits for a permit to hash ends with [ErrClosed], and so does
+// the minting of many keys, after the hashes that run. Every later call but Close returns [ErrClosed]; closing again does
+// nothing. It must not be called from inside [Store.Update] or [Store.View], which it waits for.
 func (s *Store) Close() (err error) {
 	s.closeOnce.Do(func() { err = s.close() })
 	return err
@@ -123,19 +124,33 @@ func (s *Store) close() error {
 	s.mu.Unlock()
 	close(s.closing)
 	s.flights.callOff() // after their hash they would only learn that the store is closed
+	s.hasher.close()
 	s.cache.clear()
 	s.background.Wait()
 	return s.engine.Close()
 }
 
-// goBackground runs fn in a goroutine that Close waits for, or returns false when the store is closed.
-func (s *Store) goBackground(fn func()) bool {
+// enter begins something that Close waits for, until background.Done is called; or it returns false when the store is
+// closed.
+func (s *Store) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed.Load() {
 		return false
 	}
-	s.background.Go(fn)
+	s.background.Add(1)
+	return true
+}
+
+// goBackground runs fn in a goroutine that Close waits for, or returns false when the store is closed.
+func (s *Store) goBackground(fn func()) bool {
+	if !s.enter() {
+		return false
+	}
+	go func() {
+		defer s.background.Done()
+		fn()
+	}()
 	return true
 }
 

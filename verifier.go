@@ -120,6 +120,7 @@ type hasher struct {
 	left       []hashGarbage // oldest first
 	collecting int64         // bytes that a collection is under way for
 	queue      []*hashWaiter
+	closed     bool
 	peak       int64 // the most that used has been
 }
 
@@ -132,14 +133,16 @@ type hashGarbage struct {
 
 type hashWaiter struct {
 	bytes int64
-	ready chan struct{} // closed when the permit is given
+	ready chan struct{} // closed when err is known
+	err   error         // why there is no permit
 }
 
 func newHasher(limit int64, waits *counters) *hasher {
 	return &hasher{limit: limit, slots: runtime.GOMAXPROCS(0), waits: waits}
 }
 
-// acquire waits for a permit to hash at cost. Give it back with release. It returns ErrCostTooHigh or ctx's error.
+// acquire waits for a permit to hash at cost. Give it back with release. It returns ErrCostTooHigh, ErrClosed or ctx's
+// error.
 func (h *hasher) acquire(ctx context.Context, cost Cost) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -149,6 +152,10 @@ func (h *hasher) acquire(ctx context.Context, cost Cost) error {
 		return fmt.Errorf("%w: %d KiB", ErrCostTooHigh, cost.Memory)
 	}
 	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return ErrClosed
+	}
 	h.queue = append(h.queue, w)
 	h.admitLocked()
 	h.mu.Unlock()
@@ -157,7 +164,7 @@ func (h *hasher) acquire(ctx context.Context, cost Cost) error {
 	defer func() { h.waits.add(statHashWait, uint64(time.Since(start))) }()
 	select {
 	case <-w.ready:
-		return nil
+		return w.err
 	case <-ctx.Done():
 	}
 	h.mu.Lock()
@@ -169,7 +176,9 @@ func (h *hasher) acquire(ctx context.Context, cost Cost) error {
 			return ctx.Err()
 		}
 	}
-	h.releaseLocked(w.bytes) // it was admitted at the same moment
+	if w.err == nil {
+		h.releaseLocked(w.bytes) // it was admitted at the same moment
+	}
 	return ctx.Err()
 }
 
@@ -177,6 +186,22 @@ func (h *hasher) release(cost Cost) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.releaseLocked(cost.bytes())
+}
+
+// close gives no more permits: whoever waits for one, or asks for one later, gets ErrClosed.
+func (h *hasher) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closeLocked()
+}
+
+func (h *hasher) closeLocked() {
+	h.closed = true
+	for _, w := range h.queue {
+		w.err = ErrClosed
+		close(w.ready)
+	}
+	h.queue = nil
 }
 
 func (h *hasher) releaseLocked(bytes int64) {

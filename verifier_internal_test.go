@@ -327,6 +327,134 @@ func TestAPermitThatComesAsItsWaiterLeavesIsPassedOn(t *testing.T) {
 	})
 }
 
+func TestMintingHashesAsManyKeysAtOnceAsThereAreProcessors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, nil)
+		s.hasher.slots = 3
+		giveBack := takePermits(t, s)
+		outcome := make(chan error, 1)
+		go func() {
+			_, _, err := s.MintKeys(t.Context(), 10, nil)
+			outcome <- err
+		}()
+		synctest.Wait()
+		if n := s.hasher.waiting(); n != 3 {
+			t.Errorf("%d hashes wait for a permit at once, want 3", n)
+		}
+		giveBack()
+		if err := <-outcome; err != nil {
+			t.Error(err)
+		}
+		wantIdle(t, s.hasher)
+	})
+}
+
+func TestCloseEndsWhoWaitsForAPermit(t *testing.T) {
+	for name, call := range map[string]func(ctx context.Context, s *Store) error{
+		"MintKeys":      func(ctx context.Context, s *Store) error { _, _, err := s.MintKeys(ctx, 10, nil); return err },
+		"HashPassword":  func(ctx context.Context, s *Store) error { _, err := s.HashPassword(ctx, "hunter22"); return err },
+		"CheckPassword": func(ctx context.Context, s *Store) error { _, err := s.CheckPassword(ctx, "", "hunter22"); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := openInside(t, nil)
+				giveBack := takePermits(t, s)
+				outcome := make(chan error, 1)
+				go func() { outcome <- call(t.Context(), s) }()
+				synctest.Wait()
+				if s.hasher.waiting() == 0 {
+					t.Fatal("it does not wait")
+				}
+				closeInside(t, s) // or it deadlocks
+				if err := <-outcome; !errors.Is(err, ErrClosed) {
+					t.Errorf("got %v, want %v", err, ErrClosed)
+				}
+				giveBack()
+				wantIdle(t, s.hasher)
+			})
+		})
+	}
+}
+
+func TestCloseWaitsForTheHashOfAPassword(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, nil)
+		begun, end := make(chan struct{}), make(chan struct{})
+		hashed := make(chan error, 1)
+		go func() { hashed <- s.hashInTurn(t.Context(), LightCost, func() { close(begun); <-end }) }()
+		<-begun
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close() }()
+		synctest.Wait()
+		select {
+		case <-closed:
+			t.Error("Close did not wait")
+		default:
+		}
+		close(end)
+		if err := errors.Join(<-closed, <-hashed); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestCloseWaitsForTheHashesOfNewKeys(t *testing.T) {
+	s := openInside(t, &Options{}) // whose hashes take longer than closing does
+	begun := make(chan struct{})
+	outcome := make(chan error, 1)
+	go func() {
+		_, _, err := s.MintKeys(t.Context(), 1<<16, func(done, _ int) {
+			if done == 1 {
+				close(begun)
+			}
+		})
+		outcome <- err
+	}()
+	<-begun
+	closeInside(t, s)
+	wantIdle(t, s.hasher)
+	if err := <-outcome; !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v, want %v", err, ErrClosed)
+	}
+}
+
+func TestPasswordsAreBusyWhenAsManyHashesWaitAsMay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, &Options{Cost: LightCost, HashQueue: 2})
+		giveBack := takePermits(t, s)
+		waiting := make(chan error, 2)
+		for range 2 {
+			go func() {
+				_, err := s.HashPassword(t.Context(), "hunter22")
+				waiting <- err
+			}()
+			synctest.Wait()
+		}
+		if n := s.hasher.waiting(); n != 2 {
+			t.Fatalf("%d hashes wait, want 2", n)
+		}
+		before := statsInside(t, s)
+		if _, err := s.HashPassword(t.Context(), "hunter22"); !errors.Is(err, ErrBusy) {
+			t.Errorf("HashPassword: got %v, want %v", err, ErrBusy)
+		}
+		if _, err := s.CheckPassword(t.Context(), "", "hunter22"); !errors.Is(err, ErrBusy) {
+			t.Errorf("CheckPassword: got %v, want %v", err, ErrBusy)
+		}
+		if n := statsInside(t, s).Busy - before.Busy; n != 2 {
+			t.Errorf("%d calls count as refused for it, want 2", n)
+		}
+		giveBack()
+		for range 2 {
+			if err := <-waiting; err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := s.CheckPassword(t.Context(), "", "hunter22"); err != nil {
+			t.Errorf("when nobody waits: %v", err)
+		}
+	})
+}
+
 func TestNoPermitIsLostWhenCallersComeAndGo(t *testing.T) {
 	h := newTestHasher(10, 4)
 	var workers sync.WaitGroup
@@ -350,4 +478,27 @@ func TestNoPermitIsLostWhenCallersComeAndGo(t *testing.T) {
 	if h.peakBytes() > h.limit/2 {
 		t.Errorf("the peak is %d bytes, and half of the bound %d", h.peakBytes(), h.limit/2)
 	}
+}
+
+func TestNoPermitIsLostWhenTheHasherClosesAsWaitersLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 100 {
+			h := newTestHasher(10, 1)
+			mustAcquire(t, h, LightCost)
+			ctx, cancel := context.WithCancel(t.Context())
+			got := make(chan error, 1)
+			go func() { got <- h.acquire(ctx, LightCost) }()
+			synctest.Wait()
+
+			h.mu.Lock() // neither is seen before the other
+			cancel()
+			h.closeLocked()
+			h.mu.Unlock()
+			if err := <-got; !errors.Is(err, ErrClosed) && !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want %v or %v", err, ErrClosed, context.Canceled)
+			}
+			h.release(LightCost)
+			wantIdle(t, h)
+		}
+	})
 }
