@@ -106,18 +106,47 @@ func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 	if err := i.validate(); err != nil {
 		return uuid.UUID{}, err
 	}
-	for deletions := uint64(0); ; deletions++ {
-		id := tx.store.domain.userID(*i, deletions)
+	deletions, err := tx.countDeletions(*i)
+	return tx.store.domain.userID(*i, deletions), err
+}
+
+// countDeletions returns how many users were deleted who began with an identity, or ErrIdentityTaken if there is one. A user
+// after n deletions was made where all before had tombstones, and nothing removes these: so it doubles and halves, and need
+// not read them all. Salvage may have lost some. Then it can return the number of one that is lost, and only claim knows
+// whether there is a user.
+func (tx *Tx) countDeletions(i Identity) (uint64, error) {
+	deleted := func(deletions uint64) (bool, error) {
+		id := tx.store.domain.userID(i, deletions)
 		u, err := tx.getUser(id)
-		switch {
-		case err != nil:
-			return uuid.UUID{}, err
-		case u == nil:
-			return id, nil
-		case !u.deleted:
-			return uuid.UUID{}, identityTaken(*i, id)
+		if err == nil && u != nil && !u.deleted {
+			err = identityTaken(i, id)
+		}
+		return u != nil, err
+	}
+	low, high := uint64(0), uint64(0) // what is before low is deleted, and in the end high is not
+	for {
+		yes, err := deleted(high)
+		if err != nil {
+			return 0, err
+		}
+		if !yes {
+			break
+		}
+		low, high = high+1, 2*high+1
+	}
+	for low < high {
+		middle := low + (high-low)/2
+		yes, err := deleted(middle)
+		if err != nil {
+			return 0, err
+		}
+		if yes {
+			low = middle + 1
+		} else {
+			high = middle
 		}
 	}
+	return low, nil
 }
 
 // claim enters an identity into the index as userID's.

@@ -1,0 +1,82 @@
+package latchkey
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+// readCounter is a transaction that counts what is read of one table.
+type readCounter struct {
+	EngineTx
+	table string
+	reads int
+}
+
+func (tx *readCounter) Get(table string, key []byte) ([]byte, error) {
+	if table == tx.table {
+		tx.reads++
+	}
+	return tx.EngineTx.Get(table, key)
+}
+
+func TestAUserMadeAgainHasTheIDOfTheNumberOfDeletions(t *testing.T) {
+	s := openInside(t, nil)
+	ada := Identity{LocalUserpass, "ada"}
+	mustInside(t, s.Update(t.Context(), func(tx *Tx) error {
+		counter := &readCounter{EngineTx: tx.etx, table: tableUsers}
+		tx.etx = counter
+		for deletions := range uint64(600) {
+			counter.reads = 0
+			user, err := tx.CreateUser(NewUser{ada})
+			mustInside(t, err)
+			if want := s.domain.userID(ada, deletions); user.ID != want {
+				t.Fatalf("after %d deletions: got user %s, want %s", deletions, user.ID, want)
+			}
+			if counter.reads > 20 { // 2 × log₂ 600, and one
+				t.Fatalf("after %d deletions: %d users were read", deletions, counter.reads)
+			}
+			if _, err := tx.CreateUser(NewUser{ada}); !errors.Is(err, ErrIdentityTaken) {
+				t.Fatalf("after %d deletions, and making the user again: got %v, want %v", deletions, err, ErrIdentityTaken)
+			}
+			mustInside(t, tx.DeleteUser(user.ID))
+		}
+		return nil
+	}))
+	for finding := range s.Check(t.Context()) {
+		t.Error(finding)
+	}
+}
+
+func TestALostTombstoneGivesNobodysIdentityAwayAndNoLiveUsersID(t *testing.T) {
+	ada := Identity{LocalUserpass, "ada"}
+	for lost := range uint64(12) {
+		s := openInside(t, nil)
+		ids := map[uuid.UUID]bool{} // that have a record
+		mustInside(t, s.Update(t.Context(), func(tx *Tx) error {
+			for range 12 {
+				user, err := tx.CreateUser(NewUser{ada})
+				mustInside(t, err)
+				mustInside(t, tx.DeleteUser(user.ID))
+				ids[user.ID] = true
+			}
+			last, err := tx.CreateUser(NewUser{ada})
+			mustInside(t, err)
+			ids[last.ID] = true
+			id := s.domain.userID(ada, lost)
+			delete(ids, id)
+			mustInside(t, tx.etx.Delete(tableUsers, id[:]))
+
+			if _, err := tx.CreateUser(NewUser{ada}); !errors.Is(err, ErrIdentityTaken) {
+				t.Errorf("without tombstone %d: got %v, want %v", lost, err, ErrIdentityTaken)
+			}
+			mustInside(t, tx.DeleteUser(last.ID))
+			again, err := tx.CreateUser(NewUser{ada})
+			if err != nil || ids[again.ID] {
+				t.Errorf("without tombstone %d: got user %s, %v, want an ID that has no record", lost, again.ID, err)
+			}
+			return nil
+		}))
+	}
+}
