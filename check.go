@@ -24,7 +24,7 @@ func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 			}
 		}
 		err := s.View(ctx, func(tx *Tx) error {
-			c := &checker{ctx: ctx, tx: tx, yield: yield, later: map[uuid.UUID]uint64{}}
+			c := newChecker(ctx, tx, yield)
 			return c.run()
 		})
 		if err != nil && err != errStopped {
@@ -54,8 +54,9 @@ func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
 	for err := range s.checkEngine(ctx) {
 		return 0, wrapf(err, "repair")
 	}
-	err = s.update(ctx, func(tx *Tx) error {
-		c := &checker{ctx: ctx, tx: tx, repair: true, yield: func(error) bool { return true }, later: map[uuid.UUID]uint64{}}
+	err = s.Update(ctx, func(tx *Tx) error {
+		c := newChecker(ctx, tx, func(error) bool { return true })
+		c.repair = true
 		if err := c.repairState(); err != nil {
 			return err
 		}
@@ -80,10 +81,16 @@ type checker struct {
 	name  []byte // the last entry of the index of names, without its key ID
 	// later has the records of which the change index knows a later change than they have, and its sequence.
 	later map[uuid.UUID]uint64
-	err   error
+	// partly has the tables of which something could not be read.
+	partly map[string]bool
+	err    error
 
 	repair   bool // what can be derived
 	repaired int
+}
+
+func newChecker(ctx context.Context, tx *Tx, yield func(error) bool) *checker {
+	return &checker{ctx: ctx, tx: tx, yield: yield, later: map[uuid.UUID]uint64{}, partly: map[string]bool{}}
 }
 
 // report yields a finding.

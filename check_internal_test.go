@@ -3,6 +3,7 @@ package latchkey
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,10 +54,13 @@ var (
 func makeOriginal(t *testing.T) {
 	s := openInside(t, nil)
 	must := func(err error) { mustInside(t, err) }
-	for subject, id := range map[string]*uuid.UUID{"ada": &original.ada, "bob": &original.bob, "gone": &original.gone} {
-		user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, subject}})
+	for _, u := range []struct {
+		subject string
+		id      *uuid.UUID
+	}{{"ada", &original.ada}, {"bob", &original.bob}, {"gone", &original.gone}} {
+		user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, u.subject}})
 		must(err)
-		*id = user.ID
+		*u.id = user.ID
 	}
 	_, err := s.LinkIdentity(t.Context(), original.ada, Identity{CustomToken, "lovelace"})
 	must(err)
@@ -467,6 +471,69 @@ func TestADamagedIndexIsAnErrorAndNeverSomebodyElse(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestDamageMetHalfWayFailsTheTransactionThoughItsFunctionGoesOn(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		plant func(h *inhabited)
+		call  func(h *inhabited, tx *Tx) error
+	}{
+		{"the state, when a user is made", func(h *inhabited) { h.spoil(tableMeta, keyState) }, func(h *inhabited, tx *Tx) error {
+			_, err := tx.CreateUser(NewUser{Identity{LocalUserpass, "carol"}})
+			return err
+		}},
+		{"the state, when a key is deleted", func(h *inhabited) { h.spoil(tableMeta, keyState) }, func(h *inhabited, tx *Tx) error {
+			return tx.DeleteKey(h.ada.id, h.laptop.id)
+		}},
+		{"an earlier record, when a key is renamed", func(h *inhabited) { h.laptop.sequence--; h.putKey(h.laptop) },
+			func(h *inhabited, tx *Tx) error { return tx.RenameKey(h.ada.id, h.laptop.id, "desktop") }},
+		{"an earlier record, when an identity is linked", func(h *inhabited) { h.bob.sequence--; h.putUser(h.bob) },
+			func(h *inhabited, tx *Tx) error {
+				_, err := tx.LinkIdentity(h.bob.id, Identity{CustomToken, "bob"})
+				return err
+			}},
+		{"a key of a later version, when its user is deleted", func(h *inhabited) {
+			record := h.laptop.encode()
+			h.put(tableKeys, h.laptop.id[:], sealedAs(2, tableKeys, h.laptop.id[:], record[1:len(record)-4]))
+			_, _, err := h.CreateKey(h.t.Context(), h.ada.id, NewKey{Name: "desktop"}) // which is deleted first
+			mustInside(h.t, err)
+		}, func(h *inhabited, tx *Tx) error { return tx.DeleteUser(h.ada.id) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := openInhabited(t)
+			tt.plant(h)
+			before := dumpInside(t, h.Store)
+			var want error
+			err := h.Update(t.Context(), func(tx *Tx) error {
+				want = tt.call(h, tx)
+				return tx.Data("notes").Put([]byte("ada"), []byte("met"))
+			})
+			if want == nil || !errors.Is(err, want) {
+				t.Errorf("got %v from the transaction, and %v from the operation", err, want)
+			}
+			if !slices.Equal(dumpInside(t, h.Store), before) {
+				t.Error("the tables have changed")
+			}
+		})
+	}
+}
+
+// dumpInside returns every entry of every table.
+func dumpInside(t testing.TB, s *Store) (entries []string) {
+	t.Helper()
+	mustInside(t, s.engine.View(t.Context(), func(etx EngineTx) error {
+		for _, table := range []string{tableMeta, tableUsers, tableKeys, tableIdentities, tableNames, tableChanges, tableData} {
+			for e, err := range etx.Scan(table, nil, nil) {
+				if err != nil {
+					return err
+				}
+				entries = append(entries, fmt.Sprintf("%s/%x: %x", table, e.Key, e.Value))
+			}
+		}
+		return nil
+	}))
+	return entries
 }
 
 func TestAStoreWhoseFormatIsLostIsNotTakenForAnEmptyOne(t *testing.T) {

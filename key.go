@@ -261,7 +261,8 @@ func (s *Store) mint(ctx context.Context, d drawn) (MintedKey, string, error) {
 
 // InsertKey makes a minted key a key of owner, a user or [Server]. It returns [ErrInvalidMint], or the errors of
 // [Store.CreateKey].
-func (tx *Tx) InsertKey(owner uuid.UUID, n NewKey, minted MintedKey) (Key, error) {
+func (tx *Tx) InsertKey(owner uuid.UUID, n NewKey, minted MintedKey) (key Key, err error) {
+	defer tx.wholeSince(tx.writes, &err)
 	if minted.m == nil || minted.m().domain != tx.store.domain.id {
 		return Key{}, ErrInvalidMint
 	}
@@ -272,9 +273,10 @@ func (tx *Tx) InsertKey(owner uuid.UUID, n NewKey, minted MintedKey) (Key, error
 	if old, err := tx.getKey(m.id); err != nil || old != nil {
 		return Key{}, firstError(err, ErrInvalidMint)
 	}
-	if err := tx.etx.Put(tableNames, nameKey(owner, n.Name, m.id), nil); err != nil {
+	if err := tx.put(tableNames, nameKey(owner, n.Name, m.id), nil); err != nil {
 		return Key{}, err
 	}
+	tx.recount(owner, 1)
 	st, err := tx.readState()
 	if err != nil {
 		return Key{}, err
@@ -325,16 +327,36 @@ func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {
 	if limit < 0 {
 		return nil
 	}
+	n, err := tx.countKeys(owner)
+	if err == nil && n+others >= limit {
+		err = fmt.Errorf("%w: the limit is %d", ErrTooManyKeys, limit)
+	}
+	return err
+}
+
+// countKeys counts the keys of an owner, once in a transaction: who makes many keys would count them again for each.
+func (tx *Tx) countKeys(owner uuid.UUID) (n int, err error) {
+	if n, counted := tx.keys[owner]; counted {
+		return n, nil
+	}
 	for _, err := range tx.keysOf(owner) {
 		if err != nil {
-			return err
+			return 0, err
 		}
-		others++
+		n++
 	}
-	if others >= limit {
-		return fmt.Errorf("%w: the limit is %d", ErrTooManyKeys, limit)
+	if tx.keys == nil {
+		tx.keys = make(map[uuid.UUID]int)
 	}
-	return nil
+	tx.keys[owner] = n
+	return n, nil
+}
+
+// recount keeps the count of an owner's keys, if they were counted.
+func (tx *Tx) recount(owner uuid.UUID, change int) {
+	if n, counted := tx.keys[owner]; counted {
+		tx.keys[owner] = n + change
+	}
 }
 
 func (tx *Tx) checkName(name string) error {
@@ -467,7 +489,8 @@ func (s *Store) RenameKey(ctx context.Context, owner, id uuid.UUID, name string)
 }
 
 // RenameKey is [Store.RenameKey] in a transaction.
-func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) error {
+func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) (err error) {
+	defer tx.wholeSince(tx.writes, &err)
 	k, err := tx.liveKey(owner, id)
 	if err != nil || k.name == name {
 		return err
@@ -475,10 +498,10 @@ func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) error {
 	if err := firstError(tx.checkName(name), tx.checkNameFree(owner, name)); err != nil {
 		return err
 	}
-	if err := tx.etx.Delete(tableNames, nameKey(owner, k.name, id)); err != nil {
+	if err := tx.delete(tableNames, nameKey(owner, k.name, id)); err != nil {
 		return err
 	}
-	if err := tx.etx.Put(tableNames, nameKey(owner, name, id), nil); err != nil {
+	if err := tx.put(tableNames, nameKey(owner, name, id), nil); err != nil {
 		return err
 	}
 	k.name = name
@@ -508,7 +531,8 @@ func (s *Store) DisableKey(ctx context.Context, owner, id uuid.UUID) error {
 // DisableKey is [Store.DisableKey] in a transaction.
 func (tx *Tx) DisableKey(owner, id uuid.UUID) error { return tx.setKeyDisabled(owner, id, true) }
 
-func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) error {
+func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) (err error) {
+	defer tx.wholeSince(tx.writes, &err)
 	k, err := tx.liveKey(owner, id)
 	if err != nil {
 		return err
@@ -533,14 +557,16 @@ func (s *Store) DeleteKey(ctx context.Context, owner, id uuid.UUID) error {
 }
 
 // DeleteKey is [Store.DeleteKey] in a transaction.
-func (tx *Tx) DeleteKey(owner, id uuid.UUID) error {
+func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
+	defer tx.wholeSince(tx.writes, &err)
 	k, err := tx.liveKey(owner, id)
 	if err != nil {
 		return err
 	}
-	if err := tx.etx.Delete(tableNames, nameKey(owner, k.name, id)); err != nil {
+	if err := tx.delete(tableNames, nameKey(owner, k.name, id)); err != nil {
 		return err
 	}
+	tx.recount(owner, -1)
 	st, err := tx.readState()
 	if err != nil {
 		return err

@@ -336,6 +336,65 @@ func TestTheKeysOfAUserWithoutLimitAreNotCountedForEachNewOne(t *testing.T) {
 	}
 }
 
+func TestTheKeysOfAUserAreCountedOnceForManyNewOnes(t *testing.T) {
+	e := &scanningEngine{Engine: openBolt(t)}
+	opts := light()
+	opts.MaxKeysPerUser = 1000
+	s := openEngine(t, e, opts)
+	ada := addUser(t, s, "ada")
+	addNumberedKeys(t, s, ada, 0, 50)
+	e.entries = 0
+	addNumberedKeys(t, s, ada, 50, 50)
+	if e.entries > 2*50 {
+		t.Errorf("%d entries were read to make 50 keys beside 50 others, want 50 before they are hashed and 50 after", e.entries)
+	}
+}
+
+func TestTheLimitCountsWhatTheTransactionItselfHasDone(t *testing.T) {
+	opts := light()
+	opts.MaxKeysPerUser = 3
+	s := openEngine(t, rerunningEngine{openBolt(t)}, opts)
+	ada := addUser(t, s, "ada")
+	addKey(t, s, ada, "zero")
+	minted, _, err := s.MintKeys(t.Context(), 6, nil)
+	must(t, err)
+	work := func(tx *latchkey.Tx) error {
+		insert := func(i int) (latchkey.Key, error) {
+			return tx.InsertKey(ada, latchkey.NewKey{Name: strconv.Itoa(i)}, minted[i])
+		}
+		first, err := insert(0)
+		must(t, err)
+		_, err = insert(1)
+		must(t, err)
+		_, err = insert(2)
+		wantError(t, err, latchkey.ErrTooManyKeys)
+		must(t, tx.RenameKey(ada, first.ID, "renamed")) // counts as one still
+		_, err = insert(2)
+		wantError(t, err, latchkey.ErrTooManyKeys)
+		must(t, tx.DeleteKey(ada, first.ID))
+		_, err = insert(3)
+		must(t, err)
+		_, err = insert(4)
+		wantError(t, err, latchkey.ErrTooManyKeys)
+		return nil
+	}
+	failed := errors.New("the function fails")
+	wantNoChange(t, s, func() {
+		wantError(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { must(t, work(tx)); return failed }), failed)
+	})
+	must(t, s.Update(t.Context(), work)) // what failed does not count
+	wantNoKey(t, s, ada, latchkey.NewKey{Name: "one more"}, latchkey.ErrTooManyKeys)
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		if err := tx.DeleteUser(ada); err != nil {
+			return err
+		}
+		again, err := tx.CreateUser(latchkey.NewUser{Identity: email("ada")})
+		must(t, err)
+		_, err = tx.InsertKey(again.ID, latchkey.NewKey{Name: "first"}, minted[5])
+		return err
+	}))
+}
+
 func TestServerKeysAreNotLimited(t *testing.T) {
 	opts := light()
 	opts.MaxKeysPerUser = 1

@@ -172,22 +172,13 @@ func (s *Store) untilClosed() (context.Context, context.CancelFunc) {
 // so it changes nothing outside tx that it does not set afresh. tx ends with fn.
 //
 // fn must not call the store's own methods, which would wait for it to end; tx has the same operations. Hashing is not
-// among them, because it is slow and others wait to write: mint keys before, with [Store.MintKey].
+// among them, because it is slow and others wait to write: mint keys before, with [Store.MintKey]. An operation of tx that
+// fails when it has begun to write, as damage and disks can make it, fails the transaction, even if fn goes on and returns
+// nil; one that is refused leaves nothing behind.
 //
-// It returns [ErrReadOnly], [ErrClosed], [ErrCorrupt], ctx's error if ctx ends before fn begins, [ErrSyncFailed], or
-// [ErrCommit], the one error that leaves open whether the change happened.
+// It returns [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrVersion] where fn meets a record of a later version, ctx's error
+// if ctx ends before fn begins, [ErrSyncFailed], or [ErrCommit], the one error that leaves open whether the change happened.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
-	return s.update(ctx, func(tx *Tx) error {
-		// A change that finds the state damaged half-way would leave half of itself to a fn that ignores errors.
-		if _, err := tx.readState(); err != nil {
-			return err
-		}
-		return fn(tx)
-	})
-}
-
-// update is Update for whoever can do without the record of the state.
-func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 	if s.closed.Load() {
 		return ErrClosed
 	}

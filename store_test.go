@@ -446,6 +446,66 @@ func TestACallWhoseTransactionFailsAtAnyWriteChangesNothing(t *testing.T) {
 	}
 }
 
+func TestAnOperationThatFailsHalfWayFailsItsTransactionThoughItsFunctionGoesOn(t *testing.T) {
+	for name, c := range txCalls {
+		if !c.writes || name == "EnableUser" || name == "Data" {
+			continue // it writes nothing, or once
+		}
+		t.Run(name, func(t *testing.T) {
+			e := &failingEngine{Engine: openBolt(t)}
+			s := openEngine(t, e, light())
+			h := addHousehold(t, s)
+			before := dump(t, e)
+			for e.failAt = 1; ; e.failAt++ {
+				err := s.Update(t.Context(), func(tx *latchkey.Tx) error {
+					_ = c.call(tx, h)
+					return nil
+				})
+				if err == nil {
+					break
+				}
+				wantError(t, err, errNoRoom)
+				if !slices.Equal(dump(t, e), before) {
+					t.Fatalf("the tables have changed although write %d failed", e.failAt)
+				}
+			}
+			if slices.Equal(dump(t, e), before) {
+				t.Error("the tables have not changed although nothing failed")
+			}
+		})
+	}
+}
+
+func TestAnOperationThatIsRefusedLeavesNothingAndItsFunctionMayGoOn(t *testing.T) {
+	e := openBolt(t)
+	s := openEngine(t, e, light())
+	h := addHousehold(t, s)
+	addUser(t, s, "bob")
+	addKey(t, s, h.user, "desktop")
+	nobody := household{user: uuid.New(), key: h.key, spare: h.spare}
+	before := dump(t, e)
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		for name, c := range txCalls {
+			who := nobody
+			switch name {
+			case "CreateUser", "RenameKey":
+				who = h
+			}
+			if err := c.call(tx, who); c.writes && name != "Data" && err == nil {
+				t.Errorf("%s was not refused", name)
+			}
+		}
+		_, err := tx.InsertKey(h.user, latchkey.NewKey{Name: "desktop"}, h.minted)
+		wantError(t, err, latchkey.ErrKeyNameTaken)
+		_, err = tx.LinkIdentity(h.user, email("bob"))
+		wantError(t, err, latchkey.ErrIdentityTaken)
+		return tx.Data("notes").Delete([]byte("ada"))
+	}))
+	if !slices.Equal(dump(t, e), before) {
+		t.Error("the tables have changed")
+	}
+}
+
 // losingEngine is an engine that loses what it should commit.
 type losingEngine struct {
 	latchkey.Engine

@@ -14,6 +14,9 @@ type Tx struct {
 	etx      EngineTx
 	state    *storeState
 	dirty    bool
+	keys     map[uuid.UUID]int // how many the owners have whose keys were counted
+	writes   int
+	half     error               // of an operation that failed when it had begun to write
 	touched  []uuid.UUID         // keys whose cached logins may be no longer true
 	pending  concealed[[]rehash] // what was to be written besides
 	rehashed uint64              // how many of these were
@@ -73,8 +76,11 @@ func (st *storeState) encode() []byte {
 	return sealRecord(tableMeta, keyState, append(m, st.unknown...))
 }
 
-// finish writes what a transaction that changed something owes besides.
+// finish writes what a transaction that changed something owes besides. What an operation left half done it refuses.
 func (tx *Tx) finish() error {
+	if tx.half != nil {
+		return tx.half
+	}
 	if !tx.dirty {
 		return nil
 	}
@@ -82,6 +88,24 @@ func (tx *Tx) finish() error {
 		return err
 	}
 	return tx.etx.Put(tableMeta, keyState, tx.state.encode())
+}
+
+// wholeSince is deferred by every operation that writes more than once, with the count of writes before it. If the operation
+// fails when it has begun to write, so does the transaction, even if its function goes on.
+func (tx *Tx) wholeSince(writes int, err *error) {
+	if *err != nil && tx.writes != writes {
+		tx.half = firstError(tx.half, *err)
+	}
+}
+
+func (tx *Tx) put(table string, key, value []byte) error {
+	tx.writes++
+	return tx.etx.Put(table, key, value)
+}
+
+func (tx *Tx) delete(table string, key []byte) error {
+	tx.writes++
+	return tx.etx.Delete(table, key)
 }
 
 // stampNow is the stamp of a field that is written with the change sequence.
@@ -111,6 +135,7 @@ func (tx *Tx) getKey(id uuid.UUID) (*keyRecord, error) {
 
 // putUser writes a changed user under the next sequence. set, if not nil, is called with the stamp of the change.
 func (tx *Tx) putUser(u *userRecord, set func(stamp)) error {
+	tx.writes++ // to the change index
 	sequence, err := tx.changed(userKind, u.id, u.sequence)
 	if err != nil {
 		return err
@@ -124,6 +149,7 @@ func (tx *Tx) putUser(u *userRecord, set func(stamp)) error {
 
 // putKey writes a changed key under the next sequence. set, if not nil, is called with the stamp of the change.
 func (tx *Tx) putKey(k *keyRecord, set func(stamp)) error {
+	tx.writes++ // to the change index
 	sequence, err := tx.changed(keyKind, k.id, k.sequence)
 	if err != nil {
 		return err

@@ -75,7 +75,8 @@ func (s *Store) CreateUser(ctx context.Context, n NewUser) (user User, err error
 }
 
 // CreateUser is [Store.CreateUser] in a transaction.
-func (tx *Tx) CreateUser(n NewUser) (User, error) {
+func (tx *Tx) CreateUser(n NewUser) (user User, err error) {
+	defer tx.wholeSince(tx.writes, &err)
 	i := n.Identity
 	id, err := tx.newUserID(&i)
 	if err != nil {
@@ -159,7 +160,7 @@ func (tx *Tx) claim(i Identity, userID uuid.UUID) error {
 		id, _ := uuid.FromBytes(owner)
 		return identityTaken(i, id)
 	}
-	return tx.etx.Put(tableIdentities, i.key(), userID[:])
+	return tx.put(tableIdentities, i.key(), userID[:])
 }
 
 func identityTaken(i Identity, userID uuid.UUID) error {
@@ -307,7 +308,8 @@ func (s *Store) LinkIdentity(ctx context.Context, userID uuid.UUID, i Identity) 
 }
 
 // LinkIdentity is [Store.LinkIdentity] in a transaction.
-func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (User, error) {
+func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (user User, err error) {
+	defer tx.wholeSince(tx.writes, &err)
 	u, err := tx.liveUser(userID)
 	if err != nil {
 		return User{}, err
@@ -354,7 +356,8 @@ func (s *Store) DisableUser(ctx context.Context, id uuid.UUID) error {
 // DisableUser is [Store.DisableUser] in a transaction.
 func (tx *Tx) DisableUser(id uuid.UUID) error { return tx.setUserDisabled(id, true) }
 
-func (tx *Tx) setUserDisabled(id uuid.UUID, disable bool) error {
+func (tx *Tx) setUserDisabled(id uuid.UUID, disable bool) (err error) {
+	defer tx.wholeSince(tx.writes, &err)
 	u, err := tx.liveUser(id)
 	if err != nil {
 		return err
@@ -384,7 +387,8 @@ func (s *Store) DeleteUser(ctx context.Context, id uuid.UUID) error {
 }
 
 // DeleteUser is [Store.DeleteUser] in a transaction.
-func (tx *Tx) DeleteUser(id uuid.UUID) error {
+func (tx *Tx) DeleteUser(id uuid.UUID) (err error) {
+	defer tx.wholeSince(tx.writes, &err)
 	u, err := tx.liveUser(id)
 	if err != nil {
 		return err
@@ -401,7 +405,7 @@ func (tx *Tx) DeleteUser(id uuid.UUID) error {
 		}
 	}
 	for _, i := range u.identities {
-		if err := tx.etx.Delete(tableIdentities, i.key()); err != nil {
+		if err := tx.delete(tableIdentities, i.key()); err != nil {
 			return err
 		}
 	}
