@@ -800,13 +800,11 @@ func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 		if tx.batch != nil {
 			next = tx.cursor(table, from)
 		}
+		next = contained(next)
 		for {
 			entry, err := Entry{}, ErrClosed
 			if !tx.ended {
-				err = contain(func() (err error) {
-					entry, err = next()
-					return err
-				})
+				entry, err = next()
 			}
 			if err != nil {
 				yield(Entry{}, err)

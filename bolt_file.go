@@ -312,21 +312,30 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 // copyTables copies all entries, in transactions of bounded size, from pages that were checked.
 func (e *boltEngine) copyTables(ctx context.Context, dst *bbolt.DB) error {
 	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
-		return contain(func() error {
-			tables := newBoltTables(tx, nil)
-			names := reader(tables.all.find, nil)
-			for {
-				table, err := names()
-				if err != nil || table.Key == nil {
-					return err
-				}
-				find := func(key []byte) (node, []byte, error) { return tables.find(string(table.Key), key) }
-				if err := copyTable(ctx, dst, table.Key, reader(find, nil)); err != nil {
-					return err
-				}
+		tables := newBoltTables(tx, nil)
+		names := contained(reader(tables.all.find, nil))
+		for {
+			table, err := names()
+			if err != nil || table.Key == nil {
+				return err
 			}
-		})
+			find := func(key []byte) (node, []byte, error) { return tables.find(string(table.Key), key) }
+			if err := copyTable(ctx, dst, table.Key, contained(reader(find, nil))); err != nil {
+				return err
+			}
+		}
 	})
+}
+
+// contained contains what reads, and leaves what happens to who writes between to others.
+func contained(next func() (Entry, error)) func() (Entry, error) {
+	return func() (entry Entry, err error) {
+		err = contain(func() (err error) {
+			entry, err = next()
+			return err
+		})
+		return entry, err
+	}
 }
 
 func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Entry, error)) error {

@@ -14,8 +14,10 @@ import (
 
 // Check reads everything in the store and yields what is wrong with it: pages of the file, records that do not match
 // their checksum, indexes that disagree with records, rules that are broken. Each finding is an error that wraps
-// [ErrCorrupt], or [ErrVersion] for a record of a later version; without any, the store is sound. If reading itself ends early, the last element says why: [ErrClosed] or
-// ctx's error. It runs in one read transaction, so a bbolt file cannot grow meanwhile; logins go on.
+// [ErrCorrupt], or [ErrVersion] for a record of a later version; without any, the store is sound. Behind a page that cannot
+// be read it goes on; what it would have to compare with that page it does not judge. If reading itself ends early, the last
+// element says why: [ErrClosed] or ctx's error. It runs in one read transaction, so a bbolt file cannot grow meanwhile;
+// logins go on.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		for err := range s.checkEngine(ctx) {
@@ -129,6 +131,12 @@ func (c *checker) run() error {
 		c.reportError(err)
 		return c.err
 	}
+	if c.partly[tableUsers] {
+		c.users = st.users
+	}
+	if c.partly[tableKeys] {
+		c.keys = st.keys
+	}
 	if st.users != c.users || st.keys != c.keys {
 		fix := func() error {
 			st.users, st.keys, c.tx.dirty = c.users, c.keys, true
@@ -156,7 +164,7 @@ func (c *checker) checkDomain() {
 func (c *checker) repairState() error {
 	last := uint64(0)
 	for e, err := range c.tx.etx.Scan(tableChanges, nil, nil) {
-		if err != nil {
+		if err := firstError(err, c.ctx.Err()); err != nil {
 			return err
 		}
 		if len(e.Key) == 8 {
@@ -175,21 +183,63 @@ func (c *checker) repairState() error {
 	return err
 }
 
-// each calls check with every entry of a table, until there is an error that is no finding.
+// each calls check with every entry of a table that can be read, until there is an error that is no finding.
 func (c *checker) each(table string, check func(Entry)) {
-	for e, err := range c.tx.etx.Scan(table, nil, nil) {
-		if c.err == nil {
-			c.err = c.ctx.Err()
+	for from, more := []byte(nil), true; more; {
+		more = false
+		for e, err := range c.tx.etx.Scan(table, from, nil) {
+			if c.err == nil {
+				c.err = c.ctx.Err()
+			}
+			if c.err != nil {
+				return
+			}
+			if err != nil {
+				c.partly[table] = true
+				c.failed(fmt.Errorf("table %s: %w", table, err))
+				from = c.behind(table, from)
+				more = from != nil
+				break
+			}
+			from = e.Key
+			check(e)
 		}
-		if c.err != nil {
-			return
-		}
-		if err != nil {
-			c.reportError(fmt.Errorf("table %s: %w", table, err))
-			return
-		}
-		check(e)
 	}
+}
+
+// failed yields as a finding that something cannot be read because it is damaged; after any other error there is no going
+// on.
+func (c *checker) failed(err error) {
+	if errors.Is(err, ErrCorrupt) {
+		c.reportError(err)
+	} else {
+		c.err = firstError(c.err, err)
+	}
+}
+
+// behind returns where a table can be read again, of which what follows from cannot, if the engine can tell.
+func (c *checker) behind(table string, from []byte) (next []byte) {
+	if tx, ok := c.tx.etx.(interface {
+		Behind(table string, from []byte) []byte
+	}); ok {
+		return tx.Behind(table, from)
+	}
+	return nil
+}
+
+// Behind returns the first key that the pages behind the next unreadable one can have, or nil. [Store.Check] calls it.
+func (tx *boltTx) Behind(table string, from []byte) (next []byte) {
+	_ = contain(func() error {
+		for {
+			_, after, err := tx.tables.find(table, from)
+			if err != nil || after == nil {
+				next = bytes.Clone(after)
+				return nil
+			}
+			from = after
+		}
+	})
+	return next
 }
 
 // id reads a 16-byte key or value, or reports it.
@@ -208,6 +258,7 @@ func (c *checker) checkUser(e Entry) {
 	}
 	u, err := decodeUser(id, e.Value)
 	if err != nil {
+		c.partly[tableUsers] = true
 		c.reportError(err)
 		return
 	}
@@ -227,8 +278,8 @@ func (c *checker) checkUser(e Entry) {
 		c.report("user %s has no identity", id)
 	}
 	for _, i := range u.identities {
-		switch owner := c.get(tableIdentities, i.key()); {
-		case bytes.Equal(owner, id[:]):
+		switch owner, ok := c.get(tableIdentities, i.key()); {
+		case !ok, bytes.Equal(owner, id[:]):
 		case c.hasIdentity(owner, i.key()):
 			c.report("identity (%s, %q) of user %s is also user %x's", i.Provider, i.Subject, id, owner)
 		default:
@@ -269,6 +320,7 @@ func (c *checker) checkKey(e Entry) {
 	}
 	k, err := decodeKey(id, e.Value)
 	if err != nil {
+		c.partly[tableKeys] = true
 		c.reportError(err)
 		return
 	}
@@ -290,7 +342,8 @@ func (c *checker) checkKey(e Entry) {
 	if !validText(k.name) {
 		c.report("key %s has the name %q", id, k.name)
 	}
-	if name := nameKey(k.owner, k.name, id); c.get(tableNames, name) == nil {
+	name := nameKey(k.owner, k.name, id)
+	if entry, ok := c.get(tableNames, name); ok && entry == nil {
 		c.reportDerived(func() error { return c.put(tableNames, name, nil) }, "key %s is not in the index of names", id)
 	}
 	if k.owner == Server {
@@ -380,7 +433,8 @@ func (c *checker) sequenceOf(kind recordKind, id uuid.UUID) (sequence uint64, fo
 // record another; if the index knows a later change, what was revoked by it must not return, so it disables the record.
 func (c *checker) checkSequence(kind recordKind, id uuid.UUID, sequence uint64, fix func() error) {
 	later, stale := c.later[id]
-	switch v := c.get(tableChanges, sequenceKey(sequence)); {
+	switch v, ok := c.get(tableChanges, sequenceKey(sequence)); {
+	case !ok:
 	case stale:
 		fix := func() error {
 			if bytes.Equal(v, changeEntry(kind, id)) {
@@ -415,11 +469,12 @@ func (c *checker) delete(table string, key []byte) error {
 	return firstError(err, c.tx.etx.Delete(table, key))
 }
 
-// get is the transaction's Get; what cannot be read is reported and counts as missing.
-func (c *checker) get(table string, key []byte) []byte {
-	v, err := c.tx.etx.Get(table, key)
-	if err != nil {
-		c.reportError(err)
+// get is the transaction's Get. It is not ok if the entry cannot be read, which each reports, once for all that are in the
+// same place.
+func (c *checker) get(table string, key []byte) (value []byte, ok bool) {
+	value, err := c.tx.etx.Get(table, key)
+	if err != nil && !errors.Is(err, ErrCorrupt) {
+		c.failed(err)
 	}
-	return v
+	return value, err == nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -308,6 +309,100 @@ func TestCheckFindsWhateverIsWrong(t *testing.T) {
 	}
 }
 
+// openSpread makes a store of which every table has several pages, and something wrong at its end.
+func openSpread(t *testing.T) (s *Store, wrongs []string) {
+	t.Helper()
+	s = openInside(t, nil)
+	minted, _, err := s.MintKeys(t.Context(), 300, nil)
+	mustInside(t, err)
+	mustInside(t, s.Update(t.Context(), func(tx *Tx) error {
+		for i, m := range minted {
+			user, err := tx.CreateUser(NewUser{Identity{LocalUserpass, fmt.Sprint("user ", i)}})
+			if err != nil {
+				return err
+			}
+			if _, err := tx.InsertKey(user.ID, NewKey{Name: "laptop"}, m); err != nil {
+				return err
+			}
+			if err := tx.Data("notes").Put(user.ID[:], make([]byte, 100)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	for _, table := range spreadTables {
+		plant(t, s, table, bytes.Repeat([]byte{0xff}, 16), []byte("wrong"))
+	}
+	for finding := range s.Check(t.Context()) {
+		wrongs = append(wrongs, finding.Error())
+	}
+	if len(wrongs) != len(spreadTables) {
+		t.Fatalf("got %q, want a finding for each of %d tables", wrongs, len(spreadTables))
+	}
+	return s, wrongs
+}
+
+var spreadTables = []string{tableUsers, tableIdentities, tableKeys, tableNames, tableChanges, tableData}
+
+func TestCheckGoesOnBehindAPageThatCannotBeRead(t *testing.T) {
+	s, wrongs := openSpread(t)
+	e := boltInside{s.engine.(*boltEngine), t}
+	first, middle := map[string]string{}, map[string]string{} // by table
+	mustInside(t, s.engine.View(t.Context(), func(etx EngineTx) error {
+		for _, table := range spreadTables {
+			n := 0
+			for entry, err := range etx.Scan(table, nil, nil) {
+				mustInside(t, err)
+				switch n {
+				case 0:
+					first[table] = string(entry.Key)
+				case 150:
+					middle[table] = string(entry.Key)
+				}
+				n++
+			}
+		}
+		return nil
+	}))
+	pages := map[uint64]string{}
+	for _, table := range spreadTables {
+		pages[e.leafWith(table, first[table])] = table
+		pages[e.leafWith(table, middle[table])] = table
+	}
+	if len(pages) != 2*len(spreadTables) {
+		t.Fatalf("got the pages %v, want two of each table", pages)
+	}
+	closeInside(t, s)
+	file, err := os.ReadFile(e.path)
+	mustInside(t, err)
+	for page, table := range pages {
+		t.Run(fmt.Sprint("page ", page, " of ", table), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "keys.db")
+			damaged := bytes.Clone(file)
+			copy(damaged[page*boltPageSize:], bytes.Repeat([]byte{0x5a}, boltPageSize))
+			mustInside(t, os.WriteFile(path, damaged, 0o600))
+			s := openInsideFile(t, path, &Options{Cost: LightCost, ReadOnly: true})
+			unread, missing := 0, slices.Clone(wrongs)
+			for finding := range s.Check(t.Context()) {
+				text := finding.Error()
+				if i := slices.Index(missing, text); i >= 0 {
+					missing = slices.Delete(missing, i, i+1)
+					continue
+				}
+				if strings.Contains(text, "table "+table) {
+					unread++
+				}
+				if !strings.Contains(text, fmt.Sprintf("page %d ", page)) {
+					t.Errorf("a finding about nothing that is there: %s", text)
+				}
+			}
+			if unread != 1 || len(missing) != 0 {
+				t.Errorf("that the table cannot be read was found %d times, want once; not found: %q", unread, missing)
+			}
+		})
+	}
+}
+
 func TestRepairMakesAgainWhatIsDerived(t *testing.T) {
 	for _, tt := range wrongs {
 		t.Run(tt.name, func(t *testing.T) {
@@ -388,6 +483,46 @@ func TestRepairBringsNothingBackThatWasRevoked(t *testing.T) {
 			}
 			if _, err := h.Login(t.Context(), h.laptopToken); err == nil {
 				t.Error("it logs in again")
+			}
+		})
+	}
+}
+
+func TestAKeyThatRepairDisablesIsForgottenByTheCache(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(h *inhabited) []byte // that the change index knows, and nothing else
+		want   error
+	}{
+		{"a key", func(h *inhabited) []byte { return changeEntry(keyKind, h.laptop.id) }, ErrKeyDisabled},
+		{"a user", func(h *inhabited) []byte { return changeEntry(userKind, h.ada.id) }, ErrUserDisabled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := openInhabited(t)
+			wantLoginInside(t, h.Store, h.laptopToken, h.laptop.id)
+			h.put(tableChanges, sequenceKey(1000), tt.change(h))
+			wantLoginInside(t, h.Store, h.laptopToken, h.laptop.id) // from the cache
+			repaired, err := h.Repair(t.Context())
+			if err != nil || repaired == 0 {
+				t.Fatalf("repaired: %d, %v", repaired, err)
+			}
+			if _, err := h.Login(t.Context(), h.laptopToken); !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestARecordThatCannotBeReadIsOneFinding(t *testing.T) {
+	for name, spoil := range map[string]func(h *inhabited){
+		"a user's": func(h *inhabited) { h.spoil(tableUsers, h.ada.id[:]) },
+		"a key's":  func(h *inhabited) { h.spoil(tableKeys, h.laptop.id[:]) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := openInhabited(t)
+			spoil(h)
+			if findings := h.findings(); len(findings) != 1 {
+				t.Errorf("got %q, want one finding", findings)
 			}
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
@@ -142,6 +143,58 @@ func TestCheckEndsWithItsContextOnTheWay(t *testing.T) {
 	if len(got) != 2 || !errors.Is(got[0], latchkey.ErrCorrupt) || !errors.Is(got[1], context.Canceled) {
 		t.Errorf("got %v, want a finding and %v", got, context.Canceled)
 	}
+}
+
+// lapsing is a context that ends when it has been looked at so many times.
+type lapsing struct {
+	context.Context
+	left int
+}
+
+func (ctx *lapsing) Err() error {
+	if ctx.left--; ctx.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestCheckAndRepairEndWithTheirContextWhereverTheyAre(t *testing.T) {
+	e := openBolt(t)
+	s := openUnchecked(t, e)
+	_, keys, _ := fillStore(t, s, 5)
+	plantWrongs(t, e, 1)
+	looks := 0
+	for ended := true; ended; looks += 10 {
+		ended = false
+		for err := range s.Check(&lapsing{t.Context(), looks}) {
+			if ended {
+				t.Errorf("after its context had ended Check went on with %v", err)
+			}
+			ended = errors.Is(err, context.Canceled)
+		}
+	}
+	if looks < 3*len(keys) { // keys, names and changes
+		t.Errorf("Check has looked at its context %d times, and there are %d keys", looks, len(keys))
+	}
+
+	before := dump(t, e)
+	for looks = 0; ; looks += 10 {
+		repaired, err := s.Repair(&lapsing{t.Context(), looks})
+		if err == nil {
+			if repaired != 1 {
+				t.Errorf("repaired: %d, want 1", repaired)
+			}
+			break
+		}
+		wantError(t, err, context.Canceled)
+		if repaired != 0 || !slices.Equal(dump(t, e), before) {
+			t.Fatalf("repaired: %d, or the tables have changed, beside %v", repaired, err)
+		}
+	}
+	if looks < 4*len(keys) { // the changes twice
+		t.Errorf("Repair has looked at its context %d times, and there are %d keys", looks, len(keys))
+	}
+	wantClean(t, s)
 }
 
 func TestTheBodyOfALoopOverFindingsMayLogIn(t *testing.T) {
