@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,10 +58,28 @@ func (a *app) backUp(ctx context.Context, s *latchkey.Store, path string) (writt
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = syncDir(filepath.Dir(path)) // or the name may be lost with the power
+	}
+	if err != nil {
 		_ = os.Remove(path)
 	}
 	return p.written, err
+}
+
+// syncDir syncs the names in a directory, where the system has that, and lets it be opened.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // stderrIsTerminal tells whether there is somebody to show progress to.

@@ -52,7 +52,7 @@
 //	backup          {"file":FILE,"bytes":N}; nothing, if it goes to standard output
 //	restore         {"store":FILE}
 //	compact         {"before":N,"after":N}, in bytes
-//	salvage         {"store":FILE,"users":N,"keys":N,"bad_pages":N,"bad_records":N,"doubtful":N,"nameless":N}
+//	salvage         {"store":FILE,"users":N,"keys":N,"data":N,"bad_pages":N,"bad_records":N,"doubtful":N,"nameless":N}
 //	version         {"version":TEXT,"go":TEXT,"platform":TEXT}
 //
 //	USER            {"id":ID,"identities":[{"provider":TEXT,"subject":TEXT}, ...],"created":TIME,"disabled":BOOL}
@@ -76,5 +76,5 @@
 //	6    the store is open elsewhere
 //	7    the store is damaged, or the file is no store
 //	8    the store has a later format than this build reads
-//	130  interrupted before anything was changed
+//	130  interrupted; nothing was changed, unless the error says so
 package main

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -39,6 +41,7 @@ var outcomes = []struct {
 	{errStoreExists, exitConflict, "use it, or give --store another name"},
 	{errAddress, exitFailed, "give --addr another; port 0 is any that is free"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
+	{errRepaired, exitInterrupted, "latchkey check shows what is left"},
 	{context.Canceled, exitInterrupted, "it was interrupted, and nothing was changed"},
 
 	{latchkey.ErrUserNotFound, exitNotFound, "see latchkey user list"},
@@ -64,9 +67,28 @@ var outcomes = []struct {
 	{latchkey.ErrCorrupt, exitDamaged, "see that the file is right; if it is, latchkey check shows the damage, and latchkey restore or salvage is the way out"},
 	{latchkey.ErrReadOnly, exitDamaged, "its making was interrupted: delete the file, and make it again with latchkey init"},
 	{latchkey.ErrCommit, exitFailed, "look whether the change is there before you repeat it"},
+	{latchkey.ErrSyncFailed, exitFailed, "see to the disk before you repeat it"},
 
+	{errOutput, exitFailed, "the output is not whole, and what was changed stays changed"},
+	{syscall.ENOSPC, exitFailed, "make room on the disk"},
+	{syscall.EDQUOT, exitFailed, "make room within the quota"},
+	{syscall.EROFS, exitFailed, "have the file system mounted for writing, or name a file on another"},
+	{syscall.EIO, exitFailed, "the disk fails: copy what can be read of it, and see latchkey salvage"},
 	{fs.ErrNotExist, exitNotFound, "make the directory first"},
 	{fs.ErrPermission, exitFailed, "see who may read and write the file and its directory"},
+}
+
+var (
+	// errRepaired: what could be repaired was, before it was interrupted.
+	errRepaired = errors.New("interrupted after the repair")
+	// errOutput: the command has done its work, but for showing it. It is found by where the error comes from.
+	errOutput = errors.New("output failed")
+)
+
+// isOutput tells whether an error comes of writing to standard output.
+func isOutput(err error) bool {
+	var e *fs.PathError
+	return errors.As(err, &e) && e.Op == "write" && e.Path == os.Stdout.Name()
 }
 
 // usageError is a mistake on the command line, found before anything was done.
@@ -93,7 +115,7 @@ func outcome(cmd *cobra.Command, err error) (status int, advice string) {
 		return exitUsage, "see " + cmd.CommandPath() + " --help"
 	}
 	for _, o := range outcomes {
-		if errors.Is(err, o.err) {
+		if errors.Is(err, o.err) || o.err == errOutput && isOutput(err) {
 			return o.status, o.advice
 		}
 	}

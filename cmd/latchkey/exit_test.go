@@ -3,10 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
@@ -46,6 +52,99 @@ func TestWhoWaitsForAnAnswerCanBeInterrupted(t *testing.T) {
 	status := run(ctx, []string{"login", "--store", path}, stdin, &stdout, &stderr)
 	if want := "latchkey: context canceled; it was interrupted, and nothing was changed\n"; status != 130 || stderr.String() != want || stdout.Len() != 0 {
 		t.Errorf("status %d, standard error %q, standard output %q; want 130, %q and none", status, stderr.String(), stdout.String(), want)
+	}
+}
+
+// lapsing is a context that ends when it has been looked at so many times.
+type lapsing struct {
+	context.Context
+	left int
+}
+
+func (ctx *lapsing) Err() error {
+	if ctx.left--; ctx.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestAnInterruptedCheckSaysWhatItHasRepaired(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "keys.db")
+	s, err := latchkey.Open(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{"ada", "bob", "eve"} {
+		if _, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: subject}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	engine, err := latchkey.OpenBolt(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = engine.Update(t.Context(), func(tx latchkey.EngineTx) error {
+		return tx.Delete("identities", []byte("local-userpass\x00ada"))
+	})
+	if err := errors.Join(err, engine.Close()); err != nil {
+		t.Fatal(err)
+	}
+	damaged, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	met := map[string]bool{}
+	for looks := 0; !met[""]; looks++ {
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var stdout, stderr bytes.Buffer
+		status := run(&lapsing{t.Context(), looks}, []string{"check", "--repair", "--store", path}, os.Stdin, &stdout, &stderr)
+		said := strings.TrimPrefix(stderr.String(), "latchkey: ")
+		if status == exitDone && said != "" || status != exitDone && status != exitInterrupted {
+			t.Fatalf("status %d, standard error %q", status, said)
+		}
+		met[said] = true
+
+		wantSound := !strings.Contains(said, "nothing was changed")
+		stdout.Reset()
+		sound := run(t.Context(), []string{"check", "--store", path}, os.Stdin, &stdout, &stderr) == exitDone
+		if sound != wantSound {
+			t.Errorf("%q was said, and the store is sound: %t", said, sound)
+		}
+	}
+	if late := "check " + path + ": interrupted after the repair: repaired: 1; latchkey check shows what is left\n"; !met[late] || len(met) < 3 {
+		t.Errorf("got %q, want %q among them", slices.Collect(maps.Keys(met)), late)
+	}
+}
+
+func TestWhatADiskDoesNotTakeHasAnAdvice(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{&fs.PathError{Op: "write", Path: "keys.db", Err: syscall.ENOSPC}, "make room on the disk"},
+		{&fs.PathError{Op: "write", Path: "keys.db", Err: syscall.EDQUOT}, "quota"},
+		{&fs.PathError{Op: "open", Path: "keys.db", Err: syscall.EROFS}, "mounted for writing"},
+		{&fs.PathError{Op: "read", Path: "keys.db", Err: syscall.EIO}, "the disk fails"},
+		{fmt.Errorf("%w: %w", latchkey.ErrCommit, syscall.EIO), "look whether the change is there"},
+		{latchkey.ErrSyncFailed, "see to the disk"},
+		{&fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.ENOSPC}, "the output is not whole"},
+		{&fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}, "the output is not whole"},
+	} {
+		var stderr bytes.Buffer
+		if status := report(&stderr, nil, tt.err); status != exitFailed || !strings.Contains(stderr.String(), tt.want) {
+			t.Errorf("%v: got %d, %q; want %d, %q", tt.err, status, stderr.String(), exitFailed, tt.want)
+		}
+	}
+	refused := errors.Join(latchkey.ErrInvalidToken, &fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.ENOSPC})
+	if status := report(io.Discard, nil, refused); status != exitRefused {
+		t.Errorf("a token that is refused, which cannot be shown: got %d, want %d", status, exitRefused)
 	}
 }
 

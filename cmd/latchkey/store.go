@@ -147,7 +147,11 @@ can be derived from users and keys, such as indexes. The exit status is 0 for a 
 					if err != nil {
 						return err
 					}
-					return a.check(cmd.Context(), s, repaired)
+					err = a.check(cmd.Context(), s, repaired)
+					if repaired > 0 && errors.Is(err, context.Canceled) {
+						err = fmt.Errorf("check %s: %w: repaired: %d", a.store, errRepaired, repaired)
+					}
+					return err
 				})
 			}
 			return a.reading(func(s *latchkey.Store) error { return a.check(cmd.Context(), s, 0) })
