@@ -94,6 +94,14 @@ func (c *call) key() (latchkey.Key, error) {
 	return latchkey.Key{}, errKeyNotFound
 }
 
+// nameNoKey answers a call whose ID of a key is empty.
+func (c *call) nameNoKey() (reply, error) {
+	if _, err := c.keyOwner(); err != nil {
+		return reply{}, err
+	}
+	return reply{}, errKeyNotFound
+}
+
 func (c *call) fetchKey() (reply, error) {
 	key, err := c.key()
 	return reply{http.StatusOK, newKeyReply(key, "")}, err

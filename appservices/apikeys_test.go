@@ -1,9 +1,13 @@
 package appservices_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -88,7 +92,6 @@ func TestErrorsOfKeyCalls(t *testing.T) {
 		{"delete, no such key", u.refresh, "DELETE", "/65a1b2c3d4e5f60718293a4f", nil, 404, "APIKeyNotFound", "API key not found"},
 		{"enable, no such key", u.refresh, "PUT", "/65a1b2c3d4e5f60718293a4f/enable", nil, 404, "APIKeyNotFound", "API key not found"},
 		{"disable, no such key", u.refresh, "PUT", "/65a1b2c3d4e5f60718293a4f/disable", nil, 404, "APIKeyNotFound", "API key not found"},
-		{"an ID that is none", u.refresh, "GET", "/laptop", nil, 404, "APIKeyNotFound", "API key not found"},
 		{"a percent sign", u.refresh, "POST", "", object{"name": "%s"}, 400, "InvalidParameter", alphabet},
 		{"spaces", u.refresh, "POST", "", object{"name": "My very cool key"}, 400, "InvalidParameter", alphabet},
 		{"signs", u.refresh, "POST", "", object{"name": "$()!$"}, 400, "InvalidParameter", alphabet},
@@ -100,12 +103,59 @@ func TestErrorsOfKeyCalls(t *testing.T) {
 		{"a number for a name", u.refresh, "POST", "", object{"name": 7}, 400, "", required},
 		{"null for a name", u.refresh, "POST", "", object{"name": nil}, 400, "", required},
 		{"a name that is taken", u.refresh, "POST", "", object{"name": "taken"}, 409, "APIKeyAlreadyExists", "API key with name already exists"},
+		{"a name that is taken, of a 21st key", full.refresh, "POST", "", object{"name": "key-7"}, 409, "APIKeyAlreadyExists", "API key with name already exists"},
 		{"the 21st key", full.refresh, "POST", "", object{"name": "one-more"}, 400, "BadRequest", "user has reached the limit of 20 API keys"},
 		{"a body that is no JSON", u.refresh, "POST", "", "name=laptop", 400, "BadRequest", "the body is not a JSON object"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d.keys(tt.method, tt.path, tt.refresh, tt.body).refused(tt.status, tt.code, tt.text)
 		})
+	}
+}
+
+func TestAnIDThatIsNoneIsOfNoKey(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	id, _ := d.createKey(u.refresh, "laptop")
+	// realm-web puts any text into the path as it is.
+	for _, id := range []string{
+		"", "laptop", "enable", "disable", id[1:], id + "0", strings.ToUpper(id), id + "%20", "a%2Fb", "%2F", id + "%2Fenable", "%00", "..", "%C3%A9",
+	} {
+		for _, call := range everyKeyCall(id)[2:] {
+			d.keys(call.method, call.path, "", nil).refused(401, "", "must authenticate first")
+			d.keys(call.method, call.path, u.refresh, nil).refused(404, "APIKeyNotFound", "API key not found")
+		}
+	}
+	d.keys("GET", "/"+id, u.refresh, nil).want(http.StatusOK)
+}
+
+func TestConcurrentCreationsStopAtTwentyKeys(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	statuses := make(chan int, 30)
+	var wg sync.WaitGroup
+	for i := range cap(statuses) {
+		wg.Go(func() {
+			r := httptest.NewRequest("POST", prefix+"/auth/api_keys", strings.NewReader(fmt.Sprintf(`{"name":"key-%d"}`, i)))
+			r.Header.Set("Authorization", "Bearer "+u.refresh)
+			w := httptest.NewRecorder()
+			d.handler.ServeHTTP(w, r)
+			statuses <- w.Code
+		})
+	}
+	wg.Wait()
+	close(statuses)
+	got := map[int]int{}
+	for status := range statuses {
+		got[status]++
+	}
+	if want := map[int]int{http.StatusCreated: 20, http.StatusBadRequest: 10}; !reflect.DeepEqual(got, want) {
+		t.Errorf("the statuses are %v, want %v", got, want)
+	}
+	var list []object
+	must(t, json.Unmarshal(d.keys("GET", "", u.refresh, nil).body, &list))
+	if len(list) != 20 {
+		t.Errorf("there are %d keys", len(list))
 	}
 }
 

@@ -1,6 +1,7 @@
 package appservices
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -58,6 +59,8 @@ func (h *Handler) app(ctx context.Context, appID string) (*app, error) {
 	if len(h.apps) >= maxApps {
 		return nil, errTooManyApps
 	}
+	// A client that leaves now must not leave behind a store that is open, and that nobody remembers.
+	ctx = context.WithoutCancel(ctx)
 	store, err := h.opts.OpenApp(ctx, appID)
 	if err != nil {
 		return nil, err
@@ -109,13 +112,15 @@ func (a *app) loadKey(ctx context.Context) error {
 //	p ‖ SHA-256  what a provider told of a user, under the hash of the identity: a JSON object
 //	k ‖ key ID   a key was used as an identity: JSON, how many others the user had when it was first used
 //	e ‖ expiry ‖ session  a session that was ended before it expired (8 bytes, 12 bytes)
+//	f            of which ended sessions there is no record any more, since they have expired: JSON
 //	t ‖ token    a token that was mailed, under its ID
 //
 // Addresses are hashed because a key of this kind has no room for the longest.
 var (
-	keySigning = []byte("s")
-	keyEnded   = []byte("e")
-	keyMailed  = []byte("t")
+	keySigning   = []byte("s")
+	keyEnded     = []byte("e")
+	keyForgotten = []byte("f")
+	keyMailed    = []byte("t")
 )
 
 func data(tx *latchkey.Tx) *latchkey.Data { return tx.Data("appservices") }
@@ -150,18 +155,20 @@ func putJSON(tx *latchkey.Tx, key []byte, v any) error {
 }
 
 // prune deletes what begins with from and is below to, a few records at a time: whoever writes one more takes two away.
-func prune(tx *latchkey.Tx, from, to []byte) error {
+// It returns the key of the last that it deleted, or nil.
+func prune(tx *latchkey.Tx, from, to []byte) (last []byte, err error) {
 	n := 0
 	for e, err := range data(tx).Scan(from, to) {
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := data(tx).Delete(e.Key); err != nil {
-			return err
+		last = bytes.Clone(e.Key)
+		if err := data(tx).Delete(last); err != nil {
+			return nil, err
 		}
 		if n++; n == 2 {
 			break
 		}
 	}
-	return nil
+	return last, nil
 }

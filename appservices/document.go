@@ -75,8 +75,9 @@ func (i deviceInfo) id() (id string, ok bool) {
 // noDevice is what clients take for no ID.
 const noDevice = "000000000000000000000000"
 
-// isCore reports whether the client is built on the C++ core of recent years, which realm-web is not.
-func (i deviceInfo) isCore() bool { return len(i.CoreVersion) > len(`""`) }
+// isCore reports whether the client is built on the C++ core of recent years, which realm-web is not: whether it says a
+// version of that, a string.
+func (i deviceInfo) isCore() bool { return len(i.CoreVersion) > len(`""`) && i.CoreVersion[0] == '"' }
 
 // plainJSON returns a value with the wrappings of Extended JSON taken off, in which clients send what they type
 // themselves: {"$numberInt":"7"} is int64(7), {"$date":…} a [time.Time], {"$oid":…} and {"$numberDecimal":…} strings.

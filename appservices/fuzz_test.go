@@ -32,6 +32,9 @@ func FuzzHandler(f *testing.F) {
 		{"POST", prefix + "/auth/api_keys", "Bearer $R", `{"name":"laptop"}`},
 		{"PUT", "//api/client/v2.0//auth/api_keys/$K/enable", "Bearer $R", ""},
 		{"GET", prefix + "/auth/api_keys/%00", "Bearer $R", "\xff"},
+		{"DELETE", prefix + "/auth/api_keys/a%2Fb", "Bearer $R", ""},
+		{"PUT", prefix + "/auth/api_keys//enable", "Bearer $R", ""},
+		{"GET", appPath + "/functions/call?baas_request=e30", "", ""},
 		{"OPTIONS", "*", "", ""},
 	} {
 		f.Add(seed.method, seed.target, seed.bearer, []byte(seed.body))
@@ -52,6 +55,9 @@ func FuzzHandler(f *testing.F) {
 		path, query, _ := strings.Cut(words.Replace(target), "?")
 		r := httptest.NewRequest("GET", "/", bytes.NewReader([]byte(words.Replace(string(body)))))
 		r.Method, r.URL = method, &url.URL{Path: path, RawQuery: query}
+		if unescaped, err := url.PathUnescape(path); err == nil { // as a server reads it
+			r.URL.Path, r.URL.RawPath = unescaped, path
+		}
 		if bearer != "" {
 			r.Header.Set("Authorization", words.Replace(bearer))
 		}

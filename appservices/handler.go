@@ -12,8 +12,8 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
+	"net/url"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -122,6 +122,7 @@ var routes = []route{
 	newRoute("POST", "app/*/auth/providers/local-userpass/reset/send", (*call).sendReset),
 	newRoute("POST", "app/*/auth/providers/local-userpass/reset/call", (*call).callReset),
 	newRoute("POST", "app/*/functions/call", (*call).callFunction),
+	newRoute("GET", "app/*/functions/call", (*call).streamFunction),
 	newRoute("POST", "auth/session", (*call).refresh),
 	newRoute("DELETE", "auth/session", (*call).logOut),
 	newRoute("GET", "auth/profile", (*call).profile),
@@ -132,6 +133,8 @@ var routes = []route{
 	newRoute("DELETE", "auth/api_keys/*", (*call).deleteKey),
 	newRoute("PUT", "auth/api_keys/*/enable", (*call).enableKey),
 	newRoute("PUT", "auth/api_keys/*/disable", (*call).disableKey),
+	newRoute("PUT", "auth/api_keys/enable", (*call).nameNoKey), // of an empty ID, whose two slashes are one
+	newRoute("PUT", "auth/api_keys/disable", (*call).nameNoKey),
 }
 
 // match returns what the asterisks of a route stand for in a path.
@@ -194,13 +197,19 @@ func (c *call) recover() {
 }
 
 // dispatch finds the app and the route. SDKs with a base URL that ends in a slash send two, and a redirected POST would
-// lose its body, so empty segments do not count.
+// lose its body, so several slashes count as one.
 func (c *call) dispatch() (reply, error) {
-	path, ok := strings.CutPrefix(collapse(c.r.URL.Path), prefix+"/")
+	path, ok := strings.CutPrefix(collapse(c.r.URL.EscapedPath()), prefix+"/")
 	if !ok {
 		return reply{}, errNotFound
 	}
 	segments := strings.Split(path, "/")
+	for i, s := range segments { // one by one: in what stands for an ID, a slash may be escaped
+		var err error
+		if segments[i], err = url.PathUnescape(s); err != nil {
+			return reply{}, errNotFound
+		}
+	}
 	if segments[0] == "app" && len(segments) > 1 {
 		a, err := c.h.app(c.ctx(), segments[1])
 		if err != nil {
@@ -227,13 +236,12 @@ func (c *call) dispatch() (reply, error) {
 	return reply{}, errNotFound
 }
 
-// collapse makes one slash of several, and none of those at the end.
+// collapse makes one slash of several. One at the end stays: behind it is an ID that is empty.
 func collapse(path string) string {
-	if !strings.Contains(path, "//") && !strings.HasSuffix(path, "/") {
-		return path
+	for strings.Contains(path, "//") {
+		path = strings.ReplaceAll(path, "//", "/")
 	}
-	segments := strings.Split(path, "/")
-	return "/" + strings.Join(slices.DeleteFunc(segments, func(s string) bool { return s == "" }), "/")
+	return path
 }
 
 func (c *call) send(rep reply) {
@@ -325,7 +333,7 @@ func (h *Handler) logRequest(c *call, status int, took time.Duration) {
 		slog.String("path", loggedPath(c.r.URL.Path)),
 		slog.Int("status", status),
 		slog.Duration("duration", took),
-		slog.String("remote", h.remote(c.r).Addr().String()),
+		slog.String("remote", h.remote(c.r).String()),
 		slog.String("request_id", c.requestID))
 }
 

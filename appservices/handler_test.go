@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/latchkeydb/latchkey"
@@ -59,6 +60,20 @@ func TestTheLocationBehindAProxy(t *testing.T) {
 	}
 }
 
+func TestTheLocationHasTheSchemeThatTheServerSpeaks(t *testing.T) {
+	server := httptest.NewTLSServer(newDouble(t, nil).handler)
+	defer server.Close()
+	resp, err := server.Client().Get(server.URL + appPath + "/location")
+	must(t, err)
+	defer resp.Body.Close()
+	var body object
+	must(t, json.NewDecoder(resp.Body).Decode(&body))
+	want := strings.TrimPrefix(server.URL, "https")
+	if body["hostname"] != "https"+want || body["ws_hostname"] != "wss"+want {
+		t.Errorf("the location is %v, want %s", body, server.URL)
+	}
+}
+
 func TestAnUnknownAppIsNotFoundOnAllItsPaths(t *testing.T) {
 	d := newDouble(t, &appservices.Options{AppIDs: []string{"demo-abcde"}})
 	for _, path := range []string{"GET /location", "POST /auth/providers/anon-user/login", "POST /auth/providers/local-userpass/register", "GET /nowhere"} {
@@ -83,15 +98,39 @@ func TestWhatCanBeNoAppIDIsNone(t *testing.T) {
 
 func TestSlashesMayBeRepeated(t *testing.T) {
 	d := newDouble(t, nil)
-	for _, path := range []string{"/" + appPath + "/location", "//api///client/v2.0/app//demo-abcde/location/"} {
+	for _, path := range []string{"/" + appPath + "/location", "//api///client/v2.0/app//demo-abcde/location"} {
 		d.send("GET", path, "", nil).want(http.StatusOK)
 	}
 	d.send("POST", "/"+appPath+"//auth/providers/anon-user/login", "", object{}).want(http.StatusOK)
 }
 
+func TestEveryCallIsAnsweredBehindABaseURLThatEndsInASlash(t *testing.T) {
+	d := newDouble(t, nil)
+	d.url += "/"
+	d.send("GET", appPath+"/location", "", nil).want(http.StatusOK)
+	u := d.signUp("ada@example.com")
+	d.profile(u.access)
+	d.refresh(u.refresh).want(http.StatusCreated)
+	id, _ := d.createKey(u.refresh, "laptop")
+	for _, call := range everyKeyCall(id) {
+		d.keys(call.method, call.path, u.refresh, call.body).want(call.status)
+	}
+	d.logOut(u.refresh).noContent()
+}
+
+func TestASegmentOfAPathMayBeEscaped(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	id, _ := d.createKey(u.refresh, "laptop")
+	d.send("GET", prefix+"/app/demo%2Dabcde/location", "", nil).want(http.StatusOK)
+	d.keys("GET", fmt.Sprintf("/%%%x%s", id[0], id[1:]), u.refresh, nil).want(http.StatusOK)
+	d.send("GET", prefix+"/app%2Fdemo-abcde/location", "", nil).refused(404, "", "not found")
+	d.send("GET", prefix+"/app/a%2Fb/location", "", nil).refused(404, "", "cannot find app using Client App ID 'a/b'")
+}
+
 func TestWhatIsNotImplementedIsNotFound(t *testing.T) {
 	d := newDouble(t, nil)
-	for _, path := range []string{"/", "/api/client/v2.0", prefix + "/auth", prefix + "/app", appPath, appPath + "/realm-sync", "/api/admin/v3.0/x", prefix + "/auth/api_keys/a/b/c"} {
+	for _, path := range []string{"/", "/api/client/v2.0", prefix + "/auth", prefix + "/app", appPath, appPath + "/realm-sync", "/api/admin/v3.0/x", prefix + "/auth/api_keys/a/b/c", appPath + "/location/", appPath + "/functions/call?baas_request=e30", appPath + "/push/providers/gcm/registration"} {
 		d.send("GET", path, "", nil).refused(404, "", "not found")
 	}
 	u := d.anonymous()
@@ -193,6 +232,53 @@ func TestAPanicIsAnErrorWithoutATrace(t *testing.T) {
 	}
 }
 
+func TestAPanicOfAHookIsAnError(t *testing.T) {
+	const said = "the hook has panicked"
+	email := object{"email": "ada@example.com", "password": password}
+	login := func(provider string) string { return provider + "/login" }
+	type data = map[string]any
+	for _, tt := range []struct {
+		name string
+		opts appservices.Options
+		call string // behind auth/providers
+		body any
+	}{
+		{"Mail", appservices.Options{ManualConfirmation: true, Mail: func(context.Context, appservices.Mail) { panic(said) }},
+			"local-userpass/register", email},
+		{"ConfirmFunction", appservices.Options{
+			ManualConfirmation: true,
+			ConfirmFunction:    func(context.Context, appservices.Confirmation) (appservices.Outcome, error) { panic(said) },
+		}, "local-userpass/register", email},
+		{"ResetFunction", appservices.Options{
+			ResetFunction: func(context.Context, appservices.Reset) (appservices.Outcome, error) { panic(said) },
+		}, "local-userpass/reset/call", object{"email": "bob@example.com", "password": password}},
+		{"CustomFunction", appservices.Options{
+			CustomFunction: func(context.Context, string, map[string]any) (string, data, error) { panic(said) },
+		}, login("custom-function"), nil},
+		{"CustomToken", appservices.Options{
+			CustomToken: func(context.Context, string, string) (string, data, error) { panic(said) },
+		}, login("custom-token"), object{"token": "x"}},
+		{"OAuth", appservices.Options{
+			OAuth: func(context.Context, string, latchkey.Provider, map[string]string) (string, data, error) {
+				panic(said)
+			},
+		}, login("oauth2-google"), object{"id_token": "x"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var log logged
+			d := newDouble(t, nil)
+			d.register("bob@example.com")
+			tt.opts.Logger = log.logger()
+			d = serve(t, d.store, d.clock, &tt.opts)
+			d.send("POST", appPath+"/auth/providers/"+tt.call, "", tt.body).refused(500, "InternalServerError", "internal server error")
+			if !strings.Contains(log.String(), said) {
+				t.Errorf("the log has no trace of it: %s", log.String())
+			}
+			d.anonymous() // the handler goes on
+		})
+	}
+}
+
 func TestNoTokenAndNoPasswordIsInTheLog(t *testing.T) {
 	var log logged
 	var mails outbox
@@ -239,6 +325,64 @@ func TestALogLineTellsWhatWasAskedAndAnswered(t *testing.T) {
 	if line["method"] != "POST" || line["path"] != appPath+"/auth/providers/api-key/login" || line["status"] != 401.0 ||
 		line["remote"] != "127.0.0.1" || line["request_id"] != r.header.Get("X-Appservices-Request-Id") || line["duration"] == nil {
 		t.Errorf("the line is %v", line)
+	}
+}
+
+func TestALogLineHasTheWholeAddress(t *testing.T) {
+	for forwarded, want := range map[string]string{
+		"2001:db8::1:2:3:4": "2001:db8::1:2:3:4", "::ffff:192.0.2.1": "192.0.2.1", "fe80::1%any text": "fe80::1", "spoofed": "127.0.0.1",
+	} {
+		var log logged
+		d := newDouble(t, &appservices.Options{Logger: log.logger(), TrustForwarded: true})
+		d.sendWith("GET", appPath+"/location", http.Header{"X-Forwarded-For": {forwarded}}, nil).want(http.StatusOK)
+		var line object
+		must(t, json.Unmarshal([]byte(log.String()), &line))
+		if line["remote"] != want {
+			t.Errorf("forwarded for %s, the line has %v, want %s", forwarded, line["remote"], want)
+		}
+	}
+}
+
+func TestMoreLoginsThanCanWaitForAHashAreToldToComeBack(t *testing.T) {
+	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
+		Cost: latchkey.Cost{Memory: 8 << 10, Passes: 1, Lanes: 1}, HashMemory: 8 << 20, HashQueue: 1, // one runs, one waits
+	})
+	must(t, err)
+	defer store.Close()
+	d := serve(t, store, appservices.NewClock(start), nil)
+	requests := make([]latchkey.NewKeyFor, 16)
+	for i := range requests {
+		requests[i] = latchkey.NewKeyFor{Owner: latchkey.Server, NewKey: latchkey.NewKey{Name: fmt.Sprint("key-", i)}}
+	}
+	_, keys, err := store.CreateKeys(t.Context(), requests, nil)
+	must(t, err)
+
+	replies := make([]*httptest.ResponseRecorder, len(keys))
+	var wg sync.WaitGroup
+	for i, key := range keys {
+		wg.Go(func() {
+			r := httptest.NewRequest("POST", appPath+"/auth/providers/api-key/login", strings.NewReader(`{"key":"`+key+`"}`))
+			replies[i] = httptest.NewRecorder()
+			d.handler.ServeHTTP(replies[i], r)
+		})
+	}
+	wg.Wait()
+	good := 0
+	for _, w := range replies {
+		if w.Code == http.StatusOK {
+			good++
+			continue
+		}
+		r := &response{t, w.Code, w.Header(), w.Body.Bytes()}
+		if got := r.refused(503, "", "too busy: try again in a moment").header.Get("Retry-After"); got != "1" {
+			t.Errorf("Retry-After is %q, want 1", got)
+		}
+	}
+	if good == 0 || good == len(replies) {
+		t.Errorf("%d of %d logins were answered", good, len(replies))
+	}
+	for _, key := range keys { // one after the other all are
+		d.loginKey(key)
 	}
 }
 
@@ -356,6 +500,43 @@ func TestTheServerBoundsWhatASlowClientCanHold(t *testing.T) {
 	must(t, s.Close())
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
+	}
+}
+
+func TestARequestThatDoesNotArriveIsNotWaitedForLong(t *testing.T) {
+	d := newDouble(t, nil)
+	const post = "POST " + appPath + "/auth/providers/anon-user/login HTTP/1.1\r\nHost: x\r\n"
+	for _, tt := range []struct {
+		name, sent string
+		after      time.Duration
+		reply      string
+	}{
+		{"half a header", post, 10 * time.Second, ""},
+		{"half a body", post + "Content-Length: 100\r\n\r\n{", 30 * time.Second, "the body could not be read"},
+		{"no second request", post + "Content-Length: 0\r\n\r\n", 2 * time.Minute, "access_token"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				listener := make(pipes)
+				s := appservices.NewServer("", d.handler)
+				go s.Serve(listener)
+				defer s.Close()
+				conn, err := listener.dial(t.Context(), "", "")
+				must(t, err)
+				defer conn.Close()
+				begun := time.Now()
+				_, err = io.WriteString(conn, tt.sent)
+				must(t, err)
+				reply, err := io.ReadAll(conn)
+				must(t, err)
+				if took := time.Since(begun); took < tt.after || took > tt.after+time.Second {
+					t.Errorf("the connection was closed after %v, want %v", took, tt.after)
+				}
+				if got := string(reply); !strings.Contains(got, tt.reply) || tt.reply == "" && got != "" {
+					t.Errorf("the reply is %q", got)
+				}
+			})
+		})
 	}
 }
 

@@ -25,15 +25,16 @@ type failures struct {
 const maxAddresses = 8192
 
 // exhausted reports whether no login from an address may fail now.
-func (f *failures) exhausted(from netip.Prefix) bool {
+func (f *failures) exhausted(addr netip.Addr) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	l := f.findLocked(from)
+	l := f.findLocked(network(addr))
 	return l != nil && l.TokensAt(f.now()) < 1
 }
 
 // count takes note of a failed login, and reports whether it was one too many.
-func (f *failures) count(from netip.Prefix) (tooMany bool) {
+func (f *failures) count(addr netip.Addr) (tooMany bool) {
+	from := network(addr)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l := f.findLocked(from)
@@ -56,8 +57,8 @@ func (f *failures) findLocked(from netip.Prefix) *rate.Limiter {
 	return f.older[from]
 }
 
-// remote is the address that a request came from. A host has a whole IPv6 network of 64 bits to choose addresses from.
-func (h *Handler) remote(r *http.Request) netip.Prefix {
+// remote is the address that a request came from.
+func (h *Handler) remote(r *http.Request) netip.Addr {
 	var addr netip.Addr
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		addr = ap.Addr()
@@ -67,12 +68,16 @@ func (h *Handler) remote(r *http.Request) netip.Prefix {
 			addr = forwarded
 		}
 	}
-	addr = addr.Unmap()
+	return addr.Unmap().WithZone("") // a zone can be any text
+}
+
+// network is what failures are counted by: a host has a whole IPv6 network of 64 bits to choose addresses from.
+func network(addr netip.Addr) netip.Prefix {
 	bits := addr.BitLen()
 	if addr.Is6() {
 		bits = 64
 	}
-	p, _ := addr.WithZone("").Prefix(bits)
+	p, _ := addr.Prefix(bits)
 	return p
 }
 

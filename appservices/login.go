@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -38,16 +40,21 @@ func (c *call) login() (reply, error) {
 	if !ok {
 		device = c.h.newObjectID()
 	}
-	return c.loggedIn(p, c.openSession(p, identity, device))
+	now := c.h.now()
+	s, err := c.openSession(p, identity, device, now)
+	if err != nil {
+		return reply{}, err
+	}
+	return c.loggedIn(p, s, now)
 }
 
 // loggedIn has four strings, and clients require all of them.
-func (c *call) loggedIn(p *principal, s *session) (reply, error) {
+func (c *call) loggedIn(p *principal, s *session, now time.Time) (reply, error) {
 	o := newJSONObject(make([]byte, 0, 2<<10))
-	if err := c.writeAccessToken(&o, p, s); err != nil {
+	if err := c.writeAccessToken(&o, p, s, now); err != nil {
 		return reply{}, err
 	}
-	c.writeRefreshToken(&o, p, s)
+	c.writeRefreshToken(&o, p, s, now)
 	o.text("user_id", p.objectID())
 	o.text("device_id", s.device)
 	return reply{http.StatusOK, o}, nil
@@ -57,12 +64,12 @@ func (c *call) loggedIn(p *principal, s *session) (reply, error) {
 // address that has failed too often; keys are, since they cannot be guessed and a good one must not suffer for the others.
 func (c *call) prove() (document, *credential, error) {
 	provider := latchkey.Provider(c.params[1])
-	if err := c.h.enabled(provider); err != nil {
-		return nil, nil, err
-	}
 	d, err := c.body()
 	if err != nil {
 		return nil, nil, err
+	}
+	if err := c.h.enabled(provider); err != nil {
+		return d, nil, err
 	}
 	if provider != latchkey.APIKey && c.h.failures.exhausted(c.h.remote(c.r)) {
 		return d, nil, errTooManyFailures
@@ -329,12 +336,17 @@ func (c *call) link() (reply, error) {
 		err = c.linkTo(p, cr)
 	}
 	if err != nil && !d.device().isCore() {
-		err = linkFailure(err)
+		switch e, _ := refusalOf(err); {
+		case e == errLinkSecondEmail:
+			err = linkFailure(unauthorized("AuthError", e.old)) // the 500 is what suites of SDKs on the core look for
+		case !strings.HasPrefix(e.text, "unauthorized: "): // as what a function says has it already
+			err = linkFailure(err)
+		}
 	}
 	if err != nil {
 		return reply{}, err
 	}
-	return c.loggedIn(p, s)
+	return c.loggedIn(p, s, c.h.now())
 }
 
 func (c *call) linkTo(p *principal, cr *credential) error {

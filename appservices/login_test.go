@@ -2,9 +2,12 @@ package appservices_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
@@ -293,6 +296,9 @@ func TestLinksThatFail(t *testing.T) {
 		return func() object { return object{"username": email, "password": password} }
 	}
 	run := func(t *testing.T, client func(object) object, opts *appservices.Options, rows []row) {
+		opts.Providers = []latchkey.Provider{
+			latchkey.AnonUser, latchkey.LocalUserpass, latchkey.APIKey, latchkey.CustomFunction, latchkey.CustomToken,
+		}
 		d := newDouble(t, opts)
 		u := d.signUp("ada@example.com")
 		bob := d.signUp("bob@example.com")
@@ -322,6 +328,7 @@ func TestLinksThatFail(t *testing.T) {
 	bobsKey := func() object { return object{"key": "BOB"} }
 	serverKey := func() object { return object{"key": "SERVER"} }
 	noKey := func() object { return object{"key": "lk_none"} }
+	token := func() object { return object{"token": "x"} }
 
 	t.Run("core", func(t *testing.T) {
 		run(t, core, &appservices.Options{CustomFunction: byName}, []row{
@@ -331,8 +338,13 @@ func TestLinksThatFail(t *testing.T) {
 			{"another's key", "api-key", bobsKey, 400, "InvalidParameter", "invalid user link request"},
 			{"a server key", "api-key", serverKey, 400, "InvalidParameter", "invalid user link request"},
 			{"a wrong password", "local-userpass", email("second@example.com", "wrong-password"), 401, "InvalidPassword", "unauthorized"},
+			{"an unknown email", "local-userpass", email("nobody@example.com", password), 401, "InvalidPassword", "unauthorized"},
 			{"a key that is none", "api-key", noKey, 401, "AuthError", "unauthorized"},
 			{"a function that refuses", "custom-function", refused, 401, "AuthError", "unauthorized: Authentication failed"},
+			{"a custom token", "custom-token", token, 401, "InvalidSession", "unauthorized"},
+			{"a provider that is not enabled", "oauth2-google", nothing, 401, "AuthError", "unauthorized"},
+			{"a provider that nobody knows", "oauth1", nothing, 404, "AuthProviderNotFound", "auth provider not found"},
+			{"no key", "api-key", nothing, 400, "MissingParameter", "'key' is a required string"},
 			{"an anonymous identity", "anon-user", nothing, 400, "InvalidParameter", "linking an anonymous identity is not allowed"},
 		})
 	})
@@ -348,13 +360,40 @@ func TestLinksThatFail(t *testing.T) {
 		for _, oldTexts := range []bool{false, true} {
 			run(t, web, &appservices.Options{CustomFunction: byName, OldTexts: oldTexts}, []row{
 				{"another's identity", "custom-function", bob, 401, "AuthError", "unauthorized: a user already exists with the specified provider"},
+				{"another's email", "local-userpass", email("bob@example.com", password), 401, "AuthError", "unauthorized: a user already exists with the specified provider"},
+				{"a second email", "local-userpass", email("second@example.com", password), 401, "AuthError",
+					"unauthorized: linking a local-userpass identity is not allowed when one is already linked"},
 				{"a wrong password", "local-userpass", email("second@example.com", "wrong-password"), 401, "AuthError", "unauthorized: invalid username/password"},
+				{"an unknown email", "local-userpass", email("nobody@example.com", password), 401, "AuthError", "unauthorized: invalid username/password"},
 				{"a key that is none", "api-key", noKey, 401, "AuthError", "unauthorized: invalid API key"},
 				{"another's key", "api-key", bobsKey, 400, "InvalidParameter", "invalid user link request"},
+				{"a server key", "api-key", serverKey, 400, "InvalidParameter", "invalid user link request"},
+				{"a function that refuses", "custom-function", refused, 401, "AuthError", "unauthorized: Authentication failed"},
+				{"a custom token", "custom-token", token, 401, "AuthError", "unauthorized: invalid custom auth token: nothing is set up to verify it"},
+				{"a provider that is not enabled", "oauth2-google", nothing, 401, "AuthError", "unauthorized: authentication via 'oauth2-google' is unsupported"},
+				{"a provider that nobody knows", "oauth1", nothing, 404, "AuthProviderNotFound", "auth provider not found"},
+				{"no key", "api-key", nothing, 400, "MissingParameter", "'key' is a required string"},
 				{"an anonymous identity", "anon-user", nothing, 400, "InvalidParameter", "linking an anonymous identity is not allowed"},
 			})
 		}
 	})
+}
+
+func TestAClientIsOnTheCoreIfItTellsTheCoresVersion(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	for version, core := range map[string]bool{
+		`"14.12.0"`: true, `"x"`: true, `""`: false, `null`: false, `14.12`: false, `true`: false, `{"major":14}`: false, `["14"]`: false,
+	} {
+		body := `{"key":"lk_none","options":{"device":{"coreVersion":` + version + `}}}`
+		want := "unauthorized"
+		if !core {
+			want = "unauthorized: invalid API key"
+		}
+		if got := d.link(u.access, "api-key", body).want(401).json()["error"]; got != want {
+			t.Errorf("with the version %s the error is %q, want %q", version, got, want)
+		}
+	}
 }
 
 func TestAServerKeysUserIsLinkedNothing(t *testing.T) {
@@ -414,6 +453,39 @@ func TestFailuresAreCountedByAddress(t *testing.T) {
 	} {
 		if got := try(tt.from); got != tt.status {
 			t.Errorf("from %s got status %d, want %d", tt.from, got, tt.status)
+		}
+	}
+}
+
+func TestOnlyTheAddressesWhoseLoginsFailedLastAreRemembered(t *testing.T) {
+	const generation = 8192
+	d := newDouble(t, &appservices.Options{FailedLoginBurst: 1, FailedLogins: 1e-9, TrustForwarded: true})
+	fail := func(from uint32) int {
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], from)
+		r := httptest.NewRequest("POST", appPath+"/auth/providers/api-key/login", strings.NewReader(`{"key":"x"}`))
+		r.Header.Set("X-Forwarded-For", netip.AddrFrom4(b).String())
+		w := httptest.NewRecorder()
+		d.handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	for from := range uint32(2 * generation) {
+		if got := fail(from); got != 401 {
+			t.Fatalf("the first failure of address %d got status %d", from, got)
+		}
+	}
+	for _, tt := range []struct {
+		from uint32
+		want int
+	}{
+		{2*generation - 1, 429}, // of the younger generation
+		{0, 429},                // of the older; it is in the younger now, which was full and is the older now
+		{1, 401},                // forgotten with the rest of the older
+		{0, 429},
+		{2*generation - 1, 429},
+	} {
+		if got := fail(tt.from); got != tt.want {
+			t.Errorf("address %d got status %d, want %d", tt.from, got, tt.want)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package appservices
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
@@ -11,7 +12,8 @@ import (
 )
 
 // A mailToken is what proves that somebody reads the mail of an address. Only its hash is kept. Its ID begins with the
-// time that it was made at, so that the oldest come first in the store.
+// time that it was made at, so that the oldest come first in the store. One that resets a password is good as long as the
+// account has the password that it had.
 type mailToken struct {
 	id, token string // hexadecimal
 	mailRecord
@@ -20,7 +22,8 @@ type mailToken struct {
 type mailRecord struct {
 	Kind  MailKind `json:"kind"`
 	Email string   `json:"email"`
-	Hash  []byte   `json:"hash"` // SHA-256
+	Hash  []byte   `json:"hash"`            // SHA-256
+	Stamp []byte   `json:"stamp,omitempty"` // the account's, in a MailReset
 }
 
 const (
@@ -30,7 +33,14 @@ const (
 
 func (h *Handler) newMailToken(kind MailKind, email string) *mailToken {
 	t := &mailToken{id: h.newObjectID(), token: hex.EncodeToString(h.random(mailTokenSize))}
-	t.mailRecord = mailRecord{kind, email, t.hash()}
+	t.mailRecord = mailRecord{Kind: kind, Email: email, Hash: t.hash()}
+	return t
+}
+
+// newResetToken makes the token that lets an account's password be set anew.
+func (h *Handler) newResetToken(acc *account) *mailToken {
+	t := h.newMailToken(MailReset, acc.Email)
+	t.Stamp = acc.stamp()
 	return t
 }
 
@@ -55,16 +65,17 @@ func (t *mailToken) key() []byte {
 }
 
 func (t *mailToken) put(tx *latchkey.Tx) error {
+	const life = uint32(mailTokenLife / time.Second)
 	made, _ := hex.DecodeString(t.id)
-	dead := binary.BigEndian.Uint32(made) - uint32(mailTokenLife/time.Second)
-	if err := prune(tx, keyMailed, binary.BigEndian.AppendUint32(append([]byte(nil), keyMailed...), dead)); err != nil {
+	dead := max(binary.BigEndian.Uint32(made), life) - life // a clock may begin in 1970
+	if _, err := prune(tx, keyMailed, binary.BigEndian.AppendUint32(append([]byte(nil), keyMailed...), dead)); err != nil {
 		return err
 	}
 	return putJSON(tx, t.key(), t.mailRecord)
 }
 
-// check returns errTokenUnknown unless the token is one that was mailed, for the same purpose and not too long ago. It
-// learns whose it is.
+// check returns errTokenUnknown unless the token is one that was mailed, for the same purpose and not too long ago, and is
+// not outdated. It learns whose it is.
 func (t *mailToken) check(tx *latchkey.Tx, now time.Time) error {
 	var r mailRecord
 	found, err := getJSON(tx, t.key(), &r)
@@ -76,8 +87,20 @@ func (t *mailToken) check(tx *latchkey.Tx, now time.Time) error {
 	if !found || subtle.ConstantTimeCompare(r.Hash, t.hash()) != 1 || r.Kind != t.Kind || now.Sub(made) >= mailTokenLife {
 		return errTokenUnknown
 	}
-	t.Email = r.Email
-	return nil
+	t.mailRecord = r
+	return t.checkStamp(tx)
+}
+
+// checkStamp returns errTokenUnknown if a reset is not for the account that there is now.
+func (t *mailToken) checkStamp(tx *latchkey.Tx) error {
+	if t.Kind != MailReset {
+		return nil
+	}
+	acc, err := findAccount(tx, t.Email)
+	if err == nil && (acc == nil || !bytes.Equal(acc.stamp(), t.Stamp)) {
+		err = errTokenUnknown
+	}
+	return err
 }
 
 // use is check for the only time.
@@ -88,9 +111,8 @@ func (t *mailToken) use(tx *latchkey.Tx, now time.Time) error {
 	return data(tx).Delete(t.key())
 }
 
-// sendMail makes a token and hands it to whoever sends mail.
-func (c *call) sendMail(kind MailKind, email string) error {
-	t := c.h.newMailToken(kind, email)
+// sendMail keeps a token and hands it to whoever sends mail.
+func (c *call) sendMail(t *mailToken) error {
 	if err := c.app.store.Update(c.ctx(), t.put); err != nil {
 		return err
 	}

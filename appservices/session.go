@@ -9,6 +9,7 @@ import (
 	"hash"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
@@ -46,10 +47,11 @@ type session struct {
 
 // sessionClaim is the part of a session that the service's own claims have no place for.
 type sessionClaim struct {
-	App   string    `json:"app"`   // the app ID that the client used
-	Epoch uint64    `json:"epoch"` // the user's: disabling ends a session for good
-	User  uuid.UUID `json:"user"`  // unless it is a server key's
-	Key   uuid.UUID `json:"key"`   // the server key
+	App       string    `json:"app"`       // the app ID that the client used
+	Epoch     uint64    `json:"epoch"`     // the user's: disabling ends a session for good
+	Forgotten uint64    `json:"forgotten"` // the count of [forgotten] when it was opened
+	User      uuid.UUID `json:"user"`      // unless it is a server key's
+	Key       uuid.UUID `json:"key"`       // the server key
 }
 
 // identityClaim is the identity that opened a session.
@@ -83,24 +85,29 @@ func (cl *claims) session() *session {
 }
 
 // openSession makes the session of a login.
-func (c *call) openSession(p *principal, identity identityClaim, device string) *session {
+func (c *call) openSession(p *principal, identity identityClaim, device string, now time.Time) (*session, error) {
 	s := &session{
 		sessionClaim: sessionClaim{App: c.appID, User: p.user.ID, Epoch: p.user.Epoch},
 		id:           c.h.newObjectID(),
 		device:       device,
-		expires:      c.h.now().Add(c.h.opts.refreshLife(identity.Provider)).Unix(),
+		expires:      now.Add(c.h.opts.refreshLife(identity.Provider)).Unix(),
 		identity:     identity,
 	}
 	if p.server != nil {
 		s.Key = p.server.ID
 	}
-	return s
+	err := c.app.store.View(c.ctx(), func(tx *latchkey.Tx) error {
+		f, err := getForgotten(tx)
+		s.Forgotten = f.Count
+		return err
+	})
+	return s, err
 }
 
 // writeRefreshToken writes the token that a session lives by.
-func (c *call) writeRefreshToken(o *jsonObject, p *principal, s *session) {
+func (c *call) writeRefreshToken(o *jsonObject, p *principal, s *session, now time.Time) {
 	c.app.sign(o, "refresh_token", func(o *jsonObject) {
-		c.writeClaims(o, p, s, refreshToken, s.expires)
+		c.writeClaims(o, p, s, refreshToken, now, s.expires)
 		for _, name := range []string{"baas_", "stitch_"} {
 			o.text(name+"id", s.id)
 			o.raw(name+"data", "null")
@@ -111,7 +118,7 @@ func (c *call) writeRefreshToken(o *jsonObject, p *principal, s *session) {
 }
 
 // writeAccessToken writes a token for calls.
-func (c *call) writeAccessToken(o *jsonObject, p *principal, s *session) error {
+func (c *call) writeAccessToken(o *jsonObject, p *principal, s *session, now time.Time) error {
 	var userData []byte
 	if c.h.opts.UserData != nil && p.server == nil {
 		data, err := c.h.opts.UserData(c.ctx(), p.user)
@@ -123,7 +130,7 @@ func (c *call) writeAccessToken(o *jsonObject, p *principal, s *session) error {
 		}
 	}
 	c.app.sign(o, "access_token", func(o *jsonObject) {
-		c.writeClaims(o, p, s, accessToken, c.h.now().Add(c.h.opts.accessLife()).Unix())
+		c.writeClaims(o, p, s, accessToken, now, now.Add(c.h.opts.accessLife()).Unix())
 		o.text("iss", s.id)
 		o.number("latchkey_exp", s.expires)
 		o.object("latchkey_identity", s.identity.write)
@@ -136,10 +143,10 @@ func (c *call) writeAccessToken(o *jsonObject, p *principal, s *session) error {
 
 // writeClaims writes what both types of token say: for clients in the service's words, for the handler under a name of
 // its own.
-func (c *call) writeClaims(o *jsonObject, p *principal, s *session, typ string, expires int64) {
+func (c *call) writeClaims(o *jsonObject, p *principal, s *session, typ string, now time.Time, expires int64) {
 	o.text("sub", p.objectID())
 	o.number("exp", expires)
-	o.number("iat", c.h.now().Unix())
+	o.number("iat", now.Unix())
 	o.text("typ", typ)
 	o.text("baas_device_id", s.device)
 	o.text("stitch_devId", s.device)
@@ -151,6 +158,7 @@ func (c *call) writeClaims(o *jsonObject, p *principal, s *session, typ string, 
 func (s *sessionClaim) write(o *jsonObject) {
 	o.text("app", s.App)
 	o.number("epoch", int64(s.Epoch))
+	o.number("forgotten", int64(s.Forgotten))
 	if s.Key != uuid.Nil {
 		o.text("key", s.Key.String())
 	} else {
@@ -192,8 +200,10 @@ func (a *app) sign(o *jsonObject, name string, write func(claims *jsonObject)) {
 	o.b = append(o.b, '"')
 }
 
-// parser leaves the dates to the handler, whose answers to them depend on the type of token.
-var parser = jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithoutClaimsValidation())
+// parser leaves the dates to the handler, whose answers to them depend on the type of token. It is strict, or some tokens
+// could be written in more than one way.
+var parser = jwt.NewParser(
+	jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
 
 // bearer returns what comes behind the word Bearer in the Authorization header, and whether there is such a header.
 func bearer(r *http.Request) (token string, present bool) {
@@ -291,11 +301,11 @@ func (c *call) holder(typ string, s *session) (p *principal, err error) {
 	}
 	err = c.app.store.View(c.ctx(), func(tx *latchkey.Tx) error {
 		if typ == refreshToken {
-			ended, err := data(tx).Get(s.endedKey())
+			ended, err := s.hasEnded(tx)
 			if err != nil {
 				return err
 			}
-			if ended != nil {
+			if ended {
 				return errSessionEnded
 			}
 		}
@@ -320,6 +330,44 @@ func (c *call) holder(typ string, s *session) (p *principal, err error) {
 	return p, nil
 }
 
+// forgotten says which ended sessions have no record any more. So that they are not good again when the clock goes back,
+// no session is that expires by Expiry and was opened before the last time: by then all of those had expired.
+type forgotten struct {
+	Count  uint64 `json:"count"`  // of the times that some were forgotten
+	Expiry int64  `json:"expiry"` // the latest among them, in Unix seconds
+}
+
+func getForgotten(tx *latchkey.Tx) (f forgotten, err error) {
+	_, err = getJSON(tx, keyForgotten, &f)
+	return f, err
+}
+
+// forgetEnded deletes the records of some ended sessions that have expired. While the clock is behind Expiry it deletes
+// none, since that would end sessions that are good.
+func forgetEnded(tx *latchkey.Tx, now time.Time) error {
+	f, err := getForgotten(tx)
+	if err != nil || now.Unix() <= f.Expiry {
+		return err
+	}
+	last, err := prune(tx, keyEnded, endedBefore(now.Unix()))
+	if err != nil || last == nil {
+		return err
+	}
+	f.Count++
+	f.Expiry = max(f.Expiry, int64(binary.BigEndian.Uint64(last[len(keyEnded):])))
+	return putJSON(tx, keyForgotten, f)
+}
+
+// hasEnded reports whether a session was ended before it expired, or could have been and has expired since.
+func (s *session) hasEnded(tx *latchkey.Tx) (bool, error) {
+	f, err := getForgotten(tx)
+	if err != nil || s.Forgotten < f.Count && s.expires <= f.Expiry {
+		return true, err
+	}
+	record, err := data(tx).Get(s.endedKey())
+	return record != nil, err
+}
+
 // endedKey is where the end of a session is noted, in the order of expiry.
 func (s *session) endedKey() []byte {
 	id, _ := hex.DecodeString(s.id)
@@ -336,7 +384,7 @@ func (c *call) refresh() (reply, error) {
 		return reply{}, err
 	}
 	o := newJSONObject(nil)
-	err = c.writeAccessToken(&o, p, s)
+	err = c.writeAccessToken(&o, p, s, c.h.now())
 	return reply{http.StatusCreated, o}, err
 }
 
@@ -346,7 +394,7 @@ func (c *call) logOut() (reply, error) {
 		return reply{}, err
 	}
 	err = c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
-		if err := prune(tx, keyEnded, endedBefore(c.h.now().Unix())); err != nil {
+		if err := forgetEnded(tx, c.h.now()); err != nil {
 			return err
 		}
 		return data(tx).Put(s.endedKey(), nil)

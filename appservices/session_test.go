@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,6 +98,36 @@ func TestLivesOfTokens(t *testing.T) {
 	}
 }
 
+func TestATokensLifeIsExactAlsoWhenTheClockGoesOnMeanwhile(t *testing.T) {
+	d := newDouble(t, nil)
+	var ticks atomic.Int64
+	h, err := appservices.New(d.store, &appservices.Options{
+		CustomFunction: byName,
+		Now:            func() time.Time { return start.Add(time.Duration(ticks.Add(1)) * 999 * time.Millisecond) },
+	})
+	must(t, err)
+	server := httptest.NewServer(h)
+	defer server.Close()
+	d.url = server.URL
+	life := func(token string) time.Duration {
+		c := claims(t, token)
+		exp, _ := c["exp"].(json.Number).Int64()
+		iat, _ := c["iat"].(json.Number).Int64()
+		return time.Duration(exp-iat) * time.Second
+	}
+	u := d.signUp("ada@example.com")
+	linked := d.link(u.access, "custom-function", object{"userId": "a"}).tokens()
+	refreshed := d.refresh(u.refresh).want(http.StatusCreated).json()["access_token"].(string)
+	for name, access := range map[string]string{"login": u.access, "link": linked.access, "refresh": refreshed} {
+		if got := life(access); got != 30*time.Minute {
+			t.Errorf("the access token of a %s lives %v", name, got)
+		}
+	}
+	if got := life(u.refresh); got != 60*day {
+		t.Errorf("a refresh token lives %v", got)
+	}
+}
+
 func TestRefreshingGivesOneNewAccessToken(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
@@ -137,6 +169,59 @@ func TestEndedSessionsAreForgottenWhenTheyWouldHaveExpired(t *testing.T) {
 	if n := d.records('e'); n != 5 {
 		t.Errorf("%d ended sessions are kept, want 5", n)
 	}
+}
+
+func TestASessionThatHasEndedStaysSoWhenTheClockGoesForthAndBack(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		open func(d *double) tokens
+		jump time.Duration // behind the expiry of the session
+	}{
+		{"of sixty days", func(d *double) tokens { return d.loginEmail("ada@example.com") }, 61 * day},
+		{"of fifty years", (*double).anonymous, 51 * 365 * day},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDouble(t, nil)
+			d.register("ada@example.com")
+			const ended = "invalid session: failed to find refresh token"
+			var out []tokens
+			for range 3 { // at one and the same time, which is also that of what is opened after the way back
+				out = append(out, tt.open(d))
+				d.logOut(out[len(out)-1].refresh).noContent()
+				d.clock.Advance(tt.jump)
+				d.logOut(d.anonymous().refresh).noContent() // forgets what has expired
+				d.clock.Advance(-tt.jump)
+				for i, u := range out {
+					if r := d.refresh(u.refresh); r.status != 401 {
+						t.Errorf("session %d of %d is good again", i, len(out))
+					} else {
+						r.refused(401, "InvalidSession", ended)
+					}
+				}
+				u := d.loginEmail("ada@example.com")
+				d.refresh(u.refresh).want(http.StatusCreated)
+				d.keys("GET", "", u.refresh, nil).want(http.StatusOK)
+				d.logOut(u.refresh).noContent()
+				d.refresh(u.refresh).refused(401, "InvalidSession", ended)
+			}
+		})
+	}
+}
+
+func TestNoGoodSessionEndsByWhatIsForgottenOfOthers(t *testing.T) {
+	d := newDouble(t, nil)
+	d.register("ada@example.com")
+	logInAndOut := func() { d.logOut(d.loginEmail("ada@example.com").refresh).noContent() }
+	d.logOut(d.anonymous().refresh).noContent()
+	d.clock.Advance(51 * 365 * day)
+	logInAndOut() // forgets a session of fifty years
+	d.clock.Advance(-51 * 365 * day)
+	logInAndOut()
+	d.clock.Advance(59 * day)
+	u := d.loginEmail("ada@example.com")
+	d.clock.Advance(2 * day)
+	logInAndOut() // sixty days behind the other, which it must not forget
+	d.refresh(u.refresh).want(http.StatusCreated)
 }
 
 func TestDisablingAUserEndsTheSessionsForGood(t *testing.T) {
@@ -253,6 +338,35 @@ func TestTheSchemeOfABearerIsReadInAnyLetters(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.anonymous()
 	d.sendWith("GET", prefix+"/auth/profile", http.Header{"Authorization": {"bearer " + u.access}}, nil).want(http.StatusOK)
+}
+
+func TestBehindTheSchemeOfABearerMayBeSeveralSpaces(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.anonymous()
+	d.sendWith("GET", prefix+"/auth/profile", http.Header{"Authorization": {"Bearer   " + u.access}}, nil).want(http.StatusOK)
+}
+
+func TestOfSeveralBearersTheFirstCounts(t *testing.T) {
+	d := newDouble(t, nil)
+	good, bad := "Bearer "+d.anonymous().access, "Bearer x"
+	d.sendWith("GET", prefix+"/auth/profile", http.Header{"Authorization": {good, bad}}, nil).want(http.StatusOK)
+	d.sendWith("GET", prefix+"/auth/profile", http.Header{"Authorization": {bad, good}}, nil).refused(401, "", "unauthorized")
+}
+
+func TestATokenIsGoodInOneSpellingOnly(t *testing.T) {
+	d := newDouble(t, nil)
+	token := d.anonymous().refresh
+	last := len(token) - 1
+	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" {
+		want := http.StatusUnauthorized
+		if token[last] == byte(c) {
+			want = http.StatusCreated
+		}
+		if got := d.refresh(token[:last] + string(c)).status; got != want {
+			t.Errorf("with %q for the last character %q got status %d, want %d", c, token[last], got, want)
+		}
+	}
+	d.refresh(token+"=").refused(401, "", "expected Authorization header with JWT (Bearer schema)")
 }
 
 func TestATokenIsAcceptedAlsoWhenTheClockHasGoneBack(t *testing.T) {
@@ -372,6 +486,26 @@ func TestATokenFindsItsAppAfterARestart(t *testing.T) {
 	serve(t, nil, clock, opts).refresh(u.refresh).want(http.StatusCreated)
 }
 
+func TestAClientThatLeavesWhileItsAppIsOpenedIsNotTheOnlyOneWhoHasIt(t *testing.T) {
+	ctx, leave := context.WithCancel(t.Context())
+	open, opened := openApps(t, t.TempDir()), 0
+	d := serve(t, nil, appservices.NewClock(start), &appservices.Options{
+		OpenApp: func(ctx context.Context, appID string) (*latchkey.Store, error) {
+			opened++
+			leave()
+			if err := ctx.Err(); err != nil {
+				t.Errorf("the context ends with the request: %v", err)
+			}
+			return open(ctx, appID)
+		},
+	})
+	d.handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", appPath+"/location", nil))
+	d.send("GET", appPath+"/location", "", nil).want(http.StatusOK)
+	if opened != 1 {
+		t.Errorf("the app was opened %d times, want once", opened)
+	}
+}
+
 func TestAppsAreBounded(t *testing.T) {
 	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
 	must(t, err)
@@ -406,4 +540,32 @@ func TestAllAppIDsMeanTheSameAppInOneStore(t *testing.T) {
 	if again.user != u.user {
 		t.Errorf("the user is %s, want %s", again.user, u.user)
 	}
+}
+
+func TestTokensAreGoodWhereTheirAppIDIsKnown(t *testing.T) {
+	path, clock := filepath.Join(t.TempDir(), "keys.db"), appservices.NewClock(start)
+	start := func(appIDs ...string) *double {
+		return newDoubleAt(t, path, clock, &appservices.Options{AppIDs: appIDs})
+	}
+	d := start("demo-abcde")
+	u := d.signUp("ada@example.com")
+	id, key := d.createKey(u.refresh, "laptop")
+	must(t, d.store.Close())
+
+	d = start("other-abcde")
+	d.refresh(u.refresh).refused(401, "", "signature is invalid")
+	d.send("GET", prefix+"/auth/profile", u.access, nil).refused(401, "", "unauthorized")
+	d.tryLogin("api-key", object{"key": key}).refused(404, "", "cannot find app using Client App ID 'demo-abcde'")
+	const login = prefix + "/app/other-abcde/auth/providers/"
+	d.send("POST", login+"api-key/login", "", object{"key": key}).want(http.StatusOK)
+	again := d.send("POST", login+"local-userpass/login", "", credentials("ada@example.com", password)).tokens()
+	if again.user != u.user {
+		t.Errorf("the user is %s, want %s", again.user, u.user)
+	}
+	d.keys("GET", "/"+id, again.refresh, nil).want(http.StatusOK)
+	must(t, d.store.Close())
+
+	d = start()
+	d.refresh(u.refresh).want(http.StatusCreated)
+	d.refresh(again.refresh).want(http.StatusCreated)
 }

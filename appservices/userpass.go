@@ -1,7 +1,9 @@
 package appservices
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"net/http"
 	"unicode/utf8"
@@ -12,7 +14,8 @@ import (
 )
 
 // An account is an e-mail address with a password. It becomes a user of the store when it first logs in, or is linked to
-// one. With the user it is gone.
+// one. The call that deletes the user deletes it too. When somebody else has deleted the user, it counts no more, and is
+// deleted when its address is next met.
 type account struct {
 	Email     string    `json:"email"`
 	Verifier  string    `json:"verifier"` // of the password
@@ -24,34 +27,65 @@ type account struct {
 // as an identity has one without a password, which can be set by a reset; it counts, and not what a stranger may have
 // registered before. It returns ErrInvalidIdentity for what can be nobody's address.
 func findAccount(tx *latchkey.Tx, email string) (*account, error) {
+	acc, _, err := lookUpAccount(tx, email)
+	return acc, err
+}
+
+// lookUpAccount is findAccount, and tells whether there is a record that does not count.
+func lookUpAccount(tx *latchkey.Tx, email string) (acc *account, dead bool, err error) {
 	user, err := tx.UserByIdentity(latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: email})
 	if err != nil && !errors.Is(err, latchkey.ErrUserNotFound) {
-		return nil, err
+		return nil, false, err
 	}
-	var acc account
-	switch found, err := getJSON(tx, accountKey(email), &acc); {
+	acc = &account{}
+	switch found, err := getJSON(tx, accountKey(email), acc); {
 	case err != nil:
-		return nil, err
+		return nil, false, err
 	case found && acc.User == user.ID:
-		return &acc, nil
+		return acc, false, nil
 	case user.ID == uuid.Nil:
-		return nil, nil
+		return nil, found, nil
+	default:
+		return &account{Email: email, Confirmed: true, User: user.ID}, found, nil
 	}
-	return &account{Email: email, Confirmed: true, User: user.ID}, nil
 }
 
 func (acc *account) put(tx *latchkey.Tx) error { return putJSON(tx, accountKey(acc.Email), acc) }
 
+// stamp tells an account from what it was with another password, and from another that had the address.
+func (acc *account) stamp() []byte {
+	sum := sha256.Sum256([]byte(cmp.Or(acc.Verifier, acc.User.String()))) // every verifier has a salt of its own
+	return sum[:]
+}
+
 // account returns the account of an address, or nil.
 func (a *app) account(ctx context.Context, email string) (acc *account, err error) {
+	var dead bool
 	err = a.store.View(ctx, func(tx *latchkey.Tx) error {
-		acc, err = findAccount(tx, email)
+		acc, dead, err = lookUpAccount(tx, email)
 		return err
 	})
 	if errors.Is(err, latchkey.ErrInvalidIdentity) {
 		return nil, nil
 	}
+	if dead {
+		a.bury(ctx, email)
+	}
 	return acc, err
+}
+
+// bury deletes the record of an account that does not count. Nothing depends on it, so that it fails is no answer.
+func (a *app) bury(ctx context.Context, email string) {
+	err := a.store.Update(ctx, func(tx *latchkey.Tx) error {
+		_, dead, err := lookUpAccount(tx, email)
+		if err != nil || !dead {
+			return err
+		}
+		return data(tx).Delete(accountKey(email))
+	})
+	if err != nil {
+		a.h.log.WarnContext(ctx, "the account of a deleted user was not deleted", "error", err)
+	}
 }
 
 // updateAccount changes an account in a transaction. It returns errNoAccount if there is none.
@@ -231,7 +265,7 @@ func (c *call) sendConfirmation() (reply, error) {
 	if acc.Confirmed {
 		return reply{}, errConfirmed
 	}
-	return noContent, c.sendMail(MailConfirm, acc.Email)
+	return noContent, c.sendMail(c.h.newMailToken(MailConfirm, acc.Email))
 }
 
 func (c *call) callConfirmation() (reply, error) {
@@ -279,7 +313,7 @@ func (c *call) sendReset() (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return noContent, c.sendMail(MailReset, acc.Email)
+	return noContent, c.sendMail(c.h.newResetToken(acc))
 }
 
 func (c *call) reset() (reply, error) {
@@ -314,7 +348,7 @@ func (c *call) callReset() (reply, error) {
 	if c.h.opts.ResetFunction == nil {
 		return reply{}, errNotReset(acc.Email)
 	}
-	t := c.h.newMailToken(MailReset, acc.Email)
+	t := c.h.newResetToken(acc)
 	arguments, _ := plainJSON(d["arguments"]).([]any)
 	outcome, err := c.h.opts.ResetFunction(c.ctx(), Reset{c.appID, acc.Email, password, t.token, t.id, arguments})
 	switch {

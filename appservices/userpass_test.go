@@ -39,7 +39,9 @@ func newPassword(m appservices.Mail, password string) object {
 
 func TestAnyTextCanBeAnEmail(t *testing.T) {
 	d := newDouble(t, nil)
-	for _, email := range []string{"x", "Ada Lovelace", "ADA@example.com", "ada@example.com", strings.Repeat("é", 128)} {
+	for _, email := range []string{
+		"x", "Ada Lovelace", "ADA@example.com", "ada@example.com", strings.Repeat("é", 128), strings.Repeat("漢", 85) + "x",
+	} {
 		d.signUp(email)
 	}
 }
@@ -78,6 +80,8 @@ func TestErrorsOfRegisteringConfirmingAndResetting(t *testing.T) {
 		{"email not a string", automatic, "register", object{"email": 7, "password": password}, 400, "BadRequest", "email invalid"},
 		{"long email", automatic, "register", object{"email": strings.Repeat("x", 129), "password": password}, 400, "BadRequest", "email invalid"},
 		{"email with a zero byte", automatic, "register", object{"email": "a\x00", "password": password}, 400, "BadRequest", "email invalid"},
+		{"email with a control character", automatic, "register", object{"email": "a\u0085b", "password": password}, 400, "BadRequest", "email invalid"},
+		{"email of more than 256 bytes", automatic, "register", object{"email": strings.Repeat("漢", 86), "password": password}, 400, "BadRequest", "email invalid"},
 		{"function refuses to confirm", functions, "register", object{"email": "x", "password": password}, 400, "BadRequest", `failed to confirm user "x"`},
 
 		{"confirm, no token", automatic, "confirm", object{}, 400, "BadRequest", "invalid token data"},
@@ -167,6 +171,71 @@ func TestAPasswordIsResetByMail(t *testing.T) {
 	if again := d.login("local-userpass", credentials("ada@example.com", "another-one")); again.user != u.user {
 		t.Errorf("the user is %s, want %s", again.user, u.user)
 	}
+}
+
+func TestATokenForAResetIsNotGoodForWhatTheAccountHasBecome(t *testing.T) {
+	var mails outbox
+	d := newDouble(t, &appservices.Options{Mail: mails.send})
+	ask := func() appservices.Mail {
+		t.Helper()
+		d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+		return mails.last(t, appservices.MailReset)
+	}
+	outdated := func(m appservices.Mail) {
+		t.Helper()
+		d.userpass("reset", newPassword(m, "of-a-stranger")).refused(400, "UserpassTokenInvalid", "userpass token is expired or invalid")
+	}
+	d.register("ada@example.com")
+	first, second := ask(), ask()
+	u := d.loginEmail("ada@example.com") // changes nothing
+	d.userpass("reset", newPassword(second, "another-one")).noContent()
+	outdated(first)
+	d.login("local-userpass", credentials("ada@example.com", "another-one"))
+
+	third := ask()
+	d.send("DELETE", prefix+"/auth/delete", u.access, nil).noContent()
+	outdated(third)
+	d.register("ada@example.com")
+	outdated(third)
+	d.loginEmail("ada@example.com")
+
+	// A user whom a program has made has no password to tell one from the other by.
+	must(t, d.store.DeleteUser(t.Context(), d.user("ada@example.com").ID))
+	remake := func() {
+		_, err := d.store.CreateUser(t.Context(), latchkey.NewUser{
+			Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"},
+		})
+		must(t, err)
+	}
+	remake()
+	fourth := ask()
+	must(t, d.store.DeleteUser(t.Context(), d.user("ada@example.com").ID))
+	remake()
+	outdated(fourth)
+	d.userpass("reset", newPassword(ask(), password)).noContent()
+	d.loginEmail("ada@example.com")
+}
+
+func TestAnAddressIsConfirmedAlsoBehindAResetOfThePassword(t *testing.T) {
+	var mails outbox
+	d := newDouble(t, &appservices.Options{ManualConfirmation: true, Mail: mails.send})
+	d.register("ada@example.com")
+	confirmation := mails.last(t, appservices.MailConfirm)
+	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+	d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), "another-one")).noContent()
+	d.userpass("confirm", answer(confirmation)).noContent()
+	d.login("local-userpass", credentials("ada@example.com", "another-one"))
+}
+
+func TestTokensOfMailsAreGoodAlsoByAClockThatBeginsIn1970(t *testing.T) {
+	var mails outbox
+	d := newDouble(t, &appservices.Options{Mail: mails.send})
+	d.register("ada@example.com")
+	d.clock.Set(time.Unix(60, 0))
+	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+	m := mails.last(t, appservices.MailReset)
+	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+	d.userpass("reset", newPassword(m, "another-one")).noContent()
 }
 
 func TestAFunctionConfirms(t *testing.T) {
@@ -261,6 +330,35 @@ func TestTheEmailOfADeletedUserMayBeRegisteredAnew(t *testing.T) {
 			d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
 			if again := d.login("local-userpass", credentials("ada@example.com", "another-one")); again.user == u.user {
 				t.Errorf("the new user has the old one's ID %s", u.user)
+			}
+		})
+	}
+}
+
+func TestWhatIsLeftOfAUserWhomAProgramDeletedGoesWhenTheAddressIsMet(t *testing.T) {
+	login := func(d *double) {
+		d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
+	}
+	reset := func(d *double) {
+		d.userpass("reset/send", object{"email": "ada@example.com"}).refused(404, "UserNotFound", "user not found")
+	}
+	confirm := func(d *double) {
+		d.userpass("confirm/send", object{"email": "ada@example.com"}).refused(404, "UserNotFound", "user not found")
+	}
+	for name, meet := range map[string]func(d *double){"login": login, "reset": reset, "confirmation": confirm} {
+		t.Run(name, func(t *testing.T) {
+			d := newDouble(t, nil)
+			d.signUp("ada@example.com")
+			d.register("bob@example.com")
+			must(t, d.store.DeleteUser(t.Context(), d.user("ada@example.com").ID))
+			meet(d)
+			if n := d.records('a'); n != 1 {
+				t.Errorf("there are %d accounts, want bob's alone", n)
+			}
+			before := writes(d)
+			meet(d)
+			if n := writes(d) - before; n != 0 {
+				t.Errorf("the second time there were %d writes", n)
 			}
 		})
 	}
