@@ -1,12 +1,15 @@
 package latchkey_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/latchkeydb/latchkey"
@@ -161,6 +164,113 @@ func ExampleStore_Login() {
 	// 401: who are you?
 }
 
+// A person can be known in several ways, and is the same user in each.
+func ExampleStore_LinkIdentity() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+	user := ada(store)
+
+	google := latchkey.Identity{Provider: latchkey.OAuth2Google, Subject: "1234"}
+	if _, err := store.LinkIdentity(ctx, user.ID, google); err != nil {
+		log.Fatal(err)
+	}
+	found, err := store.UserByIdentity(ctx, google)
+	fmt.Println(found.ID == user.ID, len(found.Identities), err)
+
+	another, err := store.CreateUser(ctx, latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = store.LinkIdentity(ctx, another.ID, google)
+	fmt.Println(errors.Is(err, latchkey.ErrIdentityTaken))
+	// Output:
+	// true 2 <nil>
+	// true
+}
+
+// Who signs in for the first time becomes a user.
+func ExampleStore_UserByIdentity() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+
+	signIn := func(i latchkey.Identity) (latchkey.User, error) {
+		user, err := store.UserByIdentity(ctx, i)
+		if errors.Is(err, latchkey.ErrUserNotFound) {
+			return store.CreateUser(ctx, latchkey.NewUser{Identity: i})
+		}
+		return user, err
+	}
+	i := latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"}
+	first, err := signIn(i)
+	if err != nil {
+		log.Fatal(err)
+	}
+	second, err := signIn(i)
+	fmt.Println(first.ID == second.ID, err)
+	// Output: true <nil>
+}
+
+func ExampleStore_Keys() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+	user := ada(store)
+	for _, name := range []string{"laptop", "phone"} {
+		if _, _, err := store.CreateKey(ctx, user.ID, latchkey.NewKey{Name: name}); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	keys, err := store.Keys(ctx, user.ID)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, key := range keys {
+		fmt.Println(key.Name, key.Disabled)
+	}
+	// Output:
+	// laptop false
+	// phone false
+}
+
+func ExampleStore_RenameKey() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+	user := ada(store)
+	key, token, err := store.CreateKey(ctx, user.ID, latchkey.NewKey{Name: "laptop"})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	if err := store.RenameKey(ctx, user.ID, key.ID, "old laptop"); err != nil {
+		log.Fatal(err)
+	}
+	who, err := store.Login(ctx, token) // the token is the same
+	fmt.Println(who.KeyName, err)
+	// Output: old laptop <nil>
+}
+
+func ExampleStore_DeleteKey() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+	user := ada(store)
+	key, token, err := store.CreateKey(ctx, user.ID, latchkey.NewKey{Name: "lost laptop"})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	if err := store.DeleteKey(ctx, user.ID, key.ID); err != nil {
+		log.Fatal(err)
+	}
+	_, err = store.Login(ctx, token) // it is as if the key had never been
+	fmt.Println(errors.Is(err, latchkey.ErrInvalidToken))
+	// Output: true
+}
+
 // A user and the first key, together or not at all.
 func ExampleStore_Update() {
 	store, done := openExample()
@@ -239,6 +349,94 @@ func ExampleStore_Check() {
 	}
 	fmt.Println(findings, "findings")
 	// Output: 0 findings
+}
+
+// A backup is taken while the store is used, and checked when it is restored.
+func ExampleStore_Backup() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+	_, token, err := store.CreateKey(ctx, ada(store).ID, latchkey.NewKey{Name: "laptop"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "latchkey")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+
+	var backup bytes.Buffer // programs give a file
+	if err := store.Backup(ctx, &backup); err != nil {
+		log.Fatal(err)
+	}
+
+	path := filepath.Join(dir, "restored.db")
+	if err := latchkey.Restore(ctx, &backup, path); err != nil {
+		log.Fatal(err)
+	}
+	restored, err := latchkey.Open(path, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer restored.Close()
+	who, err := restored.Login(ctx, token)
+	fmt.Println(who.KeyName, err)
+	// Output: laptop <nil>
+}
+
+func ExampleRestore() {
+	dir, err := os.MkdirTemp("", "latchkey")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+
+	// What is no backup, or not the whole of one, is never put in place.
+	path := filepath.Join(dir, "keys.db")
+	err = latchkey.Restore(context.Background(), strings.NewReader("the beginning of something"), path)
+	fmt.Println(errors.Is(err, latchkey.ErrCorrupt))
+	_, err = os.Stat(path)
+	fmt.Println(errors.Is(err, fs.ErrNotExist))
+	// Output:
+	// true
+	// true
+}
+
+// A file does not become smaller by itself when much was deleted.
+func ExampleStore_Compact() {
+	store, done := openExample()
+	defer done()
+
+	err := store.Compact(context.Background())
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// What is whole of a file that does not open any more goes to a new one.
+func ExampleSalvage() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "latchkey")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	broken, out := filepath.Join(dir, "keys.db"), filepath.Join(dir, "saved.db")
+	store, err := latchkey.Open(broken, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	ada(store)
+	if err := store.Close(); err != nil {
+		log.Fatal(err)
+	}
+
+	saved, err := latchkey.Salvage(ctx, broken, out)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(saved.Users, "user,", saved.BadPages, "bad pages")
+	// Output: 1 user, 0 bad pages
 }
 
 func ExampleTx_Data() {

@@ -164,6 +164,36 @@ func TestAKeyIsFetchedAsItWasMadeAlsoAfterReopening(t *testing.T) {
 	}
 }
 
+func TestATimeThatNoRecordCanHoldIsTheNearestThatOneCan(t *testing.T) {
+	for _, tt := range []struct{ clock, want time.Time }{
+		{time.Date(12026, 1, 2, 3, 4, 5, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)},
+		{time.Date(1901, 1, 2, 3, 4, 5, 0, time.UTC), time.Unix(0, 0).UTC()},
+		{time.Time{}, time.Unix(0, 0).UTC()},
+	} {
+		t.Run(tt.clock.String(), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "keys.db")
+			opts := light()
+			opts.Now = func() time.Time { return tt.clock }
+			s := openFile(t, path, opts)
+			ada := addUser(t, s, "ada")
+			made, token := addKey(t, s, ada, "laptop")
+			closeStore(t, s)
+			s = openFile(t, path, opts)
+			user, err := s.User(t.Context(), ada)
+			must(t, err)
+			key, err := s.Key(t.Context(), ada, made.ID)
+			must(t, err)
+			if !user.Created.Equal(tt.want) || !key.Created.Equal(tt.want) || key != made {
+				t.Errorf("got the user of %s, and the key %+v, made as %+v; want %s", user.Created, key, made, tt.want)
+			}
+			if _, err := json.Marshal(key); err != nil {
+				t.Error(err)
+			}
+			wantLogin(t, s, token, made.ID)
+		})
+	}
+}
+
 func TestAnAnonymousUserCanHaveNoKeysUntilAnIdentityIsLinked(t *testing.T) {
 	s := open(t)
 	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})

@@ -288,6 +288,36 @@ func TestNothingThatIsPrintedMarshaledOrLoggedShowsASecret(t *testing.T) {
 	all.wantSilent(t, "a closed engine", e)
 }
 
+func TestATransactionOfTheEngineShowsNothingOfWhatItHolds(t *testing.T) {
+	e := openBolt(t)
+	s := openEngine(t, e, light())
+	key, _ := addKey(t, s, latchkey.Server, "backup")
+	all := secrets{}
+	all.addStored(t, e)
+	shown := func(when string, etx latchkey.EngineTx) {
+		t.Helper()
+		for how, text := range renderings(t, etx) {
+			if shown := all.shownBy(text); shown != nil || strings.Contains(text, "$argon2id") {
+				t.Errorf("%s, %s shows %q: %.200q", when, how, shown, text)
+			}
+		}
+	}
+	must(t, e.View(t.Context(), func(etx latchkey.EngineTx) error {
+		_, err := etx.Get("keys", key.ID[:])
+		shown("after a Get", etx)
+		return err
+	}))
+	must(t, e.Update(t.Context(), func(etx latchkey.EngineTx) error {
+		record, err := etx.Get("keys", key.ID[:])
+		must(t, err)
+		must(t, etx.Put("keys", key.ID[:], []byte("another")))
+		must(t, etx.Put("keys", key.ID[:], record)) // it keeps what was there, to take it back
+		must(t, etx.Put("data", []byte("a copy"), record))
+		shown("after a Put", etx)
+		return etx.Delete("data", []byte("a copy"))
+	}))
+}
+
 func TestVerifiersThatAreReplacedAreNotShown(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	opts := light()

@@ -31,7 +31,7 @@ type Stats struct {
 }
 
 // Stats reads the store's counters. It costs one read transaction, however large the store is. It returns [ErrClosed],
-// [ErrCorrupt] or ctx's error.
+// [ErrCorrupt], [ErrVersion] or ctx's error.
 func (s *Store) Stats(ctx context.Context) (Stats, error) {
 	var st storeState
 	err := s.View(ctx, func(tx *Tx) error {

@@ -39,8 +39,9 @@ type Store struct {
 //
 // Only one process can have the file open, unless all open it with [Options].ReadOnly. Open returns [ErrLocked] with the
 // path when another holds the file for longer than [Options].LockTimeout; [ErrVersion] for a file of a later format;
-// [ErrCorrupt] for a file that is damaged or no store; [ErrInvalidOptions]; or the operating system's error, such as
-// [fs.ErrNotExist] for a missing directory. None of these changes the file. Opening a sound file for writing writes one page
+// [ErrCorrupt] for a file that is damaged or no store; [ErrReadOnly] with [Options].ReadOnly for a file in which the making
+// of a store was interrupted; [ErrInvalidOptions]; or the operating system's error, such as [fs.ErrNotExist] for a missing
+// directory. None of these changes the file. [ErrCommit] says that a new store may not have reached the disk. Opening a sound file for writing writes one page
 // of it again, as it is, and syncs it: what is seen of a file after a crash or a failed sync need not be on the disk yet.
 func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
@@ -72,8 +73,8 @@ func openStore(path string, opts *Options) (*Store, error) {
 }
 
 // OpenEngine opens the store that e holds, and starts a new one, a domain of its own, if e is empty. On success the
-// store owns e and closes it. Of opts it uses all but LockTimeout. It returns [ErrInvalidOptions], [ErrVersion],
-// [ErrCorrupt], [ErrReadOnly] if e is empty and ReadOnly, or e's errors.
+// store owns e and closes it. Of opts it uses all but LockTimeout, SafetyCopy and UseSafetyCopy, which are about files. It
+// returns [ErrInvalidOptions], [ErrVersion], [ErrCorrupt], [ErrReadOnly] if e is empty and ReadOnly, or e's errors.
 func OpenEngine(e Engine, opts *Options) (*Store, error) {
 	s, err := openEngine(e, opts)
 	return s, wrapf(err, "open store")
