@@ -82,17 +82,15 @@ func (e *cacheEntry) matches(secret *[secretSize]byte) bool {
 	return diff == 0
 }
 
-// answer is what a login with the entry's key gets.
-func (e *cacheEntry) answer(clock func() time.Time) (Principal, error) {
+// refusal is why a login with the entry's key is refused, or nil.
+func (e *cacheEntry) refusal(clock func() time.Time) error {
 	switch {
 	case e.disabled != nil:
-		return Principal{}, e.disabled
+		return e.disabled
 	case e.expires != 0 && clock().Unix() >= e.expires:
-		return Principal{}, e.expired
-	case e.suspended != nil:
-		return Principal{}, e.suspended
+		return e.expired
 	}
-	return e.principal, nil
+	return e.suspended
 }
 
 func newCache(limit int) *cache {

@@ -47,11 +47,11 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	id := t.keyID()
 	if e := s.cache.get(&id); e != nil && e.matches(t.secret()) {
 		s.counters.add(statHits, 1)
-		who, err := e.answer(s.clock)
-		if err != nil {
+		if err := e.refusal(s.clock); err != nil {
 			s.counters.add(statRefused, 1)
+			return Principal{}, err
 		}
-		return who, err
+		return e.principal, nil
 	}
 	s.counters.add(statMisses, 1)
 	return s.loginCold(ctx, t) // by value: here t stays off the heap
@@ -95,11 +95,11 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 		}
 		e := newCacheEntry(t.secret(), a)
 		s.cache.put(e, mark)
-		who, err := e.answer(s.clock)
-		if err != nil {
+		if err := e.refusal(s.clock); err != nil {
 			s.counters.add(statRefused, 1)
+			return Principal{}, err
 		}
-		return who, err
+		return e.principal, nil
 	}
 }
 
