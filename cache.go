@@ -21,7 +21,8 @@ const maxCacheSize = 1 << 24
 //
 // An entry holds no secret, only a salted SHA-256 of one, which says nothing about 256 random bits.
 type cache struct {
-	buckets []atomic.Pointer[cacheEntry]
+	buckets []atomic.Pointer[cacheEntry] // a power of two of them
+	shift   int                          // what a hash of 64 bits is shifted by to be a bucket's number
 	limit   int
 
 	mu             sync.Mutex
@@ -36,8 +37,8 @@ type cache struct {
 }
 
 type cacheEntry struct {
-	id        uuid.UUID
-	salt      [16]byte
+	key       [keyIDDigits]byte // the key's ID, as its tokens have it
+	salt      [8]byte
 	digest    [sha256.Size]byte
 	principal Principal
 	disabled  error // what a login gets in place of the principal, if the key is disabled
@@ -50,31 +51,29 @@ type cacheEntry struct {
 	newer, older *cacheEntry
 }
 
-// newCacheEntry makes the entry of a key whose secret was just proven.
-func newCacheEntry(secret *[secretSize]byte, a *answer) *cacheEntry {
-	e := &cacheEntry{
-		id: a.principal.KeyID, principal: a.principal,
-		disabled: a.disabled, expired: a.expired, suspended: a.suspended,
-	}
+// newCacheEntry makes the entry of a key whose token was just proven.
+func newCacheEntry(t *parsedToken, a *answer) *cacheEntry {
+	e := &cacheEntry{principal: a.principal, disabled: a.disabled, expired: a.expired, suspended: a.suspended}
+	copy(e.key[:], t.key())
 	if !a.expires.IsZero() {
 		e.expires = a.expires.Unix()
 	}
 	rand.Read(e.salt[:])
-	e.digest = e.sum(secret)
+	e.digest = e.sum(t)
 	return e
 }
 
-// sum fills one block of SHA-256.
-func (e *cacheEntry) sum(secret *[secretSize]byte) [sha256.Size]byte {
-	var block [len(e.salt) + secretSize]byte
+// sum hashes salt and secret: 52 bytes, and 55 is the most that one block of SHA-256 has room for.
+func (e *cacheEntry) sum(t *parsedToken) [sha256.Size]byte {
+	var block [len(e.salt) + bodyDigits - keyIDDigits]byte
 	copy(block[:], e.salt[:])
-	copy(block[len(e.salt):], secret[:])
+	copy(block[len(e.salt):], t.secret())
 	return sha256.Sum256(block[:])
 }
 
-// matches reports, in constant time, whether secret is the one that was proven.
-func (e *cacheEntry) matches(secret *[secretSize]byte) bool {
-	digest := e.sum(secret)
+// matches reports, in constant time, whether a token's secret is the one that was proven.
+func (e *cacheEntry) matches(t *parsedToken) bool {
+	digest := e.sum(t)
 	diff := uint64(0) // by words, for crypto/subtle goes by bytes
 	for i := 0; i < len(digest); i += 8 {
 		diff |= binary.LittleEndian.Uint64(digest[i:]) ^ binary.LittleEndian.Uint64(e.digest[i:])
@@ -94,25 +93,26 @@ func (e *cacheEntry) refusal(clock func() time.Time) error {
 }
 
 func newCache(limit int) *cache {
-	size := 0
-	if limit > 0 {
-		size = 1 << bits.Len(uint(limit-1)) // at most one entry a bucket on average
+	if limit <= 0 {
+		return &cache{}
 	}
-	return &cache{buckets: make([]atomic.Pointer[cacheEntry], size), limit: limit}
+	size := bits.Len(uint(limit - 1)) // at most one entry a bucket on average
+	return &cache{buckets: make([]atomic.Pointer[cacheEntry], 1<<size), shift: 64 - size, limit: limit}
 }
 
-// bucket finds a key's bucket by the random end of its ID.
-func (c *cache) bucket(id *uuid.UUID) *atomic.Pointer[cacheEntry] {
-	return &c.buckets[binary.BigEndian.Uint64(id[8:])&uint64(len(c.buckets)-1)]
+// bucket finds a key's bucket by the random end of its ID, spread by Fibonacci hashing (Knuth, The Art of Computer
+// Programming, 6.4), since digits have few of a byte's bits.
+func (c *cache) bucket(key string) *atomic.Pointer[cacheEntry] {
+	return &c.buckets[word8(key[keyIDDigits-8:])*0x9e3779b97f4a7c15>>c.shift]
 }
 
-// get returns a key's entry, or nil. It takes no lock and allocates nothing.
-func (c *cache) get(id *uuid.UUID) *cacheEntry {
+// get returns the entry of a key, named by the digits of its ID, or nil. It takes no lock and allocates nothing.
+func (c *cache) get(key string) *cacheEntry {
 	if len(c.buckets) == 0 {
 		return nil
 	}
-	for e := c.bucket(id).Load(); e != nil; e = e.next.Load() {
-		if e.id == *id {
+	for e := c.bucket(key).Load(); e != nil; e = e.next.Load() {
+		if string(e.key[:]) == key {
 			if !e.visited.Load() { // a store each time would bounce the line between processors
 				e.visited.Store(true)
 			}
@@ -126,21 +126,23 @@ func (c *cache) get(id *uuid.UUID) *cacheEntry {
 func (c *cache) mark(id uuid.UUID) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.drops[id[len(id)-1]]
+	return c.drops[lastByte(id)]
 }
+
+func lastByte(id uuid.UUID) byte { return id[len(id)-1] }
 
 // put remembers an entry, unless the key was dropped since mark.
 func (c *cache) put(e *cacheEntry, mark uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b := e.id[len(e.id)-1]; c.limit == 0 || c.holds[b] > 0 || c.drops[b] != mark {
+	if b := lastByte(e.principal.KeyID); c.limit == 0 || c.holds[b] > 0 || c.drops[b] != mark {
 		return
 	}
-	old := c.findLocked(&e.id)
+	old := c.findLocked(string(e.key[:]))
 	if old == nil && c.count >= c.limit {
 		c.evictLocked()
 	}
-	b := c.bucket(&e.id)
+	b := c.bucket(string(e.key[:]))
 	e.next.Store(b.Load())
 	b.Store(e)
 	e.older = c.newest
@@ -167,11 +169,10 @@ func (c *cache) hold(ids []uuid.UUID) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range ids {
-		b := ids[i][len(ids[i])-1]
-		c.drops[b]++
-		c.holds[b]++
-		if e := c.findLocked(&ids[i]); e != nil {
+	for _, id := range ids {
+		c.drops[lastByte(id)]++
+		c.holds[lastByte(id)]++
+		if e := c.findLocked(digitsOf(id)); e != nil {
 			c.removeLocked(e)
 		}
 	}
@@ -184,10 +185,9 @@ func (c *cache) release(ids []uuid.UUID) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range ids {
-		b := ids[i][len(ids[i])-1]
-		c.drops[b]++
-		c.holds[b]--
+	for _, id := range ids {
+		c.drops[lastByte(id)]++
+		c.holds[lastByte(id)]--
 	}
 }
 
@@ -226,19 +226,19 @@ func (c *cache) evictLocked() {
 	c.removeLocked(e)
 }
 
-func (c *cache) findLocked(id *uuid.UUID) *cacheEntry {
+func (c *cache) findLocked(key string) *cacheEntry {
 	if c.limit == 0 {
 		return nil
 	}
-	e := c.bucket(id).Load()
-	for e != nil && e.id != *id {
+	e := c.bucket(key).Load()
+	for e != nil && string(e.key[:]) != key {
 		e = e.next.Load()
 	}
 	return e
 }
 
 func (c *cache) removeLocked(e *cacheEntry) {
-	link := c.bucket(&e.id)
+	link := c.bucket(string(e.key[:]))
 	for link.Load() != e {
 		link = &link.Load().next
 	}

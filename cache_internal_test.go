@@ -22,10 +22,16 @@ func cacheID(n uint64) (id uuid.UUID) {
 	return id
 }
 
+// newEntry makes the entry of a key.
+func newEntry(id uuid.UUID) *cacheEntry {
+	t := &parsedToken{body: digitsOf(id) + strings.Repeat("1", bodyDigits-keyIDDigits)}
+	return newCacheEntry(t, &answer{principal: Principal{KeyID: id}})
+}
+
 // remember puts an entry for an ID into the cache, and returns it.
 func remember(c *cache, id uuid.UUID) *cacheEntry {
 	mark := c.mark(id)
-	e := newCacheEntry(&[secretSize]byte{1}, &answer{principal: Principal{KeyID: id}})
+	e := newEntry(id)
 	c.put(e, mark)
 	return e
 }
@@ -55,8 +61,8 @@ func wantConsistent(t testing.TB, c *cache) {
 	for i := range c.buckets {
 		for e := c.buckets[i].Load(); e != nil; e = e.next.Load() {
 			inTable++
-			if c.bucket(&e.id) != &c.buckets[i] || !slices.Contains(queue, e) {
-				t.Fatalf("key %s is in a wrong bucket, or not in the queue", e.id)
+			if c.bucket(string(e.key[:])) != &c.buckets[i] || !slices.Contains(queue, e) {
+				t.Fatalf("key %s is in a wrong bucket, or not in the queue", e.principal.KeyID)
 			}
 		}
 	}
@@ -81,7 +87,7 @@ type modelEntry struct {
 }
 
 func (m *cacheModel) find(id uuid.UUID) int {
-	return slices.IndexFunc(m.queue, func(e *modelEntry) bool { return e.entry.id == id })
+	return slices.IndexFunc(m.queue, func(e *modelEntry) bool { return e.entry.principal.KeyID == id })
 }
 
 func (m *cacheModel) get(id uuid.UUID) *cacheEntry {
@@ -94,7 +100,7 @@ func (m *cacheModel) get(id uuid.UUID) *cacheEntry {
 }
 
 func (m *cacheModel) put(e *cacheEntry) {
-	m.drop(e.id)
+	m.drop(e.principal.KeyID)
 	if m.limit == 0 {
 		return
 	}
@@ -146,7 +152,7 @@ func TestTheCacheIsWhatItsModelIs(t *testing.T) {
 				id := cacheID(number())
 				switch random.IntN(10) {
 				default:
-					if got, want := c.get(&id), m.get(id); got != want {
+					if got, want := c.get(digitsOf(id)), m.get(id); got != want {
 						t.Fatalf("seed %d, step %d: get: got %v, want %v", seed, step, got, want)
 					}
 				case 0, 1, 2, 3:
@@ -161,7 +167,7 @@ func TestTheCacheIsWhatItsModelIs(t *testing.T) {
 					other := cacheID(number())
 					c.drop([]uuid.UUID{other})
 					m.drop(other)
-					e := newCacheEntry(&[secretSize]byte{1}, &answer{principal: Principal{KeyID: id}})
+					e := newEntry(id)
 					c.put(e, mark)
 					if id[15] != other[15] {
 						m.put(e)
@@ -176,7 +182,7 @@ func TestTheCacheIsWhatItsModelIs(t *testing.T) {
 				for _, e := range m.queue {
 					want = append(want, e.entry)
 					if e.visited != e.entry.visited.Load() {
-						t.Fatalf("seed %d, step %d: key %s is visited: %t, want %t", seed, step, e.entry.id, !e.visited, e.visited)
+						t.Fatalf("seed %d, step %d: key %s is visited: %t, want %t", seed, step, e.entry.principal.KeyID, !e.visited, e.visited)
 					}
 				}
 				if got := c.entries(); !slices.Equal(got, want) {
@@ -196,7 +202,7 @@ func TestAScanOfManyKeysDoesNotPushOutThoseInUse(t *testing.T) {
 	for n := range uint64(50) {
 		id := cacheID(n)
 		remember(c, id)
-		c.get(&id)
+		c.get(digitsOf(id))
 	}
 	for n := range uint64(10_000) {
 		remember(c, cacheID(1000+n))
@@ -205,7 +211,7 @@ func TestAScanOfManyKeysDoesNotPushOutThoseInUse(t *testing.T) {
 		t.Errorf("the cache has %d entries, want 100", c.size())
 	}
 	for n := range uint64(50) {
-		if id := cacheID(n); c.get(&id) == nil {
+		if id := cacheID(n); c.get(digitsOf(id)) == nil {
 			t.Errorf("key %d was pushed out", n)
 		}
 	}
@@ -216,15 +222,15 @@ func TestAKeyThatIsNotUsedAnyMoreLeavesTheCache(t *testing.T) {
 	for n := range uint64(10) {
 		id := cacheID(n)
 		remember(c, id)
-		c.get(&id)
+		c.get(digitsOf(id))
 	}
 	for n := range uint64(20) {
 		id := cacheID(100 + n)
 		remember(c, id)
-		c.get(&id)
+		c.get(digitsOf(id))
 	}
 	for n := range uint64(10) {
-		if id := cacheID(n); c.get(&id) != nil {
+		if id := cacheID(n); c.get(digitsOf(id)) != nil {
 			t.Errorf("key %d is still there after 20 others were used", n)
 		}
 	}
@@ -245,11 +251,11 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 			id := cacheID(1)
 			mark := c.mark(id)
 			tt.drop(c, id)
-			c.put(newCacheEntry(&[secretSize]byte{1}, &answer{principal: Principal{KeyID: id}}), mark)
-			if c.get(&id) != nil || c.size() != 0 {
+			c.put(newEntry(id), mark)
+			if c.get(digitsOf(id)) != nil || c.size() != 0 {
 				t.Error("it was remembered")
 			}
-			if remember(c, id); c.get(&id) == nil {
+			if remember(c, id); c.get(digitsOf(id)) == nil {
 				t.Error("what was read after it is not remembered")
 			}
 		})
@@ -264,7 +270,7 @@ func TestADropForgetsNoOtherKey(t *testing.T) {
 	gone := cacheID(500)
 	c.drop([]uuid.UUID{gone})
 	for n := range uint64(1000) {
-		if id := cacheID(n); (c.get(&id) == nil) != (id == gone) {
+		if id := cacheID(n); (c.get(digitsOf(id)) == nil) != (id == gone) {
 			t.Errorf("key %d is remembered: %t", n, id == gone)
 		}
 	}
@@ -273,7 +279,7 @@ func TestADropForgetsNoOtherKey(t *testing.T) {
 func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
 	// Two buckets and few keys make long chains, in which readers stand on entries that leave.
 	c := newCache(64)
-	c.buckets = c.buckets[:2]
+	c.buckets, c.shift = c.buckets[:2], 63
 	const keys, rounds = 32, 3000
 	var dropped [keys]atomic.Pointer[cacheEntry] // the last that was dropped, set after drop has returned
 	var done atomic.Bool
@@ -287,7 +293,7 @@ func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
 				e := remember(c, id)
 				c.drop([]uuid.UUID{id})
 				dropped[n].Store(e)
-				if c.get(&id) != nil {
+				if c.get(digitsOf(id)) != nil {
 					t.Errorf("key %d is met after its drop", n)
 				}
 			}
@@ -298,12 +304,12 @@ func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
 			for n := 0; !done.Load(); n = (n + 1) % keys {
 				id := cacheID(uint64(n))
 				before := dropped[n].Load()
-				switch e := c.get(&id); {
+				switch e := c.get(digitsOf(id)); {
 				case e == nil:
 				case e == before:
 					t.Errorf("key %d: the entry that was dropped before is met", n)
-				case e.id != id:
-					t.Errorf("key %d: the entry of %s is met", n, e.id)
+				case e.principal.KeyID != id:
+					t.Errorf("key %d: the entry of %s is met", n, e.principal.KeyID)
 				}
 			}
 		})
@@ -327,8 +333,8 @@ func TestTheCacheStaysConsistentUnderAllAtOnce(t *testing.T) {
 				id := cacheID(random.Uint64N(100))
 				switch random.IntN(8) {
 				default:
-					if e := c.get(&id); e != nil && e.id != id {
-						t.Errorf("got the entry of %s, want that of %s", e.id, id)
+					if e := c.get(digitsOf(id)); e != nil && e.principal.KeyID != id {
+						t.Errorf("got the entry of %s, want that of %s", e.principal.KeyID, id)
 					}
 				case 0, 1, 2:
 					remember(c, id)
@@ -359,7 +365,7 @@ func TestAnEntryThatIsReplacedIsNeverMissed(t *testing.T) {
 		done.Store(true)
 	})
 	for !done.Load() {
-		if c.get(&id) == nil {
+		if c.get(digitsOf(id)) == nil {
 			t.Error("the key is remembered, and was not found")
 			break
 		}
@@ -410,7 +416,8 @@ func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kept := [][]byte{parsed.secret()[:8], []byte(token[len("lk_")+22:][:11]), v.hash[:8], v.salt[:8], []byte("argon2id")}
+	_, secret, _ := parsed.decode()
+	kept := [][]byte{secret[:8], []byte(parsed.secret()[:wordDigits]), v.hash[:8], v.salt[:8], []byte("argon2id")}
 
 	leaks := func(entry any) (n int) {
 		for _, text := range bytesIn(reflect.ValueOf(entry), make(map[uintptr]bool)) {
@@ -420,7 +427,7 @@ func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
 		}
 		return n
 	}
-	e := s.cache.get(&key.ID)
+	e := s.cache.get(digitsOf(key.ID))
 	if e == nil {
 		t.Fatal("the key is not in the cache")
 	}
@@ -439,16 +446,15 @@ func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
 }
 
 func TestEntriesOfOneSecretAreSaltedApart(t *testing.T) {
-	secret := &[secretSize]byte{1}
+	secret := &parsedToken{body: strings.Repeat("1", bodyDigits)}
 	a := newCacheEntry(secret, &answer{})
 	b := newCacheEntry(secret, &answer{})
 	if a.salt == b.salt || bytes.Equal(a.digest[:], b.digest[:]) {
 		t.Error("two entries of one secret are alike")
 	}
-	other := *secret
-	other[secretSize-1] ^= 1
-	if !a.matches(secret) || a.matches(&other) {
-		t.Errorf("the secret matches: %t, and one with another last bit: %t", a.matches(secret), a.matches(&other))
+	other := &parsedToken{body: secret.body[:bodyDigits-1] + "0"}
+	if !a.matches(secret) || a.matches(other) {
+		t.Errorf("the secret matches: %t, and one with another last digit: %t", a.matches(secret), a.matches(other))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,8 +45,7 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 		s.counters.add(statForged, 1)
 		return Principal{}, ErrInvalidToken
 	}
-	id := t.keyID()
-	if e := s.cache.get(&id); e != nil && e.matches(t.secret()) {
+	if e := s.cache.get(t.key()); e != nil && e.matches(&t) {
 		s.counters.add(statHits, 1)
 		if err := e.refusal(s.clock); err != nil {
 			s.counters.add(statRefused, 1)
@@ -70,14 +70,19 @@ type answer struct {
 // loginCold reads the key's verifier, hashes, and then reads all that there is to know: what was revoked while it hashed is
 // refused, and not remembered.
 func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error) {
+	id, secret, ok := t.decode()
+	if !ok {
+		s.counters.add(statUnknown, 1)
+		return Principal{}, ErrInvalidToken
+	}
 	for {
-		phc, found, err := s.lookUpVerifier(ctx, t.keyID())
+		phc, found, err := s.lookUpVerifier(ctx, id)
 		if err != nil {
 			return Principal{}, wrapf(err, "login")
 		}
 		proven := false
 		if found {
-			if proven, err = s.prove(ctx, &t, phc); err != nil {
+			if proven, err = s.prove(ctx, id, secret, phc); err != nil {
 				return Principal{}, wrapf(err, "login")
 			}
 		}
@@ -85,15 +90,15 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 			s.counters.add(statUnknown, 1)
 			return Principal{}, ErrInvalidToken
 		}
-		mark := s.cache.mark(t.keyID())
-		a, err := s.lookUp(ctx, t.keyID())
+		mark := s.cache.mark(id)
+		a, err := s.lookUp(ctx, id)
 		if err != nil {
 			return Principal{}, wrapf(err, "login")
 		}
 		if a == nil || a.verifier != phc { // it was deleted or hashed anew meanwhile
 			continue
 		}
-		e := newCacheEntry(t.secret(), a)
+		e := newCacheEntry(&t, a)
 		s.cache.put(e, mark)
 		if err := e.refusal(s.clock); err != nil {
 			s.counters.add(statRefused, 1)
@@ -158,20 +163,19 @@ func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, err error)
 	return a, nil
 }
 
-// prove computes the argon2 hash of a token's secret, once for all callers who present the same token at the same time.
-func (s *Store) prove(ctx context.Context, t *parsedToken, phc string) (bool, error) {
+// prove computes the argon2 hash of a key's secret, once for all callers who present the same one at the same time.
+func (s *Store) prove(ctx context.Context, id uuid.UUID, secret [secretSize]byte, phc string) (bool, error) {
 	v, err := parseVerifier(phc)
 	if err != nil {
 		return false, err
 	}
-	f, first := s.flights.board(t, phc)
+	f, first := s.flights.board(id, secret, phc)
 	if f == nil {
 		s.counters.add(statBusy, 1)
 		return false, ErrBusy
 	}
 	if first {
 		// The hash goes on when its caller leaves, since others may wait for it too.
-		id, secret := t.keyID(), *t.secret()
 		started := s.goBackground(func() {
 			f.ok, f.err = s.fly(f, id, &secret, &v, phc)
 			s.flights.land(f)
@@ -236,9 +240,9 @@ func newFlights(limit int) *flights {
 	return &flights{limit: limit, all: make(map[[sha256.Size]byte]*flight)}
 }
 
-// board joins the flight of a token and verifier, or starts one, or returns nil if there are too many.
-func (fs *flights) board(t *parsedToken, phc string) (f *flight, first bool) {
-	key := sha256.Sum256(append(t.body[:], phc...))
+// board joins the flight of a key, secret and verifier, or starts one, or returns nil if there are too many.
+func (fs *flights) board(id uuid.UUID, secret [secretSize]byte, phc string) (f *flight, first bool) {
+	key := sha256.Sum256(slices.Concat(id[:], secret[:], []byte(phc)))
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if f := fs.all[key]; f != nil {

@@ -199,9 +199,7 @@ func TestAHashThatHasBegunIsJoinedByWhoComesAfterItsCallersLeft(t *testing.T) {
 		before := statsInside(t, s).Hashes
 
 		// The test is the hash: it begins, and ends when the test says so.
-		var parsed parsedToken
-		s.tokens.parse(token, &parsed)
-		f, first := s.flights.board(&parsed, verifierOf(t, s, key.ID))
+		f, first := s.flights.board(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
 		if !first || !s.flights.begin(f) {
 			t.Fatal("the hash does not begin")
 		}
@@ -254,16 +252,15 @@ func TestNothingIsHashedWhenEverybodyLeavesAsThePermitComes(t *testing.T) {
 	s := openInside(t, nil)
 	key, token := addServerKey(t, s, "laptop")
 	before := statsInside(t, s).Hashes
-	var parsed parsedToken
-	s.tokens.parse(token, &parsed)
+	secret := secretOf(t, s, token)
 	phc := verifierOf(t, s, key.ID)
 	v, err := parseVerifier(phc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, _ := s.flights.board(&parsed, phc)
+	f, _ := s.flights.board(key.ID, secret, phc)
 	f.aboard = 0 // as leave has it, which comes too late to keep the permit from being given
-	if ok, err := s.fly(f, key.ID, parsed.secret(), &v, phc); ok || !errors.Is(err, context.Canceled) {
+	if ok, err := s.fly(f, key.ID, &secret, &v, phc); ok || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %t, %v, want false, Canceled", ok, err)
 	}
 	s.flights.land(f)
@@ -362,9 +359,7 @@ func TestAKeyRevokedDuringTheHashIsRefused(t *testing.T) {
 					t.Fatal(err)
 				}
 
-				var parsed parsedToken
-				s.tokens.parse(token, &parsed)
-				f, _ := s.flights.board(&parsed, verifierOf(t, s, key.ID))
+				f, _ := s.flights.board(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
 				s.flights.begin(f)
 				outcome := loginAside(t.Context(), s, token)
 				synctest.Wait()
@@ -383,6 +378,17 @@ func TestAKeyRevokedDuringTheHashIsRefused(t *testing.T) {
 			})
 		})
 	}
+}
+
+// secretOf returns the secret in a token.
+func secretOf(t testing.TB, s *Store, token string) [secretSize]byte {
+	t.Helper()
+	var parsed parsedToken
+	if !s.tokens.parse(token, &parsed) {
+		t.Fatal("it is no token")
+	}
+	_, secret, _ := parsed.decode()
+	return secret
 }
 
 // wantOutcomeOf logs in, and fails the test unless that ends with want.
@@ -411,9 +417,7 @@ func TestAVerifierThatChangesDuringTheHashIsProvenAnew(t *testing.T) {
 				outcome := loginAside(t.Context(), s, token)
 				synctest.Wait()
 
-				var parsed parsedToken
-				s.tokens.parse(token, &parsed)
-				secret := *parsed.secret()
+				secret := secretOf(t, s, token)
 				if !tt.sameSecret {
 					secret[0] ^= 1
 				}
@@ -705,10 +709,9 @@ func TestAVerifierThatWaitsForAWriteIsNotHashedAgain(t *testing.T) {
 func TestCloseDoesNotWaitForAPermitToHashAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, key, token := openWithOldKey(t)
-		var parsed parsedToken
-		s.tokens.parse(token, &parsed)
+		secret := secretOf(t, s, token)
 		giveBack := takePermits(t, s)
-		s.rehash(key.ID, parsed.secret(), verifierOf(t, s, key.ID))
+		s.rehash(key.ID, &secret, verifierOf(t, s, key.ID))
 		synctest.Wait()
 		if n := s.hasher.waiting(); n != 1 {
 			t.Fatalf("%d hashes wait, want 1", n)

@@ -70,7 +70,7 @@ func TestTagsAreSipHashOfTheReferenceVectors(t *testing.T) {
 	readVectors(t, "tags.json", &vectors)
 	for _, v := range vectors.Tags {
 		t.Run(v.About, func(t *testing.T) {
-			tag := newTagKey([16]byte(v.Key)).tag((*[48]byte)(v.Message))
+			tag := newTagKey([16]byte(v.Key)).tag(string(v.Message))
 			if got := binary.LittleEndian.AppendUint64(nil, tag); !bytes.Equal(got, v.Tag) {
 				t.Errorf("got %x, want %x", got, v.Tag)
 			}
@@ -92,8 +92,12 @@ func TestTokensAreMadeAndReadAsTheVectorsSay(t *testing.T) {
 			if !f.parse(v.Token, &p) || !f.genuine(&p) {
 				t.Fatal("the token is refused")
 			}
-			if p.keyID() != v.KeyID || !bytes.Equal(p.secret()[:], v.Secret) || p.tag != binary.BigEndian.Uint64(v.Tag) {
-				t.Errorf("parse: got %+v", p)
+			id, secret, ok := p.decode()
+			if !ok || id != v.KeyID || !bytes.Equal(secret[:], v.Secret) || p.tag != binary.BigEndian.Uint64(v.Tag) {
+				t.Errorf("parse: got %+v, key ID %s, secret %x, %t", p, id, secret, ok)
+			}
+			if p.key() != digitsOf(v.KeyID) {
+				t.Errorf("the digits of the key ID are %s, want %s", p.key(), digitsOf(v.KeyID))
 			}
 			if !form.MatchString(v.Token) {
 				t.Errorf("the token does not match %s", form)
@@ -173,6 +177,38 @@ func TestOnlyDigitsAreReadInEveryPlaceOfAWord(t *testing.T) {
 	}
 }
 
+func TestEveryByteOfATokenIsADigit(t *testing.T) {
+	f := vectorFormat("lk", make([]byte, 16))
+	token := f.format(uuid.New(), [secretSize]byte{})
+	for i := len(f.prefix); i < len(token); i++ {
+		for c := range 256 {
+			other := token[:i] + string([]byte{byte(c)}) + token[i+1:]
+			var p parsedToken
+			parsed := f.parse(other, &p)
+			// The first digit of the tag can be too large as well.
+			if isDigit := strings.IndexByte(base62Digits, byte(c)) >= 0; parsed && !isDigit || !parsed && isDigit && i != len(f.prefix)+bodyDigits {
+				t.Errorf("with %q in place %d: it is read: %t", c, i, parsed)
+			}
+		}
+	}
+}
+
+func TestATokenWithATagAndAWordTooLargeIsRefused(t *testing.T) {
+	s := openInside(t, nil)
+	for i := range bodyDigits / wordDigits {
+		digits := strings.Repeat("0", i*wordDigits) + "LygHa16AHYG" + strings.Repeat("0", bodyDigits-(i+1)*wordDigits) // 2^64
+		token := s.tokens.prefix + string(appendWord([]byte(digits), s.tokens.tags[0].tag(digits)))
+		var p parsedToken
+		if !s.tokens.parse(token, &p) || !s.tokens.genuine(&p) {
+			t.Fatal("whoever has the tag secret cannot make it")
+		}
+		wantOutcomeOf(t, s, token, ErrInvalidToken)
+	}
+	if st := statsInside(t, s); st.Unknown != 6 {
+		t.Errorf("%d tokens are unknown, want 6", st.Unknown)
+	}
+}
+
 func TestTokensSortAsTheirKeyIDsDo(t *testing.T) {
 	f := vectorFormat("lk", make([]byte, 16))
 	for range 1000 {
@@ -238,20 +274,17 @@ func FuzzParseToken(f *testing.F) {
 	})
 }
 
-// fuzzToken fails the test if a token is read that has another spelling, or passes for genuine and is not.
+// fuzzToken fails the test if a token passes for genuine and is not the one that is made of its key ID and secret.
 func fuzzToken(t *testing.T, format *tokenFormat, token string) {
 	var p parsedToken
 	if !format.parse(token, &p) {
 		return
 	}
-	spelled := []byte(format.prefix)
-	for i := 0; i < len(p.body); i += 8 {
-		spelled = appendWord(spelled, binary.BigEndian.Uint64(p.body[i:]))
-	}
-	if spelled = appendWord(spelled, p.tag); string(spelled) != token {
+	if spelled := string(appendWord([]byte(format.prefix+p.body), p.tag)); spelled != token {
 		t.Errorf("%q was read, and is spelled %q", token, spelled)
 	}
-	if made := format.format(p.keyID(), *p.secret()); format.genuine(&p) != (made == token) {
+	id, secret, ok := p.decode()
+	if made := format.format(id, secret); format.genuine(&p) != (ok && made == token) {
 		t.Errorf("%q passes for genuine: %t, and the token is %q", token, format.genuine(&p), made)
 	}
 }

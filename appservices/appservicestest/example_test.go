@@ -101,7 +101,7 @@ func ExampleStart_fixtures() {
 	fmt.Println(double.Token("ada@example.com", "laptop"))
 	// Output:
 	// 6955b9009f9c8eb84d0960ce
-	// lk_08YRRPw2KvoFWcB5Ev1IJV6QBJQSThy5i6a2RelY86JR2KBYhWGEFm7HYKmG9fwUgtGxZOzUR9DR5
+	// lk_08YRRPw2KvoFWcB5Ev1IJV6QBJQSThy5i6a2RelY86JR2KBYhWGEFm7HYKmG9fwUgtJ9ZE0y5tvpf
 }
 
 func ExampleServer_clock() {
