@@ -72,8 +72,8 @@ func (p *pageFile) node(at subtree, flags uint32, known bool) (node, error) {
 }
 
 // checkedPages remembers pages whose elements were found in order, for who only reads. A page that is written anew stays
-// in it: who wrote it was this process. One that is damaged later is no danger to who reads, since nothing is read that is
-// not in the page. It is safe for concurrent use.
+// in it: this process wrote it. One that is damaged later is no danger to a reader: what leads out of the page is a panic
+// of Go's, which is contained, and what does not is no larger than the page. It is safe for concurrent use.
 type checkedPages struct {
 	bits atomic.Pointer[[]atomic.Uint64]
 }

@@ -481,3 +481,41 @@ func TestAPageOfTwoTablesIsRefusedToWhoWrites(t *testing.T) {
 		}
 	}
 }
+
+func TestAPageThatIsDamagedAfterItWasCheckedIsNotReadBeyondItsEnd(t *testing.T) {
+	const pages = 8
+	mapped := make([]byte, pages*boltPageSize)
+	leaf := mapped[boltPageSize:]
+	binary.LittleEndian.PutUint64(leaf, 1)
+	binary.LittleEndian.PutUint16(leaf[8:], pageLeaf)
+	binary.LittleEndian.PutUint16(leaf[10:], 1)
+	element := leaf[pageHeader:]
+	copy(element[elementSize:], "keyvalue")
+	sizes := func(key, value int) {
+		binary.LittleEndian.PutUint32(element[4:], elementSize)
+		binary.LittleEndian.PutUint32(element[8:], uint32(key))
+		binary.LittleEndian.PutUint32(element[12:], uint32(value))
+	}
+	p := pageFile{mapped: mapped, count: pages, checked: &checkedPages{}}
+	read := func() (got Entry, err error) {
+		err = contain(func() error {
+			n, err := p.node(subtree{page: 1}, 0, false)
+			if err == nil {
+				got = copyEntry(n.key(0), n.value(0))
+			}
+			return err
+		})
+		return got, err
+	}
+	sizes(3, 5)
+	if got, err := read(); err != nil || string(got.Key) != "key" || string(got.Value) != "value" {
+		t.Fatalf("got %q=%q, %v", got.Key, got.Value, err)
+	}
+	for _, damaged := range [][2]int{{2 * boltPageSize, 0}, {3, 2 * boltPageSize}} {
+		sizes(damaged[0], damaged[1])
+		if got, err := read(); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("sizes %v: got a key of %d bytes and a value of %d, %v; want ErrCorrupt",
+				damaged, len(got.Key), len(got.Value), err)
+		}
+	}
+}

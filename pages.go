@@ -71,7 +71,8 @@ func (p *pageFile) read(id, pages uint64) (page []byte, ok bool) {
 	case id >= p.count || pages > p.count-id:
 		return nil, false
 	case p.mapped != nil:
-		return p.mapped[id*boltPageSize : (id+pages)*boltPageSize], true
+		end := (id + pages) * boltPageSize
+		return p.mapped[id*boltPageSize : end : end], true // without the end, a slice of it could reach into the next page
 	}
 	page = make([]byte, pages*boltPageSize)
 	n, _ := p.r.ReadAt(page, int64(id)*boltPageSize)
