@@ -58,17 +58,27 @@ func TestWhoeverEmbedsThePackageCompilesThreeLibrariesAndWhatTheyNeed(t *testing
 	}
 }
 
-// source is the package as it is written, with its tests left out.
+// source is a package as it is written, with its tests left out.
 type source struct {
+	dir   string
 	files []*ast.File
 	doc   *doc.Package
 }
 
-func parsePackage(t *testing.T) source {
+// parsePackages reads the packages of the module that other programs can import, the root first.
+func parsePackages(t *testing.T) (all []source) {
 	t.Helper()
-	paths, err := filepath.Glob("*.go")
+	for _, dir := range []string{".", "appservices", "appservices/appservicestest", "enginetest"} {
+		all = append(all, parsePackage(t, dir))
+	}
+	return all
+}
+
+func parsePackage(t *testing.T, dir string) source {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	must(t, err)
-	var s source
+	s := source{dir: dir}
 	fset := token.NewFileSet()
 	for _, path := range paths {
 		if strings.HasSuffix(path, "_test.go") {
@@ -78,7 +88,7 @@ func parsePackage(t *testing.T) source {
 		must(t, err)
 		s.files = append(s.files, file)
 	}
-	s.doc, err = doc.NewFromFiles(fset, s.files, "github.com/latchkeydb/latchkey", doc.PreserveAST)
+	s.doc, err = doc.NewFromFiles(fset, s.files, "github.com/latchkeydb/latchkey/"+dir, doc.PreserveAST)
 	must(t, err)
 	return s
 }
@@ -132,17 +142,18 @@ func (s source) exported(visit func(name string, documented bool)) {
 
 func TestEveryExportedNameHasADocComment(t *testing.T) {
 	n := 0
-	s := parsePackage(t)
-	if s.doc.Doc == "" {
-		t.Error("the package has no comment")
-	}
-	s.exported(func(name string, documented bool) {
-		n++
-		if !documented {
-			t.Errorf("%s has no comment", name)
+	for _, s := range parsePackages(t) {
+		if s.doc.Doc == "" {
+			t.Errorf("%s: the package has no comment", s.dir)
 		}
-	})
-	if n < 100 {
+		s.exported(func(name string, documented bool) {
+			n++
+			if !documented {
+				t.Errorf("%s: %s has no comment", s.dir, name)
+			}
+		})
+	}
+	if n < 200 {
 		t.Errorf("found %d exported names, so this test does not look where they are", n)
 	}
 }
@@ -151,7 +162,17 @@ func TestEveryExportedNameHasADocComment(t *testing.T) {
 var linked = regexp.MustCompile(`\[\*?((?:[a-z]\w*\.)?[A-Z]\w*(?:\.[A-Z]\w*)?)\](\.[A-Z]\w*)?`)
 
 func TestEveryNameInBracketsExists(t *testing.T) {
-	s := parsePackage(t)
+	checked := 0
+	for _, s := range parsePackages(t) {
+		checked += s.checkLinks(t)
+	}
+	if checked < 200 {
+		t.Errorf("found %d names in brackets, so this test does not look where they are", checked)
+	}
+}
+
+// checkLinks checks the names in brackets in the package's comments, and returns how many there are.
+func (s source) checkLinks(t *testing.T) (checked int) {
 	known := map[string]bool{}
 	s.exported(func(name string, _ bool) { known[name] = true })
 	imports := map[string]string{}
@@ -161,7 +182,6 @@ func TestEveryNameInBracketsExists(t *testing.T) {
 			imports[path[strings.LastIndexByte(path, '/')+1:]] = path
 		}
 	}
-	checked := 0
 	for _, file := range s.files {
 		for _, group := range file.Comments {
 			for _, match := range linked.FindAllStringSubmatch(group.Text(), -1) {
@@ -172,7 +192,7 @@ func TestEveryNameInBracketsExists(t *testing.T) {
 				}
 				pkg, rest, _ := strings.Cut(name, ".")
 				if path := imports[pkg]; path == "" || rest == "" {
-					t.Errorf("[%s] is no exported name", name)
+					t.Errorf("%s: [%s] is no exported name", s.dir, name)
 				} else {
 					goCommand(t, "", "doc", "-short", path, rest) // fails for a name that does not exist
 					known[name] = true
@@ -180,7 +200,5 @@ func TestEveryNameInBracketsExists(t *testing.T) {
 			}
 		}
 	}
-	if checked < 100 {
-		t.Errorf("found %d names in brackets, so this test does not look where they are", checked)
-	}
+	return checked
 }
