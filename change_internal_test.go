@@ -241,7 +241,8 @@ func TestADeletionOfAUserChangesTheUserAndEachKey(t *testing.T) {
 	}
 }
 
-// A page of an earlier state has the record from before its user or key was disabled. Writing it again would make it the last.
+// A page of an earlier state has the record from before its user or key was disabled. Writing it again would make it the
+// last.
 func TestARecordOfAnEarlierStateIsNotWrittenAgain(t *testing.T) {
 	h := openInhabited(t)
 	mustInside(t, h.DisableUser(t.Context(), h.ada.id))

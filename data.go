@@ -8,7 +8,8 @@ import (
 
 // Data is a named set of an application's own records, in the store's file and in the same transactions as users and
 // keys: what belongs together is written together. The store gives them a checksum, backs them up and salvages them, and
-// knows nothing else of them; they are not among the changes that replicas take. A Data ends with its [Tx].
+// knows nothing else of them; they are not among the changes that replicas take. A Data ends with its [Tx], and like that
+// must not be used by two goroutines at once.
 type Data struct {
 	tx     *Tx
 	prefix []byte

@@ -11,10 +11,17 @@ import (
 //
 // An Engine is safe for concurrent use. After Close its methods return [ErrClosed]. A function that View or Update runs
 // must not call the engine, nor wait for another that does: transactions may share a commit, and so wait for each other.
+//
+// Where an engine has one of these methods too, the store uses it. An engine that wraps another passes them on.
+//
+//	WriteBackup(context.Context, io.Writer) error // writes a file that OpenBolt opens; for Store.Backup
+//	Compact(context.Context) error                // for Store.Compact
+//	CheckEngine(context.Context) iter.Seq[error]  // yields what is damaged; for Store.Check and Store.Repair
+//	Commits() uint64                              // those since the engine was opened; for Stats
 type Engine interface {
-	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if it ends before fn begins. The transaction sees one state of the whole
-	// engine, with every Update that returned before View was called, and nothing that is committed while it lasts. It
-	// does not wait for writers. Its tx refuses Put and Delete with [ErrReadOnly].
+	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if that ends before fn begins. The
+	// transaction sees one state of the whole engine, with every Update that returned before View was called, and nothing
+	// that is committed while it lasts. It does not wait for writers. Its tx refuses Put and Delete with [ErrReadOnly].
 	View(ctx context.Context, fn func(tx EngineTx) error) error
 
 	// Update runs fn in a write transaction; write transactions happen one after another, or as if. When Update returns

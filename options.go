@@ -32,18 +32,18 @@ type Options struct {
 	// cost logs in all the same, and is hashed anew with one of the next writes.
 	Cost Cost
 
-	// HashMemory bounds the memory, in bytes, that argon2 takes, with what it has left to be collected. Half of it is for
-	// hashes that run, but it is enough for one hash to fit. When the rest is used up, and the program itself has not had
-	// its garbage collected meanwhile, the store does before it goes on hashing; a program with a large heap wants a
-	// large HashMemory. The default is 64 MiB.
+	// HashMemory bounds the memory, in bytes, that argon2 takes, including what finished hashes have left for the garbage
+	// collector. Hashes that run share half of it, though a single one may take it all. When the other half is full of what
+	// they have left, the store runs the collector before it goes on. That is slow in a program with a large heap, which
+	// therefore wants a large HashMemory. One hash of Cost must fit. The default is 64 MiB.
 	HashMemory int64
 
-	// HashQueue bounds how many logins can wait for argon2 at once; more get [ErrBusy]. The default is 1,024. Logins of one
-	// token count once.
+	// HashQueue bounds how many logins can wait for argon2 at once, those that are being hashed included; more get
+	// [ErrBusy]. Logins of one token count once. Passwords get ErrBusy when as many hashes wait. The default is 1,024.
 	HashQueue int
 
 	// CacheSize is how many verified keys are remembered, so that their logins need neither disk nor argon2. The default
-	// is 10,000, which takes about 2.5 MiB when full; negative is none.
+	// is 10,000, which takes about 2.5 MiB when full; the most is 16,777,216; negative is none.
 	CacheSize int
 
 	// SafetyCopy is how often [Open] has a copy of the file made beside it, with the suffix ".safety", if anything has
@@ -62,7 +62,7 @@ type Options struct {
 	Rand io.Reader
 
 	// Now is the clock, for tests and for devices that know the time better than their operating system. Only creation
-	// times, new IDs and expiry dates depend on it. The default is [time.Now].
+	// times, new IDs and expiry dates depend on it. Several goroutines call it at once. The default is [time.Now].
 	Now func() time.Time
 }
 
