@@ -11,7 +11,8 @@ import (
 )
 
 // A JWTVerifier checks the JSON Web Tokens that another authority issues; its method Verify is made for
-// [Options].CustomToken. A token must be signed, meant for the app, not expired, and say whose it is in "sub".
+// [Options].CustomToken. A token must be signed, meant for the app, not expired, and say whose it is in "sub". It is safe
+// for concurrent use as long as nobody changes it.
 type JWTVerifier struct {
 	// Key is what the authority signs with: a []byte for HS256, an [*rsa.PublicKey] for RS256.
 	Key any
@@ -23,7 +24,8 @@ type JWTVerifier struct {
 	Now func() time.Time
 }
 
-// Verify returns the subject of a token and the fields for its profile.
+// Verify returns the subject of a token and the fields for its profile. It returns [ErrInvalidOptions] if Key is of another
+// type, and an error that says why for a token that is not good.
 func (v *JWTVerifier) Verify(_ context.Context, appID, token string) (id string, data map[string]any, err error) {
 	method := ""
 	switch v.Key.(type) {

@@ -10,6 +10,18 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
+// Every error that a caller of this package can branch on, with [errors.Is], beside the store's own.
+var (
+	// ErrInvalidOptions: a field of [Options], or the key of a [JWTVerifier], is out of its range.
+	ErrInvalidOptions = errors.New("invalid options")
+	// ErrInvalidFault: a [Fault] does nothing, contradicts itself, or a field of it is out of its range.
+	ErrInvalidFault = errors.New("invalid fault")
+	// ErrInvalidSeed: a [Seed] cannot be read, contradicts itself, or has what the hosted service would have refused.
+	ErrInvalidSeed = errors.New("invalid seed")
+	// ErrNoApp: there is no app with that ID, because it is none of [Options].AppIDs, or has another form than an ID.
+	ErrNoApp = errors.New("there is no such app")
+)
+
 // A refusal is a reply that is an error, in the service's words. Clients choose by status and code, and some by text.
 type refusal struct {
 	status int

@@ -48,9 +48,6 @@ type Fault struct {
 	Error     string // the text
 }
 
-// ErrInvalidFault: a [Fault] does nothing, contradicts itself, or a field of it is out of its range.
-var ErrInvalidFault = errors.New("invalid fault")
-
 // FaultCount is a fault that is in force, and what it has done.
 type FaultCount struct {
 	Fault   Fault `json:"fault"`
@@ -275,8 +272,8 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 	return json.Marshal(j)
 }
 
-// UnmarshalJSON reads what MarshalJSON writes. A field that it does not know is an error, which a mistyped name would
-// hide otherwise.
+// UnmarshalJSON reads what MarshalJSON writes. It returns [ErrInvalidFault], also for a field that it does not know, since
+// a mistyped name would go unnoticed.
 func (f *Fault) UnmarshalJSON(data []byte) error {
 	var j faultJSON
 	if err := decodeStrictly(data, &j); err != nil {

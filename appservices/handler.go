@@ -62,8 +62,8 @@ func New(store *latchkey.Store, opts *Options) (*Handler, error) {
 	return h, nil
 }
 
-// NewServer returns a server for h on addr, with bounds on what slow and greedy clients can hold: time for headers, bodies
-// and replies, idle connections, and the size of headers.
+// NewServer returns a server for h on addr, with bounds on what slow and greedy clients can hold: 10 seconds for headers, 30
+// for all of a request, 90 until the reply is sent, 2 minutes for an idle connection, and 64 KiB of headers.
 func NewServer(addr string, h *Handler) *http.Server {
 	return &http.Server{
 		Addr:              addr,

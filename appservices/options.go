@@ -2,7 +2,6 @@ package appservices
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,7 +16,8 @@ import (
 )
 
 // Options changes how a [Handler] answers. A nil *Options, or one with only zero fields, answers as the hosted service
-// did, with automatic confirmation of e-mail addresses. New copies it.
+// did, with automatic confirmation of e-mail addresses. New copies it. Several goroutines call its functions at once; the
+// request of one that panics, or of a UserData or OpenApp that fails, gets status 500.
 type Options struct {
 	// AppIDs are the only app IDs that are known. The default is that any ID of 1 to 64 ASCII letters, digits, '-' and
 	// '_' is one.
@@ -65,23 +65,27 @@ type Options struct {
 	// told.
 	Mail func(ctx context.Context, m Mail)
 
-	// ConfirmFunction decides, with ManualConfirmation, whether a new e-mail address is confirmed.
+	// ConfirmFunction decides, with ManualConfirmation, whether a new e-mail address is confirmed. An error is a refusal,
+	// and its text is not told.
 	ConfirmFunction func(ctx context.Context, c Confirmation) (Outcome, error)
 
 	// ResetFunction decides whether a password is reset to what the client asks for. With it there is no reset by mail,
-	// except when it answers Pending.
+	// except when it answers Pending. An error is a refusal, and its text is not told.
 	ResetFunction func(ctx context.Context, r Reset) (Outcome, error)
 
 	// CustomFunction authenticates for the provider custom-function. payload is what the client sent, with the wrappings of
-	// Extended JSON taken off. id says who the user is; data goes into the profile. The text of an error is told to the
-	// client. The default is that the provider is not enabled.
+	// Extended JSON taken off. id says who the user is, in 1 to 256 bytes of UTF-8 without control characters; data goes
+	// into the profile, and has at most 32 KiB as JSON. An error is a refusal, and its text is told to the client. The
+	// default is that the provider is not enabled.
 	CustomFunction func(ctx context.Context, appID string, payload map[string]any) (id string, data map[string]any, err error)
 
-	// CustomToken authenticates for the provider custom-token: a [JWTVerifier] does. The default refuses.
+	// CustomToken authenticates for the provider custom-token, and returns what CustomFunction does: the method Verify of a
+	// [JWTVerifier] is one. The text of an error can be told to the client. The default refuses.
 	CustomToken func(ctx context.Context, appID, token string) (id string, data map[string]any, err error)
 
 	// OAuth authenticates for the providers oauth2-google, oauth2-facebook and oauth2-apple. credentials has the fields
-	// that the client sent: authCode, id_token or accessToken. The default refuses.
+	// that the client sent: authCode, id_token or accessToken. It returns what CustomFunction does; the text of an error is
+	// not told. The default refuses.
 	OAuth func(ctx context.Context, appID string, provider latchkey.Provider, credentials map[string]string) (id string, data map[string]any, err error)
 
 	// UserData is the custom user data of access tokens. It is asked at each login and each refresh; nil data is none.
@@ -108,12 +112,13 @@ type Options struct {
 	// Logger takes a line for each request, without any token, password or query. The default is none.
 	Logger *slog.Logger
 
-	// Now is the clock. The store has one of its own, which should be the same. The default is [time.Now].
+	// Now is the clock. The store has one of its own, which should be the same. Several goroutines call it at once. The
+	// default is [time.Now].
 	Now func() time.Time
 
 	// Rand is where session IDs, device IDs, tokens for mails and the key that signs sessions come from, for tests that
-	// want the same ones in every run. Whoever knows what it gives can make every session, so never set it in earnest. The
-	// default is [crypto/rand.Reader].
+	// want the same ones in every run. Whoever knows what it gives can make every session, so never set it in earnest. It
+	// is read by one goroutine at a time. The default is [crypto/rand.Reader].
 	Rand io.Reader
 }
 
@@ -236,6 +241,3 @@ func (o *Options) validate() error {
 	}
 	return nil
 }
-
-// ErrInvalidOptions: a field of [Options] is out of its range.
-var ErrInvalidOptions = errors.New("invalid options")

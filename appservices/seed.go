@@ -33,8 +33,8 @@ type Seed struct {
 
 // A SeedUser is a user: with an e-mail address and a password, with other identities, with both, or anonymous.
 type SeedUser struct {
-	Email    string `json:"email,omitempty"` // it counts as confirmed
-	Password string `json:"password,omitempty"`
+	Email    string `json:"email,omitempty"`    // 1 to 128 characters; it counts as confirmed
+	Password string `json:"password,omitempty"` // 6 to 128 characters; there is one if there is an Email
 
 	// Identities are those of other providers than local-userpass, anon-user and api-key, in the order of linking.
 	Identities []latchkey.Identity `json:"identities,omitempty"`
@@ -46,7 +46,7 @@ type SeedUser struct {
 
 // A SeedKey is a user's key, or a server key.
 type SeedKey struct {
-	Name     string `json:"name"`
+	Name     string `json:"name"` // as [latchkey.CheckHostedName] takes them
 	Disabled bool   `json:"disabled,omitempty"`
 }
 
@@ -66,9 +66,6 @@ func (v *SeedValue) UnmarshalJSON(data []byte) error {
 	*v = SeedValue(s)
 	return nil
 }
-
-// ErrInvalidSeed: a [Seed] cannot be read, contradicts itself, or has what the hosted service would have refused.
-var ErrInvalidSeed = errors.New("invalid seed")
 
 // ParseSeed reads a seed's JSON. It returns [ErrInvalidSeed], also for a field that it does not know.
 func ParseSeed(data []byte) (s Seed, err error) {
@@ -162,9 +159,6 @@ type SeededKey struct {
 
 // Format keeps the token out of whatever prints a SeededKey.
 func (k SeededKey) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "key %s (%s)", k.Name, k.ID) }
-
-// ErrNoApp: there is no app with that ID, because it is none of [Options].AppIDs, or has another form than an ID.
-var ErrNoApp = errors.New("there is no such app")
 
 // IsEmpty reports whether an app has no users, no e-mail addresses that have registered, and no server keys: whether a
 // seed would be the first thing in it. appID may be empty if all app IDs are names of one app. It returns [ErrNoApp], or
