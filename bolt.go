@@ -25,7 +25,8 @@ import (
 
 const (
 	// boltMarker is a bucket that every file of ours has, so that somebody else's bbolt file is not taken for a store. Its
-	// sequence is the number of the commit, for its place is the root page: an earlier one has another than the meta page.
+	// sequence is the number of the commit. It lies in the root page, so an earlier root page gives itself away: its number
+	// is not the meta page's.
 	boltMarker = "latchkey"
 	// boltPageSize is the same everywhere, whatever the machine's own pages are, and is what flash writes at once.
 	boltPageSize = 4096
@@ -35,8 +36,9 @@ const (
 	boltMaxBatch = 256
 )
 
-// Up to how many pages Open checks a file: all pages up to 16 MiB, or some twenty thousand keys; all but most leaves up to
-// 256 MiB. Opening should not take longer the more keys there are. What it does not look at is checked when it is used.
+// Up to how many pages Open checks a file: all of a file of up to 16 MiB, or some twenty thousand keys; all but most of the
+// leaves of one of up to 256 MiB; nothing of a larger one. Opening should not take longer the more keys there are. What it
+// does not look at is checked when it is used.
 var (
 	boltMaxExactCheck = 4 << 10
 	boltMaxOpenCheck  = 64 << 10
@@ -55,10 +57,10 @@ type boltEngine struct {
 	db         *bbolt.DB
 	file       *os.File // bbolt's own, to close it where bbolt cannot
 	gone       error    // why there is no db any more
-	committing bool
+	committing bool     // so whoever begins to read may have to wait; see begin
 
 	checked   checkedPages
-	last      atomic.Pointer[boltCommit] // that is known to be on disk
+	last      atomic.Pointer[boltCommit] // the last one that is known to be on disk
 	commits   atomic.Uint64
 	closeOnce sync.Once
 	closing   atomic.Bool
@@ -96,7 +98,8 @@ type boltCommit struct {
 	id int
 }
 
-// outlives tells whether what tx sees is older. bbolt goes back to the commit before when it cannot read a meta page.
+// outlives tells whether tx sees an older state than that of the commit: bbolt goes back to the one before when it cannot
+// read a meta page.
 func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
 	seen := tx.ID()
 	if tx.Writable() {
@@ -461,9 +464,10 @@ func (e *boltEngine) begin(ctx context.Context, stuck *atomic.Bool, fn func() er
 	}
 }
 
-// end ends a reader. It may wait for bbolt's lock only where nobody can leave it locked, nor hold it for long, as who
-// closes a file that others read. But it has to give back the map, for which a writer may be waiting, and for the writer
-// whoever is beginning.
+// end ends a reader, for which it needs bbolt's lock. A fault in begin can leave that locked for ever, and closing the file
+// that a compaction has replaced holds it as long as others read that. So end waits for it only while it holds the gate, and
+// only for the file in use; else it leaves the waiting to a goroutine. It cannot leave it out: a writer that needs a larger
+// map waits for all readers to end, and whoever begins to read waits for the writer.
 func (e *boltEngine) end(tx *bbolt.Tx) {
 	rollback := func() { _ = e.contain(&e.unreadable, tx.Rollback) }
 	if e.unreadable.Load() {
@@ -494,7 +498,8 @@ func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error 
 		return err
 	}
 	err = e.runMember(batch, fn)
-	// Also what fn refused, or did not need to do, may rest on what another member wrote: it is true once that is on disk.
+	// Also where fn failed or wrote nothing: its answer may rest on what another member wrote, and is true once that is on
+	// disk.
 	<-batch.done
 	if batch.err != nil {
 		return batch.err

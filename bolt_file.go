@@ -272,7 +272,8 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	return e.replaceBy(compact)
 }
 
-// copyError is the error of a copy. A disk that loses what is written to the copy damages that alone.
+// copyError tells what is wrong when a copy could not be made for damage: the store is damaged, or only the copy, as by a
+// disk that loses what is written to it.
 func (e *boltEngine) copyError(err error) error {
 	if !errors.Is(err, ErrCorrupt) {
 		return err
@@ -327,7 +328,7 @@ func (e *boltEngine) copyTables(ctx context.Context, dst *bbolt.DB) error {
 	})
 }
 
-// contained contains what reads, and leaves what happens to who writes between to others.
+// contained is next, with its faults contained. What the caller does with an entry is not contained.
 func contained(next func() (Entry, error)) func() (Entry, error) {
 	return func() (entry Entry, err error) {
 		err = contain(func() (err error) {

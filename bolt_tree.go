@@ -46,8 +46,8 @@ type node struct {
 	leaf bool
 }
 
-// node reads a page of a tree, and checks that it is as bbolt would have written it in that place. What is known to be in
-// order by itself need not be checked for that once more.
+// node reads a page of a tree, and checks that it is as bbolt would have written it in that place. Of a page that is known
+// the elements were found in order before, and only the place is checked.
 func (p *pageFile) node(at subtree, flags uint32, known bool) (node, error) {
 	page, kind, ok := p.pageOf(at.page)
 	n := node{page, kind == pageLeaf}
@@ -213,7 +213,8 @@ type boltTables struct {
 	pages  pageFile
 	all    boltTree // the tree of tables: from names to roots
 	tables map[string]*boltTree
-	// claims has the pages that were read, for who writes: bbolt takes a page that two lead to for one.
+	// claims has, for who writes, what leads to each page that was read. bbolt would take a page that two lead to for one
+	// and the same.
 	claims map[uint64]claim
 }
 

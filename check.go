@@ -217,7 +217,8 @@ func (c *checker) failed(err error) {
 	}
 }
 
-// behind returns where a table can be read again, of which what follows from cannot, if the engine can tell.
+// behind returns the first key from which a table can be read again, when what comes next after from cannot; or nil if
+// there is none, or the engine cannot tell.
 func (c *checker) behind(table string, from []byte) (next []byte) {
 	if tx, ok := c.tx.etx.(interface {
 		Behind(table string, from []byte) []byte
@@ -469,8 +470,8 @@ func (c *checker) delete(table string, key []byte) error {
 	return firstError(err, c.tx.etx.Delete(table, key))
 }
 
-// get is the transaction's Get. It is not ok if the entry cannot be read, which each reports, once for all that are in the
-// same place.
+// get is the transaction's Get. It is not ok if the entry cannot be read. It does not report that: the method each does,
+// once for all entries in the same place.
 func (c *checker) get(table string, key []byte) (value []byte, ok bool) {
 	value, err := c.tx.etx.Get(table, key)
 	if err != nil && !errors.Is(err, ErrCorrupt) {

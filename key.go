@@ -124,8 +124,8 @@ func requestError(err error, i, total int) error {
 // prints and marshals as nothing.
 type MintedKey struct{ m concealed[mintedKey] }
 
-// concealed is what must not be printed. fmt follows pointers into values that are given to it, where it knows no Format;
-// of a function it shows an address.
+// concealed holds what must not be printed. fmt prints what unexported fields hold without asking their Format methods,
+// and follows pointers that it is given; of a function it prints no more than an address.
 type concealed[T any] func() T
 
 func conceal[T any](v T) concealed[T] { return func() T { return v } }
@@ -295,7 +295,8 @@ func expiry(n NewKey) time.Time {
 	return n.Expires.UTC().Truncate(time.Second)
 }
 
-// checkNewKey is every rule about whether owner can have one more key, so named, after others that are to be made before.
+// checkNewKey is every rule about whether owner can have one more key of that name, after so many others that are to be
+// made before it.
 func (tx *Tx) checkNewKey(owner uuid.UUID, n NewKey, others int) error {
 	if err := tx.checkName(n.Name); err != nil {
 		return err

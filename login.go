@@ -61,10 +61,10 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 type answer struct {
 	principal Principal
 	verifier  string
-	disabled  error // why the holder is refused, if the key is disabled
+	disabled  error // what the holder is told if the key is disabled; else nil
 	expires   time.Time
-	expired   error // and if this has passed
-	suspended error // and if the user is disabled
+	expired   error // what the holder is told once that has passed
+	suspended error // what the holder is told if the user is disabled; else nil
 }
 
 // loginCold reads the key's verifier, hashes, and then reads all that there is to know: what was revoked while it hashed is
@@ -184,7 +184,7 @@ func (s *Store) prove(ctx context.Context, id uuid.UUID, secret [secretSize]byte
 			f.err = ErrClosed
 			s.flights.land(f)
 		}
-		// What is read after the hash the disk can bring meanwhile.
+		// Only to have the disk bring, while the hash runs, the pages that are read after it.
 		_, _ = s.lookUp(ctx, id)
 	}
 	select {
@@ -337,7 +337,7 @@ func (s *Store) rehash(id uuid.UUID, secret *[secretSize]byte, old string) {
 	})
 }
 
-// begin takes a place for a verifier to be computed, if there is one and it was not computed already.
+// begin takes a place for a verifier that is to be computed, unless all are taken, or it has one already.
 func (r *rehashes) begin(h rehash) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -100,7 +100,7 @@ var errReplaced = errors.New("there is another file by now")
 
 // replaceDamaged puts the safety copy in the place of the file at path, which it closes, and keeps under another name.
 // There is a file at path at any time, so that no crash makes room for a new, empty store. It holds the lock of the damaged
-// file: who has that open still is not robbed of it, and of several who find the damage only one replaces it.
+// file: a program that still has it open keeps it, and of several programs that find the damage only one replaces it.
 func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error {
 	defer damaged.Close()
 	if err := lockWithin(damaged, timeout); err != nil {

@@ -76,7 +76,8 @@ func (st *storeState) encode() []byte {
 	return sealRecord(tableMeta, keyState, append(m, st.unknown...))
 }
 
-// finish writes what a transaction that changed something owes besides. What an operation left half done it refuses.
+// finish ends a transaction that changed something with the new verifiers that wait for a write, and the new state. It
+// refuses one in which an operation failed half-way.
 func (tx *Tx) finish() error {
 	if tx.half != nil {
 		return tx.half

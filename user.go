@@ -463,7 +463,7 @@ func validText(s string) bool {
 	return true
 }
 
-// result keeps what a failed call has worked out from its caller.
+// result returns v, or beside an error the zero value: the caller of what failed gets nothing that is half made.
 func result[T any](v T, err error) (T, error) {
 	if err != nil {
 		var none T

@@ -124,8 +124,8 @@ type hasher struct {
 	peak       int64 // the most that used has been
 }
 
-// hashGarbage is what hashes left that ended when so many collections were done. The collection that may have been under
-// way then can have missed it; the one after that has not.
+// hashGarbage is what hashes left behind, and how many collections had been done when they ended. A collection that was
+// under way then can have missed it; the one after that has not.
 type hashGarbage struct {
 	collections uint64
 	bytes       int64
@@ -221,7 +221,7 @@ func (h *hasher) freeLocked(bytes int64) bool {
 	return h.running < h.slots && h.used+bytes <= max(h.limit/2, bytes)
 }
 
-// heldLocked is what hashes hold that run, and that ended and may not be collected yet.
+// heldLocked is the memory of hashes that run, and of those that ended and may not have been collected yet.
 func (h *hasher) heldLocked() int64 {
 	now := collections()
 	for len(h.left) > 0 && h.left[0].collections+2 <= now {
@@ -265,7 +265,7 @@ func (h *hasher) admitLocked() {
 	}
 }
 
-// collect has collected what hashes left.
+// collect has the garbage that hashes left collected, and lets in whom there is memory for then.
 func (h *hasher) collect() {
 	runtime.GC() // waits for one that is under way, and does one of its own
 	h.mu.Lock()
