@@ -65,8 +65,8 @@ func checkFile(ctx context.Context, path string) error {
 // the old one, for which there must be room, and then puts it in the old one's place: a crash leaves the one or the
 // other, whole. Logins and other readings go on; writes wait.
 //
-// It returns ctx's error, [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrSyncFailed], the operating system's error, or
-// [errors.ErrUnsupported] if the engine cannot.
+// It returns ctx's error, [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrSyncFailed], [fs.ErrExist] if there is another file
+// in the store's place by now, the operating system's error, or [errors.ErrUnsupported] if the engine cannot.
 func (s *Store) Compact(ctx context.Context) error {
 	if s.closed.Load() {
 		return ErrClosed

@@ -35,4 +35,6 @@
 //
 // It has no passwords, sessions or policy: it says who is calling, and the program decides what they may do. It does not
 // hide the file from whoever can read it as the program does. docs/threat-model.md says what holds against whom.
+//
+// Stores do not replicate yet. What is said here of domains and replicas is what files of today are ready for.
 package latchkey

@@ -16,8 +16,8 @@ var (
 	ErrKeyExpired = errors.New("key has expired")
 	// ErrUserDisabled: the token is good but the user who owns its key is disabled. [Store.EnableUser] restores it.
 	ErrUserDisabled = errors.New("user is disabled")
-	// ErrBusy: too many logins of keys that are not cached wait for a hash already. Try again in a moment; see
-	// [Options].HashQueue.
+	// ErrBusy: too many logins of keys that are not cached, or passwords, wait for a hash already. Try again in a moment;
+	// see [Options].HashQueue.
 	ErrBusy = errors.New("too many logins are waiting to be hashed")
 
 	// ErrUserNotFound: there is no such user, or it was deleted.
@@ -53,11 +53,12 @@ var (
 	// ErrLocked: another process, or this one, has the file open. Close it there, or wait longer with
 	// [Options].LockTimeout.
 	ErrLocked = errors.New("store is open elsewhere")
-	// ErrClosed: the store, or the transaction, was closed before the call.
+	// ErrClosed: the store was closed before the call, or while it waited to hash; or the call's transaction has ended.
 	ErrClosed = errors.New("store is closed")
 	// ErrReadOnly: the store was opened with [Options].ReadOnly, or the transaction is [Store.View]'s.
 	ErrReadOnly = errors.New("store is read-only")
-	// ErrCorrupt: the file is damaged, or is no store. Restore a backup.
+	// ErrCorrupt: the file is damaged, or is no store. [Store.Check] says what is wrong, and [Store.Repair] mends indexes
+	// and counts; for all else [Restore] a backup, or [Salvage] what is left.
 	ErrCorrupt = errors.New("store is damaged")
 	// ErrVersion: the file was written by a later version of this package, which this one cannot read. Nothing was
 	// changed. Upgrade the program.
