@@ -19,17 +19,40 @@ type failures struct {
 
 	mu           sync.Mutex
 	young, older map[netip.Prefix]*rate.Limiter
+	underWay     map[netip.Prefix]int // logins of which it is not known yet whether they fail
 }
 
 // maxAddresses in each generation take some 2 MiB together.
 const maxAddresses = 8192
 
-// exhausted reports whether no login from an address may fail now.
-func (f *failures) exhausted(addr netip.Addr) bool {
+// begin lets a login from an address begin, unless it would be one too many if it failed, and all that are under way with
+// it. So no more are tried at once than may fail. If it returns true, end must be called.
+func (f *failures) begin(addr netip.Addr) bool {
+	from := network(addr)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	l := f.findLocked(network(addr))
-	return l != nil && l.TokensAt(f.now()) < 1
+	left := float64(f.burst)
+	if l := f.findLocked(from); l != nil {
+		left = l.TokensAt(f.now())
+	}
+	if f.limit != rate.Inf && left < float64(f.underWay[from]+1) {
+		return false
+	}
+	if f.underWay == nil {
+		f.underWay = make(map[netip.Prefix]int)
+	}
+	f.underWay[from]++
+	return true
+}
+
+// end ends what begin has begun, after count if the login has failed.
+func (f *failures) end(addr netip.Addr) {
+	from := network(addr)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.underWay[from]--; f.underWay[from] == 0 {
+		delete(f.underWay, from)
+	}
 }
 
 // count takes note of a failed login, and reports whether it was one too many.

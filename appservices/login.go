@@ -61,7 +61,8 @@ func (c *call) loggedIn(p *principal, s *session, now time.Time) (reply, error) 
 }
 
 // prove finds out what the request's credentials prove. Passwords, and what a hook looks at, are not looked at for an
-// address that has failed too often; keys are, since they cannot be guessed and a good one must not suffer for the others.
+// address that has failed too often; keys are, since they cannot be guessed and a good one must not suffer for the others,
+// and anonymous logins have nothing to guess.
 func (c *call) prove() (document, *credential, error) {
 	provider := latchkey.Provider(c.params[1])
 	d, err := c.body()
@@ -71,8 +72,12 @@ func (c *call) prove() (document, *credential, error) {
 	if err := c.h.enabled(provider); err != nil {
 		return d, nil, err
 	}
-	if provider != latchkey.APIKey && c.h.failures.exhausted(c.h.remote(c.r)) {
-		return d, nil, errTooManyFailures
+	if provider != latchkey.APIKey && provider != latchkey.AnonUser {
+		from := c.h.remote(c.r)
+		if !c.h.failures.begin(from) {
+			return d, nil, errTooManyFailures
+		}
+		defer c.h.failures.end(from)
 	}
 	cr, err := c.proveBy(provider, d)
 	if err != nil {

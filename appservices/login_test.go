@@ -433,10 +433,61 @@ func TestWhoFailsTooOftenIsToldToWait(t *testing.T) {
 	d.link(u.access, "local-userpass", wrong).refused(429, "", tooMany)
 	d.tryLogin("api-key", object{"key": "lk_none"}).refused(429, "", tooMany)
 	d.loginKey(key) // a key cannot be guessed, so a good one is not made to wait
+	d.anonymous()   // and here there is nothing to guess
 	d.clock.Advance(time.Second)
 	d.loginEmail("ada@example.com")
 	d.tryLogin("local-userpass", wrong).refused(401, "InvalidPassword", "unauthorized")
 	d.tryLogin("local-userpass", wrong).refused(429, "", tooMany)
+}
+
+func TestNoMoreLoginsAreTriedAtOnceThanMayFail(t *testing.T) {
+	asked, answer := make(chan string), make(chan error)
+	d := newDouble(t, &appservices.Options{
+		FailedLoginBurst: 2, FailedLogins: 1e-9,
+		CustomFunction: func(_ context.Context, _ string, payload map[string]any) (string, map[string]any, error) {
+			id, _ := payload["userId"].(string)
+			asked <- id
+			return id, nil, <-answer
+		},
+	})
+	try := func() int {
+		r := httptest.NewRequest("POST", appPath+"/auth/providers/custom-function/login", strings.NewReader(`{"userId":"a"}`))
+		w := httptest.NewRecorder()
+		d.handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	statuses := make(chan int)
+	for range 2 {
+		go func() { statuses <- try() }()
+		<-asked
+	}
+	go func() { statuses <- try() }()
+	select {
+	case status := <-statuses:
+		if status != http.StatusTooManyRequests {
+			t.Errorf("a third login got status %d while two were under way", status)
+		}
+	case <-asked:
+		t.Fatal("a third login was tried while two were under way that may fail")
+	}
+	for _, tt := range []struct {
+		err    error
+		status int
+	}{{nil, http.StatusOK}, {errors.New("wrong"), http.StatusUnauthorized}} {
+		answer <- tt.err
+		if got := <-statuses; got != tt.status {
+			t.Errorf("got status %d, want %d", got, tt.status)
+		}
+	}
+	go func() { statuses <- try() }() // one has failed, the other has not
+	<-asked
+	answer <- errors.New("wrong")
+	if got := <-statuses; got != http.StatusUnauthorized {
+		t.Errorf("got status %d, want 401", got)
+	}
+	if got := try(); got != http.StatusTooManyRequests {
+		t.Errorf("after two failures got status %d, want 429", got)
+	}
 }
 
 func TestFailuresAreCountedByAddress(t *testing.T) {

@@ -102,8 +102,8 @@ type Options struct {
 	MaxBody int64
 
 	// FailedLogins is how many logins a second may fail from one address, an IPv6 network of 64 bits counting as one, when
-	// the first FailedLoginBurst have failed. Above that they get status 429, and passwords are not looked at. The default
-	// is 1; negative is no limit.
+	// the first FailedLoginBurst have failed. Above that they get status 429, and passwords are not looked at. A login
+	// that is under way counts among them until it has not failed. The default is 1; negative is no limit.
 	FailedLogins float64
 
 	// FailedLoginBurst is how many logins may fail from one address before FailedLogins matters. The default is 1,000.
