@@ -138,12 +138,17 @@ func TestAFaultAnswersInTheServicesForm(t *testing.T) {
 	d := newDouble(t, nil)
 	d.fault(appservices.Fault{Status: 500, ErrorCode: "MaintenanceInProgress", Error: "back soon", To: 1})
 	d.fault(appservices.Fault{Status: 404, Error: "no code", To: 2})
+	d.fault(appservices.Fault{Status: 500, ErrorCode: "InternalServerError", To: 3})
 	d.fault(appservices.Fault{Status: 502})
 
 	d.send("GET", locationPath, "", nil).refused(500, "MaintenanceInProgress", "back soon")
 	r := d.send("GET", locationPath, "", nil).refused(404, "", "no code")
 	if r.header.Get("Access-Control-Allow-Origin") == "" {
 		t.Error("a page in a browser could not read it")
+	}
+	body := d.send("GET", locationPath, "", nil).want(500).json()
+	if text, ok := body["error"]; ok || body["error_code"] != "InternalServerError" || body["link"] == nil {
+		t.Errorf("with a code alone the body is %v, and its text %q", body, text)
 	}
 	r = d.send("GET", locationPath, "", nil).want(502)
 	if _, typed := r.header["Content-Type"]; typed || len(r.body) > 0 {

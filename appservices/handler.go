@@ -268,7 +268,7 @@ func (c *call) send(rep reply) {
 
 // errorBody is the service's shape of an error.
 type errorBody struct {
-	Error string `json:"error"`
+	Error string `json:"error,omitempty"` // only a fault may have none
 	Code  string `json:"error_code,omitempty"`
 	Link  string `json:"link"`
 }
