@@ -58,18 +58,10 @@ func (d document) device() deviceInfo {
 	return options.Device
 }
 
-// id returns the ID that the device was given at an earlier login, if it has one.
+// id returns the ID that the device was given at an earlier login, if it has one: a string, or {"$oid":…}.
 func (i deviceInfo) id() (id string, ok bool) {
-	if len(i.DeviceID) == 0 {
-		return "", false
-	}
-	var wrapped struct {
-		ID string `json:"$oid"`
-	}
-	if json.Unmarshal(i.DeviceID, &wrapped) != nil {
-		return "", false
-	}
-	return wrapped.ID, validHexID(wrapped.ID, objectIDSize) && wrapped.ID != noDevice
+	id, _ = plainJSON(i.DeviceID).(string)
+	return id, validHexID(id, objectIDSize) && id != noDevice
 }
 
 // noDevice is what clients take for no ID.

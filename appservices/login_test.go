@@ -49,10 +49,12 @@ func TestADeviceKeepsItsID(t *testing.T) {
 	d := newDouble(t, nil)
 	const id = "65a1b2c3d4e5f60718293a4c"
 	withDevice := func(id any) object { return object{"options": object{"device": object{"deviceId": id}}} }
-	if got := d.login("anon-user", withDevice(object{"$oid": id})).device; got != id {
-		t.Errorf("got %s, want %s", got, id)
+	for _, same := range []any{object{"$oid": id}, id} {
+		if got := d.login("anon-user", withDevice(same)).device; got != id {
+			t.Errorf("for the device ID %v got %s", same, got)
+		}
 	}
-	for _, none := range []any{object{"$oid": strings.Repeat("0", 24)}, object{"$oid": "x"}, object{}, 7, nil, "x"} {
+	for _, none := range []any{object{"$oid": strings.Repeat("0", 24)}, object{"$oid": "x"}, object{}, 7, nil, "x", strings.Repeat("0", 24)} {
 		if got := d.login("anon-user", withDevice(none)).device; !hex24.MatchString(got) || strings.Trim(got, "0") == "" {
 			t.Errorf("for the device ID %v got %s", none, got)
 		}
