@@ -168,15 +168,25 @@ func (c *call) proveByFunction(d document) (*credential, error) {
 	return external(latchkey.CustomFunction, id, data)
 }
 
+// oauthFields are the fields of which a client sends one.
+var oauthFields = map[latchkey.Provider][]string{
+	latchkey.OAuth2Google:   {"authCode", "id_token"},
+	latchkey.OAuth2Facebook: {"accessToken"},
+	latchkey.OAuth2Apple:    {"id_token"},
+}
+
 func (c *call) proveOAuth(provider latchkey.Provider, d document) (*credential, error) {
-	if c.h.opts.OAuth == nil {
-		return nil, errOAuth(provider)
-	}
 	credentials := make(map[string]string)
-	for _, field := range []string{"authCode", "id_token", "accessToken"} {
+	for _, field := range oauthFields[provider] {
 		if s, ok := d.text(field); ok {
 			credentials[field] = s
 		}
+	}
+	if len(credentials) == 0 {
+		return nil, errMissing(oauthFields[provider][0])
+	}
+	if c.h.opts.OAuth == nil {
+		return nil, errOAuth(provider)
 	}
 	id, data, err := c.h.opts.OAuth(c.ctx(), c.appID, provider, credentials)
 	if err != nil {

@@ -73,6 +73,7 @@ func TestLoginsThatFail(t *testing.T) {
 		CustomFunction: byName,
 		Providers: []latchkey.Provider{
 			latchkey.LocalUserpass, latchkey.APIKey, latchkey.CustomFunction, latchkey.CustomToken, latchkey.OAuth2Google, latchkey.OAuth2Facebook,
+			latchkey.OAuth2Apple,
 		},
 	}
 	old := hooks
@@ -99,6 +100,8 @@ func TestLoginsThatFail(t *testing.T) {
 		{"a function that names nobody", "custom-function", object{"userId": ""}, 401, "AuthError", "unauthorized", "the provider gave no valid ID"},
 		{"a bad custom token", "custom-token", object{"token": "x"}, 401, "InvalidSession", "unauthorized", "invalid custom auth token: nothing is set up to verify it"},
 		{"a bad Google code", "oauth2-google", object{"authCode": "x"}, 401, "InvalidSession", "unauthorized", "authentication via 'oauth2-google' failed"},
+		{"a bad Google token", "oauth2-google", object{"id_token": "x"}, 401, "InvalidSession", "unauthorized", "authentication via 'oauth2-google' failed"},
+		{"a bad Apple token", "oauth2-apple", object{"id_token": "x"}, 401, "InvalidSession", "unauthorized", "authentication via 'oauth2-apple' failed"},
 		{"a bad Facebook token", "oauth2-facebook", object{"accessToken": "x"}, 401, "InvalidSession", "unauthorized", "authentication via 'oauth2-facebook' failed"},
 		{"a provider that is not enabled", "anon-user", nil, 401, "AuthError", "unauthorized", "authentication via 'anon-user' is unsupported"},
 		{"a provider that nobody knows", "oauth1", nil, 404, "AuthProviderNotFound", "auth provider not found", ""},
@@ -108,6 +111,10 @@ func TestLoginsThatFail(t *testing.T) {
 		{"no username", "local-userpass", object{"password": password}, 400, "MissingParameter", "'username' is a required string", ""},
 		{"no password", "local-userpass", object{"username": "ada@example.com"}, 400, "MissingParameter", "'password' is a required string", ""},
 		{"no token", "custom-token", object{}, 400, "MissingParameter", "'token' is a required string", ""},
+		{"no Google code", "oauth2-google", object{"accessToken": "x"}, 400, "MissingParameter", "'authCode' is a required string", ""},
+		{"a number for a Google token", "oauth2-google", object{"id_token": 7}, 400, "MissingParameter", "'authCode' is a required string", ""},
+		{"no Facebook token", "oauth2-facebook", object{"id_token": "x"}, 400, "MissingParameter", "'accessToken' is a required string", ""},
+		{"no Apple token", "oauth2-apple", nil, 400, "MissingParameter", "'id_token' is a required string", ""},
 	}
 	run := func(t *testing.T, opts *appservices.Options, wantOld bool) {
 		d := newDouble(t, opts)

@@ -83,9 +83,9 @@ type Options struct {
 	// [JWTVerifier] is one. The text of an error can be told to the client. The default refuses.
 	CustomToken func(ctx context.Context, appID, token string) (id string, data map[string]any, err error)
 
-	// OAuth authenticates for the providers oauth2-google, oauth2-facebook and oauth2-apple. credentials has the fields
-	// that the client sent: authCode, id_token or accessToken. It returns what CustomFunction does; the text of an error is
-	// not told. The default refuses.
+	// OAuth authenticates for the providers oauth2-google, oauth2-facebook and oauth2-apple. credentials has what the client
+	// sent: authCode or id_token for Google, accessToken for Facebook, id_token for Apple. It returns what CustomFunction
+	// does; the text of an error is not told. The default refuses.
 	OAuth func(ctx context.Context, appID string, provider latchkey.Provider, credentials map[string]string) (id string, data map[string]any, err error)
 
 	// UserData is the custom user data of access tokens. It is asked at each login and each refresh; nil data is none.
