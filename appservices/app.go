@@ -35,12 +35,15 @@ const (
 	keySize  = 32
 )
 
+// validAppID reports whether an app can have an ID. IDs have the alphabet of keys' names.
+func validAppID(id string) bool { return len(id) <= maxAppID && latchkey.CheckHostedName(id) == nil }
+
 // app returns the app that a client means by an ID, and opens it if it is new.
 func (h *Handler) app(ctx context.Context, appID string) (*app, error) {
 	switch {
 	case len(h.opts.AppIDs) > 0 && !slices.Contains(h.opts.AppIDs, appID):
 		return nil, errNoApp(appID)
-	case len(appID) > maxAppID || latchkey.CheckHostedName(appID) != nil: // app IDs have the alphabet of names
+	case !validAppID(appID):
 		return nil, errNoApp(appID)
 	case h.opts.OpenApp == nil:
 		return h.only, nil

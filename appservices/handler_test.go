@@ -593,6 +593,13 @@ func TestOptionsOutOfTheirRangeAreRefused(t *testing.T) {
 		"a URL without a scheme": {PublicURL: "keys.example.com"},
 		"a URL with a path":      {PublicURL: "https://example.com/keys"},
 		"a URL that is none":     {PublicURL: "http://%"},
+		"a URL with a query":     {PublicURL: "https://keys.example.com?x"},
+		"a URL with a fragment":  {PublicURL: "https://keys.example.com#x"},
+		"a URL with a user":      {PublicURL: "https://ada@keys.example.com"},
+		"a URL in other letters": {PublicURL: "HTTPS://keys.example.com"},
+		"an ID that is no app's": {AppIDs: []string{"demo-abcde", "my app"}},
+		"an empty app ID":        {AppIDs: []string{""}},
+		"an unknown provider":    {Providers: []latchkey.Provider{latchkey.APIKey, "apikey"}},
 	} {
 		if _, err := appservices.New(nil, &opts); !errors.Is(err, appservices.ErrInvalidOptions) {
 			t.Errorf("%s: got %v, want ErrInvalidOptions", name, err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -231,8 +232,19 @@ func (o *Options) validate() error {
 			return fmt.Errorf("%w: a token's life of %v is not whole seconds", ErrInvalidOptions, life)
 		}
 	}
+	for _, id := range o.AppIDs {
+		if !validAppID(id) {
+			return fmt.Errorf("%w: %.100q can be no app ID", ErrInvalidOptions, id)
+		}
+	}
+	for _, p := range o.Providers {
+		if !slices.Contains(providers, p) {
+			return fmt.Errorf("%w: there is no provider %q", ErrInvalidOptions, p)
+		}
+	}
 	switch u, err := url.Parse(o.PublicURL); {
-	case err != nil, o.PublicURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != ""):
+	case err != nil, o.PublicURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" ||
+		strings.TrimRight(o.PublicURL, "/") != u.Scheme+"://"+u.Host):
 		return fmt.Errorf("%w: PublicURL %q is not http or https, and an authority", ErrInvalidOptions, o.PublicURL)
 	case o.maxBody() < 0:
 		return fmt.Errorf("%w: MaxBody is negative", ErrInvalidOptions)
