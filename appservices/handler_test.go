@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -409,6 +411,74 @@ func TestAStoreThatIsClosedIsAReasonToComeBack(t *testing.T) {
 	}
 }
 
+// failing is an engine whose transactions fail as the test says.
+type failing struct {
+	latchkey.Engine
+	write, read error
+}
+
+func (e *failing) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	if e.write != nil {
+		return e.write
+	}
+	return e.Engine.Update(ctx, fn)
+}
+
+func (e *failing) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	if e.read != nil {
+		return e.read
+	}
+	return e.Engine.View(ctx, fn)
+}
+
+func TestOfAStoreThatFailsNothingIsToldButThatItFails(t *testing.T) {
+	engine, err := latchkey.OpenBolt(filepath.Join(t.TempDir(), "keys.db"), nil)
+	must(t, err)
+	broken := &failing{Engine: engine}
+	store, err := latchkey.OpenEngine(broken, &latchkey.Options{Cost: latchkey.LightCost})
+	must(t, err)
+	t.Cleanup(func() { store.Close() })
+	var log logged
+	d := serve(t, store, appservices.NewClock(start), &appservices.Options{Logger: log.logger()})
+	u := d.signUp("ada@example.com")
+	id, key := d.createKey(u.refresh, "laptop")
+
+	const path = "/var/lib/latchkey/keys.db"
+	for _, err := range []error{
+		&fs.PathError{Op: "write", Path: path, Err: syscall.ENOSPC},
+		fmt.Errorf("%s: %w", path, latchkey.ErrCommit),
+		fmt.Errorf("%s: %w", path, latchkey.ErrSyncFailed),
+		fmt.Errorf("%s: %w", path, latchkey.ErrReadOnly),
+		fmt.Errorf("%s: %w", path, latchkey.ErrCorrupt),
+	} {
+		fails := func(r *response) {
+			t.Helper()
+			r.refused(500, "InternalServerError", "internal server error")
+			if !strings.Contains(log.String(), path) {
+				t.Errorf("of %v the log has nothing: %s", err, log.String())
+			}
+			log.reset()
+		}
+		broken.write = err
+		fails(d.tryLogin("anon-user", nil))
+		fails(d.userpass("register", object{"email": "bob@example.com", "password": password}))
+		fails(d.keys("POST", "", u.refresh, object{"name": "phone"}))
+		fails(d.keys("PUT", "/"+id+"/disable", u.refresh, nil))
+		fails(d.keys("DELETE", "/"+id, u.refresh, nil))
+		fails(d.logOut(u.refresh))
+		fails(d.send("DELETE", prefix+"/auth/delete", u.access, nil))
+		d.loginKey(key) // needs no write
+		d.loginEmail("ada@example.com")
+		broken.read = err
+		fails(d.tryLogin("local-userpass", credentials("ada@example.com", password)))
+		fails(d.keys("GET", "", u.refresh, nil))
+		fails(d.refresh(u.refresh))
+		fails(d.send("GET", prefix+"/auth/profile", u.access, nil))
+		broken.write, broken.read = nil, nil
+		d.keys("GET", "/"+id, u.refresh, nil).want(http.StatusOK) // what was refused has not happened
+	}
+}
+
 func TestPagesOfAllowedOriginsMayReadEveryReply(t *testing.T) {
 	some := appservices.Options{AllowedOrigins: []string{"https://app.example.com"}}
 	for _, tt := range []struct {
@@ -422,14 +492,33 @@ func TestPagesOfAllowedOriginsMayReadEveryReply(t *testing.T) {
 		{"some, no origin", "", "", some},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			tt.opts.FailedLoginBurst, tt.opts.FailedLogins = 1, 1e-9
+			tt.opts.UserData = func(context.Context, latchkey.User) (map[string]any, error) { panic("for the status") }
 			d := newDouble(t, &tt.opts)
+			d.fault(appservices.Fault{Path: "/app/*/functions/call", Status: 503})
 			header := http.Header{}
 			if tt.origin != "" {
 				header.Set("Origin", tt.origin)
 			}
-			for _, path := range []string{"GET " + appPath + "/location", "GET " + prefix + "/auth/profile", "GET /nowhere", "OPTIONS /nowhere"} {
-				method, path, _ := strings.Cut(path, " ")
-				r := d.sendWith(method, path, header, nil)
+			const login = "POST " + appPath + "/auth/providers/"
+			for _, call := range []struct {
+				path   string
+				body   any
+				status int
+			}{
+				{"GET " + appPath + "/location", nil, 200},
+				{"GET " + prefix + "/auth/profile", nil, 401},
+				{"GET /nowhere", nil, 404},
+				{"OPTIONS /nowhere", nil, 204},
+				{"PUT " + appPath + "/location", nil, 405},
+				{login + "anon-user/login", strings.Repeat(" ", 64<<10+1), 413},
+				{login + "api-key/login", object{"key": "x"}, 401},
+				{login + "api-key/login", object{"key": "x"}, 429},
+				{login + "anon-user/login", nil, 500},
+				{"POST " + appPath + "/functions/call", nil, 503},
+			} {
+				method, path, _ := strings.Cut(call.path, " ")
+				r := d.sendWith(method, path, header, call.body).want(call.status)
 				if got := r.header.Get("Access-Control-Allow-Origin"); got != tt.allowed {
 					t.Errorf("%s %s allows %q, want %q", method, path, got, tt.allowed)
 				}

@@ -122,6 +122,30 @@ func TestErrorsOfRegisteringConfirmingAndResetting(t *testing.T) {
 	}
 }
 
+// Else the time would tell who is there.
+func TestAnEmailThatNobodyHasCostsAHashAsAWrongPasswordDoes(t *testing.T) {
+	d := newDouble(t, nil)
+	d.register("ada@example.com")
+	d.signUp("deleted@example.com")
+	must(t, d.store.DeleteUser(t.Context(), d.user("deleted@example.com").ID))
+	_, err := d.store.CreateUser(t.Context(), latchkey.NewUser{
+		Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "made@example.com"},
+	})
+	must(t, err)
+	hashes := func() uint64 {
+		stats, err := d.store.Stats(t.Context())
+		must(t, err)
+		return stats.Hashes
+	}
+	for _, email := range []string{"ada@example.com", "nobody@example.com", "deleted@example.com", "made@example.com", "", "\x00", strings.Repeat("x", 1000)} {
+		before := hashes()
+		d.tryLogin("local-userpass", credentials(email, "wrong-password")).refused(401, "InvalidPassword", "unauthorized")
+		if n := hashes() - before; n != 1 {
+			t.Errorf("for %.20q there were %d hashes, want 1", email, n)
+		}
+	}
+}
+
 func TestAnAddressIsConfirmedByMail(t *testing.T) {
 	var mails outbox
 	d := newDouble(t, &appservices.Options{ManualConfirmation: true, Mail: mails.send})
