@@ -32,8 +32,8 @@ type cache struct {
 	// drops counts the drops of keys, told apart by a byte of their IDs. An answer that was read before a drop must not be
 	// remembered after it.
 	drops [256]uint64
-	// holds counts, told apart in the same way, the keys that commits under way change.
-	holds [256]int
+	// holds counts the commits under way that change a key.
+	holds map[uuid.UUID]int
 }
 
 type cacheEntry struct {
@@ -93,11 +93,12 @@ func (e *cacheEntry) refusal(clock func() time.Time) error {
 }
 
 func newCache(limit int) *cache {
-	if limit <= 0 {
-		return &cache{}
+	c := &cache{limit: limit, holds: make(map[uuid.UUID]int)}
+	if limit > 0 {
+		size := bits.Len(uint(limit - 1)) // at most one entry a bucket on average
+		c.buckets, c.shift = make([]atomic.Pointer[cacheEntry], 1<<size), 64-size
 	}
-	size := bits.Len(uint(limit - 1)) // at most one entry a bucket on average
-	return &cache{buckets: make([]atomic.Pointer[cacheEntry], 1<<size), shift: 64 - size, limit: limit}
+	return c
 }
 
 // bucket finds a key's bucket by the random end of its ID, spread by Fibonacci hashing (Knuth, The Art of Computer
@@ -135,7 +136,7 @@ func lastByte(id uuid.UUID) byte { return id[len(id)-1] }
 func (c *cache) put(e *cacheEntry, mark uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b := lastByte(e.principal.KeyID); c.limit == 0 || c.holds[b] > 0 || c.drops[b] != mark {
+	if c.limit == 0 || c.holds[e.principal.KeyID] > 0 || c.drops[lastByte(e.principal.KeyID)] != mark {
 		return
 	}
 	old := c.findLocked(string(e.key[:]))
@@ -170,8 +171,7 @@ func (c *cache) hold(ids []uuid.UUID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range ids {
-		c.drops[lastByte(id)]++
-		c.holds[lastByte(id)]++
+		c.dropLocked(id, 1)
 		if e := c.findLocked(digitsOf(id)); e != nil {
 			c.removeLocked(e)
 		}
@@ -186,8 +186,15 @@ func (c *cache) release(ids []uuid.UUID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range ids {
-		c.drops[lastByte(id)]++
-		c.holds[lastByte(id)]--
+		c.dropLocked(id, -1)
+	}
+}
+
+// dropLocked counts a drop of a key, and one hold of it more or less.
+func (c *cache) dropLocked(id uuid.UUID, holds int) {
+	c.drops[lastByte(id)]++
+	if c.holds[id] += holds; c.holds[id] == 0 {
+		delete(c.holds, id)
 	}
 }
 

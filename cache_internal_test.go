@@ -262,6 +262,27 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 	}
 }
 
+func TestACommitUnderWayKeepsNoOtherKeyFromBeingRemembered(t *testing.T) {
+	c := newCache(1000)
+	held := cacheID(1)
+	c.hold([]uuid.UUID{held})
+	c.hold([]uuid.UUID{held, cacheID(2)})
+	c.release([]uuid.UUID{held, cacheID(2)})
+	for n := range uint64(1000) { // some have the same last byte
+		id := cacheID(n)
+		if remember(c, id); (c.get(digitsOf(id)) == nil) != (id == held) {
+			t.Errorf("key %d is remembered: %t", n, id == held)
+		}
+	}
+	c.release([]uuid.UUID{held})
+	if remember(c, held); c.get(digitsOf(held)) == nil {
+		t.Error("the key is not remembered after the commit")
+	}
+	if len(c.holds) != 0 {
+		t.Errorf("%d keys are held by nobody", len(c.holds))
+	}
+}
+
 func TestADropForgetsNoOtherKey(t *testing.T) {
 	c := newCache(1000)
 	for n := range uint64(1000) {
