@@ -29,11 +29,21 @@ type cache struct {
 	count          int
 	newest, oldest *cacheEntry // the queue
 	hand           *cacheEntry // where SIEVE goes on looking; nil for the oldest
-	// drops counts the drops of keys, told apart by a byte of their IDs. An answer that was read before a drop must not be
-	// remembered after it.
-	drops [256]uint64
-	// holds counts the commits under way that change a key.
+	// drops counts the drops of keys, told apart by a byte of their IDs, and userDrops those of users, whom a key's ID does
+	// not tell. An answer that was read before a drop must not be remembered after it.
+	drops     [256]uint64
+	userDrops uint64
+	// holds counts the commits under way that change a key or a user.
 	holds map[uuid.UUID]int
+}
+
+// touched is what a transaction has changed that the answer of a login depends on.
+type touched struct{ keys, users []uuid.UUID }
+
+func (t *touched) none() bool { return len(t.keys) == 0 && len(t.users) == 0 }
+
+func (t *touched) add(more touched) {
+	t.keys, t.users = append(t.keys, more.keys...), append(t.users, more.users...)
 }
 
 type cacheEntry struct {
@@ -127,16 +137,20 @@ func (c *cache) get(key string) *cacheEntry {
 func (c *cache) mark(id uuid.UUID) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.drops[lastByte(id)]
+	return c.markLocked(id)
 }
+
+// markLocked moves on with every drop that can be of the key: neither number ever falls.
+func (c *cache) markLocked(id uuid.UUID) uint64 { return c.drops[lastByte(id)] + c.userDrops }
 
 func lastByte(id uuid.UUID) byte { return id[len(id)-1] }
 
-// put remembers an entry, unless the key was dropped since mark.
+// put remembers an entry, unless the key or its user was dropped since mark.
 func (c *cache) put(e *cacheEntry, mark uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.limit == 0 || c.holds[e.principal.KeyID] > 0 || c.drops[lastByte(e.principal.KeyID)] != mark {
+	who := &e.principal
+	if c.limit == 0 || c.holds[who.KeyID] > 0 || c.holds[who.UserID] > 0 || c.markLocked(who.KeyID) != mark {
 		return
 	}
 	old := c.findLocked(string(e.key[:]))
@@ -162,37 +176,54 @@ func (c *cache) put(e *cacheEntry, mark uint64) {
 	}
 }
 
-// hold forgets keys that a commit is about to change, and remembers nothing of them until release. A change can be seen
-// before the call that made it returns, and who has seen it must not log in by what was true before it.
-func (c *cache) hold(ids []uuid.UUID) {
-	if len(ids) == 0 {
+// hold forgets what a commit is about to change, and remembers nothing of it until release. A change can be seen before the
+// call that made it returns, and who has seen it must not log in by what was true before it.
+func (c *cache) hold(t touched) {
+	if t.none() {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, id := range ids {
-		c.dropLocked(id, 1)
+	c.dropLocked(t, 1)
+	for _, id := range t.keys {
 		if e := c.findLocked(digitsOf(id)); e != nil {
+			c.removeLocked(e)
+		}
+	}
+	if len(t.users) == 0 {
+		return
+	}
+	// By what the entries say: an index that is damaged must not keep a key of the user here.
+	for e := c.oldest; e != nil; e = e.newer {
+		if c.holds[e.principal.UserID] > 0 {
 			c.removeLocked(e)
 		}
 	}
 }
 
 // release ends a hold. What was read during it may be of before the commit, and is not remembered either.
-func (c *cache) release(ids []uuid.UUID) {
-	if len(ids) == 0 {
+func (c *cache) release(t touched) {
+	if t.none() {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, id := range ids {
-		c.dropLocked(id, -1)
+	c.dropLocked(t, -1)
+}
+
+// dropLocked counts a drop of what is touched, and one hold of it more or less.
+func (c *cache) dropLocked(t touched, holds int) {
+	for _, id := range t.keys {
+		c.drops[lastByte(id)]++
+		c.holdLocked(id, holds)
+	}
+	for _, id := range t.users {
+		c.userDrops++
+		c.holdLocked(id, holds)
 	}
 }
 
-// dropLocked counts a drop of a key, and one hold of it more or less.
-func (c *cache) dropLocked(id uuid.UUID, holds int) {
-	c.drops[lastByte(id)]++
+func (c *cache) holdLocked(id uuid.UUID, holds int) {
 	if c.holds[id] += holds; c.holds[id] == 0 {
 		delete(c.holds, id)
 	}

@@ -22,16 +22,22 @@ func cacheID(n uint64) (id uuid.UUID) {
 	return id
 }
 
-// newEntry makes the entry of a key.
-func newEntry(id uuid.UUID) *cacheEntry {
+// newEntry makes the entry of an owner's key.
+func newEntry(id, owner uuid.UUID) *cacheEntry {
 	t := &parsedToken{body: digitsOf(id) + strings.Repeat("1", bodyDigits-keyIDDigits)}
-	return newCacheEntry(t, &answer{principal: Principal{KeyID: id}})
+	who := Principal{KeyID: id, UserID: owner}
+	if owner == Server {
+		who.UserID, who.Server = uuid.Nil, true
+	}
+	return newCacheEntry(t, &answer{principal: who})
 }
 
 // remember puts an entry for an ID into the cache, and returns it.
-func remember(c *cache, id uuid.UUID) *cacheEntry {
+func remember(c *cache, id uuid.UUID) *cacheEntry { return rememberOf(c, id, Server) }
+
+func rememberOf(c *cache, id, owner uuid.UUID) *cacheEntry {
 	mark := c.mark(id)
-	e := newEntry(id)
+	e := newEntry(id, owner)
 	c.put(e, mark)
 	return e
 }
@@ -167,7 +173,7 @@ func TestTheCacheIsWhatItsModelIs(t *testing.T) {
 					other := cacheID(number())
 					c.drop([]uuid.UUID{other})
 					m.drop(other)
-					e := newEntry(id)
+					e := newEntry(id, Server)
 					c.put(e, mark)
 					if id[15] != other[15] {
 						m.put(e)
@@ -244,6 +250,7 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 	}{
 		{"drop", func(c *cache, id uuid.UUID) { c.drop([]uuid.UUID{id}) }},
 		{"drop among others", func(c *cache, id uuid.UUID) { c.drop([]uuid.UUID{cacheID(7), id, cacheID(8)}) }},
+		{"drop of the user", func(c *cache, _ uuid.UUID) { c.dropAll(touched{users: []uuid.UUID{cacheID(9)}}) }},
 		{"clear", func(c *cache, _ uuid.UUID) { c.clear() }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -251,7 +258,7 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 			id := cacheID(1)
 			mark := c.mark(id)
 			tt.drop(c, id)
-			c.put(newEntry(id), mark)
+			c.put(newEntry(id, cacheID(9)), mark)
 			if c.get(digitsOf(id)) != nil || c.size() != 0 {
 				t.Error("it was remembered")
 			}
@@ -265,22 +272,54 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 func TestACommitUnderWayKeepsNoOtherKeyFromBeingRemembered(t *testing.T) {
 	c := newCache(1000)
 	held := cacheID(1)
-	c.hold([]uuid.UUID{held})
-	c.hold([]uuid.UUID{held, cacheID(2)})
-	c.release([]uuid.UUID{held, cacheID(2)})
+	one, two := touched{keys: []uuid.UUID{held}}, touched{keys: []uuid.UUID{held, cacheID(2)}}
+	c.hold(one)
+	c.hold(two)
+	c.release(two)
 	for n := range uint64(1000) { // some have the same last byte
 		id := cacheID(n)
 		if remember(c, id); (c.get(digitsOf(id)) == nil) != (id == held) {
 			t.Errorf("key %d is remembered: %t", n, id == held)
 		}
 	}
-	c.release([]uuid.UUID{held})
+	c.release(one)
 	if remember(c, held); c.get(digitsOf(held)) == nil {
 		t.Error("the key is not remembered after the commit")
 	}
 	if len(c.holds) != 0 {
 		t.Errorf("%d keys are held by nobody", len(c.holds))
 	}
+}
+
+func TestADropOfAUserForgetsAllKeysOfTheUserAndNoOther(t *testing.T) {
+	c := newCache(100)
+	user, other := cacheID(1000), cacheID(1001)
+	owners := []uuid.UUID{user, other, Server}
+	rememberAll := func() {
+		for n := range uint64(90) {
+			rememberOf(c, cacheID(n), owners[n%3])
+		}
+	}
+	wantUser := func(when string, want bool) {
+		t.Helper()
+		for n := range uint64(90) {
+			id := cacheID(n)
+			if got := c.get(digitsOf(id)) != nil; got != (want || owners[n%3] != user) {
+				t.Errorf("%s: key %d of %s is remembered: %t", when, n, owners[n%3], got)
+			}
+		}
+		wantConsistent(t, c)
+	}
+	rememberAll()
+	drop := touched{users: []uuid.UUID{user}}
+	c.hold(drop)
+	wantUser("after the hold", false)
+	rememberAll()
+	wantUser("during it", false)
+	c.release(drop)
+	wantUser("after it", false)
+	rememberAll()
+	wantUser("after that", true)
 }
 
 func TestADropForgetsNoOtherKey(t *testing.T) {
@@ -516,7 +555,9 @@ func BenchmarkCacheMemory(b *testing.B) {
 }
 
 // drop is what a change does to the keys it touches, when nothing happens between its commit and its return.
-func (c *cache) drop(ids []uuid.UUID) {
-	c.hold(ids)
-	c.release(ids)
+func (c *cache) drop(keys []uuid.UUID) { c.dropAll(touched{keys: keys}) }
+
+func (c *cache) dropAll(t touched) {
+	c.hold(t)
+	c.release(t)
 }

@@ -391,6 +391,39 @@ func secretOf(t testing.TB, s *Store, token string) [secretSize]byte {
 	return secret
 }
 
+func TestAKeyThatTheIndexHasLostIsRevokedWithItsUser(t *testing.T) {
+	for _, tt := range revocations[2:] {
+		for _, cached := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/cached=%t", tt.name, cached), func(t *testing.T) {
+				s := openInside(t, nil)
+				user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				key, token, err := s.CreateKey(t.Context(), user.ID, NewKey{Name: "laptop"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if cached {
+					wantLoginInside(t, s, token, key.ID)
+				}
+				err = s.Update(t.Context(), func(tx *Tx) error {
+					return tx.etx.Delete(tableNames, nameKey(user.ID, "laptop", key.ID))
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := tt.revoke(t.Context(), s, user.ID, key.ID); err != nil {
+					t.Fatal(err)
+				}
+				if who, err := s.Login(t.Context(), token); err == nil {
+					t.Errorf("%s logged in", who.KeyID)
+				}
+			})
+		}
+	}
+}
+
 // wantOutcomeOf logs in, and fails the test unless that ends with want.
 func wantOutcomeOf(t testing.TB, s *Store, token string, want error) {
 	t.Helper()

@@ -188,7 +188,7 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if s.readOnly {
 		return ErrReadOnly
 	}
-	var touched []uuid.UUID
+	var touched touched
 	var rehashed uint64
 	var pending []rehash
 	// Also after an error: a commit whose last sync failed can be visible all the same, and a stale entry is a login.
@@ -204,7 +204,7 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		}
 		// Before the commit, for it can be seen before this call returns.
 		s.cache.hold(tx.touched)
-		touched = append(touched, tx.touched...)
+		touched.add(tx.touched)
 		if rehashed, pending = tx.rehashed, nil; tx.pending != nil {
 			pending = tx.pending()
 		}

@@ -17,7 +17,7 @@ type Tx struct {
 	keys     map[uuid.UUID]int // how many the owners have whose keys were counted
 	writes   int
 	half     error               // of an operation that failed when it had begun to write
-	touched  []uuid.UUID         // keys whose cached logins may be no longer true
+	touched  touched             // whose cached logins may be no longer true
 	pending  concealed[[]rehash] // what was to be written besides
 	rehashed uint64              // how many of these were
 }
@@ -163,7 +163,10 @@ func (tx *Tx) putKey(k *keyRecord, set func(stamp)) error {
 }
 
 // touch marks a key whose cached login must not outlive the transaction.
-func (tx *Tx) touch(keys ...uuid.UUID) { tx.touched = append(tx.touched, keys...) }
+func (tx *Tx) touch(key uuid.UUID) { tx.touched.keys = append(tx.touched.keys, key) }
+
+// touchUser marks a user whose keys' cached logins must not outlive the transaction.
+func (tx *Tx) touchUser(user uuid.UUID) { tx.touched.users = append(tx.touched.users, user) }
 
 // nextEpoch is the rule by which disabling and enabling merge: the higher epoch wins, and in the same epoch disabled
 // wins. So enabling goes to the next epoch, and so does disabling what is disabled already, to outdo an enabling

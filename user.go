@@ -367,12 +367,7 @@ func (tx *Tx) setUserDisabled(id uuid.UUID, disable bool) (err error) {
 		return nil
 	}
 	u.epoch, u.disabled = epoch, disable
-	for key, err := range tx.keysOf(id) {
-		if err != nil {
-			return err
-		}
-		tx.touch(key)
-	}
+	tx.touchUser(id)
 	return tx.putUser(u, nil)
 }
 
@@ -414,6 +409,7 @@ func (tx *Tx) DeleteUser(id uuid.UUID) (err error) {
 		return err
 	}
 	st.users--
+	tx.touchUser(id)
 	return tx.putUser(&userRecord{id: id, made: u.made, deleted: true, sequence: u.sequence}, nil)
 }
 
