@@ -391,6 +391,9 @@ func (tx *Tx) applyRehashes() error {
 	tx.pending = conceal(pending)
 	for _, h := range pending {
 		k, err := tx.getKey(h.id)
+		if err == nil && k != nil {
+			err = tx.checkLatest(keyKind, h.id, k.sequence)
+		}
 		if errors.Is(err, ErrCorrupt) {
 			continue // not a reason to refuse somebody else's change
 		}

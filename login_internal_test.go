@@ -1,6 +1,7 @@
 package latchkey
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -756,11 +757,44 @@ func TestCloseDoesNotWaitForAPermitToHashAnew(t *testing.T) {
 }
 
 func TestADamagedKeyThatWaitsForItsVerifierDoesNotStopOtherWrites(t *testing.T) {
-	s, key, token := openWithOldKey(t)
-	loginAndRehash(t, s, token, key.ID)
-	err := s.Update(t.Context(), func(tx *Tx) error { return tx.etx.Put(tableKeys, key.ID[:], []byte("damage")) })
+	for _, tt := range []struct {
+		name   string
+		damage func(t *testing.T, s *Store, id uuid.UUID) []byte // what is found in the place of the record
+	}{
+		{"of no checksum", func(*testing.T, *Store, uuid.UUID) []byte { return []byte("damage") }},
+		{"of an earlier state", func(t *testing.T, s *Store, id uuid.UUID) []byte {
+			record := recordOf(t, s, id)
+			if err := s.RenameKey(t.Context(), Server, id, "desktop"); err != nil {
+				t.Fatal(err)
+			}
+			return record
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, key, token := openWithOldKey(t)
+			damage := tt.damage(t, s, key.ID)
+			loginAndRehash(t, s, token, key.ID)
+			err := s.Update(t.Context(), func(tx *Tx) error { return tx.etx.Put(tableKeys, key.ID[:], damage) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, s, "ada")
+			if got := recordOf(t, s, key.ID); !bytes.Equal(got, damage) {
+				t.Errorf("the record is %x, want it as it was found, %x", got, damage)
+			}
+		})
+	}
+}
+
+// recordOf is a key's record as the engine has it.
+func recordOf(t testing.TB, s *Store, id uuid.UUID) (record []byte) {
+	t.Helper()
+	err := s.View(t.Context(), func(tx *Tx) (err error) {
+		record, err = tx.etx.Get(tableKeys, id[:])
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, s, "ada")
+	return record
 }
