@@ -240,6 +240,7 @@ const usersPage = 256
 // last element.
 func (s *Store) Users(ctx context.Context, after uuid.UUID) iter.Seq2[User, error] {
 	return func(yield func(User, error) bool) {
+		after := after // a second loop begins where the first did
 		for {
 			page := make([]User, 0, usersPage)
 			err := s.View(ctx, func(tx *Tx) error {

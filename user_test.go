@@ -590,6 +590,22 @@ func TestALoopOverUsersCanBeLeftAndGoneOnWith(t *testing.T) {
 	}
 }
 
+func TestASecondLoopOverTheSameUsersBeginsWhereTheFirstDid(t *testing.T) {
+	s := open(t)
+	ids := addUsers(t, s, 300)
+	users := s.Users(t.Context(), ids[9])
+	for loop := range 2 {
+		var got []uuid.UUID
+		for user, err := range users {
+			must(t, err)
+			got = append(got, user.ID)
+		}
+		if !slices.Equal(got, ids[10:]) {
+			t.Errorf("loop %d met %d users, want %d", loop+1, len(got), len(ids)-10)
+		}
+	}
+}
+
 func TestALoopOverUsersEndsWithTheErrorThatStoppedIt(t *testing.T) {
 	s := open(t)
 	addUsers(t, s, 300)
