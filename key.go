@@ -80,6 +80,9 @@ func (s *Store) createKeys(ctx context.Context, requests []NewKeyFor, progress f
 		}
 		return nil
 	})
+	if err == nil && s.readOnly {
+		err = ErrReadOnly
+	}
 	if err != nil {
 		return nil, nil, err
 	}
