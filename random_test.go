@@ -2,10 +2,14 @@ package latchkey_test
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/iotest"
+
+	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -41,6 +45,43 @@ func TestOneSourceOfChanceMakesTheSameStore(t *testing.T) {
 		if other == first[i] {
 			t.Errorf("another source gives %s too", other)
 		}
+	}
+}
+
+func TestASourceOfChanceThatRepeatsItselfGivesNobodyAnothersID(t *testing.T) {
+	for _, deleted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("deleted=%t", deleted), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "keys.db")
+			c := newClock()
+			reopen := func() *latchkey.Store {
+				return openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, Rand: rand.NewChaCha8([32]byte{1}), Now: c.now})
+			}
+			anonymous := func(subject string) latchkey.NewUser {
+				return latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser, Subject: subject}}
+			}
+			closeStore(t, reopen()) // it draws the domain's secrets
+			s := reopen()
+			one, err := s.CreateUser(t.Context(), anonymous("one"))
+			must(t, err)
+			want := error(nil)
+			if deleted {
+				must(t, s.DeleteUser(t.Context(), one.ID))
+				want = latchkey.ErrUserNotFound
+			}
+			closeStore(t, s)
+
+			s = reopen()
+			two, err := s.CreateUser(t.Context(), anonymous("two"))
+			wantError(t, err, latchkey.ErrIdentityTaken)
+			if two.ID != uuid.Nil {
+				t.Errorf("the second user is %s", two.ID)
+			}
+			found, err := s.User(t.Context(), one.ID)
+			wantError(t, err, want)
+			if !deleted && !slices.Equal(found.Identities, one.Identities) {
+				t.Errorf("the first user is %+v, want %+v", found, one)
+			}
+		})
 	}
 }
 

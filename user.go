@@ -102,7 +102,14 @@ func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 		if i.Subject == "" {
 			i.Subject = id.String()
 		}
-		return id, firstError(err, i.validate())
+		if err := firstError(err, i.validate()); err != nil {
+			return id, err
+		}
+		// With Options.Rand it can be an ID that there was before.
+		if u, err := tx.getUser(id); err != nil || u != nil {
+			return id, firstError(err, identityTaken(*i, id))
+		}
+		return id, nil
 	}
 	if err := i.validate(); err != nil {
 		return uuid.UUID{}, err
@@ -204,7 +211,7 @@ func (s *Store) UserByIdentity(ctx context.Context, i Identity) (user User, err 
 		user, err = tx.UserByIdentity(i)
 		return err
 	})
-	return user, wrapf(err, "user with identity (%.80s, %.80q)", i.Provider, i.Subject)
+	return user, wrapf(err, "user with identity (%.80q, %.80q)", i.Provider, i.Subject)
 }
 
 // UserByIdentity is [Store.UserByIdentity] in a transaction.
