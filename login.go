@@ -327,9 +327,7 @@ func (s *Store) rehash(id uuid.UUID, secret *[secretSize]byte, old string) {
 		return
 	}
 	s.goBackground(func() {
-		ctx, cancel := s.untilClosed()
-		defer cancel()
-		v, err := s.hasher.hash(ctx, secret[:], s.cost)
+		v, err := s.hasher.hash(context.Background(), secret[:], s.cost) // Close ends the wait
 		if err == nil {
 			h.new = v.String()
 		}
