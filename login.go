@@ -199,9 +199,6 @@ func (s *Store) prove(ctx context.Context, id uuid.UUID, secret [secretSize]byte
 // fly waits for a permit and hashes, unless nobody waits for the answer by then.
 func (s *Store) fly(f *flight, id uuid.UUID, secret *[secretSize]byte, v *verifier, phc string) (ok bool, err error) {
 	if err := s.hasher.acquire(f.ctx, v.cost); err != nil {
-		if s.closed.Load() {
-			err = ErrClosed
-		}
 		return false, err
 	}
 	if begun := s.flights.begin(f); begun {
@@ -274,17 +271,6 @@ func (fs *flights) leave(f *flight) {
 	if f.aboard--; f.aboard == 0 && !f.begun {
 		f.cancel()
 		fs.removeLocked(f)
-	}
-}
-
-// callOff ends the wait of all that have no permit yet.
-func (fs *flights) callOff() {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	for _, f := range fs.all {
-		if !f.begun {
-			f.cancel()
-		}
 	}
 }
 

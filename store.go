@@ -126,7 +126,6 @@ func (s *Store) close() error {
 	s.closed.Store(true)
 	s.mu.Unlock()
 	close(s.closing)
-	s.flights.callOff() // after their hash they would only learn that the store is closed
 	s.hasher.close()
 	s.cache.clear()
 	s.background.Wait()
