@@ -269,6 +269,20 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 	}
 }
 
+func TestAnAnswerReadWhileACommitWasUnderWayIsNotRememberedAfterIt(t *testing.T) {
+	id, user := cacheID(1), cacheID(9)
+	for _, what := range []touched{{keys: []uuid.UUID{id}}, {users: []uuid.UUID{user}}} {
+		c := newCache(10)
+		c.hold(what)
+		mark := c.mark(id)
+		c.release(what)
+		c.put(newEntry(id, user), mark)
+		if c.get(digitsOf(id)) != nil {
+			t.Errorf("it was remembered, for all the drops of %v", what)
+		}
+	}
+}
+
 func TestACommitUnderWayKeepsNoOtherKeyFromBeingRemembered(t *testing.T) {
 	c := newCache(1000)
 	held := cacheID(1)
@@ -515,6 +529,12 @@ func TestEntriesOfOneSecretAreSaltedApart(t *testing.T) {
 	other := &parsedToken{body: secret.body[:bodyDigits-1] + "0"}
 	if !a.matches(secret) || a.matches(other) {
 		t.Errorf("the secret matches: %t, and one with another last digit: %t", a.matches(secret), a.matches(other))
+	}
+	for i := range a.digest {
+		if a.digest[i] ^= 1; a.matches(secret) {
+			t.Errorf("byte %d of the digest is not compared", i)
+		}
+		a.digest[i] ^= 1
 	}
 }
 

@@ -425,6 +425,16 @@ func TestAKeyThatTheIndexHasLostIsRevokedWithItsUser(t *testing.T) {
 	}
 }
 
+func TestAKeyWhoseRecordIsOfAnEarlierStateDoesNotLogIn(t *testing.T) {
+	h := openInhabited(t)
+	wantLoginInside(t, h.Store, h.laptopToken, h.laptop.id)
+	mustInside(t, h.DisableKey(t.Context(), h.ada.id, h.laptop.id))
+	h.putKey(h.laptop)
+	for range 2 {
+		wantOutcomeOf(t, h.Store, h.laptopToken, ErrCorrupt)
+	}
+}
+
 // wantOutcomeOf logs in, and fails the test unless that ends with want.
 func wantOutcomeOf(t testing.TB, s *Store, token string, want error) {
 	t.Helper()
@@ -464,6 +474,24 @@ func TestAVerifierThatChangesDuringTheHashIsProvenAnew(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestALoginJoinsNoHashForAnotherVerifierThanItRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, nil)
+		key, token := addServerKey(t, s, "laptop")
+		f, _ := s.flights.board(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
+		s.flights.begin(f)
+
+		other := newVerifier(make([]byte, secretSize), LightCost)
+		plantVerifier(t, s, key.ID, other.String())
+		outcome := loginAside(t.Context(), s, token)
+		synctest.Wait()
+		f.ok = true // as the verifier was
+		s.flights.land(f)
+		synctest.Wait()
+		wantOutcome(t, outcome, ErrInvalidToken)
+	})
 }
 
 func TestLoginsUseNoMoreMemoryThanHashMemory(t *testing.T) {
@@ -669,6 +697,59 @@ func TestAFailedWriteLeavesTheNewVerifierForTheNext(t *testing.T) {
 	wantCost(t, s, key.ID, oldCost)
 	write(t, s, "ada")
 	wantCost(t, s, key.ID, LightCost)
+}
+
+func TestACommitThatFailsLeavesTheNewVerifierForTheNext(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	loginAndRehash(t, s, token, key.ID)
+	bolt := s.engine
+	lost := errors.New("lost")
+	s.engine = failingCommits{bolt, lost}
+	if _, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}}); !errors.Is(err, lost) {
+		t.Fatal(err)
+	}
+	s.engine = bolt
+	wantCost(t, s, key.ID, oldCost)
+	write(t, s, "ada")
+	wantCost(t, s, key.ID, LightCost)
+}
+
+// failingCommits is an engine whose commits fail when their functions have succeeded.
+type failingCommits struct {
+	Engine
+	err error
+}
+
+func (e failingCommits) Update(ctx context.Context, fn func(EngineTx) error) error {
+	return e.Engine.Update(ctx, func(etx EngineTx) error { return firstError(fn(etx), e.err) })
+}
+
+func TestASecretThatIsNotTheKeysGetsNoVerifier(t *testing.T) {
+	s, key, _ := openWithOldKey(t)
+	wrong := s.tokens.format(key.ID, [secretSize]byte{1}) // only who has the tag secret can make it
+	wantOutcomeOf(t, s, wrong, ErrInvalidToken)
+	s.background.Wait()
+	write(t, s, "ada")
+	wantCost(t, s, key.ID, oldCost)
+	wantHashes(t, s, 0, 1)
+}
+
+func TestALaterVerifierKeepsItsPlace(t *testing.T) {
+	r := newRehashes()
+	id := uuid.New()
+	early, late := rehash{id: id, old: "one", new: "two"}, rehash{id: id, old: "three"}
+	r.begin(rehash{id: id, old: early.old})
+	r.begin(late) // the verifier has changed
+	r.end(early)
+	if all := r.all(); len(all) != 0 {
+		t.Errorf("%v can be written, want what the later hash will give", all)
+	}
+	late.new = "four"
+	r.end(late)
+	r.done([]rehash{early})
+	if all := r.all(); len(all) != 1 || all[0] != late {
+		t.Errorf("%v can be written, want %v", all, late)
+	}
 }
 
 func TestAWriteDuringTheHashLeavesTheNewVerifierForTheNext(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -636,6 +637,35 @@ func TestALoginThatReadBeforeACommitInDoubtIsNotRemembered(t *testing.T) {
 	})
 	c.wantOutcome(t, "the login that looked before", outcome{name: "laptop"})
 	wantRefused(t, c.Store, c.token, latchkey.ErrKeyDisabled)
+}
+
+func TestAChangeWhoseEnginePanicsHoldsNothingBackForEver(t *testing.T) {
+	for _, panics := range []bool{true, false} {
+		t.Run(fmt.Sprintf("panics=%t", panics), func(t *testing.T) {
+			e := &commitEngine{Engine: openBolt(t)}
+			c := newLoginCase(t, e)
+			wantLogin(t, c.Store, c.token, c.key.ID)
+			e.afterCommit = func() {
+				if panics {
+					panic("the engine's own")
+				}
+				runtime.Goexit()
+			}
+			var caller sync.WaitGroup
+			caller.Go(func() {
+				defer func() { _ = recover() }()
+				_ = c.disableUser(t.Context())
+			})
+			caller.Wait()
+			e.afterCommit = nil
+			wantRefused(t, c.Store, c.token, latchkey.ErrUserDisabled)
+			hits := stats(t, c.Store).Hits
+			wantRefused(t, c.Store, c.token, latchkey.ErrUserDisabled)
+			if stats(t, c.Store).Hits == hits {
+				t.Error("the key is not remembered any more")
+			}
+		})
+	}
 }
 
 // changeLast makes another digit of a token's last.
