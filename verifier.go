@@ -122,6 +122,8 @@ type hasher struct {
 	queue      []*hashWaiter
 	closed     bool
 	peak       int64 // the most that used has been
+
+	collects sync.WaitGroup // collections that the hasher has begun
 }
 
 // hashGarbage is what hashes left behind, and how many collections had been done when they ended. A collection that was
@@ -188,11 +190,12 @@ func (h *hasher) release(cost Cost) {
 	h.releaseLocked(cost.bytes())
 }
 
-// close gives no more permits: whoever waits for one, or asks for one later, gets ErrClosed.
+// close gives no more permits: whoever waits for one, or asks for one later, gets ErrClosed. No goroutine is left behind.
 func (h *hasher) close() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.closeLocked()
+	h.mu.Unlock()
+	h.collects.Wait()
 }
 
 func (h *hasher) closeLocked() {
@@ -255,7 +258,7 @@ func (h *hasher) admitLocked() {
 					h.collecting += g.bytes
 				}
 				h.left = nil
-				go h.collect()
+				h.collects.Go(h.collect)
 			}
 			return
 		}

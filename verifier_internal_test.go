@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -283,6 +284,27 @@ func TestWhatHashesLeaveCountsUntilItIsCollected(t *testing.T) {
 	}
 	h.release(units(3))
 	wantIdle(t, h)
+}
+
+func TestNoCollectionIsUnderWayWhenTheHasherIsClosed(t *testing.T) {
+	h := newTestHasher(2, 1)
+	for range 2 { // it leaves no room for a third
+		mustAcquire(t, h, units(1))
+		h.release(units(1))
+	}
+	waits := make(chan error, 1)
+	go func() { waits <- h.acquire(t.Context(), units(1)) }()
+	for begun := false; !begun; runtime.Gosched() {
+		h.mu.Lock()
+		begun = h.collecting > 0 || len(waits) > 0
+		h.mu.Unlock()
+	}
+	h.close()
+	stacks := make([]byte, 1<<20)
+	if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("(*hasher).collect")) {
+		t.Error("its goroutine is left behind")
+	}
+	<-waits
 }
 
 func TestAHashLargerThanAllMemoryIsRefusedAtOnce(t *testing.T) {
