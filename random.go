@@ -30,8 +30,8 @@ func (s *randomSource) fill(b []byte) {
 	}
 }
 
-// id makes an ID of version 7 (RFC 9562) for a time, which need not be that of the clock that the uuid package reads. IDs of
-// one millisecond are in the order of their making.
+// id makes an ID of version 7 (RFC 9562) for a time, which need not be that of the clock that the uuid package reads. From a
+// source that is given, IDs of one millisecond are in the order of their making.
 func (s *randomSource) id(now time.Time) (id uuid.UUID, err error) {
 	if s.r == nil {
 		id, err = uuid.NewV7()
