@@ -119,17 +119,29 @@ func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error 
 		return err
 	}
 	defer safe.Close()
-	err = replaceFile(path+damagedSuffix, func(tmp *os.File) error {
-		_, err := io.Copy(tmp, damaged)
-		return err
-	})
-	if err != nil {
+	if err := keepDamaged(path, damaged); err != nil {
 		return err
 	}
 	if runtime.GOOS == "windows" { // which renames nothing over a file that is open
 		_ = damaged.Close()
 	}
 	return replaceFile(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
+}
+
+// keepDamaged gives the damaged file at path another name besides. A link reads nothing of it, for there may be pages that
+// cannot be read, and takes no space; where there are no links the file is copied.
+func keepDamaged(path string, damaged *os.File) error {
+	kept := path + damagedSuffix
+	if err := os.Remove(kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if os.Link(path, kept) == nil {
+		return syncDir(filepath.Dir(path))
+	}
+	return replaceFile(kept, func(tmp *os.File) error {
+		_, err := io.Copy(tmp, damaged)
+		return err
+	})
 }
 
 // lockWithin takes bbolt's lock on f, for which it waits as [OpenBolt] does.

@@ -39,9 +39,7 @@ func TestTheSafetyCopyIsKeptAndUsedWhenAskedFor(t *testing.T) {
 		wantLogin(t, s, token, key.ID)
 		wantRefused(t, s, late, latchkey.ErrInvalidToken)
 		closeStore(t, s)
-		if _, err := os.Stat(path + ".damaged"); err != nil {
-			t.Errorf("the damaged file was not kept: %v", err)
-		}
+		wantDamaged(t, path+".damaged")
 	})
 }
 
@@ -63,6 +61,13 @@ func damage(t testing.TB, path string) {
 	must(t, os.WriteFile(path, []byte(strings.Repeat("damage ", 10_000)), 0o600))
 }
 
+func wantDamaged(t testing.TB, path string) {
+	t.Helper()
+	if got, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(got), "damage ") {
+		t.Errorf("the damaged file was not kept: %.20q, %v", got, err)
+	}
+}
+
 // keepCopy makes a store with a key, and a safety copy of it.
 func keepCopy(t testing.TB, path string) (token string) {
 	t.Helper()
@@ -74,6 +79,24 @@ func keepCopy(t testing.TB, path string) (token string) {
 	must(t, os.WriteFile(path+".safety", backup.Bytes(), 0o600))
 	closeStore(t, s)
 	return token
+}
+
+func TestADamagedFileIsKeptInThePlaceOfAnEarlierOneOrOfItself(t *testing.T) {
+	for _, earlier := range []string{"another", "the same, as a crash leaves it"} {
+		t.Run(earlier, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "keys.db")
+			token := keepCopy(t, path)
+			damage(t, path)
+			if earlier == "another" {
+				must(t, os.WriteFile(path+".damaged", []byte("earlier"), 0o600))
+			} else {
+				must(t, os.Link(path, path+".damaged"))
+			}
+			s := openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true})
+			mustLogin(t, s, token)
+			wantDamaged(t, path+".damaged")
+		})
+	}
 }
 
 func TestTheSafetyCopyIsUsedWhenTheFileIsGone(t *testing.T) {

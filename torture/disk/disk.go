@@ -108,6 +108,7 @@ type file struct {
 	data    []byte // what programs see
 	kept    []byte // what is synced
 	pending []change
+	spoilt  []int64                  // sectors that cannot be read, by where they are
 	told    map[uint64]syscall.Errno // what the next sync by each handle tells of syncs by others that failed
 }
 
@@ -186,6 +187,14 @@ func (d *Disk) Cache() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.caches = true
+}
+
+// Spoil makes the sector at an offset in a file one that cannot be read any more.
+func (d *Disk) Spoil(name string, at int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.files[d.names[name]]
+	f.spoilt = append(f.spoilt, at)
 }
 
 // Counts returns what the disk was asked for until now.
@@ -280,6 +289,11 @@ func (d *Disk) read(id uint64, at int64, p []byte) (n int, err syscall.Errno) {
 		return 0, syscall.EIO
 	case at >= int64(len(f.data)):
 		return 0, 0
+	}
+	for _, bad := range f.spoilt {
+		if at < bad+sectorSize && bad < at+int64(len(p)) {
+			return 0, syscall.EIO
+		}
 	}
 	return copy(p, f.data[at:]), 0
 }

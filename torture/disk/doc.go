@@ -17,5 +17,8 @@
 // system's cache already; or after [Disk.Cache] programs go on seeing it, as they do on ext4 and XFS, unless the file
 // changes its length, for then FUSE drops what it has cached of it. Each open file is told of the failure once.
 //
+// A sector that cannot be read, after [Disk.Spoil], is EIO to who reads it and a fault to who has it mapped. Writing it
+// does not mend it.
+//
 // There is one directory, no permissions, no times.
 package disk

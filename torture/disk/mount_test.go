@@ -104,3 +104,18 @@ func TestADiskWithoutPowerAnswersWithEIO(t *testing.T) {
 	_, err = os.ReadFile(path)
 	wantErrno(t, err, syscall.EIO)
 }
+
+func TestASpoiltSectorCannotBeReadAndItsNeighboursCan(t *testing.T) {
+	d := disk.New()
+	f, _ := newMountedFile(t, d)
+	d.Spoil("file", 1024)
+	sector := make([]byte, 512)
+	for at := int64(0); at < pageSize; at += 512 {
+		switch _, err := f.ReadAt(sector, at); {
+		case at == 1024:
+			wantErrno(t, err, syscall.EIO)
+		case err != nil:
+			t.Errorf("the sector at %d: %v", at, err)
+		}
+	}
+}

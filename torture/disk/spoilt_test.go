@@ -1,0 +1,60 @@
+package disk_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/disk"
+)
+
+// Flash that wears out has sectors that cannot be read any more: reading a file there is EIO, and reading its map a fault.
+func TestAPageThatCannotBeReadIsAnErrorNeverACrashAndTheSafetyCopyIsUsed(t *testing.T) {
+	t.Parallel()
+	w := newWritten(t, newRandom(newSeed(t), 0), 40, 0)
+	d := disk.New()
+	dir, _ := mount(t, d)
+	p := start(t, "")
+	refused := 0
+	for page := range len(w.file) / pageSize {
+		p.where = fmt.Sprintf("page %d of %d", page, len(w.file)/pageSize)
+		write := func(name string) (path string) {
+			path = filepath.Join(dir, fmt.Sprint(page, name))
+			must(t, os.WriteFile(path, w.file, 0o600))
+			return path
+		}
+		spoil := func(path string) { d.Spoil(filepath.Base(path), int64(page)*pageSize) }
+
+		path := write(".db")
+		spoil(path)
+		x := &damaged{written: w, what: p.where, good: w.logins}
+		c := Call{Do: "examine", Path: path, State: w.state, Tokens: x.sample()}
+		for _, s := range p.call(t, c).Stages {
+			x.judge(t, c.Tokens, s)
+		}
+
+		path = write("-copied.db")
+		write("-copied.db.safety")
+		spoil(path)
+		if err := p.call(t, Call{Do: "open", Path: path}).Failure.err(); err == nil {
+			must(t, p.call(t, Call{Do: "close", Path: path}).Failure.err())
+			continue
+		} else if !errors.Is(err, latchkey.ErrCorrupt) {
+			t.Errorf("%s: open: got %v, want ErrCorrupt", p.where, err)
+		}
+		refused++
+		if err := p.call(t, Call{Do: "open", Path: path, UseSafetyCopy: true}).Failure.err(); err != nil {
+			t.Errorf("%s: open with the safety copy: %v", p.where, err)
+			continue
+		}
+		_, err := p.visit(t, path, []State{w.state}, w.gone)
+		must(t, err)
+		must(t, p.call(t, Call{Do: "close", Path: path}).Failure.err())
+	}
+	if refused < 4 { // both meta pages, the root, and the list of free pages
+		t.Errorf("%d of %d pages kept the store from opening", refused, len(w.file)/pageSize)
+	}
+}
