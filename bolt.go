@@ -959,8 +959,12 @@ func (tx *boltTx) undo() {
 func contain(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrCorrupt, r)
+		switch r := recover().(type) {
+		case nil:
+		case interface{ Addr() uintptr }: // a fault
+			err = corrupt("the file cannot be read, or is shorter than it was")
+		default:
+			err = corrupt("%v", r)
 		}
 	}()
 	return fn()
