@@ -651,8 +651,14 @@ func (e *boltEngine) commit(b *boltBatch) error {
 		e.last.Store(&boltCommit{e.db, id})
 		return nil
 	}
-	switch visible, known := e.lastCommit(id); {
-	case visible || !known:
+	visible, lookErr := e.lastCommit(id)
+	switch {
+	case errors.Is(lookErr, bolterrors.ErrInvalidMapping):
+		// A commit that needs a larger map, and is refused one, gives up the smaller first. It has written nothing.
+		if err := e.reopen(id - 1); err != nil {
+			e.broken = err
+		}
+	case visible || lookErr != nil:
 		// The meta page was written, and what failed is its sync.
 		e.broken = ErrSyncFailed
 		return fmt.Errorf("%w: %w", ErrCommit, err)
@@ -672,12 +678,12 @@ func (e *boltEngine) setCommitting(is bool) {
 }
 
 // lastCommit tells whether the transaction id is the one that readers now see.
-func (e *boltEngine) lastCommit(id int) (visible, known bool) {
-	err := e.viewAlsoWhenClosing(context.Background(), func(tx *bbolt.Tx, _ *os.File) error {
+func (e *boltEngine) lastCommit(id int) (visible bool, err error) {
+	err = e.viewAlsoWhenClosing(context.Background(), func(tx *bbolt.Tx, _ *os.File) error {
 		visible = tx.ID() == id
 		return nil
 	})
-	return visible, err == nil
+	return visible, err
 }
 
 // syncFailed tells a failed sync from a failed write. bbolt calls fdatasync directly on Linux and reports the bare

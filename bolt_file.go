@@ -368,8 +368,6 @@ func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Ent
 // so that no other process can come between; Windows does not rename open files, and there it can: it gets the old
 // file, and this engine ErrLocked.
 func (e *boltEngine) replaceBy(path string) error {
-	settings := boltSettings()
-	settings.Timeout = (*Options)(nil).lockTimeout()
 	if runtime.GOOS == "windows" {
 		e.gate.lock()
 		defer e.gate.unlock()
@@ -377,7 +375,7 @@ func (e *boltEngine) replaceBy(path string) error {
 		if err == nil {
 			err = os.Rename(path, e.path)
 			var openErr error
-			e.db, e.file, openErr = openBoltFile(e.path, settings)
+			e.db, e.file, openErr = openBoltFile(e.path, againSettings())
 			err = errors.Join(err, openErr)
 		}
 		if e.db == nil {
@@ -385,7 +383,7 @@ func (e *boltEngine) replaceBy(path string) error {
 		}
 		return err
 	}
-	db, file, err := openBoltFile(path, settings)
+	db, file, err := openBoltFile(path, againSettings())
 	if err != nil {
 		return err
 	}
@@ -401,4 +399,43 @@ func (e *boltEngine) replaceBy(path string) error {
 		e.broken = ErrSyncFailed
 	}
 	return errors.Join(err, contain(old.Close)) // which waits for those who still read the old file
+}
+
+// reopen opens the file of an engine that has lost its map, and whose last commit is known. If another process, or another
+// file, has come between, there is no going on.
+func (e *boltEngine) reopen(last int) error {
+	e.gate.lock()
+	defer e.gate.unlock()
+	before, err := e.file.Stat()
+	err = errors.Join(err, e.releaseLocked())
+	if err == nil {
+		e.db, e.file, err = openBoltFile(e.path, againSettings())
+	}
+	if err == nil {
+		now, statErr := e.file.Stat()
+		switch m, metas := (&pageFile{r: e.file}).meta(); {
+		case statErr != nil:
+			err = statErr
+		case !os.SameFile(before, now):
+			err = fmt.Errorf("there is another file at %s now: %w", e.path, fs.ErrExist)
+		case metas < 2 || m.tx != uint64(last):
+			err = errLastLost
+		}
+		if err != nil {
+			err = errors.Join(err, e.releaseLocked())
+			e.db, e.file = nil, nil
+		}
+	}
+	if err == nil {
+		e.last.Store(&boltCommit{e.db, last})
+	}
+	e.gone = err
+	return err
+}
+
+// againSettings are for an engine that was open already, whatever it waited for then.
+func againSettings() *bbolt.Options {
+	settings := boltSettings()
+	settings.Timeout = (*Options)(nil).lockTimeout()
+	return settings
 }

@@ -413,6 +413,60 @@ func TestAFileThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	e.reopen().want("a=1 b=1")
 }
 
+// refuseMaps has the next commit that takes new pages ask for a larger map, which the system refuses.
+func (e boltInside) refuseMaps() {
+	e.db.MmapFlags = 0x40000 // MAP_HUGETLB, which is for files of another file system
+	size := reflect.ValueOf(e.db).Elem().FieldByName("datasz")
+	*(*int)(unsafe.Pointer(size.UnsafeAddr())) = 1
+}
+
+// A larger map can be refused, for want of memory or, on Windows, of space. bbolt has given up the smaller one by then.
+func TestAMapThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs a flag of Linux that refuses to map a file")
+	}
+	e := openBoltInside(t)
+	mustInside(t, e.set("a", "1"))
+	large := strings.Repeat("x", MaxEngineValue)
+	for i := range 2 {
+		e.refuseMaps()
+		if err := e.set("large", large); err == nil || errors.Is(err, ErrCommit) || errors.Is(err, ErrCorrupt) {
+			t.Errorf("Update: got %v, want the system's error", err)
+		}
+		e.want("a=1")
+		mustInside(t, e.set("a", "1"))
+		if _, err := openBolt(e.path, &Options{LockTimeout: -1}); !errors.Is(err, ErrLocked) {
+			t.Errorf("round %d: opening it again: got %v, want ErrLocked", i, err)
+		}
+	}
+	mustInside(t, e.set("b", "1"))
+	e.reopen().want("a=1 b=1")
+}
+
+// Who has the name by then is another store, and what it has is not known here.
+func TestAStoreThatLosesItsMapDoesNotGoOnInAnotherFile(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs a flag of Linux that refuses to map a file")
+	}
+	e, other := openBoltInside(t), openBoltInside(t)
+	mustInside(t, e.set("a", "1"))
+	mustInside(t, other.set("b", "1"))
+	mustInside(t, other.Close())
+	mustInside(t, os.Rename(other.path, e.path))
+	e.refuseMaps()
+	if err := e.set("large", strings.Repeat("x", MaxEngineValue)); err == nil {
+		t.Error("Update: got no error")
+	}
+	if err := e.set("a", "2"); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a later Update: got %v, want fs.ErrExist", err)
+	}
+	if err := e.View(t.Context(), func(EngineTx) error { return nil }); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a later View: got %v, want fs.ErrExist", err)
+	}
+	mustInside(t, e.Close())
+	openBoltInsideFile(t, e.path).want("b=1")
+}
+
 // A closing engine still has to tell a commit that failed from one that nobody knows about.
 func TestACommitThatFailsWhileTheEngineClosesIsKnownToHaveFailed(t *testing.T) {
 	e := openBoltInside(t)
