@@ -350,20 +350,23 @@ func (t *boltTables) checkMarker(m boltMeta) error {
 	return nil
 }
 
-// release closes the file, by way of bbolt where bbolt can still be trusted with it.
+// release closes the file.
 func (e *boltEngine) release() error {
 	e.gate.lock()
 	defer e.gate.unlock()
 	return e.releaseLocked()
 }
 
-func (e *boltEngine) releaseLocked() error {
+func (e *boltEngine) releaseLocked() error { return e.closeFile(e.db, e.file) }
+
+// closeFile closes a bbolt file, by way of bbolt where bbolt can still be trusted with it.
+func (e *boltEngine) closeFile(db *bbolt.DB, file *os.File) error {
 	switch {
-	case e.db != nil && !e.unwritable.Load() && !e.unreadable.Load():
-		return contain(e.db.Close)
-	case e.file != nil:
-		unlock(e.file)
-		return e.file.Close()
+	case db != nil && !e.unwritable.Load() && !e.unreadable.Load():
+		return contain(db.Close)
+	case file != nil:
+		unlock(file)
+		return file.Close()
 	}
 	return nil
 }

@@ -256,6 +256,8 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	switch {
 	case e.closed:
 		return ErrClosed
+	case e.unwritable.Load() || e.unreadable.Load():
+		return errStuck // and the old file could not be closed
 	case e.broken != nil:
 		return e.broken
 	}
@@ -391,14 +393,14 @@ func (e *boltEngine) replaceBy(path string) error {
 		return errors.Join(err, db.Close())
 	}
 	e.gate.lock()
-	old := e.db
+	old, oldFile := e.db, e.file
 	e.db, e.file = db, file
 	e.gate.unlock()
 	// What is committed next is in the new file alone: its name must last before that.
 	if err = syncDir(filepath.Dir(e.path)); err != nil {
 		e.broken = ErrSyncFailed
 	}
-	return errors.Join(err, contain(old.Close)) // which waits for those who still read the old file
+	return errors.Join(err, e.closeFile(old, oldFile)) // which waits for those who still read the old file
 }
 
 // reopen opens the file of an engine that has lost its map, and whose last commit is known. If another process, or another

@@ -584,6 +584,22 @@ func TestDamageThatACommitMeetsEndsAllWritingAndNothingElse(t *testing.T) {
 	e.reopen().want("a=1")
 }
 
+// bbolt has panicked with its lock for writers held, for which closing the old file would wait.
+func TestAStuckStoreIsNotCompacted(t *testing.T) {
+	e := openBoltInside(t)
+	mustInside(t, e.set("a", "1"))
+	_ = e.contain(&e.unwritable, func() error {
+		_, _ = e.db.Begin(true)
+		panic("as bbolt does when it can read neither meta page")
+	})
+	for _, err := range []error{e.set("b", "1"), e.Compact(t.Context())} {
+		if !errors.Is(err, ErrCorrupt) {
+			t.Errorf("got %v, want ErrCorrupt", err)
+		}
+	}
+	e.reopen().want("a=1")
+}
+
 // CheckOnOpen sets up to how many pages Open checks all pages of a file, and all but most leaves, until it is undone.
 func CheckOnOpen(all, most int) (undo func()) {
 	a, m := boltMaxExactCheck, boltMaxOpenCheck
