@@ -360,7 +360,7 @@ func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Ent
 					return err
 				}
 			}
-			return nil
+			return setMarker(tx)
 		})
 	}
 	return err

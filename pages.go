@@ -140,21 +140,67 @@ func eachElement(page []byte, fn func(flags uint32, k, v []byte)) {
 // live tells which pages are of the last commit, and whether it is sure of that. It is sure when both meta pages and the
 // list of free pages can be read: what is on the list, or past the end, is of another commit. Without one of the meta
 // pages that may be the last, and without the list only what can be reached from the root is known to be live.
-func (p *pageFile) live() (live func(id uint64) bool, sure bool) {
+//
+// last has which pages are of each commit that may be the last: one, or two if the later one's meta page may be lost. It has
+// none if that cannot be told.
+func (p *pageFile) live() (live func(id uint64) bool, sure bool, last []func(id uint64) bool) {
 	m, metas := p.meta()
 	if metas == 0 {
-		return func(uint64) bool { return false }, false
+		return func(uint64) bool { return false }, false, nil
 	}
-	reached := newPageSet(p.count)
-	p.reach(m.root, reached)
-	free, ok := p.free(m.freelist)
+	reached := p.reach(m.root)
+	free, listed := p.free(m.freelist)
+	agree := true
 	for id := range p.count {
-		ok = ok && !(free.has(id) && reached.has(id))
+		agree = agree && !(free.has(id) && reached.has(id))
 	}
-	if !ok {
-		return reached.has, false
+	live = reached.has
+	if listed && agree {
+		live = func(id uint64) bool { return !free.has(id) && id < m.end }
 	}
-	return func(id uint64) bool { return !free.has(id) && id < m.end }, metas == 2
+	switch {
+	case !agree:
+		return live, false, nil
+	case metas == 2:
+		return live, listed, append(last, live)
+	}
+	switch next, known := p.nextRoot(m, live); {
+	case known && next == 0:
+		last = append(last, live)
+	case known:
+		last = append(last, live, p.reach(next).has)
+	}
+	return live, false, last
+}
+
+// nextRoot finds the root of the commit after one: its own last one, whose meta page is lost, or one that a power cut ended.
+// It is 0 if there is none. It is not known if there is a page that can have been it.
+func (p *pageFile) nextRoot(m boltMeta, live func(id uint64) bool) (root uint64, known bool) {
+	if commit, ok := p.rootCommit(m.root); !ok || commit != m.tx {
+		return 0, false // of an early build, which did not number commits
+	}
+	for id := uint64(2); id < p.count; {
+		_, size, ok := p.leaf(id)
+		if !ok && !live(id) {
+			return 0, false
+		}
+		if commit, ok := p.rootCommit(id); ok && commit == m.tx+1 {
+			root = id
+		}
+		id += size
+	}
+	return root, true
+}
+
+// rootCommit returns the number of the commit that a root page is of.
+func (p *pageFile) rootCommit(id uint64) (commit uint64, ok bool) {
+	page, _ := p.page(id, pageLeaf)
+	eachElement(page, func(flags uint32, k, v []byte) {
+		if flags&bucketFlag != 0 && string(k) == boltMarker && len(v) >= bucketHeader {
+			commit, ok = binary.LittleEndian.Uint64(v[bucketSequence:]), true
+		}
+	})
+	return commit, ok
 }
 
 // boltMeta is what a meta page says of a commit.
@@ -193,28 +239,36 @@ func (p *pageFile) meta() (last boltMeta, metas int) {
 	return last, metas
 }
 
-// reach enters what can be reached from a page.
-func (p *pageFile) reach(id uint64, reached pageSet) {
-	if id < 2 || id >= p.count || reached.has(id) {
-		return
-	}
-	if page, ok := p.page(id, pageLeaf); ok {
-		reached.add(id)
+// reach returns the pages that can be reached from one.
+func (p *pageFile) reach(id uint64) (reached pageSet) {
+	reached = newPageSet(p.count)
+	// Not by calling itself: a page that claims to have many more would be held until the end.
+	for next := []uint64{id}; len(next) > 0; {
+		id := next[len(next)-1]
+		next = next[:len(next)-1]
+		if id < 2 || id >= p.count || reached.has(id) {
+			continue
+		}
+		page, flags, ok := p.pageOf(id)
+		if !ok || flags != pageLeaf && flags != pageBranch {
+			continue
+		}
+		for i := range uint64(len(page) / boltPageSize) {
+			reached.add(id + i)
+		}
+		if flags == pageBranch {
+			for _, b := range branches(page) {
+				next = append(next, b.page)
+			}
+			continue
+		}
 		eachElement(page, func(flags uint32, _, v []byte) {
 			if flags&bucketFlag != 0 && len(v) >= bucketHeader {
-				p.reach(binary.LittleEndian.Uint64(v), reached)
+				next = append(next, binary.LittleEndian.Uint64(v))
 			}
 		})
-		return
 	}
-	page, ok := p.page(id, pageBranch)
-	if !ok {
-		return
-	}
-	reached.add(id)
-	for _, b := range branches(page) {
-		p.reach(b.page, reached)
-	}
+	return reached
 }
 
 // branch is an element of a branch page: a page below, and its first key.

@@ -20,7 +20,9 @@ type Salvaged struct {
 	Users int // that came back, not counting deleted ones
 	Keys  int // that came back, not counting deleted ones
 
-	Data int // records of applications that came back: none, if it cannot be known which are of the last commit
+	// Data counts records of applications that came back. Where it cannot be known which of two commits was the last, those
+	// come back that are the same in both; where nothing can be known, none.
+	Data int
 
 	BadPages   int // pages in use that could not be read
 	BadRecords int // records whose checksum does not hold
@@ -48,7 +50,6 @@ func Salvage(ctx context.Context, broken, out string) (report Salvaged, err erro
 	s := &salvage{
 		users: map[uuid.UUID]found[userRecord]{}, keys: map[uuid.UUID]found[keyRecord]{},
 		meta: map[string][]byte{}, identities: map[uuid.UUID]Identity{}, changes: map[uuid.UUID]uint64{},
-		data: map[string][]byte{},
 	}
 	err = s.read(ctx, f)
 	if err == nil {
@@ -64,7 +65,8 @@ func Salvage(ctx context.Context, broken, out string) (report Salvaged, err erro
 // salvage is what one run has found so far.
 type salvage struct {
 	pages  pageFile
-	sure   bool // that it knows which pages are of the last commit
+	sure   bool                   // that it knows which pages are of the last commit
+	last   []func(id uint64) bool // which pages are of each commit that may be the last
 	report Salvaged
 
 	domain     domain
@@ -73,7 +75,7 @@ type salvage struct {
 	keys       map[uuid.UUID]found[keyRecord]
 	identities map[uuid.UUID]Identity // what the index has, by user
 	changes    map[uuid.UUID]uint64   // the last change of each record, by the change index
-	data       map[string][]byte      // records of applications
+	data       []map[string][]byte    // records of applications, in each commit that may be the last
 }
 
 // found is a record, and whether it may be of an earlier state.
@@ -89,7 +91,10 @@ func (s *salvage) read(ctx context.Context, f *os.File) error {
 	}
 	s.pages = pageFile{r: f, count: uint64((info.Size() + boltPageSize - 1) / boltPageSize)}
 	var live func(uint64) bool
-	live, s.sure = s.pages.live()
+	live, s.sure, s.last = s.pages.live()
+	for range s.last {
+		s.data = append(s.data, map[string][]byte{})
+	}
 	for id := uint64(2); id < s.pages.count; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -100,7 +105,7 @@ func (s *salvage) read(ctx context.Context, f *os.File) error {
 			s.report.BadPages++
 		}
 		eachLeaf(page, func(k, v []byte) {
-			s.take(k, v, stale, !s.sure && !live(id))
+			s.take(id, k, v, stale, !s.sure && !live(id))
 		})
 		id += size
 	}
@@ -108,7 +113,7 @@ func (s *salvage) read(ctx context.Context, f *os.File) error {
 }
 
 // take keeps a record if its checksum holds. Of a stale page it wants only what never changes.
-func (s *salvage) take(k, v []byte, stale, doubtful bool) {
+func (s *salvage) take(page uint64, k, v []byte, stale, doubtful bool) {
 	if slices.ContainsFunc([][]byte{keyFormat, keyDomain, keyReplica}, func(m []byte) bool { return bytes.Equal(k, m) }) {
 		if _, err := openRecord(tableMeta, k, v); err == nil {
 			s.meta[string(k)] = bytes.Clone(v)
@@ -120,8 +125,10 @@ func (s *salvage) take(k, v []byte, stale, doubtful bool) {
 		return
 	}
 	if _, err := openRecord(tableData, k, v); err == nil {
-		if s.sure {
-			s.data[string(k)] = bytes.Clone(v)
+		for i, has := range s.last {
+			if has(page) {
+				s.data[i][string(k)] = bytes.Clone(v)
+			}
 		}
 		return
 	}
@@ -325,12 +332,19 @@ func (s *salvage) writeRecords(ctx context.Context, e Engine) error {
 }
 
 func (s *salvage) writeData(ctx context.Context, e Engine) error {
-	keys := slices.Sorted(maps.Keys(s.data))
+	if len(s.data) == 0 {
+		return nil
+	}
+	data := s.data[0]
+	for _, other := range s.data[1:] {
+		maps.DeleteFunc(data, func(k string, v []byte) bool { return !bytes.Equal(other[k], v) })
+	}
+	keys := slices.Sorted(maps.Keys(data))
 	s.report.Data = len(keys)
 	for batch := range slices.Chunk(keys, salvageBatch) {
 		err := e.Update(ctx, func(etx EngineTx) error {
 			for _, k := range batch {
-				if err := etx.Put(tableData, []byte(k), s.data[k]); err != nil {
+				if err := etx.Put(tableData, []byte(k), data[k]); err != nil {
 					return err
 				}
 			}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
@@ -39,6 +40,17 @@ func TestSalvageLosesNoMoreThanAPageHolds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, &latchkey.Options{Cost: lightest})
 	_, _, tokens := fillStore(t, s, 500)
+	for range 10 { // so that there are earlier states of the same pages
+		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+			for i := range salvageData {
+				if err := tx.Data("app").Put(fmt.Append(nil, i), []byte("kept")); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		put(t, s, "sessions", "ada", "good")
+	}
 	for _, compacted := range []bool{false, true} {
 		if compacted { // there is nothing in it but what is in use
 			must(t, s.Compact(t.Context()))
@@ -58,11 +70,17 @@ func TestSalvageLosesNoMoreThanAPageHolds(t *testing.T) {
 	}
 }
 
+// salvageData is so many records of an application that no page has a tenth of them.
+const salvageData = 2000
+
 func wantSalvaged(t *testing.T, path string, tokens []string, what string) {
 	t.Helper()
 	report, salvaged := salvage(t, path)
 	if report.Users != 500 || report.Keys < len(tokens)*99/100 {
 		t.Errorf("%s: %+v", what, report)
+	}
+	if report.Data < salvageData*9/10 {
+		t.Errorf("%s: %d of %d records of an application came back", what, report.Data, salvageData)
 	}
 	good, disabled := 0, 0
 	for _, token := range tokens[:200] {
@@ -124,8 +142,10 @@ func TestALostMetaPageRevivesNothing(t *testing.T) {
 	disabled, disabledToken := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	deleted, deletedToken := addKey(t, s, disabled.Owner, "phone")
 	put(t, s, "sessions", "ada", "good")
+	put(t, s, "sessions", "bob", "good")
+	put(t, s, "sessions", "cleo", "good")
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		return errors.Join(tx.DisableKey(disabled.Owner, disabled.ID), tx.DeleteKey(deleted.Owner, deleted.ID),
+		return errors.Join(tx.Data("sessions").Put([]byte("bob"), []byte("ended")), tx.DisableKey(disabled.Owner, disabled.ID), tx.DeleteKey(deleted.Owner, deleted.ID),
 			tx.Data("sessions").Delete([]byte("ada")))
 	}))
 	closeStore(t, s)
@@ -140,8 +160,13 @@ func TestALostMetaPageRevivesNothing(t *testing.T) {
 		_, salvaged := salvage(t, broken)
 		wantRefused(t, salvaged, disabledToken, latchkey.ErrKeyDisabled)
 		wantRefused(t, salvaged, deletedToken, latchkey.ErrInvalidToken)
-		if got := get(t, salvaged, "sessions", "ada"); got != nil {
-			t.Errorf("page %d: the data of before the last commit is back: %q", page, got)
+		for _, subject := range []string{"ada", "bob"} {
+			if got := get(t, salvaged, "sessions", subject); string(got) == "good" {
+				t.Errorf("page %d: the data of before the last commit is back", page)
+			}
+		}
+		if got := get(t, salvaged, "sessions", "cleo"); string(got) != "good" {
+			t.Errorf("page %d: data that did not change in the last commit is %q, want good", page, got)
 		}
 	}
 }
@@ -170,6 +195,51 @@ func TestSalvageLeavesBothFilesAlone(t *testing.T) {
 	must(t, err)
 	if !bytes.Equal(before, after) {
 		t.Error("the broken file was changed")
+	}
+}
+
+// Where a page beside the lost meta page is unreadable, it can have been the last commit's root.
+func TestALostMetaPageAndALostRootReviveNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	put(t, s, "sessions", "ada", "good")
+	put(t, s, "sessions", "bob", "good")
+	put(t, s, "sessions", "ada", "ended")
+	closeStore(t, s)
+	file, err := os.ReadFile(path)
+	must(t, err)
+	last := boltMeta(file)
+	copy(file[last.root*pageSize:], make([]byte, 8)) // the number of the page
+	_, salvaged := salvage(t, damagePage(t, file, int(last.tx%2)))
+	if got := get(t, salvaged, "sessions", "ada"); string(got) == "good" {
+		t.Error("the data of before the last commit is back")
+	}
+}
+
+// Pages that lead to each other and claim to have many more would take all memory if they were held together.
+func TestSalvageDoesNotHoldAChainOfPagesInMemory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	closeStore(t, openFile(t, path, light()))
+	file, err := os.ReadFile(path)
+	must(t, err)
+	const chain, more = 1500, 64
+	page, end := uint64(boltMeta(file).root), uint64(len(file)/pageSize)
+	file = append(file, make([]byte, (chain+more)*pageSize)...)
+	for i := range uint64(chain) {
+		p := file[page*pageSize:]
+		clear(p[:pageSize])
+		binary.LittleEndian.PutUint64(p, page)
+		p[8], p[10], p[12] = 1, 1, more // a branch with one element
+		page = end + i
+		binary.LittleEndian.PutUint64(p[16+8:], page)
+	}
+	must(t, os.WriteFile(path, file, 0o600))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, _ = latchkey.Salvage(t.Context(), path, filepath.Join(t.TempDir(), "salvaged.db"))
+	runtime.ReadMemStats(&after)
+	if got := int64(after.HeapSys) - int64(before.HeapSys); got > 64<<20 {
+		t.Errorf("the heap has grown by %d bytes", got)
 	}
 }
 
