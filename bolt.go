@@ -118,7 +118,7 @@ var errLastLost = corrupt("the meta page of the last commit cannot be read")
 func OpenBolt(path string, opts *Options) (Engine, error) {
 	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
-		err = createBolt(path)
+		err = createBolt(linkedFile(path))
 	}
 	if err != nil {
 		return nil, wrapf(err, "open store")

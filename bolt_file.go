@@ -21,6 +21,21 @@ import (
 // compactSuffix names what a compaction writes beside the file. A crash leaves it behind; the next Open removes it.
 const compactSuffix = ".compact"
 
+// linkedFile returns where path leads by symbolic links, also when there is nothing.
+func linkedFile(path string) string {
+	for range 40 { // as many as Linux follows
+		to, err := os.Readlink(path)
+		if err != nil { // it is no link
+			return path
+		}
+		if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil && !filepath.IsAbs(to) {
+			to = filepath.Join(dir, to)
+		}
+		path = to
+	}
+	return path
+}
+
 // createBolt makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.
 func createBolt(path string) error {
 	err := writeFile(path, func(tmp *os.File) error { return fillBolt(tmp.Name()) })

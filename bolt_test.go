@@ -300,6 +300,26 @@ func TestALinkLeadsToTheFile(t *testing.T) {
 	wantLocked(t, link)
 }
 
+// As on a device whose root is read-only, and leads to a partition that is empty at first.
+func TestALinkToNothingLeadsToANewFile(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	path, link := filepath.Join(dir, "data", "keys.db"), filepath.Join(other, "link.db")
+	must(t, os.Mkdir(filepath.Dir(path), 0o700))
+	if err := os.Symlink(filepath.Join(dir, "data"), filepath.Join(other, "here")); err != nil {
+		t.Skipf("symbolic links: %v", err)
+	}
+	must(t, os.Symlink(filepath.Join("here", "middle.db"), link))
+	must(t, os.Symlink("../data/keys.db", filepath.Join(dir, "data", "middle.db"))) // beside which there is no data
+	_, err := latchkey.Open(link, &latchkey.Options{ReadOnly: true})
+	wantError(t, err, fs.ErrNotExist)
+	closeStore(t, openFile(t, link, light()))
+	token := keepCopy(t, path)
+	must(t, os.Remove(path))
+	mustLogin(t, openFile(t, link, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true}), token)
+	wantFiles(t, other, "here", "link.db")
+	wantFiles(t, filepath.Dir(path), "keys.db", "keys.db.safety", "middle.db")
+}
+
 // filledBolt makes a file with branch pages, several tables, values of more than a page, and free pages.
 func filledBolt(t testing.TB, path string) []byte {
 	t.Helper()

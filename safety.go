@@ -51,9 +51,7 @@ func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
 
 // openOrUseCopy opens the store at path, and puts the safety copy in the place of a file that is damaged or gone.
 func openOrUseCopy(path string, opts *Options) (*Store, error) {
-	if file, err := filepath.EvalSymlinks(path); err == nil {
-		path = file // where the copy is, too
-	}
+	path = linkedFile(path) // where the copy is, too
 	for {
 		f, err := os.Open(path) // so that no other file is taken for this one
 		if errors.Is(err, fs.ErrNotExist) {
