@@ -189,6 +189,21 @@ func (d *Disk) Cache() {
 	d.caches = true
 }
 
+// Put writes the beginning of a file, which it makes if there is none, as if it had been synced. It is for the program that
+// has mounted the disk.
+func (d *Disk) Put(name string, data []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.files[d.names[name]]
+	if f == nil {
+		f = &file{told: make(map[uint64]syscall.Errno)}
+		d.last++
+		d.files[d.last], d.names[name], d.kept[name] = f, d.last, d.last
+	}
+	f.data = append(bytes.Clone(data), f.data[min(len(data), len(f.data)):]...)
+	f.kept = append(bytes.Clone(data), f.kept[min(len(data), len(f.kept)):]...)
+}
+
 // Spoil makes the sector at an offset in a file one that cannot be read any more.
 func (d *Disk) Spoil(name string, at int64) {
 	d.mu.Lock()

@@ -14,7 +14,8 @@ import (
 // Mount makes the disk appear as the directory dir, until unmount is called. It needs /dev/fuse, root, and Linux 6.6.
 //
 // The program that has mounted it must not use the directory itself: a goroutine that waits for a mapped page keeps its
-// processor, and a collection of garbage then waits for the goroutine, and the answer for the collection.
+// processor, and a collection of garbage then waits for the goroutine, and the answer for the collection. So does one that
+// starts a program while a file is open, which the new program closes.
 func (d *Disk) Mount(dir string) (unmount func() error, err error) {
 	syscall.ForkLock.RLock()
 	server, err := fuse.NewServer(&files{fuse.NewDefaultRawFileSystem(), d}, dir, &fuse.MountOptions{

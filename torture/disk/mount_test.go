@@ -11,7 +11,8 @@ import (
 	"github.com/latchkeydb/latchkey/torture/disk"
 )
 
-// These tests use what they have mounted themselves, which is well as long as they map nothing of it.
+// These tests use what they have mounted themselves, which is well as long as they map nothing of it, and no other test
+// runs, which might start a program.
 
 // newMountedFile makes a file of one page on a mounted disk.
 func newMountedFile(t *testing.T, d *disk.Disk) (f *os.File, path string) {

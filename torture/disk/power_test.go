@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net/rpc"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -246,13 +245,7 @@ func (u *use) settle(next State) {
 }
 
 // damage makes the file no store.
-func (u *use) damage() {
-	u.t.Helper()
-	f, err := os.OpenFile(u.path, os.O_WRONLY, 0)
-	must(u.t, err)
-	_, err = f.WriteAt(make([]byte, 2*pageSize), 0)
-	must(u.t, errors.Join(err, f.Sync(), f.Close()))
-}
+func (u *use) damage() { u.disk.Put(filepath.Base(u.path), make([]byte, 2*pageSize)) }
 
 // killDuring makes a call, has the program killed during the nth change of the disk, and starts another program.
 func (u *use) killDuring(n int, c Call) {

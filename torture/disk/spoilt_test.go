@@ -3,7 +3,6 @@ package disk_test
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -23,7 +22,7 @@ func TestAPageThatCannotBeReadIsAnErrorNeverACrashAndTheSafetyCopyIsUsed(t *test
 		p.where = fmt.Sprintf("page %d of %d", page, len(w.file)/pageSize)
 		write := func(name string) (path string) {
 			path = filepath.Join(dir, fmt.Sprint(page, name))
-			must(t, os.WriteFile(path, w.file, 0o600))
+			d.Put(filepath.Base(path), w.file)
 			return path
 		}
 		spoil := func(path string) { d.Spoil(filepath.Base(path), int64(page)*pageSize) }
