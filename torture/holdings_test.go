@@ -14,12 +14,16 @@ import (
 )
 
 // holdings are what one writer of a store has in it: its users, by the subject of their first identity, and its server
-// keys. All of its subjects, and the names of its server keys, begin with the writer's prefix.
+// keys, and its data. All of its subjects, the names of its server keys, and the keys of its data, begin with its prefix.
 type holdings struct {
 	Users  map[string]*holder `json:"users"`
 	Server keysHeld           `json:"server"`
+	Data   map[string]string  `json:"data"` // an application's records
 	Gone   []string           `json:"gone"` // tokens of deleted keys, the last few
 }
+
+// dataName is where the writers' data are, under keys that begin with their prefixes.
+const dataName = "app"
 
 type holder struct {
 	ID       uuid.UUID `json:"id"` // [uuid.Nil] as long as nobody was told
@@ -38,11 +42,11 @@ type keyHeld struct {
 }
 
 func newHoldings() *holdings {
-	return &holdings{Users: make(map[string]*holder), Server: make(keysHeld)}
+	return &holdings{Users: make(map[string]*holder), Server: make(keysHeld), Data: make(map[string]string)}
 }
 
 func (h *holdings) clone() *holdings {
-	c := &holdings{Users: make(map[string]*holder), Server: maps.Clone(h.Server), Gone: slices.Clone(h.Gone)}
+	c := &holdings{Users: make(map[string]*holder), Server: maps.Clone(h.Server), Data: maps.Clone(h.Data), Gone: slices.Clone(h.Gone)}
 	for subject, u := range h.Users {
 		c.Users[subject] = &holder{u.ID, slices.Clone(u.Linked), u.Disabled, maps.Clone(u.Keys)}
 	}
@@ -101,7 +105,16 @@ func readHoldings(ctx context.Context, s *latchkey.Store, prefix string) (*holdi
 			h.Server[k.Name] = keyHeld{ID: k.ID, Disabled: k.Disabled}
 		}
 	}
-	return h, nil
+	err = s.View(ctx, func(tx *latchkey.Tx) error {
+		for e, err := range tx.Data(dataName).Scan([]byte(prefix), nil) {
+			if err != nil || !strings.HasPrefix(string(e.Key), prefix) {
+				return err
+			}
+			h.Data[string(e.Key)] = string(e.Value)
+		}
+		return nil
+	})
+	return h, err
 }
 
 // foundIn reports whether what was read from a store is h, and takes over the IDs that nobody was told.
@@ -113,7 +126,7 @@ func (h *holdings) foundIn(read *holdings) bool {
 			return false
 		}
 	}
-	if len(told.Users) != len(read.Users) || !told.Server.foundIn(read.Server) {
+	if len(told.Users) != len(read.Users) || !told.Server.foundIn(read.Server) || !maps.Equal(told.Data, read.Data) {
 		return false
 	}
 	*h = *told

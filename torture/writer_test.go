@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/google/uuid"
@@ -118,6 +119,10 @@ func (w *writer) run() {
 			w.compact()
 		case n < 32:
 			w.backup()
+		case n < 33:
+			w.repair()
+		case n < 38:
+			w.keepData(next)
 		default:
 			w.changeKeys(next, pick(w.random, append(subjects, "")))
 		}
@@ -245,6 +250,36 @@ func (w *writer) deleteKey(next *holdings, keys keysHeld, owner uuid.UUID, name 
 	w.change(next, func(ctx context.Context) error { return w.store.DeleteKey(ctx, owner, id) })
 }
 
+// keepData puts, changes and deletes data in one transaction.
+func (w *writer) keepData(next *holdings) {
+	gone := slices.Sorted(maps.Keys(next.Data))
+	gone = gone[:max(0, len(gone)-8)]
+	put := map[string]string{w.newName(): strings.Repeat(".", w.random.IntN(5000))}
+	for key := range next.Data {
+		put[key] = next.Data[key] + "!"
+	}
+	maps.Copy(next.Data, put)
+	for _, key := range gone {
+		delete(next.Data, key)
+	}
+	w.change(next, func(ctx context.Context) error {
+		return w.store.Update(ctx, func(tx *latchkey.Tx) error {
+			data := tx.Data(dataName)
+			for key, value := range put {
+				if err := data.Put([]byte(key), []byte(value)); err != nil {
+					return err
+				}
+			}
+			for _, key := range gone {
+				if err := data.Delete([]byte(key)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
 // together makes a user with two keys, one of them disabled, and deletes the first server key, in one transaction. The
 // tokens are known before.
 func (w *writer) together(next *holdings) {
@@ -310,6 +345,12 @@ func (w *writer) logIn() {
 func (w *writer) compact() {
 	if err := w.store.Compact(context.Background()); err != nil {
 		w.out.write(entry{Writer: w.number, Wrong: err.Error()})
+	}
+}
+
+func (w *writer) repair() {
+	if repaired, err := w.store.Repair(context.Background()); err != nil || repaired > 0 {
+		w.out.write(entry{Writer: w.number, Wrong: fmt.Sprintf("%d findings repaired, error %v", repaired, err)})
 	}
 }
 
