@@ -80,7 +80,8 @@ func runAndKill(t *testing.T, random *rand.Rand, a assignment) []entry {
 	input, err := json.Marshal(a)
 	must(t, err)
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), programVariable+"=writers")
+	// A race ends the process, which is killed before it would tell.
+	cmd.Env = append(os.Environ(), programVariable+"=writers", "GORACE=halt_on_error=1")
 	cmd.Stdin = bytes.NewReader(input)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

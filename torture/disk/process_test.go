@@ -324,7 +324,8 @@ func startAlone(t testing.TB, where string) *process {
 	self, err := os.Executable()
 	must(t, err)
 	p := &process{cmd: exec.Command(self), stderr: &bytes.Buffer{}, ended: make(chan struct{}), where: where}
-	p.cmd.Env = append(os.Environ(), programVariable+"=1")
+	// A race ends the program, which is killed before it would tell.
+	p.cmd.Env = append(os.Environ(), programVariable+"=1", "GORACE=halt_on_error=1")
 	p.cmd.Stderr = p.stderr
 	in, err := p.cmd.StdinPipe()
 	must(t, err)
