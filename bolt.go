@@ -376,10 +376,23 @@ func (e *boltEngine) View(ctx context.Context, fn func(EngineTx) error) error {
 		return err
 	}
 	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
-		etx := &boltTx{tx: tx, tables: newBoltTables(tx, &e.checked)}
+		etx, err := e.newReader(tx)
+		if err != nil {
+			return err
+		}
 		defer func() { etx.ended = true }()
 		return fn(etx)
 	})
+}
+
+// newReader returns what fn of a View gets. To ask bbolt where its map is reads from the map, which can have gone since
+// the transaction began.
+func (e *boltEngine) newReader(tx *bbolt.Tx) (etx *boltTx, err error) {
+	err = contain(func() error {
+		etx = &boltTx{tx: tx, tables: newBoltTables(tx, &e.checked)}
+		return nil
+	})
+	return etx, err
 }
 
 // view is bbolt's View, with bbolt's part of it contained and fn's panics left to fn's caller. fn gets the file too.

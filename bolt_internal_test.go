@@ -17,6 +17,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
@@ -598,6 +599,23 @@ func TestAStuckStoreIsNotCompacted(t *testing.T) {
 		}
 	}
 	e.reopen().want("a=1")
+}
+
+// The disk can go at any moment, also right after a transaction has begun. A fault that nobody contains ends the program.
+func TestAFileThatIsGoneWhenAReaderHasJustBegunIsAnError(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows does not shorten a file that is mapped")
+	}
+	e := openBoltInside(t)
+	mustInside(t, e.set("a", "1"))
+	err := e.view(t.Context(), func(tx *bbolt.Tx, _ *os.File) error {
+		mustInside(t, os.Truncate(e.path, 0))
+		_, err := e.newReader(tx)
+		return err
+	})
+	if !errors.Is(err, ErrCorrupt) {
+		t.Errorf("got %v, want ErrCorrupt", err)
+	}
 }
 
 // CheckOnOpen sets up to how many pages Open checks all pages of a file, and all but most leaves, until it is undone.

@@ -233,7 +233,8 @@ type boltTree struct {
 	levels int  // for who writes: above the leaves, once one was read
 }
 
-// newBoltTables returns the tables that tx sees, or, if it writes, those of the last commit.
+// newBoltTables returns the tables that tx sees, or, if it writes, those of the last commit. It is called where faults are
+// contained: bbolt reads the first byte of its map to tell where that is.
 func newBoltTables(tx *bbolt.Tx, checked *checkedPages) *boltTables {
 	data := tx.DB().Info().Data
 	mapped := unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&data))), tx.Size())
