@@ -1,0 +1,115 @@
+package torture_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// Of a store of 10,000 keys one page is lost, in the long form each: what the page did not have comes back, and nothing that
+// was revoked is good.
+func TestSalvageOfAStoreWithoutOnePageLosesNoMoreAndRevivesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	want := fillForSalvage(t, path)
+	file, err := os.ReadFile(path)
+	must(t, err)
+	random := newRandom(newSeed(t), 0)
+	const pageSize = 4096
+	pages := len(file) / pageSize
+	for page := 0; page < pages; page++ {
+		noise := byte(random.IntN(256))
+		t.Run(fmt.Sprintf("page=%d,of=%d,noise=%d", page, pages, noise), func(t *testing.T) {
+			damaged := bytes.Clone(file)
+			copy(damaged[page*pageSize:], bytes.Repeat([]byte{noise}, pageSize))
+			want.check(t, damaged)
+		})
+		if page > 8 { // the first are of every kind
+			page += random.IntN(amount(pages/10, 1))
+		}
+	}
+}
+
+// salvageable is what is in a store.
+type salvageable struct {
+	users    []uuid.UUID
+	disabled map[uuid.UUID]bool // of each key
+	data     int
+}
+
+func fillForSalvage(t *testing.T, path string) *salvageable {
+	t.Helper()
+	s := openFile(t, path, &latchkey.Options{Cost: light})
+	w := &salvageable{disabled: make(map[uuid.UUID]bool)}
+	var requests []latchkey.NewKeyFor
+	for i := range 500 {
+		u, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email(fmt.Sprint(i))})
+		must(t, err)
+		w.users = append(w.users, u.ID)
+		for n := range 20 {
+			requests = append(requests, latchkey.NewKeyFor{Owner: u.ID, NewKey: latchkey.NewKey{Name: fmt.Sprint(n)}})
+		}
+	}
+	keys, _, err := s.CreateKeys(t.Context(), requests, nil)
+	must(t, err)
+	for round := range 10 { // so that there are earlier states of most pages
+		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+			for i := round; i < len(keys); i += 40 {
+				must(t, tx.DisableKey(keys[i].Owner, keys[i].ID))
+				must(t, tx.DeleteKey(keys[i+10].Owner, keys[i+10].ID))
+				must(t, tx.Data(dataName).Put(fmt.Append(nil, i), []byte("kept")))
+			}
+			return nil
+		}))
+	}
+	// Of a lost meta page, what data the last commit has changed is lost, too.
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		return tx.Data(dataName).Put([]byte("last"), nil)
+	}))
+	for i, k := range keys {
+		switch i % 40 / 10 {
+		case 0:
+			w.disabled[k.ID] = true
+			w.data++
+		case 1: // deleted
+		default:
+			w.disabled[k.ID] = false
+		}
+	}
+	return w
+}
+
+// check salvages a damaged file, and compares what came back with what was there.
+func (w *salvageable) check(t *testing.T, damaged []byte) {
+	t.Helper()
+	dir := t.TempDir()
+	broken, out := filepath.Join(dir, "broken.db"), filepath.Join(dir, "salvaged.db")
+	must(t, os.WriteFile(broken, damaged, 0o600))
+	report, err := latchkey.Salvage(t.Context(), broken, out)
+	must(t, err)
+	s := openFile(t, out, nil)
+	back := 0
+	for _, u := range w.users {
+		keys, err := s.Keys(t.Context(), u)
+		must(t, err)
+		for _, k := range keys {
+			disabled, ok := w.disabled[k.ID]
+			switch {
+			case !ok:
+				t.Errorf("key %s, which was deleted, is back", k.ID)
+			case disabled && !k.Disabled:
+				t.Errorf("key %s, which was disabled, is enabled", k.ID)
+			}
+			back++
+		}
+	}
+	// One in a hundred is what a page has at most; of data it has more, which are small.
+	if back < len(w.disabled)*99/100 || report.Data < w.data*95/100 {
+		t.Errorf("%d of %d keys and %d of %d records of an application are back: %+v", back, len(w.disabled), report.Data, w.data, report)
+	}
+}
