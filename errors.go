@@ -53,6 +53,9 @@ var (
 	// ErrLocked: another process, or this one, has the file open. Close it there, or wait longer with
 	// [Options].LockTimeout.
 	ErrLocked = errors.New("store is open elsewhere")
+	// ErrFileGone: there is no file, but the safety copy of one. Open it with [Options].UseSafetyCopy, or remove the copy to
+	// start a new store.
+	ErrFileGone = errors.New("the file is gone, and its safety copy is there")
 	// ErrClosed: the store was closed before the call, or while it waited to hash; or the call's transaction has ended.
 	ErrClosed = errors.New("store is closed")
 	// ErrReadOnly: the store was opened with [Options].ReadOnly, or the transaction is [Store.View]'s.

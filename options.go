@@ -49,6 +49,7 @@ type Options struct {
 	// SafetyCopy is how often [Open] has a copy of the file made beside it, with the suffix ".safety", if anything has
 	// changed. Each copy is checked before it replaces the last. It costs a reading and a writing of the whole file, so on
 	// flash memory choose hours. The default is never. A copy that fails is tried again the next time; the last one stays.
+	// Where there is a copy and no file, Open starts no new store: see [ErrFileGone].
 	SafetyCopy time.Duration
 
 	// UseSafetyCopy has [Open] put the safety copy in the place of a file that is gone, or damaged, which it keeps with the

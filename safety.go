@@ -49,6 +49,18 @@ func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
 	})
 }
 
+// openUnlessGone opens the store at path, and starts no new one beside the safety copy of another, which the first copy of
+// the new one would replace.
+func openUnlessGone(path string, opts *Options) (*Store, error) {
+	file := linkedFile(path)
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
+		if _, err := os.Stat(file + safetySuffix); err == nil {
+			return nil, wrapf(ErrFileGone, "open %s", path)
+		}
+	}
+	return openStore(path, opts)
+}
+
 // openOrUseCopy opens the store at path, and puts the safety copy in the place of a file that is damaged or gone.
 func openOrUseCopy(path string, opts *Options) (*Store, error) {
 	path = linkedFile(path) // where the copy is, too

@@ -107,6 +107,26 @@ func TestTheSafetyCopyIsUsedWhenTheFileIsGone(t *testing.T) {
 	mustLogin(t, s, token)
 }
 
+func TestNoNewStoreTakesThePlaceOfOneWhoseSafetyCopyIsThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	token := keepCopy(t, path)
+	must(t, os.Remove(path))
+	for _, opts := range []*latchkey.Options{nil, {SafetyCopy: time.Hour}} {
+		_, err := latchkey.Open(path, opts)
+		wantError(t, err, latchkey.ErrFileGone)
+	}
+	_, err := latchkey.Open(path, &latchkey.Options{ReadOnly: true})
+	wantError(t, err, fs.ErrNotExist)
+
+	s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true})
+	must(t, err)
+	mustLogin(t, s, token)
+	closeStore(t, s)
+
+	must(t, errors.Join(os.Remove(path), os.Remove(path+".safety")))
+	wantRefused(t, openFile(t, path, nil), token, latchkey.ErrInvalidToken)
+}
+
 func TestASafetyCopyThatIsDamagedItselfIsNotUsed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	keepCopy(t, path)

@@ -39,9 +39,9 @@ type Store struct {
 //
 // Only one process can have the file open, unless all open it with [Options].ReadOnly. Open returns [ErrLocked] with the
 // path when another holds the file for longer than [Options].LockTimeout; [ErrVersion] for a file of a later format;
-// [ErrCorrupt] for a file that is damaged or no store; [ErrReadOnly] with [Options].ReadOnly for a file in which the making
-// of a store was interrupted; [ErrInvalidOptions]; or the operating system's error, such as [fs.ErrNotExist] for a missing
-// directory. None of these changes the file. [ErrCommit] says that a new store may not have reached the disk.
+// [ErrCorrupt] for a file that is damaged or no store; [ErrFileGone] for none beside a safety copy; [ErrReadOnly] with
+// [Options].ReadOnly for a file in which the making of a store was interrupted; [ErrInvalidOptions]; or the operating
+// system's error, such as [fs.ErrNotExist] for a missing directory. None of these changes the file. [ErrCommit] says that a new store may not have reached the disk.
 //
 // To open a file for writing is to write one page of it again, as it is, and to sync it: after a crash or a failed sync,
 // what the system shows of a file need not be on the disk yet.
@@ -49,7 +49,7 @@ func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
 	}
-	open := openStore
+	open := openUnlessGone
 	if opts.useSafetyCopy() {
 		open = openOrUseCopy
 	}

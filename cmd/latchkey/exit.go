@@ -63,6 +63,7 @@ var outcomes = []struct {
 	{latchkey.ErrInvalidOptions, exitUsage, "see latchkey help"},
 
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},
+	{latchkey.ErrFileGone, exitConflict, "latchkey restore puts the copy in its place; remove the copy to start a new store"},
 	{latchkey.ErrVersion, exitVersion, "use a newer latchkey"},
 	{latchkey.ErrCorrupt, exitDamaged, "see that the file is right; if it is, latchkey check shows the damage, and latchkey restore or salvage is the way out"},
 	{latchkey.ErrReadOnly, exitDamaged, "its making was interrupted: delete the file, and make it again with latchkey init"},
