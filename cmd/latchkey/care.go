@@ -25,7 +25,7 @@ func backupCommand(a *app) *cobra.Command {
 tokens are checked with: keep it as safe as the store.`,
 		Args: takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reading(func(s *latchkey.Store) error {
+			return a.reading(cmd.Context(), func(s *latchkey.Store) error {
 				if args[0] == "-" {
 					return s.Backup(cmd.Context(), a.stdout)
 				}
@@ -147,7 +147,7 @@ store that is there already is left as it is. Keys that were disabled or deleted
 				defer f.Close()
 				backup = f
 			}
-			if err := latchkey.Restore(cmd.Context(), backup, path); err != nil {
+			if err := latchkey.Restore(cmd.Context(), heeding(cmd.Context(), backup), path); err != nil {
 				return existing(err, path)
 			}
 			doc := struct {
@@ -158,6 +158,17 @@ store that is there already is left as it is. Keys that were disabled or deleted
 	}
 }
 
+// heeding reads what r does, until ctx ends: a pipe can be silent for ever.
+func heeding(ctx context.Context, r io.Reader) io.Reader {
+	read, write := io.Pipe()
+	context.AfterFunc(ctx, func() { write.CloseWithError(ctx.Err()) })
+	go func() {
+		_, err := io.Copy(write, r)
+		write.CloseWithError(err)
+	}()
+	return read
+}
+
 func compactCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "compact",
@@ -166,7 +177,7 @@ func compactCommand(a *app) *cobra.Command {
 users and keys left in unused space is gone then, too.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(latchkey.Options{}, func(s *latchkey.Store) error {
+			return a.with(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
 				before, err := os.Stat(a.store)
 				if err != nil {
 					return err

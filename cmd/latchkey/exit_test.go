@@ -9,11 +9,14 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -31,27 +34,94 @@ func TestTheManualListsEveryExitStatus(t *testing.T) {
 	}
 }
 
-func TestWhoWaitsForAnAnswerCanBeInterrupted(t *testing.T) {
+// newStore makes a store in a file of its own.
+func newStore(t *testing.T) (*latchkey.Store, string) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s, err := latchkey.Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { s.Close() })
+	return s, path
+}
+
+func TestWhatWaitsCanBeInterrupted(t *testing.T) {
+	s, path := newStore(t)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	_, held := newStore(t)
 	stdin, silence, err := os.Pipe() // nobody ever writes
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer silence.Close()
 
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	var stdout, stderr bytes.Buffer
-	status := run(ctx, []string{"login", "--store", path}, stdin, &stdout, &stderr)
-	if want := "latchkey: context canceled; it was interrupted, and nothing was changed\n"; status != 130 || stderr.String() != want || stdout.Len() != 0 {
-		t.Errorf("status %d, standard error %q, standard output %q; want 130, %q and none", status, stderr.String(), stdout.String(), want)
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"login", "--store", path}, ""},
+		{[]string{"restore", "-", "--store", path + ".new"}, "restore " + path + ".new: "},
+		{[]string{"stats", "--store", held, "--wait", "1h"}, ""},
+		{[]string{"user", "add", "--anonymous", "--store", held, "--wait", "1h"}, ""},
+		{[]string{"serve", "--addr", "127.0.0.1:0", "--quiet", "--store", held, "--wait", "1h"}, ""},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var stdout, stderr bytes.Buffer
+		status := run(ctx, tt.args, stdin, &stdout, &stderr)
+		want := "latchkey: " + tt.want + "context canceled; it was interrupted, and nothing was changed\n"
+		if status != exitInterrupted || stderr.String() != want || stdout.Len() != 0 {
+			t.Errorf("%v: status %d, standard error %q, standard output %q; want 130, %q and none", tt.args, status, stderr.String(), stdout.String(), want)
+		}
+	}
+}
+
+func TestASecondSignalEndsWhatCannotHeedTheFirst(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there are no signals for other processes here")
+	}
+	s, path := newStore(t)
+	err := s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		for i := range 2000 { // far more than a pipe holds
+			if _, err := tx.CreateUser(latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.CustomToken, Subject: fmt.Sprint(i)}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("latchkey", "user", "list", "--store", path)
+	stdout, err := cmd.StdoutPipe() // nobody reads on after the first byte
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdout.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_, _ = cmd.Process.Wait()
+		close(ended)
+	}()
+	limit := time.After(10 * time.Second)
+	for again := time.Tick(time.Millisecond); ; {
+		select {
+		case <-ended:
+			return
+		case <-limit:
+			_ = cmd.Process.Kill()
+			t.Fatal("it goes on")
+		case <-again:
+			_ = cmd.Process.Signal(os.Interrupt)
+		}
 	}
 }
 
@@ -69,12 +139,7 @@ func (ctx *lapsing) Err() error {
 }
 
 func TestAnInterruptedCheckSaysWhatItHasRepaired(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "keys.db")
-	s, err := latchkey.Open(path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, path := newStore(t)
 	for _, subject := range []string{"ada", "bob", "eve"} {
 		if _, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: subject}}); err != nil {
 			t.Fatal(err)

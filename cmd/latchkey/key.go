@@ -90,7 +90,7 @@ and tests; a token cannot be guessed at any cost), or memory in KiB, passes and 
 			if err != nil {
 				return err
 			}
-			return a.with(opts, func(s *latchkey.Store) error {
+			return a.with(cmd.Context(), opts, func(s *latchkey.Store) error {
 				var id uuid.UUID
 				var rest []string
 				err := s.View(cmd.Context(), func(tx *latchkey.Tx) (err error) {

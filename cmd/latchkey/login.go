@@ -46,7 +46,7 @@ is refused; with --json, standard output has the answer in both cases.`,
 			if err != nil {
 				return err
 			}
-			return a.reading(func(s *latchkey.Store) error {
+			return a.reading(cmd.Context(), func(s *latchkey.Store) error {
 				who, err := s.Login(cmd.Context(), token)
 				if err != nil {
 					return a.refuse(err)

@@ -8,11 +8,15 @@ import (
 	"syscall"
 )
 
-func main() {
+func main() { os.Exit(runUntilSignal(os.Stderr)) }
+
+// runUntilSignal runs the command of this process. The first signal to end interrupts it; the second ends it at once,
+// whatever it waits for.
+func runUntilSignal(stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, stderr)
 }
 
 // run is the whole command. It returns the exit status.

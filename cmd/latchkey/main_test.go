@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"latchkey": func() {
 			stderr := &tokenGuard{Writer: os.Stderr}
-			status := run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, stderr)
+			status := runUntilSignal(stderr)
 			if stderr.met {
 				status = 99
 			}

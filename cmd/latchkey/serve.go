@@ -185,7 +185,7 @@ func (s *server) run(cmd *cobra.Command) error {
 	if s.ephemeral {
 		return s.serveMemory(cmd.Context(), listener)
 	}
-	return s.with(s.stores, func(one *latchkey.Store) error { return s.serve(cmd.Context(), listener, one) })
+	return s.with(cmd.Context(), s.stores, func(one *latchkey.Store) error { return s.serve(cmd.Context(), listener, one) })
 }
 
 // check is about what flags say together.

@@ -32,7 +32,7 @@ func (a *app) path() (string, error) {
 }
 
 // with opens the store, which must be there, runs fn, and closes it.
-func (a *app) with(opts latchkey.Options, fn func(*latchkey.Store) error) error {
+func (a *app) with(ctx context.Context, opts latchkey.Options, fn func(*latchkey.Store) error) error {
 	path, err := a.path()
 	if err != nil {
 		return err
@@ -40,35 +40,36 @@ func (a *app) with(opts latchkey.Options, fn func(*latchkey.Store) error) error 
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, errNoStore)
 	}
-	return a.openAndClose(path, opts, fn)
-}
-
-func (a *app) openAndClose(path string, opts latchkey.Options, fn func(*latchkey.Store) error) error {
-	opts.LockTimeout = a.wait
-	if a.wait == 0 {
-		opts.LockTimeout = -1 // zero would be the default
-	}
-	opts.HashMemory = cmp.Or(opts.HashMemory, 1<<30) // a command computes one hash, whatever its cost
-	s, err := latchkey.Open(path, &opts)
+	s, err := await(ctx, func() (*latchkey.Store, error) { return a.open(path, opts) })
 	if err != nil {
 		return err
 	}
 	return errors.Join(fn(s), s.Close())
 }
 
+// open opens the store, or makes it. It may wait for another program that has it open.
+func (a *app) open(path string, opts latchkey.Options) (*latchkey.Store, error) {
+	opts.LockTimeout = a.wait
+	if a.wait == 0 {
+		opts.LockTimeout = -1 // zero would be the default
+	}
+	opts.HashMemory = cmp.Or(opts.HashMemory, 1<<30) // a command computes one hash, whatever its cost
+	return latchkey.Open(path, &opts)
+}
+
 // reading opens the store to read, as other processes may at the same time.
-func (a *app) reading(fn func(*latchkey.Store) error) error {
-	return a.with(latchkey.Options{ReadOnly: true}, fn)
+func (a *app) reading(ctx context.Context, fn func(*latchkey.Store) error) error {
+	return a.with(ctx, latchkey.Options{ReadOnly: true}, fn)
 }
 
 // view runs fn in a read transaction.
 func (a *app) view(ctx context.Context, fn func(*latchkey.Tx) error) error {
-	return a.reading(func(s *latchkey.Store) error { return s.View(ctx, fn) })
+	return a.reading(ctx, func(s *latchkey.Store) error { return s.View(ctx, fn) })
 }
 
 // update runs fn in a write transaction.
 func (a *app) update(ctx context.Context, fn func(*latchkey.Tx) error) error {
-	return a.with(latchkey.Options{}, func(s *latchkey.Store) error { return s.Update(ctx, fn) })
+	return a.with(ctx, latchkey.Options{}, func(s *latchkey.Store) error { return s.Update(ctx, fn) })
 }
 
 func initCommand(a *app) *cobra.Command {
@@ -87,7 +88,11 @@ func initCommand(a *app) *cobra.Command {
 				return fmt.Errorf("%s: %w", path, errStoreExists)
 			}
 			opts := latchkey.Options{TokenPrefix: prefix}
-			if err := a.openAndClose(path, opts, func(*latchkey.Store) error { return nil }); err != nil {
+			s, err := a.open(path, opts)
+			if err == nil {
+				err = s.Close()
+			}
+			if err != nil {
 				return err
 			}
 			made := struct {
@@ -106,7 +111,7 @@ func statsCommand(a *app) *cobra.Command {
 		Short: "Show how much is in the store",
 		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.reading(func(s *latchkey.Store) error {
+			return a.reading(cmd.Context(), func(s *latchkey.Store) error {
 				stats, err := s.Stats(cmd.Context())
 				if err != nil {
 					return err
@@ -142,7 +147,7 @@ can be derived from users and keys, such as indexes. The exit status is 0 for a 
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if repair {
-				return a.with(latchkey.Options{}, func(s *latchkey.Store) error {
+				return a.with(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
 					repaired, err := s.Repair(cmd.Context())
 					if err != nil {
 						return err
@@ -154,7 +159,7 @@ can be derived from users and keys, such as indexes. The exit status is 0 for a 
 					return err
 				})
 			}
-			return a.reading(func(s *latchkey.Store) error { return a.check(cmd.Context(), s, 0) })
+			return a.reading(cmd.Context(), func(s *latchkey.Store) error { return a.check(cmd.Context(), s, 0) })
 		},
 	}
 	cmd.Flags().BoolVar(&repair, "repair", false, "make again what can be derived, then check")

@@ -87,7 +87,7 @@ With --json, each line is a document.`,
 				return usagef("--after takes a user's ID")
 			}
 			out := bufio.NewWriter(a.stdout)
-			err := a.reading(func(s *latchkey.Store) error {
+			err := a.reading(cmd.Context(), func(s *latchkey.Store) error {
 				if !a.json {
 					fmt.Fprintf(out, userRow, "ID", "CREATED", "STATE", "IDENTITIES")
 				}
