@@ -45,6 +45,10 @@ func newRoot(a *app) *cobra.Command {
 
 	root.AddCommand(initCommand(a), userCommands(a), keyCommands(a), loginCommand(a), serveCommand(a), statsCommand(a), checkCommand(a),
 		backupCommand(a), restoreCommand(a), compactCommand(a), salvageCommand(a), versionCommand(a), manCommand())
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Args = func(_ *cobra.Command, args []string) error { return isCommand(root, args) }
+	}
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		asGroup(completion)
@@ -93,6 +97,15 @@ func asGroup(cmd *cobra.Command) *cobra.Command {
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	return cmd
+}
+
+// isCommand checks that args name a command.
+func isCommand(root *cobra.Command, args []string) error {
+	cmd, rest, err := root.Find(args)
+	if err == nil && len(rest) > 0 {
+		return fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+rest[0])
+	}
+	return err
 }
 
 // examples is the text of a command's examples.
