@@ -424,18 +424,23 @@ func (s *server) plant(ctx context.Context, handler *appservices.Handler) error 
 	return writeTokens(s.tokenFile, seeded)
 }
 
-// writeTokens writes the file in one step, so that nobody who waits for it reads a part.
+// writeTokens writes the file in one step, so that nobody who waits for it reads a part. A pipe, a device or a link, such as
+// /dev/stdout, is written to, and not replaced.
 func writeTokens(path string, seeded appservices.Seeded) error {
 	data, err := json.MarshalIndent(seeded, "", "  ")
 	if err != nil {
 		return err
+	}
+	data = append(data, '\n')
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return os.WriteFile(path, data, 0o600)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*") // with mode 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(append(data, '\n'))
+	_, err = f.Write(data)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
