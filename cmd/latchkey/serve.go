@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -214,16 +215,22 @@ func (s *server) check(storeGiven bool) error {
 		}
 	}
 	for _, origin := range s.opts.AllowedOrigins {
-		if !isBaseURL(origin) {
-			return usagef("--allow-origin is a scheme and a host, such as https://app.example.com")
+		if !isOrigin(origin) {
+			return usagef("--allow-origin is a scheme and a host, such as https://app.example.com, or null")
 		}
 	}
 	return nil
 }
 
 func isBaseURL(s string) bool {
+	return isOrigin(s) && (strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://"))
+}
+
+// isOrigin reports whether s is what browsers send for an origin. Apps that bring their own pages have schemes of their own,
+// such as capacitor://localhost, and pages from files have null.
+func isOrigin(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && s == u.Scheme+"://"+u.Host
+	return s == "null" || err == nil && u.Scheme != "" && u.Host != "" && s == u.Scheme+"://"+u.Host
 }
 
 func (s *server) readSeed() error {
