@@ -42,17 +42,26 @@ func Restore(ctx context.Context, r io.Reader, path string) error {
 
 // restore makes a file of a backup that it has checked.
 func restore(ctx context.Context, r io.Reader, tmp *os.File) error {
-	if _, err := io.Copy(&contextWriter{ctx: ctx, w: tmp}, r); err != nil {
-		return err
+	n, err := io.Copy(&contextWriter{ctx: ctx, w: tmp}, r)
+	if err == nil && n == 0 {
+		err = corrupt("the backup is empty")
 	}
-	return checkFile(ctx, tmp.Name())
-}
-
-// checkFile opens the store in a file and returns what Check finds first.
-func checkFile(ctx context.Context, path string) error {
-	s, err := Open(path, &Options{ReadOnly: true})
 	if err != nil {
 		return err
+	}
+	return checkCopy(ctx, tmp.Name())
+}
+
+// checkCopy opens the store in a file that nobody else knows of, and returns what Check finds first.
+func checkCopy(ctx context.Context, path string) error {
+	opts := &Options{ReadOnly: true}
+	e, err := openBolt(path, opts)
+	if err != nil {
+		return err
+	}
+	s, err := openEngine(e, opts)
+	if err != nil {
+		return errors.Join(err, e.Close())
 	}
 	defer s.Close()
 	for finding := range s.Check(ctx) {

@@ -116,7 +116,7 @@ var errLastLost = corrupt("the meta page of the last commit cannot be read")
 // The file is made with mode 0600 under another name, synced, and then given its own, so that a power cut leaves a
 // whole file or none. It returns [ErrLocked], [ErrCorrupt] if the file is not a store, or the operating system's error.
 func OpenBolt(path string, opts *Options) (Engine, error) {
-	_, err := os.Stat(path)
+	err := checkRegular(path)
 	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
 		err = createBolt(linkedFile(path))
 	}

@@ -21,6 +21,23 @@ import (
 // compactSuffix names what a compaction writes beside the file. A crash leaves it behind; the next Open removes it.
 const compactSuffix = ".compact"
 
+// checkRegular refuses what is no file. To open a pipe could take for ever.
+func checkRegular(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = corrupt("%s is no regular file", path)
+	}
+	return err
+}
+
+// openRegular opens a file for reading, and nothing else.
+func openRegular(path string) (*os.File, error) {
+	if err := checkRegular(path); err != nil {
+		return nil, err
+	}
+	return os.Open(path)
+}
+
 // linkedFile returns where path leads by symbolic links, also when there is nothing.
 func linkedFile(path string) string {
 	for range 40 { // as many as Linux follows

@@ -420,12 +420,15 @@ func TestWhatIsNoStoreIsRefusedAndStaysAsItIs(t *testing.T) {
 	}
 }
 
-func TestADirectoryIsNoStore(t *testing.T) {
+func TestADirectoryOrADeviceIsNoStore(t *testing.T) {
 	dir := t.TempDir()
-	for _, opts := range []*latchkey.Options{nil, {ReadOnly: true}} {
-		if _, err := latchkey.OpenBolt(dir, opts); err == nil {
-			t.Error("a directory was opened")
+	for _, path := range []string{dir, os.DevNull} {
+		for _, opts := range []*latchkey.Options{nil, {ReadOnly: true}, {UseSafetyCopy: true}} {
+			_, err := latchkey.Open(path, opts)
+			wantError(t, err, latchkey.ErrCorrupt)
 		}
+		_, err := latchkey.Salvage(t.Context(), path, filepath.Join(dir, "out.db"))
+		wantError(t, err, latchkey.ErrCorrupt)
 	}
 	wantFiles(t, dir)
 }

@@ -45,7 +45,7 @@ func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
 		if err := s.Backup(ctx, tmp); err != nil {
 			return err
 		}
-		return checkFile(ctx, tmp.Name())
+		return checkCopy(ctx, tmp.Name())
 	})
 }
 
@@ -65,7 +65,7 @@ func openUnlessGone(path string, opts *Options) (*Store, error) {
 func openOrUseCopy(path string, opts *Options) (*Store, error) {
 	path = linkedFile(path) // where the copy is, too
 	for {
-		f, err := os.Open(path) // so that no other file is taken for this one
+		f, err := openRegular(path) // so that no other file is taken for this one
 		if errors.Is(err, fs.ErrNotExist) {
 			err = replaceLost(path)
 			if errors.Is(err, fs.ErrExist) {

@@ -39,10 +39,10 @@ type Salvaged struct {
 // Tokens stay good, as does what was deleted stay deleted, unless the page that says so is lost; see [Salvaged] for
 // what comes back disabled. The new store is another replica of the domain.
 //
-// It returns [ErrCorrupt] if the record of the domain is lost, without which no token can be checked; [ErrVersion];
-// [fs.ErrExist] if out exists; ctx's error, or the operating system's.
+// It returns [ErrCorrupt] if the record of the domain is lost, without which no token can be checked, or broken is no
+// regular file; [ErrVersion]; [fs.ErrExist] if out exists; ctx's error, or the operating system's.
 func Salvage(ctx context.Context, broken, out string) (report Salvaged, err error) {
-	f, err := os.Open(broken)
+	f, err := openRegular(broken)
 	if err != nil {
 		return report, wrapf(err, "salvage")
 	}
