@@ -41,11 +41,7 @@ func (c *call) login() (reply, error) {
 		device = c.h.newObjectID()
 	}
 	now := c.h.now()
-	s, err := c.openSession(p, identity, device, now)
-	if err != nil {
-		return reply{}, err
-	}
-	return c.loggedIn(p, s, now)
+	return c.loggedIn(p, c.openSession(p, identity, device, now), now)
 }
 
 // loggedIn has four strings, and clients require all of them.
@@ -211,35 +207,39 @@ func (c *call) enter(cr *credential) (*principal, identityClaim, error) {
 	if cr.isKey() {
 		return c.enterByKey(cr)
 	}
-	user, err := c.userOf(cr)
+	p, err := c.userOf(cr)
 	switch {
 	case err != nil:
 		return nil, identityClaim{}, err
-	case user.Disabled:
+	case p.user.Disabled:
 		return nil, identityClaim{}, errUserDisabled
 	case cr.identity.Provider == latchkey.AnonUser:
-		cr.identity = user.Identities[0] // the store has chosen the subject
+		cr.identity = p.user.Identities[0] // the store has chosen the subject
 	}
-	return &principal{user: user}, c.app.identityClaim(cr.identity), nil
+	return p, c.app.identityClaim(cr.identity), nil
 }
 
 // userOf returns the user whose identity a credential is. One who is known costs no write, unless what the provider tells
 // has changed.
-func (c *call) userOf(cr *credential) (user latchkey.User, err error) {
-	err = errStale
-	if cr.identity.Provider != latchkey.AnonUser {
-		err = c.app.store.View(c.ctx(), func(tx *latchkey.Tx) error {
-			user, err = known(tx, cr)
+func (c *call) userOf(cr *credential) (*principal, error) {
+	var p principal
+	found := func(find func(*latchkey.Tx, *credential) (latchkey.User, error)) func(*latchkey.Tx) error {
+		return func(tx *latchkey.Tx) (err error) {
+			if p.user, err = find(tx, cr); err != nil {
+				return err
+			}
+			p.forgotten, err = getForgotten(tx)
 			return err
-		})
+		}
+	}
+	err := errStale
+	if cr.identity.Provider != latchkey.AnonUser {
+		err = c.app.store.View(c.ctx(), found(known))
 	}
 	if errors.Is(err, errStale) {
-		err = c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
-			user, err = makeKnown(tx, cr)
-			return err
-		})
+		err = c.app.store.Update(c.ctx(), found(makeKnown))
 	}
-	return user, err
+	return &p, err
 }
 
 // errStale is known's word for a credential of which something is still to be written.
@@ -310,6 +310,9 @@ func (c *call) enterByKey(cr *credential) (*principal, identityClaim, error) {
 	var key latchkey.Key
 	used := true
 	err := c.app.store.View(c.ctx(), func(tx *latchkey.Tx) (err error) {
+		if p.forgotten, err = getForgotten(tx); err != nil {
+			return err
+		}
 		if cr.key.Server {
 			key, err = tx.Key(latchkey.Server, cr.key.KeyID)
 			p.server = &key

@@ -21,6 +21,8 @@ import (
 type principal struct {
 	user   latchkey.User
 	server *latchkey.Key
+
+	forgotten forgotten // as it was when a login found this
 }
 
 func (p *principal) objectID() string {
@@ -85,9 +87,9 @@ func (cl *claims) session() *session {
 }
 
 // openSession makes the session of a login.
-func (c *call) openSession(p *principal, identity identityClaim, device string, now time.Time) (*session, error) {
+func (c *call) openSession(p *principal, identity identityClaim, device string, now time.Time) *session {
 	s := &session{
-		sessionClaim: sessionClaim{App: c.appID, User: p.user.ID, Epoch: p.user.Epoch},
+		sessionClaim: sessionClaim{App: c.appID, User: p.user.ID, Epoch: p.user.Epoch, Forgotten: p.forgotten.Count},
 		id:           c.h.newObjectID(),
 		device:       device,
 		expires:      now.Add(c.h.opts.refreshLife(identity.Provider)).Unix(),
@@ -96,12 +98,7 @@ func (c *call) openSession(p *principal, identity identityClaim, device string, 
 	if p.server != nil {
 		s.Key = p.server.ID
 	}
-	err := c.app.store.View(c.ctx(), func(tx *latchkey.Tx) error {
-		f, err := getForgotten(tx)
-		s.Forgotten = f.Count
-		return err
-	})
-	return s, err
+	return s
 }
 
 // writeRefreshToken writes the token that a session lives by.
