@@ -22,6 +22,7 @@ type app struct {
 	id      string // the internal one, which only links show
 	groupID string
 	wireID  string // the domain's, which the service called domain_id
+	keysID  string // of keys as a provider
 	key     []byte // signs tokens
 	signers sync.Pool
 }
@@ -81,6 +82,7 @@ func (h *Handler) openApp(ctx context.Context, store *latchkey.Store) (*app, err
 	a := &app{
 		h: h, store: store, domain: domain,
 		id: deriveID(domain, "app"), groupID: deriveID(domain, "group"), wireID: deriveID(domain, "domain"),
+		keysID: providerID(domain, latchkey.APIKey),
 	}
 	a.signers.New = func() any { return &signer{mac: hmac.New(sha256.New, a.key)} }
 	return a, a.loadKey(ctx)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -351,7 +350,7 @@ func loggedPath(path string) string {
 // newRequestID needs to be no secret, and must leave the numbers that Options.Rand gives to those IDs that last.
 func newRequestID() string {
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, objectIDSize), mathrand.Uint64())
-	return hex.EncodeToString(binary.BigEndian.AppendUint32(b, mathrand.Uint32()))
+	return hexID(binary.BigEndian.AppendUint32(b, mathrand.Uint32()))
 }
 
 // random returns n random bytes.
@@ -372,18 +371,18 @@ func (h *Handler) random(n int) []byte {
 // newObjectID is an ID by the clock and by chance, in the order of time.
 func (h *Handler) newObjectID() string {
 	b := binary.BigEndian.AppendUint32(make([]byte, 0, objectIDSize), uint32(h.now().Unix()))
-	return hex.EncodeToString(append(b, h.random(8)...))
+	return hexID(append(b, h.random(8)...))
 }
 
 // body reads a JSON document, or the empty one if there is none.
 func (c *call) body() (document, error) {
 	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, c.h.opts.maxBody()))
-	var tooLong *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLong):
-		return nil, errBodySize
-	case err != nil:
-		return nil, errBodyLost
+	if err == nil {
+		return parseDocument(b)
 	}
-	return parseDocument(b)
+	var tooLong *http.MaxBytesError
+	if errors.As(err, &tooLong) {
+		return nil, errBodySize
+	}
+	return nil, errBodyLost
 }

@@ -24,12 +24,15 @@ func KeyObjectID(k latchkey.Key) string { return projectID(k.Created, k.ID) }
 // random ones, where the first are time.
 func projectID(created time.Time, id uuid.UUID) string {
 	b := binary.BigEndian.AppendUint32(make([]byte, 0, objectIDSize), uint32(created.Unix()))
-	return hex.EncodeToString(append(b, id[8:]...))
+	return hexID(append(b, id[8:]...))
 }
+
+// hexID is an ID's bytes as they are on the wire.
+func hexID(b []byte) string { return string(hex.AppendEncode(make([]byte, 0, 2*objectIDSize), b)) }
 
 // deriveID is the ID of what a domain has only one of, or has by name.
 func deriveID(domain uuid.UUID, labels ...string) string {
-	return hex.EncodeToString(deriveBytes(domain, labels...)[:objectIDSize])
+	return hexID(deriveBytes(domain, labels...)[:objectIDSize])
 }
 
 func deriveBytes(domain uuid.UUID, labels ...string) []byte {

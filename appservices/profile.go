@@ -33,16 +33,16 @@ func (a *app) identityClaim(i latchkey.Identity) identityClaim {
 	case latchkey.LocalUserpass:
 		id = deriveID(a.domain, "identity", i.Subject)
 	}
-	return identityClaim{id, i.Provider, a.providerID(i.Provider)}
+	return identityClaim{id, i.Provider, providerID(a.domain, i.Provider)}
 }
 
 // keyClaim is a key as an identity.
 func (a *app) keyClaim(key latchkey.Key) identityClaim {
-	return identityClaim{KeyObjectID(key), latchkey.APIKey, a.providerID(latchkey.APIKey)}
+	return identityClaim{KeyObjectID(key), latchkey.APIKey, a.keysID}
 }
 
-func (a *app) providerID(p latchkey.Provider) string {
-	return deriveID(a.domain, "provider", string(p))
+func providerID(domain uuid.UUID, p latchkey.Provider) string {
+	return deriveID(domain, "provider", string(p))
 }
 
 // markUsed makes a key one of its user's identities. The mark is how many the user had then, which is its place among them.
