@@ -446,10 +446,12 @@ func (g gate) tryLock() bool {
 // it locked, so nobody may be waiting for it then. It does not wait longer than ctx lasts; what has begun all the same is
 // undone.
 func (e *boltEngine) begin(ctx context.Context, stuck *atomic.Bool, fn func() error, undo func()) error {
-	select {
-	case e.gate <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+	if !e.gate.tryLock() { // most contexts make a channel when they are first asked for it
+		select {
+		case e.gate <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	run := func() error {
 		defer e.gate.unlock()
@@ -798,7 +800,7 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 		if tx.batch != nil {
 			value = tx.getWritten(table, key)
 		} else if i, found := leaf.search(key); found {
-			value = copyEntry(leaf.key(i), leaf.value(i)).Value
+			value = append([]byte{}, leaf.value(i)...) // never nil
 		}
 		return nil
 	})
@@ -809,7 +811,7 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 func (tx *boltTx) getWritten(table string, key []byte) []byte {
 	if b := tx.tx.Bucket([]byte(table)); b != nil {
 		if v := b.Get(key); v != nil {
-			return copyEntry(key, v).Value
+			return append([]byte{}, v...)
 		}
 	}
 	return nil

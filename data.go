@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"iter"
+	"slices"
 )
 
 // Data is a named set of an application's own records, in the store's file and in the same transactions as users and
@@ -107,5 +108,5 @@ func (d *Data) key(key []byte) ([]byte, error) {
 	if d.err == nil && (len(key) == 0 || len(key) > MaxDataKey) {
 		return nil, fmt.Errorf("%w: a key of %d bytes", ErrInvalidData, len(key))
 	}
-	return append(bytes.Clone(d.prefix), key...), d.err
+	return slices.Concat(d.prefix, key), d.err
 }
