@@ -228,21 +228,6 @@ func (c *checker) behind(table string, from []byte) (next []byte) {
 	return nil
 }
 
-// Behind returns the first key that the pages behind the next unreadable one can have, or nil. [Store.Check] calls it.
-func (tx *boltTx) Behind(table string, from []byte) (next []byte) {
-	_ = contain(func() error {
-		for {
-			_, after, err := tx.tables.find(table, from)
-			if err != nil || after == nil {
-				next = bytes.Clone(after)
-				return nil
-			}
-			from = after
-		}
-	})
-	return next
-}
-
 // id reads a 16-byte key or value, or reports it.
 func (c *checker) id(table string, b []byte) (id uuid.UUID, ok bool) {
 	if err := decodeUUID(b, &id); err != nil {

@@ -1,0 +1,237 @@
+package latchkey
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"iter"
+
+	"go.etcd.io/bbolt"
+)
+
+// What a transaction of the engine on bbolt does: a reader goes by checked pages alone; a member of a batch goes by bbolt,
+// after the pages on its way were checked, and can undo what it has written.
+
+// boltTx is one member of a batch, or one reader.
+type boltTx struct {
+	tx     *bbolt.Tx
+	tables *boltTables
+	batch  *boltBatch // nil for a reader
+	ended  bool
+	writes int // counts, so that a scan knows when its cursor has lost its place
+	before []boltUndo
+}
+
+// Format keeps what a transaction has read and written out of whatever prints it.
+func (tx *boltTx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "bbolt transaction") }
+
+// boltUndo is what an entry was before a member of a batch changed it.
+type boltUndo struct {
+	table      string
+	key, value []byte
+}
+
+func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
+	if tx.ended {
+		return nil, ErrClosed
+	}
+	err = contain(func() error {
+		leaf, _, err := tx.tables.find(table, key)
+		if err != nil {
+			return err
+		}
+		if tx.batch != nil {
+			value = tx.getWritten(table, key)
+		} else if i, found := leaf.search(key); found {
+			value = append([]byte{}, leaf.value(i)...) // never nil
+		}
+		return nil
+	})
+	return value, err
+}
+
+// getWritten is Get for who writes, after the way to the key was checked.
+func (tx *boltTx) getWritten(table string, key []byte) []byte {
+	if b := tx.tx.Bucket([]byte(table)); b != nil {
+		if v := b.Get(key); v != nil {
+			return append([]byte{}, v...)
+		}
+	}
+	return nil
+}
+
+// copyEntry copies what is bbolt's. It makes nothing nil.
+func copyEntry(k, v []byte) Entry {
+	return Entry{Key: append([]byte{}, k...), Value: append([]byte{}, v...)}
+}
+
+func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
+	from, to = bytes.Clone(from), bytes.Clone(to) // the caller may change what it gave
+	return func(yield func(Entry, error) bool) {
+		next := reader(func(key []byte) (node, []byte, error) { return tx.tables.find(table, key) }, from)
+		if tx.batch != nil {
+			next = tx.cursor(table, from)
+		}
+		next = contained(next)
+		for {
+			entry, err := Entry{}, ErrClosed
+			if !tx.ended {
+				entry, err = next()
+			}
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			if entry.Key == nil || to != nil && bytes.Compare(entry.Key, to) >= 0 || !yield(entry, nil) {
+				return
+			}
+		}
+	}
+}
+
+// reader returns a function that returns one entry after another of what is found by find, and at the end one without a
+// key.
+func reader(find func(key []byte) (leaf node, after []byte, err error), from []byte) (next func() (Entry, error)) {
+	var leaf node
+	i, more := 0, true
+	return func() (Entry, error) {
+		for i == leaf.count() {
+			if !more {
+				return Entry{}, nil
+			}
+			at := from
+			var err error
+			if leaf, from, err = find(at); err != nil {
+				return Entry{}, err
+			}
+			i, _ = leaf.search(at)
+			more = from != nil
+		}
+		i++
+		return copyEntry(leaf.key(i-1), leaf.value(i-1)), nil
+	}
+}
+
+// cursor is reader for who writes.
+func (tx *boltTx) cursor(table string, from []byte) (next func() (Entry, error)) {
+	var cursor *bbolt.Cursor
+	var after []byte // the leaf that from is in; the next was checked too
+	writes := 0
+	return func() (Entry, error) {
+		if cursor == nil || after != nil && bytes.Compare(from, after) >= 0 {
+			var err error
+			if after, err = tx.tables.findTwo(table, from); err != nil {
+				return Entry{}, err
+			}
+		}
+		var k, v []byte
+		switch {
+		case cursor == nil:
+			b := tx.tx.Bucket([]byte(table))
+			if b == nil {
+				return Entry{}, nil
+			}
+			cursor = b.Cursor()
+			k, v = cursor.Seek(from)
+		case writes != tx.writes:
+			if k, v = cursor.Seek(from); bytes.Equal(k, from) {
+				k, v = cursor.Next()
+			}
+		default:
+			k, v = cursor.Next()
+		}
+		if k == nil {
+			return Entry{}, nil
+		}
+		from, writes = bytes.Clone(k), tx.writes
+		return copyEntry(k, v), nil
+	}
+}
+
+func (tx *boltTx) Put(table string, key, value []byte) error {
+	if value == nil {
+		value = []byte{}
+	}
+	if len(table) > MaxEngineKey || len(key) > MaxEngineKey || len(value) > MaxEngineValue {
+		return fmt.Errorf("an entry of %d and %d bytes is too large", len(key), len(value))
+	}
+	return tx.write(table, key, value)
+}
+
+func (tx *boltTx) Delete(table string, key []byte) error {
+	return tx.write(table, key, nil)
+}
+
+// write sets key to value, or removes it when value is nil, and remembers what was there.
+func (tx *boltTx) write(table string, key, value []byte) error {
+	if tx.ended {
+		return ErrClosed
+	}
+	if tx.batch == nil {
+		return ErrReadOnly
+	}
+	old, err := tx.Get(table, key)
+	if err != nil {
+		return err
+	}
+	if old == nil && value == nil {
+		return nil
+	}
+	if value == nil {
+		// From a leaf that was emptied bbolt goes on to the next.
+		err := contain(func() error {
+			_, err := tx.tables.findTwo(table, key)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	key = bytes.Clone(key)
+	tx.before = append(tx.before, boltUndo{table, key, old})
+	return tx.set(table, key, value)
+}
+
+func (tx *boltTx) set(table string, key, value []byte) error {
+	tx.writes++
+	err := contain(func() error {
+		b, err := tx.tx.CreateBucketIfNotExists([]byte(table))
+		if err != nil {
+			return err
+		}
+		if value == nil {
+			tx.batch.removed[table] = append(tx.batch.removed[table], key)
+			return b.Delete(key)
+		}
+		return b.Put(key, bytes.Clone(value)) // bbolt keeps the slice until it commits
+	})
+	if err != nil && errors.Is(err, ErrCorrupt) {
+		tx.batch.damage = err
+	}
+	return err
+}
+
+// undo takes back what this member wrote and leaves the batch to the others.
+func (tx *boltTx) undo() {
+	for i := len(tx.before) - 1; i >= 0; i-- {
+		b := tx.before[i]
+		if err := tx.set(b.table, b.key, b.value); err != nil && tx.batch.damage == nil {
+			tx.batch.damage = err
+		}
+	}
+}
+
+// Behind returns the first key that the pages behind the next unreadable one can have, or nil. [Store.Check] calls it.
+func (tx *boltTx) Behind(table string, from []byte) (next []byte) {
+	_ = contain(func() error {
+		for {
+			_, after, err := tx.tables.find(table, from)
+			if err != nil || after == nil {
+				next = bytes.Clone(after)
+				return nil
+			}
+			from = after
+		}
+	})
+	return next
+}
