@@ -513,7 +513,8 @@ func use(t testing.TB, e latchkey.Engine, damage string) {
 		if err != nil && !errors.Is(err, latchkey.ErrCorrupt) {
 			t.Errorf("%s: %s: got %v, want ErrCorrupt", damage, call, err)
 		}
-		if err != nil && strings.Contains(err.Error(), "memory") {
+		// Where another processor is emulated, a fault does not say where it was, and reads like a nil pointer.
+		if err != nil && runtime.GOARCH == "amd64" && strings.Contains(err.Error(), "memory") {
 			t.Errorf("%s: %s: %v: the fault of a file reads as one of the program", damage, call, err)
 		}
 	}
