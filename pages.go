@@ -185,6 +185,9 @@ func (p *pageFile) nextRoot(m boltMeta, live func(id uint64) bool) (root uint64,
 			return 0, false
 		}
 		if commit, ok := p.rootCommit(id); ok && commit == m.tx+1 {
+			if root != 0 {
+				return 0, false // a commit that failed left one, and that which was made in its place has the other
+			}
 			root = id
 		}
 		id += size

@@ -216,6 +216,29 @@ func TestALostMetaPageAndALostRootReviveNothing(t *testing.T) {
 	}
 }
 
+// A commit that failed leaves a root, and the one that is made in its place has the same number.
+func TestALostMetaPageAndTwoRootsReviveNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	put(t, s, "sessions", "ada", "good")
+	put(t, s, "sessions", "bob", "good")
+	put(t, s, "sessions", "ada", "ended")
+	closeStore(t, s)
+	file, err := os.ReadFile(path)
+	must(t, err)
+	last := boltMeta(file)
+	before := boltMeta(spoilt(file, zero, int(last.tx%2)))
+	failed := bytes.Clone(file[before.root*pageSize:][:pageSize])
+	binary.LittleEndian.PutUint64(failed, uint64(len(file)/pageSize))
+	commit := bytes.Index(failed, []byte("latchkey")) + len("latchkey") + 8
+	binary.LittleEndian.PutUint64(failed[commit:], last.tx)
+
+	_, salvaged := salvage(t, damagePage(t, append(file, failed...), int(last.tx%2)))
+	if got := get(t, salvaged, "sessions", "ada"); string(got) == "good" {
+		t.Error("the data of before the last commit is back")
+	}
+}
+
 // Pages that lead to each other and claim to have many more would take all memory if they were held together.
 func TestSalvageDoesNotHoldAChainOfPagesInMemory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
