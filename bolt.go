@@ -384,10 +384,20 @@ func (e *boltEngine) newReader(tx *bbolt.Tx) (etx *boltTx, err error) {
 
 // view is bbolt's View, with bbolt's part of it contained and fn's panics left to fn's caller. fn gets the file too.
 func (e *boltEngine) view(ctx context.Context, fn func(*bbolt.Tx, *os.File) error) error {
-	if e.closing.Load() {
-		return ErrClosed
+	for {
+		if e.closing.Load() {
+			return ErrClosed
+		}
+		err := e.viewAlsoWhenClosing(ctx, fn)
+		if !errors.Is(err, bolterrors.ErrInvalidMapping) {
+			return err
+		}
+		// A commit was refused a larger map, and opens the file again before its turn ends.
+		if err := e.takeTurn(ctx); err != nil {
+			return err
+		}
+		e.endTurn()
 	}
-	return e.viewAlsoWhenClosing(ctx, fn)
 }
 
 func (e *boltEngine) viewAlsoWhenClosing(ctx context.Context, fn func(*bbolt.Tx, *os.File) error) error {

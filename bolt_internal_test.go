@@ -444,6 +444,39 @@ func TestAMapThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	e.reopen().want("a=1 b=1")
 }
 
+func TestWhoReadsNoticesNothingOfAMapThatCannotGrow(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs a flag of Linux that refuses to map a file")
+	}
+	e := openBoltInside(t)
+	mustInside(t, e.set("a", "1"))
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := e.View(t.Context(), func(EngineTx) error { return nil }); err != nil {
+					t.Errorf("View: got %v", err)
+					return
+				}
+			}
+		})
+	}
+	for range 50 {
+		e.refuseMaps()
+		if err := e.set("large", strings.Repeat("x", MaxEngineValue)); err == nil {
+			t.Error("Update: got no error")
+		}
+	}
+	close(stop)
+	readers.Wait()
+}
+
 // Who has the name by then is another store, and what it has is not known here.
 func TestAStoreThatLosesItsMapDoesNotGoOnInAnotherFile(t *testing.T) {
 	if runtime.GOOS != "linux" {
