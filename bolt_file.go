@@ -45,7 +45,11 @@ func linkedFile(path string) string {
 		if err != nil { // it is no link
 			return path
 		}
-		if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil && !filepath.IsAbs(to) {
+		if !filepath.IsAbs(to) {
+			dir := filepath.Dir(path)
+			if real, err := filepath.EvalSymlinks(dir); err == nil {
+				dir = real
+			}
 			to = filepath.Join(dir, to)
 		}
 		path = to
