@@ -18,6 +18,10 @@ import (
 //	Compact(context.Context) error                // for Store.Compact
 //	CheckEngine(context.Context) iter.Seq[error]  // yields what is damaged; for Store.Check and Store.Repair
 //	Commits() uint64                              // those since the engine was opened; for Stats
+//
+// And a transaction may have, for Store.Check:
+//
+//	Behind(table string, from []byte) []byte // where the table can be read again behind what cannot; nil for nowhere
 type Engine interface {
 	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if that ends before fn begins. The
 	// transaction sees one state of the whole engine, with every Update that returned before View was called, and nothing

@@ -17,7 +17,7 @@ type Stats struct {
 	Misses    uint64 // logins of genuine tokens that it could not decide
 	Malformed uint64 // refused: not in the form of a token
 	Forged    uint64 // refused: in the form of a token, but not made by this domain
-	Unknown   uint64 // refused: made by this domain, but the key is gone, or has another secret
+	Unknown   uint64 // refused: the tag is right, but the key is gone, or has another secret
 	Refused   uint64 // refused: proven, but the key or its user is disabled, or the key has expired
 	Busy      uint64 // refused: [ErrBusy]
 

@@ -41,7 +41,8 @@ type Store struct {
 // path when another holds the file for longer than [Options].LockTimeout; [ErrVersion] for a file of a later format;
 // [ErrCorrupt] for a file that is damaged or no store; [ErrFileGone] for none beside a safety copy; [ErrReadOnly] with
 // [Options].ReadOnly for a file in which the making of a store was interrupted; [ErrInvalidOptions]; or the operating
-// system's error, such as [fs.ErrNotExist] for a missing directory. None of these changes the file. [ErrCommit] says that a new store may not have reached the disk.
+// system's error, such as [fs.ErrNotExist] for a missing directory. None of these changes the file. [ErrCommit] says that a
+// new store may not have reached the disk.
 //
 // To open a file for writing is to write one page of it again, as it is, and to sync it: after a crash or a failed sync,
 // what the system shows of a file need not be on the disk yet.

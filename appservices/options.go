@@ -25,8 +25,8 @@ type Options struct {
 	AppIDs []string
 
 	// OpenApp gives an app that is met for the first time a store of its own, which must last as long as the handler and is
-	// OpenApp's to close. At most 100 apps are opened, and other IDs get status 503. The default is that every app ID is a
-	// name of the one app in the handler's store.
+	// OpenApp's to close. At most 100 apps are opened, and other IDs get status 503. ctx does not end with the request, and
+	// all other requests wait for OpenApp. The default is that every app ID is a name of the one app in the handler's store.
 	OpenApp func(ctx context.Context, appID string) (*latchkey.Store, error)
 
 	// PublicURL is the scheme and authority by which clients reach the handler, such as "https://keys.example.com". Clients

@@ -143,7 +143,7 @@ clock is given "advance" or "set", and "running", false to let it stand; GET sho
 	flags.BoolVar(&s.opts.ExplainForbidden, "explain-forbidden", false, "say why in refusals with status 403, which have no body otherwise")
 	flags.Float64Var(&s.opts.FailedLogins, "failed-logins", 1, "`N` logins a second may fail from one address after --failed-login-burst have; -1 is no limit")
 	flags.IntVar(&s.opts.FailedLoginBurst, "failed-login-burst", 1000, "`N` logins may fail from one address before --failed-logins matters")
-	flags.StringArrayVar(&s.opts.AllowedOrigins, "allow-origin", nil, "an `ORIGIN` whose pages may call, such as https://app.example.com; may be repeated (default any)")
+	flags.StringArrayVar(&s.opts.AllowedOrigins, "allow-origin", nil, "an `ORIGIN` whose pages may call, such as https://app.example.com, or null; may be repeated (default any)")
 	flags.BoolVar(&s.opts.AllowPrivateNetwork, "allow-private-network", false, "let public pages call a private address, which Chromium asks for")
 	flags.StringVar(&s.opts.PublicURL, "public-url", "", "the `URL` by which clients reach the server (default what they sent the request to)")
 	flags.BoolVar(&s.opts.TrustForwarded, "trust-forwarded", false, "believe X-Forwarded-Proto, -Host and -For; only behind a proxy that sets them")
@@ -431,14 +431,17 @@ func (s *server) plant(ctx context.Context, handler *appservices.Handler) error 
 	return writeTokens(s.tokenFile, seeded)
 }
 
-// writeTokens writes the file in one step, so that nobody who waits for it reads a part. A pipe, a device or a link, such as
-// /dev/stdout, is written to, and not replaced.
+// writeTokens writes the file in one step, so that nobody who waits for it reads a part. A pipe or a device, such as
+// /dev/stdout, is written to, and not replaced; a link stays a link.
 func writeTokens(path string, seeded appservices.Seeded) error {
 	data, err := json.MarshalIndent(seeded, "", "  ")
 	if err != nil {
 		return err
 	}
 	data = append(data, '\n')
+	if file, err := filepath.EvalSymlinks(path); err == nil {
+		path = file
+	}
 	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
 		return os.WriteFile(path, data, 0o600)
 	}

@@ -72,15 +72,15 @@ func trimToken(input []byte) string {
 	return strings.TrimSuffix(strings.TrimSuffix(string(input), "\n"), "\r")
 }
 
-// await returns what read does, which may wait for somebody to type, or ctx's error as soon as ctx ends.
-func await[T any](ctx context.Context, read func() (T, error)) (T, error) {
+// await returns what fn does, which may wait for somebody to type or for another program, or ctx's error as soon as ctx ends.
+func await[T any](ctx context.Context, fn func() (T, error)) (T, error) {
 	type result struct {
 		v   T
 		err error
 	}
 	done := make(chan result, 1)
 	go func() {
-		v, err := read()
+		v, err := fn()
 		done <- result{v, err}
 	}()
 	select {

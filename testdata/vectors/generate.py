@@ -118,6 +118,10 @@ def tokens():
     bad("another tag", "forged", "lk_" + digits[:-1] + other)
     bad("key ID and secret exchanged in part", "forged", "lk_" + digits[22:33] + digits[11:22] + digits[:11] + digits[33:])
     bad("the tag of another domain", "forged", token("lk", some("another domain", 16), some_id("token key", 7), some("token secret", 32))[0])
+    for i in range(6):
+        body = digits[: 11 * i] + over + digits[11 * i + 11 : 66]
+        tag = siphash(ts, body.encode())[::-1]
+        bad(f"word {i} is 2^64, and the tag is right", "tagged", "lk_" + body + word(tag))
     return {"regexp": "^[0-9A-Za-z]{1,16}_[0-9A-Za-z]{77}$", "genuine": genuine, "refused": refused}
 
 
