@@ -198,8 +198,8 @@ func TestSalvageLeavesBothFilesAlone(t *testing.T) {
 	}
 }
 
-// Where a page beside the lost meta page is unreadable, it can have been the last commit's root.
-func TestALostMetaPageAndALostRootReviveNothing(t *testing.T) {
+// fileOfAnEndedSession makes a store whose last commit ended a session.
+func fileOfAnEndedSession(t *testing.T) (file []byte, last meta) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	put(t, s, "sessions", "ada", "good")
@@ -208,35 +208,35 @@ func TestALostMetaPageAndALostRootReviveNothing(t *testing.T) {
 	closeStore(t, s)
 	file, err := os.ReadFile(path)
 	must(t, err)
-	last := boltMeta(file)
-	copy(file[last.root*pageSize:], make([]byte, 8)) // the number of the page
+	return file, boltMeta(file)
+}
+
+// wantSessionEnded salvages the file without the last commit's meta page, and fails the test if the session is good again.
+func wantSessionEnded(t *testing.T, file []byte, last meta) {
+	t.Helper()
 	_, salvaged := salvage(t, damagePage(t, file, int(last.tx%2)))
 	if got := get(t, salvaged, "sessions", "ada"); string(got) == "good" {
 		t.Error("the data of before the last commit is back")
 	}
 }
 
+// Where a page beside the lost meta page is unreadable, it can have been the last commit's root.
+func TestALostMetaPageAndALostRootReviveNothing(t *testing.T) {
+	file, last := fileOfAnEndedSession(t)
+	copy(file[last.root*pageSize:], make([]byte, 8)) // the number of the page
+	wantSessionEnded(t, file, last)
+}
+
 // A commit that failed leaves a root, and the one that is made in its place has the same number.
 func TestALostMetaPageAndTwoRootsReviveNothing(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
-	put(t, s, "sessions", "ada", "good")
-	put(t, s, "sessions", "bob", "good")
-	put(t, s, "sessions", "ada", "ended")
-	closeStore(t, s)
-	file, err := os.ReadFile(path)
-	must(t, err)
-	last := boltMeta(file)
+	file, last := fileOfAnEndedSession(t)
 	before := boltMeta(spoilt(file, zero, int(last.tx%2)))
 	failed := bytes.Clone(file[before.root*pageSize:][:pageSize])
 	binary.LittleEndian.PutUint64(failed, uint64(len(file)/pageSize))
 	commit := bytes.Index(failed, []byte("latchkey")) + len("latchkey") + 8
 	binary.LittleEndian.PutUint64(failed[commit:], last.tx)
 
-	_, salvaged := salvage(t, damagePage(t, append(file, failed...), int(last.tx%2)))
-	if got := get(t, salvaged, "sessions", "ada"); string(got) == "good" {
-		t.Error("the data of before the last commit is back")
-	}
+	wantSessionEnded(t, append(file, failed...), last)
 }
 
 // Pages that lead to each other and claim to have many more would take all memory if they were held together.
