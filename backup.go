@@ -18,9 +18,7 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	if s.closed.Load() {
 		return ErrClosed
 	}
-	e, ok := s.engine.(interface {
-		WriteBackup(context.Context, io.Writer) error
-	})
+	e, ok := s.engine.(EngineBackuper)
 	if !ok {
 		return wrapf(errors.ErrUnsupported, "backup")
 	}
@@ -28,7 +26,7 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 }
 
 // Restore makes a store's file at path from what [Store.Backup] wrote. It checks all of it first, so a backup that was
-// cut short or damaged is never put in place: it returns [ErrCorrupt] then, or [ErrVersion]; [fs.ErrExist] if there is a
+// cut short or damaged is never put in place: it returns [ErrCorrupt] then, or [ErrNewerFormat]; [fs.ErrExist] if there is a
 // file at path, which it leaves alone; r's error, ctx's, or the operating system's.
 //
 // A backup is as old as it is: keys that were disabled or deleted since are as they were before.
@@ -80,7 +78,7 @@ func (s *Store) Compact(ctx context.Context) error {
 	if s.closed.Load() {
 		return ErrClosed
 	}
-	e, ok := s.engine.(interface{ Compact(context.Context) error })
+	e, ok := s.engine.(EngineCompacter)
 	if !ok {
 		return wrapf(errors.ErrUnsupported, "compact")
 	}

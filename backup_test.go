@@ -26,12 +26,12 @@ var lightest = latchkey.Cost{Memory: 8, Passes: 1, Lanes: 1}
 // fillStore makes users, and as many keys of each as a user can have, in one transaction each hundred users.
 func fillStore(t testing.TB, s *latchkey.Store, users int) (owners []uuid.UUID, keys []latchkey.Key, tokens []string) {
 	t.Helper()
-	var requests []latchkey.NewKeyFor
+	var requests []latchkey.KeyRequest
 	for i := range users {
 		owner := addUser(t, s, fmt.Sprintf("user-%d", i))
 		owners = append(owners, owner)
 		for j := range 20 {
-			requests = append(requests, latchkey.NewKeyFor{Owner: owner, NewKey: latchkey.NewKey{Name: fmt.Sprint("key-", j)}})
+			requests = append(requests, latchkey.KeyRequest{Owner: owner, KeySpec: latchkey.KeySpec{Name: fmt.Sprint("key-", j)}})
 		}
 		if len(requests) < 2000 && i < users-1 {
 			continue
@@ -138,7 +138,7 @@ func TestADamagedBackupIsNotRestored(t *testing.T) {
 			must(t, os.Remove(path))
 			continue
 		}
-		if !errors.Is(err, latchkey.ErrCorrupt) && !errors.Is(err, latchkey.ErrVersion) {
+		if !errors.Is(err, latchkey.ErrCorrupt) && !errors.Is(err, latchkey.ErrNewerFormat) {
 			t.Fatalf("bit of byte %d flipped: got %v, want ErrCorrupt", at, err)
 		}
 	}
@@ -223,7 +223,7 @@ func TestCompactGivesSpaceBackAndKeepsEverything(t *testing.T) {
 	wantRefused(t, s, tokens[20], latchkey.ErrInvalidToken)
 
 	// What is written from now on is in the new file.
-	key, token := addKey(t, s, latchkey.Server, "late")
+	key, token := addKey(t, s, latchkey.ServerOwner, "late")
 	closeStore(t, s)
 	s = openFile(t, path, nil)
 	wantLogin(t, s, token, key.ID)
@@ -260,7 +260,7 @@ func TestLoginsAndWritesGoOnWhileTheStoreIsCompacted(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				_, token, err := s.CreateKey(context.Background(), latchkey.Server, latchkey.NewKey{Name: fmt.Sprint(i)})
+				_, token, err := s.CreateServerKey(context.Background(), latchkey.KeySpec{Name: fmt.Sprint(i)})
 				if err != nil {
 					t.Error(err)
 					return

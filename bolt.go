@@ -97,12 +97,12 @@ func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
 
 var errLastLost = corrupt("the meta page of the last commit cannot be read")
 
-// OpenBolt opens the bbolt file at path as an [Engine], and makes it if there is none. Of opts it uses ReadOnly and
+// OpenBoltEngine opens the bbolt file at path as an [Engine], and makes it if there is none. Of opts it uses ReadOnly and
 // LockTimeout. [Open] calls it; call it yourself to put an engine of your own between bbolt and the store.
 //
 // The file is made with mode 0600 under another name, synced, and then given its own, so that a power cut leaves a
 // whole file or none. It returns [ErrLocked], [ErrCorrupt] if the file is not a store, or the operating system's error.
-func OpenBolt(path string, opts *Options) (Engine, error) {
+func OpenBoltEngine(path string, opts *Options) (Engine, error) {
 	err := checkRegular(path)
 	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
 		err = createBolt(linkedFile(path))

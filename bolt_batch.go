@@ -204,7 +204,7 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	case visible || lookErr != nil:
 		// The meta page was written, and what failed is its sync.
 		e.broken = ErrSyncFailed
-		return fmt.Errorf("%w: %w", ErrCommit, err)
+		return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
 	case syncFailed(err):
 		// After a failed sync the kernel may take for clean what never reached the disk: nothing can be built on it.
 		e.broken = ErrSyncFailed

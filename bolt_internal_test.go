@@ -390,7 +390,7 @@ func TestAWriteThatFailsTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 			e.reopen().want("a=2")
 			return
 		}
-		if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrCommit) {
+		if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrCommitUnknown) {
 			t.Errorf("with write %d failing: got %v, want the disk's error alone", failing, err)
 		}
 		e.want("a=1")
@@ -431,7 +431,7 @@ func TestAMapThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	large := strings.Repeat("x", MaxEngineValue)
 	for i := range 2 {
 		e.refuseMaps()
-		if err := e.set("large", large); err == nil || errors.Is(err, ErrCommit) || errors.Is(err, ErrCorrupt) {
+		if err := e.set("large", large); err == nil || errors.Is(err, ErrCommitUnknown) || errors.Is(err, ErrCorrupt) {
 			t.Errorf("Update: got %v, want the system's error", err)
 		}
 		e.want("a=1")
@@ -508,7 +508,7 @@ func TestACommitThatFailsWhileTheEngineClosesIsKnownToHaveFailed(t *testing.T) {
 	hookWrites(e, func(writeAt, []byte, int64) (int, error) { return 0, errDiskFull })
 	e.together(
 		func() {
-			if err := e.set("b", "1"); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrCommit) {
+			if err := e.set("b", "1"); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrCommitUnknown) {
 				t.Errorf("Update: got %v, want the disk's error alone", err)
 			}
 		},
@@ -552,7 +552,7 @@ func TestASyncThatFailsBeforeTheLastStepTakesTheCommitBackAndEndsAllWriting(t *t
 	}
 	failSyncs(e, func(off int64) bool { return true })
 	for _, err := range e.setTogether("a", "b") {
-		if err == nil || errors.Is(err, ErrCommit) {
+		if err == nil || errors.Is(err, ErrCommitUnknown) {
 			t.Errorf("Update: got %v, want the sync's error", err)
 		}
 	}
@@ -566,8 +566,8 @@ func TestASyncThatFailsInTheLastStepIsErrCommitAndEndsAllWriting(t *testing.T) {
 	mustInside(t, e.set("a", "1"))
 	failSyncs(e, isMeta)
 	for _, err := range e.setTogether("a", "b") {
-		if !errors.Is(err, ErrCommit) {
-			t.Errorf("Update: got %v, want ErrCommit", err)
+		if !errors.Is(err, ErrCommitUnknown) {
+			t.Errorf("Update: got %v, want ErrCommitUnknown", err)
 		}
 	}
 	e.wantNoMoreWrites()

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -30,14 +29,14 @@ import (
 
 func TestBoltKeepsTheLawsOfEngines(t *testing.T) {
 	enginetest.Run(t, func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
-		return latchkey.OpenBolt(filepath.Join(dir, "keys.db"), opts)
+		return latchkey.OpenBoltEngine(filepath.Join(dir, "keys.db"), opts)
 	})
 }
 
 // boltFile opens the engine on a file, and closes it when the test ends.
 func boltFile(t testing.TB, path string, opts *latchkey.Options) latchkey.Engine {
 	t.Helper()
-	e, err := latchkey.OpenBolt(path, opts)
+	e, err := latchkey.OpenBoltEngine(path, opts)
 	must(t, err)
 	t.Cleanup(func() { _ = e.Close() })
 	return e
@@ -146,7 +145,7 @@ func wantLocked(t testing.TB, path string) {
 	for _, opts := range []*latchkey.Options{
 		{LockTimeout: -1}, {LockTimeout: -1, ReadOnly: true}, {LockTimeout: 100 * time.Millisecond},
 	} {
-		_, err := latchkey.OpenBolt(path, opts)
+		_, err := latchkey.OpenBoltEngine(path, opts)
 		wantError(t, err, latchkey.ErrLocked)
 		if !strings.Contains(err.Error(), path) {
 			t.Errorf("the error %q does not name the file", err)
@@ -169,7 +168,7 @@ func TestAFileThatIsOpenForWritingIsLockedForAllOthers(t *testing.T) {
 	// Whoever waits for long enough gets it.
 	opened := make(chan error)
 	go func() {
-		next, err := latchkey.OpenBolt(path, &latchkey.Options{LockTimeout: time.Hour})
+		next, err := latchkey.OpenBoltEngine(path, &latchkey.Options{LockTimeout: time.Hour})
 		if err == nil {
 			err = next.Close()
 		}
@@ -205,7 +204,7 @@ func TestManyReadAFileAtOnceButNobodyWritesBeside(t *testing.T) {
 	}
 	reader := boltFile(t, path, readOnly)
 	wantEntry(t, reader, "a", "1")
-	_, err := latchkey.OpenBolt(path, &latchkey.Options{LockTimeout: -1})
+	_, err := latchkey.OpenBoltEngine(path, &latchkey.Options{LockTimeout: -1})
 	wantError(t, err, latchkey.ErrLocked)
 	for _, end := range ends {
 		must(t, end())
@@ -220,7 +219,7 @@ func TestManyReadAFileAtOnceButNobodyWritesBeside(t *testing.T) {
 func TestOpeningForReadingMakesNothing(t *testing.T) {
 	dir := t.TempDir()
 	for _, path := range []string{filepath.Join(dir, "keys.db"), filepath.Join(dir, "no directory", "keys.db")} {
-		_, err := latchkey.OpenBolt(path, &latchkey.Options{ReadOnly: true})
+		_, err := latchkey.OpenBoltEngine(path, &latchkey.Options{ReadOnly: true})
 		wantError(t, err, fs.ErrNotExist)
 	}
 	wantFiles(t, dir)
@@ -229,7 +228,7 @@ func TestOpeningForReadingMakesNothing(t *testing.T) {
 func TestManyWhoMakeTheSameFileAtOnceShareIt(t *testing.T) {
 	patient := &latchkey.Options{LockTimeout: time.Hour}
 	write := func(path, key string) {
-		e, err := latchkey.OpenBolt(path, patient)
+		e, err := latchkey.OpenBoltEngine(path, patient)
 		if err == nil {
 			err = e.Update(t.Context(), func(tx latchkey.EngineTx) error { return tx.Put("t", []byte(key), []byte(key)) })
 			err = errors.Join(err, e.Close())
@@ -315,7 +314,7 @@ func TestALinkToNothingLeadsToANewFile(t *testing.T) {
 	closeStore(t, openFile(t, link, light()))
 	token := keepCopy(t, path)
 	must(t, os.Remove(path))
-	mustLogin(t, openFile(t, link, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true}), token)
+	mustLogin(t, openFile(t, link, &latchkey.Options{Cost: latchkey.LightCost, RecoverFromSafetyCopy: true}), token)
 	wantFiles(t, other, "here", "link.db")
 	wantFiles(t, filepath.Dir(path), "keys.db", "keys.db.safety", "middle.db")
 }
@@ -403,7 +402,7 @@ func TestWhatIsNoStoreIsRefusedAndStaysAsItIs(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			must(t, os.WriteFile(path, tt.file, 0o644))
 			for _, opts := range []*latchkey.Options{nil, {ReadOnly: true}, nil} {
-				_, err := latchkey.OpenBolt(path, opts)
+				_, err := latchkey.OpenBoltEngine(path, opts)
 				wantError(t, err, latchkey.ErrCorrupt)
 				if !strings.Contains(err.Error(), path) {
 					t.Errorf("the error %q does not name the file", err)
@@ -423,7 +422,7 @@ func TestWhatIsNoStoreIsRefusedAndStaysAsItIs(t *testing.T) {
 func TestADirectoryOrADeviceIsNoStore(t *testing.T) {
 	dir := t.TempDir()
 	for _, path := range []string{dir, os.DevNull} {
-		for _, opts := range []*latchkey.Options{nil, {ReadOnly: true}, {UseSafetyCopy: true}} {
+		for _, opts := range []*latchkey.Options{nil, {ReadOnly: true}, {RecoverFromSafetyCopy: true}} {
 			_, err := latchkey.Open(path, opts)
 			wantError(t, err, latchkey.ErrCorrupt)
 		}
@@ -523,9 +522,7 @@ func use(t testing.TB, e latchkey.Engine, damage string) {
 		allow("Get", e.View(t.Context(), readByGet(table)))
 		allow("Update", e.Update(t.Context(), writeByPut(table)))
 	}
-	for finding := range e.(interface {
-		CheckEngine(context.Context) iter.Seq[error]
-	}).CheckEngine(t.Context()) {
+	for finding := range e.(latchkey.EngineChecker).CheckEngine(t.Context()) {
 		allow("CheckEngine", finding)
 	}
 }
@@ -559,7 +556,7 @@ func TestADamagedPageIsAnErrorAndNeverAPanic(t *testing.T) {
 	for _, page := range pages {
 		for _, damage := range damages {
 			must(t, os.WriteFile(path, spoilt(file, damage.spoil, page), 0o600))
-			e, err := latchkey.OpenBolt(path, &latchkey.Options{LockTimeout: -1})
+			e, err := latchkey.OpenBoltEngine(path, &latchkey.Options{LockTimeout: -1})
 			if err != nil {
 				wantError(t, err, latchkey.ErrCorrupt)
 				continue
@@ -610,7 +607,7 @@ func TestDamageUnderAnOpenFileIsAnErrorAndNeverAPanic(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			file := filledBolt(t, path)
-			e, err := latchkey.OpenBolt(path, nil)
+			e, err := latchkey.OpenBoltEngine(path, nil)
 			must(t, err)
 			tt.spoil(t, path, file)
 			for range 2 { // what was found once must not be waited for the second time
@@ -640,7 +637,7 @@ func TestTransactionsUnderWayEndWhenAnotherMeetsTheDamage(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			file := filledBolt(t, path)
-			e, err := latchkey.OpenBolt(path, nil)
+			e, err := latchkey.OpenBoltEngine(path, nil)
 			must(t, err)
 			err = tt.run(e, func(tx latchkey.EngineTx) error {
 				if tt.name == "Update" {
@@ -715,7 +712,7 @@ func TestAListOfFreePagesWithoutEndIsNotBelieved(t *testing.T) {
 			binary.LittleEndian.PutUint16(page[10:], 0xffff)
 			binary.LittleEndian.PutUint64(page[16:], length)
 		}, int(boltMeta(file).freelist)), 0o600))
-		_, err := latchkey.OpenBolt(path, nil)
+		_, err := latchkey.OpenBoltEngine(path, nil)
 		wantError(t, err, latchkey.ErrCorrupt)
 		reader := boltFile(t, path, &latchkey.Options{ReadOnly: true})
 		for _, table := range filledTables {
@@ -748,7 +745,7 @@ func TestAFileThatIsBeingWrittenIsLockedAndNotDamaged(t *testing.T) {
 		}
 	})
 	for written := false; !written; {
-		_, err := latchkey.OpenBolt(path, &latchkey.Options{LockTimeout: -1})
+		_, err := latchkey.OpenBoltEngine(path, &latchkey.Options{LockTimeout: -1})
 		wantError(t, err, latchkey.ErrLocked)
 		select {
 		case <-done:
@@ -793,7 +790,7 @@ func TestADamagedLeafKeepsNothingElseFromBeingRead(t *testing.T) {
 	damaged, unread := 0, 0
 	for _, page := range pagesOf(file, leafPage) {
 		must(t, os.WriteFile(path, spoilt(file, zero, page), 0o600))
-		e, err := latchkey.OpenBolt(path, nil)
+		e, err := latchkey.OpenBoltEngine(path, nil)
 		if err == nil { // a page of an earlier commit
 			must(t, e.Close())
 			continue
@@ -848,14 +845,14 @@ func TestWhoeverWaitsForAFileThatIsCompactedGetsTheNewOne(t *testing.T) {
 	setEntry(t, e, "before", "1")
 	opened := make(chan error, 1)
 	go func() {
-		next, err := latchkey.OpenBolt(path, &latchkey.Options{LockTimeout: time.Hour})
+		next, err := latchkey.OpenBoltEngine(path, &latchkey.Options{LockTimeout: time.Hour})
 		if err == nil {
 			err = next.Update(t.Context(), func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("next"), []byte("1")) })
 			err = errors.Join(err, next.Close())
 		}
 		opened <- err
 	}()
-	for len(opened) == 0 && e.(interface{ Commits() uint64 }).Commits() < 200 {
+	for len(opened) == 0 && e.(latchkey.CommitCounter).Commits() < 200 {
 		compact(t, e)
 		setEntry(t, e, "after", "1")
 	}

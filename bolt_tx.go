@@ -221,8 +221,8 @@ func (tx *boltTx) undo() {
 	}
 }
 
-// Behind returns the first key that the pages behind the next unreadable one can have, or nil. [Store.Check] calls it.
-func (tx *boltTx) Behind(table string, from []byte) (next []byte) {
+// NextReadable returns the first key that the pages behind the next unreadable one can have, or nil. [Store.Check] calls it.
+func (tx *boltTx) NextReadable(table string, from []byte) (next []byte) {
 	_ = contain(func() error {
 		for {
 			_, after, err := tx.tables.find(table, from)

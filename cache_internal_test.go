@@ -26,14 +26,14 @@ func cacheID(n uint64) (id uuid.UUID) {
 func newEntry(id, owner uuid.UUID) *cacheEntry {
 	t := &parsedToken{body: digitsOf(id) + strings.Repeat("1", bodyDigits-keyIDDigits)}
 	who := Principal{KeyID: id, UserID: owner}
-	if owner == Server {
-		who.UserID, who.Server = uuid.Nil, true
+	if owner == ServerOwner {
+		who.UserID, who.ServerKey = uuid.Nil, true
 	}
 	return newCacheEntry(t, &answer{principal: who})
 }
 
 // remember puts an entry for an ID into the cache, and returns it.
-func remember(c *cache, id uuid.UUID) *cacheEntry { return rememberOf(c, id, Server) }
+func remember(c *cache, id uuid.UUID) *cacheEntry { return rememberOf(c, id, ServerOwner) }
 
 func rememberOf(c *cache, id, owner uuid.UUID) *cacheEntry {
 	mark := c.mark(id)
@@ -173,7 +173,7 @@ func TestTheCacheIsWhatItsModelIs(t *testing.T) {
 					other := cacheID(number())
 					c.drop([]uuid.UUID{other})
 					m.drop(other)
-					e := newEntry(id, Server)
+					e := newEntry(id, ServerOwner)
 					c.put(e, mark)
 					if id[15] != other[15] {
 						m.put(e)
@@ -308,7 +308,7 @@ func TestACommitUnderWayKeepsNoOtherKeyFromBeingRemembered(t *testing.T) {
 func TestADropOfAUserForgetsAllKeysOfTheUserAndNoOther(t *testing.T) {
 	c := newCache(100)
 	user, other := cacheID(1000), cacheID(1001)
-	owners := []uuid.UUID{user, other, Server}
+	owners := []uuid.UUID{user, other, ServerOwner}
 	rememberAll := func() {
 		for n := range uint64(90) {
 			rememberOf(c, cacheID(n), owners[n%3])
@@ -543,11 +543,17 @@ func TestEntriesOfOneSecretAreSaltedApart(t *testing.T) {
 func BenchmarkCacheMemory(b *testing.B) {
 	const keys = 10_000
 	s := openInside(b, &Options{Cost: LightCost, CacheSize: keys})
-	requests := make([]NewKeyFor, keys)
-	for i := range requests {
-		requests[i] = NewKeyFor{Server, NewKey{Name: fmt.Sprintf("device-%05d", i)}}
+	minted, tokens, err := s.MintKeys(b.Context(), keys, nil)
+	if err == nil {
+		err = s.Update(b.Context(), func(tx *Tx) error {
+			for i, m := range minted {
+				if _, err := tx.InsertServerKey(KeySpec{Name: fmt.Sprintf("device-%05d", i)}, m); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
-	_, tokens, err := s.CreateKeys(b.Context(), requests, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

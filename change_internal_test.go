@@ -87,13 +87,13 @@ type changer struct {
 }
 
 func (c *changer) identity() Identity {
-	return Identity{LocalUserpass, fmt.Sprint("user ", c.IntN(6))}
+	return Identity{ProviderLocalUserpass, fmt.Sprint("user ", c.IntN(6))}
 }
 
-// owner picks a user, or Server, or nobody.
+// owner picks a user, or ServerOwner, or nobody.
 func (c *changer) owner(tx *Tx) uuid.UUID {
 	if c.IntN(4) == 0 {
-		return Server
+		return ServerOwner
 	}
 	user, _ := tx.UserByIdentity(c.identity())
 	return user.ID
@@ -102,7 +102,7 @@ func (c *changer) owner(tx *Tx) uuid.UUID {
 // key picks a key, deleted or not.
 func (c *changer) key() (owner, id uuid.UUID) {
 	if len(c.keys) == 0 {
-		return Server, uuid.Nil
+		return ServerOwner, uuid.Nil
 	}
 	key := c.keys[c.IntN(len(c.keys))]
 	return key.Owner, key.ID
@@ -114,10 +114,10 @@ func (c *changer) name() string { return fmt.Sprint("key ", c.IntN(5)) }
 func (c *changer) step(tx *Tx, minted MintedKey) error {
 	switch c.IntN(12) {
 	case 0, 1:
-		_, err := tx.CreateUser(NewUser{c.identity()})
+		_, err := tx.CreateUser(UserSpec{c.identity()})
 		return err
 	case 2:
-		_, err := tx.CreateUser(NewUser{Identity{Provider: AnonUser}})
+		_, err := tx.CreateUser(UserSpec{Identity{Provider: ProviderAnonymous}})
 		return err
 	case 3:
 		_, err := tx.LinkIdentity(c.owner(tx), c.identity())
@@ -138,7 +138,7 @@ func (c *changer) step(tx *Tx, minted MintedKey) error {
 	case 10:
 		return tx.DeleteKey(c.key())
 	}
-	key, err := tx.InsertKey(c.owner(tx), NewKey{Name: c.name()}, minted)
+	key, err := tx.InsertKey(c.owner(tx), KeySpec{Name: c.name()}, minted)
 	if err == nil {
 		c.keys = append(c.keys, key)
 	}
@@ -222,10 +222,10 @@ func TestTheChangeIndexHoldsAfterTransactionsOfManySteps(t *testing.T) {
 
 func TestADeletionOfAUserChangesTheUserAndEachKey(t *testing.T) {
 	s := openInside(t, nil)
-	user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+	user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
 	mustInside(t, err)
 	for _, name := range []string{"a", "b", "c"} {
-		_, _, err := s.CreateKey(t.Context(), user.ID, NewKey{Name: name})
+		_, _, err := s.CreateKey(t.Context(), user.ID, KeySpec{Name: name})
 		mustInside(t, err)
 	}
 	addServerKey(t, s, "backup")
@@ -246,14 +246,14 @@ func TestADeletionOfAUserChangesTheUserAndEachKey(t *testing.T) {
 func TestARecordOfAnEarlierStateIsNotWrittenAgain(t *testing.T) {
 	h := openInhabited(t)
 	mustInside(t, h.DisableUser(t.Context(), h.ada.id))
-	mustInside(t, h.DisableKey(t.Context(), Server, h.backup.id))
+	mustInside(t, h.DisableKey(t.Context(), ServerOwner, h.backup.id))
 	h.putUser(h.ada)
 	h.putKey(h.backup)
-	_, err := h.LinkIdentity(t.Context(), h.ada.id, Identity{LocalUserpass, "also ada"})
+	_, err := h.LinkIdentity(t.Context(), h.ada.id, Identity{ProviderLocalUserpass, "also ada"})
 	for call, err := range map[string]error{
 		"LinkIdentity": err,
 		"DisableUser":  h.DisableUser(t.Context(), h.ada.id),
-		"RenameKey":    h.RenameKey(t.Context(), Server, h.backup.id, "restore"),
+		"RenameKey":    h.RenameKey(t.Context(), ServerOwner, h.backup.id, "restore"),
 	} {
 		if !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s: got %v, want %v", call, err, ErrCorrupt)

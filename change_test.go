@@ -90,11 +90,11 @@ func TestWhatChangesNothingLeavesTheSequenceAndTheFileAlone(t *testing.T) {
 		}, refused},
 		{"RenameKey to a taken name", func() error { return s.RenameKey(t.Context(), ada, key.ID, "phone") }, latchkey.ErrKeyNameTaken},
 		{"CreateKey with a taken name", func() error {
-			_, _, err := s.CreateKey(t.Context(), ada, latchkey.NewKey{Name: "phone"})
+			_, _, err := s.CreateKey(t.Context(), ada, latchkey.KeySpec{Name: "phone"})
 			return err
 		}, latchkey.ErrKeyNameTaken},
 		{"CreateUser with a taken identity", func() error {
-			_, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email("bob")})
+			_, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("bob")})
 			return err
 		}, latchkey.ErrIdentityTaken},
 		{"DeleteKey by somebody else", func() error { return s.DeleteKey(t.Context(), bob, key.ID) }, latchkey.ErrKeyNotFound},

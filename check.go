@@ -14,7 +14,7 @@ import (
 
 // Check reads everything in the store and yields what is wrong with it: pages of the file, records that do not match
 // their checksum, indexes that disagree with records, rules that are broken. Each finding is an error that wraps
-// [ErrCorrupt], or [ErrVersion] for a record of a later version; without any, the store is sound. Behind a page that cannot
+// [ErrCorrupt], or [ErrNewerFormat] for a record of a later version; without any, the store is sound. Behind a page that cannot
 // be read it goes on; what it would have to compare with that page it does not judge. If reading itself ends early, the last
 // element says why: [ErrClosed] or ctx's error. It runs in one read transaction, so a bbolt file cannot grow meanwhile;
 // logins go on.
@@ -37,9 +37,7 @@ func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 
 // checkEngine yields what the engine finds wrong with itself, if it can tell.
 func (s *Store) checkEngine(ctx context.Context) iter.Seq[error] {
-	if e, ok := s.engine.(interface {
-		CheckEngine(context.Context) iter.Seq[error]
-	}); ok {
+	if e, ok := s.engine.(EngineChecker); ok {
 		return e.CheckEngine(ctx)
 	}
 	return func(func(error) bool) {}
@@ -220,10 +218,8 @@ func (c *checker) failed(err error) {
 // behind returns the first key from which a table can be read again, when what comes next after from cannot; or nil if
 // there is none, or the engine cannot tell.
 func (c *checker) behind(table string, from []byte) (next []byte) {
-	if tx, ok := c.tx.etx.(interface {
-		Behind(table string, from []byte) []byte
-	}); ok {
-		return tx.Behind(table, from)
+	if tx, ok := c.tx.etx.(DamageSkipper); ok {
+		return tx.NextReadable(table, from)
 	}
 	return nil
 }
@@ -251,7 +247,7 @@ func (c *checker) checkUser(e Entry) {
 	c.checkSequence(userKind, id, u.sequence, func() error {
 		later, found := c.later[id]
 		if found && !u.deleted {
-			u.epoch, u.disabled = u.epoch+1, true
+			u.set(true)
 		}
 		u.sequence = later
 		return c.tx.putUser(&u, nil)
@@ -313,7 +309,7 @@ func (c *checker) checkKey(e Entry) {
 	c.checkSequence(keyKind, id, k.sequence, func() error {
 		later, found := c.later[id]
 		if found && !k.deleted {
-			k.epoch, k.disabled = k.epoch+1, true
+			k.set(true)
 		}
 		k.sequence = later
 		return c.tx.putKey(&k, nil)
@@ -332,7 +328,7 @@ func (c *checker) checkKey(e Entry) {
 	if entry, ok := c.get(tableNames, name); ok && entry == nil {
 		c.reportDerived(func() error { return c.put(tableNames, name, nil) }, "key %s is not in the index of names", id)
 	}
-	if k.owner == Server {
+	if k.owner == ServerOwner {
 		return
 	}
 	u, err := c.tx.getUser(k.owner)

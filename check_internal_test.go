@@ -59,15 +59,15 @@ func makeOriginal(t *testing.T) {
 		subject string
 		id      *uuid.UUID
 	}{{"ada", &original.ada}, {"bob", &original.bob}, {"gone", &original.gone}} {
-		user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, u.subject}})
+		user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, u.subject}})
 		must(err)
 		*u.id = user.ID
 	}
-	_, err := s.LinkIdentity(t.Context(), original.ada, Identity{CustomToken, "lovelace"})
+	_, err := s.LinkIdentity(t.Context(), original.ada, Identity{ProviderCustomToken, "lovelace"})
 	must(err)
-	laptop, token, err := s.CreateKey(t.Context(), original.ada, NewKey{Name: "laptop"})
+	laptop, token, err := s.CreateKey(t.Context(), original.ada, KeySpec{Name: "laptop"})
 	must(err)
-	lost, _, err := s.CreateKey(t.Context(), original.ada, NewKey{Name: "lost"})
+	lost, _, err := s.CreateKey(t.Context(), original.ada, KeySpec{Name: "lost"})
 	must(err)
 	backup, _ := addServerKey(t, s, "backup")
 	must(s.DeleteKey(t.Context(), original.ada, lost.ID))
@@ -146,10 +146,10 @@ var wrongs = []struct {
 		h.put(tableIdentities, h.ada.identities[1].key(), uuid.Nil[:])
 	}},
 	{"the index has an identity that its user has not", true, func(h *inhabited) {
-		h.put(tableIdentities, Identity{CustomToken, "1"}.key(), h.ada.id[:])
+		h.put(tableIdentities, Identity{ProviderCustomToken, "1"}.key(), h.ada.id[:])
 	}},
 	{"the index has an identity of a deleted user", true, func(h *inhabited) {
-		h.put(tableIdentities, Identity{LocalUserpass, "gone"}.key(), h.gone.id[:])
+		h.put(tableIdentities, Identity{ProviderLocalUserpass, "gone"}.key(), h.gone.id[:])
 	}},
 	{"the index of identities has half an ID", true, func(h *inhabited) {
 		h.put(tableIdentities, h.ada.identities[1].key(), h.ada.id[:8])
@@ -178,7 +178,7 @@ var wrongs = []struct {
 		for _, i := range h.ada.identities {
 			h.remove(tableIdentities, i.key())
 		}
-		h.ada.identities = []identityRecord{{Identity: Identity{AnonUser, "visitor"}}}
+		h.ada.identities = []identityRecord{{Identity: Identity{ProviderAnonymous, "visitor"}}}
 		h.put(tableIdentities, h.ada.identities[0].key(), h.ada.id[:])
 		h.putUser(h.ada)
 	}},
@@ -199,10 +199,10 @@ var wrongs = []struct {
 	}},
 	{"two keys of one owner have one name", false, func(h *inhabited) {
 		other, _ := addServerKey(h.t, h.Store, "restore")
-		h.remove(tableNames, nameKey(Server, "restore", other.ID))
+		h.remove(tableNames, nameKey(ServerOwner, "restore", other.ID))
 		k := storedKey(h.t, h.Store, other.ID)
 		k.name = h.backup.name
-		h.put(tableNames, nameKey(Server, k.name, k.id), nil)
+		h.put(tableNames, nameKey(ServerOwner, k.name, k.id), nil)
 		h.putKey(k)
 	}},
 	{"a key's last change is not in the change index", true, func(h *inhabited) { h.laptop.sequence++; h.putKey(h.laptop) }},
@@ -317,14 +317,14 @@ func openSpread(t *testing.T) (s *Store, wrongs []string) {
 	mustInside(t, err)
 	mustInside(t, s.Update(t.Context(), func(tx *Tx) error {
 		for i, m := range minted {
-			user, err := tx.CreateUser(NewUser{Identity{LocalUserpass, fmt.Sprint("user ", i)}})
+			user, err := tx.CreateUser(UserSpec{Identity{ProviderLocalUserpass, fmt.Sprint("user ", i)}})
 			if err != nil {
 				return err
 			}
-			if _, err := tx.InsertKey(user.ID, NewKey{Name: "laptop"}, m); err != nil {
+			if _, err := tx.InsertKey(user.ID, KeySpec{Name: "laptop"}, m); err != nil {
 				return err
 			}
-			if err := tx.Data("notes").Put(user.ID[:], make([]byte, 100)); err != nil {
+			if err := tx.AppTable("notes").Put(user.ID[:], make([]byte, 100)); err != nil {
 				return err
 			}
 		}
@@ -438,9 +438,9 @@ func TestARepairedStoreIsWrittenToAsBefore(t *testing.T) {
 			_, err := h.Repair(t.Context())
 			mustInside(t, err)
 			before, _ := changeIndex(t, h.Store)
-			mustInside(t, h.DisableKey(t.Context(), Server, h.backup.id))
+			mustInside(t, h.DisableKey(t.Context(), ServerOwner, h.backup.id))
 			mustInside(t, h.RenameKey(t.Context(), h.ada.id, h.laptop.id, "desktop"))
-			if _, err := h.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}}); !errors.Is(err, ErrIdentityTaken) {
+			if _, err := h.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}}); !errors.Is(err, ErrIdentityTaken) {
 				t.Errorf("making ada again: got %v, want %v", err, ErrIdentityTaken)
 			}
 			mustInside(t, h.DeleteUser(t.Context(), h.ada.id))
@@ -532,8 +532,8 @@ func TestARecordOfALaterVersionIsNotTakenForDamage(t *testing.T) {
 	h := openInhabited(t)
 	record := h.bob.encode()
 	h.put(tableUsers, h.bob.id[:], sealedAs(2, tableUsers, h.bob.id[:], record[1:len(record)-4]))
-	if findings := h.findings(); len(findings) == 0 || !errors.Is(findings[0], ErrVersion) {
-		t.Errorf("got %v, want %v first", findings, ErrVersion)
+	if findings := h.findings(); len(findings) == 0 || !errors.Is(findings[0], ErrNewerFormat) {
+		t.Errorf("got %v, want %v first", findings, ErrNewerFormat)
 	}
 }
 
@@ -582,7 +582,7 @@ func TestADamagedIndexIsAnErrorAndNeverSomebodyElse(t *testing.T) {
 		{"an unreadable entry among a user's names", func(h *inhabited) {
 			h.put(tableNames, append(h.ada.id[:], bytes.Repeat([]byte{1}, 40)...), nil)
 		}, func(h *inhabited) error {
-			_, _, err := h.CreateKey(h.t.Context(), h.ada.id, NewKey{Name: "phone"})
+			_, _, err := h.CreateKey(h.t.Context(), h.ada.id, KeySpec{Name: "phone"})
 			return err
 		}},
 		{"an unreadable user on the list", func(h *inhabited) {
@@ -615,7 +615,7 @@ func TestDamageMetHalfWayFailsTheTransactionThoughItsFunctionGoesOn(t *testing.T
 		call  func(h *inhabited, tx *Tx) error
 	}{
 		{"the state, when a user is made", func(h *inhabited) { h.spoil(tableMeta, keyState) }, func(h *inhabited, tx *Tx) error {
-			_, err := tx.CreateUser(NewUser{Identity{LocalUserpass, "carol"}})
+			_, err := tx.CreateUser(UserSpec{Identity{ProviderLocalUserpass, "carol"}})
 			return err
 		}},
 		{"the state, when a key is deleted", func(h *inhabited) { h.spoil(tableMeta, keyState) }, func(h *inhabited, tx *Tx) error {
@@ -625,13 +625,13 @@ func TestDamageMetHalfWayFailsTheTransactionThoughItsFunctionGoesOn(t *testing.T
 			func(h *inhabited, tx *Tx) error { return tx.RenameKey(h.ada.id, h.laptop.id, "desktop") }},
 		{"an earlier record, when an identity is linked", func(h *inhabited) { h.bob.sequence--; h.putUser(h.bob) },
 			func(h *inhabited, tx *Tx) error {
-				_, err := tx.LinkIdentity(h.bob.id, Identity{CustomToken, "bob"})
+				_, err := tx.LinkIdentity(h.bob.id, Identity{ProviderCustomToken, "bob"})
 				return err
 			}},
 		{"a key of a later version, when its user is deleted", func(h *inhabited) {
 			record := h.laptop.encode()
 			h.put(tableKeys, h.laptop.id[:], sealedAs(2, tableKeys, h.laptop.id[:], record[1:len(record)-4]))
-			_, _, err := h.CreateKey(h.t.Context(), h.ada.id, NewKey{Name: "desktop"}) // which is deleted first
+			_, _, err := h.CreateKey(h.t.Context(), h.ada.id, KeySpec{Name: "desktop"}) // which is deleted first
 			mustInside(h.t, err)
 		}, func(h *inhabited, tx *Tx) error { return tx.DeleteUser(h.ada.id) }},
 	} {
@@ -642,7 +642,7 @@ func TestDamageMetHalfWayFailsTheTransactionThoughItsFunctionGoesOn(t *testing.T
 			var want error
 			err := h.Update(t.Context(), func(tx *Tx) error {
 				want = tt.call(h, tx)
-				return tx.Data("notes").Put([]byte("ada"), []byte("met"))
+				return tx.AppTable("notes").Put([]byte("ada"), []byte("met"))
 			})
 			if want == nil || !errors.Is(err, want) {
 				t.Errorf("got %v from the transaction, and %v from the operation", err, want)
@@ -701,7 +701,7 @@ func TestAStoreWhoseFormatIsLostIsNotTakenForAnEmptyOne(t *testing.T) {
 				}
 				return nil
 			}))
-			if _, err := OpenEngine(h.engine, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {
+			if _, err := OpenWith(h.engine, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {
 				t.Errorf("got %v, want %v", err, ErrCorrupt)
 			}
 		})

@@ -24,7 +24,7 @@ func TestCheckFindsNothingWrongAfterAnyCall(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			s := openFile(t, path, light())
 			h := addHousehold(t, s)
-			addKey(t, s, latchkey.Server, "backup")
+			addKey(t, s, latchkey.ServerOwner, "backup")
 			wantClean(t, s)
 			must(t, c.call(t.Context(), s, h))
 			wantClean(t, s)
@@ -47,7 +47,7 @@ func TestCheckFindsNothingWrongWithAnEmptyStore(t *testing.T) {
 // openUnchecked opens a store that the test makes wrong.
 func openUnchecked(t testing.TB, e latchkey.Engine) *latchkey.Store {
 	t.Helper()
-	s, err := latchkey.OpenEngine(e, light())
+	s, err := latchkey.OpenWith(e, light())
 	must(t, err)
 	t.Cleanup(func() { closeStore(t, s) })
 	return s

@@ -89,8 +89,8 @@ func checkCorpus(t *testing.T, name string) {
 				t.Errorf("%s: login with key %q: got %v, want %q", how, token.Key.Name, err, token.Refused)
 			}
 		}
-		key, _ := addKey(t, s, latchkey.Server, "made by this build")
-		must(t, s.DeleteKey(t.Context(), latchkey.Server, key.ID))
+		key, _ := addKey(t, s, latchkey.ServerOwner, "made by this build")
+		must(t, s.DeleteKey(t.Context(), latchkey.ServerOwner, key.ID))
 		closeStore(t, s)
 	}
 }
@@ -114,43 +114,43 @@ func writeCorpus(t *testing.T, name string) {
 	now := newClock()
 	s := openFile(t, name+".db", &latchkey.Options{Cost: latchkey.LightCost, Now: now.now})
 	var want corpusFile
-	add := func(owner uuid.UUID, n latchkey.NewKey, refused string) latchkey.Key {
+	add := func(owner uuid.UUID, n latchkey.KeySpec, refused string) latchkey.Key {
 		key, token, err := s.CreateKey(t.Context(), owner, n)
 		must(t, err)
 		want.Tokens = append(want.Tokens, corpusToken{Token: token, Key: key, Refused: refused})
 		return key
 	}
 	for _, p := range []latchkey.Provider{
-		latchkey.LocalUserpass, latchkey.CustomToken, latchkey.CustomFunction, latchkey.OAuth2Google, latchkey.OAuth2Facebook, latchkey.OAuth2Apple,
+		latchkey.ProviderLocalUserpass, latchkey.ProviderCustomToken, latchkey.ProviderCustomFunction, latchkey.ProviderGoogle, latchkey.ProviderFacebook, latchkey.ProviderApple,
 	} {
-		user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: p, Subject: "Ada Lovelace ♥"}})
+		user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: p, Subject: "Ada Lovelace ♥"}})
 		must(t, err)
-		add(user.ID, latchkey.NewKey{Name: "Ada's laptop"}, "")
+		add(user.ID, latchkey.KeySpec{Name: "Ada's laptop"}, "")
 	}
-	anonymous, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+	anonymous, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
 	must(t, err)
-	linked, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+	linked, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
 	must(t, err)
 	linked, err = s.LinkIdentity(t.Context(), linked.ID, email("linked@example.com"))
 	must(t, err)
 
-	disabled := add(linked.ID, latchkey.NewKey{Name: "disabled"}, "key disabled")
+	disabled := add(linked.ID, latchkey.KeySpec{Name: "disabled"}, "key disabled")
 	must(t, s.DisableKey(t.Context(), linked.ID, disabled.ID))
-	restored := add(linked.ID, latchkey.NewKey{Name: "restored"}, "")
+	restored := add(linked.ID, latchkey.KeySpec{Name: "restored"}, "")
 	must(t, s.DisableKey(t.Context(), linked.ID, restored.ID))
 	must(t, s.EnableKey(t.Context(), linked.ID, restored.ID))
-	renamed := add(linked.ID, latchkey.NewKey{Name: "renamed"}, "")
+	renamed := add(linked.ID, latchkey.KeySpec{Name: "renamed"}, "")
 	must(t, s.RenameKey(t.Context(), linked.ID, renamed.ID, "another name"))
-	add(linked.ID, latchkey.NewKey{Name: "expired", Expires: now.now().Add(time.Minute)}, "key expired")
-	add(linked.ID, latchkey.NewKey{Name: "expires", Expires: now.now().AddDate(100, 0, 0)}, "")
-	deleted := add(linked.ID, latchkey.NewKey{Name: "deleted"}, "invalid token")
+	add(linked.ID, latchkey.KeySpec{Name: "expired", Expires: now.now().Add(time.Minute)}, "key expired")
+	add(linked.ID, latchkey.KeySpec{Name: "expires", Expires: now.now().AddDate(100, 0, 0)}, "")
+	deleted := add(linked.ID, latchkey.KeySpec{Name: "deleted"}, "invalid token")
 	must(t, s.DeleteKey(t.Context(), linked.ID, deleted.ID))
-	add(latchkey.Server, latchkey.NewKey{Name: "server"}, "")
+	add(latchkey.ServerOwner, latchkey.KeySpec{Name: "server"}, "")
 	locked := addUser(t, s, "locked@example.com")
-	add(locked, latchkey.NewKey{Name: "of a disabled user"}, "user disabled")
+	add(locked, latchkey.KeySpec{Name: "of a disabled user"}, "user disabled")
 	must(t, s.DisableUser(t.Context(), locked))
 	gone := addUser(t, s, "gone@example.com")
-	add(gone, latchkey.NewKey{Name: "of a deleted user"}, "invalid token")
+	add(gone, latchkey.KeySpec{Name: "of a deleted user"}, "invalid token")
 	must(t, s.DeleteUser(t.Context(), gone))
 
 	for user, err := range s.Users(t.Context(), uuid.Nil) {

@@ -5,10 +5,10 @@
 // the only time; check what callers present with [Store.Login], on every request.
 //
 //	store, err := latchkey.Open("keys.db", nil)
-//	user, err := store.CreateUser(ctx, latchkey.NewUser{
-//		Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"},
+//	user, err := store.CreateUser(ctx, latchkey.UserSpec{
+//		Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"},
 //	})
-//	key, token, err := store.CreateKey(ctx, user.ID, latchkey.NewKey{Name: "laptop"})
+//	key, token, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "laptop"})
 //	who, err := store.Login(ctx, token) // who.UserID, who.KeyID
 //	err = store.DisableKey(ctx, user.ID, key.ID)
 //	_, err = store.Login(ctx, token) // errors.Is(err, latchkey.ErrKeyDisabled)
@@ -16,7 +16,7 @@
 // # What it promises
 //
 // When a call that changes something returns nil, the change is on disk. When it returns an error, nothing of it can be
-// seen; [ErrCommit] alone leaves that open. A login that begins after [Store.DisableKey], [Store.DeleteKey],
+// seen; [ErrCommitUnknown] alone leaves that open. A login that begins after [Store.DisableKey], [Store.DeleteKey],
 // [Store.DisableUser] or [Store.DeleteUser] has returned does not succeed. A token is never stored, and what is stored
 // for it, an argon2id hash, is never shown. A token that this store did not make is refused without reading the disk.
 //
@@ -29,7 +29,7 @@
 // # Files and engines
 //
 // A store is one bbolt file, which one process at a time can write; [Options].ReadOnly lets several read. What keeps the
-// bytes is an [Engine], and [OpenEngine] opens a store on another one; the package enginetest tests engines.
+// bytes is an [Engine], and [OpenWith] opens a store on another one; the package enginetest tests engines.
 //
 // # What it does not do
 //

@@ -82,7 +82,7 @@ func (d *domain) read(etx EngineTx) (empty bool, err error) {
 	case 0:
 		return false, fmt.Errorf("%w: the format has no version", ErrCorrupt)
 	default:
-		return false, fmt.Errorf("%w: version %d, and this build reads version %d", ErrVersion, version, formatVersion)
+		return false, fmt.Errorf("%w: version %d, and this build reads version %d", ErrNewerFormat, version, formatVersion)
 	}
 	var secret bool
 	missing, err := readMeta(etx, keyDomain, func(f field) error {

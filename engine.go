@@ -2,26 +2,20 @@ package latchkey
 
 import (
 	"context"
+	"io"
 	"iter"
 )
 
-// An Engine is what a [Store] keeps its data in: named tables, each an ordered map from bytes to bytes. [OpenBolt] is
-// the one that comes with the package; [OpenEngine] opens a store on any other. The package enginetest checks that an
+// An Engine is what a [Store] keeps its data in: named tables, each an ordered map from bytes to bytes. [OpenBoltEngine] is
+// the one that comes with the package; [OpenWith] opens a store on any other. The package enginetest checks that an
 // engine keeps the promises below, which every method of Store relies on.
 //
 // An Engine is safe for concurrent use. After Close its methods return [ErrClosed]. A function that View or Update runs
 // must not call the engine, nor wait for another that does: transactions may share a commit, and so wait for each other.
 //
-// Where an engine has one of these methods too, the store uses it. An engine that wraps another passes them on.
-//
-//	WriteBackup(context.Context, io.Writer) error // writes a file that OpenBolt opens; for Store.Backup
-//	Compact(context.Context) error                // for Store.Compact
-//	CheckEngine(context.Context) iter.Seq[error]  // yields what is damaged; for Store.Check and Store.Repair
-//	Commits() uint64                              // those since the engine was opened; for Stats
-//
-// And a transaction may have, for Store.Check:
-//
-//	Behind(table string, from []byte) []byte // where the table can be read again behind what cannot; nil for nowhere
+// An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker] and [CommitCounter], and its
+// transactions may implement [DamageSkipper]. The store uses the ones that it finds. An engine that wraps another one passes
+// them on.
 type Engine interface {
 	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if that ends before fn begins. The
 	// transaction sees one state of the whole engine, with every Update that returned before View was called, and nothing
@@ -34,7 +28,7 @@ type Engine interface {
 	// only the last run counts. A ctx that is done before fn begins ends Update with ctx's error; one that ends later does
 	// not take back a commit.
 	//
-	// When the commit itself fails, nothing of it is visible, but for one case: the error is [ErrCommit], and the change
+	// When the commit itself fails, nothing of it is visible, but for one case: the error is [ErrCommitUnknown], and the change
 	// may or may not be there. An engine that cannot sync refuses later Updates with [ErrSyncFailed]. On an engine opened
 	// for reading only, Update returns [ErrReadOnly] and does not run fn.
 	Update(ctx context.Context, fn func(tx EngineTx) error) error
@@ -66,6 +60,45 @@ type EngineTx interface {
 
 // An Entry is one key of a table with its value.
 type Entry struct{ Key, Value []byte }
+
+// An EngineBackuper is an [Engine] that can be backed up. [Store.Backup] needs it.
+type EngineBackuper interface {
+	// WriteBackup writes a file that [OpenBoltEngine] opens, with the state of one moment, to w.
+	WriteBackup(ctx context.Context, w io.Writer) error
+}
+
+// An EngineCompacter is an [Engine] that can give unused space back. [Store.Compact] needs it.
+type EngineCompacter interface {
+	// Compact gives the space that is not in use back to the file system.
+	Compact(ctx context.Context) error
+}
+
+// An EngineChecker is an [Engine] that can look for damage below its entries. [Store.Check] and [Store.Repair] use it.
+type EngineChecker interface {
+	// CheckEngine yields an error for each place that is damaged.
+	CheckEngine(ctx context.Context) iter.Seq[error]
+}
+
+// A CommitCounter is an [Engine] that counts its commits, for [Stats].
+type CommitCounter interface {
+	// Commits returns the number of commits since the engine was opened.
+	Commits() uint64
+}
+
+// A DamageSkipper is an [EngineTx] that can find its way past damage. [Store.Check] and [Store.Repair] use it.
+type DamageSkipper interface {
+	// NextReadable returns the first key from which a table can be read again, behind the next place at or after from that
+	// cannot be read. It returns nil if there is no such key.
+	NextReadable(table string, from []byte) []byte
+}
+
+var (
+	_ EngineBackuper  = (*boltEngine)(nil)
+	_ EngineCompacter = (*boltEngine)(nil)
+	_ EngineChecker   = (*boltEngine)(nil)
+	_ CommitCounter   = (*boltEngine)(nil)
+	_ DamageSkipper   = (*boltTx)(nil)
+)
 
 // The limits that every [Engine] can rely on and must serve.
 const (

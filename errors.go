@@ -35,17 +35,17 @@ var (
 	// ErrAnonymousUser: a user whose only identity is anonymous can have no keys. Link another identity first.
 	ErrAnonymousUser = errors.New("an anonymous user can have no keys")
 	// ErrInvalidName: a key's name is not 1 to 256 bytes of UTF-8 without control characters, or not in the alphabet that
-	// [Options].HostedNames asks for.
+	// [Options].AppServicesNames asks for.
 	ErrInvalidName = errors.New("invalid key name")
 	// ErrInvalidIdentity: an identity has an unknown provider, or a subject that is not 1 to 256 bytes of UTF-8 without
 	// control characters, or is anonymous and was to be linked to a user who exists.
 	ErrInvalidIdentity = errors.New("invalid identity")
 	// ErrInvalidExpiry: a key was to be made with an expiry date that has passed already, or is after the year 9999.
 	ErrInvalidExpiry = errors.New("invalid expiry date")
-	// ErrInvalidMint: a [MintedKey] is empty, was minted by a store of another domain, or has been inserted already. Mint
+	// ErrInvalidMintedKey: a [MintedKey] is empty, was minted by a store of another domain, or has been inserted already. Mint
 	// another.
-	ErrInvalidMint = errors.New("minted key cannot be inserted")
-	// ErrInvalidData: a name, key or value is out of the limits of [Data].
+	ErrInvalidMintedKey = errors.New("minted key cannot be inserted")
+	// ErrInvalidData: a name, key or value is out of the limits of [AppTable].
 	ErrInvalidData = errors.New("invalid application data")
 	// ErrInvalidOptions: a field of [Options] is out of its range, or contradicts what the store was made with.
 	ErrInvalidOptions = errors.New("invalid options")
@@ -53,7 +53,7 @@ var (
 	// ErrLocked: another process, or this one, has the file open. Close it there, or wait longer with
 	// [Options].LockTimeout.
 	ErrLocked = errors.New("store is open elsewhere")
-	// ErrFileGone: there is no file, but the safety copy of one. Open it with [Options].UseSafetyCopy, or remove the copy to
+	// ErrFileGone: there is no file, but the safety copy of one. Open it with [Options].RecoverFromSafetyCopy, or remove the copy to
 	// start a new store.
 	ErrFileGone = errors.New("the file is gone, and its safety copy is there")
 	// ErrClosed: the store was closed before the call, or while it waited to hash; or the call's transaction has ended.
@@ -63,14 +63,14 @@ var (
 	// ErrCorrupt: the file is damaged, or is no store. [Store.Check] says what is wrong, and [Store.Repair] mends indexes
 	// and counts; for all else [Restore] a backup, or [Salvage] what is left.
 	ErrCorrupt = errors.New("store is damaged")
-	// ErrVersion: the file was written by a later version of this package, which this one cannot read. Nothing was
+	// ErrNewerFormat: the file was written by a later version of this package, which this one cannot read. Nothing was
 	// changed. Upgrade the program.
-	ErrVersion = errors.New("store has a later format")
+	ErrNewerFormat = errors.New("store has a later format")
 	// ErrCostTooHigh: a stored verifier needs more memory than [Options].HashMemory allows. Raise that.
 	ErrCostTooHigh = errors.New("verifier costs more memory than allowed")
-	// ErrCommit: the last step of a commit failed, and nobody can know whether the change will be there after a power cut.
+	// ErrCommitUnknown: the last step of a commit failed, and nobody can know whether the change will be there after a power cut.
 	// Close the store, open it again and look.
-	ErrCommit = errors.New("commit failed in its last step: the change may or may not last")
+	ErrCommitUnknown = errors.New("commit failed in its last step: the change may or may not last")
 	// ErrSyncFailed: an earlier commit could not be synced to the disk, so the store takes no more writes. Close it, see to
 	// the disk, and open it again.
 	ErrSyncFailed = errors.New("an earlier commit could not be synced: reopen the store to write again")

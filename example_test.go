@@ -33,8 +33,8 @@ func openExample() (*latchkey.Store, func()) {
 }
 
 func ada(store *latchkey.Store) latchkey.User {
-	user, err := store.CreateUser(context.Background(), latchkey.NewUser{
-		Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"},
+	user, err := store.CreateUser(context.Background(), latchkey.UserSpec{
+		Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"},
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -56,13 +56,13 @@ func Example() {
 	}
 	defer store.Close()
 
-	user, err := store.CreateUser(ctx, latchkey.NewUser{
-		Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"},
+	user, err := store.CreateUser(ctx, latchkey.UserSpec{
+		Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"},
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
-	key, token, err := store.CreateKey(ctx, user.ID, latchkey.NewKey{Name: "laptop"})
+	key, token, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "laptop"})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func ExampleStore_CreateKey() {
 	ctx := context.Background()
 	user := ada(store)
 
-	key, token, err := store.CreateKey(ctx, user.ID, latchkey.NewKey{
+	key, token, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{
 		Name:    "Ada's laptop",
 		Expires: time.Now().AddDate(1, 0, 0),
 	})
@@ -115,7 +115,7 @@ func ExampleStore_CreateKey() {
 	}
 	fmt.Println(key.Name, key.Disabled, len(token), token[:3])
 
-	_, _, err = store.CreateKey(ctx, user.ID, latchkey.NewKey{Name: "Ada's laptop"})
+	_, _, err = store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "Ada's laptop"})
 	fmt.Println(errors.Is(err, latchkey.ErrKeyNameTaken))
 	// Output:
 	// Ada's laptop false 80 lk_
@@ -128,12 +128,12 @@ func ExampleStore_CreateKey_server() {
 	defer done()
 	ctx := context.Background()
 
-	_, token, err := store.CreateKey(ctx, latchkey.Server, latchkey.NewKey{Name: "backup-job"})
+	_, token, err := store.CreateServerKey(ctx, latchkey.KeySpec{Name: "backup-job"})
 	if err != nil {
 		log.Fatal(err)
 	}
 	who, err := store.Login(ctx, token)
-	fmt.Println(who.Server, who.KeyName, err)
+	fmt.Println(who.ServerKey, who.KeyName, err)
 	// Output: true backup-job <nil>
 }
 
@@ -141,7 +141,7 @@ func ExampleStore_Login() {
 	store, done := openExample()
 	defer done()
 	ctx := context.Background()
-	_, token, err := store.CreateKey(ctx, ada(store).ID, latchkey.NewKey{Name: "laptop"})
+	_, token, err := store.CreateKey(ctx, ada(store).ID, latchkey.KeySpec{Name: "laptop"})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -171,14 +171,14 @@ func ExampleStore_LinkIdentity() {
 	ctx := context.Background()
 	user := ada(store)
 
-	google := latchkey.Identity{Provider: latchkey.OAuth2Google, Subject: "1234"}
+	google := latchkey.Identity{Provider: latchkey.ProviderGoogle, Subject: "1234"}
 	if _, err := store.LinkIdentity(ctx, user.ID, google); err != nil {
 		log.Fatal(err)
 	}
 	found, err := store.UserByIdentity(ctx, google)
 	fmt.Println(found.ID == user.ID, len(found.Identities), err)
 
-	another, err := store.CreateUser(ctx, latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+	another, err := store.CreateUser(ctx, latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -198,11 +198,11 @@ func ExampleStore_UserByIdentity() {
 	signIn := func(i latchkey.Identity) (latchkey.User, error) {
 		user, err := store.UserByIdentity(ctx, i)
 		if errors.Is(err, latchkey.ErrUserNotFound) {
-			return store.CreateUser(ctx, latchkey.NewUser{Identity: i})
+			return store.CreateUser(ctx, latchkey.UserSpec{Identity: i})
 		}
 		return user, err
 	}
-	i := latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"}
+	i := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"}
 	first, err := signIn(i)
 	if err != nil {
 		log.Fatal(err)
@@ -218,7 +218,7 @@ func ExampleStore_Keys() {
 	ctx := context.Background()
 	user := ada(store)
 	for _, name := range []string{"laptop", "phone"} {
-		if _, _, err := store.CreateKey(ctx, user.ID, latchkey.NewKey{Name: name}); err != nil {
+		if _, _, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: name}); err != nil {
 			log.Fatal(err)
 		}
 	}
@@ -240,7 +240,7 @@ func ExampleStore_RenameKey() {
 	defer done()
 	ctx := context.Background()
 	user := ada(store)
-	key, token, err := store.CreateKey(ctx, user.ID, latchkey.NewKey{Name: "laptop"})
+	key, token, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "laptop"})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func ExampleStore_DeleteKey() {
 	defer done()
 	ctx := context.Background()
 	user := ada(store)
-	key, token, err := store.CreateKey(ctx, user.ID, latchkey.NewKey{Name: "lost laptop"})
+	key, token, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "lost laptop"})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -282,13 +282,13 @@ func ExampleStore_Update() {
 		log.Fatal(err)
 	}
 	err = store.Update(ctx, func(tx *latchkey.Tx) error {
-		user, err := tx.CreateUser(latchkey.NewUser{
-			Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"},
+		user, err := tx.CreateUser(latchkey.UserSpec{
+			Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"},
 		})
 		if err != nil {
 			return err
 		}
-		_, err = tx.InsertKey(user.ID, latchkey.NewKey{Name: "first"}, minted)
+		_, err = tx.InsertKey(user.ID, latchkey.KeySpec{Name: "first"}, minted)
 		return err
 	})
 	if err != nil {
@@ -305,9 +305,9 @@ func ExampleStore_CreateKeys() {
 	ctx := context.Background()
 	user := ada(store)
 
-	var requests []latchkey.NewKeyFor
+	var requests []latchkey.KeyRequest
 	for i := range 3 {
-		requests = append(requests, latchkey.NewKeyFor{Owner: user.ID, NewKey: latchkey.NewKey{Name: fmt.Sprint("sensor-", i)}})
+		requests = append(requests, latchkey.KeyRequest{Owner: user.ID, KeySpec: latchkey.KeySpec{Name: fmt.Sprint("sensor-", i)}})
 	}
 	keys, tokens, err := store.CreateKeys(ctx, requests, func(done, total int) { fmt.Println(done, "of", total) })
 	if err != nil {
@@ -356,7 +356,7 @@ func ExampleStore_Backup() {
 	store, done := openExample()
 	defer done()
 	ctx := context.Background()
-	_, token, err := store.CreateKey(ctx, ada(store).ID, latchkey.NewKey{Name: "laptop"})
+	_, token, err := store.CreateKey(ctx, ada(store).ID, latchkey.KeySpec{Name: "laptop"})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -439,23 +439,23 @@ func ExampleSalvage() {
 	// Output: 1 user, 0 bad pages
 }
 
-func ExampleTx_Data() {
+func ExampleTx_AppTable() {
 	store, done := openExample()
 	defer done()
 	ctx := context.Background()
 
 	// A user and what the program keeps of her are written together.
 	err := store.Update(ctx, func(tx *latchkey.Tx) error {
-		user, err := tx.CreateUser(latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"}})
+		user, err := tx.CreateUser(latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"}})
 		if err != nil {
 			return err
 		}
-		return tx.Data("settings").Put(user.ID[:], []byte(`{"theme":"dark"}`))
+		return tx.AppTable("settings").Put(user.ID[:], []byte(`{"theme":"dark"}`))
 	})
 	fmt.Println(err)
 
 	err = store.View(ctx, func(tx *latchkey.Tx) error {
-		for entry, err := range tx.Data("settings").Scan(nil, nil) {
+		for entry, err := range tx.AppTable("settings").Scan(nil, nil) {
 			if err != nil {
 				return err
 			}

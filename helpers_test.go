@@ -56,13 +56,13 @@ func closeStore(t testing.TB, s *latchkey.Store) {
 
 // email is the identity that addUser gives.
 func email(subject string) latchkey.Identity {
-	return latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: subject}
+	return latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: subject}
 }
 
 // addUser makes a user known by subject.
 func addUser(t testing.TB, s *latchkey.Store, subject string) uuid.UUID {
 	t.Helper()
-	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email(subject)})
+	user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email(subject)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,11 +72,47 @@ func addUser(t testing.TB, s *latchkey.Store, subject string) uuid.UUID {
 // addKey makes a key of owner.
 func addKey(t testing.TB, s *latchkey.Store, owner uuid.UUID, name string) (latchkey.Key, string) {
 	t.Helper()
-	key, token, err := s.CreateKey(t.Context(), owner, latchkey.NewKey{Name: name})
+	key, token, err := createKey(t.Context(), s, owner, latchkey.KeySpec{Name: name})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return key, token
+}
+
+// createKey makes a key of owner, a user or ServerOwner.
+func createKey(ctx context.Context, s *latchkey.Store, owner uuid.UUID, n latchkey.KeySpec) (latchkey.Key, string, error) {
+	if owner == latchkey.ServerOwner {
+		return s.CreateServerKey(ctx, n)
+	}
+	return s.CreateKey(ctx, owner, n)
+}
+
+// createKeys makes a key for each request in one transaction, also for requests of ServerOwner.
+func createKeys(ctx context.Context, s *latchkey.Store, requests []latchkey.KeyRequest) (keys []latchkey.Key, tokens []string, err error) {
+	minted, tokens, err := s.MintKeys(ctx, len(requests), nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = s.Update(ctx, func(tx *latchkey.Tx) error {
+		keys = nil
+		for i, r := range requests {
+			key, err := insertKey(tx, r.Owner, r.KeySpec, minted[i])
+			if err != nil {
+				return err
+			}
+			keys = append(keys, key)
+		}
+		return nil
+	})
+	return keys, tokens, err
+}
+
+// insertKey makes a minted key a key of owner, a user or ServerOwner.
+func insertKey(tx *latchkey.Tx, owner uuid.UUID, n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, error) {
+	if owner == latchkey.ServerOwner {
+		return tx.InsertServerKey(n, m)
+	}
+	return tx.InsertKey(owner, n, m)
 }
 
 // must fails the test for any error.
@@ -125,7 +161,7 @@ func openCounting(t testing.TB) (s *latchkey.Store, views func() int) {
 
 func openBolt(t testing.TB) latchkey.Engine {
 	t.Helper()
-	e, err := latchkey.OpenBolt(filepath.Join(t.TempDir(), "keys.db"), nil)
+	e, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +170,7 @@ func openBolt(t testing.TB) latchkey.Engine {
 
 func openEngine(t testing.TB, e latchkey.Engine, opts *latchkey.Options) *latchkey.Store {
 	t.Helper()
-	s, err := latchkey.OpenEngine(e, opts)
+	s, err := latchkey.OpenWith(e, opts)
 	if err != nil {
 		t.Fatal(err)
 	}

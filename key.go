@@ -13,40 +13,56 @@ import (
 	"github.com/google/uuid"
 )
 
-// Server is the owner of server keys: keys that no user has, and that let a service log in as itself. It is no user.
-var Server = uuid.Max
+// ServerOwner is the owner of server keys: keys that no user has, and that let a service log in as itself. It is no user.
+var ServerOwner = uuid.Max
 
 // A Key is what is known of a key: all but its secret.
 type Key struct {
 	ID       uuid.UUID `json:"id"`
-	Owner    uuid.UUID `json:"owner"`            // a user's ID, or [Server]
+	Owner    uuid.UUID `json:"owner"`            // a user's ID, or [ServerOwner]
 	Name     string    `json:"name"`             // unique among its owner's keys
 	Created  time.Time `json:"created"`          // when it was minted, by the store's clock, to the millisecond, in UTC
 	Expires  time.Time `json:"expires,omitzero"` // to the second, in UTC; the zero time for never
 	Disabled bool      `json:"disabled"`         // a disabled key does not log in
+	// Disablings only grows, and grows with each disabling of the key. See [User].Disablings.
+	Disablings uint64 `json:"-"`
 }
 
-// NewKey says what key to make.
-type NewKey struct {
+// KeySpec says what key to make.
+type KeySpec struct {
 	// Name is 1 to 256 bytes of UTF-8 without control characters. Names are compared byte by byte.
 	Name string
 	// Expires is when the key stops logging in, by the store's clock, rounded down to the second. The zero time is never.
 	Expires time.Time
 }
 
-// NewKeyFor is a NewKey and whose it is to be.
-type NewKeyFor struct {
-	Owner uuid.UUID // a user's ID, or [Server]
-	NewKey
+// KeyRequest is a KeySpec and whose it is to be.
+type KeyRequest struct {
+	Owner uuid.UUID // a user's ID
+	KeySpec
 }
 
-// CreateKey makes a key of owner, a user or [Server], and returns it with its token. This is the only time that the
-// token is seen: the store keeps nothing that it could be found from. A wrong request is refused before it costs a hash.
+// CreateKey makes a key of a user, and returns it with its token. This is the only time that the token is seen: the store
+// keeps nothing that it could be found from. A wrong request is refused before it costs a hash.
 //
-// It returns [ErrUserNotFound], [ErrAnonymousUser], [ErrInvalidName], [ErrKeyNameTaken], [ErrTooManyKeys],
-// [ErrInvalidExpiry], or an error of [Store.Update]. ctx bounds the wait for a permit to hash.
-func (s *Store) CreateKey(ctx context.Context, owner uuid.UUID, n NewKey) (Key, string, error) {
-	keys, tokens, err := s.createKeys(ctx, []NewKeyFor{{owner, n}}, nil)
+// It returns [ErrUserNotFound], also for [ServerOwner]; [ErrAnonymousUser], [ErrInvalidName], [ErrKeyNameTaken],
+// [ErrTooManyKeys], [ErrInvalidExpiry], or an error of [Store.Update]. ctx bounds the wait for a permit to hash.
+func (s *Store) CreateKey(ctx context.Context, user uuid.UUID, n KeySpec) (Key, string, error) {
+	if user == ServerOwner {
+		return Key{}, "", wrapf(ErrUserNotFound, "create key %.80q of %s", n.Name, ownerText(user))
+	}
+	return s.createKey(ctx, user, n)
+}
+
+// CreateServerKey makes a key that no user owns, and returns it with its token, as [Store.CreateKey] does.
+//
+// It returns [ErrInvalidName], [ErrKeyNameTaken], [ErrInvalidExpiry], or an error of [Store.Update].
+func (s *Store) CreateServerKey(ctx context.Context, n KeySpec) (Key, string, error) {
+	return s.createKey(ctx, ServerOwner, n)
+}
+
+func (s *Store) createKey(ctx context.Context, owner uuid.UUID, n KeySpec) (Key, string, error) {
+	keys, tokens, err := s.createKeys(ctx, []KeyRequest{{owner, n}}, nil)
 	if err != nil {
 		return Key{}, "", wrapf(err, "create key %.80q of %s", n.Name, ownerText(owner))
 	}
@@ -58,17 +74,22 @@ func (s *Store) CreateKey(ctx context.Context, owner uuid.UUID, n NewKey) (Key, 
 // called after each hash with the number of hashes done and of all, in the caller's own goroutine; hashing waits for it.
 //
 // It returns the errors of [Store.CreateKey], with the place of the request in the text.
-func (s *Store) CreateKeys(ctx context.Context, requests []NewKeyFor, progress func(done, total int)) ([]Key, []string, error) {
+func (s *Store) CreateKeys(ctx context.Context, requests []KeyRequest, progress func(done, total int)) ([]Key, []string, error) {
+	for i, r := range requests {
+		if r.Owner == ServerOwner {
+			return nil, nil, wrapf(requestError(ErrUserNotFound, i, len(requests)), "create %d keys", len(requests))
+		}
+	}
 	keys, tokens, err := s.createKeys(ctx, requests, progress)
 	return keys, tokens, wrapf(err, "create %d keys", len(requests))
 }
 
-func (s *Store) createKeys(ctx context.Context, requests []NewKeyFor, progress func(done, total int)) ([]Key, []string, error) {
+func (s *Store) createKeys(ctx context.Context, requests []KeyRequest, progress func(done, total int)) ([]Key, []string, error) {
 	err := s.View(ctx, func(tx *Tx) error {
-		taken, before := map[NewKeyFor]bool{}, map[uuid.UUID]int{}
+		taken, before := map[KeyRequest]bool{}, map[uuid.UUID]int{}
 		for i, r := range requests {
-			err := tx.checkNewKey(r.Owner, r.NewKey, before[r.Owner])
-			named := NewKeyFor{Owner: r.Owner, NewKey: NewKey{Name: r.Name}}
+			err := tx.checkNewKey(r.Owner, r.KeySpec, before[r.Owner])
+			named := KeyRequest{Owner: r.Owner, KeySpec: KeySpec{Name: r.Name}}
 			if err == nil && taken[named] {
 				err = nameTaken(r.Name)
 			}
@@ -94,7 +115,7 @@ func (s *Store) createKeys(ctx context.Context, requests []NewKeyFor, progress f
 	err = s.Update(ctx, func(tx *Tx) error {
 		keys = make([]Key, 0, len(requests))
 		for i, r := range requests {
-			key, err := tx.InsertKey(r.Owner, r.NewKey, minted[i])
+			key, err := tx.insertKey(r.Owner, r.KeySpec, minted[i])
 			if err != nil {
 				return requestError(err, i, len(requests))
 			}
@@ -110,7 +131,7 @@ func (s *Store) createKeys(ctx context.Context, requests []NewKeyFor, progress f
 
 // ownerText is an owner in an error.
 func ownerText(owner uuid.UUID) string {
-	if owner == Server {
+	if owner == ServerOwner {
 		return "the server"
 	}
 	return "user " + owner.String()
@@ -123,7 +144,7 @@ func requestError(err error, i, total int) error {
 	return fmt.Errorf("request %d: %w", i, err)
 }
 
-// A MintedKey is a key that has its ID and its hash, but no owner and no name yet. [Tx.InsertKey] makes a key of it. It
+// A MintedKey is a key that has its ID and its hash, but no owner and no name yet. [Tx.InsertKey] or [Tx.InsertServerKey] makes a key of it. It
 // prints and marshals as nothing.
 type MintedKey struct{ m concealed[mintedKey] }
 
@@ -262,19 +283,31 @@ func (s *Store) mint(ctx context.Context, d drawn) (MintedKey, string, error) {
 	return MintedKey{conceal(m)}, s.tokens.format(d.id, d.secret), nil
 }
 
-// InsertKey makes a minted key a key of owner, a user or [Server]. It returns [ErrInvalidMint], or the errors of
-// [Store.CreateKey].
-func (tx *Tx) InsertKey(owner uuid.UUID, n NewKey, minted MintedKey) (key Key, err error) {
+// InsertKey makes a minted key a key of a user. It returns [ErrInvalidMintedKey], or the errors of [Store.CreateKey].
+func (tx *Tx) InsertKey(user uuid.UUID, n KeySpec, minted MintedKey) (Key, error) {
+	if user == ServerOwner {
+		return Key{}, ErrUserNotFound
+	}
+	return tx.insertKey(user, n, minted)
+}
+
+// InsertServerKey makes a minted key a server key. It returns [ErrInvalidMintedKey], or the errors of
+// [Store.CreateServerKey].
+func (tx *Tx) InsertServerKey(n KeySpec, minted MintedKey) (Key, error) {
+	return tx.insertKey(ServerOwner, n, minted)
+}
+
+func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, err error) {
 	defer tx.wholeSince(tx.writes, &err)
 	if minted.m == nil || minted.m().domain != tx.store.domain.id {
-		return Key{}, ErrInvalidMint
+		return Key{}, ErrInvalidMintedKey
 	}
 	m := minted.m()
 	if err := tx.checkNewKey(owner, n, 0); err != nil {
 		return Key{}, err
 	}
 	if old, err := tx.getKey(m.id); err != nil || old != nil {
-		return Key{}, firstError(err, ErrInvalidMint)
+		return Key{}, firstError(err, ErrInvalidMintedKey)
 	}
 	if err := tx.put(tableNames, nameKey(owner, n.Name, m.id), nil); err != nil {
 		return Key{}, err
@@ -291,7 +324,7 @@ func (tx *Tx) InsertKey(owner uuid.UUID, n NewKey, minted MintedKey) (key Key, e
 }
 
 // expiry is a new key's expiry date as it is stored.
-func expiry(n NewKey) time.Time {
+func expiry(n KeySpec) time.Time {
 	if n.Expires.IsZero() {
 		return time.Time{}
 	}
@@ -300,7 +333,7 @@ func expiry(n NewKey) time.Time {
 
 // checkNewKey is every rule about whether owner can have one more key of that name, after so many others that are to be
 // made before it.
-func (tx *Tx) checkNewKey(owner uuid.UUID, n NewKey, others int) error {
+func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) error {
 	if err := tx.checkName(n.Name); err != nil {
 		return err
 	}
@@ -311,7 +344,7 @@ func (tx *Tx) checkNewKey(owner uuid.UUID, n NewKey, others int) error {
 	case e.After(lastTime):
 		return fmt.Errorf("%w: the year %d cannot be written in RFC 3339", ErrInvalidExpiry, e.Year())
 	}
-	if owner != Server {
+	if owner != ServerOwner {
 		u, err := tx.liveUser(owner)
 		if err != nil {
 			return err
@@ -320,7 +353,7 @@ func (tx *Tx) checkNewKey(owner uuid.UUID, n NewKey, others int) error {
 			return ErrAnonymousUser
 		}
 	}
-	if err := tx.checkNameFree(owner, n.Name); err != nil || owner == Server {
+	if err := tx.checkNameFree(owner, n.Name); err != nil || owner == ServerOwner {
 		return err
 	}
 	return tx.checkLimit(owner, others)
@@ -365,7 +398,7 @@ func (tx *Tx) recount(owner uuid.UUID, change int) {
 
 func (tx *Tx) checkName(name string) error {
 	if tx.store.hosted {
-		return CheckHostedName(name)
+		return CheckAppServicesName(name)
 	}
 	if !validText(name) {
 		return fmt.Errorf("%w: %.80q is not %s", ErrInvalidName, name, validTextRule)
@@ -373,9 +406,9 @@ func (tx *Tx) checkName(name string) error {
 	return nil
 }
 
-// CheckHostedName returns [ErrInvalidName] unless a key's name is one that the hosted service took: 1 to 256 ASCII letters,
-// digits, '_' and '-'. It is for programs that serve the service's SDKs from a store without [Options.HostedNames].
-func CheckHostedName(name string) error {
+// CheckAppServicesName returns [ErrInvalidName] unless a key's name is one that the hosted service took: 1 to 256 ASCII letters,
+// digits, '_' and '-'. It is for programs that serve the service's SDKs from a store without [Options.AppServicesNames].
+func CheckAppServicesName(name string) error {
 	if !validText(name) {
 		return fmt.Errorf("%w: %.80q is not %s", ErrInvalidName, name, validTextRule)
 	}
@@ -428,7 +461,7 @@ func (tx *Tx) liveKey(owner, id uuid.UUID) (*keyRecord, error) {
 	return k, nil
 }
 
-// Keys returns all keys of owner, a user or [Server], in the order of creation, whatever the clock did; without any, an
+// Keys returns all keys of owner, a user or [ServerOwner], in the order of creation, whatever the clock did; without any, an
 // empty slice. It returns [ErrUserNotFound], or an error of [Store.View].
 func (s *Store) Keys(ctx context.Context, owner uuid.UUID) (keys []Key, err error) {
 	err = s.View(ctx, func(tx *Tx) (err error) {
@@ -440,7 +473,7 @@ func (s *Store) Keys(ctx context.Context, owner uuid.UUID) (keys []Key, err erro
 
 // Keys is [Store.Keys] in a transaction.
 func (tx *Tx) Keys(owner uuid.UUID) ([]Key, error) {
-	if owner != Server {
+	if owner != ServerOwner {
 		if _, err := tx.liveUser(owner); err != nil {
 			return nil, err
 		}
@@ -541,11 +574,9 @@ func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) (err error) {
 	if err != nil {
 		return err
 	}
-	epoch, changed := nextEpoch(k.epoch, k.disabled, disable)
-	if !changed {
+	if !k.set(disable) {
 		return nil
 	}
-	k.epoch, k.disabled = epoch, disable
 	tx.touch(id)
 	return tx.putKey(k, nil)
 }
@@ -581,7 +612,7 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 }
 
 func (k *keyRecord) key() Key {
-	return Key{ID: k.id, Owner: k.owner, Name: k.name, Created: k.created, Expires: k.expires, Disabled: k.disabled}
+	return Key{ID: k.id, Owner: k.owner, Name: k.name, Created: k.created, Expires: k.expires, Disabled: k.disabled, Disablings: k.disablings}
 }
 
 // nameKey is a key's entry in the index of names: owner, name, 0, ID. No name has a zero byte.

@@ -67,7 +67,7 @@ func TestAKeyDoesNotExistForAnyoneButItsOwner(t *testing.T) {
 	ada, bob, gone := addUser(t, s, "ada"), addUser(t, s, "bob"), addUser(t, s, "gone")
 	must(t, s.DeleteUser(t.Context(), gone))
 	adas, token := addKey(t, s, ada, "laptop")
-	servers, serverToken := addKey(t, s, latchkey.Server, "backup")
+	servers, serverToken := addKey(t, s, latchkey.ServerOwner, "backup")
 	deleted, _ := addKey(t, s, ada, "lost")
 	must(t, s.DeleteKey(t.Context(), ada, deleted.ID))
 
@@ -86,7 +86,7 @@ func TestAKeyDoesNotExistForAnyoneButItsOwner(t *testing.T) {
 		owner, id uuid.UUID
 	}{
 		{"another user", bob, adas.ID},
-		{"the server", latchkey.Server, adas.ID},
+		{"the server", latchkey.ServerOwner, adas.ID},
 		{"a deleted user", gone, adas.ID},
 		{"a made-up owner", uuid.New(), adas.ID},
 		{"nobody", uuid.Nil, adas.ID},
@@ -114,7 +114,7 @@ func TestAKeyDoesNotExistForAnyoneButItsOwner(t *testing.T) {
 	if keys, err := s.Keys(t.Context(), bob); err != nil || len(keys) != 0 {
 		t.Errorf("bob's keys: %v, %v, want none", keys, err)
 	}
-	if keys, err := s.Keys(t.Context(), latchkey.Server); err != nil || !slices.Equal(keys, []latchkey.Key{servers}) {
+	if keys, err := s.Keys(t.Context(), latchkey.ServerOwner); err != nil || !slices.Equal(keys, []latchkey.Key{servers}) {
 		t.Errorf("the server's keys: %v, %v, want only its own", keys, err)
 	}
 	for token, want := range map[string]latchkey.Key{token: adas, serverToken: servers} {
@@ -135,7 +135,7 @@ func TestAKeyIsFetchedAsItWasMadeAlsoAfterReopening(t *testing.T) {
 	ada := addUser(t, s, "ada")
 
 	expires := time.Date(2027, 6, 5, 23, 2, 1, 0, time.FixedZone("two hours east", 7200))
-	made, _, err := s.CreateKey(t.Context(), ada, latchkey.NewKey{Name: "laptop", Expires: expires.Add(999 * time.Millisecond)})
+	made, _, err := s.CreateKey(t.Context(), ada, latchkey.KeySpec{Name: "laptop", Expires: expires.Add(999 * time.Millisecond)})
 	must(t, err)
 	want := latchkey.Key{
 		ID:      made.ID,
@@ -196,9 +196,9 @@ func TestATimeThatNoRecordCanHoldIsTheNearestThatOneCan(t *testing.T) {
 
 func TestAnAnonymousUserCanHaveNoKeysUntilAnIdentityIsLinked(t *testing.T) {
 	s := open(t)
-	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+	user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
 	must(t, err)
-	wantNoKey(t, s, user.ID, latchkey.NewKey{Name: "laptop"}, latchkey.ErrAnonymousUser)
+	wantNoKey(t, s, user.ID, latchkey.KeySpec{Name: "laptop"}, latchkey.ErrAnonymousUser)
 	_, err = s.LinkIdentity(t.Context(), user.ID, email("ada"))
 	must(t, err)
 	key, token := addKey(t, s, user.ID, "laptop")
@@ -207,33 +207,36 @@ func TestAnAnonymousUserCanHaveNoKeysUntilAnIdentityIsLinked(t *testing.T) {
 
 func TestThePrincipalOfAServerKeyCanHaveNoKeys(t *testing.T) {
 	s := open(t)
-	key, token := addKey(t, s, latchkey.Server, "backup")
+	key, token := addKey(t, s, latchkey.ServerOwner, "backup")
 	who, err := s.Login(t.Context(), token)
 	must(t, err)
-	if want := (latchkey.Principal{KeyID: key.ID, KeyName: "backup", Server: true}); who != want {
+	if want := (latchkey.Principal{KeyID: key.ID, KeyName: "backup", Owner: latchkey.ServerOwner, ServerKey: true}); who != want {
 		t.Errorf("got %+v, want %+v", who, want)
 	}
 	for _, owner := range []uuid.UUID{who.UserID, uuid.Nil, key.ID} {
-		wantNoKey(t, s, owner, latchkey.NewKey{Name: "laptop"}, latchkey.ErrUserNotFound)
+		wantNoKey(t, s, owner, latchkey.KeySpec{Name: "laptop"}, latchkey.ErrUserNotFound)
 		_, err := s.Keys(t.Context(), owner)
 		wantError(t, err, latchkey.ErrUserNotFound)
 	}
 }
 
 // wantNoKey fails the test unless every way to make a key is refused with want, before it has cost a hash.
-func wantNoKey(t *testing.T, s *latchkey.Store, owner uuid.UUID, n latchkey.NewKey, want error) {
+func wantNoKey(t *testing.T, s *latchkey.Store, owner uuid.UUID, n latchkey.KeySpec, want error) {
 	t.Helper()
 	minted, _, err := s.MintKey(t.Context())
 	must(t, err)
+	good := addUser(t, s, uuid.NewString())
 	wantNoHash(t, s, func() {
-		_, _, err := s.CreateKey(t.Context(), owner, n)
+		_, _, err := createKey(t.Context(), s, owner, n)
 		wantError(t, err, want)
-		_, _, err = s.CreateKeys(t.Context(), []latchkey.NewKeyFor{
-			{Owner: latchkey.Server, NewKey: latchkey.NewKey{Name: "good"}}, {Owner: owner, NewKey: n},
-		}, nil)
-		wantError(t, err, want)
+		if owner != latchkey.ServerOwner {
+			_, _, err = s.CreateKeys(t.Context(), []latchkey.KeyRequest{
+				{Owner: good, KeySpec: latchkey.KeySpec{Name: "good"}}, {Owner: owner, KeySpec: n},
+			}, nil)
+			wantError(t, err, want)
+		}
 		err = s.Update(t.Context(), func(tx *latchkey.Tx) error {
-			_, err := tx.InsertKey(owner, n, minted)
+			_, err := insertKey(tx, owner, n, minted)
 			return err
 		})
 		wantError(t, err, want)
@@ -257,18 +260,58 @@ func TestAUserWhoDoesNotExistCanHaveNoKeys(t *testing.T) {
 	gone := addUser(t, s, "gone")
 	must(t, s.DeleteUser(t.Context(), gone))
 	for _, owner := range []uuid.UUID{gone, uuid.New()} {
-		wantNoKey(t, s, owner, latchkey.NewKey{Name: "laptop"}, latchkey.ErrUserNotFound)
+		wantNoKey(t, s, owner, latchkey.KeySpec{Name: "laptop"}, latchkey.ErrUserNotFound)
+	}
+}
+
+func TestServerKeysAreMadeByCallsOfTheirOwn(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	minted, token, err := s.MintKey(t.Context())
+	must(t, err)
+	laptop := latchkey.KeySpec{Name: "laptop"}
+	wantNoChange(t, s, func() {
+		wantNoHash(t, s, func() {
+			_, _, err := s.CreateKey(t.Context(), latchkey.ServerOwner, laptop)
+			wantError(t, err, latchkey.ErrUserNotFound)
+			_, _, err = s.CreateKeys(t.Context(), []latchkey.KeyRequest{{Owner: ada, KeySpec: laptop}, {Owner: latchkey.ServerOwner, KeySpec: laptop}}, nil)
+			wantError(t, err, latchkey.ErrUserNotFound)
+			err = s.Update(t.Context(), func(tx *latchkey.Tx) error {
+				_, err := tx.InsertKey(latchkey.ServerOwner, laptop, minted)
+				return err
+			})
+			wantError(t, err, latchkey.ErrUserNotFound)
+		})
+	})
+
+	var key latchkey.Key
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) (err error) {
+		key, err = tx.InsertServerKey(laptop, minted)
+		return err
+	}))
+	who, err := s.Login(t.Context(), token)
+	must(t, err)
+	if want := (latchkey.Principal{KeyID: key.ID, KeyName: "laptop", Owner: latchkey.ServerOwner, ServerKey: true}); who != want {
+		t.Errorf("logged in as %+v, want %+v", who, want)
+	}
+	for _, do := range []error{
+		s.DisableKey(t.Context(), who.Owner, who.KeyID),
+		s.EnableKey(t.Context(), who.Owner, who.KeyID),
+		s.RenameKey(t.Context(), who.Owner, who.KeyID, "desktop"),
+		s.DeleteKey(t.Context(), who.Owner, who.KeyID),
+	} {
+		must(t, do)
 	}
 }
 
 // addNumberedKeys makes n keys of owner, named by their numbers from first.
 func addNumberedKeys(t *testing.T, s *latchkey.Store, owner uuid.UUID, first, n int) []latchkey.Key {
 	t.Helper()
-	var requests []latchkey.NewKeyFor
+	var requests []latchkey.KeyRequest
 	for i := range n {
-		requests = append(requests, latchkey.NewKeyFor{Owner: owner, NewKey: latchkey.NewKey{Name: strconv.Itoa(first + i)}})
+		requests = append(requests, latchkey.KeyRequest{Owner: owner, KeySpec: latchkey.KeySpec{Name: strconv.Itoa(first + i)}})
 	}
-	keys, _, err := s.CreateKeys(t.Context(), requests, nil)
+	keys, _, err := createKeys(t.Context(), s, requests)
 	must(t, err)
 	return keys
 }
@@ -280,7 +323,7 @@ func TestAUserHasAtMost20Keys(t *testing.T) {
 	addKey(t, s, ada, "the twentieth")
 	wantFull := func() {
 		t.Helper()
-		wantNoKey(t, s, ada, latchkey.NewKey{Name: "one more"}, latchkey.ErrTooManyKeys)
+		wantNoKey(t, s, ada, latchkey.KeySpec{Name: "one more"}, latchkey.ErrTooManyKeys)
 	}
 	wantFull()
 
@@ -290,7 +333,7 @@ func TestAUserHasAtMost20Keys(t *testing.T) {
 	addKey(t, s, bob, "another user's")
 	must(t, s.DeleteKey(t.Context(), ada, keys[0].ID)) // deleted ones do not
 	addKey(t, s, ada, "the twentieth again")
-	wantNoKey(t, s, ada, latchkey.NewKey{Name: "the twentieth"}, latchkey.ErrKeyNameTaken) // which comes first
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "the twentieth"}, latchkey.ErrKeyNameTaken) // which comes first
 	must(t, s.DeleteKey(t.Context(), ada, keys[1].ID))
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.DeleteKey(ada, keys[2].ID) }))
 	addNumberedKeys(t, s, ada, 100, 2)
@@ -314,7 +357,7 @@ func TestAnOptionChangesHowManyKeysAUserHas(t *testing.T) {
 			ada := addUser(t, s, "ada")
 			addNumberedKeys(t, s, ada, 0, tt.made)
 			if tt.refused {
-				wantNoKey(t, s, ada, latchkey.NewKey{Name: "one more"}, latchkey.ErrTooManyKeys)
+				wantNoKey(t, s, ada, latchkey.KeySpec{Name: "one more"}, latchkey.ErrTooManyKeys)
 			} else {
 				addKey(t, s, ada, "one more")
 			}
@@ -390,7 +433,7 @@ func TestTheLimitCountsWhatTheTransactionItselfHasDone(t *testing.T) {
 	must(t, err)
 	work := func(tx *latchkey.Tx) error {
 		insert := func(i int) (latchkey.Key, error) {
-			return tx.InsertKey(ada, latchkey.NewKey{Name: strconv.Itoa(i)}, minted[i])
+			return tx.InsertKey(ada, latchkey.KeySpec{Name: strconv.Itoa(i)}, minted[i])
 		}
 		first, err := insert(0)
 		must(t, err)
@@ -413,14 +456,14 @@ func TestTheLimitCountsWhatTheTransactionItselfHasDone(t *testing.T) {
 		wantError(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { must(t, work(tx)); return failed }), failed)
 	})
 	must(t, s.Update(t.Context(), work)) // what failed does not count
-	wantNoKey(t, s, ada, latchkey.NewKey{Name: "one more"}, latchkey.ErrTooManyKeys)
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "one more"}, latchkey.ErrTooManyKeys)
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 		if err := tx.DeleteUser(ada); err != nil {
 			return err
 		}
-		again, err := tx.CreateUser(latchkey.NewUser{Identity: email("ada")})
+		again, err := tx.CreateUser(latchkey.UserSpec{Identity: email("ada")})
 		must(t, err)
-		_, err = tx.InsertKey(again.ID, latchkey.NewKey{Name: "first"}, minted[5])
+		_, err = tx.InsertKey(again.ID, latchkey.KeySpec{Name: "first"}, minted[5])
 		return err
 	}))
 }
@@ -429,8 +472,8 @@ func TestServerKeysAreNotLimited(t *testing.T) {
 	opts := light()
 	opts.MaxKeysPerUser = 1
 	s := openWith(t, opts)
-	addNumberedKeys(t, s, latchkey.Server, 0, 45)
-	addKey(t, s, latchkey.Server, "one more")
+	addNumberedKeys(t, s, latchkey.ServerOwner, 0, 45)
+	addKey(t, s, latchkey.ServerOwner, "one more")
 }
 
 func TestKeysBeyondALoweredLimitGoOnWorkingAndNoMoreCanBeMade(t *testing.T) {
@@ -447,7 +490,7 @@ func TestKeysBeyondALoweredLimitGoOnWorkingAndNoMoreCanBeMade(t *testing.T) {
 	wantLogin(t, s, token, key.ID)
 	must(t, s.DisableKey(t.Context(), ada, key.ID))
 	must(t, s.EnableKey(t.Context(), ada, key.ID))
-	wantNoKey(t, s, ada, latchkey.NewKey{Name: "one more"}, latchkey.ErrTooManyKeys)
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "one more"}, latchkey.ErrTooManyKeys)
 	keys, err := s.Keys(t.Context(), ada)
 	must(t, err)
 	for _, key := range keys[:3] {
@@ -479,7 +522,7 @@ func TestANameIs1To256BytesOfTextWithoutControlCharacters(t *testing.T) {
 	}
 	for _, tt := range badTexts {
 		t.Run(tt.name, func(t *testing.T) {
-			wantNoKey(t, s, ada, latchkey.NewKey{Name: tt.text}, latchkey.ErrInvalidName)
+			wantNoKey(t, s, ada, latchkey.KeySpec{Name: tt.text}, latchkey.ErrInvalidName)
 			wantError(t, s.RenameKey(t.Context(), ada, renamed.ID, tt.text), latchkey.ErrInvalidName)
 		})
 	}
@@ -490,18 +533,18 @@ func TestNamesAreComparedByteByByte(t *testing.T) {
 	ada := addUser(t, s, "ada")
 	for _, name := range append(lookAlikes, "a", "ab", "a~", "aa", "A") {
 		addKey(t, s, ada, name)
-		wantNoKey(t, s, ada, latchkey.NewKey{Name: name}, latchkey.ErrKeyNameTaken)
+		wantNoKey(t, s, ada, latchkey.KeySpec{Name: name}, latchkey.ErrKeyNameTaken)
 	}
 }
 
 func TestANameIsUniqueAmongItsOwnersKeysAndNotBeyond(t *testing.T) {
 	s := open(t)
 	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
-	for _, owner := range []uuid.UUID{ada, bob, latchkey.Server} {
+	for _, owner := range []uuid.UUID{ada, bob, latchkey.ServerOwner} {
 		addKey(t, s, owner, "laptop")
 	}
-	for _, owner := range []uuid.UUID{ada, bob, latchkey.Server} {
-		wantNoKey(t, s, owner, latchkey.NewKey{Name: "laptop"}, latchkey.ErrKeyNameTaken)
+	for _, owner := range []uuid.UUID{ada, bob, latchkey.ServerOwner} {
+		wantNoKey(t, s, owner, latchkey.KeySpec{Name: "laptop"}, latchkey.ErrKeyNameTaken)
 		phone, _ := addKey(t, s, owner, "phone")
 		wantError(t, s.RenameKey(t.Context(), owner, phone.ID, "laptop"), latchkey.ErrKeyNameTaken)
 	}
@@ -512,7 +555,7 @@ func TestADisabledKeyKeepsItsName(t *testing.T) {
 	ada := addUser(t, s, "ada")
 	key, _ := addKey(t, s, ada, "laptop")
 	must(t, s.DisableKey(t.Context(), ada, key.ID))
-	wantNoKey(t, s, ada, latchkey.NewKey{Name: "laptop"}, latchkey.ErrKeyNameTaken)
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "laptop"}, latchkey.ErrKeyNameTaken)
 }
 
 func TestANameIsFreeAfterItsKeyWasDeletedOrRenamed(t *testing.T) {
@@ -523,7 +566,7 @@ func TestANameIsFreeAfterItsKeyWasDeletedOrRenamed(t *testing.T) {
 	second, _ := addKey(t, s, ada, "laptop")
 	must(t, s.RenameKey(t.Context(), ada, second.ID, "old laptop"))
 	third, _ := addKey(t, s, ada, "laptop")
-	wantNoKey(t, s, ada, latchkey.NewKey{Name: "old laptop"}, latchkey.ErrKeyNameTaken)
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "old laptop"}, latchkey.ErrKeyNameTaken)
 	if first.ID == second.ID || second.ID == third.ID {
 		t.Error("two keys have one ID")
 	}
@@ -537,7 +580,7 @@ func TestHostedNamesHoldsNewNamesToTheHostedServicesAlphabet(t *testing.T) {
 	closeStore(t, s)
 
 	opts := light()
-	opts.HostedNames = true
+	opts.AppServicesNames = true
 	s = openFile(t, path, opts)
 	for _, name := range []string{
 		"my-key", "foo", "key-0", "my-api-key", "api-key-0", "mykey", "myApiKey", "apiKeyName1", "key_test",
@@ -552,7 +595,7 @@ func TestHostedNamesHoldsNewNamesToTheHostedServicesAlphabet(t *testing.T) {
 		"", "a.b", "a/b", "a:b", "a@b", "a[b", "a`b", "a{b", "é", "a\n", strings.Repeat("z", 257),
 	} {
 		t.Run(strconv.Quote(name), func(t *testing.T) {
-			wantNoKey(t, s, ada, latchkey.NewKey{Name: name}, latchkey.ErrInvalidName)
+			wantNoKey(t, s, ada, latchkey.KeySpec{Name: name}, latchkey.ErrInvalidName)
 			wantError(t, s.RenameKey(t.Context(), ada, older.ID, name), latchkey.ErrInvalidName)
 		})
 	}
@@ -585,7 +628,7 @@ func TestARenamedKeyIsTheSameKey(t *testing.T) {
 	must(t, s.RenameKey(t.Context(), ada, want.ID, "desktop"))
 	wantRefused(t, s, token, latchkey.ErrKeyDisabled)
 	must(t, s.EnableKey(t.Context(), ada, want.ID))
-	want.Name = "desktop"
+	want.Name, want.Disablings = "desktop", 1
 	for range 2 { // as it stands, and after reopening
 		if got, err := s.Key(t.Context(), ada, want.ID); err != nil || got != want {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
@@ -599,7 +642,7 @@ func TestARenamedKeyIsTheSameKey(t *testing.T) {
 func TestDisablingAndEnablingAKeyAreIdempotent(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
-	for _, owner := range []uuid.UUID{addUser(t, s, "ada"), latchkey.Server} {
+	for _, owner := range []uuid.UUID{addUser(t, s, "ada"), latchkey.ServerOwner} {
 		key, token := addKey(t, s, owner, "laptop")
 		other, otherToken := addKey(t, s, owner, "phone")
 		if key.Disabled {
@@ -646,7 +689,7 @@ func TestADeletedKeyIsGoneForGood(t *testing.T) {
 	must(t, err)
 	insert := func(name string) (key latchkey.Key, err error) {
 		err = s.Update(t.Context(), func(tx *latchkey.Tx) (err error) {
-			key, err = tx.InsertKey(ada, latchkey.NewKey{Name: name}, minted)
+			key, err = tx.InsertKey(ada, latchkey.KeySpec{Name: name}, minted)
 			return err
 		})
 		return key, err
@@ -665,7 +708,7 @@ func TestADeletedKeyIsGoneForGood(t *testing.T) {
 		wantError(t, s.EnableKey(t.Context(), ada, disabled.ID), latchkey.ErrKeyNotFound)
 		wantError(t, s.DeleteKey(t.Context(), ada, key.ID), latchkey.ErrKeyNotFound)
 		_, err = insert("laptop")
-		wantError(t, err, latchkey.ErrInvalidMint)
+		wantError(t, err, latchkey.ErrInvalidMintedKey)
 		if keys, err := s.Keys(t.Context(), ada); err != nil || len(keys) != 0 {
 			t.Errorf("got the keys %v, %v, want none", keys, err)
 		}
@@ -680,7 +723,7 @@ func TestAnExpiryDateMustLieAhead(t *testing.T) {
 	opts.Now = c.now
 	s := openWith(t, opts)
 	ada := addUser(t, s, "ada")
-	wantNoKey(t, s, ada, latchkey.NewKey{Name: "this very second", Expires: c.now()}, latchkey.ErrInvalidExpiry)
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "this very second", Expires: c.now()}, latchkey.ErrInvalidExpiry)
 	c.advance(250 * time.Millisecond)
 	for _, tt := range []struct {
 		name  string
@@ -695,7 +738,7 @@ func TestAnExpiryDateMustLieAhead(t *testing.T) {
 		{"in 250 years", 250 * 365 * 24 * time.Hour, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			n := latchkey.NewKey{Name: tt.name, Expires: c.now().Add(tt.ahead)}
+			n := latchkey.KeySpec{Name: tt.name, Expires: c.now().Add(tt.ahead)}
 			if tt.want != nil {
 				wantNoKey(t, s, ada, n, tt.want)
 				return
@@ -704,19 +747,19 @@ func TestAnExpiryDateMustLieAhead(t *testing.T) {
 			must(t, err)
 		})
 	}
-	wantNoKey(t, s, ada, latchkey.NewKey{Name: "the year 1", Expires: time.Time{}.Add(1)}, latchkey.ErrInvalidExpiry)
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "the year 1", Expires: time.Time{}.Add(1)}, latchkey.ErrInvalidExpiry)
 }
 
 func TestAnExpiryDateIsOneThatJSONCanHold(t *testing.T) {
 	s := open(t)
 	last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
-	key, _, err := s.CreateKey(t.Context(), latchkey.Server, latchkey.NewKey{Name: "the last second", Expires: last})
+	key, _, err := s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "the last second", Expires: last})
 	must(t, err)
 	if _, err := json.Marshal(key); err != nil {
 		t.Error(err)
 	}
 	for _, later := range []time.Time{last.Add(time.Second), time.Unix(1<<62, 0)} {
-		wantNoKey(t, s, latchkey.Server, latchkey.NewKey{Name: "later", Expires: later}, latchkey.ErrInvalidExpiry)
+		wantNoKey(t, s, latchkey.ServerOwner, latchkey.KeySpec{Name: "later", Expires: later}, latchkey.ErrInvalidExpiry)
 	}
 }
 
@@ -729,7 +772,7 @@ func TestAKeyExpiresWhenItsSecondBegins(t *testing.T) {
 			s := openWith(t, opts)
 			ada := addUser(t, s, "ada")
 			expires := c.now().Add(time.Hour)
-			key, token, err := s.CreateKey(t.Context(), ada, latchkey.NewKey{Name: "visitor", Expires: expires})
+			key, token, err := s.CreateKey(t.Context(), ada, latchkey.KeySpec{Name: "visitor", Expires: expires})
 			must(t, err)
 			forever, foreverToken := addKey(t, s, ada, "resident")
 
@@ -764,7 +807,7 @@ func TestKeysAreListedInTheOrderOfCreationWhateverTheClockDid(t *testing.T) {
 	opts := light()
 	opts.Now = c.now
 	s := openFile(t, path, opts)
-	for _, owner := range []uuid.UUID{addUser(t, s, "ada"), latchkey.Server} {
+	for _, owner := range []uuid.UUID{addUser(t, s, "ada"), latchkey.ServerOwner} {
 		if keys, err := s.Keys(t.Context(), owner); err != nil || keys == nil || len(keys) != 0 {
 			t.Errorf("without any key: got %#v, %v, want an empty slice", keys, err)
 		}
@@ -790,7 +833,7 @@ func TestKeysAreListedInTheOrderOfCreationWhateverTheClockDid(t *testing.T) {
 		must(t, s.RenameKey(t.Context(), owner, want[2].ID, "zz"))
 		must(t, s.EnableKey(t.Context(), owner, want[0].ID))
 		must(t, s.DisableKey(t.Context(), owner, want[1].ID))
-		want[1].Disabled, want[2].Name = true, "zz"
+		want[1].Disabled, want[1].Disablings, want[2].Name = true, 1, "zz"
 		closeStore(t, s)
 		s = openFile(t, path, opts)
 		if got, err := s.Keys(t.Context(), owner); err != nil || !slices.Equal(got, want) {
@@ -801,11 +844,11 @@ func TestKeysAreListedInTheOrderOfCreationWhateverTheClockDid(t *testing.T) {
 
 func TestCreateKeysReturnsKeysAndTokensInTheOrderOfTheRequests(t *testing.T) {
 	s := open(t)
-	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
-	var requests []latchkey.NewKeyFor
+	ada, bob, eve := addUser(t, s, "ada"), addUser(t, s, "bob"), addUser(t, s, "eve")
+	var requests []latchkey.KeyRequest
 	for i := range 30 {
-		owner := []uuid.UUID{ada, bob, latchkey.Server}[i%3]
-		requests = append(requests, latchkey.NewKeyFor{Owner: owner, NewKey: latchkey.NewKey{Name: fmt.Sprint("sensor ", i/3)}})
+		owner := []uuid.UUID{ada, bob, eve}[i%3]
+		requests = append(requests, latchkey.KeyRequest{Owner: owner, KeySpec: latchkey.KeySpec{Name: fmt.Sprint("sensor ", i/3)}})
 	}
 	var progress []int
 	keys, tokens, err := s.CreateKeys(t.Context(), requests, func(done, total int) {
@@ -862,7 +905,7 @@ func TestProgressIsCalledInTheGoroutineOfItsCaller(t *testing.T) {
 		}()
 		<-ended
 	}
-	addNumberedKeys(t, s, latchkey.Server, 0, 20) // all permits to hash are back
+	addNumberedKeys(t, s, latchkey.ServerOwner, 0, 20) // all permits to hash are back
 }
 
 func TestProgressMayCloseTheStore(t *testing.T) {
@@ -877,10 +920,16 @@ func TestProgressMayCloseTheStore(t *testing.T) {
 }
 
 func TestCreateKeysMakesAllKeysInOneCommit(t *testing.T) {
-	s := open(t)
+	s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, MaxKeysPerUser: -1})
+	ada := addUser(t, s, "ada")
+	requests := make([]latchkey.KeyRequest, 100)
+	for i := range requests {
+		requests[i] = latchkey.KeyRequest{Owner: ada, KeySpec: latchkey.KeySpec{Name: strconv.Itoa(i)}}
+	}
 	before, err := s.Stats(t.Context())
 	must(t, err)
-	addNumberedKeys(t, s, latchkey.Server, 0, 100)
+	_, _, err = s.CreateKeys(t.Context(), requests, nil)
+	must(t, err)
 	after, err := s.Stats(t.Context())
 	must(t, err)
 	if n := after.Commits - before.Commits; n != 1 || after.Keys != 100 || after.Hashes != 100 {
@@ -891,26 +940,26 @@ func TestCreateKeysMakesAllKeysInOneCommit(t *testing.T) {
 func TestCreateKeysIsRefusedWholeAndUnhashedForOneBadRequest(t *testing.T) {
 	s := open(t)
 	ada := addUser(t, s, "ada")
-	anonymous, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+	anonymous, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
 	must(t, err)
 	addKey(t, s, ada, "taken")
 	for _, tt := range []struct {
 		name  string
 		owner uuid.UUID
-		bad   latchkey.NewKey
+		bad   latchkey.KeySpec
 		want  error
 	}{
-		{"no user", uuid.New(), latchkey.NewKey{Name: "a"}, latchkey.ErrUserNotFound},
-		{"an anonymous user", anonymous.ID, latchkey.NewKey{Name: "a"}, latchkey.ErrAnonymousUser},
-		{"no name", ada, latchkey.NewKey{}, latchkey.ErrInvalidName},
-		{"a taken name", ada, latchkey.NewKey{Name: "taken"}, latchkey.ErrKeyNameTaken},
-		{"expired", ada, latchkey.NewKey{Name: "a", Expires: time.Unix(1, 0)}, latchkey.ErrInvalidExpiry},
+		{"no user", uuid.New(), latchkey.KeySpec{Name: "a"}, latchkey.ErrUserNotFound},
+		{"an anonymous user", anonymous.ID, latchkey.KeySpec{Name: "a"}, latchkey.ErrAnonymousUser},
+		{"no name", ada, latchkey.KeySpec{}, latchkey.ErrInvalidName},
+		{"a taken name", ada, latchkey.KeySpec{Name: "taken"}, latchkey.ErrKeyNameTaken},
+		{"expired", ada, latchkey.KeySpec{Name: "a", Expires: time.Unix(1, 0)}, latchkey.ErrInvalidExpiry},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			requests := []latchkey.NewKeyFor{
-				{Owner: ada, NewKey: latchkey.NewKey{Name: "one"}},
-				{Owner: ada, NewKey: latchkey.NewKey{Name: "two"}},
-				{Owner: tt.owner, NewKey: tt.bad},
+			requests := []latchkey.KeyRequest{
+				{Owner: ada, KeySpec: latchkey.KeySpec{Name: "one"}},
+				{Owner: ada, KeySpec: latchkey.KeySpec{Name: "two"}},
+				{Owner: tt.owner, KeySpec: tt.bad},
 			}
 			wantNoHash(t, s, func() {
 				keys, tokens, err := s.CreateKeys(t.Context(), requests, func(int, int) { t.Error("progress was made") })
@@ -927,21 +976,18 @@ func TestCreateKeysIsRefusedUnhashedWhenItsRequestsCollide(t *testing.T) {
 	s := open(t)
 	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
 	addNumberedKeys(t, s, ada, 0, 18)
-	request := func(owner uuid.UUID, name string) latchkey.NewKeyFor {
-		return latchkey.NewKeyFor{Owner: owner, NewKey: latchkey.NewKey{Name: name}}
+	request := func(owner uuid.UUID, name string) latchkey.KeyRequest {
+		return latchkey.KeyRequest{Owner: owner, KeySpec: latchkey.KeySpec{Name: name}}
 	}
 	for _, tt := range []struct {
 		name     string
-		requests []latchkey.NewKeyFor
+		requests []latchkey.KeyRequest
 		want     error
 	}{
-		{"a name twice", []latchkey.NewKeyFor{
-			request(bob, "a"), request(latchkey.Server, "a"), request(bob, "a"),
+		{"a name twice", []latchkey.KeyRequest{
+			request(bob, "a"), request(ada, "a"), request(bob, "a"),
 		}, latchkey.ErrKeyNameTaken},
-		{"a server key's name twice", []latchkey.NewKeyFor{
-			request(latchkey.Server, "a"), request(latchkey.Server, "a"),
-		}, latchkey.ErrKeyNameTaken},
-		{"too many together", []latchkey.NewKeyFor{
+		{"too many together", []latchkey.KeyRequest{
 			request(ada, "a"), request(bob, "a"), request(ada, "b"), request(ada, "c"),
 		}, latchkey.ErrTooManyKeys},
 	} {
@@ -952,15 +998,16 @@ func TestCreateKeysIsRefusedUnhashedWhenItsRequestsCollide(t *testing.T) {
 			})
 		})
 	}
-	_, _, err := s.CreateKeys(t.Context(), []latchkey.NewKeyFor{request(ada, "a"), request(bob, "a"), request(ada, "b")}, nil)
+	_, _, err := s.CreateKeys(t.Context(), []latchkey.KeyRequest{request(ada, "a"), request(bob, "a"), request(ada, "b")}, nil)
 	must(t, err)
 }
 
 func TestCreateKeysThatIsCancelledOnTheWayMakesNothing(t *testing.T) {
-	s := open(t)
-	var requests []latchkey.NewKeyFor
+	s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, MaxKeysPerUser: -1})
+	ada := addUser(t, s, "ada")
+	var requests []latchkey.KeyRequest
 	for i := range 200 {
-		requests = append(requests, latchkey.NewKeyFor{Owner: latchkey.Server, NewKey: latchkey.NewKey{Name: strconv.Itoa(i)}})
+		requests = append(requests, latchkey.KeyRequest{Owner: ada, KeySpec: latchkey.KeySpec{Name: strconv.Itoa(i)}})
 	}
 	for _, at := range []int{1, 100, 200} {
 		t.Run(fmt.Sprint("at ", at), func(t *testing.T) {
@@ -997,7 +1044,7 @@ func TestAMintedKeyIsInsertedOnce(t *testing.T) {
 	ada := addUser(t, s, "ada")
 	insert := func(m latchkey.MintedKey, name string) error {
 		return s.Update(t.Context(), func(tx *latchkey.Tx) error {
-			_, err := tx.InsertKey(ada, latchkey.NewKey{Name: name}, m)
+			_, err := tx.InsertKey(ada, latchkey.KeySpec{Name: name}, m)
 			return err
 		})
 	}
@@ -1008,21 +1055,21 @@ func TestAMintedKeyIsInsertedOnce(t *testing.T) {
 	must(t, insert(used, "used"))
 
 	wantNoChange(t, s, func() {
-		wantError(t, insert(latchkey.MintedKey{}, "empty"), latchkey.ErrInvalidMint)
-		wantError(t, insert(theirs, "another domain's"), latchkey.ErrInvalidMint)
-		wantError(t, insert(used, "used twice"), latchkey.ErrInvalidMint)
+		wantError(t, insert(latchkey.MintedKey{}, "empty"), latchkey.ErrInvalidMintedKey)
+		wantError(t, insert(theirs, "another domain's"), latchkey.ErrInvalidMintedKey)
+		wantError(t, insert(used, "used twice"), latchkey.ErrInvalidMintedKey)
 	})
 	twice, _, err := s.MintKey(t.Context())
 	must(t, err)
 	wantNoChange(t, s, func() {
 		err := s.Update(t.Context(), func(tx *latchkey.Tx) error {
-			if _, err := tx.InsertKey(ada, latchkey.NewKey{Name: "once"}, twice); err != nil {
+			if _, err := tx.InsertKey(ada, latchkey.KeySpec{Name: "once"}, twice); err != nil {
 				return err
 			}
-			_, err := tx.InsertKey(latchkey.Server, latchkey.NewKey{Name: "twice"}, twice)
+			_, err := tx.InsertServerKey(latchkey.KeySpec{Name: "twice"}, twice)
 			return err
 		})
-		wantError(t, err, latchkey.ErrInvalidMint)
+		wantError(t, err, latchkey.ErrInvalidMintedKey)
 	})
 
 	keys, err := s.Keys(t.Context(), ada)
@@ -1043,7 +1090,7 @@ func TestAMintedKeyWhoseTransactionFailedCanBeInsertedAgain(t *testing.T) {
 	var first, second latchkey.Key
 	insert := func(key *latchkey.Key, result error) error {
 		return s.Update(t.Context(), func(tx *latchkey.Tx) (err error) {
-			*key, err = tx.InsertKey(ada, latchkey.NewKey{Name: "laptop"}, minted)
+			*key, err = tx.InsertKey(ada, latchkey.KeySpec{Name: "laptop"}, minted)
 			must(t, err)
 			return result
 		})
@@ -1073,7 +1120,7 @@ func TestMintKeysMintsAsManyAsAskedFor(t *testing.T) {
 		}
 		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 			for i, m := range minted {
-				if _, err := tx.InsertKey(latchkey.Server, latchkey.NewKey{Name: fmt.Sprint(n, " ", i)}, m); err != nil {
+				if _, err := tx.InsertServerKey(latchkey.KeySpec{Name: fmt.Sprint(n, " ", i)}, m); err != nil {
 					return err
 				}
 			}

@@ -16,9 +16,12 @@ import (
 type Principal struct {
 	KeyID   uuid.UUID `json:"key_id"`
 	KeyName string    `json:"key_name"`
+	// Owner is the key's owner: a user's ID, or [ServerOwner]. The methods that read, rename, disable, enable and delete keys
+	// accept it.
+	Owner uuid.UUID `json:"owner"`
 	// UserID is the key's owner. For a server key it is [uuid.Nil], which owns nothing and can be given no keys.
-	UserID uuid.UUID `json:"user_id,omitzero"`
-	Server bool      `json:"server"` // the key is a server key
+	UserID    uuid.UUID `json:"user_id,omitzero"`
+	ServerKey bool      `json:"server_key"` // the key is a server key
 }
 
 // Login decides whether a token is good, and whose it is. It is meant to be called for every request: a key that has
@@ -30,7 +33,7 @@ type Principal struct {
 //
 // It returns [ErrInvalidToken] for whatever is not a good token, without telling why; and to a holder who has proven the
 // secret, [ErrKeyDisabled], [ErrKeyExpired] or [ErrUserDisabled], the first that applies. Other errors decide nothing
-// about the token: [ErrBusy], [ErrClosed], [ErrCorrupt], [ErrVersion], [ErrCostTooHigh], ctx's error.
+// about the token: [ErrBusy], [ErrClosed], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], ctx's error.
 func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	if s.closed.Load() {
 		return Principal{}, ErrClosed
@@ -128,7 +131,7 @@ func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, err error)
 			return err
 		}
 		a = &answer{
-			principal: Principal{KeyID: id, KeyName: k.name, Server: k.owner == Server},
+			principal: Principal{KeyID: id, KeyName: k.name, Owner: k.owner, ServerKey: k.owner == ServerOwner},
 			verifier:  k.verifier,
 			expires:   k.expires,
 		}
@@ -141,7 +144,7 @@ func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, err error)
 		if err := tx.checkLatest(keyKind, id, k.sequence); err != nil {
 			return err
 		}
-		if k.owner == Server {
+		if k.owner == ServerOwner {
 			return nil
 		}
 		a.principal.UserID = k.owner

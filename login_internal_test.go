@@ -47,7 +47,7 @@ func closeInside(t testing.TB, s *Store) {
 
 func addServerKey(t testing.TB, s *Store, name string) (Key, string) {
 	t.Helper()
-	key, token, err := s.CreateKey(t.Context(), Server, NewKey{Name: name})
+	key, token, err := s.CreateServerKey(t.Context(), KeySpec{Name: name})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,11 +351,11 @@ func TestAKeyRevokedDuringTheHashIsRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := openInside(t, nil)
-				user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+				user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
 				if err != nil {
 					t.Fatal(err)
 				}
-				key, token, err := s.CreateKey(t.Context(), user.ID, NewKey{Name: "laptop"})
+				key, token, err := s.CreateKey(t.Context(), user.ID, KeySpec{Name: "laptop"})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -397,11 +397,11 @@ func TestAKeyThatTheIndexHasLostIsRevokedWithItsUser(t *testing.T) {
 		for _, cached := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/cached=%t", tt.name, cached), func(t *testing.T) {
 				s := openInside(t, nil)
-				user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+				user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
 				if err != nil {
 					t.Fatal(err)
 				}
-				key, token, err := s.CreateKey(t.Context(), user.ID, NewKey{Name: "laptop"})
+				key, token, err := s.CreateKey(t.Context(), user.ID, KeySpec{Name: "laptop"})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -591,7 +591,7 @@ func loginAndRehash(t testing.TB, s *Store, token string, id uuid.UUID) {
 // write is a write that has nothing to do with any key.
 func write(t testing.TB, s *Store, subject string) {
 	t.Helper()
-	if _, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, subject}}); err != nil {
+	if _, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, subject}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -668,7 +668,7 @@ func TestAVerifierThatChangedMeanwhileIsNotOverwritten(t *testing.T) {
 func TestAKeyDeletedMeanwhileGetsNoVerifier(t *testing.T) {
 	s, key, token := openWithOldKey(t)
 	loginAndRehash(t, s, token, key.ID)
-	if err := s.DeleteKey(t.Context(), Server, key.ID); err != nil {
+	if err := s.DeleteKey(t.Context(), ServerOwner, key.ID); err != nil {
 		t.Fatal(err)
 	}
 	write(t, s, "ada")
@@ -686,7 +686,7 @@ func TestAFailedWriteLeavesTheNewVerifierForTheNext(t *testing.T) {
 	loginAndRehash(t, s, token, key.ID)
 	refused := errors.New("refused")
 	err := s.Update(t.Context(), func(tx *Tx) error {
-		if _, err := tx.CreateUser(NewUser{Identity{LocalUserpass, "ada"}}); err != nil {
+		if _, err := tx.CreateUser(UserSpec{Identity{ProviderLocalUserpass, "ada"}}); err != nil {
 			return err
 		}
 		return refused
@@ -705,7 +705,7 @@ func TestACommitThatFailsLeavesTheNewVerifierForTheNext(t *testing.T) {
 	bolt := s.engine
 	lost := errors.New("lost")
 	s.engine = failingCommits{bolt, lost}
-	if _, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}}); !errors.Is(err, lost) {
+	if _, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}}); !errors.Is(err, lost) {
 		t.Fatal(err)
 	}
 	s.engine = bolt
@@ -845,7 +845,7 @@ func TestADamagedKeyThatWaitsForItsVerifierDoesNotStopOtherWrites(t *testing.T) 
 		{"of no checksum", func(*testing.T, *Store, uuid.UUID) []byte { return []byte("damage") }},
 		{"of an earlier state", func(t *testing.T, s *Store, id uuid.UUID) []byte {
 			record := recordOf(t, s, id)
-			if err := s.RenameKey(t.Context(), Server, id, "desktop"); err != nil {
+			if err := s.RenameKey(t.Context(), ServerOwner, id, "desktop"); err != nil {
 				t.Fatal(err)
 			}
 			return record

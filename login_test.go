@@ -21,13 +21,13 @@ func TestALoginTellsWhoseTheTokenIs(t *testing.T) {
 	s := open(t)
 	user := addUser(t, s, "ada")
 	key, token := addKey(t, s, user, "Ada's laptop")
-	serverKey, serverToken := addKey(t, s, latchkey.Server, "backup-job")
+	serverKey, serverToken := addKey(t, s, latchkey.ServerOwner, "backup-job")
 	for _, tt := range []struct {
 		name, token string
 		want        latchkey.Principal
 	}{
-		{"a user's key", token, latchkey.Principal{KeyID: key.ID, KeyName: "Ada's laptop", UserID: user}},
-		{"a server key", serverToken, latchkey.Principal{KeyID: serverKey.ID, KeyName: "backup-job", Server: true}},
+		{"a user's key", token, latchkey.Principal{KeyID: key.ID, KeyName: "Ada's laptop", Owner: user, UserID: user}},
+		{"a server key", serverToken, latchkey.Principal{KeyID: serverKey.ID, KeyName: "backup-job", Owner: latchkey.ServerOwner, ServerKey: true}},
 	} {
 		for _, login := range []string{"cold", "cached"} {
 			if got, err := s.Login(t.Context(), tt.token); err != nil || got != tt.want {
@@ -175,7 +175,7 @@ func newLoginCase(t testing.TB, e latchkey.Engine) *loginCase {
 	c.Store = openEngine(t, e, opts)
 	c.user = addUser(t, c.Store, "ada")
 	var err error
-	c.key, c.token, err = c.CreateKey(t.Context(), c.user, latchkey.NewKey{Name: "laptop", Expires: c.clock.now().Add(time.Hour)})
+	c.key, c.token, err = c.CreateKey(t.Context(), c.user, latchkey.KeySpec{Name: "laptop", Expires: c.clock.now().Add(time.Hour)})
 	must(t, err)
 	return c
 }
@@ -604,8 +604,8 @@ func TestAfterACommitInDoubtNothingThatWasCachedIsBelieved(t *testing.T) {
 			wantLogin(t, c.Store, c.token, c.key.ID)
 			wantLogin(t, c.Store, otherToken, other.ID)
 
-			e.lost, e.verdict = lost, fmt.Errorf("the disk is gone: %w", latchkey.ErrCommit)
-			wantError(t, c.disableKey(t.Context()), latchkey.ErrCommit)
+			e.lost, e.verdict = lost, fmt.Errorf("the disk is gone: %w", latchkey.ErrCommitUnknown)
+			wantError(t, c.disableKey(t.Context()), latchkey.ErrCommitUnknown)
 			e.lost, e.verdict = false, nil
 
 			before := reads.Load()
@@ -631,8 +631,8 @@ func TestALoginThatReadBeforeACommitInDoubtIsNotRemembered(t *testing.T) {
 	e := &commitEngine{Engine: hooked}
 	c := newLoginCase(t, e)
 	hooked.inGap(3, true, func() {
-		e.verdict = latchkey.ErrCommit
-		wantError(t, c.disableKey(t.Context()), latchkey.ErrCommit)
+		e.verdict = latchkey.ErrCommitUnknown
+		wantError(t, c.disableKey(t.Context()), latchkey.ErrCommitUnknown)
 		e.verdict = nil
 	})
 	c.wantOutcome(t, "the login that looked before", outcome{name: "laptop"})
@@ -738,7 +738,7 @@ func TestTheCacheHoldsNoMoreKeysThanItMay(t *testing.T) {
 func TestAKeyThatCostsMoreMemoryThanAllowedDoesNotLogInUntilItIs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, &latchkey.Options{Cost: latchkey.Cost{Memory: 256, Passes: 1, Lanes: 1}})
-	key, token := addKey(t, s, latchkey.Server, "laptop")
+	key, token := addKey(t, s, latchkey.ServerOwner, "laptop")
 	closeStore(t, s)
 
 	s = openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, HashMemory: 256<<10 - 1})
@@ -746,7 +746,7 @@ func TestAKeyThatCostsMoreMemoryThanAllowedDoesNotLogInUntilItIs(t *testing.T) {
 	if n := stats(t, s).Hashes; n != 0 {
 		t.Errorf("argon2 ran %d times, want 0", n)
 	}
-	other, otherToken := addKey(t, s, latchkey.Server, "other")
+	other, otherToken := addKey(t, s, latchkey.ServerOwner, "other")
 	wantLogin(t, s, otherToken, other.ID)
 	closeStore(t, s)
 
@@ -759,7 +759,7 @@ func TestLoginsThatRaceWithCloseSucceedOrAreTold(t *testing.T) {
 	s := openFile(t, path, light())
 	var tokens []string
 	for i := range 8 {
-		_, token := addKey(t, s, latchkey.Server, fmt.Sprint(i))
+		_, token := addKey(t, s, latchkey.ServerOwner, fmt.Sprint(i))
 		tokens = append(tokens, token)
 	}
 	closeStore(t, s)

@@ -24,9 +24,9 @@ type Options struct {
 	// Server keys are not limited.
 	MaxKeysPerUser int
 
-	// HostedNames holds the names of new and renamed keys to the hosted service's alphabet: ASCII letters, digits, '_'
+	// AppServicesNames holds the names of new and renamed keys to the hosted service's alphabet: ASCII letters, digits, '_'
 	// and '-'.
-	HostedNames bool
+	AppServicesNames bool
 
 	// Cost is what one hash of a new key's secret costs. The default is [DefaultCost]. A key that was hashed at another
 	// cost logs in all the same, and is hashed anew with one of the next writes.
@@ -47,21 +47,21 @@ type Options struct {
 	// To disable or delete a user looks through all of them: a tenth of a millisecond at the default.
 	CacheSize int
 
-	// SafetyCopy is how often [Open] has a copy of the file made beside it, with the suffix ".safety", if anything has
+	// SafetyCopyEvery is how often [Open] has a copy of the file made beside it, with the suffix ".safety", if anything has
 	// changed. Each copy is checked before it replaces the last. It costs a reading and a writing of the whole file, so on
 	// flash memory choose hours. The default is never. A copy that fails is tried again the next time; the last one stays.
 	// Where there is a copy and no file, Open starts no new store: see [ErrFileGone].
-	SafetyCopy time.Duration
+	SafetyCopyEvery time.Duration
 
-	// UseSafetyCopy has [Open] put the safety copy in the place of a file that is gone, or damaged, which it keeps with the
+	// RecoverFromSafetyCopy has [Open] put the safety copy in the place of a file that is gone, or damaged, which it keeps with the
 	// suffix ".damaged". The copy is as old as it is: keys that were disabled or deleted since are as they were before.
-	UseSafetyCopy bool
+	RecoverFromSafetyCopy bool
 
-	// Rand is where the secrets of tokens and domains and the random parts of IDs come from, for tests that want the same
+	// InsecureRand is where the secrets of tokens and domains and the random parts of IDs come from, for tests that want the same
 	// ones in every run. Whoever knows what it gives can make every token, so never set it in earnest. It is read by one
 	// goroutine at a time, and must not fail: the program ends then. The default is [crypto/rand.Reader]; salts always
 	// come from there.
-	Rand io.Reader
+	InsecureRand io.Reader
 
 	// Now is the clock, for tests and for devices that know the time better than their operating system. Only creation
 	// times, new IDs and expiry dates depend on it. Several goroutines call it at once. The default is [time.Now].
@@ -97,7 +97,7 @@ func (o *Options) maxKeysPerUser() int {
 	return o.MaxKeysPerUser
 }
 
-func (o *Options) hostedNames() bool { return o != nil && o.HostedNames }
+func (o *Options) hostedNames() bool { return o != nil && o.AppServicesNames }
 
 func (o *Options) cost() Cost {
 	if o == nil || o.Cost == (Cost{}) {
@@ -137,16 +137,16 @@ func (o *Options) safetyCopy() time.Duration {
 	if o == nil || o.ReadOnly {
 		return 0
 	}
-	return o.SafetyCopy
+	return o.SafetyCopyEvery
 }
 
-func (o *Options) useSafetyCopy() bool { return o != nil && o.UseSafetyCopy && !o.ReadOnly }
+func (o *Options) useSafetyCopy() bool { return o != nil && o.RecoverFromSafetyCopy && !o.ReadOnly }
 
 func (o *Options) random() *randomSource {
 	if o == nil {
 		return &randomSource{}
 	}
-	return &randomSource{r: o.Rand}
+	return &randomSource{r: o.InsecureRand}
 }
 
 func (o *Options) now() func() time.Time {

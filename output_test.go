@@ -201,7 +201,7 @@ func holdsLock(typ reflect.Type) bool {
 func TestTheSearchForSecretsFindsThem(t *testing.T) {
 	e := openBolt(t)
 	s := openEngine(t, e, light())
-	_, token := addKey(t, s, latchkey.Server, "backup")
+	_, token := addKey(t, s, latchkey.ServerOwner, "backup")
 	all := secrets{}
 	all.addToken(t, "backup", token)
 	all.addStored(t, e)
@@ -243,7 +243,7 @@ func TestNothingThatIsPrintedMarshaledOrLoggedShowsASecret(t *testing.T) {
 	minted, mintedToken, err := s.MintKey(t.Context())
 	must(t, err)
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		_, err := tx.InsertKey(h.user, latchkey.NewKey{Name: "minted"}, minted) // where its verifier can be looked up
+		_, err := tx.InsertKey(h.user, latchkey.KeySpec{Name: "minted"}, minted) // where its verifier can be looked up
 		return err
 	}))
 	who, err := s.Login(t.Context(), h.token)
@@ -291,7 +291,7 @@ func TestNothingThatIsPrintedMarshaledOrLoggedShowsASecret(t *testing.T) {
 func TestATransactionOfTheEngineShowsNothingOfWhatItHolds(t *testing.T) {
 	e := openBolt(t)
 	s := openEngine(t, e, light())
-	key, _ := addKey(t, s, latchkey.Server, "backup")
+	key, _ := addKey(t, s, latchkey.ServerOwner, "backup")
 	all := secrets{}
 	all.addStored(t, e)
 	shown := func(when string, etx latchkey.EngineTx) {
@@ -323,10 +323,10 @@ func TestVerifiersThatAreReplacedAreNotShown(t *testing.T) {
 	opts := light()
 	opts.Cost.Memory *= 2
 	s := openFile(t, path, opts)
-	key, token := addKey(t, s, latchkey.Server, "backup")
+	key, token := addKey(t, s, latchkey.ServerOwner, "backup")
 	closeStore(t, s)
 
-	e, err := latchkey.OpenBolt(path, nil)
+	e, err := latchkey.OpenBoltEngine(path, nil)
 	must(t, err)
 	s = openEngine(t, e, light())
 	all := secrets{}
@@ -338,7 +338,7 @@ func TestVerifiersThatAreReplacedAreNotShown(t *testing.T) {
 		var kept *latchkey.Tx
 		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 			kept = tx
-			return tx.DisableKey(latchkey.Server, key.ID)
+			return tx.DisableKey(latchkey.ServerOwner, key.ID)
 		}))
 		all.addStored(t, e)
 		all.wantSilent(t, "the transaction that wrote it", kept)
@@ -356,8 +356,8 @@ func TestNoErrorShowsASecret(t *testing.T) {
 	s := openEngine(t, e, opts)
 	h := addHousehold(t, s)
 	stranger := open(t)
-	_, foreign := addKey(t, stranger, latchkey.Server, "backup")
-	visitor := latchkey.NewKey{Name: "visitor", Expires: c.now().Add(time.Hour)}
+	_, foreign := addKey(t, stranger, latchkey.ServerOwner, "backup")
+	visitor := latchkey.KeySpec{Name: "visitor", Expires: c.now().Add(time.Hour)}
 	expiring, expiringToken, err := s.CreateKey(t.Context(), h.user, visitor)
 	must(t, err)
 	_, disabledToken := addKey(t, s, h.user, "disabled")
@@ -413,7 +413,7 @@ func TestNoErrorShowsASecret(t *testing.T) {
 	e.key, e.damage = "state", func([]byte) []byte { return []byte("damaged") }
 	wantFailure(storeCalls["Stats"].call(t.Context(), s, h), latchkey.ErrCorrupt)
 	e.key, e.damage = "domain", func(value []byte) []byte { value[30] ^= 1; return value }
-	_, err = latchkey.OpenEngine(e, opts)
+	_, err = latchkey.OpenWith(e, opts)
 	wantFailure(err, latchkey.ErrCorrupt)
 	e.key = ""
 
@@ -424,13 +424,13 @@ func TestNoErrorShowsASecret(t *testing.T) {
 	}
 	minted := mint(t, s)
 	wantFailure(s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		_, err := tx.InsertKey(h.user, latchkey.NewKey{Name: "\n"}, minted)
+		_, err := tx.InsertKey(h.user, latchkey.KeySpec{Name: "\n"}, minted)
 		return err
 	}), latchkey.ErrInvalidName)
 	wantFailure(stranger.Update(t.Context(), func(tx *latchkey.Tx) error {
-		_, err := tx.InsertKey(latchkey.Server, latchkey.NewKey{Name: "a"}, minted)
+		_, err := tx.InsertServerKey(latchkey.KeySpec{Name: "a"}, minted)
 		return err
-	}), latchkey.ErrInvalidMint)
+	}), latchkey.ErrInvalidMintedKey)
 	closed := open(t)
 	closeStore(t, closed)
 	for _, call := range storeCalls {
@@ -458,12 +458,12 @@ func TestTheFileHoldsNeitherTokenNorSecret(t *testing.T) {
 	all.addToken(t, "laptop", h.token)
 	ids := [][]byte{h.key.ID[:]}
 	for i := range 20 {
-		key, token := addKey(t, s, latchkey.Server, fmt.Sprint(i))
+		key, token := addKey(t, s, latchkey.ServerOwner, fmt.Sprint(i))
 		all.addToken(t, key.Name, token)
 		ids = append(ids, key.ID[:])
 		wantLogin(t, s, token, key.ID)
 		wantLogin(t, s, token, key.ID)
-		must(t, s.RenameKey(t.Context(), latchkey.Server, key.ID, key.Name+" renamed"))
+		must(t, s.RenameKey(t.Context(), latchkey.ServerOwner, key.ID, key.Name+" renamed"))
 		wantRefused(t, s, token[:len(token)-1], latchkey.ErrInvalidToken)
 	}
 	closeStore(t, s)

@@ -2,11 +2,9 @@ package latchkey_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -138,20 +136,18 @@ func (o *ordeal) undergo(path string) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for _, opts := range []*latchkey.Options{{ReadOnly: true}, nil, {ReadOnly: true}} {
-		e, err := latchkey.OpenBolt(path, opts)
-		if o.allow("OpenBolt", err); err != nil {
+		e, err := latchkey.OpenBoltEngine(path, opts)
+		if o.allow("OpenBoltEngine", err); err != nil {
 			continue
 		}
 		o.read(e)
 		if opts == nil {
 			o.write(e)
 			o.read(e)
-			for finding := range e.(interface {
-				CheckEngine(context.Context) iter.Seq[error]
-			}).CheckEngine(o.t.Context()) {
+			for finding := range e.(latchkey.EngineChecker).CheckEngine(o.t.Context()) {
 				o.allow("CheckEngine", finding)
 			}
-			o.allow("Compact", e.(interface{ Compact(context.Context) error }).Compact(o.t.Context()))
+			o.allow("Compact", e.(latchkey.EngineCompacter).Compact(o.t.Context()))
 			o.read(e)
 		}
 		o.allow("Close", e.Close())
@@ -343,7 +339,7 @@ func TestAPageThatIsInUseAndFreeIsRefusedWhenTheFileIsOpened(t *testing.T) {
 	defer latchkey.CheckOnOpen(0, 1<<20)() // most leaves are not looked at, and yet led to
 	for _, page := range append(samplePages(file), 0, 1) {
 		must(t, os.WriteFile(path, freed(file, page), 0o600))
-		_, err := latchkey.OpenBolt(path, nil)
+		_, err := latchkey.OpenBoltEngine(path, nil)
 		wantError(t, err, latchkey.ErrCorrupt)
 	}
 }

@@ -6,7 +6,7 @@ import (
 )
 
 // HashPassword makes a verifier of a password: an argon2id hash under a salt of its own, at the store's cost, as a PHC
-// string. The store does not keep it; see [Tx.Data]. Passwords, other than tokens, can be guessed, so where they are real
+// string. The store does not keep it; see [Tx.AppTable]. Passwords, other than tokens, can be guessed, so where they are real
 // the store's cost is [DefaultCost] or more. ctx bounds the wait for a permit to hash.
 //
 // It returns [ErrBusy], [ErrClosed] or ctx's error.

@@ -26,7 +26,7 @@ func (s *randomSource) fill(b []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := io.ReadFull(s.r, b); err != nil {
-		panic("latchkey: Options.Rand failed: " + err.Error())
+		panic("latchkey: Options.InsecureRand failed: " + err.Error())
 	}
 }
 

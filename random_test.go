@@ -17,14 +17,14 @@ import (
 func TestOneSourceOfChanceMakesTheSameStore(t *testing.T) {
 	make := func(seed byte) (made []string) {
 		c := newClock()
-		s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, Rand: rand.NewChaCha8([32]byte{seed}), Now: c.now})
+		s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, InsecureRand: rand.NewChaCha8([32]byte{seed}), Now: c.now})
 		ada := addUser(t, s, "ada")
-		nobody, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+		nobody, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
 		must(t, err)
 		made = append(made, s.DomainID().String(), ada.String(), nobody.ID.String())
-		var requests []latchkey.NewKeyFor
+		var requests []latchkey.KeyRequest
 		for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
-			requests = append(requests, latchkey.NewKeyFor{Owner: ada, NewKey: latchkey.NewKey{Name: name}})
+			requests = append(requests, latchkey.KeyRequest{Owner: ada, KeySpec: latchkey.KeySpec{Name: name}})
 		}
 		keys, tokens, err := s.CreateKeys(t.Context(), requests, nil)
 		must(t, err)
@@ -54,10 +54,10 @@ func TestASourceOfChanceThatRepeatsItselfGivesNobodyAnothersID(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			c := newClock()
 			reopen := func() *latchkey.Store {
-				return openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, Rand: rand.NewChaCha8([32]byte{1}), Now: c.now})
+				return openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, InsecureRand: rand.NewChaCha8([32]byte{1}), Now: c.now})
 			}
-			anonymous := func(subject string) latchkey.NewUser {
-				return latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser, Subject: subject}}
+			anonymous := func(subject string) latchkey.UserSpec {
+				return latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: subject}}
 			}
 			closeStore(t, reopen()) // it draws the domain's secrets
 			s := reopen()
@@ -92,6 +92,6 @@ func TestASourceOfChanceThatFailsMakesNoStore(t *testing.T) {
 		}
 	}()
 	opts := light()
-	opts.Rand = iotest.ErrReader(errors.New("no entropy"))
+	opts.InsecureRand = iotest.ErrReader(errors.New("no entropy"))
 	openWith(t, opts)
 }

@@ -44,14 +44,14 @@ func sealRecord(table string, key, message []byte) []byte {
 	return binary.BigEndian.AppendUint32(record, recordChecksum(table, key, record))
 }
 
-// openRecord returns a record's message. It returns ErrCorrupt or ErrVersion.
+// openRecord returns a record's message. It returns ErrCorrupt or ErrNewerFormat.
 func openRecord(table string, key, record []byte) ([]byte, error) {
 	body := len(record) - 4
 	if body < 1 || binary.BigEndian.Uint32(record[body:]) != recordChecksum(table, key, record[:body]) {
 		return nil, fmt.Errorf("%w: bad checksum of %s/%x", ErrCorrupt, table, key)
 	}
 	if record[0] != recordVersion {
-		return nil, fmt.Errorf("%w: %s/%x has version %d", ErrVersion, table, key, record[0])
+		return nil, fmt.Errorf("%w: %s/%x has version %d", ErrNewerFormat, table, key, record[0])
 	}
 	return record[1:body], nil
 }
@@ -170,11 +170,26 @@ type userRecord struct {
 	created    time.Time // to the millisecond
 	made       stamp
 	identities []identityRecord // in the order of linking
-	epoch      uint64
+	disabledFlag
+	deleted  bool // a tombstone: of the fields above only made is kept
+	sequence uint64
+	unknown  []byte
+}
+
+// disabledFlag says whether a record is disabled now, and how many times it was disabled.
+type disabledFlag struct {
+	disablings uint64
 	disabled   bool
-	deleted    bool // a tombstone: of the fields above only made is kept
-	sequence   uint64
-	unknown    []byte
+}
+
+// set disables or enables the record, and reports whether that changed the flag. Enabling an enabled record changes nothing.
+func (f *disabledFlag) set(disable bool) (changed bool) {
+	changed = disable || f.disabled
+	f.disabled = disable
+	if disable {
+		f.disablings++
+	}
+	return changed
 }
 
 type identityRecord struct {
@@ -195,7 +210,7 @@ func (u *userRecord) encode() []byte {
 		im.bytes(3, i.linked.encode())
 		m.bytes(4, append(im, i.unknown...))
 	}
-	m.number(5, u.epoch)
+	m.number(5, u.disablings)
 	m.flag(6, u.disabled)
 	m.flag(7, u.deleted)
 	return sealRecord(tableUsers, u.id[:], append(m, u.unknown...))
@@ -221,7 +236,7 @@ func decodeUser(id uuid.UUID, record []byte) (u userRecord, err error) {
 			bad = firstError(bad, err)
 			u.identities = append(u.identities, i)
 		case 5:
-			u.epoch = f.number
+			u.disablings = f.number
 		case 6:
 			u.disabled = f.number != 0
 		case 7:
@@ -255,7 +270,7 @@ func decodeIdentity(b []byte) (i identityRecord, err error) {
 // keyRecord is what a key is in the table of keys.
 type keyRecord struct {
 	id       uuid.UUID // the table's key
-	owner    uuid.UUID // a user, or Server
+	owner    uuid.UUID // a user, or ServerOwner
 	created  time.Time // to the millisecond
 	made     stamp
 	name     string
@@ -263,8 +278,7 @@ type keyRecord struct {
 	verifier string // a PHC string
 	hashed   stamp
 	expires  time.Time // to the second; the zero time for never
-	epoch    uint64
-	disabled bool
+	disabledFlag
 	deleted  bool // a tombstone: of the fields above only owner and made are kept
 	sequence uint64
 	unknown  []byte
@@ -287,7 +301,7 @@ func (k *keyRecord) encode() []byte {
 	if !k.expires.IsZero() {
 		m.number(9, uint64(k.expires.Unix()))
 	}
-	m.number(10, k.epoch)
+	m.number(10, k.disablings)
 	m.flag(11, k.disabled)
 	m.flag(12, k.deleted)
 	return sealRecord(tableKeys, k.id[:], append(m, k.unknown...))
@@ -326,7 +340,7 @@ func decodeKey(id uuid.UUID, record []byte) (k keyRecord, err error) {
 				bad = firstError(bad, decodeTime(f.number, time.Second, &k.expires))
 			}
 		case 10:
-			k.epoch = f.number
+			k.disablings = f.number
 		case 11:
 			k.disabled = f.number != 0
 		case 12:

@@ -111,8 +111,8 @@ var (
 
 func (r randomRecords) user() userRecord {
 	u := userRecord{
-		id: r.id(), created: r.time(time.Millisecond), made: r.stamp(), epoch: r.number(),
-		disabled: r.IntN(2) == 0, deleted: r.IntN(2) == 0, sequence: r.number(), unknown: r.unknown(),
+		id: r.id(), created: r.time(time.Millisecond), made: r.stamp(), disabledFlag: disabledFlag{r.number(), r.IntN(2) == 0},
+		deleted: r.IntN(2) == 0, sequence: r.number(), unknown: r.unknown(),
 	}
 	for range r.IntN(5) {
 		i := Identity{Provider: Provider(r.text()), Subject: r.text()}
@@ -124,7 +124,7 @@ func (r randomRecords) user() userRecord {
 func (r randomRecords) key() keyRecord {
 	k := keyRecord{
 		id: r.id(), owner: r.id(), created: r.time(time.Millisecond), made: r.stamp(), name: r.text(), verifier: r.text(),
-		epoch: r.number(), disabled: r.IntN(2) == 0, deleted: r.IntN(2) == 0, sequence: r.number(), unknown: r.unknown(),
+		disabledFlag: disabledFlag{r.number(), r.IntN(2) == 0}, deleted: r.IntN(2) == 0, sequence: r.number(), unknown: r.unknown(),
 	}
 	k.named, k.hashed = k.made, k.made
 	if r.IntN(2) == 0 {
@@ -175,7 +175,7 @@ func TestARecordWithAnyBitChangedIsDamaged(t *testing.T) {
 				for bit := range 8 {
 					damaged := bytes.Clone(tt.record)
 					damaged[i] ^= 1 << bit
-					if err := tt.decode(damaged); !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
+					if err := tt.decode(damaged); !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNewerFormat) {
 						t.Errorf("bit %d of byte %d: got %v, want %v", bit, i, err, ErrCorrupt)
 					}
 				}
@@ -216,13 +216,13 @@ func TestARecordOfALaterVersionIsErrVersion(t *testing.T) {
 	later = sealedAs(2, tableKeys, k.id[:], later[1:len(later)-4])
 	plant(t, s, tableKeys, k.id[:], later)
 	for name, call := range map[string]func() error{
-		"Key":       func() error { _, err := s.Key(t.Context(), Server, key.ID); return err },
-		"Keys":      func() error { _, err := s.Keys(t.Context(), Server); return err },
-		"DeleteKey": func() error { return s.DeleteKey(t.Context(), Server, key.ID) },
+		"Key":       func() error { _, err := s.Key(t.Context(), ServerOwner, key.ID); return err },
+		"Keys":      func() error { _, err := s.Keys(t.Context(), ServerOwner); return err },
+		"DeleteKey": func() error { return s.DeleteKey(t.Context(), ServerOwner, key.ID) },
 		"Login":     func() error { _, err := s.Login(t.Context(), token); return err },
 	} {
-		if err := call(); !errors.Is(err, ErrVersion) {
-			t.Errorf("%s: got %v, want %v", name, err, ErrVersion)
+		if err := call(); !errors.Is(err, ErrNewerFormat) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrNewerFormat)
 		}
 	}
 }
@@ -261,7 +261,7 @@ func FuzzRecord(f *testing.F) {
 	id := uuid.MustParse("01936f3c-7a00-7000-8000-000000000001")
 	f.Fuzz(func(t *testing.T, message []byte) {
 		wantSound := func(err error) bool {
-			if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
+			if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNewerFormat) {
 				t.Errorf("got %v", err)
 			}
 			return err == nil
@@ -294,9 +294,9 @@ func futureFields() []byte {
 
 func TestUnknownFieldsSurviveEveryChange(t *testing.T) {
 	s := openInside(t, nil)
-	user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+	user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
 	mustInside(t, err)
-	key, token, err := s.CreateKey(t.Context(), user.ID, NewKey{Name: "laptop"})
+	key, token, err := s.CreateKey(t.Context(), user.ID, KeySpec{Name: "laptop"})
 	mustInside(t, err)
 
 	u, k := storedUser(t, s, user.ID), storedKey(t, s, key.ID)
@@ -312,7 +312,10 @@ func TestUnknownFieldsSurviveEveryChange(t *testing.T) {
 	}{
 		{"DisableUser", func() error { return s.DisableUser(t.Context(), user.ID) }},
 		{"EnableUser", func() error { return s.EnableUser(t.Context(), user.ID) }},
-		{"LinkIdentity", func() error { _, err := s.LinkIdentity(t.Context(), user.ID, Identity{CustomToken, "1"}); return err }},
+		{"LinkIdentity", func() error {
+			_, err := s.LinkIdentity(t.Context(), user.ID, Identity{ProviderCustomToken, "1"})
+			return err
+		}},
 		{"RenameKey", func() error { return s.RenameKey(t.Context(), user.ID, key.ID, "desktop") }},
 		{"DisableKey", func() error { return s.DisableKey(t.Context(), user.ID, key.ID) }},
 		{"EnableKey", func() error { return s.EnableKey(t.Context(), user.ID, key.ID) }},
@@ -345,9 +348,9 @@ func TestUnknownFieldsSurviveEveryChange(t *testing.T) {
 
 func TestATombstoneKeepsNothingButWhatMergingNeeds(t *testing.T) {
 	s := openInside(t, nil)
-	user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+	user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
 	mustInside(t, err)
-	key, _, err := s.CreateKey(t.Context(), user.ID, NewKey{Name: "laptop", Expires: time.Now().Add(time.Hour)})
+	key, _, err := s.CreateKey(t.Context(), user.ID, KeySpec{Name: "laptop", Expires: time.Now().Add(time.Hour)})
 	mustInside(t, err)
 	mustInside(t, s.RenameKey(t.Context(), user.ID, key.ID, "desktop"))
 	mustInside(t, s.DisableKey(t.Context(), user.ID, key.ID))
@@ -378,7 +381,7 @@ func wantTombstones(t *testing.T, s *Store, u userRecord, k keyRecord) {
 
 func TestAStampSaysWhichWriteSetItsField(t *testing.T) {
 	s := openInside(t, nil)
-	user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+	user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
 	mustInside(t, err)
 	at := func(sequence uint64) stamp { return stamp{sequence, s.domain.replica} }
 	if s.domain.replica == uuid.Nil || s.domain.replica == s.domain.id {
@@ -388,7 +391,7 @@ func TestAStampSaysWhichWriteSetItsField(t *testing.T) {
 		t.Errorf("a new user at sequence %d has the stamps %v and %v", u.sequence, u.made, u.identities[0].linked)
 	}
 	made := storedUser(t, s, user.ID).made
-	_, err = s.LinkIdentity(t.Context(), user.ID, Identity{CustomToken, "1"})
+	_, err = s.LinkIdentity(t.Context(), user.ID, Identity{ProviderCustomToken, "1"})
 	mustInside(t, err)
 	mustInside(t, s.DisableUser(t.Context(), user.ID))
 	u := storedUser(t, s, user.ID)
@@ -401,44 +404,43 @@ func TestAStampSaysWhichWriteSetItsField(t *testing.T) {
 	if now := at(k.sequence); k.made != now || k.named != now || k.hashed != now {
 		t.Errorf("a new key at sequence %d has the stamps %v, %v and %v", k.sequence, k.made, k.named, k.hashed)
 	}
-	mustInside(t, s.RenameKey(t.Context(), Server, key.ID, "restore"))
-	mustInside(t, s.DisableKey(t.Context(), Server, key.ID))
+	mustInside(t, s.RenameKey(t.Context(), ServerOwner, key.ID, "restore"))
+	mustInside(t, s.DisableKey(t.Context(), ServerOwner, key.ID))
 	renamed := storedKey(t, s, key.ID)
 	if renamed.made != k.made || renamed.hashed != k.made || renamed.named != at(k.sequence+1) {
 		t.Errorf("the renamed key has the stamps %v, %v and %v", renamed.made, renamed.named, renamed.hashed)
 	}
 }
 
-func TestDisablingAndEnablingMoveTheEpochSoThatMergingGetsThemRight(t *testing.T) {
+func TestEachDisablingIsCountedAndEnablingIsNot(t *testing.T) {
 	s := openInside(t, nil)
-	user, err := s.CreateUser(t.Context(), NewUser{Identity{LocalUserpass, "ada"}})
+	user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
 	mustInside(t, err)
 	key, _ := addServerKey(t, s, "backup")
 	for i, step := range []struct {
-		disable  bool
-		epoch    uint64
-		disabled bool
+		disable bool
+		want    disabledFlag
 	}{
-		{false, 0, false}, // enabled already
-		{true, 0, true},   // in the same epoch disabled wins
-		{true, 1, true},   // to outdo an enabling elsewhere
-		{false, 2, false}, // to outdo the disabling
-		{false, 2, false},
-		{true, 2, true},
-		{false, 3, false},
+		{false, disabledFlag{0, false}}, // enabled already
+		{true, disabledFlag{1, true}},
+		{true, disabledFlag{2, true}}, // disabled already
+		{false, disabledFlag{2, false}},
+		{false, disabledFlag{2, false}},
+		{true, disabledFlag{3, true}},
+		{false, disabledFlag{3, false}},
 	} {
 		setUser, setKey := s.EnableUser, s.EnableKey
 		if step.disable {
 			setUser, setKey = s.DisableUser, s.DisableKey
 		}
 		mustInside(t, setUser(t.Context(), user.ID))
-		mustInside(t, setKey(t.Context(), Server, key.ID))
+		mustInside(t, setKey(t.Context(), ServerOwner, key.ID))
 		u, k := storedUser(t, s, user.ID), storedKey(t, s, key.ID)
-		if u.epoch != step.epoch || u.disabled != step.disabled {
-			t.Errorf("step %d: the user is at epoch %d, disabled %v, want %d, %v", i, u.epoch, u.disabled, step.epoch, step.disabled)
+		if u.disabledFlag != step.want {
+			t.Errorf("step %d: the user has %+v, want %+v", i, u.disabledFlag, step.want)
 		}
-		if k.epoch != step.epoch || k.disabled != step.disabled {
-			t.Errorf("step %d: the key is at epoch %d, disabled %v, want %d, %v", i, k.epoch, k.disabled, step.epoch, step.disabled)
+		if k.disabledFlag != step.want {
+			t.Errorf("step %d: the key has %+v, want %+v", i, k.disabledFlag, step.want)
 		}
 	}
 }
@@ -446,7 +448,7 @@ func TestDisablingAndEnablingMoveTheEpochSoThatMergingGetsThemRight(t *testing.T
 func TestTheLargestRecordsAreWithinWhatEveryEngineServes(t *testing.T) {
 	long := strings.Repeat("x", maxText)
 	longest := slices.MaxFunc(providers, func(a, b Provider) int { return len(a) - len(b) })
-	u := userRecord{epoch: 1 << 63, sequence: 1 << 63, made: stamp{counter: 1 << 63}}
+	u := userRecord{disabledFlag: disabledFlag{disablings: 1 << 63}, sequence: 1 << 63, made: stamp{counter: 1 << 63}}
 	for range maxIdentities {
 		u.identities = append(u.identities, identityRecord{Identity: Identity{longest, long}, linked: stamp{counter: 1 << 63}})
 	}
@@ -456,7 +458,7 @@ func TestTheLargestRecordsAreWithinWhatEveryEngineServes(t *testing.T) {
 	if n := len(u.identities[0].key()); n > MaxEngineKey {
 		t.Errorf("an identity's key can have %d bytes, and %d is the most", n, MaxEngineKey)
 	}
-	if n := len(nameKey(Server, long, Server)); n > MaxEngineKey {
+	if n := len(nameKey(ServerOwner, long, ServerOwner)); n > MaxEngineKey {
 		t.Errorf("a name's key can have %d bytes, and %d is the most", n, MaxEngineKey)
 	}
 }

@@ -154,7 +154,7 @@ func keepDamaged(path string, damaged *os.File) error {
 	})
 }
 
-// lockWithin takes bbolt's lock on f, for which it waits as [OpenBolt] does.
+// lockWithin takes bbolt's lock on f, for which it waits as [OpenBoltEngine] does.
 func lockWithin(f *os.File, timeout time.Duration) error {
 	for end := time.Now().Add(timeout); ; time.Sleep(10 * time.Millisecond) {
 		switch locked, err := tryLock(f); {
@@ -173,7 +173,7 @@ func wayOut(path string, err error) error {
 	}
 	hint := "Restore a backup, or Salvage what is left"
 	if _, statErr := os.Lstat(path + safetySuffix); statErr == nil {
-		hint = "open it with UseSafetyCopy, " + hint
+		hint = "open it with RecoverFromSafetyCopy, " + hint
 	}
 	return fmt.Errorf("%w (%s)", err, hint)
 }

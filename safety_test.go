@@ -20,7 +20,7 @@ import (
 func TestTheSafetyCopyIsKeptAndUsedWhenAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
-		opts := &latchkey.Options{Cost: latchkey.LightCost, SafetyCopy: time.Hour}
+		opts := &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour}
 		s, err := latchkey.Open(path, opts)
 		must(t, err)
 		synctest.Wait()
@@ -34,7 +34,7 @@ func TestTheSafetyCopyIsKeptAndUsedWhenAskedFor(t *testing.T) {
 		_, err = latchkey.Open(path, nil)
 		wantError(t, err, latchkey.ErrCorrupt)
 
-		s, err = latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true})
+		s, err = latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, RecoverFromSafetyCopy: true})
 		must(t, err)
 		wantLogin(t, s, token, key.ID)
 		wantRefused(t, s, late, latchkey.ErrInvalidToken)
@@ -47,7 +47,7 @@ func TestADamagedFileWithoutASafetyCopyStaysAsItIs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	damage := []byte(strings.Repeat("damage ", 10_000))
 	must(t, os.WriteFile(path, damage, 0o600))
-	_, err := latchkey.Open(path, &latchkey.Options{UseSafetyCopy: true})
+	_, err := latchkey.Open(path, &latchkey.Options{RecoverFromSafetyCopy: true})
 	wantError(t, err, latchkey.ErrCorrupt)
 	got, err := os.ReadFile(path)
 	must(t, err)
@@ -92,7 +92,7 @@ func TestADamagedFileIsKeptInThePlaceOfAnEarlierOneOrOfItself(t *testing.T) {
 			} else {
 				must(t, os.Link(path, path+".damaged"))
 			}
-			s := openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true})
+			s := openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, RecoverFromSafetyCopy: true})
 			mustLogin(t, s, token)
 			wantDamaged(t, path+".damaged")
 		})
@@ -103,7 +103,7 @@ func TestTheSafetyCopyIsUsedWhenTheFileIsGone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	token := keepCopy(t, path)
 	must(t, os.Remove(path))
-	s := openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true})
+	s := openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, RecoverFromSafetyCopy: true})
 	mustLogin(t, s, token)
 }
 
@@ -111,14 +111,14 @@ func TestNoNewStoreTakesThePlaceOfOneWhoseSafetyCopyIsThere(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	token := keepCopy(t, path)
 	must(t, os.Remove(path))
-	for _, opts := range []*latchkey.Options{nil, {SafetyCopy: time.Hour}} {
+	for _, opts := range []*latchkey.Options{nil, {SafetyCopyEvery: time.Hour}} {
 		_, err := latchkey.Open(path, opts)
 		wantError(t, err, latchkey.ErrFileGone)
 	}
 	_, err := latchkey.Open(path, &latchkey.Options{ReadOnly: true})
 	wantError(t, err, fs.ErrNotExist)
 
-	s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, UseSafetyCopy: true})
+	s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, RecoverFromSafetyCopy: true})
 	must(t, err)
 	mustLogin(t, s, token)
 	closeStore(t, s)
@@ -132,10 +132,10 @@ func TestASafetyCopyThatIsDamagedItselfIsNotUsed(t *testing.T) {
 	keepCopy(t, path)
 	damage(t, path)
 	damage(t, path+".safety")
-	_, err := latchkey.Open(path, &latchkey.Options{UseSafetyCopy: true})
+	_, err := latchkey.Open(path, &latchkey.Options{RecoverFromSafetyCopy: true})
 	wantError(t, err, latchkey.ErrCorrupt)
 	must(t, os.Remove(path))
-	_, err = latchkey.Open(path, &latchkey.Options{UseSafetyCopy: true})
+	_, err = latchkey.Open(path, &latchkey.Options{RecoverFromSafetyCopy: true})
 	wantError(t, err, latchkey.ErrCorrupt)
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("there is a file now: %v", err)
@@ -147,7 +147,7 @@ func TestWhoOnlyReadsNeitherMakesNorUsesASafetyCopy(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
 		keepCopy(t, path)
 		before := fileInfo(t, path+".safety")
-		opts := &latchkey.Options{ReadOnly: true, SafetyCopy: time.Minute, UseSafetyCopy: true}
+		opts := &latchkey.Options{ReadOnly: true, SafetyCopyEvery: time.Minute, RecoverFromSafetyCopy: true}
 		s, err := latchkey.Open(path, opts)
 		must(t, err)
 		time.Sleep(time.Hour)
@@ -172,7 +172,7 @@ func fileInfo(t testing.TB, path string) fs.FileInfo {
 func TestASafetyCopyIsMadeWhenAnythingWasCommittedAndOnlyThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
-		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopy: time.Hour})
+		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour})
 		must(t, err)
 		synctest.Wait()
 		first := fileInfo(t, path+".safety")
@@ -182,14 +182,14 @@ func TestASafetyCopyIsMadeWhenAnythingWasCommittedAndOnlyThen(t *testing.T) {
 			t.Error("there is another copy, though nothing has changed")
 		}
 		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-			return tx.Data("app").Put([]byte("k"), []byte("v"))
+			return tx.AppTable("app").Put([]byte("k"), []byte("v"))
 		}))
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		must(t, s.Close())
 		copied := openFile(t, path+".safety", nil)
 		must(t, copied.View(t.Context(), func(tx *latchkey.Tx) error {
-			v, err := tx.Data("app").Get([]byte("k"))
+			v, err := tx.AppTable("app").Get([]byte("k"))
 			if string(v) != "v" {
 				t.Errorf("the copy has %q, want v", v)
 			}
@@ -201,7 +201,7 @@ func TestASafetyCopyIsMadeWhenAnythingWasCommittedAndOnlyThen(t *testing.T) {
 func TestACopyOfADamagedStoreDoesNotReplaceTheLastGoodOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
-		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopy: time.Hour})
+		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour})
 		must(t, err)
 		synctest.Wait()
 		first := fileInfo(t, path+".safety")
@@ -236,7 +236,7 @@ func TestOfManyWhoUseTheSafetyCopyAtOnceOneHasTheStore(t *testing.T) {
 		var made []string
 		for i := range 4 {
 			openers.Go(func() {
-				s, err := latchkey.Open(path, &latchkey.Options{Cost: lightest, UseSafetyCopy: true, LockTimeout: 20 * time.Millisecond})
+				s, err := latchkey.Open(path, &latchkey.Options{Cost: lightest, RecoverFromSafetyCopy: true, LockTimeout: 20 * time.Millisecond})
 				if err != nil {
 					if !errors.Is(err, latchkey.ErrLocked) {
 						t.Errorf("round %d: got error %v, want ErrLocked", round, err)
@@ -276,7 +276,7 @@ func TestNobodyIsRobbedOfADamagedFileThatHeHasOpen(t *testing.T) {
 	_, err = f.WriteAt(make([]byte, 2*pageSize), 0) // for which it is refused before anybody asks for the lock
 	must(t, errors.Join(err, f.Close()))
 	before := fileInfo(t, path)
-	_, err = latchkey.Open(path, &latchkey.Options{UseSafetyCopy: true, LockTimeout: -1})
+	_, err = latchkey.Open(path, &latchkey.Options{RecoverFromSafetyCopy: true, LockTimeout: -1})
 	wantError(t, err, latchkey.ErrLocked)
 	wantError(t, err, latchkey.ErrCorrupt)
 	if !os.SameFile(before, fileInfo(t, path)) {

@@ -15,8 +15,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Salvaged says what [Salvage] brought back, and what not.
-type Salvaged struct {
+// SalvageReport says what [Salvage] brought back, and what not.
+type SalvageReport struct {
 	Users int // that came back, not counting deleted ones
 	Keys  int // that came back, not counting deleted ones
 
@@ -26,22 +26,22 @@ type Salvaged struct {
 
 	BadPages   int // pages in use that could not be read
 	BadRecords int // records whose checksum does not hold
-	// Doubtful counts users and keys that may not be of the last commit, because a meta page or the list of free pages is
+	// Uncertain counts users and keys that may not be of the last commit, because a meta page or the list of free pages is
 	// lost, or the change index has a later change of them. They came back disabled: what was revoked must not return.
-	Doubtful int
-	// Nameless counts users whose record is lost and whose keys are not. They came back disabled, with the identity that
+	Uncertain int
+	// Orphaned counts users whose record is lost and whose keys are not. They came back disabled, with the identity that
 	// the index has for them, or with (custom-function, "lost:<ID>").
-	Nameless int
+	Orphaned int
 }
 
 // Salvage reads what it can of the damaged store in the file broken, page by page, takes every record whose checksum
 // holds, and makes a new store of them in the file out. It does not change broken, which no program should have open.
-// Tokens stay good, as does what was deleted stay deleted, unless the page that says so is lost; see [Salvaged] for
+// Tokens stay good, as does what was deleted stay deleted, unless the page that says so is lost; see [SalvageReport] for
 // what comes back disabled. The new store is another replica of the domain.
 //
 // It returns [ErrCorrupt] if the record of the domain is lost, without which no token can be checked, or broken is no
-// regular file; [ErrVersion]; [fs.ErrExist] if out exists; ctx's error, or the operating system's.
-func Salvage(ctx context.Context, broken, out string) (report Salvaged, err error) {
+// regular file; [ErrNewerFormat]; [fs.ErrExist] if out exists; ctx's error, or the operating system's.
+func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err error) {
 	f, err := openRegular(broken)
 	if err != nil {
 		return report, wrapf(err, "salvage")
@@ -67,7 +67,7 @@ type salvage struct {
 	pages  pageFile
 	sure   bool                   // that it knows which pages are of the last commit
 	last   []func(id uint64) bool // which pages are of each commit that may be the last
-	report Salvaged
+	report SalvageReport
 
 	domain     domain
 	meta       map[string][]byte // records of the table meta that never change
@@ -194,7 +194,7 @@ func (s *salvage) settle() {
 	for id, u := range s.users {
 		if (u.doubtful || u.record.sequence < s.changes[id]) && !u.record.deleted {
 			u.record.disabled = true
-			s.report.Doubtful++
+			s.report.Uncertain++
 			s.users[id] = u
 		}
 	}
@@ -206,14 +206,14 @@ func (s *salvage) settle() {
 		}
 		if k.doubtful || k.record.sequence < s.changes[id] {
 			k.record.disabled = true
-			s.report.Doubtful++
+			s.report.Uncertain++
 		}
-		if owner := k.record.owner; owner != Server {
+		if owner := k.record.owner; owner != ServerOwner {
 			u, ok := s.users[owner]
 			if !ok {
 				u = found[userRecord]{record: s.nameless(owner, k.record.made)}
 				s.users[owner] = u
-				s.report.Nameless++
+				s.report.Orphaned++
 			}
 			if u.record.deleted {
 				delete(s.keys, id)
@@ -253,15 +253,17 @@ func (s *salvage) settleIdentities() {
 }
 
 // lostIdentity is for a user who would have none.
-func lostIdentity(id uuid.UUID) Identity { return Identity{CustomFunction, "lost:" + id.String()} }
+func lostIdentity(id uuid.UUID) Identity {
+	return Identity{ProviderCustomFunction, "lost:" + id.String()}
+}
 
 // nameless is a user of whom only keys are left.
 func (s *salvage) nameless(id uuid.UUID, made stamp) userRecord {
 	i, ok := s.identities[id]
-	if !ok || i.Provider == AnonUser {
+	if !ok || i.Provider == ProviderAnonymous {
 		i = lostIdentity(id)
 	}
-	return userRecord{id: id, made: made, disabled: true, identities: []identityRecord{{Identity: i, linked: made}}}
+	return userRecord{id: id, made: made, disabledFlag: disabledFlag{disablings: 1, disabled: true}, identities: []identityRecord{{Identity: i, linked: made}}}
 }
 
 // write makes the new store's file at path.

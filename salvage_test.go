@@ -28,7 +28,7 @@ func damagePage(t testing.TB, file []byte, page int) string {
 }
 
 // salvage salvages a file and opens what came of it.
-func salvage(t testing.TB, broken string) (latchkey.Salvaged, *latchkey.Store) {
+func salvage(t testing.TB, broken string) (latchkey.SalvageReport, *latchkey.Store) {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "salvaged.db")
 	report, err := latchkey.Salvage(t.Context(), broken, out)
@@ -43,7 +43,7 @@ func TestSalvageLosesNoMoreThanAPageHolds(t *testing.T) {
 	for range 10 { // so that there are earlier states of the same pages
 		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 			for i := range salvageData {
-				if err := tx.Data("app").Put(fmt.Append(nil, i), []byte("kept")); err != nil {
+				if err := tx.AppTable("app").Put(fmt.Append(nil, i), []byte("kept")); err != nil {
 					return err
 				}
 			}
@@ -91,7 +91,7 @@ func wantSalvaged(t *testing.T, path string, tokens []string, what string) {
 			disabled++
 		}
 	}
-	if good+disabled < 150 || disabled > 0 && report.Doubtful+report.Nameless == 0 {
+	if good+disabled < 150 || disabled > 0 && report.Uncertain+report.Orphaned == 0 {
 		t.Errorf("%s: %d of 200 keys log in, %d are disabled: %+v", what, good, disabled, report)
 	}
 	closeStore(t, salvaged)
@@ -105,7 +105,7 @@ func TestSalvageOfASoundStoreKeepsEverything(t *testing.T) {
 	disabled, disabledToken := addKey(t, s, ada, "disabled")
 	deleted, deletedToken := addKey(t, s, ada, "deleted")
 	_, bobs := addKey(t, s, bob, "bob's")
-	server, serverToken := addKey(t, s, latchkey.Server, "server")
+	server, serverToken := addKey(t, s, latchkey.ServerOwner, "server")
 	must(t, s.DisableKey(t.Context(), ada, disabled.ID))
 	must(t, s.DeleteKey(t.Context(), ada, deleted.ID))
 	must(t, s.DeleteUser(t.Context(), bob))
@@ -117,7 +117,7 @@ func TestSalvageOfASoundStoreKeepsEverything(t *testing.T) {
 	if salvaged.DomainID() != s.DomainID() || salvaged.ReplicaID() == s.ReplicaID() {
 		t.Error("the salvaged store is not another replica of the same domain")
 	}
-	if want := (latchkey.Salvaged{Users: 1, Keys: 3}); report != want {
+	if want := (latchkey.SalvageReport{Users: 1, Keys: 3}); report != want {
 		t.Errorf("got %+v, want %+v", report, want)
 	}
 	wantLogin(t, salvaged, keptToken, kept.ID)
@@ -130,7 +130,7 @@ func TestSalvageOfASoundStoreKeepsEverything(t *testing.T) {
 	if again.ID != ada || !again.Created.Equal(user.Created) {
 		t.Errorf("got %+v, want %+v", again, user)
 	}
-	if _, err := salvaged.CreateUser(t.Context(), latchkey.NewUser{Identity: email("bob")}); err != nil {
+	if _, err := salvaged.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("bob")}); err != nil {
 		t.Error(err)
 	}
 }
@@ -145,8 +145,8 @@ func TestALostMetaPageRevivesNothing(t *testing.T) {
 	put(t, s, "sessions", "bob", "good")
 	put(t, s, "sessions", "cleo", "good")
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		return errors.Join(tx.Data("sessions").Put([]byte("bob"), []byte("ended")), tx.DisableKey(disabled.Owner, disabled.ID), tx.DeleteKey(deleted.Owner, deleted.ID),
-			tx.Data("sessions").Delete([]byte("ada")))
+		return errors.Join(tx.AppTable("sessions").Put([]byte("bob"), []byte("ended")), tx.DisableKey(disabled.Owner, disabled.ID), tx.DeleteKey(deleted.Owner, deleted.ID),
+			tx.AppTable("sessions").Delete([]byte("ada")))
 	}))
 	closeStore(t, s)
 	file, err := os.ReadFile(path)
@@ -273,7 +273,7 @@ func TestSalvageOfAFileWithAPageOfAnEarlierStateIsSound(t *testing.T) {
 	const users = 30 // enough for a page of their own
 	add := func(tx *latchkey.Tx) error {
 		for i := range users {
-			if _, err := tx.CreateUser(latchkey.NewUser{Identity: email(fmt.Sprint(i))}); err != nil {
+			if _, err := tx.CreateUser(latchkey.UserSpec{Identity: email(fmt.Sprint(i))}); err != nil {
 				return err
 			}
 		}

@@ -31,7 +31,7 @@ type Stats struct {
 }
 
 // Stats reads the store's counters. It costs one read transaction, however large the store is. It returns [ErrClosed],
-// [ErrCorrupt], [ErrVersion] or ctx's error.
+// [ErrCorrupt], [ErrNewerFormat] or ctx's error.
 func (s *Store) Stats(ctx context.Context) (Stats, error) {
 	var st storeState
 	err := s.View(ctx, func(tx *Tx) error {
@@ -64,7 +64,7 @@ func (s *Store) Stats(ctx context.Context) (Stats, error) {
 		HashPeak:  s.hasher.peakBytes(),
 		Rehashed:  s.counters.sum(statRehashed),
 	}
-	if e, ok := s.engine.(interface{ Commits() uint64 }); ok {
+	if e, ok := s.engine.(CommitCounter); ok {
 		out.Commits = e.Commits()
 	}
 	return out, nil

@@ -48,15 +48,15 @@ func TestEachStatisticMovesAsItsCommentSays(t *testing.T) {
 	less := ^uint64(0) // one less
 
 	wantMoved(t, s, "a new user", Stats{Sequence: 1, Users: 1, Commits: 1}, func() (err error) {
-		user, err = s.CreateUser(ctx, NewUser{Identity{LocalUserpass, "ada"}})
+		user, err = s.CreateUser(ctx, UserSpec{Identity{ProviderLocalUserpass, "ada"}})
 		return err
 	})
 	wantMoved(t, s, "a new key", Stats{Sequence: 1, Keys: 1, Hashes: 1, Commits: 1}, func() (err error) {
-		key, token, err = s.CreateKey(ctx, user.ID, NewKey{Name: "laptop", Expires: now.Add(time.Hour)})
+		key, token, err = s.CreateKey(ctx, user.ID, KeySpec{Name: "laptop", Expires: now.Add(time.Hour)})
 		return err
 	})
 	wantMoved(t, s, "a refused change", Stats{}, func() error {
-		return wanted(s.DeleteKey(ctx, Server, key.ID), ErrKeyNotFound)
+		return wanted(s.DeleteKey(ctx, ServerOwner, key.ID), ErrKeyNotFound)
 	})
 	login := func(token string, want error) func() error {
 		return func() error {

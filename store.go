@@ -38,10 +38,10 @@ type Store struct {
 // Open opens the store in the file at path, and makes the file, with mode 0600, if there is none. opts may be nil.
 //
 // Only one process can have the file open, unless all open it with [Options].ReadOnly. Open returns [ErrLocked] with the
-// path when another holds the file for longer than [Options].LockTimeout; [ErrVersion] for a file of a later format;
+// path when another holds the file for longer than [Options].LockTimeout; [ErrNewerFormat] for a file of a later format;
 // [ErrCorrupt] for a file that is damaged or no store; [ErrFileGone] for none beside a safety copy; [ErrReadOnly] with
 // [Options].ReadOnly for a file in which the making of a store was interrupted; [ErrInvalidOptions]; or the operating
-// system's error, such as [fs.ErrNotExist] for a missing directory. None of these changes the file. [ErrCommit] says that a
+// system's error, such as [fs.ErrNotExist] for a missing directory. None of these changes the file. [ErrCommitUnknown] says that a
 // new store may not have reached the disk.
 //
 // To open a file for writing is to write one page of it again, as it is, and to sync it: after a crash or a failed sync,
@@ -63,7 +63,7 @@ func Open(path string, opts *Options) (*Store, error) {
 }
 
 func openStore(path string, opts *Options) (*Store, error) {
-	engine, err := OpenBolt(path, opts)
+	engine, err := OpenBoltEngine(path, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -75,10 +75,10 @@ func openStore(path string, opts *Options) (*Store, error) {
 	return s, nil
 }
 
-// OpenEngine opens the store that e holds, and starts a new one, a domain of its own, if e is empty. On success the
-// store owns e and closes it. Of opts it uses all but LockTimeout, SafetyCopy and UseSafetyCopy, which are about files. It
-// returns [ErrInvalidOptions], [ErrVersion], [ErrCorrupt], [ErrReadOnly] if e is empty and ReadOnly, or e's errors.
-func OpenEngine(e Engine, opts *Options) (*Store, error) {
+// OpenWith opens the store that e holds, and starts a new one, a domain of its own, if e is empty. On success the
+// store owns e and closes it. Of opts it uses all but LockTimeout, SafetyCopyEvery and RecoverFromSafetyCopy, which are about files. It
+// returns [ErrInvalidOptions], [ErrNewerFormat], [ErrCorrupt], [ErrReadOnly] if e is empty and ReadOnly, or e's errors.
+func OpenWith(e Engine, opts *Options) (*Store, error) {
 	s, err := openEngine(e, opts)
 	return s, wrapf(err, "open store")
 }
@@ -179,8 +179,8 @@ func (s *Store) untilClosed() (context.Context, context.CancelFunc) {
 // fails when it has begun to write, as damage and disks can make it, fails the transaction, even if fn goes on and returns
 // nil; one that is refused leaves nothing behind.
 //
-// It returns [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrVersion] where fn meets a record of a later version, ctx's error
-// if ctx ends before fn begins, [ErrSyncFailed], or [ErrCommit], the one error that leaves open whether the change happened.
+// It returns [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrNewerFormat] where fn meets a record of a later version, ctx's error
+// if ctx ends before fn begins, [ErrSyncFailed], or [ErrCommitUnknown], the one error that leaves open whether the change happened.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if s.closed.Load() {
 		return ErrClosed
@@ -211,7 +211,7 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		return nil
 	})
 	switch {
-	case errors.Is(err, ErrCommit):
+	case errors.Is(err, ErrCommitUnknown):
 		s.cache.clear()
 	case err == nil:
 		s.rehashes.done(pending)
@@ -224,7 +224,7 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 // with fn. Writers do not wait for it, except that a bbolt file cannot outgrow its map while a View or a Backup lasts
 // (1 GiB, 64 MiB on 32-bit machines, on Windows the next power of two): whoever writes then waits, and so does whoever
 // begins to read meanwhile, as long as its context lasts. Keep it short, and call none of the store's own methods from fn.
-// It returns [ErrClosed], [ErrCorrupt], [ErrVersion] or ctx's error.
+// It returns [ErrClosed], [ErrCorrupt], [ErrNewerFormat] or ctx's error.
 func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	if s.closed.Load() {
 		return ErrClosed

@@ -59,7 +59,7 @@ type storeCall struct {
 // storeCalls has every method of Store but Close.
 var storeCalls = map[string]storeCall{
 	"CreateUser": {true, func(ctx context.Context, s *latchkey.Store, _ household) error {
-		_, err := s.CreateUser(ctx, latchkey.NewUser{Identity: email("bob")})
+		_, err := s.CreateUser(ctx, latchkey.UserSpec{Identity: email("bob")})
 		return err
 	}},
 	"User": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
@@ -84,11 +84,15 @@ var storeCalls = map[string]storeCall{
 	"DisableUser": {true, func(ctx context.Context, s *latchkey.Store, h household) error { return s.DisableUser(ctx, h.user) }},
 	"DeleteUser":  {true, func(ctx context.Context, s *latchkey.Store, h household) error { return s.DeleteUser(ctx, h.user) }},
 	"CreateKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
-		_, _, err := s.CreateKey(ctx, h.user, latchkey.NewKey{Name: "desktop"})
+		_, _, err := s.CreateKey(ctx, h.user, latchkey.KeySpec{Name: "desktop"})
+		return err
+	}},
+	"CreateServerKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, _, err := s.CreateServerKey(ctx, latchkey.KeySpec{Name: "desktop"})
 		return err
 	}},
 	"CreateKeys": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
-		_, _, err := s.CreateKeys(ctx, []latchkey.NewKeyFor{{Owner: h.user, NewKey: latchkey.NewKey{Name: "desktop"}}}, nil)
+		_, _, err := s.CreateKeys(ctx, []latchkey.KeyRequest{{Owner: h.user, KeySpec: latchkey.KeySpec{Name: "desktop"}}}, nil)
 		return err
 	}},
 	"MintKey": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
@@ -166,7 +170,7 @@ type txCall struct {
 // txCalls has every method of Tx.
 var txCalls = map[string]txCall{
 	"CreateUser": {true, func(tx *latchkey.Tx, _ household) error {
-		_, err := tx.CreateUser(latchkey.NewUser{Identity: email("bob")})
+		_, err := tx.CreateUser(latchkey.UserSpec{Identity: email("bob")})
 		return err
 	}},
 	"User":           {false, func(tx *latchkey.Tx, h household) error { _, err := tx.User(h.user); return err }},
@@ -185,7 +189,11 @@ var txCalls = map[string]txCall{
 	"DisableUser": {true, func(tx *latchkey.Tx, h household) error { return tx.DisableUser(h.user) }},
 	"DeleteUser":  {true, func(tx *latchkey.Tx, h household) error { return tx.DeleteUser(h.user) }},
 	"InsertKey": {true, func(tx *latchkey.Tx, h household) error {
-		_, err := tx.InsertKey(h.user, latchkey.NewKey{Name: "desktop"}, h.minted)
+		_, err := tx.InsertKey(h.user, latchkey.KeySpec{Name: "desktop"}, h.minted)
+		return err
+	}},
+	"InsertServerKey": {true, func(tx *latchkey.Tx, h household) error {
+		_, err := tx.InsertServerKey(latchkey.KeySpec{Name: "desktop"}, h.minted)
 		return err
 	}},
 	"Key":        {false, func(tx *latchkey.Tx, h household) error { _, err := tx.Key(h.user, h.key.ID); return err }},
@@ -194,7 +202,9 @@ var txCalls = map[string]txCall{
 	"EnableKey":  {true, func(tx *latchkey.Tx, h household) error { return tx.EnableKey(h.user, h.spare.ID) }},
 	"DisableKey": {true, func(tx *latchkey.Tx, h household) error { return tx.DisableKey(h.user, h.key.ID) }},
 	"DeleteKey":  {true, func(tx *latchkey.Tx, h household) error { return tx.DeleteKey(h.user, h.key.ID) }},
-	"Data":       {true, func(tx *latchkey.Tx, _ household) error { return tx.Data("notes").Put([]byte("ada"), []byte("met")) }},
+	"AppTable": {true, func(tx *latchkey.Tx, _ household) error {
+		return tx.AppTable("notes").Put([]byte("ada"), []byte("met"))
+	}},
 }
 
 func TestTheTablesOfCallsForgetNoMethod(t *testing.T) {
@@ -337,9 +347,9 @@ func TestAnUpdateHappensWholeOrNotAtAll(t *testing.T) {
 	minted, token, err := s.MintKey(t.Context())
 	must(t, err)
 	steps := func(tx *latchkey.Tx) error {
-		bob, err := tx.CreateUser(latchkey.NewUser{Identity: email("bob")})
+		bob, err := tx.CreateUser(latchkey.UserSpec{Identity: email("bob")})
 		must(t, err)
-		_, err = tx.InsertKey(bob.ID, latchkey.NewKey{Name: "laptop"}, minted)
+		_, err = tx.InsertKey(bob.ID, latchkey.KeySpec{Name: "laptop"}, minted)
 		must(t, err)
 		must(t, tx.DisableKey(h.user, h.key.ID))
 		must(t, tx.DeleteKey(h.user, h.spare.ID))
@@ -448,7 +458,7 @@ func TestACallWhoseTransactionFailsAtAnyWriteChangesNothing(t *testing.T) {
 
 func TestAnOperationThatFailsHalfWayFailsItsTransactionThoughItsFunctionGoesOn(t *testing.T) {
 	for name, c := range txCalls {
-		if !c.writes || name == "EnableUser" || name == "Data" {
+		if !c.writes || name == "EnableUser" || name == "AppTable" {
 			continue // it writes nothing, or once
 		}
 		t.Run(name, func(t *testing.T) {
@@ -491,15 +501,15 @@ func TestAnOperationThatIsRefusedLeavesNothingAndItsFunctionMayGoOn(t *testing.T
 			case "CreateUser", "RenameKey":
 				who = h
 			}
-			if err := c.call(tx, who); c.writes && name != "Data" && err == nil {
+			if err := c.call(tx, who); c.writes && name != "AppTable" && err == nil {
 				t.Errorf("%s was not refused", name)
 			}
 		}
-		_, err := tx.InsertKey(h.user, latchkey.NewKey{Name: "desktop"}, h.minted)
+		_, err := tx.InsertKey(h.user, latchkey.KeySpec{Name: "desktop"}, h.minted)
 		wantError(t, err, latchkey.ErrKeyNameTaken)
 		_, err = tx.LinkIdentity(h.user, email("bob"))
 		wantError(t, err, latchkey.ErrIdentityTaken)
-		return tx.Data("notes").Delete([]byte("ada"))
+		return tx.AppTable("notes").Delete([]byte("ada"))
 	}))
 	if !slices.Equal(dump(t, e), before) {
 		t.Error("the tables have changed")
@@ -527,13 +537,13 @@ func TestACallWhoseCommitFailsReturnsNothingBesideItsError(t *testing.T) {
 	s := openEngine(t, e, light())
 	h := addHousehold(t, s)
 	e.loses = true
-	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email("bob")})
+	user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("bob")})
 	wantError(t, err, errNoRoom)
 	linked, err := s.LinkIdentity(t.Context(), h.user, email("lovelace"))
 	wantError(t, err, errNoRoom)
-	key, token, err := s.CreateKey(t.Context(), h.user, latchkey.NewKey{Name: "desktop"})
+	key, token, err := s.CreateKey(t.Context(), h.user, latchkey.KeySpec{Name: "desktop"})
 	wantError(t, err, errNoRoom)
-	requests := []latchkey.NewKeyFor{{Owner: h.user, NewKey: latchkey.NewKey{Name: "desktop"}}}
+	requests := []latchkey.KeyRequest{{Owner: h.user, KeySpec: latchkey.KeySpec{Name: "desktop"}}}
 	keys, tokens, err := s.CreateKeys(t.Context(), requests, nil)
 	wantError(t, err, errNoRoom)
 	if user.ID != uuid.Nil || linked.ID != uuid.Nil || key.ID != uuid.Nil || token != "" || keys != nil || tokens != nil {
@@ -604,7 +614,7 @@ func TestCloseIsIdempotentAndSafeBesideCalls(t *testing.T) {
 	for i := range made {
 		wg.Go(func() {
 			for n := 0; ; n++ {
-				key, _, err := s.CreateKey(t.Context(), latchkey.Server, latchkey.NewKey{Name: fmt.Sprint(i, " ", n)})
+				key, _, err := s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: fmt.Sprint(i, " ", n)})
 				if err == nil {
 					made[i] = append(made[i], key)
 					_, err = s.Login(t.Context(), h.token)
@@ -638,7 +648,7 @@ func TestCloseIsIdempotentAndSafeBesideCalls(t *testing.T) {
 
 	s = openFile(t, path, light())
 	for _, key := range slices.Concat(made[:]...) {
-		if got, err := s.Key(t.Context(), latchkey.Server, key.ID); err != nil || got != key {
+		if got, err := s.Key(t.Context(), latchkey.ServerOwner, key.ID); err != nil || got != key {
 			t.Errorf("got %+v, %v, want %+v, which CreateKey returned before the store was closed", got, err, key)
 		}
 	}
@@ -680,7 +690,7 @@ func TestOptionsAreCopied(t *testing.T) {
 	opts.TokenPrefix = "mine"
 	s := openWith(t, opts)
 	*opts = latchkey.Options{
-		ReadOnly: true, MaxKeysPerUser: 1, HostedNames: true, TokenPrefix: "yours", CacheSize: -1, HashMemory: 1,
+		ReadOnly: true, MaxKeysPerUser: 1, AppServicesNames: true, TokenPrefix: "yours", CacheSize: -1, HashMemory: 1,
 		Now: func() time.Time { t.Error("the clock was exchanged"); return time.Time{} },
 	}
 	ada := addUser(t, s, "ada")
@@ -720,7 +730,7 @@ func TestOptionsOutOfRangeAreRefusedAndNoFileIsMade(t *testing.T) {
 			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("there is a file: %v", err)
 			}
-			_, err = latchkey.OpenEngine(openBolt(t), &opts)
+			_, err = latchkey.OpenWith(openBolt(t), &opts)
 			wantError(t, err, latchkey.ErrInvalidOptions)
 		})
 	}
@@ -740,7 +750,7 @@ func TestOptionsAtTheEdgeOfTheirRangeAreTaken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openWith(t, &opts)
-			key, token := addKey(t, s, latchkey.Server, "backup")
+			key, token := addKey(t, s, latchkey.ServerOwner, "backup")
 			wantLogin(t, s, token, key.ID)
 			if prefix := opts.TokenPrefix; prefix != "" && !strings.HasPrefix(token, prefix+"_") {
 				t.Errorf("a token begins with %q, want %q", token[:len(prefix)+1], prefix+"_")
@@ -757,7 +767,7 @@ func TestAStoreKeepsThePrefixThatItWasMadeWith(t *testing.T) {
 		return opts
 	}
 	s := openFile(t, path, with("acme"))
-	key, token := addKey(t, s, latchkey.Server, "backup")
+	key, token := addKey(t, s, latchkey.ServerOwner, "backup")
 	closeStore(t, s)
 	before := readFile(t, path)
 
@@ -775,7 +785,7 @@ func TestAStoreKeepsThePrefixThatItWasMadeWith(t *testing.T) {
 	for _, prefix := range []string{"", "acme"} {
 		s := openFile(t, path, with(prefix))
 		wantLogin(t, s, token, key.ID)
-		if _, another := addKey(t, s, latchkey.Server, "another "+prefix); !strings.HasPrefix(another, "acme_") {
+		if _, another := addKey(t, s, latchkey.ServerOwner, "another "+prefix); !strings.HasPrefix(another, "acme_") {
 			t.Errorf("a new token begins with %q, want acme_", another[:5])
 		}
 		closeStore(t, s)
@@ -802,7 +812,7 @@ func TestAFileOfALaterFormatIsErrVersionAndStaysAsItIs(t *testing.T) {
 			s := openFile(t, path, light())
 			addHousehold(t, s)
 			closeStore(t, s)
-			e, err := latchkey.OpenBolt(path, nil)
+			e, err := latchkey.OpenBoltEngine(path, nil)
 			must(t, err)
 			// In a later format, nothing but the format is where this version would look for it.
 			must(t, e.Update(t.Context(), func(etx latchkey.EngineTx) error {
@@ -818,7 +828,7 @@ func TestAFileOfALaterFormatIsErrVersionAndStaysAsItIs(t *testing.T) {
 				opts := light()
 				opts.ReadOnly = readOnly
 				_, err := latchkey.Open(path, opts)
-				wantError(t, err, latchkey.ErrVersion)
+				wantError(t, err, latchkey.ErrNewerFormat)
 				if !strings.Contains(err.Error(), path) {
 					t.Errorf("%q does not say which file", err)
 				}
@@ -860,7 +870,7 @@ func TestAStoreWithoutASoundDomainIsErrCorrupt(t *testing.T) {
 	wantCorrupt := func(what string, damage func([]byte) []byte) {
 		t.Helper()
 		e.damage = damage
-		if _, err := latchkey.OpenEngine(e, light()); !errors.Is(err, latchkey.ErrCorrupt) {
+		if _, err := latchkey.OpenWith(e, light()); !errors.Is(err, latchkey.ErrCorrupt) {
 			t.Errorf("%s of %s: got %v, want %v", what, e.key, err, latchkey.ErrCorrupt)
 		}
 	}
@@ -883,7 +893,7 @@ func TestAStoreWithoutASoundDomainIsErrCorrupt(t *testing.T) {
 
 	// The counts are not needed to log in, and nothing can be written without them.
 	e.key, e.damage = "state", func([]byte) []byte { return nil }
-	s, err := latchkey.OpenEngine(e, light())
+	s, err := latchkey.OpenWith(e, light())
 	must(t, err)
 	wantLogin(t, s, h.token, h.key.ID)
 	_, err = s.Stats(t.Context())
@@ -895,7 +905,7 @@ func TestAnEmptyEngineBecomesAStore(t *testing.T) {
 	e := openBolt(t)
 	opts := light()
 	opts.ReadOnly = true
-	_, err := latchkey.OpenEngine(e, opts)
+	_, err := latchkey.OpenWith(e, opts)
 	wantError(t, err, latchkey.ErrReadOnly)
 	if entries := dump(t, e); len(entries) != 0 {
 		t.Errorf("a refused opening left %q", entries)
@@ -904,7 +914,7 @@ func TestAnEmptyEngineBecomesAStore(t *testing.T) {
 	h := addHousehold(t, openEngine(t, e, light()))
 	again := openEngine(t, e, opts)
 	wantLogin(t, again, h.token, h.key.ID)
-	_, err = again.CreateUser(t.Context(), latchkey.NewUser{Identity: email("bob")})
+	_, err = again.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("bob")})
 	wantError(t, err, latchkey.ErrReadOnly)
 }
 
@@ -927,7 +937,7 @@ func TestTwoOpeningsOfAnEmptyEngineMakeOneDomain(t *testing.T) {
 	var first *latchkey.Store
 	e.race = func() { first = openEngine(t, e, light()) }
 	second := openEngine(t, e, light())
-	key, token := addKey(t, first, latchkey.Server, "backup")
+	key, token := addKey(t, first, latchkey.ServerOwner, "backup")
 	wantLogin(t, second, token, key.ID)
 }
 
@@ -939,7 +949,7 @@ func TestAClosedStoreHasClosedItsEngine(t *testing.T) {
 
 func TestAFailedOpeningOfAnEngineLeavesItOpen(t *testing.T) {
 	e := openBolt(t)
-	_, err := latchkey.OpenEngine(e, &latchkey.Options{HashQueue: -1})
+	_, err := latchkey.OpenWith(e, &latchkey.Options{HashQueue: -1})
 	wantError(t, err, latchkey.ErrInvalidOptions)
 	openEngine(t, e, light())
 }
@@ -959,7 +969,7 @@ func TestAFailedOpeningLetsGoOfTheFile(t *testing.T) {
 func TestAPathNeedsNoDirectory(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := openFile(t, "keys.db", light())
-	key, token := addKey(t, s, latchkey.Server, "backup")
+	key, token := addKey(t, s, latchkey.ServerOwner, "backup")
 	closeStore(t, s)
 	entries, err := os.ReadDir(".")
 	must(t, err)

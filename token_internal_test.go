@@ -333,15 +333,15 @@ type userVector struct {
 		Linked   stampVector
 		Unknown  hexBytes
 	}
-	Epoch             uint64
+	Disablings        uint64
 	Disabled, Deleted bool
 	Unknown           hexBytes
 }
 
 func (v userVector) record(id uuid.UUID) userRecord {
 	u := userRecord{
-		id: id, created: time.UnixMilli(v.CreatedMS).UTC(), made: v.Made.stamp(), epoch: v.Epoch,
-		disabled: v.Disabled, deleted: v.Deleted, sequence: v.Sequence, unknown: orNil(v.Unknown),
+		id: id, created: time.UnixMilli(v.CreatedMS).UTC(), made: v.Made.stamp(),
+		disabledFlag: disabledFlag{v.Disablings, v.Disabled}, deleted: v.Deleted, sequence: v.Sequence, unknown: orNil(v.Unknown),
 	}
 	for _, i := range v.Identities {
 		identity := Identity{i.Provider, i.Subject}
@@ -357,7 +357,7 @@ type keyVector struct {
 	Owner               uuid.UUID
 	Name, Verifier      string
 	ExpiresS            int64 `json:"expires_s"`
-	Epoch               uint64
+	Disablings          uint64
 	Disabled, Deleted   bool
 	Unknown             hexBytes
 }
@@ -365,7 +365,7 @@ type keyVector struct {
 func (v keyVector) record(id uuid.UUID) keyRecord {
 	k := keyRecord{
 		id: id, owner: v.Owner, created: time.UnixMilli(v.CreatedMS).UTC(), made: v.Made.stamp(), name: v.Name,
-		named: v.Named.stamp(), verifier: v.Verifier, hashed: v.Hashed.stamp(), epoch: v.Epoch, disabled: v.Disabled,
+		named: v.Named.stamp(), verifier: v.Verifier, hashed: v.Hashed.stamp(), disabledFlag: disabledFlag{v.Disablings, v.Disabled},
 		deleted: v.Deleted, sequence: v.Sequence, unknown: orNil(v.Unknown),
 	}
 	if v.ExpiresS != 0 {
@@ -447,7 +447,7 @@ func TestRecordsAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
 	}
 	for _, v := range vectors.Refused {
 		t.Run("refused/"+v.About, func(t *testing.T) {
-			want := map[string]error{"corrupt": ErrCorrupt, "version": ErrVersion}[v.Error]
+			want := map[string]error{"corrupt": ErrCorrupt, "version": ErrNewerFormat}[v.Error]
 			if _, err := decodeKey(v.ID, v.Record); want == nil || !errors.Is(err, want) {
 				t.Errorf("decode: got error %v, want %v", err, want)
 			}

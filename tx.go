@@ -168,19 +168,6 @@ func (tx *Tx) touch(key uuid.UUID) { tx.touched.keys = append(tx.touched.keys, k
 // touchUser marks a user whose keys' cached logins must not outlive the transaction.
 func (tx *Tx) touchUser(user uuid.UUID) { tx.touched.users = append(tx.touched.users, user) }
 
-// nextEpoch is the rule by which disabling and enabling merge: the higher epoch wins, and in the same epoch disabled
-// wins. So enabling goes to the next epoch, and so does disabling what is disabled already, to outdo an enabling
-// elsewhere. Enabling what is enabled changes nothing.
-func nextEpoch(epoch uint64, disabled, disable bool) (next uint64, changed bool) {
-	switch {
-	case !disabled && !disable:
-		return epoch, false
-	case !disabled && disable:
-		return epoch, true
-	}
-	return epoch + 1, true
-}
-
 // errMissing is for a record that an index speaks of and that is not there.
 func errMissing(kind string, id uuid.UUID) error {
 	return fmt.Errorf("%w: %s %s is in an index, but has no record", ErrCorrupt, kind, id)

@@ -16,21 +16,21 @@ import (
 // A Provider is what vouched for an identity. The names are those of the hosted service.
 type Provider string
 
-// The providers. Another is [ErrInvalidIdentity]; a program with a way of its own to know people uses CustomToken or
-// CustomFunction.
+// The providers. Another is [ErrInvalidIdentity]; a program with a way of its own to know people uses ProviderCustomToken or
+// ProviderCustomFunction.
 const (
-	AnonUser       Provider = "anon-user" // nobody vouched: an anonymous user
-	LocalUserpass  Provider = "local-userpass"
-	CustomToken    Provider = "custom-token"
-	CustomFunction Provider = "custom-function"
-	OAuth2Google   Provider = "oauth2-google"
-	OAuth2Facebook Provider = "oauth2-facebook"
-	OAuth2Apple    Provider = "oauth2-apple"
-	APIKey         Provider = "api-key"
+	ProviderAnonymous      Provider = "anon-user" // nobody vouched: an anonymous user
+	ProviderLocalUserpass  Provider = "local-userpass"
+	ProviderCustomToken    Provider = "custom-token"
+	ProviderCustomFunction Provider = "custom-function"
+	ProviderGoogle         Provider = "oauth2-google"
+	ProviderFacebook       Provider = "oauth2-facebook"
+	ProviderApple          Provider = "oauth2-apple"
+	ProviderAPIKey         Provider = "api-key"
 )
 
 var providers = []Provider{
-	AnonUser, LocalUserpass, CustomToken, CustomFunction, OAuth2Google, OAuth2Facebook, OAuth2Apple, APIKey,
+	ProviderAnonymous, ProviderLocalUserpass, ProviderCustomToken, ProviderCustomFunction, ProviderGoogle, ProviderFacebook, ProviderApple, ProviderAPIKey,
 }
 
 // An Identity says who a user is to a provider. It belongs to one user at most. Subjects are compared byte by byte: the
@@ -47,13 +47,13 @@ type User struct {
 	Identities []Identity `json:"identities"` // in the order of linking; never empty
 	Created    time.Time  `json:"created"`    // by the store's clock, to the millisecond, in UTC
 	Disabled   bool       `json:"disabled"`   // a disabled user's keys do not log in
-	// Epoch moves on whenever the user is enabled again. A program that gives users sessions keeps it in them: with
-	// another epoch than the user's, a disabling has ended the session.
-	Epoch uint64 `json:"-"`
+	// Disablings only grows, and grows with each disabling of the user. A program that gives users sessions keeps it in them:
+	// if the user's number is another one by now, a disabling has ended the session.
+	Disablings uint64 `json:"-"`
 }
 
-// NewUser says what user to make.
-type NewUser struct {
+// UserSpec says what user to make.
+type UserSpec struct {
 	// Identity is the user's first. An anonymous one may leave its subject empty: it is the user's ID then.
 	Identity Identity
 }
@@ -66,7 +66,7 @@ const maxIdentities = 64
 // gets another ID.
 //
 // It returns [ErrIdentityTaken], [ErrInvalidIdentity], or an error of [Store.Update].
-func (s *Store) CreateUser(ctx context.Context, n NewUser) (user User, err error) {
+func (s *Store) CreateUser(ctx context.Context, n UserSpec) (user User, err error) {
 	err = s.Update(ctx, func(tx *Tx) (err error) {
 		user, err = tx.CreateUser(n)
 		return err
@@ -75,7 +75,7 @@ func (s *Store) CreateUser(ctx context.Context, n NewUser) (user User, err error
 }
 
 // CreateUser is [Store.CreateUser] in a transaction.
-func (tx *Tx) CreateUser(n NewUser) (user User, err error) {
+func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 	defer tx.wholeSince(tx.writes, &err)
 	i := n.Identity
 	id, err := tx.newUserID(&i)
@@ -97,7 +97,7 @@ func (tx *Tx) CreateUser(n NewUser) (user User, err error) {
 
 // newUserID checks a first identity, completes an anonymous one, and finds the ID of its user.
 func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
-	if i.Provider == AnonUser {
+	if i.Provider == ProviderAnonymous {
 		id, err := tx.store.newID()
 		if i.Subject == "" {
 			i.Subject = id.String()
@@ -105,7 +105,7 @@ func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 		if err := firstError(err, i.validate()); err != nil {
 			return id, err
 		}
-		// With Options.Rand it can be an ID that there was before.
+		// With Options.InsecureRand it can be an ID that there was before.
 		if u, err := tx.getUser(id); err != nil || u != nil {
 			return id, firstError(err, identityTaken(*i, id))
 		}
@@ -325,7 +325,7 @@ func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (user User, err error) 
 	if slices.ContainsFunc(u.identities, func(r identityRecord) bool { return r.Identity == i }) {
 		return u.user(), nil
 	}
-	if i.Provider == AnonUser {
+	if i.Provider == ProviderAnonymous {
 		return User{}, fmt.Errorf("%w: an anonymous identity cannot be linked", ErrInvalidIdentity)
 	}
 	if err := i.validate(); err != nil {
@@ -370,11 +370,9 @@ func (tx *Tx) setUserDisabled(id uuid.UUID, disable bool) (err error) {
 	if err != nil {
 		return err
 	}
-	epoch, changed := nextEpoch(u.epoch, u.disabled, disable)
-	if !changed {
+	if !u.set(disable) {
 		return nil
 	}
-	u.epoch, u.disabled = epoch, disable
 	tx.touchUser(id)
 	return tx.putUser(u, nil)
 }
@@ -422,7 +420,7 @@ func (tx *Tx) DeleteUser(id uuid.UUID) (err error) {
 }
 
 func (u *userRecord) user() User {
-	user := User{ID: u.id, Created: u.created, Disabled: u.disabled, Epoch: u.epoch}
+	user := User{ID: u.id, Created: u.created, Disabled: u.disabled, Disablings: u.disablings}
 	for _, i := range u.identities {
 		user.Identities = append(user.Identities, i.Identity)
 	}
@@ -431,7 +429,7 @@ func (u *userRecord) user() User {
 
 // anonymous reports whether all that is known of the user is that there is one.
 func (u *userRecord) anonymous() bool {
-	return !slices.ContainsFunc(u.identities, func(i identityRecord) bool { return i.Provider != AnonUser })
+	return !slices.ContainsFunc(u.identities, func(i identityRecord) bool { return i.Provider != ProviderAnonymous })
 }
 
 // key is the identity's key in the index. No provider has a zero byte in its name.

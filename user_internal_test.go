@@ -23,13 +23,13 @@ func (tx *readCounter) Get(table string, key []byte) ([]byte, error) {
 
 func TestAUserMadeAgainHasTheIDOfTheNumberOfDeletions(t *testing.T) {
 	s := openInside(t, nil)
-	ada := Identity{LocalUserpass, "ada"}
+	ada := Identity{ProviderLocalUserpass, "ada"}
 	mustInside(t, s.Update(t.Context(), func(tx *Tx) error {
 		counter := &readCounter{EngineTx: tx.etx, table: tableUsers}
 		tx.etx = counter
 		for deletions := range uint64(600) {
 			counter.reads = 0
-			user, err := tx.CreateUser(NewUser{ada})
+			user, err := tx.CreateUser(UserSpec{ada})
 			mustInside(t, err)
 			if want := s.domain.userID(ada, deletions); user.ID != want {
 				t.Fatalf("after %d deletions: got user %s, want %s", deletions, user.ID, want)
@@ -37,7 +37,7 @@ func TestAUserMadeAgainHasTheIDOfTheNumberOfDeletions(t *testing.T) {
 			if counter.reads > 20 { // 2 × log₂ 600, and one
 				t.Fatalf("after %d deletions: %d users were read", deletions, counter.reads)
 			}
-			if _, err := tx.CreateUser(NewUser{ada}); !errors.Is(err, ErrIdentityTaken) {
+			if _, err := tx.CreateUser(UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
 				t.Fatalf("after %d deletions, and making the user again: got %v, want %v", deletions, err, ErrIdentityTaken)
 			}
 			mustInside(t, tx.DeleteUser(user.ID))
@@ -50,29 +50,29 @@ func TestAUserMadeAgainHasTheIDOfTheNumberOfDeletions(t *testing.T) {
 }
 
 func TestALostTombstoneGivesNobodysIdentityAwayAndNoLiveUsersID(t *testing.T) {
-	ada := Identity{LocalUserpass, "ada"}
+	ada := Identity{ProviderLocalUserpass, "ada"}
 	for lost := range uint64(12) {
 		s := openInside(t, nil)
 		ids := map[uuid.UUID]bool{} // that have a record
 		mustInside(t, s.Update(t.Context(), func(tx *Tx) error {
 			for range 12 {
-				user, err := tx.CreateUser(NewUser{ada})
+				user, err := tx.CreateUser(UserSpec{ada})
 				mustInside(t, err)
 				mustInside(t, tx.DeleteUser(user.ID))
 				ids[user.ID] = true
 			}
-			last, err := tx.CreateUser(NewUser{ada})
+			last, err := tx.CreateUser(UserSpec{ada})
 			mustInside(t, err)
 			ids[last.ID] = true
 			id := s.domain.userID(ada, lost)
 			delete(ids, id)
 			mustInside(t, tx.etx.Delete(tableUsers, id[:]))
 
-			if _, err := tx.CreateUser(NewUser{ada}); !errors.Is(err, ErrIdentityTaken) {
+			if _, err := tx.CreateUser(UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
 				t.Errorf("without tombstone %d: got %v, want %v", lost, err, ErrIdentityTaken)
 			}
 			mustInside(t, tx.DeleteUser(last.ID))
-			again, err := tx.CreateUser(NewUser{ada})
+			again, err := tx.CreateUser(UserSpec{ada})
 			if err != nil || ids[again.ID] {
 				t.Errorf("without tombstone %d: got user %s, %v, want an ID that has no record", lost, again.ID, err)
 			}
@@ -83,10 +83,10 @@ func TestALostTombstoneGivesNobodysIdentityAwayAndNoLiveUsersID(t *testing.T) {
 
 func TestAnIdentityThatTheIndexHasLostIsNobodyElses(t *testing.T) {
 	s := openInside(t, nil)
-	ada := Identity{LocalUserpass, "ada"}
+	ada := Identity{ProviderLocalUserpass, "ada"}
 	write(t, s, "ada")
 	mustInside(t, s.Update(t.Context(), func(tx *Tx) error { return tx.etx.Delete(tableIdentities, ada.key()) }))
-	if user, err := s.CreateUser(t.Context(), NewUser{ada}); !errors.Is(err, ErrIdentityTaken) {
+	if user, err := s.CreateUser(t.Context(), UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
 		t.Errorf("got user %s, %v, want %v", user.ID, err, ErrIdentityTaken)
 	}
 }

@@ -26,7 +26,7 @@ func TestAUserIsFoundByIDAndByIdentityAlsoAfterReopening(t *testing.T) {
 	opts.Now = c.now
 
 	s := openFile(t, path, opts)
-	made, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email("ada")})
+	made, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("ada")})
 	must(t, err)
 	want := latchkey.User{
 		ID:         made.ID,
@@ -52,11 +52,11 @@ func TestAUserIsFoundByIDAndByIdentityAlsoAfterReopening(t *testing.T) {
 func TestWhoWasNeverMadeIsNotFound(t *testing.T) {
 	s := open(t)
 	addUser(t, s, "ada")
-	for _, id := range []uuid.UUID{uuid.New(), uuid.Nil, latchkey.Server} {
+	for _, id := range []uuid.UUID{uuid.New(), uuid.Nil, latchkey.ServerOwner} {
 		_, err := s.User(t.Context(), id)
 		wantError(t, err, latchkey.ErrUserNotFound)
 	}
-	for _, i := range []latchkey.Identity{email("bob"), {Provider: latchkey.CustomToken, Subject: "ada"}} {
+	for _, i := range []latchkey.Identity{email("bob"), {Provider: latchkey.ProviderCustomToken, Subject: "ada"}} {
 		_, err := s.UserByIdentity(t.Context(), i)
 		wantError(t, err, latchkey.ErrUserNotFound)
 	}
@@ -69,7 +69,7 @@ func TestProvidersAreThoseOfTheHostedService(t *testing.T) {
 		"oauth2-google", "oauth2-facebook", "oauth2-apple", "api-key",
 	} {
 		i := latchkey.Identity{Provider: p, Subject: "ada"}
-		made, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: i})
+		made, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: i})
 		must(t, err)
 		if found, err := s.UserByIdentity(t.Context(), i); err != nil || found.ID != made.ID {
 			t.Errorf("%s: found user %s, %v, want %s", p, found.ID, err, made.ID)
@@ -98,17 +98,17 @@ func TestASubjectIs1To256BytesOfTextWithoutControlCharacters(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) { wantInvalidIdentity(t, s, email(tt.text)) })
 	}
 	// Only an anonymous user's first identity can leave its subject empty.
-	_, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser, Subject: "\n"}})
+	_, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: "\n"}})
 	wantError(t, err, latchkey.ErrInvalidIdentity)
 }
 
 func wantInvalidIdentity(t *testing.T, s *latchkey.Store, i latchkey.Identity) {
 	t.Helper()
-	_, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: i})
+	_, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: i})
 	wantError(t, err, latchkey.ErrInvalidIdentity)
 	_, err = s.UserByIdentity(t.Context(), i)
 	wantError(t, err, latchkey.ErrInvalidIdentity)
-	known, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email(t.Name())})
+	known, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email(t.Name())})
 	must(t, err)
 	_, err = s.LinkIdentity(t.Context(), known.ID, i)
 	wantError(t, err, latchkey.ErrInvalidIdentity)
@@ -129,16 +129,16 @@ func TestSubjectsAreComparedByteByByte(t *testing.T) {
 func TestAnIdentityBelongsToOneUser(t *testing.T) {
 	s := open(t)
 	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
-	linked := latchkey.Identity{Provider: latchkey.OAuth2Google, Subject: "ada"}
+	linked := latchkey.Identity{Provider: latchkey.ProviderGoogle, Subject: "ada"}
 	_, err := s.LinkIdentity(t.Context(), ada, linked)
 	must(t, err)
-	anonymous := latchkey.Identity{Provider: latchkey.AnonUser, Subject: "visitor"}
-	_, err = s.CreateUser(t.Context(), latchkey.NewUser{Identity: anonymous})
+	anonymous := latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: "visitor"}
+	_, err = s.CreateUser(t.Context(), latchkey.UserSpec{Identity: anonymous})
 	must(t, err)
 
 	wantNoChange(t, s, func() {
 		for _, i := range []latchkey.Identity{email("ada"), linked, anonymous} {
-			_, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: i})
+			_, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: i})
 			wantError(t, err, latchkey.ErrIdentityTaken)
 		}
 		for _, i := range []latchkey.Identity{email("ada"), linked} {
@@ -152,7 +152,7 @@ func TestLinkedIdentitiesAreListedInTheOrderOfLinking(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	ada := addUser(t, s, "ada")
-	want := []latchkey.Identity{email("ada"), email("zoe"), {Provider: latchkey.CustomToken, Subject: "1"}, email("bea")}
+	want := []latchkey.Identity{email("ada"), email("zoe"), {Provider: latchkey.ProviderCustomToken, Subject: "1"}, email("bea")}
 	for _, i := range want[1:] {
 		got, err := s.LinkIdentity(t.Context(), ada, i)
 		must(t, err)
@@ -174,7 +174,7 @@ func TestLinkedIdentitiesAreListedInTheOrderOfLinking(t *testing.T) {
 
 func TestLinkingWhatIsTheUsersAlreadyChangesNothing(t *testing.T) {
 	s := open(t)
-	anonymous, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}})
+	anonymous, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
 	must(t, err)
 	want, err := s.LinkIdentity(t.Context(), anonymous.ID, email("ada"))
 	must(t, err)
@@ -191,30 +191,41 @@ func TestAnAnonymousIdentityCannotBeLinked(t *testing.T) {
 	s := open(t)
 	ada := addUser(t, s, "ada")
 	for _, subject := range []string{"", "visitor"} {
-		_, err := s.LinkIdentity(t.Context(), ada, latchkey.Identity{Provider: latchkey.AnonUser, Subject: subject})
+		_, err := s.LinkIdentity(t.Context(), ada, latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: subject})
 		wantError(t, err, latchkey.ErrInvalidIdentity)
 	}
 }
 
-func TestAUsersEpochMovesOnWithEachEnabling(t *testing.T) {
+func TestTheDisablingsOfAUserAndOfAKeyGrowWithEachDisabling(t *testing.T) {
 	s := open(t)
 	ada := addUser(t, s, "ada")
-	epoch := func() uint64 {
+	laptop, _ := addKey(t, s, ada, "laptop")
+	want := func(what string, n uint64) {
+		t.Helper()
 		user, err := s.User(t.Context(), ada)
 		must(t, err)
-		return user.Epoch
-	}
-	first := epoch()
-	must(t, s.EnableUser(t.Context(), ada))
-	if epoch() != first {
-		t.Error("enabling who is enabled moved the epoch on")
-	}
-	for last := first; last < first+3; last++ {
-		must(t, s.DisableUser(t.Context(), ada))
-		must(t, s.EnableUser(t.Context(), ada))
-		if got := epoch(); got <= last {
-			t.Errorf("enabled again: epoch %d, and it was %d", got, last)
+		key, err := s.Key(t.Context(), ada, laptop.ID)
+		must(t, err)
+		if user.Disablings != n || key.Disablings != n {
+			t.Errorf("%s: the user has %d disablings, the key %d, want %d", what, user.Disablings, key.Disablings, n)
 		}
+	}
+	enable := func() {
+		must(t, s.EnableUser(t.Context(), ada))
+		must(t, s.EnableKey(t.Context(), ada, laptop.ID))
+	}
+	disable := func() {
+		must(t, s.DisableUser(t.Context(), ada))
+		must(t, s.DisableKey(t.Context(), ada, laptop.ID))
+	}
+	want("new", 0)
+	enable()
+	want("enabled, and it was enabled", 0)
+	for n := range uint64(3) {
+		disable()
+		want("disabled", n+1)
+		enable()
+		want("enabled", n+1)
 	}
 }
 
@@ -223,7 +234,7 @@ func TestAUserWhoIsGoneCanBeNeitherLinkedNorDisabledNorEnabledNorDeleted(t *test
 	gone := addUser(t, s, "ada")
 	must(t, s.DeleteUser(t.Context(), gone))
 	wantNoChange(t, s, func() {
-		for _, id := range []uuid.UUID{gone, uuid.New(), uuid.Nil, latchkey.Server} {
+		for _, id := range []uuid.UUID{gone, uuid.New(), uuid.Nil, latchkey.ServerOwner} {
 			_, err := s.LinkIdentity(t.Context(), id, email("bob"))
 			wantError(t, err, latchkey.ErrUserNotFound)
 			wantError(t, s.DisableUser(t.Context(), id), latchkey.ErrUserNotFound)
@@ -236,9 +247,9 @@ func TestAUserWhoIsGoneCanBeNeitherLinkedNorDisabledNorEnabledNorDeleted(t *test
 func TestAUserHasAtMost64Identities(t *testing.T) {
 	s := open(t)
 	long := func(i int) latchkey.Identity {
-		return latchkey.Identity{Provider: latchkey.CustomFunction, Subject: strings.Repeat("x", 253) + strconv.Itoa(100+i)}
+		return latchkey.Identity{Provider: latchkey.ProviderCustomFunction, Subject: strings.Repeat("x", 253) + strconv.Itoa(100+i)}
 	}
-	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: long(0)})
+	user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: long(0)})
 	must(t, err)
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 		for i := 1; i < 64; i++ {
@@ -259,7 +270,7 @@ func TestAUserHasAtMost64Identities(t *testing.T) {
 
 func TestAnonymousUsersHaveRandomIDsOfVersion7AndOthersDerivedOnesOfVersion8(t *testing.T) {
 	s := open(t)
-	anonymous := latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.AnonUser}}
+	anonymous := latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}}
 	one, err := s.CreateUser(t.Context(), anonymous)
 	must(t, err)
 	two, err := s.CreateUser(t.Context(), anonymous)
@@ -378,7 +389,7 @@ func TestDeletingAUserTakesTheKeysAlongInOneCommit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
-	google := latchkey.Identity{Provider: latchkey.OAuth2Google, Subject: "ada"}
+	google := latchkey.Identity{Provider: latchkey.ProviderGoogle, Subject: "ada"}
 	_, err := s.LinkIdentity(t.Context(), ada, google)
 	must(t, err)
 	var keys []latchkey.Key
@@ -432,11 +443,11 @@ func TestNothingPersonalRemainsInTheRecordsOfWhoWasDeleted(t *testing.T) {
 	e := openBolt(t)
 	s := openEngine(t, e, light())
 	user := addUser(t, s, "ada@example.com")
-	_, err := s.LinkIdentity(t.Context(), user, latchkey.Identity{Provider: latchkey.OAuth2Google, Subject: "lovelace-1815"})
+	_, err := s.LinkIdentity(t.Context(), user, latchkey.Identity{Provider: latchkey.ProviderGoogle, Subject: "lovelace-1815"})
 	must(t, err)
 	key, _ := addKey(t, s, user, "difference engine")
 	must(t, s.RenameKey(t.Context(), user, key.ID, "analytical engine"))
-	alone, _ := addKey(t, s, latchkey.Server, "tabulator")
+	alone, _ := addKey(t, s, latchkey.ServerOwner, "tabulator")
 	personal := []string{"ada@example.com", "lovelace-1815", "analytical engine", "tabulator", "local-userpass", "$argon2id$"}
 	for _, text := range personal {
 		if !engineHolds(t, e, text) {
@@ -444,7 +455,7 @@ func TestNothingPersonalRemainsInTheRecordsOfWhoWasDeleted(t *testing.T) {
 		}
 	}
 
-	must(t, s.DeleteKey(t.Context(), latchkey.Server, alone.ID))
+	must(t, s.DeleteKey(t.Context(), latchkey.ServerOwner, alone.ID))
 	must(t, s.DeleteUser(t.Context(), user))
 	for _, text := range append(personal, "difference engine") {
 		if engineHolds(t, e, text) {
@@ -479,7 +490,7 @@ func addUsers(t *testing.T, s *latchkey.Store, n int) (ids []uuid.UUID) {
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 		ids = nil
 		for i := range n {
-			user, err := tx.CreateUser(latchkey.NewUser{Identity: email(strconv.Itoa(i))})
+			user, err := tx.CreateUser(latchkey.UserSpec{Identity: email(strconv.Itoa(i))})
 			if err != nil {
 				return err
 			}

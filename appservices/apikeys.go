@@ -29,8 +29,8 @@ func (c *call) keyOwner() (uuid.UUID, error) {
 	case err != nil:
 		return uuid.Nil, err
 	case p.server != nil,
-		s.identity.Provider == latchkey.APIKey && !c.h.opts.AllowKeySessions,
-		!slices.ContainsFunc(p.user.Identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.AnonUser }):
+		s.identity.Provider == latchkey.ProviderAPIKey && !c.h.opts.AllowKeySessions,
+		!slices.ContainsFunc(p.user.Identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.ProviderAnonymous }):
 		return uuid.Nil, errMayNotManageKeys
 	}
 	return p.user.ID, nil
@@ -49,10 +49,10 @@ func (c *call) createKey() (reply, error) {
 	if !ok || name == "" {
 		return reply{}, errKeyNameAbsent
 	}
-	if err := latchkey.CheckHostedName(name); err != nil { // the store may take others
+	if err := latchkey.CheckAppServicesName(name); err != nil { // the store may take others
 		return reply{}, err
 	}
-	key, token, err := c.app.store.CreateKey(c.ctx(), owner, latchkey.NewKey{Name: name})
+	key, token, err := c.app.store.CreateKey(c.ctx(), owner, latchkey.KeySpec{Name: name})
 	if errors.Is(err, latchkey.ErrTooManyKeys) {
 		keys, err := c.app.store.Keys(c.ctx(), owner)
 		if err != nil {

@@ -37,7 +37,9 @@ const (
 )
 
 // validAppID reports whether an app can have an ID. IDs have the alphabet of keys' names.
-func validAppID(id string) bool { return len(id) <= maxAppID && latchkey.CheckHostedName(id) == nil }
+func validAppID(id string) bool {
+	return len(id) <= maxAppID && latchkey.CheckAppServicesName(id) == nil
+}
 
 // app returns the app that a client means by an ID, and opens it if it is new.
 func (h *Handler) app(ctx context.Context, appID string) (*app, error) {
@@ -82,7 +84,7 @@ func (h *Handler) openApp(ctx context.Context, store *latchkey.Store) (*app, err
 	a := &app{
 		h: h, store: store, domain: domain,
 		id: deriveID(domain, "app"), groupID: deriveID(domain, "group"), wireID: deriveID(domain, "domain"),
-		keysID: providerID(domain, latchkey.APIKey),
+		keysID: providerID(domain, latchkey.ProviderAPIKey),
 	}
 	a.signers.New = func() any { return &signer{mac: hmac.New(sha256.New, a.key)} }
 	return a, a.loadKey(ctx)
@@ -128,7 +130,7 @@ var (
 	keyMailed    = []byte("t")
 )
 
-func data(tx *latchkey.Tx) *latchkey.Data { return tx.Data("appservices") }
+func data(tx *latchkey.Tx) *latchkey.AppTable { return tx.AppTable("appservices") }
 
 func accountKey(email string) []byte {
 	sum := sha256.Sum256([]byte(email))

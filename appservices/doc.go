@@ -2,7 +2,7 @@
 // sessions, profile, user API keys. An app that was written against that hosted service runs against a [Handler] when
 // its base URL is changed, with the official SDK as it is: as a double for tests, and in earnest for small installations.
 //
-//	store, err := latchkey.Open("keys.db", &latchkey.Options{HostedNames: true})
+//	store, err := latchkey.Open("keys.db", &latchkey.Options{AppServicesNames: true})
 //	handler, err := appservices.New(store, nil)
 //	err = appservices.NewServer("127.0.0.1:9090", handler).ListenAndServe()
 //

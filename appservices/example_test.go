@@ -22,7 +22,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	store, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{HostedNames: true, Cost: latchkey.LightCost})
+	store, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{AppServicesNames: true, Cost: latchkey.LightCost})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -347,7 +347,7 @@ func loggedPath(path string) string {
 	return strings.Join(segments, "/")
 }
 
-// newRequestID needs to be no secret, and must leave the numbers that Options.Rand gives to those IDs that last.
+// newRequestID needs to be no secret, and must leave the numbers that Options.InsecureRand gives to those IDs that last.
 func newRequestID() string {
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, objectIDSize), mathrand.Uint64())
 	return hexID(binary.BigEndian.AppendUint32(b, mathrand.Uint32()))
@@ -356,14 +356,14 @@ func newRequestID() string {
 // random returns n random bytes.
 func (h *Handler) random(n int) []byte {
 	b := make([]byte, n)
-	if h.opts.Rand == nil {
+	if h.opts.InsecureRand == nil {
 		rand.Read(b)
 		return b
 	}
 	h.randMu.Lock()
 	defer h.randMu.Unlock()
-	if _, err := io.ReadFull(h.opts.Rand, b); err != nil {
-		panic(fmt.Errorf("appservices: Options.Rand: %w", err))
+	if _, err := io.ReadFull(h.opts.InsecureRand, b); err != nil {
+		panic(fmt.Errorf("appservices: Options.InsecureRand: %w", err))
 	}
 	return b
 }

@@ -352,12 +352,11 @@ func TestMoreLoginsThanCanWaitForAHashAreToldToComeBack(t *testing.T) {
 	must(t, err)
 	defer store.Close()
 	d := serve(t, store, appservices.NewClock(start), nil)
-	requests := make([]latchkey.NewKeyFor, 16)
-	for i := range requests {
-		requests[i] = latchkey.NewKeyFor{Owner: latchkey.Server, NewKey: latchkey.NewKey{Name: fmt.Sprint("key-", i)}}
+	keys := make([]string, 16)
+	for i := range keys {
+		_, keys[i], err = store.CreateServerKey(t.Context(), latchkey.KeySpec{Name: fmt.Sprint("key-", i)})
+		must(t, err)
 	}
-	_, keys, err := store.CreateKeys(t.Context(), requests, nil)
-	must(t, err)
 
 	replies := make([]*httptest.ResponseRecorder, len(keys))
 	var wg sync.WaitGroup
@@ -432,10 +431,10 @@ func (e *failing) View(ctx context.Context, fn func(latchkey.EngineTx) error) er
 }
 
 func TestOfAStoreThatFailsNothingIsToldButThatItFails(t *testing.T) {
-	engine, err := latchkey.OpenBolt(filepath.Join(t.TempDir(), "keys.db"), nil)
+	engine, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
 	must(t, err)
 	broken := &failing{Engine: engine}
-	store, err := latchkey.OpenEngine(broken, &latchkey.Options{Cost: latchkey.LightCost})
+	store, err := latchkey.OpenWith(broken, &latchkey.Options{Cost: latchkey.LightCost})
 	must(t, err)
 	t.Cleanup(func() { store.Close() })
 	var log logged
@@ -446,7 +445,7 @@ func TestOfAStoreThatFailsNothingIsToldButThatItFails(t *testing.T) {
 	const path = "/var/lib/latchkey/keys.db"
 	for _, err := range []error{
 		&fs.PathError{Op: "write", Path: path, Err: syscall.ENOSPC},
-		fmt.Errorf("%s: %w", path, latchkey.ErrCommit),
+		fmt.Errorf("%s: %w", path, latchkey.ErrCommitUnknown),
 		fmt.Errorf("%s: %w", path, latchkey.ErrSyncFailed),
 		fmt.Errorf("%s: %w", path, latchkey.ErrReadOnly),
 		fmt.Errorf("%s: %w", path, latchkey.ErrCorrupt),
@@ -649,11 +648,11 @@ func TestTheSameRandomnessAndClockGiveTheSameTokens(t *testing.T) {
 	run := func() tokens {
 		clock := appservices.NewClock(start)
 		store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
-			Cost: latchkey.LightCost, Now: clock.Now, Rand: &counter{},
+			Cost: latchkey.LightCost, Now: clock.Now, InsecureRand: &counter{},
 		})
 		must(t, err)
 		defer store.Close()
-		return serve(t, store, clock, &appservices.Options{Rand: &counter{}}).signUp("ada@example.com")
+		return serve(t, store, clock, &appservices.Options{InsecureRand: &counter{}}).signUp("ada@example.com")
 	}
 	if a, b := run(), run(); a != b {
 		t.Errorf("the tokens are\n%v and\n%v", a, b)
@@ -688,7 +687,7 @@ func TestOptionsOutOfTheirRangeAreRefused(t *testing.T) {
 		"a URL in other letters": {PublicURL: "HTTPS://keys.example.com"},
 		"an ID that is no app's": {AppIDs: []string{"demo-abcde", "my app"}},
 		"an empty app ID":        {AppIDs: []string{""}},
-		"an unknown provider":    {Providers: []latchkey.Provider{latchkey.APIKey, "apikey"}},
+		"an unknown provider":    {Providers: []latchkey.Provider{latchkey.ProviderAPIKey, "apikey"}},
 	} {
 		if _, err := appservices.New(nil, &opts); !errors.Is(err, appservices.ErrInvalidOptions) {
 			t.Errorf("%s: got %v, want ErrInvalidOptions", name, err)

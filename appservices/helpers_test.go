@@ -264,7 +264,7 @@ func (d *double) createKey(refresh, name string) (id, key string) {
 // serverKey makes a server key, as an administrator does.
 func (d *double) serverKey(name string) (latchkey.Key, string) {
 	d.t.Helper()
-	key, token, err := d.store.CreateKey(d.t.Context(), latchkey.Server, latchkey.NewKey{Name: name})
+	key, token, err := d.store.CreateServerKey(d.t.Context(), latchkey.KeySpec{Name: name})
 	must(d.t, err)
 	return key, token
 }
@@ -272,7 +272,7 @@ func (d *double) serverKey(name string) (latchkey.Key, string) {
 // user finds the user of the store who has an e-mail address.
 func (d *double) user(email string) latchkey.User {
 	d.t.Helper()
-	user, err := d.store.UserByIdentity(d.t.Context(), latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: email})
+	user, err := d.store.UserByIdentity(d.t.Context(), latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: email})
 	must(d.t, err)
 	return user
 }
@@ -281,7 +281,7 @@ func (d *double) user(email string) latchkey.User {
 func (d *double) records(kind byte) (n int) {
 	d.t.Helper()
 	must(d.t, d.store.View(d.t.Context(), func(tx *latchkey.Tx) error {
-		for _, err := range tx.Data("appservices").Scan([]byte{kind}, []byte{kind + 1}) {
+		for _, err := range tx.AppTable("appservices").Scan([]byte{kind}, []byte{kind + 1}) {
 			must(d.t, err)
 			n++
 		}

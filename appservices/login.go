@@ -68,7 +68,7 @@ func (c *call) prove() (document, *credential, error) {
 	if err := c.h.enabled(provider); err != nil {
 		return d, nil, err
 	}
-	if provider != latchkey.APIKey && provider != latchkey.AnonUser {
+	if provider != latchkey.ProviderAPIKey && provider != latchkey.ProviderAnonymous {
 		from := c.h.remote(c.r)
 		if !c.h.failures.begin(from) {
 			return d, nil, errTooManyFailures
@@ -91,8 +91,8 @@ func (c *call) failed(err error) error {
 }
 
 var providers = []latchkey.Provider{
-	latchkey.AnonUser, latchkey.LocalUserpass, latchkey.APIKey, latchkey.CustomToken, latchkey.CustomFunction,
-	latchkey.OAuth2Google, latchkey.OAuth2Facebook, latchkey.OAuth2Apple,
+	latchkey.ProviderAnonymous, latchkey.ProviderLocalUserpass, latchkey.ProviderAPIKey, latchkey.ProviderCustomToken, latchkey.ProviderCustomFunction,
+	latchkey.ProviderGoogle, latchkey.ProviderFacebook, latchkey.ProviderApple,
 }
 
 func (h *Handler) enabled(p latchkey.Provider) error {
@@ -101,7 +101,7 @@ func (h *Handler) enabled(p latchkey.Provider) error {
 		return errProviderUnknown
 	case len(h.opts.Providers) > 0 && !slices.Contains(h.opts.Providers, p):
 		return errProviderOff(p)
-	case p == latchkey.CustomFunction && h.opts.CustomFunction == nil:
+	case p == latchkey.ProviderCustomFunction && h.opts.CustomFunction == nil:
 		return errProviderOff(p)
 	}
 	return nil
@@ -109,15 +109,15 @@ func (h *Handler) enabled(p latchkey.Provider) error {
 
 func (c *call) proveBy(provider latchkey.Provider, d document) (*credential, error) {
 	switch provider {
-	case latchkey.AnonUser:
+	case latchkey.ProviderAnonymous:
 		return &credential{identity: latchkey.Identity{Provider: provider}}, nil
-	case latchkey.LocalUserpass:
+	case latchkey.ProviderLocalUserpass:
 		return c.provePassword(d)
-	case latchkey.APIKey:
+	case latchkey.ProviderAPIKey:
 		return c.proveKey(d)
-	case latchkey.CustomToken:
+	case latchkey.ProviderCustomToken:
 		return c.proveToken(d)
-	case latchkey.CustomFunction:
+	case latchkey.ProviderCustomFunction:
 		return c.proveByFunction(d)
 	}
 	return c.proveOAuth(provider, d)
@@ -144,7 +144,7 @@ func (c *call) proveToken(d document) (*credential, error) {
 	if err != nil {
 		return nil, errToken(err)
 	}
-	return external(latchkey.CustomToken, id, data)
+	return external(latchkey.ProviderCustomToken, id, data)
 }
 
 // errNoHook is why a token is refused that only a hook could vouch for.
@@ -161,14 +161,14 @@ func (c *call) proveByFunction(d document) (*credential, error) {
 	if err != nil {
 		return nil, errFunction(err)
 	}
-	return external(latchkey.CustomFunction, id, data)
+	return external(latchkey.ProviderCustomFunction, id, data)
 }
 
 // oauthFields are the fields of which a client sends one.
 var oauthFields = map[latchkey.Provider][]string{
-	latchkey.OAuth2Google:   {"authCode", "id_token"},
-	latchkey.OAuth2Facebook: {"accessToken"},
-	latchkey.OAuth2Apple:    {"id_token"},
+	latchkey.ProviderGoogle:   {"authCode", "id_token"},
+	latchkey.ProviderFacebook: {"accessToken"},
+	latchkey.ProviderApple:    {"id_token"},
 }
 
 func (c *call) proveOAuth(provider latchkey.Provider, d document) (*credential, error) {
@@ -213,7 +213,7 @@ func (c *call) enter(cr *credential) (*principal, identityClaim, error) {
 		return nil, identityClaim{}, err
 	case p.user.Disabled:
 		return nil, identityClaim{}, errUserDisabled
-	case cr.identity.Provider == latchkey.AnonUser:
+	case cr.identity.Provider == latchkey.ProviderAnonymous:
 		cr.identity = p.user.Identities[0] // the store has chosen the subject
 	}
 	return p, c.app.identityClaim(cr.identity), nil
@@ -233,7 +233,7 @@ func (c *call) userOf(cr *credential) (*principal, error) {
 		}
 	}
 	err := errStale
-	if cr.identity.Provider != latchkey.AnonUser {
+	if cr.identity.Provider != latchkey.ProviderAnonymous {
 		err = c.app.store.View(c.ctx(), found(known))
 	}
 	if errors.Is(err, errStale) {
@@ -254,7 +254,7 @@ func known(tx *latchkey.Tx, cr *credential) (latchkey.User, error) {
 		return user, err
 	}
 	have, err := data(tx).Get(profileKey(cr.identity))
-	firstLogin := cr.identity.Provider == latchkey.LocalUserpass && cr.account.User != user.ID
+	firstLogin := cr.identity.Provider == latchkey.ProviderLocalUserpass && cr.account.User != user.ID
 	if err == nil && (firstLogin || !bytes.Equal(have, cr.data)) {
 		err = errStale
 	}
@@ -266,11 +266,11 @@ func makeKnown(tx *latchkey.Tx, cr *credential) (latchkey.User, error) {
 		return latchkey.User{}, err
 	}
 	user, err := latchkey.User{}, latchkey.ErrUserNotFound
-	if cr.identity.Provider != latchkey.AnonUser {
+	if cr.identity.Provider != latchkey.ProviderAnonymous {
 		user, err = tx.UserByIdentity(cr.identity)
 	}
 	if errors.Is(err, latchkey.ErrUserNotFound) {
-		user, err = tx.CreateUser(latchkey.NewUser{Identity: cr.identity})
+		user, err = tx.CreateUser(latchkey.UserSpec{Identity: cr.identity})
 	}
 	if err != nil {
 		return latchkey.User{}, err
@@ -280,7 +280,7 @@ func makeKnown(tx *latchkey.Tx, cr *credential) (latchkey.User, error) {
 
 // stillGood returns errPassword if a password that proved right is the account's no more.
 func (cr *credential) stillGood(tx *latchkey.Tx) error {
-	if cr.identity.Provider != latchkey.LocalUserpass {
+	if cr.identity.Provider != latchkey.ProviderLocalUserpass {
 		return nil
 	}
 	acc, err := findAccount(tx, cr.identity.Subject)
@@ -293,7 +293,7 @@ func (cr *credential) stillGood(tx *latchkey.Tx) error {
 // attach writes what belongs to a user's identity beside the store's own record of it.
 func (cr *credential) attach(tx *latchkey.Tx, user uuid.UUID) error {
 	switch {
-	case cr.identity.Provider == latchkey.LocalUserpass:
+	case cr.identity.Provider == latchkey.ProviderLocalUserpass:
 		acc := cr.account
 		acc.User = user
 		return acc.put(tx)
@@ -313,8 +313,8 @@ func (c *call) enterByKey(cr *credential) (*principal, identityClaim, error) {
 		if p.forgotten, err = getForgotten(tx); err != nil {
 			return err
 		}
-		if cr.key.Server {
-			key, err = tx.Key(latchkey.Server, cr.key.KeyID)
+		if cr.key.ServerKey {
+			key, err = tx.Key(latchkey.ServerOwner, cr.key.KeyID)
 			p.server = &key
 			return err
 		}
@@ -346,7 +346,7 @@ func (c *call) link() (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	if latchkey.Provider(c.params[1]) == latchkey.AnonUser {
+	if latchkey.Provider(c.params[1]) == latchkey.ProviderAnonymous {
 		return reply{}, errLinkOfAnonymous
 	}
 	d, cr, err := c.prove()
@@ -393,7 +393,7 @@ func (c *call) linkTo(p *principal, cr *credential) error {
 }
 
 func (cr *credential) isSecondEmail(user latchkey.User) bool {
-	return cr.identity.Provider == latchkey.LocalUserpass && slices.ContainsFunc(user.Identities, func(i latchkey.Identity) bool {
-		return i.Provider == latchkey.LocalUserpass
+	return cr.identity.Provider == latchkey.ProviderLocalUserpass && slices.ContainsFunc(user.Identities, func(i latchkey.Identity) bool {
+		return i.Provider == latchkey.ProviderLocalUserpass
 	})
 }

@@ -72,8 +72,8 @@ func TestLoginsThatFail(t *testing.T) {
 	hooks := appservices.Options{
 		CustomFunction: byName,
 		Providers: []latchkey.Provider{
-			latchkey.LocalUserpass, latchkey.APIKey, latchkey.CustomFunction, latchkey.CustomToken, latchkey.OAuth2Google, latchkey.OAuth2Facebook,
-			latchkey.OAuth2Apple,
+			latchkey.ProviderLocalUserpass, latchkey.ProviderAPIKey, latchkey.ProviderCustomFunction, latchkey.ProviderCustomToken, latchkey.ProviderGoogle, latchkey.ProviderFacebook,
+			latchkey.ProviderApple,
 		},
 	}
 	old := hooks
@@ -127,7 +127,7 @@ func TestLoginsThatFail(t *testing.T) {
 		manual.ManualConfirmation = true
 		serve(t, d.store, d.clock, &manual).register("unconfirmed@example.com")
 		key, token := d.serverKey("backup")
-		must(t, d.store.DisableKey(t.Context(), latchkey.Server, key.ID))
+		must(t, d.store.DisableKey(t.Context(), latchkey.ServerOwner, key.ID))
 
 		for _, tt := range rows {
 			t.Run(tt.name, func(t *testing.T) {
@@ -168,7 +168,7 @@ func TestTheSessionsOfADeletedServerKeyEnd(t *testing.T) {
 	d := newDouble(t, nil)
 	key, token := d.serverKey("backup")
 	u := d.loginKey(token)
-	must(t, d.store.DeleteKey(t.Context(), latchkey.Server, key.ID))
+	must(t, d.store.DeleteKey(t.Context(), latchkey.ServerOwner, key.ID))
 	d.send("POST", prefix+"/auth/session", u.refresh, nil).refused(401, "InvalidSession", "invalid session: failed to find refresh token")
 	d.send("GET", prefix+"/auth/profile", u.access, nil).refused(401, "InvalidSession", "invalid session: error finding user for endpoint")
 }
@@ -306,7 +306,7 @@ func TestLinksThatFail(t *testing.T) {
 	}
 	run := func(t *testing.T, client func(object) object, opts *appservices.Options, rows []row) {
 		opts.Providers = []latchkey.Provider{
-			latchkey.AnonUser, latchkey.LocalUserpass, latchkey.APIKey, latchkey.CustomFunction, latchkey.CustomToken,
+			latchkey.ProviderAnonymous, latchkey.ProviderLocalUserpass, latchkey.ProviderAPIKey, latchkey.ProviderCustomFunction, latchkey.ProviderCustomToken,
 		}
 		d := newDouble(t, opts)
 		u := d.signUp("ada@example.com")

@@ -51,7 +51,7 @@ func anonymousID(domain uuid.UUID, subject string) string {
 	for i := range letters {
 		letters[i] = 'a' + letters[i]%26
 	}
-	return deriveID(domain, string(latchkey.AnonUser), subject) + "-" + string(letters)
+	return deriveID(domain, string(latchkey.ProviderAnonymous), subject) + "-" + string(letters)
 }
 
 // validHexID reports whether s is bytes in lower-case hexadecimal digits.

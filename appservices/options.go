@@ -117,10 +117,10 @@ type Options struct {
 	// default is [time.Now].
 	Now func() time.Time
 
-	// Rand is where session IDs, device IDs, tokens for mails and the key that signs sessions come from, for tests that
+	// InsecureRand is where session IDs, device IDs, tokens for mails and the key that signs sessions come from, for tests that
 	// want the same ones in every run. Whoever knows what it gives can make every session, so never set it in earnest. It
 	// is read by one goroutine at a time. The default is [crypto/rand.Reader].
-	Rand io.Reader
+	InsecureRand io.Reader
 }
 
 // Mail is what an e-mail to a user would carry.
@@ -178,7 +178,7 @@ func (o *Options) refreshLife(p latchkey.Provider) time.Duration {
 	switch {
 	case o.RefreshTokenLife != 0:
 		return o.RefreshTokenLife
-	case p == latchkey.AnonUser:
+	case p == latchkey.ProviderAnonymous:
 		return 50 * 365 * 24 * time.Hour
 	}
 	return 60 * 24 * time.Hour
@@ -227,7 +227,7 @@ func (o *Options) logger() *slog.Logger {
 }
 
 func (o *Options) validate() error {
-	for _, life := range []time.Duration{o.accessLife(), o.refreshLife(latchkey.LocalUserpass)} {
+	for _, life := range []time.Duration{o.accessLife(), o.refreshLife(latchkey.ProviderLocalUserpass)} {
 		if life < time.Second || life%time.Second != 0 {
 			return fmt.Errorf("%w: a token's life of %v is not whole seconds", ErrInvalidOptions, life)
 		}

@@ -28,9 +28,9 @@ type profileIdentity struct {
 func (a *app) identityClaim(i latchkey.Identity) identityClaim {
 	id := i.Subject
 	switch i.Provider {
-	case latchkey.AnonUser:
+	case latchkey.ProviderAnonymous:
 		id = anonymousID(a.domain, i.Subject)
-	case latchkey.LocalUserpass:
+	case latchkey.ProviderLocalUserpass:
 		id = deriveID(a.domain, "identity", i.Subject)
 	}
 	return identityClaim{id, i.Provider, providerID(a.domain, i.Provider)}
@@ -38,7 +38,7 @@ func (a *app) identityClaim(i latchkey.Identity) identityClaim {
 
 // keyClaim is a key as an identity.
 func (a *app) keyClaim(key latchkey.Key) identityClaim {
-	return identityClaim{KeyObjectID(key), latchkey.APIKey, a.keysID}
+	return identityClaim{KeyObjectID(key), latchkey.ProviderAPIKey, a.keysID}
 }
 
 func providerID(domain uuid.UUID, p latchkey.Provider) string {
@@ -79,7 +79,7 @@ func (c *call) profile() (reply, error) {
 			if err != nil {
 				return err
 			}
-			if i.Provider == latchkey.LocalUserpass {
+			if i.Provider == latchkey.ProviderLocalUserpass {
 				identity.ProviderData = told
 			}
 			body.Identities = append(body.Identities, identity)
@@ -112,7 +112,7 @@ func (a *app) usedKeys(tx *latchkey.Tx, user uuid.UUID) (map[int][]profileIdenti
 
 // toldBy is what an identity's provider told about the user.
 func toldBy(tx *latchkey.Tx, i latchkey.Identity) (told map[string]any, err error) {
-	if i.Provider == latchkey.LocalUserpass {
+	if i.Provider == latchkey.ProviderLocalUserpass {
 		return map[string]any{"email": i.Subject}, nil
 	}
 	_, err = getJSON(tx, profileKey(i), &told)
@@ -149,7 +149,7 @@ func (c *call) deleteUser() (reply, error) {
 		}
 		for _, i := range p.user.Identities {
 			err = errors.Join(err, data(tx).Delete(profileKey(i)))
-			if i.Provider == latchkey.LocalUserpass {
+			if i.Provider == latchkey.ProviderLocalUserpass {
 				err = errors.Join(err, data(tx).Delete(accountKey(i.Subject)))
 			}
 		}

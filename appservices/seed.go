@@ -46,7 +46,7 @@ type SeedUser struct {
 
 // A SeedKey is a user's key, or a server key.
 type SeedKey struct {
-	Name     string `json:"name"` // as [latchkey.CheckHostedName] takes them
+	Name     string `json:"name"` // as [latchkey.CheckAppServicesName] takes them
 	Disabled bool   `json:"disabled,omitempty"`
 }
 
@@ -101,7 +101,7 @@ func (s *Seed) validate() error {
 func (u *SeedUser) validate() error {
 	for i, identity := range u.Identities {
 		switch identity.Provider {
-		case latchkey.AnonUser, latchkey.LocalUserpass, latchkey.APIKey:
+		case latchkey.ProviderAnonymous, latchkey.ProviderLocalUserpass, latchkey.ProviderAPIKey:
 			return fmt.Errorf("identities[%d]: the provider %s has a field of its own", i, identity.Provider)
 		}
 	}
@@ -126,7 +126,7 @@ func (u *SeedUser) validate() error {
 
 func validateKeys(keys []SeedKey) error {
 	for i, k := range keys {
-		if err := latchkey.CheckHostedName(k.Name); err != nil {
+		if err := latchkey.CheckAppServicesName(k.Name); err != nil {
 			return fmt.Errorf("keys[%d]: %w", i, err)
 		}
 	}
@@ -190,7 +190,7 @@ func (h *Handler) isEmpty(ctx context.Context, appID string) (empty bool, err er
 				return err
 			}
 		}
-		keys, err := tx.Keys(latchkey.Server)
+		keys, err := tx.Keys(latchkey.ServerOwner)
 		empty = len(keys) == 0
 		return err
 	})
@@ -248,7 +248,7 @@ func (h *Handler) seed(ctx context.Context, appID string, seed *Seed) (seeded Se
 				return fmt.Errorf("users[%d]: %w", i, err)
 			}
 		}
-		seeded.ServerKeys, err = p.keys(latchkey.Server, seed.ServerKeys)
+		seeded.ServerKeys, err = p.keys(latchkey.ServerOwner, seed.ServerKeys)
 		if err != nil {
 			return fmt.Errorf("server_%w", err)
 		}
@@ -286,7 +286,7 @@ type planting struct {
 func (p *planting) user(u SeedUser, verifier string) (made SeededUser, err error) {
 	identities := slices.Clone(u.Identities)
 	if u.Anonymous {
-		identities = []latchkey.Identity{{Provider: latchkey.AnonUser}}
+		identities = []latchkey.Identity{{Provider: latchkey.ProviderAnonymous}}
 	}
 	if u.Email != "" {
 		acc, err := findAccount(p.tx, u.Email)
@@ -296,9 +296,9 @@ func (p *planting) user(u SeedUser, verifier string) (made SeededUser, err error
 		if err != nil {
 			return made, err
 		}
-		identities = slices.Insert(identities, 0, latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: u.Email})
+		identities = slices.Insert(identities, 0, latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: u.Email})
 	}
-	user, err := p.tx.CreateUser(latchkey.NewUser{Identity: identities[0]})
+	user, err := p.tx.CreateUser(latchkey.UserSpec{Identity: identities[0]})
 	for _, identity := range identities[1:] {
 		if err == nil {
 			user, err = p.tx.LinkIdentity(user.ID, identity)
@@ -323,13 +323,20 @@ func (p *planting) user(u SeedUser, verifier string) (made SeededUser, err error
 	return made, err
 }
 
+func (p *planting) insert(owner uuid.UUID, n latchkey.KeySpec, minted latchkey.MintedKey) (latchkey.Key, error) {
+	if owner == latchkey.ServerOwner {
+		return p.tx.InsertServerKey(n, minted)
+	}
+	return p.tx.InsertKey(owner, n, minted)
+}
+
 func (p *planting) keys(owner uuid.UUID, keys []SeedKey) ([]SeededKey, error) {
 	made := make([]SeededKey, len(keys))
 	for i, k := range keys {
-		key, err := p.tx.InsertKey(owner, latchkey.NewKey{Name: k.Name}, p.minted[0])
+		key, err := p.insert(owner, latchkey.KeySpec{Name: k.Name}, p.minted[0])
 		if err == nil && k.Disabled {
 			if err = p.tx.DisableKey(owner, key.ID); err == nil {
-				key.Disabled = true
+				key, err = p.tx.Key(owner, key.ID)
 			}
 		}
 		if err != nil {
@@ -344,8 +351,8 @@ func (p *planting) keys(owner uuid.UUID, keys []SeedKey) ([]SeededKey, error) {
 // SeedTime is when the users and keys of a seed with a value are made.
 var SeedTime = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// Deterministic returns what a new store and its handler draw chance from, as [latchkey.Options].Rand and
-// [Options].Rand, so that they draw the same in every run. Both must be made by a clock that stands at [SeedTime]; when
+// Deterministic returns what a new store and its handler draw chance from, as [latchkey.Options].InsecureRand and
+// [Options].InsecureRand, so that they draw the same in every run. Both must be made by a clock that stands at [SeedTime]; when
 // the seed is in, the clock may run. Whoever knows the value can make every token, so it is for tests alone, and for a
 // store that was opened before it would repeat what is there.
 func Deterministic(value SeedValue) (store, handler io.Reader) {

@@ -83,7 +83,7 @@ func TestWhatASeedMakesIsAsIfClientsHadMadeIt(t *testing.T) {
 		}
 	}
 	d.tryLogin("local-userpass", credentials("bob@example.com", password)).refused(401, "UserDisabled", "unauthorized")
-	if u := anonymous.User; len(u.Identities) != 1 || u.Identities[0].Provider != latchkey.AnonUser {
+	if u := anonymous.User; len(u.Identities) != 1 || u.Identities[0].Provider != latchkey.ProviderAnonymous {
 		t.Errorf("the anonymous user is %v", u)
 	}
 }
@@ -110,7 +110,7 @@ func TestSeededHasWhatTheStoreHas(t *testing.T) {
 				t.Errorf("the store has %v with %v, and Seeded %v", user, keys, u)
 			}
 		}
-		keys, err := tx.Keys(latchkey.Server)
+		keys, err := tx.Keys(latchkey.ServerOwner)
 		if !slices.Equal(keys, keysOf(seeded.ServerKeys)) {
 			t.Errorf("the store has the server keys %v, and Seeded %v", keys, seeded.ServerKeys)
 		}
@@ -224,10 +224,10 @@ func TestTheSameValueMakesTheSameIDsAndTokens(t *testing.T) {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 		clock := appservices.NewClock(appservices.SeedTime)
 		storeRand, handlerRand := appservices.Deterministic(value)
-		store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost, Now: clock.Now, Rand: storeRand})
+		store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost, Now: clock.Now, InsecureRand: storeRand})
 		must(t, err)
 		t.Cleanup(func() { must(t, store.Close()) })
-		return serve(t, store, clock, &appservices.Options{Rand: handlerRand}).seed(seed)
+		return serve(t, store, clock, &appservices.Options{InsecureRand: handlerRand}).seed(seed)
 	}
 	first := run("1", 1)
 	for _, procs := range []int{1, 2, 8} {

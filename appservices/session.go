@@ -49,11 +49,11 @@ type session struct {
 
 // sessionClaim is the part of a session that the service's own claims have no place for.
 type sessionClaim struct {
-	App       string    `json:"app"`       // the app ID that the client used
-	Epoch     uint64    `json:"epoch"`     // the user's: disabling ends a session for good
-	Forgotten uint64    `json:"forgotten"` // the count of [forgotten] when it was opened
-	User      uuid.UUID `json:"user"`      // unless it is a server key's
-	Key       uuid.UUID `json:"key"`       // the server key
+	App        string    `json:"app"`        // the app ID that the client used
+	Disablings uint64    `json:"disablings"` // the user's: disabling ends a session for good
+	Forgotten  uint64    `json:"forgotten"`  // the count of [forgotten] when it was opened
+	User       uuid.UUID `json:"user"`       // unless it is a server key's
+	Key        uuid.UUID `json:"key"`        // the server key
 }
 
 // identityClaim is the identity that opened a session.
@@ -89,7 +89,7 @@ func (cl *claims) session() *session {
 // openSession makes the session of a login.
 func (c *call) openSession(p *principal, identity identityClaim, device string, now time.Time) *session {
 	s := &session{
-		sessionClaim: sessionClaim{App: c.appID, User: p.user.ID, Epoch: p.user.Epoch, Forgotten: p.forgotten.Count},
+		sessionClaim: sessionClaim{App: c.appID, User: p.user.ID, Disablings: p.user.Disablings, Forgotten: p.forgotten.Count},
 		id:           c.h.newObjectID(),
 		device:       device,
 		expires:      now.Add(c.h.opts.refreshLife(identity.Provider)).Unix(),
@@ -154,7 +154,7 @@ func (c *call) writeClaims(o *jsonObject, p *principal, s *session, typ string, 
 
 func (s *sessionClaim) write(o *jsonObject) {
 	o.text("app", s.App)
-	o.number("epoch", int64(s.Epoch))
+	o.number("disablings", int64(s.Disablings))
 	o.number("forgotten", int64(s.Forgotten))
 	if s.Key != uuid.Nil {
 		o.text("key", s.Key.String())
@@ -307,7 +307,7 @@ func (c *call) holder(typ string, s *session) (p *principal, err error) {
 			}
 		}
 		if s.Key != uuid.Nil {
-			key, err := tx.Key(latchkey.Server, s.Key)
+			key, err := tx.Key(latchkey.ServerOwner, s.Key)
 			p.server = &key
 			return err
 		}
@@ -321,7 +321,7 @@ func (c *call) holder(typ string, s *session) (p *principal, err error) {
 		return nil, err
 	case p.user.Disabled:
 		return nil, errInvalidSession
-	case p.user.Epoch != s.Epoch:
+	case p.user.Disablings != s.Disablings:
 		return nil, gone
 	}
 	return p, nil

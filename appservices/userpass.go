@@ -33,7 +33,7 @@ func findAccount(tx *latchkey.Tx, email string) (*account, error) {
 
 // lookUpAccount is findAccount, and tells whether there is a record that does not count.
 func lookUpAccount(tx *latchkey.Tx, email string) (acc *account, dead bool, err error) {
-	user, err := tx.UserByIdentity(latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: email})
+	user, err := tx.UserByIdentity(latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: email})
 	if err != nil && !errors.Is(err, latchkey.ErrUserNotFound) {
 		return nil, false, err
 	}
@@ -126,7 +126,7 @@ func (c *call) provePassword(d document) (*credential, error) {
 	case !acc.Confirmed:
 		return nil, errUnconfirmed
 	}
-	return &credential{identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: email}, account: *acc}, nil
+	return &credential{identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: email}, account: *acc}, nil
 }
 
 const (

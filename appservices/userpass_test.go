@@ -112,8 +112,8 @@ func TestErrorsOfRegisteringConfirmingAndResetting(t *testing.T) {
 			clock := appservices.NewClock(start)
 			d := newDoubleAt(t, t.TempDir()+"/keys.db", clock, automatic)
 			d.register("ada@example.com")
-			_, err := d.store.CreateUser(t.Context(), latchkey.NewUser{
-				Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "made@example.com"},
+			_, err := d.store.CreateUser(t.Context(), latchkey.UserSpec{
+				Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "made@example.com"},
 			})
 			must(t, err)
 			serve(t, d.store, clock, manual).register("new@example.com")
@@ -128,8 +128,8 @@ func TestAnEmailThatNobodyHasCostsAHashAsAWrongPasswordDoes(t *testing.T) {
 	d.register("ada@example.com")
 	d.signUp("deleted@example.com")
 	must(t, d.store.DeleteUser(t.Context(), d.user("deleted@example.com").ID))
-	_, err := d.store.CreateUser(t.Context(), latchkey.NewUser{
-		Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "made@example.com"},
+	_, err := d.store.CreateUser(t.Context(), latchkey.UserSpec{
+		Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "made@example.com"},
 	})
 	must(t, err)
 	hashes := func() uint64 {
@@ -226,8 +226,8 @@ func TestATokenForAResetIsNotGoodForWhatTheAccountHasBecome(t *testing.T) {
 	// A user whom a program has made has no password to tell one from the other by.
 	must(t, d.store.DeleteUser(t.Context(), d.user("ada@example.com").ID))
 	remake := func() {
-		_, err := d.store.CreateUser(t.Context(), latchkey.NewUser{
-			Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"},
+		_, err := d.store.CreateUser(t.Context(), latchkey.UserSpec{
+			Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"},
 		})
 		must(t, err)
 	}
@@ -315,8 +315,8 @@ func TestAFunctionResets(t *testing.T) {
 func TestAUserWhomAProgramMadeGetsAPasswordByReset(t *testing.T) {
 	var mails outbox
 	d := newDouble(t, &appservices.Options{Mail: mails.send})
-	identity := latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"}
-	user, err := d.store.CreateUser(t.Context(), latchkey.NewUser{Identity: identity})
+	identity := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"}
+	user, err := d.store.CreateUser(t.Context(), latchkey.UserSpec{Identity: identity})
 	must(t, err)
 	d.tryLogin("local-userpass", credentials("ada@example.com", "")).refused(401, "InvalidPassword", "unauthorized")
 	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
@@ -330,8 +330,8 @@ func TestAUserWhomAProgramMadeGetsAPasswordByReset(t *testing.T) {
 func TestWhatAStrangerHasRegisteredDoesNotLogInAUserWhomAProgramMakes(t *testing.T) {
 	d := newDouble(t, nil)
 	d.register("ada@example.com")
-	_, err := d.store.CreateUser(t.Context(), latchkey.NewUser{
-		Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"},
+	_, err := d.store.CreateUser(t.Context(), latchkey.UserSpec{
+		Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"},
 	})
 	must(t, err)
 	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
@@ -410,10 +410,10 @@ func (e *viewHook) View(ctx context.Context, fn func(latchkey.EngineTx) error) e
 }
 
 func TestAUserWhomAProgramMakesWhileAStrangerLogsInIsNotTheStrangers(t *testing.T) {
-	engine, err := latchkey.OpenBolt(t.TempDir()+"/keys.db", nil)
+	engine, err := latchkey.OpenBoltEngine(t.TempDir()+"/keys.db", nil)
 	must(t, err)
 	hook := &viewHook{Engine: engine}
-	store, err := latchkey.OpenEngine(hook, &latchkey.Options{Cost: latchkey.LightCost})
+	store, err := latchkey.OpenWith(hook, &latchkey.Options{Cost: latchkey.LightCost})
 	must(t, err)
 	t.Cleanup(func() { store.Close() })
 	d := serve(t, store, appservices.NewClock(start), nil)
@@ -423,8 +423,8 @@ func TestAUserWhomAProgramMakesWhileAStrangerLogsInIsNotTheStrangers(t *testing.
 	hook.before = func() {
 		if reads++; reads == 2 { // the first has found the account, whose password is right
 			hook.before = nil
-			identity := latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"}
-			_, err := store.CreateUser(context.Background(), latchkey.NewUser{Identity: identity})
+			identity := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"}
+			_, err := store.CreateUser(context.Background(), latchkey.UserSpec{Identity: identity})
 			if err != nil {
 				t.Error(err)
 			}

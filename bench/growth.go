@@ -216,12 +216,25 @@ func serverKeys(path string, n int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	requests := make([]latchkey.NewKeyFor, n)
-	for i := range requests {
-		requests[i] = latchkey.NewKeyFor{Owner: latchkey.Server, NewKey: latchkey.NewKey{Name: fmt.Sprintf("device-%08d", i)}}
-	}
-	_, tokens, err := s.CreateKeys(context.Background(), requests, nil)
+	tokens, err := addServerKeys(s, n)
 	return tokens, errors.Join(err, s.Close())
+}
+
+func addServerKeys(s *latchkey.Store, n int) ([]string, error) {
+	ctx := context.Background()
+	minted, tokens, err := s.MintKeys(ctx, n, nil)
+	if err != nil {
+		return nil, err
+	}
+	err = s.Update(ctx, func(tx *latchkey.Tx) error {
+		for i, m := range minted {
+			if _, err := tx.InsertServerKey(latchkey.KeySpec{Name: fmt.Sprintf("device-%08d", i)}, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return tokens, err
 }
 
 // heapAfterLogins is the size of what is reachable after a login with each token.

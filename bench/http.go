@@ -38,7 +38,7 @@ var HTTP = Group{
 		logins := &httpLogins{}
 		for _, token := range tokens {
 			body, err := json.Marshal(map[string]any{
-				"key": token, "provider": latchkey.APIKey,
+				"key": token, "provider": latchkey.ProviderAPIKey,
 				"options": map[string]any{"device": map[string]string{
 					"platform": "Android", "platformVersion": "34", "sdk": "Kotlin", "sdkVersion": "2.3.0", "coreVersion": "14.12.0",
 				}},

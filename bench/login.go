@@ -228,12 +228,12 @@ var Forged = Group{
 		if err != nil {
 			return nil, err
 		}
-		engine, err := latchkey.OpenBolt(st.Path, nil)
+		engine, err := latchkey.OpenBoltEngine(st.Path, nil)
 		if err != nil {
 			return nil, err
 		}
 		counting := &countingEngine{Engine: engine}
-		s, err := latchkey.OpenEngine(counting, &latchkey.Options{Cost: quickCost})
+		s, err := latchkey.OpenWith(counting, &latchkey.Options{Cost: quickCost})
 		if err != nil {
 			return nil, errors.Join(err, engine.Close())
 		}

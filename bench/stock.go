@@ -140,7 +140,7 @@ func (st *stock) addKeys(first, n, cold, warm int) error {
 					return err
 				}
 			}
-			if _, err := tx.InsertKey(user.ID, latchkey.NewKey{Name: fmt.Sprintf("device-%08d", first+i)}, m); err != nil {
+			if _, err := tx.InsertKey(user.ID, latchkey.KeySpec{Name: fmt.Sprintf("device-%08d", first+i)}, m); err != nil {
 				return err
 			}
 		}
@@ -158,9 +158,9 @@ func (st *stock) mintCold(n int) ([]latchkey.MintedKey, []string, error) {
 	return minted, tokens, errors.Join(err, s.Close())
 }
 
-func newUser(i int) latchkey.NewUser {
-	return latchkey.NewUser{Identity: latchkey.Identity{
-		Provider: latchkey.LocalUserpass,
+func newUser(i int) latchkey.UserSpec {
+	return latchkey.UserSpec{Identity: latchkey.Identity{
+		Provider: latchkey.ProviderLocalUserpass,
 		Subject:  fmt.Sprintf("user-%07d@example.com", i),
 	}}
 }

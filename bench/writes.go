@@ -33,7 +33,7 @@ var UnderWrites = Group{
 		}
 		tokens := make([]string, 64)
 		for i := range tokens {
-			if _, tokens[i], err = s.CreateKey(context.Background(), latchkey.Server, latchkey.NewKey{Name: fmt.Sprint(i)}); err != nil {
+			if _, tokens[i], err = s.CreateServerKey(context.Background(), latchkey.KeySpec{Name: fmt.Sprint(i)}); err != nil {
 				return nil, err
 			}
 			if err := login(s, tokens[i]); err != nil {
@@ -134,12 +134,12 @@ func (w *writer) start() (stop func() error) {
 func (w *writer) write() error {
 	ctx := context.Background()
 	name := fmt.Sprintf("written-%d", w.writes.Load())
-	key, _, err := w.store.CreateKey(ctx, latchkey.Server, latchkey.NewKey{Name: name})
+	key, _, err := w.store.CreateServerKey(ctx, latchkey.KeySpec{Name: name})
 	if err != nil {
 		return err
 	}
 	w.writes.Add(2)
-	return w.store.DisableKey(ctx, latchkey.Server, key.ID)
+	return w.store.DisableKey(ctx, latchkey.ServerOwner, key.ID)
 }
 
 // SharedCommits is what a write costs beyond bbolt's own commit, alone and in a crowd.
@@ -242,8 +242,8 @@ type keyMaker struct {
 	names atomic.Int64
 }
 
-func (m *keyMaker) newKey() latchkey.NewKey {
-	return latchkey.NewKey{Name: fmt.Sprintf("device-%08d", m.names.Add(1))}
+func (m *keyMaker) newKey() latchkey.KeySpec {
+	return latchkey.KeySpec{Name: fmt.Sprintf("device-%08d", m.names.Add(1))}
 }
 
 // insert times the insertion of minted keys: a write without the hash before it.
@@ -263,7 +263,7 @@ func (m *keyMaker) insert(b *testing.B) error {
 		next := minted[0]
 		minted = minted[1:]
 		err := m.store.Update(ctx, func(tx *latchkey.Tx) error {
-			_, err := tx.InsertKey(latchkey.Server, m.newKey(), next)
+			_, err := tx.InsertServerKey(m.newKey(), next)
 			return err
 		})
 		if err != nil {
@@ -284,7 +284,7 @@ func (m *keyMaker) create(goroutines int) func(b *testing.B) error {
 		b.ReportAllocs()
 		err = together(b, goroutines, func(_, n int) error {
 			for range n {
-				if _, _, err := m.store.CreateKey(ctx, latchkey.Server, m.newKey()); err != nil {
+				if _, _, err := m.store.CreateServerKey(ctx, m.newKey()); err != nil {
 					return err
 				}
 			}

@@ -5,7 +5,7 @@
 //
 //	func TestEngine(t *testing.T) {
 //		enginetest.Run(t, func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
-//			return latchkey.OpenBolt(filepath.Join(dir, "keys.db"), opts)
+//			return latchkey.OpenBoltEngine(filepath.Join(dir, "keys.db"), opts)
 //		})
 //	}
 //

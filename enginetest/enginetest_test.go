@@ -16,7 +16,7 @@ func ExampleRun() {
 	var t *testing.T // the test's own
 
 	enginetest.Run(t, func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
-		return latchkey.OpenBolt(filepath.Join(dir, "keys.db"), opts)
+		return latchkey.OpenBoltEngine(filepath.Join(dir, "keys.db"), opts)
 	})
 }
 

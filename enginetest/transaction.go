@@ -402,7 +402,7 @@ func waitingCanBeCanceled(s *subject) {
 // wantTruth checks that a key is there if the Update that put it returned nil, and not if it returned an error.
 func (s *subject) wantTruth(table, key string, updated error) {
 	s.Helper()
-	if errors.Is(updated, latchkey.ErrCommit) {
+	if errors.Is(updated, latchkey.ErrCommitUnknown) {
 		return // which says that nobody knows
 	}
 	s.view(func(tx latchkey.EngineTx) error {

@@ -83,9 +83,9 @@ func useOnce(s *latchkey.Store) (uuid.UUID, error) {
 	}
 	var user latchkey.User
 	err = s.Update(ctx, func(tx *latchkey.Tx) (err error) {
-		user, err = tx.CreateUser(latchkey.NewUser{Identity: email(uuid.NewString())})
+		user, err = tx.CreateUser(latchkey.UserSpec{Identity: email(uuid.NewString())})
 		if err == nil {
-			_, err = tx.InsertKey(user.ID, latchkey.NewKey{Name: "laptop"}, minted)
+			_, err = tx.InsertKey(user.ID, latchkey.KeySpec{Name: "laptop"}, minted)
 		}
 		return err
 	})

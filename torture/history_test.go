@@ -224,7 +224,7 @@ func (r *recorder) changeUser(caller int, c call, change func(ctx context.Contex
 func (r *recorder) createUser(caller, who int) {
 	p := &r.people[who]
 	r.do(caller, call{method: "CreateUser", person: who}, func(ctx context.Context) answer {
-		user, err := r.store.CreateUser(ctx, latchkey.NewUser{Identity: email(fmt.Sprint("person-", who))})
+		user, err := r.store.CreateUser(ctx, latchkey.UserSpec{Identity: email(fmt.Sprint("person-", who))})
 		if err != nil {
 			return answer{outcome: outcome(err)}
 		}
@@ -242,7 +242,7 @@ func (r *recorder) createKey(caller, who, user int, name string) {
 	p := &r.people[who]
 	owner := p.userID(user)
 	r.do(caller, call{method: "CreateKey", person: who, user: user, name: name}, func(ctx context.Context) answer {
-		key, token, err := r.store.CreateKey(ctx, owner, latchkey.NewKey{Name: name})
+		key, token, err := createKey(ctx, r.store, owner, latchkey.KeySpec{Name: name})
 		if err != nil {
 			return answer{outcome: outcome(err)}
 		}

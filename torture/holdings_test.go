@@ -56,7 +56,7 @@ func (h *holdings) clone() *holdings {
 // keys returns the keys of a user by subject, or the server keys for the empty subject, and the owner's ID.
 func (h *holdings) keys(subject string) (keysHeld, uuid.UUID) {
 	if subject == "" {
-		return h.Server, latchkey.Server
+		return h.Server, latchkey.ServerOwner
 	}
 	return h.Users[subject].Keys, h.Users[subject].ID
 }
@@ -96,7 +96,7 @@ func readHoldings(ctx context.Context, s *latchkey.Store, prefix string) (*holdi
 		}
 		h.Users[u.Identities[0].Subject] = held
 	}
-	keys, err := s.Keys(ctx, latchkey.Server)
+	keys, err := s.Keys(ctx, latchkey.ServerOwner)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func readHoldings(ctx context.Context, s *latchkey.Store, prefix string) (*holdi
 		}
 	}
 	err = s.View(ctx, func(tx *latchkey.Tx) error {
-		for e, err := range tx.Data(dataName).Scan([]byte(prefix), nil) {
+		for e, err := range tx.AppTable(dataName).Scan([]byte(prefix), nil) {
 			if err != nil || !strings.HasPrefix(string(e.Key), prefix) {
 				return err
 			}

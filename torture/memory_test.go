@@ -147,11 +147,11 @@ func residentPeak() (int64, error) {
 
 func createServerKeys(t *testing.T, s *latchkey.Store, n int) (tokens []string) {
 	t.Helper()
-	var requests []latchkey.NewKeyFor
-	for range n {
-		requests = append(requests, latchkey.NewKeyFor{Owner: latchkey.Server, NewKey: latchkey.NewKey{Name: uuid.NewString()}})
+	specs := make([]latchkey.KeySpec, n)
+	for i := range specs {
+		specs[i].Name = uuid.NewString()
 	}
-	_, tokens, err := s.CreateKeys(t.Context(), requests, nil)
+	_, tokens, err := createKeys(t.Context(), s, latchkey.ServerOwner, specs)
 	must(t, err)
 	return tokens
 }

@@ -196,9 +196,9 @@ var (
 
 	identities = slices.Concat(slices.Repeat([]latchkey.Identity{
 		email("ada"), email("grace"), email("edsger"),
-		{Provider: latchkey.OAuth2Google, Subject: "ada"}, {Provider: latchkey.CustomToken, Subject: longest},
+		{Provider: latchkey.ProviderGoogle, Subject: "ada"}, {Provider: latchkey.ProviderCustomToken, Subject: longest},
 	}, 4), []latchkey.Identity{
-		{Provider: latchkey.AnonUser}, {Provider: latchkey.AnonUser}, {Provider: latchkey.AnonUser, Subject: "guest"},
+		{Provider: latchkey.ProviderAnonymous}, {Provider: latchkey.ProviderAnonymous}, {Provider: latchkey.ProviderAnonymous, Subject: "guest"},
 		{Provider: "carrier-pigeon", Subject: "ada"}, email(""), email("a\x00b"), email("\xff"), email(longest + "s"),
 	})
 

@@ -143,13 +143,18 @@ func (p *player) topCall(s step) string {
 	ctx := context.Background()
 	switch s.do {
 	case "CreateKey":
-		key, token, err := p.store.CreateKey(ctx, p.userID(s.user), latchkey.NewKey{Name: s.name, Expires: p.expiry(s)})
+		owner, n := p.userID(s.user), latchkey.KeySpec{Name: s.name, Expires: p.expiry(s)}
+		create := func() (latchkey.Key, string, error) { return p.store.CreateKey(ctx, owner, n) }
+		if owner == latchkey.ServerOwner {
+			create = func() (latchkey.Key, string, error) { return p.store.CreateServerKey(ctx, n) }
+		}
+		key, token, err := create()
 		return p.created([]latchkey.Key{key}, []string{token}, err)
 	case "CreateKeys":
-		var requests []latchkey.NewKeyFor
+		var requests []latchkey.KeyRequest
 		for _, r := range s.requests {
-			n := latchkey.NewKey{Name: r.name, Expires: p.expiry(r)}
-			requests = append(requests, latchkey.NewKeyFor{Owner: p.userID(r.user), NewKey: n})
+			n := latchkey.KeySpec{Name: r.name, Expires: p.expiry(r)}
+			requests = append(requests, latchkey.KeyRequest{Owner: p.userID(r.user), KeySpec: n})
 		}
 		keys, tokens, err := p.store.CreateKeys(ctx, requests, nil)
 		return p.created(keys, tokens, err)
@@ -197,7 +202,7 @@ func (p *player) login(s step) string {
 	who, err := p.store.Login(context.Background(), token)
 	switch {
 	case err == nil:
-		return principalText(p.keyName(who.KeyID), who.KeyName, p.ownerName(who.UserID), who.Server)
+		return principalText(p.keyName(who.KeyID), who.KeyName, p.ownerName(who.UserID), who.ServerKey)
 	case who != latchkey.Principal{}:
 		return "a principal beside the error " + err.Error()
 	case token != "" && strings.Contains(err.Error(), token):
@@ -232,7 +237,7 @@ func spoiled(token, how string, at int) string {
 
 // calls are what a store and a transaction have in common.
 type calls interface {
-	CreateUser(n latchkey.NewUser) (latchkey.User, error)
+	CreateUser(n latchkey.UserSpec) (latchkey.User, error)
 	LinkIdentity(user uuid.UUID, i latchkey.Identity) (latchkey.User, error)
 	User(id uuid.UUID) (latchkey.User, error)
 	UserByIdentity(i latchkey.Identity) (latchkey.User, error)
@@ -240,7 +245,8 @@ type calls interface {
 	DisableUser(id uuid.UUID) error
 	EnableUser(id uuid.UUID) error
 	DeleteUser(id uuid.UUID) error
-	InsertKey(owner uuid.UUID, n latchkey.NewKey, m latchkey.MintedKey) (latchkey.Key, error)
+	InsertKey(user uuid.UUID, n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, error)
+	InsertServerKey(n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, error)
 	Key(owner, id uuid.UUID) (latchkey.Key, error)
 	Keys(owner uuid.UUID) ([]latchkey.Key, error)
 	RenameKey(owner, id uuid.UUID, name string) error
@@ -254,7 +260,7 @@ func (p *player) call(c calls, s step) string {
 	user, owner, key := p.userID(s.user), p.owner(s), p.keyID(s.key)
 	switch s.do {
 	case "CreateUser":
-		u, err := c.CreateUser(latchkey.NewUser{Identity: s.identity})
+		u, err := c.CreateUser(latchkey.UserSpec{Identity: s.identity})
 		if err == nil {
 			p.users = append(p.users, u.ID)
 		}
@@ -277,7 +283,12 @@ func (p *player) call(c calls, s step) string {
 	case "DeleteUser":
 		return outcome(c.DeleteUser(user))
 	case "InsertKey":
-		k, err := c.InsertKey(user, latchkey.NewKey{Name: s.name, Expires: p.expiry(s)}, p.minted(s.mint))
+		n := latchkey.KeySpec{Name: s.name, Expires: p.expiry(s)}
+		insert := func() (latchkey.Key, error) { return c.InsertKey(user, n, p.minted(s.mint)) }
+		if user == latchkey.ServerOwner {
+			insert = func() (latchkey.Key, error) { return c.InsertServerKey(n, p.minted(s.mint)) }
+		}
+		k, err := insert()
 		if err == nil {
 			p.keys = append(p.keys, issuedKey{owner: k.Owner, id: k.ID})
 		}
@@ -348,7 +359,7 @@ func (p *player) userID(r ref) uuid.UUID {
 	case i >= 0:
 		return p.users[i]
 	case r == refServer:
-		return latchkey.Server
+		return latchkey.ServerOwner
 	case r == refNil:
 		return uuid.Nil
 	}
@@ -389,7 +400,7 @@ func (p *player) expiry(s step) time.Time {
 
 func (p *player) ownerName(id uuid.UUID) string {
 	switch id {
-	case latchkey.Server:
+	case latchkey.ServerOwner:
 		return userName(ownServer)
 	case uuid.Nil:
 		return userName(ownNobody)
@@ -404,7 +415,7 @@ func (p *player) keyName(id uuid.UUID) string {
 func (p *player) userText(u latchkey.User) string {
 	identities := slices.Clone(u.Identities)
 	for i := range identities {
-		if identities[i] == (latchkey.Identity{Provider: latchkey.AnonUser, Subject: u.ID.String()}) {
+		if identities[i] == (latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: u.ID.String()}) {
 			identities[i].Subject = self
 		}
 	}
@@ -425,7 +436,7 @@ func orError(text string, err error) string {
 // alone makes each call in a transaction of its own, by the store's methods.
 type alone struct{ s *latchkey.Store }
 
-func (a alone) CreateUser(n latchkey.NewUser) (latchkey.User, error) {
+func (a alone) CreateUser(n latchkey.UserSpec) (latchkey.User, error) {
 	return a.s.CreateUser(context.Background(), n)
 }
 
@@ -449,9 +460,17 @@ func (a alone) DisableUser(id uuid.UUID) error { return a.s.DisableUser(context.
 func (a alone) EnableUser(id uuid.UUID) error  { return a.s.EnableUser(context.Background(), id) }
 func (a alone) DeleteUser(id uuid.UUID) error  { return a.s.DeleteUser(context.Background(), id) }
 
-func (a alone) InsertKey(owner uuid.UUID, n latchkey.NewKey, m latchkey.MintedKey) (key latchkey.Key, err error) {
+func (a alone) InsertKey(user uuid.UUID, n latchkey.KeySpec, m latchkey.MintedKey) (key latchkey.Key, err error) {
 	err = a.s.Update(context.Background(), func(tx *latchkey.Tx) (err error) {
-		key, err = tx.InsertKey(owner, n, m)
+		key, err = tx.InsertKey(user, n, m)
+		return err
+	})
+	return key, err
+}
+
+func (a alone) InsertServerKey(n latchkey.KeySpec, m latchkey.MintedKey) (key latchkey.Key, err error) {
+	err = a.s.Update(context.Background(), func(tx *latchkey.Tx) (err error) {
+		key, err = tx.InsertServerKey(n, m)
 		return err
 	})
 	return key, err
@@ -490,9 +509,9 @@ type foreigner struct {
 
 func newForeigner(t *testing.T) *foreigner {
 	s := open(t, &latchkey.Options{Cost: light})
-	user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email("ada")})
+	user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("ada")})
 	must(t, err)
-	key, token, err := s.CreateKey(t.Context(), user.ID, latchkey.NewKey{Name: "laptop"})
+	key, token, err := s.CreateKey(t.Context(), user.ID, latchkey.KeySpec{Name: "laptop"})
 	must(t, err)
 	mint, _, err := s.MintKey(t.Context())
 	must(t, err)

@@ -69,7 +69,7 @@ func openWithOldKeys(t *testing.T, keys int, opts latchkey.Options) (s *latchkey
 }
 
 func writeSomething(t *testing.T, s *latchkey.Store) {
-	_, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email(uuid.NewString())})
+	_, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email(uuid.NewString())})
 	if err != nil {
 		t.Error(err)
 	}

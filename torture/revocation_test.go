@@ -94,13 +94,13 @@ func (l *staleLogins) login(ctx context.Context, token string) (latchkey.Princip
 func openForHistory(t *testing.T, opts latchkey.Options, restless bool) (s *latchkey.Store, path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "keys.db")
-	engine, err := latchkey.OpenBolt(path, nil)
+	engine, err := latchkey.OpenBoltEngine(path, nil)
 	must(t, err)
 	if restless {
 		engine = restlessEngine{engine}
 	}
 	opts.Cost = light
-	s, err = latchkey.OpenEngine(engine, &opts)
+	s, err = latchkey.OpenWith(engine, &opts)
 	must(t, err)
 	return s, path
 }
@@ -156,15 +156,15 @@ func TestWhatACallHasSeenOfAChangeHoldsForTheLoginsAfterIt(t *testing.T) {
 		{"a user who is enabled twice", disableUser, enableUser, enableUser, "ok", "ok"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			bolt, err := latchkey.OpenBolt(filepath.Join(t.TempDir(), "keys.db"), nil)
+			bolt, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
 			must(t, err)
 			engine := &heldEngine{Engine: bolt}
-			s, err := latchkey.OpenEngine(engine, &latchkey.Options{Cost: light})
+			s, err := latchkey.OpenWith(engine, &latchkey.Options{Cost: light})
 			must(t, err)
 			t.Cleanup(func() { checkAndClose(t, s) })
-			user, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email("ada")})
+			user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("ada")})
 			must(t, err)
-			key, token, err := s.CreateKey(t.Context(), user.ID, latchkey.NewKey{Name: "laptop"})
+			key, token, err := s.CreateKey(t.Context(), user.ID, latchkey.KeySpec{Name: "laptop"})
 			must(t, err)
 			c := calls{s, user.ID, key.ID}
 			if tt.before != nil {

@@ -198,7 +198,7 @@ func (r *rules) userWith(i latchkey.Identity) int {
 
 func (r *rules) createUser(s step) []string {
 	i := s.identity
-	if i.Provider == latchkey.AnonUser && i.Subject == "" {
+	if i.Provider == latchkey.ProviderAnonymous && i.Subject == "" {
 		i.Subject = self
 	} else if !validIdentity(i) {
 		return []string{"ErrInvalidIdentity"}
@@ -219,7 +219,7 @@ func (r *rules) linkIdentity(s step) []string {
 	if !r.live(user) {
 		errs = append(errs, "ErrUserNotFound")
 	}
-	if !validIdentity(s.identity) || s.identity.Provider == latchkey.AnonUser {
+	if !validIdentity(s.identity) || s.identity.Provider == latchkey.ProviderAnonymous {
 		errs = append(errs, "ErrInvalidIdentity")
 	}
 	if owner >= 0 {
@@ -294,9 +294,12 @@ func (r *rules) create(s step) []string {
 	for _, request := range s.requests {
 		created, mint := r.now, -1
 		found := made.newKeyErrors(request)
+		if s.do == "CreateKeys" && made.user(request.user) == ownServer {
+			found = append(found, "ErrUserNotFound")
+		}
 		if s.do == "InsertKey" {
 			if mint = s.mint.index(len(r.mints)); mint < 0 || r.mints[mint].key >= 0 {
-				found = append(found, "ErrInvalidMint")
+				found = append(found, "ErrInvalidMintedKey")
 			} else {
 				created = r.mints[mint].created
 			}
@@ -333,7 +336,7 @@ func (r *rules) newKeyErrors(s step) (errs []string) {
 	}
 	if r.live(owner) {
 		u := r.users[owner]
-		if !slices.ContainsFunc(u.identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.AnonUser }) {
+		if !slices.ContainsFunc(u.identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.ProviderAnonymous }) {
 			errs = append(errs, "ErrAnonymousUser")
 		}
 		if len(r.keysOf(owner)) >= maxKeys {

@@ -46,13 +46,13 @@ func fillForSalvage(t *testing.T, path string) *salvageable {
 	t.Helper()
 	s := openFile(t, path, &latchkey.Options{Cost: light})
 	w := &salvageable{disabled: make(map[uuid.UUID]bool)}
-	var requests []latchkey.NewKeyFor
+	var requests []latchkey.KeyRequest
 	for i := range 500 {
-		u, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: email(fmt.Sprint(i))})
+		u, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email(fmt.Sprint(i))})
 		must(t, err)
 		w.users = append(w.users, u.ID)
 		for n := range 20 {
-			requests = append(requests, latchkey.NewKeyFor{Owner: u.ID, NewKey: latchkey.NewKey{Name: fmt.Sprint(n)}})
+			requests = append(requests, latchkey.KeyRequest{Owner: u.ID, KeySpec: latchkey.KeySpec{Name: fmt.Sprint(n)}})
 		}
 	}
 	keys, _, err := s.CreateKeys(t.Context(), requests, nil)
@@ -62,14 +62,14 @@ func fillForSalvage(t *testing.T, path string) *salvageable {
 			for i := round; i < len(keys); i += 40 {
 				must(t, tx.DisableKey(keys[i].Owner, keys[i].ID))
 				must(t, tx.DeleteKey(keys[i+10].Owner, keys[i+10].ID))
-				must(t, tx.Data(dataName).Put(fmt.Append(nil, i), []byte("kept")))
+				must(t, tx.AppTable(dataName).Put(fmt.Append(nil, i), []byte("kept")))
 			}
 			return nil
 		}))
 	}
 	// Of a lost meta page, what data the last commit has changed is lost, too.
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		return tx.Data(dataName).Put([]byte("last"), nil)
+		return tx.AppTable(dataName).Put([]byte("last"), nil)
 	}))
 	for i, k := range keys {
 		switch i % 40 / 10 {

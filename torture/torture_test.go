@@ -121,7 +121,7 @@ func checkAndClose(t testing.TB, s *latchkey.Store) {
 
 // email is the identity of a user known by subject.
 func email(subject string) latchkey.Identity {
-	return latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: subject}
+	return latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: subject}
 }
 
 // must ends the test for any error.
@@ -150,7 +150,7 @@ var outcomes = []struct {
 	{latchkey.ErrInvalidName, "ErrInvalidName"},
 	{latchkey.ErrInvalidIdentity, "ErrInvalidIdentity"},
 	{latchkey.ErrInvalidExpiry, "ErrInvalidExpiry"},
-	{latchkey.ErrInvalidMint, "ErrInvalidMint"},
+	{latchkey.ErrInvalidMintedKey, "ErrInvalidMintedKey"},
 	{latchkey.ErrReadOnly, "ErrReadOnly"},
 	{latchkey.ErrBusy, "ErrBusy"},
 	{context.Canceled, "canceled"},

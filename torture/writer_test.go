@@ -161,7 +161,7 @@ func (w *writer) createUser(next *holdings) {
 	u := &holder{Keys: make(keysHeld)}
 	next.Users[subject] = u
 	w.change(next, func(ctx context.Context) error {
-		user, err := w.store.CreateUser(ctx, latchkey.NewUser{Identity: email(subject)})
+		user, err := w.store.CreateUser(ctx, latchkey.UserSpec{Identity: email(subject)})
 		u.ID = user.ID
 		return err
 	})
@@ -203,21 +203,56 @@ func (w *writer) createKey(next *holdings, keys keysHeld, owner uuid.UUID) {
 	name := w.newName()
 	keys[name] = keyHeld{}
 	w.change(next, func(ctx context.Context) error {
-		key, token, err := w.store.CreateKey(ctx, owner, latchkey.NewKey{Name: name})
+		key, token, err := createKey(ctx, w.store, owner, latchkey.KeySpec{Name: name})
 		keys[name] = keyHeld{ID: key.ID, Token: token}
 		return err
 	})
 }
 
+// createKey makes a key of owner, a user or ServerOwner.
+func createKey(ctx context.Context, s *latchkey.Store, owner uuid.UUID, n latchkey.KeySpec) (latchkey.Key, string, error) {
+	if owner == latchkey.ServerOwner {
+		return s.CreateServerKey(ctx, n)
+	}
+	return s.CreateKey(ctx, owner, n)
+}
+
+// createKeys makes several keys of owner, a user or ServerOwner, in one transaction.
+func createKeys(ctx context.Context, s *latchkey.Store, owner uuid.UUID, specs []latchkey.KeySpec) (keys []latchkey.Key, tokens []string, err error) {
+	if owner != latchkey.ServerOwner {
+		var requests []latchkey.KeyRequest
+		for _, n := range specs {
+			requests = append(requests, latchkey.KeyRequest{Owner: owner, KeySpec: n})
+		}
+		return s.CreateKeys(ctx, requests, nil)
+	}
+	minted, tokens, err := s.MintKeys(ctx, len(specs), nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = s.Update(ctx, func(tx *latchkey.Tx) error {
+		keys = nil
+		for i, n := range specs {
+			key, err := tx.InsertServerKey(n, minted[i])
+			if err != nil {
+				return err
+			}
+			keys = append(keys, key)
+		}
+		return nil
+	})
+	return keys, tokens, err
+}
+
 func (w *writer) createKeys(next *holdings, keys keysHeld, owner uuid.UUID) {
-	var requests []latchkey.NewKeyFor
+	var specs []latchkey.KeySpec
 	for range 3 {
 		name := w.newName()
 		keys[name] = keyHeld{}
-		requests = append(requests, latchkey.NewKeyFor{Owner: owner, NewKey: latchkey.NewKey{Name: name}})
+		specs = append(specs, latchkey.KeySpec{Name: name})
 	}
 	w.change(next, func(ctx context.Context) error {
-		made, tokens, err := w.store.CreateKeys(ctx, requests, nil)
+		made, tokens, err := createKeys(ctx, w.store, owner, specs)
 		for i, key := range made {
 			keys[key.Name] = keyHeld{ID: key.ID, Token: tokens[i]}
 		}
@@ -264,7 +299,7 @@ func (w *writer) keepData(next *holdings) {
 	}
 	w.change(next, func(ctx context.Context) error {
 		return w.store.Update(ctx, func(tx *latchkey.Tx) error {
-			data := tx.Data(dataName)
+			data := tx.AppTable(dataName)
 			for key, value := range put {
 				if err := data.Put([]byte(key), []byte(value)); err != nil {
 					return err
@@ -298,13 +333,13 @@ func (w *writer) together(next *holdings) {
 	}
 	w.change(next, func(ctx context.Context) error {
 		return w.store.Update(ctx, func(tx *latchkey.Tx) error {
-			user, err := tx.CreateUser(latchkey.NewUser{Identity: email(subject)})
+			user, err := tx.CreateUser(latchkey.UserSpec{Identity: email(subject)})
 			if err != nil {
 				return err
 			}
 			u.ID = user.ID
 			for i, name := range names {
-				key, err := tx.InsertKey(user.ID, latchkey.NewKey{Name: name}, minted[i])
+				key, err := tx.InsertKey(user.ID, latchkey.KeySpec{Name: name}, minted[i])
 				if err != nil {
 					return err
 				}
@@ -313,7 +348,7 @@ func (w *writer) together(next *holdings) {
 			if err := tx.DisableKey(user.ID, u.Keys[names[1]].ID); err != nil || gone == uuid.Nil {
 				return err
 			}
-			return tx.DeleteKey(latchkey.Server, gone)
+			return tx.DeleteKey(latchkey.ServerOwner, gone)
 		})
 	})
 }

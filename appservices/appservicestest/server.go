@@ -33,7 +33,7 @@ type Options struct {
 	Seed appservices.Seed
 
 	// Handler changes how the double answers, such as how long its tokens are good. Start sets AppIDs and Now, and, for a
-	// seed with a value, Rand.
+	// seed with a value, InsecureRand.
 	Handler appservices.Options
 
 	// Clock is the double's time. The default stands at the time of Start.
@@ -99,10 +99,10 @@ func Start(t testing.TB, opts *Options) *Server {
 
 func (s *Server) openStore(o *Options) {
 	s.t.Helper()
-	settings := &latchkey.Options{Cost: latchkey.LightCost, HostedNames: true, Now: s.Clock.Now}
+	settings := &latchkey.Options{Cost: latchkey.LightCost, AppServicesNames: true, Now: s.Clock.Now}
 	if o.Seed.Value != "" {
 		s.Clock.Set(appservices.SeedTime)
-		settings.Rand, o.Handler.Rand = appservices.Deterministic(o.Seed.Value)
+		settings.InsecureRand, o.Handler.InsecureRand = appservices.Deterministic(o.Seed.Value)
 	}
 	store, err := memory.Open(settings)
 	if err != nil {

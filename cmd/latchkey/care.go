@@ -227,9 +227,9 @@ have the file open first; it is not changed. What may not be the last state of a
 				Data       int    `json:"data"`
 				BadPages   int    `json:"bad_pages"`
 				BadRecords int    `json:"bad_records"`
-				Doubtful   int    `json:"doubtful"`
-				Nameless   int    `json:"nameless"`
-			}{out, saved.Users, saved.Keys, saved.Data, saved.BadPages, saved.BadRecords, saved.Doubtful, saved.Nameless}
+				Uncertain  int    `json:"uncertain"`
+				Orphaned   int    `json:"orphaned"`
+			}{out, saved.Users, saved.Keys, saved.Data, saved.BadPages, saved.BadRecords, saved.Uncertain, saved.Orphaned}
 			return a.printFields(doc,
 				"Store", out,
 				"Users", fmt.Sprint(doc.Users),
@@ -237,8 +237,8 @@ have the file open first; it is not changed. What may not be the last state of a
 				"Records of applications", fmt.Sprint(doc.Data),
 				"Pages that could not be read", fmt.Sprint(doc.BadPages),
 				"Records that could not be read", fmt.Sprint(doc.BadRecords),
-				"Disabled, because they may be of an earlier state", fmt.Sprint(doc.Doubtful),
-				"Users of whom only keys are left, disabled", fmt.Sprint(doc.Nameless))
+				"Disabled, because they may be of an earlier state", fmt.Sprint(doc.Uncertain),
+				"Users of whom only keys are left, disabled", fmt.Sprint(doc.Orphaned))
 		},
 	}
 	cmd.Flags().StringVar(&out, "out", "", "the new store's `FILE`")

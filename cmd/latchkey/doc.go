@@ -52,12 +52,12 @@
 //	backup          {"file":FILE,"bytes":N}; nothing, if it goes to standard output
 //	restore         {"store":FILE}
 //	compact         {"before":N,"after":N}, in bytes
-//	salvage         {"store":FILE,"users":N,"keys":N,"data":N,"bad_pages":N,"bad_records":N,"doubtful":N,"nameless":N}
+//	salvage         {"store":FILE,"users":N,"keys":N,"data":N,"bad_pages":N,"bad_records":N,"uncertain":N,"orphaned":N}
 //	version         {"version":TEXT,"go":TEXT,"platform":TEXT}
 //
 //	USER            {"id":ID,"identities":[{"provider":TEXT,"subject":TEXT}, ...],"created":TIME,"disabled":BOOL}
 //	KEY             {"id":ID,"owner":ID,"name":TEXT,"created":TIME,"expires":TIME,"disabled":BOOL}
-//	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"user_id":ID,"server":BOOL}
+//	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL}
 //	REASON          "invalid_token", "key_disabled", "key_expired" or "user_disabled"
 //
 // A TIME is in the format of RFC 3339. A key that never expires has no "expires". The owner of a server key is

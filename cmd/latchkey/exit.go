@@ -64,10 +64,10 @@ var outcomes = []struct {
 
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},
 	{latchkey.ErrFileGone, exitConflict, "latchkey restore puts the copy in its place; remove the copy to start a new store"},
-	{latchkey.ErrVersion, exitVersion, "use a newer latchkey"},
+	{latchkey.ErrNewerFormat, exitVersion, "use a newer latchkey"},
 	{latchkey.ErrCorrupt, exitDamaged, "see that the file is right; if it is, latchkey check shows the damage, and latchkey restore or salvage is the way out"},
 	{latchkey.ErrReadOnly, exitDamaged, "its making was interrupted: delete the file, and make it again with latchkey init"},
-	{latchkey.ErrCommit, exitFailed, "look whether the change is there before you repeat it"},
+	{latchkey.ErrCommitUnknown, exitFailed, "look whether the change is there before you repeat it"},
 	{latchkey.ErrSyncFailed, exitFailed, "see to the disk before you repeat it"},
 
 	{errOutput, exitFailed, "the output is not whole, and what was changed stays changed"},

@@ -86,7 +86,7 @@ func TestASecondSignalEndsWhatCannotHeedTheFirst(t *testing.T) {
 	s, path := newStore(t)
 	err := s.Update(t.Context(), func(tx *latchkey.Tx) error {
 		for i := range 2000 { // far more than a pipe holds
-			if _, err := tx.CreateUser(latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.CustomToken, Subject: fmt.Sprint(i)}}); err != nil {
+			if _, err := tx.CreateUser(latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderCustomToken, Subject: fmt.Sprint(i)}}); err != nil {
 				return err
 			}
 		}
@@ -141,14 +141,14 @@ func (ctx *lapsing) Err() error {
 func TestAnInterruptedCheckSaysWhatItHasRepaired(t *testing.T) {
 	s, path := newStore(t)
 	for _, subject := range []string{"ada", "bob", "eve"} {
-		if _, err := s.CreateUser(t.Context(), latchkey.NewUser{Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: subject}}); err != nil {
+		if _, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: subject}}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	engine, err := latchkey.OpenBolt(path, nil)
+	engine, err := latchkey.OpenBoltEngine(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestWhatADiskDoesNotTakeHasAnAdvice(t *testing.T) {
 		{&fs.PathError{Op: "write", Path: "keys.db", Err: syscall.EDQUOT}, "quota"},
 		{&fs.PathError{Op: "open", Path: "keys.db", Err: syscall.EROFS}, "mounted for writing"},
 		{&fs.PathError{Op: "read", Path: "keys.db", Err: syscall.EIO}, "the disk fails"},
-		{fmt.Errorf("%w: %w", latchkey.ErrCommit, syscall.EIO), "look whether the change is there"},
+		{fmt.Errorf("%w: %w", latchkey.ErrCommitUnknown, syscall.EIO), "look whether the change is there"},
 		{latchkey.ErrSyncFailed, "see to the disk"},
 		{&fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.ENOSPC}, "the output is not whole"},
 		{&fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}, "the output is not whole"},

@@ -47,7 +47,7 @@ func (o *ownerArg) takes(names ...string) cobra.PositionalArgs {
 // find returns the owner, and the arguments that come after it.
 func (o *ownerArg) find(tx *latchkey.Tx, args []string) (owner uuid.UUID, rest []string, err error) {
 	if o.server {
-		return latchkey.Server, args, nil
+		return latchkey.ServerOwner, args, nil
 	}
 	user, err := findUser(tx, args[0])
 	return user.ID, args[1:], err
@@ -100,7 +100,14 @@ and tests; a token cannot be guessed at any cost), or memory in KiB, passes and 
 				if err != nil {
 					return err
 				}
-				key, token, err := s.CreateKey(cmd.Context(), id, latchkey.NewKey{Name: rest[0], Expires: expiry})
+				spec := latchkey.KeySpec{Name: rest[0], Expires: expiry}
+				var key latchkey.Key
+				var token string
+				if owner.server {
+					key, token, err = s.CreateServerKey(cmd.Context(), spec)
+				} else {
+					key, token, err = s.CreateKey(cmd.Context(), id, spec)
+				}
 				if err != nil {
 					return err
 				}
@@ -178,7 +185,7 @@ func keyShow(a *app) *cobra.Command {
 					return err
 				}
 				by := noOwner
-				if key.Owner != latchkey.Server {
+				if key.Owner != latchkey.ServerOwner {
 					by = key.Owner.String()
 				}
 				return a.printFields(key,

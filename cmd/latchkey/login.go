@@ -52,7 +52,7 @@ is refused; with --json, standard output has the answer in both cases.`,
 					return a.refuse(err)
 				}
 				by := noOwner
-				if !who.Server {
+				if !who.ServerKey {
 					user, err := s.User(cmd.Context(), who.UserID)
 					if err != nil {
 						return err

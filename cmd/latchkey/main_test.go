@@ -151,7 +151,7 @@ func lapsed(ts *testscript.TestScript, _ bool, args []string) {
 	then := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
 	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Now: func() time.Time { return then }})
 	ts.Check(err)
-	_, token, err := s.CreateKey(context.Background(), latchkey.Server, latchkey.NewKey{Name: "lapsed", Expires: then.Add(time.Hour)})
+	_, token, err := s.CreateServerKey(context.Background(), latchkey.KeySpec{Name: "lapsed", Expires: then.Add(time.Hour)})
 	ts.Check(errors.Join(err, s.Close(), os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600)))
 }
 
@@ -183,7 +183,7 @@ func postdate(ts *testscript.TestScript, _ bool, args []string) {
 
 // rewrite changes what is in a store behind its back.
 func rewrite(ts *testscript.TestScript, file string, fn func(latchkey.EngineTx) error) {
-	e, err := latchkey.OpenBolt(ts.MkAbs(file), nil)
+	e, err := latchkey.OpenBoltEngine(ts.MkAbs(file), nil)
 	ts.Check(err)
 	ts.Check(errors.Join(e.Update(context.Background(), fn), e.Close()))
 }

@@ -30,7 +30,7 @@ func parseIdentity(s string) (latchkey.Identity, error) {
 	if provider, subject, ok := strings.Cut(s, ":"); ok {
 		return latchkey.Identity{Provider: latchkey.Provider(provider), Subject: subject}, nil
 	}
-	return latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: s}, nil
+	return latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: s}, nil
 }
 
 // formatIdentity is the shortest text that parseIdentity reads as i.

@@ -210,7 +210,7 @@ func (s *server) check(storeGiven bool) error {
 		return usagef("--failed-login-burst is at least 1")
 	}
 	for _, id := range s.opts.AppIDs {
-		if len(id) > 64 || latchkey.CheckHostedName(id) != nil {
+		if len(id) > 64 || latchkey.CheckAppServicesName(id) != nil {
 			return usagef("--app-id is 1 to 64 letters, digits, '-' and '_'")
 		}
 	}
@@ -301,7 +301,7 @@ func (s *server) startClock() {
 	s.clock = appservices.NewClock(time.Now())
 	if s.seed != nil && s.seed.Value != "" {
 		s.clock.Set(appservices.SeedTime)
-		s.stores.Rand, s.opts.Rand = appservices.Deterministic(s.seed.Value)
+		s.stores.InsecureRand, s.opts.InsecureRand = appservices.Deterministic(s.seed.Value)
 	}
 	s.opts.Now, s.stores.Now, s.customToken.Now = s.clock.Now, s.clock.Now, s.clock.Now
 	s.stores.Cost = s.cost

@@ -61,8 +61,8 @@ func (l *lifeFlag) Type() string { return "DURATION" }
 
 // providers are those that --providers chooses from.
 var providers = []string{
-	string(latchkey.AnonUser), string(latchkey.LocalUserpass), string(latchkey.APIKey), string(latchkey.CustomToken),
-	string(latchkey.CustomFunction), string(latchkey.OAuth2Google), string(latchkey.OAuth2Facebook), string(latchkey.OAuth2Apple),
+	string(latchkey.ProviderAnonymous), string(latchkey.ProviderLocalUserpass), string(latchkey.ProviderAPIKey), string(latchkey.ProviderCustomToken),
+	string(latchkey.ProviderCustomFunction), string(latchkey.ProviderGoogle), string(latchkey.ProviderFacebook), string(latchkey.ProviderApple),
 }
 
 // providersFlag is a flag's value: providers, with commas between them.

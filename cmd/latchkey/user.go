@@ -46,7 +46,7 @@ e-mail address. An anonymous user can have no keys before an identity is linked.
 			return takes("IDENTITY")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			identity := latchkey.Identity{Provider: latchkey.AnonUser}
+			identity := latchkey.Identity{Provider: latchkey.ProviderAnonymous}
 			if !anonymous {
 				var err error
 				if identity, err = parseIdentity(args[0]); err != nil {
@@ -55,7 +55,7 @@ e-mail address. An anonymous user can have no keys before an identity is linked.
 			}
 			var user latchkey.User
 			err := a.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-				user, err = tx.CreateUser(latchkey.NewUser{Identity: identity})
+				user, err = tx.CreateUser(latchkey.UserSpec{Identity: identity})
 				return err
 			})
 			if err != nil {

@@ -30,15 +30,15 @@ func run(ctx context.Context) error {
 	defer store.Close()
 	fmt.Println("store     ", path)
 
-	user, err := store.CreateUser(ctx, latchkey.NewUser{
-		Identity: latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: "ada@example.com"},
+	user, err := store.CreateUser(ctx, latchkey.UserSpec{
+		Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"},
 	})
 	if err != nil {
 		return err
 	}
 	fmt.Println("user      ", user.ID)
 
-	key, token, err := store.CreateKey(ctx, user.ID, latchkey.NewKey{Name: "laptop"})
+	key, token, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "laptop"})
 	if err != nil {
 		return err
 	}

@@ -15,9 +15,9 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Open makes a new store. Its errors are those of [latchkey.OpenEngine].
+// Open makes a new store. Its errors are those of [latchkey.OpenWith].
 func Open(opts *latchkey.Options) (*latchkey.Store, error) {
-	return latchkey.OpenEngine(newEngine(false), opts)
+	return latchkey.OpenWith(newEngine(false), opts)
 }
 
 // engine keeps its tables in memory. A table is never changed: who writes makes another that shares what stays as it was,

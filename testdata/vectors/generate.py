@@ -250,14 +250,14 @@ def user_message(u):
     m = field(1, u["sequence"]) + field(2, stamp(u["made"])) + field(3, u["created_ms"])
     for i in u["identities"]:
         m += field(4, field(1, i["provider"]) + field(2, i["subject"]) + field(3, stamp(i["linked"])) + bytes.fromhex(i["unknown"]))
-    return m + field(5, u["epoch"]) + field(6, u["disabled"]) + field(7, u["deleted"]) + bytes.fromhex(u["unknown"])
+    return m + field(5, u["disablings"]) + field(6, u["disabled"]) + field(7, u["deleted"]) + bytes.fromhex(u["unknown"])
 
 
 def key_message(k):
     m = field(1, k["sequence"]) + field(2, stamp(k["made"])) + field(3, k["created_ms"]) + field(4, uuid.UUID(k["owner"]).bytes)
     m += field(5, k["name"]) + (field(6, stamp(k["named"])) if k["named"] != k["made"] else b"")
     m += field(7, k["verifier"]) + (field(8, stamp(k["hashed"])) if k["hashed"] != k["made"] else b"")
-    m += field(9, k["expires_s"]) + field(10, k["epoch"]) + field(11, k["disabled"]) + field(12, k["deleted"])
+    m += field(9, k["expires_s"]) + field(10, k["disablings"]) + field(11, k["disabled"]) + field(12, k["deleted"])
     return m + bytes.fromhex(k["unknown"])
 
 
@@ -269,26 +269,26 @@ def records():
     out = {"users": [], "keys": [], "meta": [], "indexes": [], "refused": []}
 
     def user(about, id, **changes):
-        u = {"sequence": 1, "made": at(1), "created_ms": 1767323045678, "identities": [], "epoch": 0, "disabled": False,
+        u = {"sequence": 1, "made": at(1), "created_ms": 1767323045678, "identities": [], "disablings": 0, "disabled": False,
              "deleted": False, "unknown": ""} | changes
         out["users"].append({"about": about, "id": str(id), "record": seal("users", id.bytes, user_message(u)).hex(), "fields": u})
 
     def key(about, id, **changes):
         k = {"sequence": 2, "made": at(2), "created_ms": 1767323045678, "owner": str(ada), "name": "laptop", "named": at(2),
-             "verifier": verifiers()["matching"][1]["phc"], "hashed": at(2), "expires_s": 0, "epoch": 0, "disabled": False,
+             "verifier": verifiers()["matching"][1]["phc"], "hashed": at(2), "expires_s": 0, "disablings": 0, "disabled": False,
              "deleted": False, "unknown": ""} | changes
         out["keys"].append({"about": about, "id": str(id), "record": seal("keys", id.bytes, key_message(k)).hex(), "fields": k})
 
     mail = {"provider": "local-userpass", "subject": "ada@example.com", "linked": at(1), "unknown": ""}
     user("one identity", ada, identities=[mail])
-    user("two identities, disabled and enabled and disabled", ada, sequence=300, epoch=1, disabled=True,
+    user("two identities, disabled and enabled and disabled", ada, sequence=300, disablings=2, disabled=True,
          identities=[mail, {"provider": "oauth2-google", "subject": "\u00e5da", "linked": at(299, there), "unknown": ""}])
     user("a tombstone", ada, sequence=301, created_ms=0, deleted=True)
     user("with fields of a later version, which are kept", ada, identities=[mail | {"unknown": later.hex()}], unknown=later.hex())
 
     key("new", laptop)
     key("renamed, hashed anew, disabled, with an expiry date", laptop, sequence=70000, name="Ada's \u2603", named=at(5, there),
-        hashed=at(70000), expires_s=1798859045, epoch=2, disabled=True)
+        hashed=at(70000), expires_s=1798859045, disablings=2, disabled=True)
     key("a server key", laptop, owner=str(uuid.UUID(int=2**128 - 1)), name="backup-job")
     tombstone = {"created_ms": 0, "name": "", "verifier": "", "deleted": True}
     key("a tombstone", laptop, sequence=9, **tombstone)

@@ -85,7 +85,7 @@ func newWritten(t *testing.T, random *rand.Rand, changes, serverKeys int) *writt
 	}
 	do(Call{Do: "open", Path: path})
 	if serverKeys > 0 {
-		c := Call{Do: "create keys", Path: path, User: latchkey.Server}
+		c := Call{Do: "create keys", Path: path, User: latchkey.ServerOwner}
 		for i := range serverKeys {
 			c.Names = append(c.Names, fmt.Sprint("server-", i))
 		}

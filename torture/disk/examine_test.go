@@ -95,7 +95,7 @@ func (x *examination) salvage(ctx context.Context, name string) {
 		for finding := range s.Check(ctx) {
 			findings = append(findings, finding)
 		}
-		_, err := s.CreateUser(ctx, latchkey.NewUser{Identity: email("somebody else")})
+		_, err := s.CreateUser(ctx, latchkey.UserSpec{Identity: email("somebody else")})
 		if err := errors.Join(append(findings, err)...); err != nil {
 			x.note("unsound "+name, err)
 		}
@@ -141,12 +141,12 @@ func (x *examination) backUp(ctx context.Context, s *latchkey.Store) {
 
 // write makes each call that writes, but none that would make good a token that is not.
 func (x *examination) write(ctx context.Context, s *latchkey.Store) {
-	_, err := s.CreateUser(ctx, latchkey.NewUser{Identity: email("somebody new")})
+	_, err := s.CreateUser(ctx, latchkey.UserSpec{Identity: email("somebody new")})
 	x.note("create user", err)
 	done := 0
 	for subject, h := range x.call.State {
-		_, _, err := s.CreateKeys(ctx, []latchkey.NewKeyFor{
-			{Owner: h.ID, NewKey: latchkey.NewKey{Name: "new 1"}}, {Owner: h.ID, NewKey: latchkey.NewKey{Name: "new 2"}},
+		_, _, err := s.CreateKeys(ctx, []latchkey.KeyRequest{
+			{Owner: h.ID, KeySpec: latchkey.KeySpec{Name: "new 1"}}, {Owner: h.ID, KeySpec: latchkey.KeySpec{Name: "new 2"}},
 		}, nil)
 		x.note("create keys", err)
 		if subject != "" {

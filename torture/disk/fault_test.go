@@ -224,7 +224,7 @@ func (v *victim) play(c Call) (goOn bool) {
 	where := v.program.where
 	v.program.where = fmt.Sprintf("%s, in %s, which said %q", where, c.Do, err)
 	defer func() { v.program.where = where }()
-	unknown := errors.Is(err, latchkey.ErrCommit)
+	unknown := errors.Is(err, latchkey.ErrCommitUnknown)
 	// FUSE drops the cache of a file that grows, and with it of a copy that is synced only at its end.
 	lost := v.trouble.cached && c.Do == "compact" && strings.Contains(err.Error(), "the copy is damaged")
 	if !errors.Is(err, v.trouble.Err) && !lost || unknown && v.trouble.Op != disk.Sync {
@@ -303,8 +303,8 @@ func TestWhatIsThereAfterErrCommitAndReopeningLasts(t *testing.T) {
 			u.under = []Call{{Do: "create user", Path: u.path, Subject: "zoe"}}
 			u.disk.Fail(disk.Fault{Op: disk.Sync, Nth: 2, Err: syscall.EIO, Loss: disk.Loss(u.random.IntN(3)), Random: u.random})
 			err := u.program.call(t, u.under[0]).Failure.err()
-			if u.disk.Heal(); !errors.Is(err, latchkey.ErrCommit) {
-				t.Fatalf("got %v, want ErrCommit", err)
+			if u.disk.Heal(); !errors.Is(err, latchkey.ErrCommitUnknown) {
+				t.Fatalf("got %v, want ErrCommitUnknown", err)
 			}
 			u.ask(Call{Do: "close"})
 			u.open()

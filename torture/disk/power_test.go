@@ -213,7 +213,7 @@ func (u *use) ask(c Call) bool {
 // open opens the store and looks at everything that was there before.
 func (u *use) open() bool {
 	u.t.Helper()
-	if !u.ask(Call{Do: "open", UseSafetyCopy: u.safety}) {
+	if !u.ask(Call{Do: "open", RecoverFromSafetyCopy: u.safety}) {
 		return false
 	}
 	u.made = true

@@ -47,11 +47,11 @@ func TestMain(m *testing.M) {
 
 // Call is what the program is asked to do. Each kind of call has the fields that it needs.
 type Call struct {
-	Do            string
-	Path          string
-	ReadOnly      bool
-	UseSafetyCopy bool
-	Cost          latchkey.Cost // lightest, unless it is another
+	Do                    string
+	Path                  string
+	ReadOnly              bool
+	RecoverFromSafetyCopy bool
+	Cost                  latchkey.Cost // lightest, unless it is another
 
 	Subject string // of a user
 	User    uuid.UUID
@@ -91,8 +91,8 @@ type Failure struct {
 
 // errorKinds are the errors that tests tell apart.
 var errorKinds = []error{
-	latchkey.ErrInvalidToken, latchkey.ErrKeyDisabled, latchkey.ErrUserDisabled, latchkey.ErrCorrupt, latchkey.ErrVersion,
-	latchkey.ErrClosed, latchkey.ErrCommit, latchkey.ErrSyncFailed, latchkey.ErrUserNotFound, latchkey.ErrKeyNotFound,
+	latchkey.ErrInvalidToken, latchkey.ErrKeyDisabled, latchkey.ErrUserDisabled, latchkey.ErrCorrupt, latchkey.ErrNewerFormat,
+	latchkey.ErrClosed, latchkey.ErrCommitUnknown, latchkey.ErrSyncFailed, latchkey.ErrUserNotFound, latchkey.ErrKeyNotFound,
 	fs.ErrNotExist, fs.ErrExist, syscall.EIO, syscall.ENOSPC,
 }
 
@@ -143,7 +143,7 @@ func (p *Program) Do(c Call, a *Answer) error {
 
 func (p *Program) do(ctx context.Context, c Call, a *Answer) error {
 	if c.Do == "open" {
-		s, err := latchkey.Open(c.Path, &latchkey.Options{Cost: cmp.Or(c.Cost, lightest), ReadOnly: c.ReadOnly, UseSafetyCopy: c.UseSafetyCopy})
+		s, err := latchkey.Open(c.Path, &latchkey.Options{Cost: cmp.Or(c.Cost, lightest), ReadOnly: c.ReadOnly, RecoverFromSafetyCopy: c.RecoverFromSafetyCopy})
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.stores[c.Path] = s
@@ -163,15 +163,18 @@ func (p *Program) do(ctx context.Context, c Call, a *Answer) error {
 	case "close":
 		return s.Close()
 	case "create user":
-		u, err := s.CreateUser(ctx, latchkey.NewUser{Identity: email(c.Subject)})
+		u, err := s.CreateUser(ctx, latchkey.UserSpec{Identity: email(c.Subject)})
 		a.User = u.ID
 		return err
 	case "create user with keys":
 		return createUserWithKeys(ctx, s, c, a)
 	case "create keys":
-		var requests []latchkey.NewKeyFor
+		if c.User == latchkey.ServerOwner {
+			return createServerKeys(ctx, s, c, a)
+		}
+		var requests []latchkey.KeyRequest
 		for _, name := range c.Names {
-			requests = append(requests, latchkey.NewKeyFor{Owner: c.User, NewKey: latchkey.NewKey{Name: name}})
+			requests = append(requests, latchkey.KeyRequest{Owner: c.User, KeySpec: latchkey.KeySpec{Name: name}})
 		}
 		keys, tokens, err := s.CreateKeys(ctx, requests, nil)
 		a.created(keys, tokens)
@@ -209,7 +212,7 @@ func (p *Program) do(ctx context.Context, c Call, a *Answer) error {
 
 // email is the identity of a user known by subject.
 func email(subject string) latchkey.Identity {
-	return latchkey.Identity{Provider: latchkey.LocalUserpass, Subject: subject}
+	return latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: subject}
 }
 
 func (a *Answer) created(keys []latchkey.Key, tokens []string) {
@@ -217,6 +220,31 @@ func (a *Answer) created(keys []latchkey.Key, tokens []string) {
 		a.Keys = append(a.Keys, k.ID)
 	}
 	a.Tokens = tokens
+}
+
+// createServerKeys makes the keys that a call names in one transaction.
+func createServerKeys(ctx context.Context, s *latchkey.Store, c Call, a *Answer) error {
+	minted, tokens, err := s.MintKeys(ctx, len(c.Names), nil)
+	if err != nil {
+		return err
+	}
+	var keys []latchkey.Key
+	err = s.Update(ctx, func(tx *latchkey.Tx) error {
+		keys = nil
+		for i, name := range c.Names {
+			key, err := tx.InsertServerKey(latchkey.KeySpec{Name: name}, minted[i])
+			if err != nil {
+				return err
+			}
+			keys = append(keys, key)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	a.created(keys, tokens)
+	return nil
 }
 
 func createUserWithKeys(ctx context.Context, s *latchkey.Store, c Call, a *Answer) error {
@@ -227,13 +255,13 @@ func createUserWithKeys(ctx context.Context, s *latchkey.Store, c Call, a *Answe
 	var keys []latchkey.Key
 	err = s.Update(ctx, func(tx *latchkey.Tx) error {
 		keys = nil
-		u, err := tx.CreateUser(latchkey.NewUser{Identity: email(c.Subject)})
+		u, err := tx.CreateUser(latchkey.UserSpec{Identity: email(c.Subject)})
 		if err != nil {
 			return err
 		}
 		a.User = u.ID
 		for i, name := range c.Names {
-			k, err := tx.InsertKey(u.ID, latchkey.NewKey{Name: name}, minted[i])
+			k, err := tx.InsertKey(u.ID, latchkey.KeySpec{Name: name}, minted[i])
 			if err != nil {
 				return err
 			}
@@ -294,8 +322,8 @@ func look(ctx context.Context, s *latchkey.Store, a *Answer) error {
 func logIn(ctx context.Context, s *latchkey.Store, tokens []string) (logins []Login) {
 	for _, token := range tokens {
 		who, err := s.Login(ctx, token)
-		if who.Server {
-			who.UserID = latchkey.Server
+		if who.ServerKey {
+			who.UserID = latchkey.ServerOwner
 		}
 		logins = append(logins, Login{who.KeyID, who.UserID, failure(err)})
 	}

@@ -45,7 +45,7 @@ func TestAPageThatCannotBeReadIsAnErrorNeverACrashAndTheSafetyCopyIsUsed(t *test
 			t.Errorf("%s: open: got %v, want ErrCorrupt", p.where, err)
 		}
 		refused++
-		if err := p.call(t, Call{Do: "open", Path: path, UseSafetyCopy: true}).Failure.err(); err != nil {
+		if err := p.call(t, Call{Do: "open", Path: path, RecoverFromSafetyCopy: true}).Failure.err(); err != nil {
 			t.Errorf("%s: open with the safety copy: %v", p.where, err)
 			continue
 		}

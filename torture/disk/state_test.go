@@ -29,7 +29,7 @@ type Key struct {
 	Token    string // empty as long as nobody was told
 }
 
-func newState() State { return State{"": {ID: latchkey.Server, Keys: map[string]Key{}}} }
+func newState() State { return State{"": {ID: latchkey.ServerOwner, Keys: map[string]Key{}}} }
 
 func (s State) clone() State {
 	c := maps.Clone(s)

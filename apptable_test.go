@@ -24,9 +24,9 @@ func TestDataIsKeptUnderItsNameAlone(t *testing.T) {
 
 func TestDataIsReadBackAsItWasWritten(t *testing.T) {
 	s := open(t)
-	for _, value := range [][]byte{{}, {0}, bytes.Repeat([]byte{0xff}, latchkey.MaxDataValue)} {
-		for _, key := range [][]byte{{0}, {0xff}, bytes.Repeat([]byte{7}, latchkey.MaxDataKey)} {
-			must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.Data("notes").Put(key, value) }))
+	for _, value := range [][]byte{{}, {0}, bytes.Repeat([]byte{0xff}, latchkey.MaxAppValue)} {
+		for _, key := range [][]byte{{0}, {0xff}, bytes.Repeat([]byte{7}, latchkey.MaxAppKey)} {
+			must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.AppTable("notes").Put(key, value) }))
 			got := get(t, s, "notes", string(key))
 			if got == nil || !bytes.Equal(got, value) {
 				t.Errorf("%d bytes under %x: got %d bytes, nil %t", len(value), key[0], len(got), got == nil)
@@ -39,8 +39,8 @@ func TestDataIsWrittenWithTheTransactionOrNotAtAll(t *testing.T) {
 	s := open(t)
 	stop := errors.New("stop")
 	err := s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		must(t, tx.Data("notes").Put([]byte("ada"), []byte("met")))
-		_, err := tx.CreateUser(latchkey.NewUser{Identity: email("ada")})
+		must(t, tx.AppTable("notes").Put([]byte("ada"), []byte("met")))
+		_, err := tx.CreateUser(latchkey.UserSpec{Identity: email("ada")})
 		must(t, err)
 		return stop
 	})
@@ -54,7 +54,7 @@ func TestDeletedDataIsGone(t *testing.T) {
 	s := open(t)
 	put(t, s, "notes", "ada", "met")
 	for range 2 { // what is not there can be deleted too
-		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.Data("notes").Delete([]byte("ada")) }))
+		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.AppTable("notes").Delete([]byte("ada")) }))
 		if got := get(t, s, "notes", "ada"); got != nil {
 			t.Errorf("got %q", got)
 		}
@@ -80,7 +80,7 @@ func TestDataIsScannedInOrderWithinBounds(t *testing.T) {
 	} {
 		var got []string
 		must(t, s.View(t.Context(), func(tx *latchkey.Tx) error {
-			for e, err := range tx.Data("notes").Scan(tt.from, tt.to) {
+			for e, err := range tx.AppTable("notes").Scan(tt.from, tt.to) {
 				must(t, err)
 				if string(e.Value) != "of "+string(e.Key) {
 					t.Errorf("%q has %q", e.Key, e.Value)
@@ -97,25 +97,25 @@ func TestDataIsScannedInOrderWithinBounds(t *testing.T) {
 
 func TestDataOutOfItsLimitsIsRefused(t *testing.T) {
 	s := open(t)
-	long := strings.Repeat("x", latchkey.MaxDataValue+1)
+	long := strings.Repeat("x", latchkey.MaxAppValue+1)
 	for _, tt := range []struct{ name, key, value string }{
 		{"", "k", ""}, {"Notes", "k", ""}, {"notes\x00", "k", ""}, {"no_tes", "k", ""}, {"notés", "k", ""},
-		{long[:latchkey.MaxDataName+1], "k", ""}, {"notes", "", ""}, {"notes", long[:latchkey.MaxDataKey+1], ""}, {"notes", "k", long},
+		{long[:latchkey.MaxAppName+1], "k", ""}, {"notes", "", ""}, {"notes", long[:latchkey.MaxAppKey+1], ""}, {"notes", "k", long},
 	} {
 		err := s.Update(t.Context(), func(tx *latchkey.Tx) error {
-			return tx.Data(tt.name).Put([]byte(tt.key), []byte(tt.value))
+			return tx.AppTable(tt.name).Put([]byte(tt.key), []byte(tt.value))
 		})
 		if !errors.Is(err, latchkey.ErrInvalidData) {
 			t.Errorf("%.20q, %.20q, %d bytes: got %v", tt.name, tt.key, len(tt.value), err)
 		}
 	}
 	must(t, s.View(t.Context(), func(tx *latchkey.Tx) error {
-		for _, err := range tx.Data("Notes").Scan(nil, nil) {
+		for _, err := range tx.AppTable("Notes").Scan(nil, nil) {
 			wantError(t, err, latchkey.ErrInvalidData)
 		}
-		_, err := tx.Data("Notes").Get([]byte("k"))
+		_, err := tx.AppTable("Notes").Get([]byte("k"))
 		wantError(t, err, latchkey.ErrInvalidData)
-		wantError(t, tx.Data("Notes").Delete([]byte("k")), latchkey.ErrInvalidData)
+		wantError(t, tx.AppTable("Notes").Delete([]byte("k")), latchkey.ErrInvalidData)
 		return nil
 	}))
 }
@@ -143,13 +143,13 @@ func TestDataIsBackedUpAndSalvaged(t *testing.T) {
 
 func put(t testing.TB, s *latchkey.Store, name, key, value string) {
 	t.Helper()
-	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.Data(name).Put([]byte(key), []byte(value)) }))
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.AppTable(name).Put([]byte(key), []byte(value)) }))
 }
 
 func get(t testing.TB, s *latchkey.Store, name, key string) (value []byte) {
 	t.Helper()
 	must(t, s.View(t.Context(), func(tx *latchkey.Tx) (err error) {
-		value, err = tx.Data(name).Get([]byte(key))
+		value, err = tx.AppTable(name).Get([]byte(key))
 		return err
 	}))
 	return value

@@ -1,0 +1,112 @@
+package latchkey
+
+import (
+	"bytes"
+	"fmt"
+	"iter"
+	"slices"
+)
+
+// AppTable is a named set of an application's own records, in the store's file and in the same transactions as users and
+// keys: what belongs together is written together. The store gives them a checksum, backs them up and salvages them, and
+// knows nothing else of them; they are not among the changes that replicas take. An AppTable ends with its [Tx], and like that
+// must not be used by two goroutines at once.
+type AppTable struct {
+	tx     *Tx
+	prefix []byte
+	err    error
+}
+
+// The limits of [AppTable].
+const (
+	MaxAppName  = 64
+	MaxAppKey   = 256      // bytes, at least one
+	MaxAppValue = 32 << 10 // bytes
+)
+
+// AppTable returns the records under a name: 1 to [MaxAppName] lower-case ASCII letters, digits and hyphens. Under another
+// name, every method returns [ErrInvalidData].
+func (tx *Tx) AppTable(name string) *AppTable {
+	t := &AppTable{tx: tx, prefix: append([]byte(name), 0)}
+	for i := range len(name) {
+		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			t.err = fmt.Errorf("%w: the name %.80q", ErrInvalidData, name)
+		}
+	}
+	if len(name) == 0 || len(name) > MaxAppName {
+		t.err = fmt.Errorf("%w: a name of %d bytes", ErrInvalidData, len(name))
+	}
+	return t
+}
+
+// Get returns the value of key, not nil even when it is empty; or nil if there is none. It returns [ErrInvalidData] or an
+// error of [Store.View].
+func (t *AppTable) Get(key []byte) ([]byte, error) {
+	k, err := t.key(key)
+	if err != nil {
+		return nil, err
+	}
+	record, err := t.tx.etx.Get(tableData, k)
+	if err != nil || record == nil {
+		return nil, err
+	}
+	return openRecord(tableData, k, record)
+}
+
+// Put sets the value of key. It returns [ErrInvalidData], [ErrReadOnly] in a View, or an error of [Store.Update].
+func (t *AppTable) Put(key, value []byte) error {
+	k, err := t.key(key)
+	if err == nil && len(value) > MaxAppValue {
+		err = fmt.Errorf("%w: a value of %d bytes", ErrInvalidData, len(value))
+	}
+	if err != nil {
+		return err
+	}
+	return t.tx.etx.Put(tableData, k, sealRecord(tableData, k, value))
+}
+
+// Delete removes key, if it is there. Its errors are those of [AppTable.Put].
+func (t *AppTable) Delete(key []byte) error {
+	k, err := t.key(key)
+	if err != nil {
+		return err
+	}
+	return t.tx.etx.Delete(tableData, k)
+}
+
+// Scan yields the entries with from ≤ key < to, in the order of bytes. A nil from is the beginning, a nil to the end. It
+// may be written to on the way: each step goes to the next greater key that there is at that moment. An error, one of
+// [AppTable.Get], is the last element.
+func (t *AppTable) Scan(from, to []byte) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		if t.err != nil {
+			yield(Entry{}, t.err)
+			return
+		}
+		low, high := append(bytes.Clone(t.prefix), from...), append(bytes.Clone(t.prefix), to...)
+		if to == nil {
+			high[len(high)-1]++ // the zero byte that ends the name
+		}
+		for e, err := range t.tx.etx.Scan(tableData, low, high) {
+			if err == nil {
+				e.Value, err = openRecord(tableData, e.Key, e.Value)
+			}
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			e.Key = e.Key[len(t.prefix):]
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// key is the engine's key of a record.
+func (t *AppTable) key(key []byte) ([]byte, error) {
+	if t.err == nil && (len(key) == 0 || len(key) > MaxAppKey) {
+		return nil, fmt.Errorf("%w: a key of %d bytes", ErrInvalidData, len(key))
+	}
+	return slices.Concat(t.prefix, key), t.err
+}
