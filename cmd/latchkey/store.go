@@ -23,6 +23,14 @@ var (
 	errStoreExists = errors.New("there is a file already")
 )
 
+// missing makes errNoFile of an error that says that the file at path is not there.
+func missing(err error, path string) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: %w", path, errNoFile)
+	}
+	return err
+}
+
 // path is the store's file, whether it is there or not.
 func (a *app) path() (string, error) {
 	if a.store == "" {
