@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -63,10 +64,16 @@ func (o *ownerArg) findKey(tx *latchkey.Tx, args []string) (key latchkey.Key, re
 	return key, rest[1:], err
 }
 
+// keyCreation is one run of key create.
+type keyCreation struct {
+	*app
+	owner   ownerArg
+	expires string
+	opts    latchkey.Options // how the store is opened
+}
+
 func keyCreate(a *app) *cobra.Command {
-	var owner ownerArg
-	var expires string
-	opts := latchkey.Options{}
+	k := &keyCreation{app: a}
 	cmd := &cobra.Command{
 		Use:   "create (USER | --server) NAME",
 		Short: "Create a key, and show its token for the only time",
@@ -84,47 +91,50 @@ and tests; a token cannot be guessed at any cost), or memory in KiB, passes and 
 			"latchkey key create --expires 90d ada@example.com \"Ada's phone\"",
 			"latchkey key create --quiet --server backup-job > token",
 		),
-		Args: owner.takes("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			expiry, err := parseExpiry(expires, time.Now())
-			if err != nil {
-				return err
-			}
-			return a.with(cmd.Context(), opts, func(s *latchkey.Store) error {
-				var id uuid.UUID
-				var rest []string
-				err := s.View(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-					id, rest, err = owner.find(tx, args)
-					return err
-				})
-				if err != nil {
-					return err
-				}
-				spec := latchkey.KeySpec{Name: rest[0], Expires: expiry}
-				var key latchkey.Key
-				var token string
-				if owner.server {
-					key, token, err = s.CreateServerKey(cmd.Context(), spec)
-				} else {
-					key, token, err = s.CreateKey(cmd.Context(), id, spec)
-				}
-				if err != nil {
-					return err
-				}
-				if err := a.printNewKey(key, token); err != nil {
-					return fmt.Errorf("key %s was created, but its token could not be shown (delete it, and create another): %w", key.ID, err)
-				}
-				return nil
-			})
-		},
+		Args: k.owner.takes("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error { return k.run(cmd.Context(), args) },
 	}
-	owner.flag(cmd)
-	cmd.Flags().StringVar(&expires, "expires", "", "`WHEN` the key stops logging in (default never)")
-	cmd.Flags().Var((*costFlag)(&opts.Cost), "cost", "what a hash of the key costs (or set LATCHKEY_COST)")
+	k.owner.flag(cmd)
+	cmd.Flags().StringVar(&k.expires, "expires", "", "`WHEN` the key stops logging in (default never)")
+	cmd.Flags().Var((*costFlag)(&k.opts.Cost), "cost", "what a hash of the key costs (or set LATCHKEY_COST)")
 	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.Flags().IntVar(&opts.MaxKeysPerUser, "max-keys", 20, "the `NUMBER` of keys that a user can have; -1 for any")
+	cmd.Flags().IntVar(&k.opts.MaxKeysPerUser, "max-keys", 20, "the `NUMBER` of keys that a user can have; -1 for any")
 	a.quietFlag(cmd, "the token")
 	return cmd
+}
+
+// run creates the key and prints its token.
+func (k *keyCreation) run(ctx context.Context, args []string) error {
+	expiry, err := parseExpiry(k.expires, time.Now())
+	if err != nil {
+		return err
+	}
+	return k.with(ctx, k.opts, func(s *latchkey.Store) error {
+		key, token, err := k.create(ctx, s, args, expiry)
+		if err != nil {
+			return err
+		}
+		if err := k.printNewKey(key, token); err != nil {
+			return fmt.Errorf("key %s was created, but its token could not be shown (delete it, and create another): %w", key.ID, err)
+		}
+		return nil
+	})
+}
+
+// create creates the key in s.
+func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []string, expiry time.Time) (latchkey.Key, string, error) {
+	if k.owner.server {
+		return s.CreateServerKey(ctx, latchkey.KeySpec{Name: args[0], Expires: expiry})
+	}
+	var user latchkey.User
+	err := s.View(ctx, func(tx *latchkey.Tx) (err error) {
+		user, err = findUser(tx, args[0])
+		return err
+	})
+	if err != nil {
+		return latchkey.Key{}, "", err
+	}
+	return s.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: args[1], Expires: expiry})
 }
 
 // printNewKey is the only place that prints a token.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 
 	"github.com/google/uuid"
@@ -88,22 +89,7 @@ With --json, each line is a document.`,
 			}
 			out := bufio.NewWriter(a.stdout)
 			err := a.reading(cmd.Context(), func(s *latchkey.Store) error {
-				if !a.json {
-					fmt.Fprintf(out, userRow, "ID", "CREATED", "STATE", "IDENTITIES")
-				}
-				left := limit
-				for user, err := range s.Users(cmd.Context(), cursor) {
-					if err != nil {
-						return err
-					}
-					if err := a.writeUserRow(out, user); err != nil {
-						return err
-					}
-					if left--; left == 0 {
-						return nil
-					}
-				}
-				return nil
+				return a.writeUsers(out, s.Users(cmd.Context(), cursor), limit)
 			})
 			return errors.Join(err, out.Flush())
 		},
@@ -111,6 +97,26 @@ With --json, each line is a document.`,
 	cmd.Flags().StringVar(&after, "after", "", "begin after the user with this `ID`")
 	cmd.Flags().UintVar(&limit, "limit", 0, "list no more than `N` users; 0 for all")
 	return cmd
+}
+
+// writeUsers writes the first limit users, or all if limit is 0.
+func (a *app) writeUsers(w io.Writer, users iter.Seq2[latchkey.User, error], limit uint) error {
+	if !a.json {
+		fmt.Fprintf(w, userRow, "ID", "CREATED", "STATE", "IDENTITIES")
+	}
+	left := limit
+	for user, err := range users {
+		if err != nil {
+			return err
+		}
+		if err := a.writeUserRow(w, user); err != nil {
+			return err
+		}
+		if left--; left == 0 {
+			return nil
+		}
+	}
+	return nil
 }
 
 func (a *app) writeUserRow(w io.Writer, user latchkey.User) error {
