@@ -58,7 +58,10 @@ func (a *app) backUp(ctx context.Context, s *latchkey.Store, path string) (writt
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
 		err = syncDir(filepath.Dir(path)) // or the name may be lost with the power
 	}
 	if err != nil {
@@ -79,7 +82,8 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	defer d.Close()
+	return d.Sync()
 }
 
 // stderrIsTerminal tells whether there is somebody to show progress to.

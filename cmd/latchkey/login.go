@@ -71,7 +71,8 @@ is refused; with --json, standard output has the answer in both cases.`,
 func (a *app) refuse(err error) error {
 	for _, r := range refusals {
 		if a.json && errors.Is(err, r.err) {
-			return errors.Join(err, writeJSON(a.stdout, loginAnswer{Reason: r.reason}))
+			writeErr := writeJSON(a.stdout, loginAnswer{Reason: r.reason})
+			return errors.Join(err, writeErr)
 		}
 	}
 	return err

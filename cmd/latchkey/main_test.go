@@ -152,7 +152,9 @@ func lapsed(ts *testscript.TestScript, _ bool, args []string) {
 	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Now: func() time.Time { return then }})
 	ts.Check(err)
 	_, token, err := s.CreateServerKey(context.Background(), latchkey.KeySpec{Name: "lapsed", Expires: then.Add(time.Hour)})
-	ts.Check(errors.Join(err, s.Close(), os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600)))
+	ts.Check(err)
+	ts.Check(s.Close())
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600))
 }
 
 // halfmade makes a file as init leaves it behind when it is interrupted.
@@ -164,7 +166,10 @@ func halfmade(ts *testscript.TestScript, _ bool, args []string) {
 func damage(ts *testscript.TestScript, _ bool, args []string) {
 	rewrite(ts, args[0], func(tx latchkey.EngineTx) error {
 		for e, err := range tx.Scan("identities", nil, nil) {
-			if err := errors.Join(err, tx.Delete("identities", e.Key)); err != nil {
+			if err != nil {
+				return err
+			}
+			if err := tx.Delete("identities", e.Key); err != nil {
 				return err
 			}
 		}
@@ -185,5 +190,6 @@ func postdate(ts *testscript.TestScript, _ bool, args []string) {
 func rewrite(ts *testscript.TestScript, file string, fn func(latchkey.EngineTx) error) {
 	e, err := latchkey.OpenBoltEngine(ts.MkAbs(file), nil)
 	ts.Check(err)
-	ts.Check(errors.Join(e.Update(context.Background(), fn), e.Close()))
+	err = e.Update(context.Background(), fn)
+	ts.Check(errors.Join(err, e.Close()))
 }

@@ -52,7 +52,8 @@ func (a *app) with(ctx context.Context, opts latchkey.Options, fn func(*latchkey
 	if err != nil {
 		return err
 	}
-	return errors.Join(fn(s), s.Close())
+	err = fn(s)
+	return errors.Join(err, s.Close())
 }
 
 // open opens the store, or makes it. It may wait for another program that has it open.
