@@ -39,7 +39,7 @@ func (s *Store) hashInTurn(ctx context.Context, cost Cost, hash func()) error {
 		return ErrClosed
 	}
 	defer s.background.Done()
-	if waiting := s.hasher.waiting(); waiting > 0 && waiting >= s.flights.limit {
+	if waiting := s.hasher.waiting(); waiting > 0 && waiting >= s.flight.limit {
 		s.counters.add(statBusy, 1)
 		return fmt.Errorf("%w: %d wait for a hash", ErrBusy, waiting)
 	}

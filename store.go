@@ -24,7 +24,7 @@ type Store struct {
 	random   *randomSource
 	cache    *cache
 	hasher   *hasher
-	flights  *flights
+	flight   *singleflight
 	rehashes *rehashes
 	counters *counters
 
@@ -98,7 +98,7 @@ func openEngine(e Engine, opts *Options) (*Store, error) {
 		random:   opts.random(),
 		cache:    newCache(opts.cacheSize()),
 		hasher:   newHasher(opts.hashMemory(), c),
-		flights:  newFlights(opts.hashQueue()),
+		flight:   newSingleflight(opts.hashQueue()),
 		rehashes: newRehashes(),
 		counters: c,
 		closing:  make(chan struct{}),

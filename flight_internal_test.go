@@ -1,0 +1,205 @@
+package latchkey
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+)
+
+func TestLoginsOfOneColdKeyShareOneHash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, nil)
+		_, token := addServerKey(t, s, "laptop")
+		before := statsInside(t, s).Hashes
+
+		giveBack := takePermits(t, s)
+		var outcomes []<-chan error
+		for range 50 {
+			outcomes = append(outcomes, loginAside(t.Context(), s, token))
+		}
+		synctest.Wait()
+		if n := s.hasher.waiting(); n != 1 {
+			t.Errorf("%d hashes wait for 50 logins, want 1", n)
+		}
+		giveBack()
+		synctest.Wait()
+		for _, o := range outcomes {
+			wantOutcome(t, o, nil)
+		}
+		wantHashes(t, s, before, 1)
+	})
+}
+
+func TestACallerWhoLeavesLeavesAtOnceAndTheHashGoesOnForTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, nil)
+		_, token := addServerKey(t, s, "laptop")
+		before := statsInside(t, s).Hashes
+		giveBack := takePermits(t, s)
+
+		ctx, leave := context.WithCancel(t.Context())
+		first := loginAside(ctx, s, token)
+		synctest.Wait()
+		second := loginAside(t.Context(), s, token)
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		wantOutcome(t, first, context.Canceled)
+		wantWaiting(t, second)
+		third := loginAside(t.Context(), s, token)
+		synctest.Wait()
+
+		giveBack()
+		synctest.Wait()
+		wantOutcome(t, second, nil)
+		wantOutcome(t, third, nil)
+		wantHashes(t, s, before, 1)
+		wantIdle(t, s.hasher)
+	})
+}
+
+func TestAHashThatHasBegunIsJoinedByWhoComesAfterItsCallersLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, nil)
+		key, token := addServerKey(t, s, "laptop")
+		before := statsInside(t, s).Hashes
+
+		// The test is the hash: it begins, and ends when the test says so.
+		call, first := s.flight.join(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
+		if !first || !s.flight.begin(call) {
+			t.Fatal("the hash does not begin")
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		left := loginAside(ctx, s, token)
+		synctest.Wait()
+		wantWaiting(t, left)
+		leave()
+		s.flight.leave(call)
+		synctest.Wait()
+		wantOutcome(t, left, context.Canceled)
+
+		later := loginAside(t.Context(), s, token)
+		synctest.Wait()
+		wantWaiting(t, later)
+		s.flight.done(call, true, nil)
+		synctest.Wait()
+		wantOutcome(t, later, nil)
+		wantHashes(t, s, before, 0)
+	})
+}
+
+func TestNothingIsHashedWhenEverybodyHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, nil)
+		_, token := addServerKey(t, s, "laptop")
+		before := statsInside(t, s).Hashes
+		giveBack := takePermits(t, s)
+
+		ctx, leave := context.WithCancel(t.Context())
+		outcomes := []<-chan error{loginAside(ctx, s, token), loginAside(ctx, s, token), loginAside(ctx, s, token)}
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		for _, o := range outcomes {
+			wantOutcome(t, o, context.Canceled)
+		}
+		if n := s.hasher.waiting(); n != 0 {
+			t.Errorf("%d hashes still wait, want 0", n)
+		}
+		giveBack()
+		synctest.Wait()
+		wantHashes(t, s, before, 0)
+		wantIdle(t, s.hasher)
+	})
+}
+
+func TestNothingIsHashedWhenEverybodyLeavesAsThePermitComes(t *testing.T) {
+	s := openInside(t, nil)
+	key, token := addServerKey(t, s, "laptop")
+	before := statsInside(t, s).Hashes
+	secret := secretOf(t, s, token)
+	phc := verifierOf(t, s, key.ID)
+	v, err := parseVerifier(phc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call, _ := s.flight.join(key.ID, secret, phc)
+	call.callers = 0 // as leave has it, which comes too late to keep the permit from being given
+	if ok, err := s.compare(call, key.ID, &secret, &v, phc); ok || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %t, %v, want false, Canceled", ok, err)
+	}
+	s.flight.done(call, false, nil)
+	wantHashes(t, s, before, 0)
+	wantIdle(t, s.hasher)
+}
+
+func TestMoreLoginsThanTheQueueHoldsAreBusyAndTheOthersGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, &Options{Cost: LightCost, HashQueue: 2})
+		_, one := addServerKey(t, s, "one")
+		_, two := addServerKey(t, s, "two")
+		_, three := addServerKey(t, s, "three")
+		giveBack := takePermits(t, s)
+
+		first, second := loginAside(t.Context(), s, one), loginAside(t.Context(), s, two)
+		synctest.Wait()
+		third := loginAside(t.Context(), s, three)
+		again := loginAside(t.Context(), s, one) // takes no room of its own
+		synctest.Wait()
+		wantOutcome(t, third, ErrBusy)
+		wantWaiting(t, first)
+		wantWaiting(t, second)
+		wantWaiting(t, again)
+
+		giveBack()
+		synctest.Wait()
+		wantOutcome(t, first, nil)
+		wantOutcome(t, second, nil)
+		wantOutcome(t, again, nil)
+		if _, err := s.Login(t.Context(), three); err != nil {
+			t.Errorf("the busy one, tried again: got error %v", err)
+		}
+		if st := statsInside(t, s); st.Busy != 1 {
+			t.Errorf("%d logins were busy, want 1", st.Busy)
+		}
+	})
+}
+
+func TestTheRoomOfLoginsThatLeftIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, &Options{Cost: LightCost, HashQueue: 1})
+		_, one := addServerKey(t, s, "one")
+		_, two := addServerKey(t, s, "two")
+		giveBack := takePermits(t, s)
+
+		ctx, leave := context.WithCancel(t.Context())
+		loginAside(ctx, s, one)
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		second := loginAside(t.Context(), s, two)
+		synctest.Wait()
+		wantWaiting(t, second)
+		giveBack()
+		synctest.Wait()
+		wantOutcome(t, second, nil)
+	})
+}
+
+func TestALoginJoinsNoHashForAnotherVerifierThanItRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openInside(t, nil)
+		key, token := addServerKey(t, s, "laptop")
+		call, _ := s.flight.join(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
+		s.flight.begin(call)
+
+		other := newVerifier(make([]byte, secretSize), LightCost)
+		plantVerifier(t, s, key.ID, other.String())
+		outcome := loginAside(t.Context(), s, token)
+		synctest.Wait()
+		s.flight.done(call, true, nil) // as the verifier was
+		synctest.Wait()
+		wantOutcome(t, outcome, ErrInvalidToken)
+	})
+}

@@ -1,0 +1,236 @@
+package latchkey
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"runtime/metrics"
+	"sync"
+	"time"
+)
+
+// hasher bounds how much is hashed at once: in bytes of memory, and in hashes by the number of
+// processors. More hashes at once than processors would only take turns and hold memory meanwhile.
+// Callers get their permits in the order in which they asked.
+//
+// argon2 allocates its memory anew for each hash, and the memory of a finished hash stays in use
+// until it is collected. So running hashes get half of the bound. When the garbage of finished
+// hashes fills the rest, and the program itself gives no occasion to collect it, the next hash waits
+// for a collection.
+type hasher struct {
+	limit    int64 // bytes
+	slots    int   // hashes that may run at once
+	counters *counters
+
+	mu      sync.Mutex
+	used    int64 // bytes of the hashes that run
+	running int   // hashes that run
+	garbage hashGarbage
+	queue   []*hashWaiter
+	closed  bool
+	peak    int64 // the most that used has been
+
+	collects sync.WaitGroup // collections that the hasher has begun
+}
+
+type hashWaiter struct {
+	bytes int64
+	ready chan struct{} // closed when err is known
+	err   error         // nil for a permit
+}
+
+func newHasher(limit int64, c *counters) *hasher {
+	return &hasher{limit: limit, slots: runtime.GOMAXPROCS(0), counters: c}
+}
+
+// hash makes the verifier of a new secret, after it has waited for a permit. Its errors are those of
+// acquire.
+func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (verifier, error) {
+	if err := h.acquire(ctx, cost); err != nil {
+		return verifier{}, err
+	}
+	defer h.release(cost)
+	h.counters.add(statHashes, 1)
+	return newVerifier(secret, cost), nil
+}
+
+// acquire waits for a permit to hash at cost. The caller gives the permit back with release.
+//
+// It returns ErrCostTooHigh, ErrClosed or ctx's error.
+func (h *hasher) acquire(ctx context.Context, cost Cost) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w := &hashWaiter{bytes: cost.bytes(), ready: make(chan struct{})}
+	if w.bytes > h.limit {
+		return fmt.Errorf("%w: %d KiB", ErrCostTooHigh, cost.Memory)
+	}
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return ErrClosed
+	}
+	h.queue = append(h.queue, w)
+	h.admitLocked()
+	h.mu.Unlock()
+
+	start := time.Now()
+	defer func() { h.counters.add(statHashWait, uint64(time.Since(start))) }()
+	select {
+	case <-w.ready:
+		return w.err
+	case <-ctx.Done():
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i, q := range h.queue {
+		if q == w {
+			h.queue = append(h.queue[:i], h.queue[i+1:]...)
+			// If w was at the front and too large to begin, smaller hashes behind it may begin now.
+			h.admitLocked()
+			return ctx.Err()
+		}
+	}
+	if w.err == nil {
+		h.releaseLocked(w.bytes) // w got its permit in the same moment
+	}
+	return ctx.Err()
+}
+
+func (h *hasher) release(cost Cost) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.releaseLocked(cost.bytes())
+}
+
+func (h *hasher) releaseLocked(bytes int64) {
+	h.used -= bytes
+	h.running--
+	h.garbage.add(bytes)
+	h.admitLocked()
+}
+
+// admitLocked gives permits to the callers at the front of the queue, as long as there is room. It
+// begins a collection if nothing but garbage is in the way.
+func (h *hasher) admitLocked() {
+	for len(h.queue) > 0 && h.freeLocked(h.queue[0].bytes) {
+		w := h.queue[0]
+		if h.used+h.garbage.bytes()+w.bytes > h.limit {
+			if h.garbage.beginCollection() {
+				h.collects.Go(h.collect)
+			}
+			return
+		}
+		h.used += w.bytes
+		h.running++
+		h.peak = max(h.peak, h.used)
+		close(w.ready)
+		h.queue = h.queue[1:]
+	}
+}
+
+// freeLocked reports whether a hash may begin if the garbage leaves enough memory for it.
+func (h *hasher) freeLocked(bytes int64) bool {
+	return h.running < h.slots && h.used+bytes <= max(h.limit/2, bytes)
+}
+
+// collect collects the garbage of finished hashes, and admits the callers for which there is room
+// then.
+func (h *hasher) collect() {
+	runtime.GC() // waits for a collection that is under way, and then does another
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.garbage.endCollection()
+	h.admitLocked()
+}
+
+// close ends the giving of permits: callers that wait for a permit, or ask for one later, get
+// ErrClosed. It waits until no goroutine of the hasher is left.
+func (h *hasher) close() {
+	h.mu.Lock()
+	h.closeLocked()
+	h.mu.Unlock()
+	h.collects.Wait()
+}
+
+func (h *hasher) closeLocked() {
+	h.closed = true
+	for _, w := range h.queue {
+		w.err = ErrClosed
+		close(w.ready)
+	}
+	h.queue = nil
+}
+
+// waiting returns how many callers wait for a permit.
+func (h *hasher) waiting() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.queue)
+}
+
+// peakBytes returns the most memory, in bytes, that permits were given for at once.
+func (h *hasher) peakBytes() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.peak
+}
+
+// hashGarbage is an account of the memory that finished hashes leave to the garbage collector.
+type hashGarbage struct {
+	batches    []garbageBatch // oldest first
+	collecting int64          // bytes that a collection of the hasher's own is under way for
+}
+
+// garbageBatch is the garbage of hashes that ended between two collections.
+type garbageBatch struct {
+	collections uint64 // that the program had done by then
+	bytes       int64
+}
+
+// add counts the memory of a hash that has just ended.
+func (g *hashGarbage) add(bytes int64) {
+	now := collections()
+	if n := len(g.batches); n > 0 && g.batches[n-1].collections == now {
+		g.batches[n-1].bytes += bytes
+		return
+	}
+	g.batches = append(g.batches, garbageBatch{now, bytes})
+}
+
+// bytes returns how much of the garbage may not have been collected yet. A collection that was under
+// way when a hash ended can have missed the hash's memory. The collection after it has not.
+func (g *hashGarbage) bytes() int64 {
+	now := collections()
+	for len(g.batches) > 0 && g.batches[0].collections+2 <= now {
+		g.batches = g.batches[1:]
+	}
+	return g.collecting + g.sum()
+}
+
+func (g *hashGarbage) sum() (bytes int64) {
+	for _, b := range g.batches {
+		bytes += b.bytes
+	}
+	return bytes
+}
+
+// beginCollection reports whether the caller must collect now and then call endCollection. It
+// reports false if there is no garbage, or a collection is under way.
+func (g *hashGarbage) beginCollection() bool {
+	if len(g.batches) == 0 || g.collecting > 0 {
+		return false
+	}
+	g.collecting, g.batches = g.sum(), nil
+	return true
+}
+
+// endCollection forgets the garbage that was there when the collection began.
+func (g *hashGarbage) endCollection() { g.collecting = 0 }
+
+// collections returns how many garbage collections the program has done.
+func collections() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}

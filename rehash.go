@@ -1,0 +1,116 @@
+package latchkey
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/google/uuid"
+)
+
+// rehash is a verifier at the store's cost that the next write will put in the place of an old one.
+type rehash struct {
+	id       uuid.UUID
+	old, new string
+}
+
+// rehashes wait for a write that happens anyway: a login never costs one.
+type rehashes struct {
+	mu      sync.Mutex
+	pending map[uuid.UUID]rehash // an empty new is still being computed
+}
+
+// maxRehashes bounds how many wait; a key that finds no room is hashed anew after another cold login.
+const maxRehashes = 256
+
+func newRehashes() *rehashes { return &rehashes{pending: make(map[uuid.UUID]rehash)} }
+
+// rehash computes a verifier at the store's cost. The login that proved the secret does not wait for it.
+func (s *Store) rehash(id uuid.UUID, secret *[secretSize]byte, old string) {
+	h := rehash{id: id, old: old}
+	if s.readOnly || !s.rehashes.begin(h) {
+		return
+	}
+	s.goBackground(func() {
+		v, err := s.hasher.hash(context.Background(), secret[:], s.cost) // Close ends the wait
+		if err == nil {
+			h.new = v.String()
+		}
+		s.rehashes.end(h)
+	})
+}
+
+// begin takes a place for a verifier that is to be computed, unless all are taken, or it has one already.
+func (r *rehashes) begin(h rehash) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if have, ok := r.pending[h.id]; ok && have.old == h.old || len(r.pending) >= maxRehashes {
+		return false
+	}
+	r.pending[h.id] = h
+	return true
+}
+
+// end puts the verifier in its place, or gives the place back if there is none.
+func (r *rehashes) end(h rehash) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending[h.id].old != h.old {
+		return // a later verifier took it
+	}
+	if h.new == "" {
+		delete(r.pending, h.id)
+	} else {
+		r.pending[h.id] = h
+	}
+}
+
+// all returns the verifiers that can be written.
+func (r *rehashes) all() (all []rehash) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, h := range r.pending {
+		if h.new != "" {
+			all = append(all, h)
+		}
+	}
+	return all
+}
+
+// done forgets what was written.
+func (r *rehashes) done(written []rehash) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, h := range written {
+		if r.pending[h.id] == h {
+			delete(r.pending, h.id)
+		}
+	}
+}
+
+// applyRehashes writes what waits, where the verifier is still the one that was proven.
+func (tx *Tx) applyRehashes() error {
+	pending := tx.store.rehashes.all()
+	tx.pending = conceal(pending)
+	for _, h := range pending {
+		k, err := tx.getKey(h.id)
+		if err == nil && k != nil {
+			err = tx.checkLatest(keyKind, h.id, k.sequence)
+		}
+		if errors.Is(err, ErrCorrupt) {
+			continue // not a reason to refuse somebody else's change
+		}
+		if err != nil {
+			return err
+		}
+		if k == nil || k.deleted || k.verifier != h.old {
+			continue
+		}
+		k.verifier = h.new
+		if err := tx.putKey(k, func(now stamp) { k.hashed = now }); err != nil {
+			return err
+		}
+		tx.rehashed++
+	}
+	return nil
+}

@@ -1,0 +1,301 @@
+package latchkey
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/uuid"
+)
+
+// oldCost is what the keys of the tests below were hashed at before the store was opened with LightCost.
+var oldCost = Cost{Memory: 128, Passes: 1, Lanes: 1}
+
+// openWithOldKey opens a store at LightCost that has a server key hashed at oldCost.
+func openWithOldKey(t testing.TB) (*Store, Key, string) {
+	t.Helper()
+	s := openInside(t, &Options{Cost: oldCost})
+	key, token := addServerKey(t, s, "laptop")
+	return reopenInside(t, s, nil), key, token
+}
+
+// loginAndRehash logs in, and waits for the hash that goes on in the background.
+func loginAndRehash(t testing.TB, s *Store, token string, id uuid.UUID) {
+	t.Helper()
+	wantLoginInside(t, s, token, id)
+	s.background.Wait()
+}
+
+// write is a write that has nothing to do with any key.
+func write(t testing.TB, s *Store, subject string) {
+	t.Helper()
+	if _, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, subject}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantCost(t testing.TB, s *Store, id uuid.UUID, want Cost) {
+	t.Helper()
+	v, err := parseVerifier(verifierOf(t, s, id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.cost != want {
+		t.Errorf("the key is hashed at %+v, want %+v", v.cost, want)
+	}
+}
+
+func TestAKeyOfAnotherCostIsHashedAnewInTheCommitOfTheNextWrite(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	loginAndRehash(t, s, token, key.ID)
+	st := statsInside(t, s)
+	if st.Hashes != 2 {
+		t.Errorf("argon2 ran %d times, want 2: for the login and for the new verifier", st.Hashes)
+	}
+
+	write(t, s, "ada")
+	wantCost(t, s, key.ID, LightCost)
+	after := statsInside(t, s)
+	if after.Commits != st.Commits+1 || after.Rehashed != 1 {
+		t.Errorf("%d commits and %d verifiers brought to the cost, want 1 and 1", after.Commits-st.Commits, after.Rehashed)
+	}
+	write(t, s, "grace")
+	if again := statsInside(t, s); again.Sequence != after.Sequence+1 || again.Rehashed != 1 {
+		t.Errorf("the write after it moved the sequence by %d and brought %d to the cost, want 1 and 0",
+			again.Sequence-after.Sequence, again.Rehashed-1)
+	}
+	wantSound(t, s)
+
+	s = reopenInside(t, s, nil)
+	loginAndRehash(t, s, token, key.ID)
+	wantHashes(t, s, 0, 1)
+}
+
+func TestALoginWritesNothing(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	before := statsInside(t, s)
+	loginAndRehash(t, s, token, key.ID)
+	after := statsInside(t, s)
+	if after.Sequence != before.Sequence || after.Commits != before.Commits {
+		t.Errorf("the sequence moved by %d, with %d commits; want 0 and 0", after.Sequence-before.Sequence, after.Commits-before.Commits)
+	}
+	wantCost(t, s, key.ID, oldCost)
+}
+
+func TestAVerifierThatChangedMeanwhileIsNotOverwritten(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	loginAndRehash(t, s, token, key.ID)
+	other := newVerifier(make([]byte, secretSize), oldCost)
+	plantVerifier(t, s, key.ID, other.String())
+	write(t, s, "ada")
+	if got := verifierOf(t, s, key.ID); got != other.String() {
+		t.Errorf("got %s, want %s", got, other.String())
+	}
+	if st := statsInside(t, s); st.Rehashed != 0 {
+		t.Errorf("%d verifiers count as brought to the cost, want 0", st.Rehashed)
+	}
+}
+
+func TestAKeyDeletedMeanwhileGetsNoVerifier(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	loginAndRehash(t, s, token, key.ID)
+	if err := s.DeleteKey(t.Context(), ServerOwner, key.ID); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, "ada")
+	if got := verifierOf(t, s, key.ID); got != "" {
+		t.Errorf("the tombstone has the verifier %s", got)
+	}
+	if st := statsInside(t, s); st.Rehashed != 0 {
+		t.Errorf("%d verifiers count as brought to the cost, want 0", st.Rehashed)
+	}
+	wantSound(t, s)
+}
+
+func TestAFailedWriteLeavesTheNewVerifierForTheNext(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	loginAndRehash(t, s, token, key.ID)
+	refused := errors.New("refused")
+	err := s.Update(t.Context(), func(tx *Tx) error {
+		if _, err := tx.CreateUser(UserSpec{Identity{ProviderLocalUserpass, "ada"}}); err != nil {
+			return err
+		}
+		return refused
+	})
+	if !errors.Is(err, refused) {
+		t.Fatal(err)
+	}
+	wantCost(t, s, key.ID, oldCost)
+	write(t, s, "ada")
+	wantCost(t, s, key.ID, LightCost)
+}
+
+func TestACommitThatFailsLeavesTheNewVerifierForTheNext(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	loginAndRehash(t, s, token, key.ID)
+	bolt := s.engine
+	lost := errors.New("lost")
+	s.engine = failingCommits{bolt, lost}
+	if _, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}}); !errors.Is(err, lost) {
+		t.Fatal(err)
+	}
+	s.engine = bolt
+	wantCost(t, s, key.ID, oldCost)
+	write(t, s, "ada")
+	wantCost(t, s, key.ID, LightCost)
+}
+
+// failingCommits is an engine whose commits fail when their functions have succeeded.
+type failingCommits struct {
+	Engine
+	err error
+}
+
+func (e failingCommits) Update(ctx context.Context, fn func(EngineTx) error) error {
+	return e.Engine.Update(ctx, func(etx EngineTx) error { return firstError(fn(etx), e.err) })
+}
+
+func TestASecretThatIsNotTheKeysGetsNoVerifier(t *testing.T) {
+	s, key, _ := openWithOldKey(t)
+	wrong := s.tokens.format(key.ID, [secretSize]byte{1}) // only who has the tag secret can make it
+	wantOutcomeOf(t, s, wrong, ErrInvalidToken)
+	s.background.Wait()
+	write(t, s, "ada")
+	wantCost(t, s, key.ID, oldCost)
+	wantHashes(t, s, 0, 1)
+}
+
+func TestALaterVerifierKeepsItsPlace(t *testing.T) {
+	r := newRehashes()
+	id := uuid.New()
+	early, late := rehash{id: id, old: "one", new: "two"}, rehash{id: id, old: "three"}
+	r.begin(rehash{id: id, old: early.old})
+	r.begin(late) // the verifier has changed
+	r.end(early)
+	if all := r.all(); len(all) != 0 {
+		t.Errorf("%v can be written, want what the later hash will give", all)
+	}
+	late.new = "four"
+	r.end(late)
+	r.done([]rehash{early})
+	if all := r.all(); len(all) != 1 || all[0] != late {
+		t.Errorf("%v can be written, want %v", all, late)
+	}
+}
+
+func TestAWriteDuringTheHashLeavesTheNewVerifierForTheNext(t *testing.T) {
+	s, key, _ := openWithOldKey(t)
+	h := rehash{id: key.ID, old: verifierOf(t, s, key.ID)}
+	if !s.rehashes.begin(h) {
+		t.Fatal("the hash does not begin")
+	}
+	write(t, s, "ada")
+	wantCost(t, s, key.ID, oldCost)
+
+	v := newVerifier(make([]byte, secretSize), LightCost)
+	h.new = v.String()
+	s.rehashes.end(h)
+	write(t, s, "grace")
+	wantCost(t, s, key.ID, LightCost)
+}
+
+func TestAReadOnlyStoreHashesNothingAnew(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	s = reopenInside(t, s, &Options{Cost: LightCost, ReadOnly: true})
+	loginAndRehash(t, s, token, key.ID)
+	wantHashes(t, s, 0, 1)
+	if n := len(s.rehashes.all()); n != 0 {
+		t.Errorf("%d new verifiers wait for a write that cannot come", n)
+	}
+}
+
+func TestVerifiersThatWaitForAWriteAreBounded(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	for range maxRehashes {
+		s.rehashes.begin(rehash{id: uuid.New(), old: "old", new: "new"})
+	}
+	loginAndRehash(t, s, token, key.ID)
+	wantHashes(t, s, 0, 1)
+	if n := len(s.rehashes.all()); n != maxRehashes {
+		t.Errorf("%d verifiers wait, want %d", n, maxRehashes)
+	}
+	write(t, s, "ada") // makes room
+	s.cache.clear()
+	loginAndRehash(t, s, token, key.ID)
+	write(t, s, "grace")
+	wantCost(t, s, key.ID, LightCost)
+}
+
+func TestAKeyIsHashedAnewOnASingleProcessor(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	s.hasher.slots = 1
+	loginAndRehash(t, s, token, key.ID)
+	write(t, s, "ada")
+	wantCost(t, s, key.ID, LightCost)
+	wantIdle(t, s.hasher)
+}
+
+func TestAKeyIsHashedAnewWhereMemoryIsEnoughForOneHash(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	s = reopenInside(t, s, &Options{Cost: LightCost, HashMemory: oldCost.bytes()})
+	loginAndRehash(t, s, token, key.ID)
+	write(t, s, "ada")
+	wantCost(t, s, key.ID, LightCost)
+}
+
+func TestAVerifierThatWaitsForAWriteIsNotHashedAgain(t *testing.T) {
+	s, key, token := openWithOldKey(t)
+	loginAndRehash(t, s, token, key.ID)
+	before := statsInside(t, s).Hashes
+	s.cache.clear()
+	loginAndRehash(t, s, token, key.ID)
+	wantHashes(t, s, before, 1)
+}
+
+func TestCloseDoesNotWaitForAPermitToHashAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, key, token := openWithOldKey(t)
+		secret := secretOf(t, s, token)
+		giveBack := takePermits(t, s)
+		s.rehash(key.ID, &secret, verifierOf(t, s, key.ID))
+		synctest.Wait()
+		if n := s.hasher.waiting(); n != 1 {
+			t.Fatalf("%d hashes wait, want 1", n)
+		}
+		closeInside(t, s) // or it deadlocks
+		giveBack()
+		wantIdle(t, s.hasher)
+	})
+}
+
+func TestADamagedKeyThatWaitsForItsVerifierDoesNotStopOtherWrites(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		damage func(t *testing.T, s *Store, id uuid.UUID) []byte // what is found in the place of the record
+	}{
+		{"of no checksum", func(*testing.T, *Store, uuid.UUID) []byte { return []byte("damage") }},
+		{"of an earlier state", func(t *testing.T, s *Store, id uuid.UUID) []byte {
+			record := recordOf(t, s, id)
+			if err := s.RenameKey(t.Context(), ServerOwner, id, "desktop"); err != nil {
+				t.Fatal(err)
+			}
+			return record
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, key, token := openWithOldKey(t)
+			damage := tt.damage(t, s, key.ID)
+			loginAndRehash(t, s, token, key.ID)
+			err := s.Update(t.Context(), func(tx *Tx) error { return tx.etx.Put(tableKeys, key.ID[:], damage) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, s, "ada")
+			if got := recordOf(t, s, key.ID); !bytes.Equal(got, damage) {
+				t.Errorf("the record is %x, want it as it was found, %x", got, damage)
+			}
+		})
+	}
+}
