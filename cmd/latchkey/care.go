@@ -17,7 +17,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-func backupCommand(a *app) *cobra.Command {
+func backupCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup FILE",
 		Short: "Write a copy of the store",
@@ -25,11 +25,11 @@ func backupCommand(a *app) *cobra.Command {
 tokens are checked with: keep it as safe as the store.`,
 		Args: takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.reading(cmd.Context(), func(s *latchkey.Store) error {
+			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
 				if args[0] == "-" {
-					return s.Backup(cmd.Context(), a.stdout)
+					return s.Backup(cmd.Context(), c.stdout)
 				}
-				written, err := a.backUp(cmd.Context(), s, args[0])
+				written, err := c.backUp(cmd.Context(), s, args[0])
 				if err != nil {
 					return err
 				}
@@ -37,20 +37,20 @@ tokens are checked with: keep it as safe as the store.`,
 					File  string `json:"file"`
 					Bytes int64  `json:"bytes"`
 				}{args[0], written}
-				return a.print(doc, func(w io.Writer) { fmt.Fprintf(w, "wrote %d bytes to %s\n", written, plain(args[0])) })
+				return c.print(doc, func(w io.Writer) { fmt.Fprintf(w, "wrote %d bytes to %s\n", written, plain(args[0])) })
 			})
 		},
 	}
 }
 
 // backUp writes a backup to a new file, and leaves none when it fails.
-func (a *app) backUp(ctx context.Context, s *latchkey.Store, path string) (written int64, err error) {
+func (c *cli) backUp(ctx context.Context, s *latchkey.Store, path string) (written int64, err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return 0, existing(err, path)
+		return 0, explainExisting(err, path)
 	}
-	p := &progress{w: f, to: a.stderr, every: 200 * time.Millisecond}
-	if info, err := os.Stat(a.store); err == nil && a.stderrIsTerminal() {
+	p := &progress{w: f, to: c.stderr, every: 200 * time.Millisecond}
+	if info, err := os.Stat(c.store); err == nil && c.stderrIsTerminal() {
 		p.total = info.Size()
 	}
 	err = s.Backup(ctx, p)
@@ -87,8 +87,8 @@ func syncDir(dir string) error {
 }
 
 // stderrIsTerminal tells whether there is somebody to show progress to.
-func (a *app) stderrIsTerminal() bool {
-	f, ok := a.stderr.(*os.File)
+func (c *cli) stderrIsTerminal() bool {
+	f, ok := c.stderr.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
@@ -119,15 +119,15 @@ func (p *progress) end() {
 	}
 }
 
-// existing makes errStoreExists of an error that says that the file at path is there.
-func existing(err error, path string) error {
+// explainExisting makes errFileExists of an error that says that the file at path is there.
+func explainExisting(err error, path string) error {
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s: %w", path, errStoreExists)
+		return fmt.Errorf("%s: %w", path, errFileExists)
 	}
 	return err
 }
 
-func restoreCommand(a *app) *cobra.Command {
+func restoreCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore BACKUP",
 		Short: "Make a store of a backup",
@@ -135,11 +135,11 @@ func restoreCommand(a *app) *cobra.Command {
 store that is there already is left as it is. Keys that were disabled or deleted since are as they were before.`,
 		Args: takes("BACKUP"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := a.path()
+			path, err := c.path()
 			if err != nil {
 				return err
 			}
-			var backup io.Reader = a.stdin
+			var backup io.Reader = c.stdin
 			if args[0] != "-" {
 				f, err := os.Open(args[0])
 				if errors.Is(err, fs.ErrNotExist) {
@@ -151,19 +151,19 @@ store that is there already is left as it is. Keys that were disabled or deleted
 				defer f.Close()
 				backup = f
 			}
-			if err := latchkey.Restore(cmd.Context(), heeding(cmd.Context(), backup), path); err != nil {
-				return existing(err, path)
+			if err := latchkey.Restore(cmd.Context(), interruptible(cmd.Context(), backup), path); err != nil {
+				return explainExisting(err, path)
 			}
 			doc := struct {
 				Store string `json:"store"`
 			}{path}
-			return a.print(doc, func(w io.Writer) { fmt.Fprintf(w, "made the store %s\n", plain(path)) })
+			return c.print(doc, func(w io.Writer) { fmt.Fprintf(w, "made the store %s\n", plain(path)) })
 		},
 	}
 }
 
-// heeding reads what r does, until ctx ends: a pipe can be silent for ever.
-func heeding(ctx context.Context, r io.Reader) io.Reader {
+// interruptible reads what r does, until ctx ends: a pipe can be silent for ever.
+func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	read, write := io.Pipe()
 	context.AfterFunc(ctx, func() { write.CloseWithError(ctx.Err()) })
 	go func() {
@@ -173,7 +173,7 @@ func heeding(ctx context.Context, r io.Reader) io.Reader {
 	return read
 }
 
-func compactCommand(a *app) *cobra.Command {
+func compactCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "compact",
 		Short: "Give unused space back",
@@ -181,15 +181,15 @@ func compactCommand(a *app) *cobra.Command {
 users and keys left in unused space is gone then, too.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
-				before, err := os.Stat(a.store)
+			return c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
+				before, err := os.Stat(c.store)
 				if err != nil {
 					return err
 				}
 				if err := s.Compact(cmd.Context()); err != nil {
 					return err
 				}
-				after, err := os.Stat(a.store)
+				after, err := os.Stat(c.store)
 				if err != nil {
 					return err
 				}
@@ -197,7 +197,7 @@ users and keys left in unused space is gone then, too.`,
 					Before int64 `json:"before"`
 					After  int64 `json:"after"`
 				}{before.Size(), after.Size()}
-				return a.printFields(doc,
+				return c.printFields(doc,
 					"Before", fmt.Sprint(doc.Before, " bytes"),
 					"After", fmt.Sprint(doc.After, " bytes"))
 			})
@@ -205,7 +205,7 @@ users and keys left in unused space is gone then, too.`,
 	}
 }
 
-func salvageCommand(a *app) *cobra.Command {
+func salvageCommand(c *cli) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use:   "salvage BROKEN",
@@ -222,7 +222,7 @@ have the file open first; it is not changed. What may not be the last state of a
 			}
 			saved, err := latchkey.Salvage(cmd.Context(), args[0], out)
 			if err != nil {
-				return existing(err, out)
+				return explainExisting(err, out)
 			}
 			doc := struct {
 				Store      string `json:"store"`
@@ -234,7 +234,7 @@ have the file open first; it is not changed. What may not be the last state of a
 				Uncertain  int    `json:"uncertain"`
 				Orphaned   int    `json:"orphaned"`
 			}{out, saved.Users, saved.Keys, saved.Data, saved.BadPages, saved.BadRecords, saved.Uncertain, saved.Orphaned}
-			return a.printFields(doc,
+			return c.printFields(doc,
 				"Store", out,
 				"Users", fmt.Sprint(doc.Users),
 				"Keys", fmt.Sprint(doc.Keys),

@@ -45,7 +45,7 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, pattern := c.mux.Handler(r) // and not the path, which may have anything in it
 	c.log.InfoContext(r.Context(), "control", "method", r.Method, "pattern", pattern, "remote", r.RemoteAddr)
 	if err := checkLocal(r); err != nil {
-		answer(w, http.StatusForbidden, controlError{err.Error()})
+		reply(w, http.StatusForbidden, controlError{err.Error()})
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
@@ -84,14 +84,14 @@ type controlError struct {
 	Error string `json:"error"`
 }
 
-func answer(w http.ResponseWriter, status int, doc any) {
+func reply(w http.ResponseWriter, status int, doc any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = writeJSON(w, doc)
 }
 
-// read reads a request's body into v, or answers what is wrong with it.
-func read(w http.ResponseWriter, r *http.Request, v any) bool {
+// readJSON reads a request's body into v, or answers what is wrong with it.
+func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
 	body, err := io.ReadAll(r.Body)
 	if err == nil {
 		d := json.NewDecoder(bytes.NewReader(body))
@@ -102,7 +102,7 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 		}
 	}
 	if err != nil {
-		answer(w, http.StatusBadRequest, controlError{err.Error()})
+		reply(w, http.StatusBadRequest, controlError{err.Error()})
 	}
 	return err == nil
 }
@@ -112,18 +112,18 @@ func (c *control) showFaults(w http.ResponseWriter, _ *http.Request) {
 	if faults == nil {
 		faults = []appservices.FaultCount{}
 	}
-	answer(w, http.StatusOK, struct {
+	reply(w, http.StatusOK, struct {
 		Faults []appservices.FaultCount `json:"faults"`
 	}{faults})
 }
 
 func (c *control) addFault(w http.ResponseWriter, r *http.Request) {
 	var f appservices.Fault
-	if !read(w, r, &f) {
+	if !readJSON(w, r, &f) {
 		return
 	}
 	if err := c.handler.AddFault(f); err != nil {
-		answer(w, http.StatusBadRequest, controlError{err.Error()})
+		reply(w, http.StatusBadRequest, controlError{err.Error()})
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -135,7 +135,7 @@ func (c *control) clearFaults(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (c *control) showClock(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, struct {
+	reply(w, http.StatusOK, struct {
 		Now     time.Time `json:"now"`
 		Running bool      `json:"running"`
 	}{c.clock.Now(), c.clock.Running()})
@@ -153,12 +153,12 @@ func (c *control) moveClock(w http.ResponseWriter, r *http.Request) {
 		Advance string     `json:"advance"`
 		Running *bool      `json:"running"`
 	}
-	if !read(w, r, &move) {
+	if !readJSON(w, r, &move) {
 		return
 	}
 	by, err := time.ParseDuration(move.Advance)
 	if move.Advance != "" && (err != nil || move.Set != nil) {
-		answer(w, http.StatusBadRequest, controlError{`"advance" is a duration such as "31m", and goes without "set"`})
+		reply(w, http.StatusBadRequest, controlError{`"advance" is a duration such as "31m", and goes without "set"`})
 		return
 	}
 	to := c.clock.Now()
@@ -166,7 +166,7 @@ func (c *control) moveClock(w http.ResponseWriter, r *http.Request) {
 		to = *move.Set
 	}
 	if to = to.Add(by); to.Before(clockBegin) || !to.Before(clockEnd) {
-		answer(w, http.StatusBadRequest, controlError{"the clock goes from 1970 to the end of 2105"})
+		reply(w, http.StatusBadRequest, controlError{"the clock goes from 1970 to the end of 2105"})
 		return
 	}
 	if move.Running != nil && !*move.Running {

@@ -26,7 +26,7 @@ const (
 	exitRefused     = 5
 	exitLocked      = 6
 	exitDamaged     = 7
-	exitVersion     = 8
+	exitNewerFormat = 8
 	exitInterrupted = 130 // what a shell tells of a command that was interrupted
 )
 
@@ -38,7 +38,7 @@ var outcomes = []struct {
 }{
 	{errNoStore, exitNotFound, "make one with latchkey init, or correct --store"},
 	{errNoFile, exitNotFound, "correct its name"},
-	{errStoreExists, exitConflict, "use it, or give --store another name"},
+	{errFileExists, exitConflict, "use it, or give --store another name"},
 	{errAddress, exitFailed, "give --addr another; port 0 is any that is free"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{errRepaired, exitInterrupted, "latchkey check shows what is left"},
@@ -64,7 +64,7 @@ var outcomes = []struct {
 
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},
 	{latchkey.ErrFileGone, exitConflict, "latchkey restore puts the copy in its place; remove the copy to start a new store"},
-	{latchkey.ErrNewerFormat, exitVersion, "use a newer latchkey"},
+	{latchkey.ErrNewerFormat, exitNewerFormat, "use a newer latchkey"},
 	{latchkey.ErrCorrupt, exitDamaged, "see that the file is right; if it is, latchkey check shows the damage, and latchkey restore or salvage is the way out"},
 	{latchkey.ErrReadOnly, exitDamaged, "its making was interrupted: delete the file, and make it again with latchkey init"},
 	{latchkey.ErrCommitUnknown, exitFailed, "look whether the change is there before you repeat it"},

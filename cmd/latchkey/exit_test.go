@@ -46,7 +46,7 @@ func newStore(t *testing.T) (*latchkey.Store, string) {
 	return s, path
 }
 
-func TestWhatWaitsCanBeInterrupted(t *testing.T) {
+func TestCommandsThatWaitCanBeInterrupted(t *testing.T) {
 	s, path := newStore(t)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func TestWhatWaitsCanBeInterrupted(t *testing.T) {
 	}
 }
 
-func TestASecondSignalEndsWhatCannotHeedTheFirst(t *testing.T) {
+func TestASecondSignalEndsACommandThatIsStuckInAWrite(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("there are no signals for other processes here")
 	}
@@ -125,13 +125,13 @@ func TestASecondSignalEndsWhatCannotHeedTheFirst(t *testing.T) {
 	}
 }
 
-// lapsing is a context that ends when it has been looked at so many times.
-type lapsing struct {
+// endingContext is a context that ends when it has been looked at so many times.
+type endingContext struct {
 	context.Context
 	left int
 }
 
-func (ctx *lapsing) Err() error {
+func (ctx *endingContext) Err() error {
 	if ctx.left--; ctx.left < 0 {
 		return context.Canceled
 	}
@@ -169,7 +169,7 @@ func TestAnInterruptedCheckSaysWhatItHasRepaired(t *testing.T) {
 			t.Fatal(err)
 		}
 		var stdout, stderr bytes.Buffer
-		status := run(&lapsing{t.Context(), looks}, []string{"check", "--repair", "--store", path}, os.Stdin, &stdout, &stderr)
+		status := run(&endingContext{t.Context(), looks}, []string{"check", "--repair", "--store", path}, os.Stdin, &stdout, &stderr)
 		said := strings.TrimPrefix(stderr.String(), "latchkey: ")
 		if status == exitDone && said != "" || status != exitDone && status != exitInterrupted {
 			t.Fatalf("status %d, standard error %q", status, said)
@@ -188,7 +188,7 @@ func TestAnInterruptedCheckSaysWhatItHasRepaired(t *testing.T) {
 	}
 }
 
-func TestWhatADiskDoesNotTakeHasAnAdvice(t *testing.T) {
+func TestAnErrorOfADiskComesWithAdvice(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		want string
@@ -213,7 +213,7 @@ func TestWhatADiskDoesNotTakeHasAnAdvice(t *testing.T) {
 	}
 }
 
-func TestAMessageIsOneLineWithoutTokens(t *testing.T) {
+func TestAnErrorIsPrintedOnOneLineWithoutTokens(t *testing.T) {
 	token := "lk_" + strings.Repeat("Az09", 19) + "x"
 	var stderr bytes.Buffer
 	status := report(&stderr, nil, fmt.Errorf("first\n\tsecond \x1b[31m%q: %w", token, latchkey.ErrKeyNotFound))

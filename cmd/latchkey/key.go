@@ -14,31 +14,31 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-func keyCommands(a *app) *cobra.Command {
-	cmd := group("key", "Create, list, show, disable, enable, delete and rename keys")
+func keyCommands(c *cli) *cobra.Command {
+	cmd := parentCommand("key", "Create, list, show, disable, enable, delete and rename keys")
 	cmd.AddCommand(
-		keyCreate(a),
-		keyList(a),
-		keyShow(a),
-		keyChange(a, "disable", "Stop a key from logging in, until it is enabled", (*latchkey.Tx).DisableKey),
-		keyChange(a, "enable", "Let a disabled key log in again", (*latchkey.Tx).EnableKey),
-		askFirst(a, keyChange(a, "delete", "Delete a key, for good", (*latchkey.Tx).DeleteKey)),
-		keyRename(a),
+		keyCreateCommand(c),
+		keyListCommand(c),
+		keyShowCommand(c),
+		keyChangeCommand(c, "disable", "Stop a key from logging in, until it is enabled", (*latchkey.Tx).DisableKey),
+		keyChangeCommand(c, "enable", "Let a disabled key log in again", (*latchkey.Tx).EnableKey),
+		askFirst(c, keyChangeCommand(c, "delete", "Delete a key, for good", (*latchkey.Tx).DeleteKey)),
+		keyRenameCommand(c),
 	)
 	return cmd
 }
 
 // ownerArg is whose key a command means: the first argument names a user, unless there is --server.
-type ownerArg struct{ server bool }
+type ownerArg struct{ serverKey bool }
 
-func (o *ownerArg) flag(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.server, "server", false, "a server key, which no user owns: leave USER out")
+func (o *ownerArg) addFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.serverKey, "server", false, "a server key, which no user owns: leave USER out")
 }
 
 // takes checks the arguments: a USER, unless there is --server, and those that names lists.
 func (o *ownerArg) takes(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if o.server {
+		if o.serverKey {
 			return takes(names...)(cmd, args)
 		}
 		return takes(slices.Concat([]string{"USER (or --server)"}, names)...)(cmd, args)
@@ -47,7 +47,7 @@ func (o *ownerArg) takes(names ...string) cobra.PositionalArgs {
 
 // find returns the owner, and the arguments that come after it.
 func (o *ownerArg) find(tx *latchkey.Tx, args []string) (owner uuid.UUID, rest []string, err error) {
-	if o.server {
+	if o.serverKey {
 		return latchkey.ServerOwner, args, nil
 	}
 	user, err := findUser(tx, args[0])
@@ -66,14 +66,14 @@ func (o *ownerArg) findKey(tx *latchkey.Tx, args []string) (key latchkey.Key, re
 
 // keyCreation is one run of key create.
 type keyCreation struct {
-	*app
+	*cli
 	owner   ownerArg
 	expires string
 	opts    latchkey.Options // how the store is opened
 }
 
-func keyCreate(a *app) *cobra.Command {
-	k := &keyCreation{app: a}
+func keyCreateCommand(c *cli) *cobra.Command {
+	k := &keyCreation{cli: c}
 	cmd := &cobra.Command{
 		Use:   "create (USER | --server) NAME",
 		Short: "Create a key, and show its token for the only time",
@@ -94,12 +94,12 @@ and tests; a token cannot be guessed at any cost), or memory in KiB, passes and 
 		Args: k.owner.takes("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error { return k.run(cmd.Context(), args) },
 	}
-	k.owner.flag(cmd)
+	k.owner.addFlag(cmd)
 	cmd.Flags().StringVar(&k.expires, "expires", "", "`WHEN` the key stops logging in (default never)")
 	cmd.Flags().Var((*costFlag)(&k.opts.Cost), "cost", "what a hash of the key costs (or set LATCHKEY_COST)")
 	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().IntVar(&k.opts.MaxKeysPerUser, "max-keys", 20, "the `NUMBER` of keys that a user can have; -1 for any")
-	a.quietFlag(cmd, "the token")
+	c.quietFlag(cmd, "the token")
 	return cmd
 }
 
@@ -109,7 +109,7 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return k.with(ctx, k.opts, func(s *latchkey.Store) error {
+	return k.withStore(ctx, k.opts, func(s *latchkey.Store) error {
 		key, token, err := k.create(ctx, s, args, expiry)
 		if err != nil {
 			return err
@@ -123,7 +123,7 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 
 // create creates the key in s.
 func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []string, expiry time.Time) (latchkey.Key, string, error) {
-	if k.owner.server {
+	if k.owner.serverKey {
 		return s.CreateServerKey(ctx, latchkey.KeySpec{Name: args[0], Expires: expiry})
 	}
 	var user latchkey.User
@@ -138,13 +138,13 @@ func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []stri
 }
 
 // printNewKey is the only place that prints a token.
-func (a *app) printNewKey(key latchkey.Key, token string) error {
+func (c *cli) printNewKey(key latchkey.Key, token string) error {
 	doc := struct {
 		Key   latchkey.Key `json:"key"`
 		Token string       `json:"token"`
 	}{key, token}
-	return a.print(doc, func(w io.Writer) {
-		if a.quiet {
+	return c.print(doc, func(w io.Writer) {
+		if c.quiet {
 			fmt.Fprintln(w, token)
 			return
 		}
@@ -152,7 +152,7 @@ func (a *app) printNewKey(key latchkey.Key, token string) error {
 	})
 }
 
-func keyList(a *app) *cobra.Command {
+func keyListCommand(c *cli) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
 		Use:   "list (USER | --server)",
@@ -160,7 +160,7 @@ func keyList(a *app) *cobra.Command {
 		Args:  owner.takes(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var keys []latchkey.Key
-			err := a.view(cmd.Context(), func(tx *latchkey.Tx) error {
+			err := c.view(cmd.Context(), func(tx *latchkey.Tx) error {
 				id, _, err := owner.find(tx, args)
 				if err != nil {
 					return err
@@ -173,82 +173,82 @@ func keyList(a *app) *cobra.Command {
 			}
 			rows := [][]string{{"NAME", "STATE", "CREATED", "EXPIRES", "ID"}}
 			for _, k := range keys {
-				rows = append(rows, []string{k.Name, keyState(k), formatTime(k.Created), formatExpiry(k), k.ID.String()})
+				rows = append(rows, []string{k.Name, formatKeyState(k), formatTime(k.Created), formatExpiry(k), k.ID.String()})
 			}
-			return a.printTable(keys, rows)
+			return c.printTable(keys, rows)
 		},
 	}
-	owner.flag(cmd)
+	owner.addFlag(cmd)
 	return cmd
 }
 
-func keyShow(a *app) *cobra.Command {
+func keyShowCommand(c *cli) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
 		Use:   "show (USER | --server) KEY",
 		Short: "Show a key, but for its token",
 		Args:  owner.takes("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.view(cmd.Context(), func(tx *latchkey.Tx) error {
+			return c.view(cmd.Context(), func(tx *latchkey.Tx) error {
 				key, _, err := owner.findKey(tx, args)
 				if err != nil {
 					return err
 				}
-				by := noOwner
+				ownerText := noOwner
 				if key.Owner != latchkey.ServerOwner {
-					by = key.Owner.String()
+					ownerText = key.Owner.String()
 				}
-				return a.printFields(key,
+				return c.printFields(key,
 					"ID", key.ID.String(),
 					"Name", key.Name,
-					"Owner", by,
+					"Owner", ownerText,
 					"Created", formatTime(key.Created),
 					"Expires", formatExpiry(key),
-					"State", keyState(key))
+					"State", formatKeyState(key))
 			})
 		},
 	}
-	owner.flag(cmd)
+	owner.addFlag(cmd)
 	return cmd
 }
 
-func keyRename(a *app) *cobra.Command {
+func keyRenameCommand(c *cli) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
 		Use:   "rename (USER | --server) KEY NAME",
 		Short: "Give a key another name",
 		Args:  owner.takes("KEY", "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.changeKey(cmd, "renamed", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, rest []string) error {
+			return c.changeKey(cmd, "renamed", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, rest []string) error {
 				return tx.RenameKey(key.Owner, key.ID, rest[0])
 			})
 		},
 	}
-	owner.flag(cmd)
+	owner.addFlag(cmd)
 	return cmd
 }
 
-// keyChange is a command that does one thing to one key.
-func keyChange(a *app, name, short string, change func(tx *latchkey.Tx, owner, id uuid.UUID) error) *cobra.Command {
+// keyChangeCommand is a command that does one thing to one key.
+func keyChangeCommand(c *cli, name, short string, change func(tx *latchkey.Tx, owner, id uuid.UUID) error) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
 		Use:   name + " (USER | --server) KEY",
 		Short: short,
 		Args:  owner.takes("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.changeKey(cmd, name+"d", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, _ []string) error {
+			return c.changeKey(cmd, name+"d", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, _ []string) error {
 				return change(tx, key.Owner, key.ID)
 			})
 		},
 	}
-	owner.flag(cmd)
+	owner.addFlag(cmd)
 	return cmd
 }
 
 // changeKey finds a key and changes it, in one transaction, and says what was done.
-func (a *app) changeKey(cmd *cobra.Command, done string, owner *ownerArg, args []string, change func(*latchkey.Tx, latchkey.Key, []string) error) error {
+func (c *cli) changeKey(cmd *cobra.Command, done string, owner *ownerArg, args []string, change func(*latchkey.Tx, latchkey.Key, []string) error) error {
 	var key latchkey.Key
-	err := a.update(cmd.Context(), func(tx *latchkey.Tx) error {
+	err := c.update(cmd.Context(), func(tx *latchkey.Tx) error {
 		var rest []string
 		var err error
 		if key, rest, err = owner.findKey(tx, args); err != nil {
@@ -267,17 +267,17 @@ func (a *app) changeKey(cmd *cobra.Command, done string, owner *ownerArg, args [
 	if err != nil {
 		return err
 	}
-	return a.print(key, func(w io.Writer) { fmt.Fprintf(w, "%s key %s (%s)\n", done, plain(key.Name), key.ID) })
+	return c.print(key, func(w io.Writer) { fmt.Fprintf(w, "%s key %s (%s)\n", done, plain(key.Name), key.ID) })
 }
 
 // noOwner stands where people look for a key's owner.
 const noOwner = "none: it is a server key"
 
-func keyState(k latchkey.Key) string {
+func formatKeyState(k latchkey.Key) string {
 	if !k.Disabled && !k.Expires.IsZero() && !k.Expires.After(time.Now()) {
 		return "expired"
 	}
-	return state(k.Disabled)
+	return formatState(k.Disabled)
 }
 
 func formatExpiry(k latchkey.Key) string {

@@ -48,7 +48,7 @@ func FuzzAnExpiryDateCanBeWrittenAsJSON(f *testing.F) {
 	})
 }
 
-func TestACostIsNamedOrAsInAPHCString(t *testing.T) {
+func TestACostIsANameOrParametersAsInAPHCString(t *testing.T) {
 	for _, tt := range []struct {
 		flag string
 		want latchkey.Cost

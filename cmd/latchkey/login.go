@@ -27,7 +27,7 @@ type loginAnswer struct {
 	Reason    string              `json:"reason,omitempty"`
 }
 
-func loginCommand(a *app) *cobra.Command {
+func loginCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "login",
 		Short: "Tell whether a token is good, and whose it is",
@@ -42,36 +42,36 @@ is refused; with --json, standard output has the answer in both cases.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			token, err := a.readToken(cmd.Context())
+			token, err := c.readToken(cmd.Context())
 			if err != nil {
 				return err
 			}
-			return a.reading(cmd.Context(), func(s *latchkey.Store) error {
+			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
 				who, err := s.Login(cmd.Context(), token)
 				if err != nil {
-					return a.refuse(err)
+					return c.refuse(err)
 				}
-				by := noOwner
+				ownerText := noOwner
 				if !who.ServerKey {
 					user, err := s.User(cmd.Context(), who.UserID)
 					if err != nil {
 						return err
 					}
-					by = fmt.Sprintf("%s (%s)", identities(user), user.ID)
+					ownerText = fmt.Sprintf("%s (%s)", formatIdentities(user), user.ID)
 				}
-				return a.printFields(loginAnswer{OK: true, Principal: &who},
+				return c.printFields(loginAnswer{OK: true, Principal: &who},
 					"Key", fmt.Sprintf("%s (%s)", who.KeyName, who.KeyID),
-					"Owner", by)
+					"Owner", ownerText)
 			})
 		},
 	}
 }
 
 // refuse answers a login that failed. Only a refusal is an answer.
-func (a *app) refuse(err error) error {
+func (c *cli) refuse(err error) error {
 	for _, r := range refusals {
-		if a.json && errors.Is(err, r.err) {
-			writeErr := writeJSON(a.stdout, loginAnswer{Reason: r.reason})
+		if c.json && errors.Is(err, r.err) {
+			writeErr := writeJSON(c.stdout, loginAnswer{Reason: r.reason})
 			return errors.Join(err, writeErr)
 		}
 	}

@@ -21,13 +21,13 @@ func runUntilSignal(stderr io.Writer) int {
 
 // run is the whole command. It returns the exit status.
 func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
-	root := newRoot(a)
+	c := &cli{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := newRoot(c)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err != nil && !a.begun {
+	if err != nil && !c.begun {
 		err = usageError{err}
 	}
 	return report(stderr, cmd, err)

@@ -64,21 +64,21 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":    exits,
-			"mask":     mask,
-			"setenv":   setenv,
-			"hold":     hold,
-			"release":  release,
-			"lapsed":   lapsed,
-			"halfmade": halfmade,
-			"damage":   damage,
-			"postdate": postdate,
-			"serve":    serve,
-			"request":  request,
-			"replied":  replied,
-			"mailed":   mailed,
-			"glob":     glob,
-			"shutdown": shutdown,
+			"exits":      exits,
+			"mask":       mask,
+			"setenv":     setenv,
+			"hold":       hold,
+			"release":    release,
+			"expiredkey": expiredKey,
+			"halfmade":   halfmade,
+			"damage":     damage,
+			"postdate":   postdate,
+			"serve":      serve,
+			"request":    request,
+			"replied":    replied,
+			"mailed":     mailed,
+			"glob":       glob,
+			"shutdown":   shutdown,
 		},
 	})
 }
@@ -146,12 +146,12 @@ func release(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(ts.Value(holder{}).(*holder).store.Close())
 }
 
-// lapsed makes a server key, named lapsed, that expired long ago, and writes its token to a file: lapsed FILE.
-func lapsed(ts *testscript.TestScript, _ bool, args []string) {
+// expiredKey makes a server key, named lent, that expired long ago, and writes its token to a file: expiredkey FILE.
+func expiredKey(ts *testscript.TestScript, _ bool, args []string) {
 	then := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
 	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Now: func() time.Time { return then }})
 	ts.Check(err)
-	_, token, err := s.CreateServerKey(context.Background(), latchkey.KeySpec{Name: "lapsed", Expires: then.Add(time.Hour)})
+	_, token, err := s.CreateServerKey(context.Background(), latchkey.KeySpec{Name: "lent", Expires: then.Add(time.Hour)})
 	ts.Check(err)
 	ts.Check(s.Close())
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600))

@@ -20,7 +20,7 @@ func version() string {
 	return info.Main.Version
 }
 
-func versionCommand(a *app) *cobra.Command {
+func versionCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Show which latchkey this is",
@@ -31,7 +31,7 @@ func versionCommand(a *app) *cobra.Command {
 				Go       string `json:"go"`
 				Platform string `json:"platform"`
 			}{version(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
-			return a.print(doc, func(w io.Writer) {
+			return c.print(doc, func(w io.Writer) {
 				fmt.Fprintf(w, "latchkey version %s %s %s\n", doc.Version, doc.Go, doc.Platform)
 			})
 		},

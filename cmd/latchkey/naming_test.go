@@ -24,7 +24,7 @@ func TestAnIdentityIsShownAsTheShortestTextThatNamesIt(t *testing.T) {
 	}
 }
 
-func FuzzWhatIsShownForAnIdentityNamesIt(f *testing.F) {
+func FuzzAFormattedIdentityIsParsedBackToItself(f *testing.F) {
 	f.Add("ada@example.com")
 	f.Add("custom-token:42")
 	f.Add("local-userpass:")

@@ -12,19 +12,19 @@ import (
 )
 
 // print writes doc as JSON, if that was asked for, and what human writes if not: all of it, or an error.
-func (a *app) print(doc any, human func(w io.Writer)) error {
-	if a.json {
-		return writeJSON(a.stdout, doc)
+func (c *cli) print(doc any, human func(w io.Writer)) error {
+	if c.json {
+		return writeJSON(c.stdout, doc)
 	}
 	var text bytes.Buffer
 	human(&text)
-	_, err := a.stdout.Write(text.Bytes())
+	_, err := c.stdout.Write(text.Bytes())
 	return err
 }
 
 // printTable prints doc, to people as a table of rows.
-func (a *app) printTable(doc any, rows [][]string) error {
-	return a.print(doc, func(w io.Writer) {
+func (c *cli) printTable(doc any, rows [][]string) error {
+	return c.print(doc, func(w io.Writer) {
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		for _, row := range rows {
 			for i, cell := range row {
@@ -37,12 +37,12 @@ func (a *app) printTable(doc any, rows [][]string) error {
 }
 
 // printFields prints doc, to people as pairs of a name and a value.
-func (a *app) printFields(doc any, pairs ...string) error {
+func (c *cli) printFields(doc any, pairs ...string) error {
 	var rows [][]string
 	for i := 0; i < len(pairs); i += 2 {
 		rows = append(rows, pairs[i:i+2])
 	}
-	return a.printTable(doc, rows)
+	return c.printTable(doc, rows)
 }
 
 // writeJSON writes doc on one line.
@@ -63,7 +63,7 @@ func plain(s string) string {
 	}, s)
 }
 
-func state(disabled bool) string {
+func formatState(disabled bool) string {
 	if disabled {
 		return "disabled"
 	}

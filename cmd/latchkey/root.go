@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// app is one run of the command: what the flags that many commands share say, and where it reads and writes.
-type app struct {
+// cli is one run of the command: what the flags that many commands share say, and where it reads and writes.
+type cli struct {
 	store string
 	wait  time.Duration
 	json  bool
@@ -26,38 +26,38 @@ type app struct {
 	begun bool // the command line is right; what fails from here on is no mistake in it
 }
 
-func newRoot(a *app) *cobra.Command {
+func newRoot(c *cli) *cobra.Command {
 	cobra.EnableCommandSorting = false // they are added in the order in which a newcomer needs them
-	root := group("latchkey", "Manage users and their API keys in one file")
+	root := parentCommand("latchkey", "Manage users and their API keys in one file")
 	root.Long = manual()
 	root.Version = version()
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.DisableAutoGenTag = true // or man pages would tell when they were made
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.begin(cmd) }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return c.begin(cmd) }
 
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.store, "store", "", "the store's `FILE` (or set LATCHKEY_STORE)")
-	flags.DurationVar(&a.wait, "wait", time.Second, "how long to wait for a store that is open elsewhere")
-	flags.BoolVar(&a.json, "json", false, "print JSON")
+	flags.StringVar(&c.store, "store", "", "the store's `FILE` (or set LATCHKEY_STORE)")
+	flags.DurationVar(&c.wait, "wait", time.Second, "how long to wait for a store that is open elsewhere")
+	flags.BoolVar(&c.json, "json", false, "print JSON")
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
-	root.AddCommand(initCommand(a), userCommands(a), keyCommands(a), loginCommand(a), serveCommand(a), statsCommand(a), checkCommand(a),
-		backupCommand(a), restoreCommand(a), compactCommand(a), salvageCommand(a), versionCommand(a), manCommand())
+	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), loginCommand(c), serveCommand(c), statsCommand(c), checkCommand(c),
+		backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c), versionCommand(c), manCommand())
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Args = func(_ *cobra.Command, args []string) error { return isCommand(root, args) }
 	}
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
-		asGroup(completion)
+		asParent(completion)
 	}
 	return root
 }
 
 // begin is the last look at the command line.
-func (a *app) begin(cmd *cobra.Command) error {
+func (c *cli) begin(cmd *cobra.Command) error {
 	for flag, variable := range map[string]string{"store": "LATCHKEY_STORE", "cost": "LATCHKEY_COST"} {
 		f, value := cmd.Flags().Lookup(flag), os.Getenv(variable)
 		if f == nil || f.Changed || value == "" {
@@ -67,25 +67,25 @@ func (a *app) begin(cmd *cobra.Command) error {
 			return fmt.Errorf("%s is %q: %w", variable, value, err)
 		}
 	}
-	if a.quiet && a.json {
+	if c.quiet && c.json {
 		return errors.New("--quiet and --json exclude each other")
 	}
-	a.begun = true
+	c.begun = true
 	return nil
 }
 
 // quietFlag gives cmd the flag that leaves of its output what a script wants.
-func (a *app) quietFlag(cmd *cobra.Command, what string) {
-	cmd.Flags().BoolVarP(&a.quiet, "quiet", "q", false, "print "+what+" and nothing else")
+func (c *cli) quietFlag(cmd *cobra.Command, what string) {
+	cmd.Flags().BoolVarP(&c.quiet, "quiet", "q", false, "print "+what+" and nothing else")
 }
 
-// group is a command that only has others under it.
-func group(use, short string) *cobra.Command {
-	return asGroup(&cobra.Command{Use: use, Short: short})
+// parentCommand is a command that only has others under it.
+func parentCommand(use, short string) *cobra.Command {
+	return asParent(&cobra.Command{Use: use, Short: short})
 }
 
-// asGroup makes cmd refuse what is no command of its own. The root alone may stand by itself: it shows the manual then.
-func asGroup(cmd *cobra.Command) *cobra.Command {
+// asParent makes cmd refuse what is no command of its own. The root alone may stand by itself: it shows the manual then.
+func asParent(cmd *cobra.Command) *cobra.Command {
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) > 0:

@@ -18,7 +18,7 @@ func (s *server) readSeed() error {
 	}
 	data, err := os.ReadFile(s.seedFile)
 	if err != nil {
-		return missing(err, s.seedFile)
+		return explainMissing(err, s.seedFile)
 	}
 	if data, err = yaml.YAMLToJSONStrict(data); err == nil {
 		s.seed = &appservices.Seed{}

@@ -41,7 +41,7 @@ func items(n int, format string) string {
 	return "[" + strings.Join(all, ",") + "]"
 }
 
-func TestTheSchemaOfSeedsAllowsWhatCanBeMade(t *testing.T) {
+func TestTheSeedSchemaAllowsExactlyTheSeedsThatCanBePlanted(t *testing.T) {
 	schema, err := jsonschema.NewCompiler().Compile("../../appservices/seed.schema.json")
 	if err != nil {
 		t.Fatal(err)

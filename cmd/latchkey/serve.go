@@ -31,16 +31,16 @@ const shutdownTime = 5 * time.Second
 
 // server is one run of serve.
 type server struct {
-	*app
-	addr      string
-	ephemeral bool
-	seedFile  string
-	tokenFile string
-	control   bool
-	confirm   choiceFlag
-	logFormat choiceFlag
-	cost      latchkey.Cost
-	opts      appservices.Options
+	*cli
+	addr         string
+	ephemeral    bool
+	seedFile     string
+	tokenFile    string
+	control      bool
+	confirmation choiceFlag
+	logFormat    choiceFlag
+	cost         latchkey.Cost
+	opts         appservices.Options
 
 	customTokenKey string // the file
 	customToken    appservices.JWTVerifier
@@ -54,11 +54,11 @@ type server struct {
 //go:embed serve.txt
 var serveHelp string
 
-func serveCommand(a *app) *cobra.Command {
+func serveCommand(c *cli) *cobra.Command {
 	s := &server{
-		app:       a,
-		confirm:   choiceFlag{"automatic", []string{"automatic", "manual"}},
-		logFormat: choiceFlag{"text", []string{"text", "json"}},
+		cli:          c,
+		confirmation: choiceFlag{"automatic", []string{"automatic", "manual"}},
+		logFormat:    choiceFlag{"text", []string{"text", "json"}},
 	}
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -79,7 +79,7 @@ func serveCommand(a *app) *cobra.Command {
 }
 
 func (s *server) run(cmd *cobra.Command) error {
-	if err := s.check(cmd.Flags().Changed("store")); err != nil {
+	if err := s.checkFlags(cmd.Flags().Changed("store")); err != nil {
 		return err
 	}
 	if err := s.readSeed(); err != nil {
@@ -88,6 +88,7 @@ func (s *server) run(cmd *cobra.Command) error {
 	if err := s.readTokenKey(); err != nil {
 		return err
 	}
+	s.opts.ManualConfirmation = s.confirmation.value == "manual"
 	s.startLog()
 	listener, err := net.Listen("tcp", s.addr)
 	if err != nil {
@@ -98,10 +99,11 @@ func (s *server) run(cmd *cobra.Command) error {
 		s.log.Warn("other machines can reach this address, and without TLS all can read what it is sent", "addr", listener.Addr().String())
 	}
 	s.startClock()
+	s.setCost()
 	if s.ephemeral {
 		return s.serveMemory(cmd.Context(), listener)
 	}
-	return s.with(cmd.Context(), s.stores, func(one *latchkey.Store) error { return s.serve(cmd.Context(), listener, one) })
+	return s.withStore(cmd.Context(), s.stores, func(one *latchkey.Store) error { return s.serve(cmd.Context(), listener, one) })
 }
 
 func (s *server) startLog() {
@@ -114,14 +116,13 @@ func (s *server) startLog() {
 		s.log = slog.New(slog.NewJSONHandler(s.stderr, opts))
 	}
 	s.opts.Logger = s.log
-	s.opts.ManualConfirmation = s.confirm.value == "manual"
 	s.opts.Mail = func(ctx context.Context, m appservices.Mail) {
 		// At a level that --quiet keeps: the log is all that the tokens go to.
 		s.log.WarnContext(ctx, "mail", "app_id", m.AppID, "email", m.Email, "kind", m.Kind, "token", m.Token, "token_id", m.TokenID)
 	}
 }
 
-// startClock says how stores are opened, and by what clock. A seed with a value finds it standing.
+// startClock makes the clock that stores, sessions and custom tokens go by. A seed with a value finds it standing.
 func (s *server) startClock() {
 	s.clock = appservices.NewClock(time.Now())
 	if s.seed != nil && s.seed.Value != "" {
@@ -129,6 +130,10 @@ func (s *server) startClock() {
 		s.stores.InsecureRand, s.opts.InsecureRand = appservices.Deterministic(s.seed.Value)
 	}
 	s.opts.Now, s.stores.Now, s.customToken.Now = s.clock.Now, s.clock.Now, s.clock.Now
+}
+
+// setCost sets what a hash costs in the stores, and how much memory hashes may use at once.
+func (s *server) setCost() {
 	s.stores.Cost = s.cost
 	if s.cost == (latchkey.Cost{}) && s.ephemeral {
 		s.stores.Cost = latchkey.LightCost
@@ -172,7 +177,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(listener) }()
-	if err := s.tell(listener.Addr().(*net.TCPAddr)); err != nil {
+	if err := s.printURL(listener.Addr().(*net.TCPAddr)); err != nil {
 		return errors.Join(err, srv.Close())
 	}
 	select {
@@ -219,8 +224,8 @@ func onSignals(parent context.Context) (first, second context.Context, stop func
 	}
 }
 
-// tell prints the URL.
-func (s *server) tell(addr *net.TCPAddr) error {
+// printURL prints the URL.
+func (s *server) printURL(addr *net.TCPAddr) error {
 	host := addr.IP.String()
 	if addr.IP.IsUnspecified() {
 		host = "127.0.0.1"

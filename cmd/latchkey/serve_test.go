@@ -108,7 +108,7 @@ func halfSent(t *testing.T, ctx context.Context, url string) (send func(rest str
 	}, statuses
 }
 
-func TestServeAnswersWhatIsUnderWayBeforeItEnds(t *testing.T) {
+func TestServeAnswersRequestsInProgressBeforeItEnds(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
 	ctx, end := context.WithCancel(t.Context())
@@ -141,7 +141,7 @@ func (p pipes) Accept() (net.Conn, error) {
 func (p pipes) Close() error   { close(p); return nil }
 func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
-func TestServeCutsOffWhatIsUnderWayAfterFiveSeconds(t *testing.T) {
+func TestServeCutsOffRequestsInProgressAfterFiveSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		s := &server{log: slog.New(slog.NewTextHandler(&log, nil))}
@@ -201,7 +201,7 @@ func TestASecondSignalEndsServeAtOnce(t *testing.T) {
 	}
 }
 
-func TestWhatAHashCostsDependsOnHowLongTheStoreLasts(t *testing.T) {
+func TestTheDefaultCostIsLightInAnEphemeralStore(t *testing.T) {
 	given := latchkey.Cost{Memory: 1 << 20, Passes: 1, Lanes: 1}
 	for _, tt := range []struct {
 		ephemeral   bool
@@ -213,14 +213,14 @@ func TestWhatAHashCostsDependsOnHowLongTheStoreLasts(t *testing.T) {
 		{ephemeral: false, given: given, want: given},
 	} {
 		s := &server{ephemeral: tt.ephemeral, cost: tt.given}
-		s.startClock()
+		s.setCost()
 		if s.stores.Cost != tt.want || s.stores.HashMemory < int64(tt.want.Memory)<<10 {
 			t.Errorf("%+v: got %+v and %d bytes", tt, s.stores.Cost, s.stores.HashMemory)
 		}
 	}
 }
 
-func TestServeWarnsOfAnAddressThatOthersCanReach(t *testing.T) {
+func TestServeWarnsOfAnAddressThatOtherMachinesCanReach(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	url, log, status := startServe(t, ctx, "--ephemeral", "--addr", "0.0.0.0:0", "--quiet")
 	if !strings.HasPrefix(url, "http://127.0.0.1:") {

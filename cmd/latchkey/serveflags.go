@@ -34,7 +34,7 @@ func (s *server) addFlags(cmd *cobra.Command) {
 
 	// Logins and sessions.
 	flags.Var((*providersFlag)(&s.opts.Providers), "providers", "the providers by which users can log in, with commas between them (default all)")
-	flags.Var(&s.confirm, "confirm", "how e-mail addresses are confirmed: automatic, or manual with a token from the log")
+	flags.Var(&s.confirmation, "confirm", "how e-mail addresses are confirmed: automatic, or manual with a token from the log")
 	flags.StringVar(&s.customTokenKey, "custom-token-key", "", "the `FILE` of the key that custom tokens are signed with: an RSA public key in PEM, or a secret for HS256")
 	flags.StringVar(&s.customToken.Audience, "custom-token-audience", "", "the `TEXT` that \"aud\" of a custom token must have (default the app ID)")
 	flags.StringToStringVar(&s.customToken.Fields, "custom-token-field", nil, "a field of the profile, and the claim of custom tokens that it is taken from, as `NAME=CLAIM`; may be repeated")
@@ -66,14 +66,14 @@ func (s *server) completeFlags(cmd *cobra.Command) {
 		_ = cmd.RegisterFlagCompletionFunc(file, cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 	}
 	for flag, values := range map[string][]string{
-		"cost": {"default", "light"}, "confirm": s.confirm.of, "log-format": s.logFormat.of, "providers": providers,
+		"cost": {"default", "light"}, "confirm": s.confirmation.choices, "log-format": s.logFormat.choices, "providers": providers,
 	} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
 }
 
-// check is about what flags say together.
-func (s *server) check(storeGiven bool) error {
+// checkFlags is about what flags say together.
+func (s *server) checkFlags(storeGiven bool) error {
 	switch {
 	case s.ephemeral && storeGiven:
 		return usagef("--ephemeral and --store exclude each other")
@@ -118,13 +118,13 @@ func isOrigin(s string) bool {
 
 // choiceFlag is a flag's value: one of a few.
 type choiceFlag struct {
-	value string
-	of    []string
+	value   string
+	choices []string
 }
 
 func (c *choiceFlag) Set(s string) error {
-	if !slices.Contains(c.of, s) {
-		return fmt.Errorf("it is one of %s", strings.Join(c.of, ", "))
+	if !slices.Contains(c.choices, s) {
+		return fmt.Errorf("it is one of %s", strings.Join(c.choices, ", "))
 	}
 	c.value = s
 	return nil
@@ -195,7 +195,7 @@ func (s *server) readTokenKey() error {
 	}
 	data, err := os.ReadFile(s.customTokenKey)
 	if err != nil {
-		return missing(err, s.customTokenKey)
+		return explainMissing(err, s.customTokenKey)
 	}
 	if s.customToken.Key, err = parseTokenKey(data); err != nil {
 		return usagef("%s: %w", s.customTokenKey, err)

@@ -19,12 +19,12 @@ var (
 	errNoStore = errors.New("there is no store")
 	// errNoFile: a file that is to be read is not there.
 	errNoFile = errors.New("there is no such file")
-	// errStoreExists: a file was to be made that is there already.
-	errStoreExists = errors.New("there is a file already")
+	// errFileExists: a file was to be made that is there already.
+	errFileExists = errors.New("there is a file already")
 )
 
-// missing makes errNoFile of an error that says that the file at path is not there.
-func missing(err error, path string) error {
+// explainMissing makes errNoFile of an error that says that the file at path is not there.
+func explainMissing(err error, path string) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, errNoFile)
 	}
@@ -32,23 +32,23 @@ func missing(err error, path string) error {
 }
 
 // path is the store's file, whether it is there or not.
-func (a *app) path() (string, error) {
-	if a.store == "" {
+func (c *cli) path() (string, error) {
+	if c.store == "" {
 		return "", usagef("no store is named: give --store FILE, or set LATCHKEY_STORE")
 	}
-	return a.store, nil
+	return c.store, nil
 }
 
-// with opens the store, which must be there, runs fn, and closes it.
-func (a *app) with(ctx context.Context, opts latchkey.Options, fn func(*latchkey.Store) error) error {
-	path, err := a.path()
+// withStore opens the store, which must be there, runs fn, and closes it.
+func (c *cli) withStore(ctx context.Context, opts latchkey.Options, fn func(*latchkey.Store) error) error {
+	path, err := c.path()
 	if err != nil {
 		return err
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, errNoStore)
 	}
-	s, err := await(ctx, func() (*latchkey.Store, error) { return a.open(path, opts) })
+	s, err := await(ctx, func() (*latchkey.Store, error) { return c.open(path, opts) })
 	if err != nil {
 		return err
 	}
@@ -57,31 +57,31 @@ func (a *app) with(ctx context.Context, opts latchkey.Options, fn func(*latchkey
 }
 
 // open opens the store, or makes it. It may wait for another program that has it open.
-func (a *app) open(path string, opts latchkey.Options) (*latchkey.Store, error) {
-	opts.LockTimeout = a.wait
-	if a.wait == 0 {
+func (c *cli) open(path string, opts latchkey.Options) (*latchkey.Store, error) {
+	opts.LockTimeout = c.wait
+	if c.wait == 0 {
 		opts.LockTimeout = -1 // zero would be the default
 	}
 	opts.HashMemory = cmp.Or(opts.HashMemory, 1<<30) // a command computes one hash, whatever its cost
 	return latchkey.Open(path, &opts)
 }
 
-// reading opens the store to read, as other processes may at the same time.
-func (a *app) reading(ctx context.Context, fn func(*latchkey.Store) error) error {
-	return a.with(ctx, latchkey.Options{ReadOnly: true}, fn)
+// withStoreReadOnly opens the store to read, as other processes may at the same time.
+func (c *cli) withStoreReadOnly(ctx context.Context, fn func(*latchkey.Store) error) error {
+	return c.withStore(ctx, latchkey.Options{ReadOnly: true}, fn)
 }
 
 // view runs fn in a read transaction.
-func (a *app) view(ctx context.Context, fn func(*latchkey.Tx) error) error {
-	return a.reading(ctx, func(s *latchkey.Store) error { return s.View(ctx, fn) })
+func (c *cli) view(ctx context.Context, fn func(*latchkey.Tx) error) error {
+	return c.withStoreReadOnly(ctx, func(s *latchkey.Store) error { return s.View(ctx, fn) })
 }
 
 // update runs fn in a write transaction.
-func (a *app) update(ctx context.Context, fn func(*latchkey.Tx) error) error {
-	return a.with(ctx, latchkey.Options{}, func(s *latchkey.Store) error { return s.Update(ctx, fn) })
+func (c *cli) update(ctx context.Context, fn func(*latchkey.Tx) error) error {
+	return c.withStore(ctx, latchkey.Options{}, func(s *latchkey.Store) error { return s.Update(ctx, fn) })
 }
 
-func initCommand(a *app) *cobra.Command {
+func initCommand(c *cli) *cobra.Command {
 	var prefix string
 	cmd := &cobra.Command{
 		Use:   "init",
@@ -89,15 +89,15 @@ func initCommand(a *app) *cobra.Command {
 		Long:  "Make a new, empty store. A file that is there already is left as it is.",
 		Args:  takes(),
 		RunE: func(*cobra.Command, []string) error {
-			path, err := a.path()
+			path, err := c.path()
 			if err != nil {
 				return err
 			}
 			if _, err := os.Lstat(path); err == nil {
-				return fmt.Errorf("%s: %w", path, errStoreExists)
+				return fmt.Errorf("%s: %w", path, errFileExists)
 			}
 			opts := latchkey.Options{TokenPrefix: prefix}
-			s, err := a.open(path, opts)
+			s, err := c.open(path, opts)
 			if err == nil {
 				err = s.Close()
 			}
@@ -107,25 +107,25 @@ func initCommand(a *app) *cobra.Command {
 			made := struct {
 				Store string `json:"store"`
 			}{path}
-			return a.print(made, func(w io.Writer) { fmt.Fprintf(w, "made the store %s\n", plain(path)) })
+			return c.print(made, func(w io.Writer) { fmt.Fprintf(w, "made the store %s\n", plain(path)) })
 		},
 	}
 	cmd.Flags().StringVar(&prefix, "prefix", "lk", "what every token of the store begins with: 1 to 16 letters and digits")
 	return cmd
 }
 
-func statsCommand(a *app) *cobra.Command {
+func statsCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "stats",
 		Short: "Show how much is in the store",
 		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.reading(cmd.Context(), func(s *latchkey.Store) error {
+			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
 				stats, err := s.Stats(cmd.Context())
 				if err != nil {
 					return err
 				}
-				info, err := os.Stat(a.store)
+				info, err := os.Stat(c.store)
 				if err != nil {
 					return err
 				}
@@ -136,7 +136,7 @@ func statsCommand(a *app) *cobra.Command {
 					Sequence uint64 `json:"sequence"`
 					Bytes    int64  `json:"bytes"`
 				}{stats.Users, stats.Keys, stats.Sequence, info.Size()}
-				return a.printFields(doc,
+				return c.printFields(doc,
 					"Users", fmt.Sprint(doc.Users),
 					"Keys", fmt.Sprint(doc.Keys),
 					"Changes", fmt.Sprint(doc.Sequence),
@@ -146,7 +146,7 @@ func statsCommand(a *app) *cobra.Command {
 	}
 }
 
-func checkCommand(a *app) *cobra.Command {
+func checkCommand(c *cli) *cobra.Command {
 	var repair bool
 	cmd := &cobra.Command{
 		Use:   "check",
@@ -156,19 +156,19 @@ can be derived from users and keys, such as indexes. The exit status is 0 for a 
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if repair {
-				return a.with(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
+				return c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
 					repaired, err := s.Repair(cmd.Context())
 					if err != nil {
 						return err
 					}
-					err = a.check(cmd.Context(), s, repaired)
+					err = c.check(cmd.Context(), s, repaired)
 					if repaired > 0 && errors.Is(err, context.Canceled) {
-						err = fmt.Errorf("check %s: %w: repaired: %d", a.store, errRepaired, repaired)
+						err = fmt.Errorf("check %s: %w: repaired: %d", c.store, errRepaired, repaired)
 					}
 					return err
 				})
 			}
-			return a.reading(cmd.Context(), func(s *latchkey.Store) error { return a.check(cmd.Context(), s, 0) })
+			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error { return c.check(cmd.Context(), s, 0) })
 		},
 	}
 	cmd.Flags().BoolVar(&repair, "repair", false, "make again what can be derived, then check")
@@ -176,7 +176,7 @@ can be derived from users and keys, such as indexes. The exit status is 0 for a 
 }
 
 // check prints what is wrong with the store, after so many findings were repaired.
-func (a *app) check(ctx context.Context, s *latchkey.Store, repaired int) error {
+func (c *cli) check(ctx context.Context, s *latchkey.Store, repaired int) error {
 	doc := struct {
 		Sound    bool     `json:"sound"`
 		Repaired int      `json:"repaired"`
@@ -189,7 +189,7 @@ func (a *app) check(ctx context.Context, s *latchkey.Store, repaired int) error 
 		doc.Findings = append(doc.Findings, plain(finding.Error()))
 	}
 	doc.Sound = len(doc.Findings) == 0
-	err := a.print(doc, func(w io.Writer) {
+	err := c.print(doc, func(w io.Writer) {
 		if repaired > 0 {
 			fmt.Fprintf(w, "repaired: %d\n", repaired)
 		}
@@ -197,11 +197,11 @@ func (a *app) check(ctx context.Context, s *latchkey.Store, repaired int) error 
 			fmt.Fprintln(w, finding)
 		}
 		if doc.Sound {
-			fmt.Fprintf(w, "%s is sound\n", plain(a.store))
+			fmt.Fprintf(w, "%s is sound\n", plain(c.store))
 		}
 	})
 	if err == nil && !doc.Sound {
-		err = fmt.Errorf("check %s: %w: findings: %d", a.store, latchkey.ErrCorrupt, len(doc.Findings))
+		err = fmt.Errorf("check %s: %w: findings: %d", c.store, latchkey.ErrCorrupt, len(doc.Findings))
 	}
 	return err
 }

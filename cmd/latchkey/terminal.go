@@ -16,13 +16,13 @@ import (
 var errNotConfirmed = errors.New("not confirmed, and nothing was deleted")
 
 // askFirst makes cmd, which deletes what its last argument names, ask before it does, where there is somebody to ask.
-func askFirst(a *app, cmd *cobra.Command) *cobra.Command {
+func askFirst(c *cli, cmd *cobra.Command) *cobra.Command {
 	var yes bool
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask, on a terminal; elsewhere it never asks")
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if !yes && a.onTerminal() {
-			if err := a.confirm(cmd.Context(), cmd.Short+": "+args[len(args)-1]); err != nil {
+		if !yes && c.onTerminal() {
+			if err := c.confirm(cmd.Context(), cmd.Short+": "+args[len(args)-1]); err != nil {
 				return err
 			}
 		}
@@ -31,11 +31,11 @@ func askFirst(a *app, cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-func (a *app) onTerminal() bool { return term.IsTerminal(int(a.stdin.Fd())) }
+func (c *cli) onTerminal() bool { return term.IsTerminal(int(c.stdin.Fd())) }
 
-func (a *app) confirm(ctx context.Context, what string) error {
-	fmt.Fprintf(a.stderr, "%s? [y/N] ", redact(plain(what)))
-	answer, err := await(ctx, func() (string, error) { return bufio.NewReader(a.stdin).ReadString('\n') })
+func (c *cli) confirm(ctx context.Context, what string) error {
+	fmt.Fprintf(c.stderr, "%s? [y/N] ", redact(plain(what)))
+	answer, err := await(ctx, func() (string, error) { return bufio.NewReader(c.stdin).ReadString('\n') })
 	if err != nil && ctx.Err() != nil {
 		return err
 	}
@@ -50,19 +50,19 @@ func (a *app) confirm(ctx context.Context, what string) error {
 const maxInput = 4096
 
 // readToken reads the token to log in with, from a terminal without showing it.
-func (a *app) readToken(ctx context.Context) (string, error) {
-	if !a.onTerminal() {
-		input, err := await(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(a.stdin, maxInput)) })
+func (c *cli) readToken(ctx context.Context) (string, error) {
+	if !c.onTerminal() {
+		input, err := await(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(c.stdin, maxInput)) })
 		return trimToken(input), err
 	}
-	fd := int(a.stdin.Fd())
+	fd := int(c.stdin.Fd())
 	before, err := term.GetState(fd)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = term.Restore(fd, before) }() // also when ctx ends while ReadPassword waits
-	fmt.Fprint(a.stderr, "token: ")
-	defer fmt.Fprintln(a.stderr)
+	fmt.Fprint(c.stderr, "token: ")
+	defer fmt.Fprintln(c.stderr)
 	input, err := await(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
 	return trimToken(input), err
 }

@@ -14,21 +14,21 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-func userCommands(a *app) *cobra.Command {
-	cmd := group("user", "Add, list, show, link, disable, enable and delete users")
+func userCommands(c *cli) *cobra.Command {
+	cmd := parentCommand("user", "Add, list, show, link, disable, enable and delete users")
 	cmd.AddCommand(
-		userAdd(a),
-		userList(a),
-		userShow(a),
-		userLink(a),
-		userChange(a, "disable", "Stop a user's keys from logging in, until the user is enabled", (*latchkey.Tx).DisableUser),
-		userChange(a, "enable", "Let a disabled user's keys log in again", (*latchkey.Tx).EnableUser),
-		askFirst(a, userChange(a, "delete", "Delete a user and all keys of the user, for good", (*latchkey.Tx).DeleteUser)),
+		userAddCommand(c),
+		userListCommand(c),
+		userShowCommand(c),
+		userLinkCommand(c),
+		userChangeCommand(c, "disable", "Stop a user's keys from logging in, until the user is enabled", (*latchkey.Tx).DisableUser),
+		userChangeCommand(c, "enable", "Let a disabled user's keys log in again", (*latchkey.Tx).EnableUser),
+		askFirst(c, userChangeCommand(c, "delete", "Delete a user and all keys of the user, for good", (*latchkey.Tx).DeleteUser)),
 	)
 	return cmd
 }
 
-func userAdd(a *app) *cobra.Command {
+func userAddCommand(c *cli) *cobra.Command {
 	var anonymous bool
 	cmd := &cobra.Command{
 		Use:   "add (IDENTITY | --anonymous)",
@@ -55,25 +55,25 @@ e-mail address. An anonymous user can have no keys before an identity is linked.
 				}
 			}
 			var user latchkey.User
-			err := a.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
 				user, err = tx.CreateUser(latchkey.UserSpec{Identity: identity})
 				return err
 			})
 			if err != nil {
 				return err
 			}
-			return a.printUserDone("added", user)
+			return c.printUserDone("added", user)
 		},
 	}
 	cmd.Flags().BoolVar(&anonymous, "anonymous", false, "a user of whom nothing is known: leave IDENTITY out")
-	a.quietFlag(cmd, "the user's ID")
+	c.quietFlag(cmd, "the user's ID")
 	return cmd
 }
 
 // userRow has one width for each column but the last, so that a list of any length is printed as it is read.
 const userRow = "%-36s  %-20s  %-8s  %s\n"
 
-func userList(a *app) *cobra.Command {
+func userListCommand(c *cli) *cobra.Command {
 	var after string
 	var limit uint
 	cmd := &cobra.Command{
@@ -87,9 +87,9 @@ With --json, each line is a document.`,
 			if !ok && after != "" {
 				return usagef("--after takes a user's ID")
 			}
-			out := bufio.NewWriter(a.stdout)
-			err := a.reading(cmd.Context(), func(s *latchkey.Store) error {
-				return a.writeUsers(out, s.Users(cmd.Context(), cursor), limit)
+			out := bufio.NewWriter(c.stdout)
+			err := c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
+				return c.writeUsers(out, s.Users(cmd.Context(), cursor), limit)
 			})
 			return errors.Join(err, out.Flush())
 		},
@@ -100,8 +100,8 @@ With --json, each line is a document.`,
 }
 
 // writeUsers writes the first limit users, or all if limit is 0.
-func (a *app) writeUsers(w io.Writer, users iter.Seq2[latchkey.User, error], limit uint) error {
-	if !a.json {
+func (c *cli) writeUsers(w io.Writer, users iter.Seq2[latchkey.User, error], limit uint) error {
+	if !c.json {
 		fmt.Fprintf(w, userRow, "ID", "CREATED", "STATE", "IDENTITIES")
 	}
 	left := limit
@@ -109,7 +109,7 @@ func (a *app) writeUsers(w io.Writer, users iter.Seq2[latchkey.User, error], lim
 		if err != nil {
 			return err
 		}
-		if err := a.writeUserRow(w, user); err != nil {
+		if err := c.writeUserRow(w, user); err != nil {
 			return err
 		}
 		if left--; left == 0 {
@@ -119,36 +119,36 @@ func (a *app) writeUsers(w io.Writer, users iter.Seq2[latchkey.User, error], lim
 	return nil
 }
 
-func (a *app) writeUserRow(w io.Writer, user latchkey.User) error {
-	if a.json {
+func (c *cli) writeUserRow(w io.Writer, user latchkey.User) error {
+	if c.json {
 		return writeJSON(w, user)
 	}
-	_, err := fmt.Fprintf(w, userRow, user.ID, formatTime(user.Created), state(user.Disabled), plain(identities(user)))
+	_, err := fmt.Fprintf(w, userRow, user.ID, formatTime(user.Created), formatState(user.Disabled), plain(formatIdentities(user)))
 	return err
 }
 
-func userShow(a *app) *cobra.Command {
+func userShowCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show USER",
 		Short: "Show a user",
 		Args:  takes("USER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.view(cmd.Context(), func(tx *latchkey.Tx) error {
+			return c.view(cmd.Context(), func(tx *latchkey.Tx) error {
 				user, err := findUser(tx, args[0])
 				if err != nil {
 					return err
 				}
-				return a.printFields(user,
+				return c.printFields(user,
 					"ID", user.ID.String(),
-					"Identities", identities(user),
+					"Identities", formatIdentities(user),
 					"Created", formatTime(user.Created),
-					"State", state(user.Disabled))
+					"State", formatState(user.Disabled))
 			})
 		},
 	}
 }
 
-func userLink(a *app) *cobra.Command {
+func userLinkCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:     "link USER IDENTITY",
 		Short:   "Give a user a further identity",
@@ -161,7 +161,7 @@ func userLink(a *app) *cobra.Command {
 				return err
 			}
 			var user latchkey.User
-			err = a.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+			err = c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
 				if user, err = findUser(tx, args[0]); err != nil {
 					return err
 				}
@@ -171,20 +171,20 @@ func userLink(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printUserDone("linked", user)
+			return c.printUserDone("linked", user)
 		},
 	}
 }
 
-// userChange is a command that does one thing to one user.
-func userChange(a *app, name, short string, change func(*latchkey.Tx, uuid.UUID) error) *cobra.Command {
+// userChangeCommand is a command that does one thing to one user.
+func userChangeCommand(c *cli, name, short string, change func(*latchkey.Tx, uuid.UUID) error) *cobra.Command {
 	return &cobra.Command{
 		Use:   name + " USER",
 		Short: short,
 		Args:  takes("USER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var user latchkey.User
-			err := a.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
 				if user, err = findUser(tx, args[0]); err != nil {
 					return err
 				}
@@ -201,23 +201,23 @@ func userChange(a *app, name, short string, change func(*latchkey.Tx, uuid.UUID)
 			if err != nil {
 				return err
 			}
-			return a.printUserDone(name+"d", user)
+			return c.printUserDone(name+"d", user)
 		},
 	}
 }
 
 // printUserDone says what was done to a user.
-func (a *app) printUserDone(done string, user latchkey.User) error {
-	return a.print(user, func(w io.Writer) {
-		if a.quiet {
+func (c *cli) printUserDone(done string, user latchkey.User) error {
+	return c.print(user, func(w io.Writer) {
+		if c.quiet {
 			fmt.Fprintln(w, user.ID)
 			return
 		}
-		fmt.Fprintf(w, "%s user %s (%s)\n", done, plain(identities(user)), user.ID)
+		fmt.Fprintf(w, "%s user %s (%s)\n", done, plain(formatIdentities(user)), user.ID)
 	})
 }
 
-func identities(user latchkey.User) string {
+func formatIdentities(user latchkey.User) string {
 	var all []string
 	for _, i := range user.Identities {
 		all = append(all, formatIdentity(i))
