@@ -106,6 +106,12 @@ func (s *subject) put(table, key, value string) {
 	s.update(func(tx latchkey.EngineTx) error { return put(tx, table, key, value) })
 }
 
+// write makes edits in a table, in a transaction of its own.
+func (s *subject) write(table string, edits ...string) {
+	s.Helper()
+	s.update(func(tx latchkey.EngineTx) error { return write(tx, table, edits...) })
+}
+
 // want checks that a table has exactly these entries, written as list writes them.
 func (s *subject) want(table, entries string) {
 	s.Helper()
@@ -157,6 +163,24 @@ func get(tx latchkey.EngineTx, table, key string) (string, error) {
 }
 
 func remove(tx latchkey.EngineTx, table, key string) error { return tx.Delete(table, []byte(key)) }
+
+// write makes edits in a table one after another, and stops at the first error. The edit "a=1" puts
+// the value 1 under the key a, and "-a" deletes the key a.
+func write(tx latchkey.EngineTx, table string, edits ...string) error {
+	for _, edit := range edits {
+		key, value, found := strings.Cut(edit, "=")
+		var err error
+		if found {
+			err = put(tx, table, key, value)
+		} else {
+			err = remove(tx, table, strings.TrimPrefix(edit, "-"))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // list returns all entries of a table, as in "a=1 b=2".
 func list(tx latchkey.EngineTx, table string) (string, error) { return listRange(tx, table, nil, nil) }

@@ -3,7 +3,6 @@ package enginetest
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -30,12 +29,13 @@ func commitsLast(s *subject) {
 	s.put("t", "b", "1")
 	s.reopen(nil)
 	s.want("t", "a=1 b=1")
-	s.update(func(tx latchkey.EngineTx) error { return errors.Join(remove(tx, "t", "a"), put(tx, "t", "b", "2")) })
-	if err := s.Update(s.Context(), func(tx latchkey.EngineTx) error {
-		return errors.Join(put(tx, "t", "c", "3"), errFn)
-	}); !errors.Is(err, errFn) {
-		s.Errorf("Update: %v", err)
-	}
+	s.write("t", "-a", "b=2")
+	s.wantError("Update", s.Update(s.Context(), func(tx latchkey.EngineTx) error {
+		if err := put(tx, "t", "c", "3"); err != nil {
+			return err
+		}
+		return errFn
+	}), errFn)
 	s.reopen(nil)
 	s.want("t", "b=2")
 }

@@ -132,51 +132,39 @@ func scanCanBeLeft(s *subject) {
 	s.update(scan)
 }
 
-// scanMeetsWrites scans b d f h, and writes when it meets d.
+// scanWrites are the edits that scanMeetsWrites makes in a table while a Scan of b, d, f and h stands
+// at d, and the entries that the Scan then yields in all.
+var scanWrites = []struct {
+	name  string
+	table string
+	edits []string
+	want  string
+}{
+	{"nothing", "t", nil, "b=0 d=0 f=0 h=0"},
+	{"an insertion behind", "t", []string{"c=1"}, "b=0 d=0 f=0 h=0"},
+	{"an insertion next", "t", []string{"d\x00=1"}, "b=0 d=0 d\x00=1 f=0 h=0"},
+	{"an insertion ahead", "t", []string{"g=1"}, "b=0 d=0 f=0 g=1 h=0"},
+	{"an insertion at the end", "t", []string{"i=1"}, "b=0 d=0 f=0 h=0 i=1"},
+	{"an insertion beyond the bound", "t", []string{"z=1"}, "b=0 d=0 f=0 h=0"},
+	{"a change of this value", "t", []string{"d=1"}, "b=0 d=0 f=0 h=0"},
+	{"a change of the next value", "t", []string{"f=1"}, "b=0 d=0 f=1 h=0"},
+	{"a deletion of this key", "t", []string{"-d"}, "b=0 d=0 f=0 h=0"},
+	{"a deletion behind", "t", []string{"-b"}, "b=0 d=0 f=0 h=0"},
+	{"a deletion of the next key", "t", []string{"-f"}, "b=0 d=0 h=0"},
+	{"a deletion of this and the next", "t", []string{"-d", "-f"}, "b=0 d=0 h=0"},
+	{"a deletion of all ahead", "t", []string{"-f", "-h"}, "b=0 d=0"},
+	{"a deletion of all", "t", []string{"-b", "-d", "-f", "-h"}, "b=0 d=0"},
+	{"a deletion and an insertion of the same", "t", []string{"-f", "f=1"}, "b=0 d=0 f=1 h=0"},
+	{"a write to another table", "new", []string{"e=1"}, "b=0 d=0 f=0 h=0"},
+}
+
 func scanMeetsWrites(s *subject) {
-	for _, tt := range []struct {
-		name  string
-		write func(tx latchkey.EngineTx) error
-		want  string
-	}{
-		{"nothing", func(latchkey.EngineTx) error { return nil }, "b=0 d=0 f=0 h=0"},
-		{"an insertion behind", func(tx latchkey.EngineTx) error { return put(tx, "t", "c", "1") }, "b=0 d=0 f=0 h=0"},
-		{"an insertion next", func(tx latchkey.EngineTx) error { return put(tx, "t", "d\x00", "1") }, "b=0 d=0 d\x00=1 f=0 h=0"},
-		{"an insertion ahead", func(tx latchkey.EngineTx) error { return put(tx, "t", "g", "1") }, "b=0 d=0 f=0 g=1 h=0"},
-		{"an insertion at the end", func(tx latchkey.EngineTx) error { return put(tx, "t", "i", "1") }, "b=0 d=0 f=0 h=0 i=1"},
-		{"an insertion beyond the bound", func(tx latchkey.EngineTx) error { return put(tx, "t", "z", "1") }, "b=0 d=0 f=0 h=0"},
-		{"a change of this value", func(tx latchkey.EngineTx) error { return put(tx, "t", "d", "1") }, "b=0 d=0 f=0 h=0"},
-		{"a change of the next value", func(tx latchkey.EngineTx) error { return put(tx, "t", "f", "1") }, "b=0 d=0 f=1 h=0"},
-		{"a deletion of this key", func(tx latchkey.EngineTx) error { return remove(tx, "t", "d") }, "b=0 d=0 f=0 h=0"},
-		{"a deletion behind", func(tx latchkey.EngineTx) error { return remove(tx, "t", "b") }, "b=0 d=0 f=0 h=0"},
-		{"a deletion of the next key", func(tx latchkey.EngineTx) error { return remove(tx, "t", "f") }, "b=0 d=0 h=0"},
-		{"a deletion of this and the next", func(tx latchkey.EngineTx) error {
-			return errors.Join(remove(tx, "t", "d"), remove(tx, "t", "f"))
-		}, "b=0 d=0 h=0"},
-		{"a deletion of all ahead", func(tx latchkey.EngineTx) error {
-			return errors.Join(remove(tx, "t", "f"), remove(tx, "t", "h"))
-		}, "b=0 d=0"},
-		{"a deletion of all", func(tx latchkey.EngineTx) error {
-			return errors.Join(remove(tx, "t", "b"), remove(tx, "t", "d"), remove(tx, "t", "f"), remove(tx, "t", "h"))
-		}, "b=0 d=0"},
-		{"a deletion and an insertion of the same", func(tx latchkey.EngineTx) error {
-			return errors.Join(remove(tx, "t", "f"), put(tx, "t", "f", "1"))
-		}, "b=0 d=0 f=1 h=0"},
-		{"a write to another table", func(tx latchkey.EngineTx) error { return put(tx, "new", "e", "1") }, "b=0 d=0 f=0 h=0"},
-	} {
+	for _, tt := range scanWrites {
 		s.update(func(tx latchkey.EngineTx) error {
-			for e, err := range tx.Scan("t", nil, nil) {
-				if err != nil {
-					return err
-				}
-				if err := tx.Delete("t", e.Key); err != nil {
-					return err
-				}
+			if err := empty(tx, "t"); err != nil {
+				return err
 			}
-			if left, err := list(tx, "t"); err != nil || left != "" {
-				return errors.Join(err, fmt.Errorf("deleting all that Scan yields has left %q", left))
-			}
-			return errors.Join(put(tx, "t", "b", "0"), put(tx, "t", "d", "0"), put(tx, "t", "f", "0"), put(tx, "t", "h", "0"))
+			return write(tx, "t", "b=0", "d=0", "f=0", "h=0")
 		})
 		s.update(func(tx latchkey.EngineTx) error {
 			var got []string
@@ -185,10 +173,11 @@ func scanMeetsWrites(s *subject) {
 					return err
 				}
 				got = append(got, fmt.Sprintf("%s=%s", e.Key, e.Value))
-				if string(e.Key) == "d" {
-					if err := tt.write(tx); err != nil {
-						return err
-					}
+				if string(e.Key) != "d" {
+					continue
+				}
+				if err := write(tx, tt.table, tt.edits...); err != nil {
+					return err
 				}
 			}
 			if got := strings.Join(got, " "); got != tt.want {
@@ -197,6 +186,23 @@ func scanMeetsWrites(s *subject) {
 			return nil
 		})
 	}
+}
+
+// empty deletes every key that a Scan of a table yields, which must leave none.
+func empty(tx latchkey.EngineTx, table string) error {
+	for e, err := range tx.Scan(table, nil, nil) {
+		if err != nil {
+			return err
+		}
+		if err := tx.Delete(table, e.Key); err != nil {
+			return err
+		}
+	}
+	left, err := list(tx, table)
+	if err == nil && left != "" {
+		err = fmt.Errorf("after each key that Scan yields was deleted, the table has %q", left)
+	}
+	return err
 }
 
 // seedVariable sets the seed of the law that draws its operations at random.
@@ -262,7 +268,10 @@ type mixture struct {
 func (m *mixture) run() error {
 	growth := m.IntN(100)
 	for range 150 {
-		if err := errors.Join(m.write(growth), m.look()); err != nil {
+		if err := m.write(growth); err != nil {
+			return err
+		}
+		if err := m.look(); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,6 @@ package enginetest
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -28,9 +27,8 @@ func getReturnsWhatPutSet(s *subject) {
 	s.want("t", "a=1 b=2")
 	s.put("t", "a", "3")
 	s.want("t", "a=3 b=2")
-	s.update(func(tx latchkey.EngineTx) error {
-		return errors.Join(remove(tx, "t", "a"), remove(tx, "t", "was never there"), remove(tx, "nor was this", "a"))
-	})
+	s.write("t", "-a", "-was never there")
+	s.write("nor was this", "-a")
 	s.want("t", "b=2")
 	s.view(func(tx latchkey.EngineTx) error {
 		for _, tt := range []struct{ table, key, value string }{
@@ -66,8 +64,13 @@ func emptyIsNotMissing(s *subject) {
 		return err
 	}
 	s.update(func(tx latchkey.EngineTx) error {
-		err := errors.Join(tx.Put("t", []byte("nil"), nil), tx.Put("t", []byte("empty"), []byte{}))
-		return errors.Join(err, check(tx))
+		if err := tx.Put("t", []byte("nil"), nil); err != nil {
+			return err
+		}
+		if err := tx.Put("t", []byte("empty"), []byte{}); err != nil {
+			return err
+		}
+		return check(tx)
 	})
 	s.view(check)
 	s.reopen(nil)
@@ -117,8 +120,10 @@ func transactionSeesItsWrites(s *subject) {
 	s.put("t", "a", "1")
 	s.put("t", "b", "2")
 	s.update(func(tx latchkey.EngineTx) error {
-		err := errors.Join(put(tx, "t", "a", "3"), remove(tx, "t", "b"), put(tx, "t", "c", "4"), put(tx, "new", "x", "5"))
-		if err != nil {
+		if err := write(tx, "t", "a=3", "-b", "c=4"); err != nil {
+			return err
+		}
+		if err := write(tx, "new", "x=5"); err != nil {
 			return err
 		}
 		for _, tt := range []struct{ table, want string }{{"t", "a=3 c=4"}, {"new", "x=5"}} {
@@ -246,7 +251,10 @@ func resultsAreTheCallers(s *subject) {
 	s.view(spoil)
 	s.update(func(tx latchkey.EngineTx) error {
 		// Also what this transaction has written, which an engine may keep elsewhere.
-		return errors.Join(put(tx, "t", "b", "two"), spoil(tx))
+		if err := put(tx, "t", "b", "two"); err != nil {
+			return err
+		}
+		return spoil(tx)
 	})
 	s.want("t", "a=one b=two")
 
@@ -270,7 +278,10 @@ func argumentsAreTheCallers(s *subject) {
 		fill(key)
 		fill(value)
 		key = []byte("b")
-		if err := errors.Join(put(tx, "t", "b", "two"), put(tx, "t", "c", "three"), tx.Delete("t", key)); err != nil {
+		if err := write(tx, "t", "b=two", "c=three"); err != nil {
+			return err
+		}
+		if err := tx.Delete("t", key); err != nil {
 			return err
 		}
 		fill(key)

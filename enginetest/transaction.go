@@ -49,7 +49,12 @@ var failures = []struct {
 	run  func(s *subject, fn func(tx latchkey.EngineTx) error) bool
 }{
 	{"an error", func(s *subject, fn func(tx latchkey.EngineTx) error) bool {
-		return s.Update(s.Context(), func(tx latchkey.EngineTx) error { return errors.Join(fn(tx), errFn) }) != nil
+		return s.Update(s.Context(), func(tx latchkey.EngineTx) error {
+			if err := fn(tx); err != nil {
+				return err
+			}
+			return errFn
+		}) != nil
 	}},
 	{"a panic", func(s *subject, fn func(tx latchkey.EngineTx) error) (reached bool) {
 		defer func() { reached = recover() == errFn }()
@@ -80,8 +85,13 @@ func failureLeavesNothing(s *subject) {
 	s.put("t", "b", "2")
 	for _, failure := range failures {
 		reached := failure.run(s, func(tx latchkey.EngineTx) error {
-			return errors.Join(put(tx, "t", "a", "changed"), remove(tx, "t", "b"), put(tx, "t", "c", "new"), put(tx, "new", "d", "new"),
-				put(tx, "t", "a", "again"), remove(tx, "t", "c"), put(tx, "t", "b", "back"), put(tx, "t", "c", "and back"))
+			if err := write(tx, "t", "a=changed", "-b", "c=new"); err != nil {
+				return err
+			}
+			if err := write(tx, "new", "d=new"); err != nil {
+				return err
+			}
+			return write(tx, "t", "a=again", "-c", "b=back", "c=and back")
 		})
 		if !reached {
 			s.Errorf("after %s in fn, Update went on as if nothing had been", failure.name)
@@ -106,8 +116,7 @@ func failureTakesNothing(s *subject) {
 	for i := range writers {
 		group.Go(func() {
 			fn := func(tx latchkey.EngineTx) error {
-				return errors.Join(put(tx, "t", fmt.Sprintf("%03d", i), "."),
-					put(tx, "t", "all", "between"), put(tx, "t", "all", strconv.Itoa(i)))
+				return write(tx, "t", fmt.Sprintf("%03d=.", i), "all=between", fmt.Sprint("all=", i))
 			}
 			if kind := i % (2 * len(failures)); kind < len(failures) {
 				failures[kind].run(s, fn)
@@ -165,18 +174,24 @@ func viewSeesOneState(s *subject) {
 		})
 		writer.Wait()
 		before, err := list(tx, "t")
+		if err != nil {
+			return err
+		}
 		if before != "a=1 b=1 c=1" {
-			s.Errorf("the View sees %q, want what there was when it began", before)
+			s.Errorf("the View sees %q, want the entries from when the View began", before)
 		}
-		v, getErr := get(tx, "t", "c")
+		v, err := get(tx, "t", "c")
+		if err != nil {
+			return err
+		}
 		if v != "1" {
-			s.Errorf("the View's Get sees %q, want what there was when it began", v)
+			s.Errorf("the View's Get sees %q, want the value from when the View began", v)
 		}
-		created, newErr := list(tx, "new")
+		created, err := list(tx, "new")
 		if created != "" {
-			s.Errorf("the View sees %q in a table that was made after it began", created)
+			s.Errorf("the View sees %q in a table that was made after the View began", created)
 		}
-		return errors.Join(err, getErr, newErr)
+		return err
 	})
 	s.want("t", "a=2 b=1 bb=2")
 }
@@ -184,7 +199,7 @@ func viewSeesOneState(s *subject) {
 func viewDoesNotWait(s *subject) {
 	s.put("t", "a", "1")
 	s.update(func(tx latchkey.EngineTx) error {
-		if err := errors.Join(put(tx, "t", "a", "2"), put(tx, "t", "b", "2")); err != nil {
+		if err := write(tx, "t", "a=2", "b=2"); err != nil {
 			return err
 		}
 		var reader sync.WaitGroup
@@ -207,7 +222,10 @@ func noLostUpdate(s *subject) {
 		group.Go(func() {
 			for range rounds {
 				err := s.Update(s.Context(), func(tx latchkey.EngineTx) error {
-					return errors.Join(add(tx, "count", 1), add(tx, fmt.Sprintf("count of %02d", i), 1))
+					if err := add(tx, "count", 1); err != nil {
+						return err
+					}
+					return add(tx, fmt.Sprintf("count of %02d", i), 1)
 				})
 				if err != nil {
 					s.Errorf("Update: %v", err)
@@ -287,66 +305,93 @@ func noWriteSkew(s *subject) {
 	}
 }
 
-// noHalves moves amounts between keys of several tables, and looks whether the sum stays.
-func noHalves(s *subject) {
-	const accounts, sum = 8, 800
-	s.room()
-	table := func(i int) string { return fmt.Sprint("account ", i%accounts) }
-	s.update(func(tx latchkey.EngineTx) error {
-		for i := range accounts {
-			if err := put(tx, table(i), "amount", strconv.Itoa(sum/accounts)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	amount := func(tx latchkey.EngineTx, i int) (int, error) {
-		v, err := get(tx, table(i), "amount")
-		n, _ := strconv.Atoi(v)
-		return n, err
+// The tables of noHalves, each with one amount, and the sum of the amounts, which a transfer keeps.
+const (
+	accounts = 8
+	sum      = 800
+)
+
+func account(i int) string { return fmt.Sprint("account ", i%accounts) }
+
+func amount(tx latchkey.EngineTx, i int) (int, error) {
+	v, err := get(tx, account(i), "amount")
+	n, _ := strconv.Atoi(v)
+	return n, err
+}
+
+// pay adds n to the amount of an account.
+func pay(tx latchkey.EngineTx, i, n int) error {
+	old, err := amount(tx, i)
+	if err != nil {
+		return err
 	}
+	return put(tx, account(i), "amount", strconv.Itoa(old+n))
+}
+
+func openAccounts(tx latchkey.EngineTx) error {
+	for i := range accounts {
+		if err := put(tx, account(i), "amount", strconv.Itoa(sum/accounts)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// transfer moves n from one account to another, which may be the same account.
+func transfer(tx latchkey.EngineTx, from, to, n int) error {
+	if err := pay(tx, from, -n); err != nil {
+		return err
+	}
+	return pay(tx, to, n)
+}
+
+// transferMuch makes many transfers in transactions of their own, as one of several writers.
+func (s *subject) transferMuch(writer int) {
+	for round := range rounds {
+		s.update(func(tx latchkey.EngineTx) error {
+			return transfer(tx, writer+round, writer+round*3+1, writer)
+		})
+	}
+}
+
+// total returns the sum of all amounts.
+func total(tx latchkey.EngineTx) (n int, err error) {
+	for i := range accounts {
+		a, err := amount(tx, i)
+		if err != nil {
+			return 0, err
+		}
+		n += a
+	}
+	return n, nil
+}
+
+// noHalves has writers move amounts between tables while readers check that the sum stays the same.
+func noHalves(s *subject) {
+	s.room()
+	s.update(openAccounts)
 	ctx, stop := context.WithCancel(s.Context())
-	var group, readers sync.WaitGroup
+	var writing, reading sync.WaitGroup
 	for range 2 {
-		readers.Go(func() {
+		reading.Go(func() {
 			for ctx.Err() == nil {
 				s.view(func(tx latchkey.EngineTx) error {
-					total := 0
-					for i := range accounts {
-						n, err := amount(tx, i)
-						if err != nil {
-							return err
-						}
-						total += n
-					}
-					if total != sum {
-						s.Errorf("a View sees a sum of %d, want %d", total, sum)
+					n, err := total(tx)
+					if err == nil && n != sum {
+						s.Errorf("a View sees a sum of %d, want %d", n, sum)
 						stop()
 					}
-					return nil
+					return err
 				})
 			}
 		})
 	}
-	for w := range 4 {
-		group.Go(func() {
-			for round := range rounds {
-				err := s.Update(s.Context(), func(tx latchkey.EngineTx) error {
-					from, to := w+round, w+round*3+1
-					a, errA := amount(tx, from)
-					errPut := put(tx, table(from), "amount", strconv.Itoa(a-w))
-					b, errB := amount(tx, to) // after the change, since it may be the same
-					return errors.Join(errA, errB, errPut, put(tx, table(to), "amount", strconv.Itoa(b+w)))
-				})
-				if err != nil {
-					s.Errorf("Update: %v", err)
-				}
-			}
-		})
+	for writer := range 4 {
+		writing.Go(func() { s.transferMuch(writer) })
 	}
-	group.Wait()
+	writing.Wait()
 	stop()
-	readers.Wait()
+	reading.Wait()
 }
 
 func doneContextBeginsNothing(s *subject) {
@@ -469,7 +514,12 @@ func endedTransaction(s *subject) {
 		{"View", func() error { return s.View(s.Context(), keep) }},
 		{"Update", func() error { return s.Update(s.Context(), keep) }},
 		{"Update that failed", func() error {
-			err := s.Update(s.Context(), func(tx latchkey.EngineTx) error { return errors.Join(keep(tx), errFn) })
+			err := s.Update(s.Context(), func(tx latchkey.EngineTx) error {
+				if err := keep(tx); err != nil {
+					return err
+				}
+				return errFn
+			})
 			if errors.Is(err, errFn) {
 				return nil
 			}
