@@ -13,6 +13,10 @@
 // draws its operations at random and prints the seed that repeats them. Run the suite with -race too. A promise to wait
 // for something is kept or the suite waits for ever, so an engine that hangs ends with the timeout of go test, which
 // shows where.
+//
+// An engine may also have abilities of its own choice: [latchkey.EngineBackuper],
+// [latchkey.EngineCompacter], [latchkey.EngineChecker], [latchkey.CommitCounter] and
+// [latchkey.DamageSkipper]. Their laws are checked for an engine that has them, and skipped for any other.
 package enginetest
 
 import (
@@ -33,7 +37,7 @@ type Open func(dir string, opts *latchkey.Options) (latchkey.Engine, error)
 
 // Run checks every law against the engine that open opens.
 func Run(t *testing.T, open Open) {
-	for _, laws := range [][]law{tableLaws, scanLaws, transactionLaws, lifetimeLaws} {
+	for _, laws := range [][]law{tableLaws, scanLaws, transactionLaws, lifetimeLaws, abilityLaws} {
 		for _, l := range laws {
 			t.Run(l.name, func(t *testing.T) { l.check(newSubject(t, open)) })
 		}

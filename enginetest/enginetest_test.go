@@ -72,6 +72,15 @@ func TestEveryFaultBreaksItsLaw(t *testing.T) {
 		{"fails when it is closed again", "after Close everything is ErrClosed and Close does nothing"},
 		{"closes under its transactions", "Close waits for transactions under way"},
 		{"drops what is beyond the hundredth write", "a million small records"},
+		{"leaves entries out of a backup", "a backup has the state of one moment"},
+		{"backs each table up at another moment", "a backup has the state of one moment"},
+		{"loses entries in Compact", "Compact keeps every entry"},
+		{"loses what is committed during Compact", "Compact keeps every entry"},
+		{"finds damage where there is none", "CheckEngine finds nothing in a sound engine"},
+		{"counts no commits", "Commits counts the commits since the opening"},
+		{"counts a View as a commit", "Commits counts the commits since the opening"},
+		{"counts the commits before its opening", "Commits counts the commits since the opening"},
+		{"skips entries of a sound table", "NextReadable returns nil for a sound table"},
 	} {
 		t.Run(tt.fault, func(t *testing.T) {
 			t.Parallel()

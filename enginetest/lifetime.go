@@ -113,16 +113,37 @@ func closeWaits(s *subject) {
 	s.want("t", "a=1")
 }
 
-// closeAmongWriters closes the engine while many write. Each Update returns nil and lasts, or returns ErrClosed and has
-// left nothing.
+// closeAmongWriters closes the engine while many write. Each Update returns nil and lasts, or returns
+// ErrClosed and leaves nothing.
 func closeAmongWriters(s *subject) {
+	results := s.amongWriters(func() {
+		if err := s.Close(); err != nil {
+			s.Errorf("Close: %v", err)
+		}
+	})
+	s.start(nil)
+	for key, err := range results {
+		if err != nil {
+			s.wantError("Update", err, latchkey.ErrClosed)
+		}
+		s.wantTruth("t", key, err)
+	}
+}
+
+// amongWriters calls fn while many goroutines write one key after another. It returns the error of
+// each Update by its key. fn begins after each goroutine has made one Update, and each makes its last
+// Update after fn has returned.
+func (s *subject) amongWriters(fn func()) map[string]error {
+	s.Helper()
 	var group sync.WaitGroup
 	var mu sync.Mutex
-	results := map[string]error{}
+	var ended atomic.Bool
+	results := make(map[string]error)
 	begun := make(chan struct{}, writers)
 	for i := range writers {
 		group.Go(func() {
-			for n := 0; ; n++ {
+			for n, last := 0, false; !last; n++ {
+				last = ended.Load()
 				key := fmt.Sprintf("%02d %d", i, n)
 				err := s.Update(s.Context(), func(tx latchkey.EngineTx) error { return put(tx, "t", key, ".") })
 				mu.Lock()
@@ -131,24 +152,16 @@ func closeAmongWriters(s *subject) {
 				if n == 0 {
 					begun <- struct{}{}
 				}
-				if err != nil {
-					s.wantError("Update", err, latchkey.ErrClosed)
-					return
-				}
 			}
 		})
 	}
 	for range writers {
 		<-begun
 	}
-	if err := s.Close(); err != nil {
-		s.Errorf("Close: %v", err)
-	}
+	fn()
+	ended.Store(true)
 	group.Wait()
-	s.start(nil)
-	for key, err := range results {
-		s.wantTruth("t", key, err)
-	}
+	return results
 }
 
 // manyRecords writes them in the order of their keys, in ten transactions, and reads them after reopening.

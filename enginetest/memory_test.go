@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -27,6 +30,7 @@ type memory struct {
 	turn   chan struct{} // whoever writes puts one in
 	life   sync.RWMutex  // read-locked by transactions, locked by Close
 	closed atomic.Bool
+	before uint64 // commits before this engine was opened
 }
 
 // disk is what outlives a memory engine.
@@ -34,6 +38,7 @@ type disk struct {
 	state    atomic.Pointer[tables]
 	previous atomic.Pointer[tables]
 	commit   sync.Mutex
+	commits  atomic.Uint64
 }
 
 // disks finds the disk of a directory.
@@ -48,6 +53,7 @@ func openMemory(fault string) func(dir string, opts *latchkey.Options) (latchkey
 		if e.state.Load() == nil {
 			e.state.Store(&tables{})
 		}
+		e.before = e.commits.Load()
 		return e, nil
 	}
 }
@@ -68,6 +74,9 @@ func (e *memory) View(ctx context.Context, fn func(latchkey.EngineTx) error) err
 	}
 	if e.closed.Load() && !e.has("reads after Close") {
 		return latchkey.ErrClosed
+	}
+	if e.has("counts a View as a commit") {
+		e.commits.Add(1)
 	}
 	tx := &memoryTx{memory: e, tables: *e.state.Load(), readOnly: !e.has("writes in a View")}
 	defer tx.end()
@@ -167,6 +176,7 @@ func (e *memory) updateOptimistically(fn func(latchkey.EngineTx) error) error {
 			}
 			if !conflict {
 				e.state.Store(&merged.tables)
+				e.commits.Add(1)
 			}
 			e.commit.Unlock()
 			if !conflict {
@@ -177,6 +187,7 @@ func (e *memory) updateOptimistically(fn func(latchkey.EngineTx) error) error {
 		ok := now == base
 		if ok {
 			e.state.Store(&tx.tables)
+			e.commits.Add(1)
 		}
 		e.commit.Unlock()
 		if ok {
@@ -209,6 +220,7 @@ func (e *memory) publish(tx *memoryTx) {
 		tx = part
 	}
 	e.state.Store(&tx.tables)
+	e.commits.Add(1)
 }
 
 func (e *memory) Close() error {
@@ -222,6 +234,104 @@ func (e *memory) Close() error {
 	defer e.life.Unlock()
 	if before := e.previous.Load(); before != nil && e.has("loses the last commit when it is closed") {
 		e.state.Store(before)
+	}
+	return nil
+}
+
+// What an engine may be able to do besides.
+var (
+	_ latchkey.EngineBackuper  = (*memory)(nil)
+	_ latchkey.EngineCompacter = (*memory)(nil)
+	_ latchkey.EngineChecker   = (*memory)(nil)
+	_ latchkey.CommitCounter   = (*memory)(nil)
+	_ latchkey.DamageSkipper   = (*memoryTx)(nil)
+)
+
+// WriteBackup fills a new bbolt file, and copies the file to w.
+func (e *memory) WriteBackup(ctx context.Context, w io.Writer) error {
+	dir, err := os.MkdirTemp("", "enginetest-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "backup.db")
+	bolt, err := latchkey.OpenBoltEngine(path, nil)
+	if err != nil {
+		return err
+	}
+	state := *e.state.Load()
+	err = bolt.Update(ctx, func(tx latchkey.EngineTx) error {
+		for table := range state {
+			if e.has("backs each table up at another moment") {
+				runtime.Gosched()
+				state = *e.state.Load()
+			}
+			for i, entry := range state[table] {
+				if i == 10 && e.has("leaves entries out of a backup") {
+					break
+				}
+				if err := tx.Put(table, entry.Key, entry.Value); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, bolt.Close()); err != nil {
+		return err
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(file)
+	return err
+}
+
+// Compact has nothing to give back.
+func (e *memory) Compact(context.Context) error {
+	if e.has("loses what is committed during Compact") {
+		before := e.state.Load()
+		for range 1000 {
+			runtime.Gosched()
+		}
+		e.state.Store(before)
+	}
+	if e.has("loses entries in Compact") {
+		return e.Update(context.Background(), func(tx latchkey.EngineTx) error {
+			for e, err := range tx.Scan("filled 1", nil, nil) {
+				if err != nil {
+					return err
+				}
+				return tx.Delete("filled 1", e.Key)
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+func (e *memory) CheckEngine(context.Context) iter.Seq[error] {
+	return func(yield func(error) bool) {
+		if e.has("finds damage where there is none") && len((*e.state.Load())["filled 0"]) > 0 {
+			yield(latchkey.ErrCorrupt)
+		}
+	}
+}
+
+func (e *memory) Commits() uint64 {
+	switch {
+	case e.has("counts no commits"):
+		return 0
+	case e.has("counts the commits before its opening"):
+		return e.commits.Load()
+	}
+	return e.commits.Load() - e.before
+}
+
+func (tx *memoryTx) NextReadable(table string, from []byte) []byte {
+	if i, _ := tx.tables.find(table, from); i < len(tx.tables[table]) && tx.has("skips entries of a sound table") {
+		return bytes.Clone(tx.tables[table][i].Key)
 	}
 	return nil
 }
