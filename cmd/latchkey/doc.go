@@ -1,5 +1,8 @@
-// Latchkey manages users and their API keys in one file: the store that a program opens through the Go package
-// github.com/latchkeydb/latchkey. A first session:
+// Latchkey manages users and their API keys, which it keeps in one file, the store. Go programs open
+// the same file with the package github.com/latchkeydb/latchkey.
+//
+// A first session makes a store, a user and a key, and logs in with the key's token. The second
+// login fails, because the key is disabled by then:
 //
 //	export LATCHKEY_STORE=keys.db
 //	latchkey init
@@ -11,70 +14,83 @@
 //
 // # The store
 //
-// The file is named by --store, or else by the environment variable LATCHKEY_STORE. Only init makes one: a mistyped
-// name is an error to every other command, and never a second, empty store.
+// The flag --store names the store's file. Without the flag, the environment variable
+// LATCHKEY_STORE names it.
 //
-// Commands that only read can run at the same time. One that writes needs the file to itself, so neither kind works while
-// another program has the store open to write; --wait says how long to wait for it.
+// Only init, restore and salvage make a store. For every other command a missing file is an error,
+// so a mistyped name never makes a second, empty store.
+//
+// Several commands that only read the store can run at the same time. A command that writes needs
+// the file to itself. While another program has the store open for writing, no command can open it.
+// The flag --wait says how long a command waits for the file before it fails.
 //
 // # Users and keys
 //
-// A USER is an ID, or an identity PROVIDER:SUBJECT, as in custom-token:42. Without a provider it is a local-userpass
-// identity, so that an e-mail address will do. Providers are anon-user, local-userpass, custom-token, custom-function,
-// oauth2-google, oauth2-facebook, oauth2-apple and api-key.
+// USER is an ID or an identity. An identity is written as PROVIDER:SUBJECT, for example
+// custom-token:42. Without a provider, the text is the subject of a local-userpass identity, so an
+// e-mail address is enough. The providers are anon-user, local-userpass, custom-token,
+// custom-function, oauth2-google, oauth2-facebook, oauth2-apple and api-key.
 //
-// A KEY is an ID or a name, and one of the keys of the USER before it. With --server it is a server key instead, which no
-// user owns, and there is no USER before it. What has the form of an ID is taken for one.
+// KEY is the ID or the name of one of the USER's keys. With --server, KEY is a server key. A server
+// key belongs to no user, so USER is left out.
 //
-// A token is shown once, by key create. It is read from standard input, by login, and never from an argument, which
-// every process on the machine could see.
+// An argument that has the form of an ID is always read as an ID.
+//
+// The command key create shows the token of the new key. No command shows it again. The command
+// login reads a token from standard input and never takes one as an argument, because every process
+// on the machine can see arguments.
 //
 // # Serving
 //
-// Serve answers the client API of MongoDB Realm / Atlas App Services, so that an app with one of its SDKs runs against a
-// store when its base URL is changed: in earnest, or in tests, where nothing of it is to last. See latchkey serve --help.
+// The command serve answers the client API of MongoDB Realm / Atlas App Services. An app that uses
+// one of that service's SDKs runs against a store when the app's base URL is changed. The store can
+// be a file, or it can be in memory for tests. See latchkey help serve.
 //
 // # Output
 //
-// Output is made for people, and may change, unless it is asked for with --json or --quiet. With --json, a command prints
-// one document on one line:
+// Output without --json or --quiet is for people, and its form may change. With --json, a command
+// prints one JSON document on one line. Fields may be added to these documents:
 //
 //	init            {"store":FILE}
-//	user list       a line with USER for each
-//	user ...        USER, as it is now; a deleted one, as it was
+//	user list       one USER on each line
+//	user ...        USER after the command; a deleted user as it was before
 //	key list        [KEY, ...]
 //	key create      {"key":KEY,"token":TOKEN}
-//	key ...         KEY, as it is now; a deleted one, as it was
+//	key ...         KEY after the command; a deleted key as it was before
 //	login           {"ok":true,"principal":PRINCIPAL}, or {"ok":false,"reason":REASON}
-//	serve           {"url":URL}, when it is ready
+//	serve           {"url":URL}, when the server is ready
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N}
 //	check           {"sound":BOOL,"repaired":N,"findings":[TEXT, ...]}
-//	backup          {"file":FILE,"bytes":N}; nothing, if it goes to standard output
+//	backup          {"file":FILE,"bytes":N}; nothing if the backup goes to standard output
 //	restore         {"store":FILE}
 //	compact         {"before":N,"after":N}, in bytes
-//	salvage         {"store":FILE,"users":N,"keys":N,"data":N,"bad_pages":N,"bad_records":N,"uncertain":N,"orphaned":N}
+//	salvage         {"store":FILE,"users":N,"keys":N,"data":N,"bad_pages":N,
+//	                 "bad_records":N,"uncertain":N,"orphaned":N}
 //	version         {"version":TEXT,"go":TEXT,"platform":TEXT}
 //
-//	USER            {"id":ID,"identities":[{"provider":TEXT,"subject":TEXT}, ...],"created":TIME,"disabled":BOOL}
-//	KEY             {"id":ID,"owner":ID,"name":TEXT,"created":TIME,"expires":TIME,"disabled":BOOL}
+//	USER            {"id":ID,"identities":[IDENTITY, ...],"created":TIME,"disabled":BOOL}
+//	IDENTITY        {"provider":TEXT,"subject":TEXT}
+//	KEY             {"id":ID,"owner":ID,"name":TEXT,"created":TIME,"expires":TIME,
+//	                 "disabled":BOOL}
 //	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL}
 //	REASON          "invalid_token", "key_disabled", "key_expired" or "user_disabled"
 //
-// A TIME is in the format of RFC 3339. A key that never expires has no "expires". The owner of a server key is
-// ffffffff-ffff-ffff-ffff-ffffffffffff, and its principal has no "user_id". Fields may be added.
+// TIME has the format of RFC 3339. A key that never expires has no "expires". The owner of a server
+// key is ffffffff-ffff-ffff-ffff-ffffffffffff, and the principal of a server key has no "user_id".
 //
 // # Exit status
 //
-// An error is one line on standard error, which says what to do.
+// Every error is one line on standard error. The line says what is wrong and what to do.
 //
-//	0    done; login: the token is good
-//	1    failed, for a reason not listed here
-//	2    the command line is wrong
-//	3    there is no such user, key, store or directory
-//	4    what is there forbids it: an identity or a name is taken, a limit is reached, a user is anonymous, a file exists
+//	0    success; login: the token is good
+//	1    a failure that is not listed here
+//	2    the command line is wrong, or a file that serve was told to read
+//	3    a user, key, store, file or directory does not exist
+//	4    a conflict: an identity or a name is taken, a limit is reached, a user is anonymous,
+//	     or a file exists already
 //	5    login: the token is refused
-//	6    the store is open elsewhere
-//	7    the store is damaged, or the file is no store
-//	8    the store has a later format than this build reads
-//	130  interrupted; nothing was changed, unless the error says so
+//	6    another program has the store open
+//	7    the store is damaged, or the file is not a store
+//	8    the store has a newer format than this latchkey can read
+//	130  interrupted; nothing was changed, unless the error says otherwise
 package main
