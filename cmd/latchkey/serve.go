@@ -23,13 +23,13 @@ import (
 	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
-// errAddress: the address to listen on cannot be had.
+// errAddress means that serve cannot listen on the address of --addr.
 var errAddress = errors.New("cannot listen")
 
-// shutdownTime is how long requests under way have to end when the server is told to.
+// shutdownTime is how long the server waits for requests in progress when it is told to end.
 const shutdownTime = 5 * time.Second
 
-// server is one run of serve.
+// server is one run of the command serve.
 type server struct {
 	*cli
 	addr         string
@@ -42,13 +42,13 @@ type server struct {
 	cost         latchkey.Cost
 	opts         appservices.Options
 
-	customTokenKey string // the file
+	customTokenKey string // the name of the key's file
 	customToken    appservices.JWTVerifier
 
-	seed   *appservices.Seed // nil for none
+	seed   *appservices.Seed // nil without --seed
 	log    *slog.Logger
 	clock  *appservices.Clock
-	stores latchkey.Options // how stores are opened
+	stores latchkey.Options // the options that every store is opened with
 }
 
 //go:embed serve.txt
@@ -96,7 +96,7 @@ func (s *server) run(cmd *cobra.Command) error {
 	}
 	defer listener.Close()
 	if !listener.Addr().(*net.TCPAddr).IP.IsLoopback() {
-		s.log.Warn("other machines can reach this address, and without TLS all can read what it is sent", "addr", listener.Addr().String())
+		s.log.Warn("other machines can reach this address, and without TLS others on the network can read the requests", "addr", listener.Addr().String())
 	}
 	s.startClock()
 	s.setCost()
@@ -117,12 +117,13 @@ func (s *server) startLog() {
 	}
 	s.opts.Logger = s.log
 	s.opts.Mail = func(ctx context.Context, m appservices.Mail) {
-		// At a level that --quiet keeps: the log is all that the tokens go to.
+		// The level must be one that --quiet keeps, because only the log has these tokens.
 		s.log.WarnContext(ctx, "mail", "app_id", m.AppID, "email", m.Email, "kind", m.Kind, "token", m.Token, "token_id", m.TokenID)
 	}
 }
 
-// startClock makes the clock that stores, sessions and custom tokens go by. A seed with a value finds it standing.
+// startClock makes the clock of the stores, the sessions and the custom tokens. If the seed has a
+// value, the clock stands at [appservices.SeedTime] until the seed is planted.
 func (s *server) startClock() {
 	s.clock = appservices.NewClock(time.Now())
 	if s.seed != nil && s.seed.Value != "" {
@@ -132,7 +133,7 @@ func (s *server) startClock() {
 	s.opts.Now, s.stores.Now, s.customToken.Now = s.clock.Now, s.clock.Now, s.clock.Now
 }
 
-// setCost sets what a hash costs in the stores, and how much memory hashes may use at once.
+// setCost sets the cost of hashes in the stores, and the memory that hashes may use at the same time.
 func (s *server) setCost() {
 	s.stores.Cost = s.cost
 	if s.cost == (latchkey.Cost{}) && s.ephemeral {
@@ -141,8 +142,8 @@ func (s *server) setCost() {
 	s.stores.HashMemory = max(64<<20, int64(s.stores.Cost.Memory)<<10)
 }
 
-// serveMemory serves from one store for all apps, if there is a seed, and else from one for each app that is asked for.
-// They go with the process, and need no closing.
+// serveMemory serves stores in memory: one store for all apps if there is a seed, or else a store for
+// each app. The stores need no closing, because they end with the process.
 func (s *server) serveMemory(ctx context.Context, listener net.Listener) error {
 	if s.seed == nil {
 		s.opts.OpenApp = func(context.Context, string) (*latchkey.Store, error) { return memory.Open(&s.stores) }
@@ -155,7 +156,8 @@ func (s *server) serveMemory(ctx context.Context, listener net.Listener) error {
 	return s.serve(ctx, listener, one)
 }
 
-// serve answers requests until it is told to end. one is the store of all apps, or nil.
+// serve answers requests until ctx ends or a signal comes. one is the store of all apps. It is nil if
+// each app has a store of its own.
 func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey.Store) error {
 	ctx, forced, stop := onSignals(ctx)
 	defer stop()
@@ -188,19 +190,21 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 	return s.end(forced, srv)
 }
 
-// end ends srv when the requests under way are answered, or after shutdownTime, or when forced ends.
+// end ends srv as soon as the requests in progress are answered. It cuts these requests off after
+// shutdownTime, or when forced ends.
 func (s *server) end(forced context.Context, srv *http.Server) error {
 	s.log.Info("ending")
 	limit, cancel := context.WithTimeout(forced, shutdownTime)
 	defer cancel()
 	if srv.Shutdown(limit) != nil {
-		s.log.Warn("requests under way were cut off", "asked_twice", limit.Err() == context.Canceled)
+		s.log.Warn("requests in progress were cut off", "asked_twice", limit.Err() == context.Canceled)
 		return srv.Close()
 	}
 	return nil
 }
 
-// onSignals returns two contexts: one that the first signal to end the process ends, and one that the second does.
+// onSignals returns two contexts. The first interrupt or SIGTERM ends the first context, and the next
+// one ends the second.
 func onSignals(parent context.Context) (first, second context.Context, stop func()) {
 	first, endFirst := context.WithCancel(parent)
 	second, endSecond := context.WithCancel(context.Background())
@@ -224,7 +228,7 @@ func onSignals(parent context.Context) (first, second context.Context, stop func
 	}
 }
 
-// printURL prints the URL.
+// printURL prints the URL of the server, which listens on addr.
 func (s *server) printURL(addr *net.TCPAddr) error {
 	host := addr.IP.String()
 	if addr.IP.IsUnspecified() {

@@ -169,7 +169,7 @@ func TestServeCutsOffRequestsInProgressAfterFiveSeconds(t *testing.T) {
 			t.Errorf("the client got %q, %v", reply, err)
 		}
 		<-ended
-		if !strings.Contains(log.String(), "requests under way were cut off") {
+		if !strings.Contains(log.String(), "requests in progress were cut off") {
 			t.Errorf("the log is %s", &log)
 		}
 	})
