@@ -12,6 +12,8 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
+// readSeed reads the file that --seed names, if there is one, and refuses a seed that would do harm or
+// be of no use.
 func (s *server) readSeed() error {
 	if s.seedFile == "" {
 		return nil
@@ -28,14 +30,15 @@ func (s *server) readSeed() error {
 	case err != nil:
 		return usagef("%s: %w", s.seedFile, err)
 	case s.seed.Value != "" && !s.ephemeral:
-		return usagef("%s has a value that its tokens are made from, and whoever knows it could make them too: leave it out, or give --ephemeral", s.seedFile)
+		return usagef("%s has the field seed, and everybody who knows its value can make the tokens; remove the field, or give --ephemeral", s.seedFile)
 	case s.seed.Value == "" && s.tokenFile == "" && s.seed.HasKeys():
-		return usagef("nobody would learn the tokens of the seed's keys: give --tokens FILE")
+		return usagef("the tokens of the seed's keys would be lost; give --tokens FILE")
 	}
 	return nil
 }
 
-// plant makes what the seed says, unless the store is somebody's already, and writes the tokens.
+// plant makes the users and keys of the seed, and writes their tokens to the file of --tokens. It does
+// nothing if the store is in use already.
 func (s *server) plant(ctx context.Context, handler *appservices.Handler) error {
 	appID := ""
 	if len(s.opts.AppIDs) > 0 {
@@ -46,7 +49,7 @@ func (s *server) plant(ctx context.Context, handler *appservices.Handler) error 
 		return err
 	}
 	if !empty {
-		s.log.Warn("there are users, registered addresses or server keys in the store already: the seed was left out", "seed", s.seedFile)
+		s.log.Warn("the seed was ignored, because the store already has users, registered addresses or server keys", "seed", s.seedFile)
 		return nil
 	}
 	seeded, err := handler.Seed(ctx, appID, *s.seed)
@@ -59,8 +62,9 @@ func (s *server) plant(ctx context.Context, handler *appservices.Handler) error 
 	return writeTokens(s.tokenFile, seeded)
 }
 
-// writeTokens writes the file in one step, so that nobody who waits for it reads a part. A pipe or a device, such as
-// /dev/stdout, is written to, and not replaced; a link stays a link.
+// writeTokens writes the file in one step, so that a program that waits for the file never reads a part
+// of it. writeTokens writes to a pipe or a device, such as /dev/stdout, and does not replace it. A link
+// stays a link.
 func writeTokens(path string, seeded appservices.Seeded) error {
 	data, err := json.MarshalIndent(seeded, "", "  ")
 	if err != nil {
