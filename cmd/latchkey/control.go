@@ -16,10 +16,10 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-// controlPath begins the paths of the control endpoint, which no client of the API has.
+// controlPath is the prefix of the control endpoint's paths. No path of the client API begins with it.
 const controlPath = "/.latchkey/control/"
 
-// control answers the control endpoint, and leaves all else to the handler.
+// control answers requests to the control endpoint, and passes all other requests to handler.
 type control struct {
 	handler *appservices.Handler
 	clock   *appservices.Clock
@@ -27,6 +27,7 @@ type control struct {
 	mux     *http.ServeMux
 }
 
+// newControl returns the control endpoint for h and clock. clock must be the clock of h.
 func newControl(h *appservices.Handler, clock *appservices.Clock, log *slog.Logger) *control {
 	c := &control{handler: h, clock: clock, log: log, mux: http.NewServeMux()}
 	c.mux.HandleFunc("GET "+controlPath+"faults", c.showFaults)
@@ -42,7 +43,8 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.handler.ServeHTTP(w, r)
 		return
 	}
-	_, pattern := c.mux.Handler(r) // and not the path, which may have anything in it
+	// The log has the pattern, because the path may contain anything, also a token.
+	_, pattern := c.mux.Handler(r)
 	c.log.InfoContext(r.Context(), "control", "method", r.Method, "pattern", pattern, "remote", r.RemoteAddr)
 	if err := checkLocal(r); err != nil {
 		reply(w, http.StatusForbidden, controlError{err.Error()})
@@ -52,8 +54,10 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mux.ServeHTTP(w, r)
 }
 
-// checkLocal lets in what a program on this machine sends to a name of this machine. A proxy sends what others sent, and
-// so does a browser: for a page of another origin, or of one whose name was made to lead here.
+// checkLocal returns an error unless a program on this machine sent r to a loopback address or to
+// localhost. It refuses requests that a proxy may have forwarded. It also refuses requests that a
+// browser may have sent for a page of another origin, or for a page whose host name was changed to
+// lead to this machine.
 func checkLocal(r *http.Request) error {
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	host, _, splitErr := net.SplitHostPort(r.Host)
@@ -63,19 +67,19 @@ func checkLocal(r *http.Request) error {
 	to, _ := netip.ParseAddr(strings.Trim(host, "[]"))
 	switch {
 	case err != nil || !from.Addr().IsLoopback():
-		return errors.New("the control endpoint is for programs on the same machine")
+		return errors.New("the control endpoint is only for programs on the same machine")
 	case !strings.EqualFold(host, "localhost") && !to.IsLoopback():
-		return errors.New("the control endpoint is reached by a loopback address")
+		return errors.New("the control endpoint can only be reached by a loopback address or localhost")
 	}
 	for _, header := range foreign {
 		if len(r.Header.Values(header)) > 0 {
-			return fmt.Errorf("the control endpoint takes no requests with the header %s", header)
+			return fmt.Errorf("the control endpoint refuses requests with the header %s", header)
 		}
 	}
 	return nil
 }
 
-// foreign are headers that browsers and proxies add, and programs do not.
+// foreign are the headers that browsers and proxies add to requests. Other programs do not send them.
 var foreign = []string{
 	"Origin", "Via", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip",
 }
@@ -90,7 +94,8 @@ func reply(w http.ResponseWriter, status int, doc any) {
 	_ = writeJSON(w, doc)
 }
 
-// readJSON reads a request's body into v, or answers what is wrong with it.
+// readJSON reads the body of r into v, and reports whether it could. If not, readJSON has answered the
+// request with the reason.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
 	body, err := io.ReadAll(r.Body)
 	if err == nil {
@@ -98,7 +103,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
 		d.DisallowUnknownFields()
 		err = d.Decode(v)
 		if _, more := d.Token(); err == nil && more != io.EOF {
-			err = errors.New("there is more behind the end of the JSON object")
+			err = errors.New("there is more after the end of the JSON object")
 		}
 	}
 	if err != nil {
@@ -141,7 +146,7 @@ func (c *control) showClock(w http.ResponseWriter, _ *http.Request) {
 	}{c.clock.Now(), c.clock.Running()})
 }
 
-// The times that IDs can hold, in whole years: see [appservices.Clock].
+// The times that the IDs of App Services can contain, in whole years. See [appservices.Clock].
 var (
 	clockBegin = time.Unix(0, 0)
 	clockEnd   = time.Date(2106, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -158,7 +163,7 @@ func (c *control) moveClock(w http.ResponseWriter, r *http.Request) {
 	}
 	by, err := time.ParseDuration(move.Advance)
 	if move.Advance != "" && (err != nil || move.Set != nil) {
-		reply(w, http.StatusBadRequest, controlError{`"advance" is a duration such as "31m", and goes without "set"`})
+		reply(w, http.StatusBadRequest, controlError{`"advance" must be a duration such as "31m", and cannot be used together with "set"`})
 		return
 	}
 	to := c.clock.Now()
@@ -166,11 +171,11 @@ func (c *control) moveClock(w http.ResponseWriter, r *http.Request) {
 		to = *move.Set
 	}
 	if to = to.Add(by); to.Before(clockBegin) || !to.Before(clockEnd) {
-		reply(w, http.StatusBadRequest, controlError{"the clock goes from 1970 to the end of 2105"})
+		reply(w, http.StatusBadRequest, controlError{"the time of the clock must be from 1970 to the end of 2105"})
 		return
 	}
 	if move.Running != nil && !*move.Running {
-		c.clock.Stop() // first: else it would go on from what it is set to
+		c.clock.Stop() // before Set, because a running clock goes on from the time it is set to
 	}
 	if move.Set != nil {
 		c.clock.Set(*move.Set)
