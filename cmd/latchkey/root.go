@@ -12,7 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// cli is one run of the command: what the flags that many commands share say, and where it reads and writes.
+// cli is one run of the command. It has the values of the flags that many commands share, and the files
+// that the command reads and writes.
 type cli struct {
 	store string
 	wait  time.Duration
@@ -23,23 +24,24 @@ type cli struct {
 	stdout io.Writer
 	stderr io.Writer
 
-	begun bool // the command line is right; what fails from here on is no mistake in it
+	begun bool // whether the command line was found right, so that a later error is not a usage error
 }
 
+// newRoot returns the command latchkey with all commands below it.
 func newRoot(c *cli) *cobra.Command {
-	cobra.EnableCommandSorting = false // they are added in the order in which a newcomer needs them
+	cobra.EnableCommandSorting = false // the commands are in the order in which a newcomer needs them
 	root := parentCommand("latchkey", "Manage users and their API keys in one file")
 	root.Long = manual()
 	root.Version = version()
 	root.SilenceErrors = true
 	root.SilenceUsage = true
-	root.DisableAutoGenTag = true // or man pages would tell when they were made
+	root.DisableAutoGenTag = true // or a man page would contain the date on which it was made
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return c.begin(cmd) }
 
 	flags := root.PersistentFlags()
-	flags.StringVar(&c.store, "store", "", "the store's `FILE` (or set LATCHKEY_STORE)")
-	flags.DurationVar(&c.wait, "wait", time.Second, "how long to wait for a store that is open elsewhere")
+	flags.StringVar(&c.store, "store", "", "the `FILE` of the store (or set LATCHKEY_STORE)")
+	flags.DurationVar(&c.wait, "wait", time.Second, "wait at most `DURATION` for a store that another program has open")
 	flags.BoolVar(&c.json, "json", false, "print JSON")
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
@@ -56,7 +58,7 @@ func newRoot(c *cli) *cobra.Command {
 	return root
 }
 
-// begin is the last look at the command line.
+// begin sets the flags that an environment variable sets, and checks the flags that all commands share.
 func (c *cli) begin(cmd *cobra.Command) error {
 	for flag, variable := range map[string]string{"store": "LATCHKEY_STORE", "cost": "LATCHKEY_COST"} {
 		f, value := cmd.Flags().Lookup(flag), os.Getenv(variable)
@@ -68,30 +70,31 @@ func (c *cli) begin(cmd *cobra.Command) error {
 		}
 	}
 	if c.quiet && c.json {
-		return errors.New("--quiet and --json exclude each other")
+		return errors.New("--quiet and --json cannot be used together")
 	}
 	c.begun = true
 	return nil
 }
 
-// quietFlag gives cmd the flag that leaves of its output what a script wants.
+// quietFlag adds the flag --quiet to cmd. what says what cmd then prints.
 func (c *cli) quietFlag(cmd *cobra.Command, what string) {
 	cmd.Flags().BoolVarP(&c.quiet, "quiet", "q", false, "print "+what+" and nothing else")
 }
 
-// parentCommand is a command that only has others under it.
+// parentCommand returns a command that only has other commands below it.
 func parentCommand(use, short string) *cobra.Command {
 	return asParent(&cobra.Command{Use: use, Short: short})
 }
 
-// asParent makes cmd refuse what is no command of its own. The root alone may stand by itself: it shows the manual then.
+// asParent makes cmd refuse all arguments that are not the name of a command below it. Only the root
+// works without an argument. It then shows the manual.
 func asParent(cmd *cobra.Command) *cobra.Command {
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) > 0:
 			return fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+args[0])
 		case cmd.HasParent():
-			return fmt.Errorf("a command of %q is missing", cmd.CommandPath())
+			return fmt.Errorf("%q needs a command after it", cmd.CommandPath())
 		}
 		return nil
 	}
@@ -99,7 +102,7 @@ func asParent(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// isCommand checks that args name a command.
+// isCommand returns an error unless args name a command.
 func isCommand(root *cobra.Command, args []string) error {
 	cmd, rest, err := root.Find(args)
 	if err == nil && len(rest) > 0 {
@@ -108,20 +111,20 @@ func isCommand(root *cobra.Command, args []string) error {
 	return err
 }
 
-// examples is the text of a command's examples.
+// examples returns the text of the examples in a command's help.
 func examples(lines ...string) string { return "  " + strings.Join(lines, "\n  ") }
 
-// takes checks that a command is given just the arguments that names lists. It repeats none of them: one might be a token
-// that was put in the wrong place.
+// takes returns a check that a command has exactly the arguments that names lists. Its errors do not
+// repeat an argument, because the argument may be a token in the wrong place.
 func takes(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		switch {
 		case len(args) < len(names):
 			return fmt.Errorf("%s is missing", names[len(args)])
 		case len(args) > len(names) && len(names) == 0:
-			return errors.New("there is an argument, and it takes none")
+			return errors.New("the command takes no arguments")
 		case len(args) > len(names):
-			return fmt.Errorf("there are too many arguments: it takes %s", strings.Join(names, " "))
+			return fmt.Errorf("too many arguments; the command takes %s", strings.Join(names, " "))
 		}
 		return nil
 	}
@@ -130,7 +133,7 @@ func takes(names ...string) cobra.PositionalArgs {
 //go:embed doc.go
 var packageComment string
 
-// manual is the package comment: one text for go doc, for latchkey --help and for the man page.
+// manual returns the package comment, so that go doc, latchkey --help and the man page have one text.
 func manual() string {
 	text, _, _ := strings.Cut(packageComment, "\npackage ")
 	text = strings.ReplaceAll(text, "\n// ", "\n")
