@@ -10,8 +10,8 @@ import (
 
 func main() { os.Exit(runUntilSignal(os.Stderr)) }
 
-// runUntilSignal runs the command of this process. The first signal to end interrupts it; the second ends it at once,
-// whatever it waits for.
+// runUntilSignal runs the command of this process and returns its exit status. The first interrupt or
+// SIGTERM cancels the command. The second one ends the process at once.
 func runUntilSignal(stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -19,7 +19,7 @@ func runUntilSignal(stderr io.Writer) int {
 	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, stderr)
 }
 
-// run is the whole command. It returns the exit status.
+// run runs the command with args and returns its exit status.
 func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	c := &cli{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := newRoot(c)
