@@ -16,7 +16,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// The exit statuses. Scripts depend on them; the manual, in doc.go, lists them.
+// The exit statuses, on which scripts depend. The manual in doc.go lists them.
 const (
 	exitDone        = 0
 	exitFailed      = 1
@@ -27,10 +27,11 @@ const (
 	exitLocked      = 6
 	exitDamaged     = 7
 	exitNewerFormat = 8
-	exitInterrupted = 130 // what a shell tells of a command that was interrupted
+	exitInterrupted = 130 // the status that a shell gives to an interrupted command
 )
 
-// outcomes says, for every error that has one, its exit status, and what to do about it. The first that fits counts.
+// outcomes lists errors with their exit status and with advice on what to do. The first error that fits
+// counts.
 var outcomes = []struct {
 	err    error
 	status int
@@ -38,11 +39,11 @@ var outcomes = []struct {
 }{
 	{errNoStore, exitNotFound, "make one with latchkey init, or correct --store"},
 	{errNoFile, exitNotFound, "correct its name"},
-	{errFileExists, exitConflict, "use it, or give --store another name"},
-	{errAddress, exitFailed, "give --addr another; port 0 is any that is free"},
+	{errFileExists, exitConflict, "choose another name, or move that file away"},
+	{errAddress, exitFailed, "give --addr another address; port 0 is any free port"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
-	{errRepaired, exitInterrupted, "latchkey check shows what is left"},
-	{context.Canceled, exitInterrupted, "it was interrupted, and nothing was changed"},
+	{errRepaired, exitInterrupted, "latchkey check shows the damage that is left"},
+	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
 
 	{latchkey.ErrUserNotFound, exitNotFound, "see latchkey user list"},
 	{latchkey.ErrKeyNotFound, exitNotFound, "see latchkey key list"},
@@ -52,52 +53,53 @@ var outcomes = []struct {
 	{latchkey.ErrTooManyIdentities, exitConflict, "add another user"},
 	{latchkey.ErrAnonymousUser, exitConflict, "give the user an identity with latchkey user link"},
 
-	{latchkey.ErrInvalidToken, exitRefused, "see that it was copied whole, and belongs to this store"},
+	{latchkey.ErrInvalidToken, exitRefused, "check that it was copied whole and belongs to this store"},
 	{latchkey.ErrKeyDisabled, exitRefused, "latchkey key enable restores it"},
 	{latchkey.ErrKeyExpired, exitRefused, "create another key"},
 	{latchkey.ErrUserDisabled, exitRefused, "latchkey user enable restores it"},
 
 	{latchkey.ErrInvalidName, exitUsage, "choose another name"},
-	{latchkey.ErrInvalidIdentity, exitUsage, "an identity is an e-mail address or PROVIDER:SUBJECT, as latchkey help says"},
-	{latchkey.ErrInvalidExpiry, exitUsage, "give --expires a time that is to come"},
+	{latchkey.ErrInvalidIdentity, exitUsage, "an identity is an e-mail address or PROVIDER:SUBJECT; see latchkey help"},
+	{latchkey.ErrInvalidExpiry, exitUsage, "give --expires a time in the future"},
 	{latchkey.ErrInvalidOptions, exitUsage, "see latchkey help"},
 
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},
-	{latchkey.ErrFileGone, exitConflict, "latchkey restore puts the copy in its place; remove the copy to start a new store"},
+	{latchkey.ErrFileGone, exitConflict, "latchkey restore puts the copy in its place; to start a new store, remove the copy"},
 	{latchkey.ErrNewerFormat, exitNewerFormat, "use a newer latchkey"},
-	{latchkey.ErrCorrupt, exitDamaged, "see that the file is right; if it is, latchkey check shows the damage, and latchkey restore or salvage is the way out"},
-	{latchkey.ErrReadOnly, exitDamaged, "its making was interrupted: delete the file, and make it again with latchkey init"},
-	{latchkey.ErrCommitUnknown, exitFailed, "look whether the change is there before you repeat it"},
-	{latchkey.ErrSyncFailed, exitFailed, "see to the disk before you repeat it"},
+	{latchkey.ErrCorrupt, exitDamaged, "check that it is the right file; if it is, latchkey check shows the damage, and latchkey restore or salvage makes a good store"},
+	{latchkey.ErrReadOnly, exitDamaged, "latchkey init was interrupted; delete the file, and run latchkey init again"},
+	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
+	{latchkey.ErrSyncFailed, exitFailed, "check the disk before you repeat the command"},
 
-	{errOutput, exitFailed, "the output is not whole, and what was changed stays changed"},
+	{errOutput, exitFailed, "the output is incomplete; what the command changed stays changed"},
 	{syscall.ENOSPC, exitFailed, "make room on the disk"},
 	{syscall.EDQUOT, exitFailed, "make room within the quota"},
-	{syscall.EROFS, exitFailed, "have the file system mounted for writing, or name a file on another"},
-	{syscall.EIO, exitFailed, "the disk fails: copy what can be read of it, and see latchkey salvage"},
+	{syscall.EROFS, exitFailed, "mount the file system for writing, or name a file on another one"},
+	{syscall.EIO, exitFailed, "the disk fails; copy what can still be read, and see latchkey help salvage"},
 	{fs.ErrNotExist, exitNotFound, "make the directory first"},
-	{fs.ErrPermission, exitFailed, "see who may read and write the file and its directory"},
+	{fs.ErrPermission, exitFailed, "check who may read and write the file and its directory"},
 }
 
 var (
-	// errRepaired: what could be repaired was, before it was interrupted.
+	// errRepaired means that check --repair was interrupted after it had repaired the store.
 	errRepaired = errors.New("interrupted after the repair")
-	// errOutput: the command has done its work, but for showing it. It is found by where the error comes from.
+	// errOutput stands in outcomes for every error of writing to standard output. The command has then
+	// done its work, and only the output is missing. No error wraps errOutput; see isOutput.
 	errOutput = errors.New("output failed")
 )
 
-// isOutput tells whether an error comes of writing to standard output.
+// isOutput reports whether err comes from writing to standard output.
 func isOutput(err error) bool {
 	var e *fs.PathError
 	return errors.As(err, &e) && e.Op == "write" && e.Path == os.Stdout.Name()
 }
 
-// usageError is a mistake on the command line, found before anything was done.
+// usageError is a mistake on the command line that was found before anything was done.
 type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// report tells of an error, in one line that says what to do, and returns the exit status.
+// report writes err to w, in one line that says what to do, and returns the exit status.
 func report(w io.Writer, cmd *cobra.Command, err error) int {
 	if err == nil {
 		return exitDone
@@ -111,6 +113,7 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 	return status
 }
 
+// outcome returns the exit status of err, and the advice if there is one.
 func outcome(cmd *cobra.Command, err error) (status int, advice string) {
 	if errors.As(err, &usageError{}) {
 		return exitUsage, "see " + cmd.CommandPath() + " --help"
@@ -123,8 +126,9 @@ func outcome(cmd *cobra.Command, err error) (status int, advice string) {
 	return exitFailed, ""
 }
 
-// tokenForm is the form that every token has, whatever its store's prefix.
+// tokenForm matches every token, whatever the prefix of its store.
 var tokenForm = regexp.MustCompile(`[0-9A-Za-z]{1,16}_[0-9A-Za-z]{77}`)
 
-// redact takes tokens out of a message. An argument that was a token by mistake must not get into a log.
+// redact replaces the tokens in message. A message can repeat an argument, and an argument can be a
+// token by mistake, which must not reach a log.
 func redact(message string) string { return tokenForm.ReplaceAllString(message, "[token]") }

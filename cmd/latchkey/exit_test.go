@@ -72,7 +72,7 @@ func TestCommandsThatWaitCanBeInterrupted(t *testing.T) {
 		cancel()
 		var stdout, stderr bytes.Buffer
 		status := run(ctx, tt.args, stdin, &stdout, &stderr)
-		want := "latchkey: " + tt.want + "context canceled; it was interrupted, and nothing was changed\n"
+		want := "latchkey: " + tt.want + "context canceled; the command was interrupted, and nothing was changed\n"
 		if status != exitInterrupted || stderr.String() != want || stdout.Len() != 0 {
 			t.Errorf("%v: status %d, standard error %q, standard output %q; want 130, %q and none", tt.args, status, stderr.String(), stdout.String(), want)
 		}
@@ -183,7 +183,7 @@ func TestAnInterruptedCheckSaysWhatItHasRepaired(t *testing.T) {
 			t.Errorf("%q was said, and the store is sound: %t", said, sound)
 		}
 	}
-	if late := "check " + path + ": interrupted after the repair: repaired: 1; latchkey check shows what is left\n"; !met[late] || len(met) < 3 {
+	if late := "check " + path + ": interrupted after the repair: repaired: 1; latchkey check shows the damage that is left\n"; !met[late] || len(met) < 3 {
 		t.Errorf("got %q, want %q among them", slices.Collect(maps.Keys(met)), late)
 	}
 }
@@ -195,12 +195,12 @@ func TestAnErrorOfADiskComesWithAdvice(t *testing.T) {
 	}{
 		{&fs.PathError{Op: "write", Path: "keys.db", Err: syscall.ENOSPC}, "make room on the disk"},
 		{&fs.PathError{Op: "write", Path: "keys.db", Err: syscall.EDQUOT}, "quota"},
-		{&fs.PathError{Op: "open", Path: "keys.db", Err: syscall.EROFS}, "mounted for writing"},
+		{&fs.PathError{Op: "open", Path: "keys.db", Err: syscall.EROFS}, "mount the file system for writing"},
 		{&fs.PathError{Op: "read", Path: "keys.db", Err: syscall.EIO}, "the disk fails"},
-		{fmt.Errorf("%w: %w", latchkey.ErrCommitUnknown, syscall.EIO), "look whether the change is there"},
-		{latchkey.ErrSyncFailed, "see to the disk"},
-		{&fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.ENOSPC}, "the output is not whole"},
-		{&fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}, "the output is not whole"},
+		{fmt.Errorf("%w: %w", latchkey.ErrCommitUnknown, syscall.EIO), "check whether the change was made"},
+		{latchkey.ErrSyncFailed, "check the disk"},
+		{&fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.ENOSPC}, "the output is incomplete"},
+		{&fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}, "the output is incomplete"},
 	} {
 		var stderr bytes.Buffer
 		if status := report(&stderr, nil, tt.err); status != exitFailed || !strings.Contains(stderr.String(), tt.want) {
