@@ -3,11 +3,9 @@ package appservices
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/json"
 	"slices"
-	"sync"
 
 	"github.com/google/uuid"
 
@@ -24,7 +22,6 @@ type app struct {
 	wireID  string // the domain's, which the service called domain_id
 	keysID  string // of keys as a provider
 	key     []byte // signs tokens
-	signers sync.Pool
 }
 
 // nilDomain is for IDs of what belongs to no app.
@@ -86,7 +83,6 @@ func (h *Handler) openApp(ctx context.Context, store *latchkey.Store) (*app, err
 		id: deriveID(domain, "app"), groupID: deriveID(domain, "group"), wireID: deriveID(domain, "domain"),
 		keysID: providerID(domain, latchkey.ProviderAPIKey),
 	}
-	a.signers.New = func() any { return &signer{mac: hmac.New(sha256.New, a.key)} }
 	return a, a.loadKey(ctx)
 }
 

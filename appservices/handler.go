@@ -248,15 +248,10 @@ func (c *call) send(rep reply) {
 		c.w.WriteHeader(rep.status)
 		return
 	}
-	var body []byte
-	if o, ok := rep.body.(jsonObject); ok {
-		body = o.end()
-	} else {
-		var err error
-		if body, err = json.Marshal(rep.body); err != nil {
-			c.refuse(err)
-			return
-		}
+	body, err := json.Marshal(rep.body)
+	if err != nil {
+		c.refuse(err)
+		return
 	}
 	header := c.w.Header()
 	header.Set("Content-Type", "application/json") // core knows no other spelling

@@ -44,16 +44,24 @@ func (c *call) login() (reply, error) {
 	return c.loggedIn(p, c.openSession(p, identity, device, now), now)
 }
 
-// loggedIn has four strings, and clients require all of them.
+// loginReply has four strings, and clients require all of them.
+type loginReply struct {
+	AccessToken  string `json:"access_token"`
+	RefreshToken string `json:"refresh_token"`
+	UserID       string `json:"user_id"`
+	DeviceID     string `json:"device_id"`
+}
+
 func (c *call) loggedIn(p *principal, s *session, now time.Time) (reply, error) {
-	o := newJSONObject(make([]byte, 0, 2<<10))
-	if err := c.writeAccessToken(&o, p, s, now); err != nil {
+	access, err := c.newAccessToken(p, s, now)
+	if err != nil {
 		return reply{}, err
 	}
-	c.writeRefreshToken(&o, p, s, now)
-	o.text("user_id", p.objectID())
-	o.text("device_id", s.device)
-	return reply{http.StatusOK, o}, nil
+	refresh, err := c.newRefreshToken(p, s, now)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{http.StatusOK, loginReply{access, refresh, p.objectID(), s.device}}, nil
 }
 
 // prove finds out what the request's credentials prove. Passwords, and what a hook looks at, are not looked at for an

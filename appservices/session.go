@@ -1,12 +1,10 @@
 package appservices
 
 import (
-	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"hash"
 	"net/http"
 	"strings"
 	"time"
@@ -49,11 +47,11 @@ type session struct {
 
 // sessionClaim is the part of a session that the service's own claims have no place for.
 type sessionClaim struct {
-	App        string    `json:"app"`        // the app ID that the client used
-	Disablings uint64    `json:"disablings"` // the user's: disabling ends a session for good
-	Forgotten  uint64    `json:"forgotten"`  // the count of [forgotten] when it was opened
-	User       uuid.UUID `json:"user"`       // unless it is a server key's
-	Key        uuid.UUID `json:"key"`        // the server key
+	App        string    `json:"app"`           // the app ID that the client used
+	Disablings uint64    `json:"disablings"`    // the user's: disabling ends a session for good
+	Forgotten  uint64    `json:"forgotten"`     // the count of [forgotten] when it was opened
+	User       uuid.UUID `json:"user,omitzero"` // unless it is a server key's
+	Key        uuid.UUID `json:"key,omitzero"`  // the server key
 }
 
 // identityClaim is the identity that opened a session.
@@ -63,27 +61,38 @@ type identityClaim struct {
 	ProviderID string            `json:"provider_id"`
 }
 
-// claims are what a token says, as far as the handler looks at it: [call.writeClaims] writes more, for the clients.
+// claims are what a token says: to clients in the service's words, most of them twice, and to the handler under names of
+// its own. The fields that only the other type of token has are left out.
 type claims struct {
-	jwt.MapClaims `json:"-"` // makes it a jwt.Claims; it stays empty
+	jwt.RegisteredClaims // sub, exp and iat; in an access token also iss, the session's ID
 
-	Expires  int64         `json:"exp"`
-	Type     string        `json:"typ"`
-	Device   string        `json:"baas_device_id"`
-	ID       string        `json:"baas_id"`       // of a refresh token's session
-	Issuer   string        `json:"iss"`           // of an access token's
-	Identity identityClaim `json:"baas_identity"` // in a refresh token
-	Session  sessionClaim  `json:"latchkey"`
-	// What an access token tells of its session, whose refresh token is made anew when an identity is linked.
-	SessionExpires  int64         `json:"latchkey_exp"`
-	SessionIdentity identityClaim `json:"latchkey_identity"`
+	Type           string       `json:"typ"`
+	DeviceID       string       `json:"baas_device_id"`
+	StitchDeviceID string       `json:"stitch_devId"`
+	DomainID       string       `json:"baas_domain_id"`
+	StitchDomainID string       `json:"stitch_domainId"`
+	Session        sessionClaim `json:"latchkey"`
+
+	// In a refresh token.
+	SessionID      string          `json:"baas_id,omitempty"`
+	StitchID       string          `json:"stitch_id,omitempty"`
+	Data           json.RawMessage `json:"baas_data,omitempty"` // null
+	StitchData     json.RawMessage `json:"stitch_data,omitempty"`
+	Identity       identityClaim   `json:"baas_identity,omitzero"`
+	StitchIdentity identityClaim   `json:"stitch_ident,omitzero"`
+
+	// In an access token. What it says of its session is enough for a refresh token, which is made anew when an identity
+	// is linked. The handler does not read UserData.
+	SessionExpires  int64           `json:"latchkey_exp,omitempty"`
+	SessionIdentity identityClaim   `json:"latchkey_identity,omitzero"`
+	UserData        json.RawMessage `json:"user_data,omitempty"`
 }
 
 func (cl *claims) session() *session {
 	if cl.Type == refreshToken {
-		return &session{cl.Session, cl.ID, cl.Device, cl.Expires, cl.Identity}
+		return &session{cl.Session, cl.SessionID, cl.DeviceID, cl.ExpiresAt.Unix(), cl.Identity}
 	}
-	return &session{cl.Session, cl.Issuer, cl.Device, cl.SessionExpires, cl.SessionIdentity}
+	return &session{cl.Session, cl.Issuer, cl.DeviceID, cl.SessionExpires, cl.SessionIdentity}
 }
 
 // openSession makes the session of a login.
@@ -101,100 +110,49 @@ func (c *call) openSession(p *principal, identity identityClaim, device string, 
 	return s
 }
 
-// writeRefreshToken writes the token that a session lives by.
-func (c *call) writeRefreshToken(o *jsonObject, p *principal, s *session, now time.Time) {
-	c.app.sign(o, "refresh_token", func(o *jsonObject) {
-		c.writeClaims(o, p, s, refreshToken, now, s.expires)
-		for _, name := range []string{"baas_", "stitch_"} {
-			o.text(name+"id", s.id)
-			o.raw(name+"data", "null")
-		}
-		o.object("baas_identity", s.identity.write)
-		o.object("stitch_ident", s.identity.write)
-	})
+// newRefreshToken returns the token that a session lives by.
+func (c *call) newRefreshToken(p *principal, s *session, now time.Time) (string, error) {
+	cl := c.newClaims(refreshToken, p, s, now, time.Unix(s.expires, 0))
+	cl.SessionID, cl.StitchID = s.id, s.id
+	cl.Data, cl.StitchData = null, null
+	cl.Identity, cl.StitchIdentity = s.identity, s.identity
+	return c.app.sign(cl)
 }
 
-// writeAccessToken writes a token for calls.
-func (c *call) writeAccessToken(o *jsonObject, p *principal, s *session, now time.Time) error {
-	var userData []byte
+var null = json.RawMessage("null")
+
+// newAccessToken returns a token for calls.
+func (c *call) newAccessToken(p *principal, s *session, now time.Time) (string, error) {
+	cl := c.newClaims(accessToken, p, s, now, now.Add(c.h.opts.accessLife()))
+	cl.Issuer = s.id
+	cl.SessionExpires, cl.SessionIdentity = s.expires, s.identity
 	if c.h.opts.UserData != nil && p.server == nil {
-		data, err := c.h.opts.UserData(c.ctx(), p.user)
-		if err == nil && len(data) > 0 { // clients expect none where there is none
-			userData, err = json.Marshal(data)
+		userData, err := c.h.opts.UserData(c.ctx(), p.user)
+		if err == nil && len(userData) > 0 { // clients expect none where there is none
+			cl.UserData, err = json.Marshal(userData)
 		}
 		if err != nil {
-			return err
+			return "", err
 		}
 	}
-	c.app.sign(o, "access_token", func(o *jsonObject) {
-		c.writeClaims(o, p, s, accessToken, now, now.Add(c.h.opts.accessLife()).Unix())
-		o.text("iss", s.id)
-		o.number("latchkey_exp", s.expires)
-		o.object("latchkey_identity", s.identity.write)
-		if userData != nil {
-			o.raw("user_data", string(userData))
-		}
-	})
-	return nil
+	return c.app.sign(cl)
 }
 
-// writeClaims writes what both types of token say: for clients in the service's words, for the handler under a name of
-// its own.
-func (c *call) writeClaims(o *jsonObject, p *principal, s *session, typ string, now time.Time, expires int64) {
-	o.text("sub", p.objectID())
-	o.number("exp", expires)
-	o.number("iat", now.Unix())
-	o.text("typ", typ)
-	o.text("baas_device_id", s.device)
-	o.text("stitch_devId", s.device)
-	o.text("baas_domain_id", c.app.wireID)
-	o.text("stitch_domainId", c.app.wireID)
-	o.object("latchkey", s.sessionClaim.write)
-}
-
-func (s *sessionClaim) write(o *jsonObject) {
-	o.text("app", s.App)
-	o.number("disablings", int64(s.Disablings))
-	o.number("forgotten", int64(s.Forgotten))
-	if s.Key != uuid.Nil {
-		o.text("key", s.Key.String())
-	} else {
-		o.text("user", s.User.String())
+// newClaims returns what both types of token say.
+func (c *call) newClaims(typ string, p *principal, s *session, now, expires time.Time) *claims {
+	return &claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Subject: p.objectID(), ExpiresAt: jwt.NewNumericDate(expires), IssuedAt: jwt.NewNumericDate(now),
+		},
+		Type:     typ,
+		DeviceID: s.device, StitchDeviceID: s.device,
+		DomainID: c.app.wireID, StitchDomainID: c.app.wireID,
+		Session: s.sessionClaim,
 	}
 }
 
-func (i *identityClaim) write(o *jsonObject) {
-	o.text("id", i.ID)
-	o.text("provider_type", string(i.Provider))
-	o.text("provider_id", i.ProviderID)
-}
-
-// signedHeader is {"alg":"HS256","typ":"JWT"}.
-const signedHeader = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9."
-
-// A signer is what signing needs each time.
-type signer struct {
-	mac    hash.Hash // HMAC-SHA-256 under the app's key
-	claims jsonObject
-}
-
-// sign writes a JWT of the claims that write writes. Signing with the library takes more than twice as long, which is
-// felt where a login does little else.
-func (a *app) sign(o *jsonObject, name string, write func(claims *jsonObject)) {
-	s := a.signers.Get().(*signer)
-	defer a.signers.Put(s)
-	s.claims = newJSONObject(s.claims.b[:0])
-	write(&s.claims)
-	claims := s.claims.end()
-
-	o.name(name)
-	o.b = append(o.b, '"')
-	start := len(o.b)
-	o.b = base64.RawURLEncoding.AppendEncode(append(o.b, signedHeader...), claims)
-	s.mac.Reset()
-	s.mac.Write(o.b[start:])
-	o.b = base64.RawURLEncoding.AppendEncode(append(o.b, '.'), s.mac.Sum(claims[:0]))
-	o.b = append(o.b, '"')
+func (a *app) sign(cl *claims) (string, error) {
+	return jwt.NewWithClaims(jwt.SigningMethodHS256, cl).SignedString(a.key)
 }
 
 // parser leaves the dates to the handler, whose answers to them depend on the type of token. It is strict, or some tokens
@@ -275,7 +233,7 @@ func badToken(typ string, err error) error {
 }
 
 func (c *call) checkDates(typ string, cl *claims) error {
-	expired := c.h.now().Unix() >= cl.Expires
+	expired := cl.ExpiresAt == nil || c.h.now().Unix() >= cl.ExpiresAt.Unix()
 	switch {
 	case cl.Type != typ && typ == refreshToken:
 		return errNotRefreshToken
@@ -375,14 +333,18 @@ func endedBefore(expiry int64) []byte {
 	return binary.BigEndian.AppendUint64(append([]byte(nil), keyEnded...), uint64(expiry))
 }
 
+// refreshReply has one string.
+type refreshReply struct {
+	AccessToken string `json:"access_token"`
+}
+
 func (c *call) refresh() (reply, error) {
 	s, p, err := c.authenticate(refreshToken)
 	if err != nil {
 		return reply{}, err
 	}
-	o := newJSONObject(nil)
-	err = c.writeAccessToken(&o, p, s, c.h.now())
-	return reply{http.StatusCreated, o}, err
+	access, err := c.newAccessToken(p, s, c.h.now())
+	return reply{http.StatusCreated, refreshReply{access}}, err
 }
 
 func (c *call) logOut() (reply, error) {

@@ -1,6 +1,7 @@
 package appservices_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -257,10 +258,12 @@ func TestDeletingOneselfEndsEverything(t *testing.T) {
 }
 
 // forge signs claims with a key that is not the app's.
-func forge(header, claims string) string {
+func forge(header, claims string) string { return sign([]byte("guessed"), header, claims) }
+
+func sign(key []byte, header, claims string) string {
 	b64 := base64.RawURLEncoding.EncodeToString
 	s := b64([]byte(header)) + "." + b64([]byte(claims))
-	mac := hmac.New(sha256.New, []byte("guessed"))
+	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(s))
 	return s + "." + b64(mac.Sum(nil))
 }
@@ -327,6 +330,29 @@ func TestErrorsOfBearerTokens(t *testing.T) {
 		d.refresh(u.refresh).refused(401, "InvalidSession", "invalid session: refresh token expired")
 		d.send("GET", prefix+"/auth/profile", u.access, nil).refused(401, "InvalidSession", "invalid session: access token expired")
 	})
+}
+
+func TestATokenThatNamesNoEndHasExpired(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	var key []byte // signs the sessions of the store
+	must(t, d.store.View(t.Context(), func(tx *latchkey.Tx) error {
+		for e, err := range tx.AppTable("appservices").Scan([]byte("s"), []byte("t")) {
+			must(t, err)
+			key = bytes.Clone(e.Value)
+		}
+		return nil
+	}))
+	endless := func(token string) string {
+		c := claims(t, token)
+		delete(c, "exp")
+		b, err := json.Marshal(c)
+		must(t, err)
+		return sign(key, `{"alg":"HS256","typ":"JWT"}`, string(b))
+	}
+	d.refresh(endless(u.refresh)).refused(401, "InvalidSession", "invalid session: refresh token expired")
+	d.send("GET", prefix+"/auth/profile", endless(u.access), nil).
+		refused(401, "InvalidSession", "invalid session: access token expired")
 }
 
 func TestAnotherStoresTokensAreNotGood(t *testing.T) {
