@@ -16,36 +16,40 @@ import (
 
 // A Fault makes some requests wait or fail, to see how an app bears it. [Handler.AddFault] puts it in force. What it does
 // comes in this order: Delay, and then Drop or Status; without either of these the request goes on.
+//
+// In JSON the fields have their names in lower case, with '_' between words, and a delay is a string such as "250ms".
 type Fault struct {
 	// Method is the method of the requests that it is for, such as "POST". The default is any but OPTIONS, which a browser
 	// sends by itself.
-	Method string
+	Method string `json:"method,omitempty"`
 
 	// Path is what comes behind /api/client/v2.0 in the requests that it is for, as a pattern of [path.Match], such as
 	// "/auth/api_keys/*". A last element "**" is for all that can follow, and for nothing. The default is any.
-	Path string
+	Path string `json:"path,omitempty"`
 
 	// AppID is the app that the requests are for. Requests whose path names no app, those below /auth, are told by the
 	// token that they carry. The default is any.
-	AppID string
+	AppID string `json:"app_id,omitempty"`
 
 	// From, To and Every choose among the requests that match, which are counted from 1: those from From to To, and of
 	// these the first, and each Every-th after it. By default it is from the first, to no end, and every one. For the third
 	// request alone, From and To are 3.
-	From, To, Every int
+	From  int `json:"from,omitempty"`
+	To    int `json:"to,omitempty"`
+	Every int `json:"every,omitempty"`
 
 	// Delay is how long the request waits before anything else happens to it, or until its client leaves.
-	Delay time.Duration
+	Delay time.Duration `json:"-"` // MarshalJSON writes it
 
 	// Drop closes the connection without an answer. Some HTTP clients quietly send the request once more when that happens,
 	// Chromium even a POST, and it is counted again.
-	Drop bool
+	Drop bool `json:"drop,omitempty"`
 
 	// Status answers with a status from 400 to 599, and the error in the service's form. Without ErrorCode and Error there
 	// is no body.
-	Status    int
-	ErrorCode string // such as "InternalServerError"
-	Error     string // the text
+	Status    int    `json:"status,omitempty"`
+	ErrorCode string `json:"error_code,omitempty"` // such as "InternalServerError"
+	Error     string `json:"error,omitempty"`      // the text
 }
 
 // FaultCount is a fault that is in force, and what it has done.
@@ -248,44 +252,47 @@ func deferReply(w http.ResponseWriter, r *http.Request, d time.Duration) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d).Add(srv.WriteTimeout))
 }
 
-// faultJSON is a Fault as JSON has it.
-type faultJSON struct {
-	Method    string `json:"method,omitempty"`
-	Path      string `json:"path,omitempty"`
-	AppID     string `json:"app_id,omitempty"`
-	From      int    `json:"from,omitempty"`
-	To        int    `json:"to,omitempty"`
-	Every     int    `json:"every,omitempty"`
-	Delay     string `json:"delay,omitempty"`
-	Drop      bool   `json:"drop,omitempty"`
-	Status    int    `json:"status,omitempty"`
-	ErrorCode string `json:"error_code,omitempty"`
-	Error     string `json:"error,omitempty"`
+// plainFault is a Fault as its tags describe it: without its methods, and without its delay.
+type plainFault Fault
+
+// writtenFault is a Fault as JSON has it.
+type writtenFault struct {
+	plainFault
+	Delay duration `json:"delay,omitempty"`
 }
 
-// MarshalJSON writes the fields under their names in lower case, with '_' between words. A delay is as in "250ms".
+// MarshalJSON writes a fault with its delay.
 func (f Fault) MarshalJSON() ([]byte, error) {
-	j := faultJSON{f.Method, f.Path, f.AppID, f.From, f.To, f.Every, "", f.Drop, f.Status, f.ErrorCode, f.Error}
-	if f.Delay != 0 {
-		j.Delay = f.Delay.String()
-	}
-	return json.Marshal(j)
+	return json.Marshal(writtenFault{plainFault(f), duration(f.Delay)})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes. It returns [ErrInvalidFault], also for a field that it does not know, since
 // a mistyped name would go unnoticed.
 func (f *Fault) UnmarshalJSON(data []byte) error {
-	var j faultJSON
-	if err := decodeStrictly(data, &j); err != nil {
+	var w writtenFault
+	if err := decodeStrictly(data, &w); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalidFault, err)
 	}
-	*f = Fault{j.Method, j.Path, j.AppID, j.From, j.To, j.Every, 0, j.Drop, j.Status, j.ErrorCode, j.Error}
-	if j.Delay != "" {
-		var err error
-		if f.Delay, err = time.ParseDuration(j.Delay); err != nil {
-			return fmt.Errorf("%w: the delay is no duration such as \"250ms\"", ErrInvalidFault)
-		}
+	*f = Fault(w.plainFault)
+	f.Delay = time.Duration(w.Delay)
+	return nil
+}
+
+// A duration is a string such as "250ms" in JSON.
+type duration time.Duration
+
+func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+func (d *duration) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*d = 0
+		return nil
 	}
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil {
+		return errors.New("the delay is no duration such as \"250ms\"")
+	}
+	*d = duration(parsed)
 	return nil
 }
 

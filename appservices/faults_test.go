@@ -350,8 +350,8 @@ func TestAFaultsJSONHasAllOfIt(t *testing.T) {
 		fault appservices.Fault
 		json  string
 	}{
-		{whole, `{"method":"POST","path":"/auth/**","app_id":"demo-abcde","from":2,"to":8,"every":3,"delay":"1.5s",` +
-			`"status":503,"error_code":"InternalServerError","error":"text"}`},
+		{whole, `{"method":"POST","path":"/auth/**","app_id":"demo-abcde","from":2,"to":8,"every":3,` +
+			`"status":503,"error_code":"InternalServerError","error":"text","delay":"1.5s"}`},
 		{appservices.Fault{Drop: true}, `{"drop":true}`},
 	} {
 		got, err := json.Marshal(tt.fault)
