@@ -109,18 +109,18 @@ func (c *call) fetchKey() (reply, error) {
 
 func (c *call) enableKey() (reply, error) {
 	key, err := c.key()
-	if err == nil {
-		err = c.app.store.EnableKey(c.ctx(), key.Owner, key.ID)
+	if err != nil {
+		return reply{}, err
 	}
-	return noContent, err
+	return noContent, c.app.store.EnableKey(c.ctx(), key.Owner, key.ID)
 }
 
 func (c *call) disableKey() (reply, error) {
 	key, err := c.key()
-	if err == nil {
-		err = c.app.store.DisableKey(c.ctx(), key.Owner, key.ID)
+	if err != nil {
+		return reply{}, err
 	}
-	return noContent, err
+	return noContent, c.app.store.DisableKey(c.ctx(), key.Owner, key.ID)
 }
 
 func (c *call) deleteKey() (reply, error) {
@@ -129,7 +129,10 @@ func (c *call) deleteKey() (reply, error) {
 		return reply{}, err
 	}
 	err = c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
-		return errors.Join(tx.DeleteKey(key.Owner, key.ID), data(tx).Delete(usedKey(key.ID)))
+		if err := tx.DeleteKey(key.Owner, key.ID); err != nil {
+			return err
+		}
+		return data(tx).Delete(usedKey(key.ID))
 	})
 	return noContent, err
 }

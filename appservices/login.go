@@ -339,13 +339,16 @@ func (c *call) enterByKey(cr *credential) (*principal, identityClaim, error) {
 	if errors.Is(err, latchkey.ErrKeyNotFound) {
 		err = errAPIKey // deleted since it proved good
 	}
-	if err == nil && !used {
+	if err != nil {
+		return nil, identityClaim{}, err
+	}
+	if !used {
 		if err := c.app.markUsed(c.ctx(), &p.user, key.ID); err != nil {
 			// The key is good all the same: who cannot write can still log in.
 			c.h.log.WarnContext(c.ctx(), "the first use of a key was not noted", "error", err, "request_id", c.requestID)
 		}
 	}
-	return &p, c.app.keyClaim(key), err
+	return &p, c.app.keyClaim(key), nil
 }
 
 // link gives the identity of the request's credentials to the user of its access token, in the session at hand.

@@ -2,7 +2,6 @@ package appservices
 
 import (
 	"context"
-	"errors"
 	"net/http"
 
 	"github.com/google/uuid"
@@ -143,19 +142,37 @@ func (c *call) deleteUser() (reply, error) {
 		return reply{}, errServerUser
 	}
 	err = c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
-		keys, err := tx.Keys(p.user.ID)
-		for _, key := range keys {
-			err = errors.Join(err, data(tx).Delete(usedKey(key.ID)))
+		if err := deleteRecords(tx, p.user); err != nil {
+			return err
 		}
-		for _, i := range p.user.Identities {
-			err = errors.Join(err, data(tx).Delete(profileKey(i)))
-			if i.Provider == latchkey.ProviderLocalUserpass {
-				err = errors.Join(err, data(tx).Delete(accountKey(i.Subject)))
-			}
-		}
-		return errors.Join(err, tx.DeleteUser(p.user.ID))
+		return tx.DeleteUser(p.user.ID)
 	})
 	return noContent, err
+}
+
+// deleteRecords deletes what this package keeps of a user, while the store still has the user's keys.
+func deleteRecords(tx *latchkey.Tx, user latchkey.User) error {
+	keys, err := tx.Keys(user.ID)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if err := data(tx).Delete(usedKey(key.ID)); err != nil {
+			return err
+		}
+	}
+	for _, i := range user.Identities {
+		if err := data(tx).Delete(profileKey(i)); err != nil {
+			return err
+		}
+		if i.Provider != latchkey.ProviderLocalUserpass {
+			continue
+		}
+		if err := data(tx).Delete(accountKey(i.Subject)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // callFunction is here for the error: there are no functions.

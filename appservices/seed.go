@@ -182,12 +182,15 @@ func (h *Handler) isEmpty(ctx context.Context, appID string) (empty bool, err er
 			return err
 		}
 		for e, err := range data(tx).Scan([]byte("a"), []byte("b")) { // accounts
-			var acc account
-			if err == nil {
-				err = json.Unmarshal(e.Value, &acc)
-			}
-			if err != nil || acc.User == uuid.Nil { // of another the user was deleted, and the address is free
+			if err != nil {
 				return err
+			}
+			var acc account
+			if err := json.Unmarshal(e.Value, &acc); err != nil {
+				return err
+			}
+			if acc.User == uuid.Nil { // of another the user was deleted, and the address is free
+				return nil
 			}
 		}
 		keys, err := tx.Keys(latchkey.ServerOwner)
@@ -290,25 +293,28 @@ func (p *planting) user(u SeedUser, verifier string) (made SeededUser, err error
 	}
 	if u.Email != "" {
 		acc, err := findAccount(p.tx, u.Email)
-		if err == nil && acc != nil {
-			err = latchkey.ErrIdentityTaken // also if nobody has logged in with it yet
-		}
 		if err != nil {
 			return made, err
+		}
+		if acc != nil {
+			return made, latchkey.ErrIdentityTaken // also if nobody has logged in with it yet
 		}
 		identities = slices.Insert(identities, 0, latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: u.Email})
 	}
 	user, err := p.tx.CreateUser(latchkey.UserSpec{Identity: identities[0]})
-	for _, identity := range identities[1:] {
-		if err == nil {
-			user, err = p.tx.LinkIdentity(user.ID, identity)
-		}
-	}
-	if err == nil && u.Email != "" {
-		err = (&account{Email: u.Email, Verifier: verifier, Confirmed: true, User: user.ID}).put(p.tx)
-	}
 	if err != nil {
 		return made, err
+	}
+	for _, identity := range identities[1:] {
+		if _, err := p.tx.LinkIdentity(user.ID, identity); err != nil {
+			return made, err
+		}
+	}
+	if u.Email != "" {
+		acc := &account{Email: u.Email, Verifier: verifier, Confirmed: true, User: user.ID}
+		if err := acc.put(p.tx); err != nil {
+			return made, err
+		}
 	}
 	made = SeededUser{ID: UserObjectID(user), Email: u.Email}
 	if made.Keys, err = p.keys(user.ID, u.Keys); err != nil {
@@ -323,6 +329,17 @@ func (p *planting) user(u SeedUser, verifier string) (made SeededUser, err error
 	return made, err
 }
 
+func (p *planting) key(owner uuid.UUID, k SeedKey, minted latchkey.MintedKey) (latchkey.Key, error) {
+	key, err := p.insert(owner, latchkey.KeySpec{Name: k.Name}, minted)
+	if err != nil || !k.Disabled {
+		return key, err
+	}
+	if err := p.tx.DisableKey(owner, key.ID); err != nil {
+		return key, err
+	}
+	return p.tx.Key(owner, key.ID)
+}
+
 func (p *planting) insert(owner uuid.UUID, n latchkey.KeySpec, minted latchkey.MintedKey) (latchkey.Key, error) {
 	if owner == latchkey.ServerOwner {
 		return p.tx.InsertServerKey(n, minted)
@@ -333,12 +350,7 @@ func (p *planting) insert(owner uuid.UUID, n latchkey.KeySpec, minted latchkey.M
 func (p *planting) keys(owner uuid.UUID, keys []SeedKey) ([]SeededKey, error) {
 	made := make([]SeededKey, len(keys))
 	for i, k := range keys {
-		key, err := p.insert(owner, latchkey.KeySpec{Name: k.Name}, p.minted[0])
-		if err == nil && k.Disabled {
-			if err = p.tx.DisableKey(owner, key.ID); err == nil {
-				key, err = p.tx.Key(owner, key.ID)
-			}
-		}
+		key, err := p.key(owner, k, p.minted[0])
 		if err != nil {
 			return nil, fmt.Errorf("keys[%d]: %w", i, err)
 		}

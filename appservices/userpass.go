@@ -202,13 +202,16 @@ func (c *call) register() (reply, error) {
 	}
 	t := c.h.newMailToken(MailConfirm, email)
 	outcome, err := c.decideConfirmation(t)
-	if err == nil {
-		err = c.app.register(c.ctx(), email, password, outcome == Accepted, t)
+	if err != nil {
+		return reply{}, err
 	}
-	if err == nil && c.h.opts.ConfirmFunction == nil {
+	if err := c.app.register(c.ctx(), email, password, outcome == Accepted, t); err != nil {
+		return reply{}, err
+	}
+	if c.h.opts.ConfirmFunction == nil {
 		c.mail(t)
 	}
-	return reply{status: http.StatusCreated}, err
+	return reply{status: http.StatusCreated}, nil
 }
 
 // decideConfirmation asks the function whether an address is confirmed. Without one it is pending.

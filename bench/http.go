@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -115,12 +114,15 @@ func (l *httpLogins) once(address string, i int) (http.Header, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	defer reply.Body.Close()
 	answer, err := io.ReadAll(reply.Body)
-	err = errors.Join(err, reply.Body.Close())
-	if err == nil && reply.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", reply.Status, answer)
+	if err != nil {
+		return nil, nil, err
 	}
-	return reply.Header, answer, err
+	if reply.StatusCode != http.StatusOK {
+		return nil, nil, fmt.Errorf("%s: %s", reply.Status, answer)
+	}
+	return reply.Header, answer, nil
 }
 
 func (l *httpLogins) measure(b *testing.B, address string) error {
