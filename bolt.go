@@ -2,10 +2,8 @@ package latchkey
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -17,18 +15,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"unsafe"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
 const (
-	// boltMarker is a bucket that every file of ours has, so that somebody else's bbolt file is not taken for a store. Its
-	// sequence is the number of the commit. It lies in the root page, so an earlier root page gives itself away: its number
-	// is not the meta page's.
-	boltMarker = "latchkey"
-	// boltPageSize is the same everywhere, whatever the machine's own pages are, and is what flash writes at once.
-	boltPageSize = 4096
 	// boltAllocSize is how much a file grows at a time. bbolt's own 16 MiB is much for a device with few keys.
 	boltAllocSize = 128 << 10
 	// boltMaxBatch bounds how many transactions share a commit, so that the first of them is not kept waiting for ever.
@@ -39,8 +34,14 @@ const (
 // leaves of one of up to 256 MiB; nothing of a larger one. Opening should not take longer the more keys there are. What it
 // does not look at is checked when it is used.
 var (
-	boltMaxExactCheck = 4 << 10
-	boltMaxOpenCheck  = 64 << 10
+	boltMaxExactCheck uint64 = 4 << 10
+	boltMaxOpenCheck  uint64 = 64 << 10
+)
+
+// What package boltpage takes for damage is what an engine refuses to write: the build fails unless their limits are alike.
+var (
+	_ = [1]struct{}{}[MaxEngineKey-boltpage.MaxKey]
+	_ = [1]struct{}{}[MaxEngineValue-boltpage.MaxValue]
 )
 
 // boltEngine keeps tables in the buckets of one bbolt file.
@@ -58,7 +59,7 @@ type boltEngine struct {
 	gone       error    // why there is no db any more
 	committing bool     // so whoever begins to read may have to wait; see begin
 
-	checked   checkedPages
+	checked   boltpage.Checked
 	last      atomic.Pointer[boltCommit] // the last one that is known to be on disk
 	commits   atomic.Uint64
 	closeOnce sync.Once
@@ -94,8 +95,6 @@ func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
 	}
 	return c != nil && c.db == tx.DB() && seen < c.id
 }
-
-var errLastLost = corrupt("the meta page of the last commit cannot be read")
 
 // OpenBoltEngine opens the bbolt file at path as an [Engine], and makes it if there is none. Of opts it uses ReadOnly and
 // LockTimeout. [Open] calls it; call it yourself to put an engine of your own between bbolt and the store.
@@ -182,14 +181,14 @@ func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 		}
 		info, err := f.Stat()
 		switch {
-		case err != nil || info.Size() >= 2*boltPageSize:
+		case err != nil || info.Size() >= 2*boltpage.PageSize:
 		case info.Size() == 0:
 			err = fmt.Errorf("%w: the file is empty; delete it to start a new store", ErrCorrupt)
 		default:
 			err = fmt.Errorf("%w: %d bytes are less than a store has", ErrCorrupt, info.Size())
 		}
 		if err == nil {
-			err = checkUnlocked(f, settings.ReadOnly)
+			err = boltpage.CheckUnlocked(f, settings.ReadOnly)
 		}
 		if err != nil {
 			f.Close()
@@ -215,45 +214,9 @@ func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 	return db, file, nil
 }
 
-// checkUnlocked refuses a file that bbolt must not even open. It writes to one that has no list of free pages, allocates
-// what a damaged list asks for, reads past the end of one that is cut short, and on Windows makes it as large as its map.
-func checkUnlocked(f statReader, readOnly bool) error {
-	for {
-		pages := &pageFile{r: f}
-		m, metas := pages.meta()
-		info, err := f.Stat()
-		pages.count = m.end
-		switch {
-		case err != nil:
-			return err
-		case metas == 0:
-			return corrupt("no meta page can be read")
-		case m.freelist == noFreelist:
-			return corrupt("it is a bbolt file, but not a store")
-		case uint64(info.Size()) < m.end*boltPageSize:
-			return corrupt("the file is cut short: it has %d bytes of %d", info.Size(), m.end*boltPageSize)
-		case readOnly:
-			return nil
-		}
-		if _, ok := pages.free(m.freelist); ok {
-			return nil
-		}
-		// Whoever has the file open may have written a new list over it. That takes two commits.
-		if now, _ := pages.meta(); now == m {
-			return corrupt("the list of free pages cannot be read")
-		}
-	}
-}
-
-// statReader is what checkUnlocked needs of a file.
-type statReader interface {
-	io.ReaderAt
-	Stat() (fs.FileInfo, error)
-}
-
 func boltSettings() *bbolt.Options {
 	return &bbolt.Options{
-		PageSize:     boltPageSize,
+		PageSize:     boltpage.PageSize,
 		FreelistType: bbolt.FreelistMapType,
 		NoStatistics: true, // they take a lock in every read transaction
 		// Where address space costs nothing the file can grow without a new map, for which all readers would have to end.
@@ -276,11 +239,11 @@ func boltMapSize() int {
 func (e *boltEngine) checkFile() error {
 	// bbolt goes on with the other meta page. That is the commit before the last, in which a key may be enabled that was
 	// disabled since. No power cut does this to a page of which only the first 80 bytes count.
-	m, metas := (&pageFile{r: e.file}).meta()
-	if metas < 2 {
+	m, sound := boltpage.ReadMeta(e.file)
+	if sound < 2 {
 		return corrupt("a meta page cannot be read, and with it perhaps the last change")
 	}
-	e.last.Store(&boltCommit{e.db, int(m.tx)})
+	e.last.Store(&boltCommit{e.db, int(m.Commit)})
 	return e.view(context.Background(), func(tx *bbolt.Tx, file *os.File) error {
 		info, err := file.Stat()
 		if err != nil {
@@ -290,20 +253,16 @@ func (e *boltEngine) checkFile() error {
 			return corrupt("the file is cut short: it has %d bytes of %d", info.Size(), tx.Size())
 		}
 		return contain(func() error {
-			t := newBoltTables(tx, nil)
-			if err := t.checkMarker(m); err != nil {
+			pages := mappedPages(tx, nil)
+			if err := newBoltTables(tx, nil).CheckMarker(m); err != nil {
 				return err
 			}
 			// Who only reads can do without a page that is damaged.
-			if pages := int(t.pages.count); !e.readOnly && pages <= boltMaxOpenCheck {
-				var first error
-				c := pageCheck{
-					pageFile: &t.pages, sampled: pages > boltMaxExactCheck,
-					report:  func(err error) { first = firstError(first, err) },
-					stopped: func() bool { return first != nil },
-				}
-				c.check(m)
-				return first
+			if e.readOnly || pages.Count() > boltMaxOpenCheck {
+				return nil
+			}
+			for finding := range pages.FindDamage(context.Background(), m, pages.Count() > boltMaxExactCheck) {
+				return finding
 			}
 			return nil
 		})
@@ -312,29 +271,11 @@ func (e *boltEngine) checkFile() error {
 
 // setMarker makes a transaction's root page tell that it is this commit's.
 func setMarker(tx *bbolt.Tx) error {
-	b, err := tx.CreateBucketIfNotExists([]byte(boltMarker))
+	b, err := tx.CreateBucketIfNotExists([]byte(boltpage.Marker))
 	if err == nil {
 		err = b.SetSequence(uint64(tx.ID()))
 	}
 	return err
-}
-
-// checkMarker refuses a root that is not that of a store, or not of its last commit.
-func (t *boltTables) checkMarker(m boltMeta) error {
-	name := []byte(boltMarker)
-	leaf, _, err := t.all.find(name)
-	if err != nil {
-		return err
-	}
-	i, found := leaf.search(name)
-	if !found {
-		return corrupt("it is a bbolt file, but not a store")
-	}
-	commit := binary.LittleEndian.Uint64(leaf.value(i)[bucketSequence:])
-	if commit != m.tx && commit != 0 { // early builds did not number commits
-		return corrupt("the root, page %d, is of commit %d, and the last is %d", m.root, commit, m.tx)
-	}
-	return nil
 }
 
 // release closes the file.
@@ -382,6 +323,20 @@ func (e *boltEngine) newReader(tx *bbolt.Tx) (etx *boltTx, err error) {
 	return etx, err
 }
 
+// newBoltTables returns the tables that tx sees, or, if it writes, those of the last commit. They are valid as long as tx.
+// They are made and used where faults are contained.
+func newBoltTables(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Tables {
+	root := uint64(tx.Cursor().Bucket().Root())
+	return boltpage.NewTables(mappedPages(tx, checked), root, tx.Writable())
+}
+
+// mappedPages returns the pages that tx sees. bbolt reads the first byte of its map to tell where that is.
+func mappedPages(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Pages {
+	data := tx.DB().Info().Data
+	mapped := unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&data))), tx.Size())
+	return boltpage.MappedPages(mapped, checked)
+}
+
 // view is bbolt's View, with bbolt's part of it contained and fn's panics left to fn's caller. fn gets the file too.
 func (e *boltEngine) view(ctx context.Context, fn func(*bbolt.Tx, *os.File) error) error {
 	for {
@@ -417,7 +372,7 @@ func (e *boltEngine) viewAlsoWhenClosing(ctx context.Context, fn func(*bbolt.Tx,
 	}
 	defer e.end(tx)
 	if last.outlives(tx) {
-		return errLastLost
+		return boltError(boltpage.ErrLastLost)
 	}
 	return fn(tx, file)
 }
@@ -526,28 +481,33 @@ func (e *boltEngine) Commits() uint64 { return e.commits.Load() }
 func (e *boltEngine) CheckEngine(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		more := true
-		c := pageCheck{
-			report:  func(err error) { more = more && yield(err) },
-			stopped: func() bool { return !more || ctx.Err() != nil },
-		}
+		report := func(err error) { more = more && yield(boltError(err)) }
 		for checked := false; !checked; {
 			err := e.view(ctx, func(tx *bbolt.Tx, file *os.File) error {
-				c.pageFile = &pageFile{r: file, count: uint64(tx.Size() / boltPageSize)}
-				m, metas := c.meta()
-				if metas == 2 && m.tx != uint64(tx.ID()) {
+				m, sound := boltpage.ReadMeta(file)
+				if sound == 2 && m.Commit != uint64(tx.ID()) {
 					return nil // there was a commit since: begin again with that
 				}
 				checked = true
-				if metas < 2 {
-					c.report(corrupt("a meta page cannot be read"))
+				if sound < 2 {
+					report(corrupt("a meta page cannot be read"))
 				}
-				if c.check(m); c.stopped() {
+				if !more {
+					return nil
+				}
+				pages := boltpage.NewPages(file, uint64(tx.Size()/boltpage.PageSize))
+				for finding := range pages.FindDamage(ctx, m, false) {
+					if report(finding); !more {
+						break
+					}
+				}
+				if !more || ctx.Err() != nil {
 					return ctx.Err()
 				}
-				return contain(func() error { return newBoltTables(tx, nil).checkMarker(m) })
+				return contain(func() error { return newBoltTables(tx, nil).CheckMarker(m) })
 			})
 			if err != nil {
-				c.report(err)
+				report(err)
 				return
 			}
 		}
@@ -570,6 +530,14 @@ func contain(fn func() error) (err error) {
 	return fn()
 }
 
+// readPages runs what reads pages, of which the errors are this package's.
+func readPages(fn func() error) error { return boltError(contain(fn)) }
+
+// corrupt is an ErrCorrupt that says what was found.
+func corrupt(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...)
+}
+
 // contain is the function contain, for the calls in which bbolt holds locks. It sets stuck after a panic.
 func (e *boltEngine) contain(stuck *atomic.Bool, fn func() error) error {
 	returned := false
@@ -584,8 +552,15 @@ func (e *boltEngine) contain(stuck *atomic.Bool, fn func() error) error {
 	return err
 }
 
-// boltError puts bbolt's errors into this package's words.
+// boltError puts the errors of bbolt and of boltpage into this package's words.
 func boltError(err error) error {
+	if err == nil {
+		return nil
+	}
+	var damage *boltpage.Error
+	if errors.As(err, &damage) && !errors.Is(err, ErrCorrupt) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
 	for _, e := range []struct{ theirs, ours error }{
 		{bolterrors.ErrTimeout, ErrLocked},
 		{bolterrors.ErrDatabaseNotOpen, ErrClosed},
@@ -594,13 +569,13 @@ func boltError(err error) error {
 		{bolterrors.ErrVersionMismatch, ErrCorrupt},
 		{bolterrors.ErrChecksum, ErrCorrupt},
 	} {
-		if errors.Is(err, e.theirs) {
+		if errors.Is(err, e.theirs) && !errors.Is(err, e.ours) {
 			return fmt.Errorf("%w: %w", e.ours, err)
 		}
 	}
 	// Of what fails when a file grows bbolt keeps the text alone.
 	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
-		if err != nil && !errors.Is(err, errno) && strings.HasSuffix(err.Error(), errno.Error()) {
+		if !errors.Is(err, errno) && strings.HasSuffix(err.Error(), errno.Error()) {
 			return fmt.Errorf("%w: %w", err, errno)
 		}
 	}

@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
 // How writers share a commit. They take turns within one open bbolt transaction, the batch; whoever ends a turn while others
@@ -19,7 +21,7 @@ import (
 // boltBatch is a bbolt transaction that several writers share.
 type boltBatch struct {
 	tx      *bbolt.Tx
-	tables  *boltTables
+	tables  *boltpage.Tables
 	removed map[string][][]byte // the keys, by table
 	members int
 	dirty   bool          // a member that succeeded wrote something
@@ -157,7 +159,7 @@ func (e *boltEngine) join() (*boltBatch, error) {
 			return nil, boltError(err)
 		}
 		if e.last.Load().outlives(b.tx) {
-			b.damage = errLastLost
+			b.damage = boltError(boltpage.ErrLastLost)
 		}
 		e.batch = b
 	}
@@ -168,8 +170,8 @@ func (e *boltEngine) join() (*boltBatch, error) {
 // commit ends the batch's transaction and says what its members are told.
 func (e *boltEngine) commit(b *boltBatch) error {
 	if b.dirty && b.damage == nil {
-		b.damage = contain(func() error {
-			if err := b.tables.checkCommit(b.tx.ID(), b.removed); err != nil {
+		b.damage = readPages(func() error {
+			if err := b.tables.CheckCommit(uint64(b.tx.ID()), b.removed); err != nil {
 				return err
 			}
 			return setMarker(b.tx)

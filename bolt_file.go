@@ -1,6 +1,7 @@
 package latchkey
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -13,6 +14,8 @@ import (
 	"slices"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
 // How the bbolt file comes to be, is copied, and is replaced. In each case a whole file is made under another name,
@@ -183,8 +186,8 @@ func syncDir(dir string) error {
 // not synced. And after a sync that failed, Linux shows what the disk has not got, and never writes it again, unless it is
 // written anew. Of all that only the meta page of the last commit counts: what it leads to was synced before.
 func (e *boltEngine) settle() error {
-	last, _ := (&pageFile{r: e.file}).meta()
-	page, at := make([]byte, boltPageSize), int64(last.tx%2)*boltPageSize
+	last, _ := boltpage.ReadMeta(e.file)
+	page, at := make([]byte, boltpage.PageSize), int64(last.Commit%2)*boltpage.PageSize
 	if _, err := e.file.ReadAt(page, at); err != nil {
 		return err
 	}
@@ -220,7 +223,7 @@ type metaWriter struct {
 }
 
 func (w *metaWriter) Write(p []byte) (n int, err error) {
-	const size = 2 * boltPageSize
+	const size = 2 * boltpage.PageSize
 	if len(w.head) == size {
 		return w.w.Write(p)
 	}
@@ -228,13 +231,13 @@ func (w *metaWriter) Write(p []byte) (n int, err error) {
 	if w.head = append(w.head, p[:n]...); len(w.head) < size {
 		return n, nil
 	}
-	last, before := w.head[:boltPageSize], w.head[boltPageSize:]
+	last, before := w.head[:boltpage.PageSize], w.head[boltpage.PageSize:]
 	pages := slices.Concat(last, before)
-	if binary.LittleEndian.Uint64(last[pageHeader+metaCommit:])%2 == 1 {
+	if m, _ := boltpage.ReadMeta(bytes.NewReader(w.head)); m.Commit%2 == 1 {
 		pages = slices.Concat(before, last)
 	}
 	for id := range uint64(2) {
-		binary.LittleEndian.PutUint64(pages[id*boltPageSize:], id)
+		binary.LittleEndian.PutUint64(pages[id*boltpage.PageSize:], id)
 	}
 	if _, err := w.w.Write(pages); err != nil || n == len(p) {
 		return n, err
@@ -352,13 +355,13 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 func (e *boltEngine) copyTables(ctx context.Context, dst *bbolt.DB) error {
 	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
 		tables := newBoltTables(tx, nil)
-		names := contained(reader(tables.all.find, nil))
+		names := contained(reader(tables.FindTable, nil))
 		for {
 			table, err := names()
 			if err != nil || table.Key == nil {
 				return err
 			}
-			find := func(key []byte) (node, []byte, error) { return tables.find(string(table.Key), key) }
+			find := func(key []byte) (boltpage.Node, []byte, error) { return tables.Find(string(table.Key), key) }
 			if err := copyTable(ctx, dst, table.Key, contained(reader(find, nil))); err != nil {
 				return err
 			}
@@ -369,7 +372,7 @@ func (e *boltEngine) copyTables(ctx context.Context, dst *bbolt.DB) error {
 // contained is next, with its faults contained. What the caller does with an entry is not contained.
 func contained(next func() (Entry, error)) func() (Entry, error) {
 	return func() (entry Entry, err error) {
-		err = contain(func() (err error) {
+		err = readPages(func() (err error) {
 			entry, err = next()
 			return err
 		})
@@ -451,13 +454,13 @@ func (e *boltEngine) reopen(last int) error {
 	}
 	if err == nil {
 		now, statErr := e.file.Stat()
-		switch m, metas := (&pageFile{r: e.file}).meta(); {
+		switch m, sound := boltpage.ReadMeta(e.file); {
 		case statErr != nil:
 			err = statErr
 		case !os.SameFile(before, now):
 			err = fmt.Errorf("there is another file at %s now: %w", e.path, fs.ErrExist)
-		case metas < 2 || m.tx != uint64(last):
-			err = errLastLost
+		case sound < 2 || m.Commit != uint64(last):
+			err = boltError(boltpage.ErrLastLost)
 		}
 		if err != nil {
 			err = errors.Join(err, e.releaseLocked())

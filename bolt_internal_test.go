@@ -19,6 +19,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
 // boltInside is an engine whose turns and writes the test controls.
@@ -363,7 +365,7 @@ func hookWrites(e boltInside, hook func(write writeAt, b []byte, off int64) (int
 }
 
 // isMeta reports whether a write at off is the last step of a commit.
-func isMeta(off int64) bool { return off < 2*boltPageSize }
+func isMeta(off int64) bool { return off < 2*boltpage.PageSize }
 
 // errDiskFull is how a full disk shows.
 var errDiskFull = &fs.PathError{Op: "write", Path: "keys.db", Err: syscall.ENOSPC}
@@ -652,7 +654,7 @@ func TestAFileThatIsGoneWhenAReaderHasJustBegunIsAnError(t *testing.T) {
 }
 
 // CheckOnOpen sets up to how many pages Open checks all pages of a file, and all but most leaves, until it is undone.
-func CheckOnOpen(all, most int) (undo func()) {
+func CheckOnOpen(all, most uint64) (undo func()) {
 	a, m := boltMaxExactCheck, boltMaxOpenCheck
 	boltMaxExactCheck, boltMaxOpenCheck = all, most
 	return func() { boltMaxExactCheck, boltMaxOpenCheck = a, m }

@@ -432,6 +432,9 @@ func TestADirectoryOrADeviceIsNoStore(t *testing.T) {
 	wantFiles(t, dir)
 }
 
+// The tests of the engine find pages by themselves, and not by the package boltpage, on purpose: a mistake about the format
+// in that package would be in the tests too.
+
 // meta is what the newer meta page of a file says: which pages are the root and the list of free pages, which is the
 // first that was never in use, and the transaction's number.
 type meta struct{ root, freelist, end, tx uint64 }

@@ -7,6 +7,8 @@ import (
 	"iter"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
 // What a transaction of the engine on bbolt does: a reader goes by checked pages alone; a member of a batch goes by bbolt,
@@ -15,7 +17,7 @@ import (
 // boltTx is one member of a batch, or one reader.
 type boltTx struct {
 	tx     *bbolt.Tx
-	tables *boltTables
+	tables *boltpage.Tables
 	batch  *boltBatch // nil for a reader
 	ended  bool
 	writes int // counts, so that a scan knows when its cursor has lost its place
@@ -35,15 +37,15 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 	if tx.ended {
 		return nil, ErrClosed
 	}
-	err = contain(func() error {
-		leaf, _, err := tx.tables.find(table, key)
+	err = readPages(func() error {
+		leaf, _, err := tx.tables.Find(table, key)
 		if err != nil {
 			return err
 		}
 		if tx.batch != nil {
 			value = tx.getWritten(table, key)
-		} else if i, found := leaf.search(key); found {
-			value = append([]byte{}, leaf.value(i)...) // never nil
+		} else if i, found := leaf.Search(key); found {
+			value = append([]byte{}, leaf.Value(i)...) // never nil
 		}
 		return nil
 	})
@@ -68,7 +70,7 @@ func copyEntry(k, v []byte) Entry {
 func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 	from, to = bytes.Clone(from), bytes.Clone(to) // the caller may change what it gave
 	return func(yield func(Entry, error) bool) {
-		next := reader(func(key []byte) (node, []byte, error) { return tx.tables.find(table, key) }, from)
+		next := reader(func(key []byte) (boltpage.Node, []byte, error) { return tx.tables.Find(table, key) }, from)
 		if tx.batch != nil {
 			next = tx.cursor(table, from)
 		}
@@ -91,11 +93,11 @@ func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 
 // reader returns a function that returns one entry after another of what is found by find, and at the end one without a
 // key.
-func reader(find func(key []byte) (leaf node, after []byte, err error), from []byte) (next func() (Entry, error)) {
-	var leaf node
+func reader(find func(key []byte) (leaf boltpage.Node, after []byte, err error), from []byte) (next func() (Entry, error)) {
+	var leaf boltpage.Node
 	i, more := 0, true
 	return func() (Entry, error) {
-		for i == leaf.count() {
+		for i == leaf.Count() {
 			if !more {
 				return Entry{}, nil
 			}
@@ -104,11 +106,11 @@ func reader(find func(key []byte) (leaf node, after []byte, err error), from []b
 			if leaf, from, err = find(at); err != nil {
 				return Entry{}, err
 			}
-			i, _ = leaf.search(at)
+			i, _ = leaf.Search(at)
 			more = from != nil
 		}
 		i++
-		return copyEntry(leaf.key(i-1), leaf.value(i-1)), nil
+		return copyEntry(leaf.Key(i-1), leaf.Value(i-1)), nil
 	}
 }
 
@@ -120,7 +122,7 @@ func (tx *boltTx) cursor(table string, from []byte) (next func() (Entry, error))
 	return func() (Entry, error) {
 		if cursor == nil || after != nil && bytes.Compare(from, after) >= 0 {
 			var err error
-			if after, err = tx.tables.findTwo(table, from); err != nil {
+			if after, err = tx.tables.FindTwo(table, from); err != nil {
 				return Entry{}, err
 			}
 		}
@@ -179,8 +181,8 @@ func (tx *boltTx) write(table string, key, value []byte) error {
 	}
 	if value == nil {
 		// From a leaf that was emptied bbolt goes on to the next.
-		err := contain(func() error {
-			_, err := tx.tables.findTwo(table, key)
+		err := readPages(func() error {
+			_, err := tx.tables.FindTwo(table, key)
 			return err
 		})
 		if err != nil {
@@ -225,7 +227,7 @@ func (tx *boltTx) undo() {
 func (tx *boltTx) NextReadable(table string, from []byte) (next []byte) {
 	_ = contain(func() error {
 		for {
-			_, after, err := tx.tables.find(table, from)
+			_, after, err := tx.tables.Find(table, from)
 			if err != nil || after == nil {
 				next = bytes.Clone(after)
 				return nil

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
 // inhabited is a store with one of everything, for tests that put something wrong into it.
@@ -379,7 +381,7 @@ func TestCheckGoesOnBehindAPageThatCannotBeRead(t *testing.T) {
 		t.Run(fmt.Sprint("page ", page, " of ", table), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			damaged := bytes.Clone(file)
-			copy(damaged[page*boltPageSize:], bytes.Repeat([]byte{0x5a}, boltPageSize))
+			copy(damaged[page*boltpage.PageSize:], bytes.Repeat([]byte{0x5a}, boltpage.PageSize))
 			mustInside(t, os.WriteFile(path, damaged, 0o600))
 			s := openInsideFile(t, path, &Options{Cost: LightCost, ReadOnly: true})
 			unread, missing := 0, slices.Clone(wrongs)

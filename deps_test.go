@@ -34,6 +34,7 @@ func goCommand(t *testing.T, goos string, args ...string) string {
 func TestWhoeverEmbedsThePackageCompilesThreeLibrariesAndWhatTheyNeed(t *testing.T) {
 	allowed := []string{
 		"github.com/latchkeydb/latchkey",
+		"github.com/latchkeydb/latchkey/internal/boltpage",
 		"github.com/google/uuid",
 		"go.etcd.io/bbolt",
 		"go.etcd.io/bbolt/errors",

@@ -13,6 +13,8 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
 // SalvageReport says what [Salvage] brought back, and what not.
@@ -64,7 +66,7 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 
 // salvage is what one run has found so far.
 type salvage struct {
-	pages  pageFile
+	pages  *boltpage.Pages
 	sure   bool                   // that it knows which pages are of the last commit
 	last   []func(id uint64) bool // which pages are of each commit that may be the last
 	report SalvageReport
@@ -89,22 +91,22 @@ func (s *salvage) read(ctx context.Context, f *os.File) error {
 	if err != nil {
 		return err
 	}
-	s.pages = pageFile{r: f, count: uint64((info.Size() + boltPageSize - 1) / boltPageSize)}
+	s.pages = boltpage.NewPages(f, uint64((info.Size()+boltpage.PageSize-1)/boltpage.PageSize))
 	var live func(uint64) bool
-	live, s.sure, s.last = s.pages.live()
+	live, s.sure, s.last = s.pages.Live()
 	for range s.last {
 		s.data = append(s.data, map[string][]byte{})
 	}
-	for id := uint64(2); id < s.pages.count; {
+	for id := uint64(2); id < s.pages.Count(); {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		page, size, ok := s.pages.leaf(id)
+		page, size, ok := s.pages.Leaf(id)
 		stale := s.sure && !live(id)
 		if !ok && !stale {
 			s.report.BadPages++
 		}
-		eachLeaf(page, func(k, v []byte) {
+		boltpage.EachEntry(page, func(k, v []byte) {
 			s.take(id, k, v, stale, !s.sure && !live(id))
 		})
 		id += size

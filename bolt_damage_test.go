@@ -16,7 +16,8 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Where things are in a page of a bbolt file.
+// Where things are in a page of a bbolt file. These tests do not use the package boltpage, on purpose: a mistake about the
+// format in that package would be in the tests too.
 const (
 	pageFlags      = 8
 	pageElements   = 10
@@ -109,7 +110,7 @@ func memoryDir(t testing.TB) string {
 func forEachSize(t *testing.T, test func(t *testing.T, size int)) {
 	for size, s := range []struct {
 		name      string
-		all, most int
+		all, most uint64
 	}{
 		{"small", 1 << 20, 1 << 20}, {"large", 0, 1 << 20}, {"huge", 0, 0},
 	} {

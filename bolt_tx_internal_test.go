@@ -1,0 +1,319 @@
+package latchkey
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"testing"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
+)
+
+// Where things are in a page of a bbolt file. The pages are not read by the package boltpage, on purpose: a mistake about
+// the format in that package would be in the tests too.
+const (
+	pageFlags   = 8
+	pageLeaf    = 2
+	pageMore    = 12
+	pageHeader  = 16
+	elementSize = 16
+)
+
+// deepBolt opens an engine that has many small tables, and one, "t", whose tree is deep, or has branches so empty that
+// bbolt merges several at once. It returns the keys of that, in order.
+func deepBolt(t testing.TB, random *rand.Rand) (e boltInside, keys [][]byte) {
+	t.Helper()
+	e = openBoltInside(t)
+	e.db.NoSync = true
+	fill, size := []float64{0.1, 0.5, 1}[random.IntN(3)], []int{20, 100, 400}[random.IntN(3)]
+	for i := range 3000 {
+		key := binary.BigEndian.AppendUint32(nil, uint32(i))
+		keys = append(keys, append(key, make([]byte, random.IntN(size))...))
+	}
+	for part := range slices.Chunk(random.Perm(len(keys)), 800) {
+		mustInside(t, e.db.Update(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists([]byte("t"))
+			if err != nil {
+				return err
+			}
+			b.FillPercent = fill
+			for _, i := range part {
+				if err := b.Put(keys[i], make([]byte, random.IntN(200))); err != nil {
+					return err
+				}
+			}
+			return setMarker(tx)
+		}))
+	}
+	mustInside(t, e.Update(t.Context(), func(tx EngineTx) error {
+		for i := range 300 {
+			if err := tx.Put(smallTable(i), []byte("k"), make([]byte, random.IntN(100))); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	return e, keys
+}
+
+func smallTable(i int) string { return fmt.Sprintf("small %03d", i) }
+
+// drawChanges returns a transaction that does the same each time: it removes entries, some apart and some one after
+// another, puts others, and scans.
+func drawChanges(random *rand.Rand, keys [][]byte) func(tx EngineTx) error {
+	seed := random.Uint64()
+	return func(tx EngineTx) error {
+		random := rand.New(rand.NewPCG(seed, 0))
+		for range 1 + random.IntN(4) {
+			from := random.IntN(len(keys))
+			to := min(len(keys), from+1+random.IntN([]int{1, 20, 200, 1000}[random.IntN(4)]))
+			step, remove := 1+random.IntN(3), random.IntN(3) > 0
+			for i := from; i < to; i += step {
+				err := tx.Put(smallTable(random.IntN(400)), keys[i], nil)
+				if remove {
+					err = errors.Join(err, tx.Delete("t", keys[i]))
+				} else {
+					err = errors.Join(err, tx.Put("t", keys[i], make([]byte, random.IntN(300))))
+				}
+				if err != nil {
+					return err
+				}
+			}
+			steps := random.IntN(300)
+			for _, err := range tx.Scan("t", keys[from], nil) {
+				if err != nil {
+					return err
+				}
+				if steps--; steps < 0 {
+					break
+				}
+			}
+		}
+		return nil
+	}
+}
+
+// checkedBy returns the pages that a transaction checks, and does not commit it.
+func (e boltInside) checkedBy(do func(tx EngineTx) error) map[uint64]bool {
+	e.t.Helper()
+	batch, err := e.join()
+	mustInside(e.t, err)
+	e.batch = nil
+	mustInside(e.t, do(&boltTx{tx: batch.tx, tables: batch.tables, batch: batch}))
+	mustInside(e.t, readPages(func() error { return batch.tables.CheckCommit(uint64(batch.tx.ID()), batch.removed) }))
+	mustInside(e.t, batch.tx.Rollback())
+
+	m, _ := boltpage.ReadMeta(e.file)
+	checked := map[uint64]bool{0: true, 1: true, m.Freelist: true}
+	for id := range batch.tables.Visited() {
+		more := binary.LittleEndian.Uint32(e.page(id)[pageMore:])
+		for i := range uint64(more) + 1 {
+			checked[id+i] = true
+		}
+	}
+	return checked
+}
+
+// page returns a page of the file.
+func (e boltInside) page(id uint64) []byte {
+	e.t.Helper()
+	page := make([]byte, boltpage.PageSize)
+	_, err := e.file.ReadAt(page, int64(id)*boltpage.PageSize)
+	mustInside(e.t, err)
+	return page
+}
+
+// withoutOthers runs do while all pages but some cannot be read, and returns how many these were.
+func (e boltInside) withoutOthers(some map[uint64]bool, do func()) (spoilt int) {
+	e.t.Helper()
+	garbage := bytes.Repeat([]byte{0xff}, boltpage.PageSize)
+	before, err := os.ReadFile(e.path)
+	mustInside(e.t, err)
+	m, _ := boltpage.ReadMeta(e.file)
+	write := func(id uint64, page []byte) {
+		_, err := e.file.WriteAt(page, int64(id)*boltpage.PageSize)
+		mustInside(e.t, err)
+	}
+	for id := range m.End {
+		if !some[id] {
+			write(id, garbage)
+			spoilt++
+		}
+	}
+	do()
+	after, err := os.ReadFile(e.path)
+	mustInside(e.t, err)
+	for id := range m.End {
+		if at := id * boltpage.PageSize; bytes.Equal(after[at:at+boltpage.PageSize], garbage) { // and was not written anew
+			write(id, before[at:at+boltpage.PageSize])
+		}
+	}
+	return spoilt
+}
+
+// What bbolt would make of other pages nothing could contain.
+func TestBboltReadsNoPageThatWasNotCheckedInTheSameTransaction(t *testing.T) {
+	engines := 16
+	if testing.Short() {
+		engines = 2
+	}
+	levels, spoilt := 0, 0
+	for seed := range engines {
+		random := rand.New(rand.NewPCG(uint64(seed), 0))
+		e, keys := deepBolt(t, random)
+		for range 6 {
+			do := drawChanges(random, keys)
+			checked := e.checkedBy(func(tx EngineTx) error {
+				err := do(tx)
+				levels = max(levels, tx.(*boltTx).tx.Bucket([]byte("t")).Stats().Depth)
+				return err
+			})
+			spoilt += e.withoutOthers(checked, func() {
+				if err := e.Update(t.Context(), do); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+			})
+			for finding := range e.CheckEngine(t.Context()) {
+				t.Fatalf("seed %d: %v", seed, finding)
+			}
+		}
+		mustInside(t, e.Close())
+	}
+	if levels < 4 || spoilt < 100*engines {
+		t.Errorf("the trees had %d levels, and %d pages could not be read: too few", levels, spoilt)
+	}
+}
+
+// leafWith returns the page in which a table of more than one page has a key.
+func (e boltInside) leafWith(table, key string) (page uint64) {
+	e.t.Helper()
+	mustInside(e.t, e.Update(e.t.Context(), func(tx EngineTx) error {
+		if _, err := tx.Get(table, []byte(key)); err != nil {
+			return err
+		}
+		for id := range tx.(*boltTx).tables.Visited() {
+			if p := e.page(id); p[pageFlags] == pageLeaf && bytes.Contains(p, []byte(key)) {
+				page = id
+			}
+		}
+		return nil
+	}))
+	return page
+}
+
+// spoil changes bytes of a page of the file.
+func (e boltInside) spoil(page uint64, at int, bytes ...byte) {
+	e.t.Helper()
+	_, err := e.file.WriteAt(bytes, int64(page)*boltpage.PageSize+int64(at))
+	mustInside(e.t, err)
+}
+
+// number is the key of one of the entries that openNumbered puts.
+func number(i int) string { return fmt.Sprintf("%04d", i) }
+
+// openNumbered opens an engine with a table "numbers", of which each leaf has some ten entries.
+func openNumbered(t testing.TB) boltInside {
+	e := openBoltInside(t)
+	e.db.NoSync = true
+	for i := range 300 {
+		mustInside(t, e.Update(t.Context(), func(tx EngineTx) error {
+			return tx.Put("numbers", []byte(number(i)), make([]byte, 150))
+		}))
+	}
+	return e
+}
+
+func TestWhoMeetsADamagedPageFailsAloneAndTheOthersCommit(t *testing.T) {
+	e := openNumbered(t)
+	e.spoil(e.leafWith("numbers", number(150)), pageHeader+elementSize, make([]byte, elementSize)...)
+	meet := func(do func(tx EngineTx, key []byte) error) func() {
+		return func() {
+			err := e.Update(t.Context(), func(tx EngineTx) error {
+				return errors.Join(tx.Put("t", []byte("damaged"), nil), do(tx, []byte(number(150))))
+			})
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("Update: got %v, want ErrCorrupt", err)
+			}
+		}
+	}
+	for range 2 {
+		e.together(
+			e.mustSet("a", "1"),
+			meet(func(tx EngineTx, key []byte) error { return tx.Put("numbers", key, nil) }),
+			meet(func(tx EngineTx, key []byte) error { return tx.Delete("numbers", key) }),
+			meet(func(tx EngineTx, key []byte) error {
+				for _, err := range tx.Scan("numbers", key, nil) {
+					return err
+				}
+				return nil
+			}),
+			e.mustSet("b", "1"),
+		)
+		e.want("a=1 b=1")
+	}
+}
+
+func TestADamagedPageIsNotMergedWithAnother(t *testing.T) {
+	for _, beside := range []int{+1, -1} {
+		e := openNumbered(t)
+		first := 150 // of a leaf
+		for leaf := e.leafWith("numbers", number(first)); e.leafWith("numbers", number(first-1)) == leaf; {
+			first--
+		}
+		last := first
+		for leaf := e.leafWith("numbers", number(last)); e.leafWith("numbers", number(last+1)) == leaf; {
+			last++
+		}
+		other := first - 1
+		if beside > 0 {
+			other = last + 1
+		}
+		e.spoil(e.leafWith("numbers", number(other)), pageHeader+elementSize+8+3, 0x20) // a key of 512 MiB
+		for range 2 {
+			err := e.Update(t.Context(), func(tx EngineTx) error {
+				for i := first; i < last; i++ {
+					if err := tx.Delete("numbers", []byte(number(i))); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("Update beside a damaged page: got %v, want ErrCorrupt", err)
+			}
+			mustInside(t, e.set("a", "1")) // bbolt has not got stuck
+		}
+	}
+}
+
+// interrupted is a file in which somebody else commits before its list of free pages is read for the first time.
+type interrupted struct {
+	*os.File
+	meanwhile func()
+}
+
+func (f *interrupted) ReadAt(p []byte, at int64) (int, error) {
+	if at >= 2*boltpage.PageSize && f.meanwhile != nil {
+		f.meanwhile()
+		f.meanwhile = nil
+	}
+	return f.File.ReadAt(p, at)
+}
+
+func TestAFileThatIsWrittenWhileItIsLookedAtIsNotDamaged(t *testing.T) {
+	e := openNumbered(t)
+	for commits := range 10 {
+		f := &interrupted{File: e.file, meanwhile: func() {
+			for range commits {
+				mustInside(t, e.set("a", "1"))
+			}
+		}}
+		mustInside(t, boltpage.CheckUnlocked(f, false))
+	}
+}

@@ -1,0 +1,272 @@
+package boltpage
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"sort"
+)
+
+// maxLevels is more than the levels of any tree. A branch leads to at least two pages, and most
+// branches lead to a hundred.
+const maxLevels = 48
+
+// Tables are the tables of one commit, for one transaction of bbolt.
+//
+//   - A reader does without bbolt: Find goes down to the leaf that has a key.
+//   - A writer needs bbolt, which has what the transaction has changed. Before bbolt goes to a key,
+//     Find goes there.
+//   - A commit also reads pages beside those that keys were removed from, to merge them. CheckCommit
+//     goes to those pages.
+//
+// In a transaction bbolt reads no other pages than those of the last commit, and it writes none of
+// them before it commits. So bbolt reads no page that was not checked in the same transaction.
+type Tables struct {
+	pages  Pages
+	names  tree // the tree of tables, from their names to their roots
+	tables map[string]*tree
+	// claims has, for a writer, the link to each page that was read. bbolt would take a page with
+	// two links for two pages.
+	claims map[uint64]claim
+}
+
+// claim is a link to a page, from a page of a tree.
+type claim struct {
+	tree *tree
+	page uint64
+}
+
+// tree is one tree of a commit.
+type tree struct {
+	*Tables
+	flags  uint32 // of the elements of its leaves
+	root   subtree
+	inline Node // if root has no page
+	levels int  // above the leaves, for a writer that has read a leaf; otherwise -1
+}
+
+// NewTables returns the tables of the commit whose root is a page of pages. They are for a writer if
+// writable is set, and otherwise for a reader.
+func NewTables(pages *Pages, root uint64, writable bool) *Tables {
+	t := &Tables{pages: *pages, tables: make(map[string]*tree)}
+	t.names = tree{Tables: t, flags: bucketFlag, root: subtree{page: root}, levels: -1}
+	if writable {
+		t.claims = make(map[uint64]claim)
+	}
+	return t
+}
+
+// Find returns the leaf of a table that has key, or would have it, and the first key past that
+// leaf, or nil if there is none.
+//
+// Errors: an [Error].
+func (t *Tables) Find(table string, key []byte) (leaf Node, after []byte, err error) {
+	tree, err := t.table(table)
+	if err != nil {
+		return leaf, nil, err
+	}
+	return tree.find(key)
+}
+
+// FindTwo finds a key as Find does, and reads the next leaf too, because bbolt goes on there from
+// the end of a leaf. It returns the first key past the leaf of key, or nil if there is none.
+//
+// Errors: an [Error].
+func (t *Tables) FindTwo(table string, key []byte) (after []byte, err error) {
+	_, after, err = t.Find(table, key)
+	if err == nil && after != nil {
+		_, _, err = t.Find(table, after)
+	}
+	return after, err
+}
+
+// FindTable finds the name of a table as Find finds a key. The keys of the leaf are names.
+//
+// Errors: an [Error].
+func (t *Tables) FindTable(name []byte) (leaf Node, after []byte, err error) {
+	return t.names.find(name)
+}
+
+// Visited yields each page that was read for a writer. Of a page that other pages belong to, it
+// yields the first.
+func (t *Tables) Visited() iter.Seq[uint64] { return maps.Keys(t.claims) }
+
+// table returns the tree of a table, which is empty if there is none.
+func (t *Tables) table(name string) (*tree, error) {
+	if tree := t.tables[name]; tree != nil {
+		return tree, nil
+	}
+	leaf, _, err := t.names.find([]byte(name))
+	if err != nil {
+		return nil, err
+	}
+	tree := &tree{Tables: t, levels: -1}
+	if i, found := leaf.Search([]byte(name)); found {
+		if tree.root, tree.inline, err = tableRoot(leaf.Value(i)); err != nil {
+			return nil, fmt.Errorf("table %q: %w", name, err)
+		}
+	}
+	t.tables[name] = tree
+	return tree, nil
+}
+
+// CheckMarker refuses a root that is not the root of a store, or not the root of the commit m.
+//
+// Errors: an [Error].
+func (t *Tables) CheckMarker(m Meta) error {
+	name := []byte(Marker)
+	leaf, _, err := t.names.find(name)
+	if err != nil {
+		return err
+	}
+	i, found := leaf.Search(name)
+	if !found {
+		return damaged("it is a bbolt file, but not a store")
+	}
+	commit := binary.LittleEndian.Uint64(leaf.Value(i)[bucketSequence:])
+	if commit != m.Commit && commit != 0 { // early builds did not number commits
+		return damaged("the root, page %d, is of commit %d, and the last is %d", m.Root, commit, m.Commit)
+	}
+	return nil
+}
+
+// CheckCommit reads the pages that bbolt reads besides when it makes a commit, in which keys were
+// removed from tables.
+//
+// Errors: an [Error]. It is [ErrLastLost] if the commit before is not the last in the file.
+func (t *Tables) CheckCommit(commit uint64, removed map[string][][]byte) error {
+	m, _ := ReadMeta(&t.pages)
+	if m.Commit+1 != commit {
+		return ErrLastLost
+	}
+	if err := t.CheckMarker(m); err != nil {
+		return err
+	}
+	if _, ok := t.pages.freelist(m.Freelist); !ok {
+		return damaged("the list of free pages, page %d, cannot be read", m.Freelist)
+	}
+	for name, keys := range removed {
+		tree, err := t.table(name)
+		if err == nil {
+			err = tree.checkMerges(keys)
+		}
+		if err != nil {
+			return fmt.Errorf("table %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// find is [Tables.Find] in one tree.
+func (t *tree) find(key []byte) (leaf Node, after []byte, err error) {
+	if t.root.page == 0 {
+		return t.inline, nil, nil
+	}
+	at, from := t.root, uint64(0)
+	for level := range maxLevels {
+		n, err := t.node(at, from, level)
+		if err != nil || n.leaf {
+			return n, at.high, err
+		}
+		at, from = n.below(n.branchFor(key), at), at.page
+	}
+	return Node{}, nil, damaged("there is no end below page %d", t.root.page)
+}
+
+// node reads a page that is level levels below the root. The page from leads to it.
+func (t *tree) node(at subtree, from uint64, level int) (Node, error) {
+	c := claim{t, from}
+	claimed, known := t.claims[at.page]
+	if known && claimed != c {
+		return Node{}, damaged("page %d is in two places", at.page)
+	}
+	n, err := t.pages.node(at, t.flags, known)
+	if err != nil || t.claims == nil {
+		return n, err
+	}
+	if n.leaf && t.levels < 0 {
+		t.levels = level
+	}
+	if t.levels >= 0 && n.leaf != (level == t.levels) {
+		return n, damaged("page %d has not as many levels above it as other leaves", at.page)
+	}
+	t.claims[at.page] = c
+	return n, nil
+}
+
+// checkMerges reads the pages that bbolt may read when it commits the removal of keys. bbolt merges
+// a leaf that has become small with the leaf before it or, if that leaf has another parent, with
+// the leaf after it. The merge removes an element from a branch. So the branch may be merged in the
+// same way, once for each element that it loses.
+//
+//	             root
+//	     ┌────────┼────────┐
+//	  branch   branch   branch      as many branches on each side as keys were removed
+//	  ┌──┴──┐  ┌──┴──┐  ┌──┴──┐
+//	leaf  leaf leaf leaf leaf leaf  one leaf on each side
+//	           ^ a key was removed
+func (t *tree) checkMerges(removed [][]byte) error {
+	if t.root.page == 0 {
+		return nil
+	}
+	slices.SortFunc(removed, bytes.Compare)
+	row := []link{{subtree: t.root}}
+	for level := range t.levels {
+		nodes := make([]Node, len(row))
+		var below []child
+		for p, at := range row {
+			n, err := t.node(at.subtree, at.from, level)
+			if err != nil {
+				return err
+			}
+			nodes[p] = n
+			for i := range n.Count() {
+				below = append(below, child{int32(p), int32(i)})
+			}
+		}
+		reach := len(removed)
+		if level+1 == t.levels {
+			reach = 1
+		}
+		var next []link
+		for _, c := range around(nodes, below, removed, reach) {
+			next = append(next, link{nodes[c.parent].below(int(c.i), row[c.parent].subtree), row[c.parent].page})
+		}
+		row = next
+	}
+	for _, at := range row {
+		if _, err := t.node(at.subtree, at.from, t.levels); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// link is a subtree, and the page that leads to it.
+type link struct {
+	subtree
+	from uint64
+}
+
+// child is the ith subtree below one of several branches.
+type child struct{ parent, i int32 }
+
+// around returns the subtrees in row that contain any of keys, with reach neighbours on each side.
+func around(branches []Node, row []child, keys [][]byte, reach int) (some []child) {
+	next := 0
+	for _, key := range keys {
+		after := sort.Search(len(row), func(i int) bool {
+			return bytes.Compare(branches[row[i].parent].Key(int(row[i].i)), key) > 0
+		})
+		i := max(0, after-1)
+		first, end := max(next, i-reach), min(len(row), i+reach+1)
+		if first < end {
+			some = append(some, row[first:end]...)
+			next = end
+		}
+	}
+	return some
+}
