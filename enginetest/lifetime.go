@@ -14,9 +14,9 @@ import (
 
 // Laws about what lasts, and how it ends.
 var lifetimeLaws = []law{
-	{"what was committed is there after reopening", commitsLast},
-	{"an engine for reading only runs no Update", readOnlyEngine},
-	{"after Close everything is ErrClosed and Close does nothing", closedEngine},
+	{"every commit is there after reopening", commitsLast},
+	{"a read-only engine runs no Update", readOnlyEngine},
+	{"after Close every call returns ErrClosed, and Close does nothing", closedEngine},
 	{"Close waits for transactions under way", closeWaits},
 	{"Close among writers loses nothing that was acknowledged", closeAmongWriters},
 	{"a million small records", manyRecords},

@@ -18,8 +18,8 @@ var scanLaws = []law{
 	{"Scan goes in the order of bytes", scanGoesInOrder},
 	{"Scan keeps within its bounds", scanKeepsWithinBounds},
 	{"Scan can be left early and begun again", scanCanBeLeft},
-	{"Scan goes to the next key that there is at that moment", scanMeetsWrites},
-	{"any mixture of writes and scans does what a sorted map does", mixtureAgreesWithMap},
+	{"Scan goes on to the next key that exists at that moment", scanMeetsWrites},
+	{"any mixture of writes and scans agrees with a sorted map", mixtureAgreesWithMap},
 }
 
 func scanGoesInOrder(s *subject) {

@@ -12,12 +12,12 @@ import (
 var tableLaws = []law{
 	{"Get returns what Put set last", getReturnsWhatPutSet},
 	{"an empty value is not a missing one", emptyIsNotMissing},
-	{"tables are apart", tablesAreApart},
+	{"tables do not share keys", tablesAreApart},
 	{"a transaction sees what it wrote", transactionSeesItsWrites},
 	{"keys have up to 512 bytes and values up to 65536", sizes},
 	{"every byte can be in a key and a value", everyByte},
-	{"the caller may change what it got", resultsAreTheCallers},
-	{"the caller may change what it gave", argumentsAreTheCallers},
+	{"the caller may change the slices that it gets", resultsAreTheCallers},
+	{"the caller may change the slices that it gives", argumentsAreTheCallers},
 }
 
 func getReturnsWhatPutSet(s *subject) {
