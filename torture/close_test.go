@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // Close comes in the middle of everything. Whatever is under way ends, and either succeeded and is there, or was told
@@ -19,7 +20,7 @@ import (
 func TestCallsUnderWayAtCloseSucceedOrAreToldSo(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	acknowledged := make(map[uuid.UUID]bool)
-	for range amount(30, 2000) {
+	for range form.Amount(30, 2000) {
 		// The cost changes nothing here, but has logins hash anew in the background.
 		s, err := latchkey.Open(path, &latchkey.Options{Cost: []latchkey.Cost{light, dearer}[len(acknowledged)%2]})
 		must(t, err)

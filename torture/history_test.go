@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // Many goroutines log in with few keys of few people, and create, disable, enable, rename and delete these meanwhile;
@@ -93,7 +94,7 @@ func recordHistory(t *testing.T, s *latchkey.Store, login loginFunc, seed uint64
 	var all sync.WaitGroup
 	for caller := range callers {
 		all.Go(func() {
-			random := newRandom(seed, round*callers+caller)
+			random := form.NewRandom(seed, round*callers+caller)
 			for range callsByCaller {
 				r.callSomething(caller, random)
 			}

@@ -14,17 +14,18 @@ import (
 	"time"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // A process that writes without pause is killed, and what it leaves is compared with its journal: what was acknowledged
 // is there, what was under way is there or not, and nothing is there by half. The next process goes on in the same file.
 func TestWhatAKilledProcessHasAcknowledgedIsThereAndNothingIsThereByHalf(t *testing.T) {
-	seed := newSeed(t)
-	random := newRandom(seed, 0)
+	seed := form.NewSeed(t)
+	random := form.NewRandom(seed, 0)
 	var path string
 	held := make([]*holdings, 4)
 	changes, under := 0, 0
-	for round := range amount(50, 1000) {
+	for round := range form.Amount(50, 1000) {
 		if round%50 == 0 { // a new file, before the tombstones take all the time
 			path = filepath.Join(t.TempDir(), "keys.db")
 			for i := range held {

@@ -19,6 +19,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // What a flood of cold keys may take: argon2's memory stays under its bound, whoever leaves costs nothing more, and
@@ -29,13 +30,13 @@ const hashMemory = 64 << 20
 // coldCost takes the default memory. The short form makes one pass over it, for the same memory in a fifth of the time.
 func coldCost() latchkey.Cost {
 	cost := latchkey.DefaultCost
-	cost.Passes = amount(1, cost.Passes)
+	cost.Passes = form.Amount(1, cost.Passes)
 	return cost
 }
 
 // smallCost takes next to no memory, but as long, so that as many goroutines wait at once.
 func smallCost() latchkey.Cost {
-	return latchkey.Cost{Memory: 64, Passes: amount[uint32](16, 64), Lanes: 1}
+	return latchkey.Cost{Memory: 64, Passes: form.Amount[uint32](16, 64), Lanes: 1}
 }
 
 func TestAFloodOfColdKeysStaysWithinTheMemoryForHashing(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // Revocation is immediate: in histories of many goroutines (history_test.go), and in the gap between a commit and the
@@ -31,8 +32,8 @@ func TestEveryHistoryOfLoginsAndRevocationsIsLinearizable(t *testing.T) {
 		{"no key cached, and few can wait", latchkey.Options{CacheSize: -1, HashQueue: 3}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			seed := newSeed(t)
-			for round := range amount(12, 400) {
+			seed := form.NewSeed(t)
+			for round := range form.Amount(12, 400) {
 				s, path := openForHistory(t, tt.opts, tt.restless)
 				history := recordHistory(t, s, s.Login, seed, round)
 				must(t, s.Close())
@@ -47,7 +48,7 @@ func TestEveryHistoryOfLoginsAndRevocationsIsLinearizable(t *testing.T) {
 
 // The checker must be able to fail: a cache that goes on believing what it has seen is found.
 func TestALoginThatIsRememberedForTooLongIsNotLinearizable(t *testing.T) {
-	seed := newSeed(t)
+	seed := form.NewSeed(t)
 	dir := t.TempDir()
 	for round := range 50 {
 		s, _ := openForHistory(t, latchkey.Options{}, false)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // Of a store of 10,000 keys one page is lost, in the long form each: what the page did not have comes back, and nothing that
@@ -19,7 +20,7 @@ func TestSalvageOfAStoreWithoutOnePageLosesNoMoreAndRevivesNothing(t *testing.T)
 	want := fillForSalvage(t, path)
 	file, err := os.ReadFile(path)
 	must(t, err)
-	random := newRandom(newSeed(t), 0)
+	random := form.NewRandom(form.NewSeed(t), 0)
 	const pageSize = 4096
 	pages := len(file) / pageSize
 	for page := 0; page < pages; page++ {
@@ -30,7 +31,7 @@ func TestSalvageOfAStoreWithoutOnePageLosesNoMoreAndRevivesNothing(t *testing.T)
 			want.check(t, damaged)
 		})
 		if page > 8 { // the first are of every kind
-			page += random.IntN(amount(pages/10, 1))
+			page += random.IntN(form.Amount(pages/10, 1))
 		}
 	}
 }

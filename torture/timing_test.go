@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // What the time of a refusal tells about which key IDs exist and how much of a secret is right. The short form reports
@@ -22,9 +23,9 @@ type tokenClasses struct {
 
 func TestTheTimeOfARefusalTellsNothingAboutKeyIDsOrSecrets(t *testing.T) {
 	samples := timingSamples(t)
-	seed := newSeed(t)
+	seed := form.NewSeed(t)
 	s := open(t, &latchkey.Options{Cost: light})
-	c := makeTokenClasses(t, s, newRandom(seed, 0))
+	c := makeTokenClasses(t, s, form.NewRandom(seed, 0))
 	login := func(token string) { _, _ = s.Login(t.Context(), token) }
 	for i, tt := range []struct {
 		name    string
@@ -36,9 +37,9 @@ func TestTheTimeOfARefusalTellsNothingAboutKeyIDsOrSecrets(t *testing.T) {
 		{"an unknown key ID and a secret wrong in the last byte", [2][]string{c.unknown, c.lastByte}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := timeClasses(t, newRandom(seed, i), samples, tt.classes, login)
+			got := timeClasses(t, form.NewRandom(seed, i), samples, tt.classes, login)
 			t.Logf("|t| = %.2f over %d samples", got, samples)
-			if *long && got >= leakThreshold {
+			if form.Long() && got >= leakThreshold {
 				t.Errorf("|t| = %.2f over %d samples, want less than %.1f", got, samples, leakThreshold)
 			}
 		})
@@ -48,9 +49,9 @@ func TestTheTimeOfARefusalTellsNothingAboutKeyIDsOrSecrets(t *testing.T) {
 // The harness must be able to find a leak: a comparison that ends at the first difference, after the login itself.
 func TestAComparisonThatEndsAtTheFirstDifferenceShowsInTheTime(t *testing.T) {
 	samples := timingSamples(t)
-	seed := newSeed(t)
+	seed := form.NewSeed(t)
 	s := open(t, &latchkey.Options{Cost: light})
-	c := makeTokenClasses(t, s, newRandom(seed, 0))
+	c := makeTokenClasses(t, s, form.NewRandom(seed, 0))
 	equal := 0
 	leaky := func(token string) {
 		_, _ = s.Login(t.Context(), token)
@@ -58,7 +59,7 @@ func TestAComparisonThatEndsAtTheFirstDifferenceShowsInTheTime(t *testing.T) {
 			equal++
 		}
 	}
-	got := timeClasses(t, newRandom(seed, 1), samples, [2][]string{c.goodFirst, c.goodLast}, leaky)
+	got := timeClasses(t, form.NewRandom(seed, 1), samples, [2][]string{c.goodFirst, c.goodLast}, leaky)
 	t.Logf("|t| = %.2f over %d samples, with a planted leak", got, samples)
 	if got < leakThreshold || equal > 0 {
 		t.Errorf("|t| = %.2f over %d samples, with a planted leak; want more than %.1f", got, samples, leakThreshold)
@@ -67,15 +68,15 @@ func TestAComparisonThatEndsAtTheFirstDifferenceShowsInTheTime(t *testing.T) {
 
 // Without a difference there is none to be found.
 func TestOneClassOfTokensAgainstItselfShowsNothing(t *testing.T) {
-	if !*long {
+	if !form.Long() {
 		t.Skip("asserted in the long form only")
 	}
 	samples := timingSamples(t)
-	seed := newSeed(t)
+	seed := form.NewSeed(t)
 	s := open(t, &latchkey.Options{Cost: light})
-	c := makeTokenClasses(t, s, newRandom(seed, 0))
+	c := makeTokenClasses(t, s, form.NewRandom(seed, 0))
 	login := func(token string) { _, _ = s.Login(t.Context(), token) }
-	got := timeClasses(t, newRandom(seed, 1), samples, [2][]string{c.existing, c.existing}, login)
+	got := timeClasses(t, form.NewRandom(seed, 1), samples, [2][]string{c.existing, c.existing}, login)
 	t.Logf("|t| = %.2f", got)
 	if got >= leakThreshold {
 		t.Errorf("|t| = %.2f, want less than %.1f", got, leakThreshold)
@@ -91,7 +92,7 @@ func timingSamples(t *testing.T) int {
 	if *samplesFlag > 0 {
 		return *samplesFlag
 	}
-	return amount(200_000, 2_000_000)
+	return form.Amount(200_000, 2_000_000)
 }
 
 func equalToTheFirstDifference(a, b string) bool {

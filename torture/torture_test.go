@@ -8,18 +8,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-var (
-	long     = flag.Bool("long", false, "run the long form of every test")
-	seedFlag = flag.Uint64("seed", 0, "the seed of random tests, to replay one; 0 is 1 in the short form, and draws one in the long form")
-	// samplesFlag has more samples find smaller differences.
-	samplesFlag = flag.Int("samples", 0, "how many samples each timing test takes; 0 for the form's own number")
-)
+// samplesFlag has more samples find smaller differences.
+var samplesFlag = flag.Int("samples", 0, "how many samples each timing test takes; 0 for the form's own number")
 
 // TestMain runs the tests, or one of the programs that tests start as processes of their own.
 func TestMain(m *testing.M) {
@@ -40,9 +36,9 @@ func setChecks() {
 	given := make(map[string]bool)
 	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if !given["rapid.checks"] {
-		checks := amount("40", "3000")
+		checks := form.Amount("40", "3000")
 		if underRace {
-			checks = amount("20", "1000")
+			checks = form.Amount("20", "1000")
 		}
 		_ = flag.Set("rapid.checks", checks)
 	}
@@ -50,7 +46,7 @@ func setChecks() {
 		_ = flag.Set("rapid.steps", "60")
 	}
 	if !given["rapid.seed"] {
-		_ = flag.Set("rapid.seed", fmt.Sprint(max(*seedFlag, amount[uint64](1, 0))))
+		_ = flag.Set("rapid.seed", fmt.Sprint(form.FixedSeed()))
 	}
 }
 
@@ -58,34 +54,6 @@ func setChecks() {
 const programVariable = "LATCHKEY_TORTURE_PROGRAM"
 
 var programs = map[string]func() error{}
-
-// amount is short's in the short form of a test, and long's in the long form.
-func amount[T any](inShort, inLong T) T {
-	if *long {
-		return inLong
-	}
-	return inShort
-}
-
-// newSeed returns the seed of a random test, and prints it. When the test fails, it prints the command that replays it.
-func newSeed(t testing.TB) uint64 {
-	t.Helper()
-	seed := *seedFlag
-	if seed == 0 {
-		seed = amount(1, rand.Uint64())
-	}
-	t.Logf("seed %d", seed)
-	t.Cleanup(func() {
-		if t.Failed() {
-			pattern := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
-			t.Logf("replay with: go test -C torture -count=1 -run '%s'%s -seed %d", pattern, amount("", " -long"), seed)
-		}
-	})
-	return seed
-}
-
-// newRandom returns the n-th source of random numbers under a seed.
-func newRandom(seed uint64, n int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(n))) }
 
 // pick returns an element of a list that is not empty.
 func pick[T any](random *rand.Rand, list []T) T { return list[random.IntN(len(list))] }

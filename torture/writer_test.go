@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // The program that is killed. It has several writers, who change what is theirs without pause, and say of each change
@@ -56,7 +57,7 @@ func runWriters() error {
 	var all sync.WaitGroup
 	out := &journal{enc: json.NewEncoder(os.Stdout)}
 	for i, held := range a.Before {
-		w := &writer{number: i, store: s, held: held, out: out, random: newRandom(a.Seed, a.Round*len(a.Before)+i)}
+		w := &writer{number: i, store: s, held: held, out: out, random: form.NewRandom(a.Seed, a.Round*len(a.Before)+i)}
 		all.Go(w.run)
 	}
 	all.Wait() // they do not end

@@ -3,14 +3,16 @@ package disk_test
 import (
 	"net/rpc"
 	"testing"
+
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // Whoever waits for what another call holds must not wait for ever when the disk ends the other.
 func TestCallsThatAreUnderWayWhenThePowerIsCutAllReturn(t *testing.T) {
-	seed := newSeed(t)
-	for cut := range amount(50, 1000) {
+	seed := form.NewSeed(t)
+	for cut := range form.Amount(50, 1000) {
 		h := newHistory()
-		h.cut, h.random = cut, newRandom(seed, cut)
+		h.cut, h.random = cut, form.NewRandom(seed, cut)
 		h.between(t, 0, func(u *use) {
 			u.open()
 			u.fill()

@@ -13,26 +13,27 @@ import (
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 const pageSize = 4096
 
 // Damage to a file is met in a process of its own: what bbolt does with a page that leads nowhere can end one.
 func TestADamagedFileIsAnErrorNeverACrashNorALogin(t *testing.T) {
-	seed := newSeed(t)
+	seed := form.NewSeed(t)
 	histories := []*written{
-		newWritten(t, newRandom(seed, -1), 40, 0),
-		newWritten(t, newRandom(seed, -2), 250, 0),
-		newWritten(t, newRandom(seed, -3), 250, 600),
+		newWritten(t, form.NewRandom(seed, -1), 40, 0),
+		newWritten(t, form.NewRandom(seed, -2), 250, 0),
+		newWritten(t, form.NewRandom(seed, -3), 250, 600),
 	}
 	dir := memoryDir(t)
 	var p *process
 	defer func() { p.kill() }()
-	for i := range amount(500, 10_000) {
-		random := newRandom(seed, i)
+	for i := range form.Amount(500, 10_000) {
+		random := form.NewRandom(seed, i)
 		w := histories[[]int{0, 1, 1, 1, 1, 1, 1, 1, 1, 2}[random.IntN(10)]]
 		t.Run(fmt.Sprint("damage=", i), func(t *testing.T) {
-			replayable(t, seed)
+			form.Replayable(t, seed)
 			d := w.damage(random)
 			if p == nil || !p.running() {
 				p = startAlone(t, "")

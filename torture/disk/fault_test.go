@@ -12,6 +12,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/torture/disk"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // story is what is done while the disk fails: everything that writes, and enough for the file to grow.
@@ -57,11 +58,11 @@ func TestACallThatTheDiskRefusesSaysSoAndChangesNothing(t *testing.T) {
 	oneIn := map[disk.Op]int{disk.Write: 13, disk.Sync: 3, disk.Truncate: 1, disk.Create: 1, disk.Name: 1}
 	for _, op := range disk.Ops {
 		t.Run(op.String(), func(t *testing.T) {
-			random := newRandom(newSeed(t), int(op))
+			random := form.NewRandom(form.NewSeed(t), int(op))
 			told := 0
 			for nth, refused := 1, true; refused; nth++ {
 				troubles := allTroubles(op, nth, random)
-				if !*long {
+				if !form.Long() {
 					nth += random.IntN(2*oneIn[op] - 1)
 					troubles = []trouble{troubles[random.IntN(len(troubles))]}
 				}
@@ -292,11 +293,11 @@ func (v *victim) reopen(states ...State) {
 // that it has.
 func TestWhatIsThereAfterErrCommitAndReopeningLasts(t *testing.T) {
 	t.Parallel()
-	seed := newSeed(t)
-	for cut := 1; cut <= amount(20, 200); cut++ {
+	seed := form.NewSeed(t)
+	for cut := 1; cut <= form.Amount(20, 200); cut++ {
 		h := newHistory()
 		h.disk.Cache()
-		h.cut, h.random = cut, newRandom(seed, cut)
+		h.cut, h.random = cut, form.NewRandom(seed, cut)
 		h.between(t, 0, func(u *use) {
 			u.open()
 			u.fill()

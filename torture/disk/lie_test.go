@@ -12,6 +12,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/torture/disk"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // A disk that says that it has synced what it has not can bring back any earlier state, or parts of several. No program
@@ -19,11 +20,11 @@ import (
 // becomes of it, a token is good only for what some state before the cut had it good for.
 func TestADiskThatLiesAboutSyncingCrashesNothingAndMakesNoTokenGoodThatNeverWas(t *testing.T) {
 	t.Parallel()
-	seed := newSeed(t)
+	seed := form.NewSeed(t)
 	outcomes := make(map[string]int)
 	var l *liedTo
-	for cut := range amount(50, 1000) {
-		random := newRandom(seed, cut)
+	for cut := range form.Amount(50, 1000) {
+		random := form.NewRandom(seed, cut)
 		if l == nil || cut%cutsOfAHistory == 0 {
 			l = newLiedTo(outcomes)
 		}

@@ -11,17 +11,18 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/torture/disk"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // cutsOfAHistory is after how many cuts a history begins again with an empty disk.
 const cutsOfAHistory = 10
 
 func TestAfterAPowerCutEveryAcknowledgedChangeIsThereAndNoOtherIsThereInPart(t *testing.T) {
-	seed := newSeed(t)
-	cuts, acknowledged := amount(50, 1000), 0
+	seed := form.NewSeed(t)
+	cuts, acknowledged := form.Amount(50, 1000), 0
 	var h *history
 	for cut := range cuts {
-		random := newRandom(seed, cut)
+		random := form.NewRandom(seed, cut)
 		if cut%cutsOfAHistory == 0 {
 			h = newHistory()
 		}
@@ -46,11 +47,11 @@ func TestAPowerCutInMakingCompactingOrRestoringAStoreLeavesTheOldStateOrTheNew(t
 		{"restoring", func(u *use) bool { return u.open() && u.restore() }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			seed := newSeed(t)
+			seed := form.NewSeed(t)
 			i := 0
-			for again, cut := 0, 1; again < amount(1, 5); i, cut = i+1, cut+1 {
+			for again, cut := 0, 1; again < form.Amount(1, 5); i, cut = i+1, cut+1 {
 				h := newHistory()
-				h.cut, h.random = cut, newRandom(seed, i)
+				h.cut, h.random = cut, form.NewRandom(seed, i)
 				if tt.name != "making" {
 					h.between(t, 0, func(u *use) {
 						u.open()
@@ -76,10 +77,10 @@ func TestAPowerCutInMakingCompactingOrRestoringAStoreLeavesTheOldStateOrTheNew(t
 
 func TestAPowerCutInUsingTheSafetyCopyLeavesWhatWasThereOrTheCopy(t *testing.T) {
 	t.Parallel()
-	seed := newSeed(t)
-	for again, cut, i := 0, 1, 0; again < amount(3, 15); i, cut = i+1, cut+1 {
+	seed := form.NewSeed(t)
+	for again, cut, i := 0, 1, 0; again < form.Amount(3, 15); i, cut = i+1, cut+1 {
 		h := newHistory()
-		h.cut, h.random, h.safety = cut, newRandom(seed, i), true
+		h.cut, h.random, h.safety = cut, form.NewRandom(seed, i), true
 		h.between(t, 0, func(u *use) {
 			u.open()
 			u.fill()
@@ -99,10 +100,10 @@ func TestAPowerCutInUsingTheSafetyCopyLeavesWhatWasThereOrTheCopy(t *testing.T) 
 // A process that is killed in a commit leaves what it has written and not synced.
 func TestWhatIsThereAfterAKillAndReopeningLasts(t *testing.T) {
 	t.Parallel()
-	seed := newSeed(t)
-	for cut := range amount(20, 200) {
+	seed := form.NewSeed(t)
+	for cut := range form.Amount(20, 200) {
 		h := newHistory()
-		h.cut, h.random = cut, newRandom(seed, cut)
+		h.cut, h.random = cut, form.NewRandom(seed, cut)
 		h.between(t, 0, func(u *use) {
 			u.open()
 			u.fill()

@@ -8,12 +8,13 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/torture/disk"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
 // Flash that wears out has sectors that cannot be read any more: reading a file there is EIO, and reading its map a fault.
 func TestAPageThatCannotBeReadIsAnErrorNeverACrashAndTheSafetyCopyIsUsed(t *testing.T) {
 	t.Parallel()
-	w := newWritten(t, newRandom(newSeed(t), 0), 40, 0)
+	w := newWritten(t, form.NewRandom(form.NewSeed(t), 0), 40, 0)
 	d := disk.New()
 	dir, _ := mount(t, d)
 	p := start(t, "")
