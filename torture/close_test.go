@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
@@ -26,11 +27,16 @@ func TestCallsUnderWayAtCloseSucceedOrAreToldSo(t *testing.T) {
 		must(t, err)
 		var all sync.WaitGroup
 		var mu sync.Mutex
+		var closed atomic.Bool
 		started := make(chan struct{}, 16)
 		for range cap(started) {
 			all.Go(func() {
-				for n := 0; ; n++ {
+				for n, last := 0, false; !last; n++ {
+					last = closed.Load()
 					id, err := useOnce(s)
+					if last && err == nil {
+						t.Error("a call that began after Close succeeded")
+					}
 					if err == nil {
 						mu.Lock()
 						acknowledged[id] = true
@@ -59,6 +65,7 @@ func TestCallsUnderWayAtCloseSucceedOrAreToldSo(t *testing.T) {
 			})
 		}
 		closers.Wait()
+		closed.Store(true)
 		all.Wait()
 	}
 	s := openFile(t, path, nil)

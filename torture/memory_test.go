@@ -184,9 +184,7 @@ func cancelWhileHashing(t *testing.T, passes uint32) (inTime bool) {
 		_, err := s.Login(context.Background(), slow)
 		slowDone <- err
 	}()
-	for stats(t, s).Hashes == before.Hashes {
-		runtime.Gosched()
-	}
+	waitFor(t, "the first hash to begin", func() bool { return stats(t, s).Hashes > before.Hashes })
 
 	ctx, cancel := context.WithCancel(t.Context())
 	errs := make([]error, len(tokens))
@@ -194,9 +192,9 @@ func cancelWhileHashing(t *testing.T, passes uint32) (inTime bool) {
 	for i, token := range tokens {
 		all.Go(func() { _, errs[i] = s.Login(ctx, token) })
 	}
-	for stats(t, s).Misses < before.Misses+1+uint64(len(tokens)) {
-		runtime.Gosched()
-	}
+	waitFor(t, "all logins to miss the cache", func() bool {
+		return stats(t, s).Misses >= before.Misses+1+uint64(len(tokens))
+	})
 	cancel()
 	all.Wait()
 	after := stats(t, s)
@@ -247,9 +245,7 @@ func TestATenantWhoPresentsColdKeysWithoutPauseDoesNotStarveAnother(t *testing.T
 			}
 		})
 	}
-	for stats(t, s).Hashes < before+keys {
-		runtime.Gosched()
-	}
+	waitFor(t, "a hash of each key", func() bool { return stats(t, s).Hashes >= before+keys })
 	began := stats(t, s).Hashes
 	_, err := s.Login(t.Context(), tokens[keys])
 	ended := stats(t, s).Hashes

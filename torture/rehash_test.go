@@ -27,11 +27,12 @@ func TestAKeyIsHashedAnewAtTheStoresCost(t *testing.T) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(tt.processors))
 			s, tokens := openWithOldKeys(t, 1, latchkey.Options{HashMemory: tt.memory, CacheSize: -1})
 			// The hash runs when there is a processor for it: the test goes on until then.
-			for stats(t, s).Rehashed == 0 {
+			waitFor(t, "a write that takes the new hash along", func() bool {
 				_, err := s.Login(t.Context(), tokens[0])
 				must(t, err)
 				writeSomething(t, s)
-			}
+				return stats(t, s).Rehashed > 0
+			})
 		})
 	}
 }

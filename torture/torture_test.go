@@ -8,7 +8,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
+	"time"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/torture/internal/form"
@@ -97,6 +99,23 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// patience bounds how long a test waits for another goroutine. No wait takes a hundredth of it, unless
+// the machine stands still.
+const patience = 3 * time.Minute
+
+// waitFor calls done until it reports true, and lets other goroutines run in between. It ends the test
+// if that takes longer than patience; what names the thing that did not happen.
+func waitFor(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	began := time.Now()
+	for !done() {
+		if time.Since(began) > patience {
+			t.Fatalf("waited %v for %s", patience, what)
+		}
+		runtime.Gosched()
 	}
 }
 

@@ -17,7 +17,10 @@ func TestCallsThatAreUnderWayWhenThePowerIsCutAllReturn(t *testing.T) {
 			u.open()
 			u.fill()
 			u.disk.CutAfter(1 + u.random.IntN(14))
-			for !u.isOff() {
+			for n := 0; !u.isOff(); n++ {
+				if n == manyCalls {
+					t.Fatalf("%d crowds of calls have not reached the change that the power is cut in", n)
+				}
 				u.crowd()
 			}
 		})

@@ -61,6 +61,9 @@ func TestACallThatTheDiskRefusesSaysSoAndChangesNothing(t *testing.T) {
 			random := form.NewRandom(form.NewSeed(t), int(op))
 			told := 0
 			for nth, refused := 1, true; refused; nth++ {
+				if nth > manyCalls {
+					t.Fatalf("the story has asked for change %d of a kind", nth)
+				}
 				troubles := allTroubles(op, nth, random)
 				if !form.Long() {
 					nth += random.IntN(2*oneIn[op] - 1)

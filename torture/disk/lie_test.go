@@ -81,7 +81,10 @@ func (l *liedTo) run(t *testing.T, nth int) (goOn bool) {
 	goOn = u.open()
 	if goOn {
 		l.disk.CutAfter(nth)
-		for u.step() {
+		for n := 0; u.step(); n++ {
+			if n == manyCalls {
+				t.Fatalf("%s: %d calls have not reached change %d of the disk", where, n, nth)
+			}
 		}
 	} else {
 		u.examine()

@@ -50,6 +50,9 @@ func TestAPowerCutInMakingCompactingOrRestoringAStoreLeavesTheOldStateOrTheNew(t
 			seed := form.NewSeed(t)
 			i := 0
 			for again, cut := 0, 1; again < form.Amount(1, 5); i, cut = i+1, cut+1 {
+				if cut > manyCalls {
+					t.Fatalf("the work has asked for change %d of the disk", cut)
+				}
 				h := newHistory()
 				h.cut, h.random = cut, form.NewRandom(seed, i)
 				if tt.name != "making" {
@@ -79,6 +82,9 @@ func TestAPowerCutInUsingTheSafetyCopyLeavesWhatWasThereOrTheCopy(t *testing.T) 
 	t.Parallel()
 	seed := form.NewSeed(t)
 	for again, cut, i := 0, 1, 0; again < form.Amount(3, 15); i, cut = i+1, cut+1 {
+		if cut > manyCalls {
+			t.Fatalf("opening with the safety copy has asked for change %d of the disk", cut)
+		}
 		h := newHistory()
 		h.cut, h.random, h.safety = cut, form.NewRandom(seed, i), true
 		h.between(t, 0, func(u *use) {
@@ -149,8 +155,12 @@ func newHistory() *history { return &history{disk: disk.New(), state: newState()
 func (h *history) run(t *testing.T, nth int) {
 	t.Helper()
 	h.between(t, nth, func(u *use) {
-		if u.open() {
-			for nth > 0 && u.step() {
+		if !u.open() || nth == 0 {
+			return
+		}
+		for n := 0; u.step(); n++ {
+			if n == manyCalls {
+				t.Fatalf("cut %d: %d calls have not reached change %d of the disk", h.cut, n, nth)
 			}
 		}
 	})

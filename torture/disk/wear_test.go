@@ -159,6 +159,9 @@ func (w *worn) measureRehash() (bytes []int64) {
 	w.want(w.ask(Call{Do: "open", Cost: dearer}))
 	w.want(w.ask(w.logIn(w.state["old-4"].Keys["0 of 4"].Token)))
 	for i := 100; w.stats().Rehashed == 0; i++ {
+		if i == manyCalls {
+			w.t.Fatalf("none of %d changes has taken a new hash along", i-100)
+		}
 		cost, _ := w.cost(Call{Do: "create user", Subject: subject(i)})
 		bytes = []int64{cost.Bytes}
 	}
