@@ -175,7 +175,13 @@ func (c *coldLogins) fromMemory(b *testing.B) error {
 
 // fromDisk measures as after a reboot.
 func (c *coldLogins) fromDisk(b *testing.B) error {
-	if err := errors.Join(c.close(), evict(c.stock.Path), c.reopen()); err != nil {
+	if err := c.close(); err != nil {
+		return err
+	}
+	if err := evict(c.stock.Path); err != nil {
+		return err
+	}
+	if err := c.reopen(); err != nil {
 		return err
 	}
 	return c.measure(b)

@@ -43,7 +43,10 @@ func (e *Env) stock(size int) (*stock, error) {
 	if err := os.MkdirAll(e.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(remove(tokens), remove(path)); err != nil {
+	if err := remove(tokens); err != nil {
+		return nil, err
+	}
+	if err := remove(path); err != nil {
 		return nil, err
 	}
 	st = &stock{Path: path}
@@ -82,10 +85,18 @@ func loadStock(path, tokens string, size int) (*stock, error) {
 	}
 	defer s.Close()
 	stats, err := s.Stats(context.Background())
-	if err == nil && stats.Keys != uint64(size) {
-		err = fmt.Errorf("it has %d keys", stats.Keys)
+	if err != nil {
+		return nil, err
 	}
-	return st, errors.Join(err, login(s, st.Warm[0]), login(s, st.Cold[0]))
+	if stats.Keys != uint64(size) {
+		return nil, fmt.Errorf("it has %d keys", stats.Keys)
+	}
+	for _, token := range []string{st.Warm[0], st.Cold[0]} {
+		if err := login(s, token); err != nil {
+			return nil, err
+		}
+	}
+	return st, nil
 }
 
 func login(s *latchkey.Store, token string) error {

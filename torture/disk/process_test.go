@@ -279,14 +279,19 @@ func backUp(ctx context.Context, s *latchkey.Store, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.Backup(ctx, f), f.Sync(), f.Close()); err != nil {
+	defer f.Close()
+	if err := s.Backup(ctx, f); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
 		return err
 	}
 	dir, err := os.Open(filepath.Dir(to))
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	defer dir.Close()
+	return dir.Sync()
 }
 
 func restore(ctx context.Context, backup, to string) error {
