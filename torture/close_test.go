@@ -18,7 +18,7 @@ import (
 
 // Close comes in the middle of everything. Whatever is under way ends, and either succeeded and is there, or was told
 // ErrClosed and is not.
-func TestCallsUnderWayAtCloseSucceedOrAreToldSo(t *testing.T) {
+func TestCallsInProgressAtCloseSucceedOrReturnErrClosed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	acknowledged := make(map[uuid.UUID]bool)
 	for range form.Amount(30, 2000) {

@@ -19,7 +19,7 @@ import (
 
 // A process that writes without pause is killed, and what it leaves is compared with its journal: what was acknowledged
 // is there, what was under way is there or not, and nothing is there by half. The next process goes on in the same file.
-func TestWhatAKilledProcessHasAcknowledgedIsThereAndNothingIsThereByHalf(t *testing.T) {
+func TestAKilledProcessLosesNoAcknowledgedChangeAndLeavesNoneInPart(t *testing.T) {
 	seed := form.NewSeed(t)
 	random := form.NewRandom(seed, 0)
 	var path string

@@ -157,7 +157,7 @@ func createServerKeys(t *testing.T, s *latchkey.Store, n int) (tokens []string) 
 	return tokens
 }
 
-func TestLoginsThatWaitForAHashLeaveAtOnceAndCostNoneWhenTheyAreCancelled(t *testing.T) {
+func TestCancelledLoginsThatWaitForAHashReturnAtOnceAndAreNeverHashed(t *testing.T) {
 	// The first hash takes all the memory, so the others wait for it. It must last longer than they take to leave.
 	for passes := uint32(1); passes <= 64; passes *= 2 {
 		if cancelWhileHashing(t, passes) {
@@ -222,7 +222,7 @@ func cancelWhileHashing(t *testing.T, passes uint32) (inTime bool) {
 	return true
 }
 
-func TestATenantWhoPresentsColdKeysWithoutPauseDoesNotStarveAnother(t *testing.T) {
+func TestATenantThatFloodsTheStoreWithColdKeysDoesNotStarveAnother(t *testing.T) {
 	// Nothing is cached, so that all keys stay cold and the flood does not end by itself.
 	s := open(t, &latchkey.Options{Cost: latchkey.Cost{Memory: 1 << 10, Passes: 1, Lanes: 1}, CacheSize: -1})
 	const keys, callersOfKey, enough = 20, 10, 100_000

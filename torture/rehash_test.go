@@ -37,7 +37,7 @@ func TestAKeyIsHashedAnewAtTheStoresCost(t *testing.T) {
 	}
 }
 
-func TestAVerifierIsReplacedOnceWhoeverWrites(t *testing.T) {
+func TestEachVerifierIsReplacedAtMostOnceAmongManyWriters(t *testing.T) {
 	const keys = 20
 	s, tokens := openWithOldKeys(t, keys, latchkey.Options{})
 	var all sync.WaitGroup

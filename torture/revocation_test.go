@@ -47,7 +47,7 @@ func TestEveryHistoryOfLoginsAndRevocationsIsLinearizable(t *testing.T) {
 }
 
 // The checker must be able to fail: a cache that goes on believing what it has seen is found.
-func TestALoginThatIsRememberedForTooLongIsNotLinearizable(t *testing.T) {
+func TestTheCheckerFindsALoginThatIsRememberedForTooLong(t *testing.T) {
 	seed := form.NewSeed(t)
 	dir := t.TempDir()
 	for round := range 50 {
@@ -128,7 +128,7 @@ func yieldAWhile() {
 
 // A change can be seen from the moment of its commit, a little before the call that made it returns. Whoever has seen it
 // may rely on it.
-func TestWhatACallHasSeenOfAChangeHoldsForTheLoginsAfterIt(t *testing.T) {
+func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 	type calls struct {
 		*latchkey.Store
 		user, key uuid.UUID

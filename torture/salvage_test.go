@@ -15,7 +15,7 @@ import (
 
 // Of a store of 10,000 keys one page is lost, in the long form each: what the page did not have comes back, and nothing that
 // was revoked is good.
-func TestSalvageOfAStoreWithoutOnePageLosesNoMoreAndRevivesNothing(t *testing.T) {
+func TestSalvageOfAStoreThatLostOnePageLosesOnlyThatPageAndRevivesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	want := fillForSalvage(t, path)
 	file, err := os.ReadFile(path)

@@ -67,7 +67,7 @@ func TestAComparisonThatEndsAtTheFirstDifferenceShowsInTheTime(t *testing.T) {
 }
 
 // Without a difference there is none to be found.
-func TestOneClassOfTokensAgainstItselfShowsNothing(t *testing.T) {
+func TestTheTimesOfOneClassOfTokensShowNoDifference(t *testing.T) {
 	if !form.Long() {
 		t.Skip("asserted in the long form only")
 	}

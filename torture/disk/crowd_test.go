@@ -8,7 +8,7 @@ import (
 )
 
 // Whoever waits for what another call holds must not wait for ever when the disk ends the other.
-func TestCallsThatAreUnderWayWhenThePowerIsCutAllReturn(t *testing.T) {
+func TestCallsInProgressWhenThePowerIsCutAllReturn(t *testing.T) {
 	seed := form.NewSeed(t)
 	for cut := range form.Amount(50, 1000) {
 		h := newHistory()

@@ -43,7 +43,7 @@ func wantFile(t *testing.T, d *Disk, name string, want []byte) {
 	}
 }
 
-func TestACutTakesOnlyWhatIsNotSynced(t *testing.T) {
+func TestACutLosesOnlyDataThatWasNotSynced(t *testing.T) {
 	synced, written := sectors('a', 'b'), sectors('c', 'd')
 	for loss, want := range map[Loss][]byte{LoseAll: synced, LoseNothing: written} {
 		t.Run(loss.String(), func(t *testing.T) {
@@ -55,7 +55,7 @@ func TestACutTakesOnlyWhatIsNotSynced(t *testing.T) {
 	}
 }
 
-func TestACutLeavesEachSectorOldOrNewAndInTimeEachMixture(t *testing.T) {
+func TestACutLeavesEachSectorOldOrNewAndEveryMixtureOccurs(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	seen := make(map[string]bool)
 	for range 1000 {
@@ -74,7 +74,7 @@ func TestACutLeavesEachSectorOldOrNewAndInTimeEachMixture(t *testing.T) {
 	}
 }
 
-func TestAFileThatWasLengthenedCanBeCutToZeros(t *testing.T) {
+func TestACutCanLeaveALengthenedFileWithZeros(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	for range 1000 {
 		d, id, _ := newFile(t, sectors('a'))
@@ -86,7 +86,7 @@ func TestAFileThatWasLengthenedCanBeCutToZeros(t *testing.T) {
 	t.Error("1,000 cuts left no file of the new length without the new data")
 }
 
-func TestARenameLeavesTheOldFileOrTheNewUnderAName(t *testing.T) {
+func TestACutDuringARenameLeavesTheOldFileOrTheNewUnderTheName(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	seen := make(map[string]bool)
 	for range 200 {
@@ -109,7 +109,7 @@ func TestARenameLeavesTheOldFileOrTheNewUnderAName(t *testing.T) {
 	}
 }
 
-func TestASyncThatFailsLosesForGoodAndIsToldToEachOpenFileOnce(t *testing.T) {
+func TestAFailedSyncLosesDataForGoodAndIsReportedOnceToEachOpenFile(t *testing.T) {
 	d, id, handle := newFile(t, sectors('a'))
 	other, _, _ := d.open(id)
 	d.Fail(Fault{Op: Sync, Nth: 1, Err: syscall.EIO})
@@ -124,7 +124,7 @@ func TestASyncThatFailsLosesForGoodAndIsToldToEachOpenFileOnce(t *testing.T) {
 	wantFile(t, d.Restart(LoseNothing, nil), "file", sectors('a'))
 }
 
-func TestASyncThatFailsCanHaveWrittenAllTheSame(t *testing.T) {
+func TestAFailedSyncMayHaveWrittenTheData(t *testing.T) {
 	d, id, handle := newFile(t, sectors('a'))
 	d.Fail(Fault{Op: Sync, Nth: 1, Err: syscall.EIO, Loss: LoseNothing})
 	d.write(id, 0, sectors('b'))
@@ -132,7 +132,7 @@ func TestASyncThatFailsCanHaveWrittenAllTheSame(t *testing.T) {
 	wantFile(t, d.Restart(LoseAll, nil), "file", sectors('b'))
 }
 
-func TestADiskThatLiesHoldsBackTheLastChanges(t *testing.T) {
+func TestADiskThatLiesAboutSyncingHoldsBackTheLastChanges(t *testing.T) {
 	d, id, handle := newFile(t, sectors('a', 'b', 'c'))
 	d.Lie(2)
 	for i := range int64(3) {

@@ -19,7 +19,7 @@ import (
 const pageSize = 4096
 
 // Damage to a file is met in a process of its own: what bbolt does with a page that leads nowhere can end one.
-func TestADamagedFileIsAnErrorNeverACrashNorALogin(t *testing.T) {
+func TestADamagedFileIsAnErrorAndNeverACrashOrALogin(t *testing.T) {
 	seed := form.NewSeed(t)
 	histories := []*written{
 		newWritten(t, form.NewRandom(seed, -1), 40, 0),

@@ -51,7 +51,7 @@ func longNames(n int) (names []string) {
 	return names
 }
 
-func TestACallThatTheDiskRefusesSaysSoAndChangesNothing(t *testing.T) {
+func TestACallThatTheDiskRefusesReturnsTheErrorAndChangesNothing(t *testing.T) {
 	t.Parallel()
 	// Of the changes that the story asks for, the short form refuses one in so many: they are some 260 writes, 50 syncs,
 	// and a handful of the others.
@@ -294,7 +294,7 @@ func (v *victim) reopen(states ...State) {
 
 // The sync that fails is the second of a commit. The disk has not got the page that makes the change, and its cache says
 // that it has.
-func TestWhatIsThereAfterErrCommitAndReopeningLasts(t *testing.T) {
+func TestTheStateFoundAfterErrCommitUnknownAndReopeningLasts(t *testing.T) {
 	t.Parallel()
 	seed := form.NewSeed(t)
 	for cut := 1; cut <= form.Amount(20, 200); cut++ {

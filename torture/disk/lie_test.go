@@ -18,7 +18,7 @@ import (
 // A disk that says that it has synced what it has not can bring back any earlier state, or parts of several. No program
 // can tell what it has lost; but what it has left is opened without a crash, or refused with a way out, and whatever
 // becomes of it, a token is good only for what some state before the cut had it good for.
-func TestADiskThatLiesAboutSyncingCrashesNothingAndMakesNoTokenGoodThatNeverWas(t *testing.T) {
+func TestADiskThatLiesAboutSyncingCrashesNothingAndMakesNoBadTokenGood(t *testing.T) {
 	t.Parallel()
 	seed := form.NewSeed(t)
 	outcomes := make(map[string]int)

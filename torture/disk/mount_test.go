@@ -55,7 +55,7 @@ func wantErrno(t *testing.T, err error, want syscall.Errno) {
 	}
 }
 
-func TestAWriteThatTheDiskRefusesIsSeenByNobody(t *testing.T) {
+func TestAWriteThatTheDiskRefusesIsNeverRead(t *testing.T) {
 	d := disk.New()
 	f, path := newMountedFile(t, d)
 	d.Fail(disk.Fault{Op: disk.Write, Nth: 1, Err: syscall.ENOSPC})
@@ -64,7 +64,7 @@ func TestAWriteThatTheDiskRefusesIsSeenByNobody(t *testing.T) {
 	wantPage(t, path, 'a')
 }
 
-func TestWhatASyncHasLostIsSeenOnADiskWithACacheAndNotOnOneWithout(t *testing.T) {
+func TestDataThatASyncHasLostIsStillReadOnlyFromADiskWithACache(t *testing.T) {
 	for name, seen := range map[string]byte{"with a cache": 'b', "without": 'a'} {
 		t.Run(name, func(t *testing.T) {
 			d := disk.New()

@@ -17,7 +17,7 @@ import (
 // cutsOfAHistory is after how many cuts a history begins again with an empty disk.
 const cutsOfAHistory = 10
 
-func TestAfterAPowerCutEveryAcknowledgedChangeIsThereAndNoOtherIsThereInPart(t *testing.T) {
+func TestAfterAPowerCutEveryAcknowledgedChangeIsThereAndNoChangeIsThereInPart(t *testing.T) {
 	seed := form.NewSeed(t)
 	cuts, acknowledged := form.Amount(50, 1000), 0
 	var h *history
@@ -78,7 +78,7 @@ func TestAPowerCutInMakingCompactingOrRestoringAStoreLeavesTheOldStateOrTheNew(t
 	}
 }
 
-func TestAPowerCutInUsingTheSafetyCopyLeavesWhatWasThereOrTheCopy(t *testing.T) {
+func TestAPowerCutInRecoveringFromTheSafetyCopyLeavesTheOldFileOrTheCopy(t *testing.T) {
 	t.Parallel()
 	seed := form.NewSeed(t)
 	for again, cut, i := 0, 1, 0; again < form.Amount(3, 15); i, cut = i+1, cut+1 {
@@ -104,7 +104,7 @@ func TestAPowerCutInUsingTheSafetyCopyLeavesWhatWasThereOrTheCopy(t *testing.T) 
 }
 
 // A process that is killed in a commit leaves what it has written and not synced.
-func TestWhatIsThereAfterAKillAndReopeningLasts(t *testing.T) {
+func TestTheStateFoundAfterAKillAndReopeningLasts(t *testing.T) {
 	t.Parallel()
 	seed := form.NewSeed(t)
 	for cut := range form.Amount(20, 200) {

@@ -12,7 +12,7 @@ import (
 )
 
 // Flash that wears out has sectors that cannot be read any more: reading a file there is EIO, and reading its map a fault.
-func TestAPageThatCannotBeReadIsAnErrorNeverACrashAndTheSafetyCopyIsUsed(t *testing.T) {
+func TestAnUnreadablePageIsAnErrorAndNeverACrashAndTheSafetyCopyReplacesIt(t *testing.T) {
 	t.Parallel()
 	w := newWritten(t, form.NewRandom(form.NewSeed(t), 0), 40, 0)
 	d := disk.New()

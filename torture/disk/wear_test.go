@@ -16,7 +16,7 @@ import (
 
 // What flash memory wears out by. The figures are in the table of docs/reliability.md, which this test reads: no operation
 // writes more than it says there. Run with -v, the test prints the table anew.
-func TestAChangeIsOneCommitAndWritesNoMoreThanTheTableSaysAndALoginWritesNothing(t *testing.T) {
+func TestAChangeIsOneCommitOfAtMostTheBytesInTheTableAndALoginWritesNothing(t *testing.T) {
 	t.Parallel()
 	table := readWear(t)
 	for i, size := range []struct {
