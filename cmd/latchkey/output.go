@@ -11,7 +11,8 @@ import (
 	"unicode"
 )
 
-// print writes doc as JSON, if that was asked for, and what human writes if not: all of it, or an error.
+// print writes the result of a command to standard output. With --json the result is doc as JSON.
+// Without --json it is the text that human writes.
 func (c *cli) print(doc any, human func(w io.Writer)) error {
 	if c.json {
 		return writeJSON(c.stdout, doc)
@@ -22,7 +23,7 @@ func (c *cli) print(doc any, human func(w io.Writer)) error {
 	return err
 }
 
-// printTable prints doc, to people as a table of rows.
+// printTable prints doc. Without --json it prints a table of rows.
 func (c *cli) printTable(doc any, rows [][]string) error {
 	return c.print(doc, func(w io.Writer) {
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -36,7 +37,7 @@ func (c *cli) printTable(doc any, rows [][]string) error {
 	})
 }
 
-// printFields prints doc, to people as pairs of a name and a value.
+// printFields prints doc. Without --json it prints pairs of a name and a value.
 func (c *cli) printFields(doc any, pairs ...string) error {
 	var rows [][]string
 	for i := 0; i < len(pairs); i += 2 {
@@ -45,15 +46,16 @@ func (c *cli) printFields(doc any, pairs ...string) error {
 	return c.printTable(doc, rows)
 }
 
-// writeJSON writes doc on one line.
+// writeJSON writes doc as JSON on one line.
 func writeJSON(w io.Writer, doc any) error {
 	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false) // it is not for a web page
+	enc.SetEscapeHTML(false) // the output is not for a web page
 	return enc.Encode(doc)
 }
 
-// plain is s without what a terminal would act upon rather than show, such as the marks that turn the direction of
-// writing: names are chosen by people whom whoever reads the list need not trust.
+// plain returns s with a replacement character for each character that a terminal does not show but
+// acts upon, such as the marks that reverse the direction of writing. Names need this, because the
+// people that choose them may want to mislead the reader of a list.
 func plain(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
