@@ -12,13 +12,14 @@ import (
 	"golang.org/x/term"
 )
 
-// errNotConfirmed: whoever sits at the terminal did not say yes.
-var errNotConfirmed = errors.New("not confirmed, and nothing was deleted")
+// errNotConfirmed means that the person at the terminal did not answer yes.
+var errNotConfirmed = errors.New("not confirmed; nothing was deleted")
 
-// askFirst makes cmd, which deletes what its last argument names, ask before it does, where there is somebody to ask.
+// askFirst makes cmd ask before it runs, if standard input is a terminal. cmd deletes what its last
+// argument names.
 func askFirst(c *cli, cmd *cobra.Command) *cobra.Command {
 	var yes bool
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask, on a terminal; elsewhere it never asks")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "delete without asking (on a terminal; elsewhere the command never asks)")
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !yes && c.onTerminal() {
@@ -31,8 +32,10 @@ func askFirst(c *cli, cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// onTerminal reports whether standard input is a terminal.
 func (c *cli) onTerminal() bool { return term.IsTerminal(int(c.stdin.Fd())) }
 
+// confirm asks whether to do what, and returns errNotConfirmed unless the answer is yes.
 func (c *cli) confirm(ctx context.Context, what string) error {
 	fmt.Fprintf(c.stderr, "%s? [y/N] ", redact(plain(what)))
 	answer, err := await(ctx, func() (string, error) { return bufio.NewReader(c.stdin).ReadString('\n') })
@@ -46,10 +49,10 @@ func (c *cli) confirm(ctx context.Context, what string) error {
 	return errNotConfirmed
 }
 
-// maxInput is well over what a token can have, so that what is cut off was none.
+// maxInput is the most that readToken reads. It is far more than the length of any token.
 const maxInput = 4096
 
-// readToken reads the token to log in with, from a terminal without showing it.
+// readToken reads a token from standard input. On a terminal it does not show what is typed.
 func (c *cli) readToken(ctx context.Context) (string, error) {
 	if !c.onTerminal() {
 		input, err := await(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(c.stdin, maxInput)) })
@@ -60,19 +63,20 @@ func (c *cli) readToken(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = term.Restore(fd, before) }() // also when ctx ends while ReadPassword waits
+	defer func() { _ = term.Restore(fd, before) }() // also if ctx ends while ReadPassword waits
 	fmt.Fprint(c.stderr, "token: ")
 	defer fmt.Fprintln(c.stderr)
 	input, err := await(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
 	return trimToken(input), err
 }
 
-// trimToken takes off the newline that a line ends with.
+// trimToken removes the newline at the end of input.
 func trimToken(input []byte) string {
 	return strings.TrimSuffix(strings.TrimSuffix(string(input), "\n"), "\r")
 }
 
-// await returns what fn does, which may wait for somebody to type or for another program, or ctx's error as soon as ctx ends.
+// await runs fn and returns its result. If ctx ends first, await returns the error of ctx at once and
+// leaves fn running, because fn may wait for a person or for another program.
 func await[T any](ctx context.Context, fn func() (T, error)) (T, error) {
 	type result struct {
 		v   T
