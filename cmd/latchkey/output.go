@@ -54,8 +54,8 @@ func writeJSON(w io.Writer, doc any) error {
 }
 
 // plain returns s with a replacement character for each character that a terminal does not show but
-// acts upon, such as the marks that reverse the direction of writing. Names need this, because the
-// people that choose them may want to mislead the reader of a list.
+// acts upon, such as the marks that reverse the direction of writing. A name can contain such
+// characters to mislead the reader of a list.
 func plain(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
