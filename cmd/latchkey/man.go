@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra/doc"
 )
 
-// version is the module's version, as the Go command knows it.
+// version returns the version of the module, from the build information of this binary.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
@@ -23,7 +23,7 @@ func version() string {
 func versionCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Show which latchkey this is",
+		Short: "Show the version of latchkey",
 		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			doc := struct {
@@ -42,8 +42,8 @@ func manCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "man DIRECTORY",
 		Short: "Write the man pages into a directory",
-		Long: `Write the man pages into a directory, which is made if it is not there: one for each command. If SOURCE_DATE_EPOCH is
-set, it is their date.`,
+		Long: `Write the man pages into a directory, one page for each command. The directory is made if it does
+not exist. The date of the pages is that of SOURCE_DATE_EPOCH, if this variable is set.`,
 		Args:              takes("DIRECTORY"),
 		ValidArgsFunction: cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs),
 		RunE: func(cmd *cobra.Command, args []string) error {
