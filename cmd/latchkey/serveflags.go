@@ -80,7 +80,7 @@ func (s *server) checkFlags(storeGiven bool) error {
 	case s.ephemeral && storeGiven:
 		return usagef("--ephemeral and --store cannot be used together")
 	case !s.ephemeral && s.store == "":
-		return usagef("no store is named: give --store FILE, set LATCHKEY_STORE, or give --ephemeral")
+		return usagef("no store is named; give --store FILE, set LATCHKEY_STORE, or give --ephemeral")
 	case s.tokenFile != "" && s.seedFile == "":
 		return usagef("--tokens receives the tokens of a seed; give --seed FILE too")
 	case s.seedFile != "" && len(s.opts.AppIDs) > 1:

@@ -15,15 +15,15 @@ import (
 )
 
 var (
-	// errNoStore: the file is not there, and the command does not make one.
+	// errNoStore means that the store's file does not exist.
 	errNoStore = errors.New("there is no store")
-	// errNoFile: a file that is to be read is not there.
+	// errNoFile means that a file to read does not exist.
 	errNoFile = errors.New("there is no such file")
-	// errFileExists: a file was to be made that is there already.
+	// errFileExists means that a file to make exists already.
 	errFileExists = errors.New("there is a file already")
 )
 
-// explainMissing makes errNoFile of an error that says that the file at path is not there.
+// explainMissing returns errNoFile for path if err means that the file does not exist, or else err.
 func explainMissing(err error, path string) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, errNoFile)
@@ -31,15 +31,15 @@ func explainMissing(err error, path string) error {
 	return err
 }
 
-// path is the store's file, whether it is there or not.
+// path returns the name of the store's file, which may not exist.
 func (c *cli) path() (string, error) {
 	if c.store == "" {
-		return "", usagef("no store is named: give --store FILE, or set LATCHKEY_STORE")
+		return "", usagef("no store is named; give --store FILE, or set LATCHKEY_STORE")
 	}
 	return c.store, nil
 }
 
-// withStore opens the store, which must be there, runs fn, and closes it.
+// withStore opens the store, runs fn, and closes the store. The store must exist.
 func (c *cli) withStore(ctx context.Context, opts latchkey.Options, fn func(*latchkey.Store) error) error {
 	path, err := c.path()
 	if err != nil {
@@ -56,27 +56,29 @@ func (c *cli) withStore(ctx context.Context, opts latchkey.Options, fn func(*lat
 	return errors.Join(err, s.Close())
 }
 
-// open opens the store, or makes it. It may wait for another program that has it open.
+// open opens the store at path, or makes a new one. It may wait for another program that has the store
+// open.
 func (c *cli) open(path string, opts latchkey.Options) (*latchkey.Store, error) {
 	opts.LockTimeout = c.wait
 	if c.wait == 0 {
-		opts.LockTimeout = -1 // zero would be the default
+		opts.LockTimeout = -1 // do not wait; zero would mean the default
 	}
-	opts.HashMemory = cmp.Or(opts.HashMemory, 1<<30) // a command computes one hash, whatever its cost
+	// A command computes one hash, so a hash of any cost may have the memory.
+	opts.HashMemory = cmp.Or(opts.HashMemory, 1<<30)
 	return latchkey.Open(path, &opts)
 }
 
-// withStoreReadOnly opens the store to read, as other processes may at the same time.
+// withStoreReadOnly opens the store for reading only, which several processes can do at the same time.
 func (c *cli) withStoreReadOnly(ctx context.Context, fn func(*latchkey.Store) error) error {
 	return c.withStore(ctx, latchkey.Options{ReadOnly: true}, fn)
 }
 
-// view runs fn in a read transaction.
+// view runs fn in a read transaction of the store.
 func (c *cli) view(ctx context.Context, fn func(*latchkey.Tx) error) error {
 	return c.withStoreReadOnly(ctx, func(s *latchkey.Store) error { return s.View(ctx, fn) })
 }
 
-// update runs fn in a write transaction.
+// update runs fn in a write transaction of the store.
 func (c *cli) update(ctx context.Context, fn func(*latchkey.Tx) error) error {
 	return c.withStore(ctx, latchkey.Options{}, func(s *latchkey.Store) error { return s.Update(ctx, fn) })
 }
@@ -86,7 +88,7 @@ func initCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a new store",
-		Long:  "Make a new, empty store. A file that is there already is left as it is.",
+		Long:  "Make a new, empty store. init never changes a file that exists already.",
 		Args:  takes(),
 		RunE: func(*cobra.Command, []string) error {
 			path, err := c.path()
@@ -110,7 +112,7 @@ func initCommand(c *cli) *cobra.Command {
 			return c.print(made, func(w io.Writer) { fmt.Fprintf(w, "made the store %s\n", plain(path)) })
 		},
 	}
-	cmd.Flags().StringVar(&prefix, "prefix", "lk", "what every token of the store begins with: 1 to 16 letters and digits")
+	cmd.Flags().StringVar(&prefix, "prefix", "lk", "the `TEXT` that every token of the store begins with: 1 to 16 letters and digits")
 	return cmd
 }
 
@@ -129,7 +131,8 @@ func statsCommand(c *cli) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				// What else a Stats tells is about logins since the store was opened: none, here.
+				// The other fields of Stats count logins since the store was opened, and here there were
+				// none.
 				doc := struct {
 					Users    uint64 `json:"users"`
 					Keys     uint64 `json:"keys"`
@@ -151,8 +154,9 @@ func checkCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Look for damage in the store",
-		Long: `Read everything in the store, and print what is wrong with it, a finding a line. With --repair, first make again what
-can be derived from users and keys, such as indexes. The exit status is 0 for a sound store, and 7 for a damaged one.`,
+		Long: `Read everything in the store, and print the damage, one finding on each line. With --repair, check
+first repairs what can be derived from users and keys, such as indexes. The exit status is 0 if the
+store is sound, and 7 if it is damaged.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if repair {
@@ -171,11 +175,12 @@ can be derived from users and keys, such as indexes. The exit status is 0 for a 
 			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error { return c.check(cmd.Context(), s, 0) })
 		},
 	}
-	cmd.Flags().BoolVar(&repair, "repair", false, "make again what can be derived, then check")
+	cmd.Flags().BoolVar(&repair, "repair", false, "repair what can be derived, then check")
 	return cmd
 }
 
-// check prints what is wrong with the store, after so many findings were repaired.
+// check prints the damage that it finds in the store. repaired is the number of findings that were
+// repaired before.
 func (c *cli) check(ctx context.Context, s *latchkey.Store, repaired int) error {
 	doc := struct {
 		Sound    bool     `json:"sound"`
