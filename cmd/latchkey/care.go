@@ -21,8 +21,9 @@ func backupCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup FILE",
 		Short: "Write a copy of the store",
-		Long: `Write a copy of the store, as it is at one moment, to a new file, or with - to standard output. The copy holds what
-tokens are checked with: keep it as safe as the store.`,
+		Long: `Write a copy of the store to a new FILE, or to standard output if FILE is -. The copy is the store at
+one moment, whatever is written meanwhile. Keep it as safe as the store, because it contains the
+stored verifiers of all keys.`,
 		Args: takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
@@ -43,7 +44,7 @@ tokens are checked with: keep it as safe as the store.`,
 	}
 }
 
-// backUp writes a backup to a new file, and leaves none when it fails.
+// backUp writes a backup to a new file. If backUp fails, it removes the file.
 func (c *cli) backUp(ctx context.Context, s *latchkey.Store, path string) (written int64, err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -62,7 +63,7 @@ func (c *cli) backUp(ctx context.Context, s *latchkey.Store, path string) (writt
 		err = closeErr
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(path)) // or the name may be lost with the power
+		err = syncDir(filepath.Dir(path)) // or a power cut may take the name of the file away
 	}
 	if err != nil {
 		_ = os.Remove(path)
@@ -70,7 +71,8 @@ func (c *cli) backUp(ctx context.Context, s *latchkey.Store, path string) (writt
 	return p.written, err
 }
 
-// syncDir syncs the names in a directory, where the system has that, and lets it be opened.
+// syncDir syncs the names in a directory. It does nothing on a system that cannot do that, or if the
+// directory cannot be opened for reading.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -86,13 +88,14 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// stderrIsTerminal tells whether there is somebody to show progress to.
+// stderrIsTerminal reports whether standard error is a terminal, on which somebody can see progress.
 func (c *cli) stderrIsTerminal() bool {
 	f, ok := c.stderr.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// progress is a writer that shows how much of total was written, if that is known.
+// progress is a writer that passes everything on to w and shows on to how much of total was written. It
+// shows nothing if total is 0.
 type progress struct {
 	w       io.Writer
 	to      io.Writer
@@ -112,14 +115,15 @@ func (p *progress) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// end takes away what was shown.
+// end erases what was shown.
 func (p *progress) end() {
 	if !p.shown.IsZero() {
 		fmt.Fprint(p.to, "\r\x1b[K")
 	}
 }
 
-// explainExisting makes errFileExists of an error that says that the file at path is there.
+// explainExisting returns errFileExists for path if err means that the file exists already, or else
+// err.
 func explainExisting(err error, path string) error {
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s: %w", path, errFileExists)
@@ -130,9 +134,10 @@ func explainExisting(err error, path string) error {
 func restoreCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore BACKUP",
-		Short: "Make a store of a backup",
-		Long: `Make the store anew of what latchkey backup wrote, or with - of standard input. The backup is checked first, and a
-store that is there already is left as it is. Keys that were disabled or deleted since are as they were before.`,
+		Short: "Make a store from a backup",
+		Long: `Make a store from the file that latchkey backup wrote, or from standard input if BACKUP is -. restore
+checks the backup first, and never changes a file that exists already. A key that was disabled or
+deleted after the backup can log in again.`,
 		Args: takes("BACKUP"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := c.path()
@@ -162,7 +167,8 @@ store that is there already is left as it is. Keys that were disabled or deleted
 	}
 }
 
-// interruptible reads what r does, until ctx ends: a pipe can be silent for ever.
+// interruptible returns a reader of r that fails when ctx ends, because a read from a pipe can wait for
+// ever.
 func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	read, write := io.Pipe()
 	context.AfterFunc(ctx, func() { write.CloseWithError(ctx.Err()) })
@@ -176,9 +182,10 @@ func interruptible(ctx context.Context, r io.Reader) io.Reader {
 func compactCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "compact",
-		Short: "Give unused space back",
-		Long: `Copy what is in use to a new file, and put it in the place of the old one. There must be room for both. What deleted
-users and keys left in unused space is gone then, too.`,
+		Short: "Give unused space in the file back",
+		Long: `Copy what is in use to a new file, and replace the store's file with it. The disk must have room for
+both files. The new file no longer contains anything that deleted users and keys left in unused
+space.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
@@ -209,13 +216,14 @@ func salvageCommand(c *cli) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use:   "salvage BROKEN",
-		Short: "Save what is whole of a damaged store",
-		Long: `Read a damaged file page by page, and make a new store of every record whose checksum holds. Close the programs that
-have the file open first; it is not changed. What may not be the last state of a user or key comes back disabled.`,
+		Short: "Save what can be read of a damaged store",
+		Long: `Read the damaged file BROKEN page by page, and make a new store of every record with a good checksum.
+First close the programs that have the file open. salvage does not change the file. A user or a key
+comes back disabled if a later record of it may be lost.`,
 		Args: takes("BROKEN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {
-				return usagef("no new store is named: give --out FILE")
+				return usagef("the new store has no name; give --out FILE")
 			}
 			if _, err := os.Stat(args[0]); errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("%s: %w", args[0], errNoFile)
@@ -241,10 +249,10 @@ have the file open first; it is not changed. What may not be the last state of a
 				"Records of applications", fmt.Sprint(doc.Data),
 				"Pages that could not be read", fmt.Sprint(doc.BadPages),
 				"Records that could not be read", fmt.Sprint(doc.BadRecords),
-				"Disabled, because they may be of an earlier state", fmt.Sprint(doc.Uncertain),
-				"Users of whom only keys are left, disabled", fmt.Sprint(doc.Orphaned))
+				"Disabled, because a later record may be lost", fmt.Sprint(doc.Uncertain),
+				"Users of whom only keys were found, disabled", fmt.Sprint(doc.Orphaned))
 		},
 	}
-	cmd.Flags().StringVar(&out, "out", "", "the new store's `FILE`")
+	cmd.Flags().StringVar(&out, "out", "", "the `FILE` of the new store")
 	return cmd
 }
