@@ -9,7 +9,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// refusals are the errors that decide that a token is refused, and the reasons that JSON tells.
+// refusals lists the errors that mean that a token is refused, with the reason that JSON output gives.
 var refusals = []struct {
 	err    error
 	reason string
@@ -20,7 +20,7 @@ var refusals = []struct {
 	{latchkey.ErrUserDisabled, "user_disabled"},
 }
 
-// loginAnswer is what login prints as JSON, whether the token is good or not.
+// loginAnswer is the JSON output of login, for a good token and for a refused one.
 type loginAnswer struct {
 	OK        bool                `json:"ok"`
 	Principal *latchkey.Principal `json:"principal,omitempty"`
@@ -30,14 +30,15 @@ type loginAnswer struct {
 func loginCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "login",
-		Short: "Tell whether a token is good, and whose it is",
-		Long: `Read a token from standard input, and tell whether it is good, and whose it is. One newline at its end does no harm.
-On a terminal, login asks for the token and does not show it. The exit status is 0 for a good token, and 5 for one that
-is refused; with --json, standard output has the answer in both cases.`,
+		Short: "Check a token, and show its key and owner",
+		Long: `Read a token from standard input, check it, and show its key and owner. One newline at the end of the
+token is ignored. On a terminal, login asks for the token and does not show what is typed. The exit
+status is 0 for a good token and 5 for a refused token. With --json, standard output has the answer in
+both cases.`,
 		Example: examples("latchkey login < token"),
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return errors.New("the token belongs on standard input: arguments can be seen by every process on the machine")
+				return errors.New("login reads the token from standard input, because every process on the machine can see arguments")
 			}
 			return nil
 		},
@@ -67,7 +68,8 @@ is refused; with --json, standard output has the answer in both cases.`,
 	}
 }
 
-// refuse answers a login that failed. Only a refusal is an answer.
+// refuse returns err, the error of a login. With --json it first prints the answer, but only if err
+// means that the token is refused.
 func (c *cli) refuse(err error) error {
 	for _, r := range refusals {
 		if c.json && errors.Is(err, r.err) {
