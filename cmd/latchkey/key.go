@@ -20,22 +20,25 @@ func keyCommands(c *cli) *cobra.Command {
 		keyCreateCommand(c),
 		keyListCommand(c),
 		keyShowCommand(c),
-		keyChangeCommand(c, "disable", "Stop a key from logging in, until it is enabled", (*latchkey.Tx).DisableKey),
+		keyChangeCommand(c, "disable", "Stop a key from logging in until it is enabled", (*latchkey.Tx).DisableKey),
 		keyChangeCommand(c, "enable", "Let a disabled key log in again", (*latchkey.Tx).EnableKey),
-		askFirst(c, keyChangeCommand(c, "delete", "Delete a key, for good", (*latchkey.Tx).DeleteKey)),
+		askFirst(c, keyChangeCommand(c, "delete", "Delete a key for good", (*latchkey.Tx).DeleteKey)),
 		keyRenameCommand(c),
 	)
 	return cmd
 }
 
-// ownerArg is whose key a command means: the first argument names a user, unless there is --server.
+// ownerArg says who owns the key that a command means. With --server it is the server. Without it, the
+// first argument names a user.
 type ownerArg struct{ serverKey bool }
 
+// addFlag adds the flag --server to cmd.
 func (o *ownerArg) addFlag(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.serverKey, "server", false, "a server key, which no user owns: leave USER out")
+	cmd.Flags().BoolVar(&o.serverKey, "server", false, "use a server key, which no user owns; leave out USER")
 }
 
-// takes checks the arguments: a USER, unless there is --server, and those that names lists.
+// takes returns a check that a command has exactly the arguments that names lists. Without --server, USER
+// comes before them.
 func (o *ownerArg) takes(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if o.serverKey {
@@ -45,7 +48,7 @@ func (o *ownerArg) takes(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// find returns the owner, and the arguments that come after it.
+// find returns the owner and the arguments that follow USER.
 func (o *ownerArg) find(tx *latchkey.Tx, args []string) (owner uuid.UUID, rest []string, err error) {
 	if o.serverKey {
 		return latchkey.ServerOwner, args, nil
@@ -54,7 +57,7 @@ func (o *ownerArg) find(tx *latchkey.Tx, args []string) (owner uuid.UUID, rest [
 	return user.ID, args[1:], err
 }
 
-// findKey returns the key that the arguments name, and those that come after it.
+// findKey returns the key that the arguments name, and the arguments that follow KEY.
 func (o *ownerArg) findKey(tx *latchkey.Tx, args []string) (key latchkey.Key, rest []string, err error) {
 	owner, rest, err := o.find(tx, args)
 	if err != nil {
@@ -64,28 +67,33 @@ func (o *ownerArg) findKey(tx *latchkey.Tx, args []string) (key latchkey.Key, re
 	return key, rest[1:], err
 }
 
-// keyCreation is one run of key create.
+// keyCreation is one run of the command key create.
 type keyCreation struct {
 	*cli
 	owner   ownerArg
 	expires string
-	opts    latchkey.Options // how the store is opened
+	opts    latchkey.Options // the options that the store is opened with
 }
 
 func keyCreateCommand(c *cli) *cobra.Command {
 	k := &keyCreation{cli: c}
 	cmd := &cobra.Command{
 		Use:   "create (USER | --server) NAME",
-		Short: "Create a key, and show its token for the only time",
-		Long: `Create a key, and show its token for the only time: the store keeps nothing that it could be found from.
+		Short: "Create a key, and show its token once",
+		Long: `Create a key, and show its token. Nothing can show the token again, because the store does not keep
+it.
 
-NAME is 1 to 256 bytes of text, and no other key of the same owner has it.
+NAME is the name of the key: 1 to 256 bytes of text. Two keys of the same owner cannot have the same
+name.
 
---expires takes a date, of which it is the first moment in UTC (2027-01-31), a time as in RFC 3339
-(2027-01-31T18:00:00Z), or a duration from now (90d, 12h, 1h30m).
+--expires says when the key stops logging in. It takes a date, which means the first moment of that
+day in UTC (2027-01-31), a time in the format of RFC 3339 (2027-01-31T18:00:00Z), or a duration from
+now (90d, 12h, 1h30m).
 
---cost is what it costs to hash the key, now and whenever a program meets it anew: default, light (for small devices
-and tests; a token cannot be guessed at any cost), or memory in KiB, passes and lanes of argon2id, as in m=7168,t=5,p=1.`,
+--cost says what it costs to hash the key's secret. A program computes such a hash at the first login
+with the key after each start. The cost is default, light, or the memory in KiB, the passes and the
+lanes of argon2id, as in m=7168,t=5,p=1. The cost light is for small devices and tests. It is safe,
+because a token has too many random bits to be guessed.`,
 		Example: examples(
 			"latchkey key create ada@example.com laptop",
 			"latchkey key create --expires 90d ada@example.com \"Ada's phone\"",
@@ -95,10 +103,10 @@ and tests; a token cannot be guessed at any cost), or memory in KiB, passes and 
 		RunE: func(cmd *cobra.Command, args []string) error { return k.run(cmd.Context(), args) },
 	}
 	k.owner.addFlag(cmd)
-	cmd.Flags().StringVar(&k.expires, "expires", "", "`WHEN` the key stops logging in (default never)")
-	cmd.Flags().Var((*costFlag)(&k.opts.Cost), "cost", "what a hash of the key costs (or set LATCHKEY_COST)")
+	cmd.Flags().StringVar(&k.expires, "expires", "", "the time `WHEN` the key stops logging in (default never)")
+	cmd.Flags().Var((*costFlag)(&k.opts.Cost), "cost", "the cost of hashing the key (or set LATCHKEY_COST)")
 	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.Flags().IntVar(&k.opts.MaxKeysPerUser, "max-keys", 20, "the `NUMBER` of keys that a user can have; -1 for any")
+	cmd.Flags().IntVar(&k.opts.MaxKeysPerUser, "max-keys", 20, "the largest `NUMBER` of keys that the user can have; -1 for no limit")
 	c.quietFlag(cmd, "the token")
 	return cmd
 }
@@ -115,13 +123,13 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 			return err
 		}
 		if err := k.printNewKey(key, token); err != nil {
-			return fmt.Errorf("key %s was created, but its token could not be shown (delete it, and create another): %w", key.ID, err)
+			return fmt.Errorf("key %s was created, but its token could not be shown (delete the key, and create another): %w", key.ID, err)
 		}
 		return nil
 	})
 }
 
-// create creates the key in s.
+// create creates the key in s, for the user that the arguments name or for the server.
 func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []string, expiry time.Time) (latchkey.Key, string, error) {
 	if k.owner.serverKey {
 		return s.CreateServerKey(ctx, latchkey.KeySpec{Name: args[0], Expires: expiry})
@@ -137,7 +145,7 @@ func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []stri
 	return s.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: args[1], Expires: expiry})
 }
 
-// printNewKey is the only place that prints a token.
+// printNewKey prints a new key and its token. No other function prints a token.
 func (c *cli) printNewKey(key latchkey.Key, token string) error {
 	doc := struct {
 		Key   latchkey.Key `json:"key"`
@@ -148,7 +156,7 @@ func (c *cli) printNewKey(key latchkey.Key, token string) error {
 			fmt.Fprintln(w, token)
 			return
 		}
-		fmt.Fprintf(w, "created key %s (%s)\n\n    %s\n\nThis is its token. It is shown this once: keep it now.\n", plain(key.Name), key.ID, token)
+		fmt.Fprintf(w, "created key %s (%s)\n\n    %s\n\nThis is the token of the key. It is never shown again, so keep it now.\n", plain(key.Name), key.ID, token)
 	})
 }
 
@@ -156,7 +164,7 @@ func keyListCommand(c *cli) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
 		Use:   "list (USER | --server)",
-		Short: "List the keys of a user, or all server keys, in the order of creation",
+		Short: "List the keys of a user, or the server keys, in the order of creation",
 		Args:  owner.takes(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var keys []latchkey.Key
@@ -186,7 +194,7 @@ func keyShowCommand(c *cli) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
 		Use:   "show (USER | --server) KEY",
-		Short: "Show a key, but for its token",
+		Short: "Show a key without its token",
 		Args:  owner.takes("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.view(cmd.Context(), func(tx *latchkey.Tx) error {
@@ -228,7 +236,7 @@ func keyRenameCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-// keyChangeCommand is a command that does one thing to one key.
+// keyChangeCommand returns the command name, which makes one change to one key.
 func keyChangeCommand(c *cli, name, short string, change func(tx *latchkey.Tx, owner, id uuid.UUID) error) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
@@ -245,7 +253,7 @@ func keyChangeCommand(c *cli, name, short string, change func(tx *latchkey.Tx, o
 	return cmd
 }
 
-// changeKey finds a key and changes it, in one transaction, and says what was done.
+// changeKey finds a key and changes it in one transaction, and prints what was done.
 func (c *cli) changeKey(cmd *cobra.Command, done string, owner *ownerArg, args []string, change func(*latchkey.Tx, latchkey.Key, []string) error) error {
 	var key latchkey.Key
 	err := c.update(cmd.Context(), func(tx *latchkey.Tx) error {
@@ -259,7 +267,7 @@ func (c *cli) changeKey(cmd *cobra.Command, done string, owner *ownerArg, args [
 		}
 		after, err := tx.Key(key.Owner, key.ID)
 		if errors.Is(err, latchkey.ErrKeyNotFound) {
-			return nil // deleted: what it was is what there is to show
+			return nil // the key was deleted, so the output shows the key as it was before
 		}
 		key = after
 		return err
@@ -270,9 +278,10 @@ func (c *cli) changeKey(cmd *cobra.Command, done string, owner *ownerArg, args [
 	return c.print(key, func(w io.Writer) { fmt.Fprintf(w, "%s key %s (%s)\n", done, plain(key.Name), key.ID) })
 }
 
-// noOwner stands where people look for a key's owner.
+// noOwner is printed in place of the owner of a server key.
 const noOwner = "none: it is a server key"
 
+// formatKeyState returns the state of k at the time of the system's clock.
 func formatKeyState(k latchkey.Key) string {
 	if !k.Disabled && !k.Expires.IsZero() && !k.Expires.After(time.Now()) {
 		return "expired"
