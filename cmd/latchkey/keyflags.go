@@ -11,9 +11,10 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// What the flags of key create take.
+// This file parses the values of the flags of key create.
 
-// parseExpiry reads what --expires takes. Nothing is never: the zero time.
+// parseExpiry parses s, the value of --expires, and returns the expiry date. It returns the zero time,
+// which means never, if s is empty.
 func parseExpiry(s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
@@ -22,12 +23,13 @@ func parseExpiry(s string, now time.Time) (time.Time, error) {
 	if !ok {
 		return time.Time{}, usagef("--expires takes a date (2027-01-31), a time (2027-01-31T18:00:00Z) or a duration (90d, 12h)")
 	}
-	if t.UTC().Year() > 9999 { // no JSON holds it
-		return time.Time{}, usagef("--expires is after the year 9999; leave it out for a key that never expires")
+	if t.UTC().Year() > 9999 { // JSON cannot contain such a time
+		return time.Time{}, usagef("--expires is after the year 9999; leave --expires out for a key that never expires")
 	}
 	return t, nil
 }
 
+// parseTime parses a date, a time of RFC 3339, or a duration from now.
 func parseTime(s string, now time.Time) (time.Time, bool) {
 	if t, err := time.Parse(time.DateOnly, s); err == nil {
 		return t, true
@@ -36,7 +38,7 @@ func parseTime(s string, now time.Time) (time.Time, bool) {
 		return t, true
 	}
 	if days, ok := strings.CutSuffix(s, "d"); ok {
-		// 32 bits of days go far beyond the year 9999, and do not overflow.
+		// A number of days of 32 bits reaches far beyond the year 9999 and does not overflow a time.
 		n, err := strconv.ParseInt(days, 10, 32)
 		return now.UTC().AddDate(0, 0, int(n)), err == nil
 	}
@@ -44,7 +46,7 @@ func parseTime(s string, now time.Time) (time.Time, bool) {
 	return now.Add(d), err == nil
 }
 
-// costFlag is a flag's value: a named cost, or one as PHC strings have it.
+// costFlag is the value of a flag that takes a cost: a name, or parameters in the form of a PHC string.
 type costFlag latchkey.Cost
 
 func (c *costFlag) Set(s string) error {
@@ -56,7 +58,7 @@ func (c *costFlag) Set(s string) error {
 	var given costFlag
 	_, err := fmt.Sscanf(s, "m=%d,t=%d,p=%d", &given.Memory, &given.Passes, &given.Lanes)
 	if err != nil || given.String() != s {
-		return errors.New("a cost is default, light, or as in m=7168,t=5,p=1")
+		return errors.New("a cost must be default, light, or of the form m=7168,t=5,p=1")
 	}
 	*c = given
 	return nil
