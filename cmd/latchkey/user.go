@@ -21,9 +21,9 @@ func userCommands(c *cli) *cobra.Command {
 		userListCommand(c),
 		userShowCommand(c),
 		userLinkCommand(c),
-		userChangeCommand(c, "disable", "Stop a user's keys from logging in, until the user is enabled", (*latchkey.Tx).DisableUser),
+		userChangeCommand(c, "disable", "Stop a user's keys from logging in until the user is enabled", (*latchkey.Tx).DisableUser),
 		userChangeCommand(c, "enable", "Let a disabled user's keys log in again", (*latchkey.Tx).EnableUser),
-		askFirst(c, userChangeCommand(c, "delete", "Delete a user and all keys of the user, for good", (*latchkey.Tx).DeleteUser)),
+		askFirst(c, userChangeCommand(c, "delete", "Delete a user and all keys of the user for good", (*latchkey.Tx).DeleteUser)),
 	)
 	return cmd
 }
@@ -33,8 +33,9 @@ func userAddCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add (IDENTITY | --anonymous)",
 		Short: "Add a user",
-		Long: `Add a user who is known by an identity: PROVIDER:SUBJECT, or the subject of a local-userpass identity, such as an
-e-mail address. An anonymous user can have no keys before an identity is linked.`,
+		Long: `Add a user with an identity. IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass
+identity, such as an e-mail address. An anonymous user cannot have keys until an identity is linked
+to it with latchkey user link.`,
 		Example: examples(
 			"latchkey user add ada@example.com",
 			"latchkey user add custom-token:42",
@@ -65,12 +66,13 @@ e-mail address. An anonymous user can have no keys before an identity is linked.
 			return c.printUserDone("added", user)
 		},
 	}
-	cmd.Flags().BoolVar(&anonymous, "anonymous", false, "a user of whom nothing is known: leave IDENTITY out")
+	cmd.Flags().BoolVar(&anonymous, "anonymous", false, "add a user of whom nothing is known; leave out IDENTITY")
 	c.quietFlag(cmd, "the user's ID")
 	return cmd
 }
 
-// userRow has one width for each column but the last, so that a list of any length is printed as it is read.
+// userRow is the format of a row of users. Its columns have fixed widths, so that a list of any length
+// is printed while it is read.
 const userRow = "%-36s  %-20s  %-8s  %s\n"
 
 func userListCommand(c *cli) *cobra.Command {
@@ -78,14 +80,14 @@ func userListCommand(c *cli) *cobra.Command {
 	var limit uint
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List users, in the order of their IDs",
-		Long: `List users, in the order of their IDs. To list a part at a time, give the last ID of one part as --after to the next.
-With --json, each line is a document.`,
+		Short: "List users in the order of their IDs",
+		Long: `List users in the order of their IDs. To list the users in parts, give the last ID of one part to
+--after for the next part. With --json, each line is a JSON document.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cursor, ok := parseID(after)
 			if !ok && after != "" {
-				return usagef("--after takes a user's ID")
+				return usagef("--after takes the ID of a user")
 			}
 			out := bufio.NewWriter(c.stdout)
 			err := c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
@@ -95,11 +97,11 @@ With --json, each line is a document.`,
 		},
 	}
 	cmd.Flags().StringVar(&after, "after", "", "begin after the user with this `ID`")
-	cmd.Flags().UintVar(&limit, "limit", 0, "list no more than `N` users; 0 for all")
+	cmd.Flags().UintVar(&limit, "limit", 0, "list at most `N` users; 0 for all")
 	return cmd
 }
 
-// writeUsers writes the first limit users, or all if limit is 0.
+// writeUsers writes the first limit users, or all of them if limit is 0.
 func (c *cli) writeUsers(w io.Writer, users iter.Seq2[latchkey.User, error], limit uint) error {
 	if !c.json {
 		fmt.Fprintf(w, userRow, "ID", "CREATED", "STATE", "IDENTITIES")
@@ -151,8 +153,8 @@ func userShowCommand(c *cli) *cobra.Command {
 func userLinkCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:     "link USER IDENTITY",
-		Short:   "Give a user a further identity",
-		Long:    "Give a user a further identity. With the first, an anonymous user is anonymous no more, and can have keys.",
+		Short:   "Give a user another identity",
+		Long:    "Give a user another identity. An anonymous user is then no longer anonymous, and can have keys.",
 		Example: examples("latchkey user link ada@example.com oauth2-google:112233445566"),
 		Args:    takes("USER", "IDENTITY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -176,7 +178,7 @@ func userLinkCommand(c *cli) *cobra.Command {
 	}
 }
 
-// userChangeCommand is a command that does one thing to one user.
+// userChangeCommand returns the command name, which makes one change to one user.
 func userChangeCommand(c *cli, name, short string, change func(*latchkey.Tx, uuid.UUID) error) *cobra.Command {
 	return &cobra.Command{
 		Use:   name + " USER",
@@ -193,7 +195,7 @@ func userChangeCommand(c *cli, name, short string, change func(*latchkey.Tx, uui
 				}
 				after, err := tx.User(user.ID)
 				if errors.Is(err, latchkey.ErrUserNotFound) {
-					return nil // deleted: what it was is what there is to show
+					return nil // the user was deleted, so the output shows the user as it was before
 				}
 				user = after
 				return err
@@ -206,7 +208,7 @@ func userChangeCommand(c *cli, name, short string, change func(*latchkey.Tx, uui
 	}
 }
 
-// printUserDone says what was done to a user.
+// printUserDone prints what was done to user.
 func (c *cli) printUserDone(done string, user latchkey.User) error {
 	return c.print(user, func(w io.Writer) {
 		if c.quiet {
