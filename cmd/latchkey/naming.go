@@ -9,9 +9,9 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// How the arguments name users and keys. The manual, in doc.go, has the rules.
+// This file finds the users and keys that arguments name. The manual in doc.go has the rules.
 
-// parseID reads an ID in the one form that the command prints, and reports whether s is one.
+// parseID parses an ID and reports whether s is one. It accepts only the form that the command prints.
 func parseID(s string) (id uuid.UUID, ok bool) {
 	if len(s) != 36 {
 		return id, false
@@ -20,12 +20,12 @@ func parseID(s string) (id uuid.UUID, ok bool) {
 	return id, err == nil
 }
 
-// parseIdentity reads PROVIDER:SUBJECT, or the subject of a local-userpass identity. Whether there is such a provider is
-// the store's to say. A subject that has a colon needs its provider before it: custom-tokn:42 is rather a mistake than a
-// person's address.
+// parseIdentity parses PROVIDER:SUBJECT, or the subject of a local-userpass identity. The store checks
+// the provider. A subject with a colon in it always needs the provider, because custom-tokn:42 is more
+// likely a mistyped provider than an address.
 func parseIdentity(s string) (latchkey.Identity, error) {
 	if _, ok := parseID(s); ok {
-		return latchkey.Identity{}, usagef("%s is an ID, and here belongs an identity; if it is one, write local-userpass:%[1]s", s)
+		return latchkey.Identity{}, usagef("%s has the form of an ID, but an identity is needed here; if it is the subject of an identity, write local-userpass:%[1]s", s)
 	}
 	if provider, subject, ok := strings.Cut(s, ":"); ok {
 		return latchkey.Identity{Provider: latchkey.Provider(provider), Subject: subject}, nil
@@ -33,7 +33,7 @@ func parseIdentity(s string) (latchkey.Identity, error) {
 	return latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: s}, nil
 }
 
-// formatIdentity is the shortest text that parseIdentity reads as i.
+// formatIdentity returns the shortest text that parseIdentity parses as i.
 func formatIdentity(i latchkey.Identity) string {
 	short, err := parseIdentity(i.Subject)
 	if err == nil && short == i {
