@@ -71,8 +71,8 @@ func (c *cli) backUp(ctx context.Context, s *latchkey.Store, path string) (writt
 	return p.written, err
 }
 
-// syncDir syncs the names in a directory. It does nothing on a system that cannot do that, or if the
-// directory cannot be opened for reading.
+// syncDir syncs the names in a directory. It does nothing on a system that cannot do that, or if
+// the directory cannot be opened for reading.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -88,14 +88,15 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// stderrIsTerminal reports whether standard error is a terminal, on which somebody can see progress.
+// stderrIsTerminal reports whether standard error is a terminal, on which somebody can see
+// progress.
 func (c *cli) stderrIsTerminal() bool {
 	f, ok := c.stderr.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// progress is a writer that passes everything on to w and shows on to how much of total was written. It
-// shows nothing if total is 0.
+// progress is a writer that passes everything on to w and shows on to how much of total was
+// written. It shows nothing if total is 0.
 type progress struct {
 	w       io.Writer
 	to      io.Writer
@@ -167,8 +168,8 @@ deleted after the backup can log in again.`,
 	}
 }
 
-// interruptible returns a reader of r that fails when ctx ends, because a read from a pipe can wait for
-// ever.
+// interruptible returns a reader of r that fails when ctx ends, because a read from a pipe can wait
+// for ever.
 func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	read, write := io.Pipe()
 	context.AfterFunc(ctx, func() { write.CloseWithError(ctx.Err()) })

@@ -16,7 +16,8 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-// controlPath is the prefix of the control endpoint's paths. No path of the client API begins with it.
+// controlPath is the prefix of the control endpoint's paths. No path of the client API begins with
+// it.
 const controlPath = "/.latchkey/control/"
 
 // control answers requests to the control endpoint, and passes all other requests to handler.
@@ -79,7 +80,8 @@ func checkLocal(r *http.Request) error {
 	return nil
 }
 
-// foreign are the headers that browsers and proxies add to requests. Other programs do not send them.
+// foreign are the headers that browsers and proxies add to requests. Other programs do not send
+// them.
 var foreign = []string{
 	"Origin", "Via", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip",
 }
@@ -94,8 +96,8 @@ func reply(w http.ResponseWriter, status int, doc any) {
 	_ = writeJSON(w, doc)
 }
 
-// readJSON reads the body of r into v, and reports whether it could. If not, readJSON has answered the
-// request with the reason.
+// readJSON reads the body of r into v, and reports whether it could. If not, readJSON has answered
+// the request with the reason.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
 	body, err := io.ReadAll(r.Body)
 	if err == nil {

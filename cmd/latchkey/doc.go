@@ -1,5 +1,5 @@
-// Latchkey manages users and their API keys, which it keeps in one file, the store. Go programs open
-// the same file with the package github.com/latchkeydb/latchkey.
+// Latchkey manages users and their API keys, which it keeps in one file, the store. Go programs
+// open the same file with the package github.com/latchkeydb/latchkey.
 //
 // A first session makes a store, a user and a key, and logs in with the key's token. The second
 // login fails, because the key is disabled by then:

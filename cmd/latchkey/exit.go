@@ -30,8 +30,8 @@ const (
 	exitInterrupted = 130 // the status that a shell gives to an interrupted command
 )
 
-// outcomes lists errors with their exit status and with advice on what to do. The first error that fits
-// counts.
+// outcomes lists errors with their exit status and with advice on what to do. The first error that
+// fits counts.
 var outcomes = []struct {
 	err    error
 	status int
@@ -83,8 +83,8 @@ var outcomes = []struct {
 var (
 	// errRepaired means that check --repair was interrupted after it had repaired the store.
 	errRepaired = errors.New("interrupted after the repair")
-	// errOutput stands in outcomes for every error of writing to standard output. The command has then
-	// done its work, and only the output is missing. No error wraps errOutput; see isOutput.
+	// errOutput stands in outcomes for every error of writing to standard output. The command has
+	// then done its work, and only the output is missing. No error wraps errOutput; see isOutput.
 	errOutput = errors.New("output failed")
 )
 

@@ -28,8 +28,8 @@ func keyCommands(c *cli) *cobra.Command {
 	return cmd
 }
 
-// ownerArg says who owns the key that a command means. With --server it is the server. Without it, the
-// first argument names a user.
+// ownerArg is the owner of the key that a command means. With --server the owner is the server.
+// Without --server the first argument names a user.
 type ownerArg struct{ serverKey bool }
 
 // addFlag adds the flag --server to cmd.
@@ -37,8 +37,8 @@ func (o *ownerArg) addFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.serverKey, "server", false, "use a server key, which no user owns; leave out USER")
 }
 
-// takes returns a check that a command has exactly the arguments that names lists. Without --server, USER
-// comes before them.
+// takes returns a check that a command has exactly the arguments that names lists. Without
+// --server, USER comes before them.
 func (o *ownerArg) takes(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if o.serverKey {
@@ -267,7 +267,7 @@ func (c *cli) changeKey(cmd *cobra.Command, done string, owner *ownerArg, args [
 		}
 		after, err := tx.Key(key.Owner, key.ID)
 		if errors.Is(err, latchkey.ErrKeyNotFound) {
-			return nil // the key was deleted, so the output shows the key as it was before
+			return nil // the output then shows the deleted key as it was before
 		}
 		key = after
 		return err

@@ -13,8 +13,8 @@ import (
 
 // This file parses the values of the flags of key create.
 
-// parseExpiry parses s, the value of --expires, and returns the expiry date. It returns the zero time,
-// which means never, if s is empty.
+// parseExpiry parses s, the value of --expires, and returns the expiry date. It returns the zero
+// time, which means never, if s is empty.
 func parseExpiry(s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
@@ -38,7 +38,8 @@ func parseTime(s string, now time.Time) (time.Time, bool) {
 		return t, true
 	}
 	if days, ok := strings.CutSuffix(s, "d"); ok {
-		// A number of days of 32 bits reaches far beyond the year 9999 and does not overflow a time.
+		// A number of days of 32 bits reaches far beyond the year 9999 and does not overflow a
+		// time.
 		n, err := strconv.ParseInt(days, 10, 32)
 		return now.UTC().AddDate(0, 0, int(n)), err == nil
 	}
@@ -46,7 +47,8 @@ func parseTime(s string, now time.Time) (time.Time, bool) {
 	return now.Add(d), err == nil
 }
 
-// costFlag is the value of a flag that takes a cost: a name, or parameters in the form of a PHC string.
+// costFlag is the value of a flag that takes a cost: a name, or parameters in the form of a PHC
+// string.
 type costFlag latchkey.Cost
 
 func (c *costFlag) Set(s string) error {

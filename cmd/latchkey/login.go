@@ -9,7 +9,8 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// refusals lists the errors that mean that a token is refused, with the reason that JSON output gives.
+// refusals lists the errors that mean that a token is refused, with the reason that JSON output
+// gives.
 var refusals = []struct {
 	err    error
 	reason string

@@ -10,8 +10,8 @@ import (
 
 func main() { os.Exit(runUntilSignal(os.Stderr)) }
 
-// runUntilSignal runs the command of this process and returns its exit status. The first interrupt or
-// SIGTERM cancels the command. The second one ends the process at once.
+// runUntilSignal runs the command of this process and returns its exit status. The first interrupt
+// or SIGTERM cancels the command. The second one ends the process at once.
 func runUntilSignal(stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -11,7 +11,8 @@ import (
 
 // This file finds the users and keys that arguments name. The manual in doc.go has the rules.
 
-// parseID parses an ID and reports whether s is one. It accepts only the form that the command prints.
+// parseID parses an ID and reports whether s is one. It accepts only the form that the command
+// prints.
 func parseID(s string) (id uuid.UUID, ok bool) {
 	if len(s) != 36 {
 		return id, false
@@ -20,9 +21,9 @@ func parseID(s string) (id uuid.UUID, ok bool) {
 	return id, err == nil
 }
 
-// parseIdentity parses PROVIDER:SUBJECT, or the subject of a local-userpass identity. The store checks
-// the provider. A subject with a colon in it always needs the provider, because custom-tokn:42 is more
-// likely a mistyped provider than an address.
+// parseIdentity parses PROVIDER:SUBJECT, or the subject of a local-userpass identity. The store
+// checks the provider. A subject with a colon in it always needs the provider, because
+// custom-tokn:42 is more likely a mistyped provider than an address.
 func parseIdentity(s string) (latchkey.Identity, error) {
 	if _, ok := parseID(s); ok {
 		return latchkey.Identity{}, usagef("%s has the form of an ID, but an identity is needed here; if it is the subject of an identity, write local-userpass:%[1]s", s)

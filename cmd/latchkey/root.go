@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// cli is one run of the command. It has the values of the flags that many commands share, and the files
-// that the command reads and writes.
+// cli is one run of the command. It has the values of the flags that many commands share, and the
+// files that the command reads and writes.
 type cli struct {
 	store string
 	wait  time.Duration
@@ -24,12 +24,12 @@ type cli struct {
 	stdout io.Writer
 	stderr io.Writer
 
-	begun bool // whether the command line was found right, so that a later error is not a usage error
+	begun bool // whether the command line is right, so that later errors are not usage errors
 }
 
 // newRoot returns the command latchkey with all commands below it.
 func newRoot(c *cli) *cobra.Command {
-	cobra.EnableCommandSorting = false // the commands are in the order in which a newcomer needs them
+	cobra.EnableCommandSorting = false // the order is that in which a newcomer needs the commands
 	root := parentCommand("latchkey", "Manage users and their API keys in one file")
 	root.Long = manual()
 	root.Version = version()
@@ -58,7 +58,8 @@ func newRoot(c *cli) *cobra.Command {
 	return root
 }
 
-// begin sets the flags that an environment variable sets, and checks the flags that all commands share.
+// begin sets the flags that an environment variable sets, and checks the flags that all commands
+// share.
 func (c *cli) begin(cmd *cobra.Command) error {
 	for flag, variable := range map[string]string{"store": "LATCHKEY_STORE", "cost": "LATCHKEY_COST"} {
 		f, value := cmd.Flags().Lookup(flag), os.Getenv(variable)
@@ -86,8 +87,8 @@ func parentCommand(use, short string) *cobra.Command {
 	return asParent(&cobra.Command{Use: use, Short: short})
 }
 
-// asParent makes cmd refuse all arguments that are not the name of a command below it. Only the root
-// works without an argument. It then shows the manual.
+// asParent makes cmd refuse all arguments that are not the name of a command below it. Only the
+// root works without an argument. It then shows the manual.
 func asParent(cmd *cobra.Command) *cobra.Command {
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -114,8 +115,8 @@ func isCommand(root *cobra.Command, args []string) error {
 // examples returns the text of the examples in a command's help.
 func examples(lines ...string) string { return "  " + strings.Join(lines, "\n  ") }
 
-// takes returns a check that a command has exactly the arguments that names lists. Its errors do not
-// repeat an argument, because the argument may be a token in the wrong place.
+// takes returns a check that a command has exactly the arguments that names lists. Its errors do
+// not repeat an argument, because the argument may be a token in the wrong place.
 func takes(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		switch {
@@ -133,7 +134,8 @@ func takes(names ...string) cobra.PositionalArgs {
 //go:embed doc.go
 var packageComment string
 
-// manual returns the package comment, so that go doc, latchkey --help and the man page have one text.
+// manual returns the package comment, so that go doc, latchkey --help and the man page have one
+// text.
 func manual() string {
 	text, _, _ := strings.Cut(packageComment, "\npackage ")
 	text = strings.ReplaceAll(text, "\n// ", "\n")

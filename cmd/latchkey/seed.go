@@ -12,8 +12,8 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-// readSeed reads the file that --seed names, if there is one, and refuses a seed that would do harm or
-// be of no use.
+// readSeed reads the file that --seed names, if there is one, and refuses a seed that would do harm
+// or be of no use.
 func (s *server) readSeed() error {
 	if s.seedFile == "" {
 		return nil
@@ -37,8 +37,8 @@ func (s *server) readSeed() error {
 	return nil
 }
 
-// plant makes the users and keys of the seed, and writes their tokens to the file of --tokens. It does
-// nothing if the store is in use already.
+// plant makes the users and keys of the seed, and writes their tokens to the file of --tokens. It
+// does nothing if the store is in use already.
 func (s *server) plant(ctx context.Context, handler *appservices.Handler) error {
 	appID := ""
 	if len(s.opts.AppIDs) > 0 {
@@ -62,9 +62,9 @@ func (s *server) plant(ctx context.Context, handler *appservices.Handler) error 
 	return writeTokens(s.tokenFile, seeded)
 }
 
-// writeTokens writes the file in one step, so that a program that waits for the file never reads a part
-// of it. writeTokens writes to a pipe or a device, such as /dev/stdout, and does not replace it. A link
-// stays a link.
+// writeTokens writes the file in one step, so that a program that waits for the file never reads a
+// part of it. writeTokens writes to a pipe or a device, such as /dev/stdout, and does not replace
+// it. A link stays a link.
 func writeTokens(path string, seeded appservices.Seeded) error {
 	data, err := json.MarshalIndent(seeded, "", "  ")
 	if err != nil {

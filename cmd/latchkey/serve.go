@@ -133,7 +133,8 @@ func (s *server) startClock() {
 	s.opts.Now, s.stores.Now, s.customToken.Now = s.clock.Now, s.clock.Now, s.clock.Now
 }
 
-// setCost sets the cost of hashes in the stores, and the memory that hashes may use at the same time.
+// setCost sets the cost of hashes in the stores, and the memory that hashes may use at the same
+// time.
 func (s *server) setCost() {
 	s.stores.Cost = s.cost
 	if s.cost == (latchkey.Cost{}) && s.ephemeral {
@@ -142,8 +143,8 @@ func (s *server) setCost() {
 	s.stores.HashMemory = max(64<<20, int64(s.stores.Cost.Memory)<<10)
 }
 
-// serveMemory serves stores in memory: one store for all apps if there is a seed, or else a store for
-// each app. The stores need no closing, because they end with the process.
+// serveMemory serves stores in memory: one store for all apps if there is a seed, or else a store
+// for each app. The stores need no closing, because they end with the process.
 func (s *server) serveMemory(ctx context.Context, listener net.Listener) error {
 	if s.seed == nil {
 		s.opts.OpenApp = func(context.Context, string) (*latchkey.Store, error) { return memory.Open(&s.stores) }
@@ -156,8 +157,8 @@ func (s *server) serveMemory(ctx context.Context, listener net.Listener) error {
 	return s.serve(ctx, listener, one)
 }
 
-// serve answers requests until ctx ends or a signal comes. one is the store of all apps. It is nil if
-// each app has a store of its own.
+// serve answers requests until ctx ends or a signal comes. one is the store of all apps. It is nil
+// if each app has a store of its own.
 func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey.Store) error {
 	ctx, forced, stop := onSignals(ctx)
 	defer stop()
@@ -203,8 +204,8 @@ func (s *server) end(forced context.Context, srv *http.Server) error {
 	return nil
 }
 
-// onSignals returns two contexts. The first interrupt or SIGTERM ends the first context, and the next
-// one ends the second.
+// onSignals returns two contexts. The first interrupt or SIGTERM ends the first context, and the
+// next one ends the second.
 func onSignals(parent context.Context) (first, second context.Context, stop func()) {
 	first, endFirst := context.WithCancel(parent)
 	second, endSecond := context.WithCancel(context.Background())

@@ -73,8 +73,8 @@ func (s *server) completeFlags(cmd *cobra.Command) {
 	}
 }
 
-// checkFlags returns an error if the flags contradict each other, or if one of them has a value that
-// is out of bounds.
+// checkFlags returns an error if the flags contradict each other, or if one of them has a value
+// that is out of bounds.
 func (s *server) checkFlags(storeGiven bool) error {
 	switch {
 	case s.ephemeral && storeGiven:
@@ -211,7 +211,7 @@ func (s *server) readTokenKey() error {
 const minSecret = 32
 
 // parseTokenKey parses the file that --custom-token-key names: a public key in PEM, or a secret. It
-// never takes PEM for a secret, because everybody who knows the public key could then sign tokens.
+// never takes PEM for a secret, because a public key is known to others, and they could sign with it.
 func parseTokenKey(data []byte) (any, error) {
 	if bytes.Contains(data, []byte("-----BEGIN")) {
 		key, err := jwt.ParseRSAPublicKeyFromPEM(data)

@@ -56,8 +56,8 @@ func (c *cli) withStore(ctx context.Context, opts latchkey.Options, fn func(*lat
 	return errors.Join(err, s.Close())
 }
 
-// open opens the store at path, or makes a new one. It may wait for another program that has the store
-// open.
+// open opens the store at path, or makes a new one. It may wait for another program that has the
+// store open.
 func (c *cli) open(path string, opts latchkey.Options) (*latchkey.Store, error) {
 	opts.LockTimeout = c.wait
 	if c.wait == 0 {
@@ -68,7 +68,8 @@ func (c *cli) open(path string, opts latchkey.Options) (*latchkey.Store, error) 
 	return latchkey.Open(path, &opts)
 }
 
-// withStoreReadOnly opens the store for reading only, which several processes can do at the same time.
+// withStoreReadOnly opens the store for reading only, which several processes can do at the same
+// time.
 func (c *cli) withStoreReadOnly(ctx context.Context, fn func(*latchkey.Store) error) error {
 	return c.withStore(ctx, latchkey.Options{ReadOnly: true}, fn)
 }
@@ -131,8 +132,8 @@ func statsCommand(c *cli) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				// The other fields of Stats count logins since the store was opened, and here there were
-				// none.
+				// The other fields of Stats count logins since the store was opened, and here there
+				// were none.
 				doc := struct {
 					Users    uint64 `json:"users"`
 					Keys     uint64 `json:"keys"`

@@ -75,8 +75,8 @@ func trimToken(input []byte) string {
 	return strings.TrimSuffix(strings.TrimSuffix(string(input), "\n"), "\r")
 }
 
-// await runs fn and returns its result. If ctx ends first, await returns the error of ctx at once and
-// leaves fn running, because fn may wait for a person or for another program.
+// await runs fn and returns its result. If ctx ends first, await returns the error of ctx at once
+// and leaves fn running, because fn may wait for a person or for another program.
 func await[T any](ctx context.Context, fn func() (T, error)) (T, error) {
 	type result struct {
 		v   T

@@ -71,8 +71,8 @@ to it with latchkey user link.`,
 	return cmd
 }
 
-// userRow is the format of a row of users. Its columns have fixed widths, so that a list of any length
-// is printed while it is read.
+// userRow is the format of a row of users. Its columns have fixed widths, so that a list of any
+// length is printed while it is read.
 const userRow = "%-36s  %-20s  %-8s  %s\n"
 
 func userListCommand(c *cli) *cobra.Command {
@@ -195,7 +195,7 @@ func userChangeCommand(c *cli, name, short string, change func(*latchkey.Tx, uui
 				}
 				after, err := tx.User(user.ID)
 				if errors.Is(err, latchkey.ErrUserNotFound) {
-					return nil // the user was deleted, so the output shows the user as it was before
+					return nil // the output then shows the deleted user as it was before
 				}
 				user = after
 				return err
