@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
 // Backup writes a copy of the store, as it is at one moment, to w. The copy is a store's file itself: [Restore] checks
@@ -34,7 +36,7 @@ func Restore(ctx context.Context, r io.Reader, path string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return wrapf(fs.ErrExist, "restore %s", path)
 	}
-	err := writeFile(path, func(tmp *os.File) error { return restore(ctx, r, tmp) })
+	err := durable.Create(path, func(tmp *os.File) error { return restore(ctx, r, tmp) })
 	return wrapf(err, "restore %s", path)
 }
 

@@ -21,6 +21,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
 const (
@@ -104,7 +105,7 @@ func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
 func OpenBoltEngine(path string, opts *Options) (Engine, error) {
 	err := checkRegular(path)
 	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
-		err = createBolt(linkedFile(path))
+		err = createBolt(durable.Resolve(path))
 	}
 	if err != nil {
 		return nil, wrapf(err, "open store")
@@ -206,7 +207,7 @@ func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 	}
 	if err != nil {
 		if file != nil { // bbolt has closed it, unless it panicked
-			unlock(file)
+			durable.Unlock(file)
 			_ = file.Close()
 		}
 		return nil, nil, boltError(err)
@@ -293,7 +294,7 @@ func (e *boltEngine) closeFile(db *bbolt.DB, file *os.File) error {
 	case db != nil && !e.unwritable.Load() && !e.unreadable.Load():
 		return contain(db.Close)
 	case file != nil:
-		unlock(file)
+		durable.Unlock(file)
 		return file.Close()
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
 // How the bbolt file comes to be, is copied, and is replaced. In each case a whole file is made under another name,
@@ -41,30 +42,11 @@ func openRegular(path string) (*os.File, error) {
 	return os.Open(path)
 }
 
-// linkedFile returns where path leads by symbolic links, also when there is nothing.
-func linkedFile(path string) string {
-	for range 40 { // as many as Linux follows
-		to, err := os.Readlink(path)
-		if err != nil { // it is no link
-			return path
-		}
-		if !filepath.IsAbs(to) {
-			dir := filepath.Dir(path)
-			if real, err := filepath.EvalSymlinks(dir); err == nil {
-				dir = real
-			}
-			to = filepath.Join(dir, to)
-		}
-		path = to
-	}
-	return path
-}
-
 // createBolt makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.
 func createBolt(path string) error {
-	err := writeFile(path, func(tmp *os.File) error { return fillBolt(tmp.Name()) })
+	err := durable.Create(path, func(tmp *os.File) error { return fillBolt(tmp.Name()) })
 	if errors.Is(err, fs.ErrExist) {
-		return syncDir(filepath.Dir(path)) // whoever made it may not have come to that yet
+		return durable.SyncDir(filepath.Dir(path)) // whoever made it may not have come to that yet
 	}
 	return err
 }
@@ -101,87 +83,6 @@ func fillBolt(path string) error {
 	return boltError(errors.Join(err, e.release()))
 }
 
-// writeFile makes a file at path, with mode 0600, that write fills. It returns fs.ErrExist if there is one already.
-func writeFile(path string, write func(tmp *os.File) error) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
-	if err != nil {
-		return err
-	}
-	return fillFile(tmp, write, func() error { return linkOrRename(tmp.Name(), path) })
-}
-
-// replaceFile is writeFile, and puts the new file in the place of one that is there, with its owner and mode. Only the
-// holder of a store's lock calls it, so the name of the new file can be the same each time: a crash does not leave more.
-func replaceFile(path string, write func(tmp *os.File) error) error {
-	tmp, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	fill := func(tmp *os.File) error {
-		switch old, err := os.Stat(path); {
-		case err == nil:
-			if err := setAccess(tmp, old); err != nil {
-				return err
-			}
-		case !errors.Is(err, fs.ErrNotExist):
-			return err
-		}
-		return write(tmp)
-	}
-	return fillFile(tmp, fill, func() error { return os.Rename(tmp.Name(), path) })
-}
-
-func fillFile(tmp *os.File, write func(tmp *os.File) error, name func() error) error {
-	defer os.Remove(tmp.Name())
-	err := write(tmp)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err := name(); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(tmp.Name()))
-}
-
-// setAccess gives f the owner and the mode of another file: who could open that can open f.
-func setAccess(f *os.File, other fs.FileInfo) error {
-	return errors.Join(setOwner(f, other), f.Chmod(other.Mode().Perm()))
-}
-
-// linkOrRename gives a file its name. A link never replaces a file that has appeared since, as a rename would; not every
-// file system has links.
-func linkOrRename(tmp, path string) error { return linkOr(os.Link, tmp, path) }
-
-func linkOr(link func(old, name string) error, tmp, path string) error {
-	err := link(tmp, path)
-	if err == nil || errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if _, statErr := os.Lstat(path); !errors.Is(statErr, fs.ErrNotExist) {
-		return err
-	}
-	return os.Rename(tmp, path)
-}
-
-// syncDir makes a new name in dir survive a power cut. Windows has no such call and needs none. A directory that may not be
-// read cannot be synced.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if errors.Is(err, fs.ErrPermission) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // settle has the disk keep what is seen of the file, and its name. A process that was killed can have left what it had
 // not synced. And after a sync that failed, Linux shows what the disk has not got, and never writes it again, unless it is
 // written anew. Of all that only the meta page of the last commit counts: what it leads to was synced before.
@@ -197,7 +98,7 @@ func (e *boltEngine) settle() error {
 	if err := e.file.Sync(); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(e.path))
+	return durable.SyncDir(filepath.Dir(e.path))
 }
 
 // WriteBackup writes the file as it is at one moment. [Store.Backup] calls it.
@@ -337,7 +238,7 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 	dst.db.NoSync = true // once, at the end
 	if info, err := e.file.Stat(); err != nil {
 		return errors.Join(err, dst.release())
-	} else if err := setAccess(dst.file, info); err != nil {
+	} else if err := durable.CopyAccess(dst.file, info); err != nil {
 		return errors.Join(err, dst.release())
 	}
 	err = dst.contain(&dst.unwritable, func() error {
@@ -436,7 +337,7 @@ func (e *boltEngine) replaceBy(path string) error {
 	e.db, e.file = db, file
 	e.gate.unlock()
 	// What is committed next is in the new file alone: its name must last before that.
-	if err = syncDir(filepath.Dir(e.path)); err != nil {
+	if err = durable.SyncDir(filepath.Dir(e.path)); err != nil {
 		e.broken = ErrSyncFailed
 	}
 	return errors.Join(err, e.closeFile(old, oldFile)) // which waits for those who still read the old file

@@ -687,29 +687,3 @@ func TestWhoBeginsToReadDoesNotWaitForACommitLongerThanItsContext(t *testing.T) 
 	mustInside(t, e.set("a", "1"))
 	e.want("a=1")
 }
-
-func TestAFileGetsItsNameAlsoWhereThereAreNoLinksAndNeverInThePlaceOfAnother(t *testing.T) {
-	dir := t.TempDir()
-	tmp, path := filepath.Join(dir, "tmp"), filepath.Join(dir, "keys.db")
-	noLinks := func(string, string) error { return errors.ErrUnsupported }
-	mustInside(t, os.WriteFile(tmp, []byte("mine"), 0o600))
-	mustInside(t, linkOr(noLinks, tmp, path))
-	mustInside(t, os.WriteFile(tmp, []byte("another's"), 0o600))
-	for _, link := range []func(string, string) error{noLinks, os.Link} {
-		if err := linkOr(link, tmp, path); err == nil {
-			t.Error("it has replaced a file")
-		}
-	}
-	if got, _ := os.ReadFile(path); string(got) != "mine" {
-		t.Errorf("the file has %q, want %q", got, "mine")
-	}
-}
-
-func TestADirectoryThatMayNotBeReadIsNoFailure(t *testing.T) {
-	if os.Getuid() == 0 || runtime.GOOS == "windows" {
-		t.Skip("there is no such directory for root, nor on Windows")
-	}
-	dir := t.TempDir()
-	mustInside(t, os.Chmod(dir, 0o300))
-	mustInside(t, syncDir(dir))
-}

@@ -35,6 +35,7 @@ func TestWhoeverEmbedsThePackageCompilesThreeLibrariesAndWhatTheyNeed(t *testing
 	allowed := []string{
 		"github.com/latchkeydb/latchkey",
 		"github.com/latchkeydb/latchkey/internal/boltpage",
+		"github.com/latchkeydb/latchkey/internal/durable",
 		"github.com/google/uuid",
 		"go.etcd.io/bbolt",
 		"go.etcd.io/bbolt/errors",

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"time"
+
+	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
 // The safety copy is a backup that the store makes of itself, beside its file.
@@ -41,7 +43,7 @@ func (s *Store) keepSafetyCopy(path string, every time.Duration) {
 }
 
 func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
-	return replaceFile(path+safetySuffix, func(tmp *os.File) error {
+	return durable.Replace(path+safetySuffix, func(tmp *os.File) error {
 		if err := s.Backup(ctx, tmp); err != nil {
 			return err
 		}
@@ -52,7 +54,7 @@ func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
 // openUnlessGone opens the store at path, and starts no new one beside the safety copy of another, which the first copy of
 // the new one would replace.
 func openUnlessGone(path string, opts *Options) (*Store, error) {
-	file := linkedFile(path)
+	file := durable.Resolve(path)
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
 		if _, err := os.Stat(file + safetySuffix); err == nil {
 			return nil, wrapf(ErrFileGone, "open %s", path)
@@ -63,7 +65,7 @@ func openUnlessGone(path string, opts *Options) (*Store, error) {
 
 // openOrUseCopy opens the store at path, and puts the safety copy in the place of a file that is damaged or gone.
 func openOrUseCopy(path string, opts *Options) (*Store, error) {
-	path = linkedFile(path) // where the copy is, too
+	path = durable.Resolve(path) // where the copy is, too
 	for {
 		f, err := openRegular(path) // so that no other file is taken for this one
 		if errors.Is(err, fs.ErrNotExist) {
@@ -102,7 +104,7 @@ func replaceLost(path string) error {
 		return err
 	}
 	defer safe.Close()
-	return writeFile(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
+	return durable.Create(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
 }
 
 // errReplaced: somebody else has put another file in the place of a damaged one.
@@ -113,10 +115,15 @@ var errReplaced = errors.New("there is another file by now")
 // file: a program that still has it open keeps it, and of several programs that find the damage only one replaces it.
 func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error {
 	defer damaged.Close()
-	if err := lockWithin(damaged, timeout); err != nil {
+	// As [OpenBoltEngine] waits for it.
+	locked, err := durable.Lock(damaged, timeout)
+	if err != nil {
 		return err
 	}
-	defer unlock(damaged)
+	if !locked {
+		return ErrLocked
+	}
+	defer durable.Unlock(damaged)
 	info, err := damaged.Stat()
 	if err != nil {
 		return err
@@ -135,7 +142,7 @@ func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error 
 	if runtime.GOOS == "windows" { // which renames nothing over a file that is open
 		_ = damaged.Close()
 	}
-	return replaceFile(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
+	return durable.Replace(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
 }
 
 // keepDamaged gives the damaged file at path another name besides. A link reads nothing of it, for there may be pages that
@@ -146,24 +153,12 @@ func keepDamaged(path string, damaged *os.File) error {
 		return err
 	}
 	if os.Link(path, kept) == nil {
-		return syncDir(filepath.Dir(path))
+		return durable.SyncDir(filepath.Dir(path))
 	}
-	return replaceFile(kept, func(tmp *os.File) error {
+	return durable.Replace(kept, func(tmp *os.File) error {
 		_, err := io.Copy(tmp, damaged)
 		return err
 	})
-}
-
-// lockWithin takes bbolt's lock on f, for which it waits as [OpenBoltEngine] does.
-func lockWithin(f *os.File, timeout time.Duration) error {
-	for end := time.Now().Add(timeout); ; time.Sleep(10 * time.Millisecond) {
-		switch locked, err := tryLock(f); {
-		case locked || err != nil:
-			return err
-		case !time.Now().Before(end):
-			return ErrLocked
-		}
-	}
 }
 
 // wayOut adds to ErrCorrupt what can be done about the file at path.

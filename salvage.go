@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
 // SalvageReport says what [Salvage] brought back, and what not.
@@ -59,7 +60,7 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 	}
 	if err == nil {
 		s.settle()
-		err = writeFile(out, func(tmp *os.File) error { return s.write(ctx, tmp.Name()) })
+		err = durable.Create(out, func(tmp *os.File) error { return s.write(ctx, tmp.Name()) })
 	}
 	return s.report, wrapf(err, "salvage %s", broken)
 }

@@ -1,6 +1,6 @@
 //go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
 
-package latchkey
+package durable
 
 import (
 	"errors"
@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// tryLock takes bbolt's lock on f, alone, and reports whether it could.
+// tryLock takes the lock on f, and reports whether it was free.
 func tryLock(f *os.File) (locked bool, err error) {
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
@@ -18,11 +18,12 @@ func tryLock(f *os.File) (locked bool, err error) {
 	return err == nil, err
 }
 
-// unlock gives up bbolt's lock on f. Closing f does not where it is still mapped, as after a panic in bbolt.
-func unlock(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
+// Unlock gives up the lock on f, whether [Lock] or bbolt took it. Closing f does not give up the
+// lock while f is still mapped, as after a panic in bbolt.
+func Unlock(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
 
-// setOwner gives f to whom another file belongs.
-func setOwner(f *os.File, other fs.FileInfo) error {
+// copyOwner gives f the owner of another file.
+func copyOwner(f *os.File, other fs.FileInfo) error {
 	mine, err := f.Stat()
 	if err != nil {
 		return err
