@@ -1,7 +1,7 @@
-// Package enginetest checks that an engine keeps every promise of [latchkey.Engine]. A store relies on all of them, so
-// there are no exceptions to ask for.
+// Package enginetest checks that an engine keeps every promise of [latchkey.Engine]. A store relies
+// on all of these promises, so an engine cannot ask for exceptions.
 //
-// An engine's tests need one call, here for the engine on bbolt:
+// The tests of an engine need one call. This is the call for the engine on bbolt:
 //
 //	func TestEngine(t *testing.T) {
 //		enginetest.Run(t, func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
@@ -9,14 +9,15 @@
 //		})
 //	}
 //
-// Each law is a subtest with a name of its own. One law writes a million records, or ten thousand with -short; another
-// draws its operations at random and prints the seed that repeats them. Run the suite with -race too. A promise to wait
-// for something is kept or the suite waits for ever, so an engine that hangs ends with the timeout of go test, which
-// shows where.
+// Each law is a subtest with a name of its own. One law writes a million records, or ten thousand
+// with -short. Another law draws its operations at random. If it fails, it logs the seed that
+// repeats them. Run the suite with -race too. If an engine waits for ever, the suite waits with it
+// until the timeout of go test, whose output shows where the engine waits.
 //
-// An engine may also have abilities of its own choice: [latchkey.EngineBackuper],
+// An engine may also have optional abilities: [latchkey.EngineBackuper],
 // [latchkey.EngineCompacter], [latchkey.EngineChecker], [latchkey.CommitCounter] and
-// [latchkey.DamageSkipper]. Their laws are checked for an engine that has them, and skipped for any other.
+// [latchkey.DamageSkipper]. The suite checks the laws of the abilities that the engine has, and
+// skips the others.
 package enginetest
 
 import (
@@ -30,9 +31,10 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// An Open opens the engine that keeps its data in dir, which is a new, empty directory for each law and is used for
-// nothing else; an engine that has no files takes it for a name. Opening with the same dir again, after Close, must find
-// what was there. Of opts, which may be nil, only ReadOnly counts.
+// An Open opens the engine that keeps its data in dir. Each law gets a new, empty directory, which
+// nothing else uses. An engine without files can take dir as a name. After Close, another call with
+// the same dir must find the data of the closed engine. opts may be nil. Of opts, only ReadOnly
+// counts.
 type Open func(dir string, opts *latchkey.Options) (latchkey.Engine, error)
 
 // Run checks every law against the engine that open opens.
@@ -44,14 +46,14 @@ func Run(t *testing.T, open Open) {
 	}
 }
 
-// law is one promise and how to check it. What check passes to an engine may be run again, so it sets afresh whatever
-// it changes outside its transaction.
+// law is one promise, and a function that checks it. An engine may run a function again. So check
+// sets anew, in each run, every variable that such a function changes outside its transaction.
 type law struct {
 	name  string
 	check func(s *subject)
 }
 
-// subject is an engine under test, empty at first.
+// subject is an engine under test. It is empty at first.
 type subject struct {
 	*testing.T
 	latchkey.Engine
@@ -116,7 +118,7 @@ func (s *subject) write(table string, edits ...string) {
 	s.update(func(tx latchkey.EngineTx) error { return write(tx, table, edits...) })
 }
 
-// want checks that a table has exactly these entries, written as list writes them.
+// want checks that a table has exactly these entries, in the form that list returns.
 func (s *subject) want(table, entries string) {
 	s.Helper()
 	s.view(func(tx latchkey.EngineTx) error {
@@ -136,8 +138,8 @@ func (s *subject) wantError(call string, err, want error) {
 	}
 }
 
-// room makes the engine large enough that a few small Updates need no more. An engine may have to wait for its readers
-// before it can grow, and some laws write while they read.
+// room makes the engine so large that a few small Updates need no more space. An engine may have to
+// wait for its readers before it can grow, and some laws write while they read.
 func (s *subject) room() {
 	s.Helper()
 	big := bytes.Repeat([]byte("room"), latchkey.MaxEngineValue/4)
@@ -155,12 +157,12 @@ func (s *subject) room() {
 	each(func(tx latchkey.EngineTx, key []byte) error { return tx.Delete("room", key) })
 }
 
-// put, get and remove are EngineTx's methods, on strings.
+// put, get and remove call the methods of EngineTx with strings.
 func put(tx latchkey.EngineTx, table, key, value string) error {
 	return tx.Put(table, []byte(key), []byte(value))
 }
 
-// get returns "" for a key that is not there; those that tests write are not empty.
+// get returns "" if the key does not exist. No test that uses get writes an empty value.
 func get(tx latchkey.EngineTx, table, key string) (string, error) {
 	v, err := tx.Get(table, []byte(key))
 	return string(v), err
@@ -186,7 +188,7 @@ func write(tx latchkey.EngineTx, table string, edits ...string) error {
 	return nil
 }
 
-// list returns all entries of a table, as in "a=1 b=2".
+// list returns all entries of a table in the form "a=1 b=2".
 func list(tx latchkey.EngineTx, table string) (string, error) { return listRange(tx, table, nil, nil) }
 
 // listRange returns the entries of a table between bounds.
@@ -201,7 +203,7 @@ func listRange(tx latchkey.EngineTx, table string, from, to []byte) (string, err
 	return strings.Join(entries, " "), nil
 }
 
-// canceled is a context that has ended.
+// canceled returns a context that has ended.
 func canceled() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
