@@ -13,7 +13,7 @@ import (
 )
 
 func ExampleRun() {
-	var t *testing.T // the test's own
+	var t *testing.T // in a test, its parameter
 
 	enginetest.Run(t, func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
 		return latchkey.OpenBoltEngine(filepath.Join(dir, "keys.db"), opts)
@@ -25,7 +25,7 @@ func TestSoundEnginesKeepTheLaws(t *testing.T) {
 	t.Run("writers at once, and again", func(t *testing.T) { enginetest.Run(t, openMemory("runs again")) })
 }
 
-// faultVariable names the fault of the engine that a child process runs the suite on.
+// faultVariable is the environment variable that tells a child process which fault its engine has.
 const faultVariable = "ENGINETEST_FAULT"
 
 func TestEveryFaultBreaksItsLaw(t *testing.T) {
@@ -84,8 +84,9 @@ func TestEveryFaultBreaksItsLaw(t *testing.T) {
 	} {
 		t.Run(tt.fault, func(t *testing.T) {
 			t.Parallel()
-			// A law that is broken by waiting for ever ends with the child's timeout.
-			// Some faults show only to who looks at the right moment, which need not come on a machine that is busy.
+			// A law that waits for ever fails by the child's timeout. Some faults show only at the
+			// right moment, which may not come on a busy machine. So the law is tried several
+			// times.
 			var out []byte
 			var exit *exec.ExitError
 			for tries := 0; exit == nil; tries++ {
