@@ -13,7 +13,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Laws about Scan, above all about scanning what is written to meanwhile.
+// Laws about Scan, above all about a Scan of a table that is written to at the same time.
 var scanLaws = []law{
 	{"Scan goes in the order of bytes", scanGoesInOrder},
 	{"Scan keeps within its bounds", scanKeepsWithinBounds},
@@ -110,7 +110,7 @@ func scanCanBeLeft(s *subject) {
 			}
 			break
 		}
-		// Again from its beginning, with another of the same table under way.
+		// A second Scan of the same table begins while the first is in progress.
 		var got []string
 		for outer, err := range entries {
 			if err != nil {
@@ -132,8 +132,8 @@ func scanCanBeLeft(s *subject) {
 	s.update(scan)
 }
 
-// scanWrites are the edits that scanMeetsWrites makes in a table while a Scan of b, d, f and h stands
-// at d, and the entries that the Scan then yields in all.
+// scanWrites are edits of a table. scanMeetsWrites makes them while a Scan of b, d, f and h stands
+// at d. want lists all entries that the Scan then yields.
 var scanWrites = []struct {
 	name  string
 	table string
@@ -188,7 +188,8 @@ func scanMeetsWrites(s *subject) {
 	}
 }
 
-// empty deletes every key that a Scan of a table yields, which must leave none.
+// empty deletes every key that a Scan of a table yields. It returns an error if the table has an
+// entry afterwards.
 func empty(tx latchkey.EngineTx, table string) error {
 	for e, err := range tx.Scan(table, nil, nil) {
 		if err != nil {
@@ -205,10 +206,12 @@ func empty(tx latchkey.EngineTx, table string) error {
 	return err
 }
 
-// seedVariable sets the seed of the law that draws its operations at random.
+// seedVariable is the environment variable with the seed of the law that draws its operations at
+// random.
 const seedVariable = "ENGINETEST_SEED"
 
-// mixtureAgreesWithMap runs the same operations, drawn at random, on the engine and on a sorted slice in memory.
+// mixtureAgreesWithMap draws operations at random, and runs them on the engine and on a sorted
+// slice in memory.
 func mixtureAgreesWithMap(s *subject) {
 	seed := rand.Uint64()
 	if v, err := strconv.ParseUint(os.Getenv(seedVariable), 10, 64); err == nil {
@@ -249,22 +252,24 @@ func mixtureAgreesWithMap(s *subject) {
 	}
 }
 
-// model is what the table should have, in order.
+// model has the entries that the table should have, in order.
 type model []latchkey.Entry
 
-// find returns the place of the first entry with at least this key.
+// find returns the index of the first entry whose key is key or greater. It reports whether that
+// entry has the key itself.
 func (m model) find(key []byte) (i int, found bool) {
 	return slices.BinarySearchFunc(m, key, func(e latchkey.Entry, key []byte) int { return bytes.Compare(e.Key, key) })
 }
 
-// mixture is one transaction on the engine and on the model.
+// mixture is one transaction that runs on the engine and on the model.
 type mixture struct {
 	latchkey.EngineTx
 	*rand.Rand
 	model model
 }
 
-// run grows and shrinks the table by turns, so that an engine's tree splits and merges.
+// run draws how fast the table grows in this transaction. Over many transactions the table grows
+// and shrinks, so that an engine's tree splits and merges pages.
 func (m *mixture) run() error {
 	growth := m.IntN(100)
 	for range 150 {
@@ -283,7 +288,7 @@ func (m *mixture) run() error {
 	return nil
 }
 
-// key draws a key of any length, out of few enough that they meet again.
+// key draws a key of any length. There are so few keys that the same ones come again.
 func (m *mixture) key() []byte {
 	key := fmt.Appendf(nil, "%c%03d", 'a'+m.IntN(3), m.IntN(800))
 	if m.IntN(20) == 0 {
@@ -292,7 +297,7 @@ func (m *mixture) key() []byte {
 	return key
 }
 
-// write puts with a chance of growth in a hundred, and else deletes.
+// write puts an entry with a chance of growth in a hundred. Otherwise it deletes one.
 func (m *mixture) write(growth int) error {
 	key := m.key()
 	i, found := m.model.find(key)
@@ -307,7 +312,7 @@ func (m *mixture) write(growth int) error {
 		m.model[i].Value = value
 		return m.Put("t", key, value)
 	}
-	// Mostly what is there.
+	// Most deletions hit a key that exists.
 	if i < len(m.model) && m.IntN(4) > 0 {
 		key, found = m.model[i].Key, true
 	}
@@ -317,7 +322,7 @@ func (m *mixture) write(growth int) error {
 	return m.Delete("t", key)
 }
 
-// look compares what Get says of a key with the model.
+// look compares the value that Get returns for one key with the model.
 func (m *mixture) look() error {
 	key := m.key()
 	var want []byte
@@ -331,7 +336,8 @@ func (m *mixture) look() error {
 	return err
 }
 
-// scan compares a stretch of the table with the model, and after a step writes with a chance of writes in a hundred.
+// scan compares one range of the table with the model. After each step of the Scan, it writes with
+// a chance of writes in a hundred.
 func (m *mixture) scan(writes int) error {
 	var from, to []byte
 	if m.IntN(3) > 0 {
