@@ -78,7 +78,8 @@ func emptyIsNotMissing(s *subject) {
 }
 
 func tablesAreApart(s *subject) {
-	// An engine that makes one key of table and key must not take one for another.
+	// An engine may join a table's name and a key to one key of its own. These pairs must stay
+	// different.
 	entries := []struct{ table, key string }{
 		{"a", "b"}, {"ab", "b"}, {"a", "bb"}, {"a/b", "c"}, {"a", "b/c"}, {"a\x00b", "c"}, {"a", "b\x00c"}, {"a:b", "c"}, {"a", "b:c"},
 	}
@@ -136,11 +137,11 @@ func transactionSeesItsWrites(s *subject) {
 			}
 		}
 		if v, err := tx.Get("t", []byte("b")); v != nil || err != nil {
-			s.Errorf("Get of what the transaction deleted: got %q, %v", v, err)
+			s.Errorf("Get of a key that the transaction deleted: got %q, %v", v, err)
 		}
 		v, err := get(tx, "t", "c")
 		if v != "4" {
-			s.Errorf("Get of what the transaction put: got %q, want 4", v)
+			s.Errorf("Get of a key that the transaction put: got %q, want 4", v)
 		}
 		return err
 	})
@@ -244,13 +245,13 @@ func resultsAreTheCallers(s *subject) {
 		}
 		got, err := list(tx, "t")
 		if err == nil && got != "a=one b=two" {
-			s.Errorf("after changes to what Get and Scan returned, the transaction has %q", got)
+			s.Errorf("after changes to the slices that Get and Scan returned, the transaction has %q", got)
 		}
 		return err
 	}
 	s.view(spoil)
 	s.update(func(tx latchkey.EngineTx) error {
-		// Also what this transaction has written, which an engine may keep elsewhere.
+		// An engine may keep the writes of this transaction elsewhere, so change such an entry too.
 		if err := put(tx, "t", "b", "two"); err != nil {
 			return err
 		}
@@ -265,7 +266,7 @@ func resultsAreTheCallers(s *subject) {
 	})
 	s.put("t", "a", "six")
 	if string(kept) != "one" {
-		s.Errorf("what Get returned has become %q, want one", kept)
+		s.Errorf("the slice that Get returned has become %q, want one", kept)
 	}
 }
 
@@ -287,7 +288,7 @@ func argumentsAreTheCallers(s *subject) {
 		fill(key)
 		got, err := list(tx, "t")
 		if err == nil && got != "a=one c=three" {
-			s.Errorf("after changes to what Put and Delete were given, the transaction has %q", got)
+			s.Errorf("after changes to the slices that Put and Delete were given, the transaction has %q", got)
 		}
 		return err
 	})
@@ -313,7 +314,7 @@ func argumentsAreTheCallers(s *subject) {
 	})
 }
 
-// fill changes all of b.
+// fill overwrites every byte of b.
 func fill(b []byte) {
 	for i := range b {
 		b[i] = '#'
