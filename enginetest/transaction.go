@@ -12,7 +12,8 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Laws about transactions: what they see of each other, and what is left of one that fails.
+// Laws about transactions: which writes of each other they see, and what a failed transaction
+// leaves.
 var transactionLaws = []law{
 	{"the error of fn comes back as it is", errorComesBack},
 	{"an Update that fails leaves nothing", failureLeavesNothing},
@@ -42,8 +43,8 @@ func errorComesBack(s *subject) {
 	}
 }
 
-// failures are the ways in which fn can end other than well. Each runs an Update of fn, and reports whether the failure
-// reached the caller of Update.
+// failures are the ways in which fn can fail. run calls Update with a function that first calls fn
+// and then fails. It reports whether the caller of Update noticed the failure.
 var failures = []struct {
 	name string
 	run  func(s *subject, fn func(tx latchkey.EngineTx) error) bool
@@ -94,11 +95,11 @@ func failureLeavesNothing(s *subject) {
 			return write(tx, "t", "a=again", "-c", "b=back", "c=and back")
 		})
 		if !reached {
-			s.Errorf("after %s in fn, Update went on as if nothing had been", failure.name)
+			s.Errorf("after %s in fn, Update returned as if fn had not failed", failure.name)
 		}
 		s.want("t", "a=1 b=2")
 		s.want("new", "")
-		// The next commit must not bring it along.
+		// The next commit must not include the failed writes.
 		s.put("other", "x", failure.name)
 		s.want("t", "a=1 b=2")
 		s.want("new", "")
@@ -108,7 +109,7 @@ func failureLeavesNothing(s *subject) {
 	s.want("new", "")
 }
 
-// failureTakesNothing runs many Updates at once, of which one in two fails, all at keys that lie side by side.
+// failureTakesNothing runs many Updates at once, at neighbouring keys. Half of the Updates fail.
 func failureTakesNothing(s *subject) {
 	const writers = 64
 	s.put("t", "all", "0")
@@ -163,7 +164,8 @@ func viewSeesOneState(s *subject) {
 		if _, err := get(tx, "t", "a"); err != nil {
 			return err
 		}
-		// In another goroutine: transactions of one within each other are nobody's promise.
+		// The writer is another goroutine, because no engine promises transactions within one
+		// another.
 		var writer sync.WaitGroup
 		writer.Go(func() {
 			s.put("t", "a", "2")
@@ -210,7 +212,7 @@ func viewDoesNotWait(s *subject) {
 	s.want("t", "a=2 b=2")
 }
 
-// writers and rounds are for laws about transactions that go on at once.
+// writers and rounds are for the laws in which several transactions run at once.
 const (
 	writers = 16
 	rounds  = 20
@@ -244,7 +246,7 @@ func noLostUpdate(s *subject) {
 	})
 }
 
-// add adds to the number under a key.
+// add adds n to the number that is stored under a key.
 func add(tx latchkey.EngineTx, key string, n int) error {
 	v, err := get(tx, "t", key)
 	if err != nil {
@@ -254,8 +256,9 @@ func add(tx latchkey.EngineTx, key string, n int) error {
 	return put(tx, "t", key, strconv.Itoa(old+n))
 }
 
-// noWriteSkew lets many writers each take a place of their own if fewer than a number are taken, which they know by a
-// Scan, or in every other round by Gets. No two write the same key, so only what they read can tell that they conflict.
+// noWriteSkew has many writers compete for a few places. A writer counts the places that are taken,
+// by a Scan in every other round and by Gets in the rounds between. If there is room, it takes a
+// place of its own. No two writers write the same key, so only their reads show that they conflict.
 func noWriteSkew(s *subject) {
 	const places = 3
 	for round := range rounds {
@@ -305,7 +308,8 @@ func noWriteSkew(s *subject) {
 	}
 }
 
-// The tables of noHalves, each with one amount, and the sum of the amounts, which a transfer keeps.
+// accounts is the number of tables that noHalves uses, each with one amount. sum is the total of
+// all amounts, which no transfer changes.
 const (
 	accounts = 8
 	sum      = 800
@@ -337,7 +341,7 @@ func openAccounts(tx latchkey.EngineTx) error {
 	return nil
 }
 
-// transfer moves n from one account to another, which may be the same account.
+// transfer moves n from one account to another. Both may be the same account.
 func transfer(tx latchkey.EngineTx, from, to, n int) error {
 	if err := pay(tx, from, -n); err != nil {
 		return err
@@ -405,8 +409,9 @@ func doneContextBeginsNothing(s *subject) {
 	s.want("t", "a=1")
 }
 
-// waitingCanBeCanceled cancels Updates while another is under way. An engine that lets both run at once may commit the
-// second: what it says of it must be true, and it must say so before the first has ended.
+// waitingCanBeCanceled cancels an Update while another Update is in progress. An engine that runs
+// both at once may commit the second. In any case the second Update must return before the first
+// one ends, and its error must be true.
 func waitingCanBeCanceled(s *subject) {
 	for i := range rounds {
 		key := strconv.Itoa(i)
@@ -427,7 +432,7 @@ func waitingCanBeCanceled(s *subject) {
 			second <- s.Update(ctx, func(tx latchkey.EngineTx) error { return put(tx, "second", key, ".") })
 		}()
 		if i%2 == 0 {
-			runtime.Gosched() // so that it waits already, or not yet
+			runtime.Gosched() // with luck the second Update waits already
 		}
 		cancel()
 		err := <-second
@@ -437,18 +442,19 @@ func waitingCanBeCanceled(s *subject) {
 		s.view(func(tx latchkey.EngineTx) error {
 			v, err := get(tx, "first", key)
 			if v == "" {
-				s.Error("the Update that the other waited for has left nothing")
+				s.Error("the first Update has left nothing")
 			}
 			return err
 		})
 	}
 }
 
-// wantTruth checks that a key is there if the Update that put it returned nil, and not if it returned an error.
+// wantTruth checks that the error of an Update is true: the key that it put is there after nil, and
+// not there after an error.
 func (s *subject) wantTruth(table, key string, updated error) {
 	s.Helper()
 	if errors.Is(updated, latchkey.ErrCommitUnknown) {
-		return // which says that nobody knows
+		return // this error leaves open whether the key is there
 	}
 	s.view(func(tx latchkey.EngineTx) error {
 		v, err := get(tx, table, key)
@@ -491,7 +497,8 @@ func viewRefusesToWrite(s *subject) {
 	s.want("new", "")
 }
 
-// endedTransaction uses a transaction after its function has returned, and goes on with a Scan that began within it.
+// endedTransaction uses a transaction after its function has returned, and continues a Scan that
+// began within the transaction.
 func endedTransaction(s *subject) {
 	s.put("t", "a", "1")
 	s.put("t", "b", "2")
@@ -499,7 +506,7 @@ func endedTransaction(s *subject) {
 	var entries iter.Seq2[latchkey.Entry, error]
 	next, stop := func() (latchkey.Entry, error, bool) { return latchkey.Entry{}, nil, false }, func() {}
 	keep := func(etx latchkey.EngineTx) error {
-		stop() // of an earlier run
+		stop() // ends the Scan of an earlier run of keep
 		tx, entries = etx, etx.Scan("t", nil, nil)
 		next, stop = iter.Pull2(entries)
 		if e, err, _ := next(); err != nil || string(e.Key) != "a" {
