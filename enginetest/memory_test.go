@@ -18,7 +18,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// tables are the state of a memory engine. A state that was published is never changed.
+// tables are the state of a memory engine. A published state never changes.
 type tables map[string][]latchkey.Entry
 
 // memory is an engine in memory that keeps every law, unless it has a fault.
@@ -27,13 +27,13 @@ type memory struct {
 	fault    string
 	readOnly bool
 
-	turn   chan struct{} // whoever writes puts one in
+	turn   chan struct{} // has one element while a writer has its turn
 	life   sync.RWMutex  // read-locked by transactions, locked by Close
 	closed atomic.Bool
 	before uint64 // commits before this engine was opened
 }
 
-// disk is what outlives a memory engine.
+// disk has the data that outlives a memory engine.
 type disk struct {
 	state    atomic.Pointer[tables]
 	previous atomic.Pointer[tables]
@@ -41,7 +41,7 @@ type disk struct {
 	commits  atomic.Uint64
 }
 
-// disks finds the disk of a directory.
+// disks has the disk of each directory.
 var disks sync.Map
 
 // openMemory returns an enginetest.Open of engines with a fault.
@@ -148,7 +148,7 @@ func (e *memory) run(fn func(latchkey.EngineTx) error) (err error) {
 	return err
 }
 
-// updateOptimistically runs fn until nothing that it read, or has to count as read, has changed meanwhile.
+// updateOptimistically runs fn again until no other transaction has committed in the meantime.
 func (e *memory) updateOptimistically(fn func(latchkey.EngineTx) error) error {
 	for {
 		base := e.state.Load()
@@ -160,7 +160,7 @@ func (e *memory) updateOptimistically(fn func(latchkey.EngineTx) error) error {
 		if err != nil {
 			return err
 		}
-		runtime.Gosched() // and let others come between
+		runtime.Gosched() // lets other transactions commit in between
 		e.commit.Lock()
 		now := e.state.Load()
 		if e.has("looks only for conflicts of writes") {
@@ -238,7 +238,7 @@ func (e *memory) Close() error {
 	return nil
 }
 
-// What an engine may be able to do besides.
+// The optional abilities of an engine.
 var (
 	_ latchkey.EngineBackuper  = (*memory)(nil)
 	_ latchkey.EngineCompacter = (*memory)(nil)
@@ -288,7 +288,7 @@ func (e *memory) WriteBackup(ctx context.Context, w io.Writer) error {
 	return err
 }
 
-// Compact has nothing to give back.
+// Compact does nothing, because memory has no unused space to give back.
 func (e *memory) Compact(context.Context) error {
 	if e.has("loses what is committed during Compact") {
 		before := e.state.Load()
@@ -336,7 +336,7 @@ func (tx *memoryTx) NextReadable(table string, from []byte) []byte {
 	return nil
 }
 
-// memoryTx works on a state that is its own, table by table, from the first write on.
+// memoryTx works on a copy of the state. It copies a table when it first writes to it.
 type memoryTx struct {
 	*memory
 	tables   tables
@@ -385,7 +385,7 @@ func (tx *memoryTx) Get(table string, key []byte) ([]byte, error) {
 	return append([]byte{}, value...), nil
 }
 
-// name is a table's own.
+// name returns the name under which the engine keeps a table.
 func (tx *memoryTx) name(table string) string {
 	if tx.has("keeps all tables in one") {
 		return ""
