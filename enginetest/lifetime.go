@@ -12,7 +12,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Laws about what lasts, and how it ends.
+// Laws about the life of an engine: which data lasts, and what Close does.
 var lifetimeLaws = []law{
 	{"every commit is there after reopening", commitsLast},
 	{"a read-only engine runs no Update", readOnlyEngine},
@@ -73,7 +73,8 @@ func closedEngine(s *subject) {
 	}
 }
 
-// closeWaits closes the engine while a transaction of each kind is under way.
+// closeWaits closes the engine while a transaction is in progress, once for each kind of
+// transaction.
 func closeWaits(s *subject) {
 	s.put("t", "a", "1")
 	for _, tt := range []struct {
@@ -92,7 +93,7 @@ func closeWaits(s *subject) {
 				}
 				closed.Store(true)
 			})
-			// Close has time to be wrong, and no promise to be quick.
+			// A Close that does not wait has time to return here. Close need not be quick.
 			for range 1000 {
 				runtime.Gosched()
 				if v, err := get(tx, "t", "a"); err != nil || v != "1" {
@@ -113,8 +114,8 @@ func closeWaits(s *subject) {
 	s.want("t", "a=1")
 }
 
-// closeAmongWriters closes the engine while many write. Each Update returns nil and lasts, or returns
-// ErrClosed and leaves nothing.
+// closeAmongWriters closes the engine while many write. Each Update returns nil and lasts, or
+// returns ErrClosed and leaves nothing.
 func closeAmongWriters(s *subject) {
 	results := s.amongWriters(func() {
 		if err := s.Close(); err != nil {
@@ -131,8 +132,8 @@ func closeAmongWriters(s *subject) {
 }
 
 // amongWriters calls fn while many goroutines write one key after another. It returns the error of
-// each Update by its key. fn begins after each goroutine has made one Update, and each makes its last
-// Update after fn has returned.
+// each Update by its key. fn begins after each goroutine has made one Update, and each makes its
+// last Update after fn has returned.
 func (s *subject) amongWriters(fn func()) map[string]error {
 	s.Helper()
 	var group sync.WaitGroup
@@ -164,7 +165,8 @@ func (s *subject) amongWriters(fn func()) map[string]error {
 	return results
 }
 
-// manyRecords writes them in the order of their keys, in ten transactions, and reads them after reopening.
+// manyRecords writes many records in the order of their keys, in ten transactions, and reads them
+// after reopening.
 func manyRecords(s *subject) {
 	records := uint64(1_000_000)
 	if testing.Short() {
