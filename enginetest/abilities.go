@@ -192,8 +192,7 @@ func commitsAreCounted(s *subject) {
 	}
 }
 
-// nothingToSkip asks each kind of transaction where reading can go on behind damage, although nothing
-// is damaged.
+// nothingToSkip calls NextReadable in each kind of transaction, on an engine without damage.
 func nothingToSkip(s *subject) {
 	s.fill()
 	able := true
