@@ -1,5 +1,6 @@
-// Package memory has stores that are gone with the process. One that need not outlive it does without the syncs of a file:
-// eleven to open it and make a user, which on a slow disk are a tenth of a second.
+// Package memory makes stores in memory, which end with the process. Such a store needs no syncs. A
+// store in a file takes eleven syncs to be opened and to get its first user, which is a tenth of a
+// second on a slow disk.
 package memory
 
 import (
@@ -20,12 +21,13 @@ func Open(opts *latchkey.Options) (*latchkey.Store, error) {
 	return latchkey.OpenWith(newEngine(false), opts)
 }
 
-// engine keeps its tables in memory. A table is never changed: who writes makes another that shares what stays as it was,
-// so a reader keeps the state that it began with, and neither waits for the other.
+// engine keeps its tables in memory. A table never changes. A writer makes a new table, which
+// shares the unchanged part with the old one. So a reader keeps the state that it began with, and
+// readers and writers do not wait for each other.
 type engine struct {
 	readOnly bool
 	state    atomic.Pointer[tables]
-	turn     chan struct{} // whoever writes has put one in
+	turn     chan struct{} // has one element while a writer has its turn
 	life     sync.RWMutex  // read-locked by transactions, locked by Close
 	closed   atomic.Bool
 }
@@ -33,7 +35,8 @@ type engine struct {
 // tables are the tables by name.
 type tables map[string]*btree.BTreeG[latchkey.Entry]
 
-// degree is of middling size: nodes of 16 to 31 entries are copied when they change.
+// degree is the degree of the B-trees. Its nodes of 16 to 31 entries are of medium size, because a
+// change copies each node on its way.
 const degree = 16
 
 func less(a, b latchkey.Entry) bool { return bytes.Compare(a.Key, b.Key) < 0 }
@@ -68,7 +71,7 @@ func (e *engine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) e
 		return ctx.Err()
 	}
 	if err := ctx.Err(); err != nil {
-		return err // select takes either of two that are ready
+		return err // if both cases are ready, select may choose the first
 	}
 	if err := e.enter(); err != nil {
 		return err
@@ -83,9 +86,11 @@ func (e *engine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) e
 	return nil
 }
 
-// enter begins a transaction, which Close waits for.
+// enter begins a transaction, which Close then waits for.
 func (e *engine) enter() error {
-	if e.closed.Load() { // else it would wait for Close, which waits for the transactions under way
+	// Without this check, a caller would wait for Close, which waits for the transactions in
+	// progress.
+	if e.closed.Load() {
 		return latchkey.ErrClosed
 	}
 	e.life.RLock()
@@ -144,7 +149,7 @@ func (tx *engineTx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry
 	}
 }
 
-// ceiling finds the first entry of a table from a key on.
+// ceiling returns the first entry of a table whose key is from or greater.
 func (tx *engineTx) ceiling(table string, from []byte) (first latchkey.Entry, ok bool) {
 	if t := tx.tables[table]; t != nil {
 		t.AscendGreaterOrEqual(latchkey.Entry{Key: from}, func(e latchkey.Entry) bool {
@@ -171,7 +176,8 @@ func (tx *engineTx) Delete(table string, key []byte) error {
 	return err
 }
 
-// writable returns a table that this transaction can write to: its own copy, once it has one.
+// writable returns a table that this transaction may change: its own copy, which it makes at the
+// first write.
 func (tx *engineTx) writable(table string) (*btree.BTreeG[latchkey.Entry], error) {
 	switch {
 	case tx.ended:
