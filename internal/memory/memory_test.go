@@ -9,7 +9,7 @@ import (
 )
 
 func TestTheEngineInMemoryKeepsEveryLaw(t *testing.T) {
-	var engines sync.Map // by directory: the state of one goes on in the next
+	var engines sync.Map // by directory; an engine takes over the state of the one before it
 	enginetest.Run(t, func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
 		e := newEngine(opts != nil && opts.ReadOnly)
 		if before, ok := engines.Swap(dir, e); ok {
