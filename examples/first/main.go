@@ -1,4 +1,5 @@
-// First makes a store in a new file, a user and a key; logs in with the key, disables it, and shows that it is refused.
+// First makes a store in a new file, with a user and a key. It logs in with the key, disables the
+// key, and shows that the store then refuses it.
 package main
 
 import (
