@@ -60,7 +60,7 @@ func TestAStoreIsBuiltOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		closeEnv(t, env)
-		if want := 2; built != want { // a line when it begins, and one when it is done
+		if want := 2; built != want { // one line when building begins, and one when it is done
 			t.Fatalf("%d lines are logged, want %d", built, want)
 		}
 	}
