@@ -10,40 +10,41 @@ import (
 	"time"
 )
 
-// A Group is one question: cases that are measured beside each other.
+// A Group is one question, with the cases that answer it.
 type Group struct {
 	Name   string
 	Title  string        // the question
 	Time   time.Duration // how long the report measures a case in one round
-	Rounds int           // how many rounds of the report are enough; 0 for all
+	Rounds int           // the most rounds that the report needs; 0 for no limit
 
-	// Open makes what the cases need, which lasts until the Env is closed.
+	// Open makes the cases and all that they need. It lasts until the Env is closed.
 	Open func(e *Env) ([]Case, error)
 }
 
-// Groups are all questions, in the order of the report.
+// Groups returns all groups in the order of the report.
 func Groups() []Group {
 	return []Group{Cached, Cold, Forged, Malformed, Growth, Opening, UnderWrites, SharedCommits, HTTP, Rivals}
 }
 
-// A Case is one measurement, and what it must reach.
+// A Case is one measurement and its targets.
 type Case struct {
 	Name string
-	// Unit is the metric that counts, one that the body reports; "" is the time of an operation, in nanoseconds.
+	// Unit is the metric that the targets apply to, one that Body reports. The empty Unit stands
+	// for the time of one operation, in nanoseconds.
 	Unit string
-	// Body measures, as a benchmark does. It can be called again.
+	// Body is the benchmark. It can be called again.
 	Body func(b *testing.B) error
 
 	Ratios   []Ratio
-	Max      float64 // the most that the value may be; 0 for no bound
+	Max      float64 // the largest value that meets the target; 0 for no bound
 	NoAllocs bool
 }
 
-// A Ratio compares a case with another of its group, its yardstick.
+// A Ratio compares a case with another case of its group, the yardstick.
 type Ratio struct {
 	To         string  // the yardstick's name
-	Throughput bool    // operations per second are compared, not values
-	Min, Max   float64 // what the ratio must be between; 0 for no bound
+	Throughput bool    // compare operations per second, and not values
+	Min, Max   float64 // the bounds of the ratio; 0 for no bound
 }
 
 // Measure runs the case for as long as the flag test.benchtime says.
@@ -60,16 +61,16 @@ func (c *Case) Measure() (testing.BenchmarkResult, error) {
 	return r, err
 }
 
-// SetTime sets for how long [Case.Measure] measures, "50ms", or how often it runs the body, "1x"; and returns what was
-// set before.
+// SetTime sets how long [Case.Measure] measures, as in "50ms", or how often it runs the body, as in
+// "1x". It returns the former setting.
 func SetTime(s string) (old string, err error) {
 	f := flag.Lookup("test.benchtime")
 	old = f.Value.String()
 	return old, f.Value.Set(s)
 }
 
-// An Env is where groups are opened: the directory of their files, and how large their stores are. Close it when done
-// with the cases.
+// An Env has the directory for the files of the groups, and the sizes of their stores. Close it
+// when the cases are no longer needed.
 type Env struct {
 	Dir   string // stores are kept here for the next run
 	Sizes []int  // keys in a store, ascending
@@ -78,13 +79,14 @@ type Env struct {
 	closers []func() error
 }
 
-// Sizes of stores: what every run measures, and what only the long one adds.
+// ShortSizes are the stores that every run measures. LongSizes adds the store of the long form.
 var (
 	ShortSizes = []int{1_000, 100_000}
 	LongSizes  = []int{1_000, 100_000, 5_000_000}
 )
 
-// DefaultDir is the directory LATCHKEY_BENCH_DIR, or one in the user's cache directory.
+// DefaultDir returns the directory that LATCHKEY_BENCH_DIR names, or else one in the user's cache
+// directory.
 func DefaultDir() (string, error) {
 	if dir := os.Getenv("LATCHKEY_BENCH_DIR"); dir != "" {
 		return dir, nil
@@ -93,7 +95,7 @@ func DefaultDir() (string, error) {
 	return filepath.Join(dir, "latchkey-bench"), err
 }
 
-// largest is the largest size up to limit, or the smallest there is.
+// largest returns the largest size up to limit, or the smallest size if all are larger.
 func (e *Env) largest(limit int) int {
 	size := e.Sizes[0]
 	for _, s := range e.Sizes {
@@ -104,10 +106,10 @@ func (e *Env) largest(limit int) int {
 	return size
 }
 
-// onClose has fn called by Close, before those that were given earlier.
+// onClose makes Close call fn, before the functions of earlier calls.
 func (e *Env) onClose(fn func() error) { e.closers = append(e.closers, fn) }
 
-// tempDir makes a directory on the disk of the stores, so that what is compared syncs to the same one.
+// tempDir makes a directory on the disk of the stores, so that all cases sync to the same disk.
 func (e *Env) tempDir() (string, error) {
 	dir, err := os.MkdirTemp(e.Dir, "run-*")
 	if err == nil {
@@ -116,7 +118,7 @@ func (e *Env) tempDir() (string, error) {
 	return dir, err
 }
 
-// Close gives up what the groups opened.
+// Close closes everything that the groups opened.
 func (e *Env) Close() error {
 	var err error
 	for i := len(e.closers) - 1; i >= 0; i-- {
@@ -126,7 +128,8 @@ func (e *Env) Close() error {
 	return err
 }
 
-// together has goroutines share b.N operations. work does n of them; i tells the goroutines apart.
+// together makes goroutines share b.N operations. work does n operations, and i is the number of
+// the goroutine.
 func together(b *testing.B, goroutines int, work func(i, n int) error) error {
 	errs := make([]error, goroutines)
 	var wg sync.WaitGroup
