@@ -8,7 +8,7 @@ import (
 
 const canEvict = true
 
-// evict has the operating system drop what it has of a file in memory, as after a reboot.
+// evict makes the operating system drop a file from memory, as a reboot does.
 func evict(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
