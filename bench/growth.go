@@ -16,7 +16,8 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Growth is the hot path in larger and larger files. Cold has the cold logins, and Opening the rest.
+// Growth measures cached logins in files of growing size. Cold measures cold logins, and Opening
+// measures the opening.
 var Growth = Group{
 	Name:  "growth",
 	Title: "Does the login of a cached key cost more when the file is larger?",
@@ -37,7 +38,7 @@ var Growth = Group{
 	},
 }
 
-// Opening is what a program pays before its first login, in time and in memory.
+// Opening measures the time and the memory that a program needs before its first login.
 var Opening = Group{
 	Name:   "opening",
 	Title:  "How long does opening take, and how much memory?",
@@ -64,7 +65,8 @@ var Opening = Group{
 	},
 }
 
-// openings opens a store; from disk, it first has the operating system forget the file.
+// openings opens a store again and again. With fromDisk, the operating system first drops the file
+// from memory.
 func openings(st *stock, fromDisk bool) func(b *testing.B) error {
 	return func(b *testing.B) error {
 		b.ReportAllocs()
@@ -95,7 +97,7 @@ const (
 	residentEnv = "LATCHKEY_BENCH_RESIDENT"
 )
 
-// resident is what the operating system counts as this process's memory, in bytes.
+// resident is the memory of this process in bytes, as the operating system counts it.
 type resident struct{ RSS, Anon int64 }
 
 func readResident() (r resident, err error) {
@@ -119,8 +121,9 @@ func readResident() (r resident, err error) {
 	return r, nil
 }
 
-// ServeResident is called first thing by a program that runs [Opening]: in the process that the program has started for
-// it, it opens a store, tells what memory that took, and exits.
+// ServeResident must be the first call of a program that measures [Opening]. In a process that the
+// program has started for this purpose, ServeResident opens a store, prints the memory that the
+// opening took, and exits. In any other process it returns at once.
 func ServeResident() {
 	path := os.Getenv(residentEnv)
 	if path == "" {
@@ -152,8 +155,8 @@ func serveResident(path string) error {
 	return s.Close()
 }
 
-// residentMemory is that of a whole process which has opened a store and done nothing else, the program's own code and
-// libraries included.
+// residentMemory measures the memory of a whole process that has opened a store and done nothing
+// else. The program's own code and libraries count too.
 func residentMemory(st *stock) func(b *testing.B) error {
 	return func(b *testing.B) error {
 		self, err := os.Executable()
@@ -183,7 +186,8 @@ func residentMemory(st *stock) func(b *testing.B) error {
 
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
-// cacheMemory is how much larger the heap is for each key that the cache remembers, the cache's index included.
+// cacheMemory measures how much the heap grows for each key in the cache. The index of the cache
+// counts too.
 func cacheMemory(e *Env) func(b *testing.B) error {
 	return func(b *testing.B) error {
 		const keys = 10_000 // the default cache, full
@@ -237,7 +241,7 @@ func addServerKeys(s *latchkey.Store, n int) ([]string, error) {
 	return tokens, err
 }
 
-// heapAfterLogins is the size of what is reachable after a login with each token.
+// heapAfterLogins returns the size of all reachable memory after a login with each token.
 func heapAfterLogins(path string, cacheSize int, tokens []string) (int64, error) {
 	s, err := latchkey.Open(path, &latchkey.Options{Cost: quickCost, CacheSize: cacheSize})
 	if err != nil {
@@ -250,9 +254,9 @@ func heapAfterLogins(path string, cacheSize int, tokens []string) (int64, error)
 		}
 	}
 	runtime.GC()
-	runtime.GC() // the first moves what sync.Pool keeps to where the second frees it
+	runtime.GC() // sync.Pool gives its objects up only in the second collection
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	runtime.KeepAlive(tokens) // so that both measurements count them
+	runtime.KeepAlive(tokens) // keeps the tokens in both measurements
 	return int64(m.HeapAlloc), nil
 }
