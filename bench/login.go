@@ -19,10 +19,11 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Cached is the hot path, against one hash. With two goroutines the ratio is that of throughputs.
+// Cached compares a cached login with one hash. For two goroutines, it compares the throughput with
+// that of one.
 var Cached = Group{
 	Name:  "cached",
-	Title: "What does the login of a key cost that has logged in before?",
+	Title: "What does a login cost if the key has logged in before?",
 	Open: func(e *Env) ([]Case, error) {
 		s, tokens, err := e.openWarm(e.Sizes[0])
 		if err != nil {
@@ -49,11 +50,11 @@ var Cached = Group{
 	},
 }
 
-// sink keeps the compiler from leaving out work whose result nobody needs.
+// sink keeps the compiler from removing work whose result is not used.
 var sink [sha256.Size]byte
 
-// oneHash hashes 51 bytes: what a service that keeps bare hashes of tokens does for a token of 256 random bits, such as
-// "key_live_" and 42 base-62 digits. It fills one block of SHA-256.
+// oneHash hashes 51 bytes, which fill one block of SHA-256. A service that stores bare hashes of
+// tokens does the same for a token of 256 random bits, such as "key_live_" and 42 base-62 digits.
 func oneHash(b *testing.B) error {
 	var token [51]byte
 	rand.Read(token[:])
@@ -78,7 +79,7 @@ func twoHashers(b *testing.B) error {
 	})
 }
 
-// logins logs in with one token after another.
+// logins logs in with the tokens in turn.
 func logins(s *latchkey.Store, tokens []string) func(b *testing.B) error {
 	return func(b *testing.B) error {
 		ctx := context.Background()
@@ -96,7 +97,7 @@ func logins(s *latchkey.Store, tokens []string) func(b *testing.B) error {
 	}
 }
 
-// twoLogins is logins by two goroutines, which begin half the tokens apart.
+// twoLogins makes two goroutines log in with the tokens in turn. They begin half the tokens apart.
 func twoLogins(s *latchkey.Store, tokens []string) func(b *testing.B) error {
 	return func(b *testing.B) error {
 		ctx := context.Background()
@@ -116,10 +117,10 @@ func twoLogins(s *latchkey.Store, tokens []string) func(b *testing.B) error {
 	}
 }
 
-// Cold is the first login of a key, against the hash that it cannot do without.
+// Cold compares the first login of a key with the one hash that it needs.
 var Cold = Group{
 	Name:   "cold",
-	Title:  "What does the first login of a key cost since the store was opened, at the default cost?",
+	Title:  "What does the first login of a key cost after the store was opened, at the default cost?",
 	Time:   150 * time.Millisecond,
 	Rounds: 11,
 	Open: func(e *Env) ([]Case, error) {
@@ -153,14 +154,15 @@ func bareArgon2(b *testing.B) error {
 	return nil
 }
 
-// coldLogins logs in with each token once, and opens the store anew when it has used them up.
+// coldLogins logs in once with each token. When all tokens are used up, it opens the store anew.
 type coldLogins struct {
 	stock *stock
 	store *latchkey.Store
 	next  int
 }
 
-// fromMemory measures with the file in the operating system's memory, which has not always kept it since the last round.
+// fromMemory measures while the file is in the operating system's memory. It reads the file first,
+// because the system may have dropped it since the last round.
 func (c *coldLogins) fromMemory(b *testing.B) error {
 	f, err := os.Open(c.stock.Path)
 	if err != nil {
@@ -173,7 +175,8 @@ func (c *coldLogins) fromMemory(b *testing.B) error {
 	return c.measure(b)
 }
 
-// fromDisk measures as after a reboot.
+// fromDisk measures with a file that the operating system has dropped from memory, as after a
+// reboot.
 func (c *coldLogins) fromDisk(b *testing.B) error {
 	if err := c.close(); err != nil {
 		return err
@@ -225,7 +228,7 @@ func (c *coldLogins) close() error {
 	return s.Close()
 }
 
-// Forged is what an outsider can have the store do. The two kinds of tokens must cost the same.
+// Forged measures the work that an outsider can cause. Both kinds of tokens must cost the same.
 var Forged = Group{
 	Name:  "forged",
 	Title: "What does it cost to refuse a token that the domain did not make?",
@@ -267,7 +270,7 @@ var Forged = Group{
 	},
 }
 
-// countingEngine counts the transactions that read.
+// countingEngine counts read transactions.
 type countingEngine struct {
 	latchkey.Engine
 	views atomic.Int64
@@ -278,7 +281,7 @@ func (e *countingEngine) View(ctx context.Context, fn func(latchkey.EngineTx) er
 	return e.Engine.View(ctx, fn)
 }
 
-// otherDomain returns tokens that another store made.
+// otherDomain returns tokens of a store in another domain.
 func (e *Env) otherDomain(n int) ([]string, error) {
 	other, err := e.openNew()
 	if err != nil {
@@ -288,14 +291,14 @@ func (e *Env) otherDomain(n int) ([]string, error) {
 	return tokens, err
 }
 
-// withKeyID puts the key ID of another token into a token.
+// withKeyID returns token with the key ID of another token.
 func withKeyID(token, other string) string {
 	at := strings.IndexByte(token, '_') + 1
 	const digits = 22
 	return token[:at] + other[at:at+digits] + token[at+digits:]
 }
 
-// refusals logs in with tokens that are to be refused, by the look of them: without a hash, and without a look at the disk.
+// refusals logs in with tokens that the store must refuse without a hash and without a read.
 func refusals(s *latchkey.Store, views *atomic.Int64, tokens []string) func(b *testing.B) error {
 	return func(b *testing.B) error {
 		ctx := context.Background()
@@ -328,10 +331,11 @@ func refusals(s *latchkey.Store, views *atomic.Int64, tokens []string) func(b *t
 	}
 }
 
-// Malformed is what is no token at all, in the ways that take least and most to see.
+// Malformed measures strings that are no tokens, from those that are quickest to recognise to those
+// that are slowest.
 var Malformed = Group{
 	Name:  "malformed",
-	Title: "What does it cost to refuse what is no token?",
+	Title: "What does it cost to refuse a string that is no token?",
 	Open: func(e *Env) ([]Case, error) {
 		s, err := e.openNew()
 		if err != nil {
