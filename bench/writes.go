@@ -18,9 +18,10 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// UnderWrites is the hot path while another goroutine writes without pause; at the light cost, so that it spends its time
-// on writing. What counts is the slowest login in a hundred,
-// so every login is timed by itself: a mean, also one of a few logins, would hide it.
+// UnderWrites measures cached logins while another goroutine writes without pause. It writes at the
+// light cost, so that it spends its time on writing and not on hashing. The target applies to the
+// slowest login in a hundred. So every login is timed by itself, because a mean, even of a few
+// logins, would hide a slow one.
 var UnderWrites = Group{
 	Name:   "writes",
 	Title:  "How slow is one cached login in a hundred while another goroutine creates and disables keys without pause?",
@@ -57,7 +58,8 @@ var UnderWrites = Group{
 	},
 }
 
-// latencies times each login. The clock's own cost, which is a good part of it, is taken off.
+// latencies times each login. It subtracts the cost of reading the clock, which is a large part of
+// the time.
 func latencies(b *testing.B, s *latchkey.Store, tokens []string) error {
 	ctx := context.Background()
 	base := time.Now()
@@ -90,21 +92,22 @@ func latencies(b *testing.B, s *latchkey.Store, tokens []string) error {
 	return nil
 }
 
-const longest = 10 * time.Second // what a histogram can hold
+const longest = 10 * time.Second // the longest time that a histogram can hold
 
 func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(longest), 3) }
 
 func record(h *hdrhistogram.Histogram, d time.Duration) {
-	_ = h.RecordValue(int64(min(d, longest))) // its only error is for longer ones
+	_ = h.RecordValue(int64(min(d, longest))) // a longer time is its only error
 }
 
-// writer creates and disables server keys, as often as the disk lets it.
+// writer creates and disables server keys as fast as the disk allows.
 type writer struct {
 	store  *latchkey.Store
 	writes atomic.Int64
 }
 
-// start returns when the writer has written once. stop waits for its end.
+// start starts the writer, and returns when it has written once. stop ends the writer and waits for
+// its end.
 func (w *writer) start() (stop func() error) {
 	done := make(chan struct{})
 	began := make(chan struct{})
@@ -142,10 +145,11 @@ func (w *writer) write() error {
 	return w.store.DisableKey(ctx, latchkey.ServerOwner, key.ID)
 }
 
-// SharedCommits is what a write costs beyond bbolt's own commit, alone and in a crowd.
+// SharedCommits measures how much a write costs beyond bbolt's own commit, for one writer and for
+// many.
 var SharedCommits = Group{
 	Name:   "commits",
-	Title:  "Does a lone writer wait, and do many share their syncs?",
+	Title:  "Does a lone writer wait, and do many writers share their syncs?",
 	Time:   250 * time.Millisecond,
 	Rounds: 11,
 	Open: func(e *Env) ([]Case, error) {
@@ -165,7 +169,8 @@ var SharedCommits = Group{
 		return []Case{
 			{Name: "bbolt/update", Body: bare.measure(bare.db.Update)},
 			{Name: "bbolt/batch", Body: bare.measure(bare.db.Batch), Ratios: []Ratio{{To: "bbolt/update"}}},
-			// The rules that an insertion checks take some microseconds. A wait for company would take milliseconds.
+			// The rules that an insertion checks take a few microseconds. Waiting for another
+			// writer would take milliseconds.
 			{Name: "insert/goroutines=1", Body: inserter.insert, Ratios: []Ratio{{To: "bbolt/update", Max: 1.25}}},
 			{Name: "create/goroutines=1", Unit: "syncs/key", Body: creators.create(1)},
 			{Name: "create/goroutines=64", Unit: "syncs/key", Body: creators.create(64), Max: 1.0 / 8},
@@ -173,7 +178,7 @@ var SharedCommits = Group{
 	},
 }
 
-// bareBolt writes what the insertion of a key writes, with bbolt alone.
+// bareBolt writes the entries of one inserted key, with bbolt alone.
 type bareBolt struct {
 	db *bbolt.DB
 	n  uint64
@@ -186,7 +191,7 @@ func (e *Env) openBareBolt() (*bareBolt, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The settings that change what a commit does are the store's.
+	// The settings that affect a commit are the same as the store's.
 	db, err := bbolt.Open(filepath.Join(dir, "bare.db"), 0o600, &bbolt.Options{
 		PageSize: 4096, FreelistType: bbolt.FreelistMapType, NoStatistics: true,
 	})
@@ -204,7 +209,8 @@ func (e *Env) openBareBolt() (*bareBolt, error) {
 	})
 }
 
-// measure times one write after another by bbolt's Update, or by its Batch, which waits for others to share a commit with.
+// measure times one write after another. The write uses bbolt's Update, or bbolt's Batch, which
+// waits for other writes to share a commit with.
 func (w *bareBolt) measure(write func(func(*bbolt.Tx) error) error) func(b *testing.B) error {
 	return func(b *testing.B) error {
 		b.ReportAllocs()
@@ -217,7 +223,7 @@ func (w *bareBolt) measure(write func(func(*bbolt.Tx) error) error) func(b *test
 	}
 }
 
-// put writes four entries of the sizes that the store's have, with keys that grow as the store's do.
+// put writes four entries of the same sizes as the store's, under keys that grow as the store's do.
 func (w *bareBolt) put(tx *bbolt.Tx) error {
 	w.n++
 	id := binary.BigEndian.AppendUint64(nil, w.n)
@@ -236,7 +242,7 @@ func (w *bareBolt) put(tx *bbolt.Tx) error {
 	return nil
 }
 
-// keyMaker makes server keys with names of their own.
+// keyMaker makes server keys, each with a name of its own.
 type keyMaker struct {
 	store *latchkey.Store
 	names atomic.Int64
@@ -246,7 +252,7 @@ func (m *keyMaker) newKey() latchkey.KeySpec {
 	return latchkey.KeySpec{Name: fmt.Sprintf("device-%08d", m.names.Add(1))}
 }
 
-// insert times the insertion of minted keys: a write without the hash before it.
+// insert times the insertion of minted keys, which is a write without a hash.
 func (m *keyMaker) insert(b *testing.B) error {
 	ctx := context.Background()
 	var minted []latchkey.MintedKey
@@ -273,7 +279,7 @@ func (m *keyMaker) insert(b *testing.B) error {
 	return nil
 }
 
-// create has goroutines create keys, and counts bbolt's syncs: two in each commit.
+// create makes goroutines create keys, and counts bbolt's syncs. Each commit has two.
 func (m *keyMaker) create(goroutines int) func(b *testing.B) error {
 	return func(b *testing.B) error {
 		ctx := context.Background()
