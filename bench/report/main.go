@@ -1,12 +1,12 @@
-// Command report measures what a login costs, in rounds, and holds the medians against the targets. From the directory
-// bench:
+// Command report measures how long a login takes, in rounds, and compares the medians with the
+// targets. Run it from the directory bench:
 //
 //	go run ./report                  the short form: stores of up to 100 thousand keys
 //	go run ./report -long            the long form: up to 5 million keys
-//	go run ./report -out ../docs     renews docs/performance.md, too
+//	go run ./report -out ../docs     also renews docs/performance.md
 //
-// It prints a table and writes performance.json, performance.svg and performance.png. It exits with status 1 if a target
-// is missed.
+// It prints a table and writes performance.json, performance.svg and performance.png. Its exit
+// status is 1 if a target is missed.
 package main
 
 import (
@@ -38,15 +38,15 @@ func main() {
 func report(args []string) (missed int, err error) {
 	dir, dirErr := bench.DefaultDir()
 	flags := flag.NewFlagSet("report", flag.ExitOnError)
-	long := flags.Bool("long", os.Getenv("LATCHKEY_BENCH_LONG") != "", "measure a store of 5 million keys, too (`LATCHKEY_BENCH_LONG`)")
+	long := flags.Bool("long", os.Getenv("LATCHKEY_BENCH_LONG") != "", "also measure a store of 5 million keys (`LATCHKEY_BENCH_LONG`)")
 	flags.StringVar(&dir, "dir", dir, "keep stores for the next run in this `directory` (LATCHKEY_BENCH_DIR)")
-	out := flags.String("out", "", "write to this `directory`, and renew performance.md there if there is one (default: that of -dir)")
-	rounds := flags.Int("rounds", 21, "measure each case this often, or less where a round takes long")
-	only := flags.String("only", "", "measure only the groups whose names match this `regexp`; nothing is written")
-	from := flags.String("from", "", "measure nothing: show the run that this `file`, a performance.json, holds")
+	out := flags.String("out", "", "write to this `directory`, and renew performance.md there if it exists (default: the directory of -dir)")
+	rounds := flags.Int("rounds", 21, "measure each case this often, or less often if a round takes long")
+	only := flags.String("only", "", "measure only the groups whose names match this `regexp`, and write nothing")
+	from := flags.String("from", "", "measure nothing, and show the run in this `file`, a performance.json")
 	_ = flags.Parse(args)
 	if dir == "" {
-		return 0, fmt.Errorf("say where to keep stores with -dir: %w", dirErr)
+		return 0, fmt.Errorf("name a directory for stores with -dir: %w", dirErr)
 	}
 	if *out == "" {
 		*out = dir
@@ -91,7 +91,7 @@ func readRun(path string) (*Run, error) {
 	return run, json.Unmarshal(data, run)
 }
 
-// write writes the run in every form but the table.
+// write writes the run to dir in every form except the table.
 func (r *Run) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
