@@ -14,7 +14,7 @@ import (
 	"github.com/latchkeydb/latchkey/bench"
 )
 
-// Run is one run of the report, as performance.json holds it.
+// Run is one run of the report, in the form of performance.json.
 type Run struct {
 	Date       string  `json:"date"`
 	Machine    string  `json:"machine"`
@@ -26,14 +26,14 @@ type Run struct {
 	Groups     []Group `json:"groups"`
 }
 
-// Group is the answer to one question.
+// Group has the results of one group of cases.
 type Group struct {
 	Name  string `json:"name"`
 	Title string `json:"title"`
 	Cases []Case `json:"cases"`
 }
 
-// Case is what was measured of one case, and whether it reaches its target.
+// Case has the results of one case, and whether they meet its targets.
 type Case struct {
 	Name    string             `json:"name"`
 	Unit    string             `json:"unit"`    // "ns" for the time of an operation
@@ -43,13 +43,13 @@ type Case struct {
 	Besides map[string]float64 `json:"besides,omitempty"`
 
 	Ratios   []Ratio `json:"ratios,omitempty"`
-	Max      float64 `json:"max,omitempty"` // the most that Value may be
+	Max      float64 `json:"max,omitempty"` // the largest Value that meets the target
 	NoAllocs bool    `json:"no_allocs,omitempty"`
-	Target   bool    `json:"target"` // there is one
-	Met      bool    `json:"met"`    // true also without
+	Target   bool    `json:"target"` // whether the case has a target
+	Met      bool    `json:"met"`    // also true without a target
 }
 
-// Ratio is the median of what the case was, in each round, in terms of its yardstick.
+// Ratio compares a case with its yardstick. Value is the median of the ratios in each round.
 type Ratio struct {
 	To         string  `json:"to"`
 	Throughput bool    `json:"throughput,omitempty"`
@@ -58,8 +58,9 @@ type Ratio struct {
 	Max        float64 `json:"max,omitempty"`
 }
 
-// measure runs the groups one after another. In each round of a group each case is measured once, in turns forwards and
-// backwards: what slows the machine for a while slows a case and its yardstick alike.
+// measure runs the groups one after another. Each round of a group measures each case once,
+// forwards in one round and backwards in the next. So if the machine is slow for a while, a case
+// and its yardstick are equally slow.
 func measure(env *bench.Env, only *regexp.Regexp, rounds int) (*Run, error) {
 	start := time.Now()
 	run := &Run{
@@ -85,7 +86,8 @@ func measure(env *bench.Env, only *regexp.Regexp, rounds int) (*Run, error) {
 	return run, nil
 }
 
-// roundTime is how long a case is measured in a round, unless its group says otherwise: a hundred thousand logins.
+// roundTime is how long a case is measured in a round, unless its group says otherwise. It is long
+// enough for a hundred thousand logins.
 const roundTime = 20 * time.Millisecond
 
 func measureGroup(env *bench.Env, g bench.Group, rounds int) (group Group, err error) {
@@ -124,7 +126,7 @@ func measureGroup(env *bench.Env, g bench.Group, rounds int) (group Group, err e
 	return Group{Name: g.Name, Title: g.Title, Cases: judge(cases, results)}, nil
 }
 
-// judge makes the answer of what was measured, by case and round.
+// judge compares the measurements with the targets. results has them by case and round.
 func judge(cases []bench.Case, results [][]testing.BenchmarkResult) []Case {
 	var judged []Case
 	samples := map[string][]float64{}
@@ -172,7 +174,7 @@ func judge(cases []bench.Case, results [][]testing.BenchmarkResult) []Case {
 	return judged
 }
 
-// ratios compares each sample with the yardstick's of the same round.
+// ratios compares each sample with the sample of the yardstick from the same round.
 func ratios(samples, yardstick []float64, throughput bool) []float64 {
 	out := make([]float64, len(samples))
 	for i := range samples {
@@ -190,7 +192,7 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// missed counts the cases that do not reach their target.
+// missed counts the cases that miss a target.
 func (r *Run) missed() (n int) {
 	for _, g := range r.Groups {
 		for _, c := range g.Cases {
@@ -202,7 +204,8 @@ func (r *Run) missed() (n int) {
 	return n
 }
 
-// machine names the processor, where the operating system tells it, and what the program was built for.
+// machine describes the machine: its processor, if the operating system tells it, and the platform
+// that the program was built for.
 func machine() string {
 	name := fmt.Sprintf("%d processors, %s/%s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
 	f, err := os.Open("/proc/cpuinfo")
