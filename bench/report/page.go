@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// The lines of performance.md that what is between them is written from a run.
+// These two lines of performance.md enclose the part that is written from a run.
 const (
 	pageBegin = "<!-- written by go run ./report: edit nothing from here -->\n"
 	pageEnd   = "<!-- to here -->\n"
@@ -25,17 +25,17 @@ func (r *Run) renewPage(path string) error {
 	return os.WriteFile(path, []byte(renewed), 0o644)
 }
 
-// replaceBetween puts text between the two lines.
+// replaceBetween returns page with text between the two lines.
 func replaceBetween(page, text string) (string, error) {
 	before, rest, found := strings.Cut(page, pageBegin)
 	_, after, ended := strings.Cut(rest, pageEnd)
 	if !found || !ended {
-		return "", fmt.Errorf("there are no lines %q and %q", pageBegin, pageEnd)
+		return "", fmt.Errorf("it has no lines %q and %q: add them where the tables belong", pageBegin, pageEnd)
 	}
 	return before + pageBegin + text + pageEnd + after, nil
 }
 
-// markdown is the run as a part of the page.
+// markdown returns the run in the form of a part of the page.
 func (r *Run) markdown() string {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "\n%s, on %s, with %s and GOMAXPROCS=%d. Each figure is the median of up to %d rounds.\n",
@@ -54,7 +54,8 @@ func (r *Run) markdown() string {
 	return b.String()
 }
 
-// writeMarkdownTable leaves out the columns in which no case has anything.
+// writeMarkdownTable writes a table of the cases, without the columns that are empty for every
+// case.
 func writeMarkdownTable(b *bytes.Buffer, cases []Case) {
 	rows := [][]string{tableHead}
 	for i := range cases {
