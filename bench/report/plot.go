@@ -12,7 +12,8 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// dots are the cases that the plot shows, from its top to its bottom. Those that were not measured are left out.
+// dots are the cases that the plot shows, from top to bottom. The plot leaves out cases that were
+// not measured.
 var dots = []struct {
 	group, name, label string
 	color              color.Color
@@ -32,14 +33,14 @@ var dots = []struct {
 	{"rivals", "bcrypt", "bcrypt each time", rival},
 }
 
-// Colours of Okabe and Ito's palette, which also the colour-blind tell apart.
+// These are colours of the palette by Okabe and Ito, which colour-blind people can tell apart too.
 var (
 	ours      = color.RGBA{R: 0x00, G: 0x72, B: 0xb2, A: 0xff}
 	rival     = color.RGBA{R: 0xd5, G: 0x5e, B: 0x00, A: 0xff}
 	yardstick = color.RGBA{R: 0x70, G: 0x70, B: 0x70, A: 0xff}
 )
 
-// find returns a case, or nil if it was not measured.
+// find returns a case, or nil if the case was not measured.
 func (r *Run) find(group, name string) *Case {
 	for i := range r.Groups {
 		for j := range r.Groups[i].Cases {
@@ -51,13 +52,13 @@ func (r *Run) find(group, name string) *Case {
 	return nil
 }
 
-// plot draws the time of one check, on a logarithmic scale: a dot for the median, a line from the fastest round to the
-// slowest. The end of path says in which format.
+// plot draws the time of one check on a logarithmic scale. A dot stands for the median, and a line
+// goes from the fastest round to the slowest. The extension of path chooses the format.
 func (r *Run) plot(path string) error {
 	p := plot.New()
-	p.Title.Text = "Time of one check of a token. Blue: Latchkey; orange: what one would use instead; grey: one hash"
+	p.Title.Text = "Time of one check of a token. Blue: Latchkey; orange: the usual alternatives; grey: one hash"
 	p.Title.Padding = 12
-	p.Y.Label.Text = " " // room at the edge, which the longest label would touch
+	p.Y.Label.Text = " " // keeps the longest label from touching the edge
 	p.X.Scale = plot.LogScale{}
 	p.X.Tick.Marker = plot.TickerFunc(decades)
 	p.X.Min, p.X.Max = 10, 1e9
@@ -109,7 +110,7 @@ func verticalGrid() *plotter.Grid {
 	return grid
 }
 
-// decades marks each power of ten, with its unit.
+// decades marks each power of ten and its unit.
 func decades(lo, hi float64) (ticks []plot.Tick) {
 	for v := math.Pow(10, math.Ceil(math.Log10(lo))); v <= hi; v *= 10 {
 		value, unit := timeUnit(v)
