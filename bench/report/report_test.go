@@ -12,7 +12,7 @@ import (
 	"github.com/latchkeydb/latchkey/bench"
 )
 
-// rounds makes the results of a case that took so many nanoseconds in each round.
+// rounds returns the results of a case that took ns nanoseconds in each round.
 func rounds(ns ...int) (results []testing.BenchmarkResult) {
 	for _, n := range ns {
 		results = append(results, testing.BenchmarkResult{N: 1000, T: time.Duration(n) * 1000})
@@ -60,7 +60,7 @@ func TestACaseIsMetOrMissedByItsTarget(t *testing.T) {
 }
 
 func TestARatioIsTheMedianOfTheRatiosInEachRound(t *testing.T) {
-	// The machine was slow in the second round and, for the subject alone, in the third.
+	// The machine was slow in the second round. In the third, it was slow for the subject alone.
 	cases := []bench.Case{{Name: "one"}, {Name: "subject", Ratios: []bench.Ratio{{To: "one"}}}}
 	c := judge(cases, [][]testing.BenchmarkResult{rounds(100, 400, 100), rounds(200, 800, 900)})[1]
 	if got := c.Ratios[0].Value; got != 2 {
@@ -134,7 +134,7 @@ func TestARunIsWrittenInEveryForm(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := sampleRun()
-	for range 2 { // the second time renews what the first has written
+	for range 2 { // the second time replaces the part that the first time wrote
 		if err := run.write(dir); err != nil {
 			t.Fatal(err)
 		}
@@ -145,10 +145,10 @@ func TestARunIsWrittenInEveryForm(t *testing.T) {
 	}
 	got := string(renewed)
 	if !strings.HasPrefix(got, "# Speed\n\nbefore\n") || !strings.HasSuffix(got, "after\n") {
-		t.Errorf("what is outside of the lines has changed:\n%s", got)
+		t.Errorf("the text outside the lines has changed:\n%s", got)
 	}
 	if strings.Contains(got, "old") || strings.Count(got, "| login | 240 ns |") != 1 || !strings.Contains(got, "1 of the targets") {
-		t.Errorf("what is between the lines is not the run:\n%s", got)
+		t.Errorf("the text between the lines is not the run:\n%s", got)
 	}
 	again, err := readRun(filepath.Join(dir, "performance.json"))
 	if err != nil {
