@@ -12,7 +12,7 @@ import (
 
 var tableHead = []string{"case", "median", "allocs", "ratio", "target", "met", "besides"}
 
-// row is the case as the cells of a table.
+// row returns the case as the cells of one row of the table.
 func (c *Case) row() []string {
 	return []string{c.Name, formatValue(c.Value, c.Unit), c.allocs(), c.ratios(), c.target(), c.met(), c.besides()}
 }
@@ -75,7 +75,8 @@ func (c *Case) besides() string {
 	return strings.Join(parts, ", ")
 }
 
-// unitName is what a value in a unit such as "p50-ns" is called, which formatValue leaves out.
+// unitName returns the name that a value in a unit such as "p50-ns" needs, because formatValue
+// leaves the name out.
 func unitName(unit string) string {
 	if name, ok := strings.CutSuffix(unit, "-ns"); ok {
 		return name + " "
@@ -95,7 +96,7 @@ func formatTime(ns float64) string {
 	return formatNumber(v) + " " + unit
 }
 
-// timeUnit finds the unit that suits a time.
+// timeUnit returns a time in the unit that suits it.
 func timeUnit(ns float64) (v float64, unit string) {
 	switch {
 	case ns >= 1e9:
@@ -108,7 +109,7 @@ func timeUnit(ns float64) (v float64, unit string) {
 	return ns, "ns"
 }
 
-// formatNumber shows three digits, or more before the point.
+// formatNumber shows three digits, or all digits before the point if there are more.
 func formatNumber(v float64) string {
 	switch {
 	case math.Abs(v) >= 100:
