@@ -23,11 +23,11 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Rivals is what a program would do in place of a store. Each of them gets a token and finds out whose it is; each has as
-// many keys as the store beside it, and is asked for as many of them in turn.
+// Rivals compares a store with the usual alternatives. Each alternative gets a token and finds its
+// owner. Each has as many keys as the store beside it, and is asked for as many keys in turn.
 var Rivals = Group{
 	Name:   "rivals",
-	Title:  "What does the same check cost with what one would use instead?",
+	Title:  "What does the same check cost with the usual alternatives?",
 	Time:   150 * time.Millisecond,
 	Rounds: 11,
 	Open: func(e *Env) ([]Case, error) {
@@ -58,7 +58,7 @@ var Rivals = Group{
 	},
 }
 
-// checker is one rival: what checks a token, and tokens that it finds good.
+// checker is one rival: a function that checks a token, and tokens that it finds good.
 type checker struct {
 	tokens []string
 	check  func(ctx context.Context, token string) (owner string, err error)
@@ -79,7 +79,7 @@ func (c checker) measure(b *testing.B) error {
 	return nil
 }
 
-// newToken makes a token of 256 random bits, as short as these rivals can have it.
+// newToken makes a token of 256 random bits, in the shortest form that these rivals allow.
 func newToken() string {
 	var secret [32]byte
 	rand.Read(secret[:])
@@ -88,14 +88,16 @@ func newToken() string {
 
 func ownerName(i int) string { return fmt.Sprintf("user-%07d", i/keysPerUser) }
 
-// every picks the asked ones out of size keys.
+// every returns a function that reports whether to ask for key i: about asked of size keys, evenly
+// spread.
 func every(size, asked int) func(i int) bool {
 	step := max(1, size/asked)
 	return func(i int) bool { return i%step == 0 }
 }
 
-// openBoltGet looks tokens up in a bucket of bbolt: a read transaction and a Get, with no hash at all. It is the floor of
-// what keeps its keys on disk and reads them there each time, and no way to keep keys: whoever reads the file has them all.
+// openBoltGet looks tokens up in a bucket of bbolt, with a read transaction, a Get, and no hash.
+// Its time is the least for keys that are kept on disk and read there each time. It is no way to
+// keep keys, because everybody with access to the file has all tokens.
 func openBoltGet(e *Env, size, asked int) (c checker, err error) {
 	dir, err := e.tempDir()
 	if err != nil {
@@ -125,7 +127,7 @@ func openBoltGet(e *Env, size, asked int) (c checker, err error) {
 	})
 	c.check = func(_ context.Context, token string) (owner string, err error) {
 		err = db.View(func(tx *bbolt.Tx) error {
-			owner = string(tx.Bucket(bucket).Get([]byte(token))) // copied, as bbolt's documentation asks
+			owner = string(tx.Bucket(bucket).Get([]byte(token))) // a copy, as bbolt asks for
 			return nil
 		})
 		return owner, err
@@ -133,10 +135,10 @@ func openBoltGet(e *Env, size, asked int) (c checker, err error) {
 	return c, err
 }
 
-// openTokenCache is the cache that Kubernetes puts before its token authenticators, with the lifetimes that its API
-// server gives to those of webhooks by default. Every token that is asked for is in it when the measurement begins, so
-// what it stands before does not count. What it remembers stays good until its time is over, also when the token has been
-// revoked.
+// openTokenCache uses the cache that Kubernetes puts before its token authenticators. The lifetimes
+// are those that its API server gives to webhooks by default. All tokens are in the cache when the
+// measurement begins, so the authenticator behind the cache does not count. A cached token stays
+// good until its lifetime ends, even after the token has been revoked.
 func openTokenCache(_ *Env, _, asked int) (c checker, err error) {
 	owners := make(map[[sha256.Size]byte]string)
 	for i := range asked {
@@ -164,9 +166,9 @@ func openTokenCache(_ *Env, _, asked int) (c checker, err error) {
 	return c, nil
 }
 
-// openSQLite keeps the SHA-256 of tokens in a table of SQLite, whose primary key they are: what most programs with a
-// database do, and as safe as anything when tokens are random. The journal is a write-ahead log, and the statement is
-// prepared once.
+// openSQLite keeps the SHA-256 of each token in a table of SQLite, as the primary key. Most
+// programs with a database do this, and for random tokens it is as safe as any other way. The
+// journal is a write-ahead log, and the statement is prepared once.
 func openSQLite(e *Env, size, asked int) (c checker, err error) {
 	dir, err := e.tempDir()
 	if err != nil {
@@ -222,13 +224,13 @@ func fillSQLite(db *sql.DB, size, asked int) (tokens []string, err error) {
 
 var errMismatch = errors.New("the token does not match its hash")
 
-// hashedTokens is how many tokens the rivals have that hash at each check. It makes no difference to them, and hashing
-// them all beforehand would take hours.
+// hashedTokens is the number of tokens for the rivals that hash at each check. Their time does not
+// depend on this number, and hashing as many tokens as the others have would take hours.
 const hashedTokens = 8
 
-// openArgon2id compares the token with its argon2id hash at each check, as one does with passwords. The parameters are
-// those of a store by default; the package's own ask for nine times the memory, which would be slower. The hash is found
-// in a map, which is quicker than any database.
+// openArgon2id compares the token with its argon2id hash at each check, as programs do with
+// passwords. The parameters are a store's defaults. The package's own defaults need nine times the
+// memory and would be slower. A map finds the hash, which is quicker than any database.
 func openArgon2id(*Env, int, int) (checker, error) {
 	cost := latchkey.DefaultCost
 	params := &argon2id.Params{Memory: cost.Memory, Iterations: cost.Passes, Parallelism: cost.Lanes, SaltLength: 16, KeyLength: 32}
@@ -244,7 +246,8 @@ func openArgon2id(*Env, int, int) (checker, error) {
 	)
 }
 
-// openBcrypt is the same with bcrypt at its default cost, 10, the least that OWASP recommends.
+// openBcrypt does the same with bcrypt at its default cost, 10, which is the least that OWASP
+// recommends.
 func openBcrypt(*Env, int, int) (checker, error) {
 	return openHashing(
 		func(token string) (string, error) {
@@ -257,7 +260,9 @@ func openBcrypt(*Env, int, int) (checker, error) {
 
 func openHashing(hash func(token string) (string, error), compare func(token, hash string) error) (c checker, err error) {
 	type key struct{ owner, hash string }
-	keys := make(map[string]key) // by the ID, which such tokens carry in the clear; here their first eight digits
+	// keys are found by an ID, which such tokens carry in the clear. Here the ID is the token's
+	// first eight digits.
+	keys := make(map[string]key)
 	for i := range hashedTokens {
 		token := newToken()
 		h, err := hash(token)
