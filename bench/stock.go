@@ -13,29 +13,30 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// stock is a store of some size that is kept for the next run, and tokens of keys all over it.
+// stock is a store that is kept for later runs, and tokens of keys from all parts of it.
 type stock struct {
 	Path string   `json:"-"`
-	Warm []string `json:"warm"` // of keys that are quick to hash, for logins that the cache decides
-	Cold []string `json:"cold"` // of keys of the default cost, for logins that it cannot decide
+	Warm []string `json:"warm"` // of keys with a cheap hash, for logins that the cache decides
+	Cold []string `json:"cold"` // of keys with a hash at the default cost, for cold logins
 }
 
 const (
 	keysPerUser = 20     // as many as the default options allow
-	stockChunk  = 50_000 // keys in one transaction: enough to make the commits cheap, few enough for memory
+	stockChunk  = 50_000 // keys in one transaction: few enough for memory, and commits stay cheap
 	warmTokens  = 500
 	coldTokens  = 32
 )
 
-// quickCost is the least there is: it fills large stores within minutes.
+// quickCost is the lowest cost that a store accepts. It makes large stores quick to fill.
 var quickCost = latchkey.Cost{Memory: 8, Passes: 1, Lanes: 1}
 
-// stock returns the store with size keys, which it builds if it is not there, or cannot be used any more.
+// stock returns the store with size keys. It builds the store if there is none that can be used.
 func (e *Env) stock(size int) (*stock, error) {
 	path := filepath.Join(e.Dir, fmt.Sprintf("keys=%d.db", size))
 	tokens := path + ".tokens.json"
 	st, err := loadStock(path, tokens, size)
-	if err == nil || errors.Is(err, latchkey.ErrLocked) { // by another run, which needs it whole
+	// If another run has the store open, it needs the store whole.
+	if err == nil || errors.Is(err, latchkey.ErrLocked) {
 		return st, err
 	}
 	start := time.Now()
@@ -53,7 +54,7 @@ func (e *Env) stock(size int) (*stock, error) {
 	if err := st.build(e, size); err != nil {
 		return nil, fmt.Errorf("build a store of %d keys: %w", size, err)
 	}
-	// The tokens come last: a store without them was not finished.
+	// The tokens are written last, so a store without tokens is known to be unfinished.
 	data, err := json.Marshal(st)
 	if err == nil {
 		err = os.WriteFile(tokens, data, 0o600)
@@ -69,7 +70,7 @@ func remove(path string) error {
 	return nil
 }
 
-// loadStock finds a store that an earlier run has built, and tries a token of either kind.
+// loadStock loads a store that an earlier run has built, and logs in with one token of each kind.
 func loadStock(path, tokens string, size int) (*stock, error) {
 	st := &stock{Path: path}
 	data, err := os.ReadFile(tokens)
@@ -104,7 +105,7 @@ func login(s *latchkey.Store, token string) error {
 	return err
 }
 
-// build fills a new store through the public API, chunk by chunk.
+// build fills a new store through the public API, one transaction after another.
 func (st *stock) build(e *Env, size int) error {
 	chunks := (size + stockChunk - 1) / stockChunk
 	for c := range chunks {
@@ -120,7 +121,8 @@ func (st *stock) build(e *Env, size int) error {
 	return nil
 }
 
-// addKeys makes n keys of n/20 users, numbered from first, and keeps the tokens of some.
+// addKeys makes n keys, 20 for each user, whose names count from first. It keeps the tokens of some
+// keys.
 func (st *stock) addKeys(first, n, cold, warm int) error {
 	ctx := context.Background()
 	slow, coldTokens, err := st.mintCold(cold)
@@ -159,7 +161,8 @@ func (st *stock) addKeys(first, n, cold, warm int) error {
 	})
 }
 
-// mintCold mints keys of the default cost. The store is opened for it alone, since an open store hashes at one cost.
+// mintCold mints keys at the default cost. It opens the store for this purpose alone, because an
+// open store hashes at one cost.
 func (st *stock) mintCold(n int) ([]latchkey.MintedKey, []string, error) {
 	s, err := latchkey.Open(st.Path, nil)
 	if err != nil {
@@ -190,9 +193,11 @@ func (e *Env) openStock(size int, opts *latchkey.Options) (*latchkey.Store, *sto
 	return s, st, nil
 }
 
-// openWarm opens the store with size keys, and logs in with the tokens that the cache is to decide from then on.
+// openWarm opens the store with size keys, and logs in with the tokens that the cache is to decide
+// from then on.
 func (e *Env) openWarm(size int) (*latchkey.Store, []string, error) {
-	// At the cost that these keys have; else they would be hashed anew meanwhile.
+	// Open the store at the cost of these keys. At another cost, the keys would be hashed anew
+	// during the measurement.
 	s, st, err := e.openStock(size, &latchkey.Options{Cost: quickCost})
 	if err != nil {
 		return nil, nil, err
@@ -205,7 +210,8 @@ func (e *Env) openWarm(size int) (*latchkey.Store, []string, error) {
 	return s, st.Warm, nil
 }
 
-// openNew opens a new store until the Env is closed. It hashes at the light cost, so that what is measured is the store.
+// openNew opens a new store until the Env is closed. The store hashes at the light cost, so that
+// the hash does not hide the time of the store.
 func (e *Env) openNew() (*latchkey.Store, error) {
 	dir, err := e.tempDir()
 	if err != nil {
