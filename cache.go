@@ -37,13 +37,14 @@ type cache struct {
 	holds map[uuid.UUID]int
 }
 
-// touched is what a transaction has changed that the answer of a login depends on.
-type touched struct{ keys, users []uuid.UUID }
+// staleLogins names the keys, and the users of whom all keys, have logins in the cache that may not be
+// true after a transaction.
+type staleLogins struct{ keys, users []uuid.UUID }
 
-func (t *touched) none() bool { return len(t.keys) == 0 && len(t.users) == 0 }
+func (s *staleLogins) none() bool { return len(s.keys) == 0 && len(s.users) == 0 }
 
-func (t *touched) add(more touched) {
-	t.keys, t.users = append(t.keys, more.keys...), append(t.users, more.users...)
+func (s *staleLogins) add(more staleLogins) {
+	s.keys, s.users = append(s.keys, more.keys...), append(s.users, more.users...)
 }
 
 type cacheEntry struct {
@@ -178,7 +179,7 @@ func (c *cache) put(e *cacheEntry, mark uint64) {
 
 // hold forgets what a commit is about to change, and remembers nothing of it until release. A change can be seen before the
 // call that made it returns, and who has seen it must not log in by what was true before it.
-func (c *cache) hold(t touched) {
+func (c *cache) hold(t staleLogins) {
 	if t.none() {
 		return
 	}
@@ -202,7 +203,7 @@ func (c *cache) hold(t touched) {
 }
 
 // release ends a hold. What was read during it may be of before the commit, and is not remembered either.
-func (c *cache) release(t touched) {
+func (c *cache) release(t staleLogins) {
 	if t.none() {
 		return
 	}
@@ -212,7 +213,7 @@ func (c *cache) release(t touched) {
 }
 
 // dropLocked counts a drop of what is touched, and one hold of it more or less.
-func (c *cache) dropLocked(t touched, holds int) {
+func (c *cache) dropLocked(t staleLogins, holds int) {
 	for _, id := range t.keys {
 		c.drops[lastByte(id)]++
 		c.holdLocked(id, holds)

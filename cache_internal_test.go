@@ -250,7 +250,7 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 	}{
 		{"drop", func(c *cache, id uuid.UUID) { c.drop([]uuid.UUID{id}) }},
 		{"drop among others", func(c *cache, id uuid.UUID) { c.drop([]uuid.UUID{cacheID(7), id, cacheID(8)}) }},
-		{"drop of the user", func(c *cache, _ uuid.UUID) { c.dropAll(touched{users: []uuid.UUID{cacheID(9)}}) }},
+		{"drop of the user", func(c *cache, _ uuid.UUID) { c.dropAll(staleLogins{users: []uuid.UUID{cacheID(9)}}) }},
 		{"clear", func(c *cache, _ uuid.UUID) { c.clear() }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -271,7 +271,7 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 
 func TestAnAnswerReadWhileACommitWasUnderWayIsNotRememberedAfterIt(t *testing.T) {
 	id, user := cacheID(1), cacheID(9)
-	for _, what := range []touched{{keys: []uuid.UUID{id}}, {users: []uuid.UUID{user}}} {
+	for _, what := range []staleLogins{{keys: []uuid.UUID{id}}, {users: []uuid.UUID{user}}} {
 		c := newCache(10)
 		c.hold(what)
 		mark := c.mark(id)
@@ -286,7 +286,7 @@ func TestAnAnswerReadWhileACommitWasUnderWayIsNotRememberedAfterIt(t *testing.T)
 func TestACommitUnderWayKeepsNoOtherKeyFromBeingRemembered(t *testing.T) {
 	c := newCache(1000)
 	held := cacheID(1)
-	one, two := touched{keys: []uuid.UUID{held}}, touched{keys: []uuid.UUID{held, cacheID(2)}}
+	one, two := staleLogins{keys: []uuid.UUID{held}}, staleLogins{keys: []uuid.UUID{held, cacheID(2)}}
 	c.hold(one)
 	c.hold(two)
 	c.release(two)
@@ -325,7 +325,7 @@ func TestADropOfAUserForgetsAllKeysOfTheUserAndNoOther(t *testing.T) {
 		wantConsistent(t, c)
 	}
 	rememberAll()
-	drop := touched{users: []uuid.UUID{user}}
+	drop := staleLogins{users: []uuid.UUID{user}}
 	c.hold(drop)
 	wantUser("after the hold", false)
 	rememberAll()
@@ -581,9 +581,9 @@ func BenchmarkCacheMemory(b *testing.B) {
 }
 
 // drop is what a change does to the keys it touches, when nothing happens between its commit and its return.
-func (c *cache) drop(keys []uuid.UUID) { c.dropAll(touched{keys: keys}) }
+func (c *cache) drop(keys []uuid.UUID) { c.dropAll(staleLogins{keys: keys}) }
 
-func (c *cache) dropAll(t touched) {
+func (c *cache) dropAll(t staleLogins) {
 	c.hold(t)
 	c.release(t)
 }

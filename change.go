@@ -24,25 +24,29 @@ func sequenceKey(sequence uint64) []byte {
 	return binary.BigEndian.AppendUint64(nil, sequence)
 }
 
-// changed moves the sequence on for a record whose last change had the sequence before (0 for a new one), and returns
-// the sequence of this change. It returns ErrCorrupt if the record is not its last.
-func (tx *Tx) changed(kind recordKind, id uuid.UUID, before uint64) (uint64, error) {
+// nextChange gives a record that is about to be written the next sequence, and moves its entry in the
+// change index there. *sequence is that of the record's last change, or 0 for a new record. nextChange
+// returns the stamp for the fields that the change sets.
+//
+// It returns ErrCorrupt if the change index has a later change of the record.
+func (tx *Tx) nextChange(kind recordKind, id uuid.UUID, sequence *uint64) (stamp, error) {
 	st, err := tx.readState()
 	if err != nil {
-		return 0, err
+		return stamp{}, err
 	}
-	if before != 0 {
-		// A record of an earlier state must not become the last by being written again.
-		if err := tx.checkLatest(kind, id, before); err != nil {
-			return 0, err
+	if *sequence != 0 {
+		// An earlier version of a record must not become the latest by being written again.
+		if err := tx.checkLatest(kind, id, *sequence); err != nil {
+			return stamp{}, err
 		}
-		if err := tx.etx.Delete(tableChanges, sequenceKey(before)); err != nil {
-			return 0, err
+		if err := tx.delete(tableChanges, sequenceKey(*sequence)); err != nil {
+			return stamp{}, err
 		}
 	}
 	st.sequence++
-	tx.dirty = true
-	return st.sequence, tx.etx.Put(tableChanges, sequenceKey(st.sequence), changeEntry(kind, id))
+	*sequence = st.sequence
+	now := stamp{counter: st.sequence, replica: tx.replica}
+	return now, tx.put(tableChanges, sequenceKey(st.sequence), changeEntry(kind, id))
 }
 
 // checkLatest returns ErrCorrupt unless a record's sequence is the last that its change has in the index. In a damaged

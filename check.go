@@ -250,7 +250,10 @@ func (c *checker) checkUser(e Entry) {
 			u.set(true)
 		}
 		u.sequence = later
-		return c.tx.putUser(&u, nil)
+		if _, err := c.tx.nextChange(userKind, id, &u.sequence); err != nil {
+			return err
+		}
+		return c.tx.putUser(&u)
 	})
 	if u.deleted {
 		return
@@ -265,7 +268,7 @@ func (c *checker) checkUser(e Entry) {
 		case c.hasIdentity(owner, i.key()):
 			c.report("identity (%s, %q) of user %s is also user %x's", i.Provider, i.Subject, id, owner)
 		default:
-			fix := func() error { return c.put(tableIdentities, i.key(), id[:]) }
+			fix := func() error { return c.tx.put(tableIdentities, i.key(), id[:]) }
 			c.reportDerived(fix, "identity (%s, %q) of user %s is not in the index", i.Provider, i.Subject, id)
 		}
 	}
@@ -290,7 +293,7 @@ func (c *checker) checkIdentity(e Entry) {
 		}
 	}
 	if !c.hasIdentity(e.Value, e.Key) {
-		fix := func() error { return c.delete(tableIdentities, e.Key) }
+		fix := func() error { return c.tx.delete(tableIdentities, e.Key) }
 		c.reportDerived(fix, "the index of identities has %q for user %s, who has no such identity", e.Key, id)
 	}
 }
@@ -312,7 +315,10 @@ func (c *checker) checkKey(e Entry) {
 			k.set(true)
 		}
 		k.sequence = later
-		return c.tx.putKey(&k, nil)
+		if _, err := c.tx.nextChange(keyKind, id, &k.sequence); err != nil {
+			return err
+		}
+		return c.tx.putKey(&k)
 	})
 	if k.deleted {
 		return
@@ -326,7 +332,7 @@ func (c *checker) checkKey(e Entry) {
 	}
 	name := nameKey(k.owner, k.name, id)
 	if entry, ok := c.get(tableNames, name); ok && entry == nil {
-		c.reportDerived(func() error { return c.put(tableNames, name, nil) }, "key %s is not in the index of names", id)
+		c.reportDerived(func() error { return c.tx.put(tableNames, name, nil) }, "key %s is not in the index of names", id)
 	}
 	if k.owner == ServerOwner {
 		return
@@ -342,7 +348,7 @@ func (c *checker) checkKey(e Entry) {
 }
 
 func (c *checker) checkName(e Entry) {
-	fix := func() error { return c.delete(tableNames, e.Key) }
+	fix := func() error { return c.tx.delete(tableNames, e.Key) }
 	name, id, err := splitNameKey(e.Key)
 	if err != nil {
 		c.reportDerived(fix, "the index of names has the entry %x", e.Key)
@@ -369,7 +375,7 @@ func (c *checker) checkData(e Entry) {
 }
 
 func (c *checker) checkChange(e Entry) {
-	fix := func() error { return c.delete(tableChanges, e.Key) }
+	fix := func() error { return c.tx.delete(tableChanges, e.Key) }
 	if len(e.Key) != 8 || len(e.Value) != 17 {
 		c.reportDerived(fix, "bad entry %x in the change index", e.Key)
 		return
@@ -383,7 +389,7 @@ func (c *checker) checkChange(e Entry) {
 		c.reportDerived(fix, "the change index has %s at sequence %d, and there is no such record", id, sequence)
 	case recorded < sequence:
 		if earlier, ok := c.later[id]; ok {
-			fix := func() error { return c.delete(tableChanges, sequenceKey(earlier)) }
+			fix := func() error { return c.tx.delete(tableChanges, sequenceKey(earlier)) }
 			c.reportDerived(fix, "the change index has %s at the sequences %d and %d", id, earlier, sequence)
 		}
 		c.later[id] = sequence
@@ -420,7 +426,7 @@ func (c *checker) checkSequence(kind recordKind, id uuid.UUID, sequence uint64, 
 	case stale:
 		fix := func() error {
 			if bytes.Equal(v, changeEntry(kind, id)) {
-				if err := c.delete(tableChanges, sequenceKey(sequence)); err != nil {
+				if err := c.tx.delete(tableChanges, sequenceKey(sequence)); err != nil {
 					return err
 				}
 			}
@@ -437,18 +443,6 @@ func (c *checker) checkSequence(kind recordKind, id uuid.UUID, sequence uint64, 
 		}
 		c.reportDerived(fix, "%s was changed with sequence %d, and the store is at %d", id, sequence, st.sequence)
 	}
-}
-
-func (c *checker) put(table string, key, value []byte) error {
-	_, err := c.tx.readState()
-	c.tx.dirty = true
-	return firstError(err, c.tx.etx.Put(table, key, value))
-}
-
-func (c *checker) delete(table string, key []byte) error {
-	_, err := c.tx.readState()
-	c.tx.dirty = true
-	return firstError(err, c.tx.etx.Delete(table, key))
 }
 
 // get is the transaction's Get. It is not ok if the entry cannot be read. It does not report that: the method each does,

@@ -306,21 +306,28 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err := tx.checkNewKey(owner, n, 0); err != nil {
 		return Key{}, err
 	}
-	if old, err := tx.getKey(m.id); err != nil || old != nil {
-		return Key{}, firstError(err, ErrInvalidMintedKey)
+	old, err := tx.getKey(m.id)
+	if err != nil {
+		return Key{}, err
+	}
+	if old != nil {
+		return Key{}, ErrInvalidMintedKey
 	}
 	if err := tx.put(tableNames, nameKey(owner, n.Name, m.id), nil); err != nil {
 		return Key{}, err
 	}
-	tx.recount(owner, 1)
-	st, err := tx.readState()
+	k := &keyRecord{id: m.id, owner: owner, created: m.created, name: n.Name, verifier: m.verifier, expires: expiry(n)}
+	now, err := tx.nextChange(keyKind, k.id, &k.sequence)
 	if err != nil {
 		return Key{}, err
 	}
-	st.keys++
-	k := &keyRecord{id: m.id, owner: owner, created: m.created, name: n.Name, verifier: m.verifier, expires: expiry(n)}
-	err = tx.putKey(k, func(now stamp) { k.made, k.named, k.hashed = now, now, now })
-	return result(k.key(), err)
+	k.made, k.named, k.hashed = now, now, now
+	tx.recount(owner, 1)
+	tx.state.keys++
+	if err := tx.putKey(k); err != nil {
+		return Key{}, err
+	}
+	return k.key(), nil
 }
 
 // expiry is a new key's expiry date as it is stored.
@@ -373,7 +380,7 @@ func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {
 
 // countKeys counts the keys of an owner, once in a transaction: who makes many keys would count them again for each.
 func (tx *Tx) countKeys(owner uuid.UUID) (n int, err error) {
-	if n, counted := tx.keys[owner]; counted {
+	if n, counted := tx.keyCounts[owner]; counted {
 		return n, nil
 	}
 	for _, err := range tx.keysOf(owner) {
@@ -382,17 +389,17 @@ func (tx *Tx) countKeys(owner uuid.UUID) (n int, err error) {
 		}
 		n++
 	}
-	if tx.keys == nil {
-		tx.keys = make(map[uuid.UUID]int)
+	if tx.keyCounts == nil {
+		tx.keyCounts = make(map[uuid.UUID]int)
 	}
-	tx.keys[owner] = n
+	tx.keyCounts[owner] = n
 	return n, nil
 }
 
 // recount keeps the count of an owner's keys, if they were counted.
 func (tx *Tx) recount(owner uuid.UUID, change int) {
-	if n, counted := tx.keys[owner]; counted {
-		tx.keys[owner] = n + change
+	if n, counted := tx.keyCounts[owner]; counted {
+		tx.keyCounts[owner] = n + change
 	}
 }
 
@@ -541,9 +548,13 @@ func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) (err error) {
 	if err := tx.put(tableNames, nameKey(owner, name, id), nil); err != nil {
 		return err
 	}
-	k.name = name
-	tx.touch(id)
-	return tx.putKey(k, func(now stamp) { k.named = now })
+	now, err := tx.nextChange(keyKind, id, &k.sequence)
+	if err != nil {
+		return err
+	}
+	k.name, k.named = name, now
+	tx.forgetKey(id)
+	return tx.putKey(k)
 }
 
 // EnableKey lets a disabled key log in again. Enabling an enabled key changes nothing. It returns [ErrKeyNotFound] if
@@ -577,8 +588,11 @@ func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) (err error) {
 	if !k.set(disable) {
 		return nil
 	}
-	tx.touch(id)
-	return tx.putKey(k, nil)
+	if _, err := tx.nextChange(keyKind, id, &k.sequence); err != nil {
+		return err
+	}
+	tx.forgetKey(id)
+	return tx.putKey(k)
 }
 
 // DeleteKey deletes a key, for good. No record has more of it than its ID and owner; its name is free. When it returns nil,
@@ -601,14 +615,14 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if err := tx.delete(tableNames, nameKey(owner, k.name, id)); err != nil {
 		return err
 	}
-	tx.recount(owner, -1)
-	st, err := tx.readState()
-	if err != nil {
+	tombstone := &keyRecord{id: id, owner: owner, made: k.made, named: k.made, hashed: k.made, deleted: true, sequence: k.sequence}
+	if _, err := tx.nextChange(keyKind, id, &tombstone.sequence); err != nil {
 		return err
 	}
-	st.keys--
-	tx.touch(id)
-	return tx.putKey(&keyRecord{id: id, owner: owner, made: k.made, named: k.made, hashed: k.made, deleted: true, sequence: k.sequence}, nil)
+	tx.recount(owner, -1)
+	tx.state.keys--
+	tx.forgetKey(id)
+	return tx.putKey(tombstone)
 }
 
 func (k *keyRecord) key() Key {

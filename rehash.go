@@ -88,10 +88,10 @@ func (r *rehashes) done(written []rehash) {
 	}
 }
 
-// applyRehashes writes what waits, where the verifier is still the one that was proven.
-func (tx *Tx) applyRehashes() error {
-	pending := tx.store.rehashes.all()
-	tx.pending = conceal(pending)
+// applyRehashes writes the verifiers that wait, each unless its key has another verifier by now than
+// the one that was proven. It returns all that waited, and how many of them it wrote.
+func (tx *Tx) applyRehashes() (pending []rehash, written uint64, err error) {
+	pending = tx.store.rehashes.all()
 	for _, h := range pending {
 		k, err := tx.getKey(h.id)
 		if err == nil && k != nil {
@@ -101,16 +101,20 @@ func (tx *Tx) applyRehashes() error {
 			continue // not a reason to refuse somebody else's change
 		}
 		if err != nil {
-			return err
+			return nil, 0, err
 		}
 		if k == nil || k.deleted || k.verifier != h.old {
 			continue
 		}
-		k.verifier = h.new
-		if err := tx.putKey(k, func(now stamp) { k.hashed = now }); err != nil {
-			return err
+		now, err := tx.nextChange(keyKind, k.id, &k.sequence)
+		if err != nil {
+			return nil, 0, err
 		}
-		tx.rehashed++
+		k.verifier, k.hashed = h.new, now
+		if err := tx.putKey(k); err != nil {
+			return nil, 0, err
+		}
+		written++
 	}
-	return nil
+	return pending, written, nil
 }

@@ -311,7 +311,7 @@ func (s *salvage) writeRecords(ctx context.Context, e Engine) error {
 		begin := *st
 		err := e.Update(ctx, func(etx EngineTx) error {
 			*st = begin
-			tx := &Tx{store: &Store{domain: &s.domain}, etx: etx, state: st}
+			tx := &Tx{etx: etx, replica: s.domain.replica, state: st}
 			for _, c := range batch {
 				// Each keeps its sequence, unless another has it: counters of stamps refer to it.
 				if c.sequence > 0 {
@@ -322,11 +322,11 @@ func (s *salvage) writeRecords(ctx context.Context, e Engine) error {
 				}
 			}
 			for key, record := range s.meta {
-				if err := etx.Put(tableMeta, []byte(key), record); err != nil {
+				if err := tx.put(tableMeta, []byte(key), record); err != nil {
 					return err
 				}
 			}
-			return etx.Put(tableMeta, keyState, st.encode())
+			return tx.putState()
 		})
 		if err != nil {
 			return err
@@ -370,22 +370,28 @@ func (s *salvage) writeRecord(tx *Tx, kind recordKind, id uuid.UUID) error {
 		if !u.deleted {
 			tx.state.users++
 			for _, i := range u.identities {
-				if err := tx.etx.Put(tableIdentities, i.key(), id[:]); err != nil {
+				if err := tx.put(tableIdentities, i.key(), id[:]); err != nil {
 					return err
 				}
 			}
 		}
-		return tx.putUser(&u, nil)
+		if _, err := tx.nextChange(userKind, id, &u.sequence); err != nil {
+			return err
+		}
+		return tx.putUser(&u)
 	}
 	k := s.keys[id].record
 	k.sequence = 0
 	if !k.deleted {
 		tx.state.keys++
-		if err := tx.etx.Put(tableNames, nameKey(k.owner, k.name, id), nil); err != nil {
+		if err := tx.put(tableNames, nameKey(k.owner, k.name, id), nil); err != nil {
 			return err
 		}
 	}
-	return tx.putKey(&k, nil)
+	if _, err := tx.nextChange(keyKind, id, &k.sequence); err != nil {
+		return err
+	}
+	return tx.putKey(&k)
 }
 
 func sortedIDs[T any](m map[uuid.UUID]T) []uuid.UUID {

@@ -188,34 +188,31 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if s.readOnly {
 		return ErrReadOnly
 	}
-	var touched touched
-	var rehashed uint64
-	var pending []rehash
+	var done effects
 	// Also after an error: a commit whose last sync failed can be visible all the same, and a stale entry is a login.
-	defer func() { s.cache.release(touched) }()
+	defer func() { s.cache.release(done.stale) }()
 
 	err := s.engine.Update(ctx, func(etx EngineTx) error {
-		tx := &Tx{store: s, etx: etx}
+		tx := s.newTx(etx)
 		if err := fn(tx); err != nil {
 			return err
 		}
-		if err := tx.finish(); err != nil {
+		e, err := tx.finish()
+		if err != nil {
 			return err
 		}
 		// Before the commit, for it can be seen before this call returns.
-		s.cache.hold(tx.touched)
-		touched.add(tx.touched)
-		if rehashed, pending = tx.rehashed, nil; tx.pending != nil {
-			pending = tx.pending()
-		}
+		s.cache.hold(e.stale)
+		e.stale.add(done.stale) // which an earlier run of fn holds
+		done = e
 		return nil
 	})
 	switch {
 	case errors.Is(err, ErrCommitUnknown):
 		s.cache.clear()
 	case err == nil:
-		s.rehashes.done(pending)
-		s.counters.add(statRehashed, rehashed)
+		s.rehashes.done(done.rehashes)
+		s.counters.add(statRehashed, done.rehashed)
 	}
 	return err
 }
@@ -230,8 +227,12 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 		return ErrClosed
 	}
 	return s.engine.View(ctx, func(etx EngineTx) error {
-		return fn(&Tx{store: s, etx: etx})
+		return fn(s.newTx(etx))
 	})
+}
+
+func (s *Store) newTx(etx EngineTx) *Tx {
+	return &Tx{store: s, etx: etx, replica: s.domain.replica}
 }
 
 // DomainID identifies what the store and its replicas share.

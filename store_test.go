@@ -603,6 +603,22 @@ func TestACallWhoseFunctionRunsTwiceChangesTheStoreOnce(t *testing.T) {
 	}
 }
 
+func TestAKeyIsCachedAgainAfterAChangeOfItThatRanTwice(t *testing.T) {
+	s := openEngine(t, rerunningEngine{openBolt(t)}, light())
+	h := addHousehold(t, s)
+	must(t, s.RenameKey(t.Context(), h.user, h.key.ID, "desktop"))
+	must(t, s.DisableUser(t.Context(), h.user))
+	must(t, s.EnableUser(t.Context(), h.user))
+	for range 2 {
+		wantLogin(t, s, h.token, h.key.ID)
+	}
+	st, err := s.Stats(t.Context())
+	must(t, err)
+	if st.Hits != 1 {
+		t.Errorf("the cache decided %d of two logins, want 1", st.Hits)
+	}
+}
+
 func TestCloseIsIdempotentAndSafeBesideCalls(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())

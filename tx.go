@@ -10,16 +10,24 @@ import (
 // users and keys, all in one transaction; in a View those that change something return [ErrReadOnly]. It must not be
 // used by two goroutines at once. After its function has returned, its methods return [ErrClosed].
 type Tx struct {
-	store    *Store
-	etx      EngineTx
-	state    *storeState
-	dirty    bool
-	keys     map[uuid.UUID]int // how many the owners have whose keys were counted
-	writes   int
-	half     error               // of an operation that failed when it had begun to write
-	touched  touched             // whose cached logins may be no longer true
-	pending  concealed[[]rehash] // what was to be written besides
-	rehashed uint64              // how many of these were
+	store   *Store
+	etx     EngineTx
+	replica uuid.UUID // of the store, for stamps
+
+	state    *storeState // nil until it is read
+	dirty    bool        // finish must write the state
+	writes   int         // how many puts and deletes there were
+	halfDone error       // why an operation failed that had begun to write
+
+	keyCounts map[uuid.UUID]int // how many keys an owner has, of the owners whose keys were counted
+	stale     staleLogins
+}
+
+// effects are what a transaction asks of its store, beyond the engine.
+type effects struct {
+	stale    staleLogins
+	rehashes []rehash // verifiers that need not wait for a write any more
+	rehashed uint64   // how many of these the transaction wrote
 }
 
 // Format keeps stored verifiers out of whatever prints a Tx.
@@ -76,42 +84,57 @@ func (st *storeState) encode() []byte {
 	return sealRecord(tableMeta, keyState, append(m, st.unknown...))
 }
 
-// finish ends a transaction that changed something with the new verifiers that wait for a write, and the new state. It
-// refuses one in which an operation failed half-way.
-func (tx *Tx) finish() error {
-	if tx.half != nil {
-		return tx.half
+// finish ends a transaction that changed something: it writes the new verifiers that wait for a
+// write, and the state. It returns halfDone if an operation failed half-way.
+func (tx *Tx) finish() (e effects, err error) {
+	if tx.halfDone != nil {
+		return effects{}, tx.halfDone
 	}
+	e.stale = tx.stale
 	if !tx.dirty {
-		return nil
+		return e, nil
 	}
-	if err := tx.applyRehashes(); err != nil {
-		return err
+	if e.rehashes, e.rehashed, err = tx.applyRehashes(); err != nil {
+		return effects{}, err
 	}
-	return tx.etx.Put(tableMeta, keyState, tx.state.encode())
+	return e, tx.putState()
 }
 
-// wholeSince is deferred by every operation that writes more than once, with the count of writes before it. If the operation
-// fails when it has begun to write, so does the transaction, even if its function goes on.
+// wholeSince is deferred by every operation that writes more than once, with the number of writes
+// before it. If the operation fails after it has begun to write, the transaction fails too, even if
+// its function goes on.
 func (tx *Tx) wholeSince(writes int, err *error) {
-	if *err != nil && tx.writes != writes {
-		tx.half = firstError(tx.half, *err)
+	if *err != nil && tx.writes != writes && tx.halfDone == nil {
+		tx.halfDone = *err
 	}
 }
 
+// put and delete are the only way to write to the store's own tables.
 func (tx *Tx) put(table string, key, value []byte) error {
 	tx.writes++
+	tx.dirty = true
 	return tx.etx.Put(table, key, value)
 }
 
 func (tx *Tx) delete(table string, key []byte) error {
 	tx.writes++
+	tx.dirty = true
 	return tx.etx.Delete(table, key)
 }
 
-// stampNow is the stamp of a field that is written with the change sequence.
-func (tx *Tx) stampNow(sequence uint64) stamp {
-	return stamp{counter: sequence, replica: tx.store.domain.replica}
+// putUser writes the record of a user. If the record has changed, nextChange comes first.
+func (tx *Tx) putUser(u *userRecord) error { return tx.put(tableUsers, u.id[:], u.encode()) }
+
+// putKey writes the record of a key. If the record has changed, nextChange comes first.
+func (tx *Tx) putKey(k *keyRecord) error { return tx.put(tableKeys, k.id[:], k.encode()) }
+
+// putState writes the state.
+func (tx *Tx) putState() error {
+	st, err := tx.readState()
+	if err != nil {
+		return err
+	}
+	return tx.put(tableMeta, keyState, st.encode())
 }
 
 // getUser returns a user's record, or nil if there never was one; a tombstone counts as one.
@@ -134,39 +157,11 @@ func (tx *Tx) getKey(id uuid.UUID) (*keyRecord, error) {
 	return &k, err
 }
 
-// putUser writes a changed user under the next sequence. set, if not nil, is called with the stamp of the change.
-func (tx *Tx) putUser(u *userRecord, set func(stamp)) error {
-	tx.writes++ // to the change index
-	sequence, err := tx.changed(userKind, u.id, u.sequence)
-	if err != nil {
-		return err
-	}
-	u.sequence = sequence
-	if set != nil {
-		set(tx.stampNow(sequence))
-	}
-	return tx.etx.Put(tableUsers, u.id[:], u.encode())
-}
+// forgetKey has the cache forget the key before the transaction commits.
+func (tx *Tx) forgetKey(id uuid.UUID) { tx.stale.keys = append(tx.stale.keys, id) }
 
-// putKey writes a changed key under the next sequence. set, if not nil, is called with the stamp of the change.
-func (tx *Tx) putKey(k *keyRecord, set func(stamp)) error {
-	tx.writes++ // to the change index
-	sequence, err := tx.changed(keyKind, k.id, k.sequence)
-	if err != nil {
-		return err
-	}
-	k.sequence = sequence
-	if set != nil {
-		set(tx.stampNow(sequence))
-	}
-	return tx.etx.Put(tableKeys, k.id[:], k.encode())
-}
-
-// touch marks a key whose cached login must not outlive the transaction.
-func (tx *Tx) touch(key uuid.UUID) { tx.touched.keys = append(tx.touched.keys, key) }
-
-// touchUser marks a user whose keys' cached logins must not outlive the transaction.
-func (tx *Tx) touchUser(user uuid.UUID) { tx.touched.users = append(tx.touched.users, user) }
+// forgetUser has the cache forget all keys of the user before the transaction commits.
+func (tx *Tx) forgetUser(id uuid.UUID) { tx.stale.users = append(tx.stale.users, id) }
 
 // errMissing is for a record that an index speaks of and that is not there.
 func errMissing(kind string, id uuid.UUID) error {

@@ -85,14 +85,17 @@ func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 	if err := tx.claim(i, id); err != nil {
 		return User{}, err
 	}
-	st, err := tx.readState()
+	u := &userRecord{id: id, created: tx.store.now()}
+	now, err := tx.nextChange(userKind, id, &u.sequence)
 	if err != nil {
 		return User{}, err
 	}
-	st.users++
-	u := &userRecord{id: id, created: tx.store.now(), identities: []identityRecord{{Identity: i}}}
-	err = tx.putUser(u, func(now stamp) { u.made, u.identities[0].linked = now, now })
-	return result(u.user(), err)
+	u.made, u.identities = now, []identityRecord{{Identity: i, linked: now}}
+	tx.state.users++
+	if err := tx.putUser(u); err != nil {
+		return User{}, err
+	}
+	return u.user(), nil
 }
 
 // newUserID checks a first identity, completes an anonymous one, and finds the ID of its user.
@@ -337,9 +340,15 @@ func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (user User, err error) 
 	if err := tx.claim(i, userID); err != nil {
 		return User{}, err
 	}
-	u.identities = append(u.identities, identityRecord{Identity: i})
-	err = tx.putUser(u, func(now stamp) { u.identities[len(u.identities)-1].linked = now })
-	return result(u.user(), err)
+	now, err := tx.nextChange(userKind, userID, &u.sequence)
+	if err != nil {
+		return User{}, err
+	}
+	u.identities = append(u.identities, identityRecord{Identity: i, linked: now})
+	if err := tx.putUser(u); err != nil {
+		return User{}, err
+	}
+	return u.user(), nil
 }
 
 // EnableUser lets a disabled user's keys log in again. Enabling an enabled user changes nothing. It returns
@@ -373,8 +382,11 @@ func (tx *Tx) setUserDisabled(id uuid.UUID, disable bool) (err error) {
 	if !u.set(disable) {
 		return nil
 	}
-	tx.touchUser(id)
-	return tx.putUser(u, nil)
+	if _, err := tx.nextChange(userKind, id, &u.sequence); err != nil {
+		return err
+	}
+	tx.forgetUser(id)
+	return tx.putUser(u)
 }
 
 // DeleteUser deletes a user and all keys of the user, for good. No record has more of them than the IDs; the identities
@@ -410,13 +422,13 @@ func (tx *Tx) DeleteUser(id uuid.UUID) (err error) {
 			return err
 		}
 	}
-	st, err := tx.readState()
-	if err != nil {
+	tombstone := &userRecord{id: id, made: u.made, deleted: true, sequence: u.sequence}
+	if _, err := tx.nextChange(userKind, id, &tombstone.sequence); err != nil {
 		return err
 	}
-	st.users--
-	tx.touchUser(id)
-	return tx.putUser(&userRecord{id: id, made: u.made, deleted: true, sequence: u.sequence}, nil)
+	tx.state.users--
+	tx.forgetUser(id)
+	return tx.putUser(tombstone)
 }
 
 func (u *userRecord) user() User {

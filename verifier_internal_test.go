@@ -97,8 +97,11 @@ func plantVerifier(t testing.TB, s *Store, id uuid.UUID, phc string) {
 			return err
 		}
 		k.verifier = phc
-		tx.touch(id)
-		return tx.putKey(k, nil)
+		if _, err := tx.nextChange(keyKind, id, &k.sequence); err != nil {
+			return err
+		}
+		tx.forgetKey(id)
+		return tx.putKey(k)
 	})
 	if err != nil {
 		t.Fatal(err)
