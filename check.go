@@ -146,13 +146,12 @@ func (c *checker) run() error {
 }
 
 func (c *checker) checkDomain() {
-	var d domain
-	empty, err := d.read(c.tx.etx)
+	d, err := readDomain(metaRecords(c.tx.etx))
 	switch now := c.tx.store.domain; {
 	case err != nil:
 		c.reportError(err)
-	case empty:
-		c.report("the record of the format is missing")
+	case d == nil:
+		c.reportError(errNoFormat)
 	case d.id != now.id || d.replica != now.replica || !bytes.Equal(d.encode(), now.encode()):
 		c.report("the domain is another than when the store was opened")
 	}
@@ -226,7 +225,8 @@ func (c *checker) behind(table string, from []byte) (next []byte) {
 
 // id reads a 16-byte key or value, or reports it.
 func (c *checker) id(table string, b []byte) (id uuid.UUID, ok bool) {
-	if err := decodeUUID(b, &id); err != nil {
+	id, err := decodeUUID(b)
+	if err != nil {
 		c.reportError(fmt.Errorf("table %s: %w", table, err))
 		return id, false
 	}
@@ -276,8 +276,8 @@ func (c *checker) checkUser(e Entry) {
 
 // hasIdentity reports whether a user exists and has the identity with a key.
 func (c *checker) hasIdentity(userID, identity []byte) bool {
-	var id uuid.UUID
-	if decodeUUID(userID, &id) != nil {
+	id, err := decodeUUID(userID)
+	if err != nil {
 		return false
 	}
 	u, err := c.tx.getUser(id)
@@ -286,8 +286,8 @@ func (c *checker) hasIdentity(userID, identity []byte) bool {
 }
 
 func (c *checker) checkIdentity(e Entry) {
-	var id uuid.UUID
-	if decodeUUID(e.Value, &id) == nil {
+	id, err := decodeUUID(e.Value)
+	if err == nil {
 		if _, err := c.tx.getUser(id); err != nil {
 			return // the user's record was reported
 		}

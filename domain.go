@@ -37,121 +37,171 @@ var (
 	keyReplica = []byte("replica")
 )
 
-// openDomain reads the domain of the store in e, and begins a new store if e is empty.
-func openDomain(ctx context.Context, e Engine, opts *Options, random *randomSource) (*domain, error) {
-	d := &domain{}
-	empty := false
-	err := e.View(ctx, func(etx EngineTx) (err error) {
-		empty, err = d.read(etx)
+// openDomain returns the domain of the store in e, and begins a new store if e is empty.
+func openDomain(ctx context.Context, e Engine, opts *Options, random *randomSource) (d *domain, err error) {
+	err = e.View(ctx, func(etx EngineTx) (err error) {
+		d, err = findDomain(etx)
 		return err
 	})
-	if err != nil || !empty {
+	if err != nil || d != nil {
 		return d, err
 	}
 	if opts.readOnly() {
 		return nil, fmt.Errorf("%w: there is no store in it yet", ErrReadOnly)
 	}
-	err = e.Update(ctx, func(etx EngineTx) error {
-		if empty, err := d.read(etx); err != nil || !empty {
+	err = e.Update(ctx, func(etx EngineTx) (err error) {
+		if d, err = findDomain(etx); err != nil || d != nil {
 			return err
 		}
-		return d.create(etx, opts.tokenPrefix(), random)
+		d = newDomain(opts.tokenPrefix(), random)
+		return d.create(etx)
 	})
 	return d, err
 }
 
-// read reads the domain, or reports that the engine is empty. The format comes first: nothing else of a later one can
-// be relied upon.
-func (d *domain) read(etx EngineTx) (empty bool, err error) {
-	*d = domain{}
-	version := uint64(0)
-	empty, err = readMeta(etx, keyFormat, func(f field) error {
-		if f.num == 1 {
-			version = f.number
-		}
-		return nil
-	})
-	if err != nil {
-		return false, err
+// findDomain returns the domain of the store in an engine, or nil if the engine is empty.
+func findDomain(etx EngineTx) (*domain, error) {
+	d, err := readDomain(metaRecords(etx))
+	if err == nil && d == nil {
+		err = wantEmpty(etx)
 	}
-	if empty {
-		return true, wantEmpty(etx)
-	}
-	switch version {
-	case formatVersion:
-	case 0:
-		return false, fmt.Errorf("%w: the format has no version", ErrCorrupt)
-	default:
-		return false, fmt.Errorf("%w: version %d, and this build reads version %d", ErrNewerFormat, version, formatVersion)
-	}
-	var secret bool
-	missing, err := readMeta(etx, keyDomain, func(f field) error {
-		switch f.num {
-		case 1:
-			return decodeUUID(f.bytes, &d.id)
-		case 2:
-			secret = true
-			return decodeSecret(f.bytes, d.userSecret[:])
-		case 3:
-			t, err := decodeTagSecret(f.bytes)
-			d.tagSecrets = append(d.tagSecrets, t)
-			return err
-		case 4:
-			d.prefix = string(f.bytes)
-		}
-		return nil
-	})
-	if err != nil {
-		return false, err
-	}
-	alone, err := readMeta(etx, keyReplica, func(f field) error {
-		if f.num == 1 {
-			return decodeUUID(f.bytes, &d.replica)
-		}
-		return nil
-	})
-	whole := !missing && !alone && d.id != uuid.Nil && d.replica != uuid.Nil && secret && len(d.tagSecrets) > 0
-	if err == nil && !(whole && validPrefix(d.prefix)) {
-		err = fmt.Errorf("%w: the domain is incomplete", ErrCorrupt)
-	}
-	return false, err
+	return d, err
 }
 
-// wantEmpty returns ErrCorrupt if there is anything in the engine: it is no new one then, but one whose format is lost.
+// wantEmpty returns ErrCorrupt if there is anything in an engine that has no record of a format: the
+// engine holds a store whose format is lost, and is not a new one.
 func wantEmpty(etx EngineTx) error {
 	for _, table := range []string{tableMeta, tableUsers, tableIdentities, tableKeys, tableNames, tableChanges, tableData} {
 		for _, err := range etx.Scan(table, nil, nil) {
-			return firstError(err, fmt.Errorf("%w: the record of the format is missing", ErrCorrupt))
+			if err != nil {
+				return err
+			}
+			return errNoFormat
 		}
 	}
 	return nil
 }
 
-// readMeta calls fn with each field of a record in the table meta, or reports that there is no such record.
-func readMeta(etx EngineTx, key []byte, fn func(field) error) (missing bool, err error) {
-	record, err := etx.Get(tableMeta, key)
-	if err != nil || record == nil {
-		return record == nil, err
-	}
-	msg, err := openRecord(tableMeta, key, record)
-	if err != nil {
-		return false, err
-	}
-	var bad error
-	_, err = readFields(msg, func(f field) bool {
-		bad = firstError(bad, fn(f))
-		return true
-	})
-	return false, firstError(err, bad)
+var errNoFormat = fmt.Errorf("%w: the record of the format is missing", ErrCorrupt)
+
+// metaRecords returns a function that gets records of the table meta.
+func metaRecords(etx EngineTx) func(key []byte) ([]byte, error) {
+	return func(key []byte) ([]byte, error) { return etx.Get(tableMeta, key) }
 }
 
-// create makes the secrets of a new domain and writes the records of an empty store.
-func (d *domain) create(etx EngineTx, prefix string, random *randomSource) error {
-	*d = domain{prefix: prefix, tagSecrets: make([]tagSecret, 1)}
+// readDomain makes a domain of the records that get returns, or returns nil if there is no record of
+// the format.
+func readDomain(get func(key []byte) ([]byte, error)) (*domain, error) {
+	format, err := getMessage(get, keyFormat)
+	if err != nil || format == nil {
+		return nil, err
+	}
+	// The format comes first, because nothing else of a later format can be relied upon.
+	if err := checkFormat(format); err != nil {
+		return nil, err
+	}
+	shared, err := getMessage(get, keyDomain)
+	if err != nil {
+		return nil, err
+	}
+	own, err := getMessage(get, keyReplica)
+	if err != nil {
+		return nil, err
+	}
+	d := &domain{}
+	if err := d.decode(shared); err != nil {
+		return nil, err
+	}
+	return d, d.decodeReplica(own)
+}
+
+// getMessage returns the message of a record in the table meta, or nil if there is no such record.
+func getMessage(get func(key []byte) ([]byte, error), key []byte) ([]byte, error) {
+	record, err := get(key)
+	if err != nil || record == nil {
+		return nil, err
+	}
+	return openRecord(tableMeta, key, record)
+}
+
+func checkFormat(msg []byte) error {
+	version := uint64(0)
+	for f, err := range fields(msg) {
+		if err != nil {
+			return err
+		}
+		if f.num == 1 {
+			version = f.number
+		}
+	}
+	switch version {
+	case formatVersion:
+		return nil
+	case 0:
+		return fmt.Errorf("%w: the format has no version", ErrCorrupt)
+	}
+	return fmt.Errorf("%w: version %d, and this build reads version %d", ErrNewerFormat, version, formatVersion)
+}
+
+// decode reads what all replicas share.
+func (d *domain) decode(msg []byte) error {
+	hasSecret := false
+	for f, err := range fields(msg) {
+		if err != nil {
+			return err
+		}
+		switch f.num {
+		case 1:
+			d.id, err = decodeUUID(f.bytes)
+		case 2:
+			hasSecret = true
+			err = decodeSecret(f.bytes, d.userSecret[:])
+		case 3:
+			var t tagSecret
+			t, err = decodeTagSecret(f.bytes)
+			d.tagSecrets = append(d.tagSecrets, t)
+		case 4:
+			d.prefix = string(f.bytes)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if d.id == uuid.Nil || !hasSecret || len(d.tagSecrets) == 0 || !validPrefix(d.prefix) {
+		return errIncompleteDomain
+	}
+	return nil
+}
+
+// decodeReplica reads the replica's ID.
+func (d *domain) decodeReplica(msg []byte) error {
+	for f, err := range fields(msg) {
+		if err == nil && f.num == 1 {
+			d.replica, err = decodeUUID(f.bytes)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if d.replica == uuid.Nil {
+		return errIncompleteDomain
+	}
+	return nil
+}
+
+var errIncompleteDomain = fmt.Errorf("%w: the domain is incomplete", ErrCorrupt)
+
+// newDomain makes the secrets of a new domain.
+func newDomain(prefix string, random *randomSource) *domain {
+	d := &domain{prefix: prefix, tagSecrets: make([]tagSecret, 1)}
 	d.id, d.replica = random.uuid(), random.uuid()
 	random.fill(d.userSecret[:])
 	random.fill(d.tagSecrets[0].secret[:])
+	return d
+}
 
+// create writes the records of an empty store.
+func (d *domain) create(etx EngineTx) error {
 	var format message
 	format.number(1, formatVersion)
 	for _, r := range []struct{ key, record []byte }{
@@ -188,18 +238,22 @@ func (d *domain) encodeReplica() []byte {
 	return sealRecord(tableMeta, keyReplica, m)
 }
 
-func decodeTagSecret(b []byte) (t tagSecret, err error) {
-	var bad error
-	_, err = readFields(b, func(f field) bool {
+func decodeTagSecret(msg []byte) (t tagSecret, err error) {
+	for f, err := range fields(msg) {
+		if err != nil {
+			return t, err
+		}
 		switch f.num {
 		case 1:
 			t.number = f.number
 		case 2:
-			bad = decodeSecret(f.bytes, t.secret[:])
+			err = decodeSecret(f.bytes, t.secret[:])
 		}
-		return true
-	})
-	return t, firstError(err, bad)
+		if err != nil {
+			return t, err
+		}
+	}
+	return t, nil
 }
 
 func decodeSecret(b, secret []byte) error {

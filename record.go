@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"iter"
 	"time"
 
 	"github.com/google/uuid"
@@ -96,44 +97,51 @@ type field struct {
 	raw    []byte
 }
 
-// readFields calls known with each field of msg, and returns the fields that known does not know, as they were.
-func readFields(msg []byte, known func(f field) bool) (unknown []byte, err error) {
-	for len(msg) > 0 {
-		tag, n := binary.Uvarint(msg)
-		if n <= 0 || tag>>3 == 0 || tag>>3 > 1<<29-1 {
-			return nil, fmt.Errorf("%w: bad field tag", ErrCorrupt)
-		}
-		f := field{num: int(tag >> 3)}
-		size := 0
-		switch tag & 7 {
-		case wireVarint:
-			if f.number, size = binary.Uvarint(msg[n:]); size <= 0 {
-				return nil, fmt.Errorf("%w: bad number in field %d", ErrCorrupt, f.num)
+// fields yields the fields of a message in order. An error is yielded once, as the last element.
+func fields(msg []byte) iter.Seq2[field, error] {
+	return func(yield func(field, error) bool) {
+		for rest := msg; len(rest) > 0; {
+			f, err := firstField(rest)
+			if !yield(f, err) || err != nil {
+				return
 			}
-		case wireBytes:
-			length, m := binary.Uvarint(msg[n:])
-			if m <= 0 || length > uint64(len(msg)-n-m) {
-				return nil, fmt.Errorf("%w: bad length of field %d", ErrCorrupt, f.num)
-			}
-			size = m + int(length)
-			f.bytes = msg[n+m : n+size]
-		case wireFixed64:
-			size = 8
-		case wireFixed32:
-			size = 4
-		default:
-			return nil, fmt.Errorf("%w: bad wire type in field %d", ErrCorrupt, f.num)
+			rest = rest[len(f.raw):]
 		}
-		if size > len(msg)-n {
-			return nil, fmt.Errorf("%w: field %d is cut short", ErrCorrupt, f.num)
-		}
-		f.raw = msg[:n+size]
-		if !known(f) {
-			unknown = append(unknown, f.raw...)
-		}
-		msg = msg[n+size:]
 	}
-	return unknown, nil
+}
+
+// firstField returns the field that msg begins with.
+func firstField(msg []byte) (f field, err error) {
+	tag, n := binary.Uvarint(msg)
+	if n <= 0 || tag>>3 == 0 || tag>>3 > 1<<29-1 {
+		return field{}, fmt.Errorf("%w: bad field tag", ErrCorrupt)
+	}
+	f.num = int(tag >> 3)
+	size := 0
+	switch tag & 7 {
+	case wireVarint:
+		if f.number, size = binary.Uvarint(msg[n:]); size <= 0 {
+			return field{}, fmt.Errorf("%w: bad number in field %d", ErrCorrupt, f.num)
+		}
+	case wireBytes:
+		length, m := binary.Uvarint(msg[n:])
+		if m <= 0 || length > uint64(len(msg)-n-m) {
+			return field{}, fmt.Errorf("%w: bad length of field %d", ErrCorrupt, f.num)
+		}
+		size = m + int(length)
+		f.bytes = msg[n+m : n+size]
+	case wireFixed64:
+		size = 8
+	case wireFixed32:
+		size = 4
+	default:
+		return field{}, fmt.Errorf("%w: bad wire type in field %d", ErrCorrupt, f.num)
+	}
+	if size > len(msg)-n {
+		return field{}, fmt.Errorf("%w: field %d is cut short", ErrCorrupt, f.num)
+	}
+	f.raw = msg[:n+size]
+	return f, nil
 }
 
 // A stamp orders the writes to a field in all replicas of a domain: by Lamport counter, then by replica. The counter is
@@ -150,18 +158,22 @@ func (s stamp) encode() []byte {
 	return m
 }
 
-func (s *stamp) decode(b []byte) error {
-	var bad error
-	_, err := readFields(b, func(f field) bool {
+func decodeStamp(msg []byte) (s stamp, err error) {
+	for f, err := range fields(msg) {
+		if err != nil {
+			return s, err
+		}
 		switch f.num {
 		case 1:
 			s.counter = f.number
 		case 2:
-			bad = decodeUUID(f.bytes, &s.replica)
+			s.replica, err = decodeUUID(f.bytes)
 		}
-		return true
-	})
-	return firstError(err, bad)
+		if err != nil {
+			return s, err
+		}
+	}
+	return s, nil
 }
 
 // userRecord is what a user is in the table of users.
@@ -216,24 +228,39 @@ func (u *userRecord) encode() []byte {
 	return sealRecord(tableUsers, u.id[:], append(m, u.unknown...))
 }
 
-func decodeUser(id uuid.UUID, record []byte) (u userRecord, err error) {
-	u.id, u.created = id, time.UnixMilli(0).UTC()
+func decodeUser(id uuid.UUID, record []byte) (userRecord, error) {
+	u := userRecord{id: id, created: time.UnixMilli(0).UTC()}
 	msg, err := openRecord(tableUsers, id[:], record)
 	if err != nil {
 		return u, err
 	}
-	var bad error
-	u.unknown, err = readFields(msg, func(f field) bool {
+	return u, wrapRecord(u.decode(msg), "user", id)
+}
+
+// decodeUserEntry decodes an entry of the table of users.
+func decodeUserEntry(e Entry) (userRecord, error) {
+	id, err := decodeUUID(e.Key)
+	if err != nil {
+		return userRecord{}, err
+	}
+	return decodeUser(id, e.Value)
+}
+
+func (u *userRecord) decode(msg []byte) error {
+	for f, err := range fields(msg) {
+		if err != nil {
+			return err
+		}
 		switch f.num {
 		case 1:
 			u.sequence = f.number
 		case 2:
-			bad = firstError(bad, u.made.decode(f.bytes))
+			u.made, err = decodeStamp(f.bytes)
 		case 3:
-			bad = firstError(bad, decodeTime(f.number, time.Millisecond, &u.created))
+			u.created, err = decodeTime(f.number, time.Millisecond)
 		case 4:
-			i, err := decodeIdentity(f.bytes)
-			bad = firstError(bad, err)
+			var i identityRecord
+			i, err = decodeIdentity(f.bytes)
 			u.identities = append(u.identities, i)
 		case 5:
 			u.disablings = f.number
@@ -242,29 +269,35 @@ func decodeUser(id uuid.UUID, record []byte) (u userRecord, err error) {
 		case 7:
 			u.deleted = f.number != 0
 		default:
-			return false
+			u.unknown = append(u.unknown, f.raw...)
 		}
-		return true
-	})
-	return u, wrapRecord(firstError(err, bad), "user", id)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func decodeIdentity(b []byte) (i identityRecord, err error) {
-	var bad error
-	i.unknown, err = readFields(b, func(f field) bool {
+func decodeIdentity(msg []byte) (i identityRecord, err error) {
+	for f, err := range fields(msg) {
+		if err != nil {
+			return i, err
+		}
 		switch f.num {
 		case 1:
 			i.Provider = Provider(f.bytes)
 		case 2:
 			i.Subject = string(f.bytes)
 		case 3:
-			bad = i.linked.decode(f.bytes)
+			i.linked, err = decodeStamp(f.bytes)
 		default:
-			return false
+			i.unknown = append(i.unknown, f.raw...)
 		}
-		return true
-	})
-	return i, firstError(err, bad)
+		if err != nil {
+			return i, err
+		}
+	}
+	return i, nil
 }
 
 // keyRecord is what a key is in the table of keys.
@@ -307,37 +340,43 @@ func (k *keyRecord) encode() []byte {
 	return sealRecord(tableKeys, k.id[:], append(m, k.unknown...))
 }
 
-func decodeKey(id uuid.UUID, record []byte) (k keyRecord, err error) {
-	k.id, k.created = id, time.UnixMilli(0).UTC()
+func decodeKey(id uuid.UUID, record []byte) (keyRecord, error) {
+	k := keyRecord{id: id, created: time.UnixMilli(0).UTC()}
 	msg, err := openRecord(tableKeys, id[:], record)
 	if err != nil {
 		return k, err
 	}
-	var named, hashed *stamp
-	var bad error
-	k.unknown, err = readFields(msg, func(f field) bool {
+	return k, wrapRecord(k.decode(msg), "key", id)
+}
+
+func (k *keyRecord) decode(msg []byte) error {
+	named, hashed := false, false // whether the message has the stamps, which equal made if it does not
+	for f, err := range fields(msg) {
+		if err != nil {
+			return err
+		}
 		switch f.num {
 		case 1:
 			k.sequence = f.number
 		case 2:
-			bad = firstError(bad, k.made.decode(f.bytes))
+			k.made, err = decodeStamp(f.bytes)
 		case 3:
-			bad = firstError(bad, decodeTime(f.number, time.Millisecond, &k.created))
+			k.created, err = decodeTime(f.number, time.Millisecond)
 		case 4:
-			bad = firstError(bad, decodeUUID(f.bytes, &k.owner))
+			k.owner, err = decodeUUID(f.bytes)
 		case 5:
 			k.name = string(f.bytes)
 		case 6:
-			named = &k.named
-			bad = firstError(bad, named.decode(f.bytes))
+			named = true
+			k.named, err = decodeStamp(f.bytes)
 		case 7:
 			k.verifier = string(f.bytes)
 		case 8:
-			hashed = &k.hashed
-			bad = firstError(bad, hashed.decode(f.bytes))
+			hashed = true
+			k.hashed, err = decodeStamp(f.bytes)
 		case 9:
 			if f.number != 0 {
-				bad = firstError(bad, decodeTime(f.number, time.Second, &k.expires))
+				k.expires, err = decodeTime(f.number, time.Second)
 			}
 		case 10:
 			k.disablings = f.number
@@ -346,38 +385,38 @@ func decodeKey(id uuid.UUID, record []byte) (k keyRecord, err error) {
 		case 12:
 			k.deleted = f.number != 0
 		default:
-			return false
+			k.unknown = append(k.unknown, f.raw...)
 		}
-		return true
-	})
-	if named == nil {
+		if err != nil {
+			return err
+		}
+	}
+	if !named {
 		k.named = k.made
 	}
-	if hashed == nil {
+	if !hashed {
 		k.hashed = k.made
 	}
-	return k, wrapRecord(firstError(err, bad), "key", id)
+	return nil
 }
 
 // lastTime is the end of what RFC 3339 can write, and so JSON.
 var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// decodeTime reads how many units have passed since 1970.
-func decodeTime(n uint64, unit time.Duration, t *time.Time) error {
+// decodeTime returns the time n units after the beginning of 1970.
+func decodeTime(n uint64, unit time.Duration) (time.Time, error) {
 	perSecond := uint64(time.Second / unit)
 	if n/perSecond > uint64(lastTime.Unix()) {
-		return fmt.Errorf("%w: a time after the year 9999", ErrCorrupt)
+		return time.Time{}, fmt.Errorf("%w: a time after the year 9999", ErrCorrupt)
 	}
-	*t = time.Unix(int64(n/perSecond), int64(n%perSecond)*int64(unit)).UTC()
-	return nil
+	return time.Unix(int64(n/perSecond), int64(n%perSecond)*int64(unit)).UTC(), nil
 }
 
-func decodeUUID(b []byte, id *uuid.UUID) error {
+func decodeUUID(b []byte) (id uuid.UUID, err error) {
 	if len(b) != len(id) {
-		return fmt.Errorf("%w: an ID of %d bytes", ErrCorrupt, len(b))
+		return uuid.UUID{}, fmt.Errorf("%w: an ID of %d bytes", ErrCorrupt, len(b))
 	}
-	copy(id[:], b)
-	return nil
+	return uuid.UUID(b), nil
 }
 
 func wrapRecord(err error, kind string, id uuid.UUID) error {

@@ -6,8 +6,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"iter"
 	"maps"
 	"os"
 	"slices"
@@ -72,7 +70,7 @@ type salvage struct {
 	last   []func(id uint64) bool // which pages are of each commit that may be the last
 	report SalvageReport
 
-	domain     domain
+	domain     *domain
 	meta       map[string][]byte // records of the table meta that never change
 	users      map[uuid.UUID]found[userRecord]
 	keys       map[uuid.UUID]found[keyRecord]
@@ -115,76 +113,119 @@ func (s *salvage) read(ctx context.Context, f *os.File) error {
 	return nil
 }
 
-// take keeps a record if its checksum holds. Of a stale page it wants only what never changes.
+// entryKind says which table an entry of a leaf page is of, as far as Salvage needs to know.
+type entryKind int
+
+const (
+	otherEntry entryKind = iota
+	domainEntry
+	dataEntry
+	changesEntry
+	identityEntry
+	userEntry
+	keyEntry
+	badEntry // a user or key whose checksum does not hold
+)
+
+// kindOf finds out the kind of an entry by its form and its checksum, because a leaf page does not
+// tell its table.
+func kindOf(k, v []byte) entryKind {
+	byID := len(k) == len(uuid.UUID{})
+	switch {
+	case isDomainKey(k):
+		return domainEntry
+	case isRecord(tableData, k, v):
+		return dataEntry
+	case len(k) == 8 && len(v) == 17:
+		return changesEntry
+	case isIdentityEntry(k, v):
+		return identityEntry
+	case byID && isRecord(tableUsers, k, v):
+		return userEntry
+	case byID && isRecord(tableKeys, k, v):
+		return keyEntry
+	case byID && len(v) > 0:
+		return badEntry
+	}
+	return otherEntry
+}
+
+// isDomainKey reports whether k is the key of a record in the table meta that never changes.
+func isDomainKey(k []byte) bool {
+	return bytes.Equal(k, keyFormat) || bytes.Equal(k, keyDomain) || bytes.Equal(k, keyReplica)
+}
+
+func isRecord(table string, k, v []byte) bool {
+	_, err := openRecord(table, k, v)
+	return err == nil
+}
+
+func isIdentityEntry(k, v []byte) bool {
+	_, ok := splitIdentityKey(k)
+	return ok && len(v) == len(uuid.UUID{})
+}
+
+// splitIdentityKey is the reverse of Identity.key.
+func splitIdentityKey(k []byte) (i Identity, ok bool) {
+	provider, subject, ok := bytes.Cut(k, []byte{0})
+	i = Identity{Provider(provider), string(subject)}
+	return i, ok && i.validate() == nil
+}
+
+// take keeps an entry of a page. From a stale page it takes only what never changes.
 func (s *salvage) take(page uint64, k, v []byte, stale, doubtful bool) {
-	if slices.ContainsFunc([][]byte{keyFormat, keyDomain, keyReplica}, func(m []byte) bool { return bytes.Equal(k, m) }) {
-		if _, err := openRecord(tableMeta, k, v); err == nil {
+	kind := kindOf(k, v)
+	if stale && kind != domainEntry {
+		return
+	}
+	switch kind {
+	case domainEntry:
+		if isRecord(tableMeta, k, v) {
 			s.meta[string(k)] = bytes.Clone(v)
 		}
-		return
-	}
-	var id uuid.UUID
-	if stale {
-		return
-	}
-	if _, err := openRecord(tableData, k, v); err == nil {
+	case dataEntry:
 		for i, has := range s.last {
 			if has(page) {
 				s.data[i][string(k)] = bytes.Clone(v)
 			}
 		}
-		return
-	}
-	if len(k) == 8 && len(v) == 17 {
-		copy(id[:], v[1:])
+	case changesEntry:
+		id := uuid.UUID(v[1:])
 		s.changes[id] = max(s.changes[id], binary.BigEndian.Uint64(k))
-		return
-	}
-	if provider, subject, ok := bytes.Cut(k, []byte{0}); ok && decodeUUID(v, &id) == nil {
-		if i := (Identity{Provider(provider), string(subject)}); i.validate() == nil {
-			s.identities[id] = i
+	case identityEntry:
+		s.identities[uuid.UUID(v)], _ = splitIdentityKey(k)
+	case userEntry:
+		u, err := decodeUser(uuid.UUID(k), v)
+		if err != nil {
+			s.report.BadRecords++
 			return
 		}
-	}
-	if decodeUUID(k, &id) != nil || len(v) == 0 {
-		return
-	}
-	if u, err := decodeUser(id, v); err == nil {
-		if old, ok := s.users[id]; !ok || old.record.sequence < u.sequence {
-			s.users[id] = found[userRecord]{u, doubtful}
+		if old, ok := s.users[u.id]; !ok || old.record.sequence < u.sequence {
+			s.users[u.id] = found[userRecord]{u, doubtful}
 		}
-		return
-	}
-	k2, err := decodeKey(id, v)
-	if err != nil {
+	case keyEntry:
+		key, err := decodeKey(uuid.UUID(k), v)
+		if err != nil {
+			s.report.BadRecords++
+			return
+		}
+		if old, ok := s.keys[key.id]; !ok || old.record.sequence < key.sequence {
+			s.keys[key.id] = found[keyRecord]{key, doubtful}
+		}
+	case badEntry:
 		s.report.BadRecords++
-		return
 	}
-	if old, ok := s.keys[id]; !ok || old.record.sequence < k2.sequence {
-		s.keys[id] = found[keyRecord]{k2, doubtful}
-	}
-}
-
-// memoryTx is the part of a transaction that reading the domain needs, over the records that were found.
-type memoryTx struct {
-	EngineTx
-	meta map[string][]byte
-}
-
-func (tx memoryTx) Get(_ string, key []byte) ([]byte, error) { return tx.meta[string(key)], nil }
-
-func (tx memoryTx) Scan(string, []byte, []byte) iter.Seq2[Entry, error] {
-	return func(func(Entry, error) bool) {}
 }
 
 func (s *salvage) readDomain() error {
-	empty, err := s.domain.read(memoryTx{meta: s.meta})
-	if err == nil && empty {
-		err = fmt.Errorf("%w: it has no record of its format", ErrCorrupt)
-	}
+	d, err := readDomain(func(key []byte) ([]byte, error) { return s.meta[string(key)], nil })
 	if err != nil {
 		return err
 	}
+	if d == nil {
+		return errNoFormat
+	}
+	s.domain = d
 	// Some of its last writes may be lost, and others would get their stamps.
 	s.domain.replica = uuid.New()
 	s.meta[string(keyReplica)] = s.domain.encodeReplica()

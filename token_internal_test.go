@@ -524,9 +524,8 @@ func TestTheRecordsOfMetaAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
 	for _, s := range want.domain.TagSecrets {
 		d.tagSecrets = append(d.tagSecrets, tagSecret{s.Number, [16]byte(s.Secret)})
 	}
-	var got domain
-	if empty, err := got.read(tx); empty || err != nil || !reflect.DeepEqual(&got, d) {
-		t.Errorf("domain: got %+v, %t, %v, want %+v", got, empty, err, d)
+	if got, err := readDomain(metaRecords(tx)); err != nil || !reflect.DeepEqual(got, d) {
+		t.Errorf("domain: got %+v, %v, want %+v", got, err, d)
 	}
 	if got := sealRecord(tableMeta, keyDomain, d.encode()); !bytes.Equal(got, tx.records["meta/domain"]) {
 		t.Errorf("domain: wrote %x", got)

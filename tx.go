@@ -47,7 +47,6 @@ func (tx *Tx) readState() (*storeState, error) {
 	if tx.state != nil {
 		return tx.state, nil
 	}
-	st := &storeState{}
 	record, err := tx.etx.Get(tableMeta, keyState)
 	if err != nil {
 		return nil, err
@@ -56,7 +55,19 @@ func (tx *Tx) readState() (*storeState, error) {
 	if err != nil {
 		return nil, err
 	}
-	st.unknown, err = readFields(msg, func(f field) bool {
+	st := &storeState{}
+	if err := st.decode(msg); err != nil {
+		return nil, err
+	}
+	tx.state = st
+	return st, nil
+}
+
+func (st *storeState) decode(msg []byte) error {
+	for f, err := range fields(msg) {
+		if err != nil {
+			return err
+		}
 		switch f.num {
 		case 1:
 			st.sequence = f.number
@@ -65,15 +76,10 @@ func (tx *Tx) readState() (*storeState, error) {
 		case 3:
 			st.keys = f.number
 		default:
-			return false
+			st.unknown = append(st.unknown, f.raw...)
 		}
-		return true
-	})
-	if err != nil {
-		return nil, err
 	}
-	tx.state = st
-	return st, nil
+	return nil
 }
 
 func (st *storeState) encode() []byte {

@@ -229,8 +229,8 @@ func (tx *Tx) UserByIdentity(i Identity) (User, error) {
 	if value == nil {
 		return User{}, ErrUserNotFound
 	}
-	var id uuid.UUID
-	if err := decodeUUID(value, &id); err != nil {
+	id, err := decodeUUID(value)
+	if err != nil {
 		return User{}, err
 	}
 	user, err := tx.User(id)
@@ -286,13 +286,9 @@ func (s *Store) Users(ctx context.Context, after uuid.UUID) iter.Seq2[User, erro
 func (tx *Tx) Users(after uuid.UUID) iter.Seq2[User, error] {
 	return func(yield func(User, error) bool) {
 		for e, err := range tx.etx.Scan(tableUsers, append(after[:], 0), nil) {
-			var id uuid.UUID
 			var u userRecord
 			if err == nil {
-				err = decodeUUID(e.Key, &id)
-			}
-			if err == nil {
-				u, err = decodeUser(id, e.Value)
+				u, err = decodeUserEntry(e)
 			}
 			if err != nil {
 				yield(User{}, err)
