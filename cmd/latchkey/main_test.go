@@ -21,8 +21,8 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// TestMain lets the scripts run the command as a process of its own. Whatever they do, no token is to be written to
-// standard error.
+// TestMain lets the scripts run the command as a process of its own. The process ends with status
+// 99 if it has written a token to standard error.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"latchkey": func() {
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// tokenGuard passes on what is written, and notices a token in it.
+// tokenGuard passes writes on to Writer and remembers whether one of them had a token in it.
 type tokenGuard struct {
 	io.Writer
 	met bool
@@ -47,8 +47,8 @@ func (g *tokenGuard) Write(p []byte) (int, error) {
 	return g.Writer.Write(p)
 }
 
-// TestScripts runs each file in testdata as a shell session. The store is keys.db, unless a script says otherwise; when the
-// script ends, it must be sound.
+// TestScripts runs each file in testdata as a shell session. The store is keys.db unless a script
+// names another one. The store must be sound when the script ends.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LATCHKEY_STORE", "keys.db")
 			env.Setenv("LATCHKEY_COST", "light")
-			env.Setenv("GORACE", "atexit_sleep_ms=0") // with -race, each process would sleep for a second when it ends
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // or with -race each process sleeps for a second at its end
 			env.Values[holder{}] = &holder{}
 			env.Values[serving{}] = &serving{}
 			env.Defer(func() { checkStore(t, filepath.Join(env.WorkDir, "keys.db")) })
@@ -83,9 +83,10 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// checkStore fails the test if there is a store at path and it is not sound.
 func checkStore(t *testing.T, path string) {
 	if _, err := os.Stat(path); err != nil {
-		return // the script made none
+		return // the script made no store
 	}
 	s, err := latchkey.Open(path, &latchkey.Options{ReadOnly: true})
 	if err != nil {
@@ -98,8 +99,8 @@ func checkStore(t *testing.T, path string) {
 	}
 }
 
-// exits runs a command as exec does, and wants a certain exit status: exits 3 latchkey user show bob. A command that fails
-// must tell so in one line.
+// exits runs a command as exec does, and fails unless the command ends with the given status and
+// one line on standard error: exits 3 latchkey user show bob.
 func exits(ts *testscript.TestScript, _ bool, args []string) {
 	err := ts.Exec(args[1], args[2:]...)
 	var exit *exec.ExitError
@@ -116,7 +117,7 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 
 var oneLine = regexp.MustCompile(`\A(\S.*\? \[y/N\] |token: \n)?latchkey: .*\n\z`)
 
-// mask prints the last output again, with names in the place of what differs from run to run.
+// mask prints the last output again, with a word in place of each part that differs between runs.
 func mask(ts *testscript.TestScript, _ bool, _ []string) {
 	out := ts.ReadFile("stdout")
 	out = regexp.MustCompile(`lk_[0-9A-Za-z]{77}`).ReplaceAllString(out, "TOKEN")
@@ -125,15 +126,15 @@ func mask(ts *testscript.TestScript, _ bool, _ []string) {
 	fmt.Fprint(ts.Stdout(), out)
 }
 
-// setenv sets a variable to what a file holds, or the last output.
+// setenv sets a variable to the content of a file, or to the last output: setenv NAME FILE.
 func setenv(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
 }
 
-// holder is the store that a script has open in this process, which is another than the command's.
+// holder is a store that a script has opened in this process. The command runs in another process.
 type holder struct{ store *latchkey.Store }
 
-// hold opens a store in another process than the command's: hold [--read-only] FILE.
+// hold opens a store in this process: hold [--read-only] FILE.
 func hold(ts *testscript.TestScript, _ bool, args []string) {
 	s, err := latchkey.Open(ts.MkAbs(args[len(args)-1]), &latchkey.Options{ReadOnly: args[0] == "--read-only"})
 	ts.Check(err)
@@ -141,12 +142,13 @@ func hold(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Value(holder{}).(*holder).store = s
 }
 
-// release closes what hold has opened.
+// release closes the store that hold has opened.
 func release(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(ts.Value(holder{}).(*holder).store.Close())
 }
 
-// expiredKey makes a server key, named lent, that expired long ago, and writes its token to a file: expiredkey FILE.
+// expiredKey makes a server key with the name lent that expired long ago, and writes its token to a
+// file: expiredkey FILE.
 func expiredKey(ts *testscript.TestScript, _ bool, args []string) {
 	then := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
 	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Now: func() time.Time { return then }})
@@ -157,12 +159,12 @@ func expiredKey(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600))
 }
 
-// halfmade makes a file as init leaves it behind when it is interrupted.
+// halfmade makes a file like one that an interrupted init leaves behind: halfmade FILE.
 func halfmade(ts *testscript.TestScript, _ bool, args []string) {
 	rewrite(ts, args[0], func(latchkey.EngineTx) error { return nil })
 }
 
-// damage takes the users out of the index of identities.
+// damage removes all users from the index of identities: damage FILE.
 func damage(ts *testscript.TestScript, _ bool, args []string) {
 	rewrite(ts, args[0], func(tx latchkey.EngineTx) error {
 		for e, err := range tx.Scan("identities", nil, nil) {
@@ -177,7 +179,8 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// postdate gives the store a format that this build does not know yet: docs/formats.md has the record.
+// postdate gives the store a newer format than this build knows: postdate FILE. The record is
+// described in docs/formats.md.
 func postdate(ts *testscript.TestScript, _ bool, args []string) {
 	rewrite(ts, args[0], func(tx latchkey.EngineTx) error {
 		record := []byte{1, 1 << 3, 2}
@@ -186,7 +189,7 @@ func postdate(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// rewrite changes what is in a store behind its back.
+// rewrite changes the tables of a store without the store's knowledge.
 func rewrite(ts *testscript.TestScript, file string, fn func(latchkey.EngineTx) error) {
 	e, err := latchkey.OpenBoltEngine(ts.MkAbs(file), nil)
 	ts.Check(err)
