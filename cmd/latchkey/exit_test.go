@@ -34,7 +34,7 @@ func TestTheManualListsEveryExitStatus(t *testing.T) {
 	}
 }
 
-// newStore makes a store in a file of its own.
+// newStore makes a store in a new file, and returns it with the name of the file.
 func newStore(t *testing.T) (*latchkey.Store, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.db")
@@ -52,7 +52,7 @@ func TestCommandsThatWaitCanBeInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, held := newStore(t)
-	stdin, silence, err := os.Pipe() // nobody ever writes
+	stdin, silence, err := os.Pipe() // nothing is ever written to it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,11 +81,11 @@ func TestCommandsThatWaitCanBeInterrupted(t *testing.T) {
 
 func TestASecondSignalEndsACommandThatIsStuckInAWrite(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("there are no signals for other processes here")
+		t.Skip("Windows has no signals for other processes")
 	}
 	s, path := newStore(t)
 	err := s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		for i := range 2000 { // far more than a pipe holds
+		for i := range 2000 { // the list is far longer than a pipe can hold
 			if _, err := tx.CreateUser(latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderCustomToken, Subject: fmt.Sprint(i)}}); err != nil {
 				return err
 			}
@@ -96,7 +96,7 @@ func TestASecondSignalEndsACommandThatIsStuckInAWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("latchkey", "user", "list", "--store", path)
-	stdout, err := cmd.StdoutPipe() // nobody reads on after the first byte
+	stdout, err := cmd.StdoutPipe() // nothing after the first byte is ever read
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,14 +118,14 @@ func TestASecondSignalEndsACommandThatIsStuckInAWrite(t *testing.T) {
 			return
 		case <-limit:
 			_ = cmd.Process.Kill()
-			t.Fatal("it goes on")
+			t.Fatal("the command goes on")
 		case <-again:
 			_ = cmd.Process.Signal(os.Interrupt)
 		}
 	}
 }
 
-// endingContext is a context that ends when it has been looked at so many times.
+// endingContext is a context that ends after left calls of Err.
 type endingContext struct {
 	context.Context
 	left int
@@ -180,7 +180,7 @@ func TestAnInterruptedCheckSaysWhatItHasRepaired(t *testing.T) {
 		stdout.Reset()
 		sound := run(t.Context(), []string{"check", "--store", path}, os.Stdin, &stdout, &stderr) == exitDone
 		if sound != wantSound {
-			t.Errorf("%q was said, and the store is sound: %t", said, sound)
+			t.Errorf("the command said %q, but sound is %t", said, sound)
 		}
 	}
 	if late := "check " + path + ": interrupted after the repair: repaired: 1; latchkey check shows the damage that is left\n"; !met[late] || len(met) < 3 {
@@ -209,7 +209,7 @@ func TestAnErrorOfADiskComesWithAdvice(t *testing.T) {
 	}
 	refused := errors.Join(latchkey.ErrInvalidToken, &fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.ENOSPC})
 	if status := report(io.Discard, nil, refused); status != exitRefused {
-		t.Errorf("a token that is refused, which cannot be shown: got %d, want %d", status, exitRefused)
+		t.Errorf("a refused token whose answer cannot be written: got status %d, want %d", status, exitRefused)
 	}
 }
 
