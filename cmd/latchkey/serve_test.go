@@ -28,7 +28,8 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// startServe runs serve in this process, as if by a shell, and returns its URL.
+// startServe runs serve in this process, like a shell, and returns its URL, its log and a channel
+// with its exit status.
 func startServe(t *testing.T, ctx context.Context, args ...string) (url string, log *safeBuffer, status <-chan int) {
 	t.Helper()
 	out, stdout := io.Pipe()
@@ -39,12 +40,12 @@ func startServe(t *testing.T, ctx context.Context, args ...string) (url string, 
 	}()
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		t.Fatalf("it has ended: %s", log)
+		t.Fatalf("serve has ended: %s", log)
 	}
 	return strings.TrimSpace(line), log, ended
 }
 
-// safeBuffer can be read while others write.
+// safeBuffer is a buffer that can be read while something is written to it.
 type safeBuffer struct {
 	mu      sync.Mutex
 	written sync.Cond
@@ -70,7 +71,7 @@ func (b *safeBuffer) String() string {
 	return b.buf.String()
 }
 
-// await returns when s was written.
+// await returns as soon as the buffer contains s.
 func (b *safeBuffer) await(s string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -79,7 +80,8 @@ func (b *safeBuffer) await(s string) {
 	}
 }
 
-// halfSent sends a request, but of its body only as much as it takes for the server to wait for the rest.
+// halfSent sends the header of a request, and returns when the server waits for the body. send
+// sends the body, and reply receives the status of the answer, or 0 if there is none.
 func halfSent(t *testing.T, ctx context.Context, url string) (send func(rest string), reply <-chan int) {
 	t.Helper()
 	body, write := io.Pipe()
@@ -124,11 +126,11 @@ func TestServeAnswersRequestsInProgressBeforeItEnds(t *testing.T) {
 		t.Errorf("serve ended with status %d: %s", got, log)
 	}
 	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
-		t.Errorf("there are left %v, %v", left, err)
+		t.Errorf("files are left: %v, %v", left, err)
 	}
 }
 
-// pipes is a listener without a network. Its connections go by the time of a synctest bubble.
+// pipes is a listener without a network, so that its connections can be used in a synctest bubble.
 type pipes chan net.Conn
 
 func (p pipes) Accept() (net.Conn, error) {
@@ -177,7 +179,7 @@ func TestServeCutsOffRequestsInProgressAfterFiveSeconds(t *testing.T) {
 
 func TestASecondSignalEndsServeAtOnce(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("a process has no way to send itself an interrupt here")
+		t.Skip("a process cannot send itself an interrupt on Windows")
 	}
 	t.Setenv("TMPDIR", t.TempDir())
 	url, log, status := startServe(t, t.Context(), "--ephemeral")
@@ -208,7 +210,7 @@ func TestTheDefaultCostIsLightInAnEphemeralStore(t *testing.T) {
 		given, want latchkey.Cost
 	}{
 		{ephemeral: true, want: latchkey.LightCost},
-		{ephemeral: false, want: latchkey.Cost{}}, // the library's default
+		{ephemeral: false, want: latchkey.Cost{}}, // the default of the library
 		{ephemeral: true, given: given, want: given},
 		{ephemeral: false, given: given, want: given},
 	} {
@@ -233,14 +235,14 @@ func TestServeWarnsOfAnAddressThatOtherMachinesCanReach(t *testing.T) {
 	}
 }
 
-// serving is the server that a script has started.
+// serving is the process of serve that a script has started.
 type serving struct {
 	cmd *exec.Cmd
 	url string
 }
 
-// serve starts latchkey serve on a free port, waits until it is ready, and sets URL: serve FLAGS. Its log goes to the
-// file log.
+// serve starts latchkey serve on a free port, waits until it is ready, and sets the variable URL:
+// serve FLAGS. The log of serve goes to the file log.
 func serve(ts *testscript.TestScript, _ bool, args []string) {
 	bin, _, _ := strings.Cut(ts.Getenv("PATH"), string(filepath.ListSeparator))
 	name := "latchkey"
@@ -279,8 +281,8 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("URL", s.url)
 }
 
-// request sends a request, and prints the status and the body of the reply: request METHOD PATH [BODY] [HEADER:VALUE ...].
-// The reply's headers go to the file headers.
+// request sends a request, and prints the status and the body of the reply:
+// request METHOD PATH [BODY] [HEADER:VALUE ...]. The headers of the reply go to the file headers.
 func request(ts *testscript.TestScript, neg bool, args []string) {
 	body := ""
 	if len(args) > 2 {
@@ -295,7 +297,7 @@ func request(ts *testscript.TestScript, neg bool, args []string) {
 			r.Host = value
 		}
 	}
-	// A connection of its own: one that is used again may be dropped for a reason of its own.
+	// Each request has a new connection, because an idle one may be closed just when it is reused.
 	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(r)
 	if (err != nil) != neg {
 		ts.Fatalf("%s %s: error %v", args[0], args[1], err)
@@ -320,31 +322,31 @@ func replied(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], fields[args[1]].(string))
 }
 
-// mailed sets TOKEN and TOKENID to those of the last mail in the log.
+// mailed sets the variables TOKEN and TOKENID to those of the last mail in the log.
 func mailed(ts *testscript.TestScript, _ bool, _ []string) {
 	all := regexp.MustCompile(`token=([0-9a-f]{128}) token_id=([0-9a-f]{24})`).FindAllStringSubmatch(ts.ReadFile("log"), -1)
 	if len(all) == 0 {
-		ts.Fatalf("no mail is in the log")
+		ts.Fatalf("there is no mail in the log")
 	}
 	ts.Setenv("TOKEN", all[len(all)-1][1])
 	ts.Setenv("TOKENID", all[len(all)-1][2])
 }
 
-// glob wants so many files with names of a pattern: glob 0 *.tmp.
+// glob fails unless the number of files that match a pattern is as given: glob 0 *.tmp.
 func glob(ts *testscript.TestScript, _ bool, args []string) {
 	names, err := filepath.Glob(ts.MkAbs(args[1]))
 	ts.Check(err)
 	if want := args[0]; fmt.Sprint(len(names)) != want {
-		ts.Fatalf("there are %d, want %s: %q", len(names), want, names)
+		ts.Fatalf("%d files match, want %s: %q", len(names), want, names)
 	}
 }
 
-// shutdown ends the server, which must end well.
+// shutdown ends serve, and fails unless serve ends with status 0.
 func shutdown(ts *testscript.TestScript, _ bool, _ []string) {
 	s := ts.Value(serving{}).(*serving)
 	cmd := s.cmd
 	s.cmd = nil
-	if runtime.GOOS == "windows" { // which has no signals for other processes
+	if runtime.GOOS == "windows" { // Windows has no signals for other processes
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		return
