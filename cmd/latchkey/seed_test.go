@@ -12,7 +12,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
-// plantable tells what keeps a seed from being made in a new store.
+// plantable returns the error of planting seed in a new store, or nil.
 func plantable(t *testing.T, seed string) error {
 	t.Helper()
 	parsed, err := appservices.ParseSeed([]byte(seed))
@@ -32,7 +32,7 @@ func plantable(t *testing.T, seed string) error {
 	return err
 }
 
-// items are n elements of a JSON array, which differ by their number.
+// items returns a JSON array of n elements. Each element is format with its own number.
 func items(n int, format string) string {
 	all := make([]string, n)
 	for i := range all {
@@ -60,36 +60,36 @@ func TestTheSeedSchemaAllowsExactlyTheSeedsThatCanBePlanted(t *testing.T) {
 		name, seed string
 		want       bool
 	}{
-		{"nothing", `{}`, true},
-		{"no object", `[]`, false},
-		{"another field", `{"usres":[]}`, false},
-		{"another field of a user", user(email + `,"eamil":""`), false},
-		{"another field of an identity", user(`"identities":[{"provider":"custom-token","subject":"1","id":"1"}]`), false},
-		{"another field of a key", `{"server_keys":[{"name":"job","id":"1"}]}`, false},
+		{"an empty object", `{}`, true},
+		{"a list in place of the object", `[]`, false},
+		{"an unknown field", `{"usres":[]}`, false},
+		{"an unknown field of a user", user(email + `,"eamil":""`), false},
+		{"an unknown field of an identity", user(`"identities":[{"provider":"custom-token","subject":"1","id":"1"}]`), false},
+		{"an unknown field of a key", `{"server_keys":[{"name":"job","id":"1"}]}`, false},
 		{"a value that is a string", `{"seed":"a"}`, true},
 		{"a value that is a number", `{"seed":-1.5}`, true},
-		{"another value", `{"seed":true}`, false},
-		{"no list of users", `{"users":{}}`, false},
-		{"no lists", `{"users":[],"server_keys":[]}`, true},
+		{"a value that is a boolean", `{"seed":true}`, false},
+		{"an object in place of the list of users", `{"users":{}}`, false},
+		{"empty lists", `{"users":[],"server_keys":[]}`, true},
 
 		{"an address", user(email), true},
 		{"an address alone", user(`"email":"ada@example.com"`), false},
 		{"a password alone", user(`"password":"hunter22"`), false},
 		{"a password without an address", user(`"password":"hunter22","identities":` + items(1, identity)), false},
-		{"all of a user", user(email + `,"disabled":true,"keys":` + items(1, key) + `,"identities":` + items(1, identity)), true},
-		{"nothing to know a user by", user(``), false},
-		{"keys, and nothing to know their user by", user(`"keys":` + items(1, key)), false},
+		{"a user with every field", user(email + `,"disabled":true,"keys":` + items(1, key) + `,"identities":` + items(1, identity)), true},
+		{"a user without any identity", user(``), false},
+		{"keys of a user without any identity", user(`"keys":` + items(1, key)), false},
 		{"an empty address", ofEmail(""), false},
 		{"an address of one character", ofEmail("a"), true},
 		{"the longest address", ofEmail(strings.Repeat("x", 128)), true},
 		{"too long an address", ofEmail(strings.Repeat("x", 129)), false},
-		{"the longest address in two bytes a character", ofEmail(strings.Repeat("ä", 128)), true},
+		{"the longest address, of characters of two bytes", ofEmail(strings.Repeat("ä", 128)), true},
 		{"an address with a control character", ofEmail("ada@example.com\n"), false},
 		{"an address that is a number", user(`"email":1,"password":"hunter22"`), false},
 		{"the shortest password", ofPassword("123456"), true},
 		{"too short a password", ofPassword("12345"), false},
-		{"the shortest password in two bytes a character", ofPassword("ääääää"), true},
-		{"too short a password in two bytes a character", ofPassword("äääää"), false},
+		{"the shortest password, of characters of two bytes", ofPassword("ääääää"), true},
+		{"too short a password, of characters of two bytes", ofPassword("äääää"), false},
 		{"the longest password", ofPassword(strings.Repeat("x", 128)), true},
 		{"too long a password", ofPassword(strings.Repeat("x", 129)), false},
 		{"a password that is a number", user(`"email":"ada@example.com","password":123456`), false},
@@ -100,43 +100,43 @@ func TestTheSeedSchemaAllowsExactlyTheSeedsThatCanBePlanted(t *testing.T) {
 		{"an anonymous user with an identity", user(`"anonymous":true,"identities":` + items(1, identity)), false},
 		{"an anonymous user with a key", user(`"anonymous":true,"keys":` + items(1, key)), false},
 		{"an anonymous user with a password", user(`"anonymous":true,"password":"hunter22"`), false},
-		{"a user who is not anonymous", user(`"anonymous":false,` + email), true},
-		{"a user who is not anonymous, and nobody", user(`"anonymous":false`), false},
-		{"an answer in words", user(`"anonymous":"yes"`), false},
+		{"anonymous: false, with an address", user(`"anonymous":false,` + email), true},
+		{"anonymous: false, without an identity", user(`"anonymous":false`), false},
+		{"anonymous as a string", user(`"anonymous":"yes"`), false},
 
 		{"an identity", user(`"identities":` + items(1, identity)), true},
-		{"as many identities as there can be beside an address", user(email + `,"identities":` + items(63, identity)), true},
-		{"no identities, and nothing else to know a user by", user(`"identities":[]`), false},
+		{"as many identities as possible with an address", user(email + `,"identities":` + items(63, identity)), true},
+		{"an empty list of identities and no address", user(`"identities":[]`), false},
 		{"too many identities", user(email + `,"identities":` + items(64, identity)), false},
-		{"an identity of no subject", user(`"identities":[{"provider":"custom-token"}]`), false},
-		{"an identity of an empty subject", ofSubject(""), false},
-		{"an identity of no provider", user(`"identities":[{"subject":"1"}]`), false},
+		{"an identity without a subject", user(`"identities":[{"provider":"custom-token"}]`), false},
+		{"an identity with an empty subject", ofSubject(""), false},
+		{"an identity without a provider", user(`"identities":[{"subject":"1"}]`), false},
 		{"the longest subject", ofSubject(strings.Repeat("x", 256)), true},
 		{"too long a subject", ofSubject(strings.Repeat("x", 257)), false},
 		{"a subject with a control character", ofSubject("a\tb"), false},
-		{"a subject with a later control character", ofSubject("a\u0085b"), false},
+		{"a subject with a control character above ASCII", ofSubject("a\u0085b"), false},
 		{"a function's identity", ofProvider("custom-function"), true},
 		{"Google's identity", ofProvider("oauth2-google"), true},
 		{"Facebook's identity", ofProvider("oauth2-facebook"), true},
 		{"Apple's identity", ofProvider("oauth2-apple"), true},
-		{"an address in the wrong place", ofProvider("local-userpass"), false},
-		{"an anonymous user in the wrong place", ofProvider("anon-user"), false},
-		{"a key in the wrong place", ofProvider("api-key"), false},
+		{"local-userpass in the list of identities", ofProvider("local-userpass"), false},
+		{"anon-user in the list of identities", ofProvider("anon-user"), false},
+		{"api-key in the list of identities", ofProvider("api-key"), false},
 		{"an unknown provider", ofProvider("oauth2-gogle"), false},
 
 		{"as many keys as a user can have", user(email + `,"keys":` + items(20, key)), true},
-		{"a user's key of no name", user(email + `,"keys":[{}]`), false},
+		{"a user's key without a name", user(email + `,"keys":[{}]`), false},
 		{"too many keys", user(email + `,"keys":` + items(21, key)), false},
 		{"many server keys", `{"server_keys":` + items(101, key) + `}`, true},
 		{"a disabled key", `{"server_keys":[{"name":"job","disabled":true}]}`, true},
 		{"all characters of a key's name", ofKey("aZ09_-"), true},
 		{"the longest name of a key", ofKey(strings.Repeat("x", 256)), true},
 		{"too long a name of a key", ofKey(strings.Repeat("x", 257)), false},
-		{"a key of an empty name", ofKey(""), false},
-		{"a key of no name", `{"server_keys":[{"disabled":true}]}`, false},
+		{"a key with an empty name", ofKey(""), false},
+		{"a key without a name", `{"server_keys":[{"disabled":true}]}`, false},
 		{"a name with a space", ofKey("a job"), false},
-		{"a name with another letter", ofKey("Schlüssel"), false},
-		{"a name and a new line", ofKey("job\n"), false},
+		{"a name with a letter that is not ASCII", ofKey("Schlüssel"), false},
+		{"a name with a newline", ofKey("job\n"), false},
 		{"a key that is a string", `{"server_keys":["job"]}`, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -145,10 +145,10 @@ func TestTheSeedSchemaAllowsExactlyTheSeedsThatCanBePlanted(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := schema.Validate(instance); (err == nil) != tt.want {
-				t.Errorf("the schema says %v of %s", err, tt.seed)
+				t.Errorf("the schema: got error %v for %s, want ok %t", err, tt.seed, tt.want)
 			}
 			if err := plantable(t, tt.seed); (err == nil) != tt.want {
-				t.Errorf("Seed says %v of %s", err, tt.seed)
+				t.Errorf("Seed: got error %v for %s, want ok %t", err, tt.seed, tt.want)
 			}
 		})
 	}
