@@ -33,7 +33,7 @@ func FuzzAFormattedIdentityIsParsedBackToItself(f *testing.F) {
 		for _, provider := range []latchkey.Provider{latchkey.ProviderLocalUserpass, latchkey.ProviderCustomToken} {
 			want := latchkey.Identity{Provider: provider, Subject: subject}
 			if got, err := parseIdentity(formatIdentity(want)); err != nil || got != want {
-				t.Errorf("%q names %v, %v; want %v", formatIdentity(want), got, err, want)
+				t.Errorf("%q is parsed as %v, %v; want %v", formatIdentity(want), got, err, want)
 			}
 		}
 	})
