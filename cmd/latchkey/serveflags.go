@@ -211,7 +211,7 @@ func (s *server) readTokenKey() error {
 const minSecret = 32
 
 // parseTokenKey parses the file that --custom-token-key names: a public key in PEM, or a secret. It
-// never takes PEM for a secret, because a public key is known to others, and they could sign with it.
+// never takes PEM for a secret, because others know the public key and could then sign tokens.
 func parseTokenKey(data []byte) (any, error) {
 	if bytes.Contains(data, []byte("-----BEGIN")) {
 		key, err := jwt.ParseRSAPublicKeyFromPEM(data)
