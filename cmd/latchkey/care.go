@@ -21,9 +21,8 @@ func backupCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup FILE",
 		Short: "Write a copy of the store",
-		Long: `Write a copy of the store to a new FILE, or to standard output if FILE is -. The copy is the store at
-one moment, whatever is written meanwhile. Keep it as safe as the store, because it contains the
-stored verifiers of all keys.`,
+		Long: `Write a copy of the store to a new FILE, or to standard output if FILE is -. Keep the copy as safe
+as the store, because it contains the stored verifiers of all keys.`,
 		Args: takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
@@ -136,9 +135,9 @@ func restoreCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore BACKUP",
 		Short: "Make a store from a backup",
-		Long: `Make a store from the file that latchkey backup wrote, or from standard input if BACKUP is -. restore
-checks the backup first, and never changes a file that exists already. A key that was disabled or
-deleted after the backup can log in again.`,
+		Long: `Make a store from the file BACKUP, which latchkey backup wrote, or from standard input if BACKUP is
+-. restore checks the backup first, and never changes a file that exists already. A key that was
+disabled or deleted after the backup can log in again.`,
 		Args: takes("BACKUP"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := c.path()
@@ -218,9 +217,9 @@ func salvageCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "salvage BROKEN",
 		Short: "Save what can be read of a damaged store",
-		Long: `Read the damaged file BROKEN page by page, and make a new store of every record with a good checksum.
-First close the programs that have the file open. salvage does not change the file. A user or a key
-comes back disabled if a later record of it may be lost.`,
+		Long: `Read the damaged file BROKEN page by page, and make a new store of every record with a good
+checksum. First close the programs that have the file open. salvage does not change the file. A user
+or a key comes back disabled if a later record of it may be lost.`,
 		Args: takes("BROKEN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {

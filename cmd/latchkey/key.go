@@ -92,8 +92,8 @@ now (90d, 12h, 1h30m).
 
 --cost says what it costs to hash the key's secret. A program computes such a hash when it does not
 remember the key, for example at the first login after a start. The cost is default, light, or the
-memory in KiB, the passes and the lanes of argon2id, as in m=7168,t=5,p=1. The cost light is for small
-devices and tests. It is safe, because a token has too many random bits to be guessed.`,
+memory in KiB, the passes and the lanes of argon2id, as in m=7168,t=5,p=1. The cost light is for
+small devices and tests. It is safe, because a token has too many random bits to be guessed.`,
 		Example: examples(
 			"latchkey key create ada@example.com laptop",
 			"latchkey key create --expires 90d ada@example.com \"Ada's phone\"",

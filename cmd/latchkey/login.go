@@ -32,10 +32,10 @@ func loginCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "login",
 		Short: "Check a token, and show its key and owner",
-		Long: `Read a token from standard input, check it, and show its key and owner. One newline at the end of the
-token is ignored. On a terminal, login asks for the token and does not show what is typed. The exit
-status is 0 for a good token and 5 for a refused token. With --json, standard output has the answer in
-both cases.`,
+		Long: `Read a token from standard input, check it, and show its key and owner. One newline at the end of
+the token is ignored. On a terminal, login asks for the token and does not show what is typed. The
+exit status is 0 for a good token and 5 for a refused token. With --json, standard output has the
+answer in both cases.`,
 		Example: examples("latchkey login < token"),
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
