@@ -182,7 +182,7 @@ func interruptible(ctx context.Context, r io.Reader) io.Reader {
 func compactCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "compact",
-		Short: "Give unused space in the file back",
+		Short: "Give the unused space of the file back to the disk",
 		Long: `Copy what is in use to a new file, and replace the store's file with it. The disk must have room for
 both files. The new file no longer contains anything that deleted users and keys left in unused
 space.`,

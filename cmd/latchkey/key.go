@@ -14,6 +14,9 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
+// keyHelp explains the argument KEY.
+const keyHelp = "KEY is the ID of a key or its name."
+
 func keyCommands(c *cli) *cobra.Command {
 	cmd := parentCommand("key", "Create, list, show, disable, enable, delete and rename keys")
 	cmd.AddCommand(
@@ -34,7 +37,7 @@ type ownerArg struct{ serverKey bool }
 
 // addFlag adds the flag --server to cmd.
 func (o *ownerArg) addFlag(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.serverKey, "server", false, "use a server key, which no user owns; leave out USER")
+	cmd.Flags().BoolVar(&o.serverKey, "server", false, "work on server keys, which no user owns; leave out USER")
 }
 
 // takes returns a check that a command has exactly the arguments that names lists. Without
@@ -83,8 +86,8 @@ func keyCreateCommand(c *cli) *cobra.Command {
 		Long: `Create a key, and show its token. Nothing can show the token again, because the store does not keep
 it.
 
-NAME is the name of the key: 1 to 256 bytes of text. Two keys of the same owner cannot have the same
-name.
+` + userHelp + `
+NAME is the name of the key: 1 to 256 bytes of text. Two keys of one owner cannot have the same name.
 
 --expires says when the key stops logging in. It takes a date, which means the first moment of that
 day in UTC (2027-01-31), a time in the format of RFC 3339 (2027-01-31T18:00:00Z), or a duration from
@@ -165,6 +168,7 @@ func keyListCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list (USER | --server)",
 		Short: "List the keys of a user, or the server keys, in the order of creation",
+		Long:  "List the keys of a user, or the server keys, in the order of creation.\n\n" + userHelp,
 		Args:  owner.takes(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var keys []latchkey.Key
@@ -195,6 +199,7 @@ func keyShowCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show (USER | --server) KEY",
 		Short: "Show a key without its token",
+		Long:  "Show a key without its token.\n\n" + userHelp + "\n" + keyHelp,
 		Args:  owner.takes("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.view(cmd.Context(), func(tx *latchkey.Tx) error {
@@ -225,6 +230,7 @@ func keyRenameCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rename (USER | --server) KEY NAME",
 		Short: "Give a key another name",
+		Long:  "Give a key another name.\n\n" + userHelp + "\n" + keyHelp,
 		Args:  owner.takes("KEY", "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.changeKey(cmd, "renamed", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, rest []string) error {
@@ -242,6 +248,7 @@ func keyChangeCommand(c *cli, name, short string, change func(tx *latchkey.Tx, o
 	cmd := &cobra.Command{
 		Use:   name + " (USER | --server) KEY",
 		Short: short,
+		Long:  short + ".\n\n" + userHelp + "\n" + keyHelp,
 		Args:  owner.takes("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.changeKey(cmd, name+"d", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, _ []string) error {

@@ -14,6 +14,9 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
+// userHelp explains the argument USER.
+const userHelp = "USER is the ID of a user or one of the user's identities, such as an e-mail address."
+
 func userCommands(c *cli) *cobra.Command {
 	cmd := parentCommand("user", "Add, list, show, link, disable, enable and delete users")
 	cmd.AddCommand(
@@ -133,6 +136,7 @@ func userShowCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show USER",
 		Short: "Show a user",
+		Long:  "Show a user.\n\n" + userHelp,
 		Args:  takes("USER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.view(cmd.Context(), func(tx *latchkey.Tx) error {
@@ -152,9 +156,12 @@ func userShowCommand(c *cli) *cobra.Command {
 
 func userLinkCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
-		Use:     "link USER IDENTITY",
-		Short:   "Give a user another identity",
-		Long:    "Give a user another identity. An anonymous user is then no longer anonymous, and can have keys.",
+		Use:   "link USER IDENTITY",
+		Short: "Give a user another identity",
+		Long: `Give a user another identity. An anonymous user is then no longer anonymous, and can have keys.
+
+` + userHelp + `
+IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass identity.`,
 		Example: examples("latchkey user link ada@example.com oauth2-google:112233445566"),
 		Args:    takes("USER", "IDENTITY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -183,6 +190,7 @@ func userChangeCommand(c *cli, name, short string, change func(*latchkey.Tx, uui
 	return &cobra.Command{
 		Use:   name + " USER",
 		Short: short,
+		Long:  short + ".\n\n" + userHelp,
 		Args:  takes("USER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var user latchkey.User
