@@ -1,6 +1,7 @@
-// Package appservices speaks the client HTTP API of MongoDB Realm / Atlas App Services over a [latchkey.Store]: log in,
-// sessions, profile, user API keys. An app that was written against that hosted service runs against a [Handler] when
-// its base URL is changed, with the official SDK as it is: as a double for tests, and in earnest for small installations.
+// Package appservices speaks the client API of MongoDB Realm / Atlas App Services over a
+// [latchkey.Store]: log in, sessions, profile, and user API keys. An app that was written against
+// that hosted service runs against a [Handler] when its base URL is changed. The official SDK stays
+// as it is. A Handler serves as a double in tests, and as the real service in small installations.
 //
 //	store, err := latchkey.Open("keys.db", &latchkey.Options{AppServicesNames: true})
 //	handler, err := appservices.New(store, nil)
@@ -8,19 +9,21 @@
 //
 // # What it keeps
 //
-// Users and keys are the store's, and so are all rules about them. E-mail and password accounts, ended sessions and the
-// key that signs tokens are kept in the same file, in the same transactions. A session itself is not kept: its access
-// token and refresh token are signed and carry all that is to be known, so a login with a known key writes nothing, and
-// tokens outlive a restart.
+// The store keeps the users and the keys, and enforces all rules about them. The handler keeps
+// e-mail accounts with their passwords, ended sessions, and the key that signs tokens in the same
+// file, and writes them in the same transactions. It does not keep sessions: the access token and
+// the refresh token are signed and carry everything that the handler needs. So a login with a known
+// key writes nothing, and tokens survive a restart.
 //
 // # IDs
 //
-// The SDKs want ObjectIds, 24 hexadecimal digits. [UserObjectID] and [KeyObjectID] project the store's IDs to them: four
-// bytes of creation time in seconds, and the last eight bytes of the UUID. Everything else that wants an ID, such as the
-// app, its domain and its providers, gets one that is derived from [latchkey.Store.DomainID] and never changes.
+// The SDKs expect ObjectIds, which are 24 hexadecimal digits. [UserObjectID] and [KeyObjectID] make
+// them from the store's IDs: four bytes of creation time in seconds, and the last eight bytes of
+// the UUID. The app, its domain and its providers need IDs, too. These IDs are derived from
+// [latchkey.Store.DomainID] and never change.
 //
 // # What it does not do
 //
-// It has no functions, no sync, no data access, and no administration; programs administer the store directly. It sends
-// no mail: what a mail would carry goes to [Options].Mail.
+// The package has no functions, no sync, no data access, and no administration. Programs administer
+// the store directly. The package sends no mail: [Options].Mail receives the contents of each mail.
 package appservices
