@@ -12,19 +12,20 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// An app is what the handler knows of an app beside its name: the store, and what is derived from the store's domain.
+// An app has what the handler needs to serve one store: the store, and the IDs that are derived
+// from the store's domain.
 type app struct {
 	h       *Handler
 	store   *latchkey.Store
 	domain  uuid.UUID
-	id      string // the internal one, which only links show
+	id      string // only links show this internal ID
 	groupID string
-	wireID  string // the domain's, which the service called domain_id
-	keysID  string // of keys as a provider
+	wireID  string // the ID of the domain, which the service called domain_id
+	keysID  string // the ID of the provider api-key
 	key     []byte // signs tokens
 }
 
-// nilDomain is for IDs of what belongs to no app.
+// nilDomain derives the IDs for requests that belong to no app.
 var nilDomain uuid.UUID
 
 const (
@@ -33,12 +34,13 @@ const (
 	keySize  = 32
 )
 
-// validAppID reports whether an app can have an ID. IDs have the alphabet of keys' names.
+// validAppID reports whether id has the form of an app ID. App IDs and key names have the same
+// alphabet.
 func validAppID(id string) bool {
 	return len(id) <= maxAppID && latchkey.CheckAppServicesName(id) == nil
 }
 
-// app returns the app that a client means by an ID, and opens it if it is new.
+// app returns the app that a client names by appID. It opens the app if the app is new.
 func (h *Handler) app(ctx context.Context, appID string) (*app, error) {
 	switch {
 	case len(h.opts.AppIDs) > 0 && !slices.Contains(h.opts.AppIDs, appID):
@@ -62,7 +64,7 @@ func (h *Handler) app(ctx context.Context, appID string) (*app, error) {
 	if len(h.apps) >= maxApps {
 		return nil, errTooManyApps
 	}
-	// A client that leaves now must not leave behind a store that is open, and that nobody remembers.
+	// Even if the client leaves now, the handler must remember the store that OpenApp opens.
 	ctx = context.WithoutCancel(ctx)
 	store, err := h.opts.OpenApp(ctx, appID)
 	if err != nil {
@@ -86,8 +88,9 @@ func (h *Handler) openApp(ctx context.Context, store *latchkey.Store) (*app, err
 	return a, a.loadKey(ctx)
 }
 
-// loadKey reads the key that signs tokens, or makes it. It is the replica's own: a salvaged store, which may have lost that
-// a session was ended, is another replica and signs with another.
+// loadKey reads the key that signs tokens, or makes the key. The key belongs to the replica. A
+// salvaged store is another replica, so it signs with another key. This matters because a salvage
+// may lose the record that a session was ended.
 func (a *app) loadKey(ctx context.Context) error {
 	replica := a.store.ReplicaID()
 	name := append(append([]byte(nil), keySigning...), replica[:]...)
@@ -108,17 +111,17 @@ func (a *app) loadKey(ctx context.Context) error {
 	})
 }
 
-// What the store keeps for this package, by the first byte of the key:
+// The first byte of a record's key says what the record is:
 //
-//	s ‖ replica  the key that signs tokens
-//	a ‖ SHA-256  an account, under the hash of its address
-//	p ‖ SHA-256  what a provider told of a user, under the hash of the identity: a JSON object
-//	k ‖ key ID   a key was used as an identity: JSON, how many others the user had when it was first used
-//	e ‖ expiry ‖ session  a session that was ended before it expired (8 bytes, 12 bytes)
-//	f            of which ended sessions there is no record any more, since they have expired: JSON
-//	t ‖ token    a token that was mailed, under its ID
+//	s ‖ replica           the key that signs tokens
+//	a ‖ SHA-256           an account, by the hash of its address
+//	p ‖ SHA-256           what a provider told of a user, by the hash of the identity: JSON
+//	k ‖ key ID            the place of a used key among its user's identities: one byte
+//	e ‖ expiry ‖ session  a session that ended before it expired (8 bytes, 12 bytes)
+//	f                     which ended sessions have no record any more, because they expired: JSON
+//	t ‖ token             a token that was mailed, by its ID
 //
-// Addresses are hashed because a key of this kind has no room for the longest.
+// Addresses are hashed because the longest addresses do not fit into a key of the table.
 var (
 	keySigning   = []byte("s")
 	keyEnded     = []byte("e")
@@ -140,7 +143,7 @@ func profileKey(i latchkey.Identity) []byte {
 
 func usedKey(id uuid.UUID) []byte { return append([]byte("k"), id[:]...) }
 
-// getJSON reads a record into v, and reports whether there is one.
+// getJSON reads a record into v, and reports whether the record exists.
 func getJSON(tx *latchkey.Tx, key []byte, v any) (found bool, err error) {
 	b, err := data(tx).Get(key)
 	if err != nil || b == nil {
@@ -157,8 +160,9 @@ func putJSON(tx *latchkey.Tx, key []byte, v any) error {
 	return data(tx).Put(key, b)
 }
 
-// prune deletes what begins with from and is below to, a few records at a time: whoever writes one more takes two away.
-// It returns the key of the last that it deleted, or nil.
+// prune deletes the first two records whose keys are at least from and less than to. A caller that
+// calls prune for each record that it adds deletes more records than it adds. prune returns the key
+// of the last deleted record, or nil.
 func prune(tx *latchkey.Tx, from, to []byte) (last []byte, err error) {
 	n := 0
 	for e, err := range data(tx).Scan(from, to) {
