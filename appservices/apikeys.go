@@ -10,10 +10,10 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// keyReply has exactly these fields: suites of SDKs compare deeply.
+// A keyReply has exactly these fields, because the test suites of SDKs compare whole replies.
 type keyReply struct {
 	ID       string `json:"_id"`
-	Key      string `json:"key,omitempty"` // the token, when the key is made
+	Key      string `json:"key,omitempty"` // the token, only when the key is made
 	Name     string `json:"name"`
 	Disabled bool   `json:"disabled"`
 }
@@ -22,7 +22,7 @@ func newKeyReply(k latchkey.Key, token string) keyReply {
 	return keyReply{ID: KeyObjectID(k), Key: token, Name: k.Name, Disabled: k.Disabled}
 }
 
-// keyOwner returns the user whose keys a request is about, if its session may manage them.
+// keyOwner returns the user whose keys a request is about, if the session may manage keys.
 func (c *call) keyOwner() (uuid.UUID, error) {
 	s, p, err := c.authenticate(refreshToken)
 	switch {
@@ -49,7 +49,7 @@ func (c *call) createKey() (reply, error) {
 	if !ok || name == "" {
 		return reply{}, errKeyNameAbsent
 	}
-	if err := latchkey.CheckAppServicesName(name); err != nil { // the store may take others
+	if err := latchkey.CheckAppServicesName(name); err != nil { // a store can allow more names
 		return reply{}, err
 	}
 	key, token, err := c.app.store.CreateKey(c.ctx(), owner, latchkey.KeySpec{Name: name})
@@ -69,14 +69,14 @@ func (c *call) listKeys() (reply, error) {
 		return reply{}, err
 	}
 	keys, err := c.app.store.Keys(c.ctx(), owner)
-	list := make([]keyReply, len(keys)) // never null
+	list := make([]keyReply, len(keys)) // an empty list is [] and not null
 	for i, k := range keys {
 		list[i] = newKeyReply(k, "")
 	}
 	return reply{http.StatusOK, list}, err
 }
 
-// key returns the key that the path names, if it is the owner's.
+// key returns the key that the path names, if it belongs to the session's user.
 func (c *call) key() (latchkey.Key, error) {
 	owner, err := c.keyOwner()
 	if err != nil {
@@ -94,7 +94,7 @@ func (c *call) key() (latchkey.Key, error) {
 	return latchkey.Key{}, errKeyNotFound
 }
 
-// nameNoKey answers a call whose ID of a key is empty.
+// nameNoKey answers a call that has an empty key ID.
 func (c *call) nameNoKey() (reply, error) {
 	if _, err := c.keyOwner(); err != nil {
 		return reply{}, err
