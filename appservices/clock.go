@@ -5,20 +5,21 @@ import (
 	"time"
 )
 
-// A Clock tells a time that can be moved, for [Options].Now and the store's: so a test sees in no time how a session
-// ends. It is for times from 1970 to 2105, since IDs begin with four bytes of seconds: at others they are wrong. It is
-// safe for concurrent use.
+// A Clock is a clock that a test can move, for [Options].Now and the store's options. With a Clock,
+// a test does not have to wait until a session ends. A Clock is for times from 1970 to 2105. At
+// other times the IDs are wrong, because they begin with the time in seconds as four bytes. A Clock
+// is safe for concurrent use.
 type Clock struct {
 	mu      sync.Mutex
 	running bool
-	at      time.Time     // what it shows while it stands
-	ahead   time.Duration // of the system's clock, while it runs
+	at      time.Time     // the time while the clock stands
+	ahead   time.Duration // the lead over the system's clock while it runs
 }
 
-// NewClock returns a clock that stands at t until it is moved, or runs.
+// NewClock returns a clock that stands at t until it is moved, or until Run is called.
 func NewClock(t time.Time) *Clock { return &Clock{at: t} }
 
-// Now is what the clock shows, in UTC.
+// Now returns the clock's time in UTC.
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -32,7 +33,7 @@ func (c *Clock) nowLocked() time.Time {
 	return c.at.UTC()
 }
 
-// Set puts the clock to t, from where it goes on if it runs.
+// Set moves the clock to t. A running clock goes on from t.
 func (c *Clock) Set(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -41,14 +42,15 @@ func (c *Clock) Set(t time.Time) {
 
 func (c *Clock) setLocked(t time.Time) { c.at, c.ahead = t, time.Until(t) }
 
-// Advance puts the clock forward by d.
+// Advance moves the clock forward by d.
 func (c *Clock) Advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.setLocked(c.nowLocked().Add(d))
 }
 
-// Run lets the clock go on with the system's, as far ahead of it or behind it as it is now.
+// Run lets the clock run at the speed of the system's clock. The difference between the two clocks
+// stays what it is now.
 func (c *Clock) Run() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -56,7 +58,7 @@ func (c *Clock) Run() {
 	c.running = true
 }
 
-// Stop lets the clock stand at what it shows.
+// Stop stops the clock at its present time.
 func (c *Clock) Stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,7 +66,7 @@ func (c *Clock) Stop() {
 	c.running = false
 }
 
-// Running tells whether the clock goes on by itself.
+// Running reports whether the clock runs.
 func (c *Clock) Running() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
