@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// allowOrigin lets pages of another origin read the reply, whatever it says: without it realm-web takes an error for a
-// network that failed.
+// allowOrigin lets pages of other origins read the reply. Errors need this as well as successes: if
+// realm-web may not read an error, it reports a failed network.
 func (h *Handler) allowOrigin(w http.ResponseWriter, r *http.Request) {
 	header, origin := w.Header(), r.Header.Get("Origin")
 	header.Set("Vary", "Origin")
@@ -18,13 +18,13 @@ func (h *Handler) allowOrigin(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// preflight answers what a browser asks before it lets a page call.
+// preflight answers the question that a browser asks before it lets a page call.
 func (h *Handler) preflight(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE, OPTIONS")
 	asked := r.Header.Get("Access-Control-Request-Headers")
 	if asked == "" {
-		asked = "Authorization, Content-Type, Accept" // a * would not cover Authorization
+		asked = "Authorization, Content-Type, Accept" // the wildcard * does not cover Authorization
 	}
 	header.Set("Access-Control-Allow-Headers", asked)
 	header.Set("Access-Control-Max-Age", "600")
