@@ -10,22 +10,25 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// A JWTVerifier checks the JSON Web Tokens that another authority issues; its method Verify is made for
-// [Options].CustomToken. A token must be signed, meant for the app, not expired, and say whose it is in "sub". It is safe
-// for concurrent use as long as nobody changes it.
+// A JWTVerifier checks the JSON Web Tokens that another authority issues. Its method Verify fits
+// [Options].CustomToken. A token must be signed by the authority, be meant for the app, not be
+// expired, and name the user in "sub". A JWTVerifier is safe for concurrent use as long as nobody
+// changes it.
 type JWTVerifier struct {
-	// Key is what the authority signs with: a []byte for HS256, an [*rsa.PublicKey] for RS256.
+	// Key is the authority's key: a []byte for HS256, an [*rsa.PublicKey] for RS256.
 	Key any
-	// Audience is what "aud" must have. The default is the app ID.
+	// Audience is the value that "aud" must contain. The default is the app ID.
 	Audience string
-	// Fields are the claims that go into the user's profile, by their name there.
+	// Fields maps each field of the user's profile to the claim that it is taken from.
 	Fields map[string]string
 	// Now is the clock. The default is [time.Now].
 	Now func() time.Time
 }
 
-// Verify returns the subject of a token and the fields for its profile. It returns [ErrInvalidOptions] if Key is of another
-// type, and an error that says why for a token that is not good.
+// Verify returns the subject of a token, and the fields for the profile.
+//
+// Errors: [ErrInvalidOptions] if Key has another type, and an error with the reason for a token
+// that is refused.
 func (v *JWTVerifier) Verify(_ context.Context, appID, token string) (id string, data map[string]any, err error) {
 	method := ""
 	switch v.Key.(type) {
@@ -34,14 +37,14 @@ func (v *JWTVerifier) Verify(_ context.Context, appID, token string) (id string,
 	case *rsa.PublicKey:
 		method = jwt.SigningMethodRS256.Alg()
 	default:
-		return "", nil, fmt.Errorf("%w: JWTVerifier.Key is a %T", ErrInvalidOptions, v.Key)
+		return "", nil, fmt.Errorf("%w: JWTVerifier.Key is a %T, and must be a []byte or an *rsa.PublicKey", ErrInvalidOptions, v.Key)
 	}
 	if v.Audience != "" {
 		appID = v.Audience
 	}
 	opts := []jwt.ParserOption{
 		jwt.WithValidMethods([]string{method}), jwt.WithAudience(appID), jwt.WithExpirationRequired(),
-		jwt.WithStrictDecoding(), // or some tokens could be written in more than one way
+		jwt.WithStrictDecoding(), // so that each token has only one spelling
 	}
 	if v.Now != nil {
 		opts = append(opts, jwt.WithTimeFunc(v.Now))
