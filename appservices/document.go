@@ -8,11 +8,13 @@ import (
 	"unicode/utf8"
 )
 
-// A document is a request's body: a JSON object whose fields are read one by one, so that one of the wrong type says so
-// in the words that belong to it. Of a field that is there twice the last counts.
+// A document is the body of a request, which is a JSON object. Its fields are read one by one, so
+// that a field of the wrong type gets the error text of that field. If a field occurs twice, the
+// last value counts.
 type document map[string]json.RawMessage
 
-// parseDocument reads a body. Nothing at all is an empty document, since clients send nothing where nothing is required.
+// parseDocument reads a body. An empty body is an empty document, because clients send no body
+// where no field is required.
 func parseDocument(body []byte) (document, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return document{}, nil
@@ -24,7 +26,7 @@ func parseDocument(body []byte) (document, error) {
 	return d, nil
 }
 
-// text returns a field that is a string.
+// text returns a field if it is a string.
 func (d document) text(field string) (s string, ok bool) {
 	raw := d[field]
 	switch {
@@ -38,6 +40,8 @@ func (d document) text(field string) (s string, ok bool) {
 }
 
 // required returns a field that must be a string.
+//
+// Errors: errMissing if the field is missing or is not a string.
 func (d document) required(field string) (string, error) {
 	s, ok := d.text(field)
 	if !ok {
@@ -46,7 +50,7 @@ func (d document) required(field string) (string, error) {
 	return s, nil
 }
 
-// deviceInfo is what the client says of itself; nothing of it is required.
+// A deviceInfo is what a client says about itself. All of it is optional.
 type deviceInfo struct {
 	DeviceID    json.RawMessage
 	CoreVersion json.RawMessage
@@ -58,21 +62,23 @@ func (d document) device() deviceInfo {
 	return options.Device
 }
 
-// id returns the ID that the device was given at an earlier login, if it has one: a string, or {"$oid":…}.
+// id returns the device ID that an earlier login gave the device, if the client sends one. It is a
+// string or {"$oid":…}.
 func (i deviceInfo) id() (id string, ok bool) {
 	id, _ = plainJSON(i.DeviceID).(string)
 	return id, validHexID(id, objectIDSize) && id != noDevice
 }
 
-// noDevice is what clients take for no ID.
+// noDevice is the device ID that clients read as "none".
 const noDevice = "000000000000000000000000"
 
-// isCore reports whether the client is built on the C++ core of recent years, which realm-web is not: whether it says a
-// version of that, a string.
+// isCore reports whether the client is built on the C++ core of recent years. Such a client sends
+// the version of its core as a string. realm-web does not.
 func (i deviceInfo) isCore() bool { return len(i.CoreVersion) > len(`""`) && i.CoreVersion[0] == '"' }
 
-// plainJSON returns a value with the wrappings of Extended JSON taken off, in which clients send what they type
-// themselves: {"$numberInt":"7"} is int64(7), {"$date":…} a [time.Time], {"$oid":…} and {"$numberDecimal":…} strings.
+// plainJSON returns a value without the wrappings of Extended JSON, which clients use to give
+// values a type: {"$numberInt":"7"} becomes int64(7), {"$date":…} becomes a [time.Time], and
+// {"$oid":…} and {"$numberDecimal":…} become strings.
 func plainJSON(raw json.RawMessage) any {
 	var v any
 	if json.Unmarshal(raw, &v) != nil {
@@ -123,7 +129,7 @@ func unwrapTyped(name string, inner any) (plain any, ok bool) {
 	return nil, false
 }
 
-// unwrapDate reads milliseconds since 1970, or RFC 3339.
+// unwrapDate reads a date that is either milliseconds since 1970 or text as in RFC 3339.
 func unwrapDate(v any) (plain any, ok bool) {
 	switch v := v.(type) {
 	case int64:
