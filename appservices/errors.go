@@ -10,31 +10,36 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Every error that a caller of this package can branch on, with [errors.Is], beside the store's own.
+// The errors of this package that a caller can branch on with [errors.Is]. The store's errors come
+// through, too.
 var (
-	// ErrInvalidOptions: a field of [Options], or the key of a [JWTVerifier], is out of its range.
+	// ErrInvalidOptions: a field of [Options] or the key of a [JWTVerifier] is invalid. The text
+	// says which, and what is allowed.
 	ErrInvalidOptions = errors.New("invalid options")
-	// ErrInvalidFault: a [Fault] does nothing, contradicts itself, or a field of it is out of its range.
+	// ErrInvalidFault: a [Fault] has no effect, contradicts itself, or has an invalid field.
 	ErrInvalidFault = errors.New("invalid fault")
-	// ErrInvalidSeed: a [Seed] cannot be read, contradicts itself, or has what the hosted service would have refused.
+	// ErrInvalidSeed: a [Seed] cannot be read, contradicts itself, or has something that the hosted
+	// service would have refused.
 	ErrInvalidSeed = errors.New("invalid seed")
-	// ErrNoApp: there is no app with that ID, because it is none of [Options].AppIDs, or has another form than an ID.
+	// ErrNoApp: there is no app with that ID. Either the ID is not in [Options].AppIDs, or it does
+	// not have the form of an app ID.
 	ErrNoApp = errors.New("there is no such app")
 )
 
-// A refusal is a reply that is an error, in the service's words. Clients choose by status and code, and some by text.
+// A refusal is a reply that is an error, in the words of the hosted service. Clients decide by the
+// status and the code, and some clients by the text.
 type refusal struct {
 	status int
 	code   string // left out of the body if empty
 	text   string
-	old    string        // the text before May 2024, if that was another
-	bare   bool          // without a body, unless ExplainForbidden is set
-	after  time.Duration // when to come back, if it is known
+	old    string        // the text before May 2024, if it was different
+	bare   bool          // sent without a body, unless ExplainForbidden is set
+	after  time.Duration // when the client can try again, if that is known
 }
 
 func (e *refusal) Error() string { return fmt.Sprintf("%d %s: %s", e.status, e.code, e.text) }
 
-// Requests that are no calls.
+// Requests that reach no call.
 var (
 	errNotFound    = &refusal{status: http.StatusNotFound, text: "not found"}
 	errMethod      = &refusal{status: http.StatusMethodNotAllowed, text: "method not allowed"}
@@ -59,7 +64,7 @@ func errMissing(field string) error {
 	return &refusal{status: http.StatusBadRequest, code: "MissingParameter", text: fmt.Sprintf("'%s' is a required string", field)}
 }
 
-// Logins that fail.
+// Logins that are refused.
 var (
 	errPassword         = unauthorized("InvalidPassword", "invalid username/password")
 	errUnconfirmed      = unauthorized("AuthError", "confirmation required")
@@ -73,7 +78,8 @@ var (
 	errLinkTaken        = unauthorized("InvalidSession", "a user already exists with the specified provider")
 	errTooManyLinks     = &refusal{status: http.StatusBadRequest, code: "InvalidParameter", text: "user has too many identities"}
 	errAnotherAppsToken = &refusal{status: http.StatusUnauthorized, code: "UserAppDomainMismatch", text: "the token is another app's"}
-	// errLinkSecondEmail has the status that the hosted service answered, a defect that a suite records.
+	// errLinkSecondEmail has the status of the hosted service. The status was a defect there, but a
+	// test suite of an SDK expects it.
 	errLinkSecondEmail = &refusal{
 		status: http.StatusInternalServerError, code: "InternalServerError", text: "unauthorized",
 		old: "linking a local-userpass identity is not allowed when one is already linked",
@@ -96,13 +102,15 @@ func errOAuth(p latchkey.Provider) error {
 	return unauthorized("InvalidSession", fmt.Sprintf("authentication via '%s' failed", p))
 }
 
-// errFunction tells what the function said: suites of SDKs look for its text, and others for the word before it.
+// errFunction tells the client the text of the function's error. The test suites of some SDKs look
+// for that text, and the suites of other SDKs look for the word before it.
 func errFunction(reason error) error {
 	return &refusal{status: http.StatusUnauthorized, code: "AuthError", text: fmt.Sprintf("unauthorized: %v", reason)}
 }
 
-// linkFailure is err for realm-web, which refreshes its token and links again, for ever, when a link is answered with the
-// code InvalidSession or just the text "unauthorized".
+// linkFailure returns err in a form that makes realm-web give up. If a link is answered with the
+// code InvalidSession or with the bare text "unauthorized", realm-web refreshes its token and links
+// again, without end.
 func linkFailure(err error) error {
 	e, _ := refusalOf(err)
 	if e.status != http.StatusUnauthorized {
@@ -143,7 +151,8 @@ func errNotReset(email string) error {
 	return &refusal{status: http.StatusBadRequest, text: fmt.Sprintf("failed to reset password for user %q", email)}
 }
 
-// Bearer tokens that are refused. Clients take a 401 to a refresh token for the end of the session.
+// Bearer tokens that are refused. If a call with a refresh token gets status 401, clients end the
+// session.
 var (
 	errNoBearer         = &refusal{status: http.StatusUnauthorized, text: "must authenticate first"}
 	errNoJWT            = &refusal{status: http.StatusUnauthorized, text: "expected Authorization header with JWT (Bearer schema)"}
@@ -175,7 +184,7 @@ func errKeyLimit(limit int) error {
 	return badRequest(fmt.Sprintf("user has reached the limit of %d API keys", limit))
 }
 
-// storeErrors says what the store's errors mean to a client, where a call has not said anything else.
+// storeErrors maps the store's errors to replies, for calls that do not answer an error themselves.
 var storeErrors = []struct{ err, reply error }{
 	{latchkey.ErrKeyNotFound, errKeyNotFound},
 	{latchkey.ErrInvalidName, errKeyName},
@@ -192,10 +201,11 @@ var storeErrors = []struct{ err, reply error }{
 	{latchkey.ErrBusy, errBusy},
 	{latchkey.ErrClosed, errClosing},
 	{context.DeadlineExceeded, errBusy},
-	{context.Canceled, errClosing}, // the client has left, and will not read it
+	{context.Canceled, errClosing}, // the client has left and will not read the reply
 }
 
-// refusalOf is the one way from an error to what a client is told. What it does not know, it does not tell.
+// refusalOf turns an error into the reply that a client gets. It is the only place that does so,
+// and the client learns nothing about an error that refusalOf does not know.
 func refusalOf(err error) (e *refusal, known bool) {
 	if errors.As(err, &e) {
 		return e, true
