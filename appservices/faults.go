@@ -14,53 +14,62 @@ import (
 	"time"
 )
 
-// A Fault makes some requests wait or fail, to see how an app bears it. [Handler.AddFault] puts it in force. What it does
-// comes in this order: Delay, and then Drop or Status; without either of these the request goes on.
+// A Fault delays some requests or lets them fail, so that a test sees how an app copes with that.
+// Use [Handler.AddFault] to put a fault in force. A fault first waits for Delay. Then Drop or
+// Status ends the request. Without Drop and Status the request goes on.
 //
-// In JSON the fields have their names in lower case, with '_' between words, and a delay is a string such as "250ms".
+// In JSON the names of the fields are in lower case, with '_' between words, and the delay is a
+// string such as "250ms".
 type Fault struct {
-	// Method is the method of the requests that it is for, such as "POST". The default is any but OPTIONS, which a browser
-	// sends by itself.
+	// Method is the method of the matching requests, such as "POST". The default is any method but
+	// OPTIONS, which browsers send by themselves.
 	Method string `json:"method,omitempty"`
 
-	// Path is what comes behind /api/client/v2.0 in the requests that it is for, as a pattern of [path.Match], such as
-	// "/auth/api_keys/*". A last element "**" is for all that can follow, and for nothing. The default is any.
+	// Path is a pattern of [path.Match] for the rest of the path after /api/client/v2.0, such as
+	// "/auth/api_keys/*". If its last element is "**", any number of elements can follow, including
+	// none. The default is any path.
 	Path string `json:"path,omitempty"`
 
-	// AppID is the app that the requests are for. Requests whose path names no app, those below /auth, are told by the
-	// token that they carry. The default is any.
+	// AppID is the app ID of the matching requests. For a request below /auth, whose path has no
+	// app ID, the app ID comes from the token. The default is any app.
 	AppID string `json:"app_id,omitempty"`
 
-	// From, To and Every choose among the requests that match, which are counted from 1: those from From to To, and of
-	// these the first, and each Every-th after it. By default it is from the first, to no end, and every one. For the third
-	// request alone, From and To are 3.
+	// From, To and Every choose among the matching requests, which are counted from 1. The fault is
+	// for the requests From to To, and among them for the first and for each Every-th after the
+	// first. By default it is for every matching request. For the third request alone, From and To
+	// are 3.
 	From  int `json:"from,omitempty"`
 	To    int `json:"to,omitempty"`
 	Every int `json:"every,omitempty"`
 
-	// Delay is how long the request waits before anything else happens to it, or until its client leaves.
-	Delay time.Duration `json:"-"` // MarshalJSON writes it
+	// Delay is how long the request waits before anything else happens. The wait ends early if the
+	// client leaves.
+	Delay time.Duration `json:"-"`
 
-	// Drop closes the connection without an answer. Some HTTP clients quietly send the request once more when that happens,
-	// Chromium even a POST, and it is counted again.
+	// Drop closes the connection without an answer. After that, some HTTP clients send the request
+	// again without telling the program. Chromium does so even with a POST. The repeated request
+	// counts, too.
 	Drop bool `json:"drop,omitempty"`
 
-	// Status answers with a status from 400 to 599, and the error in the service's form. Without ErrorCode and Error there
-	// is no body.
+	// Status is the status of the answer, from 400 to 599. The answer has an error in the service's
+	// form, or no body if ErrorCode and Error are both empty.
 	Status    int    `json:"status,omitempty"`
 	ErrorCode string `json:"error_code,omitempty"` // such as "InternalServerError"
 	Error     string `json:"error,omitempty"`      // the text
 }
 
-// FaultCount is a fault that is in force, and what it has done.
+// A FaultCount is a fault in force, and the numbers of requests that it met.
 type FaultCount struct {
 	Fault   Fault `json:"fault"`
-	Matched int   `json:"matched"` // requests that it could have been for
-	Fired   int   `json:"fired"`   // those that it was for
+	Matched int   `json:"matched"` // requests that match by method, path and app
+	Fired   int   `json:"fired"`   // among these, the requests that From, To and Every choose
 }
 
-// AddFault puts a fault in force, beside those that are. Each of them counts every request that matches it; the delays of
-// all that fire add up, and the first of them that drops or answers the request ends it. It returns [ErrInvalidFault].
+// AddFault puts a fault in force, beside the faults that are in force already. Each fault counts
+// every request that matches it. If several faults are for the same request, their delays add up,
+// and the first fault with Drop or Status ends the request.
+//
+// Errors: [ErrInvalidFault].
 func (h *Handler) AddFault(f Fault) error {
 	if err := f.validate(); err != nil {
 		return err
@@ -72,7 +81,7 @@ func (h *Handler) AddFault(f Fault) error {
 	return nil
 }
 
-// ClearFaults ends all faults. A request that waits already goes on waiting.
+// ClearFaults removes all faults. Requests that are waiting already go on waiting.
 func (h *Handler) ClearFaults() {
 	h.faults.mu.Lock()
 	defer h.faults.mu.Unlock()
@@ -91,17 +100,17 @@ func (f *Fault) validate() error {
 	switch {
 	case wrong != "":
 	case f.From < 0 || f.To < 0 || f.Every < 0:
-		wrong = "a count is negative"
+		wrong = "from, to and every must not be negative"
 	case f.To != 0 && f.To < f.From:
-		wrong = "it ends before it begins"
+		wrong = "to must not be less than from"
 	case f.Delay < 0:
-		wrong = "its delay is negative"
+		wrong = "the delay must not be negative"
 	case f.Status != 0 && (f.Status < 400 || f.Status > 599):
-		wrong = "its status is not from 400 to 599"
+		wrong = "the status must be from 400 to 599"
 	case f.Status == 0 && (f.ErrorCode != "" || f.Error != ""):
-		wrong = "an error needs a status"
+		wrong = "an error or an error code needs a status"
 	case f.Drop && f.Status != 0:
-		wrong = "a dropped connection has no status"
+		wrong = "drop and a status exclude each other"
 	case !f.Drop && f.Status == 0 && f.Delay == 0:
 		wrong = "it does nothing: give it a delay, a status, or drop"
 	}
@@ -111,7 +120,7 @@ func (f *Fault) validate() error {
 	return fmt.Errorf("%w: %s", ErrInvalidFault, wrong)
 }
 
-// matches tells whether f could be for a request.
+// matches reports whether r has the method, the path and the app ID of f.
 func (f *Fault) matches(r *http.Request) bool {
 	rest, ok := strings.CutPrefix(collapse(r.URL.Path), prefix)
 	switch {
@@ -123,7 +132,7 @@ func (f *Fault) matches(r *http.Request) bool {
 	return f.AppID == "" || f.AppID == requestedApp(r, rest)
 }
 
-// requestedApp is the app that a request is for, by its path or else by its token.
+// requestedApp returns the app ID of a request, from its path or else from its token.
 func requestedApp(r *http.Request, rest string) string {
 	if behind, ok := strings.CutPrefix(rest, "/app/"); ok {
 		appID, _, _ := strings.Cut(behind, "/")
@@ -148,40 +157,41 @@ func matchPath(pattern, rest string) bool {
 	return len(want) == len(have)
 }
 
-// checkPattern tells what is wrong with a path's pattern, if anything is.
+// checkPattern returns what is wrong with a path's pattern, or nothing.
 func checkPattern(pattern string) string {
 	if pattern == "" {
 		return ""
 	}
 	elements := strings.Split(pattern, "/")
 	if elements[0] != "" {
-		return "its path does not begin with '/'"
+		return "the path must begin with '/'"
 	}
 	for i, element := range elements {
 		if _, err := path.Match(element, ""); err != nil {
-			return "its path is no pattern"
+			return "the path is not a valid pattern"
 		}
 		if element == "**" && i < len(elements)-1 {
-			return "its path goes on behind \"**\""
+			return "the element \"**\" must be the last of the path"
 		}
 	}
 	return ""
 }
 
-// isFor tells whether f is for the n-th request that matches.
+// isFor reports whether f is for the n-th matching request.
 func (f *Fault) isFor(n int) bool {
 	from := max(f.From, 1)
 	return n >= from && (f.To == 0 || n <= f.To) && (n-from)%max(f.Every, 1) == 0
 }
 
-// faultList is the faults in force.
+// A faultList holds the faults in force.
 type faultList struct {
 	mu      sync.Mutex
-	handler *Handler // whose they are, once there was one
+	handler *Handler // set when the first fault is added
 	all     []FaultCount
 }
 
-// take counts a request, and returns how long it has to wait and what ends it, if anything does.
+// take counts a request. It returns how long the request has to wait, and the fault that ends the
+// request, if there is one.
 func (l *faultList) take(r *http.Request) (delay time.Duration, end *Fault) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -203,8 +213,8 @@ func (l *faultList) take(r *http.Request) (delay time.Duration, end *Fault) {
 	return delay, end
 }
 
-// intercept does to a request what the faults say, and reports whether that was all. It does not return when the
-// connection is to be dropped.
+// intercept applies the faults to a request, and reports whether they have answered it. It panics
+// with [http.ErrAbortHandler] to drop the connection.
 func (l *faultList) intercept(w http.ResponseWriter, r *http.Request) (done bool) {
 	delay, end := l.take(r)
 	if delay > 0 {
@@ -225,10 +235,11 @@ func (l *faultList) intercept(w http.ResponseWriter, r *http.Request) (done bool
 	return true
 }
 
-// wait waits for d, or until the client has left.
+// wait waits until d has passed or the client has left.
 func (l *faultList) wait(w http.ResponseWriter, r *http.Request, d time.Duration) {
 	deferReply(w, r, d)
-	// The server notices that a client has left when the body was read, if it is not longer than the handler reads.
+	// The server notices that a client has left only after the body was read. The limit is one byte
+	// more than the handler accepts, so that a body that is too long is still refused later.
 	body, _ := io.ReadAll(io.LimitReader(r.Body, l.handler.opts.maxBody()+1))
 	r.Body = io.NopCloser(bytes.NewReader(body))
 
@@ -237,37 +248,39 @@ func (l *faultList) wait(w http.ResponseWriter, r *http.Request, d time.Duration
 	select {
 	case <-timer.C:
 	case <-r.Context().Done():
-		panic(http.ErrAbortHandler) // nobody is there to be told anything
+		panic(http.ErrAbortHandler) // nobody is left to read an answer
 	}
 }
 
-// deferReply gives a reply that comes later by d as much time as the server gives it otherwise. HTTP/2 ends a request in
-// the middle of the wait if it is not told before.
+// deferReply moves the deadline of the reply by d, because a server with a WriteTimeout would
+// otherwise end the request during the wait.
 func deferReply(w http.ResponseWriter, r *http.Request, d time.Duration) {
 	srv, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if srv == nil || srv.WriteTimeout <= 0 {
 		return
 	}
-	// What w cannot set, it does not have.
+	// An error means that w has no deadline that would have to move.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d).Add(srv.WriteTimeout))
 }
 
-// plainFault is a Fault as its tags describe it: without its methods, and without its delay.
+// A plainFault is a Fault without methods, which encoding/json writes by the tags of its fields.
 type plainFault Fault
 
-// writtenFault is a Fault as JSON has it.
+// A writtenFault is a Fault in the form that it has in JSON.
 type writtenFault struct {
 	plainFault
 	Delay duration `json:"delay,omitempty"`
 }
 
-// MarshalJSON writes a fault with its delay.
+// MarshalJSON writes the fault with its delay as a string such as "250ms".
 func (f Fault) MarshalJSON() ([]byte, error) {
 	return json.Marshal(writtenFault{plainFault(f), duration(f.Delay)})
 }
 
-// UnmarshalJSON reads what MarshalJSON writes. It returns [ErrInvalidFault], also for a field that it does not know, since
-// a mistyped name would go unnoticed.
+// UnmarshalJSON reads what MarshalJSON writes. It refuses unknown fields, so that a mistyped name
+// does not go unnoticed.
+//
+// Errors: [ErrInvalidFault].
 func (f *Fault) UnmarshalJSON(data []byte) error {
 	var w writtenFault
 	if err := decodeStrictly(data, &w); err != nil {
@@ -278,7 +291,7 @@ func (f *Fault) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// A duration is a string such as "250ms" in JSON.
+// A duration is a time.Duration that is a string such as "250ms" in JSON.
 type duration time.Duration
 
 func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
@@ -290,13 +303,13 @@ func (d *duration) UnmarshalText(text []byte) error {
 	}
 	parsed, err := time.ParseDuration(string(text))
 	if err != nil {
-		return errors.New("the delay is no duration such as \"250ms\"")
+		return errors.New("the delay must be a duration such as \"250ms\"")
 	}
 	*d = duration(parsed)
 	return nil
 }
 
-// decodeStrictly reads one JSON value and no unknown fields.
+// decodeStrictly reads exactly one JSON value, and refuses unknown fields.
 func decodeStrictly(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
@@ -304,7 +317,7 @@ func decodeStrictly(data []byte, v any) error {
 		return err
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return errors.New("there is more behind its end")
+		return errors.New("there is more after the end of the JSON value")
 	}
 	return nil
 }
