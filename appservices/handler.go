@@ -21,7 +21,8 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// A Handler answers the client API of one or more apps. It is an [http.Handler], and safe for concurrent use.
+// A Handler answers the client API of one or more apps. It is an [http.Handler], and is safe for
+// concurrent use.
 type Handler struct {
 	opts     Options
 	now      func() time.Time
@@ -32,14 +33,15 @@ type Handler struct {
 	randMu sync.Mutex
 
 	mu   sync.RWMutex
-	only *app            // the one app, unless OpenApp gives each its own
-	apps map[string]*app // those that OpenApp has opened
+	only *app            // the one app, unless OpenApp gives each app a store of its own
+	apps map[string]*app // the apps that OpenApp has opened
 }
 
-// New returns a handler over a store, which it does not close. With [Options].OpenApp, store is not used and may be nil;
-// without, New writes to a store that has no key to sign sessions with yet. opts may be nil.
+// New returns a handler over a store. The handler does not close the store. If the store has no key
+// that signs sessions yet, New writes one. With [Options].OpenApp, New does not use store, which
+// may be nil. opts may be nil.
 //
-// It returns [ErrInvalidOptions], or an error of the store.
+// Errors: [ErrInvalidOptions], and the store's errors.
 func New(store *latchkey.Store, opts *Options) (*Handler, error) {
 	h := &Handler{apps: make(map[string]*app)}
 	if opts != nil {
@@ -61,8 +63,9 @@ func New(store *latchkey.Store, opts *Options) (*Handler, error) {
 	return h, nil
 }
 
-// NewServer returns a server for h on addr, with bounds on what slow and greedy clients can hold: 10 seconds for headers, 30
-// for all of a request, 90 until the reply is sent, 2 minutes for an idle connection, and 64 KiB of headers.
+// NewServer returns a server for h on addr. The server bounds what slow and greedy clients can
+// hold: a client has 10 seconds for the headers and 30 seconds for the whole request. The reply is
+// sent within 90 seconds, idle connections end after 2 minutes, and headers have at most 64 KiB.
 func NewServer(addr string, h *Handler) *http.Server {
 	return &http.Server{
 		Addr:              addr,
@@ -76,20 +79,20 @@ func NewServer(addr string, h *Handler) *http.Server {
 	}
 }
 
-// A call is one request on its way.
+// A call is one request while it is answered.
 type call struct {
 	h         *Handler
 	r         *http.Request
 	w         http.ResponseWriter
 	requestID string
-	appID     string // as the path has it; empty for paths without one
-	app       *app   // nil until it is known
+	appID     string // as it is in the path, or empty
+	app       *app   // nil until the app is known
 	params    []string
 }
 
 func (c *call) ctx() context.Context { return c.r.Context() }
 
-// A reply is a success. One without a body has no content type either.
+// A reply is the answer to a request that succeeded. A reply without a body has no content type.
 type reply struct {
 	status int
 	body   any
@@ -97,7 +100,8 @@ type reply struct {
 
 var noContent = reply{status: http.StatusNoContent}
 
-// A route says who answers a method on a path. A * in the pattern is any one segment.
+// A route names the function that answers a method on a path. A * in the pattern is any one
+// segment.
 type route struct {
 	method  string
 	pattern []string
@@ -132,11 +136,12 @@ var routes = []route{
 	newRoute("DELETE", "auth/api_keys/*", (*call).deleteKey),
 	newRoute("PUT", "auth/api_keys/*/enable", (*call).enableKey),
 	newRoute("PUT", "auth/api_keys/*/disable", (*call).disableKey),
-	newRoute("PUT", "auth/api_keys/enable", (*call).nameNoKey), // of an empty ID, whose two slashes are one
+	// A key ID that is empty leaves two slashes, which count as one.
+	newRoute("PUT", "auth/api_keys/enable", (*call).nameNoKey),
 	newRoute("PUT", "auth/api_keys/disable", (*call).nameNoKey),
 }
 
-// match returns what the asterisks of a route stand for in a path.
+// match returns the segments of path that the asterisks of the pattern stand for.
 func (rt *route) match(path []string) (params []string, ok bool) {
 	if len(path) != len(rt.pattern) {
 		return nil, false
@@ -158,7 +163,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := &recorder{ResponseWriter: w}
 	c := &call{h: h, r: r, w: rec, requestID: newRequestID()}
 	defer func() {
-		// A connection that a fault drops is logged too.
+		// Deferred, because a request whose connection a fault drops is logged, too.
 		h.logRequest(c, rec.status, time.Since(start))
 	}()
 	defer c.recover()
@@ -179,7 +184,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.send(rep)
 }
 
-// recover makes a panic a reply like any other, unless something was sent already or the connection is to be dropped.
+// recover answers a panic with status 500. It panics again if the reply has begun, or if the
+// connection is to be dropped.
 func (c *call) recover() {
 	v := recover()
 	if v == nil {
@@ -195,15 +201,16 @@ func (c *call) recover() {
 	c.refuse(errInternal)
 }
 
-// dispatch finds the app and the route. SDKs with a base URL that ends in a slash send two, and a redirected POST would
-// lose its body, so several slashes count as one.
+// dispatch finds the app and the route of a request. It reads several slashes as one, because SDKs
+// with a base URL that ends in a slash send two. A redirect would not do, since a POST would lose
+// its body.
 func (c *call) dispatch() (reply, error) {
 	path, ok := strings.CutPrefix(collapse(c.r.URL.EscapedPath()), prefix+"/")
 	if !ok {
 		return reply{}, errNotFound
 	}
 	segments := strings.Split(path, "/")
-	for i, s := range segments { // one by one: in what stands for an ID, a slash may be escaped
+	for i, s := range segments { // an ID can contain an escaped slash
 		var err error
 		if segments[i], err = url.PathUnescape(s); err != nil {
 			return reply{}, errNotFound
@@ -235,7 +242,8 @@ func (c *call) dispatch() (reply, error) {
 	return reply{}, errNotFound
 }
 
-// collapse makes one slash of several. One at the end stays: behind it is an ID that is empty.
+// collapse replaces each run of slashes by one slash. A slash at the end stays, because an empty ID
+// follows it.
 func collapse(path string) string {
 	for strings.Contains(path, "//") {
 		path = strings.ReplaceAll(path, "//", "/")
@@ -254,15 +262,15 @@ func (c *call) send(rep reply) {
 		return
 	}
 	header := c.w.Header()
-	header.Set("Content-Type", "application/json") // core knows no other spelling
+	header.Set("Content-Type", "application/json") // the C++ core accepts no other spelling
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	c.w.WriteHeader(rep.status)
-	_, _ = c.w.Write(body) // who is gone is told nothing
+	_, _ = c.w.Write(body) // a client that has left gets no answer
 }
 
-// errorBody is the service's shape of an error.
+// An errorBody is an error in the form of the hosted service.
 type errorBody struct {
-	Error string `json:"error,omitempty"` // only a fault may have none
+	Error string `json:"error,omitempty"` // empty only in the answer of a fault
 	Code  string `json:"error_code,omitempty"`
 	Link  string `json:"link"`
 }
@@ -286,7 +294,8 @@ func (c *call) refuse(err error) {
 	c.send(reply{e.status, body})
 }
 
-// logLink is where the service's log of the request would be. SDKs show it, and their suites look at its form.
+// logLink returns the link to the service's log of the request. SDKs show the link, and their test
+// suites check its form.
 func (c *call) logLink() string {
 	group, app := deriveID(nilDomain, "group"), deriveID(nilDomain, "app")
 	if c.app != nil {
@@ -295,7 +304,7 @@ func (c *call) logLink() string {
 	return fmt.Sprintf("%s/groups/%s/apps/%s/logs?co_id=%s", c.baseURL(), group, app, c.requestID)
 }
 
-// recorder remembers the status for the log.
+// A recorder keeps the status of the reply for the log.
 type recorder struct {
 	http.ResponseWriter
 	status int
@@ -315,7 +324,7 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.ResponseWriter.Write(b)
 }
 
-// Unwrap is for [http.ResponseController].
+// Unwrap serves [http.ResponseController].
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 func (h *Handler) logRequest(c *call, status int, took time.Duration) {
@@ -331,7 +340,8 @@ func (h *Handler) logRequest(c *call, status int, took time.Duration) {
 		slog.String("request_id", c.requestID))
 }
 
-// loggedPath is a path without segments as long as a token: who puts one there by mistake must not find it in the log.
+// loggedPath returns path without the segments that are long enough to be a token, so that a token
+// in a path does not get into the log.
 func loggedPath(path string) string {
 	segments := strings.Split(path, "/")
 	for i, s := range segments {
@@ -342,7 +352,8 @@ func loggedPath(path string) string {
 	return strings.Join(segments, "/")
 }
 
-// newRequestID needs to be no secret, and must leave the numbers that Options.InsecureRand gives to those IDs that last.
+// newRequestID returns an ID that need not be secret. It does not read Options.InsecureRand, so
+// that the IDs that last do not depend on the number of requests.
 func newRequestID() string {
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, objectIDSize), mathrand.Uint64())
 	return hexID(binary.BigEndian.AppendUint32(b, mathrand.Uint32()))
@@ -363,13 +374,13 @@ func (h *Handler) random(n int) []byte {
 	return b
 }
 
-// newObjectID is an ID by the clock and by chance, in the order of time.
+// newObjectID returns an ID: the present time in seconds, then random bytes.
 func (h *Handler) newObjectID() string {
 	b := binary.BigEndian.AppendUint32(make([]byte, 0, objectIDSize), uint32(h.now().Unix()))
 	return hexID(append(b, h.random(8)...))
 }
 
-// body reads a JSON document, or the empty one if there is none.
+// body reads the JSON document in the request's body, which may be empty.
 func (c *call) body() (document, error) {
 	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, c.h.opts.maxBody()))
 	if err == nil {
