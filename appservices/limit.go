@@ -10,8 +10,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// failures bounds how often logins from one address may fail. It remembers the addresses whose logins failed last: at
-// most two generations of them, of which the older is forgotten when the younger is full.
+// A failures bounds how many logins from one address may fail. It remembers the addresses that
+// failed last in two generations. When the younger generation is full, the older one is forgotten.
 type failures struct {
 	limit rate.Limit
 	burst int
@@ -19,14 +19,14 @@ type failures struct {
 
 	mu           sync.Mutex
 	young, older map[netip.Prefix]*rate.Limiter
-	underWay     map[netip.Prefix]int // logins of which it is not known yet whether they fail
+	underWay     map[netip.Prefix]int // logins in progress
 }
 
-// maxAddresses in each generation take some 2 MiB together.
+// maxAddresses bounds each of the two generations, which take about 2 MiB together.
 const maxAddresses = 8192
 
-// begin lets a login from an address begin, unless it would be one too many if it failed, and all that are under way with
-// it. So no more are tried at once than may fail. If it returns true, end must be called.
+// begin reports whether a login from addr may begin. A login in progress counts as failed, so that
+// no more logins run at once than may fail. If begin returns true, the caller must call end.
 func (f *failures) begin(addr netip.Addr) bool {
 	from := network(addr)
 	f.mu.Lock()
@@ -45,7 +45,7 @@ func (f *failures) begin(addr netip.Addr) bool {
 	return true
 }
 
-// end ends what begin has begun, after count if the login has failed.
+// end ends the login that begin let begin. If the login failed, count must be called before end.
 func (f *failures) end(addr netip.Addr) {
 	from := network(addr)
 	f.mu.Lock()
@@ -55,7 +55,7 @@ func (f *failures) end(addr netip.Addr) {
 	}
 }
 
-// count takes note of a failed login, and reports whether it was one too many.
+// count counts a failed login, and reports whether it exceeds the limit.
 func (f *failures) count(addr netip.Addr) (tooMany bool) {
 	from := network(addr)
 	f.mu.Lock()
@@ -80,7 +80,7 @@ func (f *failures) findLocked(from netip.Prefix) *rate.Limiter {
 	return f.older[from]
 }
 
-// remote is the address that a request came from.
+// remote returns the address that a request came from.
 func (h *Handler) remote(r *http.Request) netip.Addr {
 	var addr netip.Addr
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
@@ -91,10 +91,11 @@ func (h *Handler) remote(r *http.Request) netip.Addr {
 			addr = forwarded
 		}
 	}
-	return addr.Unmap().WithZone("") // a zone can be any text
+	return addr.Unmap().WithZone("") // a zone could be any text
 }
 
-// network is what failures are counted by: a host has a whole IPv6 network of 64 bits to choose addresses from.
+// network returns the network by which failures are counted. For IPv6 this is a network of 64 bits,
+// because a single host can use all of its addresses.
 func network(addr netip.Addr) netip.Prefix {
 	bits := addr.BitLen()
 	if addr.Is6() {
@@ -104,7 +105,7 @@ func network(addr netip.Addr) netip.Prefix {
 	return p
 }
 
-// lastForwarded is what the nearest proxy says.
+// lastForwarded returns the value of header that the nearest proxy has added.
 func lastForwarded(r *http.Request, header string) string {
 	v := strings.Join(r.Header.Values(header), ",")
 	return strings.TrimSpace(v[strings.LastIndexByte(v, ',')+1:])
