@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// locationReply tells clients where all else is. Old cores require all four fields.
+// A locationReply tells clients the addresses for all other requests. Old cores require all four
+// fields.
 type locationReply struct {
 	DeploymentModel string `json:"deployment_model"`
 	Location        string `json:"location"`
@@ -25,8 +26,8 @@ func (c *call) location() (reply, error) {
 	}}, nil
 }
 
-// baseURL is the scheme and authority by which the client has reached the handler: behind a mapped port, and in an
-// emulator, it is not one that the server could know by itself.
+// baseURL returns the scheme and the authority by which the client reached the handler. The server
+// cannot know them by itself, for example behind a mapped port or for a client in an emulator.
 func (c *call) baseURL() string {
 	o := &c.h.opts
 	if o.PublicURL != "" {
