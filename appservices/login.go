@@ -14,11 +14,11 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// A credential is what a login has proven: an identity, or a key.
+// A credential is the identity or the key that a login has proved.
 type credential struct {
 	identity latchkey.Identity
-	data     []byte  // what the provider told about the user, a JSON object; nil for nothing
-	account  account // of an e-mail address, as it was when the password proved right
+	data     []byte  // from the provider, about the user: a JSON object or nil
+	account  account // of an e-mail address, when the password was checked
 	key      latchkey.Principal
 }
 
@@ -44,7 +44,7 @@ func (c *call) login() (reply, error) {
 	return c.loggedIn(p, c.openSession(p, identity, device, now), now)
 }
 
-// loginReply has four strings, and clients require all of them.
+// A loginReply has four strings, and clients require all of them.
 type loginReply struct {
 	AccessToken  string `json:"access_token"`
 	RefreshToken string `json:"refresh_token"`
@@ -64,9 +64,10 @@ func (c *call) loggedIn(p *principal, s *session, now time.Time) (reply, error) 
 	return reply{http.StatusOK, loginReply{access, refresh, p.objectID(), s.device}}, nil
 }
 
-// prove finds out what the request's credentials prove. Passwords, and what a hook looks at, are not looked at for an
-// address that has failed too often; keys are, since they cannot be guessed and a good one must not suffer for the others,
-// and anonymous logins have nothing to guess.
+// prove checks the credentials of a request. After too many failures from one address, it refuses
+// passwords and other credentials that a hook checks, without a look at them. Keys are still
+// checked, because nobody can guess a key, and a good key must not suffer from the failures of
+// others. Anonymous logins are still accepted, because they have nothing to guess.
 func (c *call) prove() (document, *credential, error) {
 	provider := latchkey.Provider(c.params[1])
 	d, err := c.body()
@@ -90,7 +91,7 @@ func (c *call) prove() (document, *credential, error) {
 	return d, cr, nil
 }
 
-// failed counts a failed login. It returns the refusal, or another if there were too many.
+// failed counts a failed login. It returns err, or another refusal if too many logins have failed.
 func (c *call) failed(err error) error {
 	if e, _ := refusalOf(err); e.status == http.StatusUnauthorized && c.h.failures.count(c.h.remote(c.r)) {
 		return errTooManyFailures
@@ -155,7 +156,7 @@ func (c *call) proveToken(d document) (*credential, error) {
 	return external(latchkey.ProviderCustomToken, id, data)
 }
 
-// errNoHook is why a token is refused that only a hook could vouch for.
+// errNoHook is the reason for refusing a token if [Options].CustomToken is not set.
 var errNoHook = errors.New("nothing is set up to verify it")
 
 func (c *call) proveByFunction(d document) (*credential, error) {
@@ -172,7 +173,7 @@ func (c *call) proveByFunction(d document) (*credential, error) {
 	return external(latchkey.ProviderCustomFunction, id, data)
 }
 
-// oauthFields are the fields of which a client sends one.
+// oauthFields lists the fields of a provider. A client sends one of them.
 var oauthFields = map[latchkey.Provider][]string{
 	latchkey.ProviderGoogle:   {"authCode", "id_token"},
 	latchkey.ProviderFacebook: {"accessToken"},
@@ -199,7 +200,7 @@ func (c *call) proveOAuth(provider latchkey.Provider, d document) (*credential, 
 	return external(provider, id, data)
 }
 
-// external is the credential that a hook vouches for.
+// external returns the credential of an identity that a hook has proved.
 func external(p latchkey.Provider, id string, data map[string]any) (*credential, error) {
 	cr := &credential{identity: latchkey.Identity{Provider: p, Subject: id}}
 	if data == nil {
@@ -210,7 +211,8 @@ func external(p latchkey.Provider, id string, data map[string]any) (*credential,
 	return cr, err
 }
 
-// enter finds whom a credential logs in, or makes the user, and tells as which identity.
+// enter returns the user of a credential and the identity that it logs in with. It makes the user
+// if the user is new.
 func (c *call) enter(cr *credential) (*principal, identityClaim, error) {
 	if cr.isKey() {
 		return c.enterByKey(cr)
@@ -222,13 +224,13 @@ func (c *call) enter(cr *credential) (*principal, identityClaim, error) {
 	case p.user.Disabled:
 		return nil, identityClaim{}, errUserDisabled
 	case cr.identity.Provider == latchkey.ProviderAnonymous:
-		cr.identity = p.user.Identities[0] // the store has chosen the subject
+		cr.identity = p.user.Identities[0] // the store chose the subject
 	}
 	return p, c.app.identityClaim(cr.identity), nil
 }
 
-// userOf returns the user whose identity a credential is. One who is known costs no write, unless what the provider tells
-// has changed.
+// userOf returns the user that the credential's identity belongs to. For a known user it writes
+// nothing, unless the provider tells something new about the user.
 func (c *call) userOf(cr *credential) (*principal, error) {
 	var p principal
 	found := func(find func(*latchkey.Tx, *credential) (latchkey.User, error)) func(*latchkey.Tx) error {
@@ -250,7 +252,7 @@ func (c *call) userOf(cr *credential) (*principal, error) {
 	return &p, err
 }
 
-// errStale is known's word for a credential of which something is still to be written.
+// errStale is returned by known if makeKnown has something to write.
 var errStale = errors.New("to be written")
 
 func known(tx *latchkey.Tx, cr *credential) (latchkey.User, error) {
@@ -286,7 +288,8 @@ func makeKnown(tx *latchkey.Tx, cr *credential) (latchkey.User, error) {
 	return user, cr.attach(tx, user.ID)
 }
 
-// stillGood returns errPassword if a password that proved right is the account's no more.
+// stillGood returns errPassword if the account has another password now than the one that was
+// checked.
 func (cr *credential) stillGood(tx *latchkey.Tx) error {
 	if cr.identity.Provider != latchkey.ProviderLocalUserpass {
 		return nil
@@ -298,7 +301,7 @@ func (cr *credential) stillGood(tx *latchkey.Tx) error {
 	return err
 }
 
-// attach writes what belongs to a user's identity beside the store's own record of it.
+// attach writes the package's own record of a user's identity.
 func (cr *credential) attach(tx *latchkey.Tx, user uuid.UUID) error {
 	switch {
 	case cr.identity.Provider == latchkey.ProviderLocalUserpass:
@@ -311,8 +314,8 @@ func (cr *credential) attach(tx *latchkey.Tx, user uuid.UUID) error {
 	return data(tx).Put(profileKey(cr.identity), cr.data)
 }
 
-// enterByKey finds whose a key is. A user's key becomes an identity of the user by its first login: the one write in a
-// key's life as a credential.
+// enterByKey returns the owner of a key. The first login with a user key makes the key an identity
+// of its user. This is the only write that logins with the key cause.
 func (c *call) enterByKey(cr *credential) (*principal, identityClaim, error) {
 	var p principal
 	var key latchkey.Key
@@ -337,21 +340,22 @@ func (c *call) enterByKey(cr *credential) (*principal, identityClaim, error) {
 		return err
 	})
 	if errors.Is(err, latchkey.ErrKeyNotFound) {
-		err = errAPIKey // deleted since it proved good
+		err = errAPIKey // deleted after it was checked
 	}
 	if err != nil {
 		return nil, identityClaim{}, err
 	}
 	if !used {
 		if err := c.app.markUsed(c.ctx(), &p.user, key.ID); err != nil {
-			// The key is good all the same: who cannot write can still log in.
+			// The key is good all the same, and a login must work even if nothing can be written.
 			c.h.log.WarnContext(c.ctx(), "the first use of a key was not noted", "error", err, "request_id", c.requestID)
 		}
 	}
 	return &p, c.app.keyClaim(key), nil
 }
 
-// link gives the identity of the request's credentials to the user of its access token, in the session at hand.
+// link adds the identity of the request's credentials to the user of the access token. The session
+// goes on.
 func (c *call) link() (reply, error) {
 	s, p, err := c.authenticate(accessToken)
 	if err != nil {
@@ -367,8 +371,9 @@ func (c *call) link() (reply, error) {
 	if err != nil && !d.device().isCore() {
 		switch e, _ := refusalOf(err); {
 		case e == errLinkSecondEmail:
-			err = linkFailure(unauthorized("AuthError", e.old)) // the 500 is what suites of SDKs on the core look for
-		case !strings.HasPrefix(e.text, "unauthorized: "): // as what a function says has it already
+			// Only clients on the core get the status 500, because their test suites expect it.
+			err = linkFailure(unauthorized("AuthError", e.old))
+		case !strings.HasPrefix(e.text, "unauthorized: "): // as the texts of functions have
 			err = linkFailure(err)
 		}
 	}
