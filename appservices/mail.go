@@ -11,9 +11,9 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// A mailToken is what proves that somebody reads the mail of an address. Only its hash is kept. Its ID begins with the
-// time that it was made at, so that the oldest come first in the store. One that resets a password is good as long as the
-// account has the password that it had.
+// A mailToken proves that somebody reads the mail of an address. The store keeps only its hash. Its
+// ID begins with the time when it was made, so that the oldest tokens come first in the store. A
+// token that resets a password is good only while the account keeps its present password.
 type mailToken struct {
 	id, token string // hexadecimal
 	mailRecord
@@ -23,7 +23,7 @@ type mailRecord struct {
 	Kind  MailKind `json:"kind"`
 	Email string   `json:"email"`
 	Hash  []byte   `json:"hash"`            // SHA-256
-	Stamp []byte   `json:"stamp,omitempty"` // the account's, in a MailReset
+	Stamp []byte   `json:"stamp,omitempty"` // of the account, for MailReset
 }
 
 const (
@@ -37,14 +37,14 @@ func (h *Handler) newMailToken(kind MailKind, email string) *mailToken {
 	return t
 }
 
-// newResetToken makes the token that lets an account's password be set anew.
+// newResetToken makes a token that lets its holder set a new password for an account.
 func (h *Handler) newResetToken(acc *account) *mailToken {
 	t := h.newMailToken(MailReset, acc.Email)
 	t.Stamp = acc.stamp()
 	return t
 }
 
-// readMailToken reads what a client sends back. It knows no address yet.
+// readMailToken reads the token that a client sends. The address is not known yet.
 func readMailToken(kind MailKind, d document) (*mailToken, error) {
 	token, _ := d.text("token")
 	id, _ := d.text("tokenId")
@@ -67,15 +67,17 @@ func (t *mailToken) key() []byte {
 func (t *mailToken) put(tx *latchkey.Tx) error {
 	const life = uint32(mailTokenLife / time.Second)
 	made, _ := hex.DecodeString(t.id)
-	dead := max(binary.BigEndian.Uint32(made), life) - life // a clock may begin in 1970
+	dead := max(binary.BigEndian.Uint32(made), life) - life // a clock can begin in 1970
 	if _, err := prune(tx, keyMailed, binary.BigEndian.AppendUint32(append([]byte(nil), keyMailed...), dead)); err != nil {
 		return err
 	}
 	return putJSON(tx, t.key(), t.mailRecord)
 }
 
-// check returns errTokenUnknown unless the token is one that was mailed, for the same purpose and not too long ago, and is
-// not outdated. It learns whose it is.
+// check reads the token's record, which has the address.
+//
+// Errors: errTokenUnknown unless the token was mailed for this purpose, is not too old, and is not
+// outdated by a newer password.
 func (t *mailToken) check(tx *latchkey.Tx, now time.Time) error {
 	var r mailRecord
 	found, err := getJSON(tx, t.key(), &r)
@@ -91,7 +93,8 @@ func (t *mailToken) check(tx *latchkey.Tx, now time.Time) error {
 	return t.checkStamp(tx)
 }
 
-// checkStamp returns errTokenUnknown if a reset is not for the account that there is now.
+// checkStamp returns errTokenUnknown if t resets a password, and the account has another password
+// now or is gone.
 func (t *mailToken) checkStamp(tx *latchkey.Tx) error {
 	if t.Kind != MailReset {
 		return nil
@@ -103,7 +106,7 @@ func (t *mailToken) checkStamp(tx *latchkey.Tx) error {
 	return err
 }
 
-// use is check for the only time.
+// use checks a token and deletes it, so that it is good only once.
 func (t *mailToken) use(tx *latchkey.Tx, now time.Time) error {
 	if err := t.check(tx, now); err != nil {
 		return err
@@ -111,7 +114,7 @@ func (t *mailToken) use(tx *latchkey.Tx, now time.Time) error {
 	return data(tx).Delete(t.key())
 }
 
-// sendMail keeps a token and hands it to whoever sends mail.
+// sendMail stores a token, and gives it to [Options].Mail.
 func (c *call) sendMail(t *mailToken) error {
 	if err := c.app.store.Update(c.ctx(), t.put); err != nil {
 		return err
