@@ -11,26 +11,28 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// objectIDSize is the bytes of an ObjectId. On the wire it is twice as many lower-case hexadecimal digits.
+// objectIDSize is the size of an ObjectId in bytes. On the wire an ObjectId has two lower-case
+// hexadecimal digits for each byte.
 const objectIDSize = 12
 
-// UserObjectID is a user's ID on the wire.
+// UserObjectID returns the ID of a user on the wire.
 func UserObjectID(u latchkey.User) string { return projectID(u.Created, u.ID) }
 
-// KeyObjectID is a key's ID on the wire.
+// KeyObjectID returns the ID of a key on the wire.
 func KeyObjectID(k latchkey.Key) string { return projectID(k.Created, k.ID) }
 
-// projectID is four bytes of creation time in seconds, as in every ObjectId, and the last eight bytes of the UUID: the
-// random ones, where the first are time.
+// projectID returns an ObjectId for a record of the store. It begins with the creation time in
+// seconds, as every ObjectId does. The other eight bytes are the last half of the UUID, because
+// that half is random. The first half is a time.
 func projectID(created time.Time, id uuid.UUID) string {
 	b := binary.BigEndian.AppendUint32(make([]byte, 0, objectIDSize), uint32(created.Unix()))
 	return hexID(append(b, id[8:]...))
 }
 
-// hexID is an ID's bytes as they are on the wire.
+// hexID returns an ID in the form that it has on the wire.
 func hexID(b []byte) string { return string(hex.AppendEncode(make([]byte, 0, 2*objectIDSize), b)) }
 
-// deriveID is the ID of what a domain has only one of, or has by name.
+// deriveID returns an ID that depends only on the domain and the labels.
 func deriveID(domain uuid.UUID, labels ...string) string {
 	return hexID(deriveBytes(domain, labels...)[:objectIDSize])
 }
@@ -45,7 +47,8 @@ func deriveBytes(domain uuid.UUID, labels ...string) []byte {
 	return h.Sum(nil)
 }
 
-// anonymousID is the identity of an anonymous user: an ID, a hyphen, and 24 lower-case letters.
+// anonymousID returns the identity of an anonymous user: an ID, a hyphen, and 24 lower-case
+// letters.
 func anonymousID(domain uuid.UUID, subject string) string {
 	letters := deriveBytes(domain, "letters", subject)[:24]
 	for i := range letters {
@@ -54,7 +57,7 @@ func anonymousID(domain uuid.UUID, subject string) string {
 	return deriveID(domain, string(latchkey.ProviderAnonymous), subject) + "-" + string(letters)
 }
 
-// validHexID reports whether s is bytes in lower-case hexadecimal digits.
+// validHexID reports whether s is the given number of bytes in lower-case hexadecimal digits.
 func validHexID(s string, bytes int) bool {
 	if len(s) != 2*bytes {
 		return false
