@@ -16,156 +16,174 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Options changes how a [Handler] answers. A nil *Options, or one with only zero fields, answers as the hosted service
-// did, with automatic confirmation of e-mail addresses. New copies it. Several goroutines call its functions at once; the
-// request of one that panics, or of a UserData or OpenApp that fails, gets status 500.
+// Options changes how a [Handler] answers. A nil *Options and the zero value answer as the hosted
+// service did, and confirm e-mail addresses automatically. New copies the options.
+//
+// Several goroutines call the functions at once. If a function panics, or if UserData or OpenApp
+// returns an error, the request gets status 500.
 type Options struct {
-	// AppIDs are the only app IDs that are known. The default is that any ID of 1 to 64 ASCII letters, digits, '-' and
-	// '_' is one.
+	// AppIDs are the known app IDs. By default, every ID of 1 to 64 ASCII letters, digits, '-' and
+	// '_' is known.
 	AppIDs []string
 
-	// OpenApp gives an app that is met for the first time a store of its own, which must last as long as the handler and is
-	// OpenApp's to close. At most 100 apps are opened, and other IDs get status 503. ctx does not end with the request, and
-	// all other requests wait for OpenApp. The default is that every app ID is a name of the one app in the handler's store.
+	// OpenApp gives each app a store of its own. It is called when an app ID is used for the first
+	// time. The store must stay open as long as the handler is used, and the caller closes it. At
+	// most 100 apps are opened, and requests for further app IDs get status 503. ctx does not end
+	// with the request. All other requests wait until OpenApp returns. By default, all app IDs are
+	// names of one app, in the handler's store.
 	OpenApp func(ctx context.Context, appID string) (*latchkey.Store, error)
 
-	// PublicURL is the scheme and authority by which clients reach the handler, such as "https://keys.example.com". Clients
-	// send all requests after the first there. The default is what the request itself was sent to.
+	// PublicURL is the scheme and the authority by which clients reach the handler, such as
+	// "https://keys.example.com". Clients send all requests but the first to this address. By
+	// default, it is the address that the request was sent to.
 	PublicURL string
 
-	// TrustForwarded believes the last word of X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-For. Set it only behind a
-	// proxy that sets these.
+	// TrustForwarded makes the handler use the last values of X-Forwarded-Proto, X-Forwarded-Host
+	// and X-Forwarded-For. Set it only behind a proxy that sets these headers.
 	TrustForwarded bool
 
-	// AccessTokenLife is how long access tokens are good, in whole seconds. The default is 30 minutes, as the hosted
-	// service had it.
+	// AccessTokenLife is how long an access token is good, in whole seconds. The default is 30
+	// minutes, as in the hosted service.
 	AccessTokenLife time.Duration
 
-	// RefreshTokenLife is how long a session can last, in whole seconds. The default is 60 days, and 50 years for an
-	// anonymous user's, as the hosted service had it.
+	// RefreshTokenLife is how long a session lasts, in whole seconds. The default is that of the
+	// hosted service: 60 days, and 50 years for an anonymous user.
 	RefreshTokenLife time.Duration
 
-	// OldTexts answers failed logins with the texts that the hosted service had before May 2024. Kotlin SDKs up to 1.16
-	// choose exceptions by them.
+	// OldTexts answers failed logins with the texts that the hosted service had before May 2024.
+	// Kotlin SDKs up to 1.16 choose their exceptions by these texts.
 	OldTexts bool
 
-	// AllowKeySessions lets sessions that were opened with a user key manage the user's keys.
+	// AllowKeySessions lets a session that was opened with a user key manage the user's keys.
 	AllowKeySessions bool
 
-	// ExplainForbidden gives a body to the refusals with status 403, which the hosted service sent without one.
+	// ExplainForbidden adds a body to replies with status 403. The hosted service sent none.
 	ExplainForbidden bool
 
-	// Providers are the providers by which users can log in. The default is all.
+	// Providers are the providers that users can log in with. The default is all providers.
 	Providers []latchkey.Provider
 
-	// ManualConfirmation keeps who registers with an e-mail address from logging in until the address is confirmed with the
-	// token that Mail is given, or by ConfirmFunction.
+	// ManualConfirmation requires that an e-mail address is confirmed before a user can log in with
+	// it. The token that Mail receives confirms the address, or ConfirmFunction does.
 	ManualConfirmation bool
 
-	// Mail is called with what an e-mail would carry, and the client waits for it to return. The default is that nobody is
-	// told.
+	// Mail receives the contents of each e-mail. The client's request waits until Mail returns. By
+	// default, the contents are dropped.
 	Mail func(ctx context.Context, m Mail)
 
-	// ConfirmFunction decides, with ManualConfirmation, whether a new e-mail address is confirmed. An error is a refusal,
-	// and its text is not told.
+	// ConfirmFunction decides whether a new e-mail address is confirmed, if ManualConfirmation is
+	// set. An error refuses the address. The client does not learn the error's text.
 	ConfirmFunction func(ctx context.Context, c Confirmation) (Outcome, error)
 
-	// ResetFunction decides whether a password is reset to what the client asks for. With it there is no reset by mail,
-	// except when it answers Pending. An error is a refusal, and its text is not told.
+	// ResetFunction decides whether a user gets the new password that the client asks for. With a
+	// ResetFunction, passwords are reset by mail only if it returns Pending. An error refuses the
+	// request. The client does not learn the error's text.
 	ResetFunction func(ctx context.Context, r Reset) (Outcome, error)
 
-	// CustomFunction authenticates for the provider custom-function. payload is what the client sent, with the wrappings of
-	// Extended JSON taken off. id says who the user is, in 1 to 256 bytes of UTF-8 without control characters; data goes
-	// into the profile, and has at most 32 KiB as JSON. An error is a refusal, and its text is told to the client. The
-	// default is that the provider is not enabled.
+	// CustomFunction authenticates users for the provider custom-function. payload is the document
+	// that the client sent, without the wrappings of Extended JSON. id identifies the user. It has
+	// 1 to 256 bytes of UTF-8, without control characters. data goes into the profile, and has at
+	// most 32 KiB as JSON. An error refuses the login, and the client learns its text. By default,
+	// the provider is off.
 	CustomFunction func(ctx context.Context, appID string, payload map[string]any) (id string, data map[string]any, err error)
 
-	// CustomToken authenticates for the provider custom-token, and returns what CustomFunction does: the method Verify of a
-	// [JWTVerifier] is one. The text of an error can be told to the client. The default refuses.
+	// CustomToken authenticates users for the provider custom-token. The method Verify of a
+	// [JWTVerifier] is such a function. The results are as for CustomFunction, but the client
+	// learns an error's text only with OldTexts, or when it links. By default, all tokens are
+	// refused.
 	CustomToken func(ctx context.Context, appID, token string) (id string, data map[string]any, err error)
 
-	// OAuth authenticates for the providers oauth2-google, oauth2-facebook and oauth2-apple. credentials has what the client
-	// sent: authCode or id_token for Google, accessToken for Facebook, id_token for Apple. It returns what CustomFunction
-	// does; the text of an error is not told. The default refuses.
+	// OAuth authenticates users for the providers oauth2-google, oauth2-facebook and oauth2-apple.
+	// credentials has the field that the client sent: authCode or id_token for Google, accessToken
+	// for Facebook, id_token for Apple. The results are as for CustomFunction, but the client does
+	// not learn an error's text. By default, all logins are refused.
 	OAuth func(ctx context.Context, appID string, provider latchkey.Provider, credentials map[string]string) (id string, data map[string]any, err error)
 
-	// UserData is the custom user data of access tokens. It is asked at each login and each refresh; nil data is none.
+	// UserData returns the custom user data for an access token. It is called at each login and
+	// each refresh. If it returns no data, the token has none.
 	UserData func(ctx context.Context, user latchkey.User) (map[string]any, error)
 
-	// AllowedOrigins are the origins whose pages in browsers may call, such as "https://app.example.com". The default is
-	// all, as in the hosted service.
+	// AllowedOrigins are the origins whose pages may call the handler from a browser, such as
+	// "https://app.example.com". By default, all origins may, as in the hosted service.
 	AllowedOrigins []string
 
-	// AllowPrivateNetwork lets public pages call the handler at a private address (Chromium asks for that).
+	// AllowPrivateNetwork lets public pages call the handler at a private address. Chromium asks
+	// whether they may.
 	AllowPrivateNetwork bool
 
-	// MaxBody bounds a request's body in bytes. The default is 64 KiB.
+	// MaxBody is the largest body of a request in bytes. The default is 64 KiB.
 	MaxBody int64
 
-	// FailedLogins is how many logins a second may fail from one address, an IPv6 network of 64 bits counting as one, when
-	// the first FailedLoginBurst have failed. Above that they get status 429, and passwords are not looked at. A login
-	// that is under way counts among them until it has not failed. The default is 1; negative is no limit.
+	// FailedLogins is how many logins a second may fail from one address after FailedLoginBurst
+	// logins have failed. An IPv6 network of 64 bits counts as one address. Further logins get
+	// status 429, and their passwords are not checked. A login in progress counts as failed until
+	// it succeeds. The default is 1. If FailedLogins is negative, there is no limit.
 	FailedLogins float64
 
-	// FailedLoginBurst is how many logins may fail from one address before FailedLogins matters. The default is 1,000.
+	// FailedLoginBurst is how many logins may fail from one address before FailedLogins applies.
+	// The default is 1,000.
 	FailedLoginBurst int
 
-	// Logger takes a line for each request, without any token, password or query. The default is none.
+	// Logger receives a record of each request, without tokens, passwords and query. By default,
+	// requests are not logged.
 	Logger *slog.Logger
 
-	// Now is the clock. The store has one of its own, which should be the same. Several goroutines call it at once. The
-	// default is [time.Now].
+	// Now is the handler's clock. The store has a clock of its own, which should show the same
+	// time. Several goroutines call Now at once. The default is [time.Now].
 	Now func() time.Time
 
-	// InsecureRand is where session IDs, device IDs, tokens for mails and the key that signs sessions come from, for tests that
-	// want the same ones in every run. Whoever knows what it gives can make every session, so never set it in earnest. It
-	// is read by one goroutine at a time. The default is [crypto/rand.Reader].
+	// InsecureRand is the source of session IDs, device IDs, tokens in mails, and the key that
+	// signs sessions. It is for tests that need the same values in every run. Never set it outside
+	// tests, because its output is enough to make any session. One goroutine at a time reads it.
+	// The default is [crypto/rand.Reader].
 	InsecureRand io.Reader
 }
 
-// Mail is what an e-mail to a user would carry.
+// Mail has the contents of an e-mail to a user.
 type Mail struct {
 	AppID string
 	Email string
 	Kind  MailKind
-	// Token and TokenID are what the client passes to the SDK's confirmUser or resetPassword. They are good for 30 minutes,
-	// once.
+	// The client passes Token and TokenID to the SDK's confirmUser or resetPassword. They are good
+	// once, for 30 minutes.
 	Token   string
 	TokenID string
 }
 
-// A MailKind says what a mail is for.
+// A MailKind is the purpose of a mail.
 type MailKind string
 
 // The kinds of mail.
 const (
 	MailConfirm MailKind = "confirm" // confirms the address
-	MailReset   MailKind = "reset"   // lets the password be set anew
+	MailReset   MailKind = "reset"   // lets the user set a new password
 )
 
-// An Outcome is a function's decision about an account.
+// An Outcome is the decision of a ConfirmFunction or a ResetFunction.
 type Outcome int
 
 // The outcomes.
 const (
-	Refused  Outcome = iota // the client is told so
-	Pending                 // decided later, by Token and TokenID
-	Accepted                // done
+	Refused  Outcome = iota // the client gets a refusal
+	Pending                 // Token and TokenID complete the request later
+	Accepted                // the address is confirmed, or the password is set
 )
 
-// Confirmation is what ConfirmFunction decides about. Token and TokenID confirm the address later if it answers Pending.
+// A Confirmation is the input of ConfirmFunction. If ConfirmFunction returns Pending, Token and
+// TokenID confirm the address later.
 type Confirmation struct {
 	AppID, Email, Token, TokenID string
 }
 
-// Reset is what ResetFunction decides about. Token and TokenID reset the password later if it answers Pending.
+// A Reset is the input of ResetFunction. If ResetFunction returns Pending, Token and TokenID reset
+// the password later.
 type Reset struct {
 	AppID, Email, Password, Token, TokenID string
-	// Arguments are what the client sent besides, with the wrappings of Extended JSON taken off.
+	// Arguments are the other arguments of the client, without the wrappings of Extended JSON.
 	Arguments []any
 }
 
-// accessLife is the hosted service's 30 minutes by default.
+// accessLife is 30 minutes by default, as in the hosted service.
 func (o *Options) accessLife() time.Duration {
 	if o.AccessTokenLife == 0 {
 		return 30 * time.Minute
@@ -173,7 +191,8 @@ func (o *Options) accessLife() time.Duration {
 	return o.AccessTokenLife
 }
 
-// refreshLife is the hosted service's 60 days by default, and 50 years for anonymous users, who cannot log in again.
+// refreshLife is 60 days by default, as in the hosted service. Anonymous users cannot log in again,
+// so their sessions last 50 years.
 func (o *Options) refreshLife(p latchkey.Provider) time.Duration {
 	switch {
 	case o.RefreshTokenLife != 0:
@@ -184,8 +203,8 @@ func (o *Options) refreshLife(p latchkey.Provider) time.Duration {
 	return 60 * 24 * time.Hour
 }
 
-// maxBody is 64 KiB by default: the largest body that an SDK sends by itself is below 2 KiB, custom functions' payloads
-// are the caller's.
+// maxBody is 64 KiB by default. The largest body that an SDK sends by itself has less than 2 KiB.
+// Only payloads of custom functions can be larger.
 func (o *Options) maxBody() int64 {
 	if o.MaxBody == 0 {
 		return 64 << 10
@@ -193,7 +212,7 @@ func (o *Options) maxBody() int64 {
 	return o.MaxBody
 }
 
-// failedLogins is one a second by default: who guesses passwords from one address gets 86,400 a day.
+// failedLogins is 1 a second by default, so that one address can try 86,400 passwords a day.
 func (o *Options) failedLogins() rate.Limit {
 	switch {
 	case o.FailedLogins == 0:
@@ -204,7 +223,7 @@ func (o *Options) failedLogins() rate.Limit {
 	return rate.Limit(o.FailedLogins)
 }
 
-// failedLoginBurst is 1,000 by default, so that no suite of tests meets the limit unless it wants to.
+// failedLoginBurst is 1,000 by default, so that test suites do not reach the limit by accident.
 func (o *Options) failedLoginBurst() int {
 	if o.FailedLoginBurst == 0 {
 		return 1000
@@ -229,27 +248,27 @@ func (o *Options) logger() *slog.Logger {
 func (o *Options) validate() error {
 	for _, life := range []time.Duration{o.accessLife(), o.refreshLife(latchkey.ProviderLocalUserpass)} {
 		if life < time.Second || life%time.Second != 0 {
-			return fmt.Errorf("%w: a token's life of %v is not whole seconds", ErrInvalidOptions, life)
+			return fmt.Errorf("%w: the life of a token is %v, and must be one or more whole seconds", ErrInvalidOptions, life)
 		}
 	}
 	for _, id := range o.AppIDs {
 		if !validAppID(id) {
-			return fmt.Errorf("%w: %.100q can be no app ID", ErrInvalidOptions, id)
+			return fmt.Errorf("%w: AppIDs has %.100q, and an app ID is 1 to 64 ASCII letters, digits, '-' and '_'", ErrInvalidOptions, id)
 		}
 	}
 	for _, p := range o.Providers {
 		if !slices.Contains(providers, p) {
-			return fmt.Errorf("%w: there is no provider %q", ErrInvalidOptions, p)
+			return fmt.Errorf("%w: Providers has %q, which is not a provider", ErrInvalidOptions, p)
 		}
 	}
 	switch u, err := url.Parse(o.PublicURL); {
 	case err != nil, o.PublicURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" ||
 		strings.TrimRight(o.PublicURL, "/") != u.Scheme+"://"+u.Host):
-		return fmt.Errorf("%w: PublicURL %q is not http or https, and an authority", ErrInvalidOptions, o.PublicURL)
+		return fmt.Errorf("%w: PublicURL is %q, and must be http or https and an authority, such as https://keys.example.com", ErrInvalidOptions, o.PublicURL)
 	case o.maxBody() < 0:
-		return fmt.Errorf("%w: MaxBody is negative", ErrInvalidOptions)
+		return fmt.Errorf("%w: MaxBody must not be negative", ErrInvalidOptions)
 	case o.failedLoginBurst() < 0 || math.IsNaN(o.FailedLogins):
-		return fmt.Errorf("%w: FailedLoginBurst is negative, or FailedLogins no number", ErrInvalidOptions)
+		return fmt.Errorf("%w: FailedLoginBurst must not be negative, and FailedLogins must be a number", ErrInvalidOptions)
 	}
 	return nil
 }
