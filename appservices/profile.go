@@ -9,13 +9,13 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// profileReply is what every login is followed by.
+// A profileReply answers the request that follows every login.
 type profileReply struct {
 	UserID     string            `json:"user_id"`
 	DomainID   string            `json:"domain_id"`
 	Identities []profileIdentity `json:"identities"` // in the order of linking
 	Data       map[string]any    `json:"data"`
-	Type       string            `json:"type"` // normal, or server
+	Type       string            `json:"type"` // normal or server
 }
 
 type profileIdentity struct {
@@ -23,7 +23,8 @@ type profileIdentity struct {
 	ProviderData map[string]any `json:"provider_data,omitempty"`
 }
 
-// identityClaim is an identity as clients see it. The subject of an anonymous one and of an e-mail address is not shown.
+// identityClaim returns an identity in the form that clients see. The form does not show the
+// subject of an anonymous identity or of an e-mail address.
 func (a *app) identityClaim(i latchkey.Identity) identityClaim {
 	id := i.Subject
 	switch i.Provider {
@@ -35,7 +36,7 @@ func (a *app) identityClaim(i latchkey.Identity) identityClaim {
 	return identityClaim{id, i.Provider, providerID(a.domain, i.Provider)}
 }
 
-// keyClaim is a key as an identity.
+// keyClaim returns a key in the form of an identity.
 func (a *app) keyClaim(key latchkey.Key) identityClaim {
 	return identityClaim{KeyObjectID(key), latchkey.ProviderAPIKey, a.keysID}
 }
@@ -44,14 +45,15 @@ func providerID(domain uuid.UUID, p latchkey.Provider) string {
 	return deriveID(domain, "provider", string(p))
 }
 
-// markUsed makes a key one of its user's identities. The mark is how many the user had then, which is its place among them.
+// markUsed makes a key one of its user's identities. The record has the number of identities that
+// the user has now. The number is the key's place among them.
 func (a *app) markUsed(ctx context.Context, user *latchkey.User, key uuid.UUID) error {
 	return a.store.Update(ctx, func(tx *latchkey.Tx) error {
 		mark, err := data(tx).Get(usedKey(key))
 		if err != nil || mark != nil {
 			return err
 		}
-		return data(tx).Put(usedKey(key), []byte{byte(len(user.Identities))}) // 64 at most
+		return data(tx).Put(usedKey(key), []byte{byte(len(user.Identities))}) // at most 64
 	})
 }
 
@@ -90,7 +92,7 @@ func (c *call) profile() (reply, error) {
 	return reply{http.StatusOK, body}, err
 }
 
-// usedKeys returns the keys that are identities of a user, by how many others there were before them.
+// usedKeys returns the keys that are identities of a user, by their place among the identities.
 func (a *app) usedKeys(tx *latchkey.Tx, user uuid.UUID) (map[int][]profileIdentity, error) {
 	keys, err := tx.Keys(user)
 	if err != nil {
@@ -109,7 +111,7 @@ func (a *app) usedKeys(tx *latchkey.Tx, user uuid.UUID) (map[int][]profileIdenti
 	return used, nil
 }
 
-// toldBy is what an identity's provider told about the user.
+// toldBy returns the data about a user that the identity's provider gave.
 func toldBy(tx *latchkey.Tx, i latchkey.Identity) (told map[string]any, err error) {
 	if i.Provider == latchkey.ProviderLocalUserpass {
 		return map[string]any{"email": i.Subject}, nil
@@ -118,7 +120,8 @@ func toldBy(tx *latchkey.Tx, i latchkey.Identity) (told map[string]any, err erro
 	return told, err
 }
 
-// textFields are those of a profile's data that clients take for strings, and fail if they are anything else.
+// textFields are the fields of a profile's data that clients read as strings. Clients fail if such
+// a field has another type.
 var textFields = map[string]bool{
 	"name": true, "email": true, "picture_url": true, "first_name": true, "last_name": true,
 	"gender": true, "birthday": true, "min_age": true, "max_age": true,
@@ -132,7 +135,7 @@ func merge(into, told map[string]any) {
 	}
 }
 
-// deleteUser deletes the user of an access token, and what this package keeps of the user.
+// deleteUser deletes the user of an access token, and this package's records of the user.
 func (c *call) deleteUser() (reply, error) {
 	_, p, err := c.authenticate(accessToken)
 	if err != nil {
@@ -150,7 +153,8 @@ func (c *call) deleteUser() (reply, error) {
 	return noContent, err
 }
 
-// deleteRecords deletes what this package keeps of a user, while the store still has the user's keys.
+// deleteRecords deletes this package's records of a user. It must run before the store deletes the
+// user's keys.
 func deleteRecords(tx *latchkey.Tx, user latchkey.User) error {
 	keys, err := tx.Keys(user.ID)
 	if err != nil {
@@ -175,7 +179,7 @@ func deleteRecords(tx *latchkey.Tx, user latchkey.User) error {
 	return nil
 }
 
-// callFunction is here for the error: there are no functions.
+// callFunction answers all calls of functions with an error, because there are no functions.
 func (c *call) callFunction() (reply, error) {
 	if _, _, err := c.authenticate(accessToken); err != nil {
 		return reply{}, err
@@ -188,5 +192,5 @@ func (c *call) callFunction() (reply, error) {
 	return reply{}, errNoFunction(name)
 }
 
-// streamFunction is here so that the answer is not that another method is allowed.
+// streamFunction exists so that a GET of the path gets status 404 instead of 405.
 func (c *call) streamFunction() (reply, error) { return reply{}, errNotFound }
