@@ -21,22 +21,26 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// A Seed is what a double holds from the start. seed.schema.json, beside this file, describes its JSON.
+// A Seed is the initial content of a double. The file seed.schema.json in this directory describes
+// its JSON.
 type Seed struct {
-	// Value, if it is not empty, makes all IDs and tokens the same in every run, so that they can be written down in
-	// fixtures. It is for whoever opens the store: see [Deterministic].
+	// Value makes all IDs and tokens the same in every run, so that fixtures can contain them. If
+	// it is empty, they differ. Handler.Seed does not use Value: pass it to [Deterministic] when
+	// you open the store.
 	Value SeedValue `json:"seed,omitempty"`
 
 	Users      []SeedUser `json:"users,omitempty"`
 	ServerKeys []SeedKey  `json:"server_keys,omitempty"`
 }
 
-// A SeedUser is a user: with an e-mail address and a password, with other identities, with both, or anonymous.
+// A SeedUser is a user with an e-mail address and a password, with other identities, or with both.
+// An anonymous user has neither.
 type SeedUser struct {
-	Email    string `json:"email,omitempty"`    // 1 to 128 characters; it counts as confirmed
-	Password string `json:"password,omitempty"` // 6 to 128 characters; there is one if there is an Email
+	Email    string `json:"email,omitempty"`    // 1 to 128 characters; already confirmed
+	Password string `json:"password,omitempty"` // 6 to 128 characters; required with Email
 
-	// Identities are those of other providers than local-userpass, anon-user and api-key, in the order of linking.
+	// Identities are identities of other providers than local-userpass, anon-user and api-key, in
+	// the order of linking.
 	Identities []latchkey.Identity `json:"identities,omitempty"`
 
 	Anonymous bool      `json:"anonymous,omitempty"`
@@ -44,22 +48,22 @@ type SeedUser struct {
 	Keys      []SeedKey `json:"keys,omitempty"`
 }
 
-// A SeedKey is a user's key, or a server key.
+// A SeedKey is a user's key or a server key.
 type SeedKey struct {
-	Name     string `json:"name"` // as [latchkey.CheckAppServicesName] takes them
+	Name     string `json:"name"` // as [latchkey.CheckAppServicesName] demands
 	Disabled bool   `json:"disabled,omitempty"`
 }
 
-// A SeedValue is what chance is drawn from. In JSON it is a string or a number.
+// A SeedValue determines all random bytes that a double uses. In JSON it is a string or a number.
 type SeedValue string
 
-// UnmarshalJSON reads a string, or a number as it is written.
+// UnmarshalJSON reads a string or a number. A number counts as it is written.
 func (v *SeedValue) UnmarshalJSON(data []byte) error {
 	var s string
 	var n json.Number
 	if json.Unmarshal(data, &s) != nil {
 		if json.Unmarshal(data, &n) != nil {
-			return errors.New("the seed is neither a string nor a number")
+			return errors.New("the seed must be a string or a number")
 		}
 		s = n.String()
 	}
@@ -67,7 +71,9 @@ func (v *SeedValue) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// ParseSeed reads a seed's JSON. It returns [ErrInvalidSeed], also for a field that it does not know.
+// ParseSeed reads the JSON of a seed.
+//
+// Errors: [ErrInvalidSeed], also for an unknown field.
 func ParseSeed(data []byte) (s Seed, err error) {
 	if err := decodeStrictly(data, &s); err != nil {
 		return Seed{}, fmt.Errorf("%w: %w", ErrInvalidSeed, err)
@@ -75,7 +81,7 @@ func ParseSeed(data []byte) (s Seed, err error) {
 	return s, s.validate()
 }
 
-// HasKeys tells whether the seed makes any tokens.
+// HasKeys reports whether the seed contains keys, so that seeding gives tokens.
 func (s *Seed) HasKeys() bool { return s.countKeys() > 0 }
 
 func (s *Seed) countKeys() int {
@@ -102,7 +108,7 @@ func (u *SeedUser) validate() error {
 	for i, identity := range u.Identities {
 		switch identity.Provider {
 		case latchkey.ProviderAnonymous, latchkey.ProviderLocalUserpass, latchkey.ProviderAPIKey:
-			return fmt.Errorf("identities[%d]: the provider %s has a field of its own", i, identity.Provider)
+			return fmt.Errorf("identities[%d]: the provider %s cannot be used here: give email, anonymous or keys", i, identity.Provider)
 		}
 	}
 	known := u.Email != "" || len(u.Identities) > 0
@@ -110,9 +116,9 @@ func (u *SeedUser) validate() error {
 	case u.Anonymous && (known || len(u.Keys) > 0):
 		return errors.New("an anonymous user has no e-mail address, no identities and no keys")
 	case !u.Anonymous && !known:
-		return errors.New("there is nothing to know the user by: give email, identities, or anonymous")
+		return errors.New("the user has no identity: give email, identities, or anonymous")
 	case u.Email == "" && u.Password != "":
-		return errors.New("the password has no e-mail address")
+		return errors.New("a password needs an e-mail address")
 	case utf8.RuneCountInString(u.Email) > maxEmail:
 		return errEmail
 	}
@@ -133,36 +139,37 @@ func validateKeys(keys []SeedKey) error {
 	return nil
 }
 
-// Seeded is what was made of a [Seed], in its order. Its JSON is for programs under test: it has what the client API calls
-// things by, and the tokens. It prints without them.
+// Seeded is the result of seeding, in the order of the [Seed]. Its JSON is for the programs under
+// test. It has the tokens, and the IDs of the client API. Printing a Seeded shows no tokens.
 type Seeded struct {
 	AppID      string       `json:"app_id,omitempty"`
 	Users      []SeededUser `json:"users"`
 	ServerKeys []SeededKey  `json:"server_keys"`
 }
 
-// SeededUser is a user that was made of a [SeedUser].
+// A SeededUser is a user that was made from a [SeedUser].
 type SeededUser struct {
 	ID    string        `json:"id"` // on the wire
 	Email string        `json:"email,omitempty"`
 	Keys  []SeededKey   `json:"keys"`
-	User  latchkey.User `json:"-"` // as the store has it
+	User  latchkey.User `json:"-"` // as it is in the store
 }
 
-// SeededKey is a key that was made of a [SeedKey].
+// A SeededKey is a key that was made from a [SeedKey].
 type SeededKey struct {
 	ID    string       `json:"id"` // on the wire
 	Name  string       `json:"name"`
-	Token string       `json:"token"` // what the SDKs call the key's value
-	Key   latchkey.Key `json:"-"`     // as the store has it
+	Token string       `json:"token"` // the SDKs call it the key's value
+	Key   latchkey.Key `json:"-"`     // as it is in the store
 }
 
-// Format keeps the token out of whatever prints a SeededKey.
+// Format prints a key without its token.
 func (k SeededKey) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "key %s (%s)", k.Name, k.ID) }
 
-// IsEmpty reports whether an app has no users, no e-mail addresses that have registered, and no server keys: whether a
-// seed would be the first thing in it. appID may be empty if all app IDs are names of one app. It returns [ErrNoApp], or
-// an error of [latchkey.Store.View].
+// IsEmpty reports whether an app has no users, no registered e-mail addresses, and no server keys.
+// appID may be empty if all app IDs are names of one app.
+//
+// Errors: [ErrNoApp], and the errors of [latchkey.Store.View].
 func (h *Handler) IsEmpty(ctx context.Context, appID string) (bool, error) {
 	empty, err := h.isEmpty(ctx, appID)
 	if err != nil {
@@ -189,7 +196,9 @@ func (h *Handler) isEmpty(ctx context.Context, appID string) (empty bool, err er
 			if err := json.Unmarshal(e.Value, &acc); err != nil {
 				return err
 			}
-			if acc.User == uuid.Nil { // of another the user was deleted, and the address is free
+			// An account with a user's ID does not count here: tx has no users, so the user was
+			// deleted, and the address is free.
+			if acc.User == uuid.Nil {
 				return nil
 			}
 		}
@@ -200,7 +209,7 @@ func (h *Handler) isEmpty(ctx context.Context, appID string) (empty bool, err er
 	return empty, err
 }
 
-// named is the app of an ID, or the only one if the ID is empty.
+// named returns the app with an ID. If the ID is empty, named returns the only app.
 func (h *Handler) named(ctx context.Context, appID string) (*app, error) {
 	if appID == "" && h.only != nil {
 		return h.only, nil
@@ -213,12 +222,14 @@ func (h *Handler) named(ctx context.Context, appID string) (*app, error) {
 	return a, err
 }
 
-// Seed makes users and keys in an app's store, all or none. appID may be empty if all app IDs are names of one app. What
-// it makes has the time of the store's clock, and, if the store draws from [Deterministic], the same IDs and tokens in
-// every run: if nothing else was made before, and the clock stands at [SeedTime].
+// Seed makes the users and keys of a seed in an app's store, in one transaction. appID may be empty
+// if all app IDs are names of one app. The users and keys get the time of the store's clock.
 //
-// It returns [ErrInvalidSeed], [ErrNoApp], or an error of [latchkey.Store.CreateUser] or [latchkey.Store.CreateKey], such as
-// [latchkey.ErrIdentityTaken] for who is there already.
+// The IDs and tokens are the same in every run if the store draws from [Deterministic], nothing
+// else was made before, and the clock stands at [SeedTime].
+//
+// Errors: [ErrInvalidSeed], [ErrNoApp], and the errors of [latchkey.Store.CreateUser] and
+// [latchkey.Store.CreateKey], such as [latchkey.ErrIdentityTaken] for a user that exists already.
 func (h *Handler) Seed(ctx context.Context, appID string, seed Seed) (Seeded, error) {
 	seeded, err := h.seed(ctx, appID, &seed)
 	if err != nil {
@@ -260,7 +271,7 @@ func (h *Handler) seed(ctx context.Context, appID string, seed *Seed) (seeded Se
 	return seeded, err
 }
 
-// hashPasswords makes the verifiers of users' passwords, on as many processors as there are.
+// hashPasswords returns the verifiers of the users' passwords. It uses all processors.
 func (a *app) hashPasswords(ctx context.Context, users []SeedUser) ([]string, error) {
 	verifiers, errs := make([]string, len(users)), make([]error, len(users))
 	var next atomic.Int64
@@ -279,7 +290,8 @@ func (a *app) hashPasswords(ctx context.Context, users []SeedUser) ([]string, er
 	return verifiers, errors.Join(errs...)
 }
 
-// planting makes a seed's users and keys in one transaction, of keys that were minted before.
+// A planting makes the users and keys of a seed in one transaction, from keys that were minted
+// before.
 type planting struct {
 	tx     *latchkey.Tx
 	minted []latchkey.MintedKey
@@ -297,7 +309,7 @@ func (p *planting) user(u SeedUser, verifier string) (made SeededUser, err error
 			return made, err
 		}
 		if acc != nil {
-			return made, latchkey.ErrIdentityTaken // also if nobody has logged in with it yet
+			return made, latchkey.ErrIdentityTaken // also before the first login with it
 		}
 		identities = slices.Insert(identities, 0, latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: u.Email})
 	}
@@ -360,18 +372,22 @@ func (p *planting) keys(owner uuid.UUID, keys []SeedKey) ([]SeededKey, error) {
 	return made, nil
 }
 
-// SeedTime is when the users and keys of a seed with a value are made.
+// SeedTime is the time when the users and keys of a seed with a value are made.
 var SeedTime = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// Deterministic returns what a new store and its handler draw chance from, as [latchkey.Options].InsecureRand and
-// [Options].InsecureRand, so that they draw the same in every run. Both must be made by a clock that stands at [SeedTime]; when
-// the seed is in, the clock may run. Whoever knows the value can make every token, so it is for tests alone, and for a
-// store that was opened before it would repeat what is there.
+// Deterministic returns the sources of random bytes for a new store and its handler, as
+// [latchkey.Options].InsecureRand and [Options].InsecureRand. The sources give the same bytes in
+// every run. Make both the store and the handler with a clock that stands at [SeedTime]. The clock
+// may run after the seed was made.
+//
+// Use Deterministic only in tests, because the value is enough to make every token. Use it only for
+// a new store: in a store that was opened before, it would repeat IDs.
 func Deterministic(value SeedValue) (store, handler io.Reader) {
 	return chance("store", value), chance("handler", value)
 }
 
-// chance is a stream of ChaCha8 under a key that is derived from a value, for one of its users.
+// chance returns a stream of ChaCha8. Its key is derived from the value and the name of the user of
+// the stream.
 func chance(user string, value SeedValue) io.Reader {
 	return rand.NewChaCha8(sha256.Sum256([]byte("latchkey seed\x00" + user + "\x00" + string(value))))
 }
