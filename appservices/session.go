@@ -15,12 +15,13 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// A principal is who a session is of: a user, or the user of type server that a server key is.
+// A principal is the owner of a session: a user, or the user of type server that stands for a
+// server key.
 type principal struct {
 	user   latchkey.User
 	server *latchkey.Key
 
-	forgotten forgotten // as it was when a login found this
+	forgotten forgotten // as it was when a login read the principal
 }
 
 func (p *principal) objectID() string {
@@ -36,7 +37,7 @@ const (
 	refreshToken = "refresh"
 )
 
-// A session is what a login opened. It is kept nowhere: its tokens carry it.
+// A session begins with a login. The store has no record of it, because its tokens carry it.
 type session struct {
 	sessionClaim
 	id       string
@@ -45,26 +46,27 @@ type session struct {
 	identity identityClaim
 }
 
-// sessionClaim is the part of a session that the service's own claims have no place for.
+// A sessionClaim is the part of a session for which the service's own claims have no place.
 type sessionClaim struct {
 	App        string    `json:"app"`           // the app ID that the client used
-	Disablings uint64    `json:"disablings"`    // the user's: disabling ends a session for good
-	Forgotten  uint64    `json:"forgotten"`     // the count of [forgotten] when it was opened
-	User       uuid.UUID `json:"user,omitzero"` // unless it is a server key's
+	Disablings uint64    `json:"disablings"`    // of the user; disabling ends a session for good
+	Forgotten  uint64    `json:"forgotten"`     // the count of [forgotten] when the session began
+	User       uuid.UUID `json:"user,omitzero"` // missing for a server key
 	Key        uuid.UUID `json:"key,omitzero"`  // the server key
 }
 
-// identityClaim is the identity that opened a session.
+// An identityClaim is the identity that opened a session, in the form that clients see.
 type identityClaim struct {
 	ID         string            `json:"id"`
 	Provider   latchkey.Provider `json:"provider_type"`
 	ProviderID string            `json:"provider_id"`
 }
 
-// claims are what a token says: to clients in the service's words, most of them twice, and to the handler under names of
-// its own. The fields that only the other type of token has are left out.
+// claims are the contents of a token. The hosted service's claims are for the clients, and most of
+// them occur under two names. The handler adds claims of its own, whose names begin with latchkey.
+// A token does not have the claims that belong only to the other type of token.
 type claims struct {
-	jwt.RegisteredClaims // sub, exp and iat; in an access token also iss, the session's ID
+	jwt.RegisteredClaims // sub, exp, iat; iss is the session's ID in an access token
 
 	Type           string       `json:"typ"`
 	DeviceID       string       `json:"baas_device_id"`
@@ -73,7 +75,7 @@ type claims struct {
 	StitchDomainID string       `json:"stitch_domainId"`
 	Session        sessionClaim `json:"latchkey"`
 
-	// In a refresh token.
+	// Only in a refresh token.
 	SessionID      string          `json:"baas_id,omitempty"`
 	StitchID       string          `json:"stitch_id,omitempty"`
 	Data           json.RawMessage `json:"baas_data,omitempty"` // null
@@ -81,8 +83,8 @@ type claims struct {
 	Identity       identityClaim   `json:"baas_identity,omitzero"`
 	StitchIdentity identityClaim   `json:"stitch_ident,omitzero"`
 
-	// In an access token. What it says of its session is enough for a refresh token, which is made anew when an identity
-	// is linked. The handler does not read UserData.
+	// Only in an access token. The claims about the session are enough to make a refresh token,
+	// because linking an identity gives a new one. The handler does not read UserData.
 	SessionExpires  int64           `json:"latchkey_exp,omitempty"`
 	SessionIdentity identityClaim   `json:"latchkey_identity,omitzero"`
 	UserData        json.RawMessage `json:"user_data,omitempty"`
@@ -95,7 +97,7 @@ func (cl *claims) session() *session {
 	return &session{cl.Session, cl.Issuer, cl.DeviceID, cl.SessionExpires, cl.SessionIdentity}
 }
 
-// openSession makes the session of a login.
+// openSession returns the session of a login.
 func (c *call) openSession(p *principal, identity identityClaim, device string, now time.Time) *session {
 	s := &session{
 		sessionClaim: sessionClaim{App: c.appID, User: p.user.ID, Disablings: p.user.Disablings, Forgotten: p.forgotten.Count},
@@ -110,7 +112,7 @@ func (c *call) openSession(p *principal, identity identityClaim, device string, 
 	return s
 }
 
-// newRefreshToken returns the token that a session lives by.
+// newRefreshToken returns the token that keeps a session alive.
 func (c *call) newRefreshToken(p *principal, s *session, now time.Time) (string, error) {
 	cl := c.newClaims(refreshToken, p, s, now, time.Unix(s.expires, 0))
 	cl.SessionID, cl.StitchID = s.id, s.id
@@ -128,7 +130,7 @@ func (c *call) newAccessToken(p *principal, s *session, now time.Time) (string, 
 	cl.SessionExpires, cl.SessionIdentity = s.expires, s.identity
 	if c.h.opts.UserData != nil && p.server == nil {
 		userData, err := c.h.opts.UserData(c.ctx(), p.user)
-		if err == nil && len(userData) > 0 { // clients expect none where there is none
+		if err == nil && len(userData) > 0 { // clients expect no claim if there is no data
 			cl.UserData, err = json.Marshal(userData)
 		}
 		if err != nil {
@@ -138,7 +140,7 @@ func (c *call) newAccessToken(p *principal, s *session, now time.Time) (string, 
 	return c.app.sign(cl)
 }
 
-// newClaims returns what both types of token say.
+// newClaims returns the claims that both types of token have.
 func (c *call) newClaims(typ string, p *principal, s *session, now, expires time.Time) *claims {
 	return &claims{
 		RegisteredClaims: jwt.RegisteredClaims{
@@ -155,12 +157,13 @@ func (a *app) sign(cl *claims) (string, error) {
 	return jwt.NewWithClaims(jwt.SigningMethodHS256, cl).SignedString(a.key)
 }
 
-// parser leaves the dates to the handler, whose answers to them depend on the type of token. It is strict, or some tokens
-// could be written in more than one way.
+// parser checks no dates, because the handler's answers to them depend on the type of token. Strict
+// decoding gives each token only one spelling.
 var parser = jwt.NewParser(
 	jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
 
-// bearer returns what comes behind the word Bearer in the Authorization header, and whether there is such a header.
+// bearer returns the rest of the Authorization header after the word Bearer. present is false if
+// the request has no such header.
 func bearer(r *http.Request) (token string, present bool) {
 	values := r.Header.Values("Authorization")
 	if len(values) == 0 {
@@ -173,7 +176,7 @@ func bearer(r *http.Request) (token string, present bool) {
 	return strings.TrimSpace(token), true
 }
 
-// tokenAppID returns the app ID that a request's token carries, if it carries one. Nothing is checked.
+// tokenAppID returns the app ID in a request's token, or "". It checks nothing.
 func tokenAppID(r *http.Request) string {
 	token, _ := bearer(r)
 	var cl claims
@@ -183,8 +186,9 @@ func tokenAppID(r *http.Request) string {
 	return cl.Session.App
 }
 
-// authenticate checks the bearer token, which must be of a type, and returns its session and who that is of. It sets the
-// call's app if the path has none. It comes before everything else that could be wrong with a request.
+// authenticate checks the bearer token, and returns its session and the session's owner. The token
+// must have the type typ. If the path names no app, authenticate sets the call's app. A call
+// authenticates before it checks anything else of the request.
 func (c *call) authenticate(typ string) (*session, *principal, error) {
 	token, present := bearer(c.r)
 	if !present {
@@ -192,7 +196,7 @@ func (c *call) authenticate(typ string) (*session, *principal, error) {
 	}
 	var a *app
 	var cl claims
-	var failure error // to open the app, which says nothing about the token
+	var failure error // of opening the app; the token can still be good
 	_, err := parser.ParseWithClaims(token, &cl, func(*jwt.Token) (any, error) {
 		var err error
 		if a, err = c.h.app(c.ctx(), cl.Session.App); err != nil {
@@ -221,7 +225,8 @@ func (c *call) authenticate(typ string) (*session, *principal, error) {
 	return s, p, err
 }
 
-// badToken is the answer to what is no token of the app. To an access token it is the one that has realm-web refresh.
+// badToken returns the answer to a bearer token that is not a token of the app. The answer to an
+// access token makes realm-web refresh its token.
 func badToken(typ string, err error) error {
 	switch {
 	case typ == accessToken:
@@ -247,8 +252,8 @@ func (c *call) checkDates(typ string, cl *claims) error {
 	return nil
 }
 
-// holder returns whose a session is, unless it has ended. An access token outlives its session's log out, as the hosted
-// service's did, but not its user.
+// holder returns the owner of a session, unless the session has ended. As in the hosted service, an
+// access token stays good after the session was logged out, but not after its user was deleted.
 func (c *call) holder(typ string, s *session) (p *principal, err error) {
 	gone, p := errUserGone, &principal{}
 	if typ == refreshToken {
@@ -285,11 +290,12 @@ func (c *call) holder(typ string, s *session) (p *principal, err error) {
 	return p, nil
 }
 
-// forgotten says which ended sessions have no record any more. So that they are not good again when the clock goes back,
-// no session is that expires by Expiry and was opened before the last time: by then all of those had expired.
+// forgotten describes the ended sessions that have no record any more. These sessions must stay
+// ended even if the clock goes back. So a session counts as ended if it expires at Expiry or
+// earlier and was opened before the last forgetting. All such sessions had expired by then.
 type forgotten struct {
-	Count  uint64 `json:"count"`  // of the times that some were forgotten
-	Expiry int64  `json:"expiry"` // the latest among them, in Unix seconds
+	Count  uint64 `json:"count"`  // how often records were deleted
+	Expiry int64  `json:"expiry"` // the latest expiry of a deleted record, in Unix seconds
 }
 
 func getForgotten(tx *latchkey.Tx) (f forgotten, err error) {
@@ -297,8 +303,8 @@ func getForgotten(tx *latchkey.Tx) (f forgotten, err error) {
 	return f, err
 }
 
-// forgetEnded deletes the records of some ended sessions that have expired. While the clock is behind Expiry it deletes
-// none, since that would end sessions that are good.
+// forgetEnded deletes the records of some ended sessions that have expired. While the clock is
+// behind Expiry, it deletes none, because that would end good sessions.
 func forgetEnded(tx *latchkey.Tx, now time.Time) error {
 	f, err := getForgotten(tx)
 	if err != nil || now.Unix() <= f.Expiry {
@@ -313,7 +319,8 @@ func forgetEnded(tx *latchkey.Tx, now time.Time) error {
 	return putJSON(tx, keyForgotten, f)
 }
 
-// hasEnded reports whether a session was ended before it expired, or could have been and has expired since.
+// hasEnded reports whether a session was ended before it expired. It also reports true if the
+// record of the end may have been deleted.
 func (s *session) hasEnded(tx *latchkey.Tx) (bool, error) {
 	f, err := getForgotten(tx)
 	if err != nil || s.Forgotten < f.Count && s.expires <= f.Expiry {
@@ -323,7 +330,7 @@ func (s *session) hasEnded(tx *latchkey.Tx) (bool, error) {
 	return record != nil, err
 }
 
-// endedKey is where the end of a session is noted, in the order of expiry.
+// endedKey returns the key of the record that a session was ended. The records sort by expiry.
 func (s *session) endedKey() []byte {
 	id, _ := hex.DecodeString(s.id)
 	return append(endedBefore(s.expires), id...)
@@ -333,7 +340,7 @@ func endedBefore(expiry int64) []byte {
 	return binary.BigEndian.AppendUint64(append([]byte(nil), keyEnded...), uint64(expiry))
 }
 
-// refreshReply has one string.
+// A refreshReply has one string.
 type refreshReply struct {
 	AccessToken string `json:"access_token"`
 }
