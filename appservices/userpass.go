@@ -13,9 +13,10 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// An account is an e-mail address with a password. It becomes a user of the store when it first logs in, or is linked to
-// one. The call that deletes the user deletes it too. When somebody else has deleted the user, it counts no more, and is
-// deleted when its address is next met.
+// An account is an e-mail address with a password. It becomes a user of the store when somebody
+// first logs in with it or links it to a user. The client's call that deletes the user deletes the
+// account, too. If a program deletes the user, the account no longer counts. It is deleted when its
+// address is used the next time.
 type account struct {
 	Email     string    `json:"email"`
 	Verifier  string    `json:"verifier"` // of the password
@@ -23,15 +24,18 @@ type account struct {
 	User      uuid.UUID `json:"user,omitzero"`
 }
 
-// findAccount returns the account of an address, or nil if there is none. A user whom somebody else has given the address
-// as an identity has one without a password, which can be set by a reset; it counts, and not what a stranger may have
-// registered before. It returns ErrInvalidIdentity for what can be nobody's address.
+// findAccount returns the account of an address, or nil if there is none. A program can give a user
+// an address as an identity. Such a user has an account without a password, and a reset sets the
+// password. This account counts even if a stranger has registered the address before.
+//
+// Errors: [latchkey.ErrInvalidIdentity] if email cannot be an address.
 func findAccount(tx *latchkey.Tx, email string) (*account, error) {
 	acc, _, err := lookUpAccount(tx, email)
 	return acc, err
 }
 
-// lookUpAccount is findAccount, and tells whether there is a record that does not count.
+// lookUpAccount does what findAccount does, and also reports whether there is a record that does
+// not count.
 func lookUpAccount(tx *latchkey.Tx, email string) (acc *account, dead bool, err error) {
 	user, err := tx.UserByIdentity(latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: email})
 	if err != nil && !errors.Is(err, latchkey.ErrUserNotFound) {
@@ -52,9 +56,11 @@ func lookUpAccount(tx *latchkey.Tx, email string) (acc *account, dead bool, err 
 
 func (acc *account) put(tx *latchkey.Tx) error { return putJSON(tx, accountKey(acc.Email), acc) }
 
-// stamp tells an account from what it was with another password, and from another that had the address.
+// stamp returns a value that changes with the account's password, and differs between two accounts
+// that had the same address.
 func (acc *account) stamp() []byte {
-	sum := sha256.Sum256([]byte(cmp.Or(acc.Verifier, acc.User.String()))) // every verifier has a salt of its own
+	// Each verifier has its own salt.
+	sum := sha256.Sum256([]byte(cmp.Or(acc.Verifier, acc.User.String())))
 	return sum[:]
 }
 
@@ -74,7 +80,8 @@ func (a *app) account(ctx context.Context, email string) (acc *account, err erro
 	return acc, err
 }
 
-// bury deletes the record of an account that does not count. Nothing depends on it, so that it fails is no answer.
+// bury deletes the record of an account that does not count. It only logs an error, because nothing
+// depends on the deletion.
 func (a *app) bury(ctx context.Context, email string) {
 	err := a.store.Update(ctx, func(tx *latchkey.Tx) error {
 		_, dead, err := lookUpAccount(tx, email)
@@ -88,7 +95,9 @@ func (a *app) bury(ctx context.Context, email string) {
 	}
 }
 
-// updateAccount changes an account in a transaction. It returns errNoAccount if there is none.
+// updateAccount changes an account in a transaction.
+//
+// Errors: errNoAccount if there is no account.
 func updateAccount(tx *latchkey.Tx, email string, change func(acc *account)) error {
 	acc, err := findAccount(tx, email)
 	if err != nil {
@@ -115,7 +124,7 @@ func (c *call) provePassword(d document) (*credential, error) {
 		return nil, err
 	}
 	if acc == nil {
-		acc = &account{} // whose empty verifier takes as long as one
+		acc = &account{} // checking an empty verifier takes as long as checking a real one
 	}
 	ok, err := c.app.store.CheckPassword(c.ctx(), acc.Verifier, password)
 	switch {
@@ -142,7 +151,8 @@ func checkPassword(password string) error {
 	return nil
 }
 
-// checkNewAccount is every rule about whether an account can be made. Of two that are broken the password's speaks.
+// checkNewAccount returns an error if an account cannot be made. The rule about passwords comes
+// first.
 func (a *app) checkNewAccount(ctx context.Context, email, password string) error {
 	if err := checkPassword(password); err != nil {
 		return err
@@ -165,7 +175,7 @@ func checkEmailFree(tx *latchkey.Tx, email string) error {
 	return nil
 }
 
-// register makes an account, and with it the tokens that are to be mailed.
+// register makes an account, and stores the tokens that are to be mailed.
 func (a *app) register(ctx context.Context, email, password string, confirmed bool, mailed ...*mailToken) error {
 	if err := a.checkNewAccount(ctx, email, password); err != nil {
 		return err
@@ -192,7 +202,7 @@ func (c *call) register() (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	email, _ := d.text("email") // what is no string is too short
+	email, _ := d.text("email") // anything but a string counts as empty
 	password, _ := d.text("password")
 	if err := c.app.checkNewAccount(c.ctx(), email, password); err != nil {
 		return reply{}, err
@@ -214,7 +224,8 @@ func (c *call) register() (reply, error) {
 	return reply{status: http.StatusCreated}, nil
 }
 
-// decideConfirmation asks the function whether an address is confirmed. Without one it is pending.
+// decideConfirmation asks ConfirmFunction whether an address is confirmed. Without a
+// ConfirmFunction, the decision is Pending.
 func (c *call) decideConfirmation(t *mailToken) (Outcome, error) {
 	if c.h.opts.ConfirmFunction == nil {
 		return Pending, nil
@@ -243,7 +254,7 @@ func (c *call) confirm() (reply, error) {
 	})
 }
 
-// accountFor reads the body, and finds the account of its address.
+// accountFor returns the document in the body, and the account of the document's address.
 func (c *call) accountFor() (document, *account, error) {
 	d, err := c.body()
 	if err != nil {
@@ -334,7 +345,7 @@ func (c *call) reset() (reply, error) {
 	}
 	err = c.app.store.View(c.ctx(), func(tx *latchkey.Tx) error { return t.check(tx, c.h.now()) })
 	if err != nil {
-		return reply{}, err // before it costs a hash
+		return reply{}, err // refuse before the work of a hash
 	}
 	return noContent, c.setPassword(t.Email, password, func(tx *latchkey.Tx) error { return t.use(tx, c.h.now()) })
 }
@@ -363,7 +374,8 @@ func (c *call) callReset() (reply, error) {
 	return reply{}, errNotReset(acc.Email)
 }
 
-// setPassword sets an account's password, unless first, in the same transaction, returns an error.
+// setPassword sets an account's password. If first returns an error, setPassword changes nothing
+// and returns that error. first runs in the same transaction, and may be nil.
 func (c *call) setPassword(email, password string, first func(tx *latchkey.Tx) error) error {
 	verifier, err := c.app.store.HashPassword(c.ctx(), password)
 	if err != nil {
