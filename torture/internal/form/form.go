@@ -1,8 +1,7 @@
-// Package form has what the random tests of this module share: the flags -long and -seed, and the
-// random numbers that follow from them.
+// Package form has the flags and functions that the random tests of this module share.
 //
-// Each test has a short form, which makes the same random choices in every run, and a long form, which
-// makes new ones. A test that fails prints the command that repeats its choices.
+// Each test has a short form, which makes the same random choices in every run, and a long form,
+// which makes new choices. A test that fails prints the command that repeats its choices.
 package form
 
 import (
@@ -31,8 +30,8 @@ func Amount[T any](inShort, inLong T) T {
 	return inShort
 }
 
-// FixedSeed returns the seed that -seed gives. Without the flag it returns 1 in the short form, and 0
-// in the long form, where each test draws a seed of its own.
+// FixedSeed returns the seed that -seed gives. Without the flag it returns 1 in the short form, and
+// 0 in the long form, where each test draws a seed of its own.
 func FixedSeed() uint64 {
 	if *seed != 0 {
 		return *seed
@@ -65,8 +64,8 @@ func Replayable(t testing.TB, seed uint64) {
 	})
 }
 
-// packagePath returns the package under test, relative to the module. A test runs in the directory of
-// its package.
+// packagePath returns the package under test, relative to the module. A test runs in the directory
+// of its package.
 func packagePath() string {
 	dir, err := os.Getwd()
 	if err != nil {
