@@ -16,10 +16,10 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// samplesFlag has more samples find smaller differences.
+// More samples show smaller differences.
 var samplesFlag = flag.Int("samples", 0, "how many samples each timing test takes; 0 for the form's own number")
 
-// TestMain runs the tests, or one of the programs that tests start as processes of their own.
+// TestMain runs the tests, or one of the programs that tests start as separate processes.
 func TestMain(m *testing.M) {
 	if name := os.Getenv(programVariable); name != "" {
 		if err := programs[name](); err != nil {
@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// setChecks says how many programs rapid draws, and from which seed, unless its own flags do.
+// setChecks sets how many programs rapid draws and from which seed, unless rapid's own flags are
+// given.
 func setChecks() {
 	given := make(map[string]bool)
 	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
@@ -52,12 +53,13 @@ func setChecks() {
 	}
 }
 
-// programVariable names, in the environment, the program that the test binary is to be in place of running tests.
+// programVariable is an environment variable. If it is set, the test binary runs the program that
+// it names and no tests.
 const programVariable = "LATCHKEY_TORTURE_PROGRAM"
 
 var programs = map[string]func() error{}
 
-// pick returns an element of a list that is not empty.
+// pick returns a random element of a list, which must not be empty.
 func pick[T any](random *rand.Rand, list []T) T { return list[random.IntN(len(list))] }
 
 // open opens a store in a new file.
@@ -66,7 +68,8 @@ func open(t testing.TB, opts *latchkey.Options) *latchkey.Store {
 	return openFile(t, filepath.Join(t.TempDir(), "keys.db"), opts)
 }
 
-// openFile opens the store at path, checks it when the test ends, and closes it, unless the test has closed it already.
+// openFile opens the store at path. When the test ends, openFile checks the store and closes it. A
+// store that the test has already closed is left alone.
 func openFile(t testing.TB, path string, opts *latchkey.Options) *latchkey.Store {
 	t.Helper()
 	s, err := latchkey.Open(path, opts)
@@ -89,7 +92,7 @@ func checkAndClose(t testing.TB, s *latchkey.Store) {
 	}
 }
 
-// email is the identity of a user known by subject.
+// email returns the identity of a user with the email address subject.
 func email(subject string) latchkey.Identity {
 	return latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: subject}
 }
@@ -102,12 +105,12 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// patience bounds how long a test waits for another goroutine. No wait takes a hundredth of it, unless
-// the machine stands still.
+// patience bounds how long a test waits for another goroutine. No wait takes a hundredth of it,
+// unless the machine stands still.
 const patience = 3 * time.Minute
 
-// waitFor calls done until it reports true, and lets other goroutines run in between. It ends the test
-// if that takes longer than patience; what names the thing that did not happen.
+// waitFor calls done until it reports true, and lets other goroutines run in between. It ends the
+// test if that takes longer than patience; what names the thing that did not happen.
 func waitFor(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	began := time.Now()
@@ -119,7 +122,7 @@ func waitFor(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// outcomes names every error that a test can meet and goes on from.
+// outcomes has a name for every error after which a test can go on.
 var outcomes = []struct {
 	err  error
 	name string
@@ -143,7 +146,8 @@ var outcomes = []struct {
 	{context.Canceled, "canceled"},
 }
 
-// outcome names the error of a call: "ok" for none, its sentinel's name, or its text for one that no test expects.
+// outcome returns "ok" for nil, the sentinel's name for an error in outcomes, and the text of any
+// other error.
 func outcome(err error) string {
 	if err == nil {
 		return "ok"
@@ -156,7 +160,7 @@ func outcome(err error) string {
 	return err.Error()
 }
 
-// errorNamed is the error that outcome gave a name to.
+// errorNamed returns the error that outcome gives this name.
 func errorNamed(name string) error {
 	for _, o := range outcomes {
 		if o.name == name {
