@@ -16,13 +16,14 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// Close comes in the middle of everything. Whatever is under way ends, and either succeeded and is there, or was told
-// ErrClosed and is not.
+// Close is called while many other calls are in progress. Each of these calls ends. Either it
+// succeeds and its change is there, or it returns ErrClosed and its change is not.
 func TestCallsInProgressAtCloseSucceedOrReturnErrClosed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	acknowledged := make(map[uuid.UUID]bool)
 	for range form.Amount(30, 2000) {
-		// The cost changes nothing here, but has logins hash anew in the background.
+		// The cost does not matter to the calls. It changes so that logins hash their keys anew in
+		// the background.
 		s, err := latchkey.Open(path, &latchkey.Options{Cost: []latchkey.Cost{light, dearer}[len(acknowledged)%2]})
 		must(t, err)
 		var all sync.WaitGroup
@@ -73,7 +74,7 @@ func TestCallsInProgressAtCloseSucceedOrReturnErrClosed(t *testing.T) {
 	for u, err := range s.Users(t.Context(), uuid.Nil) {
 		must(t, err)
 		if !acknowledged[u.ID] {
-			t.Errorf("user %s is there, though nobody was told", u.ID)
+			t.Errorf("user %s is there, but no call returned it", u.ID)
 		}
 		found++
 	}
@@ -82,7 +83,8 @@ func TestCallsInProgressAtCloseSucceedOrReturnErrClosed(t *testing.T) {
 	}
 }
 
-// useOnce makes a user with a key, logs in and reads, and copies the store. It returns the user's ID if the user was made.
+// useOnce makes a user with a key, logs in, and makes a backup. It returns the user's ID if the
+// user was made.
 func useOnce(s *latchkey.Store) (uuid.UUID, error) {
 	ctx := context.Background()
 	minted, token, err := s.MintKey(ctx)
@@ -100,7 +102,7 @@ func useOnce(s *latchkey.Store) (uuid.UUID, error) {
 	if err != nil {
 		return uuid.Nil, err
 	}
-	// What follows may be too late.
+	// Close may come before the calls below.
 	if _, err := s.Login(ctx, token); err != nil && !errors.Is(err, latchkey.ErrClosed) {
 		return uuid.Nil, err
 	}
