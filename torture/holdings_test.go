@@ -13,32 +13,33 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// holdings are what one writer of a store has in it: its users, by the subject of their first identity, and its server
-// keys, and its data. All of its subjects, the names of its server keys, and the keys of its data, begin with its prefix.
+// holdings are the data of one writer in a store: its users by the subject of their first identity,
+// its server keys, and its application records. A prefix that belongs to the writer begins each
+// subject, each server key's name and each record's key.
 type holdings struct {
 	Users  map[string]*holder `json:"users"`
 	Server keysHeld           `json:"server"`
 	Data   map[string]string  `json:"data"` // an application's records
-	Gone   []string           `json:"gone"` // tokens of deleted keys, the last few
+	Gone   []string           `json:"gone"` // tokens of the keys that were deleted last
 }
 
-// dataName is where the writers' data are, under keys that begin with their prefixes.
+// dataName is the application table that all writers share.
 const dataName = "app"
 
 type holder struct {
-	ID       uuid.UUID `json:"id"` // [uuid.Nil] as long as nobody was told
+	ID       uuid.UUID `json:"id"` // [uuid.Nil] until a call has returned the ID
 	Linked   []string  `json:"linked"`
 	Disabled bool      `json:"disabled"`
 	Keys     keysHeld  `json:"keys"`
 }
 
-// keysHeld are keys by their names.
+// keysHeld has keys by their names.
 type keysHeld map[string]keyHeld
 
 type keyHeld struct {
-	ID       uuid.UUID `json:"id"` // [uuid.Nil] as long as nobody was told
+	ID       uuid.UUID `json:"id"` // [uuid.Nil] until a call has returned the ID
 	Disabled bool      `json:"disabled"`
-	Token    string    `json:"token"` // empty as long as nobody was told
+	Token    string    `json:"token"` // empty until a call has returned the token
 }
 
 func newHoldings() *holdings {
@@ -53,7 +54,8 @@ func (h *holdings) clone() *holdings {
 	return c
 }
 
-// keys returns the keys of a user by subject, or the server keys for the empty subject, and the owner's ID.
+// keys returns the keys of the user with a subject, and the user's ID. For the empty subject it
+// returns the server keys and ServerOwner.
 func (h *holdings) keys(subject string) (keysHeld, uuid.UUID) {
 	if subject == "" {
 		return h.Server, latchkey.ServerOwner
@@ -61,7 +63,7 @@ func (h *holdings) keys(subject string) (keysHeld, uuid.UUID) {
 	return h.Users[subject].Keys, h.Users[subject].ID
 }
 
-// lose removes a key and remembers its token.
+// lose removes a key, and keeps its token in Gone.
 func (h *holdings) lose(keys keysHeld, name string) {
 	if token := keys[name].Token; token != "" {
 		h.Gone = append(h.Gone, token)
@@ -70,7 +72,7 @@ func (h *holdings) lose(keys keysHeld, name string) {
 	delete(keys, name)
 }
 
-// readHoldings reads from a store what the writer with a prefix has in it.
+// readHoldings reads the data of the writer with a prefix from a store.
 func readHoldings(ctx context.Context, s *latchkey.Store, prefix string) (*holdings, error) {
 	h := newHoldings()
 	var users []latchkey.User
@@ -117,7 +119,8 @@ func readHoldings(ctx context.Context, s *latchkey.Store, prefix string) (*holdi
 	return h, err
 }
 
-// foundIn reports whether what was read from a store is h, and takes over the IDs that nobody was told.
+// foundIn reports whether read, which was read from a store, equals h. If it does, foundIn takes
+// over the IDs that no call has returned.
 func (h *holdings) foundIn(read *holdings) bool {
 	told := h.clone()
 	for subject, u := range told.Users {
@@ -144,7 +147,8 @@ func (keys keysHeld) foundIn(read keysHeld) bool {
 	return len(keys) == len(read)
 }
 
-// sameID compares an ID with the one that was read, and takes that over if nobody was told.
+// sameID reports whether an ID equals the one that was read. If no call has returned the ID, sameID
+// first takes over the one that was read.
 func sameID(id *uuid.UUID, read uuid.UUID) bool {
 	if *id == uuid.Nil {
 		*id = read
@@ -157,7 +161,7 @@ func (h *holdings) String() string {
 	return fmt.Sprint(string(text), err)
 }
 
-// checkLogins logs in with every token that is known, and returns what was not answered as it should be.
+// checkLogins logs in with every known token, and describes each login whose answer is wrong.
 func (h *holdings) checkLogins(ctx context.Context, s *latchkey.Store) (wrong []string) {
 	check := func(token, want string) {
 		if token == "" {
