@@ -17,8 +17,9 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// A process that writes without pause is killed, and what it leaves is compared with its journal: what was acknowledged
-// is there, what was under way is there or not, and nothing is there by half. The next process goes on in the same file.
+// A process that writes without pause is killed, and its file is compared with its journal. The
+// file must have every acknowledged change. A change that was in progress is there as a whole or
+// not at all. The next process continues in the same file.
 func TestAKilledProcessLosesNoAcknowledgedChangeAndLeavesNoneInPart(t *testing.T) {
 	seed := form.NewSeed(t)
 	random := form.NewRandom(seed, 0)
@@ -26,7 +27,7 @@ func TestAKilledProcessLosesNoAcknowledgedChangeAndLeavesNoneInPart(t *testing.T
 	held := make([]*holdings, 4)
 	changes, under := 0, 0
 	for round := range form.Amount(50, 1000) {
-		if round%50 == 0 { // a new file, before the tombstones take all the time
+		if round%50 == 0 { // a new file, because many tombstones slow the rounds down
 			path = filepath.Join(t.TempDir(), "keys.db")
 			for i := range held {
 				held[i] = newHoldings()
@@ -58,14 +59,15 @@ func TestAKilledProcessLosesNoAcknowledgedChangeAndLeavesNoneInPart(t *testing.T
 	t.Logf("%d changes were acknowledged, and %d were under way when their process was killed", changes, under-changes)
 }
 
-// settle finds out which of a writer's two states a store is in, and checks the writer's logins in it.
+// settle compares the store with the acknowledged state of a writer, and with the state after the
+// change in progress. It returns the state that the store has, and checks the writer's logins.
 func settle(t *testing.T, s *latchkey.Store, round, writer int, held, pending *holdings) *holdings {
 	t.Helper()
 	read, err := readHoldings(t.Context(), s, writerPrefix(writer))
 	must(t, err)
 	if !held.foundIn(read) {
 		if pending == nil || !pending.foundIn(read) {
-			t.Fatalf("round %d, writer %d: the store has\n%s\nacknowledged is\n%s\nand under way was\n%s", round, writer, read, held, pending)
+			t.Fatalf("round %d, writer %d: the store has\n%s\nwant the acknowledged state\n%s\nor the state after the change in progress\n%s", round, writer, read, held, pending)
 		}
 		held = pending
 	}
@@ -75,13 +77,15 @@ func settle(t *testing.T, s *latchkey.Store, round, writer int, held, pending *h
 	return held
 }
 
-// runAndKill runs the writers, kills them at a random moment, and returns the journal up to then.
+// runAndKill runs the writers, kills them at a random moment, and returns the entries of the
+// journal.
 func runAndKill(t *testing.T, random *rand.Rand, a assignment) []entry {
 	t.Helper()
 	input, err := json.Marshal(a)
 	must(t, err)
 	cmd := exec.Command(os.Args[0])
-	// A race ends the process, which is killed before it would tell.
+	// A race must end the process at once, because otherwise the kill comes before the race
+	// detector's report.
 	cmd.Env = append(os.Environ(), programVariable+"=writers", "GORACE=halt_on_error=1")
 	cmd.Stdin = bytes.NewReader(input)
 	var stderr bytes.Buffer
@@ -89,12 +93,12 @@ func runAndKill(t *testing.T, random *rand.Rand, a assignment) []entry {
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
-	// A store that hangs would say nothing more.
+	// If the store hangs, no more lines come, so kill the process after a minute.
 	watchdog := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
 	defer watchdog.Stop()
 
-	// One time in eight the moment is counted from the start, to meet the opening of the file; else from a line of the
-	// journal, to meet a change.
+	// One time in eight, the wait begins at the start of the process, to hit the opening of the
+	// file. Otherwise it begins after some lines of the journal, to hit a change.
 	lines := bufio.NewReader(out)
 	var entries []entry
 	wait, after := time.Duration(random.IntN(2_000))*time.Microsecond, random.IntN(200)
@@ -120,8 +124,9 @@ func runAndKill(t *testing.T, random *rand.Rand, a assignment) []entry {
 	return entries
 }
 
-// readEntry reads one line of a journal. At the end it returns none, or fails the test with what the process said if it
-// should not have ended. The last line may be cut short: that change was never begun, or never acknowledged.
+// readEntry reads one line of a journal. At the end of the journal it returns no entry if stderr is
+// nil. Otherwise the process should still run, and readEntry ends the test with the output of the
+// process. The last line may be cut short. Its change was never begun or never acknowledged.
 func readEntry(t *testing.T, lines *bufio.Reader, stderr *bytes.Buffer) []entry {
 	t.Helper()
 	line, err := lines.ReadBytes('\n')
