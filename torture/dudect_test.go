@@ -11,21 +11,24 @@ import (
 	"unsafe"
 )
 
-// The method of Reparaz, Balasch and Verbauwhede, "Dude, is my code constant time?" (DATE 2017): time a function on
-// inputs of two classes in random order, and ask with Welch's t-test whether the two sets of times have one mean. The
-// largest times are those of interrupts, so the test is made over all times, and over those below each of several
-// percentiles, and the largest |t| counts. Beyond 4.5 it is a leak that more samples will only make plainer.
+// This is the method of Reparaz, Balasch and Verbauwhede, "Dude, is my code constant time?" (DATE
+// 2017). It times a function on inputs of two classes in random order. Welch's t-test then tells
+// whether both sets of times have the same mean. Interrupts cause the largest times. So the test is
+// made over all times, and over the times below each of several percentiles, and the largest |t|
+// counts. A |t| beyond 4.5 is a leak, which more samples make plainer.
 
 const (
-	// Each sample is the time of a batch, since one call takes little longer than reading the clock.
+	// Each sample is the time of a batch, because one call takes hardly longer than reading the
+	// clock.
 	batchSize = 16
-	// warmUp is how many samples come first, to set the percentiles; they are not counted.
+	// warmUp is how many samples come first. They set the percentiles and do not count.
 	warmUp = 10_000
-	// leakThreshold is the paper's.
+	// leakThreshold is the threshold of the paper.
 	leakThreshold = 4.5
 )
 
-// croppings are the shares of times that are kept, besides all: denser towards all, as in the paper's implementation.
+// croppings are the shares of times that are kept. They lie denser towards 1, as in the paper's
+// implementation. The test over all times comes in addition.
 var croppings = func() (shares []float64) {
 	const n = 20
 	for i := range n {
@@ -34,7 +37,8 @@ var croppings = func() (shares []float64) {
 	return shares
 }()
 
-// timeClasses times call on inputs of two classes, as many of each and all of one length, and returns the largest |t|.
+// timeClasses times call on inputs of two classes, and returns the largest |t|. Both classes must
+// have equally many inputs, and all inputs must have the same length.
 func timeClasses(t *testing.T, random *rand.Rand, samples int, classes [2][]string, call func(input string)) float64 {
 	t.Helper()
 	size := len(classes[0][0])
@@ -47,7 +51,8 @@ func timeClasses(t *testing.T, random *rand.Rand, samples int, classes [2][]stri
 			inputs[c] = append(inputs[c], input...)
 		}
 	}
-	// What is random is decided before: which class, and which of its inputs.
+	// All random choices are made before the measurement: the class of each sample, and its first
+	// input.
 	total := warmUp + samples
 	class := make([]uint8, total)
 	first := make([]uint16, total)
@@ -57,7 +62,8 @@ func timeClasses(t *testing.T, random *rand.Rand, samples int, classes [2][]stri
 	}
 	times := make([]float64, total)
 
-	// The inputs of either class are presented from the same place in memory, and are in the cache when the clock starts.
+	// The inputs of both classes are copied to the same place in memory, and are in the cache when
+	// the clock starts.
 	stage := make([]byte, batchSize*size)
 	staged := make([]string, batchSize)
 	for j := range staged {
@@ -69,7 +75,8 @@ func timeClasses(t *testing.T, random *rand.Rand, samples int, classes [2][]stri
 	runtime.GC()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for i := range total {
-		// Both classes are read, so that not even the caches know which of them is presented: picoseconds would tell.
+		// Both classes are read, so that even the caches cannot tell which one is presented.
+		// Otherwise picoseconds would show it.
 		at, mask := int(first[i])*size, -class[i]
 		a, b := inputs[0][at:], inputs[1][at:]
 		for k := range stage {
@@ -84,7 +91,8 @@ func timeClasses(t *testing.T, random *rand.Rand, samples int, classes [2][]stri
 	return largestT(times, class)
 }
 
-// largestT makes the t-test over all times, and over what each cropping keeps.
+// largestT makes the t-test over all times, and over the times that each cropping keeps. It returns
+// the largest |t|.
 func largestT(times []float64, class []uint8) (largest float64) {
 	sorted := slices.Sorted(slices.Values(times[:warmUp]))
 	limits := []float64{math.Inf(1)}
@@ -98,7 +106,7 @@ func largestT(times []float64, class []uint8) (largest float64) {
 				m[class[warmUp+i]].add(x)
 			}
 		}
-		// With few samples, t is not normally distributed, and the threshold means nothing.
+		// With few samples, t is not normally distributed, and the threshold has no meaning.
 		if min(m[0].n, m[1].n) > 1_000 {
 			largest = max(largest, math.Abs(welch(m[0], m[1])))
 		}
@@ -106,7 +114,7 @@ func largestT(times []float64, class []uint8) (largest float64) {
 	return largest
 }
 
-// moments are the mean and the sum of squared deviations of numbers, after Welford.
+// moments are the mean of some numbers and the sum of their squared deviations, after Welford.
 type moments struct{ n, mean, m2 float64 }
 
 func (m *moments) add(x float64) {
@@ -116,7 +124,7 @@ func (m *moments) add(x float64) {
 	m.m2 += d * (x - m.mean)
 }
 
-// welch is the t of Welch's test.
+// welch returns the t of Welch's test.
 func welch(a, b moments) float64 {
 	variance := a.m2/(a.n-1)/a.n + b.m2/(b.n-1)/b.n
 	if variance == 0 {
