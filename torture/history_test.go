@@ -20,13 +20,16 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// Many goroutines log in with few keys of few people, and create, disable, enable, rename and delete these meanwhile;
-// now and then one gives up, or compacts the file. What each call was told, and when it began and ended, makes a
-// history; porcupine looks for an order of the calls, one after another, that respects those times and explains all
-// answers. A login that still succeeds after a call that knew the key to be revoked has returned has no such order.
+// Many goroutines log in with a few keys of a few people. At the same time they create, disable,
+// enable, rename and delete these keys and users. Now and then a goroutine gives up a call or
+// compacts the file. The answers of all calls, with the times when each call began and ended, make
+// a history. porcupine looks for an order of the calls that respects these times and explains all
+// answers. No such order exists if a login still succeeds after the return of a call that knew the
+// key to be revoked.
 
-// The people of a history, each known by one identity all along: deleted and made anew, they are another user. What
-// happens to one does not depend on the other, so each one's history is judged alone.
+// Each person in a history keeps one identity. After the deletion of its user, the person gets
+// another user. Nothing that happens to one person depends on another, so each person's history is
+// judged alone.
 const (
 	people        = 2
 	callers       = 8
@@ -35,8 +38,8 @@ const (
 
 var keyNames = []string{"laptop", "phone", "watch", "backup"}
 
-// A call is what was asked of the store. Users and keys go by numbers from 1, in the order in which callers got to know
-// them, separately for each person.
+// A call is one request to the store. Users and keys have numbers from 1, in the order in which
+// callers got to know them, separately for each person.
 type call struct {
 	method    string
 	person    int
@@ -44,10 +47,10 @@ type call struct {
 	name      string
 }
 
-// An answer is what the call returned.
+// An answer is the result of a call.
 type answer struct {
 	outcome  string
-	made     int // the number of the new user or key
+	made     int // number of the new user or key
 	name     string
 	disabled bool
 }
@@ -58,8 +61,8 @@ type recorder struct {
 	store     *latchkey.Store
 	login     loginFunc
 	people    [people]person
-	clock     atomic.Int64 // orders the beginnings and ends of calls
-	impatient bool         // some calls are given up on the way
+	clock     atomic.Int64 // counts the beginnings and ends of calls
+	impatient bool         // whether some calls are cancelled on the way
 
 	mu      sync.Mutex
 	history []porcupine.Operation
@@ -67,7 +70,7 @@ type recorder struct {
 
 type loginFunc func(ctx context.Context, token string) (latchkey.Principal, error)
 
-// person is what callers know of one person, to have something to ask about.
+// person has the users and keys that callers know of one person, and can ask about.
 type person struct {
 	mu    sync.Mutex
 	users []uuid.UUID
@@ -80,7 +83,7 @@ type issuedKey struct {
 	token string
 }
 
-// recordHistory makes two people with three keys each, and then lets all callers loose.
+// recordHistory makes two people with three keys each, and then starts all callers.
 func recordHistory(t *testing.T, s *latchkey.Store, login loginFunc, seed uint64, round int) []porcupine.Operation {
 	t.Helper()
 	r := &recorder{t: t, store: s, login: login}
@@ -104,7 +107,7 @@ func recordHistory(t *testing.T, s *latchkey.Store, login loginFunc, seed uint64
 	return r.history
 }
 
-// callSomething makes a random call, in more than half of the cases a login.
+// callSomething makes a random call. More than half of the calls are logins.
 func (r *recorder) callSomething(caller int, random *rand.Rand) {
 	who := random.IntN(people)
 	p := &r.people[who]
@@ -134,7 +137,8 @@ func (r *recorder) callSomething(caller int, random *rand.Rand) {
 	case n < 94:
 		r.createUser(caller, who)
 	case n < 95:
-		// Not in the history, which it must not show in. A restless engine has no compaction.
+		// A compaction must not show in the history, so the history leaves it out. A restless
+		// engine cannot compact.
 		if err := r.store.Compact(r.t.Context()); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			r.t.Error(err)
 		}
@@ -143,7 +147,7 @@ func (r *recorder) callSomething(caller int, random *rand.Rand) {
 	}
 }
 
-// choose returns a user and a key, mostly of the newest, since the others are mostly gone.
+// choose returns a user and a key. It prefers the newest, because most of the others are deleted.
 func (p *person) choose(random *rand.Rand) (user, key int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -163,7 +167,7 @@ func (p *person) issued(number int) issuedKey {
 	return p.keys[number-1]
 }
 
-// do makes a call and notes it.
+// do makes a call and records it.
 func (r *recorder) do(caller int, c call, fn func(ctx context.Context) answer) {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	defer cancel()
@@ -232,7 +236,7 @@ func (r *recorder) createUser(caller, who int) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if slices.Contains(p.users, user.ID) {
-			return answer{outcome: "made a user who was there before"}
+			return answer{outcome: "made a user that existed before"}
 		}
 		p.users = append(p.users, user.ID)
 		return answer{outcome: "ok", made: len(p.users)}
@@ -254,11 +258,11 @@ func (r *recorder) createKey(caller, who, user int, name string) {
 	})
 }
 
-// personState is what the rules say about one person: who the person's user is at the moment, and what the keys are.
+// personState is the state of one person by the rules: the user at the moment, and the keys.
 type personState struct {
 	user     int // 0 for none
 	disabled bool
-	keys     []keyState // by number; the first is nobody's
+	keys     []keyState // by number; number 0 is no key
 }
 
 type keyState struct {
@@ -267,7 +271,7 @@ type keyState struct {
 	name     string
 }
 
-// key returns a key as it is, dead if it was never made.
+// key returns the state of a key. A key that was never made counts as dead.
 func (s personState) key(number int) keyState {
 	if number >= len(s.keys) {
 		return keyState{}
@@ -275,7 +279,7 @@ func (s personState) key(number int) keyState {
 	return s.keys[number]
 }
 
-// withKey returns the state with another key under a number.
+// withKey returns the state in which the key with a number is k.
 func (s personState) withKey(number int, k keyState) personState {
 	keys := make([]keyState, max(len(s.keys), number+1))
 	copy(keys, s.keys)
@@ -288,7 +292,7 @@ func (s personState) nameTaken(name string) bool {
 	return slices.ContainsFunc(s.keys, func(k keyState) bool { return k.alive && k.name == name })
 }
 
-// next returns what the rules say that a call is answered, and the state after it.
+// next returns the answer that the rules give to a call, and the state after the call.
 func (s personState) next(c call, made int) (answer, personState) {
 	ok := answer{outcome: "ok"}
 	k := s.key(c.key)
@@ -366,7 +370,7 @@ var revocationModel = porcupine.Model{
 	Step: func(state, input, output any) (bool, any) {
 		got := output.(answer)
 		if got.outcome == "canceled" || got.outcome == "ErrBusy" && input.(call).method == "Login" {
-			return true, state // whoever is told so has changed nothing
+			return true, state // such a call has changed nothing
 		}
 		want, next := state.(personState).next(input.(call), got.made)
 		return got == want, next
@@ -391,7 +395,8 @@ var revocationModel = porcupine.Model{
 	},
 }
 
-// judge looks for an order that explains a history. Without one it writes porcupine's picture of the history into dir.
+// judge looks for an order that explains a history. If there is none, it writes porcupine's picture
+// of the history into dir.
 func judge(t *testing.T, history []porcupine.Operation, dir string) (porcupine.CheckResult, string) {
 	t.Helper()
 	result, info := porcupine.CheckOperationsVerbose(revocationModel, history, 2*time.Minute)
