@@ -22,19 +22,21 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// What a flood of cold keys may take: argon2's memory stays under its bound, whoever leaves costs nothing more, and
-// everybody's turn comes.
+// A flood of cold keys has limits. The memory for argon2 stays under its bound, a caller that
+// leaves costs nothing more, and every caller gets its turn.
 
 const hashMemory = 64 << 20
 
-// coldCost takes the default memory. The short form makes one pass over it, for the same memory in a fifth of the time.
+// coldCost returns a cost with the default memory. The short form makes one pass over the memory,
+// which takes the same memory and a fifth of the time.
 func coldCost() latchkey.Cost {
 	cost := latchkey.DefaultCost
 	cost.Passes = form.Amount(1, cost.Passes)
 	return cost
 }
 
-// smallCost takes next to no memory, but as long, so that as many goroutines wait at once.
+// smallCost returns a cost that takes hardly any memory but as much time, so that as many
+// goroutines wait at once.
 func smallCost() latchkey.Cost {
 	return latchkey.Cost{Memory: 64, Passes: form.Amount[uint32](16, 64), Lanes: 1}
 }
@@ -65,21 +67,21 @@ func TestAFloodOfColdKeysStaysWithinTheMemoryForHashing(t *testing.T) {
 	}
 }
 
-// coldFlood is what a process of its own is told on its standard input: to log in with all tokens at once.
+// coldFlood is the input of a separate process, which logs in with all tokens at once.
 type coldFlood struct {
 	Path   string        `json:"path"`
 	Cost   latchkey.Cost `json:"cost"`
 	Tokens []string      `json:"tokens"`
 }
 
-// floodReport is what that process writes to its standard output.
+// floodReport is the output of that process.
 type floodReport struct {
 	Hashes   int   `json:"hashes"`
 	HashPeak int64 `json:"hash_peak"`
-	Resident int64 `json:"resident"` // bytes of the process at the worst moment
+	Resident int64 `json:"resident"` // peak memory of the process in bytes
 }
 
-// newFlood makes 500 keys in a store that is closed again.
+// newFlood makes 500 keys in a store, and closes the store.
 func newFlood(t *testing.T, cost latchkey.Cost) coldFlood {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.db")
@@ -132,7 +134,7 @@ func logInWithAllAtOnce() error {
 	return json.NewEncoder(os.Stdout).Encode(floodReport{int(st.Hashes), st.HashPeak, resident})
 }
 
-// residentPeak is the most memory that this process had so far, in bytes.
+// residentPeak returns the peak of this process's memory so far, in bytes.
 func residentPeak() (int64, error) {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -140,7 +142,7 @@ func residentPeak() (int64, error) {
 	}
 	found := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status)
 	if found == nil {
-		return 0, errors.New("/proc/self/status does not tell the peak of memory")
+		return 0, errors.New("/proc/self/status has no VmHWM, the peak of memory")
 	}
 	kib, err := strconv.ParseInt(string(found[1]), 10, 64)
 	return kib << 10, err
@@ -158,7 +160,8 @@ func createServerKeys(t *testing.T, s *latchkey.Store, n int) (tokens []string) 
 }
 
 func TestCancelledLoginsThatWaitForAHashReturnAtOnceAndAreNeverHashed(t *testing.T) {
-	// The first hash takes all the memory, so the others wait for it. It must last longer than they take to leave.
+	// The first hash takes all the memory, so that the other logins wait for it. It must last until
+	// they have returned, so try longer and longer hashes.
 	for passes := uint32(1); passes <= 64; passes *= 2 {
 		if cancelWhileHashing(t, passes) {
 			return
@@ -167,7 +170,8 @@ func TestCancelledLoginsThatWaitForAHashReturnAtOnceAndAreNeverHashed(t *testing
 	t.Error("every first hash ended too early")
 }
 
-// cancelWhileHashing cancels 500 logins while a hash of so many passes runs, or reports that the hash was over too soon.
+// cancelWhileHashing cancels 500 logins while a hash with so many passes runs. It reports whether
+// the hash lasted long enough.
 func cancelWhileHashing(t *testing.T, passes uint32) (inTime bool) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.db")
@@ -213,7 +217,7 @@ func cancelWhileHashing(t *testing.T, passes uint32) (inTime bool) {
 		t.Errorf("%d hashes ran, want the first alone", n)
 	}
 	must(t, <-slowDone)
-	// Who comes now would wait for whatever had stayed in the queue.
+	// If a cancelled login had stayed in the queue, this login would wait for it.
 	_, err := s.Login(t.Context(), last)
 	must(t, err)
 	if n := stats(t, s).Hashes - before.Hashes; n > 3 {
@@ -223,7 +227,7 @@ func cancelWhileHashing(t *testing.T, passes uint32) (inTime bool) {
 }
 
 func TestATenantThatFloodsTheStoreWithColdKeysDoesNotStarveAnother(t *testing.T) {
-	// Nothing is cached, so that all keys stay cold and the flood does not end by itself.
+	// No key is cached, so all keys stay cold, and the flood does not end by itself.
 	s := open(t, &latchkey.Options{Cost: latchkey.Cost{Memory: 1 << 10, Passes: 1, Lanes: 1}, CacheSize: -1})
 	const keys, callersOfKey, enough = 20, 10, 100_000
 	tokens := createServerKeys(t, s, keys+1)
@@ -252,7 +256,8 @@ func TestATenantThatFloodsTheStoreWithColdKeysDoesNotStarveAnother(t *testing.T)
 	close(done)
 	all.Wait()
 	must(t, err)
-	// One hash of each of the tenant's keys can come before, and some more while this goroutine is not scheduled.
+	// One hash of each of the tenant's keys may come first, and a few more while this goroutine is
+	// not scheduled.
 	if n := ended - began; n > 4*keys {
 		t.Errorf("the other tenant's login took as long as %d hashes, want at most %d", n, 4*keys)
 	}
