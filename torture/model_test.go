@@ -15,9 +15,10 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// A program is a list of steps: calls of the public API, and what happens around them. It is drawn at random and played
-// by the rules (rules_test.go), which say what each call may answer, and by stores (player_test.go) that are configured
-// in ways that must not matter. All answer by the rules, and all alike.
+// A program is a list of steps: calls of the public API, and events between the calls. It is drawn
+// at random. The rules in rules_test.go play it and say which answers each call may give. The
+// player in player_test.go plays it on stores in several configurations that must not matter. All
+// stores must answer by the rules, and all must give the same answers.
 
 func TestProgramsGetTheAnswersOfTheRulesHoweverTheStoreIsConfigured(t *testing.T) {
 	foreign := newForeigner(t)
@@ -45,13 +46,13 @@ func TestProgramsGetTheAnswersOfTheRulesHoweverTheStoreIsConfigured(t *testing.T
 	})
 }
 
-// A configuration is one of the ways to run a store that must not change any answer.
+// A configuration is one way to run a store. It must not change any answer.
 type configuration struct {
 	name      string
 	cacheSize int
 	everyStep bool            // reopen after each step
 	asDrawn   bool            // reopen where the program says so
-	costs     []latchkey.Cost // taken in turn each time that the store is opened
+	costs     []latchkey.Cost // one for each opening of the store, in turn
 }
 
 var (
@@ -67,18 +68,18 @@ var (
 	}
 )
 
-// maxKeys is low, so that programs run into it.
+// maxKeys is low, so that programs reach it.
 const maxKeys = 3
 
-// A step is one call, or something that happens between calls. Users, keys and tokens are meant by a [ref].
+// A step is one call, or an event between calls. It names users, keys and tokens by a [ref].
 type step struct {
 	do       string
 	user     ref
 	key      ref
 	byOwner  bool // the call on key is made for its owner, and not for user
 	token    ref
-	spoil    string // what was done to the token
-	at       int    // to which of its characters
+	spoil    string // how the token was changed
+	at       int    // which of its characters was changed
 	mint     ref
 	identity latchkey.Identity
 	name     string
@@ -89,8 +90,9 @@ type step struct {
 	clock    time.Duration
 }
 
-// A ref means one of the users, keys, tokens or minted keys that the program has met so far: 0 the newest, 1 the one
-// before it, and around again; or, from refServer on, somebody who is none of them.
+// A ref stands for one of the users, keys, tokens or minted keys that the program has met so far. 0
+// is the newest, 1 the one before it, and so on, around the list. From refServer on, a ref stands
+// for somebody that is not in the list.
 type ref int
 
 const (
@@ -99,7 +101,7 @@ const (
 	refStranger
 )
 
-// index returns which of n things a ref means, or -1.
+// index returns the index in a list of n things, or -1 if the ref stands for none of them.
 func (r ref) index(n int) int {
 	if n == 0 || r >= refServer {
 		return -1
@@ -107,10 +109,10 @@ func (r ref) index(n int) int {
 	return n - 1 - int(r)%n
 }
 
-// counts are how many of each there are for a ref to mean.
+// counts are the numbers of users, keys, tokens and minted keys that a ref can stand for.
 type counts struct{ users, keys, tokens, mints int }
 
-// text tells what a step does, with what it means then.
+// text describes a step, with the things that its refs stand for.
 func (s step) text(n counts) string {
 	user := userName(ownNobody)
 	if i := s.user.index(n.users); i >= 0 {
@@ -169,7 +171,7 @@ const (
 
 var errEndBadly = errors.New("the function gives up")
 
-// words repeats each word as often as it is to be drawn among the others.
+// words repeats each word by its weight, so that it is drawn more or less often than the others.
 func words(weights ...any) (list []string) {
 	for i := 0; i < len(weights); i += 2 {
 		list = append(list, slices.Repeat([]string{weights[i].(string)}, weights[i+1].(int))...)
@@ -202,17 +204,17 @@ var (
 		{Provider: "carrier-pigeon", Subject: "ada"}, email(""), email("a\x00b"), email("\xff"), email(longest + "s"),
 	})
 
-	// refs are mostly to something new, and seldom to what is not there.
+	// Most refs stand for something new, and few for something that does not exist.
 	refs = []ref{0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, refServer, refServer, refNil, refStranger}
 
 	durations = []time.Duration{0, 0, 0, 0, 0, time.Hour, time.Hour, 1500 * time.Millisecond, 600 * time.Millisecond, -time.Second}
 	shifts    = []time.Duration{time.Millisecond, 700 * time.Millisecond, 2 * time.Second, time.Hour, -time.Hour}
 )
 
-// program is drawn as one value, which rapid prints when a program fails and shrinks to a short one.
+// program is drawn as one value. If it fails, rapid shrinks it to a short one and prints it.
 type program []step
 
-// GoString keeps rapid from printing every field of every step; the history tells more.
+// GoString keeps rapid from printing every field of every step, because the history says more.
 func (p program) GoString() string { return fmt.Sprintf("%d steps", len(p)) }
 
 func drawProgram(t *rapid.T) (p program) {
@@ -220,7 +222,7 @@ func drawProgram(t *rapid.T) (p program) {
 	return p
 }
 
-// drawStep draws one step of one of the kinds, and just what that kind needs.
+// drawStep draws one step of one of the kinds, with the fields that this kind needs.
 func drawStep(t *rapid.T, kinds []string) step {
 	s := step{do: evenly(t, kinds)}
 	switch s.do {
@@ -265,7 +267,8 @@ func drawStep(t *rapid.T, kinds []string) step {
 	return s
 }
 
-// evenly draws one of a list, each as likely as the others; rapid's own generators prefer what comes first.
+// evenly draws one element of a list, each with the same chance. rapid's own generators prefer the
+// first elements.
 func evenly[T any](t *rapid.T, list []T) T {
 	n := bits.Len(uint(len(list))) + 1
 	i := 0
@@ -278,18 +281,19 @@ func evenly[T any](t *rapid.T, list []T) T {
 	return list[i*len(list)>>n]
 }
 
-// A history is what a program was answered.
+// A history has the answers to a program.
 type history []string
 
 func (h history) String() string { return strings.Join(h, "\n") }
 
-// expectation is what the rules allow as one line of a history.
+// expectation has the answers that the rules allow for one line of a history.
 type expectation struct {
 	what    string
 	allowed []string
 }
 
-// allowedBy reports whether a history is as the rules want it, or else where it first is not.
+// allowedBy reports whether a history follows the rules. If it does not, at is its first line that
+// breaks them.
 func (h history) allowedBy(want []expectation) (at int, ok bool) {
 	for i, w := range want {
 		if i >= len(h) {
@@ -304,7 +308,7 @@ func (h history) allowedBy(want []expectation) (at int, ok bool) {
 
 func line(what, answer string) string { return what + " → " + answer }
 
-// What users and keys look like in a history.
+// The form of users and keys in a history.
 
 func userText(name string, identities []latchkey.Identity, created time.Time, disabled bool) string {
 	text := name
@@ -324,7 +328,7 @@ func keyText(name, owner, keyName string, created, expires time.Time, disabled b
 
 func identityText(i latchkey.Identity) string { return string(i.Provider) + ":" + quoted(i.Subject) }
 
-// quoted keeps long names from filling the screen.
+// quoted shortens long names, which would fill the screen.
 func quoted(s string) string {
 	if len(s) > 20 {
 		return fmt.Sprintf("%q and so on, %d bytes", s[:3], len(s))
