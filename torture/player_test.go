@@ -27,7 +27,7 @@ type player struct {
 	opened  int
 	now     time.Time
 
-	users  []uuid.UUID // in the order in which they were made, as in rules
+	users  []uuid.UUID // in the order of their creation, as in rules
 	keys   []issuedKey
 	mints  []latchkey.MintedKey
 	tokens []string
@@ -140,7 +140,7 @@ func (p *player) update(s step) {
 	p.note(s.text(p.counts()), outcome(err))
 }
 
-// topCall makes the calls that only a store has, or else one that a transaction has too.
+// topCall makes a call that only a store has, or otherwise a call that a transaction has too.
 func (p *player) topCall(s step) string {
 	ctx := context.Background()
 	switch s.do {
@@ -178,7 +178,7 @@ func (p *player) topCall(s step) string {
 	return p.call(alone{p.store}, s)
 }
 
-// created notes new keys and their tokens.
+// created records new keys and their tokens.
 func (p *player) created(keys []latchkey.Key, tokens []string, err error) string {
 	if err != nil {
 		if strings.Join(tokens, "") != "" {
@@ -213,7 +213,7 @@ func (p *player) login(s step) string {
 	return outcome(err)
 }
 
-// spoiled returns another token in the place of a good one.
+// spoiled returns a token that was changed in one of the ways in spoils.
 func spoiled(token, how string, at int) string {
 	switch how {
 	case "another character":
@@ -237,7 +237,7 @@ func spoiled(token, how string, at int) string {
 	return token
 }
 
-// calls are what a store and a transaction have in common.
+// calls are the methods that a store and a transaction have in common.
 type calls interface {
 	CreateUser(n latchkey.UserSpec) (latchkey.User, error)
 	LinkIdentity(user uuid.UUID, i latchkey.Identity) (latchkey.User, error)
@@ -312,7 +312,8 @@ func (p *player) call(c calls, s step) string {
 	panic("no call for " + s.do)
 }
 
-// listUsers lists all users, in the order in which they were made, if going on from a cursor agrees with it.
+// listUsers lists all users in the order of their creation. If listing from a cursor gives other
+// users, it says so instead.
 func (p *player) listUsers(c calls, after uuid.UUID) string {
 	list := func(after uuid.UUID) (users []latchkey.User, err error) {
 		for u, err := range c.Users(after) {
@@ -358,7 +359,7 @@ func (p *player) listKeys(c calls, owner uuid.UUID) string {
 	return orError(strings.Join(texts, "; "), err)
 }
 
-// userID returns the ID that a ref to a user means.
+// userID returns the ID of the user that a ref stands for.
 func (p *player) userID(r ref) uuid.UUID {
 	switch i := r.index(len(p.users)); {
 	case i >= 0:
@@ -378,7 +379,7 @@ func (p *player) keyID(r ref) uuid.UUID {
 	return p.foreign.key
 }
 
-// owner returns for whom a call on a key is made.
+// owner returns the owner that a step passes to a call on a key.
 func (p *player) owner(s step) uuid.UUID {
 	if i := s.key.index(len(p.keys)); i >= 0 && s.byOwner {
 		return p.keys[i].owner
@@ -438,7 +439,7 @@ func orError(text string, err error) string {
 	return text
 }
 
-// alone makes each call in a transaction of its own, by the store's methods.
+// alone makes each call in a transaction of its own, through the store's methods.
 type alone struct{ s *latchkey.Store }
 
 func (a alone) CreateUser(n latchkey.UserSpec) (latchkey.User, error) {
@@ -505,7 +506,7 @@ func (a alone) DeleteKey(owner, id uuid.UUID) error {
 	return a.s.DeleteKey(context.Background(), owner, id)
 }
 
-// foreigner has what another domain's store has made.
+// foreigner has a user, a key, a token and a minted key of a store in another domain.
 type foreigner struct {
 	user, key uuid.UUID
 	token     string
