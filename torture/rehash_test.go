@@ -11,7 +11,9 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// A verifier of another cost is replaced with one of the writes after a login, on every machine and by whoever writes.
+// If a key's verifier has another cost than the store, a login hashes the key anew. Any later write
+// then replaces the verifier. These tests show it on machines of several sizes and with many
+// writers.
 
 func TestAKeyIsHashedAnewAtTheStoresCost(t *testing.T) {
 	for _, tt := range []struct {
@@ -26,7 +28,8 @@ func TestAKeyIsHashedAnewAtTheStoresCost(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(tt.processors))
 			s, tokens := openWithOldKeys(t, 1, latchkey.Options{HashMemory: tt.memory, CacheSize: -1})
-			// The hash runs when there is a processor for it: the test goes on until then.
+			// The hash runs when a processor is free for it, so the test logs in and writes until
+			// then.
 			waitFor(t, "a write that takes the new hash along", func() bool {
 				_, err := s.Login(t.Context(), tokens[0])
 				must(t, err)
@@ -58,7 +61,7 @@ func TestEachVerifierIsReplacedAtMostOnceAmongManyWriters(t *testing.T) {
 	}
 }
 
-// openWithOldKeys opens a store at a cost that none of its keys has.
+// openWithOldKeys makes keys in a store, and opens the store again at another cost.
 func openWithOldKeys(t *testing.T, keys int, opts latchkey.Options) (s *latchkey.Store, tokens []string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.db")
