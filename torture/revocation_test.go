@@ -17,8 +17,8 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// Revocation is immediate: in histories of many goroutines (history_test.go), and in the gap between a commit and the
-// return of the call that made it.
+// Revocation is immediate. It is so in histories of many goroutines (history_test.go), and in the
+// gap between a commit and the return of its call.
 
 func TestEveryHistoryOfLoginsAndRevocationsIsLinearizable(t *testing.T) {
 	for _, tt := range []struct {
@@ -46,7 +46,7 @@ func TestEveryHistoryOfLoginsAndRevocationsIsLinearizable(t *testing.T) {
 	}
 }
 
-// The checker must be able to fail: a cache that goes on believing what it has seen is found.
+// The checker must be able to fail: it finds a cache that believes its entries for too long.
 func TestTheCheckerFindsALoginThatIsRememberedForTooLong(t *testing.T) {
 	seed := form.NewSeed(t)
 	dir := t.TempDir()
@@ -57,7 +57,7 @@ func TestTheCheckerFindsALoginThatIsRememberedForTooLong(t *testing.T) {
 		must(t, s.Close())
 		result, path := judge(t, history, dir)
 		if result == porcupine.Ok {
-			continue // nobody was revoked while remembered
+			continue // no remembered key was revoked in this history
 		}
 		if info, err := os.Stat(path); result != porcupine.Illegal || err != nil || info.Size() == 0 {
 			t.Errorf("the history is %s and shown in %s (%v), want Illegal and a page", result, path, err)
@@ -67,7 +67,8 @@ func TestTheCheckerFindsALoginThatIsRememberedForTooLong(t *testing.T) {
 	t.Error("50 histories of a stale cache were all found linearizable")
 }
 
-// staleLogins answers the next few logins after a success without asking the store.
+// staleLogins remembers a successful login, and answers the next few logins with its token without
+// the store.
 type staleLogins struct {
 	store *latchkey.Store
 	mu    sync.Mutex
@@ -106,8 +107,8 @@ func openForHistory(t *testing.T, opts latchkey.Options, restless bool) (s *latc
 	return s, path
 }
 
-// restlessEngine lets others run between a transaction's end and its caller's next step, where a store that is wrong
-// about the order of things shows it.
+// restlessEngine lets other goroutines run between the end of a transaction and the caller's next
+// step. A store with a wrong order of steps fails there.
 type restlessEngine struct{ latchkey.Engine }
 
 func (e restlessEngine) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
@@ -126,8 +127,8 @@ func yieldAWhile() {
 	}
 }
 
-// A change can be seen from the moment of its commit, a little before the call that made it returns. Whoever has seen it
-// may rely on it.
+// A change is visible from the moment of its commit, which is a little before its call returns. A
+// caller that has seen the change may rely on it.
 func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 	type calls struct {
 		*latchkey.Store
@@ -141,11 +142,11 @@ func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 	deleteUser := func(c calls) error { return c.DeleteUser(context.Background(), c.user) }
 	for _, tt := range []struct {
 		name   string
-		before func(calls) error // before the login that is remembered; nil for nothing
+		before func(calls) error // made before the login that is remembered; nil for none
 		change func(calls) error
-		again  func(calls) error // while the change is committed and has not returned
-		told   string            // by again
-		login  string            // after again
+		again  func(calls) error // made after the commit of change and before its return
+		told   string            // the answer to again
+		login  string            // the answer to a login after again
 	}{
 		{"a key that is deleted twice", nil, deleteKey, deleteKey, "ErrKeyNotFound", "ErrInvalidToken"},
 		{"a key that is deleted, and then to be disabled", nil, deleteKey, disableKey, "ErrKeyNotFound", "ErrInvalidToken"},
@@ -190,7 +191,7 @@ func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 	}
 }
 
-// heldEngine holds one Update back between its commit and its return.
+// heldEngine can hold an Update between its commit and its return.
 type heldEngine struct {
 	latchkey.Engine
 	next atomic.Pointer[hold]
@@ -198,7 +199,8 @@ type heldEngine struct {
 
 type hold struct{ committed, letGo chan struct{} }
 
-// holdNext holds the next Update until letGo is closed, and closes committed when it is held.
+// holdNext makes the engine hold the next Update. The engine closes committed when it holds the
+// Update, and lets the Update return when letGo is closed.
 func (e *heldEngine) holdNext() (committed <-chan struct{}, letGo chan<- struct{}) {
 	h := &hold{make(chan struct{}), make(chan struct{})}
 	e.next.Store(h)
