@@ -10,18 +10,20 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// rules play a program in memory, by what the documentation says of each call, and expect the answers. Where a call
-// breaks several rules at once, each of their errors is right.
+// rules play a program in memory, by the documentation of each call, and compute the expected
+// answers. If a call breaks several rules at once, the error of each of these rules is right.
 type rules struct {
 	now      time.Time
-	users    []ruledUser // all that ever were, in the order of creation
+	users    []ruledUser // all users that ever existed, in the order of creation
 	keys     []ruledKey
 	mints    []ruledMint
 	tokens   []ruledToken
 	expected []expectation
 
-	changed bool // by the current step
-	touched bool // the current step asked for what was so already, and may count as a change
+	changed bool // whether the current step has changed something
+	// touched is whether the current step asked for a state that held already. It may count as a
+	// change.
+	touched bool
 }
 
 type ruledUser struct {
@@ -45,16 +47,16 @@ type ruledMint struct {
 	key     int // -1 until it is inserted
 }
 
-// ruledToken is the token of a key, or of a minted key.
+// ruledToken is the token of a key or of a minted key.
 type ruledToken struct{ key, mint int }
 
-// Owners who are no users.
+// These owners are no users.
 const (
 	ownServer = -2 - iota
 	ownNobody
 )
 
-// self is the subject, in histories, of an anonymous user whom nobody gave one.
+// self stands, in histories, for the subject of an anonymous user that was made without one.
 const self = "itself"
 
 var programStart = time.Date(2026, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
@@ -93,7 +95,8 @@ func (r *rules) counts() counts {
 	return counts{len(r.users), len(r.keys), len(r.tokens), len(r.mints)}
 }
 
-// update plays what is in a transaction. What fails in it changes nothing; how it ends decides about the rest.
+// update plays the steps of a write transaction. A step that fails changes nothing. The ending
+// decides whether the other steps count.
 func (r *rules) update(s step) {
 	before := r.copy()
 	result := []string{"ok"}
@@ -116,7 +119,7 @@ func (r *rules) update(s step) {
 	r.expect(s.text(r.counts()), result)
 }
 
-// view plays what is in a reading transaction, where whatever would change something is refused.
+// view plays the steps of a read transaction, which refuses each step that would change something.
 func (r *rules) view(s step) {
 	for _, in := range s.inside {
 		what := in.text(r.counts())
@@ -135,14 +138,15 @@ func (r *rules) view(s step) {
 
 func isError(answer string) bool { return strings.HasPrefix(answer, "Err") }
 
-// copy returns rules that can be played on without changing these.
+// copy returns rules that can play on without changing r.
 func (r *rules) copy() *rules {
 	c := *r
 	c.users, c.keys, c.mints, c.tokens = slices.Clone(r.users), slices.Clone(r.keys), slices.Clone(r.mints), slices.Clone(r.tokens)
 	return &c
 }
 
-// call plays one call and returns the answers that it may get. Only one without errors changes anything.
+// call plays one call and returns the answers that it may give. A call that returns an error
+// changes nothing.
 func (r *rules) call(s step) []string {
 	switch s.do {
 	case "CreateUser":
@@ -178,7 +182,7 @@ func (r *rules) call(s step) []string {
 	panic("no rule for " + s.do)
 }
 
-// user returns the owner that a ref means.
+// user returns the owner that a ref stands for.
 func (r *rules) user(u ref) int {
 	if u == refServer {
 		return ownServer
@@ -191,7 +195,7 @@ func (r *rules) user(u ref) int {
 
 func (r *rules) live(user int) bool { return user >= 0 && !r.users[user].deleted }
 
-// userWith returns the user to whom an identity belongs, or -1.
+// userWith returns the user with an identity, or -1.
 func (r *rules) userWith(i latchkey.Identity) int {
 	return slices.IndexFunc(r.users, func(u ruledUser) bool { return !u.deleted && slices.Contains(u.identities, i) })
 }
@@ -256,8 +260,8 @@ func (r *rules) onUser(s step) []string {
 	return []string{"ok"}
 }
 
-// set enables or disables. Enabling what is enabled changes nothing; disabling what is disabled leaves it so, but may
-// leave a trace.
+// set disables or enables. To enable something that is enabled changes nothing. To disable
+// something that is disabled keeps it disabled, but may leave a trace.
 func (r *rules) set(disabled *bool, disable bool) {
 	r.changed = r.changed || *disabled != disable
 	r.touched = r.touched || *disabled && disable
@@ -284,7 +288,8 @@ func (r *rules) listUsers() []string {
 	return []string{strings.Join(list, "; ")}
 }
 
-// create makes one key, a minted one, or several that come together or not at all.
+// create makes one key, one minted key, or several keys. Of several keys, either all are made or
+// none.
 func (r *rules) create(s step) []string {
 	if s.do != "CreateKeys" {
 		s.requests = []step{s}
@@ -328,7 +333,7 @@ func (r *rules) create(s step) []string {
 	return []string{strings.Join(texts, "; ")}
 }
 
-// newKeyErrors are the rules that one more key would break.
+// newKeyErrors returns the errors of the rules that one more key would break.
 func (r *rules) newKeyErrors(s step) (errs []string) {
 	owner := r.user(s.user)
 	if owner != ownServer && !r.live(owner) {
@@ -355,7 +360,8 @@ func (r *rules) newKeyErrors(s step) (errs []string) {
 	return errs
 }
 
-// expiry is when a new key expires: to the second, and never later than asked for.
+// expiry returns the time when a new key expires. It is a full second, and never later than the
+// time that was asked for.
 func (r *rules) expiry(s step) time.Time {
 	if s.expires == 0 {
 		return time.Time{}
