@@ -13,8 +13,8 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// Of a store of 10,000 keys one page is lost, in the long form each: what the page did not have comes back, and nothing that
-// was revoked is good.
+// One page of a store of 10,000 keys is lost, in the long form each page in turn. Salvage must
+// bring back everything outside that page, and no revoked key may be good afterwards.
 func TestSalvageOfAStoreThatLostOnePageLosesOnlyThatPageAndRevivesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	want := fillForSalvage(t, path)
@@ -30,13 +30,13 @@ func TestSalvageOfAStoreThatLostOnePageLosesOnlyThatPageAndRevivesNothing(t *tes
 			copy(damaged[page*pageSize:], bytes.Repeat([]byte{noise}, pageSize))
 			want.check(t, damaged)
 		})
-		if page > 8 { // the first are of every kind
+		if page > 8 { // the first pages are of every kind
 			page += random.IntN(form.Amount(pages/10, 1))
 		}
 	}
 }
 
-// salvageable is what is in a store.
+// salvageable has the data of a store.
 type salvageable struct {
 	users    []uuid.UUID
 	disabled map[uuid.UUID]bool // of each key
@@ -58,7 +58,7 @@ func fillForSalvage(t *testing.T, path string) *salvageable {
 	}
 	keys, _, err := s.CreateKeys(t.Context(), requests, nil)
 	must(t, err)
-	for round := range 10 { // so that there are earlier states of most pages
+	for round := range 10 { // so that most pages have earlier states
 		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 			for i := round; i < len(keys); i += 40 {
 				must(t, tx.DisableKey(keys[i].Owner, keys[i].ID))
@@ -68,7 +68,8 @@ func fillForSalvage(t *testing.T, path string) *salvageable {
 			return nil
 		}))
 	}
-	// Of a lost meta page, what data the last commit has changed is lost, too.
+	// A lost meta page also loses the application data of the last commit. So the last commit
+	// changes only this entry.
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 		return tx.AppTable(dataName).Put([]byte("last"), nil)
 	}))
@@ -85,7 +86,7 @@ func fillForSalvage(t *testing.T, path string) *salvageable {
 	return w
 }
 
-// check salvages a damaged file, and compares what came back with what was there.
+// check salvages a damaged file, and compares the result with the data that was in the file.
 func (w *salvageable) check(t *testing.T, damaged []byte) {
 	t.Helper()
 	dir := t.TempDir()
@@ -109,7 +110,8 @@ func (w *salvageable) check(t *testing.T, damaged []byte) {
 			back++
 		}
 	}
-	// One in a hundred is what a page has at most; of data it has more, which are small.
+	// A page has at most one in a hundred of the keys. It may have more of the application's
+	// records, which are small.
 	if back < len(w.disabled)*99/100 || report.Data < w.data*95/100 {
 		t.Errorf("%d of %d keys and %d of %d records of an application are back: %+v", back, len(w.disabled), report.Data, w.data, report)
 	}
