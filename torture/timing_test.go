@@ -10,15 +10,16 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// What the time of a refusal tells about which key IDs exist and how much of a secret is right. The short form reports
-// |t| and asserts only that a planted leak is found: on a busy machine few samples prove nothing else.
+// The time of a refusal must not tell which key IDs exist, nor how much of a secret is right. The
+// short form logs |t|, and asserts only that a planted leak is found, because few samples on a busy
+// machine prove nothing else.
 
-// tokenClasses are kinds of tokens that are all refused, equally many of each.
+// tokenClasses are kinds of tokens that are all refused. Each kind has equally many.
 type tokenClasses struct {
-	existing, unknown   []string // random secret and tag, with the ID of a cached key or of none
-	firstByte, lastByte []string // of a cached key, with one byte of the secret changed
+	existing, unknown   []string // random secret, and the ID of a cached key or of no key
+	firstByte, lastByte []string // token of a cached key with one byte of the secret changed
 	good                string   // the token of one key
-	goodFirst, goodLast []string // that token with one byte of its secret changed
+	goodFirst, goodLast []string // good with one byte of its secret changed
 }
 
 func TestTheTimeOfARefusalTellsNothingAboutKeyIDsOrSecrets(t *testing.T) {
@@ -46,7 +47,8 @@ func TestTheTimeOfARefusalTellsNothingAboutKeyIDsOrSecrets(t *testing.T) {
 	}
 }
 
-// The harness must be able to find a leak: a comparison that ends at the first difference, after the login itself.
+// The harness must be able to find a leak. This leak is a comparison, after the login, that ends at
+// the first difference.
 func TestAComparisonThatEndsAtTheFirstDifferenceShowsInTheTime(t *testing.T) {
 	samples := timingSamples(t)
 	seed := form.NewSeed(t)
@@ -66,7 +68,7 @@ func TestAComparisonThatEndsAtTheFirstDifferenceShowsInTheTime(t *testing.T) {
 	}
 }
 
-// Without a difference there is none to be found.
+// Two equal classes must show no difference.
 func TestTheTimesOfOneClassOfTokensShowNoDifference(t *testing.T) {
 	if !form.Long() {
 		t.Skip("asserted in the long form only")
@@ -83,7 +85,8 @@ func TestTheTimesOfOneClassOfTokensShowNoDifference(t *testing.T) {
 	}
 }
 
-// timingSamples is how many samples a test takes; the paper's threshold wants a million at least.
+// timingSamples returns how many samples a test takes. The paper's threshold needs at least a
+// million.
 func timingSamples(t *testing.T) int {
 	t.Helper()
 	if underRace {
@@ -107,7 +110,7 @@ func equalToTheFirstDifference(a, b string) bool {
 func makeTokenClasses(t *testing.T, s *latchkey.Store, random *rand.Rand) *tokenClasses {
 	t.Helper()
 	var cached, unknown []string
-	for range 64 { // in turn, so that the times in both kinds of IDs are alike
+	for range 64 { // in turns, so that the timestamps in both kinds of IDs are alike
 		cached = append(cached, createServerKeys(t, s, 64)...)
 		_, never, err := s.MintKeys(t.Context(), 64, nil)
 		must(t, err)
@@ -127,7 +130,7 @@ func makeTokenClasses(t *testing.T, s *latchkey.Store, random *rand.Rand) *token
 	return c
 }
 
-// withRandomSecret keeps a token's key ID.
+// withRandomSecret returns a token with the same key ID and a random secret and tag.
 func withRandomSecret(token string, random *rand.Rand) string {
 	return editToken(token, func(words []uint64) {
 		for i := 2; i < len(words); i++ {
@@ -136,7 +139,7 @@ func withRandomSecret(token string, random *rand.Rand) string {
 	})
 }
 
-// withWrongByte changes one byte of a token's secret, and keeps ID and tag.
+// withWrongByte returns a token with one byte of its secret changed and the same ID and tag.
 func withWrongByte(token string, at int, random *rand.Rand) string {
 	return editToken(token, func(words []uint64) {
 		var secret [32]byte
@@ -150,8 +153,9 @@ func withWrongByte(token string, at int, random *rand.Rand) string {
 	})
 }
 
-// editToken takes a token apart into its numbers of 8 bytes, which are 11 digits each: two of the key ID, four of the
-// secret, and the tag.
+// editToken takes a token apart into its words of 8 bytes, which are 11 digits each, lets edit
+// change them, and puts the token together again. Two words are the key ID, four are the secret,
+// and one is the tag.
 func editToken(token string, edit func(words []uint64)) string {
 	const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	const wordDigits = 11
