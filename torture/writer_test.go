@@ -19,12 +19,13 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// The program that is killed. It has several writers, who change what is theirs without pause, and say of each change
-// what it will have made of their holdings before they call the store, and again when the call has returned.
+// This program is the one that is killed. It has several writers, which change their own data
+// without pause. Before each call to the store, a writer writes to the journal what its holdings
+// will be after the change. After the call has returned, it writes them again.
 
 func init() { programs["writers"] = runWriters }
 
-// assignment is what the program is told on its standard input.
+// assignment is the program's standard input.
 type assignment struct {
 	Path   string      `json:"path"`
 	Seed   uint64      `json:"seed"`
@@ -36,7 +37,7 @@ type assignment struct {
 type entry struct {
 	Writer int       `json:"writer"`
 	After  *holdings `json:"after"`
-	Done   bool      `json:"done"` // the call has returned
+	Done   bool      `json:"done"` // whether the call has returned
 	Wrong  string    `json:"wrong,omitempty"`
 }
 
@@ -45,7 +46,8 @@ func runWriters() error {
 	if err := json.NewDecoder(os.Stdin).Decode(&a); err != nil {
 		return err
 	}
-	// A cost that changes has verifiers hashed anew, which other writes then carry.
+	// The cost changes, so that logins hash keys anew and later writes take the new verifiers
+	// along.
 	cost := light
 	if a.Round%2 == 1 {
 		cost = dearer
@@ -60,11 +62,11 @@ func runWriters() error {
 		w := &writer{number: i, store: s, held: held, out: out, random: form.NewRandom(a.Seed, a.Round*len(a.Before)+i)}
 		all.Go(w.run)
 	}
-	all.Wait() // they do not end
+	all.Wait() // never returns, because the writers do not end
 	return nil
 }
 
-// journal writes whole lines.
+// journal writes entries as whole lines.
 type journal struct {
 	mu  sync.Mutex
 	enc *json.Encoder
@@ -74,7 +76,7 @@ func (j *journal) write(e entry) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err := j.enc.Encode(e); err != nil {
-		os.Exit(1) // nobody listens any more
+		os.Exit(1) // the test no longer reads the journal
 	}
 }
 
@@ -88,7 +90,8 @@ type writer struct {
 
 func writerPrefix(number int) string { return fmt.Sprintf("w%d-", number) }
 
-// change makes one change. run makes the calls, and completes next with what it is told.
+// change makes one change. run makes the calls, and adds the IDs and tokens that they return to
+// next.
 func (w *writer) change(next *holdings, run func(ctx context.Context) error) {
 	w.out.write(entry{Writer: w.number, After: next})
 	if err := run(context.Background()); err != nil {
@@ -154,7 +157,7 @@ func (w *writer) changeKeys(next *holdings, subject string) {
 	}
 }
 
-// newName is a name that the writer has not used before.
+// newName returns a name that the writer has not used before.
 func (w *writer) newName() string { return writerPrefix(w.number) + uuid.NewString() }
 
 func (w *writer) createUser(next *holdings) {
@@ -210,7 +213,7 @@ func (w *writer) createKey(next *holdings, keys keysHeld, owner uuid.UUID) {
 	})
 }
 
-// createKey makes a key of owner, a user or ServerOwner.
+// createKey makes a key of owner, which is a user or ServerOwner.
 func createKey(ctx context.Context, s *latchkey.Store, owner uuid.UUID, n latchkey.KeySpec) (latchkey.Key, string, error) {
 	if owner == latchkey.ServerOwner {
 		return s.CreateServerKey(ctx, n)
@@ -218,7 +221,7 @@ func createKey(ctx context.Context, s *latchkey.Store, owner uuid.UUID, n latchk
 	return s.CreateKey(ctx, owner, n)
 }
 
-// createKeys makes several keys of owner, a user or ServerOwner, in one transaction.
+// createKeys makes several keys of owner, which is a user or ServerOwner, in one transaction.
 func createKeys(ctx context.Context, s *latchkey.Store, owner uuid.UUID, specs []latchkey.KeySpec) (keys []latchkey.Key, tokens []string, err error) {
 	if owner != latchkey.ServerOwner {
 		var requests []latchkey.KeyRequest
@@ -316,8 +319,8 @@ func (w *writer) keepData(next *holdings) {
 	})
 }
 
-// together makes a user with two keys, one of them disabled, and deletes the first server key, in one transaction. The
-// tokens are known before.
+// together makes a user with two keys, disables one of the keys, and deletes the first server key,
+// all in one transaction. The tokens are known before the transaction.
 func (w *writer) together(next *holdings) {
 	minted, tokens, err := w.store.MintKeys(context.Background(), 2, nil)
 	if err != nil {
@@ -354,7 +357,7 @@ func (w *writer) together(next *holdings) {
 	})
 }
 
-// givenUp deletes all users in a transaction that then fails, so that nothing changes.
+// givenUp deletes all users in a transaction that then fails. So nothing may change.
 func (w *writer) givenUp(next *holdings) {
 	w.change(next, func(ctx context.Context) error {
 		err := w.store.Update(ctx, func(tx *latchkey.Tx) error {
