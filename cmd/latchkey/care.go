@@ -49,7 +49,7 @@ func (c *cli) backUp(ctx context.Context, s *latchkey.Store, path string) (writt
 	if err != nil {
 		return 0, explainExisting(err, path)
 	}
-	p := &progress{w: f, to: c.stderr, every: 200 * time.Millisecond}
+	p := &progress{w: f, terminal: c.stderr, every: 200 * time.Millisecond}
 	if info, err := os.Stat(c.store); err == nil && c.stderrIsTerminal() {
 		p.total = info.Size()
 	}
@@ -94,15 +94,15 @@ func (c *cli) stderrIsTerminal() bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// progress is a writer that passes everything on to w and shows on to how much of total was
+// progress is a writer that passes everything on to w, and shows on terminal how much of total was
 // written. It shows nothing if total is 0.
 type progress struct {
-	w       io.Writer
-	to      io.Writer
-	every   time.Duration
-	total   int64
-	written int64
-	shown   time.Time
+	w        io.Writer
+	terminal io.Writer
+	every    time.Duration
+	total    int64
+	written  int64
+	shown    time.Time
 }
 
 func (p *progress) Write(b []byte) (int, error) {
@@ -110,7 +110,7 @@ func (p *progress) Write(b []byte) (int, error) {
 	p.written += int64(n)
 	if p.total > 0 && time.Since(p.shown) >= p.every {
 		p.shown = time.Now()
-		fmt.Fprintf(p.to, "\r%d %% of %d MiB", min(100, p.written*100/p.total), p.total>>20)
+		fmt.Fprintf(p.terminal, "\r%d %% of %d MiB", min(100, p.written*100/p.total), p.total>>20)
 	}
 	return n, err
 }
@@ -118,7 +118,7 @@ func (p *progress) Write(b []byte) (int, error) {
 // end erases what was shown.
 func (p *progress) end() {
 	if !p.shown.IsZero() {
-		fmt.Fprint(p.to, "\r\x1b[K")
+		fmt.Fprint(p.terminal, "\r\x1b[K")
 	}
 }
 
