@@ -16,7 +16,7 @@ import (
 
 // tokenClasses are kinds of tokens that are all refused. Each kind has equally many.
 type tokenClasses struct {
-	existing, unknown   []string // random secret, and the ID of a cached key or of no key
+	existing, unknown   []string // random secret and tag; ID of a cached key or of no key
 	firstByte, lastByte []string // token of a cached key with one byte of the secret changed
 	good                string   // the token of one key
 	goodFirst, goodLast []string // good with one byte of its secret changed
