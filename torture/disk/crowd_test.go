@@ -7,7 +7,8 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// Whoever waits for what another call holds must not wait for ever when the disk ends the other.
+// Some calls wait for a resource that another call holds. They must not wait for ever when the disk
+// makes the other call fail.
 func TestCallsInProgressWhenThePowerIsCutAllReturn(t *testing.T) {
 	seed := form.NewSeed(t)
 	for cut := range form.Amount(50, 1000) {
@@ -27,7 +28,8 @@ func TestCallsInProgressWhenThePowerIsCutAllReturn(t *testing.T) {
 	}
 }
 
-// crowd makes several changes, and looks at the store several times, all at once, whatever comes of it.
+// crowd makes several changes and looks at the store several times, all at once. The calls may
+// fail, but must return.
 func (u *use) crowd() {
 	u.t.Helper()
 	var begun []*rpc.Call
