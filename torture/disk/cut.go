@@ -7,16 +7,16 @@ import (
 	"syscall"
 )
 
-// What a power cut leaves, and a sync that failed.
+// This file decides what a power cut leaves, and what a failed sync leaves.
 
-// sectorSize is what a disk writes whole or not at all.
+// sectorSize is the size of the unit that a disk writes as a whole or not at all.
 const sectorSize = 512
 
-// A Loss is how much is lost of what was not synced.
+// A Loss says how much of the unsynced data is lost.
 type Loss int
 
-// The losses. Of LoseSome each write, each length of a file and each name is lost or kept for itself, and a write can be
-// torn: some of its sectors are lost, and some kept.
+// The losses. With LoseSome, each write, each length of a file and each name is lost or kept
+// independently. A write can also be torn, so that some of its sectors are lost and others kept.
 const (
 	LoseAll Loss = iota
 	LoseNothing
@@ -25,8 +25,8 @@ const (
 
 func (l Loss) String() string { return [...]string{"all", "nothing", "some"}[l] }
 
-// Restart returns the disk as it is when the power is back. It cuts the power if nothing has. The disk itself is of no use
-// afterwards. LoseSome alone needs random.
+// Restart returns the disk in the state after the power is back. It cuts the power if nothing has
+// cut it before. d itself must not be used afterwards. Only LoseSome needs random.
 func (d *Disk) Restart(loss Loss, random *rand.Rand) *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -55,10 +55,10 @@ func (d *Disk) Restart(loss Loss, random *rand.Rand) *Disk {
 	return restarted
 }
 
-// luck decides what is lost.
+// luck decides which changes are lost.
 type luck struct {
 	random *rand.Rand
-	share  float64 // of changes that are kept
+	share  float64 // share of the changes that are kept
 }
 
 func newLuck(loss Loss, random *rand.Rand) luck {
@@ -73,7 +73,7 @@ func newLuck(loss Loss, random *rand.Rand) luck {
 
 func (l luck) holds() bool { return l.share == 1 || l.share > 0 && l.random.Float64() < l.share }
 
-// apply makes as much of a change as is kept.
+// apply makes the part of a change that is kept.
 func (l luck) apply(c change, data []byte) []byte {
 	torn := c.data != nil && l.share > 0 && l.share < 1 && l.random.IntN(4) == 0
 	if !torn {
