@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// sectors is a file's content, with each sector of one byte.
+// sectors returns the content of a file in which each sector repeats one byte.
 func sectors(of ...byte) (data []byte) {
 	for _, b := range of {
 		data = append(data, bytes.Repeat([]byte{b}, sectorSize)...)
@@ -15,7 +15,7 @@ func sectors(of ...byte) (data []byte) {
 	return data
 }
 
-// newFile makes a disk with one file, whose content and name are synced.
+// newFile makes a disk with one file. The file's content and name are synced.
 func newFile(t *testing.T, data []byte) (d *Disk, id, handle uint64) {
 	t.Helper()
 	d = New()
