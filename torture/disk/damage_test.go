@@ -18,7 +18,8 @@ import (
 
 const pageSize = 4096
 
-// Damage to a file is met in a process of its own: what bbolt does with a page that leads nowhere can end one.
+// A separate process opens each damaged file, because bbolt can end a process when a page leads
+// nowhere.
 func TestADamagedFileIsAnErrorAndNeverACrashOrALogin(t *testing.T) {
 	seed := form.NewSeed(t)
 	histories := []*written{
@@ -45,7 +46,7 @@ func TestADamagedFileIsAnErrorAndNeverACrashOrALogin(t *testing.T) {
 	}
 }
 
-// memoryDir is a directory in memory, where there is one: these tests are not about syncing.
+// memoryDir returns a directory in memory, if the system has one. These tests need no syncs.
 func memoryDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "latchkey-")
@@ -56,17 +57,17 @@ func memoryDir(t *testing.T) string {
 	return dir
 }
 
-// written is a file, and how it came to be.
+// written is a file, with the history of its pages and its state.
 type written struct {
 	file     []byte
-	versions map[int][][]byte // of each page, the last as it is now
+	versions map[int][][]byte // of each page; the last one is current
 	state    State
 	gone     []string
-	logins   map[string]Login // with the last commit
-	before   map[string]Login // with the commit before
+	logins   map[string]Login // after the last commit
+	before   map[string]Login // after the commit before it
 }
 
-// newWritten makes a store, changes it a number of times, and keeps what was written.
+// newWritten makes a store, makes a number of changes in it, and keeps all versions of its pages.
 func newWritten(t *testing.T, random *rand.Rand, changes, serverKeys int) *written {
 	t.Helper()
 	path := filepath.Join(memoryDir(t), "keys.db")
@@ -99,7 +100,7 @@ func newWritten(t *testing.T, random *rand.Rand, changes, serverKeys int) *writt
 	return w
 }
 
-// keep keeps the pages that were written since the last time, and reports whether there are any.
+// keep keeps the pages that were written since its last call, and reports whether there are any.
 func (w *written) keep(t *testing.T, path string) (changed bool) {
 	t.Helper()
 	file, err := os.ReadFile(path)
@@ -115,26 +116,27 @@ func (w *written) keep(t *testing.T, path string) (changed bool) {
 	return changed
 }
 
-// damaged is a file with some damage.
+// damaged is a damaged copy of a file.
 type damaged struct {
 	*written
 	what string
 	file []byte
-	good map[string]Login // what tokens may log in, and as whom
+	good map[string]Login // tokens that may log in, and the keys they may log in as
 }
 
-// damage damages the file, in one place or a few.
+// damage returns a copy of the file that is damaged in one place or in a few.
 func (w *written) damage(random *rand.Rand) *damaged {
 	d := &damaged{written: w, file: bytes.Clone(w.file), good: maps.Clone(w.logins)}
 	d.strike(random, random.IntN(len(strikes)))
 	for len(d.file) == len(w.file) && random.IntN(4) == 0 {
-		// Never two pages of an earlier state: what they say may agree, and is true then as far as anybody can tell.
+		// Never put back two earlier pages. They may agree with each other, and then nobody can
+		// tell that their state is not the present one.
 		d.strike(random, random.IntN(len(strikes)-1))
 	}
 	return d
 }
 
-// strike damages the file in one of many ways.
+// strike damages the file in one of the ways in strikes.
 func (d *damaged) strike(random *rand.Rand, how int) {
 	page := random.IntN(d.pages())
 	if random.IntN(2) == 0 {
@@ -151,10 +153,11 @@ func (d *damaged) pages() int { return len(d.file) / pageSize }
 
 func (d *damaged) page(page int) []byte { return d.file[page*pageSize : (page+1)*pageSize] }
 
-// strikes are the ways to damage a file, at a page. The last makes a page what it was before.
+// strikes are the ways to damage a file at a page. The last one puts an earlier version of a page
+// back.
 var strikes = []func(d *damaged, random *rand.Rand, page int) string{
 	func(d *damaged, random *rand.Rand, page int) string {
-		// Where a page says what it is: its header, and its elements.
+		// Most often the bit is in the header or the elements, which say what the page is.
 		i, bit := random.IntN(pageSize), random.IntN(8)
 		if random.IntN(4) > 0 {
 			i = random.IntN(256)
@@ -206,14 +209,15 @@ var strikes = []func(d *damaged, random *rand.Rand, page int) string{
 		old := random.IntN(len(versions) - 1)
 		copy(d.page(page), versions[old])
 		if page < 2 && old == len(versions)-2 {
-			// That is what a power cut before the last commit leaves: a good file of that time.
+			// A power cut before the last commit leaves the same file, which is a good file of that
+			// time.
 			d.allow(d.before)
 		}
 		return fmt.Sprintf("page %d of %d as it was %d versions before", page, d.pages(), len(versions)-1-old)
 	},
 }
 
-// allow lets tokens log in besides.
+// allow adds logins to those that may succeed.
 func (d *damaged) allow(logins map[string]Login) {
 	for token, login := range logins {
 		if login.Failure.Text == "" {
@@ -222,7 +226,7 @@ func (d *damaged) allow(logins map[string]Login) {
 	}
 }
 
-// oftenWritten draws a page that has another version.
+// oftenWritten draws a page that has an earlier version.
 func (w *written) oftenWritten(random *rand.Rand) int {
 	var pages []int
 	for _, page := range slices.Sorted(maps.Keys(w.versions)) {
@@ -233,7 +237,7 @@ func (w *written) oftenWritten(random *rand.Rand) int {
 	return pages[random.IntN(len(pages))]
 }
 
-// examine has everything done with the damaged file, and looks at what came of it.
+// examine makes a process do everything with the damaged file, and judges the results.
 func (d *damaged) examine(t *testing.T, p *process, path string) {
 	t.Helper()
 	p.where = d.what
@@ -257,7 +261,7 @@ func (d *damaged) examine(t *testing.T, p *process, path string) {
 	}
 }
 
-// sample returns all tokens that must not log in, and enough of the others.
+// sample returns all tokens that must not log in, and up to 50 of the others.
 func (d *damaged) sample() (tokens []string) {
 	good := 0
 	for token, login := range d.logins {
@@ -281,7 +285,7 @@ func (d *damaged) judge(t *testing.T, tokens []string, s Stage) {
 	case "unsound salvaged", "unsound salvaged again":
 		t.Errorf("%s: %s", d.what, s)
 	case "memory":
-		// A number in the file was taken for an amount of memory.
+		// A number in the file was used as an amount of memory.
 		if s.Grown > 64<<20 {
 			t.Errorf("%s: the heap has grown by %d bytes", d.what, s.Grown)
 		}
