@@ -10,10 +10,11 @@ import (
 	"syscall"
 )
 
-// An Op is a kind of change that a program asks a disk for.
+// An Op is a kind of change that a program can ask a disk for.
 type Op int
 
-// The kinds of changes. Sync is of a file or of the directory; Name is link, rename and unlink.
+// The kinds of changes. Sync applies to a file or to the directory. Name stands for link, rename
+// and unlink.
 const (
 	Write Op = iota
 	Sync
@@ -23,20 +24,20 @@ const (
 	countOps
 )
 
-// Ops are all kinds of changes.
+// Ops has all kinds of changes.
 var Ops = []Op{Write, Sync, Truncate, Create, Name}
 
 func (op Op) String() string {
 	return [countOps]string{"write", "sync", "truncate", "create", "name"}[op]
 }
 
-// Counts are how many changes of each kind a disk was asked for, and the bytes written.
+// Counts has the number of changes of each kind that a disk was asked for, and the bytes written.
 type Counts struct {
 	Of    [countOps]int
 	Bytes int64
 }
 
-// Since returns what has come since earlier.
+// Since returns the counts since an earlier moment.
 func (c Counts) Since(earlier Counts) Counts {
 	for op := range c.Of {
 		c.Of[op] -= earlier.Of[op]
@@ -48,11 +49,11 @@ func (c Counts) Since(earlier Counts) Counts {
 // A Fault makes a disk refuse changes.
 type Fault struct {
 	Op     Op
-	Nth    int // counted from 1, and from when the fault is set
+	Nth    int // counted from 1, beginning when the fault is set
 	Err    syscall.Errno
-	Always bool // from the nth on, until [Disk.Heal]; else the nth alone
+	Always bool // refuse all changes from the nth until [Disk.Heal], and not only the nth
 
-	// Loss is how much the disk has not got of what a sync that fails was to write. LoseSome alone needs Random.
+	// Loss says how much of the data of a failed sync the disk loses. Only LoseSome needs Random.
 	Loss   Loss
 	Random *rand.Rand
 }
@@ -81,15 +82,15 @@ func errnoName(err syscall.Errno) string {
 // A Disk is a disk in memory. It is safe for concurrent use.
 type Disk struct {
 	mu      sync.Mutex
-	files   map[uint64]*file // by their inode numbers
+	files   map[uint64]*file // by inode number
 	last    uint64
-	names   map[string]uint64 // what programs see
-	kept    map[string]uint64 // what is synced
-	pending []*naming         // what makes names of kept
+	names   map[string]uint64 // names as programs see them
+	kept    map[string]uint64 // names that are synced
+	pending []*naming         // changes of names that are not synced
 
 	counts  Counts
 	fault   Fault
-	asked   int // how often the fault's kind of change was asked for
+	asked   int // how often the fault's kind of change was requested
 	refused int
 
 	changes int // until the power is cut; 0 for never
@@ -100,29 +101,31 @@ type Disk struct {
 	lies    bool
 	cache   int // how many changes a lying disk holds back
 
-	handle uint64 // the last that was given out
+	handle uint64 // the last handle that was given out
 }
 
-// file is what names stand for.
+// file is a file, which names stand for.
 type file struct {
-	data    []byte // what programs see
-	kept    []byte // what is synced
+	data    []byte // content as programs see it
+	kept    []byte // content that is synced
 	pending []change
-	spoilt  []int64                  // sectors that cannot be read, by where they are
-	told    map[uint64]syscall.Errno // what the next sync by each handle tells of syncs by others that failed
+	spoilt  []int64 // offsets of sectors that cannot be read
+	// told has, for each handle, the error of a failed sync through another handle. The handle's
+	// next sync returns it.
+	told map[uint64]syscall.Errno
 }
 
-// change is a write to a file, or when data is nil a new length.
+// change is a write to a file. If data is nil, change sets a new length instead.
 type change struct {
 	at   int64
 	data []byte
 }
 
-// naming gives a name to a file, or when file is 0 ends a name.
+// naming gives a name to a file. If file is 0, naming removes the name instead.
 type naming struct {
 	name  string
 	file  uint64
-	after *naming // which has to be kept first
+	after *naming // must be kept before this one, unless nil
 	kept  bool
 }
 
@@ -140,24 +143,27 @@ func New() *Disk {
 	}
 }
 
-// CutAfter has the power cut during the nth change from now, counted from 1, before it is synced or answered.
+// CutAfter cuts the power during the nth change from now, counted from 1, before that change is
+// synced or answered.
 func (d *Disk) CutAfter(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.changes = n
 }
 
-// During has fn called during the nth change from now, counted from 1, before it is made. fn must not use the disk.
+// During calls fn during the nth change from now, counted from 1, before that change is made. fn
+// must not use the disk.
 func (d *Disk) During(n int, fn func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.until, d.during = n, fn
 }
 
-// Off is closed when the power is cut. Everything fails with EIO from then on.
+// Off returns a channel that is closed when the power is cut. From then on, every operation fails
+// with EIO.
 func (d *Disk) Off() <-chan struct{} { return d.off }
 
-// Fail sets the one fault that the disk has.
+// Fail sets the fault of the disk, which has one at a time.
 func (d *Disk) Fail(f Fault) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -172,25 +178,28 @@ func (d *Disk) Heal() (refused int) {
 	return d.refused
 }
 
-// Lie has the disk sync nothing that it is asked to. It holds back the last changes of each file and of the directory,
-// up to a number, and keeps the older ones.
+// Lie makes the disk ignore syncs. It holds back the last changes of each file and of the
+// directory, as many as cache says, and keeps older changes.
 func (d *Disk) Lie(cache int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.lies, d.cache = true, cache
 }
 
-// Cache has the kernel keep what programs write in its own cache too, for files that are opened from now on. What the disk
-// loses in a sync that fails is then seen until the kernel drops it, as on ext4 and XFS; without, it is gone at once. But a
-// write that the disk refuses is then seen in maps of the file, as nowhere else: fail no writes.
+// Cache makes the kernel keep written data in its own cache too, for files that are opened from now
+// on. Programs then still see the data that a failed sync has lost, until the kernel drops it, as
+// on ext4 and XFS. Without Cache, lost data is gone at once.
+//
+// Make no write fail after Cache: the kernel would show the refused write in maps of the file,
+// which no real file system does.
 func (d *Disk) Cache() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.caches = true
 }
 
-// Put writes the beginning of a file, which it makes if there is none, as if it had been synced. It is for the program that
-// has mounted the disk.
+// Put writes the beginning of a file as if the data had been synced. It makes the file if there is
+// none. Put is for the program that has mounted the disk.
 func (d *Disk) Put(name string, data []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -204,7 +213,7 @@ func (d *Disk) Put(name string, data []byte) {
 	f.kept = append(bytes.Clone(data), f.kept[min(len(data), len(f.kept)):]...)
 }
 
-// Spoil makes the sector at an offset in a file one that cannot be read any more.
+// Spoil makes the sector at an offset in a file unreadable.
 func (d *Disk) Spoil(name string, at int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -212,7 +221,7 @@ func (d *Disk) Spoil(name string, at int64) {
 	f.spoilt = append(f.spoilt, at)
 }
 
-// Counts returns what the disk was asked for until now.
+// Counts returns the counts of all changes until now.
 func (d *Disk) Counts() Counts {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -230,7 +239,7 @@ func (d *Disk) Files() map[string][]byte {
 	return files
 }
 
-// ask decides what becomes of a change: whether it is made, and what is answered.
+// ask decides whether a change is made, and which error the caller gets.
 func (d *Disk) ask(op Op) (made bool, err syscall.Errno) {
 	if d.isOff() {
 		return false, syscall.EIO
@@ -362,7 +371,8 @@ func (d *Disk) change(f *file, c change) {
 	}
 }
 
-// apply makes a change to data, and returns data at its new length. A write does not lengthen it.
+// apply makes a change to data, and returns the data at its new length. A write does not make the
+// data longer.
 func (c change) apply(data []byte) []byte {
 	switch more := c.at - int64(len(data)); {
 	case c.data != nil && more < 0:
@@ -418,7 +428,8 @@ func (d *Disk) sync(id, handle uint64) syscall.Errno {
 	return err
 }
 
-// lose is what a sync that fails does: the kernel takes for clean what the disk may not have got. Lengths are not lost.
+// lose does what a failed sync does. The kernel takes all data for synced, though the disk may not
+// have received it. Lengths are not lost.
 func (f *file) lose(luck luck) {
 	var lengths []change
 	for _, c := range f.pending {
