@@ -7,11 +7,12 @@ import (
 	"github.com/latchkeydb/latchkey/torture/disk"
 )
 
-// manyCalls is more calls, or changes of the disk, than any test here makes. A test that makes so many
-// is stuck.
+// manyCalls is more calls, or changes of the disk, than any test here makes. A test that makes so
+// many is stuck.
 const manyCalls = 10_000
 
-// mount mounts a disk. Where that is impossible it skips the test, unless the environment variable CI is set.
+// mount mounts a disk. If that is impossible, mount skips the test, or ends it if the environment
+// variable CI is set.
 func mount(t testing.TB, d *disk.Disk) (dir string, unmount func()) {
 	t.Helper()
 	dir = t.TempDir()
