@@ -13,23 +13,24 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Stage is a part of an examination, and what came of logins in it.
+// Stage is a part of an examination, with the results of the logins in it.
 type Stage struct {
 	Name    string
 	Failure Failure
 	Logins  []Login
-	Revoked []uuid.UUID // keys that were disabled or deleted in the examination by then
-	Grown   int64       // bytes by which the heap has become larger
+	Revoked []uuid.UUID // keys that the examination has disabled or deleted so far
+	Grown   int64       // growth of the heap in bytes
 }
 
-// examination does everything that there is to do with the store in a damaged file. Errors are what it expects.
+// examination makes every kind of call on the store in a damaged file. It expects errors.
 type examination struct {
 	call    Call
 	stages  []Stage
 	revoked []uuid.UUID
 }
 
-// examine salvages the file, opens it, reads, logs in, writes, repairs, compacts, and salvages what is left.
+// examine salvages the file, opens it, reads, logs in, writes, repairs, compacts, and salvages the
+// file again.
 func examine(ctx context.Context, c Call, a *Answer) error {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -65,7 +66,7 @@ func (x *examination) logIn(ctx context.Context, s *latchkey.Store, name string)
 	x.stages = append(x.stages, Stage{Name: name, Logins: logIn(ctx, s, x.call.Tokens), Revoked: slices.Clone(x.revoked)})
 }
 
-// use opens a store, has it used, and closes it.
+// use opens a store, calls use with it, logs in, and closes the store.
 func (x *examination) use(name, path string, opts *latchkey.Options, use func(*latchkey.Store)) {
 	o := latchkey.Options{Cost: lightest}
 	if opts != nil {
@@ -81,7 +82,7 @@ func (x *examination) use(name, path string, opts *latchkey.Options, use func(*l
 	x.note("close "+name, s.Close())
 }
 
-// salvage makes another store of the file. What comes of it must be sound.
+// salvage salvages the file to another store, which must be sound.
 func (x *examination) salvage(ctx context.Context, name string) {
 	out := x.call.Path + ".salvaged"
 	defer os.Remove(out)
@@ -139,7 +140,7 @@ func (x *examination) backUp(ctx context.Context, s *latchkey.Store) {
 	}
 }
 
-// write makes each call that writes, but none that would make good a token that is not.
+// write makes each call that writes, except calls that could make a bad token good.
 func (x *examination) write(ctx context.Context, s *latchkey.Store) {
 	_, err := s.CreateUser(ctx, latchkey.UserSpec{Identity: email("somebody new")})
 	x.note("create user", err)
