@@ -15,7 +15,8 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// story is what is done while the disk fails: everything that writes, and enough for the file to grow.
+// story has the calls that are made while the disk fails. They include everything that writes, and
+// write enough for the file to grow.
 var story = []Call{
 	{Do: "open"},
 	{Do: "create user", Subject: "ada"},
@@ -38,12 +39,12 @@ var story = []Call{
 	{Do: "create user", Subject: "bob"},
 }
 
-// changes tells a change of users or keys from what else is done with a store.
+// changes reports whether a call changes users or keys.
 func (c Call) changes() bool {
 	return !slices.Contains([]string{"open", "backup", "restore", "compact"}, c.Do)
 }
 
-// longNames are so long that the file has to grow for their keys.
+// longNames returns n names, so long that the file has to grow for their keys.
 func longNames(n int) (names []string) {
 	for i := range n {
 		names = append(names, fmt.Sprintf("%0250d", i))
@@ -53,8 +54,8 @@ func longNames(n int) (names []string) {
 
 func TestACallThatTheDiskRefusesReturnsTheErrorAndChangesNothing(t *testing.T) {
 	t.Parallel()
-	// Of the changes that the story asks for, the short form refuses one in so many: they are some 260 writes, 50 syncs,
-	// and a handful of the others.
+	// The story asks for some 260 writes, 50 syncs, and a few changes of each other kind. The short
+	// form refuses about one of so many.
 	oneIn := map[disk.Op]int{disk.Write: 13, disk.Sync: 3, disk.Truncate: 1, disk.Create: 1, disk.Name: 1}
 	for _, op := range disk.Ops {
 		t.Run(op.String(), func(t *testing.T) {
@@ -79,7 +80,8 @@ func TestACallThatTheDiskRefusesReturnsTheErrorAndChangesNothing(t *testing.T) {
 	}
 }
 
-// trouble is a disk with a fault. A sync that fails leaves of what is lost what the kernel has in its cache, or nothing.
+// trouble is a fault of a disk. If cached is set, programs still see data that a failed sync has
+// lost, because it is in the kernel's cache.
 type trouble struct {
 	disk.Fault
 	cached bool
@@ -92,7 +94,7 @@ func (tr trouble) String() string {
 	return tr.Fault.String()
 }
 
-// allTroubles are all ways to refuse the nth change.
+// allTroubles returns all ways to refuse the nth change.
 func allTroubles(op disk.Op, nth int, random *rand.Rand) (all []trouble) {
 	for _, f := range []disk.Fault{
 		{Op: op, Nth: nth, Err: syscall.ENOSPC},
@@ -112,7 +114,8 @@ func allTroubles(op disk.Op, nth int, random *rand.Rand) (all []trouble) {
 	return all
 }
 
-// tell tells the story on a disk in trouble, and reports whether the disk had to refuse anything.
+// tell makes the calls of the story on a disk in trouble, and reports whether the disk has refused
+// anything.
 func (tr trouble) tell(t *testing.T, random *rand.Rand) (refused bool) {
 	t.Helper()
 	d := disk.New()
@@ -136,7 +139,7 @@ func (tr trouble) tell(t *testing.T, random *rand.Rand) (refused bool) {
 	v.program.kill()
 	unmount()
 
-	// What was acknowledged is on the disk, and not only in what the cache shows.
+	// Acknowledged changes must be on the disk, and not only in the cache.
 	v.disk = d.Restart(disk.LoseAll, nil)
 	v.dir, unmount = mount(t, v.disk)
 	v.program = start(t, tr.String()+", then a power cut")
@@ -158,7 +161,7 @@ type victim struct {
 	t       *testing.T
 	disk    *disk.Disk
 	trouble trouble
-	cut     bool // the power is cut when the disk has refused something
+	cut     bool // cut the power when the disk has refused something
 	program *process
 	dir     string
 	refused bool
@@ -166,7 +169,7 @@ type victim struct {
 	opened bool
 	state  State
 	gone   []string
-	under  []Call // not nil after a cut: what may be there or not
+	under  []Call // not nil after a cut: calls whose change may be there or not
 }
 
 // ask makes a call.
@@ -202,7 +205,8 @@ func (v *victim) want(_ Answer, err error) {
 	}
 }
 
-// visit looks at the store, if it is open, and goes on with what of the states it has.
+// visit looks at the store, if it is open. The store must have one of the states, with which visit
+// continues.
 func (v *victim) visit(states ...State) {
 	v.t.Helper()
 	if !v.opened {
@@ -215,8 +219,9 @@ func (v *victim) visit(states ...State) {
 	v.settle(found)
 }
 
-// play makes the next call of the story. If the disk refuses it, it looks at what is there, and makes the call again when
-// the disk is whole; or it ends the story with a power cut, and reports false.
+// play makes the next call of the story. If the disk refuses the call, play checks the state of the
+// store. Then it either mends the disk and makes the call again, or cuts the power, which ends the
+// story. It reports whether the story goes on.
 func (v *victim) play(c Call) (goOn bool) {
 	v.t.Helper()
 	before := v.state
@@ -229,7 +234,8 @@ func (v *victim) play(c Call) (goOn bool) {
 	v.program.where = fmt.Sprintf("%s, in %s, which said %q", where, c.Do, err)
 	defer func() { v.program.where = where }()
 	unknown := errors.Is(err, latchkey.ErrCommitUnknown)
-	// FUSE drops the cache of a file that grows, and with it of a copy that is synced only at its end.
+	// FUSE drops the cache of a file that grows. So it also drops the cache of a copy, which is
+	// synced only at its end.
 	lost := v.trouble.cached && c.Do == "compact" && strings.Contains(err.Error(), "the copy is damaged")
 	if !errors.Is(err, v.trouble.Err) && !lost || unknown && v.trouble.Op != disk.Sync {
 		v.t.Errorf("%s: want %v", v.program.where, v.trouble.Err)
@@ -264,7 +270,8 @@ func (v *victim) play(c Call) (goOn bool) {
 	return true
 }
 
-// retry makes a call again on a disk that is whole. A store that could not sync has to be opened again for it.
+// retry makes a call again on a mended disk. If a sync had failed, the store first has to be
+// reopened.
 func (v *victim) retry(c Call) {
 	v.t.Helper()
 	_, err := v.ask(c)
@@ -282,7 +289,7 @@ func (v *victim) retry(c Call) {
 	}
 }
 
-// reopen closes the store and opens it again. What it has then lasts.
+// reopen closes the store and opens it again. From then on, the state that the store has must last.
 func (v *victim) reopen(states ...State) {
 	v.t.Helper()
 	if v.opened {
@@ -292,8 +299,8 @@ func (v *victim) reopen(states ...State) {
 	v.visit(states...)
 }
 
-// The sync that fails is the second of a commit. The disk has not got the page that makes the change, and its cache says
-// that it has.
+// The second sync of a commit fails. The disk has not received the page that makes the change, but
+// its cache shows the page.
 func TestTheStateFoundAfterErrCommitUnknownAndReopeningLasts(t *testing.T) {
 	t.Parallel()
 	seed := form.NewSeed(t)
