@@ -15,9 +15,10 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// A disk that says that it has synced what it has not can bring back any earlier state, or parts of several. No program
-// can tell what it has lost; but what it has left is opened without a crash, or refused with a way out, and whatever
-// becomes of it, a token is good only for what some state before the cut had it good for.
+// A disk that reports a sync that it has not done can bring back any earlier state, or parts of
+// several states. No program can tell what such a disk has lost. But the store opens what is left
+// without a crash, or refuses it and names a way out. In any case, a token is good only for what it
+// was good for in some state before the cut.
 func TestADiskThatLiesAboutSyncingCrashesNothingAndMakesNoBadTokenGood(t *testing.T) {
 	t.Parallel()
 	seed := form.NewSeed(t)
@@ -35,17 +36,17 @@ func TestADiskThatLiesAboutSyncingCrashesNothingAndMakesNoBadTokenGood(t *testin
 	t.Logf("what was found when the power was back: %v", outcomes)
 }
 
-// liedTo is what happens to a disk that lies, from one cut to the next.
+// liedTo is the history of a disk that lies, from one cut to the next.
 type liedTo struct {
 	cut    int
 	random *rand.Rand
 	disk   *disk.Disk
 
-	states []State          // all that there were or can have been, in their order
-	good   map[string]Login // tokens that were good in any of them, and for what
-	gone   []string         // tokens of deleted keys, and of a store that is lost
+	states []State          // all states that existed or may have existed, in order
+	good   map[string]Login // tokens that were good in any state, with their logins
+	gone   []string         // tokens of deleted keys, and of a lost store
 
-	outcomes map[string]int // how often each was met, in all histories
+	outcomes map[string]int // how often each outcome was met, in all histories
 }
 
 func newLiedTo(outcomes map[string]int) *liedTo {
@@ -54,14 +55,14 @@ func newLiedTo(outcomes map[string]int) *liedTo {
 
 func (l *liedTo) state() State { return l.states[len(l.states)-1] }
 
-// settle adds a state that there was.
+// settle adds a state that existed or may have existed.
 func (l *liedTo) settle(next State) {
 	l.gone = append(l.gone, l.state().lost(next)...)
 	l.states = append(l.states, next)
 	l.allow(next)
 }
 
-// allow takes for good what tokens were good for in a state.
+// allow notes the tokens that are good in a state.
 func (l *liedTo) allow(s State) {
 	for token, login := range s.logins(nil) {
 		if login.Failure.Text == "" {
@@ -70,8 +71,8 @@ func (l *liedTo) allow(s State) {
 	}
 }
 
-// run mounts the disk, looks at what is there, and uses it until the power is cut during the nth change. It reports
-// whether there is a store with which the next run can go on.
+// run mounts the disk, checks the store, and uses it until the power is cut during the nth change.
+// It reports whether the next run can go on with the store.
 func (l *liedTo) run(t *testing.T, nth int) (goOn bool) {
 	t.Helper()
 	dir, unmount := mount(t, l.disk)
@@ -95,7 +96,7 @@ func (l *liedTo) run(t *testing.T, nth int) (goOn bool) {
 	return goOn
 }
 
-// lie is what happens between two cuts.
+// lie is the use of the disk between two cuts.
 type lie struct {
 	*liedTo
 	t       *testing.T
@@ -103,7 +104,7 @@ type lie struct {
 	path    string
 }
 
-// open opens the store and looks at everything. It reports false if something is damaged.
+// open opens the store and reads everything. It reports whether the store is sound.
 func (u *lie) open() (sound bool) {
 	u.t.Helper()
 	err := u.program.call(u.t, Call{Do: "open", Path: u.path}).Failure.err()
@@ -124,7 +125,7 @@ func (u *lie) open() (sound bool) {
 	}
 	for i, state := range slices.Backward(u.states) {
 		if found, ok := state.found(seen.State); ok {
-			if i < len(u.states)-2 { // the last is of a change that was under way
+			if i < len(u.states)-2 { // the last state is after a change that was in progress
 				u.outcomes["an earlier state"]++
 			} else {
 				u.outcomes["the last state"]++
@@ -133,7 +134,7 @@ func (u *lie) open() (sound bool) {
 			return true
 		}
 	}
-	u.t.Fatalf("%s: Check finds nothing in a state that there never was: %+v", u.program.where, seen.State)
+	u.t.Fatalf("%s: Check finds nothing wrong in a state that never existed: %+v", u.program.where, seen.State)
 	return false
 }
 
@@ -141,12 +142,12 @@ func (u *lie) wantWayOut(err error) {
 	u.t.Helper()
 	for _, way := range []string{"Salvage", "Restore"} {
 		if !errors.Is(err, latchkey.ErrCorrupt) || !strings.Contains(err.Error(), way) {
-			u.t.Errorf("%s: open: got %v, want ErrCorrupt that speaks of %s", u.program.where, err, way)
+			u.t.Errorf("%s: open: got %v, want an ErrCorrupt that names %s", u.program.where, err, way)
 		}
 	}
 }
 
-// logIn logs in with every token that there ever was.
+// logIn logs in with every token that ever existed.
 func (u *lie) logIn() {
 	u.t.Helper()
 	tokens := u.tokens()
@@ -168,7 +169,8 @@ func (u *lie) judge(tokens []string, s Stage) {
 	(&damaged{what: u.program.where, good: u.good}).judge(u.t, tokens, s)
 }
 
-// examine does everything with a store that is damaged: the way out is one, and lets nobody in.
+// examine makes every call on a damaged store. If Salvage makes a store of it, that store must be
+// sound. No call may make a bad token good.
 func (u *lie) examine() {
 	u.t.Helper()
 	c := Call{Do: "examine", Path: u.path, State: u.state(), Tokens: u.tokens()}
@@ -184,7 +186,8 @@ func (u *lie) examine() {
 	}
 }
 
-// step makes one call. What was looked at is sound, so it succeeds until the power is cut.
+// step makes one call. The store was sound when it was opened, so the call succeeds until the power
+// is cut.
 func (u *lie) step() (goOn bool) {
 	u.t.Helper()
 	c := u.state().draw(u.random, u.path, subjects[u.random.IntN(len(subjects))])
@@ -198,7 +201,7 @@ func (u *lie) step() (goOn bool) {
 	if c.Do == "close" {
 		a = u.program.call(u.t, Call{Do: "open", Path: u.path})
 	}
-	u.settle(u.state().apply(c, a)) // when the power was cut, it may or may not be so
+	u.settle(u.state().apply(c, a)) // after a power cut, this state may or may not hold
 	select {
 	case <-u.disk.Off():
 		return false
