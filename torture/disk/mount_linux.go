@@ -11,11 +11,14 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// Mount makes the disk appear as the directory dir, until unmount is called. It needs /dev/fuse, root, and Linux 6.6.
+// Mount makes the disk appear as the directory dir until unmount is called. It needs /dev/fuse,
+// root, and Linux 6.6.
 //
-// The program that has mounted it must not use the directory itself: a goroutine that waits for a mapped page keeps its
-// processor, and a collection of garbage then waits for the goroutine, and the answer for the collection. So does one that
-// starts a program while a file is open, which the new program closes.
+// The program that has mounted the disk must not use the directory itself, because it can hang. A
+// goroutine that waits for a mapped page keeps its processor, a garbage collection then waits for
+// the goroutine, and the answer for the page waits for the collection. The program also hangs if it
+// starts another program while it has a file of the directory open, because the new program closes
+// that file.
 func (d *Disk) Mount(dir string) (unmount func() error, err error) {
 	syscall.ForkLock.RLock()
 	server, err := fuse.NewServer(&files{fuse.NewDefaultRawFileSystem(), d}, dir, &fuse.MountOptions{
@@ -24,7 +27,7 @@ func (d *Disk) Mount(dir string) (unmount func() error, err error) {
 		DirectMountStrict: true,
 		DisableXAttrs:     true,
 		ExtraCapabilities: fuse.CAP_DIRECT_IO_ALLOW_MMAP,
-		// The kernel shall drop nothing of its cache by itself.
+		// The kernel must not drop anything from its cache by itself.
 		ExplicitDataCacheControl: true,
 	})
 	closeDeviceOnExec()
@@ -40,8 +43,8 @@ func (d *Disk) Mount(dir string) (unmount func() error, err error) {
 	return server.Unmount, nil
 }
 
-// closeDeviceOnExec keeps the device from programs that are started later. While one has it open, what waits for an answer
-// waits, even when there is nobody to answer.
+// closeDeviceOnExec keeps the device from programs that are started later. While a program has the
+// device open, calls that wait for an answer go on waiting, even when nobody is left to answer.
 func closeDeviceOnExec() {
 	const dir = "/proc/self/fd"
 	fds, _ := os.ReadDir(dir)
@@ -64,9 +67,10 @@ func mountError(err error) error {
 	return fmt.Errorf("mount: %w", err)
 }
 
-// files answers the kernel. Unless the disk is to be cached, each file's I/O is direct: what programs write goes to the
-// disk at once, the kernel drops what it has mapped of it, and a write that the disk refuses is seen by nobody. (With the
-// kernel's cache in between, a refused write would still show in every map of the file.)
+// files answers the kernel. Unless the disk is cached, the I/O of each file is direct: written data
+// goes to the disk at once, the kernel drops its map of that data, and nobody ever sees a write
+// that the disk refuses. With the kernel's cache in between, a refused write would still show in
+// every map of the file.
 type files struct {
 	fuse.RawFileSystem
 	disk *Disk
