@@ -11,8 +11,8 @@ import (
 	"github.com/latchkeydb/latchkey/torture/disk"
 )
 
-// These tests use what they have mounted themselves, which is well as long as they map nothing of it, and no other test
-// runs, which might start a program.
+// These tests use a disk that they have mounted themselves. This is safe because they map no file
+// of it, and because no other test runs at the same time, which might start a program.
 
 // newMountedFile makes a file of one page on a mounted disk.
 func newMountedFile(t *testing.T, d *disk.Disk) (f *os.File, path string) {
@@ -80,14 +80,14 @@ func TestDataThatASyncHasLostIsStillReadOnlyFromADiskWithACache(t *testing.T) {
 			must(t, openMounted(t, path, 0).Sync())
 			wantPage(t, path, seen)
 			if got := d.Files()["file"][0]; got != 'a' {
-				t.Errorf("the disk has %q, want what was synced", got)
+				t.Errorf("the disk has %q, want the data that was synced", got)
 			}
-			// Written again it is on the disk.
+			// After another write and sync, the data is on the disk.
 			f = openMounted(t, path, 0)
 			writePage(t, f, 'b')
 			must(t, f.Sync())
 			if got := d.Files()["file"][0]; got != 'b' {
-				t.Errorf("the disk has %q, want what was written again", got)
+				t.Errorf("the disk has %q, want the data that was written again", got)
 			}
 		})
 	}
