@@ -14,7 +14,7 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// cutsOfAHistory is after how many cuts a history begins again with an empty disk.
+// cutsOfAHistory is the number of cuts after which a history begins again with an empty disk.
 const cutsOfAHistory = 10
 
 func TestAfterAPowerCutEveryAcknowledgedChangeIsThereAndNoChangeIsThereInPart(t *testing.T) {
@@ -34,7 +34,8 @@ func TestAfterAPowerCutEveryAcknowledgedChangeIsThereAndNoChangeIsThereInPart(t 
 	t.Logf("%d changes were acknowledged in %d cuts", acknowledged, cuts)
 }
 
-// At each instant of what moves files about, rather than at random ones.
+// These cuts come at each instant of the operations that move files, rather than at random
+// instants.
 func TestAPowerCutInMakingCompactingOrRestoringAStoreLeavesTheOldStateOrTheNew(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -103,7 +104,7 @@ func TestAPowerCutInRecoveringFromTheSafetyCopyLeavesTheOldFileOrTheCopy(t *test
 	}
 }
 
-// A process that is killed in a commit leaves what it has written and not synced.
+// A process that is killed in a commit leaves data that it has written and not synced.
 func TestTheStateFoundAfterAKillAndReopeningLasts(t *testing.T) {
 	t.Parallel()
 	seed := form.NewSeed(t)
@@ -121,8 +122,8 @@ func TestTheStateFoundAfterAKillAndReopeningLasts(t *testing.T) {
 	}
 }
 
-// drawInstant says during which change of the disk the power is cut. Opening makes a store in some forty changes, and
-// then a store's change is some ten.
+// drawInstant returns the number of the change during which the power is cut. The opening of a new
+// store takes some forty changes of the disk, and each later change of the store some ten.
 func drawInstant(random *rand.Rand, made bool) int {
 	if !made || random.IntN(4) == 0 {
 		return 1 + random.IntN(60)
@@ -130,28 +131,29 @@ func drawInstant(random *rand.Rand, made bool) int {
 	return 1 + random.IntN(600)
 }
 
-// history is what happens to one disk from one cut to the next.
+// history is the use of one disk from one cut to the next.
 type history struct {
 	cut    int
 	random *rand.Rand
 	disk   *disk.Disk
 
-	made   bool     // the store was opened once
-	safety bool     // it is opened with the safety copy
-	state  State    // with every change that is known to be there
-	under  []Call   // changes under way, each of which may be there or not
+	made   bool     // whether the store was ever opened
+	safety bool     // whether it is opened with the safety copy
+	state  State    // state with every change that is known to be there
+	under  []Call   // calls in progress; each change may be there or not
 	gone   []string // tokens of deleted keys
 
 	acknowledged int // changes
 
-	backups  []State // one of which the backup has
-	backedUp bool    // the backup is known to be whole
-	copies   []State // one of which the restored store has, if there is one
+	backups  []State // states, one of which the backup has
+	backedUp bool    // whether the backup is known to be whole
+	copies   []State // states, one of which the restored store has, if it exists
 }
 
 func newHistory() *history { return &history{disk: disk.New(), state: newState()} }
 
-// run uses the disk until the power is cut during the nth change; for 0 only until everything was looked at.
+// run uses the disk until the power is cut during the nth change. If nth is 0, run only checks
+// everything.
 func (h *history) run(t *testing.T, nth int) {
 	t.Helper()
 	h.between(t, nth, func(u *use) {
@@ -166,8 +168,9 @@ func (h *history) run(t *testing.T, nth int) {
 	})
 }
 
-// between mounts the disk, has it used until the power is cut during the nth change or, for 0, for as long as it takes,
-// and lets the disk lose what it may. It reports whether the power was cut in time.
+// between mounts the disk, and calls work. It cuts the power during the nth change, or never if nth
+// is 0. Afterwards the disk loses a part of its unsynced data. between reports whether the power
+// was cut while work ran.
 func (h *history) between(t *testing.T, nth int, work func(u *use)) (cut bool) {
 	t.Helper()
 	dir, unmount := mount(t, h.disk)
@@ -184,7 +187,7 @@ func (h *history) between(t *testing.T, nth int, work func(u *use)) (cut bool) {
 	return cut
 }
 
-// use is what happens between two cuts.
+// use is the use of the disk between two cuts.
 type use struct {
 	*history
 	t       *testing.T
@@ -211,7 +214,8 @@ func (u *use) goOn(what string, err error) bool {
 	return err == nil
 }
 
-// ask makes one call. It reports false if the power was cut.
+// ask makes one call, and reports whether it succeeded. A call that fails without a power cut ends
+// the test.
 func (u *use) ask(c Call) bool {
 	u.t.Helper()
 	if c.Path == "" {
@@ -221,7 +225,7 @@ func (u *use) ask(c Call) bool {
 	return u.goOn(c.Do, a.Failure.err())
 }
 
-// open opens the store and looks at everything that was there before.
+// open opens the store and checks everything that was there before. It reports false after a cut.
 func (u *use) open() bool {
 	u.t.Helper()
 	if !u.ask(Call{Do: "open", RecoverFromSafetyCopy: u.safety}) {
@@ -231,7 +235,8 @@ func (u *use) open() bool {
 	return u.find() && u.findBackup() && u.findRestored()
 }
 
-// find looks at the store: it must have what is known to be there, with each change that was under way or without.
+// find checks the store, which must have the known state, with or without each change that was in
+// progress.
 func (u *use) find() bool {
 	u.t.Helper()
 	states := []State{u.state}
@@ -249,16 +254,17 @@ func (u *use) find() bool {
 	return true
 }
 
-// settle goes on with the next state.
+// settle makes next the known state.
 func (u *use) settle(next State) {
 	u.gone = append(u.gone, u.state.lost(next)...)
 	u.state = next
 }
 
-// damage makes the file no store.
+// damage overwrites the file, so that it is no store.
 func (u *use) damage() { u.disk.Put(filepath.Base(u.path), make([]byte, 2*pageSize)) }
 
-// killDuring makes a call, has the program killed during the nth change of the disk, and starts another program.
+// killDuring makes a call, kills the program during the nth change of the disk, and starts another
+// program.
 func (u *use) killDuring(n int, c Call) {
 	u.t.Helper()
 	process := u.program.cmd.Process
@@ -271,7 +277,8 @@ func (u *use) killDuring(n int, c Call) {
 func (u *use) backup() string   { return filepath.Join(u.dir, "backup") }
 func (u *use) restored() string { return filepath.Join(u.dir, "restored.db") }
 
-// findBackup restores the backup, if there is one: it has a state that it may have, or is recognised as cut short.
+// findBackup restores the backup, if there is one. The backup must have one of its possible states,
+// or be recognised as incomplete.
 func (u *use) findBackup() bool {
 	u.t.Helper()
 	if u.backups == nil {
@@ -286,13 +293,14 @@ func (u *use) findBackup() bool {
 	return u.goOn("restore", err) && u.findCopy(probe, &u.backups)
 }
 
-// findRestored looks at the restored store, if there is one: a cut in Restore leaves all of it or nothing.
+// findRestored checks the restored store, if there is one. A cut during Restore must leave all of
+// it or nothing.
 func (u *use) findRestored() bool {
 	u.t.Helper()
 	return u.disk.Files()["restored.db"] == nil || u.findCopy(u.restored(), &u.copies)
 }
 
-// findCopy opens a store that has one of some states, and closes it.
+// findCopy opens a store that must have one of some states, and closes it.
 func (u *use) findCopy(path string, states *[]State) bool {
 	u.t.Helper()
 	if !u.ask(Call{Do: "open", Path: path}) {
@@ -306,7 +314,7 @@ func (u *use) findCopy(path string, states *[]State) bool {
 	return u.ask(Call{Do: "close", Path: path})
 }
 
-// step makes one call, or several at once that have nothing to do with each other. It reports false after a cut.
+// step makes one call, or several independent calls at once. It reports false after a cut.
 func (u *use) step() bool {
 	u.t.Helper()
 	switch n := u.random.IntN(100); {
@@ -329,7 +337,7 @@ func (u *use) step() bool {
 	return u.change()
 }
 
-// change makes the calls that are under way.
+// change makes the calls in under.
 func (u *use) change() bool {
 	u.t.Helper()
 	var begun []*rpc.Call
@@ -376,7 +384,7 @@ func (u *use) restore() bool {
 	return true
 }
 
-// useDeadDisk uses a store whose disk has gone: everything may fail, nothing may crash or hang.
+// useDeadDisk uses a store whose disk is gone. Every call may fail, but no call may crash or hang.
 func (u *use) useDeadDisk() {
 	u.t.Helper()
 	var tokens []string
