@@ -25,9 +25,10 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// A program of its own uses the stores, for a crash of it to be seen and survived; and because a program must not map
-// files of a file system that it serves itself, see [disk.Disk.Mount]. It is this test binary, told by a variable in its
-// environment to answer calls on its standard input and output.
+// A separate program uses the stores, so that the test sees a crash and survives it. Besides, a
+// program must not map files of a file system that it serves itself; see [disk.Disk.Mount]. The
+// program is this test binary. An environment variable makes it answer calls on its standard input
+// and output.
 
 const programVariable = "LATCHKEY_DISK_PROGRAM"
 
@@ -45,25 +46,25 @@ func TestMain(m *testing.M) {
 	}{os.Stdin, os.Stdout})
 }
 
-// Call is what the program is asked to do. Each kind of call has the fields that it needs.
+// Call is a request to the program. Each kind of call uses the fields that it needs.
 type Call struct {
 	Do                    string
 	Path                  string
 	ReadOnly              bool
 	RecoverFromSafetyCopy bool
-	Cost                  latchkey.Cost // lightest, unless it is another
+	Cost                  latchkey.Cost // zero stands for lightest
 
 	Subject string // of a user
 	User    uuid.UUID
 	Name    string // of a key
 	Key     uuid.UUID
-	Names   []string // of keys to make; the last is the new name in a renaming
+	Names   []string // of keys to make; in a renaming, the new name
 	Tokens  []string
 	To      string // another path
 	State   State
 }
 
-// Answer is what came of a call.
+// Answer is the result of a call.
 type Answer struct {
 	Failure  Failure
 	User     uuid.UUID
@@ -76,7 +77,7 @@ type Answer struct {
 	Stages   []Stage
 }
 
-// Login is what came of the login with one token.
+// Login is the result of a login with one token.
 type Login struct {
 	Key     uuid.UUID
 	Owner   uuid.UUID
@@ -86,10 +87,10 @@ type Login struct {
 // Failure is an error in another program.
 type Failure struct {
 	Text string
-	Kind []string // the texts of the errors that it is
+	Kind []string // texts of the errors in errorKinds that it wraps
 }
 
-// errorKinds are the errors that tests tell apart.
+// errorKinds has the errors that tests tell apart.
 var errorKinds = []error{
 	latchkey.ErrInvalidToken, latchkey.ErrKeyDisabled, latchkey.ErrUserDisabled, latchkey.ErrCorrupt, latchkey.ErrNewerFormat,
 	latchkey.ErrClosed, latchkey.ErrCommitUnknown, latchkey.ErrSyncFailed, latchkey.ErrUserNotFound, latchkey.ErrKeyNotFound,
@@ -109,7 +110,8 @@ func failure(err error) (f Failure) {
 	return f
 }
 
-// err is the error as it was, as far as errors.Is can tell.
+// err returns the error, for which errors.Is gives the same answers as in the other program. It
+// returns nil if there was none.
 func (f Failure) err() error {
 	if f.Text == "" {
 		return nil
@@ -120,7 +122,7 @@ func (f Failure) err() error {
 func (f Failure) Error() string        { return f.Text }
 func (f Failure) Is(target error) bool { return slices.Contains(f.Kind, target.Error()) }
 
-// Program is what the program does.
+// Program has the stores of the program and its methods.
 type Program struct {
 	mu     sync.Mutex
 	stores map[string]*latchkey.Store // by path
@@ -132,10 +134,10 @@ func (p *Program) store(path string) *latchkey.Store {
 	return p.stores[path]
 }
 
-// lightest is the cheapest cost that there is.
+// lightest is the lowest cost that a store accepts.
 var lightest = latchkey.Cost{Memory: 8, Passes: 1, Lanes: 1}
 
-// Do does what it is asked.
+// Do serves one call.
 func (p *Program) Do(c Call, a *Answer) error {
 	a.Failure = failure(p.do(context.Background(), c, a))
 	return nil
@@ -210,7 +212,7 @@ func (p *Program) do(ctx context.Context, c Call, a *Answer) error {
 	return fmt.Errorf("cannot %s", c.Do)
 }
 
-// email is the identity of a user known by subject.
+// email returns the identity of a user with the email address subject.
 func email(subject string) latchkey.Identity {
 	return latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: subject}
 }
@@ -222,7 +224,7 @@ func (a *Answer) created(keys []latchkey.Key, tokens []string) {
 	a.Tokens = tokens
 }
 
-// createServerKeys makes the keys that a call names in one transaction.
+// createServerKeys makes the keys of a call in one transaction.
 func createServerKeys(ctx context.Context, s *latchkey.Store, c Call, a *Answer) error {
 	minted, tokens, err := s.MintKeys(ctx, len(c.Names), nil)
 	if err != nil {
@@ -273,7 +275,7 @@ func createUserWithKeys(ctx context.Context, s *latchkey.Store, c Call, a *Answe
 	return err
 }
 
-// backUp makes a backup that survives a power cut once it returns nil.
+// backUp makes a backup. When it returns nil, the backup survives a power cut.
 func backUp(ctx context.Context, s *latchkey.Store, to string) error {
 	f, err := os.Create(to)
 	if err != nil {
@@ -306,7 +308,7 @@ func restore(ctx context.Context, backup, to string) error {
 	return latchkey.Restore(ctx, f, to)
 }
 
-// look reads everything: the state, and the findings of Check.
+// look reads the state of the store and the findings of Check.
 func look(ctx context.Context, s *latchkey.Store, a *Answer) error {
 	for finding := range s.Check(ctx) {
 		a.Findings = append(a.Findings, finding.Error())
@@ -340,8 +342,8 @@ type process struct {
 	cmd    *exec.Cmd
 	client *rpc.Client
 	stderr *bytes.Buffer
-	ended  chan struct{} // closed when it has ended
-	where  string        // in the test, for its messages
+	ended  chan struct{} // closed when the program has ended
+	where  string        // the place in the test, for its messages
 }
 
 func start(t testing.TB, where string) *process {
@@ -351,13 +353,14 @@ func start(t testing.TB, where string) *process {
 	return p
 }
 
-// startAlone starts a program that its caller kills.
+// startAlone starts a program, which the caller must kill.
 func startAlone(t testing.TB, where string) *process {
 	t.Helper()
 	self, err := os.Executable()
 	must(t, err)
 	p := &process{cmd: exec.Command(self), stderr: &bytes.Buffer{}, ended: make(chan struct{}), where: where}
-	// A race ends the program, which is killed before it would tell.
+	// A race must end the program at once, because otherwise the kill comes before the race
+	// detector's report.
 	p.cmd.Env = append(os.Environ(), programVariable+"=1", "GORACE=halt_on_error=1")
 	p.cmd.Stderr = p.stderr
 	in, err := p.cmd.StdinPipe()
@@ -385,17 +388,18 @@ func (p *process) running() bool {
 	}
 }
 
-// kill ends the program as a power cut does.
+// kill ends the program at once, as a power cut does.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
 	<-p.ended
 	_ = p.client.Close()
 }
 
-// patience is for a program that hangs. No call takes a hundredth of it, unless the machine stands still.
+// patience is how long a call may take before the program counts as hanging. No call takes a
+// hundredth of it, unless the machine stands still.
 const patience = 3 * time.Minute
 
-// call has the program do something. It ends the test if the program crashes or hangs.
+// call makes a call of the program. It ends the test if the program crashes or hangs.
 func (p *process) call(t testing.TB, c Call) Answer {
 	t.Helper()
 	a, err := p.wait(p.begin(c))
@@ -427,8 +431,9 @@ func firstLines(text string, n int) string {
 	return strings.Join(lines[:min(n, len(lines))], "")
 }
 
-// visit looks at an open store, which must be sound and in one of some states, and logs in with every token of that
-// state and with those of deleted keys. It returns the state, or the error of a call that failed.
+// visit checks an open store, which must be sound and in one of some states. It logs in with every
+// token of that state and with the tokens of deleted keys. It returns the state, or the error of a
+// call that failed.
 func (p *process) visit(t testing.TB, path string, states []State, gone []string) (State, error) {
 	t.Helper()
 	seen := p.call(t, Call{Do: "look", Path: path})
@@ -447,7 +452,7 @@ func (p *process) visit(t testing.TB, path string, states []State, gone []string
 	return nil, nil
 }
 
-// logIn logs in with every token of a state, and with those of deleted keys.
+// logIn logs in with every token of a state and with the tokens of deleted keys.
 func (p *process) logIn(t testing.TB, path string, state State, gone []string) error {
 	t.Helper()
 	want := state.logins(gone)
