@@ -11,7 +11,8 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// Flash that wears out has sectors that cannot be read any more: reading a file there is EIO, and reading its map a fault.
+// Worn flash has sectors that cannot be read any more. There, reading the file fails with EIO, and
+// reading its map is a fault.
 func TestAnUnreadablePageIsAnErrorAndNeverACrashAndTheSafetyCopyReplacesIt(t *testing.T) {
 	t.Parallel()
 	w := newWritten(t, form.NewRandom(form.NewSeed(t), 0), 40, 0)
