@@ -12,21 +12,22 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// State is what is in a store: its users by their subjects. The empty subject has the server keys.
+// State is the content of a store: its users by their subjects. The empty subject stands for the
+// server keys.
 type State map[string]Holder
 
 // Holder is a user, and the user's keys by their names.
 type Holder struct {
-	ID       uuid.UUID // [uuid.Nil] as long as nobody was told
+	ID       uuid.UUID // [uuid.Nil] until a call has returned the ID
 	Disabled bool
 	Keys     map[string]Key
 }
 
 // Key is a key.
 type Key struct {
-	ID       uuid.UUID // [uuid.Nil] as long as nobody was told
+	ID       uuid.UUID // [uuid.Nil] until a call has returned the ID
 	Disabled bool
-	Token    string // empty as long as nobody was told
+	Token    string // empty until a call has returned the token
 }
 
 func newState() State { return State{"": {ID: latchkey.ServerOwner, Keys: map[string]Key{}}} }
@@ -66,7 +67,7 @@ func readState(ctx context.Context, s *latchkey.Store) (State, error) {
 	return st, nil
 }
 
-// users and keys count.
+// users and keys return the numbers of users and keys.
 func (s State) users() int { return len(s) - 1 }
 
 func (s State) keys() (n int) {
@@ -76,7 +77,8 @@ func (s State) keys() (n int) {
 	return n
 }
 
-// apply makes the change of a call. IDs and tokens are the answer's, if there is one.
+// apply returns the state after the change of a call. The IDs and tokens come from the answer, if
+// there is one.
 func (s State) apply(c Call, a Answer) State {
 	s = s.clone()
 	h := s[c.Subject]
@@ -117,7 +119,8 @@ func (h Holder) addKeys(names []string, a Answer) {
 	}
 }
 
-// found reports whether what was read from a store is s, and returns s with the IDs that nobody was told.
+// found reports whether read, which was read from a store, equals s. It returns s with the IDs that
+// no call has returned.
 func (s State) found(read State) (State, bool) {
 	s = s.clone()
 	if len(s) != len(read) {
@@ -140,7 +143,8 @@ func (s State) found(read State) (State, bool) {
 	return s, true
 }
 
-// sameID reports whether an ID is the one that was read, and takes that if nobody was told.
+// sameID reports whether an ID equals the one that was read. If no call has returned the ID, sameID
+// first takes over the one that was read.
 func sameID(id *uuid.UUID, read uuid.UUID) bool {
 	if *id == uuid.Nil {
 		*id = read
@@ -148,7 +152,8 @@ func sameID(id *uuid.UUID, read uuid.UUID) bool {
 	return *id == read
 }
 
-// logins returns what a login has to come to with each token that was told, and with those of deleted keys.
+// logins returns the right result of a login with each known token, and with the tokens of deleted
+// keys.
 func (s State) logins(gone []string) map[string]Login {
 	logins := make(map[string]Login)
 	for _, token := range gone {
@@ -170,7 +175,7 @@ func (s State) logins(gone []string) map[string]Login {
 	return logins
 }
 
-// lost returns the tokens that are good for nothing in the next state.
+// lost returns the tokens of s that next does not have.
 func (s State) lost(next State) (gone []string) {
 	after := next.logins(nil)
 	for token := range s.logins(nil) {
@@ -181,10 +186,11 @@ func (s State) lost(next State) (gone []string) {
 	return gone
 }
 
-// subjects are those of users that there can be. So few that they are often deleted and made again.
+// subjects are the subjects of all users that can exist, and the empty one. They are few, so that
+// users are often deleted and made again.
 var subjects = []string{"", "ada", "bob", "cleo", "dan", "eve", "fay"}
 
-// draw returns a change of what one subject has.
+// draw returns a random change of the data of one subject.
 func (s State) draw(random *rand.Rand, path, subject string) Call {
 	h, ok := s[subject]
 	c := Call{Path: path, Subject: subject, User: h.ID}
