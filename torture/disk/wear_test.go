@@ -14,8 +14,9 @@ import (
 	"github.com/latchkeydb/latchkey/torture/disk"
 )
 
-// What flash memory wears out by. The figures are in the table of docs/reliability.md, which this test reads: no operation
-// writes more than it says there. Run with -v, the test prints the table anew.
+// Writes wear flash memory out. The figures are in the table of docs/reliability.md, which this
+// test reads. No operation may write more than the table says. With -v, the test prints a new
+// table.
 func TestAChangeIsOneCommitOfAtMostTheBytesInTheTableAndALoginWritesNothing(t *testing.T) {
 	t.Parallel()
 	table := readWear(t)
@@ -43,7 +44,7 @@ func TestAChangeIsOneCommitOfAtMostTheBytesInTheTableAndALoginWritesNothing(t *t
 	}
 }
 
-// operation is what is measured a number of times.
+// operation is an operation that is measured a number of times.
 type operation struct {
 	name  string
 	times int
@@ -51,7 +52,7 @@ type operation struct {
 	call  func(w *worn, i int) Call
 }
 
-// kind is what an operation costs besides writes.
+// kind says how many commits and syncs an operation takes.
 type kind struct {
 	commits uint64
 	syncs   int // at most
@@ -60,7 +61,7 @@ type kind struct {
 var (
 	reading  = kind{}
 	changing = kind{commits: 1, syncs: 2}
-	opening  = kind{syncs: 2} // of the file and of its directory
+	opening  = kind{syncs: 2} // one of the file and one of its directory
 )
 
 var operations = []operation{
@@ -110,7 +111,7 @@ func numbered(i, n int) (names []string) {
 	return names
 }
 
-// worn is a store on a disk that counts.
+// worn is a store on a disk that counts writes.
 type worn struct{ *victim }
 
 // newWorn makes a store with users of 20 keys each.
@@ -126,7 +127,7 @@ func newWorn(t *testing.T, users int) *worn {
 			w.want(w.ask(c))
 			continue
 		}
-		c.Path = filepath.Join(dir, "keys.db") // of the others it is enough that they are there
+		c.Path = filepath.Join(dir, "keys.db") // the tests use only the first users
 		must(t, w.program.call(t, c).Failure.err())
 	}
 	return w
@@ -135,8 +136,8 @@ func newWorn(t *testing.T, users int) *worn {
 func (w *worn) key(i int, name string) Key { return w.state[subject(i)].Keys[name] }
 func (w *worn) logIn(token string) Call    { return Call{Do: "log in", Tokens: []string{token}} }
 
-// measure makes an operation a number of times, and returns how many bytes were written each time. Growing the file, which
-// happens once in 128 KiB and takes a sync, does not count.
+// measure makes an operation a number of times, and returns the bytes that each time wrote. The
+// growth of the file, which happens once in 128 KiB and takes a sync, does not count.
 func (w *worn) measure(op operation) (bytes []int64) {
 	w.t.Helper()
 	for i := range op.times {
@@ -149,8 +150,9 @@ func (w *worn) measure(op operation) (bytes []int64) {
 	return bytes
 }
 
-// measureRehash opens the store at another cost, has a key log in, and makes changes until one takes along the key's new
-// hash, for which there must be a processor meanwhile. It returns how many bytes that one took.
+// measureRehash opens the store at another cost, logs in with a key, and makes changes until one of
+// them writes the key's new hash too. The hash needs a free processor in the meantime.
+// measureRehash returns the bytes that this last change wrote.
 func (w *worn) measureRehash() (bytes []int64) {
 	w.t.Helper()
 	dearer := lightest
@@ -168,7 +170,7 @@ func (w *worn) measureRehash() (bytes []int64) {
 	return bytes
 }
 
-// cost makes a call, and returns what it cost.
+// cost makes a call, and returns its cost.
 func (w *worn) cost(c Call) (cost disk.Counts, commits uint64) {
 	w.t.Helper()
 	earlier, before := uint64(0), w.disk.Counts()
@@ -188,8 +190,8 @@ func (w *worn) stats() latchkey.Stats {
 	return a.Stats
 }
 
-// readWear reads the table: by operation, the bytes that it usually writes and those that it writes at most, in a store of
-// 100 keys and in one of 10,000.
+// readWear reads the table. For each operation, the table has the bytes that it usually writes and
+// the most that it writes, in a store of 100 keys and in a store of 10,000 keys.
 func readWear(t *testing.T) map[string][4]int64 {
 	t.Helper()
 	f, err := os.Open(filepath.Join("..", "..", "docs", "reliability.md"))
