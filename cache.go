@@ -7,7 +7,6 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/google/uuid"
 )
@@ -48,14 +47,10 @@ func (s *staleLogins) add(more staleLogins) {
 }
 
 type cacheEntry struct {
-	key       [keyIDDigits]byte // the key's ID, as its tokens have it
-	salt      [8]byte
-	digest    [sha256.Size]byte
-	principal Principal
-	disabled  error // what a login gets in place of the principal, if the key is disabled
-	expires   int64 // Unix seconds; 0 for never
-	expired   error // what a login gets from then on
-	suspended error // what it gets if the user is disabled
+	key    [keyIDDigits]byte // the key's ID, as its tokens have it
+	salt   [8]byte
+	digest [sha256.Size]byte
+	answer
 
 	next         atomic.Pointer[cacheEntry] // in the bucket
 	visited      atomic.Bool                // since the hand passed
@@ -64,11 +59,8 @@ type cacheEntry struct {
 
 // newCacheEntry makes the entry of a key whose token was just proven.
 func newCacheEntry(t *parsedToken, a *answer) *cacheEntry {
-	e := &cacheEntry{principal: a.principal, disabled: a.disabled, expired: a.expired, suspended: a.suspended}
+	e := &cacheEntry{answer: *a}
 	copy(e.key[:], t.key())
-	if !a.expires.IsZero() {
-		e.expires = a.expires.Unix()
-	}
 	rand.Read(e.salt[:])
 	e.digest = e.sum(t)
 	return e
@@ -90,17 +82,6 @@ func (e *cacheEntry) matches(t *parsedToken) bool {
 		diff |= binary.LittleEndian.Uint64(digest[i:]) ^ binary.LittleEndian.Uint64(e.digest[i:])
 	}
 	return diff == 0
-}
-
-// refusal is why a login with the entry's key is refused, or nil.
-func (e *cacheEntry) refusal(clock func() time.Time) error {
-	switch {
-	case e.disabled != nil:
-		return e.disabled
-	case e.expires != 0 && clock().Unix() >= e.expires:
-		return e.expired
-	}
-	return e.suspended
 }
 
 func newCache(limit int) *cache {

@@ -56,18 +56,28 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	return s.loginCold(ctx, t) // by value: here t stays off the heap
 }
 
-// answer is what the store says about a key to whoever proves its secret.
+// answer is what the store tells the holder of a key who has proven its secret.
 type answer struct {
-	principal Principal
-	verifier  string
-	disabled  error // what the holder is told if the key is disabled; else nil
-	expires   time.Time
-	expired   error // what the holder is told once that has passed
-	suspended error // what the holder is told if the user is disabled; else nil
+	principal    Principal
+	disabled     error // the refusal if the key is disabled; else nil
+	expires      int64 // Unix seconds; 0 for never
+	expired      error // the refusal from then on
+	userDisabled error // the refusal if the user is disabled; else nil
 }
 
-// loginCold reads the key's verifier, hashes, and then reads all that there is to know: what was revoked while it hashed is
-// refused, and not remembered.
+// refusal returns why a login is refused, or nil.
+func (a *answer) refusal(clock func() time.Time) error {
+	switch {
+	case a.disabled != nil:
+		return a.disabled
+	case a.expires != 0 && clock().Unix() >= a.expires:
+		return a.expired
+	}
+	return a.userDisabled
+}
+
+// loginCold reads the key's verifier, hashes the secret, and then reads all that the answer depends on.
+// So a key that was revoked while loginCold hashed is refused, and is not remembered.
 func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error) {
 	id, secret, ok := t.decode()
 	if !ok {
@@ -90,11 +100,11 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 			return Principal{}, ErrInvalidToken
 		}
 		mark := s.cache.mark(id)
-		a, err := s.lookUp(ctx, id)
+		a, now, err := s.lookUp(ctx, id)
 		if err != nil {
 			return Principal{}, wrapf(err, "login")
 		}
-		if a == nil || a.verifier != phc { // it was deleted or hashed anew meanwhile
+		if a == nil || now != phc { // the key was deleted or hashed anew meanwhile
 			continue
 		}
 		e := newCacheEntry(&t, a)
@@ -107,7 +117,7 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 	}
 }
 
-// lookUpVerifier reads a key's verifier. It does not find that of a key that was deleted.
+// lookUpVerifier returns the verifier of a key, unless the key was deleted or never was.
 func (s *Store) lookUpVerifier(ctx context.Context, id uuid.UUID) (phc string, found bool, err error) {
 	err = s.View(ctx, func(tx *Tx) error {
 		k, err := tx.getKey(id)
@@ -119,47 +129,53 @@ func (s *Store) lookUpVerifier(ctx context.Context, id uuid.UUID) (phc string, f
 	return phc, found, err
 }
 
-// lookUp reads a key and its owner, or returns nil if there is no such key any more.
-func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, err error) {
-	err = s.View(ctx, func(tx *Tx) error {
-		k, err := tx.getKey(id)
-		if err != nil || k == nil || k.deleted {
-			return err
-		}
-		a = &answer{
-			principal: Principal{KeyID: id, KeyName: k.name, Owner: k.owner, ServerKey: k.owner == ServerOwner},
-			verifier:  k.verifier,
-			expires:   k.expires,
-		}
-		if !k.expires.IsZero() {
-			a.expired = fmt.Errorf("latchkey: login with key %s: %w", id, ErrKeyExpired)
-		}
-		if k.disabled {
-			a.disabled = fmt.Errorf("latchkey: login with key %s: %w", id, ErrKeyDisabled)
-		}
-		if err := tx.checkLatest(keyKind, id, k.sequence); err != nil {
-			return err
-		}
-		if k.owner == ServerOwner {
-			return nil
-		}
-		a.principal.UserID = k.owner
-		u, err := tx.getUser(k.owner)
-		if err != nil {
-			return err
-		}
-		if u == nil || u.deleted {
-			return errMissing("owner", k.owner)
-		}
-		if u.disabled {
-			a.suspended = fmt.Errorf("latchkey: login with key %s: %w", id, ErrUserDisabled)
-		}
-		return tx.checkLatest(userKind, u.id, u.sequence)
+// lookUp returns the answer to the holder of a key, and the key's verifier. It returns nil if there is
+// no such key any more.
+func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, phc string, err error) {
+	err = s.View(ctx, func(tx *Tx) (err error) {
+		a, phc, err = tx.lookUp(id)
+		return err
 	})
-	if err != nil {
-		return nil, err
+	return a, phc, err
+}
+
+func (tx *Tx) lookUp(id uuid.UUID) (a *answer, phc string, err error) {
+	k, err := tx.getKey(id)
+	if err != nil || k == nil || k.deleted {
+		return nil, "", err
 	}
-	return a, nil
+	if err := tx.checkLatest(keyKind, id, k.sequence); err != nil {
+		return nil, "", err
+	}
+	a = &answer{principal: Principal{KeyID: id, KeyName: k.name, Owner: k.owner, ServerKey: k.owner == ServerOwner}}
+	if k.disabled {
+		a.disabled = loginError(id, ErrKeyDisabled)
+	}
+	if !k.expires.IsZero() {
+		a.expires, a.expired = k.expires.Unix(), loginError(id, ErrKeyExpired)
+	}
+	if k.owner == ServerOwner {
+		return a, k.verifier, nil
+	}
+	a.principal.UserID = k.owner
+	u, err := tx.getUser(k.owner)
+	if err != nil {
+		return nil, "", err
+	}
+	if u == nil || u.deleted {
+		return nil, "", errMissing("owner", k.owner)
+	}
+	if err := tx.checkLatest(userKind, u.id, u.sequence); err != nil {
+		return nil, "", err
+	}
+	if u.disabled {
+		a.userDisabled = loginError(id, ErrUserDisabled)
+	}
+	return a, k.verifier, nil
+}
+
+func loginError(key uuid.UUID, err error) error {
+	return fmt.Errorf("latchkey: login with key %s: %w", key, err)
 }
 
 // prove reports whether secret is the one that the verifier phc of a key was made from. Callers that
@@ -185,11 +201,14 @@ func (s *Store) prove(ctx context.Context, id uuid.UUID, secret [secretSize]byte
 		if !started {
 			s.flight.done(c, false, ErrClosed)
 		}
-		// Only to have the disk bring, while the hash runs, the pages that are read after it.
-		_, _ = s.lookUp(ctx, id)
+		s.prefetch(ctx, id)
 	}
 	return s.flight.wait(ctx, c)
 }
+
+// prefetch reads what lookUp will read after the hash, so that the disk brings the pages while the
+// hash runs.
+func (s *Store) prefetch(ctx context.Context, id uuid.UUID) { _, _, _ = s.lookUp(ctx, id) }
 
 // compare waits for a permit, and then hashes secret and compares the hash with the verifier v. It
 // hashes nothing if no caller waits for the result any more.
