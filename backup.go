@@ -59,7 +59,7 @@ func checkCopy(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	s, err := openEngine(e, opts)
+	s, err := newStore(e, opts)
 	if err != nil {
 		return errors.Join(err, e.Close())
 	}

@@ -103,6 +103,14 @@ func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
 // The file is made with mode 0600 under another name, synced, and then given its own, so that a power cut leaves a
 // whole file or none. It returns [ErrLocked], [ErrCorrupt] if the file is not a store, or the operating system's error.
 func OpenBoltEngine(path string, opts *Options) (Engine, error) {
+	e, err := openOrCreateBolt(path, opts)
+	if err != nil {
+		return nil, err // and not an Engine that holds a nil *boltEngine
+	}
+	return e, nil
+}
+
+func openOrCreateBolt(path string, opts *Options) (*boltEngine, error) {
 	err := checkRegular(path)
 	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
 		err = createBolt(durable.Resolve(path))

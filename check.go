@@ -54,18 +54,17 @@ func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
 	for err := range s.checkEngine(ctx) {
 		return 0, wrapf(err, "repair")
 	}
-	err = s.Update(ctx, func(tx *Tx) error {
+	repaired, err = write(ctx, s, func(tx *Tx) (int, error) {
 		c := newChecker(ctx, tx, func(error) bool { return true })
 		c.repair = true
 		if err := c.repairState(); err != nil {
-			return err
+			return 0, err
 		}
 		err := c.run()
-		repaired = c.repaired
-		return err
+		return c.repaired, err
 	})
 	s.cache.clear()
-	return result(repaired, wrapf(err, "repair"))
+	return repaired, wrapf(err, "repair")
 }
 
 // errStopped says that whoever ranges over the findings has had enough.
@@ -161,7 +160,10 @@ func (c *checker) checkDomain() {
 func (c *checker) repairState() error {
 	last := uint64(0)
 	for e, err := range c.tx.etx.Scan(tableChanges, nil, nil) {
-		if err := firstError(err, c.ctx.Err()); err != nil {
+		if err == nil {
+			err = c.ctx.Err()
+		}
+		if err != nil {
 			return err
 		}
 		if len(e.Key) == 8 {
@@ -207,10 +209,11 @@ func (c *checker) each(table string, check func(Entry)) {
 // failed yields as a finding that something cannot be read because it is damaged; after any other error there is no going
 // on.
 func (c *checker) failed(err error) {
-	if errors.Is(err, ErrCorrupt) {
+	switch {
+	case errors.Is(err, ErrCorrupt):
 		c.reportError(err)
-	} else {
-		c.err = firstError(c.err, err)
+	case c.err == nil:
+		c.err = err
 	}
 }
 

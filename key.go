@@ -404,7 +404,7 @@ func (tx *Tx) recount(owner uuid.UUID, change int) {
 }
 
 func (tx *Tx) checkName(name string) error {
-	if tx.store.hosted {
+	if tx.store.appServicesNames {
 		return CheckAppServicesName(name)
 	}
 	if !validText(name) {
@@ -430,7 +430,10 @@ func CheckAppServicesName(name string) error {
 func (tx *Tx) checkNameFree(owner uuid.UUID, name string) error {
 	low := nameKey(owner, name, uuid.Nil)
 	for _, err := range tx.etx.Scan(tableNames, low, append(nameKey(owner, name, uuid.Max), 0)) {
-		return firstError(err, nameTaken(name))
+		if err != nil {
+			return err
+		}
+		return nameTaken(name)
 	}
 	return nil
 }
@@ -439,11 +442,8 @@ func nameTaken(name string) error { return fmt.Errorf("%w: %q", ErrKeyNameTaken,
 
 // Key returns owner's key with an ID. It returns [ErrKeyNotFound] if owner has no such key, whoever else may have it, or
 // an error of [Store.View].
-func (s *Store) Key(ctx context.Context, owner, id uuid.UUID) (key Key, err error) {
-	err = s.View(ctx, func(tx *Tx) (err error) {
-		key, err = tx.Key(owner, id)
-		return err
-	})
+func (s *Store) Key(ctx context.Context, owner, id uuid.UUID) (Key, error) {
+	key, err := read(ctx, s, func(tx *Tx) (Key, error) { return tx.Key(owner, id) })
 	return key, wrapf(err, "key %s", id)
 }
 
@@ -470,11 +470,8 @@ func (tx *Tx) liveKey(owner, id uuid.UUID) (*keyRecord, error) {
 
 // Keys returns all keys of owner, a user or [ServerOwner], in the order of creation, whatever the clock did; without any, an
 // empty slice. It returns [ErrUserNotFound], or an error of [Store.View].
-func (s *Store) Keys(ctx context.Context, owner uuid.UUID) (keys []Key, err error) {
-	err = s.View(ctx, func(tx *Tx) (err error) {
-		keys, err = tx.Keys(owner)
-		return err
-	})
+func (s *Store) Keys(ctx context.Context, owner uuid.UUID) ([]Key, error) {
+	keys, err := read(ctx, s, func(tx *Tx) ([]Key, error) { return tx.Keys(owner) })
 	return keys, wrapf(err, "keys of %s", ownerText(owner))
 }
 
@@ -539,7 +536,10 @@ func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) (err error) {
 	if err != nil || k.name == name {
 		return err
 	}
-	if err := firstError(tx.checkName(name), tx.checkNameFree(owner, name)); err != nil {
+	if err := tx.checkName(name); err != nil {
+		return err
+	}
+	if err := tx.checkNameFree(owner, name); err != nil {
 		return err
 	}
 	if err := tx.delete(tableNames, nameKey(owner, k.name, id)); err != nil {

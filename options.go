@@ -97,7 +97,7 @@ func (o *Options) maxKeysPerUser() int {
 	return o.MaxKeysPerUser
 }
 
-func (o *Options) hostedNames() bool { return o != nil && o.AppServicesNames }
+func (o *Options) appServicesNames() bool { return o != nil && o.AppServicesNames }
 
 func (o *Options) cost() Cost {
 	if o == nil || o.Cost == (Cost{}) {
@@ -133,14 +133,16 @@ func (o *Options) cacheSize() int {
 	return o.CacheSize
 }
 
-func (o *Options) safetyCopy() time.Duration {
+func (o *Options) safetyCopyEvery() time.Duration {
 	if o == nil || o.ReadOnly {
 		return 0
 	}
 	return o.SafetyCopyEvery
 }
 
-func (o *Options) useSafetyCopy() bool { return o != nil && o.RecoverFromSafetyCopy && !o.ReadOnly }
+func (o *Options) recoverFromSafetyCopy() bool {
+	return o != nil && o.RecoverFromSafetyCopy && !o.ReadOnly
+}
 
 func (o *Options) random() *randomSource {
 	if o == nil {

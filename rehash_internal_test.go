@@ -28,8 +28,8 @@ func loginAndRehash(t testing.TB, s *Store, token string, id uuid.UUID) {
 	s.background.Wait()
 }
 
-// write is a write that has nothing to do with any key.
-func write(t testing.TB, s *Store, subject string) {
+// addUser makes a user: a write that has nothing to do with any key.
+func addUser(t testing.TB, s *Store, subject string) {
 	t.Helper()
 	if _, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, subject}}); err != nil {
 		t.Fatal(err)
@@ -55,13 +55,13 @@ func TestAKeyOfAnotherCostIsHashedAnewInTheCommitOfTheNextWrite(t *testing.T) {
 		t.Errorf("argon2 ran %d times, want 2: for the login and for the new verifier", st.Hashes)
 	}
 
-	write(t, s, "ada")
+	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, LightCost)
 	after := statsInside(t, s)
 	if after.Commits != st.Commits+1 || after.Rehashed != 1 {
 		t.Errorf("%d commits and %d verifiers brought to the cost, want 1 and 1", after.Commits-st.Commits, after.Rehashed)
 	}
-	write(t, s, "grace")
+	addUser(t, s, "grace")
 	if again := statsInside(t, s); again.Sequence != after.Sequence+1 || again.Rehashed != 1 {
 		t.Errorf("the write after it moved the sequence by %d and brought %d to the cost, want 1 and 0",
 			again.Sequence-after.Sequence, again.Rehashed-1)
@@ -89,7 +89,7 @@ func TestAVerifierThatChangedMeanwhileIsNotOverwritten(t *testing.T) {
 	loginAndRehash(t, s, token, key.ID)
 	other := newVerifier(make([]byte, secretSize), oldCost)
 	plantVerifier(t, s, key.ID, other.String())
-	write(t, s, "ada")
+	addUser(t, s, "ada")
 	if got := verifierOf(t, s, key.ID); got != other.String() {
 		t.Errorf("got %s, want %s", got, other.String())
 	}
@@ -104,7 +104,7 @@ func TestAKeyDeletedMeanwhileGetsNoVerifier(t *testing.T) {
 	if err := s.DeleteKey(t.Context(), ServerOwner, key.ID); err != nil {
 		t.Fatal(err)
 	}
-	write(t, s, "ada")
+	addUser(t, s, "ada")
 	if got := verifierOf(t, s, key.ID); got != "" {
 		t.Errorf("the tombstone has the verifier %s", got)
 	}
@@ -128,7 +128,7 @@ func TestAFailedWriteLeavesTheNewVerifierForTheNext(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantCost(t, s, key.ID, oldCost)
-	write(t, s, "ada")
+	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, LightCost)
 }
 
@@ -143,7 +143,7 @@ func TestACommitThatFailsLeavesTheNewVerifierForTheNext(t *testing.T) {
 	}
 	s.engine = bolt
 	wantCost(t, s, key.ID, oldCost)
-	write(t, s, "ada")
+	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, LightCost)
 }
 
@@ -162,7 +162,7 @@ func TestASecretThatIsNotTheKeysGetsNoVerifier(t *testing.T) {
 	wrong := s.tokens.format(key.ID, [secretSize]byte{1}) // only who has the tag secret can make it
 	wantOutcomeOf(t, s, wrong, ErrInvalidToken)
 	s.background.Wait()
-	write(t, s, "ada")
+	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, oldCost)
 	wantHashes(t, s, 0, 1)
 }
@@ -191,13 +191,13 @@ func TestAWriteDuringTheHashLeavesTheNewVerifierForTheNext(t *testing.T) {
 	if !s.rehashes.begin(h) {
 		t.Fatal("the hash does not begin")
 	}
-	write(t, s, "ada")
+	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, oldCost)
 
 	v := newVerifier(make([]byte, secretSize), LightCost)
 	h.new = v.String()
 	s.rehashes.end(h)
-	write(t, s, "grace")
+	addUser(t, s, "grace")
 	wantCost(t, s, key.ID, LightCost)
 }
 
@@ -221,10 +221,10 @@ func TestVerifiersThatWaitForAWriteAreBounded(t *testing.T) {
 	if n := len(s.rehashes.all()); n != maxRehashes {
 		t.Errorf("%d verifiers wait, want %d", n, maxRehashes)
 	}
-	write(t, s, "ada") // makes room
+	addUser(t, s, "ada") // makes room
 	s.cache.clear()
 	loginAndRehash(t, s, token, key.ID)
-	write(t, s, "grace")
+	addUser(t, s, "grace")
 	wantCost(t, s, key.ID, LightCost)
 }
 
@@ -232,7 +232,7 @@ func TestAKeyIsHashedAnewOnASingleProcessor(t *testing.T) {
 	s, key, token := openWithOldKey(t)
 	s.hasher.slots = 1
 	loginAndRehash(t, s, token, key.ID)
-	write(t, s, "ada")
+	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, LightCost)
 	wantIdle(t, s.hasher)
 }
@@ -241,7 +241,7 @@ func TestAKeyIsHashedAnewWhereMemoryIsEnoughForOneHash(t *testing.T) {
 	s, key, token := openWithOldKey(t)
 	s = reopenInside(t, s, &Options{Cost: LightCost, HashMemory: oldCost.bytes()})
 	loginAndRehash(t, s, token, key.ID)
-	write(t, s, "ada")
+	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, LightCost)
 }
 
@@ -292,7 +292,7 @@ func TestADamagedKeyThatWaitsForItsVerifierDoesNotStopOtherWrites(t *testing.T) 
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, s, "ada")
+			addUser(t, s, "ada")
 			if got := recordOf(t, s, key.ID); !bytes.Equal(got, damage) {
 				t.Errorf("the record is %x, want it as it was found, %x", got, damage)
 			}

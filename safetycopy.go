@@ -60,11 +60,11 @@ func openUnlessGone(path string, opts *Options) (*Store, error) {
 			return nil, wrapf(ErrFileGone, "open %s", path)
 		}
 	}
-	return openStore(path, opts)
+	return openFile(path, opts)
 }
 
-// openOrUseCopy opens the store at path, and puts the safety copy in the place of a file that is damaged or gone.
-func openOrUseCopy(path string, opts *Options) (*Store, error) {
+// openOrRecover opens the store at path, and puts the safety copy in the place of a file that is damaged or gone.
+func openOrRecover(path string, opts *Options) (*Store, error) {
 	path = durable.Resolve(path) // where the copy is, too
 	for {
 		f, err := openRegular(path) // so that no other file is taken for this one
@@ -76,14 +76,15 @@ func openOrUseCopy(path string, opts *Options) (*Store, error) {
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, wrapf(err, "use safety copy")
 			}
-			return openStore(path, opts)
+			return openFile(path, opts)
 		}
 		if err != nil {
 			return nil, wrapf(err, "open store")
 		}
-		s, err := openStore(path, opts)
+		s, err := openFile(path, opts)
 		if !errors.Is(err, ErrCorrupt) {
-			return s, errors.Join(err, f.Close())
+			_ = f.Close()
+			return s, err
 		}
 		switch copyErr := replaceDamaged(path, f, opts.lockTimeout()); {
 		case errors.Is(copyErr, errReplaced):
@@ -92,7 +93,7 @@ func openOrUseCopy(path string, opts *Options) (*Store, error) {
 		case copyErr != nil:
 			return nil, fmt.Errorf("%w; use safety copy: %w", err, copyErr)
 		default:
-			return openStore(path, opts)
+			return openFile(path, opts)
 		}
 	}
 }
@@ -128,8 +129,12 @@ func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error 
 	if err != nil {
 		return err
 	}
-	if now, err := os.Stat(path); err != nil || !os.SameFile(now, info) {
-		return firstError(err, errReplaced)
+	now, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(now, info) {
+		return errReplaced
 	}
 	safe, err := os.Open(path + safetySuffix)
 	if err != nil {

@@ -13,20 +13,20 @@ import (
 
 // A Store is an open handle on one body of users and keys. It is safe for concurrent use. Close it when done.
 type Store struct {
-	engine   Engine
-	domain   *domain
-	tokens   *tokenFormat
-	cost     Cost
-	maxKeys  int
-	hosted   bool
-	readOnly bool
-	clock    func() time.Time
-	random   *randomSource
-	cache    *cache
-	hasher   *hasher
-	flight   *singleflight
-	rehashes *rehashes
-	counters *counters
+	engine           Engine
+	domain           *domain
+	tokens           *tokenFormat
+	cost             Cost
+	maxKeys          int
+	appServicesNames bool
+	readOnly         bool
+	clock            func() time.Time
+	random           *randomSource
+	cache            *cache
+	hasher           *hasher
+	flight           *singleflight
+	rehashes         *rehashes
+	counters         *counters
 
 	closeOnce  sync.Once
 	closed     atomic.Bool
@@ -50,27 +50,25 @@ func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
 	}
-	open := openUnlessGone
-	if opts.useSafetyCopy() {
-		open = openOrUseCopy
+	if opts.recoverFromSafetyCopy() {
+		return openOrRecover(path, opts)
 	}
-	s, err := open(path, opts)
-	if every := opts.safetyCopy(); err == nil && every > 0 {
-		file := s.engine.(*boltEngine).path
-		s.goBackground(func() { s.keepSafetyCopy(file, every) })
-	}
-	return s, err
+	return openUnlessGone(path, opts)
 }
 
-func openStore(path string, opts *Options) (*Store, error) {
-	engine, err := OpenBoltEngine(path, opts)
+// openFile opens the store in the file at path, and starts to keep its safety copy.
+func openFile(path string, opts *Options) (*Store, error) {
+	e, err := openOrCreateBolt(path, opts)
 	if err != nil {
 		return nil, err
 	}
-	s, err := openEngine(engine, opts)
+	s, err := newStore(e, opts)
 	if err != nil {
-		_ = engine.Close()
+		_ = e.Close()
 		return nil, wrapf(wayOut(path, err), "open %s", path)
+	}
+	if every := opts.safetyCopyEvery(); every > 0 {
+		s.goBackground(func() { s.keepSafetyCopy(e.path, every) })
 	}
 	return s, nil
 }
@@ -79,29 +77,30 @@ func openStore(path string, opts *Options) (*Store, error) {
 // store owns e and closes it. Of opts it uses all but LockTimeout, SafetyCopyEvery and RecoverFromSafetyCopy, which are about files. It
 // returns [ErrInvalidOptions], [ErrNewerFormat], [ErrCorrupt], [ErrReadOnly] if e is empty and ReadOnly, or e's errors.
 func OpenWith(e Engine, opts *Options) (*Store, error) {
-	s, err := openEngine(e, opts)
+	s, err := newStore(e, opts)
 	return s, wrapf(err, "open store")
 }
 
-func openEngine(e Engine, opts *Options) (*Store, error) {
+// newStore makes a Store of the engine that it owns from then on, unless it returns an error.
+func newStore(e Engine, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
 	c := &counters{}
 	s := &Store{
-		engine:   e,
-		cost:     opts.cost(),
-		maxKeys:  opts.maxKeysPerUser(),
-		hosted:   opts.hostedNames(),
-		readOnly: opts.readOnly(),
-		clock:    opts.now(),
-		random:   opts.random(),
-		cache:    newCache(opts.cacheSize()),
-		hasher:   newHasher(opts.hashMemory(), c),
-		flight:   newSingleflight(opts.hashQueue()),
-		rehashes: newRehashes(),
-		counters: c,
-		closing:  make(chan struct{}),
+		engine:           e,
+		cost:             opts.cost(),
+		maxKeys:          opts.maxKeysPerUser(),
+		appServicesNames: opts.appServicesNames(),
+		readOnly:         opts.readOnly(),
+		clock:            opts.now(),
+		random:           opts.random(),
+		cache:            newCache(opts.cacheSize()),
+		hasher:           newHasher(opts.hashMemory(), c),
+		flight:           newSingleflight(opts.hashQueue()),
+		rehashes:         newRehashes(),
+		counters:         c,
+		closing:          make(chan struct{}),
 	}
 	d, err := openDomain(context.Background(), e, opts, s.random)
 	if err != nil {
@@ -229,6 +228,32 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	return s.engine.View(ctx, func(etx EngineTx) error {
 		return fn(s.newTx(etx))
 	})
+}
+
+// read returns what fn returns from a read transaction, and the zero value beside an error.
+func read[T any](ctx context.Context, s *Store, fn func(tx *Tx) (T, error)) (value T, err error) {
+	err = s.View(ctx, func(tx *Tx) (err error) {
+		value, err = fn(tx)
+		return err
+	})
+	return orZero(value, err)
+}
+
+// write returns what fn returns from a write transaction, and the zero value beside an error, so that
+// the caller of a commit that failed gets nothing that is half made.
+func write[T any](ctx context.Context, s *Store, fn func(tx *Tx) (T, error)) (value T, err error) {
+	err = s.Update(ctx, func(tx *Tx) (err error) {
+		value, err = fn(tx)
+		return err
+	})
+	return orZero(value, err)
+}
+
+func orZero[T any](value T, err error) (T, error) {
+	if err != nil {
+		value = *new(T)
+	}
+	return value, err
 }
 
 func (s *Store) newTx(etx EngineTx) *Tx {

@@ -66,12 +66,9 @@ const maxIdentities = 64
 // gets another ID.
 //
 // It returns [ErrIdentityTaken], [ErrInvalidIdentity], or an error of [Store.Update].
-func (s *Store) CreateUser(ctx context.Context, n UserSpec) (user User, err error) {
-	err = s.Update(ctx, func(tx *Tx) (err error) {
-		user, err = tx.CreateUser(n)
-		return err
-	})
-	return result(user, wrapf(err, "create user"))
+func (s *Store) CreateUser(ctx context.Context, n UserSpec) (User, error) {
+	user, err := write(ctx, s, func(tx *Tx) (User, error) { return tx.CreateUser(n) })
+	return user, wrapf(err, "create user")
 }
 
 // CreateUser is [Store.CreateUser] in a transaction.
@@ -102,15 +99,22 @@ func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 	if i.Provider == ProviderAnonymous {
 		id, err := tx.store.newID()
+		if err != nil {
+			return uuid.UUID{}, err
+		}
 		if i.Subject == "" {
 			i.Subject = id.String()
 		}
-		if err := firstError(err, i.validate()); err != nil {
-			return id, err
+		if err := i.validate(); err != nil {
+			return uuid.UUID{}, err
 		}
 		// With Options.InsecureRand it can be an ID that there was before.
-		if u, err := tx.getUser(id); err != nil || u != nil {
-			return id, firstError(err, identityTaken(*i, id))
+		u, err := tx.getUser(id)
+		if err != nil {
+			return uuid.UUID{}, err
+		}
+		if u != nil {
+			return uuid.UUID{}, identityTaken(*i, id)
 		}
 		return id, nil
 	}
@@ -178,11 +182,8 @@ func identityTaken(i Identity, userID uuid.UUID) error {
 }
 
 // User returns the user with an ID. It returns [ErrUserNotFound], or an error of [Store.View].
-func (s *Store) User(ctx context.Context, id uuid.UUID) (user User, err error) {
-	err = s.View(ctx, func(tx *Tx) (err error) {
-		user, err = tx.User(id)
-		return err
-	})
+func (s *Store) User(ctx context.Context, id uuid.UUID) (User, error) {
+	user, err := read(ctx, s, func(tx *Tx) (User, error) { return tx.User(id) })
 	return user, wrapf(err, "user %s", id)
 }
 
@@ -209,11 +210,8 @@ func (tx *Tx) liveUser(id uuid.UUID) (*userRecord, error) {
 
 // UserByIdentity returns the user to whom an identity belongs. It returns [ErrUserNotFound], [ErrInvalidIdentity], or an
 // error of [Store.View].
-func (s *Store) UserByIdentity(ctx context.Context, i Identity) (user User, err error) {
-	err = s.View(ctx, func(tx *Tx) (err error) {
-		user, err = tx.UserByIdentity(i)
-		return err
-	})
+func (s *Store) UserByIdentity(ctx context.Context, i Identity) (User, error) {
+	user, err := read(ctx, s, func(tx *Tx) (User, error) { return tx.UserByIdentity(i) })
 	return user, wrapf(err, "user with identity (%.80q, %.80q)", i.Provider, i.Subject)
 }
 
@@ -241,8 +239,8 @@ func (tx *Tx) UserByIdentity(i Identity) (User, error) {
 	return user, err
 }
 
-// usersPage is how many users one read transaction of [Store.Users] takes: few, since the file cannot grow meanwhile.
-const usersPage = 256
+// usersPageSize is how many users one read transaction of [Store.Users] takes: few, since the file cannot grow meanwhile.
+const usersPageSize = 256
 
 // Users yields all users in the order of their IDs, beginning after an ID; [uuid.Nil] is the beginning. The last ID that
 // was yielded is where to go on. No transaction is open while the loop's body runs, so the body may call the store; a
@@ -252,19 +250,7 @@ func (s *Store) Users(ctx context.Context, after uuid.UUID) iter.Seq2[User, erro
 	return func(yield func(User, error) bool) {
 		after := after // a second loop begins where the first did
 		for {
-			page := make([]User, 0, usersPage)
-			err := s.View(ctx, func(tx *Tx) error {
-				for user, err := range tx.Users(after) {
-					if err != nil {
-						return err
-					}
-					page = append(page, user)
-					if len(page) == usersPage {
-						return nil
-					}
-				}
-				return nil
-			})
+			page, err := s.usersPage(ctx, after)
 			for _, user := range page {
 				after = user.ID
 				if !yield(user, nil) {
@@ -275,11 +261,30 @@ func (s *Store) Users(ctx context.Context, after uuid.UUID) iter.Seq2[User, erro
 				yield(User{}, wrapf(err, "users after %s", after))
 				return
 			}
-			if len(page) < usersPage {
+			if len(page) < usersPageSize {
 				return
 			}
 		}
 	}
+}
+
+// usersPage returns up to usersPageSize users in the order of their IDs, beginning after an ID. Beside
+// an error it returns the users before the place of the error.
+func (s *Store) usersPage(ctx context.Context, after uuid.UUID) (page []User, err error) {
+	page = make([]User, 0, usersPageSize)
+	err = s.View(ctx, func(tx *Tx) error {
+		for user, err := range tx.Users(after) {
+			if err != nil {
+				return err
+			}
+			page = append(page, user)
+			if len(page) == usersPageSize {
+				break
+			}
+		}
+		return nil
+	})
+	return page, err
 }
 
 // Users is [Store.Users] in a transaction. What the transaction changes on the way is seen where it lies ahead.
@@ -306,12 +311,9 @@ func (tx *Tx) Users(after uuid.UUID) iter.Seq2[User, error] {
 //
 // It returns [ErrUserNotFound], [ErrIdentityTaken] if the identity is another user's, [ErrInvalidIdentity],
 // [ErrTooManyIdentities], or an error of [Store.Update].
-func (s *Store) LinkIdentity(ctx context.Context, userID uuid.UUID, i Identity) (user User, err error) {
-	err = s.Update(ctx, func(tx *Tx) (err error) {
-		user, err = tx.LinkIdentity(userID, i)
-		return err
-	})
-	return result(user, wrapf(err, "link identity to user %s", userID))
+func (s *Store) LinkIdentity(ctx context.Context, userID uuid.UUID, i Identity) (User, error) {
+	user, err := write(ctx, s, func(tx *Tx) (User, error) { return tx.LinkIdentity(userID, i) })
+	return user, wrapf(err, "link identity to user %s", userID)
 }
 
 // LinkIdentity is [Store.LinkIdentity] in a transaction.
@@ -471,13 +473,4 @@ func validText(s string) bool {
 		}
 	}
 	return true
-}
-
-// result returns v, or beside an error the zero value: the caller of what failed gets nothing that is half made.
-func result[T any](v T, err error) (T, error) {
-	if err != nil {
-		var none T
-		return none, err
-	}
-	return v, nil
 }
