@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -192,89 +192,88 @@ func (s *Store) mintKeys(ctx context.Context, n int, progress func(done, total i
 	if s.closed.Load() {
 		return nil, nil, ErrClosed
 	}
-	n = max(n, 0)
-	minted, tokens := make([]MintedKey, n), make([]string, n)
-	var mu sync.Mutex // so that secrets are drawn in the order of the keys
-	next := 0
-	draw := func() (i int, d drawn, err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if i = next; i < n {
-			d, err = s.draw()
-		}
-		next++
-		return i, d, err
+	drawn, err := s.draw(max(n, 0))
+	if err != nil {
+		return nil, nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	hashed := make(chan error)
-	work := func() {
-		for {
-			i, d, err := draw()
-			if i >= n {
-				return
-			}
-			if err == nil {
-				minted[i], tokens[i], err = s.mint(ctx, d)
-			}
-			select {
-			case hashed <- err:
-			case <-ctx.Done():
-				return
-			case <-s.closing:
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}
-	var workers sync.WaitGroup
-	defer workers.Wait()
-	defer cancel()
-	for range min(n, s.hasher.slots) {
-		workers.Add(1)
-		if !s.goBackground(func() { defer workers.Done(); work() }) {
-			workers.Done()
-			return nil, nil, ErrClosed
-		}
-	}
-	// progress is called here, where the caller can recover from its panic.
-	for done := 1; done <= n; done++ {
-		select {
-		case err := <-hashed:
-			if err != nil {
-				return nil, nil, err
-			}
-		case <-ctx.Done():
-			return nil, nil, ctx.Err()
-		case <-s.closing:
-			return nil, nil, ErrClosed
-		}
-		if progress != nil {
-			progress(done, n)
-		}
-	}
-	if err := ctx.Err(); err != nil {
+	minted, tokens := make([]MintedKey, len(drawn)), make([]string, len(drawn))
+	err = s.inParallel(ctx, len(drawn), progress, func(ctx context.Context, i int) (err error) {
+		minted[i], tokens[i], err = s.mint(ctx, drawn[i])
+		return err
+	})
+	if err != nil {
 		return nil, nil, err
 	}
 	return minted, tokens, nil
 }
 
-// drawn is what chance gives a key.
-type drawn struct {
+// inParallel calls hash with each number below n, as many at once as can run. After each call it calls
+// progress, if that is not nil, in the goroutine of the caller, who can recover from a panic of
+// progress. When inParallel returns, no call of hash runs any more.
+//
+// It returns the first error of hash, ErrClosed if the store begins to close, or ctx's error.
+func (s *Store) inParallel(ctx context.Context, n int, progress func(done, total int), hash func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	results := make(chan error)
+	done := 0
+	defer func() {
+		cancel() // what is left to do ends at once
+		for ; done < n; done++ {
+			<-results
+		}
+	}()
+	var next atomic.Int64
+	for range min(n, s.hasher.slots) {
+		go func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				results <- hash(ctx, i)
+			}
+		}()
+	}
+	for done < n {
+		err := <-results
+		done++
+		if err != nil {
+			return err
+		}
+		if s.closed.Load() {
+			return ErrClosed
+		}
+		if progress != nil {
+			progress(done, n)
+		}
+	}
+	return ctx.Err()
+}
+
+// drawnKey is what is known of a key before its secret is hashed.
+type drawnKey struct {
 	id      uuid.UUID
 	created time.Time
 	secret  [secretSize]byte
 }
 
-func (s *Store) draw() (d drawn, err error) {
-	d.created = s.now()
-	s.random.fill(d.secret[:])
-	d.id, err = s.random.id(d.created)
-	return d, err
+// draw makes n new keys, each with an ID and a secret of its own.
+func (s *Store) draw(n int) ([]drawnKey, error) {
+	drawn := make([]drawnKey, n)
+	for i := range drawn {
+		d := &drawn[i]
+		d.created = s.now()
+		s.random.fill(d.secret[:])
+		var err error
+		if d.id, err = s.random.id(d.created); err != nil {
+			return nil, err
+		}
+	}
+	return drawn, nil
 }
 
-func (s *Store) mint(ctx context.Context, d drawn) (MintedKey, string, error) {
+// mint hashes the secret of a new key. Close waits for the hash.
+func (s *Store) mint(ctx context.Context, d drawnKey) (MintedKey, string, error) {
+	if !s.enter() {
+		return MintedKey{}, "", ErrClosed
+	}
+	defer s.background.Done()
 	v, err := s.hasher.hash(ctx, d.secret[:], s.cost)
 	if err != nil {
 		return MintedKey{}, "", err
