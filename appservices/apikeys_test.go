@@ -28,7 +28,7 @@ func TestTheWholeLifeOfAKey(t *testing.T) {
 	if k := d.loginKey(key); k.user != u.user {
 		t.Errorf("the key logs in %s, want %s", k.user, u.user)
 	}
-	for range 2 { // a second time changes nothing
+	for range 2 { // the second call changes nothing
 		d.keys("PUT", "/"+id+"/disable", u.refresh, nil).noContent()
 		d.tryLogin("api-key", object{"key": key}).refused(401, "AuthError", "unauthorized")
 		if got := d.keys("GET", "/"+id, u.refresh, nil).json()["disabled"]; got != true {
@@ -45,7 +45,7 @@ func TestTheWholeLifeOfAKey(t *testing.T) {
 		t.Errorf("after the deletion the keys are %s", got)
 	}
 	if n := d.records('k'); n != 0 {
-		t.Errorf("%d records are left of the key", n)
+		t.Errorf("%d records are left after the deletion of the key", n)
 	}
 }
 
@@ -64,7 +64,7 @@ func TestKeysAreListedInTheOrderOfCreation(t *testing.T) {
 	for _, name := range want {
 		at := strings.Index(body, name)
 		if at < last {
-			t.Fatalf("%s is not in its place in %s", name, body)
+			t.Fatalf("%s is not in the right place in %s", name, body)
 		}
 		last = at
 	}
@@ -113,11 +113,11 @@ func TestErrorsOfKeyCalls(t *testing.T) {
 	}
 }
 
-func TestAnIDThatIsNoneIsOfNoKey(t *testing.T) {
+func TestAMalformedKeyIDIsNotFound(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	id, _ := d.createKey(u.refresh, "laptop")
-	// realm-web puts any text into the path as it is.
+	// realm-web puts any text into the path without escaping it.
 	for _, id := range []string{
 		"", "laptop", "enable", "disable", id[1:], id + "0", strings.ToUpper(id), id + "%20", "a%2Fb", "%2F", id + "%2Fenable", "%00", "..", "%C3%A9",
 	} {
@@ -159,7 +159,7 @@ func TestConcurrentCreationsStopAtTwentyKeys(t *testing.T) {
 	}
 }
 
-func TestNamesThatSuitesOfSDKsUseAreTaken(t *testing.T) {
+func TestKeyNamesOfTheSDKsTestSuitesAreAccepted(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	for _, name := range []string{
@@ -172,11 +172,11 @@ func TestNamesThatSuitesOfSDKsUseAreTaken(t *testing.T) {
 	}
 }
 
-func TestAKeyIsOnlyThereForItsOwner(t *testing.T) {
+func TestAKeyExistsOnlyForItsOwner(t *testing.T) {
 	d := newDouble(t, nil)
 	ada, bob := d.signUp("ada@example.com"), d.signUp("bob@example.com")
 	id, key := d.createKey(ada.refresh, "laptop")
-	d.createKey(bob.refresh, "laptop") // names are the user's own
+	d.createKey(bob.refresh, "laptop") // two users can use the same name
 	for _, call := range everyKeyCall(id)[2:] {
 		d.keys(call.method, call.path, bob.refresh, nil).refused(404, "APIKeyNotFound", "API key not found")
 	}
@@ -184,7 +184,7 @@ func TestAKeyIsOnlyThereForItsOwner(t *testing.T) {
 	d.loginKey(key)
 }
 
-func TestANameIsFreeAgainAfterDeletion(t *testing.T) {
+func TestTheNameOfADeletedKeyCanBeReused(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	id, _ := d.createKey(u.refresh, "laptop")
@@ -192,7 +192,8 @@ func TestANameIsFreeAgainAfterDeletion(t *testing.T) {
 	d.createKey(u.refresh, "laptop")
 }
 
-// forbidden fails the test unless all six calls are refused as the hosted service did, without a word.
+// forbidden fails the test unless all six calls get status 403 without a body, as in the hosted
+// service.
 func (d *double) forbidden(refresh string) {
 	d.t.Helper()
 	for _, call := range everyKeyCall("65a1b2c3d4e5f60718293a4f") {
@@ -203,7 +204,7 @@ func (d *double) forbidden(refresh string) {
 	}
 }
 
-func TestWhoMayNotManageKeysIsRefusedWithoutAWord(t *testing.T) {
+func TestForbiddenKeyCallsGetNoBody(t *testing.T) {
 	d := newDouble(t, nil)
 	_, serverKey := d.serverKey("backup")
 	_, key := d.createKey(d.signUp("ada@example.com").refresh, "laptop")
@@ -212,12 +213,12 @@ func TestWhoMayNotManageKeysIsRefusedWithoutAWord(t *testing.T) {
 	t.Run("a session that a user key opened", func(t *testing.T) { d.forbidden(d.loginKey(key).refresh) })
 }
 
-func TestForbiddenCanBeExplained(t *testing.T) {
+func TestExplainForbiddenAddsABody(t *testing.T) {
 	d := newDouble(t, &appservices.Options{ExplainForbidden: true})
 	d.keys("GET", "", d.anonymous().refresh, nil).refused(403, "", "this session may not manage API keys")
 }
 
-func TestAnAnonymousUserWhoLinksAnEmailMayManageKeysInTheSameSession(t *testing.T) {
+func TestLinkingAnEmailLetsAnAnonymousSessionManageKeys(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.anonymous()
 	d.register("ada@example.com")
@@ -225,7 +226,7 @@ func TestAnAnonymousUserWhoLinksAnEmailMayManageKeysInTheSameSession(t *testing.
 	d.createKey(u.refresh, "laptop")
 }
 
-func TestKeySessionsMayManageKeysIfAllowed(t *testing.T) {
+func TestAllowKeySessionsLetsKeySessionsManageKeys(t *testing.T) {
 	d := newDouble(t, &appservices.Options{AllowKeySessions: true})
 	_, key := d.createKey(d.signUp("ada@example.com").refresh, "laptop")
 	d.createKey(d.loginKey(key).refresh, "phone")
@@ -233,7 +234,7 @@ func TestKeySessionsMayManageKeysIfAllowed(t *testing.T) {
 	d.forbidden(d.loginKey(serverKey).refresh)
 }
 
-func TestASessionThatAKeyOpenedOutlivesTheKey(t *testing.T) {
+func TestASessionOutlivesTheKeyThatOpenedIt(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	id, key := d.createKey(u.refresh, "laptop")
@@ -261,14 +262,14 @@ func TestTheKeysOfADisabledOrDeletedUserDoNotLogIn(t *testing.T) {
 	d.tryLogin("api-key", object{"key": key}).refused(401, "AuthError", "unauthorized")
 }
 
-func TestAnIDOnTheWireIsTheTimeAndTheEndOfTheUUID(t *testing.T) {
+func TestAnObjectIDIsTheTimeAndTheEndOfTheUUID(t *testing.T) {
 	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	id := uuid.MustParse("019b7c7e-4a88-7d3f-9f85-05049ab63b59")
 	const want = "695735a5" + "9f8505049ab63b59"
 	if got := appservices.KeyObjectID(latchkey.Key{ID: id, Created: created}); got != want {
-		t.Errorf("the key's is %s, want %s", got, want)
+		t.Errorf("the key's ID is %s, want %s", got, want)
 	}
 	if got := appservices.UserObjectID(latchkey.User{ID: id, Created: created}); got != want {
-		t.Errorf("the user's is %s, want %s", got, want)
+		t.Errorf("the user's ID is %s, want %s", got, want)
 	}
 }
