@@ -15,7 +15,7 @@ import (
 	"github.com/latchkeydb/latchkey/appservices/appservicestest"
 )
 
-// exampleT stands for the *testing.T that an example has not got.
+// An exampleT replaces the *testing.T of a test, because an example has none.
 type exampleT struct {
 	testing.TB
 	cleanups []func()
@@ -27,7 +27,7 @@ func (t *exampleT) Output() io.Writer        { return io.Discard }
 func (t *exampleT) Cleanup(fn func())        { t.cleanups = append(t.cleanups, fn) }
 func (t *exampleT) Fatal(args ...any)        { log.Fatal(args...) }
 
-// end does what go test does when a test has ended.
+// end does what go test does at the end of a test.
 func (t *exampleT) end() {
 	for i := len(t.cleanups) - 1; i >= 0; i-- {
 		t.cleanups[i]()
@@ -63,7 +63,7 @@ func logIn(double *appservicestest.Server, token string) (status int, session ma
 	return send("POST", double.URL+path, "", `{"key":"`+token+`"}`)
 }
 
-// In a test, t is its *testing.T, and an app or an SDK is given URL and AppID.
+// In a test, t is the *testing.T of the test. The app or its SDK gets the URL and the AppID.
 func ExampleStart() {
 	t := &exampleT{}
 	defer t.end()
@@ -77,7 +77,7 @@ func ExampleStart() {
 	status, session := logIn(double, double.Token("ada@example.com", "laptop"))
 	fmt.Println(status, session["user_id"] == double.Seeded.Users[0].ID)
 
-	// What an administrator would do goes to the store.
+	// The work of an administrator goes through the store.
 	key := double.Seeded.Users[0].Keys[0].Key
 	if err := double.Store.DisableKey(context.Background(), key.Owner, key.ID); err != nil {
 		log.Fatal(err)
@@ -89,7 +89,7 @@ func ExampleStart() {
 	// 401 AuthError
 }
 
-// IDs and tokens that are the same in every run can be written down.
+// Fixtures can contain IDs and tokens that are the same in every run.
 func ExampleStart_fixtures() {
 	t := &exampleT{}
 	defer t.end()
@@ -131,7 +131,7 @@ func ExampleServer_Fault() {
 	double := appservicestest.Start(t, &appservicestest.Options{Seed: ada})
 	token := double.Token("ada@example.com", "laptop")
 
-	// The second login fails, and the third does not even get an answer.
+	// The second login fails, and the third login gets no answer.
 	logins := "/app/*/auth/providers/*/login"
 	double.Fault(appservices.Fault{Method: "POST", Path: logins, From: 2, To: 2, Status: 503, Error: "down for a moment"})
 	double.Fault(appservices.Fault{Method: "POST", Path: logins, From: 3, To: 3, Drop: true})
