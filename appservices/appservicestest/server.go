@@ -1,12 +1,12 @@
-// Package appservicestest gives a Go test a running double of the hosted service, [appservices.Handler], that an app or an
-// SDK is pointed at by base URL:
+// Package appservicestest gives a Go test a running double of the hosted service. The double is an
+// [appservices.Handler] behind a server. An app or an SDK uses it by its base URL:
 //
 //	double := appservicestest.Start(t, nil)
 //	app := myapp.New(double.URL, double.AppID)
 //
-// Each double is a world of its own, ready in a fraction of a millisecond: it keeps everything in memory, and hashes at a
-// light cost. It can be given users and keys to start with; its clock stands until the test moves it; and it can be told
-// to fail.
+// Each double is independent of all others, and starts in a fraction of a millisecond, because it
+// keeps everything in memory and hashes at a light cost. A double can start with users and keys.
+// Its clock stands until the test moves it. The test can also make requests fail.
 package appservicestest
 
 import (
@@ -23,40 +23,41 @@ import (
 	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
-// Options changes what a double is. A nil *Options, or one with only zero fields, is a double without users.
+// Options describes a double. A nil *Options and the zero value give a double without users.
 type Options struct {
-	// AppID is the only app that the double knows. The default is "app-test".
+	// AppID is the only app ID that the double knows. The default is "app-test".
 	AppID string
 
-	// Seed is what the double holds from the start. If it has a value, all IDs and tokens are the same in every run, as
-	// long as the test makes its requests one after the other.
+	// Seed is the double's initial content. If the seed has a value, all IDs and tokens are the
+	// same in every run, as long as the test makes its requests one after the other.
 	Seed appservices.Seed
 
-	// Handler changes how the double answers, such as how long its tokens are good. Start sets AppIDs and Now, and, for a
-	// seed with a value, InsecureRand.
+	// Handler changes how the double answers, for example how long its tokens are good. Start sets
+	// AppIDs and Now. For a seed with a value, it also sets InsecureRand.
 	Handler appservices.Options
 
-	// Clock is the double's time. The default stands at the time of Start.
+	// Clock is the double's clock. The default clock stands at the time of Start.
 	Clock *appservices.Clock
 
-	// Store is a store of the test's own for the double to use, which the double does not close. It should go by Clock. The
-	// default is a new one in memory. A store of the test's own decides itself whether a seed's IDs are always the same.
+	// Store is the store that the double uses. The double does not close it. Its clock should be
+	// Clock. The default is a new store in memory. If the test gives a store, the options of that
+	// store decide whether the IDs and tokens of a seed are the same in every run.
 	Store *latchkey.Store
 }
 
-// A Server is a running double. Its methods may be called by several goroutines.
+// A Server is a running double. Several goroutines may call its methods at once.
 type Server struct {
-	URL   string // such as http://127.0.0.1:41234: what SDKs call the base URL
+	URL   string // the base URL of SDKs, such as http://127.0.0.1:41234
 	AppID string
 
-	// Seeded is what was made of the seed: IDs, and tokens.
+	// Seeded has the IDs and tokens of the seed.
 	Seeded appservices.Seeded
 
-	// Clock is the double's time. It stands until the test moves it or lets it run; if the seed has a value, at
-	// [appservices.SeedTime].
+	// Clock is the double's clock. It stands until the test moves it or lets it run. If the seed
+	// has a value, the clock starts at [appservices.SeedTime].
 	Clock *appservices.Clock
 
-	// Store has what the double keeps, and is the way to do what an administrator would.
+	// Store is the double's store. A test uses it to do the work of an administrator.
 	Store *latchkey.Store
 
 	Handler *appservices.Handler
@@ -64,8 +65,9 @@ type Server struct {
 	t testing.TB
 }
 
-// Start runs a double on a free port of the loopback interface, until the test and its subtests end. It logs requests to
-// the test's log, unless there is a logger in the options. opts may be nil. If it cannot start, the test fails.
+// Start runs a double on a free port of the loopback interface, until the test and its subtests
+// end. The double logs requests to the log of the test, unless the options have a logger. opts may
+// be nil. If the double cannot start, the test fails.
 func Start(t testing.TB, opts *Options) *Server {
 	t.Helper()
 	var o Options
@@ -116,7 +118,8 @@ func (s *Server) openStore(o *Options) {
 	})
 }
 
-// listen serves requests until the test ends. What is under way then ends with it, however long it would still take.
+// listen serves requests until the test ends. Requests in progress end with the test, even if they
+// would take longer.
 func (s *Server) listen() {
 	s.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -140,7 +143,7 @@ func (s *Server) listen() {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		_ = srv.Serve(listener) // what it returns is that it was closed
+		_ = srv.Serve(listener) // always http.ErrServerClosed
 	}()
 	s.t.Cleanup(func() {
 		cut()
@@ -152,7 +155,8 @@ func (s *Server) listen() {
 	})
 }
 
-// Fault makes requests fail, as [appservices.Handler.AddFault] says. If the fault is invalid, the test fails.
+// Fault puts a fault in force, as [appservices.Handler.AddFault] does. If the fault is invalid, the
+// test fails.
 func (s *Server) Fault(f appservices.Fault) {
 	s.t.Helper()
 	if err := s.Handler.AddFault(f); err != nil {
@@ -160,7 +164,8 @@ func (s *Server) Fault(f appservices.Fault) {
 	}
 }
 
-// Token returns the token of a seeded key of the user with an e-mail address. If there is none, the test fails.
+// Token returns the token of a seeded key. The key's user has the given e-mail address. If there is
+// no such key, the test fails.
 func (s *Server) Token(email, key string) string {
 	s.t.Helper()
 	for _, u := range s.Seeded.Users {
@@ -172,7 +177,7 @@ func (s *Server) Token(email, key string) string {
 	return ""
 }
 
-// ServerToken returns the token of a seeded server key. If there is none, the test fails.
+// ServerToken returns the token of a seeded server key. If there is no such key, the test fails.
 func (s *Server) ServerToken(key string) string {
 	s.t.Helper()
 	return s.find(s.Seeded.ServerKeys, key)
