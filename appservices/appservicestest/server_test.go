@@ -32,7 +32,7 @@ func wantStatus(t *testing.T, what string, got, want int) {
 	}
 }
 
-func TestADoubleKnowsItsOneAppAndHasAUsersKeysFromTheSeed(t *testing.T) {
+func TestADoubleHasOneAppAndTheKeysOfItsSeed(t *testing.T) {
 	double := appservicestest.Start(t, &appservicestest.Options{AppID: "myapp-abcde", Seed: ada})
 	for appID, want := range map[string]int{"myapp-abcde": 200, "app-test": 404} {
 		got, _ := send("GET", double.URL+"/api/client/v2.0/app/"+appID+"/location", "", "")
@@ -44,8 +44,8 @@ func TestADoubleKnowsItsOneAppAndHasAUsersKeysFromTheSeed(t *testing.T) {
 	wantStatus(t, "login with the password", got, 200)
 }
 
-func TestADoubleTouchesNoDisk(t *testing.T) {
-	// Where files would go by default, there is no room for any; and an exampleT has no TempDir.
+func TestADoubleWritesNoFiles(t *testing.T) {
+	// A file in the default place would be written here, because an exampleT has no TempDir.
 	t.Chdir(t.TempDir())
 	for _, variable := range []string{"TMPDIR", "TMP", "TEMP"} {
 		t.Setenv(variable, "no-such-directory")
@@ -61,7 +61,7 @@ func TestADoubleTouchesNoDisk(t *testing.T) {
 	et.end()
 }
 
-func TestDoublesAreWorldsOfTheirOwn(t *testing.T) {
+func TestDoublesAreIndependent(t *testing.T) {
 	one, other := appservicestest.Start(t, &appservicestest.Options{Seed: ada}), appservicestest.Start(t, nil)
 	if one.URL == other.URL {
 		t.Fatalf("both are at %s", one.URL)
@@ -81,7 +81,7 @@ func TestDoublesAreWorldsOfTheirOwn(t *testing.T) {
 }
 
 func TestASeedWithAValueMakesTheSameInEveryRun(t *testing.T) {
-	// What is made afterwards is the same too.
+	// The later IDs and tokens are the same, too.
 	run := func(value appservices.SeedValue) (all [4]any) {
 		seed := ada
 		seed.Value = value
@@ -112,7 +112,7 @@ func TestASeedWithAValueMakesTheSameInEveryRun(t *testing.T) {
 	}
 }
 
-func TestTheTimeOfADoubleIsItsClocks(t *testing.T) {
+func TestADoubleUsesItsClock(t *testing.T) {
 	start := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	double := appservicestest.Start(t, &appservicestest.Options{
 		Seed:  ada,
@@ -157,7 +157,7 @@ func TestADoubleEndsWithItsTest(t *testing.T) {
 		wantStatus(t, "location", status, 200)
 		<-logged
 
-		// Also while a request waits for much longer than anybody would.
+		// The test also ends a request that would wait for a very long time.
 		double.Fault(appservices.Fault{Delay: 1000 * time.Hour})
 		sent := make(chan struct{})
 		go func() {
@@ -175,7 +175,7 @@ func TestADoubleEndsWithItsTest(t *testing.T) {
 	}
 }
 
-// signalWriter sends when it is written to.
+// A signalWriter sends a signal when something is written to it.
 type signalWriter chan struct{}
 
 func (w signalWriter) Write(p []byte) (int, error) {
@@ -186,7 +186,7 @@ func (w signalWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// tellingReader tells when it was read to its end.
+// A tellingReader tells when it was read to the end.
 type tellingReader struct {
 	io.Reader
 	tell func()
@@ -225,7 +225,7 @@ func TestADoubleCanUseAStoreOfTheTestsOwn(t *testing.T) {
 	}
 }
 
-// failingT is a test that is to fail.
+// A failingT is a test that should fail.
 type failingT struct {
 	exampleT
 	said string
@@ -234,7 +234,7 @@ type failingT struct {
 func (t *failingT) Fatal(args ...any)                 { t.said = fmt.Sprint(args...); runtime.Goexit() }
 func (t *failingT) Fatalf(format string, args ...any) { t.Fatal(fmt.Sprintf(format, args...)) }
 
-func TestWhatCannotBeFailsTheTest(t *testing.T) {
+func TestMistakesFailTheTest(t *testing.T) {
 	fail := func(do func(t testing.TB)) string {
 		ft := &failingT{}
 		done := make(chan struct{})
@@ -269,8 +269,8 @@ func TestWhatCannotBeFailsTheTest(t *testing.T) {
 	}
 }
 
-// BenchmarkStart answers whether each test of a suite can have a double of its own: from nothing to the first reply, with
-// a user who has a password and a key.
+// BenchmarkStart shows whether each test of a suite can have a double of its own. It measures the
+// time from nothing to the first reply, with a user that has a password and a key.
 func BenchmarkStart(b *testing.B) {
 	opts := &appservicestest.Options{Seed: ada, Handler: appservices.Options{Logger: slog.New(slog.DiscardHandler)}}
 	b.ReportAllocs()
