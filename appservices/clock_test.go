@@ -19,7 +19,7 @@ func TestAClockStandsUntilItIsMovedOrRuns(t *testing.T) {
 			}
 		}
 		want(0)
-		time.Sleep(time.Minute) // of the bubble's time, which costs none
+		time.Sleep(time.Minute) // time in the bubble, which passes at once
 		want(0)
 		c.Advance(time.Hour)
 		time.Sleep(time.Minute)
