@@ -13,7 +13,7 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-func TestCustomTokensOfAnAuthority(t *testing.T) {
+func TestJWTVerifierChecksTheTokensOfAnAuthority(t *testing.T) {
 	secret := []byte("0123456789abcdef0123456789abcdef")
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	must(t, err)
@@ -36,7 +36,8 @@ func TestCustomTokensOfAnAuthority(t *testing.T) {
 	}
 	hs, rs := jwt.SigningMethodHS256, jwt.SigningMethodRS256
 	signed := sign(hs, secret, good)
-	respelt := signed[:len(signed)-1] + string(signed[len(signed)-1]+1) // the last character has two bits to spare
+	// The last character has two bits that do not count.
+	respelt := signed[:len(signed)-1] + string(signed[len(signed)-1]+1)
 	for _, tt := range []struct {
 		name  string
 		key   any
