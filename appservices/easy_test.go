@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// The ten points that are easy to get wrong, each of which breaks some SDK as it is.
+// The ten points that are easy to get wrong. A mistake in any of them breaks an unmodified SDK.
 
 var hex24 = regexp.MustCompile(`^[0-9a-f]{24}$`)
 
-func TestEasyToGetWrong01TheContentTypeIsJSONAndNothingBehind(t *testing.T) {
+func TestEasyToGetWrong01TheContentTypeIsJSONWithoutParameters(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	for _, r := range []*response{
@@ -46,7 +46,7 @@ func TestEasyToGetWrong02IDsAre24LowerCaseHexadecimalDigits(t *testing.T) {
 	}
 }
 
-// everyKeyCall are the six calls about keys, with the statuses that they have for an owner.
+// everyKeyCall returns the six calls about keys, with the statuses that the key's owner gets.
 func everyKeyCall(id string) []struct {
 	method, path string
 	body         any
@@ -95,7 +95,7 @@ func TestEasyToGetWrong04TokensAreJWTsWithIntegerTimes(t *testing.T) {
 	}
 }
 
-func TestEasyToGetWrong05WhatIsNotTheSessionsFaultIsNever401(t *testing.T) {
+func TestEasyToGetWrong05OnlyFaultsOfTheSessionGet401(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	d.createKey(u.refresh, "laptop")
