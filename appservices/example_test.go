@@ -15,7 +15,7 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-// A double for tests, and what an SDK does with it first.
+// A double for a test, and the first request that an SDK sends to it.
 func Example() {
 	dir, err := os.MkdirTemp("", "latchkey")
 	if err != nil {
@@ -31,10 +31,10 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := httptest.NewServer(handler) // in earnest: appservices.NewServer(addr, handler).ListenAndServe()
+	server := httptest.NewServer(handler) // a program would use appservices.NewServer
 	defer server.Close()
 
-	// The base URL of an SDK is server.URL. This is what its anonymous login sends.
+	// An SDK gets server.URL as its base URL. Its anonymous login sends this request.
 	resp, err := http.Post(server.URL+"/api/client/v2.0/app/myapp-abcde/auth/providers/anon-user/login", "application/json", strings.NewReader("{}"))
 	if err != nil {
 		log.Fatal(err)
@@ -54,7 +54,7 @@ func Example() {
 	// anon-user true <nil>
 }
 
-// Addresses are confirmed, and passwords reset, with tokens that a mail would carry.
+// The tokens in mails confirm addresses and reset passwords.
 func ExampleOptions_mail() {
 	opts := &appservices.Options{
 		ManualConfirmation: true,
@@ -68,7 +68,7 @@ func ExampleOptions_mail() {
 
 func sendMail(context.Context, string, string) {}
 
-// People who are known to another authority log in with the tokens that it issues.
+// Users of another authority log in with the tokens that the authority issues.
 func ExampleJWTVerifier() {
 	verifier := &appservices.JWTVerifier{
 		Key:    []byte("the secret that the authority signs with"),
