@@ -30,8 +30,8 @@ func (d *double) fault(f appservices.Fault) {
 	must(d.t, d.handler.AddFault(f))
 }
 
-// sendLocally sends a request without a network, and so by the time of a synctest bubble. A connection that was dropped
-// has status 0.
+// sendLocally sends a request without a network, so that it works in a synctest bubble. If the
+// connection was dropped, the status is 0.
 func (d *double) sendLocally(method, path, body string) (rec *httptest.ResponseRecorder) {
 	rec = httptest.NewRecorder()
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
@@ -47,7 +47,7 @@ func (d *double) sendLocally(method, path, body string) (rec *httptest.ResponseR
 	return rec
 }
 
-func TestAFaultIsForTheRequestsThatItMatches(t *testing.T) {
+func TestAFaultAppliesToMatchingRequests(t *testing.T) {
 	for _, tt := range []struct {
 		name         string
 		fault        appservices.Fault
@@ -89,7 +89,7 @@ func TestAFaultIsForTheRequestsThatItMatches(t *testing.T) {
 	}
 }
 
-func TestTheAppOfARequestBelowAuthIsItsTokens(t *testing.T) {
+func TestARequestBelowAuthBelongsToTheAppOfItsToken(t *testing.T) {
 	d := newDouble(t, nil)
 	ada := d.signUp("ada@example.com")
 	d.fault(appservices.Fault{AppID: "another-app", Status: 500})
@@ -100,11 +100,11 @@ func TestTheAppOfARequestBelowAuthIsItsTokens(t *testing.T) {
 	d.send("GET", profilePath, "no token", nil).want(401)
 }
 
-func TestAFaultChoosesAmongTheRequestsByTheirNumber(t *testing.T) {
+func TestAFaultChoosesRequestsByTheirNumber(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		fault appservices.Fault
-		want  []int // of the first ten
+		want  []int // numbers of the first ten requests
 	}{
 		{"all", appservices.Fault{}, []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
 		{"the third", appservices.Fault{From: 3, To: 3}, []int{3}},
@@ -119,7 +119,7 @@ func TestAFaultChoosesAmongTheRequestsByTheirNumber(t *testing.T) {
 			d.fault(tt.fault)
 			var dropped []int
 			for n := 1; n <= 10; n++ {
-				d.sendLocally("GET", profilePath, "") // which is not counted
+				d.sendLocally("GET", profilePath, "") // does not match, so it is not counted
 				if d.sendLocally("GET", locationPath, "").Code == 0 {
 					dropped = append(dropped, n)
 				}
@@ -156,7 +156,7 @@ func TestAFaultAnswersInTheServicesForm(t *testing.T) {
 	}
 }
 
-func TestDelaysAddUpAndTheFirstThatEndsARequestDoes(t *testing.T) {
+func TestDelaysAddUpAndTheFirstEndingFaultAnswers(t *testing.T) {
 	d := newDouble(t, nil)
 	d.fault(appservices.Fault{Delay: time.Second})
 	d.fault(appservices.Fault{Delay: 2 * time.Second, Status: 500, From: 2})
@@ -174,11 +174,12 @@ func TestDelaysAddUpAndTheFirstThatEndsARequestDoes(t *testing.T) {
 	})
 }
 
-func TestADelayedRequestGoesOnWithItsBody(t *testing.T) {
+func TestADelayedRequestKeepsItsBody(t *testing.T) {
 	d := newDouble(t, nil)
 	d.fault(appservices.Fault{Delay: time.Second})
 	synctest.Test(t, func(t *testing.T) {
-		// A call that does not hash: the goroutines of a hash would belong to the bubble, and the store does not.
+		// This call does not hash. The goroutines of a hash would belong to the bubble, but the
+		// store is outside it.
 		resend := appPath + "/auth/providers/local-userpass/confirm/send"
 		if got := d.sendLocally("POST", resend, `{"email":"ada@example.com"}`); got.Code != 404 {
 			t.Errorf("got %d, %s", got.Code, got.Body)
@@ -189,7 +190,8 @@ func TestADelayedRequestGoesOnWithItsBody(t *testing.T) {
 	})
 }
 
-// pipes is a listener without a network. Its connections go by the time of a synctest bubble, deadlines included.
+// A pipes is a listener without a network. Its connections and their deadlines use the time of a
+// synctest bubble.
 type pipes chan net.Conn
 
 func (p pipes) Accept() (net.Conn, error) {
@@ -208,7 +210,7 @@ func (p pipes) dial(context.Context, string, string) (net.Conn, error) {
 	return client, nil
 }
 
-func TestADelayMayBeLongerThanTheServerWaitsForReplies(t *testing.T) {
+func TestADelayCanExceedTheServersWriteTimeout(t *testing.T) {
 	for _, version := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(version, func(t *testing.T) {
 			d := newDouble(t, nil)
@@ -274,7 +276,7 @@ func TestADelayEndsWhenTheClientHasLeft(t *testing.T) {
 	}
 }
 
-// tellingHandler is a log that tells of each line.
+// A tellingHandler is a log that sends each record to a channel.
 type tellingHandler chan slog.Record
 
 func (h tellingHandler) Enabled(context.Context, slog.Level) bool { return true }
@@ -302,7 +304,7 @@ func TestADroppedConnectionGivesTheClientNoAnswer(t *testing.T) {
 	}
 }
 
-func TestAFaultThatMeansNothingIsRefused(t *testing.T) {
+func TestInvalidFaultsAreRefused(t *testing.T) {
 	d := newDouble(t, nil)
 	for _, f := range []string{
 		`{}`,
@@ -341,7 +343,7 @@ func TestAFaultThatMeansNothingIsRefused(t *testing.T) {
 	}
 }
 
-func TestAFaultsJSONHasAllOfIt(t *testing.T) {
+func TestTheJSONOfAFaultHasAllFields(t *testing.T) {
 	whole := appservices.Fault{
 		Method: "POST", Path: "/auth/**", AppID: "demo-abcde", From: 2, To: 8, Every: 3,
 		Delay: 1500 * time.Millisecond, Status: 503, ErrorCode: "InternalServerError", Error: "text",
