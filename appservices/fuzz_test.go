@@ -13,8 +13,9 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-// FuzzHandler sends any bytes as a method, a path with its query, a bearer and a body, one request on the heels of the
-// other. Words in the input stand for what has been handed out: $A and $R for tokens, $K for a key's ID, $V for its value.
+// FuzzHandler sends any bytes as the method, the path with its query, the bearer and the body of
+// requests, one request after the other. Words in the input stand for values that the handler gave:
+// $A and $R for tokens, $K for the ID of a key, $V for its value.
 func FuzzHandler(f *testing.F) {
 	for _, seed := range []struct{ method, target, bearer, body string }{
 		{"GET", appPath + "/location", "", ""},
@@ -55,7 +56,7 @@ func FuzzHandler(f *testing.F) {
 		path, query, _ := strings.Cut(words.Replace(target), "?")
 		r := httptest.NewRequest("GET", "/", bytes.NewReader([]byte(words.Replace(string(body)))))
 		r.Method, r.URL = method, &url.URL{Path: path, RawQuery: query}
-		if unescaped, err := url.PathUnescape(path); err == nil { // as a server reads it
+		if unescaped, err := url.PathUnescape(path); err == nil { // as a server does
 			r.URL.Path, r.URL.RawPath = unescaped, path
 		}
 		if bearer != "" {
@@ -75,7 +76,8 @@ func FuzzHandler(f *testing.F) {
 	})
 }
 
-// isSecondEmail reports whether a reply is the one with status 500 that the hosted service gave by mistake.
+// isSecondEmail reports whether a reply is the answer with status 500 that the hosted service gave
+// by mistake.
 func isSecondEmail(w *httptest.ResponseRecorder) bool {
 	return strings.Contains(w.Body.String(), `"error":"unauthorized","error_code":"InternalServerError"`)
 }
