@@ -40,7 +40,7 @@ func TestTheLocationBehindAProxy(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		opts     appservices.Options
-		hostname string // empty for the server's own
+		hostname string // the server's own if empty
 	}{
 		{"unless asked, it is not believed", appservices.Options{}, ""},
 		{"trusted", appservices.Options{TrustForwarded: true}, "https://keys.example.com"},
@@ -85,7 +85,7 @@ func TestAnUnknownAppIsNotFoundOnAllItsPaths(t *testing.T) {
 	d.send("GET", appPath+"/location", "", nil).want(http.StatusOK)
 }
 
-func TestWhatCanBeNoAppIDIsNone(t *testing.T) {
+func TestMalformedAppIDsAreNotFound(t *testing.T) {
 	d := serve(t, nil, appservices.NewClock(start), &appservices.Options{
 		OpenApp: func(_ context.Context, appID string) (*latchkey.Store, error) {
 			return nil, fmt.Errorf("%q was opened", appID)
@@ -106,7 +106,7 @@ func TestSlashesMayBeRepeated(t *testing.T) {
 	d.send("POST", "/"+appPath+"//auth/providers/anon-user/login", "", object{}).want(http.StatusOK)
 }
 
-func TestEveryCallIsAnsweredBehindABaseURLThatEndsInASlash(t *testing.T) {
+func TestEveryCallWorksWithABaseURLThatEndsInASlash(t *testing.T) {
 	d := newDouble(t, nil)
 	d.url += "/"
 	d.send("GET", appPath+"/location", "", nil).want(http.StatusOK)
@@ -130,7 +130,7 @@ func TestASegmentOfAPathMayBeEscaped(t *testing.T) {
 	d.send("GET", prefix+"/app/a%2Fb/location", "", nil).refused(404, "", "cannot find app using Client App ID 'a/b'")
 }
 
-func TestWhatIsNotImplementedIsNotFound(t *testing.T) {
+func TestUnimplementedPathsAreNotFound(t *testing.T) {
 	d := newDouble(t, nil)
 	for _, path := range []string{"/", "/api/client/v2.0", prefix + "/auth", prefix + "/app", appPath, appPath + "/realm-sync", "/api/admin/v3.0/x", prefix + "/auth/api_keys/a/b/c", appPath + "/location/", appPath + "/functions/call?baas_request=e30", appPath + "/push/providers/gcm/registration"} {
 		d.send("GET", path, "", nil).refused(404, "", "not found")
@@ -139,7 +139,7 @@ func TestWhatIsNotImplementedIsNotFound(t *testing.T) {
 	d.send("POST", appPath+"/functions/call", u.access, object{"name": "sum"}).refused(404, "FunctionNotFound", "function not found: 'sum'")
 }
 
-func TestAnotherMethodIsNotAllowed(t *testing.T) {
+func TestOtherMethodsAreNotAllowed(t *testing.T) {
 	d := newDouble(t, nil)
 	for _, tt := range []struct{ method, path, allow string }{
 		{"POST", appPath + "/location", "GET"},
@@ -156,7 +156,7 @@ func TestAnotherMethodIsNotAllowed(t *testing.T) {
 	}
 }
 
-func TestBodiesThatAreNoJSONObject(t *testing.T) {
+func TestBodiesThatAreNotJSONObjectsAreRefused(t *testing.T) {
 	d := newDouble(t, nil)
 	for _, body := range []string{
 		"{", "[]", "null", "7", `"x"`, `{} {}`, `{}x`, `{"a":}`, `{"a":1,}`, "{\"a\":\"\xff\"}", "\xef\xbb\xbf{}",
@@ -171,7 +171,7 @@ func TestBodiesThatAreNoJSONObject(t *testing.T) {
 	}
 }
 
-func TestOfAFieldThatIsThereTwiceTheLastCounts(t *testing.T) {
+func TestIfAFieldOccursTwiceTheLastValueCounts(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	if got := d.keys("POST", "", u.refresh, `{"name":"a","name":"b"}`).want(http.StatusCreated).json()["name"]; got != "b" {
@@ -180,7 +180,7 @@ func TestOfAFieldThatIsThereTwiceTheLastCounts(t *testing.T) {
 	d.keys("POST", "", u.refresh, `{"Name":"c"}`).refused(400, "", "'name' is a required string")
 }
 
-func TestTheContentTypeOfARequestIsNotLookedAt(t *testing.T) {
+func TestTheContentTypeOfARequestIsIgnored(t *testing.T) {
 	d := newDouble(t, nil)
 	for _, ct := range []string{"application/json;charset=utf-8", "application/json; charset=utf-8", "text/plain", "", "nonsense"} {
 		d.sendWith("POST", appPath+"/auth/providers/anon-user/login", http.Header{"Content-Type": {ct}}, object{}).want(http.StatusOK)
@@ -196,7 +196,7 @@ func TestBodiesAreBounded(t *testing.T) {
 	d.tryLogin("anon-user", `{"x":12345}`).refused(413, "BadRequest", "the body is too large")
 }
 
-// logged collects log lines.
+// A logged collects log lines.
 type logged struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -222,7 +222,7 @@ func (l *logged) reset() {
 
 func (l *logged) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(l, nil)) }
 
-func TestAPanicIsAnErrorWithoutATrace(t *testing.T) {
+func TestAPanicGetsStatus500AndIsLogged(t *testing.T) {
 	var log logged
 	d := newDouble(t, &appservices.Options{
 		Logger:   log.logger(),
@@ -230,11 +230,11 @@ func TestAPanicIsAnErrorWithoutATrace(t *testing.T) {
 	})
 	r := d.tryLogin("anon-user", nil).refused(500, "InternalServerError", "internal server error")
 	if !strings.Contains(log.String(), "the secret of the panic") || !strings.Contains(log.String(), r.header.Get("X-Appservices-Request-Id")) {
-		t.Errorf("the log has no trace of it: %s", log.String())
+		t.Errorf("the log does not have the panic: %s", log.String())
 	}
 }
 
-func TestAPanicOfAHookIsAnError(t *testing.T) {
+func TestAPanicInAHookGetsStatus500(t *testing.T) {
 	const said = "the hook has panicked"
 	email := object{"email": "ada@example.com", "password": password}
 	login := func(provider string) string { return provider + "/login" }
@@ -242,7 +242,7 @@ func TestAPanicOfAHookIsAnError(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		opts appservices.Options
-		call string // behind auth/providers
+		call string // the path after auth/providers
 		body any
 	}{
 		{"Mail", appservices.Options{ManualConfirmation: true, Mail: func(context.Context, appservices.Mail) { panic(said) }},
@@ -274,14 +274,14 @@ func TestAPanicOfAHookIsAnError(t *testing.T) {
 			d = serve(t, d.store, d.clock, &tt.opts)
 			d.send("POST", appPath+"/auth/providers/"+tt.call, "", tt.body).refused(500, "InternalServerError", "internal server error")
 			if !strings.Contains(log.String(), said) {
-				t.Errorf("the log has no trace of it: %s", log.String())
+				t.Errorf("the log does not have the panic: %s", log.String())
 			}
-			d.anonymous() // the handler goes on
+			d.anonymous() // the handler still works
 		})
 	}
 }
 
-func TestNoTokenAndNoPasswordIsInTheLog(t *testing.T) {
+func TestTheLogHasNoTokensAndNoPasswords(t *testing.T) {
 	var log logged
 	var mails outbox
 	d := newDouble(t, &appservices.Options{Logger: log.logger(), Mail: mails.send})
@@ -295,7 +295,7 @@ func TestNoTokenAndNoPasswordIsInTheLog(t *testing.T) {
 	d.userpass("reset/send", object{"email": "ada@example.com"})
 	m := mails.last(t, appservices.MailReset)
 	d.userpass("reset", newPassword(m, "another-one"))
-	// By mistake.
+	// Secrets in a path or a query by mistake.
 	for _, secret := range []string{key, u.refresh, m.Token} {
 		d.keys("GET", "/"+secret, u.refresh, nil)
 		d.send("GET", "/"+secret+"?token="+secret, "", nil)
@@ -318,7 +318,7 @@ func TestNoTokenAndNoPasswordIsInTheLog(t *testing.T) {
 	}
 }
 
-func TestALogLineTellsWhatWasAskedAndAnswered(t *testing.T) {
+func TestALogLineDescribesTheRequestAndTheReply(t *testing.T) {
 	var log logged
 	d := newDouble(t, &appservices.Options{Logger: log.logger()})
 	r := d.tryLogin("api-key", object{"key": "x"})
@@ -345,9 +345,10 @@ func TestALogLineHasTheWholeAddress(t *testing.T) {
 	}
 }
 
-func TestMoreLoginsThanCanWaitForAHashAreToldToComeBack(t *testing.T) {
+func TestLoginsBeyondTheHashQueueAreToldToComeBack(t *testing.T) {
 	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
-		Cost: latchkey.Cost{Memory: 8 << 10, Passes: 1, Lanes: 1}, HashMemory: 8 << 20, HashQueue: 1, // one runs, one waits
+		// One hash runs, and one waits.
+		Cost: latchkey.Cost{Memory: 8 << 10, Passes: 1, Lanes: 1}, HashMemory: 8 << 20, HashQueue: 1,
 	})
 	must(t, err)
 	defer store.Close()
@@ -382,12 +383,12 @@ func TestMoreLoginsThanCanWaitForAHashAreToldToComeBack(t *testing.T) {
 	if good == 0 || good == len(replies) {
 		t.Errorf("%d of %d logins were answered", good, len(replies))
 	}
-	for _, key := range keys { // one after the other all are
+	for _, key := range keys { // one after the other, all keys log in
 		d.loginKey(key)
 	}
 }
 
-func TestAStoreThatIsBusyIsAReasonToComeBack(t *testing.T) {
+func TestClientsOfABusyStoreAreToldToComeBack(t *testing.T) {
 	d := serve(t, nil, appservices.NewClock(start), &appservices.Options{
 		OpenApp: func(context.Context, string) (*latchkey.Store, error) {
 			return nil, fmt.Errorf("hash: %w", latchkey.ErrBusy)
@@ -399,7 +400,7 @@ func TestAStoreThatIsBusyIsAReasonToComeBack(t *testing.T) {
 	}
 }
 
-func TestAStoreThatIsClosedIsAReasonToComeBack(t *testing.T) {
+func TestClientsOfAClosedStoreAreToldToComeBack(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	must(t, d.store.Close())
@@ -410,7 +411,7 @@ func TestAStoreThatIsClosedIsAReasonToComeBack(t *testing.T) {
 	}
 }
 
-// failing is an engine whose transactions fail as the test says.
+// A failing is an engine whose transactions fail when the test wants it.
 type failing struct {
 	latchkey.Engine
 	write, read error
@@ -430,7 +431,7 @@ func (e *failing) View(ctx context.Context, fn func(latchkey.EngineTx) error) er
 	return e.Engine.View(ctx, fn)
 }
 
-func TestOfAStoreThatFailsNothingIsToldButThatItFails(t *testing.T) {
+func TestClientsLearnOnlyThatTheStoreFailed(t *testing.T) {
 	engine, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
 	must(t, err)
 	broken := &failing{Engine: engine}
@@ -454,7 +455,7 @@ func TestOfAStoreThatFailsNothingIsToldButThatItFails(t *testing.T) {
 			t.Helper()
 			r.refused(500, "InternalServerError", "internal server error")
 			if !strings.Contains(log.String(), path) {
-				t.Errorf("of %v the log has nothing: %s", err, log.String())
+				t.Errorf("the log does not have the error %v: %s", err, log.String())
 			}
 			log.reset()
 		}
@@ -466,7 +467,7 @@ func TestOfAStoreThatFailsNothingIsToldButThatItFails(t *testing.T) {
 		fails(d.keys("DELETE", "/"+id, u.refresh, nil))
 		fails(d.logOut(u.refresh))
 		fails(d.send("DELETE", prefix+"/auth/delete", u.access, nil))
-		d.loginKey(key) // needs no write
+		d.loginKey(key) // this login writes nothing
 		d.loginEmail("ada@example.com")
 		broken.read = err
 		fails(d.tryLogin("local-userpass", credentials("ada@example.com", password)))
@@ -474,7 +475,7 @@ func TestOfAStoreThatFailsNothingIsToldButThatItFails(t *testing.T) {
 		fails(d.refresh(u.refresh))
 		fails(d.send("GET", prefix+"/auth/profile", u.access, nil))
 		broken.write, broken.read = nil, nil
-		d.keys("GET", "/"+id, u.refresh, nil).want(http.StatusOK) // what was refused has not happened
+		d.keys("GET", "/"+id, u.refresh, nil).want(http.StatusOK) // the change did not happen
 	}
 }
 
@@ -548,7 +549,7 @@ func TestAPreflightIsAnsweredOnEveryPath(t *testing.T) {
 	}
 }
 
-func TestAPreflightAllowsWhatItIsAskedFor(t *testing.T) {
+func TestAPreflightAllowsTheRequestedHeaders(t *testing.T) {
 	d := newDouble(t, &appservices.Options{AllowPrivateNetwork: true})
 	r := d.sendWith("OPTIONS", appPath+"/location", http.Header{
 		"Access-Control-Request-Headers": {"authorization,x-mine"}, "Access-Control-Request-Private-Network": {"true"},
@@ -561,7 +562,7 @@ func TestAPreflightAllowsWhatItIsAskedFor(t *testing.T) {
 	}
 }
 
-func TestTheServerBoundsWhatASlowClientCanHold(t *testing.T) {
+func TestTheServerLimitsSlowClients(t *testing.T) {
 	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
 	must(t, err)
 	defer store.Close()
@@ -591,7 +592,7 @@ func TestTheServerBoundsWhatASlowClientCanHold(t *testing.T) {
 	}
 }
 
-func TestARequestThatDoesNotArriveIsNotWaitedForLong(t *testing.T) {
+func TestTheServerStopsWaitingForAnIncompleteRequest(t *testing.T) {
 	d := newDouble(t, nil)
 	const post = "POST " + appPath + "/auth/providers/anon-user/login HTTP/1.1\r\nHost: x\r\n"
 	for _, tt := range []struct {
@@ -628,7 +629,7 @@ func TestARequestThatDoesNotArriveIsNotWaitedForLong(t *testing.T) {
 	}
 }
 
-func TestARequestWithoutAHostIsAnsweredWithTheAddressThatItCameTo(t *testing.T) {
+func TestTheLocationForARequestWithoutAHostIsTheLocalAddress(t *testing.T) {
 	d := newDouble(t, nil)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
 	must(t, err)
@@ -659,7 +660,7 @@ func TestTheSameRandomnessAndClockGiveTheSameTokens(t *testing.T) {
 	}
 }
 
-// counter is a reader of bytes that are not random at all.
+// A counter is a reader of bytes that are not random at all.
 type counter struct{ n byte }
 
 func (c *counter) Read(p []byte) (int, error) {
@@ -670,7 +671,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestOptionsOutOfTheirRangeAreRefused(t *testing.T) {
+func TestInvalidOptionsAreRefused(t *testing.T) {
 	for name, opts := range map[string]appservices.Options{
 		"a negative life":        {AccessTokenLife: -time.Second},
 		"a life below a second":  {RefreshTokenLife: time.Millisecond},
