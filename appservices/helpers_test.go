@@ -22,10 +22,10 @@ const (
 	password = "hunter22"
 )
 
-// start is when the tests' clocks begin.
+// start is the time when the tests' clocks begin.
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// A double is a handler behind a server, with the store and the clock that it works with.
+// A double is a handler behind a server, with its store and its clock.
 type double struct {
 	t       testing.TB
 	url     string
@@ -40,7 +40,7 @@ func newDouble(t testing.TB, opts *appservices.Options) *double {
 	return newDoubleAt(t, filepath.Join(t.TempDir(), "keys.db"), appservices.NewClock(start), opts)
 }
 
-// newDoubleAt starts a double on the store in a file, which it closes when the test ends, if not before.
+// newDoubleAt starts a double on the store in a file. The store is closed when the test ends.
 func newDoubleAt(t testing.TB, path string, clock *appservices.Clock, opts *appservices.Options) *double {
 	t.Helper()
 	store, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, Now: clock.Now})
@@ -63,7 +63,7 @@ func serve(t testing.TB, store *latchkey.Store, clock *appservices.Clock, opts *
 	return &double{t, server.URL, store, clock, h}
 }
 
-// A response is a reply as it came.
+// A response is a reply as the client received it.
 type response struct {
 	t      testing.TB
 	status int
@@ -71,8 +71,8 @@ type response struct {
 	body   []byte
 }
 
-// send sends a request. token goes into the Authorization header, behind "Bearer ", unless it is empty. body is sent as it
-// is if it is a string, and else as JSON; nil is none.
+// send sends a request. If token is not empty, the Authorization header is "Bearer " and the token.
+// A body that is a string is sent as it is. Other bodies are sent as JSON, and nil is no body.
 func (d *double) send(method, path, token string, body any) *response {
 	d.t.Helper()
 	header := http.Header{}
@@ -105,10 +105,10 @@ func (d *double) sendWith(method, path string, header http.Header, body any) *re
 	return &response{d.t, resp.StatusCode, resp.Header, b}
 }
 
-// object is what a JSON object is.
+// An object is a JSON object.
 type object = map[string]any
 
-// json is the body, which must be a JSON object.
+// json returns the body, which must be a JSON object.
 func (r *response) json() object {
 	r.t.Helper()
 	var v object
@@ -118,7 +118,7 @@ func (r *response) json() object {
 	return v
 }
 
-// want fails the test unless the reply has a status.
+// want fails the test unless the reply has the given status.
 func (r *response) want(status int) *response {
 	r.t.Helper()
 	if r.status != status {
@@ -127,7 +127,8 @@ func (r *response) want(status int) *response {
 	return r
 }
 
-// refused fails the test unless the reply is an error of the service's shape, with a code, which may be none, and a text.
+// refused fails the test unless the reply is an error in the service's form, with the given code
+// and text. The code may be empty.
 func (r *response) refused(status int, code, text string) *response {
 	r.t.Helper()
 	r.want(status)
@@ -142,7 +143,7 @@ func (r *response) refused(status int, code, text string) *response {
 	return r
 }
 
-// wantErrorShape fails the test unless a reply is an error as all SDKs read it.
+// wantErrorShape fails the test unless a reply is an error that all SDKs can read.
 func wantErrorShape(t testing.TB, status int, header http.Header, b []byte) {
 	t.Helper()
 	if got := header.Get("Content-Type"); got != "application/json" {
@@ -166,7 +167,7 @@ func wantErrorShape(t testing.TB, status int, header http.Header, b []byte) {
 	}
 }
 
-// noContent fails the test unless the reply is a 204 as clients read it.
+// noContent fails the test unless the reply is a 204 that clients can read.
 func (r *response) noContent() {
 	r.t.Helper()
 	r.want(http.StatusNoContent)
@@ -175,7 +176,7 @@ func (r *response) noContent() {
 	}
 }
 
-// tokens are what a login gives.
+// The tokens of a login, and the IDs that come with them.
 type tokens struct{ access, refresh, user, device string }
 
 func (r *response) tokens() tokens {
@@ -205,7 +206,8 @@ func credentials(email, password string) object {
 	return object{"username": email, "password": password, "provider": "local-userpass", "options": coreOptions}
 }
 
-// coreOptions are what SDKs on the C++ core send with each login, as far as it matters.
+// coreOptions is the part that matters of the options that SDKs on the C++ core send with each
+// login.
 var coreOptions = object{"device": object{"appId": "demo-abcde", "sdk": "Kotlin", "coreVersion": "14.12.0"}}
 
 func (d *double) loginEmail(email string) tokens {
@@ -220,7 +222,7 @@ func (d *double) loginKey(key string) tokens {
 
 func (d *double) anonymous() tokens { d.t.Helper(); return d.login("anon-user", nil) }
 
-// userpass calls one of the routes of e-mail and password accounts.
+// userpass calls a route of the provider local-userpass.
 func (d *double) userpass(route string, body any) *response {
 	d.t.Helper()
 	return d.send("POST", appPath+"/auth/providers/local-userpass/"+route, "", body)
@@ -231,7 +233,7 @@ func (d *double) register(email string) {
 	d.userpass("register", object{"email": email, "password": password}).want(http.StatusCreated)
 }
 
-// signUp registers an address and logs in.
+// signUp registers an address and logs in with it.
 func (d *double) signUp(email string) tokens {
 	d.t.Helper()
 	d.register(email)
@@ -248,7 +250,7 @@ func (d *double) profile(access string) object {
 	return d.send("GET", prefix+"/auth/profile", access, nil).want(http.StatusOK).json()
 }
 
-// keys calls a route of keys; path is what comes behind api_keys.
+// keys calls a route of keys. path is the rest of the path after api_keys.
 func (d *double) keys(method, path, refresh string, body any) *response {
 	d.t.Helper()
 	return d.send(method, prefix+"/auth/api_keys"+path, refresh, body)
@@ -261,7 +263,7 @@ func (d *double) createKey(refresh, name string) (id, key string) {
 	return body["_id"].(string), body["key"].(string)
 }
 
-// serverKey makes a server key, as an administrator does.
+// serverKey makes a server key in the store, as an administrator would.
 func (d *double) serverKey(name string) (latchkey.Key, string) {
 	d.t.Helper()
 	key, token, err := d.store.CreateServerKey(d.t.Context(), latchkey.KeySpec{Name: name})
@@ -269,7 +271,7 @@ func (d *double) serverKey(name string) (latchkey.Key, string) {
 	return key, token
 }
 
-// user finds the user of the store who has an e-mail address.
+// user returns the user with an e-mail address from the store.
 func (d *double) user(email string) latchkey.User {
 	d.t.Helper()
 	user, err := d.store.UserByIdentity(d.t.Context(), latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: email})
@@ -277,7 +279,7 @@ func (d *double) user(email string) latchkey.User {
 	return user
 }
 
-// records counts what the package keeps under a kind of key.
+// records returns the number of the package's records of one kind.
 func (d *double) records(kind byte) (n int) {
 	d.t.Helper()
 	must(d.t, d.store.View(d.t.Context(), func(tx *latchkey.Tx) error {
@@ -290,7 +292,7 @@ func (d *double) records(kind byte) (n int) {
 	return n
 }
 
-// claims decodes a token as clients do, which check no signature.
+// claims decodes a token as clients do, without a check of the signature.
 func claims(t testing.TB, token string) object {
 	t.Helper()
 	parts := strings.Split(token, ".")
