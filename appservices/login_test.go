@@ -17,7 +17,7 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-// byName is a custom function that takes {"userId": …} for who it says, and refuses the name nobody.
+// byName is a custom function. It returns the userId of its payload, and refuses the ID "nobody".
 func byName(_ context.Context, _ string, payload map[string]any) (string, map[string]any, error) {
 	id, _ := payload["userId"].(string)
 	if id == "nobody" {
@@ -61,7 +61,7 @@ func TestADeviceKeepsItsID(t *testing.T) {
 	}
 }
 
-func TestTheFieldProviderIsIgnoredAndUnknownFieldsToo(t *testing.T) {
+func TestLoginsIgnoreTheFieldProviderAndUnknownFields(t *testing.T) {
 	d := newDouble(t, nil)
 	d.register("ada@example.com")
 	d.login("local-userpass", object{"username": "ada@example.com", "password": password, "provider": 7, "more": []int{1}})
@@ -83,7 +83,7 @@ func TestLoginsThatFail(t *testing.T) {
 		body           any
 		status         int
 		code, text     string
-		old            string // "" for the same
+		old            string // empty if the text is the same
 	}{
 		{"a wrong password", "local-userpass", credentials("ada@example.com", "wrong-password"), 401, "InvalidPassword", "unauthorized", "invalid username/password"},
 		{"an unknown email", "local-userpass", credentials("nobody@example.com", password), 401, "InvalidPassword", "unauthorized", "invalid username/password"},
@@ -173,7 +173,7 @@ func TestTheSessionsOfADeletedServerKeyEnd(t *testing.T) {
 	d.send("GET", prefix+"/auth/profile", u.access, nil).refused(401, "InvalidSession", "invalid session: error finding user for endpoint")
 }
 
-func TestTheSameIDOfAProviderIsTheSameUser(t *testing.T) {
+func TestAProvidersIDAlwaysMeansTheSameUser(t *testing.T) {
 	d := newDouble(t, &appservices.Options{CustomFunction: byName})
 	a, b := d.login("custom-function", object{"userId": "a"}), d.login("custom-function", object{"userId": "b"})
 	if again := d.login("custom-function", object{"userId": "a"}); again.user != a.user || a.user == b.user {
@@ -209,7 +209,7 @@ func TestAFunctionSeesThePayloadWithoutTheWrappingsOfExtendedJSON(t *testing.T) 
 	}
 }
 
-func TestOAuthIsAHooks(t *testing.T) {
+func TestTheOAuthHookDecidesLogins(t *testing.T) {
 	d := newDouble(t, &appservices.Options{
 		OAuth: func(_ context.Context, appID string, p latchkey.Provider, credentials map[string]string) (string, map[string]any, error) {
 			return fmt.Sprint(appID, p, credentials), nil, nil
@@ -222,7 +222,7 @@ func TestOAuthIsAHooks(t *testing.T) {
 	}
 }
 
-func TestALoginThatIsKnownWritesNothing(t *testing.T) {
+func TestRepeatedLoginsWriteNothing(t *testing.T) {
 	d := newDouble(t, &appservices.Options{CustomFunction: byName})
 	u := d.signUp("ada@example.com")
 	_, key := d.createKey(u.refresh, "laptop")
@@ -239,7 +239,7 @@ func TestALoginThatIsKnownWritesNothing(t *testing.T) {
 	}
 }
 
-func TestLinkingGivesAnIdentityToTheUserInTheOrderOfLinking(t *testing.T) {
+func TestIdentitiesAreInTheOrderOfLinking(t *testing.T) {
 	d := newDouble(t, &appservices.Options{CustomFunction: byName})
 	u := d.anonymous()
 	d.register("ada@example.com")
@@ -262,7 +262,7 @@ func TestLinkingGivesAnIdentityToTheUserInTheOrderOfLinking(t *testing.T) {
 	}
 }
 
-func TestLinkingAnswersWithTheSessionAtHand(t *testing.T) {
+func TestLinkingKeepsTheSession(t *testing.T) {
 	d := newDouble(t, &appservices.Options{CustomFunction: byName})
 	u := d.signUp("ada@example.com")
 	linked := d.link(u.access, "custom-function", object{"userId": "a"}).tokens()
@@ -364,7 +364,8 @@ func TestLinksThatFail(t *testing.T) {
 				"linking a local-userpass identity is not allowed when one is already linked"},
 		})
 	})
-	// realm-web links again, without end, after a 401 with the code InvalidSession or the text "unauthorized" alone.
+	// After a 401 with the code InvalidSession or the bare text "unauthorized", realm-web links
+	// again, without end.
 	t.Run("realm-web", func(t *testing.T) {
 		for _, oldTexts := range []bool{false, true} {
 			run(t, web, &appservices.Options{CustomFunction: byName, OldTexts: oldTexts}, []row{
@@ -388,7 +389,7 @@ func TestLinksThatFail(t *testing.T) {
 	})
 }
 
-func TestAClientIsOnTheCoreIfItTellsTheCoresVersion(t *testing.T) {
+func TestAClientThatSendsACoreVersionIsOnTheCore(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	for version, core := range map[string]bool{
@@ -405,7 +406,7 @@ func TestAClientIsOnTheCoreIfItTellsTheCoresVersion(t *testing.T) {
 	}
 }
 
-func TestAServerKeysUserIsLinkedNothing(t *testing.T) {
+func TestNothingCanBeLinkedToAServerKey(t *testing.T) {
 	d := newDouble(t, nil)
 	_, token := d.serverKey("backup")
 	d.register("ada@example.com")
@@ -413,7 +414,7 @@ func TestAServerKeysUserIsLinkedNothing(t *testing.T) {
 		refused(400, "InvalidParameter", "invalid user link request")
 }
 
-func TestALinkLooksAtTheTokenFirst(t *testing.T) {
+func TestALinkChecksTheTokenFirst(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	for _, provider := range []string{"nobody", "anon-user", "local-userpass"} {
@@ -426,7 +427,7 @@ func TestALinkLooksAtTheTokenFirst(t *testing.T) {
 		refused(401, "InvalidSession", "invalid session: access token expired")
 }
 
-func TestWhoFailsTooOftenIsToldToWait(t *testing.T) {
+func TestAfterTooManyFailedLoginsPasswordsGet429(t *testing.T) {
 	d := newDouble(t, &appservices.Options{FailedLoginBurst: 3, FailedLogins: 1})
 	u := d.signUp("ada@example.com")
 	_, key := d.createKey(u.refresh, "laptop")
@@ -441,15 +442,15 @@ func TestWhoFailsTooOftenIsToldToWait(t *testing.T) {
 	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(429, "", tooMany)
 	d.link(u.access, "local-userpass", wrong).refused(429, "", tooMany)
 	d.tryLogin("api-key", object{"key": "lk_none"}).refused(429, "", tooMany)
-	d.loginKey(key) // a key cannot be guessed, so a good one is not made to wait
-	d.anonymous()   // and here there is nothing to guess
+	d.loginKey(key) // nobody can guess a key, so a good key does not have to wait
+	d.anonymous()   // there is nothing to guess
 	d.clock.Advance(time.Second)
 	d.loginEmail("ada@example.com")
 	d.tryLogin("local-userpass", wrong).refused(401, "InvalidPassword", "unauthorized")
 	d.tryLogin("local-userpass", wrong).refused(429, "", tooMany)
 }
 
-func TestNoMoreLoginsAreTriedAtOnceThanMayFail(t *testing.T) {
+func TestLoginsInProgressCountAsFailed(t *testing.T) {
 	asked, answer := make(chan string), make(chan error)
 	d := newDouble(t, &appservices.Options{
 		FailedLoginBurst: 2, FailedLogins: 1e-9,
@@ -474,10 +475,10 @@ func TestNoMoreLoginsAreTriedAtOnceThanMayFail(t *testing.T) {
 	select {
 	case status := <-statuses:
 		if status != http.StatusTooManyRequests {
-			t.Errorf("a third login got status %d while two were under way", status)
+			t.Errorf("a third login got status %d while two were in progress", status)
 		}
 	case <-asked:
-		t.Fatal("a third login was tried while two were under way that may fail")
+		t.Fatal("a third login was tried while two that may fail were in progress")
 	}
 	for _, tt := range []struct {
 		err    error
@@ -488,7 +489,7 @@ func TestNoMoreLoginsAreTriedAtOnceThanMayFail(t *testing.T) {
 			t.Errorf("got status %d, want %d", got, tt.status)
 		}
 	}
-	go func() { statuses <- try() }() // one has failed, the other has not
+	go func() { statuses <- try() }() // one login has failed, and the other has succeeded
 	<-asked
 	answer <- errors.New("wrong")
 	if got := <-statuses; got != http.StatusUnauthorized {
@@ -517,7 +518,7 @@ func TestFailuresAreCountedByAddress(t *testing.T) {
 	}
 }
 
-func TestOnlyTheAddressesWhoseLoginsFailedLastAreRemembered(t *testing.T) {
+func TestOnlyTheAddressesThatFailedLastAreRemembered(t *testing.T) {
 	const generation = 8192
 	d := newDouble(t, &appservices.Options{FailedLoginBurst: 1, FailedLogins: 1e-9, TrustForwarded: true})
 	fail := func(from uint32) int {
@@ -538,9 +539,9 @@ func TestOnlyTheAddressesWhoseLoginsFailedLastAreRemembered(t *testing.T) {
 		from uint32
 		want int
 	}{
-		{2*generation - 1, 429}, // of the younger generation
-		{0, 429},                // of the older; it is in the younger now, which was full and is the older now
-		{1, 401},                // forgotten with the rest of the older
+		{2*generation - 1, 429}, // in the younger generation
+		{0, 429},                // moved from the older generation to the younger
+		{1, 401},                // forgotten with the rest of the older generation
 		{0, 429},
 		{2*generation - 1, 429},
 	} {
@@ -550,7 +551,7 @@ func TestOnlyTheAddressesWhoseLoginsFailedLastAreRemembered(t *testing.T) {
 	}
 }
 
-func TestForwardedAddressesAreNotBelievedUnlessAsked(t *testing.T) {
+func TestForwardedAddressesCountOnlyWithTrustForwarded(t *testing.T) {
 	d := newDouble(t, &appservices.Options{FailedLoginBurst: 1, FailedLogins: 0.001})
 	for i, status := range []int{401, 429} {
 		from := http.Header{"X-Forwarded-For": {fmt.Sprint("192.0.2.", i)}}
@@ -565,7 +566,7 @@ func TestTheLimitOfFailuresCanBeSwitchedOff(t *testing.T) {
 	}
 }
 
-// writes is how many transactions have written to the store, which a login must not.
+// writes returns the number of transactions that have written to the store.
 func writes(d *double) uint64 {
 	d.t.Helper()
 	stats, err := d.store.Stats(d.t.Context())
