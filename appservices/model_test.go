@@ -16,9 +16,10 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-// FuzzSequences has any sequence of requests and of an administrator's calls answered, and holds every answer against a
-// model of the service: who exists, which sessions are good, who has which keys, and who may touch them. In the end the
-// store has what the model has, and is sound.
+// FuzzSequences runs any sequence of requests and of an administrator's calls, and compares each
+// answer with a model of the service. The model knows the users, their keys, which sessions are
+// good, and which keys a session can reach. At the end, the store must be sound and equal to the
+// model.
 func FuzzSequences(f *testing.F) {
 	const register, login, create = 0, 1, 6
 	f.Add([]byte{register, 0, 0, login, 0, 0, create, 0, 0, 11, 0, 0, 8, 0, 0, 11, 0, 0, 7, 0, 0, 11, 0, 0})
@@ -34,7 +35,7 @@ func FuzzSequences(f *testing.F) {
 	chance := rand.NewChaCha8([32]byte{1})
 	for range 20 {
 		steps := make([]byte, maxSteps)
-		_, _ = chance.Read(steps) // it never fails
+		_, _ = chance.Read(steps) // never fails
 		f.Add(steps)
 	}
 	f.Fuzz(func(t *testing.T, steps []byte) {
@@ -48,34 +49,34 @@ func FuzzSequences(f *testing.F) {
 	})
 }
 
-// maxSteps bounds one run, in bytes: three are a step.
+// maxSteps bounds the size of one run in bytes. A step is three bytes.
 const maxSteps = 450
 
-// serviceModel is what the service should be, beside what it is.
+// A serviceModel is the expected state of a service, and the double that is compared with it.
 type serviceModel struct {
 	*double
 	path     string
 	users    []*modelUser
-	accounts [2]*modelUser // by address; nil for none
+	accounts [2]*modelUser // by address, or nil
 	sessions []*modelSession
 	keys     []*modelKey
 }
 
-// modelUser is an account, and a user as soon as somebody has logged in.
+// A modelUser is an account. It also is a user after the first login.
 type modelUser struct {
-	id       string // on the wire; empty for an account that never logged in
-	email    bool   // there is an address; else the user is anonymous
+	id       string // on the wire; empty before the first login
+	email    bool   // has an address; other users are anonymous
 	disabled bool
 	gone     bool
 }
 
-// modelSession is what a login opened.
+// A modelSession is the result of a login.
 type modelSession struct {
 	tokens
 	user  *modelUser
 	byKey bool
 	out   bool // logged out
-	void  bool // the user was disabled meanwhile
+	void  bool // the user was disabled
 }
 
 type modelKey struct {
@@ -90,7 +91,7 @@ func newServiceModel(t *testing.T) *serviceModel {
 	return m
 }
 
-// start starts the double, on what is in the file already.
+// start starts a double on the file of the model.
 func (m *serviceModel) start(t *testing.T) {
 	t.Helper()
 	m.double = newDoubleAt(t, m.path, appservices.NewClock(start), &appservices.Options{FailedLogins: -1})
@@ -151,7 +152,7 @@ func (m *serviceModel) stepOf(s *modelSession, op byte, b int) {
 	}
 }
 
-// pick returns one that was made at some time, or nil if there never was any.
+// pick returns one of the elements of from, or nil if there are none.
 func pick[T any](from []*T, n int) *T {
 	if len(from) == 0 {
 		return nil
@@ -159,8 +160,8 @@ func pick[T any](from []*T, n int) *T {
 	return from[n%len(from)]
 }
 
-// isGood reports whether a session's refresh or access token is good, and expects the refusal if it is not. An access token
-// outlives logging out.
+// isGood reports whether the refresh token or the access token of a session is good. If the token
+// is bad, isGood checks the refusal. Logging out ends the refresh token, but not the access token.
 func (m *serviceModel) isGood(s *modelSession, refresh bool, r *response) bool {
 	m.t.Helper()
 	ended := "invalid session: error finding user for endpoint"
@@ -178,7 +179,7 @@ func (m *serviceModel) isGood(s *modelSession, refresh bool, r *response) bool {
 	return true
 }
 
-// mayManage is isGood for the calls about keys.
+// mayManage does what isGood does, for calls about keys.
 func (m *serviceModel) mayManage(s *modelSession, r *response) bool {
 	m.t.Helper()
 	if !m.isGood(s, true, r) {
@@ -191,7 +192,7 @@ func (m *serviceModel) mayManage(s *modelSession, r *response) bool {
 	return true
 }
 
-// opens notes the session that a reply gives, which must be of the user.
+// opens adds the session that a reply gives, which must belong to u.
 func (m *serviceModel) opens(u *modelUser, r *response, byKey bool) {
 	m.t.Helper()
 	got := r.tokens()
@@ -291,7 +292,7 @@ func (m *serviceModel) deletes(s *modelSession) {
 	}
 }
 
-// keysOf are a user's keys, in the order of their making.
+// keysOf returns the keys of a user in the order of creation.
 func (m *serviceModel) keysOf(u *modelUser) (keys []*modelKey) {
 	for _, k := range m.keys {
 		if k.owner == u && !k.gone && !u.gone {
@@ -319,7 +320,7 @@ func (m *serviceModel) creates(s *modelSession, name string) {
 	}
 }
 
-// reaches makes a call with the ID of a key, which only its owner's sessions can.
+// reaches makes a call with the ID of a key, which only sessions of the key's owner can reach.
 func (m *serviceModel) reaches(s *modelSession, k *modelKey, method, call string, then func(*modelKey)) {
 	if k == nil {
 		return
@@ -341,7 +342,7 @@ func (m *serviceModel) reaches(s *modelSession, k *modelKey, method, call string
 	}
 }
 
-// shown is a key as clients see it.
+// shown returns a key in the form that clients see.
 func (k *modelKey) shown() object {
 	return object{"_id": k.id, "name": k.name, "disabled": k.disabled}
 }
@@ -362,7 +363,7 @@ func (m *serviceModel) lists(s *modelSession) {
 	}
 }
 
-// administer disables or enables a user behind the service's back.
+// administer disables or enables a user in the store.
 func (m *serviceModel) administer(u *modelUser, disable bool) {
 	if u == nil || u.gone {
 		return
@@ -380,7 +381,7 @@ func (m *serviceModel) administer(u *modelUser, disable bool) {
 	}
 }
 
-// storeUser finds a user of the model in the store.
+// storeUser returns a user of the model from the store.
 func (m *serviceModel) storeUser(u *modelUser) latchkey.User {
 	m.t.Helper()
 	for user, err := range m.store.Users(m.t.Context(), uuid.Nil) {
@@ -393,7 +394,7 @@ func (m *serviceModel) storeUser(u *modelUser) latchkey.User {
 	return latchkey.User{}
 }
 
-// compare holds what the store has against the model.
+// compare compares the store with the model.
 func (m *serviceModel) compare() {
 	m.t.Helper()
 	for finding := range m.store.Check(m.t.Context()) {
