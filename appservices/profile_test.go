@@ -22,13 +22,13 @@ func TestTheProfileOfEachKindOfUser(t *testing.T) {
 		}},
 	}
 	if !reflect.DeepEqual(p, want) {
-		t.Errorf("an email user's is\n%v, want\n%v", p, want)
+		t.Errorf("the profile of a user with an email is\n%v, want\n%v", p, want)
 	}
 
 	p = d.profile(d.anonymous().access)
 	identity = p["identities"].([]any)[0].(object)
 	if !reflect.DeepEqual(p["data"], object{}) || p["type"] != "normal" || identity["provider_type"] != "anon-user" {
-		t.Errorf("an anonymous user's is %v", p)
+		t.Errorf("the profile of an anonymous user is %v", p)
 	}
 	if id, _ := identity["id"].(string); !regexp.MustCompile(`^[0-9a-f]{24}-[a-z]{24}$`).MatchString(id) {
 		t.Errorf("an anonymous identity is %q", id)
@@ -48,12 +48,12 @@ func TestAKeyIsAnIdentityFromItsFirstLoginToItsDeletion(t *testing.T) {
 		return ids
 	}
 	if got := keys(u.access); got != nil {
-		t.Errorf("before a login there is %v", got)
+		t.Errorf("before a login the IDs of keys among the identities are %v", got)
 	}
 	k := d.loginKey(key)
 	for _, access := range []string{k.access, u.access} {
 		if got := keys(access); !reflect.DeepEqual(got, []any{id}) {
-			t.Errorf("after a login there is %v, want %s", got, id)
+			t.Errorf("after a login the IDs of keys among the identities are %v, want %s", got, id)
 		}
 	}
 	if p := d.profile(k.access); p["type"] != "normal" {
@@ -64,7 +64,7 @@ func TestAKeyIsAnIdentityFromItsFirstLoginToItsDeletion(t *testing.T) {
 	}
 	d.keys("DELETE", "/"+id, u.refresh, nil).noContent()
 	if got := keys(u.access); got != nil {
-		t.Errorf("after the deletion there is %v", got)
+		t.Errorf("after the deletion the IDs of keys among the identities are %v", got)
 	}
 }
 
@@ -90,7 +90,7 @@ func TestKnownFieldsOfAProfileAreStringsOrAbsent(t *testing.T) {
 	} {
 		told = tt.told
 		if got := d.profile(d.login("custom-function", nil).access)["data"]; !reflect.DeepEqual(got, tt.want) {
-			t.Errorf("told %v, the profile has %v, want %v", tt.told, got, tt.want)
+			t.Errorf("the provider gave %v, and the profile has %v, want %v", tt.told, got, tt.want)
 		}
 	}
 }
