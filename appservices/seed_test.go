@@ -37,7 +37,7 @@ func parseSeed(t *testing.T, s string) appservices.Seed {
 	return seed
 }
 
-// seed makes what a seed says in the double.
+// seed makes the users and keys of a seed in the double.
 func (d *double) seed(seed appservices.Seed) appservices.Seeded {
 	d.t.Helper()
 	seeded, err := d.handler.Seed(d.t.Context(), "demo-abcde", seed)
@@ -45,7 +45,7 @@ func (d *double) seed(seed appservices.Seed) appservices.Seeded {
 	return seeded
 }
 
-func TestWhatASeedMakesIsAsIfClientsHadMadeIt(t *testing.T) {
+func TestSeededUsersAndKeysWorkAsIfClientsHadMadeThem(t *testing.T) {
 	d := newDouble(t, &appservices.Options{ManualConfirmation: true})
 	seeded := d.seed(parseSeed(t, seedJSON))
 	adas, bobs, carls, anonymous := seeded.Users[0], seeded.Users[1], seeded.Users[2], seeded.Users[3]
@@ -70,7 +70,7 @@ func TestWhatASeedMakesIsAsIfClientsHadMadeIt(t *testing.T) {
 
 	for _, tt := range []struct {
 		key  appservices.SeededKey
-		user string // empty: refused
+		user string // empty if the login is refused
 	}{
 		{adas.Keys[0], adas.ID}, {adas.Keys[1], ""}, {bobs.Keys[0], ""}, {carls.Keys[0], carls.ID},
 		{seeded.ServerKeys[0], seeded.ServerKeys[0].ID}, {seeded.ServerKeys[1], ""},
@@ -88,7 +88,7 @@ func TestWhatASeedMakesIsAsIfClientsHadMadeIt(t *testing.T) {
 	}
 }
 
-func TestSeededHasWhatTheStoreHas(t *testing.T) {
+func TestSeededMatchesTheStore(t *testing.T) {
 	d := newDouble(t, nil)
 	seeded := d.seed(parseSeed(t, seedJSON))
 	keysOf := func(keys []appservices.SeededKey) (all []latchkey.Key) {
@@ -118,7 +118,7 @@ func TestSeededHasWhatTheStoreHas(t *testing.T) {
 	}))
 }
 
-func TestSeededMarshalsToWhatProgramsUnderTestRead(t *testing.T) {
+func TestTheJSONOfSeededHasTheIDsAndTokens(t *testing.T) {
 	d := newDouble(t, nil)
 	seeded := d.seed(parseSeed(t, `{"users":[{"email":"ada@example.com","password":"hunter22","keys":[{"name":"laptop"}]},{"anonymous":true}]}`))
 	u := seeded.Users
@@ -135,10 +135,10 @@ func TestSeededMarshalsToWhatProgramsUnderTestRead(t *testing.T) {
 	}
 }
 
-func TestAFailedSeedLeavesNothing(t *testing.T) {
+func TestAFailedSeedChangesNothing(t *testing.T) {
 	d := newDouble(t, nil)
 	d.signUp("carl@example.com")
-	d.register("dora@example.com") // who has not logged in yet
+	d.register("dora@example.com") // nobody has logged in with it
 	keys21 := `{"name":"key"}`
 	for i := range 20 {
 		keys21 += fmt.Sprintf(`,{"name":"key-%d"}`, i)
@@ -171,7 +171,7 @@ func TestAFailedSeedLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestASeedThatMeansNothingIsRefused(t *testing.T) {
+func TestInvalidSeedsAreRefused(t *testing.T) {
 	long := strings.Repeat("x", 129)
 	for _, s := range []string{
 		``, `[]`, `{"usres":[]}`, `{"users":[{"eamil":"ada@example.com"}]}`, `{} {}`, `{"users":{}}`,
@@ -215,7 +215,7 @@ func TestASeedsValueIsAStringOrANumber(t *testing.T) {
 }
 
 func TestTheSameValueMakesTheSameIDsAndTokens(t *testing.T) {
-	// So many keys that all processors hash.
+	// The seed has so many keys that all processors hash.
 	seed := parseSeed(t, seedJSON)
 	for i := range 15 {
 		seed.Users[0].Keys = append(seed.Users[0].Keys, appservices.SeedKey{Name: fmt.Sprint("key-", i)})
@@ -273,22 +273,22 @@ func TestASeedIsForOneApp(t *testing.T) {
 	}
 	for _, appID := range []string{"", "third"} {
 		if _, err := h.Seed(t.Context(), appID, seed); !errors.Is(err, appservices.ErrNoApp) {
-			t.Errorf("there is no app %q: got error %v, want ErrNoApp", appID, err)
+			t.Errorf("Seed(%q): got error %v, want ErrNoApp", appID, err)
 		}
 		if _, err := h.IsEmpty(t.Context(), appID); !errors.Is(err, appservices.ErrNoApp) {
-			t.Errorf("whether %q is empty: got error %v, want ErrNoApp", appID, err)
+			t.Errorf("IsEmpty(%q): got error %v, want ErrNoApp", appID, err)
 		}
 	}
 	for appID, want := range map[string]bool{"one": false, "other": true} {
 		if empty, err := h.IsEmpty(t.Context(), appID); err != nil || empty != want {
-			t.Errorf("whether %s is empty: got %v, %v", appID, empty, err)
+			t.Errorf("IsEmpty(%s): got %v, %v", appID, empty, err)
 		}
 	}
 	listed := newDouble(t, &appservices.Options{AppIDs: []string{"demo-abcde"}})
 	if _, err := listed.handler.Seed(t.Context(), "third", seed); !errors.Is(err, appservices.ErrNoApp) {
 		t.Errorf("the app third is not listed: got error %v, want ErrNoApp", err)
 	}
-	// Where all IDs are names of one app, none is needed.
+	// The ID can be empty, because all app IDs are names of one app.
 	if _, err := one.handler.Seed(t.Context(), "", parseSeed(t, `{"server_keys":[{"name":"job-2"}]}`)); err != nil {
 		t.Error(err)
 	}
@@ -322,7 +322,7 @@ func TestAnAppIsEmptyUntilThereIsAUserAnAddressOrAServerKey(t *testing.T) {
 	}
 }
 
-// schema is as much of a JSON Schema as a seed's has.
+// A schema is a part of JSON Schema that is enough for a seed.
 type schema struct {
 	Type       any                `json:"type"`
 	Properties map[string]*schema `json:"properties"`
@@ -387,7 +387,7 @@ func TestTheSchemaHasTheFieldsOfASeed(t *testing.T) {
 	check("seed", &root, reflect.TypeFor[appservices.Seed]())
 }
 
-// opener is an OpenApp that knows its stores.
+// opener returns an OpenApp that opens the given stores.
 func opener(stores map[string]*latchkey.Store) func(context.Context, string) (*latchkey.Store, error) {
 	return func(_ context.Context, appID string) (*latchkey.Store, error) { return stores[appID], nil }
 }
