@@ -59,7 +59,7 @@ func TestTokensHaveTheClaimsOfTheHostedService(t *testing.T) {
 		}},
 	} {
 		for claim := range tt.got {
-			if strings.HasPrefix(claim, "latchkey") { // ours
+			if strings.HasPrefix(claim, "latchkey") { // the handler's own claims
 				delete(tt.got, claim)
 			}
 		}
@@ -89,17 +89,17 @@ func TestLivesOfTokens(t *testing.T) {
 	}
 	d := newDouble(t, nil)
 	if access, refresh := lives(d.anonymous()); access != 30*time.Minute || refresh != 50*365*day {
-		t.Errorf("an anonymous user's live %v and %v", access, refresh)
+		t.Errorf("the tokens of an anonymous user live %v and %v", access, refresh)
 	}
 	d = newDouble(t, &appservices.Options{AccessTokenLife: 2 * time.Second, RefreshTokenLife: time.Hour})
 	for _, u := range []tokens{d.anonymous(), d.signUp("ada@example.com")} {
 		if access, refresh := lives(u); access != 2*time.Second || refresh != time.Hour {
-			t.Errorf("with options they live %v and %v", access, refresh)
+			t.Errorf("with options, tokens live %v and %v", access, refresh)
 		}
 	}
 }
 
-func TestATokensLifeIsExactAlsoWhenTheClockGoesOnMeanwhile(t *testing.T) {
+func TestATokensLifeIsExactWhileTheClockRuns(t *testing.T) {
 	d := newDouble(t, nil)
 	var ticks atomic.Int64
 	h, err := appservices.New(d.store, &appservices.Options{
@@ -121,7 +121,7 @@ func TestATokensLifeIsExactAlsoWhenTheClockGoesOnMeanwhile(t *testing.T) {
 	refreshed := d.refresh(u.refresh).want(http.StatusCreated).json()["access_token"].(string)
 	for name, access := range map[string]string{"login": u.access, "link": linked.access, "refresh": refreshed} {
 		if got := life(access); got != 30*time.Minute {
-			t.Errorf("the access token of a %s lives %v", name, got)
+			t.Errorf("the access token after a %s lives %v", name, got)
 		}
 	}
 	if got := life(u.refresh); got != 60*day {
@@ -142,7 +142,7 @@ func TestRefreshingGivesOneNewAccessToken(t *testing.T) {
 	d.profile(access)
 }
 
-func TestASessionEndsByLoggingOutAndNoOtherWithIt(t *testing.T) {
+func TestLoggingOutEndsOnlyThatSession(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	other := d.loginEmail("ada@example.com")
@@ -151,11 +151,11 @@ func TestASessionEndsByLoggingOutAndNoOtherWithIt(t *testing.T) {
 	d.logOut(u.refresh).refused(401, "InvalidSession", gone)
 	d.refresh(u.refresh).refused(401, "InvalidSession", gone)
 	d.keys("GET", "", u.refresh, nil).refused(401, "InvalidSession", gone)
-	d.profile(u.access) // lives until it expires
+	d.profile(u.access) // good until it expires
 	d.refresh(other.refresh).want(http.StatusCreated)
 }
 
-func TestEndedSessionsAreForgottenWhenTheyWouldHaveExpired(t *testing.T) {
+func TestRecordsOfEndedSessionsAreDeletedAfterTheirExpiry(t *testing.T) {
 	d := newDouble(t, &appservices.Options{RefreshTokenLife: time.Hour})
 	for range 5 {
 		d.logOut(d.anonymous().refresh).noContent()
@@ -172,11 +172,11 @@ func TestEndedSessionsAreForgottenWhenTheyWouldHaveExpired(t *testing.T) {
 	}
 }
 
-func TestASessionThatHasEndedStaysSoWhenTheClockGoesForthAndBack(t *testing.T) {
+func TestAnEndedSessionStaysEndedWhenTheClockGoesForthAndBack(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		open func(d *double) tokens
-		jump time.Duration // behind the expiry of the session
+		jump time.Duration // goes past the end of the session
 	}{
 		{"of sixty days", func(d *double) tokens { return d.loginEmail("ada@example.com") }, 61 * day},
 		{"of fifty years", (*double).anonymous, 51 * 365 * day},
@@ -186,11 +186,11 @@ func TestASessionThatHasEndedStaysSoWhenTheClockGoesForthAndBack(t *testing.T) {
 			d.register("ada@example.com")
 			const ended = "invalid session: failed to find refresh token"
 			var out []tokens
-			for range 3 { // at one and the same time, which is also that of what is opened after the way back
+			for range 3 { // each round begins at the same time as the first
 				out = append(out, tt.open(d))
 				d.logOut(out[len(out)-1].refresh).noContent()
 				d.clock.Advance(tt.jump)
-				d.logOut(d.anonymous().refresh).noContent() // forgets what has expired
+				d.logOut(d.anonymous().refresh).noContent() // deletes records of expired sessions
 				d.clock.Advance(-tt.jump)
 				for i, u := range out {
 					if r := d.refresh(u.refresh); r.status != 401 {
@@ -209,19 +209,19 @@ func TestASessionThatHasEndedStaysSoWhenTheClockGoesForthAndBack(t *testing.T) {
 	}
 }
 
-func TestNoGoodSessionEndsByWhatIsForgottenOfOthers(t *testing.T) {
+func TestDeletingOldRecordsEndsNoGoodSession(t *testing.T) {
 	d := newDouble(t, nil)
 	d.register("ada@example.com")
 	logInAndOut := func() { d.logOut(d.loginEmail("ada@example.com").refresh).noContent() }
 	d.logOut(d.anonymous().refresh).noContent()
 	d.clock.Advance(51 * 365 * day)
-	logInAndOut() // forgets a session of fifty years
+	logInAndOut() // deletes the record of a session of fifty years
 	d.clock.Advance(-51 * 365 * day)
 	logInAndOut()
 	d.clock.Advance(59 * day)
 	u := d.loginEmail("ada@example.com")
 	d.clock.Advance(2 * day)
-	logInAndOut() // sixty days behind the other, which it must not forget
+	logInAndOut() // must not delete the record of the session of sixty days
 	d.refresh(u.refresh).want(http.StatusCreated)
 }
 
@@ -238,7 +238,7 @@ func TestDisablingAUserEndsTheSessionsForGood(t *testing.T) {
 	d.profile(d.loginEmail("ada@example.com").access)
 }
 
-func TestDeletingOneselfEndsEverything(t *testing.T) {
+func TestDeletingAUserEndsEverything(t *testing.T) {
 	d := newDouble(t, &appservices.Options{CustomFunction: byName})
 	u := d.signUp("ada@example.com")
 	_, key := d.createKey(u.refresh, "laptop")
@@ -248,16 +248,16 @@ func TestDeletingOneselfEndsEverything(t *testing.T) {
 	d.tryLogin("api-key", object{"key": key}).refused(401, "AuthError", "unauthorized")
 	d.send("GET", prefix+"/auth/profile", u.access, nil).refused(401, "InvalidSession", "invalid session: error finding user for endpoint")
 	d.refresh(u.refresh).refused(401, "InvalidSession", "invalid session: failed to find refresh token")
-	// realm-web logs out behind a deletion, and takes this text for success.
+	// realm-web logs out after a deletion, and reads this text as success.
 	d.logOut(u.refresh).refused(401, "InvalidSession", "invalid session: failed to find refresh token")
 	for _, kind := range []byte("akp") {
 		if n := d.records(kind); n != 0 {
-			t.Errorf("%d records of the kind %q are left of the user", n, kind)
+			t.Errorf("%d records of the kind %q are left after the deletion of the user", n, kind)
 		}
 	}
 }
 
-// forge signs claims with a key that is not the app's.
+// forge signs claims with a key that is not the app's key.
 func forge(header, claims string) string { return sign([]byte("guessed"), header, claims) }
 
 func sign(key []byte, header, claims string) string {
@@ -332,10 +332,10 @@ func TestErrorsOfBearerTokens(t *testing.T) {
 	})
 }
 
-func TestATokenThatNamesNoEndHasExpired(t *testing.T) {
+func TestATokenWithoutAnExpiryDateHasExpired(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
-	var key []byte // signs the sessions of the store
+	var key []byte // the store's key that signs sessions
 	must(t, d.store.View(t.Context(), func(tx *latchkey.Tx) error {
 		for e, err := range tx.AppTable("appservices").Scan([]byte("s"), []byte("t")) {
 			must(t, err)
@@ -355,31 +355,31 @@ func TestATokenThatNamesNoEndHasExpired(t *testing.T) {
 		refused(401, "InvalidSession", "invalid session: access token expired")
 }
 
-func TestAnotherStoresTokensAreNotGood(t *testing.T) {
+func TestTokensOfAnotherStoreAreRefused(t *testing.T) {
 	u := newDouble(t, nil).signUp("ada@example.com")
 	newDouble(t, nil).refresh(u.refresh).refused(401, "", "signature is invalid")
 }
 
-func TestTheSchemeOfABearerIsReadInAnyLetters(t *testing.T) {
+func TestTheBearerSchemeIgnoresCase(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.anonymous()
 	d.sendWith("GET", prefix+"/auth/profile", http.Header{"Authorization": {"bearer " + u.access}}, nil).want(http.StatusOK)
 }
 
-func TestBehindTheSchemeOfABearerMayBeSeveralSpaces(t *testing.T) {
+func TestSeveralSpacesMayFollowTheBearerScheme(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.anonymous()
 	d.sendWith("GET", prefix+"/auth/profile", http.Header{"Authorization": {"Bearer   " + u.access}}, nil).want(http.StatusOK)
 }
 
-func TestOfSeveralBearersTheFirstCounts(t *testing.T) {
+func TestTheFirstAuthorizationHeaderCounts(t *testing.T) {
 	d := newDouble(t, nil)
 	good, bad := "Bearer "+d.anonymous().access, "Bearer x"
 	d.sendWith("GET", prefix+"/auth/profile", http.Header{"Authorization": {good, bad}}, nil).want(http.StatusOK)
 	d.sendWith("GET", prefix+"/auth/profile", http.Header{"Authorization": {bad, good}}, nil).refused(401, "", "unauthorized")
 }
 
-func TestATokenIsGoodInOneSpellingOnly(t *testing.T) {
+func TestATokenHasOnlyOneSpelling(t *testing.T) {
 	d := newDouble(t, nil)
 	token := d.anonymous().refresh
 	last := len(token) - 1
@@ -395,7 +395,7 @@ func TestATokenIsGoodInOneSpellingOnly(t *testing.T) {
 	d.refresh(token+"=").refused(401, "", "expected Authorization header with JWT (Bearer schema)")
 }
 
-func TestATokenIsAcceptedAlsoWhenTheClockHasGoneBack(t *testing.T) {
+func TestTokensStayGoodWhenTheClockGoesBack(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.anonymous()
 	d.clock.Advance(-time.Hour)
@@ -444,7 +444,7 @@ func TestASalvageEndsEverySessionAndLosesNoPassword(t *testing.T) {
 	_, err := latchkey.Salvage(t.Context(), filepath.Join(dir, "keys.db"), filepath.Join(dir, "salvaged.db"))
 	must(t, err)
 
-	// The file may have lost that a session was logged out.
+	// The salvage may have lost the record that a session was logged out.
 	after := newDoubleAt(t, filepath.Join(dir, "salvaged.db"), clock, nil)
 	after.refresh(u.refresh).refused(401, "", "signature is invalid")
 	if again := after.loginEmail("ada@example.com"); again.user != u.user {
@@ -452,7 +452,7 @@ func TestASalvageEndsEverySessionAndLosesNoPassword(t *testing.T) {
 	}
 }
 
-func TestCustomUserDataIsThatOfTheMomentAndLeftOutWhenThereIsNone(t *testing.T) {
+func TestAccessTokensHaveThePresentCustomUserData(t *testing.T) {
 	var data map[string]any
 	var failure error
 	d := newDouble(t, &appservices.Options{
@@ -471,7 +471,7 @@ func TestCustomUserDataIsThatOfTheMomentAndLeftOutWhenThereIsNone(t *testing.T) 
 	d.refresh(u.refresh).refused(500, "InternalServerError", "internal server error")
 }
 
-// openApps gives each app a store of its own in a directory, as a program does for OpenApp.
+// openApps returns an OpenApp that opens a store for each app in a directory.
 func openApps(t *testing.T, dir string) func(context.Context, string) (*latchkey.Store, error) {
 	return func(_ context.Context, appID string) (*latchkey.Store, error) {
 		store, err := latchkey.Open(filepath.Join(dir, appID+".db"), &latchkey.Options{Cost: latchkey.LightCost})
@@ -482,7 +482,7 @@ func openApps(t *testing.T, dir string) func(context.Context, string) (*latchkey
 	}
 }
 
-func TestAppsWithStoresOfTheirOwnKnowNothingOfEachOther(t *testing.T) {
+func TestAppsWithStoresOfTheirOwnAreSeparate(t *testing.T) {
 	clock := appservices.NewClock(start)
 	opts := &appservices.Options{OpenApp: openApps(t, t.TempDir())}
 	d := serve(t, nil, clock, opts)
@@ -512,7 +512,7 @@ func TestATokenFindsItsAppAfterARestart(t *testing.T) {
 	serve(t, nil, clock, opts).refresh(u.refresh).want(http.StatusCreated)
 }
 
-func TestAClientThatLeavesWhileItsAppIsOpenedIsNotTheOnlyOneWhoHasIt(t *testing.T) {
+func TestAnAppStaysOpenedWhenItsFirstClientLeaves(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	open, opened := openApps(t, t.TempDir()), 0
 	d := serve(t, nil, appservices.NewClock(start), &appservices.Options{
@@ -532,7 +532,7 @@ func TestAClientThatLeavesWhileItsAppIsOpenedIsNotTheOnlyOneWhoHasIt(t *testing.
 	}
 }
 
-func TestAppsAreBounded(t *testing.T) {
+func TestAtMost100AppsAreOpened(t *testing.T) {
 	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
 	must(t, err)
 	defer store.Close()
