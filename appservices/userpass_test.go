@@ -13,12 +13,12 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-// outbox keeps the mails that a double sends.
+// An outbox keeps the mails that a double sends.
 type outbox []appservices.Mail
 
 func (o *outbox) send(_ context.Context, m appservices.Mail) { *o = append(*o, m) }
 
-// last is the newest mail, which must be of a kind.
+// last returns the newest mail, which must be of the given kind.
 func (o *outbox) last(t testing.TB, kind appservices.MailKind) appservices.Mail {
 	t.Helper()
 	if len(*o) == 0 {
@@ -122,8 +122,8 @@ func TestErrorsOfRegisteringConfirmingAndResetting(t *testing.T) {
 	}
 }
 
-// Else the time would tell who is there.
-func TestAnEmailThatNobodyHasCostsAHashAsAWrongPasswordDoes(t *testing.T) {
+// Otherwise the time of a refusal would tell whether an address is registered.
+func TestAnUnknownEmailCostsAHashLikeAWrongPassword(t *testing.T) {
 	d := newDouble(t, nil)
 	d.register("ada@example.com")
 	d.signUp("deleted@example.com")
@@ -197,7 +197,7 @@ func TestAPasswordIsResetByMail(t *testing.T) {
 	}
 }
 
-func TestATokenForAResetIsNotGoodForWhatTheAccountHasBecome(t *testing.T) {
+func TestAResetTokenIsOutdatedWhenTheAccountChanges(t *testing.T) {
 	var mails outbox
 	d := newDouble(t, &appservices.Options{Mail: mails.send})
 	ask := func() appservices.Mail {
@@ -223,7 +223,7 @@ func TestATokenForAResetIsNotGoodForWhatTheAccountHasBecome(t *testing.T) {
 	outdated(third)
 	d.loginEmail("ada@example.com")
 
-	// A user whom a program has made has no password to tell one from the other by.
+	// A user that a program made has no password, so the stamp must change with the user.
 	must(t, d.store.DeleteUser(t.Context(), d.user("ada@example.com").ID))
 	remake := func() {
 		_, err := d.store.CreateUser(t.Context(), latchkey.UserSpec{
@@ -240,7 +240,7 @@ func TestATokenForAResetIsNotGoodForWhatTheAccountHasBecome(t *testing.T) {
 	d.loginEmail("ada@example.com")
 }
 
-func TestAnAddressIsConfirmedAlsoBehindAResetOfThePassword(t *testing.T) {
+func TestAnAddressCanBeConfirmedAfterAReset(t *testing.T) {
 	var mails outbox
 	d := newDouble(t, &appservices.Options{ManualConfirmation: true, Mail: mails.send})
 	d.register("ada@example.com")
@@ -251,7 +251,7 @@ func TestAnAddressIsConfirmedAlsoBehindAResetOfThePassword(t *testing.T) {
 	d.login("local-userpass", credentials("ada@example.com", "another-one"))
 }
 
-func TestTokensOfMailsAreGoodAlsoByAClockThatBeginsIn1970(t *testing.T) {
+func TestMailTokensWorkWithAClockThatBeginsIn1970(t *testing.T) {
 	var mails outbox
 	d := newDouble(t, &appservices.Options{Mail: mails.send})
 	d.register("ada@example.com")
@@ -262,7 +262,7 @@ func TestTokensOfMailsAreGoodAlsoByAClockThatBeginsIn1970(t *testing.T) {
 	d.userpass("reset", newPassword(m, "another-one")).noContent()
 }
 
-func TestAFunctionConfirms(t *testing.T) {
+func TestConfirmFunctionDecidesConfirmations(t *testing.T) {
 	var asked []appservices.Confirmation
 	outcome := appservices.Pending
 	d := newDouble(t, &appservices.Options{
@@ -287,7 +287,7 @@ func TestAFunctionConfirms(t *testing.T) {
 	}
 }
 
-func TestAFunctionResets(t *testing.T) {
+func TestResetFunctionDecidesResets(t *testing.T) {
 	var asked appservices.Reset
 	outcome := appservices.Accepted
 	d := newDouble(t, &appservices.Options{
@@ -312,7 +312,7 @@ func TestAFunctionResets(t *testing.T) {
 	d.login("local-userpass", credentials("ada@example.com", "a-third-one"))
 }
 
-func TestAUserWhomAProgramMadeGetsAPasswordByReset(t *testing.T) {
+func TestAResetGivesAPasswordToAUserThatAProgramMade(t *testing.T) {
 	var mails outbox
 	d := newDouble(t, &appservices.Options{Mail: mails.send})
 	identity := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"}
@@ -326,8 +326,9 @@ func TestAUserWhomAProgramMadeGetsAPasswordByReset(t *testing.T) {
 	}
 }
 
-// Else a stranger could register an address first, and have the account of the person whom it is given to later.
-func TestWhatAStrangerHasRegisteredDoesNotLogInAUserWhomAProgramMakes(t *testing.T) {
+// Otherwise a stranger could register an address early, and get the account of the person that a
+// program later gives the address to.
+func TestAStrangersRegistrationDoesNotLogInAUserThatAProgramMakes(t *testing.T) {
 	d := newDouble(t, nil)
 	d.register("ada@example.com")
 	_, err := d.store.CreateUser(t.Context(), latchkey.UserSpec{
@@ -337,7 +338,7 @@ func TestWhatAStrangerHasRegisteredDoesNotLogInAUserWhomAProgramMakes(t *testing
 	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
 }
 
-func TestTheEmailOfADeletedUserMayBeRegisteredAnew(t *testing.T) {
+func TestTheEmailOfADeletedUserCanBeRegisteredAgain(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		delete func(d *double, u tokens)
@@ -359,7 +360,7 @@ func TestTheEmailOfADeletedUserMayBeRegisteredAnew(t *testing.T) {
 	}
 }
 
-func TestWhatIsLeftOfAUserWhomAProgramDeletedGoesWhenTheAddressIsMet(t *testing.T) {
+func TestTheAccountOfADeletedUserIsDeletedWhenItsAddressIsUsed(t *testing.T) {
 	login := func(d *double) {
 		d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
 	}
@@ -388,7 +389,7 @@ func TestWhatIsLeftOfAUserWhomAProgramDeletedGoesWhenTheAddressIsMet(t *testing.
 	}
 }
 
-func TestDeletingAUserOfAnotherProviderLeavesTheAccountOfTheSameNameAlone(t *testing.T) {
+func TestDeletingAUserKeepsAnAccountWithTheSameSubject(t *testing.T) {
 	d := newDouble(t, &appservices.Options{CustomFunction: byName})
 	d.signUp("ada@example.com")
 	other := d.login("custom-function", object{"userId": "ada@example.com"})
@@ -396,7 +397,7 @@ func TestDeletingAUserOfAnotherProviderLeavesTheAccountOfTheSameNameAlone(t *tes
 	d.loginEmail("ada@example.com")
 }
 
-// viewHook is an engine that calls back before it reads.
+// A viewHook is an engine that calls a function before each read.
 type viewHook struct {
 	latchkey.Engine
 	before func()
@@ -409,7 +410,7 @@ func (e *viewHook) View(ctx context.Context, fn func(latchkey.EngineTx) error) e
 	return e.Engine.View(ctx, fn)
 }
 
-func TestAUserWhomAProgramMakesWhileAStrangerLogsInIsNotTheStrangers(t *testing.T) {
+func TestAStrangerDoesNotGetAUserThatAProgramMakesDuringTheLogin(t *testing.T) {
 	engine, err := latchkey.OpenBoltEngine(t.TempDir()+"/keys.db", nil)
 	must(t, err)
 	hook := &viewHook{Engine: engine}
@@ -421,7 +422,7 @@ func TestAUserWhomAProgramMakesWhileAStrangerLogsInIsNotTheStrangers(t *testing.
 
 	reads := 0
 	hook.before = func() {
-		if reads++; reads == 2 { // the first has found the account, whose password is right
+		if reads++; reads == 2 { // the first read finds the account, and the password is right
 			hook.before = nil
 			identity := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"}
 			_, err := store.CreateUser(context.Background(), latchkey.UserSpec{Identity: identity})
