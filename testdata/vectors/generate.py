@@ -1,9 +1,11 @@
-"""Writes the test vectors in this directory, without any of the project's Go code: a second implementation of the formats.
+"""Writes the test vectors in this directory.
+
+The program is a second implementation of the formats and uses none of the project's Go code.
 
     pip install argon2-cffi==25.1.0 siphash24==1.9
     python3 generate.py
 
-Everything in it is fixed, so running it again changes nothing. README.md says what the vectors mean.
+All inputs are fixed, so another run writes the same files. README.md says what the vectors mean.
 """
 
 import base64
@@ -22,7 +24,7 @@ DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def some(label, size):
-    """Bytes that look random and are the same in every run."""
+    """Returns bytes that look random and are the same in every run."""
     return hashlib.shake_256(label.encode()).digest(size)
 
 
@@ -41,7 +43,7 @@ def with_version(id_bytes, version):
 
 
 def siphash(key, message):
-    """The 8 bytes that SipHash-2-4 gives, as the reference implementation writes them: little-endian."""
+    """Returns the 8 bytes of SipHash-2-4, little-endian, as the reference implementation writes them."""
     return siphash24.siphash24(message, key=key).digest()
 
 
@@ -60,7 +62,7 @@ def words(b):
 
 def token(prefix, tag_secret, key_id, secret):
     digits = words(key_id.bytes + secret)
-    tag = siphash(tag_secret, digits.encode())[::-1]  # the token has it big-endian, like every other word
+    tag = siphash(tag_secret, digits.encode())[::-1]  # big-endian in the token, as each word is
     return prefix + "_" + digits + word(tag), tag
 
 
@@ -229,7 +231,7 @@ def varint(n):
 
 
 def field(number, value):
-    """A field as proto3 writes it: nothing at all for what is zero, false or empty."""
+    """Returns a field as proto3 writes it: nothing for a value that is zero, false or empty."""
     if isinstance(value, (bool, int)):
         return varint(number << 3) + varint(int(value)) if value else b""
     if isinstance(value, str):
