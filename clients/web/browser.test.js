@@ -1,4 +1,5 @@
-// The steps in headless Chromium, on a page of another origin than the double's: nothing goes without its CORS headers.
+// Runs the steps in headless Chromium, on a page whose origin is not the double's. So nothing works
+// without the double's CORS headers.
 
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -16,7 +17,7 @@ const FILES = {
 drive("in Chromium", async (t, data, outside) => {
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--no-sandbox"], // which Chromium needs where root runs it
+    args: ["--no-sandbox"], // needed if root runs Chromium
   });
   t.after(() => browser.close());
   const page = await browser.newPage();
@@ -25,7 +26,7 @@ drive("in Chromium", async (t, data, outside) => {
   return (step) => page.evaluate(([step, data]) => runStep(step, data), [step, data]);
 });
 
-/** Serves the page, at an address of its own. */
+/** Serves the page at an address of its own. */
 async function serve(t) {
   const server = createServer(async (request, reply) => {
     const file = FILES[request.url];
