@@ -1,4 +1,4 @@
-// What the steps check with, in Node and in the browser alike.
+// The checks of the steps, for Node and for the browser.
 
 export function equal(got, want, what) {
   const [g, w] = [JSON.stringify(sorted(got)), JSON.stringify(sorted(want))];
@@ -10,8 +10,9 @@ export function matches(got, pattern, what) {
 }
 
 /**
- * Waits for a call to be refused with exactly this status, code and text; undefined stands for a field that is not
- * there. Every refusal but the empty one has a link to a line of the log, at the double's own address.
+ * Waits for a call, which must be refused with exactly this status, code and text. undefined stands
+ * for a missing field. Every refusal except the empty one has a link to a line of the log, at the
+ * double's own address.
  */
 export async function refused(call, url, { status, code, text }) {
   let error;
