@@ -1,4 +1,4 @@
-// A double in a process of its own: `latchkey serve`, built from this repository.
+// Starts a double in a process of its own: `latchkey serve`, built from this repository.
 
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -13,7 +13,7 @@ const here = import.meta.dirname;
 export class Double {
   log = "";
 
-  /** Starts a double that is gone, with its store, when the test `t` has ended. */
+  /** Starts a double. When the test `t` ends, the double stops, and its store is removed. */
   static async start(t) {
     const double = new Double();
     const dir = await mkdtemp(join(tmpdir(), "latchkey-web-"));
@@ -37,7 +37,7 @@ export class Double {
     this.changed = flags.length > 0;
   }
 
-  /** Takes back the flags of a restart, and faults. */
+  /** Undoes the flags of a restart, and ends all faults. */
   async reset() {
     if (this.changed) await this.restart();
     await this.control("DELETE", "faults");
@@ -54,7 +54,7 @@ export class Double {
     if (!reply.ok) throw new Error(`control endpoint: ${await reply.text()}`);
   }
 
-  /** The last mail to an address, which the log has in place of a mailbox. */
+  /** Waits for a mail to an address and returns the last one. The double writes mails to its log. */
   async mail(email) {
     for (;;) {
       const lines = this.log.split("\n").filter((line) => line.includes(`"msg":"mail"`) && line.endsWith("}"));
@@ -77,7 +77,7 @@ export class Double {
   }
 }
 
-/** The command: as LATCHKEY says, or built into dir. */
+/** Returns the path of the command: the value of LATCHKEY, or a command that it builds in dir. */
 async function command(dir) {
   if (process.env.LATCHKEY) return process.env.LATCHKEY;
   const file = join(dir, "latchkey");
