@@ -1,17 +1,17 @@
-// What both drivers of the steps share.
+// The common part of both drivers of the steps.
 
 import test from "node:test";
 import { Double } from "./double.js";
 import { steps } from "./steps.js";
 
-// A step takes a second or two. One that waits for an answer that never comes, as realm-web does if it is told to try
-// again without end, fails here.
+// A step takes a second or two. The limit ends a step that waits for ever, which happens if realm-web
+// is told again and again to retry.
 const LIMIT = { timeout: 60_000 };
 
 /**
- * Makes a test of every step. `prepare(t, data, outside)` is called once with what the steps are given: data, and
- * functions that reach outside of a page. It returns the function that runs the step of a name, and returns the secrets
- * that the step saw.
+ * Makes a test of every step. `prepare(t, data, outside)` is called once, with data for the steps and
+ * with functions that reach outside a page. It returns a function that runs the step with a name and
+ * returns the secrets that the step has seen.
  */
 export function drive(where, prepare) {
   test(where, async (t) => {
