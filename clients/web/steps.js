@@ -1,4 +1,4 @@
-// What realm-web does against the double, step by step. The same list runs in Node and in the browser.
+// The steps that realm-web takes against the double. The same list runs in Node and in the browser.
 
 import { equal, matches, refused } from "./check.js";
 
@@ -465,7 +465,7 @@ export const steps = {
     const unlucky = { status: 500, error_code: "InternalServerError", error: "no luck" };
     await t.fault({ path, method: "POST", to: 1, status: 503 });
     await t.fault({ path, method: "POST", from: 2, to: 2, ...unlucky });
-    await t.fault({ path, method: "POST", from: 3, drop: true }); // Chromium quietly sends it once more
+    await t.fault({ path, method: "POST", from: 3, drop: true }); // Chromium sends it a second time by itself
     await t.refused(user.apiKeys.create("laptop"), { status: 503, code: undefined, text: undefined });
     await t.refused(user.apiKeys.create("laptop"), { status: 500, code: "InternalServerError", text: "no luck" });
     const dropped = await user.apiKeys.create("laptop").catch((e) => e);
@@ -485,31 +485,31 @@ export const steps = {
   },
 };
 
-/** World is what a step is given: the SDK, a double, and who logs in there. */
+/** A World is the argument of a step. It has the SDK, a double, and helpers for logins. */
 export class World {
   /**
    * @param {object} o
    * @param {object} o.Realm the module realm-web
-   * @param {string} o.url of the double
+   * @param {string} o.url the double's URL
    * @param {object} o.seeded the users and server keys that the double has from the start
-   * @param {string} o.step its name: the emails of one step are its own
-   * @param {function(...string): Promise<void>} o.restart starts the double again, on the same store and address. More
-   *   flags are in force until the step has ended
+   * @param {string} o.step the step's name, from which its emails are derived
+   * @param {function(...string): Promise<void>} o.restart starts the double again, on the same store and
+   *   address. Additional flags stay in force until the step ends
    * @param {function(string): Promise<void>} o.advance moves the double's clock
-   * @param {function(object): Promise<void>} o.fault has the double make requests fail
-   * @param {function(): Promise<void>} o.endFaults has it make no more
-   * @param {function(string): Promise<object>} o.mail the last mail to an address
+   * @param {function(object): Promise<void>} o.fault makes the double fail requests
+   * @param {function(): Promise<void>} o.endFaults ends all faults
+   * @param {function(string): Promise<object>} o.mail returns the last mail to an address
    */
   constructor(o) {
     Object.assign(this, o);
     this.domain = o.step.replaceAll(/[^a-z]+/g, "-").slice(0, 40) + ".example.com";
-    this.requests = []; // as "METHOD /path status", without what all paths begin with
-    this.secrets = []; // tokens and passwords that were seen; none may be in the log
+    this.requests = []; // as "METHOD /path status", without the common beginning of all paths
+    this.secrets = []; // tokens and passwords that the step has seen; none may be in the log
     this.programs = 0;
     this.Realm.getEnvironment().defaultStorage.clear();
   }
 
-  /** The SDK as a program would make it: with a storage of its own, unless one is given. */
+  /** Makes an app of the SDK as a program does, with a storage of its own unless one is given. */
   app(options) {
     const recording = async (url, request) => {
       const reply = await fetch(url, request);
@@ -561,7 +561,7 @@ export class World {
     return user;
   }
 
-  /** Runs `then` when the double's clock has moved on, and moves it back. */
+  /** Moves the double's clock forward, runs `then`, and moves the clock back. */
   async later(time, then) {
     await this.advance(time);
     try {
@@ -585,7 +585,7 @@ export class World {
   }
 }
 
-/** Runs one step, and returns the secrets that it saw. */
+/** Runs one step, and returns the secrets that the step has seen. */
 export async function run(step, o) {
   const world = new World({ ...o, step });
   await steps[step](world);
