@@ -25,7 +25,7 @@ private const val PASSWORD = "correct horse battery"
 private val HEX = Regex("[0-9a-f]{24}")
 private val NO_KEY = BsonObjectId("65a1b2c3d4e5f60718293a4f")
 
-// What the core makes of the double's refusals, under the exception that the Kotlin SDK throws for each.
+// The core's errors for the double's refusals, each under the exception that the Kotlin SDK throws for it.
 
 // InvalidCredentialsException
 private val badPassword = Refusal(RLM_ERR_INVALID_PASSWORD, 401, "unauthorized")
@@ -44,7 +44,7 @@ private val badLength = Refusal(RLM_ERR_BAD_REQUEST, 400, "password must be betw
 private val badMail = Refusal(RLM_ERR_BAD_REQUEST, 400, "invalid token data")
 private val tooMany = Refusal(RLM_ERR_BAD_REQUEST, 400, "user has reached the limit of 20 API keys")
 
-// IllegalArgumentException; of no such key only from enable and disable: fetch returns null, and delete nothing
+// IllegalArgumentException. For noSuchKey, only enable and disable throw it: fetch returns null, and delete succeeds
 private val noSuchKey = Refusal(RLM_ERR_API_KEY_NOT_FOUND, 404, "API key not found")
 private val nameNeeded = Refusal(RLM_ERR_APP_UNKNOWN, 400, "'name' is a required string")
 private val badName =
@@ -65,7 +65,7 @@ private val secondEmail = Refusal(RLM_ERR_INTERNAL_SERVER_ERROR, 500, "unauthori
 private val noMail = Refusal(RLM_ERR_USERPASS_TOKEN_INVALID, 400, "userpass token is expired or invalid")
 private val noApp = Refusal(RLM_ERR_APP_UNKNOWN, 404, "cannot find app using Client App ID 'nosuch-abcde'")
 
-/** What the C++ core of the SDKs does against the double. */
+/** Tests the C++ core of the SDKs against the double. */
 @TestInstance(PER_CLASS)
 class CoreTest {
     private val double = Double()
@@ -415,10 +415,10 @@ class CoreTest {
         refused(noApp) { program.register(email("ada"), PASSWORD) }
     }
 
-    /** A program that was never run before. */
+    /** Makes a program that has never run before. */
     private fun program() = Program(double.url, directories.resolve("${programs++}"))
 
-    /** Runs [then] when the double's clock has moved on, and moves it back. */
+    /** Moves the double's clock forward, runs [then], and moves the clock back. */
     private fun later(time: String, then: () -> Unit) {
         double.advance(time)
         try {
