@@ -10,7 +10,7 @@ import kotlinx.serialization.json.Json
 import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.jsonObject
 
-/** A double in a process of its own: `latchkey serve`, on a store that is gone when it is closed. */
+/** A double in a process of its own: `latchkey serve`, on a store that [close] removes. */
 class Double : AutoCloseable {
     private val dir: Path = Files.createTempDirectory("latchkey-kotlin-")
     private val log: Path = dir.resolve("log")
@@ -25,7 +25,7 @@ class Double : AutoCloseable {
         start("127.0.0.1:0")
     }
 
-    /** The users and server keys that are there from the start. */
+    /** The users and server keys that the double has from the start. */
     val seeded: JsonObject = Json.parseToJsonElement(Files.readString(dir.resolve("tokens.json"))).jsonObject
 
     fun restart() {
@@ -41,7 +41,7 @@ class Double : AutoCloseable {
     /** Moves the double's clock. */
     fun advance(time: String) = control("clock", """{"advance":"$time"}""")
 
-    /** Has the double make requests fail. */
+    /** Makes the double fail requests. */
     fun fault(fault: String) = control("faults", fault)
 
     private fun control(what: String, body: String) {
