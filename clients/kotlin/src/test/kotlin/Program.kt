@@ -25,7 +25,7 @@ import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.TimeUnit.SECONDS
 import org.mongodb.kbson.BsonObjectId
 
-/** What an app has of the SDK: an `App` of the C++ core, which keeps its users and their tokens under a directory. */
+/** An app that uses the SDK: an `App` of the C++ core, which keeps its users and their tokens under a directory. */
 class Program(url: String, val directory: Path, appId: String = "clients-abcde") {
     private val transport = Transport()
     private val app: RealmAppPointer
@@ -52,7 +52,7 @@ class Program(url: String, val directory: Path, appId: String = "clients-abcde")
         app = RealmInterop.realm_app_get(config, "$directory")
     }
 
-    /** The requests so far, as "METHOD /path status", without what all paths begin with. */
+    /** The requests so far, as "METHOD /path status", without the common beginning of all paths. */
     val requests get() = transport.requests
 
     val currentUser get() = RealmInterop.realm_app_get_current_user(app)?.let { User(it) }
@@ -115,7 +115,7 @@ class Program(url: String, val directory: Path, appId: String = "clients-abcde")
     }
 }
 
-/** A key as the core shows it. */
+/** A key in the core's form. */
 data class ApiKey(val id: BsonObjectId, val name: String, val disabled: Boolean, val value: String?) {
     constructor(key: ApiKeyWrapper) : this(key.id, key.name, key.disabled, key.value)
 }
@@ -123,7 +123,7 @@ data class ApiKey(val id: BsonObjectId, val name: String, val disabled: Boolean,
 /** A call that the core reported as failed. */
 class Refused(val error: AppError) : Exception("$error")
 
-/** Makes a call, and waits for what the core says to its callback. */
+/** Makes a call, and waits for the core to call back. */
 private fun <T> await(call: (AppCallback<T>) -> Unit): T {
     val answer = CompletableFuture<Result<T>>()
     call(object : AppCallback<T> {
@@ -138,7 +138,7 @@ private fun <T> await(call: (AppCallback<T>) -> Unit): T {
     return answer.get(60, SECONDS).getOrThrow()
 }
 
-/** HTTP for the core, which has none of its own: each request is sent as the core made it. */
+/** HTTP for the core, which has none of its own. Each request is sent as the core makes it. */
 private class Transport : NetworkTransport {
     private val client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build()
     val requests = ConcurrentLinkedQueue<String>()
@@ -169,12 +169,12 @@ private class Transport : NetworkTransport {
     override fun close() {}
 }
 
-/** A refusal as the core tells it: its code, the status, and the text. */
+/** A refusal as the core reports it: its code, the status, and the text. */
 data class Refusal(val code: ErrorCode, val status: Int, val text: String) {
     constructor(error: AppError) : this(error.code as ErrorCode, error.httpStatusCode, error.message ?: "")
 }
 
-/** Makes a call that is refused by the service, with a link to a line of its log. */
+/** Makes a call that the service must refuse, with a link to a line of its log. */
 fun refused(url: String, want: Refusal, call: () -> Unit) {
     val error = try {
         call()
