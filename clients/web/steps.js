@@ -138,7 +138,7 @@ export const steps = {
     equal(holder.id, user.id, "the key's user");
   },
 
-  "what is no key does not log in": async (t) => {
+  "a string that is no key does not log in": async (t) => {
     const app = t.app();
     const user = await t.user(app, "ada");
     const { key } = await t.createKey(user, "laptop");
@@ -218,7 +218,7 @@ export const steps = {
     equal((await byEmail.apiKeys.fetchAll()).map((k) => k.name), ["laptop"], "keys");
   },
 
-  "every new anonymous login is another user": async (t) => {
+  "every new anonymous login makes another user": async (t) => {
     const app = t.app();
     const first = await app.logIn(t.Realm.Credentials.anonymous());
     const reused = await app.logIn(t.Realm.Credentials.anonymous());
@@ -226,7 +226,7 @@ export const steps = {
     equal([reused.id === first.id, second.id === first.id], [true, false], "reused, new");
   },
 
-  "a link that is refused is refused, and asked for only once": async (t) => {
+  "a link that the double refuses is asked for only once": async (t) => {
     const app = t.app();
     const grace = await t.user(app, "grace");
     const { key } = await t.createKey(grace, "laptop");
@@ -273,7 +273,7 @@ export const steps = {
     equal((await elsewhere.apiKeys.fetchAll()).length, 1, "keys, in the other session");
   },
 
-  "users of one app are switched between": async (t) => {
+  "an app switches between its users": async (t) => {
     const app = t.app();
     const ada = await t.user(app, "ada");
     const grace = await t.user(app, "grace");
@@ -377,7 +377,7 @@ export const steps = {
     await t.register(app, "grace");
   },
 
-  "a user who was disabled logs in by nothing": async (t) => {
+  "a disabled user cannot log in at all": async (t) => {
     const app = t.app();
     const [{ email, keys }] = t.seeded.users;
     const disabled = { status: 401, code: "UserDisabled", text: "unauthorized" };
@@ -459,7 +459,7 @@ export const steps = {
     await t.refused(user.functions.sum(1, 2), notFound);
   },
 
-  "a fault that was asked for reaches the program, and then no more": async (t) => {
+  "a fault that was asked for reaches the program until it ends": async (t) => {
     const user = await t.user(t.app(), "ada");
     const path = "/auth/api_keys";
     const unlucky = { status: 500, error_code: "InternalServerError", error: "no luck" };
@@ -474,7 +474,7 @@ export const steps = {
     await t.createKey(user, "laptop");
   },
 
-  "pages of other origins are let in, unless the double has a list": async (t) => {
+  "pages of other origins are allowed unless the double has a list of origins": async (t) => {
     const inBrowser = "location" in globalThis;
     await t.restart("--allow-origin", "https://app.example.com");
     const outcome = await t.register(t.app(), "ada").catch((e) => e);

@@ -163,7 +163,7 @@ class CoreTest {
     }
 
     @Test
-    fun `what is no key does not log in`() {
+    fun `a string that is no key does not log in`() {
         val program = program()
         val token = program.newUser("ada").createKey("laptop").value!!
         for (bad in listOf("foo", token.dropLast(1), token + "A", token.uppercase(), "A".repeat(64))) {
@@ -237,7 +237,7 @@ class CoreTest {
     }
 
     @Test
-    fun `every new anonymous login is another user`() {
+    fun `every new anonymous login makes another user`() {
         val (reuse, anew) = listOf(true, false).map(RealmInterop::realm_app_credentials_new_anonymous)
         val program = program()
         val first = program.logIn(reuse)
@@ -246,7 +246,7 @@ class CoreTest {
     }
 
     @Test
-    fun `a link that is refused is refused, and asked for only once`() {
+    fun `a link that the double refuses is asked for only once`() {
         val token = program().newUser("grace").createKey("laptop").value!!
         val program = program()
         val user = program.newUser("ada")
@@ -343,7 +343,7 @@ class CoreTest {
     }
 
     @Test
-    fun `a user who was disabled logs in by nothing`() {
+    fun `a disabled user cannot log in at all`() {
         val user = double.seeded["users"]!!.jsonArray[0].jsonObject
         val email = RealmInterop.realm_app_credentials_new_email_password(user["email"].text, PASSWORD)
         refused(userDisabled) { program().logIn(email) }
@@ -385,7 +385,7 @@ class CoreTest {
     }
 
     @Test
-    fun `a mail that would confirm or reset is for a user who is there`() {
+    fun `mails that confirm or reset are sent only to users that exist`() {
         val program = program()
         program.register(email("ada"), PASSWORD)
         program.sendReset(email("ada"))
