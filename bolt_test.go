@@ -293,9 +293,7 @@ func TestALinkLeadsToTheFile(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	path, link := filepath.Join(dir, "keys.db"), filepath.Join(other, "link.db")
 	setEntry(t, boltFile(t, path, nil), "seed", "1")
-	if err := os.Symlink(path, link); err != nil {
-		t.Skipf("symbolic links: %v", err)
-	}
+	symlink(t, path, link)
 	wantLocked(t, link)
 }
 
@@ -304,11 +302,9 @@ func TestALinkToNothingLeadsToANewFile(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	path, link := filepath.Join(dir, "data", "keys.db"), filepath.Join(other, "link.db")
 	must(t, os.Mkdir(filepath.Dir(path), 0o700))
-	if err := os.Symlink(filepath.Join(dir, "data"), filepath.Join(other, "here")); err != nil {
-		t.Skipf("symbolic links: %v", err)
-	}
-	must(t, os.Symlink(filepath.Join("here", "middle.db"), link))
-	must(t, os.Symlink("../data/keys.db", filepath.Join(dir, "data", "middle.db"))) // beside which there is no data
+	symlink(t, filepath.Join(dir, "data"), filepath.Join(other, "here"))
+	symlink(t, filepath.Join("here", "middle.db"), link)
+	symlink(t, "../data/keys.db", filepath.Join(dir, "data", "middle.db")) // beside which there is no data
 	_, err := latchkey.Open(link, &latchkey.Options{ReadOnly: true})
 	wantError(t, err, fs.ErrNotExist)
 	closeStore(t, openFile(t, link, light()))
@@ -612,6 +608,7 @@ func TestDamageUnderAnOpenFileIsAnErrorAndNeverAPanic(t *testing.T) {
 			file := filledBolt(t, path)
 			e, err := latchkey.OpenBoltEngine(path, nil)
 			must(t, err)
+			defer e.Close()
 			tt.spoil(t, path, file)
 			for range 2 { // what was found once must not be waited for the second time
 				use(t, e, "without "+tt.name)
@@ -721,6 +718,7 @@ func TestAListOfFreePagesWithoutEndIsNotBelieved(t *testing.T) {
 		for _, table := range filledTables {
 			must(t, reader.View(t.Context(), readByScan(table)))
 		}
+		must(t, reader.Close())
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -881,9 +879,7 @@ func TestACompactedFileStaysWhereItWas(t *testing.T) {
 			return e
 		}},
 		{"opened by a link", func(t *testing.T) latchkey.Engine {
-			if err := os.Symlink(path, link); err != nil {
-				t.Skipf("symbolic links: %v", err)
-			}
+			symlink(t, path, link)
 			return boltFile(t, link, nil)
 		}},
 	} {

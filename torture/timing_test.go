@@ -3,6 +3,7 @@ package torture_test
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 
@@ -50,6 +51,9 @@ func TestTheTimeOfARefusalTellsNothingAboutKeyIDsOrSecrets(t *testing.T) {
 // The harness must be able to find a leak. This leak is a comparison, after the login, that ends at
 // the first difference.
 func TestAComparisonThatEndsAtTheFirstDifferenceShowsInTheTime(t *testing.T) {
+	if os.Getenv("LATCHKEY_WINE") != "" {
+		t.Skip("the clock of Wine 8 has steps of 9 µs, and the difference is smaller")
+	}
 	samples := timingSamples(t)
 	seed := form.NewSeed(t)
 	s := open(t, &latchkey.Options{Cost: light})

@@ -65,6 +65,8 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":      exits,
+			"cat":        cat,
+			"extract":    extract,
 			"mask":       mask,
 			"setenv":     setenv,
 			"hold":       hold,
@@ -124,6 +126,22 @@ func mask(ts *testscript.TestScript, _ bool, _ []string) {
 	out = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}`).ReplaceAllString(out, "ID")
 	out = regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`).ReplaceAllString(out, "TIME")
 	fmt.Fprint(ts.Stdout(), out)
+}
+
+// cat prints files one after the other. Windows has no program of this name.
+func cat(ts *testscript.TestScript, _ bool, args []string) {
+	for _, file := range args {
+		fmt.Fprint(ts.Stdout(), ts.ReadFile(file))
+	}
+}
+
+// extract prints the part of a file that the group of a regular expression matches: extract PATTERN FILE.
+func extract(ts *testscript.TestScript, _ bool, args []string) {
+	match := regexp.MustCompile(args[0]).FindStringSubmatch(ts.ReadFile(args[1]))
+	if match == nil {
+		ts.Fatalf("%s does not match %s", args[1], args[0])
+	}
+	fmt.Fprint(ts.Stdout(), match[1])
 }
 
 // setenv sets a variable to the content of a file, or to the last output: setenv NAME FILE.

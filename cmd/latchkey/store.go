@@ -48,7 +48,13 @@ func (c *cli) withStore(ctx context.Context, opts latchkey.Options, fn func(*lat
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, errNoStore)
 	}
-	s, err := await(ctx, func() (*latchkey.Store, error) { return c.open(path, opts) })
+	s, err := await(ctx, func() (*latchkey.Store, error) {
+		s, err := c.open(path, opts)
+		if err == nil && ctx.Err() != nil { // nobody waits for the store any more
+			return nil, errors.Join(ctx.Err(), s.Close())
+		}
+		return s, err
+	})
 	if err != nil {
 		return err
 	}
