@@ -1,5 +1,5 @@
 // Package appservices speaks the client API of MongoDB Realm / Atlas App Services over a
-// [latchkey.Store]: log in, sessions, profile, and user API keys. An app that was written against
+// [latchkey.Store]: logins, sessions, profiles, and user API keys. An app that was written against
 // that hosted service runs against a [Handler] when its base URL is changed. The official SDK stays
 // as it is. A Handler serves as a double in tests, and as the real service in small installations.
 //
