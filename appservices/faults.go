@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A Fault delays some requests or lets them fail, so that a test sees how an app copes with that.
+// A Fault delays some requests or makes them fail, so that a test sees how an app copes with that.
 // Use [Handler.AddFault] to put a fault in force. A fault first waits for Delay. Then Drop or
 // Status ends the request. Without Drop and Status the request goes on.
 //
@@ -35,9 +35,9 @@ type Fault struct {
 	AppID string `json:"app_id,omitempty"`
 
 	// From, To and Every choose among the matching requests, which are counted from 1. The fault is
-	// for the requests From to To, and among them for the first and for each Every-th after the
-	// first. By default it is for every matching request. For the third request alone, From and To
-	// are 3.
+	// for request From and every Every-th request after it, but for none after request To. By
+	// default, From and Every are 1, and To is no limit. To choose the third request alone, set
+	// From and To to 3.
 	From  int `json:"from,omitempty"`
 	To    int `json:"to,omitempty"`
 	Every int `json:"every,omitempty"`
