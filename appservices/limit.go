@@ -10,8 +10,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A failures bounds how many logins from one address may fail. It remembers the addresses that
-// failed last in two generations. When the younger generation is full, the older one is forgotten.
+// failures bounds how many logins from one address may fail. It remembers the addresses that failed
+// last, in two generations. When the younger generation is full, the older one is forgotten.
 type failures struct {
 	limit rate.Limit
 	burst int
@@ -45,7 +45,8 @@ func (f *failures) begin(addr netip.Addr) bool {
 	return true
 }
 
-// end ends the login that begin let begin. If the login failed, count must be called before end.
+// end ends a login for which begin returned true. If the login failed, the caller must call count
+// before end.
 func (f *failures) end(addr netip.Addr) {
 	from := network(addr)
 	f.mu.Lock()
