@@ -65,9 +65,9 @@ func (c *call) loggedIn(p *principal, s *session, now time.Time) (reply, error) 
 }
 
 // prove checks the credentials of a request. After too many failures from one address, it refuses
-// passwords and other credentials that a hook checks, without a look at them. Keys are still
-// checked, because nobody can guess a key, and a good key must not suffer from the failures of
-// others. Anonymous logins are still accepted, because they have nothing to guess.
+// the logins from that address without checking their credentials. There are two exceptions. Keys
+// are still checked, because nobody can guess a key, and a good key must not suffer from the
+// failures of others. Anonymous logins are still accepted, because there is nothing to guess.
 func (c *call) prove() (document, *credential, error) {
 	provider := latchkey.Provider(c.params[1])
 	d, err := c.body()
