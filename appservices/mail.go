@@ -67,7 +67,7 @@ func (t *mailToken) key() []byte {
 func (t *mailToken) put(tx *latchkey.Tx) error {
 	const life = uint32(mailTokenLife / time.Second)
 	made, _ := hex.DecodeString(t.id)
-	dead := max(binary.BigEndian.Uint32(made), life) - life // a clock can begin in 1970
+	dead := max(binary.BigEndian.Uint32(made), life) - life // not below 0, even for a clock in 1970
 	if _, err := prune(tx, keyMailed, binary.BigEndian.AppendUint32(append([]byte(nil), keyMailed...), dead)); err != nil {
 		return err
 	}
