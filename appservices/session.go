@@ -196,7 +196,7 @@ func (c *call) authenticate(typ string) (*session, *principal, error) {
 	}
 	var a *app
 	var cl claims
-	var failure error // of opening the app; the token can still be good
+	var failure error // why the app could not be opened, although the token may be good
 	_, err := parser.ParseWithClaims(token, &cl, func(*jwt.Token) (any, error) {
 		var err error
 		if a, err = c.h.app(c.ctx(), cl.Session.App); err != nil {
