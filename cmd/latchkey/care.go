@@ -22,7 +22,7 @@ func backupCommand(c *cli) *cobra.Command {
 		Use:   "backup FILE",
 		Short: "Write a copy of the store",
 		Long: `Write a copy of the store to a new FILE, or to standard output if FILE is -. Keep the copy as safe
-as the store, because it contains the stored verifiers of all keys.`,
+as the store, because it contains the same secrets.`,
 		Args: takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
