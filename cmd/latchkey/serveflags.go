@@ -111,9 +111,9 @@ func isBaseURL(s string) bool {
 	return isOrigin(s) && (strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://"))
 }
 
-// isOrigin reports whether s has the form of an origin that a browser sends. The scheme can be any,
-// because apps that bring their own pages use their own schemes, such as capacitor://localhost. The
-// origin of a page from a file is null.
+// isOrigin reports whether s has the form of an origin that a browser sends. It accepts any scheme,
+// because apps that bring their own pages use schemes of their own, as in capacitor://localhost.
+// The origin of a page from a file is null.
 func isOrigin(s string) bool {
 	u, err := url.Parse(s)
 	return s == "null" || err == nil && u.Scheme != "" && u.Host != "" && s == u.Scheme+"://"+u.Host
