@@ -75,8 +75,8 @@ func timeClasses(t *testing.T, random *rand.Rand, samples int, classes [2][]stri
 	runtime.GC()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for i := range total {
-		// Both classes are read, so that even the caches cannot tell which one is presented.
-		// Otherwise picoseconds would show it.
+		// Read the inputs of both classes, so that the state of the caches does not depend on the
+		// class. Otherwise a difference of picoseconds would show.
 		at, mask := int(first[i])*size, -class[i]
 		a, b := inputs[0][at:], inputs[1][at:]
 		for k := range stage {
