@@ -17,8 +17,8 @@ import (
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
-// Revocation is immediate. It is so in histories of many goroutines (history_test.go), and in the
-// gap between a commit and the return of its call.
+// These tests show that revocation is immediate: in histories of many goroutines (see
+// history_test.go), and between a commit and the return of the call that made it.
 
 func TestEveryHistoryOfLoginsAndRevocationsIsLinearizable(t *testing.T) {
 	for _, tt := range []struct {
