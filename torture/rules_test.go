@@ -260,8 +260,8 @@ func (r *rules) onUser(s step) []string {
 	return []string{"ok"}
 }
 
-// set disables or enables. To enable something that is enabled changes nothing. To disable
-// something that is disabled keeps it disabled, but may leave a trace.
+// set disables or enables. Enabling something that is enabled changes nothing. Disabling something
+// that is disabled keeps it disabled, but may count as a change.
 func (r *rules) set(disabled *bool, disable bool) {
 	r.changed = r.changed || *disabled != disable
 	r.touched = r.touched || *disabled && disable
