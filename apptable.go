@@ -42,7 +42,7 @@ func (tx *Tx) AppTable(name string) *AppTable {
 // Get returns the value of key, not nil even when it is empty; or nil if there is none. It returns [ErrInvalidData] or an
 // error of [Store.View].
 func (t *AppTable) Get(key []byte) ([]byte, error) {
-	k, err := t.key(key)
+	k, err := t.engineKey(key)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (t *AppTable) Get(key []byte) ([]byte, error) {
 
 // Put sets the value of key. It returns [ErrInvalidData], [ErrReadOnly] in a View, or an error of [Store.Update].
 func (t *AppTable) Put(key, value []byte) error {
-	k, err := t.key(key)
+	k, err := t.engineKey(key)
 	if err == nil && len(value) > MaxAppValue {
 		err = fmt.Errorf("%w: a value of %d bytes", ErrInvalidData, len(value))
 	}
@@ -67,7 +67,7 @@ func (t *AppTable) Put(key, value []byte) error {
 
 // Delete removes key, if it is there. Its errors are those of [AppTable.Put].
 func (t *AppTable) Delete(key []byte) error {
-	k, err := t.key(key)
+	k, err := t.engineKey(key)
 	if err != nil {
 		return err
 	}
@@ -103,8 +103,8 @@ func (t *AppTable) Scan(from, to []byte) iter.Seq2[Entry, error] {
 	}
 }
 
-// key is the engine's key of a record.
-func (t *AppTable) key(key []byte) ([]byte, error) {
+// engineKey is the engine's key of a record.
+func (t *AppTable) engineKey(key []byte) ([]byte, error) {
 	if t.err == nil && (len(key) == 0 || len(key) > MaxAppKey) {
 		return nil, fmt.Errorf("%w: a key of %d bytes", ErrInvalidData, len(key))
 	}

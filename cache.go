@@ -47,9 +47,9 @@ func (s *staleLogins) add(more staleLogins) {
 }
 
 type cacheEntry struct {
-	key    [keyIDDigits]byte // the key's ID, as its tokens have it
-	salt   [8]byte
-	digest [sha256.Size]byte
+	keyDigits [keyIDDigits]byte // the key's ID, as its tokens have it
+	salt      [8]byte
+	digest    [sha256.Size]byte
 	answer
 
 	next         atomic.Pointer[cacheEntry] // in the bucket
@@ -60,7 +60,7 @@ type cacheEntry struct {
 // newCacheEntry makes the entry of a key whose token was just proven.
 func newCacheEntry(t *parsedToken, a *answer) *cacheEntry {
 	e := &cacheEntry{answer: *a}
-	copy(e.key[:], t.key())
+	copy(e.keyDigits[:], t.keyDigits())
 	rand.Read(e.salt[:])
 	e.digest = e.sum(t)
 	return e
@@ -70,7 +70,7 @@ func newCacheEntry(t *parsedToken, a *answer) *cacheEntry {
 func (e *cacheEntry) sum(t *parsedToken) [sha256.Size]byte {
 	var block [len(e.salt) + bodyDigits - keyIDDigits]byte
 	copy(block[:], e.salt[:])
-	copy(block[len(e.salt):], t.secret())
+	copy(block[len(e.salt):], t.secretDigits())
 	return sha256.Sum256(block[:])
 }
 
@@ -105,7 +105,7 @@ func (c *cache) get(key string) *cacheEntry {
 		return nil
 	}
 	for e := c.bucket(key).Load(); e != nil; e = e.next.Load() {
-		if string(e.key[:]) == key {
+		if string(e.keyDigits[:]) == key {
 			if !e.visited.Load() { // a store each time would bounce the line between processors
 				e.visited.Store(true)
 			}
@@ -135,11 +135,11 @@ func (c *cache) put(e *cacheEntry, mark uint64) {
 	if c.limit == 0 || c.holds[who.KeyID] > 0 || c.holds[who.UserID] > 0 || c.markLocked(who.KeyID) != mark {
 		return
 	}
-	old := c.findLocked(string(e.key[:]))
+	old := c.findLocked(string(e.keyDigits[:]))
 	if old == nil && c.count >= c.limit {
 		c.evictLocked()
 	}
-	b := c.bucket(string(e.key[:]))
+	b := c.bucket(string(e.keyDigits[:]))
 	e.next.Store(b.Load())
 	b.Store(e)
 	e.older = c.newest
@@ -251,14 +251,14 @@ func (c *cache) findLocked(key string) *cacheEntry {
 		return nil
 	}
 	e := c.bucket(key).Load()
-	for e != nil && string(e.key[:]) != key {
+	for e != nil && string(e.keyDigits[:]) != key {
 		e = e.next.Load()
 	}
 	return e
 }
 
 func (c *cache) removeLocked(e *cacheEntry) {
-	link := c.bucket(string(e.key[:]))
+	link := c.bucket(string(e.keyDigits[:]))
 	for link.Load() != e {
 		link = &link.Load().next
 	}

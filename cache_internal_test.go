@@ -67,7 +67,7 @@ func wantConsistent(t testing.TB, c *cache) {
 	for i := range c.buckets {
 		for e := c.buckets[i].Load(); e != nil; e = e.next.Load() {
 			inTable++
-			if c.bucket(string(e.key[:])) != &c.buckets[i] || !slices.Contains(queue, e) {
+			if c.bucket(string(e.keyDigits[:])) != &c.buckets[i] || !slices.Contains(queue, e) {
 				t.Fatalf("key %s is in a wrong bucket, or not in the queue", e.principal.KeyID)
 			}
 		}
@@ -491,7 +491,7 @@ func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, secret, _ := parsed.decode()
-	kept := [][]byte{secret[:8], []byte(parsed.secret()[:wordDigits]), v.hash[:8], v.salt[:8], []byte("argon2id")}
+	kept := [][]byte{secret[:8], []byte(parsed.secretDigits()[:wordDigits]), v.hash[:8], v.salt[:8], []byte("argon2id")}
 
 	leaks := func(entry any) (n int) {
 		for _, text := range bytesIn(reflect.ValueOf(entry), make(map[uintptr]bool)) {

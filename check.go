@@ -20,7 +20,7 @@ import (
 // logins go on.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
-		for err := range s.checkEngine(ctx) {
+		for err := range s.engineFindings(ctx) {
 			if !yield(err) || !errors.Is(err, ErrCorrupt) {
 				return
 			}
@@ -35,8 +35,8 @@ func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	}
 }
 
-// checkEngine yields what the engine finds wrong with itself, if it can tell.
-func (s *Store) checkEngine(ctx context.Context) iter.Seq[error] {
+// engineFindings yields what the engine finds wrong with itself, if it can tell.
+func (s *Store) engineFindings(ctx context.Context) iter.Seq[error] {
 	if e, ok := s.engine.(EngineChecker); ok {
 		return e.CheckEngine(ctx)
 	}
@@ -51,7 +51,7 @@ func (s *Store) checkEngine(ctx context.Context) iter.Seq[error] {
 // It returns [ErrCorrupt] and changes nothing if the engine's own pages are damaged, so that records cannot be found where
 // they are; or an error of [Store.Update].
 func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
-	for err := range s.checkEngine(ctx) {
+	for err := range s.engineFindings(ctx) {
 		return 0, wrapf(err, "repair")
 	}
 	repaired, err = write(ctx, s, func(tx *Tx) (int, error) {
@@ -72,24 +72,24 @@ var errStopped = fmt.Errorf("stopped")
 
 // checker is one run of Check. It lasts as long as one call, so it keeps the call's context.
 type checker struct {
-	ctx   context.Context
-	yield func(error) bool
-	tx    *Tx
-	users uint64
-	keys  uint64
-	name  []byte // the last entry of the index of names, without its key ID
+	ctx          context.Context
+	yield        func(error) bool
+	tx           *Tx
+	users        uint64
+	keys         uint64
+	previousName []byte // the last entry of the index of names, without its key ID
 	// later has the records of which the change index knows a later change than they have, and its sequence.
 	later map[uuid.UUID]uint64
-	// partly has the tables of which something could not be read.
-	partly map[string]bool
-	err    error
+	// unreadable has the tables of which something could not be read.
+	unreadable map[string]bool
+	err        error
 
 	repair   bool // what can be derived
 	repaired int
 }
 
 func newChecker(ctx context.Context, tx *Tx, yield func(error) bool) *checker {
-	return &checker{ctx: ctx, tx: tx, yield: yield, later: map[uuid.UUID]uint64{}, partly: map[string]bool{}}
+	return &checker{ctx: ctx, tx: tx, yield: yield, later: map[uuid.UUID]uint64{}, unreadable: map[string]bool{}}
 }
 
 // report yields a finding.
@@ -113,13 +113,13 @@ func (c *checker) reportError(err error) {
 }
 
 func (c *checker) run() error {
-	c.checkDomain()
-	c.each(tableChanges, c.checkChange)
-	c.each(tableUsers, c.checkUser)
-	c.each(tableIdentities, c.checkIdentity)
-	c.each(tableKeys, c.checkKey)
-	c.each(tableNames, c.checkName)
-	c.each(tableData, c.checkData)
+	c.inspectDomain()
+	c.each(tableChanges, c.inspectChange)
+	c.each(tableUsers, c.inspectUser)
+	c.each(tableIdentities, c.inspectIdentity)
+	c.each(tableKeys, c.inspectKey)
+	c.each(tableNames, c.inspectName)
+	c.each(tableData, c.inspectData)
 	if c.err != nil {
 		return c.err
 	}
@@ -128,10 +128,10 @@ func (c *checker) run() error {
 		c.reportError(err)
 		return c.err
 	}
-	if c.partly[tableUsers] {
+	if c.unreadable[tableUsers] {
 		c.users = st.users
 	}
-	if c.partly[tableKeys] {
+	if c.unreadable[tableKeys] {
 		c.keys = st.keys
 	}
 	if st.users != c.users || st.keys != c.keys {
@@ -144,7 +144,7 @@ func (c *checker) run() error {
 	return c.err
 }
 
-func (c *checker) checkDomain() {
+func (c *checker) inspectDomain() {
 	d, err := readDomain(metaRecords(c.tx.etx))
 	switch now := c.tx.store.domain; {
 	case err != nil:
@@ -194,7 +194,7 @@ func (c *checker) each(table string, check func(Entry)) {
 				return
 			}
 			if err != nil {
-				c.partly[table] = true
+				c.unreadable[table] = true
 				c.failed(fmt.Errorf("table %s: %w", table, err))
 				from = c.behind(table, from)
 				more = from != nil
@@ -236,18 +236,18 @@ func (c *checker) id(table string, b []byte) (id uuid.UUID, ok bool) {
 	return id, true
 }
 
-func (c *checker) checkUser(e Entry) {
+func (c *checker) inspectUser(e Entry) {
 	id, ok := c.id(tableUsers, e.Key)
 	if !ok {
 		return
 	}
 	u, err := decodeUser(id, e.Value)
 	if err != nil {
-		c.partly[tableUsers] = true
+		c.unreadable[tableUsers] = true
 		c.reportError(err)
 		return
 	}
-	c.checkSequence(userKind, id, u.sequence, func() error {
+	c.inspectSequence(userKind, id, u.sequence, func() error {
 		later, found := c.later[id]
 		if found && !u.deleted {
 			u.set(true)
@@ -266,12 +266,12 @@ func (c *checker) checkUser(e Entry) {
 		c.report("user %s has no identity", id)
 	}
 	for _, i := range u.identities {
-		switch owner, ok := c.get(tableIdentities, i.key()); {
+		switch owner, ok := c.get(tableIdentities, i.indexKey()); {
 		case !ok, bytes.Equal(owner, id[:]):
-		case c.hasIdentity(owner, i.key()):
+		case c.hasIdentity(owner, i.indexKey()):
 			c.report("identity (%s, %q) of user %s is also user %x's", i.Provider, i.Subject, id, owner)
 		default:
-			fix := func() error { return c.tx.put(tableIdentities, i.key(), id[:]) }
+			fix := func() error { return c.tx.put(tableIdentities, i.indexKey(), id[:]) }
 			c.reportDerived(fix, "identity (%s, %q) of user %s is not in the index", i.Provider, i.Subject, id)
 		}
 	}
@@ -285,10 +285,10 @@ func (c *checker) hasIdentity(userID, identity []byte) bool {
 	}
 	u, err := c.tx.getUser(id)
 	return err == nil && u != nil &&
-		slices.ContainsFunc(u.identities, func(i identityRecord) bool { return bytes.Equal(i.key(), identity) })
+		slices.ContainsFunc(u.identities, func(i identityRecord) bool { return bytes.Equal(i.indexKey(), identity) })
 }
 
-func (c *checker) checkIdentity(e Entry) {
+func (c *checker) inspectIdentity(e Entry) {
 	id, err := decodeUUID(e.Value)
 	if err == nil {
 		if _, err := c.tx.getUser(id); err != nil {
@@ -301,18 +301,18 @@ func (c *checker) checkIdentity(e Entry) {
 	}
 }
 
-func (c *checker) checkKey(e Entry) {
+func (c *checker) inspectKey(e Entry) {
 	id, ok := c.id(tableKeys, e.Key)
 	if !ok {
 		return
 	}
 	k, err := decodeKey(id, e.Value)
 	if err != nil {
-		c.partly[tableKeys] = true
+		c.unreadable[tableKeys] = true
 		c.reportError(err)
 		return
 	}
-	c.checkSequence(keyKind, id, k.sequence, func() error {
+	c.inspectSequence(keyKind, id, k.sequence, func() error {
 		later, found := c.later[id]
 		if found && !k.deleted {
 			k.set(true)
@@ -333,7 +333,7 @@ func (c *checker) checkKey(e Entry) {
 	if !validText(k.name) {
 		c.report("key %s has the name %q", id, k.name)
 	}
-	name := nameKey(k.owner, k.name, id)
+	name := nameIndexKey(k.owner, k.name, id)
 	if entry, ok := c.get(tableNames, name); ok && entry == nil {
 		c.reportDerived(func() error { return c.tx.put(tableNames, name, nil) }, "key %s is not in the index of names", id)
 	}
@@ -350,18 +350,18 @@ func (c *checker) checkKey(e Entry) {
 	}
 }
 
-func (c *checker) checkName(e Entry) {
+func (c *checker) inspectName(e Entry) {
 	fix := func() error { return c.tx.delete(tableNames, e.Key) }
-	name, id, err := splitNameKey(e.Key)
+	name, id, err := splitNameIndexKey(e.Key)
 	if err != nil {
 		c.reportDerived(fix, "the index of names has the entry %x", e.Key)
 		return
 	}
 	ownerAndName := e.Key[:len(e.Key)-len(id)]
-	if bytes.Equal(ownerAndName, c.name) {
+	if bytes.Equal(ownerAndName, c.previousName) {
 		c.report("key %s has the name %q, like another key of its owner", id, name)
 	}
-	c.name = bytes.Clone(ownerAndName)
+	c.previousName = bytes.Clone(ownerAndName)
 	k, err := c.tx.getKey(id)
 	if err != nil {
 		return // the key's record was reported
@@ -371,13 +371,13 @@ func (c *checker) checkName(e Entry) {
 	}
 }
 
-func (c *checker) checkData(e Entry) {
+func (c *checker) inspectData(e Entry) {
 	if _, err := openRecord(tableData, e.Key, e.Value); err != nil {
 		c.reportError(err)
 	}
 }
 
-func (c *checker) checkChange(e Entry) {
+func (c *checker) inspectChange(e Entry) {
 	fix := func() error { return c.tx.delete(tableChanges, e.Key) }
 	if len(e.Key) != 8 || len(e.Value) != 17 {
 		c.reportDerived(fix, "bad entry %x in the change index", e.Key)
@@ -420,9 +420,9 @@ func (c *checker) sequenceOf(kind recordKind, id uuid.UUID) (sequence uint64, fo
 	return 0, false, nil
 }
 
-// checkSequence checks that a record's last change is in the change index, and not ahead of the store. fix gives the
+// inspectSequence checks that a record's last change is in the change index, and not ahead of the store. fix gives the
 // record another; if the index knows a later change, what was revoked by it must not return, so it disables the record.
-func (c *checker) checkSequence(kind recordKind, id uuid.UUID, sequence uint64, fix func() error) {
+func (c *checker) inspectSequence(kind recordKind, id uuid.UUID, sequence uint64, fix func() error) {
 	later, stale := c.later[id]
 	switch v, ok := c.get(tableChanges, sequenceKey(sequence)); {
 	case !ok:

@@ -109,7 +109,7 @@ func (h *inhabited) putState(change func(*storeState)) {
 			return err
 		}
 		change(st)
-		return etx.Put(tableMeta, keyState, st.encode())
+		return etx.Put(tableMeta, metaState, st.encode())
 	}))
 }
 
@@ -140,21 +140,21 @@ var wrongs = []struct {
 	{"a user changed without a sequence", true, func(h *inhabited) { h.bob.sequence = 0; h.putUser(h.bob) }},
 	{"a user is ahead of the store", true, func(h *inhabited) { h.bob.sequence += 1000; h.putUser(h.bob) }},
 
-	{"an identity is not in the index", true, func(h *inhabited) { h.remove(tableIdentities, h.ada.identities[1].key()) }},
+	{"an identity is not in the index", true, func(h *inhabited) { h.remove(tableIdentities, h.ada.identities[1].indexKey()) }},
 	{"the index gives an identity to another user", true, func(h *inhabited) {
-		h.put(tableIdentities, h.ada.identities[1].key(), h.bob.id[:])
+		h.put(tableIdentities, h.ada.identities[1].indexKey(), h.bob.id[:])
 	}},
 	{"the index gives an identity to nobody", true, func(h *inhabited) {
-		h.put(tableIdentities, h.ada.identities[1].key(), uuid.Nil[:])
+		h.put(tableIdentities, h.ada.identities[1].indexKey(), uuid.Nil[:])
 	}},
 	{"the index has an identity that its user has not", true, func(h *inhabited) {
-		h.put(tableIdentities, Identity{ProviderCustomToken, "1"}.key(), h.ada.id[:])
+		h.put(tableIdentities, Identity{ProviderCustomToken, "1"}.indexKey(), h.ada.id[:])
 	}},
 	{"the index has an identity of a deleted user", true, func(h *inhabited) {
-		h.put(tableIdentities, Identity{ProviderLocalUserpass, "gone"}.key(), h.gone.id[:])
+		h.put(tableIdentities, Identity{ProviderLocalUserpass, "gone"}.indexKey(), h.gone.id[:])
 	}},
 	{"the index of identities has half an ID", true, func(h *inhabited) {
-		h.put(tableIdentities, h.ada.identities[1].key(), h.ada.id[:8])
+		h.put(tableIdentities, h.ada.identities[1].indexKey(), h.ada.id[:8])
 	}},
 	{"the index of identities has an unreadable key", true, func(h *inhabited) {
 		h.put(tableIdentities, []byte{0xff}, h.ada.id[:])
@@ -165,23 +165,23 @@ var wrongs = []struct {
 	{"a key's record is another's", false, func(h *inhabited) { h.put(tableKeys, h.laptop.id[:], h.backup.encode()) }},
 	{"a key's ID is too long", false, func(h *inhabited) { h.put(tableKeys, append(h.laptop.id[:], 0), h.laptop.encode()) }},
 	{"a key belongs to a user who never was", false, func(h *inhabited) {
-		h.remove(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id))
+		h.remove(tableNames, nameIndexKey(h.laptop.owner, h.laptop.name, h.laptop.id))
 		h.laptop.owner = uuid.UUID{1}
-		h.put(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id), nil)
+		h.put(tableNames, nameIndexKey(h.laptop.owner, h.laptop.name, h.laptop.id), nil)
 		h.putKey(h.laptop)
 	}},
 	{"a key belongs to a deleted user", false, func(h *inhabited) {
-		h.remove(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id))
+		h.remove(tableNames, nameIndexKey(h.laptop.owner, h.laptop.name, h.laptop.id))
 		h.laptop.owner = h.gone.id
-		h.put(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id), nil)
+		h.put(tableNames, nameIndexKey(h.laptop.owner, h.laptop.name, h.laptop.id), nil)
 		h.putKey(h.laptop)
 	}},
 	{"a key belongs to an anonymous user", false, func(h *inhabited) {
 		for _, i := range h.ada.identities {
-			h.remove(tableIdentities, i.key())
+			h.remove(tableIdentities, i.indexKey())
 		}
 		h.ada.identities = []identityRecord{{Identity: Identity{ProviderAnonymous, "visitor"}}}
-		h.put(tableIdentities, h.ada.identities[0].key(), h.ada.id[:])
+		h.put(tableIdentities, h.ada.identities[0].indexKey(), h.ada.id[:])
 		h.putUser(h.ada)
 	}},
 	{"a key has no verifier", false, func(h *inhabited) { h.laptop.verifier = ""; h.putKey(h.laptop) }},
@@ -194,17 +194,17 @@ var wrongs = []struct {
 		h.putKey(h.laptop)
 	}},
 	{"a key has a name that none can have", false, func(h *inhabited) {
-		h.remove(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id))
+		h.remove(tableNames, nameIndexKey(h.laptop.owner, h.laptop.name, h.laptop.id))
 		h.laptop.name = "a\nb"
-		h.put(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id), nil)
+		h.put(tableNames, nameIndexKey(h.laptop.owner, h.laptop.name, h.laptop.id), nil)
 		h.putKey(h.laptop)
 	}},
 	{"two keys of one owner have one name", false, func(h *inhabited) {
 		other, _ := addServerKey(h.t, h.Store, "restore")
-		h.remove(tableNames, nameKey(ServerOwner, "restore", other.ID))
+		h.remove(tableNames, nameIndexKey(ServerOwner, "restore", other.ID))
 		k := storedKey(h.t, h.Store, other.ID)
 		k.name = h.backup.name
-		h.put(tableNames, nameKey(ServerOwner, k.name, k.id), nil)
+		h.put(tableNames, nameIndexKey(ServerOwner, k.name, k.id), nil)
 		h.putKey(k)
 	}},
 	{"a key's last change is not in the change index", true, func(h *inhabited) { h.laptop.sequence++; h.putKey(h.laptop) }},
@@ -217,19 +217,19 @@ var wrongs = []struct {
 	}},
 
 	{"a name is not in the index", true, func(h *inhabited) {
-		h.remove(tableNames, nameKey(h.laptop.owner, h.laptop.name, h.laptop.id))
+		h.remove(tableNames, nameIndexKey(h.laptop.owner, h.laptop.name, h.laptop.id))
 	}},
 	{"the index has another name for a key", true, func(h *inhabited) {
-		h.put(tableNames, nameKey(h.laptop.owner, "phone", h.laptop.id), nil)
+		h.put(tableNames, nameIndexKey(h.laptop.owner, "phone", h.laptop.id), nil)
 	}},
 	{"the index has another owner for a key", true, func(h *inhabited) {
-		h.put(tableNames, nameKey(h.bob.id, h.laptop.name, h.laptop.id), nil)
+		h.put(tableNames, nameIndexKey(h.bob.id, h.laptop.name, h.laptop.id), nil)
 	}},
 	{"the index has a name of a deleted key", true, func(h *inhabited) {
-		h.put(tableNames, nameKey(h.lost.owner, "lost", h.lost.id), nil)
+		h.put(tableNames, nameIndexKey(h.lost.owner, "lost", h.lost.id), nil)
 	}},
 	{"the index has a name of a key that never was", true, func(h *inhabited) {
-		h.put(tableNames, nameKey(h.ada.id, "phone", uuid.UUID{1}), nil)
+		h.put(tableNames, nameIndexKey(h.ada.id, "phone", uuid.UUID{1}), nil)
 	}},
 	{"the index of names has a key that is too short", true, func(h *inhabited) { h.put(tableNames, h.ada.id[:], nil) }},
 	{"the index of names has a key without its zero", true, func(h *inhabited) {
@@ -271,19 +271,19 @@ var wrongs = []struct {
 	{"a user too many is counted", true, func(h *inhabited) { h.putState(func(st *storeState) { st.users++ }) }},
 	{"a key too few is counted", true, func(h *inhabited) { h.putState(func(st *storeState) { st.keys-- }) }},
 	{"the store is behind its changes", true, func(h *inhabited) { h.putState(func(st *storeState) { st.sequence -= 2 }) }},
-	{"the state is damaged", true, func(h *inhabited) { h.spoil(tableMeta, keyState) }},
-	{"the state is missing", true, func(h *inhabited) { h.remove(tableMeta, keyState) }},
+	{"the state is damaged", true, func(h *inhabited) { h.spoil(tableMeta, metaState) }},
+	{"the state is missing", true, func(h *inhabited) { h.remove(tableMeta, metaState) }},
 
-	{"the format is damaged", false, func(h *inhabited) { h.spoil(tableMeta, keyFormat) }},
-	{"the format is missing", false, func(h *inhabited) { h.remove(tableMeta, keyFormat) }},
-	{"the domain is damaged", false, func(h *inhabited) { h.spoil(tableMeta, keyDomain) }},
-	{"the domain is missing", false, func(h *inhabited) { h.remove(tableMeta, keyDomain) }},
+	{"the format is damaged", false, func(h *inhabited) { h.spoil(tableMeta, metaFormat) }},
+	{"the format is missing", false, func(h *inhabited) { h.remove(tableMeta, metaFormat) }},
+	{"the domain is damaged", false, func(h *inhabited) { h.spoil(tableMeta, metaDomain) }},
+	{"the domain is missing", false, func(h *inhabited) { h.remove(tableMeta, metaDomain) }},
 	{"the domain is another", false, func(h *inhabited) {
 		other := openInside(h.t, nil)
-		h.put(tableMeta, keyDomain, sealRecord(tableMeta, keyDomain, other.domain.encode()))
+		h.put(tableMeta, metaDomain, sealRecord(tableMeta, metaDomain, other.domain.encode()))
 	}},
-	{"the replica's ID is damaged", false, func(h *inhabited) { h.spoil(tableMeta, keyReplica) }},
-	{"the replica's ID is missing", false, func(h *inhabited) { h.remove(tableMeta, keyReplica) }},
+	{"the replica's ID is damaged", false, func(h *inhabited) { h.spoil(tableMeta, metaReplica) }},
+	{"the replica's ID is missing", false, func(h *inhabited) { h.remove(tableMeta, metaReplica) }},
 }
 
 func TestCheckFindsWhateverIsWrong(t *testing.T) {
@@ -546,40 +546,40 @@ func TestADamagedIndexIsAnErrorAndNeverSomebodyElse(t *testing.T) {
 		call  func(h *inhabited) error
 	}{
 		{"an identity of another user", func(h *inhabited) {
-			h.put(tableIdentities, h.ada.identities[0].key(), h.bob.id[:])
+			h.put(tableIdentities, h.ada.identities[0].indexKey(), h.bob.id[:])
 		}, func(h *inhabited) error {
 			_, err := h.UserByIdentity(h.t.Context(), h.ada.identities[0].Identity)
 			return err
 		}},
 		{"an identity of a deleted user", func(h *inhabited) {
-			h.put(tableIdentities, h.ada.identities[0].key(), h.gone.id[:])
+			h.put(tableIdentities, h.ada.identities[0].indexKey(), h.gone.id[:])
 		}, func(h *inhabited) error {
 			_, err := h.UserByIdentity(h.t.Context(), h.ada.identities[0].Identity)
 			return err
 		}},
 		{"an identity of half an ID", func(h *inhabited) {
-			h.put(tableIdentities, h.ada.identities[0].key(), h.ada.id[:8])
+			h.put(tableIdentities, h.ada.identities[0].indexKey(), h.ada.id[:8])
 		}, func(h *inhabited) error {
 			_, err := h.UserByIdentity(h.t.Context(), h.ada.identities[0].Identity)
 			return err
 		}},
 		{"a name of another user's key", func(h *inhabited) {
-			h.put(tableNames, nameKey(h.bob.id, "mine", h.laptop.id), nil)
+			h.put(tableNames, nameIndexKey(h.bob.id, "mine", h.laptop.id), nil)
 		}, func(h *inhabited) error {
 			_, err := h.Keys(h.t.Context(), h.bob.id)
 			return err
 		}},
 		{"a name of a deleted key", func(h *inhabited) {
-			h.put(tableNames, nameKey(h.ada.id, "lost", h.lost.id), nil)
+			h.put(tableNames, nameIndexKey(h.ada.id, "lost", h.lost.id), nil)
 		}, func(h *inhabited) error {
 			_, err := h.Keys(h.t.Context(), h.ada.id)
 			return err
 		}},
 		{"a name of a key that never was, when its user is deleted", func(h *inhabited) {
-			h.put(tableNames, nameKey(h.ada.id, "phone", uuid.UUID{1}), nil)
+			h.put(tableNames, nameIndexKey(h.ada.id, "phone", uuid.UUID{1}), nil)
 		}, func(h *inhabited) error { return h.DeleteUser(h.t.Context(), h.ada.id) }},
 		{"a name of another user's key, when the one who has it not is deleted", func(h *inhabited) {
-			h.put(tableNames, nameKey(h.bob.id, "mine", h.laptop.id), nil)
+			h.put(tableNames, nameIndexKey(h.bob.id, "mine", h.laptop.id), nil)
 		}, func(h *inhabited) error { return h.DeleteUser(h.t.Context(), h.bob.id) }},
 		{"an unreadable entry among a user's names", func(h *inhabited) {
 			h.put(tableNames, append(h.ada.id[:], bytes.Repeat([]byte{1}, 40)...), nil)
@@ -616,11 +616,11 @@ func TestDamageMetHalfWayFailsTheTransactionThoughItsFunctionGoesOn(t *testing.T
 		plant func(h *inhabited)
 		call  func(h *inhabited, tx *Tx) error
 	}{
-		{"the state, when a user is made", func(h *inhabited) { h.spoil(tableMeta, keyState) }, func(h *inhabited, tx *Tx) error {
+		{"the state, when a user is made", func(h *inhabited) { h.spoil(tableMeta, metaState) }, func(h *inhabited, tx *Tx) error {
 			_, err := tx.CreateUser(UserSpec{Identity{ProviderLocalUserpass, "carol"}})
 			return err
 		}},
-		{"the state, when a key is deleted", func(h *inhabited) { h.spoil(tableMeta, keyState) }, func(h *inhabited, tx *Tx) error {
+		{"the state, when a key is deleted", func(h *inhabited) { h.spoil(tableMeta, metaState) }, func(h *inhabited, tx *Tx) error {
 			return tx.DeleteKey(h.ada.id, h.laptop.id)
 		}},
 		{"an earlier record, when a key is renamed", func(h *inhabited) { h.laptop.sequence--; h.putKey(h.laptop) },
@@ -675,7 +675,7 @@ func dumpInside(t testing.TB, s *Store) (entries []string) {
 
 func TestAStoreWhoseFormatIsLostIsNotTakenForAnEmptyOne(t *testing.T) {
 	h := openInhabited(t)
-	h.remove(tableMeta, keyFormat)
+	h.remove(tableMeta, metaFormat)
 	path := h.engine.(*boltEngine).path
 	closeInside(t, h.Store)
 	if _, err := Open(path, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {

@@ -32,15 +32,15 @@ type tagSecret struct {
 
 // The records of the table meta, beside "state".
 var (
-	keyFormat  = []byte("format")
-	keyDomain  = []byte("domain")
-	keyReplica = []byte("replica")
+	metaFormat  = []byte("format")
+	metaDomain  = []byte("domain")
+	metaReplica = []byte("replica")
 )
 
 // openDomain returns the domain of the store in e, and begins a new store if e is empty.
 func openDomain(ctx context.Context, e Engine, opts *Options, random *randomSource) (d *domain, err error) {
 	err = e.View(ctx, func(etx EngineTx) (err error) {
-		d, err = findDomain(etx)
+		d, err = loadDomain(etx)
 		return err
 	})
 	if err != nil || d != nil {
@@ -50,7 +50,7 @@ func openDomain(ctx context.Context, e Engine, opts *Options, random *randomSour
 		return nil, fmt.Errorf("%w: there is no store in it yet", ErrReadOnly)
 	}
 	err = e.Update(ctx, func(etx EngineTx) (err error) {
-		if d, err = findDomain(etx); err != nil || d != nil {
+		if d, err = loadDomain(etx); err != nil || d != nil {
 			return err
 		}
 		d = newDomain(opts.tokenPrefix(), random)
@@ -59,8 +59,8 @@ func openDomain(ctx context.Context, e Engine, opts *Options, random *randomSour
 	return d, err
 }
 
-// findDomain returns the domain of the store in an engine, or nil if the engine is empty.
-func findDomain(etx EngineTx) (*domain, error) {
+// loadDomain returns the domain of the store in an engine, or nil if the engine is empty.
+func loadDomain(etx EngineTx) (*domain, error) {
 	d, err := readDomain(metaRecords(etx))
 	if err == nil && d == nil {
 		err = wantEmpty(etx)
@@ -92,7 +92,7 @@ func metaRecords(etx EngineTx) func(key []byte) ([]byte, error) {
 // readDomain makes a domain of the records that get returns, or returns nil if there is no record of
 // the format.
 func readDomain(get func(key []byte) ([]byte, error)) (*domain, error) {
-	format, err := getMessage(get, keyFormat)
+	format, err := getMessage(get, metaFormat)
 	if err != nil || format == nil {
 		return nil, err
 	}
@@ -100,11 +100,11 @@ func readDomain(get func(key []byte) ([]byte, error)) (*domain, error) {
 	if err := checkFormat(format); err != nil {
 		return nil, err
 	}
-	shared, err := getMessage(get, keyDomain)
+	shared, err := getMessage(get, metaDomain)
 	if err != nil {
 		return nil, err
 	}
-	own, err := getMessage(get, keyReplica)
+	own, err := getMessage(get, metaReplica)
 	if err != nil {
 		return nil, err
 	}
@@ -205,10 +205,10 @@ func (d *domain) create(etx EngineTx) error {
 	var format message
 	format.number(1, formatVersion)
 	for _, r := range []struct{ key, record []byte }{
-		{keyFormat, sealRecord(tableMeta, keyFormat, format)},
-		{keyDomain, sealRecord(tableMeta, keyDomain, d.encode())},
-		{keyReplica, d.encodeReplica()},
-		{keyState, (&storeState{}).encode()},
+		{metaFormat, sealRecord(tableMeta, metaFormat, format)},
+		{metaDomain, sealRecord(tableMeta, metaDomain, d.encode())},
+		{metaReplica, d.encodeReplica()},
+		{metaState, (&storeState{}).encode()},
 	} {
 		if err := etx.Put(tableMeta, r.key, r.record); err != nil {
 			return err
@@ -235,7 +235,7 @@ func (d *domain) encode() []byte {
 func (d *domain) encodeReplica() []byte {
 	var m message
 	m.bytes(1, d.replica[:])
-	return sealRecord(tableMeta, keyReplica, m)
+	return sealRecord(tableMeta, metaReplica, m)
 }
 
 func decodeTagSecret(msg []byte) (t tagSecret, err error) {
@@ -277,7 +277,7 @@ func (d *domain) tokenFormat() *tokenFormat {
 func (d *domain) userID(i Identity, deletions uint64) (id uuid.UUID) {
 	mac := hmac.New(sha256.New, d.userSecret[:])
 	mac.Write([]byte("latchkey user\x00"))
-	mac.Write(i.key())
+	mac.Write(i.indexKey())
 	mac.Write(binary.BigEndian.AppendUint64([]byte{0}, deletions))
 	copy(id[:], mac.Sum(nil))
 	id[6] = id[6]&0x0f | 0x80

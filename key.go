@@ -312,7 +312,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if old != nil {
 		return Key{}, ErrInvalidMintedKey
 	}
-	if err := tx.put(tableNames, nameKey(owner, n.Name, m.id), nil); err != nil {
+	if err := tx.put(tableNames, nameIndexKey(owner, n.Name, m.id), nil); err != nil {
 		return Key{}, err
 	}
 	k := &keyRecord{id: m.id, owner: owner, created: m.created, name: n.Name, verifier: m.verifier, expires: expiry(n)}
@@ -326,7 +326,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err := tx.putKey(k); err != nil {
 		return Key{}, err
 	}
-	return k.key(), nil
+	return k.toKey(), nil
 }
 
 // expiry is a new key's expiry date as it is stored.
@@ -427,8 +427,8 @@ func CheckAppServicesName(name string) error {
 }
 
 func (tx *Tx) checkNameFree(owner uuid.UUID, name string) error {
-	low := nameKey(owner, name, uuid.Nil)
-	for _, err := range tx.etx.Scan(tableNames, low, append(nameKey(owner, name, uuid.Max), 0)) {
+	low := nameIndexKey(owner, name, uuid.Nil)
+	for _, err := range tx.etx.Scan(tableNames, low, append(nameIndexKey(owner, name, uuid.Max), 0)) {
 		if err != nil {
 			return err
 		}
@@ -452,7 +452,7 @@ func (tx *Tx) Key(owner, id uuid.UUID) (Key, error) {
 	if err != nil {
 		return Key{}, err
 	}
-	return k.key(), nil
+	return k.toKey(), nil
 }
 
 // liveKey returns the record of a key that is owner's and not deleted, or ErrKeyNotFound.
@@ -500,7 +500,7 @@ func (tx *Tx) Keys(owner uuid.UUID) ([]Key, error) {
 	})
 	keys := make([]Key, len(records))
 	for i, k := range records {
-		keys[i] = k.key()
+		keys[i] = k.toKey()
 	}
 	return keys, nil
 }
@@ -512,7 +512,7 @@ func (tx *Tx) keysOf(owner uuid.UUID) iter.Seq2[uuid.UUID, error] {
 		for e, err := range tx.etx.Scan(tableNames, owner[:], append(owner[:], 0xff)) {
 			var id uuid.UUID
 			if err == nil {
-				_, id, err = splitNameKey(e.Key)
+				_, id, err = splitNameIndexKey(e.Key)
 			}
 			if !yield(id, err) || err != nil {
 				return
@@ -541,10 +541,10 @@ func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) (err error) {
 	if err := tx.checkNameFree(owner, name); err != nil {
 		return err
 	}
-	if err := tx.delete(tableNames, nameKey(owner, k.name, id)); err != nil {
+	if err := tx.delete(tableNames, nameIndexKey(owner, k.name, id)); err != nil {
 		return err
 	}
-	if err := tx.put(tableNames, nameKey(owner, name, id), nil); err != nil {
+	if err := tx.put(tableNames, nameIndexKey(owner, name, id), nil); err != nil {
 		return err
 	}
 	now, err := tx.nextChange(keyKind, id, &k.sequence)
@@ -611,7 +611,7 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := tx.delete(tableNames, nameKey(owner, k.name, id)); err != nil {
+	if err := tx.delete(tableNames, nameIndexKey(owner, k.name, id)); err != nil {
 		return err
 	}
 	tombstone := &keyRecord{id: id, owner: owner, made: k.made, named: k.made, hashed: k.made, deleted: true, sequence: k.sequence}
@@ -624,16 +624,16 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	return tx.putKey(tombstone)
 }
 
-func (k *keyRecord) key() Key {
+func (k *keyRecord) toKey() Key {
 	return Key{ID: k.id, Owner: k.owner, Name: k.name, Created: k.created, Expires: k.expires, Disabled: k.disabled, Disablings: k.disablings}
 }
 
 // nameKey is a key's entry in the index of names: owner, name, 0, ID. No name has a zero byte.
-func nameKey(owner uuid.UUID, name string, id uuid.UUID) []byte {
+func nameIndexKey(owner uuid.UUID, name string, id uuid.UUID) []byte {
 	return slices.Concat(owner[:], []byte(name), []byte{0}, id[:])
 }
 
-func splitNameKey(key []byte) (name string, id uuid.UUID, err error) {
+func splitNameIndexKey(key []byte) (name string, id uuid.UUID, err error) {
 	if len(key) < 16+1+16 || key[len(key)-17] != 0 {
 		return "", id, fmt.Errorf("%w: bad entry in the index of names", ErrCorrupt)
 	}

@@ -44,7 +44,7 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 		s.counters.add(statForged, 1)
 		return Principal{}, ErrInvalidToken
 	}
-	if e := s.cache.get(t.key()); e != nil && e.matches(&t) {
+	if e := s.cache.get(t.keyDigits()); e != nil && e.matches(&t) {
 		s.counters.add(statHits, 1)
 		if err := e.refusal(s.clock); err != nil {
 			s.counters.add(statRefused, 1)
@@ -224,7 +224,7 @@ func (s *Store) compare(c *hashCall, id uuid.UUID, secret *[secretSize]byte, v *
 	}
 	s.hasher.release(v.cost)
 	if ok && v.cost != s.cost {
-		s.rehash(id, secret, phc)
+		s.hashAnew(id, secret, phc)
 	}
 	return ok, err
 }

@@ -85,7 +85,7 @@ func TestAKeyThatTheIndexHasLostIsRevokedWithItsUser(t *testing.T) {
 					wantLoginInside(t, s, token, key.ID)
 				}
 				err = s.Update(t.Context(), func(tx *Tx) error {
-					return tx.etx.Delete(tableNames, nameKey(user.ID, "laptop", key.ID))
+					return tx.etx.Delete(tableNames, nameIndexKey(user.ID, "laptop", key.ID))
 				})
 				if err != nil {
 					t.Fatal(err)

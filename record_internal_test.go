@@ -304,7 +304,7 @@ func TestUnknownFieldsSurviveEveryChange(t *testing.T) {
 	plant(t, s, tableUsers, u.id[:], u.encode())
 	plant(t, s, tableKeys, k.id[:], k.encode())
 	st := storeState{sequence: k.sequence, users: 1, keys: 1, unknown: futureFields()}
-	plant(t, s, tableMeta, keyState, st.encode())
+	plant(t, s, tableMeta, metaState, st.encode())
 
 	for _, step := range []struct {
 		name string
@@ -455,10 +455,10 @@ func TestTheLargestRecordsAreWithinWhatEveryEngineServes(t *testing.T) {
 	if n := len(u.encode()); n > MaxEngineValue {
 		t.Errorf("a user's record can have %d bytes, and %d is the most", n, MaxEngineValue)
 	}
-	if n := len(u.identities[0].key()); n > MaxEngineKey {
+	if n := len(u.identities[0].indexKey()); n > MaxEngineKey {
 		t.Errorf("an identity's key can have %d bytes, and %d is the most", n, MaxEngineKey)
 	}
-	if n := len(nameKey(ServerOwner, long, ServerOwner)); n > MaxEngineKey {
+	if n := len(nameIndexKey(ServerOwner, long, ServerOwner)); n > MaxEngineKey {
 		t.Errorf("a name's key can have %d bytes, and %d is the most", n, MaxEngineKey)
 	}
 }

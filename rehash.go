@@ -25,8 +25,8 @@ const maxRehashes = 256
 
 func newRehashes() *rehashes { return &rehashes{pending: make(map[uuid.UUID]rehash)} }
 
-// rehash computes a verifier at the store's cost. The login that proved the secret does not wait for it.
-func (s *Store) rehash(id uuid.UUID, secret *[secretSize]byte, old string) {
+// hashAnew computes a verifier at the store's cost. The login that proved the secret does not wait for it.
+func (s *Store) hashAnew(id uuid.UUID, secret *[secretSize]byte, old string) {
 	h := rehash{id: id, old: old}
 	if s.readOnly || !s.rehashes.begin(h) {
 		return
@@ -65,16 +65,16 @@ func (r *rehashes) end(h rehash) {
 	}
 }
 
-// all returns the verifiers that can be written.
-func (r *rehashes) all() (all []rehash) {
+// ready returns the verifiers that can be written.
+func (r *rehashes) ready() (ready []rehash) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, h := range r.pending {
 		if h.new != "" {
-			all = append(all, h)
+			ready = append(ready, h)
 		}
 	}
-	return all
+	return ready
 }
 
 // done forgets what was written.
@@ -91,7 +91,7 @@ func (r *rehashes) done(written []rehash) {
 // applyRehashes writes the verifiers that wait, each unless its key has another verifier by now than
 // the one that was proven. It returns all that waited, and how many of them it wrote.
 func (tx *Tx) applyRehashes() (pending []rehash, written uint64, err error) {
-	pending = tx.store.rehashes.all()
+	pending = tx.store.rehashes.ready()
 	for _, h := range pending {
 		k, err := tx.getKey(h.id)
 		if err == nil && k != nil {

@@ -174,13 +174,13 @@ func TestALaterVerifierKeepsItsPlace(t *testing.T) {
 	r.begin(rehash{id: id, old: early.old})
 	r.begin(late) // the verifier has changed
 	r.end(early)
-	if all := r.all(); len(all) != 0 {
+	if all := r.ready(); len(all) != 0 {
 		t.Errorf("%v can be written, want what the later hash will give", all)
 	}
 	late.new = "four"
 	r.end(late)
 	r.done([]rehash{early})
-	if all := r.all(); len(all) != 1 || all[0] != late {
+	if all := r.ready(); len(all) != 1 || all[0] != late {
 		t.Errorf("%v can be written, want %v", all, late)
 	}
 }
@@ -206,7 +206,7 @@ func TestAReadOnlyStoreHashesNothingAnew(t *testing.T) {
 	s = reopenInside(t, s, &Options{Cost: LightCost, ReadOnly: true})
 	loginAndRehash(t, s, token, key.ID)
 	wantHashes(t, s, 0, 1)
-	if n := len(s.rehashes.all()); n != 0 {
+	if n := len(s.rehashes.ready()); n != 0 {
 		t.Errorf("%d new verifiers wait for a write that cannot come", n)
 	}
 }
@@ -218,7 +218,7 @@ func TestVerifiersThatWaitForAWriteAreBounded(t *testing.T) {
 	}
 	loginAndRehash(t, s, token, key.ID)
 	wantHashes(t, s, 0, 1)
-	if n := len(s.rehashes.all()); n != maxRehashes {
+	if n := len(s.rehashes.ready()); n != maxRehashes {
 		t.Errorf("%d verifiers wait, want %d", n, maxRehashes)
 	}
 	addUser(t, s, "ada") // makes room
@@ -259,7 +259,7 @@ func TestCloseDoesNotWaitForAPermitToHashAnew(t *testing.T) {
 		s, key, token := openWithOldKey(t)
 		secret := secretOf(t, s, token)
 		giveBack := takePermits(t, s)
-		s.rehash(key.ID, &secret, verifierOf(t, s, key.ID))
+		s.hashAnew(key.ID, &secret, verifierOf(t, s, key.ID))
 		synctest.Wait()
 		if n := s.hasher.waiting(); n != 1 {
 			t.Fatalf("%d hashes wait, want 1", n)

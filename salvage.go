@@ -49,7 +49,7 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 	}
 	defer f.Close()
 	s := &salvage{
-		users: map[uuid.UUID]found[userRecord]{}, keys: map[uuid.UUID]found[keyRecord]{},
+		users: map[uuid.UUID]salvaged[userRecord]{}, keys: map[uuid.UUID]salvaged[keyRecord]{},
 		meta: map[string][]byte{}, identities: map[uuid.UUID]Identity{}, changes: map[uuid.UUID]uint64{},
 	}
 	err = s.read(ctx, f)
@@ -57,7 +57,7 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 		err = s.readDomain()
 	}
 	if err == nil {
-		s.settle()
+		s.reconcile()
 		err = durable.Create(out, func(tmp *os.File) error { return s.write(ctx, tmp.Name()) })
 	}
 	return s.report, wrapf(err, "salvage %s", broken)
@@ -65,24 +65,24 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 
 // salvage is what one run has found so far.
 type salvage struct {
-	pages  *boltpage.Pages
-	sure   bool                   // that it knows which pages are of the last commit
-	last   []func(id uint64) bool // which pages are of each commit that may be the last
-	report SalvageReport
+	pages      *boltpage.Pages
+	sure       bool                   // that it knows which pages are of the last commit
+	candidates []func(id uint64) bool // which pages are of each commit that may be the last
+	report     SalvageReport
 
 	domain     *domain
 	meta       map[string][]byte // records of the table meta that never change
-	users      map[uuid.UUID]found[userRecord]
-	keys       map[uuid.UUID]found[keyRecord]
+	users      map[uuid.UUID]salvaged[userRecord]
+	keys       map[uuid.UUID]salvaged[keyRecord]
 	identities map[uuid.UUID]Identity // what the index has, by user
 	changes    map[uuid.UUID]uint64   // the last change of each record, by the change index
 	data       []map[string][]byte    // records of applications, in each commit that may be the last
 }
 
-// found is a record, and whether it may be of an earlier state.
-type found[T any] struct {
-	record   T
-	doubtful bool
+// salvaged is a record, and whether it may be of an earlier state.
+type salvaged[T any] struct {
+	record    T
+	uncertain bool
 }
 
 func (s *salvage) read(ctx context.Context, f *os.File) error {
@@ -92,8 +92,8 @@ func (s *salvage) read(ctx context.Context, f *os.File) error {
 	}
 	s.pages = boltpage.NewPages(f, uint64((info.Size()+boltpage.PageSize-1)/boltpage.PageSize))
 	var live func(uint64) bool
-	live, s.sure, s.last = s.pages.Live()
-	for range s.last {
+	live, s.sure, s.candidates = s.pages.Live()
+	for range s.candidates {
 		s.data = append(s.data, map[string][]byte{})
 	}
 	for id := uint64(2); id < s.pages.Count(); {
@@ -152,7 +152,7 @@ func kindOf(k, v []byte) entryKind {
 
 // isDomainKey reports whether k is the key of a record in the table meta that never changes.
 func isDomainKey(k []byte) bool {
-	return bytes.Equal(k, keyFormat) || bytes.Equal(k, keyDomain) || bytes.Equal(k, keyReplica)
+	return bytes.Equal(k, metaFormat) || bytes.Equal(k, metaDomain) || bytes.Equal(k, metaReplica)
 }
 
 func isRecord(table string, k, v []byte) bool {
@@ -161,19 +161,19 @@ func isRecord(table string, k, v []byte) bool {
 }
 
 func isIdentityEntry(k, v []byte) bool {
-	_, ok := splitIdentityKey(k)
+	_, ok := splitIdentityIndexKey(k)
 	return ok && len(v) == len(uuid.UUID{})
 }
 
-// splitIdentityKey is the reverse of Identity.key.
-func splitIdentityKey(k []byte) (i Identity, ok bool) {
+// splitIdentityIndexKey is the reverse of Identity.indexKey.
+func splitIdentityIndexKey(k []byte) (i Identity, ok bool) {
 	provider, subject, ok := bytes.Cut(k, []byte{0})
 	i = Identity{Provider(provider), string(subject)}
 	return i, ok && i.validate() == nil
 }
 
 // take keeps an entry of a page. From a stale page it takes only what never changes.
-func (s *salvage) take(page uint64, k, v []byte, stale, doubtful bool) {
+func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
 	kind := kindOf(k, v)
 	if stale && kind != domainEntry {
 		return
@@ -184,7 +184,7 @@ func (s *salvage) take(page uint64, k, v []byte, stale, doubtful bool) {
 			s.meta[string(k)] = bytes.Clone(v)
 		}
 	case dataEntry:
-		for i, has := range s.last {
+		for i, has := range s.candidates {
 			if has(page) {
 				s.data[i][string(k)] = bytes.Clone(v)
 			}
@@ -193,7 +193,7 @@ func (s *salvage) take(page uint64, k, v []byte, stale, doubtful bool) {
 		id := uuid.UUID(v[1:])
 		s.changes[id] = max(s.changes[id], binary.BigEndian.Uint64(k))
 	case identityEntry:
-		s.identities[uuid.UUID(v)], _ = splitIdentityKey(k)
+		s.identities[uuid.UUID(v)], _ = splitIdentityIndexKey(k)
 	case userEntry:
 		u, err := decodeUser(uuid.UUID(k), v)
 		if err != nil {
@@ -201,7 +201,7 @@ func (s *salvage) take(page uint64, k, v []byte, stale, doubtful bool) {
 			return
 		}
 		if old, ok := s.users[u.id]; !ok || old.record.sequence < u.sequence {
-			s.users[u.id] = found[userRecord]{u, doubtful}
+			s.users[u.id] = salvaged[userRecord]{u, uncertain}
 		}
 	case keyEntry:
 		key, err := decodeKey(uuid.UUID(k), v)
@@ -210,7 +210,7 @@ func (s *salvage) take(page uint64, k, v []byte, stale, doubtful bool) {
 			return
 		}
 		if old, ok := s.keys[key.id]; !ok || old.record.sequence < key.sequence {
-			s.keys[key.id] = found[keyRecord]{key, doubtful}
+			s.keys[key.id] = salvaged[keyRecord]{key, uncertain}
 		}
 	case badEntry:
 		s.report.BadRecords++
@@ -228,15 +228,15 @@ func (s *salvage) readDomain() error {
 	s.domain = d
 	// Some of its last writes may be lost, and others would get their stamps.
 	s.domain.replica = uuid.New()
-	s.meta[string(keyReplica)] = s.domain.encodeReplica()
+	s.meta[string(metaReplica)] = s.domain.encodeReplica()
 	return nil
 }
 
-// settle applies the rules that records obey together: what is doubtful is disabled, every key has a user, deletion
+// reconcile applies the rules that records obey together: what is uncertain is disabled, every key has a user, deletion
 // wins, and no two names are alike.
-func (s *salvage) settle() {
+func (s *salvage) reconcile() {
 	for id, u := range s.users {
-		if (u.doubtful || u.record.sequence < s.changes[id]) && !u.record.deleted {
+		if (u.uncertain || u.record.sequence < s.changes[id]) && !u.record.deleted {
 			u.record.disabled = true
 			s.report.Uncertain++
 			s.users[id] = u
@@ -248,14 +248,14 @@ func (s *salvage) settle() {
 		if k.record.deleted {
 			continue
 		}
-		if k.doubtful || k.record.sequence < s.changes[id] {
+		if k.uncertain || k.record.sequence < s.changes[id] {
 			k.record.disabled = true
 			s.report.Uncertain++
 		}
 		if owner := k.record.owner; owner != ServerOwner {
 			u, ok := s.users[owner]
 			if !ok {
-				u = found[userRecord]{record: s.nameless(owner, k.record.made)}
+				u = salvaged[userRecord]{record: s.orphanOwner(owner, k.record.made)}
 				s.users[owner] = u
 				s.report.Orphaned++
 			}
@@ -264,19 +264,19 @@ func (s *salvage) settle() {
 				continue
 			}
 		}
-		if name := string(nameKey(k.record.owner, k.record.name, uuid.Nil)); names[name] {
+		if name := string(nameIndexKey(k.record.owner, k.record.name, uuid.Nil)); names[name] {
 			k.record.name += "~" + id.String()
 		} else {
 			names[name] = true
 		}
 		s.keys[id] = k
 	}
-	s.settleIdentities()
+	s.reconcileIdentities()
 }
 
-// settleIdentities leaves each identity to the user who got it last. The others are of an earlier state, in which somebody
+// reconcileIdentities leaves each identity to the user who got it last. The others are of an earlier state, in which somebody
 // deleted has come back: they are disabled already, and whoever has no identity left gets one.
-func (s *salvage) settleIdentities() {
+func (s *salvage) reconcileIdentities() {
 	holders := map[Identity]uuid.UUID{}
 	last := map[Identity]stamp{}
 	for _, id := range sortedIDs(s.users) {
@@ -301,8 +301,8 @@ func lostIdentity(id uuid.UUID) Identity {
 	return Identity{ProviderCustomFunction, "lost:" + id.String()}
 }
 
-// nameless is a user of whom only keys are left.
-func (s *salvage) nameless(id uuid.UUID, made stamp) userRecord {
+// orphanOwner is a user of whom only keys are left.
+func (s *salvage) orphanOwner(id uuid.UUID, made stamp) userRecord {
 	i, ok := s.identities[id]
 	if !ok || i.Provider == ProviderAnonymous {
 		i = lostIdentity(id)
@@ -411,7 +411,7 @@ func (s *salvage) writeRecord(tx *Tx, kind recordKind, id uuid.UUID) error {
 		if !u.deleted {
 			tx.state.users++
 			for _, i := range u.identities {
-				if err := tx.put(tableIdentities, i.key(), id[:]); err != nil {
+				if err := tx.put(tableIdentities, i.indexKey(), id[:]); err != nil {
 					return err
 				}
 			}
@@ -425,7 +425,7 @@ func (s *salvage) writeRecord(tx *Tx, kind recordKind, id uuid.UUID) error {
 	k.sequence = 0
 	if !k.deleted {
 		tx.state.keys++
-		if err := tx.put(tableNames, nameKey(k.owner, k.name, id), nil); err != nil {
+		if err := tx.put(tableNames, nameIndexKey(k.owner, k.name, id), nil); err != nil {
 			return err
 		}
 	}

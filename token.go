@@ -48,8 +48,8 @@ type parsedToken struct {
 	tag  uint64
 }
 
-func (t *parsedToken) key() string    { return t.body[:keyIDDigits] }
-func (t *parsedToken) secret() string { return t.body[keyIDDigits:] }
+func (t *parsedToken) keyDigits() string    { return t.body[:keyIDDigits] }
+func (t *parsedToken) secretDigits() string { return t.body[keyIDDigits:] }
 
 // decode returns key ID and secret. It is not ok if a word has more than 8 bytes: no store has made such a token, but who
 // has the tag secret can.

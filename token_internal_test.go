@@ -96,8 +96,8 @@ func TestTokensAreMadeAndReadAsTheVectorsSay(t *testing.T) {
 			if !ok || id != v.KeyID || !bytes.Equal(secret[:], v.Secret) || p.tag != binary.BigEndian.Uint64(v.Tag) {
 				t.Errorf("parse: got %+v, key ID %s, secret %x, %t", p, id, secret, ok)
 			}
-			if p.key() != digitsOf(v.KeyID) {
-				t.Errorf("the digits of the key ID are %s, want %s", p.key(), digitsOf(v.KeyID))
+			if p.keyDigits() != digitsOf(v.KeyID) {
+				t.Errorf("the digits of the key ID are %s, want %s", p.keyDigits(), digitsOf(v.KeyID))
 			}
 			if !form.MatchString(v.Token) {
 				t.Errorf("the token does not match %s", form)
@@ -257,7 +257,7 @@ func reopenWithTagSecrets(t *testing.T, s *Store, secrets ...tagSecret) *Store {
 	err := s.Update(t.Context(), func(tx *Tx) error {
 		d := *s.domain
 		d.tagSecrets = secrets
-		return tx.etx.Put(tableMeta, keyDomain, sealRecord(tableMeta, keyDomain, d.encode()))
+		return tx.etx.Put(tableMeta, metaDomain, sealRecord(tableMeta, metaDomain, d.encode()))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -463,11 +463,11 @@ func TestIndexEntriesAreAsTheVectorsSay(t *testing.T) {
 		var key, value []byte
 		switch v.Table {
 		case tableIdentities:
-			key, value = Identity{f.Provider, f.Subject}.key(), f.ID[:]
+			key, value = Identity{f.Provider, f.Subject}.indexKey(), f.ID[:]
 		case tableNames:
-			key, value = nameKey(f.Owner, f.Name, f.ID), nil
-			if name, id, err := splitNameKey(v.Key); name != f.Name || id != f.ID || err != nil {
-				t.Errorf("splitNameKey: got %q, %s, %v", name, id, err)
+			key, value = nameIndexKey(f.Owner, f.Name, f.ID), nil
+			if name, id, err := splitNameIndexKey(v.Key); name != f.Name || id != f.ID || err != nil {
+				t.Errorf("splitNameIndexKey: got %q, %s, %v", name, id, err)
 			}
 		case tableChanges:
 			kind := map[string]recordKind{"user": userKind, "key": keyKind}[f.Kind]
@@ -527,7 +527,7 @@ func TestTheRecordsOfMetaAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
 	if got, err := readDomain(metaRecords(tx)); err != nil || !reflect.DeepEqual(got, d) {
 		t.Errorf("domain: got %+v, %v, want %+v", got, err, d)
 	}
-	if got := sealRecord(tableMeta, keyDomain, d.encode()); !bytes.Equal(got, tx.records["meta/domain"]) {
+	if got := sealRecord(tableMeta, metaDomain, d.encode()); !bytes.Equal(got, tx.records["meta/domain"]) {
 		t.Errorf("domain: wrote %x", got)
 	}
 

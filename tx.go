@@ -41,17 +41,17 @@ type storeState struct {
 	unknown  []byte
 }
 
-var keyState = []byte("state")
+var metaState = []byte("state")
 
 func (tx *Tx) readState() (*storeState, error) {
 	if tx.state != nil {
 		return tx.state, nil
 	}
-	record, err := tx.etx.Get(tableMeta, keyState)
+	record, err := tx.etx.Get(tableMeta, metaState)
 	if err != nil {
 		return nil, err
 	}
-	msg, err := openRecord(tableMeta, keyState, record)
+	msg, err := openRecord(tableMeta, metaState, record)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (st *storeState) encode() []byte {
 	m.number(1, st.sequence)
 	m.number(2, st.users)
 	m.number(3, st.keys)
-	return sealRecord(tableMeta, keyState, append(m, st.unknown...))
+	return sealRecord(tableMeta, metaState, append(m, st.unknown...))
 }
 
 // finish ends a transaction that changed something: it writes the new verifiers that wait for a
@@ -140,7 +140,7 @@ func (tx *Tx) putState() error {
 	if err != nil {
 		return err
 	}
-	return tx.put(tableMeta, keyState, st.encode())
+	return tx.put(tableMeta, metaState, st.encode())
 }
 
 // getUser returns a user's record, or nil if there never was one; a tombstone counts as one.

@@ -92,7 +92,7 @@ func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 	if err := tx.putUser(u); err != nil {
 		return User{}, err
 	}
-	return u.user(), nil
+	return u.toUser(), nil
 }
 
 // newUserID checks a first identity, completes an anonymous one, and finds the ID of its user.
@@ -166,7 +166,7 @@ func (tx *Tx) countDeletions(i Identity) (uint64, error) {
 
 // claim enters an identity into the index as userID's.
 func (tx *Tx) claim(i Identity, userID uuid.UUID) error {
-	owner, err := tx.etx.Get(tableIdentities, i.key())
+	owner, err := tx.etx.Get(tableIdentities, i.indexKey())
 	if err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func (tx *Tx) claim(i Identity, userID uuid.UUID) error {
 		id, _ := uuid.FromBytes(owner)
 		return identityTaken(i, id)
 	}
-	return tx.put(tableIdentities, i.key(), userID[:])
+	return tx.put(tableIdentities, i.indexKey(), userID[:])
 }
 
 func identityTaken(i Identity, userID uuid.UUID) error {
@@ -193,7 +193,7 @@ func (tx *Tx) User(id uuid.UUID) (User, error) {
 	if err != nil {
 		return User{}, err
 	}
-	return u.user(), nil
+	return u.toUser(), nil
 }
 
 // liveUser returns the record of a user who is not deleted, or ErrUserNotFound.
@@ -220,7 +220,7 @@ func (tx *Tx) UserByIdentity(i Identity) (User, error) {
 	if err := i.validate(); err != nil {
 		return User{}, err
 	}
-	value, err := tx.etx.Get(tableIdentities, i.key())
+	value, err := tx.etx.Get(tableIdentities, i.indexKey())
 	if err != nil {
 		return User{}, err
 	}
@@ -299,7 +299,7 @@ func (tx *Tx) Users(after uuid.UUID) iter.Seq2[User, error] {
 				yield(User{}, err)
 				return
 			}
-			if !u.deleted && !yield(u.user(), nil) {
+			if !u.deleted && !yield(u.toUser(), nil) {
 				return
 			}
 		}
@@ -324,7 +324,7 @@ func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (user User, err error) 
 		return User{}, err
 	}
 	if slices.ContainsFunc(u.identities, func(r identityRecord) bool { return r.Identity == i }) {
-		return u.user(), nil
+		return u.toUser(), nil
 	}
 	if i.Provider == ProviderAnonymous {
 		return User{}, fmt.Errorf("%w: an anonymous identity cannot be linked", ErrInvalidIdentity)
@@ -346,7 +346,7 @@ func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (user User, err error) 
 	if err := tx.putUser(u); err != nil {
 		return User{}, err
 	}
-	return u.user(), nil
+	return u.toUser(), nil
 }
 
 // EnableUser lets a disabled user's keys log in again. Enabling an enabled user changes nothing. It returns
@@ -416,7 +416,7 @@ func (tx *Tx) DeleteUser(id uuid.UUID) (err error) {
 		}
 	}
 	for _, i := range u.identities {
-		if err := tx.delete(tableIdentities, i.key()); err != nil {
+		if err := tx.delete(tableIdentities, i.indexKey()); err != nil {
 			return err
 		}
 	}
@@ -429,7 +429,7 @@ func (tx *Tx) DeleteUser(id uuid.UUID) (err error) {
 	return tx.putUser(tombstone)
 }
 
-func (u *userRecord) user() User {
+func (u *userRecord) toUser() User {
 	user := User{ID: u.id, Created: u.created, Disabled: u.disabled, Disablings: u.disablings}
 	for _, i := range u.identities {
 		user.Identities = append(user.Identities, i.Identity)
@@ -443,7 +443,7 @@ func (u *userRecord) anonymous() bool {
 }
 
 // key is the identity's key in the index. No provider has a zero byte in its name.
-func (i Identity) key() []byte {
+func (i Identity) indexKey() []byte {
 	return slices.Concat([]byte(i.Provider), []byte{0}, []byte(i.Subject))
 }
 

@@ -85,7 +85,7 @@ func TestAnIdentityThatTheIndexHasLostIsNobodyElses(t *testing.T) {
 	s := openInside(t, nil)
 	ada := Identity{ProviderLocalUserpass, "ada"}
 	addUser(t, s, "ada")
-	mustInside(t, s.Update(t.Context(), func(tx *Tx) error { return tx.etx.Delete(tableIdentities, ada.key()) }))
+	mustInside(t, s.Update(t.Context(), func(tx *Tx) error { return tx.etx.Delete(tableIdentities, ada.indexKey()) }))
 	if user, err := s.CreateUser(t.Context(), UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
 		t.Errorf("got user %s, %v, want %v", user.ID, err, ErrIdentityTaken)
 	}
