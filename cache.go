@@ -28,12 +28,7 @@ type cache struct {
 	count          int
 	newest, oldest *cacheEntry // the queue
 	hand           *cacheEntry // where SIEVE goes on looking; nil for the oldest
-	// drops counts the drops of keys, told apart by a byte of their IDs, and userDrops those of users, whom a key's ID does
-	// not tell. An answer that was read before a drop must not be remembered after it.
-	drops     [256]uint64
-	userDrops uint64
-	// holds counts the commits under way that change a key or a user.
-	holds map[uuid.UUID]int
+	revoked        revocationGate
 }
 
 // staleLogins names the keys, and the users of whom all keys, have logins in the cache that may not be
@@ -85,7 +80,7 @@ func (e *cacheEntry) matches(t *parsedToken) bool {
 }
 
 func newCache(limit int) *cache {
-	c := &cache{limit: limit, holds: make(map[uuid.UUID]int)}
+	c := &cache{limit: limit, revoked: revocationGate{holds: make(map[uuid.UUID]int)}}
 	if limit > 0 {
 		size := bits.Len(uint(limit - 1)) // at most one entry a bucket on average
 		c.buckets, c.shift = make([]atomic.Pointer[cacheEntry], 1<<size), 64-size
@@ -119,20 +114,14 @@ func (c *cache) get(key string) *cacheEntry {
 func (c *cache) mark(id uuid.UUID) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.markLocked(id)
+	return c.revoked.mark(id)
 }
-
-// markLocked moves on with every drop that can be of the key: neither number ever falls.
-func (c *cache) markLocked(id uuid.UUID) uint64 { return c.drops[lastByte(id)] + c.userDrops }
-
-func lastByte(id uuid.UUID) byte { return id[len(id)-1] }
 
 // put remembers an entry, unless the key or its user was dropped since mark.
 func (c *cache) put(e *cacheEntry, mark uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	who := &e.principal
-	if c.limit == 0 || c.holds[who.KeyID] > 0 || c.holds[who.UserID] > 0 || c.markLocked(who.KeyID) != mark {
+	if c.limit == 0 || !c.revoked.admits(&e.principal, mark) {
 		return
 	}
 	old := c.findLocked(string(e.keyDigits[:]))
@@ -160,64 +149,44 @@ func (c *cache) put(e *cacheEntry, mark uint64) {
 
 // hold forgets what a commit is about to change, and remembers nothing of it until release. A change can be seen before the
 // call that made it returns, and who has seen it must not log in by what was true before it.
-func (c *cache) hold(t staleLogins) {
-	if t.none() {
+func (c *cache) hold(s staleLogins) {
+	if s.none() {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dropLocked(t, 1)
-	for _, id := range t.keys {
+	c.revoked.count(s, 1)
+	for _, id := range s.keys {
 		if e := c.findLocked(digitsOf(id)); e != nil {
 			c.removeLocked(e)
 		}
 	}
-	if len(t.users) == 0 {
+	if len(s.users) == 0 {
 		return
 	}
 	// By what the entries say: an index that is damaged must not keep a key of the user here.
 	for e := c.oldest; e != nil; e = e.newer {
-		if c.holds[e.principal.UserID] > 0 {
+		if c.revoked.held(e.principal.UserID) {
 			c.removeLocked(e)
 		}
 	}
 }
 
 // release ends a hold. What was read during it may be of before the commit, and is not remembered either.
-func (c *cache) release(t staleLogins) {
-	if t.none() {
+func (c *cache) release(s staleLogins) {
+	if s.none() {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dropLocked(t, -1)
-}
-
-// dropLocked counts a drop of what is touched, and one hold of it more or less.
-func (c *cache) dropLocked(t staleLogins, holds int) {
-	for _, id := range t.keys {
-		c.drops[lastByte(id)]++
-		c.holdLocked(id, holds)
-	}
-	for _, id := range t.users {
-		c.userDrops++
-		c.holdLocked(id, holds)
-	}
-}
-
-func (c *cache) holdLocked(id uuid.UUID, holds int) {
-	if c.holds[id] += holds; c.holds[id] == 0 {
-		delete(c.holds, id)
-	}
+	c.revoked.count(s, -1)
 }
 
 // clear forgets all keys.
 func (c *cache) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range c.drops {
-		c.drops[i]++
-	}
+	c.revoked.countAll()
 	for i := range c.buckets {
 		c.buckets[i].Store(nil)
 	}
@@ -277,4 +246,53 @@ func (c *cache) removeLocked(e *cacheEntry) {
 		c.oldest = e.newer
 	}
 	c.count--
+}
+
+// revocationGate knows which answers may be remembered: those that were read after the last change
+// of the key and its user, while no such change was committing. The mutex of the cache guards it.
+type revocationGate struct {
+	// keyDrops counts the changes of keys, for each value of the last byte of their IDs. userDrops
+	// counts the changes of users, because the ID of a key does not tell its user. No number ever falls.
+	keyDrops  [256]uint64
+	userDrops uint64
+	// holds counts the commits under way that change a key or a user.
+	holds map[uuid.UUID]int
+}
+
+// mark returns a number that differs after any change of the key or its user.
+func (g *revocationGate) mark(key uuid.UUID) uint64 { return g.keyDrops[lastByte(key)] + g.userDrops }
+
+func lastByte(id uuid.UUID) byte { return id[len(id)-1] }
+
+// admits reports whether an answer may be remembered that was read after mark was taken.
+func (g *revocationGate) admits(who *Principal, mark uint64) bool {
+	return !g.held(who.KeyID) && !g.held(who.UserID) && g.mark(who.KeyID) == mark
+}
+
+// held reports whether a commit is under way that changes the key or user with an ID.
+func (g *revocationGate) held(id uuid.UUID) bool { return g.holds[id] > 0 }
+
+// count counts a change of what s names, and adds holds to its holds.
+func (g *revocationGate) count(s staleLogins, holds int) {
+	for _, id := range s.keys {
+		g.keyDrops[lastByte(id)]++
+		g.hold(id, holds)
+	}
+	for _, id := range s.users {
+		g.userDrops++
+		g.hold(id, holds)
+	}
+}
+
+func (g *revocationGate) hold(id uuid.UUID, holds int) {
+	if g.holds[id] += holds; g.holds[id] == 0 {
+		delete(g.holds, id)
+	}
+}
+
+// countAll counts a change of all keys.
+func (g *revocationGate) countAll() {
+	for i := range g.keyDrops {
+		g.keyDrops[i]++
+	}
 }

@@ -300,8 +300,8 @@ func TestACommitUnderWayKeepsNoOtherKeyFromBeingRemembered(t *testing.T) {
 	if remember(c, held); c.get(digitsOf(held)) == nil {
 		t.Error("the key is not remembered after the commit")
 	}
-	if len(c.holds) != 0 {
-		t.Errorf("%d keys are held by nobody", len(c.holds))
+	if len(c.revoked.holds) != 0 {
+		t.Errorf("%d keys are held by nobody", len(c.revoked.holds))
 	}
 }
 
@@ -583,7 +583,7 @@ func BenchmarkCacheMemory(b *testing.B) {
 // drop is what a change does to the keys it touches, when nothing happens between its commit and its return.
 func (c *cache) drop(keys []uuid.UUID) { c.dropAll(staleLogins{keys: keys}) }
 
-func (c *cache) dropAll(t staleLogins) {
-	c.hold(t)
-	c.release(t)
+func (c *cache) dropAll(s staleLogins) {
+	c.hold(s)
+	c.release(s)
 }
