@@ -17,9 +17,10 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-// HTTP is the login by key over loopback that the SDKs of the hosted service make, with cached keys and connections that
-// are kept, against a handler of net/http that answers the same bytes and looks at nothing. Clients and server share the
-// processors.
+// HTTP measures the login by key that an SDK of the hosted service makes, over the loopback
+// interface. The keys are cached, and the connections stay open. The yardstick is a handler of
+// net/http that sends the same bytes and reads only the request's body. Clients and server share
+// the processors.
 var HTTP = Group{
 	Name:   "http",
 	Title:  "What does a login by HTTP cost beyond HTTP?",
@@ -67,22 +68,22 @@ var HTTP = Group{
 	},
 }
 
-// serve serves on a free port until the Env is closed, and returns the address.
+// serve serves h on a free port until the Env is closed, and returns the address.
 func (e *Env) serve(h http.Handler) (address string, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
 	server := &http.Server{Handler: h}
-	go func() { _ = server.Serve(l) }() // it ends with ErrServerClosed
+	go func() { _ = server.Serve(l) }() // always ends with ErrServerClosed
 	e.onClose(server.Close)
 	return l.Addr().String(), nil
 }
 
-// sameAnswer reads each request and answers what another handler did.
+// sameAnswer returns a handler that reads each request and sends the given answer.
 func sameAnswer(header http.Header, answer []byte) http.Handler {
 	header = header.Clone()
-	header.Del("Date") // net/http writes it anew
+	header.Del("Date") // net/http sets the date itself
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		for name, values := range header {
@@ -92,14 +93,14 @@ func sameAnswer(header http.Header, answer []byte) http.Handler {
 	})
 }
 
-// httpLogins are clients that log in with one key after another.
+// An httpLogins holds clients that log in with one key after the other.
 type httpLogins struct {
 	bodies       [][]byte
 	double, bare string
 	client       http.Client
 }
 
-// httpClients is how many log in at once, each on a connection of its own.
+// httpClients is the number of clients that log in at once. Each client has its own connection.
 const httpClients = 8
 
 func (l *httpLogins) once(address string, i int) (http.Header, []byte, error) {
