@@ -348,9 +348,9 @@ func TestALoginDoesNotWaitForABackupThatHoldsUpACompaction(t *testing.T) {
 	<-viewing
 	before := fileInfo(t, path)
 	others.Go(func() { must(t, s.Compact(t.Context())) })
-	for os.SameFile(before, fileInfo(t, path)) { // until Compact waits for who reads the old file
-		runtime.Gosched()
-	}
+	waitUntil(t, "Compact puts another file in the place and waits for the readers of the old one", func() bool {
+		return !os.SameFile(before, fileInfo(t, path))
+	})
 	close(compacted)
 	wantLogin(t, s, token, key.ID)
 	must(t, r.Close())

@@ -481,9 +481,9 @@ func bytesIn(v reflect.Value, seen map[uintptr]bool) (found []string) {
 }
 
 func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
-	s := openInside(t, nil)
+	s := open(t, nil)
 	key, token := addServerKey(t, s, "laptop")
-	wantLoginInside(t, s, token, key.ID)
+	wantLogin(t, s, token, key.ID)
 	var parsed parsedToken
 	s.tokens.parse(token, &parsed)
 	v, err := parseVerifier(verifierOf(t, s, key.ID))
@@ -542,7 +542,7 @@ func TestEntriesOfOneSecretAreSaltedApart(t *testing.T) {
 // of the table.
 func BenchmarkCacheMemory(b *testing.B) {
 	const keys = 10_000
-	s := openInside(b, &Options{Cost: LightCost, CacheSize: keys})
+	s := open(b, &Options{Cost: LightCost, CacheSize: keys})
 	minted, tokens, err := s.MintKeys(b.Context(), keys, nil)
 	if err == nil {
 		err = s.Update(b.Context(), func(tx *Tx) error {

@@ -14,7 +14,7 @@ import (
 // changeIndex reads the change index in its order: which records changed, and at what sequences.
 func changeIndex(t testing.TB, s *Store) (sequences []uint64, changed []string) {
 	t.Helper()
-	mustInside(t, s.engine.View(t.Context(), func(etx EngineTx) error {
+	must(t, s.engine.View(t.Context(), func(etx EngineTx) error {
 		for e, err := range etx.Scan(tableChanges, nil, nil) {
 			if err != nil {
 				return err
@@ -31,7 +31,7 @@ func changeIndex(t testing.TB, s *Store) (sequences []uint64, changed []string) 
 func recordSequences(t testing.TB, s *Store) map[string]uint64 {
 	t.Helper()
 	sequences := map[string]uint64{}
-	mustInside(t, s.engine.View(t.Context(), func(etx EngineTx) error {
+	must(t, s.engine.View(t.Context(), func(etx EngineTx) error {
 		for e, err := range etx.Scan(tableUsers, nil, nil) {
 			if err != nil {
 				return err
@@ -75,7 +75,7 @@ func wantChangeIndex(t *testing.T, s *Store) {
 	for record, sequence := range want {
 		t.Errorf("record %s, at sequence %d, is not in the change index", record, sequence)
 	}
-	if last, now := slices.Max(append(sequences, 0)), statsInside(t, s).Sequence; last != now {
+	if last, now := slices.Max(append(sequences, 0)), stats(t, s).Sequence; last != now {
 		t.Errorf("the last change is %d, and the store is at %d", last, now)
 	}
 }
@@ -146,17 +146,17 @@ func (c *changer) step(tx *Tx, minted MintedKey) error {
 }
 
 func TestTheChangeIndexHasEachRecordOnceAtItsLastChange(t *testing.T) {
-	s := openInside(t, nil)
+	s := open(t, nil)
 	c := &changer{Rand: rand.New(rand.NewPCG(newSeed(t), 0))}
 	writes, refusals := 0, 0
 	for round := range 40 {
 		minted, _, err := s.MintKeys(t.Context(), 10, nil)
-		mustInside(t, err)
+		must(t, err)
 		for i := range minted {
 			before := recordSequences(t, s)
-			st := statsInside(t, s)
+			st := stats(t, s)
 			err := s.Update(t.Context(), func(tx *Tx) error { return c.step(tx, minted[i]) })
-			now := statsInside(t, s).Sequence
+			now := stats(t, s).Sequence
 			switch {
 			case err != nil && now != st.Sequence:
 				t.Errorf("round %d: refused with %v, and the sequence went from %d to %d", round, err, st.Sequence, now)
@@ -175,7 +175,7 @@ func TestTheChangeIndexHasEachRecordOnceAtItsLastChange(t *testing.T) {
 			}
 		}
 		if round%10 == 0 {
-			s = reopenInside(t, s, nil)
+			s = reopen(t, s, nil)
 		}
 		wantChangeIndex(t, s)
 		for finding := range s.Check(t.Context()) {
@@ -188,13 +188,13 @@ func TestTheChangeIndexHasEachRecordOnceAtItsLastChange(t *testing.T) {
 }
 
 func TestTheChangeIndexHoldsAfterTransactionsOfManySteps(t *testing.T) {
-	s := openInside(t, nil)
+	s := open(t, nil)
 	c := &changer{Rand: rand.New(rand.NewPCG(newSeed(t), 1))}
 	given := errors.New("given up")
 	for round := range 20 {
 		minted, _, err := s.MintKeys(t.Context(), 20, nil)
-		mustInside(t, err)
-		before := statsInside(t, s).Sequence
+		must(t, err)
+		before := stats(t, s).Sequence
 		_, changedBefore := changeIndex(t, s)
 		err = s.Update(t.Context(), func(tx *Tx) error {
 			for _, m := range minted {
@@ -207,7 +207,7 @@ func TestTheChangeIndexHoldsAfterTransactionsOfManySteps(t *testing.T) {
 		})
 		if round%4 == 3 {
 			_, changed := changeIndex(t, s)
-			if err != given || statsInside(t, s).Sequence != before || !slices.Equal(changed, changedBefore) {
+			if err != given || stats(t, s).Sequence != before || !slices.Equal(changed, changedBefore) {
 				t.Errorf("round %d: given up with %v, and yet the index has changed", round, err)
 			}
 		} else if err != nil {
@@ -215,22 +215,19 @@ func TestTheChangeIndexHoldsAfterTransactionsOfManySteps(t *testing.T) {
 		}
 		wantChangeIndex(t, s)
 	}
-	for finding := range s.Check(t.Context()) {
-		t.Error(finding)
-	}
+	wantSound(t, s)
 }
 
 func TestADeletionOfAUserChangesTheUserAndEachKey(t *testing.T) {
-	s := openInside(t, nil)
-	user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
-	mustInside(t, err)
+	s := open(t, nil)
+	user := addUser(t, s, "ada")
 	for _, name := range []string{"a", "b", "c"} {
 		_, _, err := s.CreateKey(t.Context(), user.ID, KeySpec{Name: name})
-		mustInside(t, err)
+		must(t, err)
 	}
 	addServerKey(t, s, "backup")
-	before := statsInside(t, s).Sequence
-	mustInside(t, s.DeleteUser(t.Context(), user.ID))
+	before := stats(t, s).Sequence
+	must(t, s.DeleteUser(t.Context(), user.ID))
 	sequences, changed := changeIndex(t, s)
 	if n := len(changed); n != 5 || sequences[n-1] != before+4 || sequences[0] != before {
 		t.Fatalf("the index has %d entries from %d to %d, want 5 from %d to %d", n, sequences[0], sequences[n-1], before, before+4)
@@ -245,8 +242,8 @@ func TestADeletionOfAUserChangesTheUserAndEachKey(t *testing.T) {
 // last.
 func TestARecordOfAnEarlierStateIsNotWrittenAgain(t *testing.T) {
 	h := openInhabited(t)
-	mustInside(t, h.DisableUser(t.Context(), h.ada.id))
-	mustInside(t, h.DisableKey(t.Context(), ServerOwner, h.backup.id))
+	must(t, h.DisableUser(t.Context(), h.ada.id))
+	must(t, h.DisableKey(t.Context(), ServerOwner, h.backup.id))
 	h.putUser(h.ada)
 	h.putKey(h.backup)
 	_, err := h.LinkIdentity(t.Context(), h.ada.id, Identity{ProviderLocalUserpass, "also ada"})
@@ -263,7 +260,7 @@ func TestARecordOfAnEarlierStateIsNotWrittenAgain(t *testing.T) {
 		t.Errorf("Login: got %v, want %v", err, ErrCorrupt)
 	}
 	_, err = h.Repair(t.Context())
-	mustInside(t, err)
+	must(t, err)
 	if user, err := h.User(t.Context(), h.ada.id); err != nil || !user.Disabled {
 		t.Errorf("repaired: got %+v, %v", user, err)
 	}

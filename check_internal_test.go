@@ -8,117 +8,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
-
-// inhabited is a store with one of everything, for tests that put something wrong into it.
-type inhabited struct {
-	*Store
-	t *testing.T
-
-	ada, bob userRecord // ada has two identities and a key
-	gone     userRecord // a tombstone
-	laptop   keyRecord  // of ada
-	backup   keyRecord  // a server key
-	lost     keyRecord  // a tombstone, once ada's
-
-	laptopToken string
-}
-
-// openInhabited opens a copy of a store that is made once: most of the time would go into its commits.
-func openInhabited(t *testing.T) *inhabited {
-	t.Helper()
-	originalOnce.Do(func() { makeOriginal(t) })
-	path := filepath.Join(t.TempDir(), "keys.db")
-	mustInside(t, os.WriteFile(path, original.file, 0o600))
-	s := openInsideFile(t, path, nil)
-	return &inhabited{
-		Store: s, t: t,
-		ada: storedUser(t, s, original.ada), bob: storedUser(t, s, original.bob), gone: storedUser(t, s, original.gone),
-		laptop: storedKey(t, s, original.laptop), backup: storedKey(t, s, original.backup), lost: storedKey(t, s, original.lost),
-		laptopToken: original.laptopToken,
-	}
-}
-
-var (
-	originalOnce sync.Once
-	original     struct {
-		file                                 []byte
-		ada, bob, gone, laptop, backup, lost uuid.UUID
-		laptopToken                          string
-	}
-)
-
-func makeOriginal(t *testing.T) {
-	s := openInside(t, nil)
-	must := func(err error) { mustInside(t, err) }
-	for _, u := range []struct {
-		subject string
-		id      *uuid.UUID
-	}{{"ada", &original.ada}, {"bob", &original.bob}, {"gone", &original.gone}} {
-		user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, u.subject}})
-		must(err)
-		*u.id = user.ID
-	}
-	_, err := s.LinkIdentity(t.Context(), original.ada, Identity{ProviderCustomToken, "lovelace"})
-	must(err)
-	laptop, token, err := s.CreateKey(t.Context(), original.ada, KeySpec{Name: "laptop"})
-	must(err)
-	lost, _, err := s.CreateKey(t.Context(), original.ada, KeySpec{Name: "lost"})
-	must(err)
-	backup, _ := addServerKey(t, s, "backup")
-	must(s.DeleteKey(t.Context(), original.ada, lost.ID))
-	must(s.DeleteUser(t.Context(), original.gone))
-	original.laptop, original.lost, original.backup, original.laptopToken = laptop.ID, lost.ID, backup.ID, token
-	path := s.engine.(*boltEngine).path
-	closeInside(t, s)
-	original.file, err = os.ReadFile(path)
-	must(err)
-}
-
-func (h *inhabited) put(table string, key, value []byte) { plant(h.t, h.Store, table, key, value) }
-func (h *inhabited) putUser(u userRecord)                { h.put(tableUsers, u.id[:], u.encode()) }
-func (h *inhabited) putKey(k keyRecord)                  { h.put(tableKeys, k.id[:], k.encode()) }
-
-func (h *inhabited) remove(table string, key []byte) {
-	mustInside(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error { return etx.Delete(table, key) }))
-}
-
-// spoil changes a bit in the middle of a value.
-func (h *inhabited) spoil(table string, key []byte) {
-	mustInside(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error {
-		value, err := etx.Get(table, key)
-		if err != nil || value == nil {
-			return errors.Join(err, errors.New("there is nothing to spoil"))
-		}
-		value[len(value)/2] ^= 4
-		return etx.Put(table, key, value)
-	}))
-}
-
-// putState writes the state after a change.
-func (h *inhabited) putState(change func(*storeState)) {
-	mustInside(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error {
-		st, err := (&Tx{etx: etx}).readState()
-		if err != nil {
-			return err
-		}
-		change(st)
-		return etx.Put(tableMeta, metaState, st.encode())
-	}))
-}
-
-func (h *inhabited) findings() (findings []error) {
-	for finding := range h.Check(h.t.Context()) {
-		findings = append(findings, finding)
-	}
-	return findings
-}
 
 // wrongs are the ways in which a store can be wrong. What is derived from the records, Repair makes again.
 var wrongs = []struct {
@@ -188,7 +83,7 @@ var wrongs = []struct {
 	{"a key's verifier is no PHC string", false, func(h *inhabited) { h.laptop.verifier = "$2b$10$abc"; h.putKey(h.laptop) }},
 	{"a key's verifier would take all memory", false, func(h *inhabited) {
 		v, err := parseVerifier(h.laptop.verifier)
-		mustInside(h.t, err)
+		must(h.t, err)
 		v.cost.Memory = maxCostMemory + 1
 		h.laptop.verifier = v.String()
 		h.putKey(h.laptop)
@@ -279,7 +174,7 @@ var wrongs = []struct {
 	{"the domain is damaged", false, func(h *inhabited) { h.spoil(tableMeta, metaDomain) }},
 	{"the domain is missing", false, func(h *inhabited) { h.remove(tableMeta, metaDomain) }},
 	{"the domain is another", false, func(h *inhabited) {
-		other := openInside(h.t, nil)
+		other := open(h.t, nil)
 		h.put(tableMeta, metaDomain, sealRecord(tableMeta, metaDomain, other.domain.encode()))
 	}},
 	{"the replica's ID is damaged", false, func(h *inhabited) { h.spoil(tableMeta, metaReplica) }},
@@ -314,10 +209,10 @@ func TestCheckFindsWhateverIsWrong(t *testing.T) {
 // openSpread makes a store of which every table has several pages, and something wrong at its end.
 func openSpread(t *testing.T) (s *Store, wrongs []string) {
 	t.Helper()
-	s = openInside(t, nil)
+	s = open(t, nil)
 	minted, _, err := s.MintKeys(t.Context(), 300, nil)
-	mustInside(t, err)
-	mustInside(t, s.Update(t.Context(), func(tx *Tx) error {
+	must(t, err)
+	must(t, s.Update(t.Context(), func(tx *Tx) error {
 		for i, m := range minted {
 			user, err := tx.CreateUser(UserSpec{Identity{ProviderLocalUserpass, fmt.Sprint("user ", i)}})
 			if err != nil {
@@ -350,11 +245,11 @@ func TestCheckGoesOnBehindAPageThatCannotBeRead(t *testing.T) {
 	s, wrongs := openSpread(t)
 	e := boltInside{s.engine.(*boltEngine), t}
 	first, middle := map[string]string{}, map[string]string{} // by table
-	mustInside(t, s.engine.View(t.Context(), func(etx EngineTx) error {
+	must(t, s.engine.View(t.Context(), func(etx EngineTx) error {
 		for _, table := range spreadTables {
 			n := 0
 			for entry, err := range etx.Scan(table, nil, nil) {
-				mustInside(t, err)
+				must(t, err)
 				switch n {
 				case 0:
 					first[table] = string(entry.Key)
@@ -374,16 +269,16 @@ func TestCheckGoesOnBehindAPageThatCannotBeRead(t *testing.T) {
 	if len(pages) != 2*len(spreadTables) {
 		t.Fatalf("got the pages %v, want two of each table", pages)
 	}
-	closeInside(t, s)
+	closeStore(t, s)
 	file, err := os.ReadFile(e.path)
-	mustInside(t, err)
+	must(t, err)
 	for page, table := range pages {
 		t.Run(fmt.Sprint("page ", page, " of ", table), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			damaged := bytes.Clone(file)
 			copy(damaged[page*boltpage.PageSize:], bytes.Repeat([]byte{0x5a}, boltpage.PageSize))
-			mustInside(t, os.WriteFile(path, damaged, 0o600))
-			s := openInsideFile(t, path, &Options{Cost: LightCost, ReadOnly: true})
+			must(t, os.WriteFile(path, damaged, 0o600))
+			s := openPath(t, path, &Options{Cost: LightCost, ReadOnly: true})
 			unread, missing := 0, slices.Clone(wrongs)
 			for finding := range s.Check(t.Context()) {
 				text := finding.Error()
@@ -438,18 +333,18 @@ func TestARepairedStoreIsWrittenToAsBefore(t *testing.T) {
 			h := openInhabited(t)
 			tt.plant(h)
 			_, err := h.Repair(t.Context())
-			mustInside(t, err)
+			must(t, err)
 			before, _ := changeIndex(t, h.Store)
-			mustInside(t, h.DisableKey(t.Context(), ServerOwner, h.backup.id))
-			mustInside(t, h.RenameKey(t.Context(), h.ada.id, h.laptop.id, "desktop"))
+			must(t, h.DisableKey(t.Context(), ServerOwner, h.backup.id))
+			must(t, h.RenameKey(t.Context(), h.ada.id, h.laptop.id, "desktop"))
 			if _, err := h.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}}); !errors.Is(err, ErrIdentityTaken) {
 				t.Errorf("making ada again: got %v, want %v", err, ErrIdentityTaken)
 			}
-			mustInside(t, h.DeleteUser(t.Context(), h.ada.id))
+			must(t, h.DeleteUser(t.Context(), h.ada.id))
 			if findings := h.findings(); len(findings) != 0 {
 				t.Errorf("after four more changes: %v", findings)
 			}
-			if now := statsInside(t, h.Store).Sequence; now <= slices.Max(before) {
+			if now := stats(t, h.Store).Sequence; now <= slices.Max(before) {
 				t.Errorf("the store is at %d after changes that followed %d", now, slices.Max(before))
 			}
 		})
@@ -477,8 +372,8 @@ func TestRepairBringsNothingBackThatWasRevoked(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := openInhabited(t)
-			wantLoginInside(t, h.Store, h.laptopToken, h.laptop.id)
-			mustInside(t, tt.revoke(h))
+			wantLogin(t, h.Store, h.laptopToken, h.laptop.id)
+			must(t, tt.revoke(h))
 			tt.stale(h)
 			if _, err := h.Repair(t.Context()); err != nil {
 				t.Errorf("Repair: %v", err)
@@ -501,9 +396,9 @@ func TestAKeyThatRepairDisablesIsForgottenByTheCache(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := openInhabited(t)
-			wantLoginInside(t, h.Store, h.laptopToken, h.laptop.id)
+			wantLogin(t, h.Store, h.laptopToken, h.laptop.id)
 			h.put(tableChanges, sequenceKey(1000), tt.change(h))
-			wantLoginInside(t, h.Store, h.laptopToken, h.laptop.id) // from the cache
+			wantLogin(t, h.Store, h.laptopToken, h.laptop.id) // from the cache
 			repaired, err := h.Repair(t.Context())
 			if err != nil || repaired == 0 {
 				t.Fatalf("repaired: %d, %v", repaired, err)
@@ -599,11 +494,11 @@ func TestADamagedIndexIsAnErrorAndNeverSomebodyElse(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			h := openInhabited(t)
 			tt.plant(h)
-			before := statsInside(t, h.Store).Sequence
+			before := stats(t, h.Store).Sequence
 			if err := tt.call(h); !errors.Is(err, ErrCorrupt) {
 				t.Errorf("got %v, want %v", err, ErrCorrupt)
 			}
-			if now := statsInside(t, h.Store).Sequence; now != before {
+			if now := stats(t, h.Store).Sequence; now != before {
 				t.Errorf("the sequence went from %d to %d", before, now)
 			}
 		})
@@ -634,13 +529,13 @@ func TestDamageMetHalfWayFailsTheTransactionThoughItsFunctionGoesOn(t *testing.T
 			record := h.laptop.encode()
 			h.put(tableKeys, h.laptop.id[:], sealedAs(2, tableKeys, h.laptop.id[:], record[1:len(record)-4]))
 			_, _, err := h.CreateKey(h.t.Context(), h.ada.id, KeySpec{Name: "desktop"}) // which is deleted first
-			mustInside(h.t, err)
+			must(h.t, err)
 		}, func(h *inhabited, tx *Tx) error { return tx.DeleteUser(h.ada.id) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := openInhabited(t)
 			tt.plant(h)
-			before := dumpInside(t, h.Store)
+			before := dump(t, h.Store)
 			var want error
 			err := h.Update(t.Context(), func(tx *Tx) error {
 				want = tt.call(h, tx)
@@ -649,42 +544,25 @@ func TestDamageMetHalfWayFailsTheTransactionThoughItsFunctionGoesOn(t *testing.T
 			if want == nil || !errors.Is(err, want) {
 				t.Errorf("got %v from the transaction, and %v from the operation", err, want)
 			}
-			if !slices.Equal(dumpInside(t, h.Store), before) {
+			if !slices.Equal(dump(t, h.Store), before) {
 				t.Error("the tables have changed")
 			}
 		})
 	}
 }
 
-// dumpInside returns every entry of every table.
-func dumpInside(t testing.TB, s *Store) (entries []string) {
-	t.Helper()
-	mustInside(t, s.engine.View(t.Context(), func(etx EngineTx) error {
-		for _, table := range []string{tableMeta, tableUsers, tableKeys, tableIdentities, tableNames, tableChanges, tableData} {
-			for e, err := range etx.Scan(table, nil, nil) {
-				if err != nil {
-					return err
-				}
-				entries = append(entries, fmt.Sprintf("%s/%x: %x", table, e.Key, e.Value))
-			}
-		}
-		return nil
-	}))
-	return entries
-}
-
 func TestAStoreWhoseFormatIsLostIsNotTakenForAnEmptyOne(t *testing.T) {
 	h := openInhabited(t)
 	h.remove(tableMeta, metaFormat)
 	path := h.engine.(*boltEngine).path
-	closeInside(t, h.Store)
+	closeStore(t, h.Store)
 	if _, err := Open(path, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("got %v, want %v", err, ErrCorrupt)
 	}
 	for _, table := range []string{tableUsers, tableKeys, tableIdentities, tableNames, tableChanges, tableData} {
 		t.Run("only the table "+table+" is left", func(t *testing.T) {
 			h := openInhabited(t)
-			mustInside(t, h.engine.Update(t.Context(), func(etx EngineTx) error {
+			must(t, h.engine.Update(t.Context(), func(etx EngineTx) error {
 				if err := etx.Put(tableData, []byte("notes\x00ada"), nil); err != nil {
 					return err
 				}

@@ -5,7 +5,9 @@ import (
 	"go/doc"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -164,43 +166,81 @@ func TestEveryExportedNameHasADocComment(t *testing.T) {
 var linked = regexp.MustCompile(`\[\*?((?:[a-z]\w*\.)?[A-Z]\w*(?:\.[A-Z]\w*)?)\](\.[A-Z]\w*)?`)
 
 func TestEveryNameInBracketsExists(t *testing.T) {
-	checked := 0
+	found := 0
+	others := map[string][]string{} // the names that are in other packages, by import path
 	for _, s := range parsePackages(t) {
-		checked += s.checkLinks(t)
-	}
-	if checked < 200 {
-		t.Errorf("found %d names in brackets, so this test does not look where they are", checked)
-	}
-}
-
-// checkLinks checks the names in brackets in the package's comments, and returns how many there are.
-func (s source) checkLinks(t *testing.T) (checked int) {
-	known := map[string]bool{}
-	s.exported(func(name string, _ bool) { known[name] = true })
-	imports := map[string]string{}
-	for _, file := range s.files {
-		for _, spec := range file.Imports {
-			path := strings.Trim(spec.Path.Value, `"`)
-			imports[path[strings.LastIndexByte(path, '/')+1:]] = path
-		}
-	}
-	for _, file := range s.files {
-		for _, group := range file.Comments {
-			for _, match := range linked.FindAllStringSubmatch(group.Text(), -1) {
-				checked++
-				name := match[1] + match[2]
-				if known[name] {
-					continue
-				}
-				pkg, rest, _ := strings.Cut(name, ".")
-				if path := imports[pkg]; path == "" || rest == "" {
-					t.Errorf("%s: [%s] is no exported name", s.dir, name)
-				} else {
-					goCommand(t, "", "doc", "-short", path, rest) // fails for a name that does not exist
-					known[name] = true
-				}
+		own := s.names()
+		imports := s.imports()
+		for _, name := range s.links() {
+			found++
+			if own[name] {
+				continue
+			}
+			pkg, rest, _ := strings.Cut(name, ".")
+			if path := imports[pkg]; path != "" && rest != "" {
+				others[path] = append(others[path], rest)
+			} else {
+				t.Errorf("%s: [%s] is no exported name", s.dir, name)
 			}
 		}
 	}
-	return checked
+	if found < 200 {
+		t.Errorf("found %d names in brackets, so this test does not look where they are", found)
+	}
+	for path, dir := range packageDirs(t, slices.Collect(maps.Keys(others))) {
+		known := parsePackage(t, dir).names()
+		for _, name := range others[path] {
+			if !known[name] {
+				t.Errorf("[%s] is no exported name of %s", name, path)
+			}
+		}
+	}
+}
+
+// names returns the exported names of the package.
+func (s source) names() map[string]bool {
+	names := map[string]bool{}
+	s.exported(func(name string, _ bool) { names[name] = true })
+	return names
+}
+
+// imports returns the import paths in the package's files, by the last element of each.
+func (s source) imports() map[string]string {
+	paths := map[string]string{}
+	for _, file := range s.files {
+		for _, spec := range file.Imports {
+			p := strings.Trim(spec.Path.Value, `"`)
+			paths[path.Base(p)] = p
+		}
+	}
+	return paths
+}
+
+// links returns the names in brackets in the package's comments.
+func (s source) links() (names []string) {
+	for _, file := range s.files {
+		for _, group := range file.Comments {
+			for _, match := range linked.FindAllStringSubmatch(group.Text(), -1) {
+				names = append(names, match[1]+match[2])
+			}
+		}
+	}
+	return names
+}
+
+// packageDirs returns the directory of each package, by its import path.
+func packageDirs(t *testing.T, paths []string) map[string]string {
+	t.Helper()
+	dirs := map[string]string{}
+	out := goCommand(t, "", append([]string{"list", "-f", "{{.ImportPath}}\t{{.Dir}}"}, paths...)...)
+	for line := range strings.Lines(out) {
+		path, dir, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		dirs[path] = dir
+	}
+	for _, path := range paths {
+		if dirs[path] == "" {
+			t.Errorf("the go command does not know %s", path)
+		}
+	}
+	return dirs
 }

@@ -9,9 +9,9 @@ import (
 
 func TestLoginsOfOneColdKeyShareOneHash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openInside(t, nil)
+		s := open(t, nil)
 		_, token := addServerKey(t, s, "laptop")
-		before := statsInside(t, s).Hashes
+		before := stats(t, s).Hashes
 
 		giveBack := takePermits(t, s)
 		var outcomes []<-chan error
@@ -33,9 +33,9 @@ func TestLoginsOfOneColdKeyShareOneHash(t *testing.T) {
 
 func TestACallerWhoLeavesLeavesAtOnceAndTheHashGoesOnForTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openInside(t, nil)
+		s := open(t, nil)
 		_, token := addServerKey(t, s, "laptop")
-		before := statsInside(t, s).Hashes
+		before := stats(t, s).Hashes
 		giveBack := takePermits(t, s)
 
 		ctx, leave := context.WithCancel(t.Context())
@@ -61,9 +61,9 @@ func TestACallerWhoLeavesLeavesAtOnceAndTheHashGoesOnForTheOthers(t *testing.T) 
 
 func TestAHashThatHasBegunIsJoinedByWhoComesAfterItsCallersLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openInside(t, nil)
+		s := open(t, nil)
 		key, token := addServerKey(t, s, "laptop")
-		before := statsInside(t, s).Hashes
+		before := stats(t, s).Hashes
 
 		// The test is the hash: it begins, and ends when the test says so.
 		call, first := s.flight.join(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
@@ -91,9 +91,9 @@ func TestAHashThatHasBegunIsJoinedByWhoComesAfterItsCallersLeft(t *testing.T) {
 
 func TestNothingIsHashedWhenEverybodyHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openInside(t, nil)
+		s := open(t, nil)
 		_, token := addServerKey(t, s, "laptop")
-		before := statsInside(t, s).Hashes
+		before := stats(t, s).Hashes
 		giveBack := takePermits(t, s)
 
 		ctx, leave := context.WithCancel(t.Context())
@@ -115,9 +115,9 @@ func TestNothingIsHashedWhenEverybodyHasLeft(t *testing.T) {
 }
 
 func TestNothingIsHashedWhenEverybodyLeavesAsThePermitComes(t *testing.T) {
-	s := openInside(t, nil)
+	s := open(t, nil)
 	key, token := addServerKey(t, s, "laptop")
-	before := statsInside(t, s).Hashes
+	before := stats(t, s).Hashes
 	secret := secretOf(t, s, token)
 	phc := verifierOf(t, s, key.ID)
 	v, err := parseVerifier(phc)
@@ -136,7 +136,7 @@ func TestNothingIsHashedWhenEverybodyLeavesAsThePermitComes(t *testing.T) {
 
 func TestMoreLoginsThanTheQueueHoldsAreBusyAndTheOthersGoOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openInside(t, &Options{Cost: LightCost, HashQueue: 2})
+		s := open(t, &Options{Cost: LightCost, HashQueue: 2})
 		_, one := addServerKey(t, s, "one")
 		_, two := addServerKey(t, s, "two")
 		_, three := addServerKey(t, s, "three")
@@ -160,7 +160,7 @@ func TestMoreLoginsThanTheQueueHoldsAreBusyAndTheOthersGoOn(t *testing.T) {
 		if _, err := s.Login(t.Context(), three); err != nil {
 			t.Errorf("the busy one, tried again: got error %v", err)
 		}
-		if st := statsInside(t, s); st.Busy != 1 {
+		if st := stats(t, s); st.Busy != 1 {
 			t.Errorf("%d logins were busy, want 1", st.Busy)
 		}
 	})
@@ -168,7 +168,7 @@ func TestMoreLoginsThanTheQueueHoldsAreBusyAndTheOthersGoOn(t *testing.T) {
 
 func TestTheRoomOfLoginsThatLeftIsFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openInside(t, &Options{Cost: LightCost, HashQueue: 1})
+		s := open(t, &Options{Cost: LightCost, HashQueue: 1})
 		_, one := addServerKey(t, s, "one")
 		_, two := addServerKey(t, s, "two")
 		giveBack := takePermits(t, s)
@@ -189,7 +189,7 @@ func TestTheRoomOfLoginsThatLeftIsFree(t *testing.T) {
 
 func TestALoginJoinsNoHashForAnotherVerifierThanItRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openInside(t, nil)
+		s := open(t, nil)
 		key, token := addServerKey(t, s, "laptop")
 		call, _ := s.flight.join(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
 		s.flight.begin(call)

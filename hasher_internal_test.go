@@ -20,26 +20,6 @@ func newTestHasher(units int64, slots int) *hasher {
 	return h
 }
 
-// units is a cost of n times LightCost's memory.
-func units(n uint32) Cost { return Cost{Memory: n * LightCost.Memory, Passes: 1, Lanes: 1} }
-
-func mustAcquire(t testing.TB, h *hasher, cost Cost) {
-	t.Helper()
-	if err := h.acquire(t.Context(), cost); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// wantIdle fails the test unless all permits are back and nobody waits.
-func wantIdle(t testing.TB, h *hasher) {
-	t.Helper()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.used != 0 || h.running != 0 || len(h.queue) != 0 {
-		t.Errorf("%d bytes in %d permits are out, and %d callers wait; want none", h.used, h.running, len(h.queue))
-	}
-}
-
 func TestPermitsAreGivenInTheOrderOfAsking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newTestHasher(10, 1)
@@ -168,11 +148,11 @@ func TestNoCollectionIsUnderWayWhenTheHasherIsClosed(t *testing.T) {
 	}
 	waits := make(chan error, 1)
 	go func() { waits <- h.acquire(t.Context(), units(1)) }()
-	for begun := false; !begun; runtime.Gosched() {
+	waitUntil(t, "a collection begins", func() bool {
 		h.mu.Lock()
-		begun = h.garbage.collecting > 0 || len(waits) > 0
-		h.mu.Unlock()
-	}
+		defer h.mu.Unlock()
+		return h.garbage.collecting > 0 || len(waits) > 0
+	})
 	h.close()
 	stacks := make([]byte, 1<<20)
 	if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("(*hasher).collect")) {
@@ -225,7 +205,7 @@ func TestAPermitThatComesAsItsWaiterLeavesIsPassedOn(t *testing.T) {
 
 func TestMintingHashesAsManyKeysAtOnceAsThereAreProcessors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openInside(t, nil)
+		s := open(t, nil)
 		s.hasher.slots = 3
 		giveBack := takePermits(t, s)
 		outcome := make(chan error, 1)
@@ -253,7 +233,7 @@ func TestCloseEndsWhoWaitsForAPermit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := openInside(t, nil)
+				s := open(t, nil)
 				giveBack := takePermits(t, s)
 				outcome := make(chan error, 1)
 				go func() { outcome <- call(t.Context(), s) }()
@@ -261,7 +241,7 @@ func TestCloseEndsWhoWaitsForAPermit(t *testing.T) {
 				if s.hasher.waiting() == 0 {
 					t.Fatal("it does not wait")
 				}
-				closeInside(t, s) // or it deadlocks
+				closeStore(t, s) // or it deadlocks
 				if err := <-outcome; !errors.Is(err, ErrClosed) {
 					t.Errorf("got %v, want %v", err, ErrClosed)
 				}
@@ -274,7 +254,7 @@ func TestCloseEndsWhoWaitsForAPermit(t *testing.T) {
 
 func TestCloseWaitsForTheHashOfAPassword(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openInside(t, nil)
+		s := open(t, nil)
 		begun, end := make(chan struct{}), make(chan struct{})
 		hashed := make(chan error, 1)
 		go func() { hashed <- s.hashInTurn(t.Context(), LightCost, func() { close(begun); <-end }) }()
@@ -295,7 +275,7 @@ func TestCloseWaitsForTheHashOfAPassword(t *testing.T) {
 }
 
 func TestCloseWaitsForTheHashesOfNewKeys(t *testing.T) {
-	s := openInside(t, &Options{}) // whose hashes take longer than closing does
+	s := open(t, &Options{}) // whose hashes take longer than closing does
 	begun := make(chan struct{})
 	outcome := make(chan error, 1)
 	go func() {
@@ -307,7 +287,7 @@ func TestCloseWaitsForTheHashesOfNewKeys(t *testing.T) {
 		outcome <- err
 	}()
 	<-begun
-	closeInside(t, s)
+	closeStore(t, s)
 	wantIdle(t, s.hasher)
 	if err := <-outcome; !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v, want %v", err, ErrClosed)
@@ -316,7 +296,7 @@ func TestCloseWaitsForTheHashesOfNewKeys(t *testing.T) {
 
 func TestPasswordsAreBusyWhenAsManyHashesWaitAsMay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openInside(t, &Options{Cost: LightCost, HashQueue: 2})
+		s := open(t, &Options{Cost: LightCost, HashQueue: 2})
 		giveBack := takePermits(t, s)
 		waiting := make(chan error, 2)
 		for range 2 {
@@ -329,14 +309,14 @@ func TestPasswordsAreBusyWhenAsManyHashesWaitAsMay(t *testing.T) {
 		if n := s.hasher.waiting(); n != 2 {
 			t.Fatalf("%d hashes wait, want 2", n)
 		}
-		before := statsInside(t, s)
+		before := stats(t, s)
 		if _, err := s.HashPassword(t.Context(), "hunter22"); !errors.Is(err, ErrBusy) {
 			t.Errorf("HashPassword: got %v, want %v", err, ErrBusy)
 		}
 		if _, err := s.CheckPassword(t.Context(), "", "hunter22"); !errors.Is(err, ErrBusy) {
 			t.Errorf("CheckPassword: got %v, want %v", err, ErrBusy)
 		}
-		if n := statsInside(t, s).Busy - before.Busy; n != 2 {
+		if n := stats(t, s).Busy - before.Busy; n != 2 {
 			t.Errorf("%d calls count as refused for it, want 2", n)
 		}
 		giveBack()

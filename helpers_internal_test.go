@@ -3,105 +3,146 @@ package latchkey
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 )
 
-// openInside opens a store in a new file, for tests that look into it or damage it. Nil options are those of LightCost.
-func openInside(t testing.TB, opts *Options) *Store {
+// Helpers of the tests inside the package, which look into a store, plant records, or hook into it.
+// The tests outside have helpers_test.go.
+
+// must fails the test for any error.
+func must(t testing.TB, err error) {
 	t.Helper()
-	return openInsideFile(t, filepath.Join(t.TempDir(), "keys.db"), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
-func openInsideFile(t testing.TB, path string, opts *Options) *Store {
+func mustInside(t testing.TB, err error) {
+	t.Helper()
+	must(t, err)
+}
+
+// newSeed returns the seed of a random test: LATCHKEY_SEED, or a new seed. A test that fails says how
+// to replay the run.
+func newSeed(t testing.TB) uint64 {
+	seed, err := strconv.ParseUint(os.Getenv("LATCHKEY_SEED"), 10, 64)
+	if err != nil {
+		seed = rand.Uint64()
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("again: LATCHKEY_SEED=%d go test -run '^%s$'", seed, t.Name())
+		}
+	})
+	return seed
+}
+
+// waitUntil lets other goroutines run until done reports true. It fails the test after a minute, which
+// is far longer than anything here takes.
+func waitUntil(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !done(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("it did not happen within a minute: %s", what)
+		}
+	}
+}
+
+// open opens a store in a new file, and closes it when the test ends. Nil options are those of
+// LightCost.
+func open(t testing.TB, opts *Options) *Store {
+	t.Helper()
+	return openPath(t, filepath.Join(t.TempDir(), "keys.db"), opts)
+}
+
+// openPath is open for the file at path.
+func openPath(t testing.TB, path string, opts *Options) *Store {
 	t.Helper()
 	if opts == nil {
 		opts = &Options{Cost: LightCost}
 	}
 	s, err := Open(path, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeInside(t, s) })
+	must(t, err)
+	t.Cleanup(func() { closeStore(t, s) })
 	return s
 }
 
-// reopenInside closes a store and opens its file again.
-func reopenInside(t testing.TB, s *Store, opts *Options) *Store {
+// reopen closes a store and opens its file again.
+func reopen(t testing.TB, s *Store, opts *Options) *Store {
 	t.Helper()
-	closeInside(t, s)
-	return openInsideFile(t, s.engine.(*boltEngine).path, opts)
+	closeStore(t, s)
+	return openPath(t, s.engine.(*boltEngine).path, opts)
 }
 
-func closeInside(t testing.TB, s *Store) {
+func closeStore(t testing.TB, s *Store) {
 	t.Helper()
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
+	must(t, s.Close())
+}
+
+// wantSound fails the test if Check finds anything.
+func wantSound(t testing.TB, s *Store) {
+	t.Helper()
+	for finding := range s.Check(t.Context()) {
+		t.Errorf("Check: %v", finding)
 	}
+}
+
+func stats(t testing.TB, s *Store) Stats {
+	t.Helper()
+	st, err := s.Stats(t.Context())
+	must(t, err)
+	return st
+}
+
+// email is the identity that addUser gives.
+func email(subject string) Identity { return Identity{ProviderLocalUserpass, subject} }
+
+// addUser makes a user known by subject.
+func addUser(t testing.TB, s *Store, subject string) User {
+	t.Helper()
+	user, err := s.CreateUser(t.Context(), UserSpec{email(subject)})
+	must(t, err)
+	return user
+}
+
+// addKey makes a key of a user.
+func addKey(t testing.TB, s *Store, user uuid.UUID, name string) (Key, string) {
+	t.Helper()
+	key, token, err := s.CreateKey(t.Context(), user, KeySpec{Name: name})
+	must(t, err)
+	return key, token
 }
 
 func addServerKey(t testing.TB, s *Store, name string) (Key, string) {
 	t.Helper()
 	key, token, err := s.CreateServerKey(t.Context(), KeySpec{Name: name})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return key, token
 }
 
-func wantLoginInside(t testing.TB, s *Store, token string, id uuid.UUID) {
+// wantLogin fails the test unless token logs in as the key with an ID.
+func wantLogin(t testing.TB, s *Store, token string, id uuid.UUID) {
 	t.Helper()
 	if who, err := s.Login(t.Context(), token); err != nil || who.KeyID != id {
 		t.Fatalf("login: got %s, %v, want %s", who.KeyID, err, id)
 	}
 }
 
-func statsInside(t testing.TB, s *Store) Stats {
+// wantRefused fails the test unless token is refused with want.
+func wantRefused(t testing.TB, s *Store, token string, want error) {
 	t.Helper()
-	st, err := s.Stats(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
-// wantHashes fails the test unless argon2 ran n times since the count before.
-func wantHashes(t testing.TB, s *Store, before, n uint64) {
-	t.Helper()
-	if got := statsInside(t, s).Hashes - before; got != n {
-		t.Errorf("argon2 ran %d times, want %d", got, n)
-	}
-}
-
-// verifierOf is what the file has for a key.
-func verifierOf(t testing.TB, s *Store, id uuid.UUID) (phc string) {
-	t.Helper()
-	err := s.View(t.Context(), func(tx *Tx) error {
-		k, err := tx.getKey(id)
-		if k != nil {
-			phc = k.verifier
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return phc
-}
-
-// takePermits takes all permits to hash, so that no login gets past the line until they are given back.
-func takePermits(t testing.TB, s *Store) (giveBack func()) {
-	t.Helper()
-	smallest := Cost{Memory: 8, Passes: 1, Lanes: 1}
-	for range s.hasher.slots {
-		mustAcquire(t, s.hasher, smallest)
-	}
-	return func() {
-		for range s.hasher.slots {
-			s.hasher.release(smallest)
-		}
+	if _, err := s.Login(t.Context(), token); !errors.Is(err, want) {
+		t.Errorf("login: got error %v, want %v", err, want)
 	}
 }
 
@@ -138,11 +179,44 @@ func wantWaiting(t testing.TB, outcome <-chan error) {
 	}
 }
 
-// wantOutcomeOf logs in, and fails the test unless that ends with want.
-func wantOutcomeOf(t testing.TB, s *Store, token string, want error) {
+// units is a cost of n times LightCost's memory.
+func units(n uint32) Cost { return Cost{Memory: n * LightCost.Memory, Passes: 1, Lanes: 1} }
+
+func mustAcquire(t testing.TB, h *hasher, cost Cost) {
 	t.Helper()
-	if _, err := s.Login(t.Context(), token); !errors.Is(err, want) {
-		t.Errorf("login: got error %v, want %v", err, want)
+	must(t, h.acquire(t.Context(), cost))
+}
+
+// takePermits takes all permits to hash, so that no login gets past the line until they are given
+// back.
+func takePermits(t testing.TB, s *Store) (giveBack func()) {
+	t.Helper()
+	smallest := Cost{Memory: 8, Passes: 1, Lanes: 1}
+	for range s.hasher.slots {
+		mustAcquire(t, s.hasher, smallest)
+	}
+	return func() {
+		for range s.hasher.slots {
+			s.hasher.release(smallest)
+		}
+	}
+}
+
+// wantIdle fails the test unless all permits are back and nobody waits.
+func wantIdle(t testing.TB, h *hasher) {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.used != 0 || h.running != 0 || len(h.queue) != 0 {
+		t.Errorf("%d bytes in %d permits are out, and %d callers wait; want none", h.used, h.running, len(h.queue))
+	}
+}
+
+// wantHashes fails the test unless argon2 ran n times since the count before.
+func wantHashes(t testing.TB, s *Store, before, n uint64) {
+	t.Helper()
+	if got := stats(t, s).Hashes - before; got != n {
+		t.Errorf("argon2 ran %d times, want %d", got, n)
 	}
 }
 
@@ -157,22 +231,183 @@ func secretOf(t testing.TB, s *Store, token string) [secretSize]byte {
 	return secret
 }
 
-func wantSound(t testing.TB, s *Store) {
+// storedUser returns the record of a user as the engine has it.
+func storedUser(t testing.TB, s *Store, id uuid.UUID) (u userRecord) {
 	t.Helper()
-	for finding := range s.Check(t.Context()) {
-		t.Errorf("Check: %v", finding)
+	must(t, s.View(context.Background(), func(tx *Tx) error {
+		r, err := tx.getUser(id)
+		if r != nil {
+			u = *r
+		}
+		return err
+	}))
+	return u
+}
+
+// storedKey returns the record of a key as the engine has it.
+func storedKey(t testing.TB, s *Store, id uuid.UUID) (k keyRecord) {
+	t.Helper()
+	must(t, s.View(context.Background(), func(tx *Tx) error {
+		r, err := tx.getKey(id)
+		if r != nil {
+			k = *r
+		}
+		return err
+	}))
+	return k
+}
+
+// verifierOf returns the verifier that the file has for a key.
+func verifierOf(t testing.TB, s *Store, id uuid.UUID) string {
+	t.Helper()
+	return storedKey(t, s, id).verifier
+}
+
+// recordOf returns the bytes of a key's record.
+func recordOf(t testing.TB, s *Store, id uuid.UUID) (record []byte) {
+	t.Helper()
+	must(t, s.View(t.Context(), func(tx *Tx) (err error) {
+		record, err = tx.etx.Get(tableKeys, id[:])
+		return err
+	}))
+	return record
+}
+
+// plant writes an entry past everything that keeps the store consistent.
+func plant(t testing.TB, s *Store, table string, key, value []byte) {
+	t.Helper()
+	must(t, s.engine.Update(t.Context(), func(etx EngineTx) error { return etx.Put(table, key, value) }))
+}
+
+// plantVerifier puts phc in the place of a key's verifier, and has the key proven anew.
+func plantVerifier(t testing.TB, s *Store, id uuid.UUID, phc string) {
+	t.Helper()
+	must(t, s.Update(t.Context(), func(tx *Tx) error {
+		k, err := tx.getKey(id)
+		if err != nil {
+			return err
+		}
+		k.verifier = phc
+		if _, err := tx.nextChange(keyKind, id, &k.sequence); err != nil {
+			return err
+		}
+		tx.forgetKey(id)
+		return tx.putKey(k)
+	}))
+}
+
+// dump returns every entry of every table.
+func dump(t testing.TB, s *Store) (entries []string) {
+	t.Helper()
+	must(t, s.engine.View(t.Context(), func(etx EngineTx) error {
+		for _, table := range []string{tableMeta, tableUsers, tableKeys, tableIdentities, tableNames, tableChanges, tableData} {
+			for e, err := range etx.Scan(table, nil, nil) {
+				if err != nil {
+					return err
+				}
+				entries = append(entries, fmt.Sprintf("%s/%x: %x", table, e.Key, e.Value))
+			}
+		}
+		return nil
+	}))
+	return entries
+}
+
+// inhabited is a store with one of everything, for tests that put something wrong into it.
+type inhabited struct {
+	*Store
+	t *testing.T
+
+	ada, bob userRecord // ada has two identities and a key
+	gone     userRecord // a tombstone
+	laptop   keyRecord  // of ada
+	backup   keyRecord  // a server key
+	lost     keyRecord  // a tombstone, once ada's
+
+	laptopToken string
+}
+
+// openInhabited opens a copy of a store that is made once, because most of the time would go into its
+// commits.
+func openInhabited(t *testing.T) *inhabited {
+	t.Helper()
+	originalOnce.Do(func() { makeOriginal(t) })
+	path := filepath.Join(t.TempDir(), "keys.db")
+	must(t, os.WriteFile(path, original.file, 0o600))
+	s := openPath(t, path, nil)
+	return &inhabited{
+		Store: s, t: t,
+		ada: storedUser(t, s, original.ada), bob: storedUser(t, s, original.bob), gone: storedUser(t, s, original.gone),
+		laptop: storedKey(t, s, original.laptop), backup: storedKey(t, s, original.backup), lost: storedKey(t, s, original.lost),
+		laptopToken: original.laptopToken,
 	}
 }
 
-// recordOf is a key's record as the engine has it.
-func recordOf(t testing.TB, s *Store, id uuid.UUID) (record []byte) {
-	t.Helper()
-	err := s.View(t.Context(), func(tx *Tx) (err error) {
-		record, err = tx.etx.Get(tableKeys, id[:])
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
+var (
+	originalOnce sync.Once
+	original     struct {
+		file                                 []byte
+		ada, bob, gone, laptop, backup, lost uuid.UUID
+		laptopToken                          string
 	}
-	return record
+)
+
+func makeOriginal(t *testing.T) {
+	s := open(t, nil)
+	ada, bob, gone := addUser(t, s, "ada"), addUser(t, s, "bob"), addUser(t, s, "gone")
+	_, err := s.LinkIdentity(t.Context(), ada.ID, Identity{ProviderCustomToken, "lovelace"})
+	must(t, err)
+	laptop, token := addKey(t, s, ada.ID, "laptop")
+	lost, _ := addKey(t, s, ada.ID, "lost")
+	backup, _ := addServerKey(t, s, "backup")
+	must(t, s.DeleteKey(t.Context(), ada.ID, lost.ID))
+	must(t, s.DeleteUser(t.Context(), gone.ID))
+	original.ada, original.bob, original.gone = ada.ID, bob.ID, gone.ID
+	original.laptop, original.lost, original.backup, original.laptopToken = laptop.ID, lost.ID, backup.ID, token
+	path := s.engine.(*boltEngine).path
+	closeStore(t, s)
+	original.file, err = os.ReadFile(path)
+	must(t, err)
+}
+
+func (h *inhabited) put(table string, key, value []byte) { plant(h.t, h.Store, table, key, value) }
+func (h *inhabited) putUser(u userRecord)                { h.put(tableUsers, u.id[:], u.encode()) }
+func (h *inhabited) putKey(k keyRecord)                  { h.put(tableKeys, k.id[:], k.encode()) }
+
+func (h *inhabited) remove(table string, key []byte) {
+	must(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error { return etx.Delete(table, key) }))
+}
+
+// spoil changes a bit in the middle of a value.
+func (h *inhabited) spoil(table string, key []byte) {
+	must(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error {
+		value, err := etx.Get(table, key)
+		if err != nil {
+			return err
+		}
+		if value == nil {
+			return errors.New("there is nothing to spoil")
+		}
+		value[len(value)/2] ^= 4
+		return etx.Put(table, key, value)
+	}))
+}
+
+// putState changes the state and writes it.
+func (h *inhabited) putState(change func(*storeState)) {
+	must(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error {
+		st, err := (&Tx{etx: etx}).readState()
+		if err != nil {
+			return err
+		}
+		change(st)
+		return etx.Put(tableMeta, metaState, st.encode())
+	}))
+}
+
+func (h *inhabited) findings() (findings []error) {
+	for finding := range h.Check(h.t.Context()) {
+		findings = append(findings, finding)
+	}
+	return findings
 }

@@ -93,6 +93,23 @@ func TestATokenOfAnotherFormIsRefusedUnreadAndUnhashed(t *testing.T) {
 	wantLogin(t, s, good, key.ID)
 }
 
+func TestALoginWhoseContextEndedReadsAndHashesNothing(t *testing.T) {
+	s, reads := openCounting(t)
+	_, token := addKey(t, s, latchkey.ServerOwner, "laptop")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	hashes := stats(t, s).Hashes
+	before := reads()
+	_, err := s.Login(ctx, token)
+	wantError(t, err, context.Canceled)
+	if n := reads() - before; n > 1 { // the engine is asked, and refuses
+		t.Errorf("the engine was read %d times, want 1 at most", n)
+	}
+	if n := stats(t, s).Hashes - hashes; n != 0 {
+		t.Errorf("argon2 ran %d times, want 0", n)
+	}
+}
+
 // stats reads the statistics of a store, which takes a read transaction.
 func stats(t testing.TB, s *latchkey.Store) latchkey.Stats {
 	t.Helper()
@@ -576,7 +593,11 @@ func TestNoLoginThatBeginsAfterARevocationSucceedsHoweverManyRun(t *testing.T) {
 			}
 		})
 	}
-	for round := range 60 {
+	rounds := 60
+	if testing.Short() {
+		rounds = 10
+	}
+	for round := range rounds {
 		r := revocations[round%2]
 		must(t, r.revoke(c, t.Context()))
 		era.Add(1)
@@ -763,7 +784,11 @@ func TestLoginsThatRaceWithCloseSucceedOrAreTold(t *testing.T) {
 		tokens = append(tokens, token)
 	}
 	closeStore(t, s)
-	for range 30 {
+	rounds := 30
+	if testing.Short() {
+		rounds = 6
+	}
+	for range rounds {
 		s := openFile(t, path, light())
 		var callers sync.WaitGroup
 		begun := make(chan struct{}, len(tokens))

@@ -2,73 +2,17 @@ package latchkey
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
-	"os"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 )
-
-// mustInside fails the test for any error.
-func mustInside(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// newSeed returns the seed of a random test: LATCHKEY_SEED, or a new one. A test that fails says how to replay it.
-func newSeed(t testing.TB) uint64 {
-	seed, err := strconv.ParseUint(os.Getenv("LATCHKEY_SEED"), 10, 64)
-	if err != nil {
-		seed = rand.Uint64()
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("again: LATCHKEY_SEED=%d go test -run '^%s$'", seed, t.Name())
-		}
-	})
-	return seed
-}
-
-// storedUser and storedKey read a record as it lies in the engine.
-func storedUser(t testing.TB, s *Store, id uuid.UUID) (u userRecord) {
-	t.Helper()
-	mustInside(t, s.View(context.Background(), func(tx *Tx) error {
-		r, err := tx.getUser(id)
-		if r != nil {
-			u = *r
-		}
-		return err
-	}))
-	return u
-}
-
-func storedKey(t testing.TB, s *Store, id uuid.UUID) (k keyRecord) {
-	t.Helper()
-	mustInside(t, s.View(context.Background(), func(tx *Tx) error {
-		r, err := tx.getKey(id)
-		if r != nil {
-			k = *r
-		}
-		return err
-	}))
-	return k
-}
-
-// plant writes an entry past everything that keeps the store consistent.
-func plant(t testing.TB, s *Store, table string, key, value []byte) {
-	t.Helper()
-	mustInside(t, s.engine.Update(t.Context(), func(etx EngineTx) error { return etx.Put(table, key, value) }))
-}
 
 // randomRecords makes records with any values that their fields can have.
 type randomRecords struct{ *rand.Rand }
@@ -170,7 +114,7 @@ func TestARecordWithAnyBitChangedIsDamaged(t *testing.T) {
 		{"key", key.encode(), func(record []byte) error { _, err := decodeKey(key.id, record); return err }},
 	} {
 		t.Run(tt.kind, func(t *testing.T) {
-			mustInside(t, tt.decode(tt.record))
+			must(t, tt.decode(tt.record))
 			for i := range tt.record {
 				for bit := range 8 {
 					damaged := bytes.Clone(tt.record)
@@ -209,7 +153,7 @@ func TestARecordUnderAnotherKeyOrInAnotherTableIsDamaged(t *testing.T) {
 }
 
 func TestARecordOfALaterVersionIsErrVersion(t *testing.T) {
-	s := openInside(t, nil)
+	s := open(t, nil)
 	key, token := addServerKey(t, s, "backup")
 	k := storedKey(t, s, key.ID)
 	later := k.encode()
@@ -293,11 +237,9 @@ func futureFields() []byte {
 }
 
 func TestUnknownFieldsSurviveEveryChange(t *testing.T) {
-	s := openInside(t, nil)
-	user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
-	mustInside(t, err)
-	key, token, err := s.CreateKey(t.Context(), user.ID, KeySpec{Name: "laptop"})
-	mustInside(t, err)
+	s := open(t, nil)
+	user := addUser(t, s, "ada")
+	key, token := addKey(t, s, user.ID, "laptop")
 
 	u, k := storedUser(t, s, user.ID), storedKey(t, s, key.ID)
 	u.unknown, u.identities[0].unknown, k.unknown = futureFields(), futureFields(), futureFields()
@@ -321,7 +263,7 @@ func TestUnknownFieldsSurviveEveryChange(t *testing.T) {
 		{"EnableKey", func() error { return s.EnableKey(t.Context(), user.ID, key.ID) }},
 	} {
 		before := storedUser(t, s, u.id).sequence + storedKey(t, s, k.id).sequence
-		mustInside(t, step.call())
+		must(t, step.call())
 		u, k := storedUser(t, s, u.id), storedKey(t, s, k.id)
 		if u.sequence+k.sequence == before {
 			t.Errorf("%s wrote no record, so it shows nothing", step.name)
@@ -332,31 +274,30 @@ func TestUnknownFieldsSurviveEveryChange(t *testing.T) {
 			}
 		}
 	}
-	mustInside(t, s.View(t.Context(), func(tx *Tx) error {
+	must(t, s.View(t.Context(), func(tx *Tx) error {
 		st, err := tx.readState()
 		if !bytes.Equal(st.unknown, futureFields()) {
 			t.Errorf("the state has the unknown fields %x, want %x", st.unknown, futureFields())
 		}
 		return err
 	}))
-	wantLoginInside(t, s, token, key.ID)
+	wantLogin(t, s, token, key.ID)
 
 	// They may say whatever about a person, so a tombstone keeps none of them.
-	mustInside(t, s.DeleteUser(t.Context(), user.ID))
+	must(t, s.DeleteUser(t.Context(), user.ID))
 	wantTombstones(t, s, u, k)
 }
 
 func TestATombstoneKeepsNothingButWhatMergingNeeds(t *testing.T) {
-	s := openInside(t, nil)
-	user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
-	mustInside(t, err)
+	s := open(t, nil)
+	user := addUser(t, s, "ada")
 	key, _, err := s.CreateKey(t.Context(), user.ID, KeySpec{Name: "laptop", Expires: time.Now().Add(time.Hour)})
-	mustInside(t, err)
-	mustInside(t, s.RenameKey(t.Context(), user.ID, key.ID, "desktop"))
-	mustInside(t, s.DisableKey(t.Context(), user.ID, key.ID))
-	mustInside(t, s.DisableUser(t.Context(), user.ID))
+	must(t, err)
+	must(t, s.RenameKey(t.Context(), user.ID, key.ID, "desktop"))
+	must(t, s.DisableKey(t.Context(), user.ID, key.ID))
+	must(t, s.DisableUser(t.Context(), user.ID))
 	u, k := storedUser(t, s, user.ID), storedKey(t, s, key.ID)
-	mustInside(t, s.DeleteUser(t.Context(), user.ID))
+	must(t, s.DeleteUser(t.Context(), user.ID))
 	wantTombstones(t, s, u, k)
 }
 
@@ -380,9 +321,8 @@ func wantTombstones(t *testing.T, s *Store, u userRecord, k keyRecord) {
 }
 
 func TestAStampSaysWhichWriteSetItsField(t *testing.T) {
-	s := openInside(t, nil)
-	user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
-	mustInside(t, err)
+	s := open(t, nil)
+	user := addUser(t, s, "ada")
 	at := func(sequence uint64) stamp { return stamp{sequence, s.domain.replica} }
 	if s.domain.replica == uuid.Nil || s.domain.replica == s.domain.id {
 		t.Errorf("the replica has the ID %s, and its domain %s", s.domain.replica, s.domain.id)
@@ -391,9 +331,9 @@ func TestAStampSaysWhichWriteSetItsField(t *testing.T) {
 		t.Errorf("a new user at sequence %d has the stamps %v and %v", u.sequence, u.made, u.identities[0].linked)
 	}
 	made := storedUser(t, s, user.ID).made
-	_, err = s.LinkIdentity(t.Context(), user.ID, Identity{ProviderCustomToken, "1"})
-	mustInside(t, err)
-	mustInside(t, s.DisableUser(t.Context(), user.ID))
+	_, err := s.LinkIdentity(t.Context(), user.ID, Identity{ProviderCustomToken, "1"})
+	must(t, err)
+	must(t, s.DisableUser(t.Context(), user.ID))
 	u := storedUser(t, s, user.ID)
 	if u.made != made || u.identities[0].linked != made || u.identities[1].linked != at(made.counter+1) {
 		t.Errorf("the user has the stamps %v, %v and %v", u.made, u.identities[0].linked, u.identities[1].linked)
@@ -404,44 +344,11 @@ func TestAStampSaysWhichWriteSetItsField(t *testing.T) {
 	if now := at(k.sequence); k.made != now || k.named != now || k.hashed != now {
 		t.Errorf("a new key at sequence %d has the stamps %v, %v and %v", k.sequence, k.made, k.named, k.hashed)
 	}
-	mustInside(t, s.RenameKey(t.Context(), ServerOwner, key.ID, "restore"))
-	mustInside(t, s.DisableKey(t.Context(), ServerOwner, key.ID))
+	must(t, s.RenameKey(t.Context(), ServerOwner, key.ID, "restore"))
+	must(t, s.DisableKey(t.Context(), ServerOwner, key.ID))
 	renamed := storedKey(t, s, key.ID)
 	if renamed.made != k.made || renamed.hashed != k.made || renamed.named != at(k.sequence+1) {
 		t.Errorf("the renamed key has the stamps %v, %v and %v", renamed.made, renamed.named, renamed.hashed)
-	}
-}
-
-func TestEachDisablingIsCountedAndEnablingIsNot(t *testing.T) {
-	s := openInside(t, nil)
-	user, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, "ada"}})
-	mustInside(t, err)
-	key, _ := addServerKey(t, s, "backup")
-	for i, step := range []struct {
-		disable bool
-		want    disabledFlag
-	}{
-		{false, disabledFlag{0, false}}, // enabled already
-		{true, disabledFlag{1, true}},
-		{true, disabledFlag{2, true}}, // disabled already
-		{false, disabledFlag{2, false}},
-		{false, disabledFlag{2, false}},
-		{true, disabledFlag{3, true}},
-		{false, disabledFlag{3, false}},
-	} {
-		setUser, setKey := s.EnableUser, s.EnableKey
-		if step.disable {
-			setUser, setKey = s.DisableUser, s.DisableKey
-		}
-		mustInside(t, setUser(t.Context(), user.ID))
-		mustInside(t, setKey(t.Context(), ServerOwner, key.ID))
-		u, k := storedUser(t, s, user.ID), storedKey(t, s, key.ID)
-		if u.disabledFlag != step.want {
-			t.Errorf("step %d: the user has %+v, want %+v", i, u.disabledFlag, step.want)
-		}
-		if k.disabledFlag != step.want {
-			t.Errorf("step %d: the key has %+v, want %+v", i, k.disabledFlag, step.want)
-		}
 	}
 }
 

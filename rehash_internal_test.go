@@ -16,24 +16,16 @@ var oldCost = Cost{Memory: 128, Passes: 1, Lanes: 1}
 // openWithOldKey opens a store at LightCost that has a server key hashed at oldCost.
 func openWithOldKey(t testing.TB) (*Store, Key, string) {
 	t.Helper()
-	s := openInside(t, &Options{Cost: oldCost})
+	s := open(t, &Options{Cost: oldCost})
 	key, token := addServerKey(t, s, "laptop")
-	return reopenInside(t, s, nil), key, token
+	return reopen(t, s, nil), key, token
 }
 
 // loginAndRehash logs in, and waits for the hash that goes on in the background.
 func loginAndRehash(t testing.TB, s *Store, token string, id uuid.UUID) {
 	t.Helper()
-	wantLoginInside(t, s, token, id)
+	wantLogin(t, s, token, id)
 	s.background.Wait()
-}
-
-// addUser makes a user: a write that has nothing to do with any key.
-func addUser(t testing.TB, s *Store, subject string) {
-	t.Helper()
-	if _, err := s.CreateUser(t.Context(), UserSpec{Identity{ProviderLocalUserpass, subject}}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func wantCost(t testing.TB, s *Store, id uuid.UUID, want Cost) {
@@ -50,34 +42,34 @@ func wantCost(t testing.TB, s *Store, id uuid.UUID, want Cost) {
 func TestAKeyOfAnotherCostIsHashedAnewInTheCommitOfTheNextWrite(t *testing.T) {
 	s, key, token := openWithOldKey(t)
 	loginAndRehash(t, s, token, key.ID)
-	st := statsInside(t, s)
+	st := stats(t, s)
 	if st.Hashes != 2 {
 		t.Errorf("argon2 ran %d times, want 2: for the login and for the new verifier", st.Hashes)
 	}
 
 	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, LightCost)
-	after := statsInside(t, s)
+	after := stats(t, s)
 	if after.Commits != st.Commits+1 || after.Rehashed != 1 {
 		t.Errorf("%d commits and %d verifiers brought to the cost, want 1 and 1", after.Commits-st.Commits, after.Rehashed)
 	}
 	addUser(t, s, "grace")
-	if again := statsInside(t, s); again.Sequence != after.Sequence+1 || again.Rehashed != 1 {
+	if again := stats(t, s); again.Sequence != after.Sequence+1 || again.Rehashed != 1 {
 		t.Errorf("the write after it moved the sequence by %d and brought %d to the cost, want 1 and 0",
 			again.Sequence-after.Sequence, again.Rehashed-1)
 	}
 	wantSound(t, s)
 
-	s = reopenInside(t, s, nil)
+	s = reopen(t, s, nil)
 	loginAndRehash(t, s, token, key.ID)
 	wantHashes(t, s, 0, 1)
 }
 
 func TestALoginWritesNothing(t *testing.T) {
 	s, key, token := openWithOldKey(t)
-	before := statsInside(t, s)
+	before := stats(t, s)
 	loginAndRehash(t, s, token, key.ID)
-	after := statsInside(t, s)
+	after := stats(t, s)
 	if after.Sequence != before.Sequence || after.Commits != before.Commits {
 		t.Errorf("the sequence moved by %d, with %d commits; want 0 and 0", after.Sequence-before.Sequence, after.Commits-before.Commits)
 	}
@@ -93,7 +85,7 @@ func TestAVerifierThatChangedMeanwhileIsNotOverwritten(t *testing.T) {
 	if got := verifierOf(t, s, key.ID); got != other.String() {
 		t.Errorf("got %s, want %s", got, other.String())
 	}
-	if st := statsInside(t, s); st.Rehashed != 0 {
+	if st := stats(t, s); st.Rehashed != 0 {
 		t.Errorf("%d verifiers count as brought to the cost, want 0", st.Rehashed)
 	}
 }
@@ -108,7 +100,7 @@ func TestAKeyDeletedMeanwhileGetsNoVerifier(t *testing.T) {
 	if got := verifierOf(t, s, key.ID); got != "" {
 		t.Errorf("the tombstone has the verifier %s", got)
 	}
-	if st := statsInside(t, s); st.Rehashed != 0 {
+	if st := stats(t, s); st.Rehashed != 0 {
 		t.Errorf("%d verifiers count as brought to the cost, want 0", st.Rehashed)
 	}
 	wantSound(t, s)
@@ -160,7 +152,7 @@ func (e failingCommits) Update(ctx context.Context, fn func(EngineTx) error) err
 func TestASecretThatIsNotTheKeysGetsNoVerifier(t *testing.T) {
 	s, key, _ := openWithOldKey(t)
 	wrong := s.tokens.format(key.ID, [secretSize]byte{1}) // only who has the tag secret can make it
-	wantOutcomeOf(t, s, wrong, ErrInvalidToken)
+	wantRefused(t, s, wrong, ErrInvalidToken)
 	s.background.Wait()
 	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, oldCost)
@@ -203,7 +195,7 @@ func TestAWriteDuringTheHashLeavesTheNewVerifierForTheNext(t *testing.T) {
 
 func TestAReadOnlyStoreHashesNothingAnew(t *testing.T) {
 	s, key, token := openWithOldKey(t)
-	s = reopenInside(t, s, &Options{Cost: LightCost, ReadOnly: true})
+	s = reopen(t, s, &Options{Cost: LightCost, ReadOnly: true})
 	loginAndRehash(t, s, token, key.ID)
 	wantHashes(t, s, 0, 1)
 	if n := len(s.rehashes.ready()); n != 0 {
@@ -239,7 +231,7 @@ func TestAKeyIsHashedAnewOnASingleProcessor(t *testing.T) {
 
 func TestAKeyIsHashedAnewWhereMemoryIsEnoughForOneHash(t *testing.T) {
 	s, key, token := openWithOldKey(t)
-	s = reopenInside(t, s, &Options{Cost: LightCost, HashMemory: oldCost.bytes()})
+	s = reopen(t, s, &Options{Cost: LightCost, HashMemory: oldCost.bytes()})
 	loginAndRehash(t, s, token, key.ID)
 	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, LightCost)
@@ -248,7 +240,7 @@ func TestAKeyIsHashedAnewWhereMemoryIsEnoughForOneHash(t *testing.T) {
 func TestAVerifierThatWaitsForAWriteIsNotHashedAgain(t *testing.T) {
 	s, key, token := openWithOldKey(t)
 	loginAndRehash(t, s, token, key.ID)
-	before := statsInside(t, s).Hashes
+	before := stats(t, s).Hashes
 	s.cache.clear()
 	loginAndRehash(t, s, token, key.ID)
 	wantHashes(t, s, before, 1)
@@ -264,7 +256,7 @@ func TestCloseDoesNotWaitForAPermitToHashAnew(t *testing.T) {
 		if n := s.hasher.waiting(); n != 1 {
 			t.Fatalf("%d hashes wait, want 1", n)
 		}
-		closeInside(t, s) // or it deadlocks
+		closeStore(t, s) // or it deadlocks
 		giveBack()
 		wantIdle(t, s.hasher)
 	})

@@ -676,9 +676,9 @@ func TestCloseWaitsForAReaderUnderWay(t *testing.T) {
 	closed := make(chan error)
 	must(t, s.View(t.Context(), func(tx *latchkey.Tx) error {
 		go func() { closed <- s.Close() }()
-		for !errors.Is(storeCalls["Stats"].call(t.Context(), s, h), latchkey.ErrClosed) {
-			runtime.Gosched()
-		}
+		waitUntil(t, "Close begins", func() bool {
+			return errors.Is(storeCalls["Stats"].call(t.Context(), s, h), latchkey.ErrClosed)
+		})
 		_, err := tx.Key(h.user, h.key.ID)
 		return err
 	}))

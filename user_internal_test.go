@@ -22,15 +22,15 @@ func (tx *readCounter) Get(table string, key []byte) ([]byte, error) {
 }
 
 func TestAUserMadeAgainHasTheIDOfTheNumberOfDeletions(t *testing.T) {
-	s := openInside(t, nil)
+	s := open(t, nil)
 	ada := Identity{ProviderLocalUserpass, "ada"}
-	mustInside(t, s.Update(t.Context(), func(tx *Tx) error {
+	must(t, s.Update(t.Context(), func(tx *Tx) error {
 		counter := &readCounter{EngineTx: tx.etx, table: tableUsers}
 		tx.etx = counter
 		for deletions := range uint64(600) {
 			counter.reads = 0
 			user, err := tx.CreateUser(UserSpec{ada})
-			mustInside(t, err)
+			must(t, err)
 			if want := s.domain.userID(ada, deletions); user.ID != want {
 				t.Fatalf("after %d deletions: got user %s, want %s", deletions, user.ID, want)
 			}
@@ -40,38 +40,36 @@ func TestAUserMadeAgainHasTheIDOfTheNumberOfDeletions(t *testing.T) {
 			if _, err := tx.CreateUser(UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
 				t.Fatalf("after %d deletions, and making the user again: got %v, want %v", deletions, err, ErrIdentityTaken)
 			}
-			mustInside(t, tx.DeleteUser(user.ID))
+			must(t, tx.DeleteUser(user.ID))
 		}
 		return nil
 	}))
-	for finding := range s.Check(t.Context()) {
-		t.Error(finding)
-	}
+	wantSound(t, s)
 }
 
 func TestALostTombstoneGivesNobodysIdentityAwayAndNoLiveUsersID(t *testing.T) {
 	ada := Identity{ProviderLocalUserpass, "ada"}
 	for lost := range uint64(12) {
-		s := openInside(t, nil)
+		s := open(t, nil)
 		ids := map[uuid.UUID]bool{} // that have a record
-		mustInside(t, s.Update(t.Context(), func(tx *Tx) error {
+		must(t, s.Update(t.Context(), func(tx *Tx) error {
 			for range 12 {
 				user, err := tx.CreateUser(UserSpec{ada})
-				mustInside(t, err)
-				mustInside(t, tx.DeleteUser(user.ID))
+				must(t, err)
+				must(t, tx.DeleteUser(user.ID))
 				ids[user.ID] = true
 			}
 			last, err := tx.CreateUser(UserSpec{ada})
-			mustInside(t, err)
+			must(t, err)
 			ids[last.ID] = true
 			id := s.domain.userID(ada, lost)
 			delete(ids, id)
-			mustInside(t, tx.etx.Delete(tableUsers, id[:]))
+			must(t, tx.etx.Delete(tableUsers, id[:]))
 
 			if _, err := tx.CreateUser(UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
 				t.Errorf("without tombstone %d: got %v, want %v", lost, err, ErrIdentityTaken)
 			}
-			mustInside(t, tx.DeleteUser(last.ID))
+			must(t, tx.DeleteUser(last.ID))
 			again, err := tx.CreateUser(UserSpec{ada})
 			if err != nil || ids[again.ID] {
 				t.Errorf("without tombstone %d: got user %s, %v, want an ID that has no record", lost, again.ID, err)
@@ -82,10 +80,10 @@ func TestALostTombstoneGivesNobodysIdentityAwayAndNoLiveUsersID(t *testing.T) {
 }
 
 func TestAnIdentityThatTheIndexHasLostIsNobodyElses(t *testing.T) {
-	s := openInside(t, nil)
+	s := open(t, nil)
 	ada := Identity{ProviderLocalUserpass, "ada"}
 	addUser(t, s, "ada")
-	mustInside(t, s.Update(t.Context(), func(tx *Tx) error { return tx.etx.Delete(tableIdentities, ada.indexKey()) }))
+	must(t, s.Update(t.Context(), func(tx *Tx) error { return tx.etx.Delete(tableIdentities, ada.indexKey()) }))
 	if user, err := s.CreateUser(t.Context(), UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
 		t.Errorf("got user %s, %v, want %v", user.ID, err, ErrIdentityTaken)
 	}
