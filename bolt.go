@@ -9,12 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"unsafe"
 
 	"go.etcd.io/bbolt"
@@ -51,35 +48,22 @@ var (
 // transaction, hands the turn on, and waits; the last in line commits for all. So waiting writers share a sync, a lone
 // writer waits for nobody, and every function runs in its caller's goroutine.
 type boltEngine struct {
-	path     string
-	readOnly bool
+	path   string
+	health health
+	turns  turns
 
-	gate       gate // held to begin a transaction, and to change what follows; see begin
-	db         *bbolt.DB
-	file       *os.File // bbolt's own, to close it where bbolt cannot
-	gone       error    // why there is no db any more
-	committing bool     // so whoever begins to read may have to wait; see begin
+	gate       gate      // to hold when a transaction begins, and to change the rest of this block
+	db         *bbolt.DB // nil if there is none any more
+	file       *os.File  // bbolt's own, to close it where bbolt cannot
+	committing bool      // a reader that begins may have to wait for the commit
 
 	checked   boltpage.Checked
 	last      atomic.Pointer[boltCommit] // the last one that is known to be on disk
 	commits   atomic.Uint64
 	closeOnce sync.Once
-	closing   atomic.Bool
-	// See errStuck. After the first only writing can be refused, after the second reading too.
-	unwritable, unreadable atomic.Bool
 
-	mu    sync.Mutex // guards queue and taken
-	queue []chan struct{}
-	taken bool // somebody has the turn
-
-	// What only the holder of the turn touches.
-	batch  *boltBatch
-	broken error // why no more can be written
-	closed bool
+	batch *boltBatch // the open batch, for the holder of the turn
 }
-
-// errStuck is for all calls after bbolt has panicked, perhaps with a lock held: the next might wait for it for ever.
-var errStuck = fmt.Errorf("%w: close it", ErrCorrupt)
 
 // boltCommit is a commit, by its number in a file.
 type boltCommit struct {
@@ -134,9 +118,9 @@ func openBolt(path string, opts *Options) (*boltEngine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &boltEngine{path: path, readOnly: opts.readOnly(), gate: newGate()}
+	e := &boltEngine{path: path, health: health{readOnly: opts.readOnly()}, gate: newGate()}
 	settings := boltSettings()
-	settings.ReadOnly = e.readOnly
+	settings.ReadOnly = opts.readOnly()
 	settings.Timeout = opts.lockTimeout()
 	for {
 		var err error
@@ -153,14 +137,14 @@ func openBolt(path string, opts *Options) (*boltEngine, error) {
 		}
 	}
 	err = e.checkFile()
-	if err == nil && !e.readOnly {
+	if err == nil && !opts.readOnly() {
 		err = e.settle()
 	}
 	if err != nil {
 		_ = e.release()
 		return nil, boltError(err)
 	}
-	if !e.readOnly {
+	if !opts.readOnly() {
 		// What a compaction left that a power cut ended; only the holder of the lock makes one.
 		_ = os.Remove(path + compactSuffix)
 	}
@@ -267,7 +251,7 @@ func (e *boltEngine) checkFile() error {
 				return err
 			}
 			// Who only reads can do without a page that is damaged.
-			if e.readOnly || pages.Count() > boltMaxOpenCheck {
+			if e.health.readOnly || pages.Count() > boltMaxOpenCheck {
 				return nil
 			}
 			for finding := range pages.FindDamage(context.Background(), m, pages.Count() > boltMaxExactCheck) {
@@ -299,7 +283,7 @@ func (e *boltEngine) releaseLocked() error { return e.closeFile(e.db, e.file) }
 // closeFile closes a bbolt file, by way of bbolt where bbolt can still be trusted with it.
 func (e *boltEngine) closeFile(db *bbolt.DB, file *os.File) error {
 	switch {
-	case db != nil && !e.unwritable.Load() && !e.unreadable.Load():
+	case db != nil && e.health.stuckness() == notStuck:
 		return contain(db.Close)
 	case file != nil:
 		durable.Unlock(file)
@@ -346,110 +330,111 @@ func mappedPages(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Pages {
 	return boltpage.MappedPages(mapped, checked)
 }
 
-// view is bbolt's View, with bbolt's part of it contained and fn's panics left to fn's caller. fn gets the file too.
+// view runs fn in a read transaction of bbolt. It contains faults in bbolt, but not in fn. fn also gets the file.
 func (e *boltEngine) view(ctx context.Context, fn func(*bbolt.Tx, *os.File) error) error {
 	for {
-		if e.closing.Load() {
-			return ErrClosed
-		}
-		err := e.viewAlsoWhenClosing(ctx, fn)
-		if !errors.Is(err, bolterrors.ErrInvalidMapping) {
+		if err := e.health.canRead(); err != nil {
 			return err
 		}
-		// A commit was refused a larger map, and opens the file again before its turn ends.
-		if err := e.takeTurn(ctx); err != nil {
-			return err
+		r, err := e.beginRead(ctx)
+		if errors.Is(err, bolterrors.ErrInvalidMapping) {
+			if err := e.waitForReopen(ctx); err != nil {
+				return err
+			}
+			continue
 		}
-		e.endTurn()
+		if err != nil {
+			return boltError(err)
+		}
+		defer e.endRead(r.tx)
+		return fn(r.tx, r.file)
 	}
 }
 
-func (e *boltEngine) viewAlsoWhenClosing(ctx context.Context, fn func(*bbolt.Tx, *os.File) error) error {
-	if e.unreadable.Load() {
-		return errStuck
-	}
-	var tx *bbolt.Tx
-	var file *os.File
-	var last *boltCommit
-	err := e.begin(ctx, &e.unreadable, func() (err error) {
-		file, last = e.file, e.last.Load()
-		tx, err = e.db.Begin(false)
+// waitForReopen waits while a commit that was refused a larger map opens the file again. The commit does that before its
+// turn ends.
+func (e *boltEngine) waitForReopen(ctx context.Context) error {
+	if err := e.takeTurn(ctx); err != nil {
 		return err
-	}, func() { e.end(tx) })
-	if err != nil {
-		return boltError(err)
 	}
-	defer e.end(tx)
-	if last.outlives(tx) {
-		return boltError(boltpage.ErrLastLost)
-	}
-	return fn(tx, file)
+	e.endTurn()
+	return nil
 }
 
-// gate is a lock that can be waited for as long as a context lasts.
-type gate chan struct{}
-
-func newGate() gate { return make(gate, 1) }
-
-func (g gate) lock()   { g <- struct{}{} }
-func (g gate) unlock() { <-g }
-
-func (g gate) tryLock() bool {
-	select {
-	case g <- struct{}{}:
-		return true
-	default:
-		return false
-	}
+// boltReader is a read transaction of bbolt, with the file that it reads, and the last commit that was known when it began.
+type boltReader struct {
+	tx   *bbolt.Tx
+	file *os.File
+	last *boltCommit
 }
 
-// begin runs what begins a transaction, one at a time: bbolt reads the meta pages with a lock held, and a fault there leaves
-// it locked, so nobody may be waiting for it then. It does not wait longer than ctx lasts; what has begun all the same is
-// undone.
-func (e *boltEngine) begin(ctx context.Context, stuck *atomic.Bool, fn func() error, undo func()) error {
-	if !e.gate.tryLock() { // most contexts make a channel when they are first asked for it
-		select {
-		case e.gate <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	run := func() error {
-		defer e.gate.unlock()
-		switch {
-		case e.unreadable.Load():
-			return errStuck
-		case e.gone != nil:
-			return e.gone
-		}
-		return e.contain(stuck, fn)
+// beginRead begins a read transaction, which endRead ends. It does not wait longer than ctx lasts.
+//
+// Errors: bbolt's errors, boltpage.ErrLastLost, the engine's health, or ctx's error.
+func (e *boltEngine) beginRead(ctx context.Context) (boltReader, error) {
+	if err := e.gate.lockWithin(ctx); err != nil {
+		return boltReader{}, err
 	}
 	if !e.committing {
-		return run()
+		return e.beginReadInGate()
 	}
-	// A commit that needs a larger map waits for all readers to end, and who begins now waits for the commit.
-	begun := make(chan error, 1)
-	go func() { begun <- run() }()
+	// A commit that needs a larger map waits for all readers to end, and beginReadInGate then waits for the commit.
+	type begun struct {
+		r   boltReader
+		err error
+	}
+	result := make(chan begun, 1)
+	go func() {
+		r, err := e.beginReadInGate()
+		result <- begun{r, err}
+	}()
 	select {
-	case err := <-begun:
-		return err
+	case b := <-result:
+		return b.r, b.err
 	case <-ctx.Done():
 		go func() {
-			if <-begun == nil {
-				undo()
+			if b := <-result; b.err == nil {
+				e.endRead(b.r.tx)
 			}
 		}()
-		return ctx.Err()
+		return boltReader{}, ctx.Err()
 	}
 }
 
-// end ends a reader, for which it needs bbolt's lock. A fault in begin can leave that locked for ever, and closing the file
-// that a compaction has replaced holds it as long as others read that. So end waits for it only while it holds the gate, and
-// only for the file in use; else it leaves the waiting to a goroutine. It cannot leave it out: a writer that needs a larger
-// map waits for all readers to end, and whoever begins to read waits for the writer.
-func (e *boltEngine) end(tx *bbolt.Tx) {
-	rollback := func() { _ = e.contain(&e.unreadable, tx.Rollback) }
-	if e.unreadable.Load() {
+// beginReadInGate is beginRead for the holder of the gate, which it unlocks. Transactions begin one at a time: bbolt reads
+// the meta pages with a lock held, and a fault there leaves it locked, so nobody may be waiting for it then.
+func (e *boltEngine) beginReadInGate() (boltReader, error) {
+	r, err := e.beginReadLocked()
+	e.gate.unlock()
+	if err != nil {
+		return boltReader{}, err
+	}
+	if r.last.outlives(r.tx) {
+		e.endRead(r.tx)
+		return boltReader{}, boltpage.ErrLastLost
+	}
+	return r, nil
+}
+
+func (e *boltEngine) beginReadLocked() (r boltReader, err error) {
+	if err := e.health.canLook(); err != nil {
+		return r, err
+	}
+	r.file, r.last = e.file, e.last.Load()
+	err = e.health.guard(stuckAll, func() (err error) {
+		r.tx, err = e.db.Begin(false)
+		return err
+	})
+	return r, err
+}
+
+// endRead ends a reader, for which it needs bbolt's lock. A fault when a transaction begins can leave that locked for ever,
+// and closing the file that a compaction has replaced holds it as long as others read that. So endRead waits for it only
+// while it holds the gate, and only for the file in use; else it leaves the waiting to a goroutine. It cannot leave it out: a
+// writer that needs a larger map waits for all readers to end, and whoever begins to read waits for the writer.
+func (e *boltEngine) endRead(tx *bbolt.Tx) {
+	rollback := func() { _ = e.health.guard(stuckAll, tx.Rollback) }
+	if e.health.stuckness() == stuckAll {
 		return
 	}
 	if !e.gate.tryLock() {
@@ -464,19 +449,49 @@ func (e *boltEngine) end(tx *bbolt.Tx) {
 	}
 }
 
+// gate is a lock that can be waited for as long as a context lasts.
+type gate chan struct{}
+
+func newGate() gate { return make(gate, 1) }
+
+func (g gate) lock()   { g <- struct{}{} }
+func (g gate) unlock() { <-g }
+
+// lockWithin locks the gate, unless ctx ends before.
+func (g gate) lockWithin(ctx context.Context) error {
+	if g.tryLock() { // most contexts make a channel when they are first asked for it
+		return nil
+	}
+	select {
+	case g <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g gate) tryLock() bool {
+	select {
+	case g <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 func (e *boltEngine) Close() (err error) {
 	e.closeOnce.Do(func() { err = e.close() })
 	return err
 }
 
 func (e *boltEngine) close() error {
-	e.closing.Store(true)
+	e.health.setLife(closing)
 	if err := e.takeTurn(context.Background()); err != nil {
 		return err
 	}
 	defer e.endTurn()
 	e.commitBatch()
-	e.closed = true
+	e.health.setLife(closed)
 	return wrapf(e.release(), "close %s", e.path)
 }
 
@@ -521,72 +536,4 @@ func (e *boltEngine) CheckEngine(ctx context.Context) iter.Seq[error] {
 			}
 		}
 	}
-}
-
-// contain runs what calls bbolt. On a damaged file bbolt panics, and touches memory that the file no longer backs: both
-// become ErrCorrupt.
-func contain(fn func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case interface{ Addr() uintptr }: // a fault
-			err = corrupt("the file cannot be read, or is shorter than it was")
-		default:
-			err = corrupt("%v", r)
-		}
-	}()
-	return fn()
-}
-
-// readPages runs what reads pages, of which the errors are this package's.
-func readPages(fn func() error) error { return boltError(contain(fn)) }
-
-// corrupt is an ErrCorrupt that says what was found.
-func corrupt(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...)
-}
-
-// contain is the function contain, for the calls in which bbolt holds locks. It sets stuck after a panic.
-func (e *boltEngine) contain(stuck *atomic.Bool, fn func() error) error {
-	returned := false
-	err := contain(func() error {
-		err := fn()
-		returned = true
-		return err
-	})
-	if !returned {
-		stuck.Store(true)
-	}
-	return err
-}
-
-// boltError puts the errors of bbolt and of boltpage into this package's words.
-func boltError(err error) error {
-	if err == nil {
-		return nil
-	}
-	var damage *boltpage.Error
-	if errors.As(err, &damage) && !errors.Is(err, ErrCorrupt) {
-		return fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	for _, e := range []struct{ theirs, ours error }{
-		{bolterrors.ErrTimeout, ErrLocked},
-		{bolterrors.ErrDatabaseNotOpen, ErrClosed},
-		{bolterrors.ErrDatabaseReadOnly, ErrReadOnly},
-		{bolterrors.ErrInvalid, ErrCorrupt},
-		{bolterrors.ErrVersionMismatch, ErrCorrupt},
-		{bolterrors.ErrChecksum, ErrCorrupt},
-	} {
-		if errors.Is(err, e.theirs) && !errors.Is(err, e.ours) {
-			return fmt.Errorf("%w: %w", e.ours, err)
-		}
-	}
-	// Of what fails when a file grows bbolt keeps the text alone.
-	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
-		if !errors.Is(err, errno) && strings.HasSuffix(err.Error(), errno.Error()) {
-			return fmt.Errorf("%w: %w", err, errno)
-		}
-	}
-	return err
 }

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"go.etcd.io/bbolt"
@@ -31,7 +32,7 @@ type boltBatch struct {
 }
 
 func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
-	if e.readOnly {
+	if e.health.readOnly {
 		return ErrReadOnly
 	}
 	if err := e.takeTurn(ctx); err != nil {
@@ -70,62 +71,93 @@ func (e *boltEngine) runMember(batch *boltBatch, fn func(EngineTx) error) (err e
 	return err
 }
 
-// takeTurn waits until nobody else writes. Whoever has the turn must call endTurn.
+// turns hands out the right to write, to one holder at a time, in the order in which they asked.
+type turns struct {
+	mu    sync.Mutex
+	queue []chan struct{} // closed when the turn has come
+	taken bool
+}
+
+// ask asks for the turn, and returns a channel that is closed when it has come.
+func (t *turns) ask() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	turn := make(chan struct{})
+	if t.taken {
+		t.queue = append(t.queue, turn)
+	} else {
+		t.taken = true
+		close(turn)
+	}
+	return turn
+}
+
+// leave takes back a request for the turn, and reports whether it could: the turn may have come.
+func (t *turns) leave(turn <-chan struct{}) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.IndexFunc(t.queue, func(waiting chan struct{}) bool { return waiting == turn })
+	if i < 0 {
+		return false
+	}
+	t.queue = slices.Delete(t.queue, i, i+1)
+	return true
+}
+
+// pass gives the holder's turn to the next in line. It reports false if nobody waits, and the holder keeps the turn.
+func (t *turns) pass() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.passLocked()
+}
+
+// release gives the holder's turn to the next in line, or to nobody.
+func (t *turns) release() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.taken = t.passLocked()
+}
+
+func (t *turns) passLocked() bool {
+	if len(t.queue) == 0 {
+		return false
+	}
+	close(t.queue[0])
+	t.queue = t.queue[1:]
+	return true
+}
+
+// takeTurn waits until nobody else writes. The caller must call endTurn after it has returned nil.
 func (e *boltEngine) takeTurn(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	e.mu.Lock()
-	if !e.taken {
-		e.taken = true
-		e.mu.Unlock()
-		return nil
-	}
-	turn := make(chan struct{})
-	e.queue = append(e.queue, turn)
-	e.mu.Unlock()
-
+	turn := e.turns.ask()
 	select {
 	case <-turn:
-		if err := ctx.Err(); err != nil {
-			e.endTurn() // perhaps with a batch to commit for others
-			return err
+		if ctx.Err() == nil {
+			return nil
 		}
-		return nil
 	case <-ctx.Done():
-	}
-	e.mu.Lock()
-	for i, waiting := range e.queue {
-		if waiting == turn {
-			e.queue = append(e.queue[:i], e.queue[i+1:]...)
-			e.mu.Unlock()
+		if e.turns.leave(turn) {
 			return ctx.Err()
 		}
 	}
-	e.mu.Unlock()
-	<-turn // it came at the same moment
-	e.endTurn()
+	e.endTurn() // perhaps with a batch to commit for others
 	return ctx.Err()
 }
 
-// endTurn hands the turn to the next in line. If there is none, or the batch is full, it commits first.
+// endTurn hands the turn to the next in line, with the open batch. If there is nobody, or the batch takes no more members, it
+// commits first.
 func (e *boltEngine) endTurn() {
-	for {
-		e.mu.Lock()
-		waiting := len(e.queue) > 0
-		if b := e.batch; b == nil || waiting && b.members < boltMaxBatch && b.damage == nil {
-			e.taken = waiting
-			if waiting {
-				close(e.queue[0])
-				e.queue = e.queue[1:]
-			}
-			e.mu.Unlock()
-			return
-		}
-		e.mu.Unlock()
+	if b := e.batch; b == nil || b.full() || !e.turns.pass() {
 		e.commitBatch()
+		e.turns.release()
 	}
 }
+
+// full reports whether a batch takes no more members.
+func (b *boltBatch) full() bool { return b.members >= boltMaxBatch || b.damage != nil }
 
 // commitBatch commits the open batch, if there is one, and tells its members.
 func (e *boltEngine) commitBatch() {
@@ -138,33 +170,42 @@ func (e *boltEngine) commitBatch() {
 
 // join returns the batch that waits for its commit, or begins one.
 func (e *boltEngine) join() (*boltBatch, error) {
-	if e.closed {
-		return nil, ErrClosed
-	}
-	if e.unwritable.Load() || e.unreadable.Load() {
-		return nil, errStuck
-	}
-	if e.broken != nil {
-		return nil, e.broken
+	if err := e.health.canWrite(); err != nil {
+		return nil, err
 	}
 	if e.batch == nil {
-		b := &boltBatch{removed: make(map[string][][]byte), done: make(chan struct{})}
-		err := e.begin(context.Background(), &e.unwritable, func() (err error) {
-			if b.tx, err = e.db.Begin(true); err == nil {
-				b.tables = newBoltTables(b.tx, nil)
-			}
-			return err
-		}, nil)
+		b, err := e.beginWrite()
 		if err != nil {
 			return nil, boltError(err)
-		}
-		if e.last.Load().outlives(b.tx) {
-			b.damage = boltError(boltpage.ErrLastLost)
 		}
 		e.batch = b
 	}
 	e.batch.members++
 	return e.batch, nil
+}
+
+// beginWrite begins the transaction of a batch, for the holder of the turn. While a reader begins, beginWrite waits; it does
+// not wait for a commit, which its holder of the turn makes.
+func (e *boltEngine) beginWrite() (*boltBatch, error) {
+	e.gate.lock()
+	defer e.gate.unlock()
+	if err := e.health.canWrite(); err != nil {
+		return nil, err
+	}
+	b := &boltBatch{removed: make(map[string][][]byte), done: make(chan struct{})}
+	err := e.health.guard(stuckWriters, func() (err error) {
+		if b.tx, err = e.db.Begin(true); err == nil {
+			b.tables = newBoltTables(b.tx, nil)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if e.last.Load().outlives(b.tx) {
+		b.damage = boltError(boltpage.ErrLastLost)
+	}
+	return b, nil
 }
 
 // commit ends the batch's transaction and says what its members are told.
@@ -178,40 +219,37 @@ func (e *boltEngine) commit(b *boltBatch) error {
 		})
 	}
 	if !b.dirty || b.damage != nil {
-		if err := e.contain(&e.unwritable, b.tx.Rollback); err != nil {
-			e.broken = boltError(err)
+		if err := e.health.guard(stuckWriters, b.tx.Rollback); err != nil {
+			e.health.failWrites(boltError(err))
 		}
 		return b.damage
 	}
-	if e.unreadable.Load() {
-		e.broken = errStuck
-		return errStuck
+	if err := e.health.canLook(); err != nil {
+		return err // a commit might wait for ever
 	}
 	id := b.tx.ID()
 	e.setCommitting(true)
-	err := e.contain(&e.unwritable, b.tx.Commit)
+	err := e.health.guard(stuckWriters, b.tx.Commit)
 	e.setCommitting(false)
 	if err == nil {
 		e.commits.Add(1)
 		e.last.Store(&boltCommit{e.db, id})
 		return nil
 	}
-	visible, lookErr := e.lastCommit(id)
+	visible, lookErr := e.isVisible(id)
 	switch {
 	case errors.Is(lookErr, bolterrors.ErrInvalidMapping):
 		// A commit that needs a larger map, and is refused one, gives up the smaller first. It has written nothing.
-		if err := e.reopen(id - 1); err != nil {
-			e.broken = err
-		}
+		e.reopen(id - 1)
 	case visible || lookErr != nil:
 		// The meta page was written, and what failed is its sync.
-		e.broken = ErrSyncFailed
+		e.health.failWrites(ErrSyncFailed)
 		return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
 	case syncFailed(err):
 		// After a failed sync the kernel may take for clean what never reached the disk: nothing can be built on it.
-		e.broken = ErrSyncFailed
+		e.health.failWrites(ErrSyncFailed)
 	case errors.Is(err, ErrCorrupt):
-		e.broken = err
+		e.health.failWrites(err)
 	}
 	return boltError(err)
 }
@@ -222,13 +260,14 @@ func (e *boltEngine) setCommitting(is bool) {
 	e.committing = is
 }
 
-// lastCommit tells whether the transaction id is the one that readers now see.
-func (e *boltEngine) lastCommit(id int) (visible bool, err error) {
-	err = e.viewAlsoWhenClosing(context.Background(), func(tx *bbolt.Tx, _ *os.File) error {
-		visible = tx.ID() == id
-		return nil
-	})
-	return visible, err
+// isVisible reports whether the commit id is the one that readers now see. It also looks while the engine is closing.
+func (e *boltEngine) isVisible(id int) (visible bool, err error) {
+	r, err := e.beginRead(context.Background())
+	if err != nil {
+		return false, err
+	}
+	defer e.endRead(r.tx)
+	return r.tx.ID() == id, nil
 }
 
 // syncFailed tells a failed sync from a failed write. bbolt calls fdatasync directly on Linux and reports the bare

@@ -60,7 +60,7 @@ func newBolt(path string) (*boltEngine, error) {
 		e.file = f
 		return f, err
 	}
-	err := e.contain(&e.unwritable, func() (err error) {
+	err := e.health.guard(stuckWriters, func() (err error) {
 		e.db, err = bbolt.Open(path, 0o600, settings)
 		return err
 	})
@@ -77,7 +77,7 @@ func fillBolt(path string) error {
 	if err != nil {
 		return err
 	}
-	err = e.contain(&e.unwritable, func() error {
+	err = e.health.guard(stuckWriters, func() error {
 		return e.db.Update(setMarker)
 	})
 	return boltError(errors.Join(err, e.release()))
@@ -185,7 +185,7 @@ func (w *contextWriter) Write(p []byte) (n int, err error) {
 // Compact copies what is in use to a new file and puts it in the place of the old one. Writers wait, readers do not.
 // [Store.Compact] calls it.
 func (e *boltEngine) Compact(ctx context.Context) error {
-	if e.readOnly {
+	if e.health.readOnly {
 		return ErrReadOnly
 	}
 	if err := e.takeTurn(ctx); err != nil {
@@ -193,13 +193,9 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	}
 	defer e.endTurn()
 	e.commitBatch()
-	switch {
-	case e.closed:
-		return ErrClosed
-	case e.unwritable.Load() || e.unreadable.Load():
-		return errStuck // and the old file could not be closed
-	case e.broken != nil:
-		return e.broken
+	// An engine that is stuck could not close the old file.
+	if err := e.health.canWrite(); err != nil {
+		return err
 	}
 	if replaced, err := e.replaced(); err != nil {
 		return err
@@ -241,7 +237,7 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 	} else if err := durable.CopyAccess(dst.file, info); err != nil {
 		return errors.Join(err, dst.release())
 	}
-	err = dst.contain(&dst.unwritable, func() error {
+	err = dst.health.guard(stuckWriters, func() error {
 		if err := e.copyTables(ctx, dst.db); err != nil {
 			return err
 		}
@@ -321,7 +317,7 @@ func (e *boltEngine) replaceBy(path string) error {
 			err = errors.Join(err, openErr)
 		}
 		if e.db == nil {
-			e.broken, e.gone = err, err
+			e.health.failReads(err)
 		}
 		return err
 	}
@@ -338,41 +334,52 @@ func (e *boltEngine) replaceBy(path string) error {
 	e.gate.unlock()
 	// What is committed next is in the new file alone: its name must last before that.
 	if err = durable.SyncDir(filepath.Dir(e.path)); err != nil {
-		e.broken = ErrSyncFailed
+		e.health.failWrites(ErrSyncFailed)
 	}
 	return errors.Join(err, e.closeFile(old, oldFile)) // which waits for those who still read the old file
 }
 
 // reopen opens the file of an engine that has lost its map, and whose last commit is known. If another process, or another
-// file, has come between, there is no going on.
-func (e *boltEngine) reopen(last int) error {
+// file, has come between, the engine neither reads nor writes from then on.
+func (e *boltEngine) reopen(commit int) {
 	e.gate.lock()
 	defer e.gate.unlock()
+	if err := e.reopenLocked(commit); err != nil {
+		e.health.failReads(err)
+	}
+}
+
+func (e *boltEngine) reopenLocked(commit int) error {
 	before, err := e.file.Stat()
-	err = errors.Join(err, e.releaseLocked())
-	if err == nil {
-		e.db, e.file, err = openBoltFile(e.path, againSettings())
+	closeErr := e.releaseLocked()
+	if err := errors.Join(err, closeErr); err != nil {
+		return err
 	}
-	if err == nil {
-		now, statErr := e.file.Stat()
-		switch m, sound := boltpage.ReadMeta(e.file); {
-		case statErr != nil:
-			err = statErr
-		case !os.SameFile(before, now):
-			err = fmt.Errorf("there is another file at %s now: %w", e.path, fs.ErrExist)
-		case sound < 2 || m.Commit != uint64(last):
-			err = boltError(boltpage.ErrLastLost)
-		}
-		if err != nil {
-			err = errors.Join(err, e.releaseLocked())
-			e.db, e.file = nil, nil
-		}
+	if e.db, e.file, err = openBoltFile(e.path, againSettings()); err != nil {
+		return err
 	}
-	if err == nil {
-		e.last.Store(&boltCommit{e.db, last})
+	if err := e.checkReopened(before, commit); err != nil {
+		closeErr := e.releaseLocked()
+		e.db, e.file = nil, nil
+		return errors.Join(err, closeErr)
 	}
-	e.gone = err
-	return err
+	e.last.Store(&boltCommit{e.db, commit})
+	return nil
+}
+
+// checkReopened refuses a file that is not the one that was open before, or that has another last commit.
+func (e *boltEngine) checkReopened(before fs.FileInfo, commit int) error {
+	now, err := e.file.Stat()
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(before, now) {
+		return fmt.Errorf("there is another file at %s now: %w", e.path, fs.ErrExist)
+	}
+	if m, sound := boltpage.ReadMeta(e.file); sound < 2 || m.Commit != uint64(commit) {
+		return boltError(boltpage.ErrLastLost)
+	}
+	return nil
 }
 
 // againSettings are for an engine that was open already, whatever it waited for then.

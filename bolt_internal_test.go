@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"go.etcd.io/bbolt"
@@ -99,17 +100,26 @@ func (e boltInside) wantCommits(n uint64, do func()) {
 	}
 }
 
-// waitQueued waits until so many wait for their turn.
+// waitQueued waits until n wait for their turn.
 func (e boltInside) waitQueued(n int) {
-	for {
-		e.mu.Lock()
-		queued := len(e.queue)
-		e.mu.Unlock()
-		if queued == n {
-			return
+	e.t.Helper()
+	waitFor(e.t, fmt.Sprint(n, " writers in the queue"), func() bool {
+		e.turns.mu.Lock()
+		defer e.turns.mu.Unlock()
+		return len(e.turns.queue) == n
+	})
+}
+
+// waitFor waits until holds returns true, and reports whether it did within a minute. If not, it fails the test.
+func waitFor(t testing.TB, what string, holds func() bool) bool {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !holds(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Errorf("waited a minute for %s", what)
+			return false
 		}
-		runtime.Gosched()
 	}
+	return true
 }
 
 // together holds the turn until all members wait for theirs, in their order, and returns when all have ended.
@@ -624,7 +634,7 @@ func TestDamageThatACommitMeetsEndsAllWritingAndNothingElse(t *testing.T) {
 func TestAStuckStoreIsNotCompacted(t *testing.T) {
 	e := openBoltInside(t)
 	mustInside(t, e.set("a", "1"))
-	_ = e.contain(&e.unwritable, func() error {
+	_ = e.health.guard(stuckWriters, func() error {
 		_, _ = e.db.Begin(true)
 		panic("as bbolt does when it can read neither meta page")
 	})
@@ -660,30 +670,96 @@ func CheckOnOpen(all, most uint64) (undo func()) {
 	return func() { boltMaxExactCheck, boltMaxOpenCheck = a, m }
 }
 
-// A commit that needs a larger map waits for all who read, and who begins to read waits for the commit.
-func TestWhoBeginsToReadDoesNotWaitForACommitLongerThanItsContext(t *testing.T) {
+// remapLock is bbolt's lock that readers share, and that a commit takes to make the map larger.
+func (e boltInside) remapLock() *sync.RWMutex {
+	field := reflect.ValueOf(e.db).Elem().FieldByName("mmaplock")
+	return (*sync.RWMutex)(unsafe.Pointer(field.UnsafeAddr()))
+}
+
+// A commit that needs a larger map waits for all readers, and a reader that begins waits for the commit.
+func TestAReaderThatBeginsDoesNotWaitForACommitLongerThanItsContext(t *testing.T) {
 	e := openBoltInside(t)
 	e.setCommitting(true)
+	remap := e.remapLock()
+	remap.Lock()
 	ctx, cancel := context.WithCancel(t.Context())
-	blocked, undone := make(chan struct{}), make(chan struct{})
-	first := make(chan error)
-	go func() {
-		first <- e.begin(ctx, &e.unreadable, func() error { <-blocked; return nil }, func() { close(undone) })
-	}()
-	for e.gate.tryLock() { // until the first has it
-		e.gate.unlock()
+	view := func() <-chan error {
+		result := make(chan error, 1)
+		go func() { result <- e.View(ctx, func(EngineTx) error { return nil }) }()
+		return result
 	}
-	second := make(chan error)
-	go func() { second <- e.View(ctx, func(EngineTx) error { return nil }) }()
+	first := view()
+	waitFor(t, "the first reader to hold the gate", func() bool { return len(e.gate) == 1 })
+	second := view()
 	cancel()
-	for _, waiter := range []chan error{first, second} {
-		if err := <-waiter; !errors.Is(err, context.Canceled) {
+	for _, result := range []<-chan error{first, second} {
+		if err := <-result; !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v, want context.Canceled", err)
 		}
 	}
-	close(blocked)
-	<-undone // what had begun all the same
+	remap.Unlock()
+	ended := waitFor(t, "the end of the reader that began after its context had ended", func() bool {
+		if len(e.gate) == 1 || !remap.TryLock() {
+			return false
+		}
+		remap.Unlock()
+		return true
+	})
+	if !ended {
+		e.health.setStuck(stuckAll) // or Close would wait for the reader
+		return
+	}
 	e.setCommitting(false)
 	mustInside(t, e.set("a", "1"))
 	e.want("a=1")
+}
+
+func TestEachStateOfAnEngineAllowsWhatItsTableSays(t *testing.T) {
+	errCause, errOther := errors.New("the cause"), errors.New("another cause")
+	type step = func(h *health)
+	unwritable := func(h *health) { h.failWrites(errCause) }
+	unreadable := func(h *health) { h.failReads(errCause) }
+	stuckWriting := func(h *health) { h.setStuck(stuckWriters) }
+	stuckReading := func(h *health) { h.setStuck(stuckAll) }
+	closes := func(h *health) { h.setLife(closing) }
+	hasClosed := func(h *health) { h.setLife(closed) }
+	for _, tt := range []struct {
+		name              string
+		steps             []step
+		read, look, write error
+	}{
+		{"sound", nil, nil, nil, nil},
+		{"unwritable", []step{unwritable}, nil, nil, errCause},
+		{"unwritable for two causes", []step{unwritable, func(h *health) { h.failWrites(errOther) }}, nil, nil, errCause},
+		{"unreadable", []step{unreadable}, errCause, errCause, errCause},
+		{"unreadable for two causes", []step{unreadable, func(h *health) { h.failReads(errOther) }}, errCause, errCause, errCause},
+		{"stuck writers", []step{stuckWriting}, nil, nil, errStuck},
+		{"stuck", []step{stuckReading, stuckWriting}, errStuck, errStuck, errStuck},
+		{"closing", []step{closes}, ErrClosed, nil, nil},
+		{"closed", []step{closes, hasClosed}, ErrClosed, nil, ErrClosed},
+		{"unreadable and stuck", []step{stuckReading, unreadable}, errStuck, errStuck, errStuck},
+		{"unwritable and stuck writers", []step{stuckWriting, unwritable}, nil, nil, errStuck},
+		{"stuck and closed", []step{stuckReading, hasClosed}, ErrClosed, errStuck, ErrClosed},
+		{"unreadable and closing", []step{unreadable, closes}, ErrClosed, errCause, errCause},
+	} {
+		for _, readOnly := range []bool{false, true} {
+			h := health{readOnly: readOnly}
+			for _, step := range tt.steps {
+				step(&h)
+			}
+			if got := h.canRead(); got != tt.read {
+				t.Errorf("%s, read-only %t: reading: got %v, want %v", tt.name, readOnly, got, tt.read)
+			}
+			if got := h.canLook(); got != tt.look {
+				t.Errorf("%s, read-only %t: looking: got %v, want %v", tt.name, readOnly, got, tt.look)
+			}
+			write := tt.write
+			if readOnly {
+				write = ErrReadOnly
+			}
+			if got := h.canWrite(); got != write {
+				t.Errorf("%s, read-only %t: writing: got %v, want %v", tt.name, readOnly, got, write)
+			}
+		}
+	}
 }
