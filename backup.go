@@ -29,14 +29,18 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 
 // Restore makes a store's file at path from what [Store.Backup] wrote. It checks all of it first, so a backup that was
 // cut short or damaged is never put in place: it returns [ErrCorrupt] then, or [ErrNewerFormat]; [fs.ErrExist] if there is a
-// file at path, which it leaves alone; r's error, ctx's, or the operating system's.
+// file at path, which it leaves alone; r's error, ctx's, or the operating system's. If path is a symbolic link that leads to
+// nothing, Restore makes the file where the link leads, as [Open] does.
 //
 // A backup is as old as it is: keys that were disabled or deleted since are as they were before.
 func Restore(ctx context.Context, r io.Reader, path string) error {
-	if _, err := os.Lstat(path); err == nil {
-		return wrapf(fs.ErrExist, "restore %s", path)
+	_, err := os.Stat(path)
+	switch {
+	case err == nil:
+		err = fs.ErrExist
+	case errors.Is(err, fs.ErrNotExist):
+		err = durable.Create(durable.Resolve(path), func(tmp *os.File) error { return restore(ctx, r, tmp) })
 	}
-	err := durable.Create(path, func(tmp *os.File) error { return restore(ctx, r, tmp) })
 	return wrapf(err, "restore %s", path)
 }
 

@@ -175,6 +175,37 @@ func TestRestoreLeavesAFileThatIsThereAlone(t *testing.T) {
 	wantLogin(t, s, token, key.ID)
 }
 
+func TestALinkToNothingLeadsToWhatIsRestored(t *testing.T) {
+	var backup bytes.Buffer
+	must(t, open(t).Backup(t.Context(), &backup))
+	for _, tt := range []struct {
+		name string
+		make func(path string) error
+	}{
+		{"Restore", func(path string) error { return latchkey.Restore(t.Context(), bytes.NewReader(backup.Bytes()), path) }},
+		{"Salvage", func(path string) error {
+			broken := filepath.Join(t.TempDir(), "broken.db")
+			must(t, os.WriteFile(broken, backup.Bytes(), 0o600))
+			_, err := latchkey.Salvage(t.Context(), broken, path)
+			return err
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			link := filepath.Join(dir, "link.db")
+			must(t, os.Mkdir(filepath.Join(dir, "volume"), 0o700))
+			if err := os.Symlink(filepath.Join("volume", "keys.db"), link); err != nil {
+				t.Skipf("symbolic links: %v", err)
+			}
+			must(t, tt.make(link))
+			closeStore(t, openFile(t, link, &latchkey.Options{ReadOnly: true}))
+			wantFiles(t, dir, "link.db", "volume")
+			wantFiles(t, filepath.Join(dir, "volume"), "keys.db")
+			wantError(t, tt.make(link), fs.ErrExist)
+		})
+	}
+}
+
 func TestABackupEndsWithItsContextOrItsWriter(t *testing.T) {
 	s := open(t)
 	ctx, cancel := context.WithCancel(t.Context())

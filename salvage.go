@@ -38,7 +38,8 @@ type SalvageReport struct {
 // Salvage reads what it can of the damaged store in the file broken, page by page, takes every record whose checksum
 // holds, and makes a new store of them in the file out. It does not change broken, which no program should have open.
 // Tokens stay good, as does what was deleted stay deleted, unless the page that says so is lost; see [SalvageReport] for
-// what comes back disabled. The new store is another replica of the domain.
+// what comes back disabled. The new store is another replica of the domain. If out is a symbolic link that leads to nothing,
+// Salvage makes the file where the link leads, as [Open] does.
 //
 // It returns [ErrCorrupt] if the record of the domain is lost, without which no token can be checked, or broken is no
 // regular file; [ErrNewerFormat]; [fs.ErrExist] if out exists; ctx's error, or the operating system's.
@@ -58,7 +59,7 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 	}
 	if err == nil {
 		s.reconcile()
-		err = durable.Create(out, func(tmp *os.File) error { return s.write(ctx, tmp.Name()) })
+		err = durable.Create(durable.Resolve(out), func(tmp *os.File) error { return s.write(ctx, tmp.Name()) })
 	}
 	return s.report, wrapf(err, "salvage %s", broken)
 }
