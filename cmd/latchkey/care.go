@@ -122,15 +122,6 @@ func (p *progress) end() {
 	}
 }
 
-// explainExisting returns errFileExists for path if err means that the file exists already, or else
-// err.
-func explainExisting(err error, path string) error {
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s: %w", path, errFileExists)
-	}
-	return err
-}
-
 func restoreCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore BACKUP",

@@ -75,6 +75,11 @@
 //	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL}
 //	REASON          "invalid_token", "key_disabled", "key_expired" or "user_disabled"
 //
+// With --json, an error is one JSON document, too, on standard error. It has no advice if there is
+// none to give:
+//
+//	{"error":TEXT,"advice":TEXT,"status":N}
+//
 // TIME has the format of RFC 3339. A key that never expires has no "expires". The owner of a server
 // key is ffffffff-ffff-ffff-ffff-ffffffffffff, and the principal of a server key has no "user_id".
 //

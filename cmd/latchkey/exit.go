@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -30,8 +29,8 @@ const (
 	exitInterrupted = 130 // the status that a shell gives to an interrupted command
 )
 
-// outcomes lists errors with their exit status and with advice on what to do. The first error that
-// fits counts.
+// outcomes lists the errors of the command and of the library, with their exit status and with
+// advice on what to do. The first error that fits counts. If none fits, advice.go may have advice.
 var outcomes = []struct {
 	err    error
 	status int
@@ -40,6 +39,8 @@ var outcomes = []struct {
 	{errNoStore, exitNotFound, "make one with latchkey init, or correct --store"},
 	{errNoFile, exitNotFound, "correct its name"},
 	{errFileExists, exitConflict, "choose another name, or move that file away"},
+	{errDirectory, exitConflict, "name a file"},
+	{errLink, exitConflict, "choose another name, or remove the link"},
 	{errAddress, exitFailed, "give --addr another address; port 0 is any free port"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{errRepaired, exitInterrupted, "latchkey check shows the damage that is left"},
@@ -72,12 +73,6 @@ var outcomes = []struct {
 	{latchkey.ErrSyncFailed, exitFailed, "check the disk before you repeat the command"},
 
 	{errOutput, exitFailed, "the output is incomplete; what the command changed stays changed"},
-	{syscall.ENOSPC, exitFailed, "make room on the disk"},
-	{syscall.EDQUOT, exitFailed, "make room within the quota"},
-	{syscall.EROFS, exitFailed, "mount the file system for writing, or name a file on another one"},
-	{syscall.EIO, exitFailed, "the disk fails; copy what can still be read, and see latchkey help salvage"},
-	{fs.ErrNotExist, exitNotFound, "make the directory first"},
-	{fs.ErrPermission, exitFailed, "check who may read and write the file and its directory"},
 }
 
 var (
@@ -88,29 +83,52 @@ var (
 	errOutput = errors.New("output failed")
 )
 
-// isOutput reports whether err comes from writing to standard output.
-func isOutput(err error) bool {
-	var e *fs.PathError
-	return errors.As(err, &e) && e.Op == "write" && e.Path == os.Stdout.Name()
-}
-
 // usageError is a mistake on the command line that was found before anything was done.
 type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// report writes err to w, in one line that says what to do, and returns the exit status.
-func report(w io.Writer, cmd *cobra.Command, err error) int {
+// report writes err to standard error and returns the exit status. It writes one line, which says
+// what to do. With --json the line is a JSON document.
+func (c *cli) report(cmd *cobra.Command, err error) int {
 	if err == nil {
 		return exitDone
 	}
 	status, advice := outcome(cmd, err)
-	message := strings.TrimPrefix(err.Error(), "latchkey: ")
+	message := line(strings.TrimPrefix(err.Error(), "latchkey: "))
+	if c.json {
+		_ = writeJSON(c.stderr, struct {
+			Error  string `json:"error"`
+			Advice string `json:"advice,omitempty"`
+			Status int    `json:"status"`
+		}{message, advice, status})
+		return status
+	}
 	if advice != "" {
 		message += "; " + advice
 	}
-	fmt.Fprintf(w, "latchkey: %s\n", redact(plain(strings.Join(strings.Fields(message), " "))))
+	fmt.Fprintf(c.stderr, "latchkey: %s\n", message)
 	return status
+}
+
+// line returns message as one line that a terminal shows as it is, without tokens, and with long
+// names shortened.
+func line(message string) string {
+	words := strings.Fields(redact(message))
+	for i, word := range words {
+		words[i] = shorten(plain(word))
+	}
+	return strings.Join(words, " ")
+}
+
+// shorten replaces the middle of a long word, such as a name of 300 letters, by an ellipsis.
+func shorten(word string) string {
+	const most, kept = 120, 50 // most paths are shorter than 120 characters
+	runes := []rune(word)
+	if len(runes) <= most {
+		return word
+	}
+	return string(runes[:kept]) + "…" + string(runes[len(runes)-kept:])
 }
 
 // outcome returns the exit status of err, and the advice if there is one.
@@ -123,7 +141,19 @@ func outcome(cmd *cobra.Command, err error) (status int, advice string) {
 			return o.status, o.advice
 		}
 	}
-	return exitFailed, ""
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return exitNotFound, adviceFor(err)
+	}
+	return exitFailed, adviceFor(err)
+}
+
+// asksForJSON reports whether args have the flag --json. It is for a command line that is wrong,
+// because its flags may not have been read.
+func asksForJSON(args []string) bool {
+	if end := slices.Index(args, "--"); end >= 0 {
+		args = args[:end]
+	}
+	return slices.Contains(args, "--json") || slices.Contains(args, "--json=true")
 }
 
 // tokenForm matches every token, whatever the prefix of its store.

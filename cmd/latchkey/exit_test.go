@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -14,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -188,36 +185,20 @@ func TestAnInterruptedCheckSaysWhatItHasRepaired(t *testing.T) {
 	}
 }
 
-func TestAnErrorOfADiskComesWithAdvice(t *testing.T) {
-	for _, tt := range []struct {
-		err  error
-		want string
-	}{
-		{&fs.PathError{Op: "write", Path: "keys.db", Err: syscall.ENOSPC}, "make room on the disk"},
-		{&fs.PathError{Op: "write", Path: "keys.db", Err: syscall.EDQUOT}, "quota"},
-		{&fs.PathError{Op: "open", Path: "keys.db", Err: syscall.EROFS}, "mount the file system for writing"},
-		{&fs.PathError{Op: "read", Path: "keys.db", Err: syscall.EIO}, "the disk fails"},
-		{fmt.Errorf("%w: %w", latchkey.ErrCommitUnknown, syscall.EIO), "check whether the change was made"},
-		{latchkey.ErrSyncFailed, "check the disk"},
-		{&fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.ENOSPC}, "the output is incomplete"},
-		{&fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}, "the output is incomplete"},
-	} {
-		var stderr bytes.Buffer
-		if status := report(&stderr, nil, tt.err); status != exitFailed || !strings.Contains(stderr.String(), tt.want) {
-			t.Errorf("%v: got %d, %q; want %d, %q", tt.err, status, stderr.String(), exitFailed, tt.want)
-		}
-	}
-	refused := errors.Join(latchkey.ErrInvalidToken, &fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.ENOSPC})
-	if status := report(io.Discard, nil, refused); status != exitRefused {
-		t.Errorf("a refused token whose answer cannot be written: got status %d, want %d", status, exitRefused)
-	}
-}
-
 func TestAnErrorIsPrintedOnOneLineWithoutTokens(t *testing.T) {
 	token := "lk_" + strings.Repeat("Az09", 19) + "x"
-	var stderr bytes.Buffer
-	status := report(&stderr, nil, fmt.Errorf("first\n\tsecond \x1b[31m%q: %w", token, latchkey.ErrKeyNotFound))
-	if want := "latchkey: first second \uFFFD[31m\"[token]\": key not found; see latchkey key list\n"; status != exitNotFound || stderr.String() != want {
-		t.Errorf("got %d, %q; want %d, %q", status, stderr.String(), exitNotFound, want)
+	err := fmt.Errorf("first\n\tsecond \x1b[31m%q: %w", token, latchkey.ErrKeyNotFound)
+	for _, tt := range []struct {
+		json bool
+		want string
+	}{
+		{false, "latchkey: first second \uFFFD[31m\"[token]\": key not found; see latchkey key list\n"},
+		{true, `{"error":"first second ` + "\uFFFD" + `[31m\"[token]\": key not found","advice":"see latchkey key list","status":3}` + "\n"},
+	} {
+		var stderr bytes.Buffer
+		c := &cli{stderr: &stderr, json: tt.json}
+		if status := c.report(nil, err); status != exitNotFound || stderr.String() != tt.want {
+			t.Errorf("--json=%t: got %d, %q; want %d, %q", tt.json, status, stderr.String(), exitNotFound, tt.want)
+		}
 	}
 }

@@ -29,6 +29,7 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !c.begun {
 		err = usageError{err}
+		c.json = c.json || asksForJSON(args)
 	}
-	return report(stderr, cmd, err)
+	return c.report(cmd, err)
 }

@@ -112,12 +112,16 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	if got := strconv.Itoa(exit.ExitCode()); got != args[0] {
 		ts.Fatalf("%s: status %s, want %s", args[1], got, args[0])
 	}
-	if said := ts.ReadFile("stderr"); !oneLine.MatchString(said) {
+	said := ts.ReadFile("stderr")
+	if !oneLine.MatchString(said) {
 		ts.Fatalf("standard error is not one line of latchkey's: %q", said)
+	}
+	if strings.HasSuffix(said, "}\n") && !strings.HasSuffix(said, `"status":`+args[0]+"}\n") {
+		ts.Fatalf("standard error has another status than %s: %q", args[0], said)
 	}
 }
 
-var oneLine = regexp.MustCompile(`\A(\S.*\? \[y/N\] |token: \n)?latchkey: .*\n\z`)
+var oneLine = regexp.MustCompile(`\A(\S.*\? \[y/N\] |token: \n)?(latchkey: .*|\{"error":.*"status":\d+\})\n\z`)
 
 // mask prints the last output again, with a word in place of each part that differs between runs.
 func mask(ts *testscript.TestScript, _ bool, _ []string) {

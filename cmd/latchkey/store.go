@@ -21,6 +21,11 @@ var (
 	errNoFile = errors.New("there is no such file")
 	// errFileExists means that a file to make exists already.
 	errFileExists = errors.New("there is a file already")
+	// errDirectory means that there is a directory where a file is to be made.
+	errDirectory = errors.New("there is a directory")
+	// errLink means that there is a link that leads to nothing where a file is to be made, and that
+	// the command does not follow links there.
+	errLink = errors.New("there is a link already, which leads to nothing")
 )
 
 // explainMissing returns errNoFile for path if err means that the file does not exist, or else err.
@@ -29,6 +34,24 @@ func explainMissing(err error, path string) error {
 		return fmt.Errorf("%s: %w", path, errNoFile)
 	}
 	return err
+}
+
+// explainExisting returns an error for path that says what is there, if err means that something
+// is, or else err.
+func explainExisting(err error, path string) error {
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	info, statErr := os.Stat(path)
+	switch {
+	case errors.Is(statErr, fs.ErrNotExist):
+		return fmt.Errorf("%s: %w", path, errLink)
+	case statErr != nil:
+		return statErr
+	case info.IsDir():
+		return fmt.Errorf("%s: %w", path, errDirectory)
+	}
+	return fmt.Errorf("%s: %w", path, errFileExists)
 }
 
 // path returns the name of the store's file, which may not exist.
@@ -102,8 +125,8 @@ func initCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if _, err := os.Lstat(path); err == nil {
-				return fmt.Errorf("%s: %w", path, errFileExists)
+			if _, err := os.Stat(path); err == nil { // Stat follows links, as the store does
+				return explainExisting(fs.ErrExist, path)
 			}
 			opts := latchkey.Options{TokenPrefix: prefix}
 			s, err := c.open(path, opts)
