@@ -232,9 +232,7 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 		return err
 	}
 	dst.db.NoSync = true // once, at the end
-	if info, err := e.file.Stat(); err != nil {
-		return errors.Join(err, dst.release())
-	} else if err := durable.CopyAccess(dst.file, info); err != nil {
+	if err := durable.CopyAccess(dst.file, e.path); err != nil {
 		return errors.Join(err, dst.release())
 	}
 	err = dst.health.guard(stuckWriters, func() error {

@@ -2,6 +2,11 @@
 //
 // [Create] and [Replace] write a whole file under another name, sync it, give it its own name, and
 // sync the directory. [Lock] takes the lock that bbolt takes on its files.
+//
+// On Windows nobody can rename, replace or remove a file while it is open, unless all who have it
+// open allow that. [OpenFile] allows it. Virus scanners, indexers and programs that synchronize
+// folders do not, and they open every new file for some milliseconds. So [Rename] and [Remove] try
+// for up to two seconds.
 package durable
 
 import (
@@ -22,11 +27,12 @@ func Create(path string, write func(tmp *os.File) error) error {
 	if err != nil {
 		return err
 	}
-	return fill(tmp, write, func() error { return link(os.Link, tmp.Name(), path) })
+	return fill(tmp, path, write, nameNew)
 }
 
 // Replace makes a file at path that write fills, in the place of the file that is there. The new
-// file has the owner and the mode of the old file. If there is none, its mode is 0600.
+// file can be opened by the same programs as the old file; see [CopyAccess]. If there is none, its
+// mode is 0600.
 //
 // The file is written under the name path + ".new", which is the same each time, so that crashes
 // leave no more than one such file. Two calls for one path must not run at once: only the holder of
@@ -34,27 +40,25 @@ func Create(path string, write func(tmp *os.File) error) error {
 //
 // Errors: write's error, or the operating system's error.
 func Replace(path string, write func(tmp *os.File) error) error {
-	tmp, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	tmp, err := OpenFile(path+".new", os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return err
 	}
 	writeAlike := func(tmp *os.File) error {
-		switch old, err := os.Stat(path); {
-		case err == nil:
-			if err := CopyAccess(tmp, old); err != nil {
-				return err
-			}
-		case !errors.Is(err, fs.ErrNotExist):
+		if err := tmp.Truncate(0); err != nil { // a crash may have left something
+			return err
+		}
+		if err := CopyAccess(tmp, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return write(tmp)
 	}
-	return fill(tmp, writeAlike, func() error { return os.Rename(tmp.Name(), path) })
+	return fill(tmp, path, writeAlike, Rename)
 }
 
-// fill has write fill tmp, syncs and closes it, and has name give it another name.
-func fill(tmp *os.File, write func(tmp *os.File) error, name func() error) error {
-	defer os.Remove(tmp.Name())
+// fill has write fill tmp, syncs and closes it, and has name give it the name path.
+func fill(tmp *os.File, path string, write func(tmp *os.File) error, name func(tmp, path string) error) error {
+	defer func() { _ = Remove(tmp.Name()) }()
 	err := write(tmp)
 	if err == nil {
 		err = tmp.Sync()
@@ -62,10 +66,39 @@ func fill(tmp *os.File, write func(tmp *os.File) error, name func() error) error
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
-	if err := name(); err != nil {
+	if err := name(tmp.Name(), path); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(tmp.Name()))
+	return syncName(path)
+}
+
+// Rename gives the file old the name new, in the place of a file that is there. On Windows Rename
+// cannot replace a file that is open, unless it was opened with [OpenFile] and the system can do
+// that. Windows 10 on NTFS can.
+//
+// Errors: the operating system's error.
+func Rename(old, new string) error {
+	return retry(func() error { return rename(old, new) })
+}
+
+// Remove removes the file at path.
+//
+// Errors: [fs.ErrNotExist]; the operating system's error.
+func Remove(path string) error {
+	return retry(func() error { return os.Remove(path) })
+}
+
+// retry calls fn until its error no longer says that another program has the file open, for up to
+// two seconds. The pauses between the calls grow from 1 ms to 50 ms.
+func retry(fn func() error) error {
+	end := time.Now().Add(2 * time.Second)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		err := fn()
+		if !IsBusy(err) || !time.Now().Before(end) {
+			return err
+		}
+		time.Sleep(pause)
+	}
 }
 
 // link gives the file tmp the name path, by hard, which is [os.Link]. Unlike a rename, a link never
@@ -81,14 +114,22 @@ func link(hard func(old, name string) error, tmp, path string) error {
 	return os.Rename(tmp, path)
 }
 
-// CopyAccess gives f the owner and the mode of another file, so that the same programs can open it.
+// CopyAccess gives f the owner and the mode of the file at path, so that the same programs can open
+// both. On Windows it gives f the access list of the file, and f keeps its own owner.
 //
 // Errors: the operating system's error.
-func CopyAccess(f *os.File, other fs.FileInfo) error {
-	if err := copyOwner(f, other); err != nil {
+func CopyAccess(f *os.File, path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
 		return err
 	}
-	return f.Chmod(other.Mode().Perm())
+	if err := copyOwner(f, info); err != nil {
+		return err
+	}
+	if err := f.Chmod(info.Mode().Perm()); err != nil {
+		return err
+	}
+	return CopyAccessList(f, path)
 }
 
 // SyncDir makes a new name in the directory dir survive a power cut. On Windows it does nothing,
@@ -131,7 +172,7 @@ func Resolve(path string) string {
 }
 
 // Lock takes the lock that bbolt takes on a file that it writes to. It waits for at most timeout,
-// and reports whether it has got the lock. On Windows it reports true and does nothing.
+// and reports whether it has got the lock.
 //
 // Errors: the operating system's error.
 func Lock(f *os.File, timeout time.Duration) (locked bool, err error) {

@@ -1,4 +1,4 @@
-//go:build !(darwin || dragonfly || freebsd || linux || netbsd || openbsd)
+//go:build !(darwin || dragonfly || freebsd || linux || netbsd || openbsd || windows)
 
 package durable
 
@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// tryLock does nothing, because Windows renames nothing over a file that is open.
+// tryLock does nothing, because these systems have no such lock.
 func tryLock(*os.File) (locked bool, err error) { return true, nil }
 
 // Unlock does nothing, because a lock ends here when its file is closed.

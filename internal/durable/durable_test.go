@@ -82,9 +82,6 @@ func TestReplacePutsAWholeFileInThePlaceOfAnotherAndKeepsItsMode(t *testing.T) {
 }
 
 func TestALockHasOneHolder(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("Lock does nothing on Windows")
-	}
 	path := filepath.Join(t.TempDir(), "keys.db")
 	must(t, Create(path, writing("a", nil)))
 	var files [2]*os.File

@@ -1,0 +1,32 @@
+//go:build !windows
+
+package durable
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// ReplacesOpenFiles reports whether [Rename] can always replace a file that is open.
+const ReplacesOpenFiles = true
+
+// OpenFile opens a file as [os.OpenFile] does. It makes a new file with mode 0600. While the file is
+// open, it can be renamed, replaced and removed.
+//
+// Errors: the operating system's error.
+func OpenFile(path string, flag int) (*os.File, error) { return os.OpenFile(path, flag, 0o600) }
+
+// IsBusy reports whether err may mean that another program has the file open. On this system it
+// never does.
+func IsBusy(error) bool { return false }
+
+func rename(old, new string) error { return os.Rename(old, new) }
+
+// nameNew gives the file tmp the name path, and never replaces another file.
+func nameNew(tmp, path string) error { return link(os.Link, tmp, path) }
+
+// syncName makes the name of the file at path survive a power cut.
+func syncName(path string) error { return SyncDir(filepath.Dir(path)) }
+
+// CopyAccessList gives f the access list of the file at path on Windows. Here it does nothing.
+func CopyAccessList(*os.File, string) error { return nil }
