@@ -38,7 +38,9 @@
 //
 // The command key create shows the token of the new key. No command shows it again. The command
 // login reads a token from standard input and never takes one as an argument, because every process
-// on the machine can see arguments.
+// on the machine can see arguments. PowerShell has no <, so the session above ends there with
+//
+//	Get-Content token | latchkey login
 //
 // # Serving
 //

@@ -54,6 +54,7 @@ var outcomes = []struct {
 	{latchkey.ErrTooManyIdentities, exitConflict, "add another user"},
 	{latchkey.ErrAnonymousUser, exitConflict, "give the user an identity with latchkey user link"},
 
+	{errUTF16, exitRefused, "write it as UTF-8; in PowerShell, give it with Get-Content FILE | latchkey login"},
 	{latchkey.ErrInvalidToken, exitRefused, "check that it was copied whole and belongs to this store"},
 	{latchkey.ErrKeyDisabled, exitRefused, "latchkey key enable restores it"},
 	{latchkey.ErrKeyExpired, exitRefused, "create another key"},

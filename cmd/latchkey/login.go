@@ -32,11 +32,16 @@ func loginCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "login",
 		Short: "Check a token, and show its key and owner",
-		Long: `Read a token from standard input, check it, and show its key and owner. One newline at the end of
-the token is ignored. On a terminal, login asks for the token and does not show what is typed. The
-exit status is 0 for a good token and 5 for a refused token. With --json, standard output has the
-answer in both cases.`,
-		Example: examples("latchkey login < token"),
+		Long: `Read a token from standard input, check it, and show its key and owner. login ignores what is often
+copied along with a token: white space, invisible characters, quotation marks, a byte-order mark, and
+the word Bearer before the token. It reads UTF-8, and UTF-16 with a byte-order mark.
+
+On a terminal, login asks for the token and does not show what is typed. The exit status is 0 for a
+good token and 5 for a refused token. With --json, standard output has the answer in both cases.`,
+		Example: examples(
+			"latchkey login < token",
+			"Get-Content token | latchkey login    # in PowerShell, which has no <",
+		),
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return errors.New("login reads the token from standard input, because every process on the machine can see arguments")
@@ -46,7 +51,7 @@ answer in both cases.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			token, err := c.readToken(cmd.Context())
 			if err != nil {
-				return err
+				return c.refuse(err)
 			}
 			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
 				who, err := s.Login(cmd.Context(), token)

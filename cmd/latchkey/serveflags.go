@@ -200,7 +200,10 @@ func (s *server) readTokenKey() error {
 	if err != nil {
 		return explainMissing(err, s.customTokenKey)
 	}
-	if s.customToken.Key, err = parseTokenKey(data); err != nil {
+	if data, err = decodeText(data); err == nil {
+		s.customToken.Key, err = parseTokenKey(data)
+	}
+	if err != nil {
 		return usagef("%s: %w", s.customTokenKey, err)
 	}
 	s.opts.CustomToken = s.customToken.Verify

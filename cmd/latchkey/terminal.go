@@ -52,11 +52,17 @@ func (c *cli) confirm(ctx context.Context, what string) error {
 // maxInput is the most that readToken reads. It is far more than the length of any token.
 const maxInput = 4096
 
-// readToken reads a token from standard input. On a terminal it does not show what is typed.
+// readToken reads a token from standard input, as trimToken does. On a terminal it does not show
+// what is typed.
+//
+// Errors: [latchkey.ErrInvalidToken] with errUTF16; ctx's error; the operating system's error.
 func (c *cli) readToken(ctx context.Context) (string, error) {
 	if !c.onTerminal() {
 		input, err := await(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(c.stdin, maxInput)) })
-		return trimToken(input), err
+		if err != nil {
+			return "", err
+		}
+		return trimToken(input)
 	}
 	fd := int(c.stdin.Fd())
 	before, err := term.GetState(fd)
@@ -67,12 +73,10 @@ func (c *cli) readToken(ctx context.Context) (string, error) {
 	fmt.Fprint(c.stderr, "token: ")
 	defer fmt.Fprintln(c.stderr)
 	input, err := await(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
-	return trimToken(input), err
-}
-
-// trimToken removes the newline at the end of input.
-func trimToken(input []byte) string {
-	return strings.TrimSuffix(strings.TrimSuffix(string(input), "\n"), "\r")
+	if err != nil {
+		return "", err
+	}
+	return trimToken(input)
 }
 
 // await runs fn and returns its result. If ctx ends first, await returns the error of ctx at once
