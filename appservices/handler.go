@@ -141,6 +141,12 @@ var routes = []route{
 	newRoute("PUT", "auth/api_keys/disable", (*call).nameNoKey),
 }
 
+// takes reports whether the route answers requests with a method. A HEAD is answered as a GET, and
+// net/http leaves out the body.
+func (rt *route) takes(method string) bool {
+	return method == rt.method || method == http.MethodHead && rt.method == http.MethodGet
+}
+
 // match returns the segments of path that the asterisks of the pattern stand for.
 func (rt *route) match(path []string) (params []string, ok bool) {
 	if len(path) != len(rt.pattern) {
@@ -168,6 +174,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	defer c.recover()
 	h.allowOrigin(rec, r)
+	rec.Header().Set("Cache-Control", "no-cache, no-store, must-revalidate") // as the hosted service sent
 	rec.Header().Set("X-Appservices-Request-Id", c.requestID)
 	if h.faults.intercept(rec, r) {
 		return
@@ -229,11 +236,13 @@ func (c *call) dispatch() (reply, error) {
 		if !ok {
 			continue
 		}
-		if rt.method == c.r.Method {
+		if rt.takes(c.r.Method) {
 			c.params = params
 			return rt.answer(c)
 		}
-		allowed = append(allowed, rt.method)
+		if allowed = append(allowed, rt.method); rt.method == http.MethodGet {
+			allowed = append(allowed, http.MethodHead)
+		}
 	}
 	if allowed != nil {
 		c.w.Header().Set("Allow", strings.Join(allowed, ", "))

@@ -142,16 +142,69 @@ func TestUnimplementedPathsAreNotFound(t *testing.T) {
 func TestOtherMethodsAreNotAllowed(t *testing.T) {
 	d := newDouble(t, nil)
 	for _, tt := range []struct{ method, path, allow string }{
-		{"POST", appPath + "/location", "GET"},
+		{"POST", appPath + "/location", "GET, HEAD"},
 		{"GET", appPath + "/auth/providers/anon-user/login", "POST"},
 		{"PUT", prefix + "/auth/session", "POST, DELETE"},
-		{"PUT", prefix + "/auth/api_keys", "POST, GET"},
+		{"PUT", prefix + "/auth/api_keys", "POST, GET, HEAD"},
 		{"POST", prefix + "/auth/api_keys/x/enable", "PUT"},
-		{"BREW", prefix + "/auth/profile", "GET"},
+		{"BREW", prefix + "/auth/profile", "GET, HEAD"},
+		{"HEAD", prefix + "/auth/session", "POST, DELETE"},
 	} {
-		r := d.send(tt.method, tt.path, "", nil).refused(405, "", "method not allowed")
+		r := d.send(tt.method, tt.path, "", nil).want(http.StatusMethodNotAllowed)
+		if tt.method != "HEAD" {
+			r.refused(405, "", "method not allowed")
+		}
 		if got := r.header.Get("Allow"); got != tt.allow {
 			t.Errorf("%s %s allows %q, want %q", tt.method, tt.path, got, tt.allow)
+		}
+	}
+}
+
+func TestAHeadIsAnsweredAsAGetWithoutTheBody(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	id, _ := d.createKey(u.refresh, "laptop")
+	for _, tt := range []struct {
+		path, token string
+		status      int
+	}{
+		{appPath + "/location", "", 200},
+		{prefix + "/auth/profile", u.access, 200},
+		{prefix + "/auth/profile", "", 401},
+		{prefix + "/auth/api_keys", u.refresh, 200},
+		{prefix + "/auth/api_keys/" + id, u.refresh, 200},
+		{prefix + "/auth/api_keys/" + u.user, u.refresh, 404},
+		{appPath + "/functions/call", u.access, 404},
+		{"/nowhere", "", 404},
+	} {
+		get := d.send("GET", tt.path, tt.token, nil).want(tt.status)
+		head := d.send("HEAD", tt.path, tt.token, nil).want(tt.status)
+		for _, header := range []string{"Content-Type", "Content-Length", "Cache-Control"} {
+			if head.header.Get(header) != get.header.Get(header) {
+				t.Errorf("HEAD %s has %s %q, and GET has %q", tt.path, header, head.header.Get(header), get.header.Get(header))
+			}
+		}
+		if len(head.body) > 0 {
+			t.Errorf("HEAD %s has the body %q", tt.path, head.body)
+		}
+	}
+}
+
+func TestNoReplyMayBeStored(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	must(t, d.handler.AddFault(appservices.Fault{Path: "/auth/session", Status: 500, Error: "no luck"}))
+	for name, r := range map[string]*response{
+		"a login":         d.tryLogin("local-userpass", credentials("ada@example.com", password)),
+		"a refused login": d.tryLogin("local-userpass", credentials("ada@example.com", "wrong")),
+		"a link":          d.link(u.access, "local-userpass", credentials("ada@example.com", password)),
+		"a new key":       d.keys("POST", "", u.refresh, object{"name": "laptop"}),
+		"no such path":    d.send("GET", "/nowhere", "", nil),
+		"no body":         d.keys("GET", "", d.anonymous().refresh, nil).want(http.StatusForbidden),
+		"a fault":         d.refresh(u.refresh).want(http.StatusInternalServerError),
+	} {
+		if got := r.header.Get("Cache-Control"); got != "no-cache, no-store, must-revalidate" {
+			t.Errorf("%s has Cache-Control %q", name, got)
 		}
 	}
 }
