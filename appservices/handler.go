@@ -100,6 +100,10 @@ type reply struct {
 
 var noContent = reply{status: http.StatusNoContent}
 
+// emptyObject is the reply of the calls that register, confirm and reset. The body is {}, because
+// the SDK mongodb-stitch parses it.
+var emptyObject = reply{http.StatusOK, struct{}{}}
+
 // A route names the function that answers a method on a path. A * in the pattern is any one
 // segment.
 type route struct {
@@ -117,6 +121,7 @@ const prefix = "/api/client/v2.0"
 var routes = []route{
 	newRoute("GET", "app/*/location", (*call).location),
 	newRoute("POST", "app/*/auth/providers/*/login", (*call).login),
+	newRoute("GET", "app/*/auth/providers/anon-user/login", (*call).loginByGet),
 	newRoute("POST", "app/*/auth/providers/local-userpass/register", (*call).register),
 	newRoute("POST", "app/*/auth/providers/local-userpass/confirm", (*call).confirm),
 	newRoute("POST", "app/*/auth/providers/local-userpass/confirm/send", (*call).sendConfirmation),

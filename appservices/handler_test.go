@@ -143,7 +143,8 @@ func TestOtherMethodsAreNotAllowed(t *testing.T) {
 	d := newDouble(t, nil)
 	for _, tt := range []struct{ method, path, allow string }{
 		{"POST", appPath + "/location", "GET, HEAD"},
-		{"GET", appPath + "/auth/providers/anon-user/login", "POST"},
+		{"PUT", appPath + "/auth/providers/anon-user/login", "POST, GET, HEAD"},
+		{"GET", appPath + "/auth/providers/local-userpass/login", "POST"},
 		{"PUT", prefix + "/auth/session", "POST, DELETE"},
 		{"PUT", prefix + "/auth/api_keys", "POST, GET, HEAD"},
 		{"POST", prefix + "/auth/api_keys/x/enable", "PUT"},

@@ -176,6 +176,15 @@ func (r *response) noContent() {
 	}
 }
 
+// empty fails the test unless the reply is an empty object that clients can read.
+func (r *response) empty() {
+	r.t.Helper()
+	r.want(http.StatusOK)
+	if got := r.header.Get("Content-Type"); got != "application/json" || string(r.body) != "{}" {
+		r.t.Errorf("got the type %q and the body %q, want an empty JSON object", got, r.body)
+	}
+}
+
 // The tokens of a login, and the IDs that come with them.
 type tokens struct{ access, refresh, user, device string }
 

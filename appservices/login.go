@@ -2,8 +2,10 @@ package appservices
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -42,6 +44,26 @@ func (c *call) login() (reply, error) {
 	}
 	now := c.h.now()
 	return c.loggedIn(p, c.openSession(p, identity, device, now), now)
+}
+
+// loginByGet answers the anonymous login of the SDK mongodb-stitch, whose query has the options that
+// later SDKs send in the body. A HEAD makes no user.
+func (c *call) loginByGet() (reply, error) {
+	if c.r.Method == http.MethodHead {
+		return reply{status: http.StatusOK}, nil
+	}
+	// When the SDK links, it writes ?link=true after the query that is there already.
+	device, links := strings.CutSuffix(c.r.URL.Query().Get("device"), "?link=true")
+	if links {
+		c.r.URL.RawQuery = "link=true"
+	}
+	options, err := base64.StdEncoding.DecodeString(device)
+	if err != nil || !json.Valid(options) {
+		options = null
+	}
+	c.r.Body = io.NopCloser(strings.NewReader(`{"options":{"device":` + string(options) + `}}`))
+	c.params = append(c.params, string(latchkey.ProviderAnonymous))
+	return c.login()
 }
 
 // A loginReply has four strings, and clients require all of them.

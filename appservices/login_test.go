@@ -2,16 +2,20 @@ package appservices_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/appservices"
@@ -42,6 +46,36 @@ func TestEveryAnonymousLoginMakesAnotherUser(t *testing.T) {
 	d := newDouble(t, nil)
 	if a, b := d.anonymous(), d.anonymous(); a.user == b.user {
 		t.Errorf("both are %s", a.user)
+	}
+}
+
+func TestAnAnonymousLoginCanBeAGet(t *testing.T) {
+	d := newDouble(t, nil)
+	const path = appPath + "/auth/providers/anon-user/login"
+	const id = "65a1b2c3d4e5f60718293a4c"
+	device := func(text string) string {
+		return "?device=" + url.QueryEscape(base64.StdEncoding.EncodeToString([]byte(text)))
+	}
+	first := d.send("GET", path+device(`{"appId":"demo-abcde","sdkVersion":"3.18.0","deviceId":"`+id+`"}`), "", nil).tokens()
+	if first.device != id {
+		t.Errorf("the device is %s, want %s", first.device, id)
+	}
+	for _, query := range []string{"", "?device=", "?device=%%", "?device=x", device("{"), device("7")} {
+		if u := d.send("GET", path+query, "", nil).tokens(); u.user == first.user {
+			t.Errorf("the query %q logs in the same user again", query)
+		}
+	}
+	for _, query := range []string{"?link=true", device("{}") + "?link=true"} {
+		d.send("GET", path+query, first.access, nil).refused(400, "InvalidParameter", "linking an anonymous identity is not allowed")
+		d.send("GET", path+query, "", nil).refused(401, "", "must authenticate first")
+	}
+}
+
+func TestAHeadLogsNobodyIn(t *testing.T) {
+	d := newDouble(t, nil)
+	d.send("HEAD", appPath+"/auth/providers/anon-user/login", "", nil).want(http.StatusOK)
+	for user, err := range d.store.Users(t.Context(), uuid.Nil) {
+		t.Errorf("there is the user %v, %v", user, err)
 	}
 }
 

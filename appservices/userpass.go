@@ -208,7 +208,7 @@ func (c *call) register() (reply, error) {
 		return reply{}, err
 	}
 	if !c.h.opts.ManualConfirmation {
-		return reply{status: http.StatusCreated}, c.app.register(c.ctx(), email, password, true)
+		return reply{http.StatusCreated, struct{}{}}, c.app.register(c.ctx(), email, password, true)
 	}
 	t := c.h.newMailToken(MailConfirm, email)
 	outcome, err := c.decideConfirmation(t)
@@ -221,7 +221,7 @@ func (c *call) register() (reply, error) {
 	if c.h.opts.ConfirmFunction == nil {
 		c.mail(t)
 	}
-	return reply{status: http.StatusCreated}, nil
+	return reply{http.StatusCreated, struct{}{}}, nil
 }
 
 // decideConfirmation asks ConfirmFunction whether an address is confirmed. Without a
@@ -246,7 +246,7 @@ func (c *call) confirm() (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return noContent, c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
+	return emptyObject, c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
 		if err := t.use(tx, c.h.now()); err != nil {
 			return err
 		}
@@ -279,7 +279,7 @@ func (c *call) sendConfirmation() (reply, error) {
 	if acc.Confirmed {
 		return reply{}, errConfirmed
 	}
-	return noContent, c.sendMail(c.h.newMailToken(MailConfirm, acc.Email))
+	return emptyObject, c.sendMail(c.h.newMailToken(MailConfirm, acc.Email))
 }
 
 func (c *call) callConfirmation() (reply, error) {
@@ -311,7 +311,7 @@ func (c *call) callConfirmation() (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return noContent, c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
+	return emptyObject, c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
 		if outcome == Pending {
 			return t.put(tx)
 		}
@@ -327,7 +327,7 @@ func (c *call) sendReset() (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return noContent, c.sendMail(c.h.newResetToken(acc))
+	return emptyObject, c.sendMail(c.h.newResetToken(acc))
 }
 
 func (c *call) reset() (reply, error) {
@@ -347,7 +347,7 @@ func (c *call) reset() (reply, error) {
 	if err != nil {
 		return reply{}, err // refuse before the work of a hash
 	}
-	return noContent, c.setPassword(t.Email, password, func(tx *latchkey.Tx) error { return t.use(tx, c.h.now()) })
+	return emptyObject, c.setPassword(t.Email, password, func(tx *latchkey.Tx) error { return t.use(tx, c.h.now()) })
 }
 
 func (c *call) callReset() (reply, error) {
@@ -367,9 +367,9 @@ func (c *call) callReset() (reply, error) {
 	outcome, err := c.h.opts.ResetFunction(c.ctx(), Reset{c.appID, acc.Email, password, t.token, t.id, arguments})
 	switch {
 	case err == nil && outcome == Accepted:
-		return noContent, c.setPassword(acc.Email, password, nil)
+		return emptyObject, c.setPassword(acc.Email, password, nil)
 	case err == nil && outcome == Pending:
-		return noContent, c.app.store.Update(c.ctx(), t.put)
+		return emptyObject, c.app.store.Update(c.ctx(), t.put)
 	}
 	return reply{}, errNotReset(acc.Email)
 }

@@ -46,6 +46,33 @@ func TestAnyTextCanBeAnEmail(t *testing.T) {
 	}
 }
 
+func TestCallsThatRegisterConfirmAndResetAnswerAnEmptyObject(t *testing.T) {
+	mails := &outbox{}
+	d := newDouble(t, &appservices.Options{ManualConfirmation: true, Mail: mails.send})
+	ada := object{"email": "ada@example.com"}
+	r := d.userpass("register", object{"email": "ada@example.com", "password": password}).want(http.StatusCreated)
+	if got := r.header.Get("Content-Type"); got != "application/json" || string(r.body) != "{}" {
+		t.Errorf("register answers the type %q and the body %q", got, r.body)
+	}
+	d.userpass("confirm/send", ada).empty()
+	d.userpass("confirm", answer(mails.last(t, appservices.MailConfirm))).empty()
+	d.userpass("reset/send", ada).empty()
+	d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), "another-one")).empty()
+
+	decides := newDouble(t, &appservices.Options{
+		ManualConfirmation: true,
+		ConfirmFunction: func(context.Context, appservices.Confirmation) (appservices.Outcome, error) {
+			return appservices.Pending, nil
+		},
+		ResetFunction: func(context.Context, appservices.Reset) (appservices.Outcome, error) {
+			return appservices.Pending, nil
+		},
+	})
+	decides.register("ada@example.com")
+	decides.userpass("confirm/call", ada).empty()
+	decides.userpass("reset/call", object{"email": "ada@example.com", "password": "another-one"}).empty()
+}
+
 func TestRegisteringIgnoresABearer(t *testing.T) {
 	d := newDouble(t, nil)
 	d.send("POST", appPath+"/auth/providers/local-userpass/register", "null", object{"email": "x", "password": password}).want(http.StatusCreated)
@@ -152,14 +179,14 @@ func TestAnAddressIsConfirmedByMail(t *testing.T) {
 	d.register("ada@example.com")
 	first := mails.last(t, appservices.MailConfirm)
 	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "AuthError", "unauthorized")
-	d.userpass("confirm/send", object{"email": "ada@example.com"}).noContent()
+	d.userpass("confirm/send", object{"email": "ada@example.com"}).empty()
 	second := mails.last(t, appservices.MailConfirm)
 
 	const unknown = "userpass token is expired or invalid"
 	mixed := object{"token": first.Token, "tokenId": second.TokenID}
 	d.userpass("confirm", mixed).refused(400, "UserpassTokenInvalid", unknown)
 	d.userpass("reset", newPassword(first, password)).refused(400, "UserpassTokenInvalid", unknown)
-	d.userpass("confirm", answer(second)).noContent()
+	d.userpass("confirm", answer(second)).empty()
 	d.userpass("confirm", answer(second)).refused(400, "UserpassTokenInvalid", unknown)
 	d.loginEmail("ada@example.com")
 }
@@ -172,11 +199,11 @@ func TestTokensOfMailsAreGoodForHalfAnHour(t *testing.T) {
 		after time.Duration
 		good  bool
 	}{{30*time.Minute - time.Second, true}, {30 * time.Minute, false}} {
-		d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+		d.userpass("reset/send", object{"email": "ada@example.com"}).empty()
 		d.clock.Advance(tt.after)
 		r := d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), password))
 		if tt.good {
-			r.noContent()
+			r.empty()
 		} else {
 			r.refused(400, "UserpassTokenInvalid", "userpass token is expired or invalid")
 		}
@@ -187,9 +214,9 @@ func TestAPasswordIsResetByMail(t *testing.T) {
 	var mails outbox
 	d := newDouble(t, &appservices.Options{Mail: mails.send})
 	u := d.signUp("ada@example.com")
-	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+	d.userpass("reset/send", object{"email": "ada@example.com"}).empty()
 	m := mails.last(t, appservices.MailReset)
-	d.userpass("reset", newPassword(m, "another-one")).noContent()
+	d.userpass("reset", newPassword(m, "another-one")).empty()
 	d.userpass("reset", newPassword(m, "a-third-one")).refused(400, "UserpassTokenInvalid", "userpass token is expired or invalid")
 	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
 	if again := d.login("local-userpass", credentials("ada@example.com", "another-one")); again.user != u.user {
@@ -202,7 +229,7 @@ func TestAResetTokenIsOutdatedWhenTheAccountChanges(t *testing.T) {
 	d := newDouble(t, &appservices.Options{Mail: mails.send})
 	ask := func() appservices.Mail {
 		t.Helper()
-		d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+		d.userpass("reset/send", object{"email": "ada@example.com"}).empty()
 		return mails.last(t, appservices.MailReset)
 	}
 	outdated := func(m appservices.Mail) {
@@ -212,7 +239,7 @@ func TestAResetTokenIsOutdatedWhenTheAccountChanges(t *testing.T) {
 	d.register("ada@example.com")
 	first, second := ask(), ask()
 	u := d.loginEmail("ada@example.com") // changes nothing
-	d.userpass("reset", newPassword(second, "another-one")).noContent()
+	d.userpass("reset", newPassword(second, "another-one")).empty()
 	outdated(first)
 	d.login("local-userpass", credentials("ada@example.com", "another-one"))
 
@@ -236,7 +263,7 @@ func TestAResetTokenIsOutdatedWhenTheAccountChanges(t *testing.T) {
 	must(t, d.store.DeleteUser(t.Context(), d.user("ada@example.com").ID))
 	remake()
 	outdated(fourth)
-	d.userpass("reset", newPassword(ask(), password)).noContent()
+	d.userpass("reset", newPassword(ask(), password)).empty()
 	d.loginEmail("ada@example.com")
 }
 
@@ -245,9 +272,9 @@ func TestAnAddressCanBeConfirmedAfterAReset(t *testing.T) {
 	d := newDouble(t, &appservices.Options{ManualConfirmation: true, Mail: mails.send})
 	d.register("ada@example.com")
 	confirmation := mails.last(t, appservices.MailConfirm)
-	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
-	d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), "another-one")).noContent()
-	d.userpass("confirm", answer(confirmation)).noContent()
+	d.userpass("reset/send", object{"email": "ada@example.com"}).empty()
+	d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), "another-one")).empty()
+	d.userpass("confirm", answer(confirmation)).empty()
 	d.login("local-userpass", credentials("ada@example.com", "another-one"))
 }
 
@@ -256,10 +283,10 @@ func TestMailTokensWorkWithAClockThatBeginsIn1970(t *testing.T) {
 	d := newDouble(t, &appservices.Options{Mail: mails.send})
 	d.register("ada@example.com")
 	d.clock.Set(time.Unix(60, 0))
-	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
+	d.userpass("reset/send", object{"email": "ada@example.com"}).empty()
 	m := mails.last(t, appservices.MailReset)
-	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
-	d.userpass("reset", newPassword(m, "another-one")).noContent()
+	d.userpass("reset/send", object{"email": "ada@example.com"}).empty()
+	d.userpass("reset", newPassword(m, "another-one")).empty()
 }
 
 func TestConfirmFunctionDecidesConfirmations(t *testing.T) {
@@ -276,10 +303,10 @@ func TestConfirmFunctionDecidesConfirmations(t *testing.T) {
 	d.register("ada@example.com")
 	d.register("bob@example.com")
 	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "AuthError", "unauthorized")
-	d.userpass("confirm", object{"token": asked[0].Token, "tokenId": asked[0].TokenID}).noContent()
+	d.userpass("confirm", object{"token": asked[0].Token, "tokenId": asked[0].TokenID}).empty()
 	d.loginEmail("ada@example.com")
 	outcome = appservices.Accepted
-	d.userpass("confirm/call", object{"email": "bob@example.com"}).noContent()
+	d.userpass("confirm/call", object{"email": "bob@example.com"}).empty()
 	d.loginEmail("bob@example.com")
 	d.signUp("eve@example.com")
 	if len(asked) != 4 || asked[3].Email != "eve@example.com" || asked[3].AppID != "demo-abcde" {
@@ -298,7 +325,7 @@ func TestResetFunctionDecidesResets(t *testing.T) {
 	})
 	d.register("ada@example.com")
 	call := object{"email": "ada@example.com", "password": "another-one", "arguments": []any{"x", object{"$numberInt": "7"}}}
-	d.userpass("reset/call", call).noContent()
+	d.userpass("reset/call", call).empty()
 	if asked.Password != "another-one" || !reflect.DeepEqual(asked.Arguments, []any{"x", int64(7)}) {
 		t.Errorf("the function was asked %+v", asked)
 	}
@@ -306,9 +333,9 @@ func TestResetFunctionDecidesResets(t *testing.T) {
 
 	outcome = appservices.Pending
 	call["password"] = "a-third-one"
-	d.userpass("reset/call", call).noContent()
+	d.userpass("reset/call", call).empty()
 	d.tryLogin("local-userpass", credentials("ada@example.com", "a-third-one")).refused(401, "InvalidPassword", "unauthorized")
-	d.userpass("reset", object{"token": asked.Token, "tokenId": asked.TokenID, "password": "a-third-one"}).noContent()
+	d.userpass("reset", object{"token": asked.Token, "tokenId": asked.TokenID, "password": "a-third-one"}).empty()
 	d.login("local-userpass", credentials("ada@example.com", "a-third-one"))
 }
 
@@ -319,8 +346,8 @@ func TestAResetGivesAPasswordToAUserThatAProgramMade(t *testing.T) {
 	user, err := d.store.CreateUser(t.Context(), latchkey.UserSpec{Identity: identity})
 	must(t, err)
 	d.tryLogin("local-userpass", credentials("ada@example.com", "")).refused(401, "InvalidPassword", "unauthorized")
-	d.userpass("reset/send", object{"email": "ada@example.com"}).noContent()
-	d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), password)).noContent()
+	d.userpass("reset/send", object{"email": "ada@example.com"}).empty()
+	d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), password)).empty()
 	if got := d.loginEmail("ada@example.com").user; got != appservices.UserObjectID(user) {
 		t.Errorf("the email logs in %s, want %s", got, appservices.UserObjectID(user))
 	}
