@@ -1,8 +1,9 @@
-// Package latchkey keeps users and their API keys in one file, and decides offline whether a token is good and whose it
-// is.
+// Package latchkey keeps users and their API keys in one file. It decides offline whether a token
+// is good, and which user it belongs to.
 //
-// [Open] a store; make a user with [Store.CreateUser]; give it a key with [Store.CreateKey], which returns the token for
-// the only time; check what callers present with [Store.Login], on every request.
+// [Open] a store, make a user with [Store.CreateUser], and give the user a key with
+// [Store.CreateKey], which returns the token for the only time. On every request, check the token
+// that the caller presents with [Store.Login].
 //
 //	store, err := latchkey.Open("keys.db", nil)
 //	user, err := store.CreateUser(ctx, latchkey.UserSpec{
@@ -15,26 +16,43 @@
 //
 // # What it promises
 //
-// When a call that changes something returns nil, the change is on disk. When it returns an error, nothing of it can be
-// seen; [ErrCommitUnknown] alone leaves that open. A login that begins after [Store.DisableKey], [Store.DeleteKey],
-// [Store.DisableUser] or [Store.DeleteUser] has returned does not succeed. A token is never stored, and what is stored
-// for it, an argon2id hash, is never shown. A token that this store did not make is refused without reading the disk.
+// When a call that changes something returns nil, the change is on disk. When the call returns an
+// error, nothing of the change can be seen. Only [ErrCommitUnknown] leaves open whether the change
+// happened.
+//
+// A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser] or
+// [Store.DeleteUser] has returned does not succeed.
+//
+// A token is never stored. The store keeps an argon2id hash of the token's secret, and never shows
+// the hash. A token that this store did not make is refused without reading the disk.
 //
 // # Transactions
 //
-// Each method of [Store] is one transaction. [Store.Update] puts several changes in one, and [Store.View] several
-// readings. Hashing is slow and never happens inside a transaction: [Store.MintKey] hashes before, [Tx.InsertKey] stores
-// after.
+// [Store.Update] runs several changes in one transaction, and [Store.View] several reads. Most
+// other methods of [Store] are one transaction each. The exceptions are:
+//
+//   - [Store.CreateKey], [Store.CreateServerKey] and [Store.CreateKeys] are two: they check the
+//     request in the first, then hash, and insert the keys in the second.
+//   - [Store.Login] is none if the cache knows the key, and up to three reads if not.
+//   - [Store.Users] is one for every 256 users.
+//   - [Store.MintKey], [Store.MintKeys], [Store.HashPassword] and [Store.CheckPassword] are none.
+//
+// Hashing is slow, so it never happens inside a transaction: [Store.MintKey] hashes before the
+// transaction, and [Tx.InsertKey] inserts the key in it.
 //
 // # Files and engines
 //
-// A store is one bbolt file, which one process at a time can write; [Options].ReadOnly lets several read. What keeps the
-// bytes is an [Engine], and [OpenWith] opens a store on another one; the package enginetest tests engines.
+// A store is one bbolt file. One process at a time can write it, or several can read it with
+// [Options].ReadOnly. An [Engine] keeps the store's bytes, and [OpenWith] opens a store on an
+// engine of your own. The package enginetest tests engines.
 //
 // # What it does not do
 //
-// It has no passwords, sessions or policy: it says who is calling, and the program decides what they may do. It does not
-// hide the file from whoever can read it as the program does. docs/threat-model.md says what holds against whom.
+// The package has no sessions and no policy. It says who is calling, and the program decides what
+// the caller may do. It hashes passwords, but does not keep them. It does not hide the file from a
+// program or person that can read it as the program does: docs/threat-model.md says what holds
+// against whom.
 //
-// Stores do not replicate yet. What is said here of domains and replicas is what files of today are ready for.
+// Stores do not replicate yet. The files of today are ready for it, and so the text speaks of
+// domains and replicas.
 package latchkey
