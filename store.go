@@ -11,7 +11,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// A Store is an open handle on one body of users and keys. It is safe for concurrent use. Close it when done.
+// A Store is an open handle on one body of users and keys. It is safe for concurrent use. Close it
+// when done.
 type Store struct {
 	engine           Engine
 	domain           *domain
@@ -28,24 +29,32 @@ type Store struct {
 	rehashes         *rehashes
 	counters         *counters
 
-	closeOnce  sync.Once
-	closed     atomic.Bool
-	closing    chan struct{}  // closed when closed is set
-	mu         sync.Mutex     // held to set closed, and to add to background
-	background sync.WaitGroup // hashes, which may go on when their caller has left, and safety copies
+	closeOnce sync.Once
+	closed    atomic.Bool
+	closing   chan struct{} // closed when closed is set
+	mu        sync.Mutex    // guards the setting of closed, and calls of background.Add
+	// background counts hashes, which may go on after their caller has left, and the goroutine of
+	// the safety copy.
+	background sync.WaitGroup
 }
 
-// Open opens the store in the file at path, and makes the file, with mode 0600, if there is none. opts may be nil.
+// Open opens the store in the file at path. If there is no file, Open makes one with mode 0600.
+// opts may be nil.
 //
-// Only one process can have the file open, unless all open it with [Options].ReadOnly. Open returns [ErrLocked] with the
-// path when another holds the file for longer than [Options].LockTimeout; [ErrNewerFormat] for a file of a later format;
-// [ErrCorrupt] for a file that is damaged or no store; [ErrFileGone] for none beside a safety copy; [ErrReadOnly] with
-// [Options].ReadOnly for a file in which the making of a store was interrupted; [ErrInvalidOptions]; or the operating
-// system's error, such as [fs.ErrNotExist] for a missing directory. None of these changes the file. [ErrCommitUnknown] says that a
-// new store may not have reached the disk.
+// Only one process at a time can have the file open, unless all of them open it with
+// [Options].ReadOnly.
 //
-// To open a file for writing is to write one page of it again, as it is, and to sync it: after a crash or a failed sync,
-// what the system shows of a file need not be on the disk yet.
+// Opening a file for writing rewrites and syncs the meta page of its last commit. After a crash or
+// a failed sync, the system may show data that never reached the disk. After the rewrite,
+// everything that was read is durable.
+//
+// Open returns [ErrLocked] if another process has the file open for longer than
+// [Options].LockTimeout; [ErrNewerFormat] if a later version wrote the file; [ErrCorrupt] if the
+// file is damaged or is no store; [ErrFileGone] if there is no file, but a safety copy of one;
+// [ErrReadOnly] if [Options].ReadOnly is set and the making of the store was interrupted;
+// [ErrInvalidOptions]; or the operating system's error, such as [fs.ErrNotExist] if the directory
+// is missing. None of these changes the file. [ErrCommitUnknown] means that a new store may not
+// have reached the disk.
 func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
@@ -56,7 +65,7 @@ func Open(path string, opts *Options) (*Store, error) {
 	return openUnlessGone(path, opts)
 }
 
-// openFile opens the store in the file at path, and starts to keep its safety copy.
+// openFile opens the store in the file at path, and begins to keep its safety copy.
 func openFile(path string, opts *Options) (*Store, error) {
 	e, err := openOrCreateBolt(path, opts)
 	if err != nil {
@@ -73,15 +82,18 @@ func openFile(path string, opts *Options) (*Store, error) {
 	return s, nil
 }
 
-// OpenWith opens the store that e holds, and starts a new one, a domain of its own, if e is empty. On success the
-// store owns e and closes it. Of opts it uses all but LockTimeout, SafetyCopyEvery and RecoverFromSafetyCopy, which are about files. It
-// returns [ErrInvalidOptions], [ErrNewerFormat], [ErrCorrupt], [ErrReadOnly] if e is empty and ReadOnly, or e's errors.
+// OpenWith opens the store that e holds. If e is empty, OpenWith starts a new store in it, with a
+// domain of its own. On success the store owns e and closes it. OpenWith uses all of opts but
+// LockTimeout, SafetyCopyEvery and RecoverFromSafetyCopy, which are about files.
+//
+// It returns [ErrInvalidOptions], [ErrNewerFormat], [ErrCorrupt], [ErrReadOnly] if e is empty and
+// opts asks for reading only, or an error of e.
 func OpenWith(e Engine, opts *Options) (*Store, error) {
 	s, err := newStore(e, opts)
 	return s, wrapf(err, "open store")
 }
 
-// newStore makes a Store of the engine that it owns from then on, unless it returns an error.
+// newStore makes a Store. The Store owns e from then on, unless newStore returns an error.
 func newStore(e Engine, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
@@ -107,15 +119,21 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		return nil, err
 	}
 	if opts != nil && opts.TokenPrefix != "" && opts.TokenPrefix != d.prefix {
-		return nil, fmt.Errorf("%w: TokenPrefix is %q, but the store was made with %q", ErrInvalidOptions, opts.TokenPrefix, d.prefix)
+		return nil, fmt.Errorf("%w: TokenPrefix is %q, but the store was made with %q, which it keeps", ErrInvalidOptions, opts.TokenPrefix, d.prefix)
 	}
 	s.domain, s.tokens = d, d.tokenFormat()
 	return s, nil
 }
 
-// Close waits for calls under way and closes the store. What waits for a permit to hash ends with [ErrClosed], and so does
-// the minting of many keys, after the hashes that run. Every later call but Close returns [ErrClosed]; closing again does
-// nothing. It must not be called from inside [Store.Update] or [Store.View], which it waits for.
+// Close waits for calls in progress, and closes the store. Calls that wait for a permit to hash end
+// with [ErrClosed]. The minting of several keys ends with [ErrClosed] after the hashes that are
+// running. After Close has begun, every call but Close returns [ErrClosed]. Closing a closed store
+// does nothing.
+//
+// Do not call Close from the function of [Store.Update] or [Store.View], because Close waits for
+// it.
+//
+// It returns the engine's error. The store is closed all the same.
 func (s *Store) Close() (err error) {
 	s.closeOnce.Do(func() { err = s.close() })
 	return err
@@ -132,8 +150,8 @@ func (s *Store) close() error {
 	return s.engine.Close()
 }
 
-// enter begins something that Close waits for, until background.Done is called; or it returns false when the store is
-// closed.
+// enter begins something that Close waits for, until background.Done is called. It reports false if
+// the store is closed.
 func (s *Store) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +162,8 @@ func (s *Store) enter() bool {
 	return true
 }
 
-// goBackground runs fn in a goroutine that Close waits for, or returns false when the store is closed.
+// goBackground runs fn in a goroutine that Close waits for. It reports false if the store is
+// closed.
 func (s *Store) goBackground(fn func()) bool {
 	if !s.enter() {
 		return false
@@ -169,17 +188,25 @@ func (s *Store) untilClosed() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// Update runs fn in a write transaction. When it returns nil, everything fn did is on disk. When fn fails, nothing of it
-// can be seen, and fn's error comes back as it is. fn may run more than once (an engine that lost a race runs it again),
-// so it changes nothing outside tx that it does not set afresh. tx ends with fn.
+// Update runs fn in a write transaction. When Update returns nil, everything that fn did is on
+// disk. When fn returns an error, nothing that fn did can be seen, and Update returns the error
+// unchanged.
 //
-// fn must not call the store's own methods, which would wait for it to end; tx has the same operations. Hashing is not
-// among them, because it is slow and others wait to write: mint keys before, with [Store.MintKey]. An operation of tx that
-// fails when it has begun to write, as damage and disks can make it, fails the transaction, even if fn goes on and returns
-// nil; one that is refused leaves nothing behind.
+// fn may run more than once, because an engine that lost a race runs it again. So fn must not
+// change anything outside tx, unless each run sets it afresh. tx is not valid after fn has
+// returned.
 //
-// It returns [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrNewerFormat] where fn meets a record of a later version, ctx's error
-// if ctx ends before fn begins, [ErrSyncFailed], or [ErrCommitUnknown], the one error that leaves open whether the change happened.
+// fn must not call methods of the store, because they would wait for fn to end. tx has the same
+// operations, except those that hash: hashing is slow, and other writers wait meanwhile. Mint keys
+// before, with [Store.MintKey].
+//
+// If an operation of tx fails after it has begun to write, for example because it meets damage, the
+// whole transaction fails, even if fn ignores the error. An operation that fails before it has
+// written anything leaves the transaction as it was.
+//
+// Update returns [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrNewerFormat] if fn meets a record of
+// a later version, ctx's error if ctx ends before fn begins, [ErrSyncFailed], or
+// [ErrCommitUnknown], which alone leaves open whether the change happened.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if s.closed.Load() {
 		return ErrClosed
@@ -188,7 +215,8 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		return ErrReadOnly
 	}
 	var done effects
-	// Also after an error: a commit whose last sync failed can be visible all the same, and a stale entry is a login.
+	// Also after an error, because a commit whose last sync failed can be visible all the same, and
+	// a stale entry would let a revoked key log in.
 	defer func() { s.cache.release(done.stale) }()
 
 	err := s.engine.Update(ctx, func(etx EngineTx) error {
@@ -200,9 +228,9 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		if err != nil {
 			return err
 		}
-		// Before the commit, for it can be seen before this call returns.
+		// Before the commit, because the commit can be seen before Update returns.
 		s.cache.hold(e.stale)
-		e.stale.add(done.stale) // which an earlier run of fn holds
+		e.stale.add(done.stale) // an earlier run of fn holds these
 		done = e
 		return nil
 	})
@@ -216,11 +244,17 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	return err
 }
 
-// View runs fn in a read transaction, which sees one state of the whole store, and returns fn's error as it is. tx ends
-// with fn. Writers do not wait for it, except that a bbolt file cannot outgrow its map while a View or a Backup lasts
-// (1 GiB, 64 MiB on 32-bit machines, on Windows the next power of two): whoever writes then waits, and so does whoever
-// begins to read meanwhile, as long as its context lasts. Keep it short, and call none of the store's own methods from fn.
-// It returns [ErrClosed], [ErrCorrupt], [ErrNewerFormat] or ctx's error.
+// View runs fn in a read transaction, which sees one state of the whole store. It returns fn's
+// error unchanged. tx is not valid after fn has returned. fn must not call methods of the store.
+//
+// Keep fn short. Writers do not wait for a View, with one exception: a bbolt file cannot outgrow
+// its memory map while a View or a Backup lasts. The map has 1 GiB, or 64 MiB on 32-bit machines;
+// on Windows it has the next power of two above the size of the file. A writer that needs a larger
+// map waits until the View ends, and calls that begin to read meanwhile wait for the writer, as
+// long as their contexts last.
+//
+// It returns [ErrClosed], [ErrCorrupt], [ErrNewerFormat] if fn meets a record of a later version,
+// or ctx's error.
 func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	if s.closed.Load() {
 		return ErrClosed
@@ -230,7 +264,8 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	})
 }
 
-// read returns what fn returns from a read transaction, and the zero value beside an error.
+// read returns the result of fn, which it runs in a read transaction. Beside an error it returns
+// the zero value.
 func read[T any](ctx context.Context, s *Store, fn func(tx *Tx) (T, error)) (value T, err error) {
 	err = s.View(ctx, func(tx *Tx) (err error) {
 		value, err = fn(tx)
@@ -239,8 +274,8 @@ func read[T any](ctx context.Context, s *Store, fn func(tx *Tx) (T, error)) (val
 	return orZero(value, err)
 }
 
-// write returns what fn returns from a write transaction, and the zero value beside an error, so that
-// the caller of a commit that failed gets nothing that is half made.
+// write returns the result of fn, which it runs in a write transaction. Beside an error it returns
+// the zero value, so that the caller of a commit that failed gets nothing that is half made.
 func write[T any](ctx context.Context, s *Store, fn func(tx *Tx) (T, error)) (value T, err error) {
 	err = s.Update(ctx, func(tx *Tx) (err error) {
 		value, err = fn(tx)
@@ -260,17 +295,17 @@ func (s *Store) newTx(etx EngineTx) *Tx {
 	return &Tx{store: s, etx: etx, replica: s.domain.replica}
 }
 
-// DomainID identifies what the store and its replicas share.
+// DomainID returns the ID of the domain: of all the stores that share users and keys.
 func (s *Store) DomainID() uuid.UUID { return s.domain.id }
 
-// ReplicaID identifies the store among the replicas of its domain. [Salvage] makes another replica, which may lack some of
-// the last changes.
+// ReplicaID returns the ID of this store among the replicas of its domain. A store that [Salvage]
+// makes has another ID, because it may lack some of the last changes.
 func (s *Store) ReplicaID() uuid.UUID { return s.domain.replica }
 
-// Format keeps the domain's secrets out of whatever prints a Store.
+// Format keeps the secrets of the domain out of anything that prints a Store.
 func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Store") }
 
-// now is the clock's time in what records can hold.
+// now returns the time of the clock, cut to the range and the precision that a record can hold.
 func (s *Store) now() time.Time {
 	now := s.clock().UTC().Truncate(time.Millisecond)
 	switch first := time.UnixMilli(0).UTC(); {
