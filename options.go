@@ -6,71 +6,85 @@ import (
 	"time"
 )
 
-// Options changes how a store is opened. A nil *Options, or one with only zero fields, is the safe choice. Open copies it.
+// Options changes how a store is opened. A nil *Options, and one whose fields are all zero, is the
+// safe choice. The calls that take Options copy them.
 type Options struct {
-	// ReadOnly opens a store that is there already for reading: several processes can do so at once, but not while
-	// one has it open for writing. Calls that would change something return [ErrReadOnly].
+	// ReadOnly opens an existing store for reading. Several processes can do so at once, but not
+	// while another process has the store open for writing. Calls that would change something
+	// return [ErrReadOnly].
 	ReadOnly bool
 
-	// LockTimeout is how long [Open] waits for another process to close the file, before it returns [ErrLocked]. The
-	// default is one second; below 50 ms, or negative, it does not wait.
+	// LockTimeout is how long [Open] waits for another process to close the file, before it returns
+	// [ErrLocked]. The default is one second. With less than 50 ms, or a negative duration, Open
+	// does not wait.
 	LockTimeout time.Duration
 
-	// TokenPrefix begins every token of a new store, before the underscore: 1 to 16 ASCII letters and digits. The
-	// default is "lk". A store keeps the prefix that it was made with; opening it with another is [ErrInvalidOptions].
+	// TokenPrefix begins every token of a new store, before the underscore. It has 1 to 16 ASCII
+	// letters and digits. The default is "lk". A store keeps the prefix that it was made with, and
+	// opening it with another one returns [ErrInvalidOptions].
 	TokenPrefix string
 
-	// MaxKeysPerUser is how many keys a user can have. The default is 20, as in the hosted service; negative is no limit.
-	// Server keys are not limited.
+	// MaxKeysPerUser is how many keys a user can have. The default is 20, as in the hosted service.
+	// A negative number means no limit. Server keys are not limited.
 	MaxKeysPerUser int
 
-	// AppServicesNames holds the names of new and renamed keys to the hosted service's alphabet: ASCII letters, digits, '_'
-	// and '-'.
+	// AppServicesNames restricts the names of new and renamed keys to the alphabet of the hosted
+	// service: ASCII letters, digits, '_' and '-'.
 	AppServicesNames bool
 
-	// Cost is what one hash of a new key's secret costs. The default is [DefaultCost]. A key that was hashed at another
-	// cost logs in all the same, and is hashed anew with one of the next writes.
+	// Cost is the cost of hashing a new key's secret. The default is [DefaultCost]. Keys that were
+	// hashed at another cost still log in. After such a login, one of the next writes stores a hash
+	// at Cost.
 	Cost Cost
 
-	// HashMemory bounds the memory, in bytes, that argon2 takes, including what finished hashes have left for the garbage
-	// collector. Hashes that run share half of it, though a single one may take it all. When the other half is full of what
-	// they have left, the store runs the collector before it goes on. That is slow in a program with a large heap, which
-	// therefore wants a large HashMemory. One hash of Cost must fit. The default is 64 MiB.
+	// HashMemory bounds the memory for argon2, in bytes. The bound includes the memory that
+	// finished hashes have left to the garbage collector. Running hashes share half of HashMemory,
+	// except that a single hash may take all of it. When the garbage of finished hashes fills the
+	// other half, the store runs the collector before it goes on. That is slow in a program with a
+	// large heap, so give such a program a large HashMemory. One hash of Cost must fit. The default
+	// is 64 MiB.
 	HashMemory int64
 
-	// HashQueue bounds how many logins can wait for argon2 at once, those that are being hashed included; more get
-	// [ErrBusy]. Logins of one token count once. Passwords get ErrBusy when as many hashes wait. The default is 1,024.
+	// HashQueue bounds how many logins can wait for argon2 at once, including the logins whose hash
+	// is running. Further logins get [ErrBusy]. Logins with the same token count once. Passwords
+	// get ErrBusy if as many hashes wait. The default is 1,024.
 	HashQueue int
 
-	// CacheSize is how many verified keys are remembered, so that their logins need neither disk nor argon2. The default
-	// is 10,000, which takes about 2.5 MiB when full; the most is 16,777,216; negative is none.
-	// To disable or delete a user looks through all of them: a tenth of a millisecond at the default.
+	// CacheSize is how many verified keys the store remembers. Their logins need neither the disk
+	// nor argon2. The default is 10,000 keys, which take about 2.5 MiB. The most is 16,777,216. A
+	// negative number means no cache. Disabling or deleting a user searches the whole cache, which
+	// takes a tenth of a millisecond at the default.
 	CacheSize int
 
-	// SafetyCopyEvery is how often [Open] has a copy of the file made beside it, with the suffix ".safety", if anything has
-	// changed. Each copy is checked before it replaces the last. It costs a reading and a writing of the whole file, so on
-	// flash memory choose hours. The default is never. A copy that fails is tried again the next time; the last one stays.
-	// Where there is a copy and no file, Open starts no new store: see [ErrFileGone].
+	// SafetyCopyEvery is how often the store makes a copy of its file beside the file, with the
+	// suffix ".safety", if anything has changed. The store checks each copy before the copy
+	// replaces the last one. Making a copy reads and writes the whole file, so choose hours on
+	// flash memory. The default is to make no copies. If a copy fails, the last one stays, and the
+	// store tries again the next time. If there is a copy but no file, Open starts no new store:
+	// see [ErrFileGone].
 	SafetyCopyEvery time.Duration
 
-	// RecoverFromSafetyCopy has [Open] put the safety copy in the place of a file that is gone, or damaged, which it keeps with the
-	// suffix ".damaged". The copy is as old as it is: keys that were disabled or deleted since are as they were before.
+	// RecoverFromSafetyCopy makes [Open] use the safety copy if the file is gone or damaged. A
+	// damaged file is kept with the suffix ".damaged". Changes that were made after the copy are
+	// lost: keys that were disabled or deleted since then are as they were before.
 	RecoverFromSafetyCopy bool
 
-	// InsecureRand is where the secrets of tokens and domains and the random parts of IDs come from, for tests that want the same
-	// ones in every run. Whoever knows what it gives can make every token, so never set it in earnest. It is read by one
-	// goroutine at a time, and must not fail: the program ends then. The default is [crypto/rand.Reader]; salts always
-	// come from there.
+	// InsecureRand replaces the source of the secrets of tokens and domains, and of the random
+	// parts of IDs, for tests that want the same ones in every run. Never set it in production,
+	// because everyone who knows what it gives can make every token. The store reads it from one
+	// goroutine at a time. It must not fail, because the program ends if it does. The default is
+	// [crypto/rand.Reader]. Salts always come from there.
 	InsecureRand io.Reader
 
-	// Now is the clock, for tests and for devices that know the time better than their operating system. Only creation
-	// times, new IDs and expiry dates depend on it. Several goroutines call it at once. The default is [time.Now].
+	// Now replaces the clock, for tests, and for devices that know the time better than their
+	// operating system does. Only creation times, new IDs and expiry dates depend on it. Several
+	// goroutines may call it at once. The default is [time.Now].
 	Now func() time.Time
 }
 
 func (o *Options) readOnly() bool { return o != nil && o.ReadOnly }
 
-// lockTimeout never is 0, which would be to wait for ever.
+// lockTimeout is one second by default. It is never 0, because bbolt would then wait for ever.
 func (o *Options) lockTimeout() time.Duration {
 	switch {
 	case o == nil || o.LockTimeout == 0:
@@ -81,7 +95,7 @@ func (o *Options) lockTimeout() time.Duration {
 	return o.LockTimeout
 }
 
-// tokenPrefix is "lk" by default: short, since every token carries it.
+// tokenPrefix is "lk" by default: short, because every token carries it.
 func (o *Options) tokenPrefix() string {
 	if o == nil || o.TokenPrefix == "" {
 		return "lk"
@@ -89,7 +103,7 @@ func (o *Options) tokenPrefix() string {
 	return o.TokenPrefix
 }
 
-// maxKeysPerUser is the hosted service's 20 by default.
+// maxKeysPerUser is 20 by default, as in the hosted service.
 func (o *Options) maxKeysPerUser() int {
 	if o == nil || o.MaxKeysPerUser == 0 {
 		return 20
@@ -106,7 +120,7 @@ func (o *Options) cost() Cost {
 	return o.Cost
 }
 
-// hashMemory is 64 MiB by default: nine hashes of the default cost.
+// hashMemory is 64 MiB by default, which is room for nine hashes of the default cost.
 func (o *Options) hashMemory() int64 {
 	if o == nil || o.HashMemory == 0 {
 		return 64 << 20
@@ -114,7 +128,7 @@ func (o *Options) hashMemory() int64 {
 	return o.HashMemory
 }
 
-// hashQueue is 1,024 by default: some twenty seconds of hashing on one core.
+// hashQueue is 1,024 by default, which is some twenty seconds of hashing on one core.
 func (o *Options) hashQueue() int {
 	if o == nil || o.HashQueue == 0 {
 		return 1024
