@@ -13,13 +13,14 @@ import (
 	"github.com/google/uuid"
 )
 
-// A Provider is what vouched for an identity. The names are those of the hosted service.
+// A Provider is the way in which an identity was established. The names are those of the hosted
+// service.
 type Provider string
 
-// The providers. Another is [ErrInvalidIdentity]; a program with a way of its own to know people uses ProviderCustomToken or
-// ProviderCustomFunction.
+// The providers. Any other provider is refused with [ErrInvalidIdentity]. A program that has its
+// own way to identify people uses ProviderCustomToken or ProviderCustomFunction.
 const (
-	ProviderAnonymous      Provider = "anon-user" // nobody vouched: an anonymous user
+	ProviderAnonymous      Provider = "anon-user" // an anonymous user: nobody knows who it is
 	ProviderLocalUserpass  Provider = "local-userpass"
 	ProviderCustomToken    Provider = "custom-token"
 	ProviderCustomFunction Provider = "custom-function"
@@ -33,37 +34,40 @@ var providers = []Provider{
 	ProviderAnonymous, ProviderLocalUserpass, ProviderCustomToken, ProviderCustomFunction, ProviderGoogle, ProviderFacebook, ProviderApple, ProviderAPIKey,
 }
 
-// An Identity says who a user is to a provider. It belongs to one user at most. Subjects are compared byte by byte: the
-// store folds no case and normalises nothing, so a program that takes Ada@ and ada@example.com for one makes them so
-// itself.
+// An Identity is a name that a provider has for a user. It belongs to at most one user. Subjects
+// are compared byte by byte: the store neither folds case nor normalises Unicode. A program that
+// takes Ada@example.com and ada@example.com for the same person must make them equal itself.
 type Identity struct {
 	Provider Provider `json:"provider"`
-	Subject  string   `json:"subject"` // 1 to 256 bytes of UTF-8 without control characters, such as an e-mail address
+	// Subject is 1 to 256 bytes of UTF-8 without control characters, such as an e-mail address.
+	Subject string `json:"subject"`
 }
 
-// A User is an account: an ID, and the identities by which its person is known.
+// A User is an account: an ID, and the identities of the person or program that it is for.
 type User struct {
 	ID         uuid.UUID  `json:"id"`
 	Identities []Identity `json:"identities"` // in the order of linking; never empty
 	Created    time.Time  `json:"created"`    // by the store's clock, to the millisecond, in UTC
-	Disabled   bool       `json:"disabled"`   // a disabled user's keys do not log in
-	// Disablings only grows, and grows with each disabling of the user. A program that gives users sessions keeps it in them:
-	// if the user's number is another one by now, a disabling has ended the session.
+	Disabled   bool       `json:"disabled"`   // the keys of a disabled user do not log in
+	// Disablings is the number of times that the user was disabled. It never falls. A program that
+	// gives users sessions stores the number in each session: if the user has another number now,
+	// the user was disabled since, and the session is over.
 	Disablings uint64 `json:"-"`
 }
 
-// UserSpec says what user to make.
+// UserSpec describes a user to be made.
 type UserSpec struct {
-	// Identity is the user's first. An anonymous one may leave its subject empty: it is the user's ID then.
+	// Identity is the user's first identity. The subject of an anonymous identity may be empty.
+	// Then it becomes the user's ID.
 	Identity Identity
 }
 
-// maxIdentities keeps a user's record well within MaxEngineValue.
+// maxIdentities keeps a user's record well below MaxEngineValue.
 const maxIdentities = 64
 
-// CreateUser makes a user with one identity. The user's ID is derived from the identity, so that replicas that meet the
-// same person while apart make the same user; an anonymous user's is random. A user who is made again after a deletion
-// gets another ID.
+// CreateUser makes a user with one identity. The user's ID is derived from the identity, so that
+// replicas that create a user for the same person while they are apart create the same user. The ID
+// of an anonymous user is random. A user that is made again after a deletion gets another ID.
 //
 // It returns [ErrIdentityTaken], [ErrInvalidIdentity], or an error of [Store.Update].
 func (s *Store) CreateUser(ctx context.Context, n UserSpec) (User, error) {
@@ -95,7 +99,8 @@ func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 	return u.toUser(), nil
 }
 
-// newUserID checks a first identity, completes an anonymous one, and finds the ID of its user.
+// newUserID validates a first identity, completes an anonymous one, and returns the ID for its
+// user.
 func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 	if i.Provider == ProviderAnonymous {
 		id, err := tx.store.newID()
@@ -108,7 +113,7 @@ func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 		if err := i.validate(); err != nil {
 			return uuid.UUID{}, err
 		}
-		// With Options.InsecureRand it can be an ID that there was before.
+		// With Options.InsecureRand, the same ID may have been drawn before.
 		u, err := tx.getUser(id)
 		if err != nil {
 			return uuid.UUID{}, err
@@ -125,10 +130,13 @@ func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 	return tx.store.domain.userID(*i, deletions), err
 }
 
-// countDeletions returns how many users were deleted who began with an identity, or ErrIdentityTaken if there is one. A user
-// after n deletions was made where all before had tombstones, and nothing removes these: so it doubles and halves, and need
-// not read them all. Salvage may have lost some. Then it can return the number of one that is lost, and only claim knows
-// whether there is a user.
+// countDeletions returns how many users whose first identity was i have been deleted, or
+// ErrIdentityTaken if a live user began with i. These users are numbered from 0, and their
+// tombstones are never removed, so it searches by doubling and bisection instead of reading every
+// tombstone.
+//
+// Salvage may have lost some of the tombstones. Then countDeletions may return the number of a lost
+// one although a later user lives, and only claim finds out that the identity is taken.
 func (tx *Tx) countDeletions(i Identity) (uint64, error) {
 	deleted := func(deletions uint64) (bool, error) {
 		id := tx.store.domain.userID(i, deletions)
@@ -138,7 +146,8 @@ func (tx *Tx) countDeletions(i Identity) (uint64, error) {
 		}
 		return u != nil, err
 	}
-	low, high := uint64(0), uint64(0) // what is before low is deleted, and in the end high is not
+	// All users before low are deleted. In the end, the user high is not.
+	low, high := uint64(0), uint64(0)
 	for {
 		yes, err := deleted(high)
 		if err != nil {
@@ -164,7 +173,7 @@ func (tx *Tx) countDeletions(i Identity) (uint64, error) {
 	return low, nil
 }
 
-// claim enters an identity into the index as userID's.
+// claim enters an identity of a user into the index.
 func (tx *Tx) claim(i Identity, userID uuid.UUID) error {
 	owner, err := tx.etx.Get(tableIdentities, i.indexKey())
 	if err != nil {
@@ -181,7 +190,9 @@ func identityTaken(i Identity, userID uuid.UUID) error {
 	return fmt.Errorf("%w: (%s, %q) is user %s", ErrIdentityTaken, i.Provider, i.Subject, userID)
 }
 
-// User returns the user with an ID. It returns [ErrUserNotFound], or an error of [Store.View].
+// User returns the user with an ID.
+//
+// It returns [ErrUserNotFound], or an error of [Store.View].
 func (s *Store) User(ctx context.Context, id uuid.UUID) (User, error) {
 	user, err := read(ctx, s, func(tx *Tx) (User, error) { return tx.User(id) })
 	return user, wrapf(err, "user %s", id)
@@ -196,7 +207,7 @@ func (tx *Tx) User(id uuid.UUID) (User, error) {
 	return u.toUser(), nil
 }
 
-// liveUser returns the record of a user who is not deleted, or ErrUserNotFound.
+// liveUser returns the record of a user that is not deleted, or ErrUserNotFound.
 func (tx *Tx) liveUser(id uuid.UUID) (*userRecord, error) {
 	u, err := tx.getUser(id)
 	if err != nil {
@@ -208,8 +219,9 @@ func (tx *Tx) liveUser(id uuid.UUID) (*userRecord, error) {
 	return u, nil
 }
 
-// UserByIdentity returns the user to whom an identity belongs. It returns [ErrUserNotFound], [ErrInvalidIdentity], or an
-// error of [Store.View].
+// UserByIdentity returns the user that an identity belongs to.
+//
+// It returns [ErrUserNotFound], [ErrInvalidIdentity], or an error of [Store.View].
 func (s *Store) UserByIdentity(ctx context.Context, i Identity) (User, error) {
 	user, err := read(ctx, s, func(tx *Tx) (User, error) { return tx.UserByIdentity(i) })
 	return user, wrapf(err, "user with identity (%.80q, %.80q)", i.Provider, i.Subject)
@@ -233,22 +245,25 @@ func (tx *Tx) UserByIdentity(i Identity) (User, error) {
 	}
 	user, err := tx.User(id)
 	if errors.Is(err, ErrUserNotFound) || err == nil && !slices.Contains(user.Identities, i) {
-		// Somebody else's account must not be the answer to a damaged index.
+		// A damaged index must not lead to the account of somebody else.
 		return User{}, errMissing("identity of user", id)
 	}
 	return user, err
 }
 
-// usersPageSize is how many users one read transaction of [Store.Users] takes: few, since the file cannot grow meanwhile.
+// usersPageSize is how many users [Store.Users] reads in one transaction. It is small, because a
+// bbolt file cannot outgrow its map during the transaction.
 const usersPageSize = 256
 
-// Users yields all users in the order of their IDs, beginning after an ID; [uuid.Nil] is the beginning. The last ID that
-// was yielded is where to go on. No transaction is open while the loop's body runs, so the body may call the store; a
-// user who is made or deleted meanwhile may or may not be met. An error, one of [Store.View]'s, is yielded once, as the
-// last element.
+// Users yields all users with an ID greater than after, in the order of their IDs. [uuid.Nil] is
+// the beginning. To continue later, pass the ID of the last user that was yielded. No transaction
+// is open while the body of the loop runs, so the body may call the store. A user that is made or
+// deleted meanwhile may or may not be yielded.
+//
+// An error, one of [Store.View], is yielded once, as the last element.
 func (s *Store) Users(ctx context.Context, after uuid.UUID) iter.Seq2[User, error] {
 	return func(yield func(User, error) bool) {
-		after := after // a second loop begins where the first did
+		after := after // a second loop begins where the first one did
 		for {
 			page, err := s.usersPage(ctx, after)
 			for _, user := range page {
@@ -268,8 +283,8 @@ func (s *Store) Users(ctx context.Context, after uuid.UUID) iter.Seq2[User, erro
 	}
 }
 
-// usersPage returns up to usersPageSize users in the order of their IDs, beginning after an ID. Beside
-// an error it returns the users before the place of the error.
+// usersPage returns the next users after an ID, in the order of their IDs, and at most
+// usersPageSize of them. Beside an error it returns the users that come before the error.
 func (s *Store) usersPage(ctx context.Context, after uuid.UUID) (page []User, err error) {
 	page = make([]User, 0, usersPageSize)
 	err = s.View(ctx, func(tx *Tx) error {
@@ -287,7 +302,8 @@ func (s *Store) usersPage(ctx context.Context, after uuid.UUID) (page []User, er
 	return page, err
 }
 
-// Users is [Store.Users] in a transaction. What the transaction changes on the way is seen where it lies ahead.
+// Users is [Store.Users] in a transaction. The loop sees changes that the transaction makes to
+// users ahead of it.
 func (tx *Tx) Users(after uuid.UUID) iter.Seq2[User, error] {
 	return func(yield func(User, error) bool) {
 		for e, err := range tx.etx.Scan(tableUsers, append(after[:], 0), nil) {
@@ -306,11 +322,12 @@ func (tx *Tx) Users(after uuid.UUID) iter.Seq2[User, error] {
 	}
 }
 
-// LinkIdentity gives a user a further identity. One that is this user's already changes nothing. An anonymous identity
-// cannot be linked; an anonymous user to whom another identity is linked is anonymous no more.
+// LinkIdentity gives a user another identity. If the identity is this user's already, nothing
+// changes. An anonymous identity cannot be linked. An anonymous user that gets another identity is
+// no longer anonymous.
 //
-// It returns [ErrUserNotFound], [ErrIdentityTaken] if the identity is another user's, [ErrInvalidIdentity],
-// [ErrTooManyIdentities], or an error of [Store.Update].
+// It returns [ErrUserNotFound], [ErrIdentityTaken] if the identity belongs to another user,
+// [ErrInvalidIdentity], [ErrTooManyIdentities], or an error of [Store.Update].
 func (s *Store) LinkIdentity(ctx context.Context, userID uuid.UUID, i Identity) (User, error) {
 	user, err := write(ctx, s, func(tx *Tx) (User, error) { return tx.LinkIdentity(userID, i) })
 	return user, wrapf(err, "link identity to user %s", userID)
@@ -349,8 +366,10 @@ func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (user User, err error) 
 	return u.toUser(), nil
 }
 
-// EnableUser lets a disabled user's keys log in again. Enabling an enabled user changes nothing. It returns
-// [ErrUserNotFound], or an error of [Store.Update].
+// EnableUser lets the keys of a disabled user log in again. Enabling an enabled user changes
+// nothing. Keys that are disabled themselves stay disabled.
+//
+// It returns [ErrUserNotFound], or an error of [Store.Update].
 func (s *Store) EnableUser(ctx context.Context, id uuid.UUID) error {
 	err := s.Update(ctx, func(tx *Tx) error { return tx.EnableUser(id) })
 	return wrapf(err, "enable user %s", id)
@@ -359,8 +378,9 @@ func (s *Store) EnableUser(ctx context.Context, id uuid.UUID) error {
 // EnableUser is [Store.EnableUser] in a transaction.
 func (tx *Tx) EnableUser(id uuid.UUID) error { return tx.setUserDisabled(id, false) }
 
-// DisableUser stops all keys of a user from logging in until the user is enabled. Disabling a disabled user leaves it so.
-// When it returns nil, the change is on disk and no login with such a key that begins afterwards succeeds.
+// DisableUser stops all keys of a user from logging in, until the user is enabled. Disabling a
+// disabled user only counts: see [User].Disablings. When DisableUser returns nil, the change is on
+// disk, and no login with a key of the user that begins afterwards succeeds.
 //
 // It returns [ErrUserNotFound], or an error of [Store.Update].
 func (s *Store) DisableUser(ctx context.Context, id uuid.UUID) error {
@@ -387,9 +407,10 @@ func (tx *Tx) setUserDisabled(id uuid.UUID, disable bool) (err error) {
 	return tx.putUser(u)
 }
 
-// DeleteUser deletes a user and all keys of the user, for good. No record has more of them than the IDs; the identities
-// are free for another user. When it returns nil, the change is on disk and no login with such a key that begins
-// afterwards succeeds. What the file's free pages still hold goes when they are used again, or with [Store.Compact].
+// DeleteUser deletes a user and all keys of the user, for good. Only their IDs are kept, and the
+// identities can be given to another user. When DeleteUser returns nil, the change is on disk, and
+// no login with a key of the user that begins afterwards succeeds. Old bytes may remain in free
+// pages of the file until the pages are used again or [Store.Compact] runs.
 //
 // It returns [ErrUserNotFound], or an error of [Store.Update].
 func (s *Store) DeleteUser(ctx context.Context, id uuid.UUID) error {
@@ -437,12 +458,13 @@ func (u *userRecord) toUser() User {
 	return user
 }
 
-// anonymous reports whether all that is known of the user is that there is one.
+// anonymous reports whether the user has no identity but anonymous ones.
 func (u *userRecord) anonymous() bool {
 	return !slices.ContainsFunc(u.identities, func(i identityRecord) bool { return i.Provider != ProviderAnonymous })
 }
 
-// key is the identity's key in the index. No provider has a zero byte in its name.
+// indexKey returns the key of the identity in the index: provider, a zero byte, subject. No
+// provider has a zero byte in its name.
 func (i Identity) indexKey() []byte {
 	return slices.Concat([]byte(i.Provider), []byte{0}, []byte(i.Subject))
 }
@@ -462,7 +484,7 @@ const (
 	validTextRule = "1 to 256 bytes of UTF-8 without control characters"
 )
 
-// validText is the rule for names of keys and subjects of identities.
+// validText reports whether s can be the name of a key or the subject of an identity.
 func validText(s string) bool {
 	if len(s) == 0 || len(s) > maxText || !utf8.ValidString(s) {
 		return false
