@@ -13,40 +13,44 @@ import (
 	"github.com/google/uuid"
 )
 
-// ServerOwner is the owner of server keys: keys that no user has, and that let a service log in as itself. It is no user.
+// ServerOwner is the owner of server keys, which belong to no user and let a service log in as
+// itself. ServerOwner is not the ID of a user.
 var ServerOwner = uuid.Max
 
-// A Key is what is known of a key: all but its secret.
+// A Key is everything that the store tells about a key: all but its secret and its verifier.
 type Key struct {
 	ID       uuid.UUID `json:"id"`
 	Owner    uuid.UUID `json:"owner"`            // a user's ID, or [ServerOwner]
 	Name     string    `json:"name"`             // unique among its owner's keys
-	Created  time.Time `json:"created"`          // when it was minted, by the store's clock, to the millisecond, in UTC
-	Expires  time.Time `json:"expires,omitzero"` // to the second, in UTC; the zero time for never
+	Created  time.Time `json:"created"`          // of its minting, by the store's clock, to the millisecond, in UTC
+	Expires  time.Time `json:"expires,omitzero"` // to the second, in UTC; the zero time means never
 	Disabled bool      `json:"disabled"`         // a disabled key does not log in
-	// Disablings only grows, and grows with each disabling of the key. See [User].Disablings.
+	// Disablings is the number of times that the key was disabled. It never falls. See
+	// [User].Disablings.
 	Disablings uint64 `json:"-"`
 }
 
-// KeySpec says what key to make.
+// KeySpec describes a key to be made.
 type KeySpec struct {
 	// Name is 1 to 256 bytes of UTF-8 without control characters. Names are compared byte by byte.
 	Name string
-	// Expires is when the key stops logging in, by the store's clock, rounded down to the second. The zero time is never.
+	// Expires is when the key stops logging in, by the store's clock, rounded down to the second.
+	// The zero time means never.
 	Expires time.Time
 }
 
-// KeyRequest is a KeySpec and whose it is to be.
+// KeyRequest is a KeySpec and the owner of the key.
 type KeyRequest struct {
 	Owner uuid.UUID // a user's ID
 	KeySpec
 }
 
-// CreateKey makes a key of a user, and returns it with its token. This is the only time that the token is seen: the store
-// keeps nothing that it could be found from. A wrong request is refused before it costs a hash.
+// CreateKey makes a key of a user, and returns the key and its token. The token cannot be seen
+// again, because the store keeps nothing from which it could be found. A request that breaks a rule
+// is refused before anything is hashed. CreateKey waits for a permit to hash, as long as ctx lasts.
 //
-// It returns [ErrUserNotFound], also for [ServerOwner]; [ErrAnonymousUser], [ErrInvalidName], [ErrKeyNameTaken],
-// [ErrTooManyKeys], [ErrInvalidExpiry], or an error of [Store.Update]. ctx bounds the wait for a permit to hash.
+// It returns [ErrUserNotFound], also for [ServerOwner]; [ErrAnonymousUser]; [ErrInvalidName];
+// [ErrKeyNameTaken]; [ErrTooManyKeys]; [ErrInvalidExpiry]; or an error of [Store.Update].
 func (s *Store) CreateKey(ctx context.Context, user uuid.UUID, n KeySpec) (Key, string, error) {
 	if user == ServerOwner {
 		return Key{}, "", wrapf(ErrUserNotFound, "create key %.80q of %s", n.Name, ownerText(user))
@@ -54,9 +58,11 @@ func (s *Store) CreateKey(ctx context.Context, user uuid.UUID, n KeySpec) (Key, 
 	return s.createKey(ctx, user, n)
 }
 
-// CreateServerKey makes a key that no user owns, and returns it with its token, as [Store.CreateKey] does.
+// CreateServerKey makes a key that no user owns, and returns the key and its token, as
+// [Store.CreateKey] does.
 //
-// It returns [ErrInvalidName], [ErrKeyNameTaken], [ErrInvalidExpiry], or an error of [Store.Update].
+// It returns [ErrInvalidName], [ErrKeyNameTaken], [ErrInvalidExpiry], or an error of
+// [Store.Update].
 func (s *Store) CreateServerKey(ctx context.Context, n KeySpec) (Key, string, error) {
 	return s.createKey(ctx, ServerOwner, n)
 }
@@ -69,11 +75,13 @@ func (s *Store) createKey(ctx context.Context, owner uuid.UUID, n KeySpec) (Key,
 	return keys[0], tokens[0], nil
 }
 
-// CreateKeys makes many keys in one transaction, all or none, and returns keys and tokens in the order of the requests.
-// It hashes on as many processors as [Options].HashMemory allows, before the transaction begins. progress, if not nil, is
-// called after each hash with the number of hashes done and of all, in the caller's own goroutine; hashing waits for it.
+// CreateKeys makes all of the requested keys in one transaction, or none of them. It returns the
+// keys and their tokens in the order of the requests. Before the transaction begins, it hashes on
+// as many processors as [Options].HashMemory allows. If progress is not nil, CreateKeys calls it
+// after each hash, in the goroutine of the caller, with the number of hashes done and the number of
+// all. Hashing waits for progress to return.
 //
-// It returns the errors of [Store.CreateKey], with the place of the request in the text.
+// It returns the errors of [Store.CreateKey], with the number of the request, from 0, in the text.
 func (s *Store) CreateKeys(ctx context.Context, requests []KeyRequest, progress func(done, total int)) ([]Key, []string, error) {
 	for i, r := range requests {
 		if r.Owner == ServerOwner {
@@ -129,7 +137,7 @@ func (s *Store) createKeys(ctx context.Context, requests []KeyRequest, progress 
 	return keys, tokens, nil
 }
 
-// ownerText is an owner in an error.
+// ownerText names an owner in an error.
 func ownerText(owner uuid.UUID) string {
 	if owner == ServerOwner {
 		return "the server"
@@ -144,12 +152,13 @@ func requestError(err error, i, total int) error {
 	return fmt.Errorf("request %d: %w", i, err)
 }
 
-// A MintedKey is a key that has its ID and its hash, but no owner and no name yet. [Tx.InsertKey] or [Tx.InsertServerKey] makes a key of it. It
-// prints and marshals as nothing.
+// A MintedKey is a key that has an ID and a hash, but no owner and no name. [Tx.InsertKey] or
+// [Tx.InsertServerKey] turns it into a key. It prints as its ID alone, and marshals as nothing.
 type MintedKey struct{ m concealed[mintedKey] }
 
-// concealed holds what must not be printed. fmt prints what unexported fields hold without asking their Format methods,
-// and follows pointers that it is given; of a function it prints no more than an address.
+// concealed holds a value that must not be printed. fmt prints the contents of unexported fields
+// without asking their Format methods, and follows pointers. Of a function it prints no more than
+// an address.
 type concealed[T any] func() T
 
 func conceal[T any](v T) concealed[T] { return func() T { return v } }
@@ -161,7 +170,7 @@ type mintedKey struct {
 	verifier string
 }
 
-// Format keeps the verifier out of whatever prints a MintedKey. It writes the ID of the key to be.
+// Format writes the ID of the key, and keeps the verifier out of anything that prints a MintedKey.
 func (m MintedKey) Format(f fmt.State, _ rune) {
 	if m.m == nil {
 		fmt.Fprint(f, "empty minted key")
@@ -170,8 +179,9 @@ func (m MintedKey) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "minted key %s", m.m().id)
 }
 
-// MintKey draws a secret, hashes it, and returns the token and what [Tx.InsertKey] makes a key of. Nothing is written: a
-// token whose key is never inserted is good for nothing. ctx bounds the wait for a permit to hash.
+// MintKey draws a secret, hashes it, and returns a MintedKey for [Tx.InsertKey] and the token.
+// Nothing is written. The token is good only after the key was inserted. MintKey waits for a permit
+// to hash, as long as ctx lasts.
 //
 // It returns [ErrClosed] or ctx's error.
 func (s *Store) MintKey(ctx context.Context) (MintedKey, string, error) {
@@ -182,7 +192,9 @@ func (s *Store) MintKey(ctx context.Context) (MintedKey, string, error) {
 	return minted[0], tokens[0], nil
 }
 
-// MintKeys is [Store.MintKey] n times, in parallel. progress is as in [Store.CreateKeys].
+// MintKeys is [Store.MintKey] n times, in parallel. progress is called as in [Store.CreateKeys].
+//
+// It returns [ErrClosed] or ctx's error.
 func (s *Store) MintKeys(ctx context.Context, n int, progress func(done, total int)) ([]MintedKey, []string, error) {
 	minted, tokens, err := s.mintKeys(ctx, n, progress)
 	return minted, tokens, wrapf(err, "mint keys")
@@ -207,9 +219,9 @@ func (s *Store) mintKeys(ctx context.Context, n int, progress func(done, total i
 	return minted, tokens, nil
 }
 
-// inParallel calls hash with each number below n, as many at once as can run. After each call it calls
-// progress, if that is not nil, in the goroutine of the caller, who can recover from a panic of
-// progress. When inParallel returns, no call of hash runs any more.
+// inParallel calls hash with each number below n, as many calls at once as can run. After each call
+// it calls progress, if that is not nil, in the goroutine of the caller, so that the caller can
+// recover from a panic of progress. When inParallel returns, no call of hash is running.
 //
 // It returns the first error of hash, ErrClosed if the store begins to close, or ctx's error.
 func (s *Store) inParallel(ctx context.Context, n int, progress func(done, total int), hash func(ctx context.Context, i int) error) error {
@@ -217,7 +229,7 @@ func (s *Store) inParallel(ctx context.Context, n int, progress func(done, total
 	results := make(chan error)
 	done := 0
 	defer func() {
-		cancel() // what is left to do ends at once
+		cancel() // the calls that are left return at once
 		for ; done < n; done++ {
 			<-results
 		}
@@ -246,14 +258,14 @@ func (s *Store) inParallel(ctx context.Context, n int, progress func(done, total
 	return ctx.Err()
 }
 
-// drawnKey is what is known of a key before its secret is hashed.
+// drawnKey is a key whose secret has not been hashed yet.
 type drawnKey struct {
 	id      uuid.UUID
 	created time.Time
 	secret  [secretSize]byte
 }
 
-// draw makes n new keys, each with an ID and a secret of its own.
+// draw makes n new keys, each with an ID and a secret.
 func (s *Store) draw(n int) ([]drawnKey, error) {
 	drawn := make([]drawnKey, n)
 	for i := range drawn {
@@ -282,7 +294,9 @@ func (s *Store) mint(ctx context.Context, d drawnKey) (MintedKey, string, error)
 	return MintedKey{conceal(m)}, s.tokens.format(d.id, d.secret), nil
 }
 
-// InsertKey makes a minted key a key of a user. It returns [ErrInvalidMintedKey], or the errors of [Store.CreateKey].
+// InsertKey turns a minted key into a key of a user.
+//
+// It returns [ErrInvalidMintedKey], or the errors of [Store.CreateKey].
 func (tx *Tx) InsertKey(user uuid.UUID, n KeySpec, minted MintedKey) (Key, error) {
 	if user == ServerOwner {
 		return Key{}, ErrUserNotFound
@@ -290,8 +304,9 @@ func (tx *Tx) InsertKey(user uuid.UUID, n KeySpec, minted MintedKey) (Key, error
 	return tx.insertKey(user, n, minted)
 }
 
-// InsertServerKey makes a minted key a server key. It returns [ErrInvalidMintedKey], or the errors of
-// [Store.CreateServerKey].
+// InsertServerKey turns a minted key into a server key.
+//
+// It returns [ErrInvalidMintedKey], or the errors of [Store.CreateServerKey].
 func (tx *Tx) InsertServerKey(n KeySpec, minted MintedKey) (Key, error) {
 	return tx.insertKey(ServerOwner, n, minted)
 }
@@ -329,7 +344,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	return k.toKey(), nil
 }
 
-// expiry is a new key's expiry date as it is stored.
+// expiry returns the expiry date of a new key as the store keeps it.
 func expiry(n KeySpec) time.Time {
 	if n.Expires.IsZero() {
 		return time.Time{}
@@ -337,8 +352,8 @@ func expiry(n KeySpec) time.Time {
 	return n.Expires.UTC().Truncate(time.Second)
 }
 
-// checkNewKey is every rule about whether owner can have one more key of that name, after so many others that are to be
-// made before it.
+// checkNewKey returns an error if owner cannot have one more key with the name and expiry date in
+// n. others is the number of keys that will be made for owner before this one.
 func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) error {
 	if err := tx.checkName(n.Name); err != nil {
 		return err
@@ -377,7 +392,8 @@ func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {
 	return err
 }
 
-// countKeys counts the keys of an owner, once in a transaction: who makes many keys would count them again for each.
+// countKeys returns the number of owner's keys. It counts them once in a transaction, because a
+// transaction that makes many keys asks for each of them.
 func (tx *Tx) countKeys(owner uuid.UUID) (n int, err error) {
 	if n, counted := tx.keyCounts[owner]; counted {
 		return n, nil
@@ -395,7 +411,7 @@ func (tx *Tx) countKeys(owner uuid.UUID) (n int, err error) {
 	return n, nil
 }
 
-// recount keeps the count of an owner's keys, if they were counted.
+// recount adds change to the number of owner's keys, if they have been counted.
 func (tx *Tx) recount(owner uuid.UUID, change int) {
 	if n, counted := tx.keyCounts[owner]; counted {
 		tx.keyCounts[owner] = n + change
@@ -412,8 +428,9 @@ func (tx *Tx) checkName(name string) error {
 	return nil
 }
 
-// CheckAppServicesName returns [ErrInvalidName] unless a key's name is one that the hosted service took: 1 to 256 ASCII letters,
-// digits, '_' and '-'. It is for programs that serve the service's SDKs from a store without [Options.AppServicesNames].
+// CheckAppServicesName returns [ErrInvalidName] unless name is a key name that the hosted service
+// accepted: 1 to 256 ASCII letters, digits, '_' and '-'. It is for programs that serve the SDKs of
+// that service from a store without [Options.AppServicesNames].
 func CheckAppServicesName(name string) error {
 	if !validText(name) {
 		return fmt.Errorf("%w: %.80q is not %s", ErrInvalidName, name, validTextRule)
@@ -439,8 +456,10 @@ func (tx *Tx) checkNameFree(owner uuid.UUID, name string) error {
 
 func nameTaken(name string) error { return fmt.Errorf("%w: %q", ErrKeyNameTaken, name) }
 
-// Key returns owner's key with an ID. It returns [ErrKeyNotFound] if owner has no such key, whoever else may have it, or
-// an error of [Store.View].
+// Key returns the key of owner with an ID.
+//
+// It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it, or an error
+// of [Store.View].
 func (s *Store) Key(ctx context.Context, owner, id uuid.UUID) (Key, error) {
 	key, err := read(ctx, s, func(tx *Tx) (Key, error) { return tx.Key(owner, id) })
 	return key, wrapf(err, "key %s", id)
@@ -455,7 +474,7 @@ func (tx *Tx) Key(owner, id uuid.UUID) (Key, error) {
 	return k.toKey(), nil
 }
 
-// liveKey returns the record of a key that is owner's and not deleted, or ErrKeyNotFound.
+// liveKey returns the record of a key that belongs to owner and is not deleted, or ErrKeyNotFound.
 func (tx *Tx) liveKey(owner, id uuid.UUID) (*keyRecord, error) {
 	k, err := tx.getKey(id)
 	if err != nil {
@@ -467,8 +486,10 @@ func (tx *Tx) liveKey(owner, id uuid.UUID) (*keyRecord, error) {
 	return k, nil
 }
 
-// Keys returns all keys of owner, a user or [ServerOwner], in the order of creation, whatever the clock did; without any, an
-// empty slice. It returns [ErrUserNotFound], or an error of [Store.View].
+// Keys returns all keys of owner, a user or [ServerOwner]. They are in the order of their creation,
+// even if the clock went back in between. If there are none, the slice is empty and not nil.
+//
+// It returns [ErrUserNotFound], or an error of [Store.View].
 func (s *Store) Keys(ctx context.Context, owner uuid.UUID) ([]Key, error) {
 	keys, err := read(ctx, s, func(tx *Tx) ([]Key, error) { return tx.Keys(owner) })
 	return keys, wrapf(err, "keys of %s", ownerText(owner))
@@ -505,10 +526,10 @@ func (tx *Tx) Keys(owner uuid.UUID) ([]Key, error) {
 	return keys, nil
 }
 
-// keysOf yields the IDs of owner's keys, in no useful order.
+// keysOf yields the IDs of owner's keys, in the order of their names.
 func (tx *Tx) keysOf(owner uuid.UUID) iter.Seq2[uuid.UUID, error] {
 	return func(yield func(uuid.UUID, error) bool) {
-		// No byte of a name is 0xff.
+		// No byte of a name is 0xff, because names are UTF-8.
 		for e, err := range tx.etx.Scan(tableNames, owner[:], append(owner[:], 0xff)) {
 			var id uuid.UUID
 			if err == nil {
@@ -521,8 +542,10 @@ func (tx *Tx) keysOf(owner uuid.UUID) iter.Seq2[uuid.UUID, error] {
 	}
 }
 
-// RenameKey gives owner's key another name. A name that it has already changes nothing. It returns [ErrKeyNotFound] if
-// owner has no such key, [ErrInvalidName], [ErrKeyNameTaken], or an error of [Store.Update].
+// RenameKey gives a key of owner another name. If the key has that name already, nothing changes.
+//
+// It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it;
+// [ErrInvalidName]; [ErrKeyNameTaken]; or an error of [Store.Update].
 func (s *Store) RenameKey(ctx context.Context, owner, id uuid.UUID, name string) error {
 	err := s.Update(ctx, func(tx *Tx) error { return tx.RenameKey(owner, id, name) })
 	return wrapf(err, "rename key %s", id)
@@ -556,8 +579,10 @@ func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) (err error) {
 	return tx.putKey(k)
 }
 
-// EnableKey lets a disabled key log in again. Enabling an enabled key changes nothing. It returns [ErrKeyNotFound] if
-// owner has no such key, whoever else may have it, or an error of [Store.Update].
+// EnableKey lets a disabled key of owner log in again. Enabling an enabled key changes nothing.
+//
+// It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it, or an error
+// of [Store.Update].
 func (s *Store) EnableKey(ctx context.Context, owner, id uuid.UUID) error {
 	err := s.Update(ctx, func(tx *Tx) error { return tx.EnableKey(owner, id) })
 	return wrapf(err, "enable key %s", id)
@@ -566,10 +591,12 @@ func (s *Store) EnableKey(ctx context.Context, owner, id uuid.UUID) error {
 // EnableKey is [Store.EnableKey] in a transaction.
 func (tx *Tx) EnableKey(owner, id uuid.UUID) error { return tx.setKeyDisabled(owner, id, false) }
 
-// DisableKey stops a key from logging in until it is enabled. Disabling a disabled key leaves it so. When it returns nil,
-// the change is on disk and no login that begins afterwards succeeds.
+// DisableKey stops a key of owner from logging in, until it is enabled. Disabling a disabled key
+// only counts: see [Key].Disablings. When DisableKey returns nil, the change is on disk, and no
+// login with the key that begins afterwards succeeds.
 //
-// It returns [ErrKeyNotFound] if owner has no such key, whoever else may have it, or an error of [Store.Update].
+// It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it, or an error
+// of [Store.Update].
 func (s *Store) DisableKey(ctx context.Context, owner, id uuid.UUID) error {
 	err := s.Update(ctx, func(tx *Tx) error { return tx.DisableKey(owner, id) })
 	return wrapf(err, "disable key %s", id)
@@ -594,11 +621,13 @@ func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) (err error) {
 	return tx.putKey(k)
 }
 
-// DeleteKey deletes a key, for good. No record has more of it than its ID and owner; its name is free. When it returns nil,
-// the change is on disk and no login that begins afterwards succeeds. What the file's free pages still hold of it goes
-// when they are used again, or with [Store.Compact].
+// DeleteKey deletes a key of owner, for good. Only its ID and owner are kept, and its name can be
+// used again. When DeleteKey returns nil, the change is on disk, and no login with the key that
+// begins afterwards succeeds. Old bytes may remain in free pages of the file until the pages are
+// used again or [Store.Compact] runs.
 //
-// It returns [ErrKeyNotFound] if owner has no such key, whoever else may have it, or an error of [Store.Update].
+// It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it, or an error
+// of [Store.Update].
 func (s *Store) DeleteKey(ctx context.Context, owner, id uuid.UUID) error {
 	err := s.Update(ctx, func(tx *Tx) error { return tx.DeleteKey(owner, id) })
 	return wrapf(err, "delete key %s", id)
@@ -628,7 +657,8 @@ func (k *keyRecord) toKey() Key {
 	return Key{ID: k.id, Owner: k.owner, Name: k.name, Created: k.created, Expires: k.expires, Disabled: k.disabled, Disablings: k.disablings}
 }
 
-// nameKey is a key's entry in the index of names: owner, name, 0, ID. No name has a zero byte.
+// nameIndexKey returns the key of an entry in the index of names: owner, name, a zero byte, the
+// key's ID. No name has a zero byte.
 func nameIndexKey(owner uuid.UUID, name string, id uuid.UUID) []byte {
 	return slices.Concat(owner[:], []byte(name), []byte{0}, id[:])
 }
