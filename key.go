@@ -19,10 +19,11 @@ var ServerOwner = uuid.Max
 
 // A Key is everything that the store tells about a key: all but its secret and its verifier.
 type Key struct {
-	ID       uuid.UUID `json:"id"`
-	Owner    uuid.UUID `json:"owner"`            // a user's ID, or [ServerOwner]
-	Name     string    `json:"name"`             // unique among its owner's keys
-	Created  time.Time `json:"created"`          // of its minting, by the store's clock, to the millisecond, in UTC
+	ID    uuid.UUID `json:"id"`
+	Owner uuid.UUID `json:"owner"` // a user's ID, or [ServerOwner]
+	Name  string    `json:"name"`  // unique among its owner's keys
+	// Created is when the key was minted, by the store's clock, to the millisecond, in UTC.
+	Created  time.Time `json:"created"`
 	Expires  time.Time `json:"expires,omitzero"` // to the second, in UTC; the zero time means never
 	Disabled bool      `json:"disabled"`         // a disabled key does not log in
 	// Disablings is the number of times that the key was disabled. It never falls. See

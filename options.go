@@ -177,13 +177,13 @@ func (o *Options) validate() error {
 	case !validPrefix(o.tokenPrefix()):
 		return fmt.Errorf("%w: TokenPrefix %q is not 1 to %d ASCII letters and digits", ErrInvalidOptions, o.tokenPrefix(), maxPrefix)
 	case !c.valid():
-		return fmt.Errorf("%w: Cost %+v is out of bounds", ErrInvalidOptions, c)
+		return fmt.Errorf("%w: Cost %+v is out of range", ErrInvalidOptions, c)
 	case c.bytes() > o.hashMemory():
-		return fmt.Errorf("%w: one hash takes %d bytes, and HashMemory is %d", ErrInvalidOptions, c.bytes(), o.hashMemory())
+		return fmt.Errorf("%w: one hash at Cost takes %d bytes, and HashMemory has %d", ErrInvalidOptions, c.bytes(), o.hashMemory())
 	case o.hashQueue() < 0:
-		return fmt.Errorf("%w: HashQueue is negative", ErrInvalidOptions)
+		return fmt.Errorf("%w: HashQueue is negative; 0 is the default", ErrInvalidOptions)
 	case o.cacheSize() > maxCacheSize:
-		return fmt.Errorf("%w: CacheSize is over %d", ErrInvalidOptions, maxCacheSize)
+		return fmt.Errorf("%w: CacheSize is greater than %d", ErrInvalidOptions, maxCacheSize)
 	}
 	return nil
 }
