@@ -7,10 +7,12 @@ import (
 	"slices"
 )
 
-// AppTable is a named set of an application's own records, in the store's file and in the same transactions as users and
-// keys: what belongs together is written together. The store gives them a checksum, backs them up and salvages them, and
-// knows nothing else of them; they are not among the changes that replicas take. An AppTable ends with its [Tx], and like that
-// must not be used by two goroutines at once.
+// AppTable is a named table of an application's own records. They are in the store's file, and take
+// part in the same transactions as users and keys, so that data that belongs together is written
+// together. The store gives each record a checksum, backs the records up and salvages them, and
+// knows nothing else about them. Replicas do not get them.
+//
+// An AppTable is valid as long as its [Tx], and must not be used by two goroutines at once.
 type AppTable struct {
 	tx     *Tx
 	prefix []byte
@@ -20,12 +22,12 @@ type AppTable struct {
 // The limits of [AppTable].
 const (
 	MaxAppName  = 64
-	MaxAppKey   = 256      // bytes, at least one
+	MaxAppKey   = 256      // bytes; the least is one byte
 	MaxAppValue = 32 << 10 // bytes
 )
 
-// AppTable returns the records under a name: 1 to [MaxAppName] lower-case ASCII letters, digits and hyphens. Under another
-// name, every method returns [ErrInvalidData].
+// AppTable returns the table with a name. A name has 1 to [MaxAppName] lower-case ASCII letters,
+// digits and hyphens. With any other name, every method of the table returns [ErrInvalidData].
 func (tx *Tx) AppTable(name string) *AppTable {
 	t := &AppTable{tx: tx, prefix: append([]byte(name), 0)}
 	for i := range len(name) {
@@ -39,8 +41,9 @@ func (tx *Tx) AppTable(name string) *AppTable {
 	return t
 }
 
-// Get returns the value of key, not nil even when it is empty; or nil if there is none. It returns [ErrInvalidData] or an
-// error of [Store.View].
+// Get returns the value of key, or nil if there is none. An empty value is not nil.
+//
+// It returns [ErrInvalidData], or an error of [Store.View].
 func (t *AppTable) Get(key []byte) ([]byte, error) {
 	k, err := t.engineKey(key)
 	if err != nil {
@@ -53,7 +56,9 @@ func (t *AppTable) Get(key []byte) ([]byte, error) {
 	return openRecord(tableData, k, record)
 }
 
-// Put sets the value of key. It returns [ErrInvalidData], [ErrReadOnly] in a View, or an error of [Store.Update].
+// Put sets the value of key.
+//
+// It returns [ErrInvalidData], [ErrReadOnly] in a View, or an error of [Store.Update].
 func (t *AppTable) Put(key, value []byte) error {
 	k, err := t.engineKey(key)
 	if err == nil && len(value) > MaxAppValue {
@@ -65,7 +70,9 @@ func (t *AppTable) Put(key, value []byte) error {
 	return t.tx.etx.Put(tableData, k, sealRecord(tableData, k, value))
 }
 
-// Delete removes key, if it is there. Its errors are those of [AppTable.Put].
+// Delete removes key, if it is there.
+//
+// It returns the errors of [AppTable.Put].
 func (t *AppTable) Delete(key []byte) error {
 	k, err := t.engineKey(key)
 	if err != nil {
@@ -74,9 +81,11 @@ func (t *AppTable) Delete(key []byte) error {
 	return t.tx.etx.Delete(tableData, k)
 }
 
-// Scan yields the entries with from ≤ key < to, in the order of bytes. A nil from is the beginning, a nil to the end. It
-// may be written to on the way: each step goes to the next greater key that there is at that moment. An error, one of
-// [AppTable.Get], is the last element.
+// Scan yields the entries with from ≤ key < to, in the order of their keys, compared as bytes. A
+// nil from means the beginning of the table, a nil to means its end. The body of the loop may write
+// to the table: each step goes to the next greater key that there is at that moment.
+//
+// An error, one of [AppTable.Get], is yielded once, as the last element.
 func (t *AppTable) Scan(from, to []byte) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		if t.err != nil {
@@ -85,7 +94,7 @@ func (t *AppTable) Scan(from, to []byte) iter.Seq2[Entry, error] {
 		}
 		low, high := append(bytes.Clone(t.prefix), from...), append(bytes.Clone(t.prefix), to...)
 		if to == nil {
-			high[len(high)-1]++ // the zero byte that ends the name
+			high[len(high)-1]++ // the zero byte after the name
 		}
 		for e, err := range t.tx.etx.Scan(tableData, low, high) {
 			if err == nil {
@@ -103,7 +112,7 @@ func (t *AppTable) Scan(from, to []byte) iter.Seq2[Entry, error] {
 	}
 }
 
-// engineKey is the engine's key of a record.
+// engineKey returns the key that the engine has for a record.
 func (t *AppTable) engineKey(key []byte) ([]byte, error) {
 	if t.err == nil && (len(key) == 0 || len(key) > MaxAppKey) {
 		return nil, fmt.Errorf("%w: a key of %d bytes", ErrInvalidData, len(key))
