@@ -5,9 +5,10 @@ import (
 	"fmt"
 )
 
-// HashPassword makes a verifier of a password: an argon2id hash under a salt of its own, at the store's cost, as a PHC
-// string. The store does not keep it; see [Tx.AppTable]. Passwords, other than tokens, can be guessed, so where they are real
-// the store's cost is [DefaultCost] or more. ctx bounds the wait for a permit to hash.
+// HashPassword hashes a password with argon2id, at the store's cost and with a new salt, and
+// returns the verifier as a PHC string. The store does not keep the verifier; [Tx.AppTable] is a
+// place for it. Unlike tokens, passwords can be guessed: in production, open the store with
+// [DefaultCost] or more. HashPassword waits for a permit to hash, as long as ctx lasts.
 //
 // It returns [ErrBusy], [ErrClosed] or ctx's error.
 func (s *Store) HashPassword(ctx context.Context, password string) (verifier string, err error) {
@@ -18,10 +19,12 @@ func (s *Store) HashPassword(ctx context.Context, password string) (verifier str
 	return verifier, wrapf(err, "hash password")
 }
 
-// CheckPassword reports whether a password is the one that a verifier was made of. An empty verifier takes as long as one
-// of the store's cost, and no password is its own: it is for a name that nobody has, so that the time does not tell.
+// CheckPassword reports whether a verifier was made from a password. Pass an empty verifier if
+// there is no such user: then CheckPassword takes as long as for a verifier of the store's cost and
+// reports false, so that the time does not tell whether the user exists.
 //
-// It returns [ErrCorrupt] if the verifier is none, [ErrCostTooHigh], [ErrBusy], [ErrClosed] or ctx's error.
+// It returns [ErrCorrupt] if verifier is no PHC string of argon2id, [ErrCostTooHigh], [ErrBusy],
+// [ErrClosed] or ctx's error.
 func (s *Store) CheckPassword(ctx context.Context, verifier, password string) (ok bool, err error) {
 	v, err := parseVerifier(verifier)
 	if verifier == "" {
@@ -33,7 +36,8 @@ func (s *Store) CheckPassword(ctx context.Context, verifier, password string) (o
 	return ok, wrapf(err, "check password")
 }
 
-// hashInTurn runs hash when it has a permit, unless as many wait for one already as logins may.
+// hashInTurn runs hash when it has a permit. It returns ErrBusy if as many callers wait for a
+// permit as logins may wait.
 func (s *Store) hashInTurn(ctx context.Context, cost Cost, hash func()) error {
 	if !s.enter() {
 		return ErrClosed
