@@ -8,28 +8,31 @@ import (
 	"github.com/google/uuid"
 )
 
-// A Principal is who a login turned out to be.
+// A Principal is the holder of a key that has logged in.
 type Principal struct {
 	KeyID   uuid.UUID `json:"key_id"`
 	KeyName string    `json:"key_name"`
-	// Owner is the key's owner: a user's ID, or [ServerOwner]. The methods that read, rename, disable, enable and delete keys
-	// accept it.
+	// Owner is the owner of the key: a user's ID, or [ServerOwner]. The methods that read, rename,
+	// disable, enable and delete keys accept it.
 	Owner uuid.UUID `json:"owner"`
-	// UserID is the key's owner. For a server key it is [uuid.Nil], which owns nothing and can be given no keys.
+	// UserID is the ID of the user that owns the key. For a server key it is [uuid.Nil], which owns
+	// nothing and cannot be given a key.
 	UserID    uuid.UUID `json:"user_id,omitzero"`
-	ServerKey bool      `json:"server_key"` // the key is a server key
+	ServerKey bool      `json:"server_key"` // no user owns the key
 }
 
-// Login decides whether a token is good, and whose it is. It is meant to be called for every request: a key that has
-// logged in before costs two short hashes and neither disk nor lock; a token that this domain did not make costs less.
-// Only the first login of a key costs an argon2 hash, for which it may wait; ctx bounds that wait.
+// Login checks a token, and returns its principal. Call it for every request: the login of a key
+// that has logged in before takes two short hashes, and neither the disk nor a lock. A token that
+// this domain did not make takes less. Only the first login of a key takes an argon2 hash. Login
+// waits for that hash, as long as ctx lasts.
 //
-// A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser] or [Store.DeleteUser] has returned
-// does not succeed.
+// A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser] or
+// [Store.DeleteUser] has returned does not succeed.
 //
-// It returns [ErrInvalidToken] for whatever is not a good token, without telling why; and to a holder who has proven the
-// secret, [ErrKeyDisabled], [ErrKeyExpired] or [ErrUserDisabled], the first that applies. Other errors decide nothing
-// about the token: [ErrBusy], [ErrClosed], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], ctx's error.
+// Login returns [ErrInvalidToken] for every string that is not a good token, without telling why.
+// To a caller that has proven the secret, it returns the first of [ErrKeyDisabled], [ErrKeyExpired]
+// and [ErrUserDisabled] that applies. The other errors say nothing about the token: [ErrBusy],
+// [ErrClosed], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], and ctx's error.
 func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	if s.closed.Load() {
 		return Principal{}, ErrClosed
@@ -39,7 +42,7 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 		s.counters.add(statMalformed, 1)
 		return Principal{}, ErrInvalidToken
 	}
-	// Before anything that depends on which keys there are.
+	// Before everything that depends on which keys exist.
 	if !s.tokens.genuine(&t) {
 		s.counters.add(statForged, 1)
 		return Principal{}, ErrInvalidToken
@@ -53,19 +56,19 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 		return e.principal, nil
 	}
 	s.counters.add(statMisses, 1)
-	return s.loginCold(ctx, t) // by value: here t stays off the heap
+	return s.loginCold(ctx, t) // by value, so that t stays off the heap here
 }
 
-// answer is what the store tells the holder of a key who has proven its secret.
+// answer is what the store tells a caller that has proven the secret of a key.
 type answer struct {
 	principal    Principal
 	disabled     error // the refusal if the key is disabled; else nil
-	expires      int64 // Unix seconds; 0 for never
+	expires      int64 // Unix seconds; 0 means never
 	expired      error // the refusal from then on
 	userDisabled error // the refusal if the user is disabled; else nil
 }
 
-// refusal returns why a login is refused, or nil.
+// refusal returns the reason why a login is refused, or nil.
 func (a *answer) refusal(clock func() time.Time) error {
 	switch {
 	case a.disabled != nil:
@@ -76,8 +79,9 @@ func (a *answer) refusal(clock func() time.Time) error {
 	return a.userDisabled
 }
 
-// loginCold reads the key's verifier, hashes the secret, and then reads all that the answer depends on.
-// So a key that was revoked while loginCold hashed is refused, and is not remembered.
+// loginCold reads the verifier of the key, hashes the secret, and then reads everything that the
+// answer depends on. So a key that is revoked while loginCold hashes is refused, and is not
+// remembered.
 func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error) {
 	id, secret, ok := t.decode()
 	if !ok {
@@ -104,7 +108,7 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 		if err != nil {
 			return Principal{}, wrapf(err, "login")
 		}
-		if a == nil || now != phc { // the key was deleted or hashed anew meanwhile
+		if a == nil || now != phc { // the key was deleted or got another verifier meanwhile
 			continue
 		}
 		e := newCacheEntry(&t, a)
@@ -117,7 +121,7 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 	}
 }
 
-// lookUpVerifier returns the verifier of a key, unless the key was deleted or never was.
+// lookUpVerifier returns the verifier of a key. It does not find a key that was deleted.
 func (s *Store) lookUpVerifier(ctx context.Context, id uuid.UUID) (phc string, found bool, err error) {
 	err = s.View(ctx, func(tx *Tx) error {
 		k, err := tx.getKey(id)
@@ -129,8 +133,8 @@ func (s *Store) lookUpVerifier(ctx context.Context, id uuid.UUID) (phc string, f
 	return phc, found, err
 }
 
-// lookUp returns the answer to the holder of a key, and the key's verifier. It returns nil if there is
-// no such key any more.
+// lookUp returns the answer to the holder of a key, and the verifier of the key. It returns nil if
+// the key does not exist any more.
 func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, phc string, err error) {
 	err = s.View(ctx, func(tx *Tx) (err error) {
 		a, phc, err = tx.lookUp(id)
@@ -178,8 +182,8 @@ func loginError(key uuid.UUID, err error) error {
 	return fmt.Errorf("latchkey: login with key %s: %w", key, err)
 }
 
-// prove reports whether secret is the one that the verifier phc of a key was made from. Callers that
-// ask the same at the same time share one hash.
+// prove reports whether phc, the verifier of a key, was made from secret. Callers that ask the same
+// question at the same time share one hash.
 //
 // It returns ErrBusy, ErrCorrupt, ErrCostTooHigh, ErrClosed or ctx's error.
 func (s *Store) prove(ctx context.Context, id uuid.UUID, secret [secretSize]byte, phc string) (bool, error) {
@@ -206,12 +210,12 @@ func (s *Store) prove(ctx context.Context, id uuid.UUID, secret [secretSize]byte
 	return s.flight.wait(ctx, c)
 }
 
-// prefetch reads what lookUp will read after the hash, so that the disk brings the pages while the
-// hash runs.
+// prefetch reads the pages that lookUp will need after the hash, so that the disk delivers them
+// while the hash runs.
 func (s *Store) prefetch(ctx context.Context, id uuid.UUID) { _, _, _ = s.lookUp(ctx, id) }
 
-// compare waits for a permit, and then hashes secret and compares the hash with the verifier v. It
-// hashes nothing if no caller waits for the result any more.
+// compare waits for a permit, hashes secret, and reports whether v was made from it. It hashes
+// nothing if no caller waits for the result any more.
 func (s *Store) compare(c *hashCall, id uuid.UUID, secret *[secretSize]byte, v *verifier, phc string) (ok bool, err error) {
 	if err := s.hasher.acquire(c.ctx, v.cost); err != nil {
 		return false, err
