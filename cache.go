@@ -11,28 +11,31 @@ import (
 	"github.com/google/uuid"
 )
 
-// maxCacheSize keeps the cache's index well below what a 32-bit machine can hold.
+// maxCacheSize keeps the index of the cache well below the address space of a 32-bit machine.
 const maxCacheSize = 1 << 24
 
-// cache remembers keys whose secret was proven, and with what answer: who the principal is, or why it is refused. It is
-// a hash table that readers walk without a lock, and that writers change under one. What it holds is bounded; the SIEVE
-// algorithm (Zhang et al., NSDI 2024) chooses what leaves, so that a scan of many keys does not push out those in use.
+// cache remembers keys whose secret was proven, and the answer to their holders: the principal, or
+// the reason why it is refused. It is a hash table that readers walk without a lock, and that
+// writers change under one. The number of entries is bounded. The SIEVE algorithm (Zhang et al.,
+// NSDI 2024) chooses the entry that leaves, so that a scan of many keys does not push out the keys
+// that are in use.
 //
-// An entry holds no secret, only a salted SHA-256 of one, which says nothing about 256 random bits.
+// An entry holds no secret, only a salted SHA-256 of one, which tells nothing about 256 random
+// bits.
 type cache struct {
 	buckets []atomic.Pointer[cacheEntry] // a power of two of them
-	shift   int                          // what a hash of 64 bits is shifted by to be a bucket's number
+	shift   int                          // how far a hash of 64 bits is shifted to get the number of a bucket
 	limit   int
 
 	mu             sync.Mutex
 	count          int
-	newest, oldest *cacheEntry // the queue
-	hand           *cacheEntry // where SIEVE goes on looking; nil for the oldest
+	newest, oldest *cacheEntry // the ends of the queue
+	hand           *cacheEntry // where SIEVE continues its search; nil means at the oldest
 	revoked        revocationGate
 }
 
-// staleLogins names the keys, and the users of whom all keys, have logins in the cache that may not be
-// true after a transaction.
+// staleLogins are the keys, and the users with all their keys, whose entries in the cache may be
+// wrong after a transaction.
 type staleLogins struct{ keys, users []uuid.UUID }
 
 func (s *staleLogins) none() bool { return len(s.keys) == 0 && len(s.users) == 0 }
@@ -42,17 +45,17 @@ func (s *staleLogins) add(more staleLogins) {
 }
 
 type cacheEntry struct {
-	keyDigits [keyIDDigits]byte // the key's ID, as its tokens have it
+	keyDigits [keyIDDigits]byte // the key's ID, as in its tokens
 	salt      [8]byte
 	digest    [sha256.Size]byte
 	answer
 
-	next         atomic.Pointer[cacheEntry] // in the bucket
-	visited      atomic.Bool                // since the hand passed
+	next         atomic.Pointer[cacheEntry] // in the same bucket
+	visited      atomic.Bool                // since the hand passed by
 	newer, older *cacheEntry
 }
 
-// newCacheEntry makes the entry of a key whose token was just proven.
+// newCacheEntry makes the entry of a key whose token has just been proven.
 func newCacheEntry(t *parsedToken, a *answer) *cacheEntry {
 	e := &cacheEntry{answer: *a}
 	copy(e.keyDigits[:], t.keyDigits())
@@ -61,7 +64,7 @@ func newCacheEntry(t *parsedToken, a *answer) *cacheEntry {
 	return e
 }
 
-// sum hashes salt and secret: 52 bytes, and 55 is the most that one block of SHA-256 has room for.
+// sum hashes the salt and the secret. They have 52 bytes, and one block of SHA-256 has room for 55.
 func (e *cacheEntry) sum(t *parsedToken) [sha256.Size]byte {
 	var block [len(e.salt) + bodyDigits - keyIDDigits]byte
 	copy(block[:], e.salt[:])
@@ -69,10 +72,11 @@ func (e *cacheEntry) sum(t *parsedToken) [sha256.Size]byte {
 	return sha256.Sum256(block[:])
 }
 
-// matches reports, in constant time, whether a token's secret is the one that was proven.
+// matches reports, in constant time, whether the secret of a token is the one that was proven.
 func (e *cacheEntry) matches(t *parsedToken) bool {
 	digest := e.sum(t)
-	diff := uint64(0) // by words, for crypto/subtle goes by bytes
+	// By words, because crypto/subtle compares bytes.
+	diff := uint64(0)
 	for i := 0; i < len(digest); i += 8 {
 		diff |= binary.LittleEndian.Uint64(digest[i:]) ^ binary.LittleEndian.Uint64(e.digest[i:])
 	}
@@ -82,26 +86,29 @@ func (e *cacheEntry) matches(t *parsedToken) bool {
 func newCache(limit int) *cache {
 	c := &cache{limit: limit, revoked: revocationGate{holds: make(map[uuid.UUID]int)}}
 	if limit > 0 {
-		size := bits.Len(uint(limit - 1)) // at most one entry a bucket on average
+		size := bits.Len(uint(limit - 1)) // on average at most one entry in a bucket
 		c.buckets, c.shift = make([]atomic.Pointer[cacheEntry], 1<<size), 64-size
 	}
 	return c
 }
 
-// bucket finds a key's bucket by the random end of its ID, spread by Fibonacci hashing (Knuth, The Art of Computer
-// Programming, 6.4), since digits have few of a byte's bits.
+// bucket returns the bucket of a key. It takes the last digits of the ID, which are random, and
+// spreads them by Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4), because digits
+// use few of the bits of a byte.
 func (c *cache) bucket(key string) *atomic.Pointer[cacheEntry] {
 	return &c.buckets[word8(key[keyIDDigits-8:])*0x9e3779b97f4a7c15>>c.shift]
 }
 
-// get returns the entry of a key, named by the digits of its ID, or nil. It takes no lock and allocates nothing.
+// get returns the entry of the key whose ID has these digits, or nil. It takes no lock and
+// allocates nothing.
 func (c *cache) get(key string) *cacheEntry {
 	if len(c.buckets) == 0 {
 		return nil
 	}
 	for e := c.bucket(key).Load(); e != nil; e = e.next.Load() {
 		if string(e.keyDigits[:]) == key {
-			if !e.visited.Load() { // a store each time would bounce the line between processors
+			// Not stored each time, because that would move the cache line between processors.
+			if !e.visited.Load() {
 				e.visited.Store(true)
 			}
 			return e
@@ -110,14 +117,16 @@ func (c *cache) get(key string) *cacheEntry {
 	return nil
 }
 
-// mark is taken before a key's state is read, for put to know whether that is still the state.
+// mark returns a number for put. The caller takes it before it reads the state of the key, so that
+// put can tell whether the state has changed since then.
 func (c *cache) mark(id uuid.UUID) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.revoked.mark(id)
 }
 
-// put remembers an entry, unless the key or its user was dropped since mark.
+// put remembers an entry, unless the key or its user has changed since mark was taken, or is about
+// to change.
 func (c *cache) put(e *cacheEntry, mark uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,16 +148,17 @@ func (c *cache) put(e *cacheEntry, mark uint64) {
 	}
 	c.newest = e
 	c.count++
-	if old != nil { // now that whoever looks finds the new one first
+	if old != nil { // readers find the new entry first by now
 		c.removeLocked(old)
 		if c.hand == e {
-			c.hand = nil // it was on the newest, and goes on with the oldest
+			c.hand = nil // the hand was on the newest entry, and goes on with the oldest
 		}
 	}
 }
 
-// hold forgets what a commit is about to change, and remembers nothing of it until release. A change can be seen before the
-// call that made it returns, and who has seen it must not log in by what was true before it.
+// hold forgets the entries that a commit is about to make wrong, and keeps them from coming back
+// until release. A commit can be seen before the call that made it returns, and a caller that has
+// seen it must not get an answer from before it.
 func (c *cache) hold(s staleLogins) {
 	if s.none() {
 		return
@@ -164,7 +174,7 @@ func (c *cache) hold(s staleLogins) {
 	if len(s.users) == 0 {
 		return
 	}
-	// By what the entries say: an index that is damaged must not keep a key of the user here.
+	// By the owners in the entries, so that a damaged index cannot keep a key of the user here.
 	for e := c.oldest; e != nil; e = e.newer {
 		if c.revoked.held(e.principal.UserID) {
 			c.removeLocked(e)
@@ -172,7 +182,8 @@ func (c *cache) hold(s staleLogins) {
 	}
 }
 
-// release ends a hold. What was read during it may be of before the commit, and is not remembered either.
+// release ends a hold. Answers that were read during the hold may be from before the commit, and
+// are not remembered either.
 func (c *cache) release(s staleLogins) {
 	if s.none() {
 		return
@@ -199,7 +210,8 @@ func (c *cache) size() int {
 	return c.count
 }
 
-// evictLocked lets the hand pass over what was visited since it last came by, from old to new, and removes the next.
+// evictLocked moves the hand from old to new over the entries that were visited since it last came
+// by, and removes the first one that was not.
 func (c *cache) evictLocked() {
 	e := c.hand
 	if e == nil {
@@ -231,7 +243,7 @@ func (c *cache) removeLocked(e *cacheEntry) {
 	for link.Load() != e {
 		link = &link.Load().next
 	}
-	link.Store(e.next.Load()) // a reader that stands on e goes on by e.next
+	link.Store(e.next.Load()) // a reader that is on e continues by e.next
 	if c.hand == e {
 		c.hand = e.newer
 	}
@@ -248,31 +260,33 @@ func (c *cache) removeLocked(e *cacheEntry) {
 	c.count--
 }
 
-// revocationGate knows which answers may be remembered: those that were read after the last change
-// of the key and its user, while no such change was committing. The mutex of the cache guards it.
+// revocationGate tells which answers may be remembered: answers that were read after the last
+// change of the key and its user, and while no such change was committing. The mutex of the cache
+// guards it.
 type revocationGate struct {
-	// keyDrops counts the changes of keys, for each value of the last byte of their IDs. userDrops
-	// counts the changes of users, because the ID of a key does not tell its user. No number ever falls.
+	// keyDrops counts the changes of keys, separately for each value of the last byte of their IDs.
+	// userDrops counts the changes of users, because a key's ID does not tell its user. The numbers
+	// never fall.
 	keyDrops  [256]uint64
 	userDrops uint64
-	// holds counts the commits under way that change a key or a user.
+	// holds counts the commits in progress that change a key or a user.
 	holds map[uuid.UUID]int
 }
 
-// mark returns a number that differs after any change of the key or its user.
+// mark returns a number that is greater after each change of the key or its user.
 func (g *revocationGate) mark(key uuid.UUID) uint64 { return g.keyDrops[lastByte(key)] + g.userDrops }
 
 func lastByte(id uuid.UUID) byte { return id[len(id)-1] }
 
-// admits reports whether an answer may be remembered that was read after mark was taken.
+// admits reports whether an answer that was read after mark was taken may be remembered.
 func (g *revocationGate) admits(who *Principal, mark uint64) bool {
 	return !g.held(who.KeyID) && !g.held(who.UserID) && g.mark(who.KeyID) == mark
 }
 
-// held reports whether a commit is under way that changes the key or user with an ID.
+// held reports whether a commit that changes the key or user with an ID is in progress.
 func (g *revocationGate) held(id uuid.UUID) bool { return g.holds[id] > 0 }
 
-// count counts a change of what s names, and adds holds to its holds.
+// count counts a change of the keys and users in s, and adds holds to the number of their holds.
 func (g *revocationGate) count(s staleLogins, holds int) {
 	for _, id := range s.keys {
 		g.keyDrops[lastByte(id)]++
@@ -290,7 +304,7 @@ func (g *revocationGate) hold(id uuid.UUID, holds int) {
 	}
 }
 
-// countAll counts a change of all keys.
+// countAll counts a change of every key.
 func (g *revocationGate) countAll() {
 	for i := range g.keyDrops {
 		g.keyDrops[i]++
