@@ -32,11 +32,11 @@ func (tx *Tx) AppTable(name string) *AppTable {
 	t := &AppTable{tx: tx, prefix: append([]byte(name), 0)}
 	for i := range len(name) {
 		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			t.err = fmt.Errorf("%w: the name %.80q", ErrInvalidData, name)
+			t.err = fmt.Errorf("%w: the name %.80q has more than lower-case ASCII letters, digits and hyphens", ErrInvalidData, name)
 		}
 	}
 	if len(name) == 0 || len(name) > MaxAppName {
-		t.err = fmt.Errorf("%w: a name of %d bytes", ErrInvalidData, len(name))
+		t.err = fmt.Errorf("%w: a name of %d bytes; it can have 1 to %d", ErrInvalidData, len(name), MaxAppName)
 	}
 	return t
 }
@@ -62,7 +62,7 @@ func (t *AppTable) Get(key []byte) ([]byte, error) {
 func (t *AppTable) Put(key, value []byte) error {
 	k, err := t.engineKey(key)
 	if err == nil && len(value) > MaxAppValue {
-		err = fmt.Errorf("%w: a value of %d bytes", ErrInvalidData, len(value))
+		err = fmt.Errorf("%w: a value of %d bytes; it can have up to %d", ErrInvalidData, len(value), MaxAppValue)
 	}
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (t *AppTable) Scan(from, to []byte) iter.Seq2[Entry, error] {
 // engineKey returns the key that the engine has for a record.
 func (t *AppTable) engineKey(key []byte) ([]byte, error) {
 	if t.err == nil && (len(key) == 0 || len(key) > MaxAppKey) {
-		return nil, fmt.Errorf("%w: a key of %d bytes", ErrInvalidData, len(key))
+		return nil, fmt.Errorf("%w: a key of %d bytes; it can have 1 to %d", ErrInvalidData, len(key), MaxAppKey)
 	}
 	return slices.Concat(t.prefix, key), t.err
 }

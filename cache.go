@@ -24,8 +24,9 @@ const maxCacheSize = 1 << 24
 // bits.
 type cache struct {
 	buckets []atomic.Pointer[cacheEntry] // a power of two of them
-	shift   int                          // how far a hash of 64 bits is shifted to get the number of a bucket
-	limit   int
+	// A hash of 64 bits, shifted right by shift, is the number of a bucket.
+	shift int
+	limit int
 
 	mu             sync.Mutex
 	count          int
