@@ -12,26 +12,28 @@ import (
 //
 //	<prefix>_<key ID, 22 digits><secret, 44 digits><tag, 11 digits>
 //
-// The digits are base 62 (0-9, A-Z, a-z, in the order of ASCII); each 11 of them are 8 bytes, big-endian. So a token has
-// one spelling, sorts as its key ID does, and a double-click selects it. docs/formats.md has test vectors, and the
-// regular expression for secret scanners.
+// The digits are base 62: 0-9, A-Z, a-z, in the order of ASCII. Each 11 digits are 8 bytes,
+// big-endian. So a token has only one spelling, tokens sort as their key IDs do, and a double-click
+// selects a whole token. docs/formats.md has test vectors, and the regular expression for secret
+// scanners.
 //
-// The tag is a MAC of the digits of key ID and secret under a secret of the domain. Only the domain's stores can make one,
-// so what anybody else invents is refused for the price of a MAC, and the price tells nothing about which key IDs exist.
-// Since it is over the text, and not over the bytes, a login that the cache answers never turns digits into bytes.
+// The tag is a MAC of the digits of the key ID and the secret, under a secret of the domain. Only
+// the stores of the domain can make it. So a token that somebody else invents is refused at the
+// price of a MAC, and the time does not tell which key IDs exist. The MAC is over the digits and
+// not over the bytes, so that a login that the cache answers need not decode the digits.
 
 const (
 	secretSize   = 32
 	wordDigits   = 11 // base-62 digits of 8 bytes
 	keyIDDigits  = 2 * wordDigits
-	bodyDigits   = keyIDDigits + 4*wordDigits // and the secret's
-	tokenDigits  = bodyDigits + wordDigits    // and the tag's
+	bodyDigits   = keyIDDigits + 4*wordDigits // of the key ID and the secret
+	tokenDigits  = bodyDigits + wordDigits    // of a token after its prefix
 	maxPrefix    = 16
 	base62Digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	notADigit    = 0x80
 )
 
-// digitValues maps a byte to the digit that it is, or to notADigit.
+// digitValues maps a byte to its value as a digit, or to notADigit.
 var digitValues = func() (values [256]uint8) {
 	for c := range values {
 		values[c] = notADigit
@@ -42,17 +44,18 @@ var digitValues = func() (values [256]uint8) {
 	return values
 }()
 
-// parsedToken is what a token has: the digits of key ID and secret, and the tag that is a MAC of them.
+// parsedToken is a token taken apart.
 type parsedToken struct {
-	body string // of bodyDigits digits
+	// body has the bodyDigits digits of the key ID and the secret. The tag is a MAC of them.
+	body string
 	tag  uint64
 }
 
 func (t *parsedToken) keyDigits() string    { return t.body[:keyIDDigits] }
 func (t *parsedToken) secretDigits() string { return t.body[keyIDDigits:] }
 
-// decode returns key ID and secret. It is not ok if a word has more than 8 bytes: no store has made such a token, but who
-// has the tag secret can.
+// decode returns the key ID and the secret. It reports false if a group of digits is greater than 8
+// bytes can hold. No store makes such a token, but a holder of the tag secret can.
 func (t *parsedToken) decode() (id uuid.UUID, secret [secretSize]byte, ok bool) {
 	var b [len(id) + len(secret)]byte
 	for i := range len(b) / 8 {
@@ -65,17 +68,18 @@ func (t *parsedToken) decode() (id uuid.UUID, secret [secretSize]byte, ok bool) 
 	return uuid.UUID(b[:len(id)]), [secretSize]byte(b[len(id):]), true
 }
 
-// tokenFormat mints and checks the tokens of one domain.
+// tokenFormat makes and checks the tokens of one domain.
 type tokenFormat struct {
-	prefix string // with its underscore
+	prefix string // including the underscore
 	tags   []tagKey
 }
 
-// tagKey is one of the domain's secrets for tags, as the two halves of a SipHash key. The first of a domain's list tags
-// new tokens; tokens tagged under the others are good until those are retired.
+// tagKey is a secret of the domain for tags, as the two halves of a SipHash key. The first one of a
+// domain tags new tokens. Tokens that were tagged under the others are good until these are
+// retired.
 type tagKey struct{ k0, k1 uint64 }
 
-// format makes the token of a key.
+// format returns the token of a key.
 func (f *tokenFormat) format(id uuid.UUID, secret [secretSize]byte) string {
 	digits := make([]byte, 0, len(f.prefix)+tokenDigits)
 	digits = append(digits, f.prefix...)
@@ -84,12 +88,12 @@ func (f *tokenFormat) format(id uuid.UUID, secret [secretSize]byte) string {
 	return string(appendWord(digits, f.tags[0].tag(string(digits[len(f.prefix):]))))
 }
 
-// digitsOf is a key's ID as its tokens have it.
+// digitsOf returns the digits of a key's ID, as its tokens have them.
 func digitsOf(id uuid.UUID) string {
 	return string(appendWords(make([]byte, 0, keyIDDigits), id[:]))
 }
 
-// appendWords writes bytes, a multiple of 8.
+// appendWords appends the digits of b, whose length is a multiple of 8.
 func appendWords(digits, b []byte) []byte {
 	for ; len(b) > 0; b = b[8:] {
 		digits = appendWord(digits, binary.BigEndian.Uint64(b))
@@ -106,8 +110,8 @@ func appendWord(digits []byte, word uint64) []byte {
 	return append(digits, w[:]...)
 }
 
-// parse reads a token, and reports whether it has a token's prefix, length, alphabet and tag. It does not look whether the
-// tag is right.
+// parse takes a token apart, and reports whether it has the prefix, the length, the alphabet and
+// the form of a tag. It does not check whether the tag is right.
 func (f *tokenFormat) parse(token string, t *parsedToken) (ok bool) {
 	if len(token) != len(f.prefix)+tokenDigits || token[:len(f.prefix)] != f.prefix {
 		return false
@@ -121,8 +125,8 @@ func (f *tokenFormat) parse(token string, t *parsedToken) (ok bool) {
 	return ok
 }
 
-// allDigits reports whether s, of 8 bytes or more, has nothing but digits of base 62. It looks at 8 bytes at once, in less
-// time than a table takes, and in the same for all bytes.
+// allDigits reports whether s has nothing but digits of base 62. s has 8 bytes or more. allDigits
+// looks at 8 bytes at once. That takes less time than a table, and the same time for all bytes.
 func allDigits(s string) bool {
 	bad := misfits(word8(s[len(s)-8:]))
 	for ; len(s) > 8; s = s[8:] {
@@ -133,8 +137,9 @@ func allDigits(s string) bool {
 
 const everyByte = 0x0101010101010101
 
-// misfits sets the high bit of some byte if one of the 8 is no digit. What is added to a byte sets its high bit if it is
-// greater than a certain other; it carries into the next byte only from one that is not ASCII, and so a misfit already.
+// misfits sets the high bit of at least one byte of its result if one of the 8 bytes of w is no
+// digit. Each sum below sets the high bit of a byte that is greater than some limit. A sum carries
+// into the next byte only from a byte that is not ASCII, which is a misfit already.
 func misfits(w uint64) uint64 {
 	const (
 		from0  = (0x80 - '0') * everyByte
@@ -142,19 +147,20 @@ func misfits(w uint64) uint64 {
 		fromA  = (0x80 - 'a') * everyByte
 		afterZ = (0x7f - 'z') * everyByte
 	)
-	small := w | 0x20*everyByte // the letters small, the numerals as they are
+	small := w | 0x20*everyByte // letters become lower case; numerals stay
 	return w | ^(w + from0) | (small+after9)&^(small+fromA) | (small + afterZ)
 }
 
-// word8 reads the first 8 bytes of s as a little-endian number.
+// word8 returns the first 8 bytes of s as a little-endian number.
 func word8(s string) uint64 {
 	_ = s[7]
 	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
 		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 }
 
-// parseWord reads 11 digits, and reports whether they are digits and no more than 8 bytes hold. It multiplies in pairs,
-// which the processor does side by side: a third less time than digit by digit.
+// parseWord returns the number that 11 digits stand for, and reports whether they are digits and
+// the number fits into 8 bytes. It multiplies in pairs, which the processor does in parallel, so
+// that it takes a third less time than digit by digit.
 func parseWord(digits string) (word uint64, ok bool) {
 	_ = digits[wordDigits-1]
 	d0, d1, d2, d3 := digitValues[digits[0]], digitValues[digits[1]], digitValues[digits[2]], digitValues[digits[3]]
@@ -171,7 +177,8 @@ func parseWord(digits string) (word uint64, ok bool) {
 	return word, bad == 0 && hi+carry == 0
 }
 
-// genuine reports whether a store of this domain made the token. It takes the same time for every token.
+// genuine reports whether a store of this domain made the token. It takes the same time for every
+// token.
 func (f *tokenFormat) genuine(t *parsedToken) bool {
 	good := uint64(0)
 	for _, k := range f.tags {
@@ -181,8 +188,9 @@ func (f *tokenFormat) genuine(t *parsedToken) bool {
 	return good == 1
 }
 
-// tag is SipHash-2-4 (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012) of the digits of key ID and secret.
-// It is made for a MAC of few bytes on any machine: a fifth of the time of HMAC-SHA-256 here, where every login pays for it.
+// tag returns the SipHash-2-4 (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012) of
+// the digits of a key ID and a secret. SipHash is made for MACs of short messages. Every login pays
+// for it, and it takes a fifth of the time of HMAC-SHA-256.
 func (k tagKey) tag(body string) uint64 {
 	v0 := k.k0 ^ 0x736f6d6570736575
 	v1 := k.k1 ^ 0x646f72616e646f6d
@@ -197,7 +205,7 @@ func (k tagKey) tag(body string) uint64 {
 		v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
 		v0 ^= m
 	}
-	last := word8(body[bodyDigits-8:])>>(64-8*odd) | bodyDigits<<56 // the odd bytes, and the length
+	last := word8(body[bodyDigits-8:])>>(64-8*odd) | bodyDigits<<56 // the odd bytes and the length
 	v3 ^= last
 	v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
 	v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
@@ -223,12 +231,12 @@ func sipRound(v0, v1, v2, v3 uint64) (uint64, uint64, uint64, uint64) {
 	return v0, v1, v2, v3
 }
 
-// newTagKey reads the 16 bytes of a tag secret, as SipHash reads its key.
+// newTagKey makes a tagKey from the 16 bytes of a tag secret, as SipHash reads its key.
 func newTagKey(secret [16]byte) tagKey {
 	return tagKey{binary.LittleEndian.Uint64(secret[:8]), binary.LittleEndian.Uint64(secret[8:])}
 }
 
-// validPrefix reports whether s can be a token's prefix: 1 to 16 ASCII letters and digits.
+// validPrefix reports whether s can be the prefix of tokens: 1 to 16 ASCII letters and digits.
 func validPrefix(s string) bool {
 	if len(s) == 0 || len(s) > maxPrefix {
 		return false
