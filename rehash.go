@@ -8,24 +8,26 @@ import (
 	"github.com/google/uuid"
 )
 
-// rehash is a verifier at the store's cost that the next write will put in the place of an old one.
+// rehash is a verifier at the store's cost. The next write puts it in the place of an old one.
 type rehash struct {
 	id       uuid.UUID
 	old, new string
 }
 
-// rehashes wait for a write that happens anyway: a login never costs one.
+// rehashes are verifiers that wait for the next write, so that a login never has to write.
 type rehashes struct {
 	mu      sync.Mutex
-	pending map[uuid.UUID]rehash // an empty new is still being computed
+	pending map[uuid.UUID]rehash // an empty new means that the hash is not finished
 }
 
-// maxRehashes bounds how many wait; a key that finds no room is hashed anew after another cold login.
+// maxRehashes bounds the number of verifiers that wait. A key that finds no room is hashed anew
+// after another cold login.
 const maxRehashes = 256
 
 func newRehashes() *rehashes { return &rehashes{pending: make(map[uuid.UUID]rehash)} }
 
-// hashAnew computes a verifier at the store's cost. The login that proved the secret does not wait for it.
+// hashAnew begins to compute a verifier at the store's cost. The login that has proven the secret
+// does not wait for it.
 func (s *Store) hashAnew(id uuid.UUID, secret *[secretSize]byte, old string) {
 	h := rehash{id: id, old: old}
 	if s.readOnly || !s.rehashes.begin(h) {
@@ -40,7 +42,8 @@ func (s *Store) hashAnew(id uuid.UUID, secret *[secretSize]byte, old string) {
 	})
 }
 
-// begin takes a place for a verifier that is to be computed, unless all are taken, or it has one already.
+// begin reserves a place for a verifier that will be computed. It reports false if there is no
+// place, or if the same verifier of the key is being replaced already.
 func (r *rehashes) begin(h rehash) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -51,12 +54,12 @@ func (r *rehashes) begin(h rehash) bool {
 	return true
 }
 
-// end puts the verifier in its place, or gives the place back if there is none.
+// end puts a computed verifier into its place. If there is none, end gives the place up.
 func (r *rehashes) end(h rehash) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.pending[h.id].old != h.old {
-		return // a later verifier took it
+		return // a later rehash has taken the place
 	}
 	if h.new == "" {
 		delete(r.pending, h.id)
@@ -77,7 +80,7 @@ func (r *rehashes) ready() (ready []rehash) {
 	return ready
 }
 
-// done forgets what was written.
+// done forgets verifiers that need not be written any more.
 func (r *rehashes) done(written []rehash) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -88,8 +91,9 @@ func (r *rehashes) done(written []rehash) {
 	}
 }
 
-// applyRehashes writes the verifiers that wait, each unless its key has another verifier by now than
-// the one that was proven. It returns all that waited, and how many of them it wrote.
+// applyRehashes writes the verifiers that wait. It leaves out a verifier if its key does not have
+// the old one any more. It returns all verifiers that waited, and the number of those that it
+// wrote.
 func (tx *Tx) applyRehashes() (pending []rehash, written uint64, err error) {
 	pending = tx.store.rehashes.ready()
 	for _, h := range pending {
@@ -98,7 +102,7 @@ func (tx *Tx) applyRehashes() (pending []rehash, written uint64, err error) {
 			err = tx.checkLatest(keyKind, h.id, k.sequence)
 		}
 		if errors.Is(err, ErrCorrupt) {
-			continue // not a reason to refuse somebody else's change
+			continue // damage of this key is no reason to refuse the change of another
 		}
 		if err != nil {
 			return nil, 0, err
