@@ -15,8 +15,8 @@ import (
 //
 // argon2 allocates its memory anew for each hash, and the memory of a finished hash stays in use
 // until it is collected. So running hashes get half of the bound. When the garbage of finished
-// hashes fills the rest, and the program itself gives no occasion to collect it, the next hash waits
-// for a collection.
+// hashes fills the rest, and the program itself gives no occasion to collect it, the next hash
+// waits for a collection.
 type hasher struct {
 	limit    int64 // bytes
 	slots    int   // hashes that may run at once
@@ -43,8 +43,8 @@ func newHasher(limit int64, c *counters) *hasher {
 	return &hasher{limit: limit, slots: runtime.GOMAXPROCS(0), counters: c}
 }
 
-// hash makes the verifier of a new secret, after it has waited for a permit. Its errors are those of
-// acquire.
+// hash makes the verifier of a new secret, after it has waited for a permit. Its errors are those
+// of acquire.
 func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (verifier, error) {
 	if err := h.acquire(ctx, cost); err != nil {
 		return verifier{}, err
@@ -137,7 +137,7 @@ func (h *hasher) freeLocked(bytes int64) bool {
 // collect collects the garbage of finished hashes, and admits the callers for which there is room
 // then.
 func (h *hasher) collect() {
-	runtime.GC() // waits for a collection that is under way, and then does another
+	runtime.GC() // waits for a collection in progress, and then does another
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.garbage.endCollection()
@@ -162,7 +162,7 @@ func (h *hasher) closeLocked() {
 	h.queue = nil
 }
 
-// waiting returns how many callers wait for a permit.
+// waiting returns the number of callers that wait for a permit.
 func (h *hasher) waiting() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -179,7 +179,7 @@ func (h *hasher) peakBytes() int64 {
 // hashGarbage is an account of the memory that finished hashes leave to the garbage collector.
 type hashGarbage struct {
 	batches    []garbageBatch // oldest first
-	collecting int64          // bytes that a collection of the hasher's own is under way for
+	collecting int64          // bytes that a collection of the hasher is collecting
 }
 
 // garbageBatch is the garbage of hashes that ended between two collections.
@@ -198,8 +198,8 @@ func (g *hashGarbage) add(bytes int64) {
 	g.batches = append(g.batches, garbageBatch{now, bytes})
 }
 
-// bytes returns how much of the garbage may not have been collected yet. A collection that was under
-// way when a hash ended can have missed the hash's memory. The collection after it has not.
+// bytes returns how much of the garbage may not have been collected yet. A collection that was in
+// progress when a hash ended may have missed the memory of the hash. The next collection does not.
 func (g *hashGarbage) bytes() int64 {
 	now := collections()
 	for len(g.batches) > 0 && g.batches[0].collections+2 <= now {
@@ -215,8 +215,8 @@ func (g *hashGarbage) sum() (bytes int64) {
 	return bytes
 }
 
-// beginCollection reports whether the caller must collect now and then call endCollection. It
-// reports false if there is no garbage, or a collection is under way.
+// beginCollection reports whether the caller must now collect, and then call endCollection. It
+// reports false if there is no garbage, or if a collection is in progress.
 func (g *hashGarbage) beginCollection() bool {
 	if len(g.batches) == 0 || g.collecting > 0 {
 		return false
@@ -228,7 +228,7 @@ func (g *hashGarbage) beginCollection() bool {
 // endCollection forgets the garbage that was there when the collection began.
 func (g *hashGarbage) endCollection() { g.collecting = 0 }
 
-// collections returns how many garbage collections the program has done.
+// collections returns the number of garbage collections that the program has done.
 func collections() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
 	metrics.Read(sample)
