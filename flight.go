@@ -9,9 +9,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// singleflight has the hashes of logins that wait for a permit or run now. Logins that present the
-// same token at the same time share one of them, and their number is bounded. Unlike the singleflight
-// of golang.org/x/sync it counts its callers, so that it can cancel a hash that nobody waits for.
+// singleflight keeps the hashes of logins that wait for a permit or are running. Logins that
+// present the same token at the same time share one hash. The number of hashes is bounded. Unlike
+// the singleflight of golang.org/x/sync, it counts the callers of a hash, so that it can cancel a
+// hash that nobody waits for.
 type singleflight struct {
 	limit int
 
@@ -27,7 +28,7 @@ type hashCall struct {
 
 	// The mutex of singleflight guards these.
 	callers int
-	begun   bool // the hash runs
+	begun   bool // the hash is running
 
 	// These are written once, before finished is closed, and read only after it.
 	ok       bool
@@ -39,9 +40,9 @@ func newSingleflight(limit int) *singleflight {
 	return &singleflight{limit: limit, calls: make(map[[sha256.Size]byte]*hashCall)}
 }
 
-// join adds a caller to the call for a key, its secret and its verifier. If there is none, join
-// makes one and reports that the caller is its first, which has to see to it that done is called. It
-// returns nil if there are too many calls already.
+// join adds a caller to the hash of a key, a secret and a verifier. If there is no such hash, join
+// makes one and reports that the caller is its first. The first caller must make sure that done is
+// called. join returns nil if there are too many hashes.
 func (g *singleflight) join(id uuid.UUID, secret [secretSize]byte, phc string) (c *hashCall, first bool) {
 	key := sha256.Sum256(slices.Concat(id[:], secret[:], []byte(phc)))
 	g.mu.Lock()
@@ -70,8 +71,9 @@ func (g *singleflight) wait(ctx context.Context, c *hashCall) (ok bool, err erro
 	}
 }
 
-// begin reports whether any caller still waits for a call that has its permit. If so, the call stays
-// in the map until it is done, even without callers, so that a caller that comes back joins it.
+// begin reports whether any caller still waits for a call that has its permit. If so, the call
+// stays in the map until it is done, even without callers, so that a caller that comes back joins
+// it.
 func (g *singleflight) begin(c *hashCall) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
