@@ -6,34 +6,37 @@ import (
 	"github.com/google/uuid"
 )
 
-// A Tx is a transaction that [Store.Update] or [Store.View] hands to its function. It has the operations of [Store] on
-// users and keys, all in one transaction; in a View those that change something return [ErrReadOnly]. It must not be
-// used by two goroutines at once. After its function has returned, its methods return [ErrClosed].
+// A Tx is a transaction that [Store.Update] or [Store.View] hands to its function. It has the
+// operations of [Store] on users and keys, all in one transaction. In a View, operations that
+// change something return [ErrReadOnly]. A Tx must not be used by two goroutines at once. After the
+// function has returned, its methods return [ErrClosed].
 type Tx struct {
 	store   *Store
 	etx     EngineTx
-	replica uuid.UUID // of the store, for stamps
+	replica uuid.UUID // the store's ID, for stamps
 
-	state    *storeState // nil until it is read
+	state    *storeState // nil until it was read
 	dirty    bool        // finish must write the state
-	writes   int         // how many puts and deletes there were
-	halfDone error       // why an operation failed that had begun to write
+	writes   int         // the number of puts and deletes
+	halfDone error       // the error of an operation that had begun to write
 
-	keyCounts map[uuid.UUID]int // how many keys an owner has, of the owners whose keys were counted
+	// keyCounts has the number of keys of each owner whose keys were counted.
+	keyCounts map[uuid.UUID]int
 	stale     staleLogins
 }
 
-// effects are what a transaction asks of its store, beyond the engine.
+// effects are what the store has to do when a transaction commits, besides the commit.
 type effects struct {
 	stale    staleLogins
-	rehashes []rehash // verifiers that need not wait for a write any more
-	rehashed uint64   // how many of these the transaction wrote
+	rehashes []rehash // no longer waiting for a write
+	rehashed uint64   // how many of rehashes were written
 }
 
-// Format keeps stored verifiers out of whatever prints a Tx.
+// Format keeps stored verifiers out of anything that prints a Tx.
 func (tx *Tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Tx") }
 
-// storeState is the record that every write moves on: the sequence, and counts that are cheaper kept than made.
+// storeState is the record that every write changes: the sequence, and counts that would be
+// expensive to make.
 type storeState struct {
 	sequence uint64
 	users    uint64
@@ -90,7 +93,7 @@ func (st *storeState) encode() []byte {
 	return sealRecord(tableMeta, metaState, append(m, st.unknown...))
 }
 
-// finish ends a transaction that changed something: it writes the new verifiers that wait for a
+// finish ends a transaction that changed something. It writes the new verifiers that wait for a
 // write, and the state. It returns halfDone if an operation failed half-way.
 func (tx *Tx) finish() (e effects, err error) {
 	if tx.halfDone != nil {
@@ -106,16 +109,16 @@ func (tx *Tx) finish() (e effects, err error) {
 	return e, tx.putState()
 }
 
-// wholeSince is deferred by every operation that writes more than once, with the number of writes
-// before it. If the operation fails after it has begun to write, the transaction fails too, even if
-// its function goes on.
+// wholeSince is deferred by every operation that writes more than once. writes is the number of
+// writes before the operation. If the operation fails after it has begun to write, wholeSince makes
+// the transaction fail, even if its function goes on.
 func (tx *Tx) wholeSince(writes int, err *error) {
 	if *err != nil && tx.writes != writes && tx.halfDone == nil {
 		tx.halfDone = *err
 	}
 }
 
-// put and delete are the only way to write to the store's own tables.
+// put writes an entry of the store's own tables. Only put and delete write to these.
 func (tx *Tx) put(table string, key, value []byte) error {
 	tx.writes++
 	tx.dirty = true
@@ -143,7 +146,8 @@ func (tx *Tx) putState() error {
 	return tx.put(tableMeta, metaState, st.encode())
 }
 
-// getUser returns a user's record, or nil if there never was one; a tombstone counts as one.
+// getUser returns the record of a user, or nil if there never was such a user. A tombstone is a
+// record.
 func (tx *Tx) getUser(id uuid.UUID) (*userRecord, error) {
 	record, err := tx.etx.Get(tableUsers, id[:])
 	if err != nil || record == nil {
@@ -153,7 +157,8 @@ func (tx *Tx) getUser(id uuid.UUID) (*userRecord, error) {
 	return &u, err
 }
 
-// getKey returns a key's record, or nil if there never was one; a tombstone counts as one.
+// getKey returns the record of a key, or nil if there never was such a key. A tombstone is a
+// record.
 func (tx *Tx) getKey(id uuid.UUID) (*keyRecord, error) {
 	record, err := tx.etx.Get(tableKeys, id[:])
 	if err != nil || record == nil {
@@ -163,13 +168,13 @@ func (tx *Tx) getKey(id uuid.UUID) (*keyRecord, error) {
 	return &k, err
 }
 
-// forgetKey has the cache forget the key before the transaction commits.
+// forgetKey makes the cache forget the key before the transaction commits.
 func (tx *Tx) forgetKey(id uuid.UUID) { tx.stale.keys = append(tx.stale.keys, id) }
 
-// forgetUser has the cache forget all keys of the user before the transaction commits.
+// forgetUser makes the cache forget all keys of the user before the transaction commits.
 func (tx *Tx) forgetUser(id uuid.UUID) { tx.stale.users = append(tx.stale.users, id) }
 
-// errMissing is for a record that an index speaks of and that is not there.
+// errMissing returns the error for a record that is in an index but does not exist.
 func errMissing(kind string, id uuid.UUID) error {
 	return fmt.Errorf("%w: %s %s is in an index, but has no record", ErrCorrupt, kind, id)
 }
