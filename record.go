@@ -10,14 +10,15 @@ import (
 	"github.com/google/uuid"
 )
 
-// A record is what a table keeps under a key: one byte of version, a message in the wire format of Protocol Buffers, and
-// a CRC-32C over the table's name, the key, and all before it, so that a record that was damaged, or found its way to
-// another key, is known. docs/formats.md has the fields, and test vectors.
+// A record is the value of an entry in a table: one byte of version, a message in the wire format
+// of Protocol Buffers, and a CRC-32C over the name of the table, the key of the entry, and the
+// bytes before the checksum. So a record that was damaged, or that was moved to another key, is
+// detected. docs/formats.md has the fields and test vectors.
 //
-// Fields of users, identities, keys and the state that this version does not know are kept and written back, so that an
-// older build does not lose what a newer one has stored.
+// If this version does not know a field of a user, an identity, a key or the state, it keeps the
+// field and writes it back, so that an older build does not lose data of a newer one.
 
-// recordVersion is the version of records that this build writes, and the latest that it reads.
+// recordVersion is the version of the records that this build writes, and the latest that it reads.
 const recordVersion = 1
 
 // The tables of a store.
@@ -26,9 +27,9 @@ const (
 	tableUsers      = "users"      // user ID → userRecord
 	tableIdentities = "identities" // provider 0 subject → user ID
 	tableKeys       = "keys"       // key ID → keyRecord
-	tableNames      = "names"      // owner, name, 0, key ID → nothing
+	tableNames      = "names"      // owner, name, 0, key ID → an empty value
 	tableChanges    = "changes"    // sequence → kind, ID
-	tableData       = "data"       // name 0 key → an application's bytes, as a record
+	tableData       = "data"       // name 0 key → bytes of an application, as a record
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -39,13 +40,15 @@ func recordChecksum(table string, key, record []byte) uint32 {
 	return crc32.Update(sum, castagnoli, record)
 }
 
-// sealRecord makes a record of a message.
+// sealRecord makes a record from a message.
 func sealRecord(table string, key, message []byte) []byte {
 	record := append([]byte{recordVersion}, message...)
 	return binary.BigEndian.AppendUint32(record, recordChecksum(table, key, record))
 }
 
-// openRecord returns a record's message. It returns ErrCorrupt or ErrNewerFormat.
+// openRecord returns the message in a record.
+//
+// It returns ErrCorrupt or ErrNewerFormat.
 func openRecord(table string, key, record []byte) ([]byte, error) {
 	body := len(record) - 4
 	if body < 1 || binary.BigEndian.Uint32(record[body:]) != recordChecksum(table, key, record[:body]) {
@@ -57,7 +60,8 @@ func openRecord(table string, key, record []byte) ([]byte, error) {
 	return record[1:body], nil
 }
 
-// Wire types of Protocol Buffers. Records use the first two; the others can only be in fields of a later version.
+// Wire types of Protocol Buffers. Records use wireVarint and wireBytes. The other types can only
+// occur in fields of a later version.
 const (
 	wireVarint  = 0
 	wireBytes   = 2
@@ -65,7 +69,7 @@ const (
 	wireFixed32 = 5
 )
 
-// message writes the fields of a message. Like proto3 it leaves out what is zero.
+// message collects the fields of a message. Like proto3 it omits zero values.
 type message []byte
 
 func (m *message) number(field int, v uint64) {
@@ -89,7 +93,7 @@ func (m *message) bytes(field int, v []byte) {
 	}
 }
 
-// field is one field of a message: a number or bytes, and the field as it was written.
+// field is one field of a message. It has a number or bytes, and the raw bytes of the whole field.
 type field struct {
 	num    int
 	number uint64
@@ -110,7 +114,7 @@ func fields(msg []byte) iter.Seq2[field, error] {
 	}
 }
 
-// firstField returns the field that msg begins with.
+// firstField returns the first field of msg.
 func firstField(msg []byte) (f field, err error) {
 	tag, n := binary.Uvarint(msg)
 	if n <= 0 || tag>>3 == 0 || tag>>3 > 1<<29-1 {
@@ -144,8 +148,9 @@ func firstField(msg []byte) (f field, err error) {
 	return f, nil
 }
 
-// A stamp orders the writes to a field in all replicas of a domain: by Lamport counter, then by replica. The counter is
-// the sequence that the write had in its own store, which is never less than any that the store has seen.
+// A stamp orders the writes to a field in all replicas of a domain, first by a Lamport counter and
+// then by replica. The counter is the sequence of the write in its own store, which is never less
+// than any counter that the store has seen.
 type stamp struct {
 	counter uint64
 	replica uuid.UUID
@@ -176,25 +181,26 @@ func decodeStamp(msg []byte) (s stamp, err error) {
 	return s, nil
 }
 
-// userRecord is what a user is in the table of users.
+// userRecord is a record in the table of users.
 type userRecord struct {
 	id         uuid.UUID // the table's key
 	created    time.Time // to the millisecond
 	made       stamp
 	identities []identityRecord // in the order of linking
 	disabledFlag
-	deleted  bool // a tombstone: of the fields above only made is kept
+	deleted  bool // a tombstone, which keeps made and sequence only
 	sequence uint64
 	unknown  []byte
 }
 
-// disabledFlag says whether a record is disabled now, and how many times it was disabled.
+// disabledFlag says whether a record is disabled, and how often it has been.
 type disabledFlag struct {
 	disablings uint64
 	disabled   bool
 }
 
-// set disables or enables the record, and reports whether that changed the flag. Enabling an enabled record changes nothing.
+// set disables or enables the record, and reports whether the flag has changed. Enabling an enabled
+// record changes nothing.
 func (f *disabledFlag) set(disable bool) (changed bool) {
 	changed = disable || f.disabled
 	f.disabled = disable
@@ -237,7 +243,7 @@ func decodeUser(id uuid.UUID, record []byte) (userRecord, error) {
 	return u, wrapRecord(u.decode(msg), "user", id)
 }
 
-// decodeUserEntry decodes an entry of the table of users.
+// decodeUserEntry decodes an entry in the table of users.
 func decodeUserEntry(e Entry) (userRecord, error) {
 	id, err := decodeUUID(e.Key)
 	if err != nil {
@@ -300,7 +306,7 @@ func decodeIdentity(msg []byte) (i identityRecord, err error) {
 	return i, nil
 }
 
-// keyRecord is what a key is in the table of keys.
+// keyRecord is a record in the table of keys.
 type keyRecord struct {
 	id       uuid.UUID // the table's key
 	owner    uuid.UUID // a user, or ServerOwner
@@ -310,9 +316,9 @@ type keyRecord struct {
 	named    stamp
 	verifier string // a PHC string
 	hashed   stamp
-	expires  time.Time // to the second; the zero time for never
+	expires  time.Time // to the second; the zero time means never
 	disabledFlag
-	deleted  bool // a tombstone: of the fields above only owner and made are kept
+	deleted  bool // a tombstone, which keeps owner, made and sequence only
 	sequence uint64
 	unknown  []byte
 }
@@ -350,7 +356,8 @@ func decodeKey(id uuid.UUID, record []byte) (keyRecord, error) {
 }
 
 func (k *keyRecord) decode(msg []byte) error {
-	named, hashed := false, false // whether the message has the stamps, which equal made if it does not
+	// A message without these stamps means that they equal made.
+	named, hashed := false, false
 	for f, err := range fields(msg) {
 		if err != nil {
 			return err
@@ -400,7 +407,7 @@ func (k *keyRecord) decode(msg []byte) error {
 	return nil
 }
 
-// lastTime is the end of what RFC 3339 can write, and so JSON.
+// lastTime is the last second that RFC 3339, and so JSON, can express.
 var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
 // decodeTime returns the time n units after the beginning of 1970.
@@ -426,7 +433,7 @@ func wrapRecord(err error, kind string, id uuid.UUID) error {
 	return fmt.Errorf("record of %s %s: %w", kind, id, err)
 }
 
-// firstError returns the first of two errors that is not nil.
+// firstError returns the first one of two errors that is not nil.
 func firstError(a, b error) error {
 	if a != nil {
 		return a
