@@ -10,18 +10,22 @@ import (
 	"github.com/google/uuid"
 )
 
-// formatVersion is the version of the store's format that this build writes, and the latest that it reads.
+// formatVersion is the version of the store's format that this build writes, and the latest that it
+// reads.
 const formatVersion = 1
 
-// domain is what all replicas of a store share, and this replica's ID. It is made once, with the store.
+// domain is what the replicas of a store have in common, and the ID of this replica. It is made
+// with the store, once.
 type domain struct {
 	id      uuid.UUID
 	replica uuid.UUID
 	prefix  string
 
-	// userSecret is what user IDs are derived from. It never changes: the same person must get the same ID everywhere.
+	// userSecret is the secret from which user IDs are derived. It never changes, because the same
+	// person must get the same ID in every replica.
 	userSecret [32]byte
-	// tagSecrets are what tags are made under. The first makes new ones; the others are good until they are retired.
+	// tagSecrets are the secrets for tags. The first one makes new tags. The others are accepted
+	// until they are retired.
 	tagSecrets []tagSecret
 }
 
@@ -30,7 +34,7 @@ type tagSecret struct {
 	secret [16]byte
 }
 
-// The records of the table meta, beside "state".
+// Keys of the table meta, besides metaState.
 var (
 	metaFormat  = []byte("format")
 	metaDomain  = []byte("domain")
@@ -68,8 +72,8 @@ func loadDomain(etx EngineTx) (*domain, error) {
 	return d, err
 }
 
-// wantEmpty returns ErrCorrupt if there is anything in an engine that has no record of a format: the
-// engine holds a store whose format is lost, and is not a new one.
+// wantEmpty returns ErrCorrupt if an engine without a record of the format has any other entry.
+// Then the engine is not new, but has a store whose format is lost.
 func wantEmpty(etx EngineTx) error {
 	for _, table := range []string{tableMeta, tableUsers, tableIdentities, tableKeys, tableNames, tableChanges, tableData} {
 		for _, err := range etx.Scan(table, nil, nil) {
@@ -89,14 +93,14 @@ func metaRecords(etx EngineTx) func(key []byte) ([]byte, error) {
 	return func(key []byte) ([]byte, error) { return etx.Get(tableMeta, key) }
 }
 
-// readDomain makes a domain of the records that get returns, or returns nil if there is no record of
-// the format.
+// readDomain makes a domain from the records that get returns. It returns nil if there is no record
+// of the format.
 func readDomain(get func(key []byte) ([]byte, error)) (*domain, error) {
 	format, err := getMessage(get, metaFormat)
 	if err != nil || format == nil {
 		return nil, err
 	}
-	// The format comes first, because nothing else of a later format can be relied upon.
+	// The format comes first, because this build knows nothing about the records of a later format.
 	if err := checkFormat(format); err != nil {
 		return nil, err
 	}
@@ -143,7 +147,7 @@ func checkFormat(msg []byte) error {
 	return fmt.Errorf("%w: version %d, and this build reads version %d", ErrNewerFormat, version, formatVersion)
 }
 
-// decode reads what all replicas share.
+// decode reads what the replicas have in common.
 func (d *domain) decode(msg []byte) error {
 	hasSecret := false
 	for f, err := range fields(msg) {
@@ -272,8 +276,9 @@ func (d *domain) tokenFormat() *tokenFormat {
 	return f
 }
 
-// userID derives the ID of the user whose first identity is i, after so many deletions of users who began with it. It
-// is of version 8 (RFC 9562): the first bits of an HMAC-SHA-256, so it tells nothing about the identity.
+// userID derives the ID of the user whose first identity is i, after a number of deletions of users
+// that began with i. The ID has version 8 (RFC 9562): the first bits of an HMAC-SHA-256, so that it
+// tells nothing about the identity.
 func (d *domain) userID(i Identity, deletions uint64) (id uuid.UUID) {
 	mac := hmac.New(sha256.New, d.userSecret[:])
 	mac.Write([]byte("latchkey user\x00"))
