@@ -8,10 +8,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// The change index tells what changed in which order: sequence → kind and ID. It is written in the transaction of the
-// change itself and keeps only the newest entry of each record, so it is as large as the data and is never trimmed.
+// The change index has the changes of records in their order: sequence → kind and ID. An entry is
+// written in the transaction of the change. Only the last change of each record is kept, so the
+// index is as large as the data, and is never trimmed.
 
-// recordKind says which table the record of a change is in.
+// recordKind says which table a changed record is in.
 type recordKind byte
 
 const (
@@ -19,14 +20,15 @@ const (
 	keyKind  recordKind = 2
 )
 
-// sequenceKey is a sequence as the key of the change index: big-endian, so that the order of bytes is that of numbers.
+// sequenceKey returns the key of a sequence in the change index. It is big-endian, so that the
+// order of the bytes is the order of the numbers.
 func sequenceKey(sequence uint64) []byte {
 	return binary.BigEndian.AppendUint64(nil, sequence)
 }
 
-// nextChange gives a record that is about to be written the next sequence, and moves its entry in the
-// change index there. *sequence is that of the record's last change, or 0 for a new record. nextChange
-// returns the stamp for the fields that the change sets.
+// nextChange gives a record that is about to be written the next sequence, and moves the record's
+// entry in the change index to it. *sequence is the sequence of the record's last change, or 0 for
+// a new record. nextChange returns the stamp for the fields that the change sets.
 //
 // It returns ErrCorrupt if the change index has a later change of the record.
 func (tx *Tx) nextChange(kind recordKind, id uuid.UUID, sequence *uint64) (stamp, error) {
@@ -49,8 +51,9 @@ func (tx *Tx) nextChange(kind recordKind, id uuid.UUID, sequence *uint64) (stamp
 	return now, tx.put(tableChanges, sequenceKey(st.sequence), changeEntry(kind, id))
 }
 
-// checkLatest returns ErrCorrupt unless a record's sequence is the last that its change has in the index. In a damaged
-// file an earlier state of a page can be found in the place of the last, with every checksum right.
+// checkLatest returns ErrCorrupt unless the change index lists the record at sequence. A damaged
+// file can have an old version of a page whose checksums are all right. The index gives such a page
+// away.
 func (tx *Tx) checkLatest(kind recordKind, id uuid.UUID, sequence uint64) error {
 	entry, err := tx.etx.Get(tableChanges, sequenceKey(sequence))
 	if err == nil && !bytes.Equal(entry, changeEntry(kind, id)) {
