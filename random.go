@@ -10,14 +10,15 @@ import (
 	"github.com/google/uuid"
 )
 
-// randomSource is where tokens' and domains' secrets and new IDs come from.
+// randomSource draws the secrets of tokens and domains, and new IDs.
 type randomSource struct {
 	mu   sync.Mutex
-	r    io.Reader // nil for the system's
-	made uint64    // IDs, when r is not nil
+	r    io.Reader // nil means the source of the operating system
+	made uint64    // the number of IDs drawn from r
 }
 
-// fill fills b. Like the system's source it ends the program rather than go on without secrets.
+// fill fills b with random bytes. If the source fails, the program ends, because it must not go on
+// without secrets.
 func (s *randomSource) fill(b []byte) {
 	if s.r == nil {
 		rand.Read(b)
@@ -30,8 +31,9 @@ func (s *randomSource) fill(b []byte) {
 	}
 }
 
-// id makes an ID of version 7 (RFC 9562) for a time, which need not be that of the clock that the uuid package reads. From a
-// source that is given, IDs of one millisecond are in the order of their making.
+// id makes an ID of version 7 (RFC 9562) for a time, which may differ from the clock that the uuid
+// package reads. With a source of its own, the IDs of one millisecond are in the order in which
+// they were made.
 func (s *randomSource) id(now time.Time) (id uuid.UUID, err error) {
 	if s.r == nil {
 		id, err = uuid.NewV7()
@@ -50,7 +52,7 @@ func (s *randomSource) id(now time.Time) (id uuid.UUID, err error) {
 	return id, err
 }
 
-// uuid makes a random ID, of version 4.
+// uuid makes a random ID of version 4.
 func (s *randomSource) uuid() (id uuid.UUID) {
 	s.fill(id[:])
 	id[6] = id[6]&0x0f | 0x40
