@@ -7,31 +7,34 @@ import (
 	"unsafe"
 )
 
-// Stats is what a store tells about itself. The counts of logins begin when the store is opened.
+// Stats are the counters of a store. The counters below Keys begin at 0 when the store is opened.
 type Stats struct {
-	Sequence uint64 // of the last committed change
-	Users    uint64 // not counting deleted ones
-	Keys     uint64 // not counting deleted ones; server keys included
+	Sequence uint64 // the number of the last committed change
+	Users    uint64 // without deleted ones
+	Keys     uint64 // without deleted ones, with server keys
 
 	Hits      uint64 // logins that the cache decided
-	Misses    uint64 // logins of genuine tokens that it could not decide
-	Malformed uint64 // refused: not in the form of a token
-	Forged    uint64 // refused: in the form of a token, but not made by this domain
-	Unknown   uint64 // refused: the tag is right, but the key is gone, or has another secret
-	Refused   uint64 // refused: proven, but the key or its user is disabled, or the key has expired
-	Busy      uint64 // refused: [ErrBusy]
+	Misses    uint64 // logins with genuine tokens that the cache could not decide
+	Malformed uint64 // logins refused because the string is not in the form of a token
+	Forged    uint64 // logins refused because this domain did not make the token
+	Unknown   uint64 // logins refused because the key is gone or has another secret
+	Refused   uint64 // logins refused because the key is disabled or expired, or its user disabled
+	Busy      uint64 // logins and passwords refused with [ErrBusy]
 
-	CacheSize int           // keys in the cache now
-	Hashes    uint64        // argon2 hashes computed, for logins and for new keys
-	HashWait  time.Duration // time spent waiting for a permit to hash, all callers together
-	HashPeak  int64         // the most bytes of argon2 memory that were in use at once
-	Rehashed  uint64        // verifiers brought to the store's cost
+	CacheSize int           // the number of keys in the cache now
+	Hashes    uint64        // argon2 hashes that were computed, for logins, passwords and new keys
+	HashWait  time.Duration // the time that all callers together have waited for a permit to hash
+	HashPeak  int64         // the most memory that argon2 was permitted at once, in bytes
+	Rehashed  uint64        // verifiers that were replaced by one at the store's cost
 
-	Commits uint64 // commits of the engine since it was opened; bbolt's cost two syncs each. 0 if it does not count them
+	// Commits is the number of commits of the engine since it was opened, or 0 if the engine does
+	// not count them. A commit of bbolt costs two syncs.
+	Commits uint64
 }
 
-// Stats reads the store's counters. It costs one read transaction, however large the store is. It returns [ErrClosed],
-// [ErrCorrupt], [ErrNewerFormat] or ctx's error.
+// Stats returns the store's counters. It takes one read transaction, however large the store is.
+//
+// It returns [ErrClosed], [ErrCorrupt], [ErrNewerFormat] or ctx's error.
 func (s *Store) Stats(ctx context.Context) (Stats, error) {
 	var st storeState
 	err := s.View(ctx, func(tx *Tx) error {
@@ -84,7 +87,8 @@ const (
 	statCount
 )
 
-// counters are spread over stripes, so that processors that count at the same time seldom meet on a cache line.
+// counters are spread over stripes, so that processors that count at the same time rarely share a
+// cache line.
 type counters struct {
 	stripes [16]struct {
 		n [statCount]atomic.Uint64
@@ -93,8 +97,9 @@ type counters struct {
 }
 
 func (c *counters) add(stat int, n uint64) {
-	// Where its stack is tells a goroutine from others, and costs nothing to know. A random stripe would have each line go
-	// back and forth between processors.
+	// The stripe is a hash of the address of a local variable. Every goroutine has a stack of its
+	// own, so the address tells goroutines apart and costs nothing. A random stripe would move each
+	// cache line between the processors.
 	var here byte
 	stripe := uint32(uintptr(unsafe.Pointer(&here))>>10) * 0x9e3779b1 >> 28
 	c.stripes[stripe].n[stat].Add(n)
