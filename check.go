@@ -12,12 +12,14 @@ import (
 	"github.com/google/uuid"
 )
 
-// Check reads everything in the store and yields what is wrong with it: pages of the file, records that do not match
-// their checksum, indexes that disagree with records, rules that are broken. Each finding is an error that wraps
-// [ErrCorrupt], or [ErrNewerFormat] for a record of a later version; without any, the store is sound. Behind a page that cannot
-// be read it goes on; what it would have to compare with that page it does not judge. If reading itself ends early, the last
-// element says why: [ErrClosed] or ctx's error. It runs in one read transaction, so a bbolt file cannot grow meanwhile;
-// logins go on.
+// Check reads everything in the store, and yields everything that is wrong: damaged pages of the
+// file, records that do not match their checksum, indexes that disagree with records, and broken
+// rules. Each finding is an error that wraps [ErrCorrupt], or [ErrNewerFormat] for a record of a
+// later version. If there is no finding, the store is sound. Check goes on behind a page that
+// cannot be read, and does not compare anything with that page. It runs in one read transaction, so
+// a bbolt file cannot outgrow its map meanwhile (see [Store.View]). Logins go on.
+//
+// If Check cannot go on to the end, the last element is [ErrClosed] or ctx's error.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		for err := range s.engineFindings(ctx) {
@@ -35,7 +37,7 @@ func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	}
 }
 
-// engineFindings yields what the engine finds wrong with itself, if it can tell.
+// engineFindings yields the findings of the engine about itself, if the engine can check itself.
 func (s *Store) engineFindings(ctx context.Context) iter.Seq[error] {
 	if e, ok := s.engine.(EngineChecker); ok {
 		return e.CheckEngine(ctx)
@@ -43,13 +45,15 @@ func (s *Store) engineFindings(ctx context.Context) iter.Seq[error] {
 	return func(func(error) bool) {}
 }
 
-// Repair makes again, in one transaction, what [Store.Check] finds wrong and can be derived from the records: indexes,
-// counts and the change index. It returns how many findings it has repaired. A user or key whose record is older than its
-// last change is disabled, since the change may have been to disable or delete it. What cannot be derived, such as a
-// damaged record, stays as it is: [Store.Check] shows it, and [Salvage] takes what is whole to a new file.
+// Repair makes again, in one transaction, everything that [Store.Check] finds wrong and that can be
+// derived from the records: indexes, counts and the change index. It returns the number of repaired
+// findings. A user or key whose record is older than its last change is disabled, because that
+// change may have disabled or deleted it. A damaged record, and anything else that cannot be
+// derived, stays as it is. [Store.Check] still yields it, and [Salvage] takes the whole records to
+// a new file.
 //
-// It returns [ErrCorrupt] and changes nothing if the engine's own pages are damaged, so that records cannot be found where
-// they are; or an error of [Store.Update].
+// Repair returns [ErrCorrupt] and changes nothing if pages of the engine are damaged, because then
+// it cannot find all records. Otherwise it returns an error of [Store.Update].
 func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
 	for err := range s.engineFindings(ctx) {
 		return 0, wrapf(err, "repair")
@@ -67,24 +71,27 @@ func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
 	return repaired, wrapf(err, "repair")
 }
 
-// errStopped says that whoever ranges over the findings has had enough.
+// errStopped means that the caller of Check has left the loop.
 var errStopped = fmt.Errorf("stopped")
 
-// checker is one run of Check. It lasts as long as one call, so it keeps the call's context.
+// checker is one run of Check or Repair. It lasts for one call, so it keeps the call's context.
 type checker struct {
-	ctx          context.Context
-	yield        func(error) bool
-	tx           *Tx
-	users        uint64
-	keys         uint64
-	previousName []byte // the last entry of the index of names, without its key ID
-	// later has the records of which the change index knows a later change than they have, and its sequence.
+	ctx   context.Context
+	yield func(error) bool
+	tx    *Tx
+	users uint64
+	keys  uint64
+	// previousName is the last entry of the index of names that was inspected, without its key ID.
+	previousName []byte
+	// later has the records that have a later change in the change index, and the sequence of that
+	// change.
 	later map[uuid.UUID]uint64
-	// unreadable has the tables of which something could not be read.
+	// unreadable has the tables of which some entry could not be read.
 	unreadable map[string]bool
 	err        error
 
-	repair   bool // what can be derived
+	// repair says that everything that can be derived is to be repaired.
+	repair   bool
 	repaired int
 }
 
@@ -97,7 +104,8 @@ func (c *checker) report(format string, args ...any) {
 	c.reportError(fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...))
 }
 
-// reportDerived yields a finding about what can be derived from records, and repairs it if that was asked for.
+// reportDerived yields a finding about something that can be derived from records, and repairs it
+// with fix if the checker repairs.
 func (c *checker) reportDerived(fix func() error, format string, args ...any) {
 	c.report(format, args...)
 	if c.repair && c.err == nil {
@@ -156,7 +164,8 @@ func (c *checker) inspectDomain() {
 	}
 }
 
-// repairState makes the state anew if it is lost, and sees to it that no sequence is given twice.
+// repairState makes the state again if it is lost, and makes sure that no sequence will be given
+// twice.
 func (c *checker) repairState() error {
 	last := uint64(0)
 	for e, err := range c.tx.etx.Scan(tableChanges, nil, nil) {
@@ -182,8 +191,8 @@ func (c *checker) repairState() error {
 	return err
 }
 
-// each calls check with every entry of a table that can be read, until there is an error that is no finding.
-func (c *checker) each(table string, check func(Entry)) {
+// each calls inspect with every entry of a table that can be read, until an error ends the run.
+func (c *checker) each(table string, inspect func(Entry)) {
 	for from, more := []byte(nil), true; more; {
 		more = false
 		for e, err := range c.tx.etx.Scan(table, from, nil) {
@@ -201,13 +210,12 @@ func (c *checker) each(table string, check func(Entry)) {
 				break
 			}
 			from = e.Key
-			check(e)
+			inspect(e)
 		}
 	}
 }
 
-// failed yields as a finding that something cannot be read because it is damaged; after any other error there is no going
-// on.
+// failed yields err as a finding if it means damage. Any other error ends the run.
 func (c *checker) failed(err error) {
 	switch {
 	case errors.Is(err, ErrCorrupt):
@@ -217,8 +225,8 @@ func (c *checker) failed(err error) {
 	}
 }
 
-// behind returns the first key from which a table can be read again, when what comes next after from cannot; or nil if
-// there is none, or the engine cannot tell.
+// behind returns the first key from which a table can be read again, after the entry behind from
+// could not be read. It returns nil if there is no such key, or if the engine cannot tell.
 func (c *checker) behind(table string, from []byte) (next []byte) {
 	if tx, ok := c.tx.etx.(DamageSkipper); ok {
 		return tx.NextReadable(table, from)
@@ -226,7 +234,8 @@ func (c *checker) behind(table string, from []byte) (next []byte) {
 	return nil
 }
 
-// id reads a 16-byte key or value, or reports it.
+// id decodes a key or value of 16 bytes, and reports whether it is an ID. It yields a finding if
+// not.
 func (c *checker) id(table string, b []byte) (id uuid.UUID, ok bool) {
 	id, err := decodeUUID(b)
 	if err != nil {
@@ -277,7 +286,7 @@ func (c *checker) inspectUser(e Entry) {
 	}
 }
 
-// hasIdentity reports whether a user exists and has the identity with a key.
+// hasIdentity reports whether a user exists and has the identity with this key in the index.
 func (c *checker) hasIdentity(userID, identity []byte) bool {
 	id, err := decodeUUID(userID)
 	if err != nil {
@@ -292,7 +301,7 @@ func (c *checker) inspectIdentity(e Entry) {
 	id, err := decodeUUID(e.Value)
 	if err == nil {
 		if _, err := c.tx.getUser(id); err != nil {
-			return // the user's record was reported
+			return // there is a finding about the user's record
 		}
 	}
 	if !c.hasIdentity(e.Value, e.Key) {
@@ -342,7 +351,7 @@ func (c *checker) inspectKey(e Entry) {
 	}
 	u, err := c.tx.getUser(k.owner)
 	switch {
-	case err != nil: // the user's record was reported
+	case err != nil: // there is a finding about the user's record
 	case u == nil || u.deleted:
 		c.report("key %s belongs to user %s, who does not exist", id, k.owner)
 	case u.anonymous():
@@ -364,7 +373,7 @@ func (c *checker) inspectName(e Entry) {
 	c.previousName = bytes.Clone(ownerAndName)
 	k, err := c.tx.getKey(id)
 	if err != nil {
-		return // the key's record was reported
+		return // there is a finding about the key's record
 	}
 	if k == nil || k.deleted || k.name != name || !bytes.Equal(k.owner[:], e.Key[:16]) {
 		c.reportDerived(fix, "the index of names has %q for key %s, which has another name or owner, or is gone", name, id)
@@ -387,7 +396,7 @@ func (c *checker) inspectChange(e Entry) {
 	id := uuid.UUID(e.Value[1:])
 	recorded, found, err := c.sequenceOf(recordKind(e.Value[0]), id)
 	switch {
-	case err != nil: // the record is reported
+	case err != nil: // there will be a finding about the record
 	case !found:
 		c.reportDerived(fix, "the change index has %s at sequence %d, and there is no such record", id, sequence)
 	case recorded < sequence:
@@ -401,7 +410,7 @@ func (c *checker) inspectChange(e Entry) {
 	}
 }
 
-// sequenceOf returns the sequence of a record's last change, if there is such a record.
+// sequenceOf returns the sequence in a record, and reports whether there is such a record.
 func (c *checker) sequenceOf(kind recordKind, id uuid.UUID) (sequence uint64, found bool, err error) {
 	switch kind {
 	case userKind:
@@ -420,8 +429,9 @@ func (c *checker) sequenceOf(kind recordKind, id uuid.UUID) (sequence uint64, fo
 	return 0, false, nil
 }
 
-// inspectSequence checks that a record's last change is in the change index, and not ahead of the store. fix gives the
-// record another; if the index knows a later change, what was revoked by it must not return, so it disables the record.
+// inspectSequence inspects the sequence of a record: the change index must have it, and the store
+// must not be behind it. fix gives the record a new sequence. If the change index has a later
+// change of the record, fix also disables the record, because the later change may have revoked it.
 func (c *checker) inspectSequence(kind recordKind, id uuid.UUID, sequence uint64, fix func() error) {
 	later, stale := c.later[id]
 	switch v, ok := c.get(tableChanges, sequenceKey(sequence)); {
@@ -448,8 +458,8 @@ func (c *checker) inspectSequence(kind recordKind, id uuid.UUID, sequence uint64
 	}
 }
 
-// get is the transaction's Get. It is not ok if the entry cannot be read. It does not report that: the method each does,
-// once for all entries in the same place.
+// get returns the value of an entry, and reports whether the entry could be read. There is no
+// finding if not, because each yields one for all entries in the same place.
 func (c *checker) get(table string, key []byte) (value []byte, ok bool) {
 	value, err := c.tx.etx.Get(table, key)
 	if err != nil && !errors.Is(err, ErrCorrupt) {
