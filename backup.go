@@ -10,12 +10,16 @@ import (
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
-// Backup writes a copy of the store, as it is at one moment, to w. The copy is a store's file itself: [Restore] checks
-// it and puts it in place. Logins and writes go on meanwhile; what they free is not used again until the backup is
-// done, so a slow w lets the file grow, and holds up others if it outgrows its map (see [Store.View]): have a fast w, such
-// as a file. It holds the domain's secrets: keep it as safe as the file.
+// Backup writes a copy of the store, as it is at one moment, to w. The copy is itself the file of a
+// store. [Restore] checks the copy and puts it in place. The copy has the secrets of the domain, so
+// keep it as safe as the file.
 //
-// It returns w's error, ctx's, [ErrClosed], [ErrCorrupt], or [errors.ErrUnsupported] if the engine has no backup.
+// Logins and writes go on meanwhile. Space that they free is not used again until the backup is
+// done. So a slow w makes the file grow, and makes writers wait if the file outgrows its map (see
+// [Store.View]). Use a fast w, such as a file.
+//
+// It returns w's error, ctx's error, [ErrClosed], [ErrCorrupt], or [errors.ErrUnsupported] if the
+// engine cannot make backups.
 func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	if s.closed.Load() {
 		return ErrClosed
@@ -27,12 +31,14 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	return wrapf(e.WriteBackup(ctx, w), "backup")
 }
 
-// Restore makes a store's file at path from what [Store.Backup] wrote. It checks all of it first, so a backup that was
-// cut short or damaged is never put in place: it returns [ErrCorrupt] then, or [ErrNewerFormat]; [fs.ErrExist] if there is a
-// file at path, which it leaves alone; r's error, ctx's, or the operating system's. If path is a symbolic link that leads to
-// nothing, Restore makes the file where the link leads, as [Open] does.
+// Restore makes the file of a store at path from a copy that [Store.Backup] wrote. It checks the
+// whole copy first, so a copy that is damaged or cut short is never put in place. If path is a
+// symbolic link to a file that does not exist, Restore makes that file, as [Open] does. Changes that
+// were made after the backup are lost: keys that were disabled or deleted since then are as they
+// were before.
 //
-// A backup is as old as it is: keys that were disabled or deleted since are as they were before.
+// It returns [ErrCorrupt] or [ErrNewerFormat] if the copy cannot be used; [fs.ErrExist] if there is
+// a file at path, which stays as it is; r's error; ctx's error; or the operating system's error.
 func Restore(ctx context.Context, r io.Reader, path string) error {
 	_, err := os.Stat(path)
 	switch {
@@ -44,7 +50,7 @@ func Restore(ctx context.Context, r io.Reader, path string) error {
 	return wrapf(err, "restore %s", path)
 }
 
-// restore makes a file of a backup that it has checked.
+// restore copies a backup from r to tmp, and checks the copy.
 func restore(ctx context.Context, r io.Reader, tmp *os.File) error {
 	n, err := io.Copy(&contextWriter{ctx: ctx, w: tmp}, r)
 	if err == nil && n == 0 {
@@ -56,7 +62,8 @@ func restore(ctx context.Context, r io.Reader, tmp *os.File) error {
 	return checkCopy(ctx, tmp.Name())
 }
 
-// checkCopy opens the store in a file that nobody else knows of, and returns what Check finds first.
+// checkCopy opens the store in a file that no other program knows, and returns the first finding of
+// Check.
 func checkCopy(ctx context.Context, path string) error {
 	opts := &Options{ReadOnly: true}
 	e, err := openBolt(path, opts)
@@ -74,12 +81,14 @@ func checkCopy(ctx context.Context, path string) error {
 	return nil
 }
 
-// Compact gives space that is no longer in use back to the file system. It copies what is in use to a new file beside
-// the old one, for which there must be room, and then puts it in the old one's place: a crash leaves the one or the
-// other, whole. Logins and other readings go on; writes wait.
+// Compact returns unused space to the file system. It copies the data to a new file beside the old
+// file, and then puts the new file in the place of the old one. There must be room for both. After
+// a crash, one of the two is there, and it is whole. Logins and other reads go on meanwhile. Writes
+// wait.
 //
-// It returns ctx's error, [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrSyncFailed], [fs.ErrExist] if there is another file
-// in the store's place by now, the operating system's error, or [errors.ErrUnsupported] if the engine cannot.
+// It returns ctx's error, [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrSyncFailed], [fs.ErrExist]
+// if another file is in the place of the store's file by now, the operating system's error, or
+// [errors.ErrUnsupported] if the engine cannot be compacted.
 func (s *Store) Compact(ctx context.Context) error {
 	if s.closed.Load() {
 		return ErrClosed
