@@ -14,14 +14,15 @@ import (
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
-// The safety copy is a backup that the store makes of itself, beside its file.
+// A safety copy is a backup that the store makes of itself, beside its file.
 
 const (
 	safetySuffix  = ".safety"
 	damagedSuffix = ".damaged"
 )
 
-// keepSafetyCopy makes a copy at once and then every so often, until the store closes, whenever something has changed.
+// keepSafetyCopy makes a copy at once, and then at each interval if anything has changed. It
+// returns when the store begins to close.
 func (s *Store) keepSafetyCopy(path string, every time.Duration) {
 	ctx, cancel := s.untilClosed()
 	defer cancel()
@@ -29,7 +30,8 @@ func (s *Store) keepSafetyCopy(path string, every time.Duration) {
 	defer ticks.Stop()
 	for last, made := uint64(0), false; ; {
 		if st, err := s.Stats(ctx); err == nil && (!made || st.Commits != last) {
-			// What is committed between the two is copied, and counts as new the next time.
+			// A commit between Stats and the copy is in the copy, and counts as new for the next
+			// one.
 			if s.makeSafetyCopy(ctx, path) == nil {
 				last, made = st.Commits, true
 			}
@@ -51,8 +53,9 @@ func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
 	})
 }
 
-// openUnlessGone opens the store at path, and starts no new one beside the safety copy of another, which the first copy of
-// the new one would replace.
+// openUnlessGone opens the store at path. If the file is gone and its safety copy is there, it
+// returns ErrFileGone and makes no new store, because the first safety copy of the new store would
+// replace the copy of the old one.
 func openUnlessGone(path string, opts *Options) (*Store, error) {
 	file := durable.Resolve(path)
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
@@ -63,11 +66,12 @@ func openUnlessGone(path string, opts *Options) (*Store, error) {
 	return openFile(path, opts)
 }
 
-// openOrRecover opens the store at path, and puts the safety copy in the place of a file that is damaged or gone.
+// openOrRecover opens the store at path. If the file is damaged or gone, openOrRecover puts the
+// safety copy in its place first.
 func openOrRecover(path string, opts *Options) (*Store, error) {
-	path = durable.Resolve(path) // where the copy is, too
+	path = durable.Resolve(path) // the safety copy is beside the file itself
 	for {
-		f, err := openRegular(path) // so that no other file is taken for this one
+		f, err := openRegular(path) // held open, so that another file is not mistaken for this one
 		if errors.Is(err, fs.ErrNotExist) {
 			err = replaceLost(path)
 			if errors.Is(err, fs.ErrExist) {
@@ -88,7 +92,7 @@ func openOrRecover(path string, opts *Options) (*Store, error) {
 		}
 		switch copyErr := replaceDamaged(path, f, opts.lockTimeout()); {
 		case errors.Is(copyErr, errReplaced):
-		case errors.Is(copyErr, fs.ErrNotExist): // there is no copy
+		case errors.Is(copyErr, fs.ErrNotExist): // there is no safety copy
 			return nil, err
 		case copyErr != nil:
 			return nil, fmt.Errorf("%w; use safety copy: %w", err, copyErr)
@@ -98,7 +102,8 @@ func openOrRecover(path string, opts *Options) (*Store, error) {
 	}
 }
 
-// replaceLost makes the file at path of its safety copy, unless there is one.
+// replaceLost makes the file at path from its safety copy. It returns fs.ErrNotExist if there is no
+// safety copy.
 func replaceLost(path string) error {
 	safe, err := os.Open(path + safetySuffix)
 	if err != nil {
@@ -108,15 +113,18 @@ func replaceLost(path string) error {
 	return durable.Create(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
 }
 
-// errReplaced: somebody else has put another file in the place of a damaged one.
+// errReplaced means that another program has put another file in the place of a damaged one.
 var errReplaced = errors.New("there is another file by now")
 
-// replaceDamaged puts the safety copy in the place of the file at path, which it closes, and keeps under another name.
-// There is a file at path at any time, so that no crash makes room for a new, empty store. It holds the lock of the damaged
-// file: a program that still has it open keeps it, and of several programs that find the damage only one replaces it.
+// replaceDamaged puts the safety copy in the place of the damaged file at path. It closes the
+// damaged file, and keeps it under another name.
+//
+// There is a file at path at all times, so that a crash never leaves room for a new and empty
+// store. replaceDamaged holds the lock of the damaged file. So a program that has the file open
+// keeps it, and if several programs find the damage, only one of them replaces the file.
 func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error {
 	defer damaged.Close()
-	// As [OpenBoltEngine] waits for it.
+	// As long as [OpenBoltEngine] would wait for the lock.
 	locked, err := durable.Lock(damaged, timeout)
 	if err != nil {
 		return err
@@ -144,14 +152,15 @@ func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error 
 	if err := keepDamaged(path, damaged); err != nil {
 		return err
 	}
-	if runtime.GOOS == "windows" { // which renames nothing over a file that is open
+	if runtime.GOOS == "windows" { // Windows does not rename a file over one that is open
 		_ = damaged.Close()
 	}
 	return durable.Replace(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
 }
 
-// keepDamaged gives the damaged file at path another name besides. A link reads nothing of it, for there may be pages that
-// cannot be read, and takes no space; where there are no links the file is copied.
+// keepDamaged gives the damaged file at path a second name. A link does not read the file, whose
+// pages may be unreadable, and takes no space. If the file system has no links, keepDamaged copies
+// the file.
 func keepDamaged(path string, damaged *os.File) error {
 	kept := path + damagedSuffix
 	if err := os.Remove(kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -166,7 +175,7 @@ func keepDamaged(path string, damaged *os.File) error {
 	})
 }
 
-// wayOut adds to ErrCorrupt what can be done about the file at path.
+// wayOut adds to ErrCorrupt the ways out for the file at path.
 func wayOut(path string, err error) error {
 	if !errors.Is(err, ErrCorrupt) {
 		return err
