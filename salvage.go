@@ -16,33 +16,41 @@ import (
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
-// SalvageReport says what [Salvage] brought back, and what not.
+// SalvageReport says what [Salvage] brought back, and what it could not.
 type SalvageReport struct {
-	Users int // that came back, not counting deleted ones
-	Keys  int // that came back, not counting deleted ones
+	Users int // live users that came back
+	Keys  int // live keys that came back
 
-	// Data counts records of applications that came back. Where it cannot be known which of two commits was the last, those
-	// come back that are the same in both; where nothing can be known, none.
+	// Data is the number of application records that came back. If Salvage cannot know which of two
+	// commits was the last, only the records that are the same in both come back. If it can know
+	// nothing about the commits, no application records come back.
 	Data int
 
 	BadPages   int // pages in use that could not be read
-	BadRecords int // records whose checksum does not hold
-	// Uncertain counts users and keys that may not be of the last commit, because a meta page or the list of free pages is
-	// lost, or the change index has a later change of them. They came back disabled: what was revoked must not return.
+	BadRecords int // records with a wrong checksum
+	// Uncertain is the number of users and keys that came back disabled because their records may
+	// not be of the last commit: a meta page or the list of free pages is lost, or the change index
+	// has a later change of the record. They are disabled because that change may have revoked
+	// them.
 	Uncertain int
-	// Orphaned counts users whose record is lost and whose keys are not. They came back disabled, with the identity that
-	// the index has for them, or with (custom-function, "lost:<ID>").
+	// Orphaned is the number of users whose record is lost, but who have keys that came back. These
+	// users came back disabled, with the identity that the index has for them, or with
+	// (custom-function, "lost:<ID>").
 	Orphaned int
 }
 
-// Salvage reads what it can of the damaged store in the file broken, page by page, takes every record whose checksum
-// holds, and makes a new store of them in the file out. It does not change broken, which no program should have open.
-// Tokens stay good, as does what was deleted stay deleted, unless the page that says so is lost; see [SalvageReport] for
-// what comes back disabled. The new store is another replica of the domain. If out is a symbolic link that leads to nothing,
-// Salvage makes the file where the link leads, as [Open] does.
+// Salvage makes a new store in the file out from the damaged store in the file broken. It reads
+// broken page by page, and takes every record whose checksum is right. It does not change broken.
+// No program should have broken open. If out is a symbolic link to a file that does not exist,
+// Salvage makes that file, as [Open] does.
 //
-// It returns [ErrCorrupt] if the record of the domain is lost, without which no token can be checked, or broken is no
-// regular file; [ErrNewerFormat]; [fs.ErrExist] if out exists; ctx's error, or the operating system's.
+// Tokens stay good. Deleted users and keys stay deleted, unless the page with their tombstone is
+// lost. [SalvageReport] says which records come back disabled. The new store is another replica of
+// the domain.
+//
+// It returns [ErrCorrupt] if broken is no regular file, or if the record of the domain is lost,
+// because no token can be checked without it; [ErrNewerFormat]; [fs.ErrExist] if out exists; ctx's
+// error; or the operating system's error.
 func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err error) {
 	f, err := openRegular(broken)
 	if err != nil {
@@ -64,23 +72,26 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 	return s.report, wrapf(err, "salvage %s", broken)
 }
 
-// salvage is what one run has found so far.
+// salvage is what a run has found so far.
 type salvage struct {
-	pages      *boltpage.Pages
-	sure       bool                   // that it knows which pages are of the last commit
-	candidates []func(id uint64) bool // which pages are of each commit that may be the last
+	pages *boltpage.Pages
+	// sure says that it is known which pages are of the last commit.
+	sure bool
+	// candidates has a function for each commit that may be the last. It reports whether a page is
+	// of that commit.
+	candidates []func(id uint64) bool
 	report     SalvageReport
 
 	domain     *domain
 	meta       map[string][]byte // records of the table meta that never change
 	users      map[uuid.UUID]salvaged[userRecord]
 	keys       map[uuid.UUID]salvaged[keyRecord]
-	identities map[uuid.UUID]Identity // what the index has, by user
-	changes    map[uuid.UUID]uint64   // the last change of each record, by the change index
-	data       []map[string][]byte    // records of applications, in each commit that may be the last
+	identities map[uuid.UUID]Identity // the identities in the index, by user
+	changes    map[uuid.UUID]uint64   // the last change of each record in the change index
+	data       []map[string][]byte    // application records, for each candidate
 }
 
-// salvaged is a record, and whether it may be of an earlier state.
+// salvaged is a record. An uncertain record may be from before the last commit.
 type salvaged[T any] struct {
 	record    T
 	uncertain bool
@@ -114,7 +125,7 @@ func (s *salvage) read(ctx context.Context, f *os.File) error {
 	return nil
 }
 
-// entryKind says which table an entry of a leaf page is of, as far as Salvage needs to know.
+// entryKind is the kind of an entry in a leaf page, as far as Salvage needs to know.
 type entryKind int
 
 const (
@@ -125,11 +136,11 @@ const (
 	identityEntry
 	userEntry
 	keyEntry
-	badEntry // a user or key whose checksum does not hold
+	badEntry // the record of a user or key, with a wrong checksum
 )
 
-// kindOf finds out the kind of an entry by its form and its checksum, because a leaf page does not
-// tell its table.
+// kindOf returns the kind of an entry. A leaf page does not tell which table it is of, so kindOf
+// judges by the form and the checksum of the entry.
 func kindOf(k, v []byte) entryKind {
 	byID := len(k) == len(uuid.UUID{})
 	switch {
@@ -166,14 +177,16 @@ func isIdentityEntry(k, v []byte) bool {
 	return ok && len(v) == len(uuid.UUID{})
 }
 
-// splitIdentityIndexKey is the reverse of Identity.indexKey.
+// splitIdentityIndexKey returns the identity with this key in the index. It is the reverse of
+// Identity.indexKey.
 func splitIdentityIndexKey(k []byte) (i Identity, ok bool) {
 	provider, subject, ok := bytes.Cut(k, []byte{0})
 	i = Identity{Provider(provider), string(subject)}
 	return i, ok && i.validate() == nil
 }
 
-// take keeps an entry of a page. From a stale page it takes only what never changes.
+// take keeps an entry of a page. From a page that is not in use it takes only records that never
+// change.
 func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
 	kind := kindOf(k, v)
 	if stale && kind != domainEntry {
@@ -227,14 +240,15 @@ func (s *salvage) readDomain() error {
 		return errNoFormat
 	}
 	s.domain = d
-	// Some of its last writes may be lost, and others would get their stamps.
+	// Some of the last writes may be lost. New writes by the same replica would get the stamps of
+	// the lost ones.
 	s.domain.replica = uuid.New()
 	s.meta[string(metaReplica)] = s.domain.encodeReplica()
 	return nil
 }
 
-// reconcile applies the rules that records obey together: what is uncertain is disabled, every key has a user, deletion
-// wins, and no two names are alike.
+// reconcile enforces the rules that records obey together: uncertain records are disabled, every
+// key has a user, deletion wins, and no two keys of an owner have the same name.
 func (s *salvage) reconcile() {
 	for id, u := range s.users {
 		if (u.uncertain || u.record.sequence < s.changes[id]) && !u.record.deleted {
@@ -275,8 +289,9 @@ func (s *salvage) reconcile() {
 	s.reconcileIdentities()
 }
 
-// reconcileIdentities leaves each identity to the user who got it last. The others are of an earlier state, in which somebody
-// deleted has come back: they are disabled already, and whoever has no identity left gets one.
+// reconcileIdentities leaves each identity to the user that it was linked to last. The other users
+// with the identity were deleted, and have come back from an earlier commit, so they are disabled
+// already. A user that loses its last identity gets another one.
 func (s *salvage) reconcileIdentities() {
 	holders := map[Identity]uuid.UUID{}
 	last := map[Identity]stamp{}
@@ -297,12 +312,12 @@ func (s *salvage) reconcileIdentities() {
 	}
 }
 
-// lostIdentity is for a user who would have none.
+// lostIdentity returns the identity for a user that would have none.
 func lostIdentity(id uuid.UUID) Identity {
 	return Identity{ProviderCustomFunction, "lost:" + id.String()}
 }
 
-// orphanOwner is a user of whom only keys are left.
+// orphanOwner makes the record of a user of which only keys are left.
 func (s *salvage) orphanOwner(id uuid.UUID, made stamp) userRecord {
 	i, ok := s.identities[id]
 	if !ok || i.Provider == ProviderAnonymous {
@@ -311,7 +326,7 @@ func (s *salvage) orphanOwner(id uuid.UUID, made stamp) userRecord {
 	return userRecord{id: id, made: made, disabledFlag: disabledFlag{disablings: 1, disabled: true}, identities: []identityRecord{{Identity: i, linked: made}}}
 }
 
-// write makes the new store's file at path.
+// write makes the file of the new store at path.
 func (s *salvage) write(ctx context.Context, path string) error {
 	if err := fillBolt(path); err != nil {
 		return err
@@ -327,7 +342,7 @@ func (s *salvage) write(ctx context.Context, path string) error {
 	return errors.Join(err, e.Close())
 }
 
-// salvageBatch is how many records one transaction of the new store has.
+// salvageBatch is the number of records in one transaction of the new store.
 const salvageBatch = 10_000
 
 func (s *salvage) writeRecords(ctx context.Context, e Engine) error {
@@ -355,7 +370,8 @@ func (s *salvage) writeRecords(ctx context.Context, e Engine) error {
 			*st = begin
 			tx := &Tx{etx: etx, replica: s.domain.replica, state: st}
 			for _, c := range batch {
-				// Each keeps its sequence, unless another has it: counters of stamps refer to it.
+				// Each record keeps its sequence, because the counters of stamps refer to it,
+				// unless another record has taken the sequence.
 				if c.sequence > 0 {
 					st.sequence = max(st.sequence, c.sequence-1)
 				}
