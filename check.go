@@ -147,7 +147,7 @@ func (c *checker) run() error {
 			st.users, st.keys, c.tx.dirty = c.users, c.keys, true
 			return nil
 		}
-		c.reportDerived(fix, "the store counts %d users and %d keys, and has %d and %d", st.users, st.keys, c.users, c.keys)
+		c.reportDerived(fix, "the store counts %d users and %d keys, but has %d and %d", st.users, st.keys, c.users, c.keys)
 	}
 	return c.err
 }
@@ -160,7 +160,7 @@ func (c *checker) inspectDomain() {
 	case d == nil:
 		c.reportError(errNoFormat)
 	case d.id != now.id || d.replica != now.replica || !bytes.Equal(d.encode(), now.encode()):
-		c.report("the domain is another than when the store was opened")
+		c.report("the domain is not the one that the store was opened with")
 	}
 }
 
@@ -398,7 +398,7 @@ func (c *checker) inspectChange(e Entry) {
 	switch {
 	case err != nil: // there will be a finding about the record
 	case !found:
-		c.reportDerived(fix, "the change index has %s at sequence %d, and there is no such record", id, sequence)
+		c.reportDerived(fix, "the change index has %s at sequence %d, but there is no such record", id, sequence)
 	case recorded < sequence:
 		if earlier, ok := c.later[id]; ok {
 			fix := func() error { return c.tx.delete(tableChanges, sequenceKey(earlier)) }
@@ -406,7 +406,7 @@ func (c *checker) inspectChange(e Entry) {
 		}
 		c.later[id] = sequence
 	case recorded > sequence:
-		c.reportDerived(fix, "the change index has %s at sequence %d, and its record has %d", id, sequence, recorded)
+		c.reportDerived(fix, "the change index has %s at sequence %d, but its record has %d", id, sequence, recorded)
 	}
 }
 
@@ -445,7 +445,7 @@ func (c *checker) inspectSequence(kind recordKind, id uuid.UUID, sequence uint64
 			}
 			return fix()
 		}
-		c.reportDerived(fix, "the record of %s has sequence %d, and the change index a later change, %d", id, sequence, later)
+		c.reportDerived(fix, "the record of %s has sequence %d, but the change index has a later change, %d", id, sequence, later)
 	case !bytes.Equal(v, changeEntry(kind, id)):
 		c.reportDerived(fix, "the last change of %s, with sequence %d, is not in the change index", id, sequence)
 	}
@@ -454,7 +454,7 @@ func (c *checker) inspectSequence(kind recordKind, id uuid.UUID, sequence uint64
 			st.sequence, c.tx.dirty = sequence, true
 			return nil
 		}
-		c.reportDerived(fix, "%s was changed with sequence %d, and the store is at %d", id, sequence, st.sequence)
+		c.reportDerived(fix, "%s was changed at sequence %d, but the store is at %d", id, sequence, st.sequence)
 	}
 }
 

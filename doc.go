@@ -6,11 +6,11 @@
 // that the caller presents with [Store.Login].
 //
 //	store, err := latchkey.Open("keys.db", nil)
-//	user, err := store.CreateUser(ctx, latchkey.UserSpec{
-//		Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"},
-//	})
+//	user, err := store.CreateUser(ctx, latchkey.UserSpec{Identity: latchkey.Identity{
+//		Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com",
+//	}})
 //	key, token, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "laptop"})
-//	who, err := store.Login(ctx, token) // who.UserID, who.KeyID
+//	principal, err := store.Login(ctx, token) // principal.UserID, principal.KeyID
 //	err = store.DisableKey(ctx, user.ID, key.ID)
 //	_, err = store.Login(ctx, token) // errors.Is(err, latchkey.ErrKeyDisabled)
 //
@@ -48,10 +48,10 @@
 //
 // # What it does not do
 //
-// The package has no sessions and no policy. It says who is calling, and the program decides what
-// the caller may do. It hashes passwords, but does not keep them. It does not hide the file from a
-// program or person that can read it as the program does: docs/threat-model.md says what holds
-// against whom.
+// The package has no sessions and no policy. It tells which user and which key a call comes from,
+// and the program decides what the caller may do. The package hashes passwords, but does not keep
+// them. It does not hide the contents of the file from a reader of the file. docs/threat-model.md
+// lists the attackers, and says what holds against each.
 //
 // Stores do not replicate yet. The files of today are ready for it, and so the text speaks of
 // domains and replicas.

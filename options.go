@@ -40,9 +40,9 @@ type Options struct {
 	// HashMemory bounds the memory for argon2, in bytes. The bound includes the memory that
 	// finished hashes have left to the garbage collector. Running hashes share half of HashMemory,
 	// except that a single hash may take all of it. When the garbage of finished hashes fills the
-	// other half, the store runs the collector before it goes on. That is slow in a program with a
-	// large heap, so give such a program a large HashMemory. One hash of Cost must fit. The default
-	// is 64 MiB.
+	// other half, the store runs the collector before it goes on. A collection is slow in a program
+	// with a large heap, so give such a program a large HashMemory. One hash of Cost must fit. The
+	// default is 64 MiB.
 	HashMemory int64
 
 	// HashQueue bounds how many logins can wait for argon2 at once, including the logins whose hash
@@ -71,7 +71,7 @@ type Options struct {
 
 	// InsecureRand replaces the source of the secrets of tokens and domains, and of the random
 	// parts of IDs, for tests that want the same ones in every run. Never set it in production,
-	// because everyone who knows what it gives can make every token. The store reads it from one
+	// because a person that knows its output can make every token. The store reads it from one
 	// goroutine at a time. It must not fail, because the program ends if it does. The default is
 	// [crypto/rand.Reader]. Salts always come from there.
 	InsecureRand io.Reader

@@ -114,7 +114,7 @@ func replaceLost(path string) error {
 }
 
 // errReplaced means that another program has put another file in the place of a damaged one.
-var errReplaced = errors.New("there is another file by now")
+var errReplaced = errors.New("another program has replaced the file")
 
 // replaceDamaged puts the safety copy in the place of the damaged file at path. It closes the
 // damaged file, and keeps it under another name.

@@ -33,7 +33,7 @@ type SalvageReport struct {
 	// has a later change of the record. They are disabled because that change may have revoked
 	// them.
 	Uncertain int
-	// Orphaned is the number of users whose record is lost, but who have keys that came back. These
+	// Orphaned is the number of users whose record is lost, but whose keys are not. These
 	// users came back disabled, with the identity that the index has for them, or with
 	// (custom-function, "lost:<ID>").
 	Orphaned int

@@ -20,7 +20,7 @@ type Provider string
 // The providers. Any other provider is refused with [ErrInvalidIdentity]. A program that has its
 // own way to identify people uses ProviderCustomToken or ProviderCustomFunction.
 const (
-	ProviderAnonymous      Provider = "anon-user" // an anonymous user: nobody knows who it is
+	ProviderAnonymous      Provider = "anon-user" // for an anonymous user
 	ProviderLocalUserpass  Provider = "local-userpass"
 	ProviderCustomToken    Provider = "custom-token"
 	ProviderCustomFunction Provider = "custom-function"
