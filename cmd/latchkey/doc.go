@@ -36,6 +36,12 @@
 //
 // An argument that has the form of an ID is always read as an ID.
 //
+// Names and subjects differ if one letter is upper case in the one and lower case in the other, so
+// Ada@example.com and ada@example.com are two users. A letter with an accent can be written as one
+// character or as two. The command first looks for the exact text of an argument, and then for its
+// Unicode normal form C (NFC). New names and subjects are stored in that form. Lists mark text that is
+// in another form with "(not NFC)".
+//
 // The command key create shows the token of the new key. No command shows it again. The command
 // login reads a token from standard input and never takes one as an argument, because every process
 // on the machine can see arguments. PowerShell has no <, so the session above ends there with

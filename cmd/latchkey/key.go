@@ -134,18 +134,23 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 
 // create creates the key in s, for the user that the arguments name or for the server.
 func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []string, expiry time.Time) (latchkey.Key, string, error) {
-	if k.owner.serverKey {
-		return s.CreateServerKey(ctx, latchkey.KeySpec{Name: args[0], Expires: expiry})
-	}
-	var user latchkey.User
+	var owner uuid.UUID
+	spec := latchkey.KeySpec{Expires: expiry}
 	err := s.View(ctx, func(tx *latchkey.Tx) (err error) {
-		user, err = findUser(tx, args[0])
+		var rest []string
+		if owner, rest, err = k.owner.find(tx, args); err != nil {
+			return err
+		}
+		spec.Name, err = newName(tx, owner, uuid.Nil, rest[0])
 		return err
 	})
 	if err != nil {
 		return latchkey.Key{}, "", err
 	}
-	return s.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: args[1], Expires: expiry})
+	if k.owner.serverKey {
+		return s.CreateServerKey(ctx, spec)
+	}
+	return s.CreateKey(ctx, owner, spec)
 }
 
 // printNewKey prints a new key and its token. No other function prints a token.
@@ -185,7 +190,7 @@ func keyListCommand(c *cli) *cobra.Command {
 			}
 			rows := [][]string{{"NAME", "STATE", "CREATED", "EXPIRES", "ID"}}
 			for _, k := range keys {
-				rows = append(rows, []string{k.Name, formatKeyState(k), formatTime(k.Created), formatExpiry(k), k.ID.String()})
+				rows = append(rows, []string{shown(k.Name), formatKeyState(k), formatTime(k.Created), formatExpiry(k), k.ID.String()})
 			}
 			return c.printTable(keys, rows)
 		},
@@ -213,7 +218,7 @@ func keyShowCommand(c *cli) *cobra.Command {
 				}
 				return c.printFields(key,
 					"ID", key.ID.String(),
-					"Name", key.Name,
+					"Name", shown(key.Name),
 					"Owner", ownerText,
 					"Created", formatTime(key.Created),
 					"Expires", formatExpiry(key),
@@ -234,7 +239,11 @@ func keyRenameCommand(c *cli) *cobra.Command {
 		Args:  owner.takes("KEY", "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.changeKey(cmd, "renamed", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, rest []string) error {
-				return tx.RenameKey(key.Owner, key.ID, rest[0])
+				name, err := newName(tx, key.Owner, key.ID, rest[0])
+				if err != nil {
+					return err
+				}
+				return tx.RenameKey(key.Owner, key.ID, name)
 			})
 		},
 	}

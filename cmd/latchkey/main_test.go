@@ -72,6 +72,7 @@ func TestScripts(t *testing.T) {
 			"hold":       hold,
 			"release":    release,
 			"expiredkey": expiredKey,
+			"usedby":     usedBy,
 			"halfmade":   halfmade,
 			"damage":     damage,
 			"postdate":   postdate,
@@ -179,6 +180,18 @@ func expiredKey(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Check(s.Close())
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600))
+}
+
+// usedBy adds a user with an e-mail address, and a key of the user, as a program does that passes on
+// text as it gets it: usedby ADDRESS NAME.
+func usedBy(ts *testscript.TestScript, _ bool, args []string) {
+	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
+	ts.Check(err)
+	identity := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: args[0]}
+	user, err := s.CreateUser(context.Background(), latchkey.UserSpec{Identity: identity})
+	ts.Check(err)
+	_, _, err = s.CreateKey(context.Background(), user.ID, latchkey.KeySpec{Name: args[1]})
+	ts.Check(errors.Join(err, s.Close()))
 }
 
 // halfmade makes a file like one that an interrupted init leaves behind: halfmade FILE.

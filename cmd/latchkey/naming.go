@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/google/uuid"
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -43,6 +45,40 @@ func formatIdentity(i latchkey.Identity) string {
 	return string(i.Provider) + ":" + i.Subject
 }
 
+// The same letter can be written in several ways, for example é as one character or as an e with a
+// combining accent. People cannot see the difference, and their systems type one or the other. The
+// store is exact. So the command looks for the exact text of an argument first, and for its normal
+// form C second. New users and keys get the normal form.
+
+// newIdentity returns the identity that the argument IDENTITY names, for a user who is to get it.
+//
+// Errors: [latchkey.ErrIdentityTaken] if a user has the identity as it was typed, although it is
+// not in normal form; the errors of parseIdentity and [latchkey.Tx.UserByIdentity].
+func newIdentity(tx *latchkey.Tx, arg string) (latchkey.Identity, error) {
+	typed, err := parseIdentity(arg)
+	if err != nil {
+		return typed, err
+	}
+	normal := normalized(typed)
+	if normal == typed {
+		return typed, nil
+	}
+	user, err := tx.UserByIdentity(typed)
+	switch {
+	case errors.Is(err, latchkey.ErrUserNotFound):
+		return normal, nil
+	case err == nil:
+		err = fmt.Errorf("%w: %s is user %s", latchkey.ErrIdentityTaken, arg, user.ID)
+	}
+	return typed, err
+}
+
+// normalized returns i with its subject in normal form C.
+func normalized(i latchkey.Identity) latchkey.Identity {
+	i.Subject = norm.NFC.String(i.Subject)
+	return i
+}
+
 // findUser returns the user that the argument USER names.
 func findUser(tx *latchkey.Tx, arg string) (user latchkey.User, err error) {
 	if id, ok := parseID(arg); ok {
@@ -51,6 +87,9 @@ func findUser(tx *latchkey.Tx, arg string) (user latchkey.User, err error) {
 		var identity latchkey.Identity
 		if identity, err = parseIdentity(arg); err == nil {
 			user, err = tx.UserByIdentity(identity)
+		}
+		if normal := normalized(identity); errors.Is(err, latchkey.ErrUserNotFound) && normal != identity {
+			user, err = tx.UserByIdentity(normal)
 		}
 	}
 	if err != nil {
@@ -72,10 +111,43 @@ func findKey(tx *latchkey.Tx, owner uuid.UUID, arg string) (latchkey.Key, error)
 	if err != nil {
 		return latchkey.Key{}, err
 	}
-	for _, key := range keys {
-		if key.Name == arg {
-			return key, nil
+	for _, name := range []string{arg, norm.NFC.String(arg)} {
+		for _, key := range keys {
+			if key.Name == name {
+				return key, nil
+			}
 		}
 	}
 	return latchkey.Key{}, fmt.Errorf("%s: %w", arg, latchkey.ErrKeyNotFound)
+}
+
+// newName returns the name for a key of owner for which the argument NAME asks. The key has the ID
+// id if it exists already.
+//
+// Errors: [latchkey.ErrKeyNameTaken] if another key has the name as it was typed, although it is not
+// in normal form; the errors of [latchkey.Tx.Keys].
+func newName(tx *latchkey.Tx, owner, id uuid.UUID, arg string) (string, error) {
+	normal := norm.NFC.String(arg)
+	if normal == arg {
+		return arg, nil
+	}
+	keys, err := tx.Keys(owner)
+	if err != nil {
+		return "", err
+	}
+	for _, key := range keys {
+		if key.Name == arg && key.ID != id {
+			return "", fmt.Errorf("%w: %q", latchkey.ErrKeyNameTaken, arg)
+		}
+	}
+	return normal, nil
+}
+
+// shown returns text for a list. It marks text that is not in normal form, because nobody could
+// tell it from the same text in normal form.
+func shown(text string) string {
+	if norm.NFC.IsNormalString(text) {
+		return text
+	}
+	return text + " (not NFC)"
 }

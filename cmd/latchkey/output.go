@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
+
+	"golang.org/x/text/width"
 )
 
 // print writes the result of a command to standard output. With --json the result is doc as JSON.
@@ -26,15 +27,42 @@ func (c *cli) print(doc any, human func(w io.Writer)) error {
 // printTable prints doc. Without --json it prints a table of rows.
 func (c *cli) printTable(doc any, rows [][]string) error {
 	return c.print(doc, func(w io.Writer) {
-		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		var widths []int
 		for _, row := range rows {
+			widths = append(widths, make([]int, max(0, len(row)-len(widths)))...)
 			for i, cell := range row {
 				row[i] = plain(cell)
+				widths[i] = max(widths[i], columns(row[i]))
 			}
-			fmt.Fprintln(tw, strings.Join(row, "\t"))
 		}
-		tw.Flush()
+		for _, row := range rows {
+			for i, cell := range row[:len(row)-1] {
+				fmt.Fprint(w, cell, strings.Repeat(" ", widths[i]-columns(cell)+2))
+			}
+			fmt.Fprintln(w, row[len(row)-1])
+		}
 	})
+}
+
+// columns returns how many columns s takes on a terminal. Combining marks take none. The characters
+// of East Asian scripts and most emoji take two.
+func columns(s string) int {
+	n := 0
+	for _, r := range s {
+		switch {
+		case unicode.In(r, unicode.Mn, unicode.Me) || 0x1160 <= r && r <= 0x11FF: // also the later parts of a Hangul syllable
+		case wide(r):
+			n += 2
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+func wide(r rune) bool {
+	kind := width.LookupRune(r).Kind()
+	return kind == width.EastAsianWide || kind == width.EastAsianFullwidth
 }
 
 // printFields prints doc. Without --json it prints pairs of a name and a value.

@@ -51,15 +51,19 @@ to it with latchkey user link.`,
 			return takes("IDENTITY")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			identity := latchkey.Identity{Provider: latchkey.ProviderAnonymous}
 			if !anonymous {
-				var err error
-				if identity, err = parseIdentity(args[0]); err != nil {
+				if _, err := parseIdentity(args[0]); err != nil {
 					return err
 				}
 			}
 			var user latchkey.User
 			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+				identity := latchkey.Identity{Provider: latchkey.ProviderAnonymous}
+				if !anonymous {
+					if identity, err = newIdentity(tx, args[0]); err != nil {
+						return err
+					}
+				}
 				user, err = tx.CreateUser(latchkey.UserSpec{Identity: identity})
 				return err
 			})
@@ -128,7 +132,7 @@ func (c *cli) writeUserRow(w io.Writer, user latchkey.User) error {
 	if c.json {
 		return writeJSON(w, user)
 	}
-	_, err := fmt.Fprintf(w, userRow, user.ID, formatTime(user.Created), formatState(user.Disabled), plain(formatIdentities(user)))
+	_, err := fmt.Fprintf(w, userRow, user.ID, formatTime(user.Created), formatState(user.Disabled), plain(showIdentities(user)))
 	return err
 }
 
@@ -146,7 +150,7 @@ func userShowCommand(c *cli) *cobra.Command {
 				}
 				return c.printFields(user,
 					"ID", user.ID.String(),
-					"Identities", formatIdentities(user),
+					"Identities", showIdentities(user),
 					"Created", formatTime(user.Created),
 					"State", formatState(user.Disabled))
 			})
@@ -165,13 +169,16 @@ IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass identity.`,
 		Example: examples("latchkey user link ada@example.com oauth2-google:112233445566"),
 		Args:    takes("USER", "IDENTITY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			identity, err := parseIdentity(args[1])
-			if err != nil {
+			if _, err := parseIdentity(args[1]); err != nil {
 				return err
 			}
 			var user latchkey.User
-			err = c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
 				if user, err = findUser(tx, args[0]); err != nil {
+					return err
+				}
+				identity, err := newIdentity(tx, args[1])
+				if err != nil {
 					return err
 				}
 				user, err = tx.LinkIdentity(user.ID, identity)
@@ -231,6 +238,15 @@ func formatIdentities(user latchkey.User) string {
 	var all []string
 	for _, i := range user.Identities {
 		all = append(all, formatIdentity(i))
+	}
+	return strings.Join(all, ", ")
+}
+
+// showIdentities is formatIdentities for a list.
+func showIdentities(user latchkey.User) string {
+	var all []string
+	for _, i := range user.Identities {
+		all = append(all, shown(formatIdentity(i)))
 	}
 	return strings.Join(all, ", ")
 }
