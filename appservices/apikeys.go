@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -36,6 +37,16 @@ func (c *call) keyOwner() (uuid.UUID, error) {
 	return p.user.ID, nil
 }
 
+const maxKeyName = 256
+
+// checkKeyName returns an error unless a key can have this name. A store can allow more names.
+func checkKeyName(name string) error {
+	if len(name) > maxKeyName && latchkey.CheckAppServicesName(name[:maxKeyName]) == nil {
+		return errKeyNameLong
+	}
+	return latchkey.CheckAppServicesName(name)
+}
+
 func (c *call) createKey() (reply, error) {
 	owner, err := c.keyOwner()
 	if err != nil {
@@ -49,7 +60,7 @@ func (c *call) createKey() (reply, error) {
 	if !ok || name == "" {
 		return reply{}, errKeyNameAbsent
 	}
-	if err := latchkey.CheckAppServicesName(name); err != nil { // a store can allow more names
+	if err := checkKeyName(name); err != nil {
 		return reply{}, err
 	}
 	key, token, err := c.app.store.CreateKey(c.ctx(), owner, latchkey.KeySpec{Name: name})
@@ -76,7 +87,8 @@ func (c *call) listKeys() (reply, error) {
 	return reply{http.StatusOK, list}, err
 }
 
-// key returns the key that the path names, if it belongs to the session's user.
+// key returns the key that the path names, if it belongs to the session's user. The digits of the
+// ID can be upper case, because an ObjectId is a number.
 func (c *call) key() (latchkey.Key, error) {
 	owner, err := c.keyOwner()
 	if err != nil {
@@ -86,8 +98,9 @@ func (c *call) key() (latchkey.Key, error) {
 	if err != nil {
 		return latchkey.Key{}, err
 	}
+	id := strings.ToLower(c.params[0])
 	for _, k := range keys {
-		if KeyObjectID(k) == c.params[0] {
+		if KeyObjectID(k) == id {
 			return k, nil
 		}
 	}

@@ -96,7 +96,9 @@ func TestErrorsOfKeyCalls(t *testing.T) {
 		{"spaces", u.refresh, "POST", "", object{"name": "My very cool key"}, 400, "InvalidParameter", alphabet},
 		{"signs", u.refresh, "POST", "", object{"name": "$()!$"}, 400, "InvalidParameter", alphabet},
 		{"a letter that is not ASCII", u.refresh, "POST", "", object{"name": "é"}, 400, "InvalidParameter", alphabet},
-		{"257 letters", u.refresh, "POST", "", object{"name": strings.Repeat("a", 257)}, 400, "InvalidParameter", alphabet},
+		{"128 letters that are not ASCII", u.refresh, "POST", "", object{"name": strings.Repeat("é", 128)}, 400, "InvalidParameter", alphabet},
+		{"300 letters that are not ASCII", u.refresh, "POST", "", object{"name": strings.Repeat("é", 300)}, 400, "InvalidParameter", alphabet},
+		{"257 letters", u.refresh, "POST", "", object{"name": strings.Repeat("a", 257)}, 400, "InvalidParameter", "'name' must have at most 256 characters"},
 		{"an empty name", u.refresh, "POST", "", object{"name": ""}, 400, "", required},
 		{"no name", u.refresh, "POST", "", object{}, 400, "", required},
 		{"no body", u.refresh, "POST", "", nil, 400, "", required},
@@ -119,7 +121,7 @@ func TestAMalformedKeyIDIsNotFound(t *testing.T) {
 	id, _ := d.createKey(u.refresh, "laptop")
 	// realm-web puts any text into the path without escaping it.
 	for _, id := range []string{
-		"", "laptop", "enable", "disable", id[1:], id + "0", strings.ToUpper(id), id + "%20", "a%2Fb", "%2F", id + "%2Fenable", "%00", "..", "%C3%A9",
+		"", "laptop", "enable", "disable", id[1:], id + "0", id + "%20", "a%2Fb", "%2F", id + "%2Fenable", "%00", "..", "%C3%A9",
 	} {
 		for _, call := range everyKeyCall(id)[2:] {
 			d.keys(call.method, call.path, "", nil).refused(401, "", "must authenticate first")
@@ -127,6 +129,15 @@ func TestAMalformedKeyIDIsNotFound(t *testing.T) {
 		}
 	}
 	d.keys("GET", "/"+id, u.refresh, nil).want(http.StatusOK)
+}
+
+func TestAKeyIDCanHaveUpperCaseDigits(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	id, _ := d.createKey(u.refresh, "laptop")
+	for _, call := range everyKeyCall(strings.ToUpper(id))[2:] {
+		d.keys(call.method, call.path, u.refresh, nil).want(call.status)
+	}
 }
 
 func TestConcurrentCreationsStopAtTwentyKeys(t *testing.T) {

@@ -132,6 +132,7 @@ var (
 	errTokenUnknown   = &refusal{status: http.StatusBadRequest, code: "UserpassTokenInvalid", text: "userpass token is expired or invalid"}
 	errConfirmed      = &refusal{status: http.StatusBadRequest, code: "UserAlreadyConfirmed", text: "already confirmed"}
 	errNoAccount      = &refusal{status: http.StatusNotFound, code: "UserNotFound", text: "user not found"}
+	errConfirmByFunc  = badRequest("please use confirm via function")
 	errResetByFunc    = badRequest("please use reset password via function")
 )
 
@@ -161,12 +162,16 @@ var (
 	errNotRefreshToken  = &refusal{status: http.StatusUnauthorized, text: "invalid refresh token: incorrect token type"}
 	errInvalidSession   = invalidSession("invalid session")
 	errAccessExpired    = invalidSession("invalid session: access token expired")
-	errRefreshExpired   = invalidSession("invalid session: refresh token expired")
-	errSessionEnded     = invalidSession("invalid session: failed to find refresh token")
+	errRefreshExpired   = invalidSession(noRefreshToken)
+	errSessionEnded     = invalidSession(noRefreshToken)
 	errUserGone         = invalidSession("invalid session: error finding user for endpoint")
 	errServerUser       = &refusal{status: http.StatusForbidden, text: "a server key's user cannot be deleted", bare: true}
 	errMayNotManageKeys = &refusal{status: http.StatusForbidden, text: "this session may not manage API keys", bare: true}
 )
+
+// noRefreshToken is the text for a session that has ended or expired. If a logout is refused with
+// any other text, the logout fails in realm-web.
+const noRefreshToken = "invalid session: failed to find refresh token"
 
 func invalidSession(text string) *refusal {
 	return &refusal{status: http.StatusUnauthorized, code: "InvalidSession", text: text}
@@ -176,6 +181,7 @@ func invalidSession(text string) *refusal {
 var (
 	errKeyNotFound   = &refusal{status: http.StatusNotFound, code: "APIKeyNotFound", text: "API key not found"}
 	errKeyName       = &refusal{status: http.StatusBadRequest, code: "InvalidParameter", text: "can only contain ASCII letters, numbers, underscores, and hyphens"}
+	errKeyNameLong   = &refusal{status: http.StatusBadRequest, code: "InvalidParameter", text: "'name' must have at most 256 characters"}
 	errKeyNameAbsent = &refusal{status: http.StatusBadRequest, text: "'name' is a required string"}
 	errKeyNameTaken  = &refusal{status: http.StatusConflict, code: "APIKeyAlreadyExists", text: "API key with name already exists"}
 )

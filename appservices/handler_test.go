@@ -742,7 +742,10 @@ func TestInvalidOptionsAreRefused(t *testing.T) {
 		"a URL in other letters": {PublicURL: "HTTPS://keys.example.com"},
 		"an ID that is no app's": {AppIDs: []string{"demo-abcde", "my app"}},
 		"an empty app ID":        {AppIDs: []string{""}},
-		"an unknown provider":    {Providers: []latchkey.Provider{latchkey.ProviderAPIKey, "apikey"}},
+		"a function that is never called": {ConfirmFunction: func(context.Context, appservices.Confirmation) (appservices.Outcome, error) {
+			return appservices.Accepted, nil
+		}},
+		"an unknown provider": {Providers: []latchkey.Provider{latchkey.ProviderAPIKey, "apikey"}},
 	} {
 		if _, err := appservices.New(nil, &opts); !errors.Is(err, appservices.ErrInvalidOptions) {
 			t.Errorf("%s: got %v, want ErrInvalidOptions", name, err)

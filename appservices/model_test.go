@@ -272,7 +272,12 @@ func (m *serviceModel) links(s *modelSession, email int) {
 }
 
 func (m *serviceModel) logsOut(s *modelSession) {
-	if r := m.logOut(s.refresh); m.isGood(s, true, r) {
+	r := m.logOut(s.refresh)
+	if s.user.disabled {
+		r.refused(http.StatusUnauthorized, "InvalidSession", "invalid session: failed to find refresh token")
+		return
+	}
+	if m.isGood(s, true, r) {
 		r.noContent()
 		s.out = true
 	}

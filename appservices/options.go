@@ -265,6 +265,8 @@ func (o *Options) validate() error {
 	case err != nil, o.PublicURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" ||
 		strings.TrimRight(o.PublicURL, "/") != u.Scheme+"://"+u.Host):
 		return fmt.Errorf("%w: PublicURL is %q, and must be http or https and an authority, such as https://keys.example.com", ErrInvalidOptions, o.PublicURL)
+	case o.ConfirmFunction != nil && !o.ManualConfirmation:
+		return fmt.Errorf("%w: ConfirmFunction is never called without ManualConfirmation", ErrInvalidOptions)
 	case o.maxBody() < 0:
 		return fmt.Errorf("%w: MaxBody must not be negative", ErrInvalidOptions)
 	case o.failedLoginBurst() < 0 || math.IsNaN(o.FailedLogins):

@@ -356,6 +356,9 @@ func (c *call) refresh() (reply, error) {
 
 func (c *call) logOut() (reply, error) {
 	s, _, err := c.authenticate(refreshToken)
+	if err == errInvalidSession { // the session of a disabled user
+		err = errSessionEnded
+	}
 	if err != nil {
 		return reply{}, err
 	}

@@ -327,9 +327,26 @@ func TestErrorsOfBearerTokens(t *testing.T) {
 		d.clock.Advance(60*day - time.Second)
 		d.refresh(u.refresh).want(http.StatusCreated)
 		d.clock.Advance(time.Second)
-		d.refresh(u.refresh).refused(401, "InvalidSession", "invalid session: refresh token expired")
+		d.refresh(u.refresh).refused(401, "InvalidSession", "invalid session: failed to find refresh token")
 		d.send("GET", prefix+"/auth/profile", u.access, nil).refused(401, "InvalidSession", "invalid session: access token expired")
 	})
+}
+
+// realm-web's logOut fails unless the text of a refusal contains these words.
+func TestLoggingOutOfASessionThatIsNoMoreSaysSo(t *testing.T) {
+	for name, end := range map[string]func(d *double, u tokens){
+		"logged out":    func(d *double, u tokens) { d.logOut(u.refresh).noContent() },
+		"expired":       func(d *double, u tokens) { d.clock.Advance(60 * day) },
+		"user deleted":  func(d *double, u tokens) { d.send("DELETE", prefix+"/auth/delete", u.access, nil).noContent() },
+		"user disabled": func(d *double, u tokens) { must(t, d.store.DisableUser(t.Context(), d.user("ada@example.com").ID)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDouble(t, nil)
+			u := d.signUp("ada@example.com")
+			end(d, u)
+			d.logOut(u.refresh).refused(401, "InvalidSession", "invalid session: failed to find refresh token")
+		})
+	}
 }
 
 func TestATokenWithoutAnExpiryDateHasExpired(t *testing.T) {
@@ -350,7 +367,7 @@ func TestATokenWithoutAnExpiryDateHasExpired(t *testing.T) {
 		must(t, err)
 		return sign(key, `{"alg":"HS256","typ":"JWT"}`, string(b))
 	}
-	d.refresh(endless(u.refresh)).refused(401, "InvalidSession", "invalid session: refresh token expired")
+	d.refresh(endless(u.refresh)).refused(401, "InvalidSession", "invalid session: failed to find refresh token")
 	d.send("GET", prefix+"/auth/profile", endless(u.access), nil).
 		refused(401, "InvalidSession", "invalid session: access token expired")
 }

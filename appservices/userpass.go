@@ -272,6 +272,9 @@ func (c *call) accountFor() (document, *account, error) {
 }
 
 func (c *call) sendConfirmation() (reply, error) {
+	if c.h.opts.ConfirmFunction != nil {
+		return reply{}, errConfirmByFunc
+	}
 	_, acc, err := c.accountFor()
 	if err != nil {
 		return reply{}, err

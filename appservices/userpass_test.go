@@ -303,6 +303,9 @@ func TestConfirmFunctionDecidesConfirmations(t *testing.T) {
 	d.register("ada@example.com")
 	d.register("bob@example.com")
 	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "AuthError", "unauthorized")
+	for _, email := range []string{"ada@example.com", "nobody@example.com"} {
+		d.userpass("confirm/send", object{"email": email}).refused(400, "BadRequest", "please use confirm via function")
+	}
 	d.userpass("confirm", object{"token": asked[0].Token, "tokenId": asked[0].TokenID}).empty()
 	d.loginEmail("ada@example.com")
 	outcome = appservices.Accepted

@@ -56,7 +56,6 @@ private val noFunction = Refusal(RLM_ERR_FUNCTION_NOT_FOUND, 404, "function not 
 // ServiceException
 private val badToken = Refusal(RLM_ERR_INVALID_SESSION, 401, "unauthorized")
 private val sessionEnded = Refusal(RLM_ERR_INVALID_SESSION, 401, "invalid session: failed to find refresh token")
-private val sessionExpired = Refusal(RLM_ERR_INVALID_SESSION, 401, "invalid session: refresh token expired")
 private val noBearer = Refusal(RLM_ERR_APP_UNKNOWN, 401, "expected Authorization header with JWT (Bearer schema)")
 private val forbidden = Refusal(RLM_ERR_HTTP_ERROR, 403, "http error code considered fatal. Client Error: 403")
 private val nameTaken = Refusal(RLM_ERR_API_KEY_ALREADY_EXISTS, 409, "API key with name already exists")
@@ -335,7 +334,7 @@ class CoreTest {
         val user = program().newUser("ada")
         val anonymous = program().logIn(RealmInterop.realm_app_credentials_new_anonymous(true))
         later("1441h") {
-            refused(sessionExpired) { user.fetchKeys() }
+            refused(sessionEnded) { user.fetchKeys() }
             assertFalse(user.isLoggedIn, "the core logs out a user whose session has ended")
             anonymous.refreshCustomData()
             assertTrue(anonymous.isLoggedIn)
