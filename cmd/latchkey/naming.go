@@ -50,25 +50,16 @@ func formatIdentity(i latchkey.Identity) string {
 // store is exact. So the command looks for the exact text of an argument first, and for its normal
 // form C second. New users and keys get the normal form.
 
-// newIdentity returns the identity that the argument IDENTITY names, for a user who is to get it.
-//
-// Errors: [latchkey.ErrIdentityTaken] if a user has the identity as it was typed, although it is
-// not in normal form; the errors of parseIdentity and [latchkey.Tx.UserByIdentity].
+// newIdentity returns the identity that the argument IDENTITY names, for a user who is to get it. It
+// is not normalized if a user has it as it was typed, so that the store says that it is taken.
 func newIdentity(tx *latchkey.Tx, arg string) (latchkey.Identity, error) {
 	typed, err := parseIdentity(arg)
 	if err != nil {
 		return typed, err
 	}
-	normal := normalized(typed)
-	if normal == typed {
-		return typed, nil
-	}
-	user, err := tx.UserByIdentity(typed)
-	switch {
-	case errors.Is(err, latchkey.ErrUserNotFound):
-		return normal, nil
-	case err == nil:
-		err = fmt.Errorf("%w: %s is user %s", latchkey.ErrIdentityTaken, arg, user.ID)
+	_, err = tx.UserByIdentity(typed)
+	if errors.Is(err, latchkey.ErrUserNotFound) {
+		return normalized(typed), nil
 	}
 	return typed, err
 }
@@ -121,26 +112,20 @@ func findKey(tx *latchkey.Tx, owner uuid.UUID, arg string) (latchkey.Key, error)
 	return latchkey.Key{}, fmt.Errorf("%s: %w", arg, latchkey.ErrKeyNotFound)
 }
 
-// newName returns the name for a key of owner for which the argument NAME asks. The key has the ID
-// id if it exists already.
-//
-// Errors: [latchkey.ErrKeyNameTaken] if another key has the name as it was typed, although it is not
-// in normal form; the errors of [latchkey.Tx.Keys].
+// newName returns the name for a key of owner for which the argument NAME asks. If the key exists
+// already, id is its ID. The name is not normalized if another key has it as it was typed, so that
+// the store says that it is taken.
 func newName(tx *latchkey.Tx, owner, id uuid.UUID, arg string) (string, error) {
-	normal := norm.NFC.String(arg)
-	if normal == arg {
-		return arg, nil
-	}
 	keys, err := tx.Keys(owner)
 	if err != nil {
 		return "", err
 	}
 	for _, key := range keys {
 		if key.Name == arg && key.ID != id {
-			return "", fmt.Errorf("%w: %q", latchkey.ErrKeyNameTaken, arg)
+			return arg, nil
 		}
 	}
-	return normal, nil
+	return norm.NFC.String(arg), nil
 }
 
 // shown returns text for a list. It marks text that is not in normal form, because nobody could
