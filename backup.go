@@ -33,9 +33,9 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 
 // Restore makes the file of a store at path from a copy that [Store.Backup] wrote. It checks the
 // whole copy first, so a copy that is damaged or cut short is never put in place. If path is a
-// symbolic link to a file that does not exist, Restore makes that file, as [Open] does. Changes that
-// were made after the backup are lost: keys that were disabled or deleted since then are as they
-// were before.
+// symbolic link to a file that does not exist, Restore makes that file, as [Open] does. Changes
+// that were made after the backup are lost: keys that were disabled or deleted since then are as
+// they were before.
 //
 // It returns [ErrCorrupt] or [ErrNewerFormat] if the copy cannot be used; [fs.ErrExist] if there is
 // a file at path, which stays as it is; r's error; ctx's error; or the operating system's error.
