@@ -146,7 +146,7 @@ func TestADamagedBackupIsNotRestored(t *testing.T) {
 }
 
 // bbolt has two meta pages, for the last commits in turn. The file opens only if they are of two that follow each other.
-func TestWhatIsRestoredOpensAfterAnyNumberOfCommits(t *testing.T) {
+func TestABackupMadeAfterAnyNumberOfCommitsIsRestored(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	for i := range 4 {
@@ -175,7 +175,7 @@ func TestRestoreLeavesAFileThatIsThereAlone(t *testing.T) {
 	wantLogin(t, s, token, key.ID)
 }
 
-func TestALinkToNothingLeadsToWhatIsRestored(t *testing.T) {
+func TestRestoreFollowsALinkToAFileThatDoesNotExist(t *testing.T) {
 	var backup bytes.Buffer
 	must(t, open(t).Backup(t.Context(), &backup))
 	for _, tt := range []struct {
@@ -218,7 +218,7 @@ type panickingWriter struct{}
 
 func (panickingWriter) Write([]byte) (int, error) { panic("the caller's own") }
 
-func TestAPanicOfTheWriterOfABackupIsItsCallersAndNoDamage(t *testing.T) {
+func TestAPanicOfTheWriterReachesTheCallerOfBackupAndIsNoDamage(t *testing.T) {
 	s := open(t)
 	defer func() {
 		if r := recover(); r != "the caller's own" {
@@ -312,7 +312,7 @@ func TestLoginsAndWritesGoOnWhileTheStoreIsCompacted(t *testing.T) {
 	}
 }
 
-func TestWhoCouldOpenAFileCanOpenWhatItWasCompactedTo(t *testing.T) {
+func TestCompactKeepsTheModeAndTheOwnerOfTheFile(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has neither such modes nor such owners")
 	}
@@ -338,7 +338,7 @@ func accessOf(t testing.TB, path string) string {
 	return fmt.Sprint(info.Mode(), " ", owner.FieldByName("Uid"), ":", owner.FieldByName("Gid"))
 }
 
-func TestCompactLeavesAFileAloneThatSomebodyHasPutInTheStoresPlace(t *testing.T) {
+func TestCompactLeavesAnotherFileInTheStoresPlaceAlone(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows renames no file that is open")
 	}
@@ -388,7 +388,7 @@ func TestALoginDoesNotWaitForABackupThatHoldsUpACompaction(t *testing.T) {
 	others.Wait()
 }
 
-func TestWhatACompactionLeftBehindIsRemoved(t *testing.T) {
+func TestOpenRemovesAFileThatACompactionLeftBehind(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	closeStore(t, openFile(t, path, nil))
 	left := path + ".compact"

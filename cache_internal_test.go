@@ -145,7 +145,7 @@ func (m *cacheModel) evict() {
 }
 
 // To replay a failure, put the seed that it prints in the place of rand.Uint64().
-func TestTheCacheIsWhatItsModelIs(t *testing.T) {
+func TestTheCacheBehavesAsItsModel(t *testing.T) {
 	for _, limit := range []int{0, 1, 2, 3, 8, 100} {
 		t.Run(fmt.Sprint("limit=", limit), func(t *testing.T) {
 			seed := rand.Uint64()
@@ -283,7 +283,7 @@ func TestAnAnswerReadWhileACommitWasUnderWayIsNotRememberedAfterIt(t *testing.T)
 	}
 }
 
-func TestACommitUnderWayKeepsNoOtherKeyFromBeingRemembered(t *testing.T) {
+func TestACommitKeepsNoOtherKeyOutOfTheCache(t *testing.T) {
 	c := newCache(1000)
 	held := cacheID(1)
 	one, two := staleLogins{keys: []uuid.UUID{held}}, staleLogins{keys: []uuid.UUID{held, cacheID(2)}}
@@ -397,7 +397,7 @@ func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
 	}
 }
 
-func TestTheCacheStaysConsistentUnderAllAtOnce(t *testing.T) {
+func TestTheCacheStaysConsistentUnderConcurrentUse(t *testing.T) {
 	c := newCache(50)
 	var workers sync.WaitGroup
 	for w := range 6 {
@@ -519,7 +519,7 @@ func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
 	}
 }
 
-func TestEntriesOfOneSecretAreSaltedApart(t *testing.T) {
+func TestTwoEntriesOfOneSecretHaveDifferentSalts(t *testing.T) {
 	secret := &parsedToken{body: strings.Repeat("1", bodyDigits)}
 	a := newCacheEntry(secret, &answer{})
 	b := newCacheEntry(secret, &answer{})

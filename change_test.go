@@ -64,7 +64,7 @@ func TestEachWriteMovesTheSequenceOn(t *testing.T) {
 	}
 }
 
-func TestWhatChangesNothingLeavesTheSequenceAndTheFileAlone(t *testing.T) {
+func TestACallThatChangesNothingWritesNothing(t *testing.T) {
 	s := open(t)
 	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
 	key, token := addKey(t, s, ada, "laptop")

@@ -181,7 +181,7 @@ var wrongs = []struct {
 	{"the replica's ID is missing", false, func(h *inhabited) { h.remove(tableMeta, metaReplica) }},
 }
 
-func TestCheckFindsWhateverIsWrong(t *testing.T) {
+func TestCheckFindsEverythingThatIsWrong(t *testing.T) {
 	for _, tt := range wrongs {
 		t.Run(tt.name, func(t *testing.T) {
 			h := openInhabited(t)
@@ -300,7 +300,7 @@ func TestCheckGoesOnBehindAPageThatCannotBeRead(t *testing.T) {
 	}
 }
 
-func TestRepairMakesAgainWhatIsDerived(t *testing.T) {
+func TestRepairMakesDerivedDataAgain(t *testing.T) {
 	for _, tt := range wrongs {
 		t.Run(tt.name, func(t *testing.T) {
 			h := openInhabited(t)
@@ -324,7 +324,7 @@ func TestRepairMakesAgainWhatIsDerived(t *testing.T) {
 	}
 }
 
-func TestARepairedStoreIsWrittenToAsBefore(t *testing.T) {
+func TestARepairedStoreAcceptsWrites(t *testing.T) {
 	for _, tt := range wrongs {
 		if !tt.derived {
 			continue
@@ -434,7 +434,7 @@ func TestARecordOfALaterVersionIsNotTakenForDamage(t *testing.T) {
 	}
 }
 
-func TestADamagedIndexIsAnErrorAndNeverSomebodyElse(t *testing.T) {
+func TestADamagedIndexIsAnErrorAndNeverAnotherUser(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		plant func(h *inhabited)
@@ -505,7 +505,7 @@ func TestADamagedIndexIsAnErrorAndNeverSomebodyElse(t *testing.T) {
 	}
 }
 
-func TestDamageMetHalfWayFailsTheTransactionThoughItsFunctionGoesOn(t *testing.T) {
+func TestDamageHalfWayThroughAnOperationFailsItsTransaction(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		plant func(h *inhabited)

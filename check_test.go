@@ -66,7 +66,7 @@ func plantWrongs(t testing.TB, e latchkey.Engine, n int) {
 	}))
 }
 
-func TestCheckNeedsNothingOfAnEngineButItsTables(t *testing.T) {
+func TestCheckWorksOnAnEngineThatCannotCheckItself(t *testing.T) {
 	e := &hookedEngine{Engine: openBolt(t)} // hides what bbolt can do besides
 	s := openUnchecked(t, e)
 	addHousehold(t, s)
@@ -128,7 +128,7 @@ func TestCheckSaysOnceThatItCouldNotRead(t *testing.T) {
 	wantOnly(t.Context(), latchkey.ErrClosed)
 }
 
-func TestCheckEndsWithItsContextOnTheWay(t *testing.T) {
+func TestCheckEndsWhenItsContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	e := openBolt(t)

@@ -33,7 +33,7 @@ func goCommand(t *testing.T, goos string, args ...string) string {
 	return string(out)
 }
 
-func TestWhoeverEmbedsThePackageCompilesThreeLibrariesAndWhatTheyNeed(t *testing.T) {
+func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 	allowed := []string{
 		"github.com/latchkeydb/latchkey",
 		"github.com/latchkeydb/latchkey/internal/boltpage",

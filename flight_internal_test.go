@@ -31,7 +31,7 @@ func TestLoginsOfOneColdKeyShareOneHash(t *testing.T) {
 	})
 }
 
-func TestACallerWhoLeavesLeavesAtOnceAndTheHashGoesOnForTheOthers(t *testing.T) {
+func TestACallerWhoseContextEndsLeavesAndTheHashGoesOnForTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, nil)
 		_, token := addServerKey(t, s, "laptop")
@@ -59,7 +59,7 @@ func TestACallerWhoLeavesLeavesAtOnceAndTheHashGoesOnForTheOthers(t *testing.T) 
 	})
 }
 
-func TestAHashThatHasBegunIsJoinedByWhoComesAfterItsCallersLeft(t *testing.T) {
+func TestALoginJoinsARunningHashWhoseCallersHaveLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, nil)
 		key, token := addServerKey(t, s, "laptop")
@@ -114,7 +114,7 @@ func TestNothingIsHashedWhenEverybodyHasLeft(t *testing.T) {
 	})
 }
 
-func TestNothingIsHashedWhenEverybodyLeavesAsThePermitComes(t *testing.T) {
+func TestNothingIsHashedWhenTheLastCallerLeavesAsThePermitComes(t *testing.T) {
 	s := open(t, nil)
 	key, token := addServerKey(t, s, "laptop")
 	before := stats(t, s).Hashes
@@ -166,7 +166,7 @@ func TestMoreLoginsThanTheQueueHoldsAreBusyAndTheOthersGoOn(t *testing.T) {
 	})
 }
 
-func TestTheRoomOfLoginsThatLeftIsFree(t *testing.T) {
+func TestALoginThatLeavesMakesRoomInTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, &Options{Cost: LightCost, HashQueue: 1})
 		_, one := addServerKey(t, s, "one")
@@ -187,7 +187,7 @@ func TestTheRoomOfLoginsThatLeftIsFree(t *testing.T) {
 	})
 }
 
-func TestALoginJoinsNoHashForAnotherVerifierThanItRead(t *testing.T) {
+func TestALoginDoesNotJoinAHashForAnotherVerifier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, nil)
 		key, token := addServerKey(t, s, "laptop")

@@ -120,7 +120,7 @@ func TestHashesStayWithinMemoryAndProcessors(t *testing.T) {
 	}
 }
 
-func TestWhatHashesLeaveCountsUntilItIsCollected(t *testing.T) {
+func TestTheGarbageOfHashesCountsUntilItIsCollected(t *testing.T) {
 	h := newTestHasher(8, 2)
 	mustAcquire(t, h, units(3)) // it runs all the time, and is no garbage
 	before := collections()
@@ -225,7 +225,7 @@ func TestMintingHashesAsManyKeysAtOnceAsThereAreProcessors(t *testing.T) {
 	})
 }
 
-func TestCloseEndsWhoWaitsForAPermit(t *testing.T) {
+func TestCloseEndsTheWaitForAPermit(t *testing.T) {
 	for name, call := range map[string]func(ctx context.Context, s *Store) error{
 		"MintKeys":      func(ctx context.Context, s *Store) error { _, _, err := s.MintKeys(ctx, 10, nil); return err },
 		"HashPassword":  func(ctx context.Context, s *Store) error { _, err := s.HashPassword(ctx, "hunter22"); return err },
@@ -294,7 +294,7 @@ func TestCloseWaitsForTheHashesOfNewKeys(t *testing.T) {
 	}
 }
 
-func TestPasswordsAreBusyWhenAsManyHashesWaitAsMay(t *testing.T) {
+func TestAPasswordIsBusyWhenTheQueueIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, &Options{Cost: LightCost, HashQueue: 2})
 		giveBack := takePermits(t, s)

@@ -164,7 +164,7 @@ func TestAKeyIsFetchedAsItWasMadeAlsoAfterReopening(t *testing.T) {
 	}
 }
 
-func TestATimeThatNoRecordCanHoldIsTheNearestThatOneCan(t *testing.T) {
+func TestATimeOutOfRangeIsStoredAsTheNearestInRange(t *testing.T) {
 	for _, tt := range []struct{ clock, want time.Time }{
 		{time.Date(12026, 1, 2, 3, 4, 5, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)},
 		{time.Date(1901, 1, 2, 3, 4, 5, 0, time.UTC), time.Unix(0, 0).UTC()},
@@ -423,7 +423,7 @@ func TestTheKeysOfAUserAreCountedOnceForManyNewOnes(t *testing.T) {
 	}
 }
 
-func TestTheLimitCountsWhatTheTransactionItselfHasDone(t *testing.T) {
+func TestTheLimitCountsTheChangesOfItsOwnTransaction(t *testing.T) {
 	opts := light()
 	opts.MaxKeysPerUser = 3
 	s := openEngine(t, rerunningEngine{openBolt(t)}, opts)
@@ -537,7 +537,7 @@ func TestNamesAreComparedByteByByte(t *testing.T) {
 	}
 }
 
-func TestANameIsUniqueAmongItsOwnersKeysAndNotBeyond(t *testing.T) {
+func TestANameIsUniqueAmongTheKeysOfOneOwner(t *testing.T) {
 	s := open(t)
 	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
 	for _, owner := range []uuid.UUID{ada, bob, latchkey.ServerOwner} {
@@ -572,7 +572,7 @@ func TestANameIsFreeAfterItsKeyWasDeletedOrRenamed(t *testing.T) {
 	}
 }
 
-func TestHostedNamesHoldsNewNamesToTheHostedServicesAlphabet(t *testing.T) {
+func TestAppServicesNamesRestrictsNewNames(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	ada := addUser(t, s, "ada")
@@ -750,7 +750,7 @@ func TestAnExpiryDateMustLieAhead(t *testing.T) {
 	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "the year 1", Expires: time.Time{}.Add(1)}, latchkey.ErrInvalidExpiry)
 }
 
-func TestAnExpiryDateIsOneThatJSONCanHold(t *testing.T) {
+func TestAnExpiryDateIsAtMostTheLastSecondThatJSONCanHold(t *testing.T) {
 	s := open(t)
 	last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 	key, _, err := s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "the last second", Expires: last})
@@ -801,7 +801,7 @@ func TestAKeyExpiresWhenItsSecondBegins(t *testing.T) {
 	}
 }
 
-func TestKeysAreListedInTheOrderOfCreationWhateverTheClockDid(t *testing.T) {
+func TestKeysAreListedInTheOrderOfCreationEvenIfTheClockWentBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	c := newClock()
 	opts := light()
@@ -1002,7 +1002,7 @@ func TestCreateKeysIsRefusedUnhashedWhenItsRequestsCollide(t *testing.T) {
 	must(t, err)
 }
 
-func TestCreateKeysThatIsCancelledOnTheWayMakesNothing(t *testing.T) {
+func TestACancelledCreateKeysMakesNothing(t *testing.T) {
 	s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, MaxKeysPerUser: -1})
 	ada := addUser(t, s, "ada")
 	var requests []latchkey.KeyRequest

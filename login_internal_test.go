@@ -170,7 +170,7 @@ func TestCloseWaitsForHashesThatRun(t *testing.T) {
 	})
 }
 
-func TestALoginThatWaitsForItsHashWhenTheStoreClosesIsTold(t *testing.T) {
+func TestALoginThatWaitsForItsHashWhenTheStoreClosesReturnsErrClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, nil)
 		_, token := addServerKey(t, s, "laptop")

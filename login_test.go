@@ -278,7 +278,7 @@ func TestAKeyIsGoodUntilTheSecondThatItExpires(t *testing.T) {
 	wantRefused(t, c.Store, c.token, latchkey.ErrKeyExpired)
 }
 
-func TestWhatIsEnabledAgainLogsIn(t *testing.T) {
+func TestAKeyLogsInAfterItOrItsUserWasEnabledAgain(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
 		disable, enable step
@@ -364,7 +364,7 @@ func TestASecondLoginIsAnsweredUnreadAndUnhashedAlsoWhenItIsRefused(t *testing.T
 	}
 }
 
-func TestADeletedKeyThatKeepsKnockingCostsNoHash(t *testing.T) {
+func TestLoginsWithADeletedKeyCostNoHash(t *testing.T) {
 	for name, remove := range map[string]step{"key": (*loginCase).deleteKey, "user": (*loginCase).deleteUser} {
 		t.Run(name, func(t *testing.T) {
 			c := newLoginCase(t, openBolt(t))
@@ -428,7 +428,7 @@ func (e *hookedEngine) inGap(view int, after bool, fn func()) {
 	}
 }
 
-func TestAChangeIsTrueForEveryLoginThatBeginsAfterItInEveryGapOfALoginUnderWay(t *testing.T) {
+func TestALoginThatBeginsAfterAChangeSeesItWhateverAnotherLoginDoes(t *testing.T) {
 	for _, tt := range changes {
 		for _, gap := range gaps {
 			for _, cached := range []bool{false, true} {
@@ -500,7 +500,7 @@ func call(hook func()) {
 	}
 }
 
-func TestWhatIsCachedWhileAChangeCommitsIsForgottenWhenItReturns(t *testing.T) {
+func TestAnEntryCachedDuringACommitIsForgottenWhenItReturns(t *testing.T) {
 	for _, tt := range changes {
 		if tt.name == "expiry" {
 			continue // it commits nothing
@@ -536,7 +536,7 @@ func TestWhatIsCachedWhileAChangeCommitsIsForgottenWhenItReturns(t *testing.T) {
 	}
 }
 
-func TestALoginThatEndsBetweenCommitAndReturnOfAChangeLeavesNothingStale(t *testing.T) {
+func TestALoginThatEndsBetweenTheCommitAndTheReturnOfAChangeCachesNothingStale(t *testing.T) {
 	for _, tt := range changes {
 		if tt.name == "expiry" {
 			continue
@@ -614,7 +614,7 @@ func TestNoLoginThatBeginsAfterARevocationSucceedsHoweverManyRun(t *testing.T) {
 	callers.Wait()
 }
 
-func TestAfterACommitInDoubtNothingThatWasCachedIsBelieved(t *testing.T) {
+func TestErrCommitUnknownEmptiesTheCache(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lost=%t", lost), func(t *testing.T) {
 			var reads atomic.Int64
@@ -647,7 +647,7 @@ func TestAfterACommitInDoubtNothingThatWasCachedIsBelieved(t *testing.T) {
 	}
 }
 
-func TestALoginThatReadBeforeACommitInDoubtIsNotRemembered(t *testing.T) {
+func TestALoginThatReadBeforeErrCommitUnknownIsNotRemembered(t *testing.T) {
 	hooked := &hookedEngine{Engine: openBolt(t)}
 	e := &commitEngine{Engine: hooked}
 	c := newLoginCase(t, e)
@@ -660,7 +660,7 @@ func TestALoginThatReadBeforeACommitInDoubtIsNotRemembered(t *testing.T) {
 	wantRefused(t, c.Store, c.token, latchkey.ErrKeyDisabled)
 }
 
-func TestAChangeWhoseEnginePanicsHoldsNothingBackForEver(t *testing.T) {
+func TestAPanicOfTheEngineReleasesTheCache(t *testing.T) {
 	for _, panics := range []bool{true, false} {
 		t.Run(fmt.Sprintf("panics=%t", panics), func(t *testing.T) {
 			e := &commitEngine{Engine: openBolt(t)}
@@ -742,7 +742,7 @@ func TestWithoutACacheEveryLoginReadsAndHashes(t *testing.T) {
 	wantRefused(t, s, token, latchkey.ErrKeyDisabled)
 }
 
-func TestTheCacheHoldsNoMoreKeysThanItMay(t *testing.T) {
+func TestTheCacheHoldsNoMoreKeysThanCacheSize(t *testing.T) {
 	opts := light()
 	opts.CacheSize = 3
 	s := openWith(t, opts)
@@ -756,7 +756,7 @@ func TestTheCacheHoldsNoMoreKeysThanItMay(t *testing.T) {
 	}
 }
 
-func TestAKeyThatCostsMoreMemoryThanAllowedDoesNotLogInUntilItIs(t *testing.T) {
+func TestAKeyLogsInOnlyIfItsCostFitsIntoHashMemory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, &latchkey.Options{Cost: latchkey.Cost{Memory: 256, Passes: 1, Lanes: 1}})
 	key, token := addKey(t, s, latchkey.ServerOwner, "laptop")
@@ -775,7 +775,7 @@ func TestAKeyThatCostsMoreMemoryThanAllowedDoesNotLogInUntilItIs(t *testing.T) {
 	wantLogin(t, s, token, key.ID)
 }
 
-func TestLoginsThatRaceWithCloseSucceedOrAreTold(t *testing.T) {
+func TestLoginsThatRaceWithCloseSucceedOrReturnErrClosed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	var tokens []string

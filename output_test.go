@@ -288,7 +288,7 @@ func TestNothingThatIsPrintedMarshaledOrLoggedShowsASecret(t *testing.T) {
 	all.wantSilent(t, "a closed engine", e)
 }
 
-func TestATransactionOfTheEngineShowsNothingOfWhatItHolds(t *testing.T) {
+func TestATransactionOfTheEngineDoesNotPrintItsContents(t *testing.T) {
 	e := openBolt(t)
 	s := openEngine(t, e, light())
 	key, _ := addKey(t, s, latchkey.ServerOwner, "backup")

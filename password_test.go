@@ -8,7 +8,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-func TestAPasswordIsKnownByItsVerifier(t *testing.T) {
+func TestAPasswordMatchesItsVerifier(t *testing.T) {
 	s := open(t)
 	for _, password := range []string{"hunter22", "", "\x00", "pässwörd"} {
 		verifier, err := s.HashPassword(t.Context(), password)
@@ -69,7 +69,7 @@ func TestAVerifierOutOfBoundsIsRefusedUnhashed(t *testing.T) {
 	}
 }
 
-func TestAPasswordIsNotHashedForACallerWhoHasLeft(t *testing.T) {
+func TestAPasswordIsNotHashedAfterItsContextHasEnded(t *testing.T) {
 	s := open(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -14,7 +14,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-func TestOneSourceOfChanceMakesTheSameStore(t *testing.T) {
+func TestTheSameInsecureRandMakesTheSameStore(t *testing.T) {
 	make := func(seed byte) (made []string) {
 		c := newClock()
 		s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, InsecureRand: rand.NewChaCha8([32]byte{seed}), Now: c.now})
@@ -48,7 +48,7 @@ func TestOneSourceOfChanceMakesTheSameStore(t *testing.T) {
 	}
 }
 
-func TestASourceOfChanceThatRepeatsItselfGivesNobodyAnothersID(t *testing.T) {
+func TestAnInsecureRandThatRepeatsItselfGivesNoIDTwice(t *testing.T) {
 	for _, deleted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("deleted=%t", deleted), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
@@ -85,7 +85,7 @@ func TestASourceOfChanceThatRepeatsItselfGivesNobodyAnothersID(t *testing.T) {
 	}
 }
 
-func TestASourceOfChanceThatFailsMakesNoStore(t *testing.T) {
+func TestAnInsecureRandThatFailsMakesNoStore(t *testing.T) {
 	defer func() {
 		if recover() == nil {
 			t.Error("the store was made without secrets")

@@ -152,7 +152,7 @@ func TestARecordUnderAnotherKeyOrInAnotherTableIsDamaged(t *testing.T) {
 	}
 }
 
-func TestARecordOfALaterVersionIsErrVersion(t *testing.T) {
+func TestARecordOfALaterVersionIsErrNewerFormat(t *testing.T) {
 	s := open(t, nil)
 	key, token := addServerKey(t, s, "backup")
 	k := storedKey(t, s, key.ID)

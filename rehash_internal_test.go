@@ -159,7 +159,7 @@ func TestASecretThatIsNotTheKeysGetsNoVerifier(t *testing.T) {
 	wantHashes(t, s, 0, 1)
 }
 
-func TestALaterVerifierKeepsItsPlace(t *testing.T) {
+func TestAnEarlierHashDoesNotReplaceALaterOne(t *testing.T) {
 	r := newRehashes()
 	id := uuid.New()
 	early, late := rehash{id: id, old: "one", new: "two"}, rehash{id: id, old: "three"}
@@ -229,7 +229,7 @@ func TestAKeyIsHashedAnewOnASingleProcessor(t *testing.T) {
 	wantIdle(t, s.hasher)
 }
 
-func TestAKeyIsHashedAnewWhereMemoryIsEnoughForOneHash(t *testing.T) {
+func TestAKeyIsHashedAnewWhenHashMemoryHasRoomForOneHash(t *testing.T) {
 	s, key, token := openWithOldKey(t)
 	s = reopen(t, s, &Options{Cost: LightCost, HashMemory: oldCost.bytes()})
 	loginAndRehash(t, s, token, key.ID)

@@ -81,7 +81,7 @@ func keepCopy(t testing.TB, path string) (token string) {
 	return token
 }
 
-func TestADamagedFileIsKeptInThePlaceOfAnEarlierOneOrOfItself(t *testing.T) {
+func TestADamagedFileReplacesTheOneThatWasKeptBefore(t *testing.T) {
 	for _, earlier := range []string{"another", "the same, as a crash leaves it"} {
 		t.Run(earlier, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
@@ -107,7 +107,7 @@ func TestTheSafetyCopyIsUsedWhenTheFileIsGone(t *testing.T) {
 	mustLogin(t, s, token)
 }
 
-func TestNoNewStoreTakesThePlaceOfOneWhoseSafetyCopyIsThere(t *testing.T) {
+func TestNoNewStoreIsMadeBesideASafetyCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	token := keepCopy(t, path)
 	must(t, os.Remove(path))
@@ -142,7 +142,7 @@ func TestASafetyCopyThatIsDamagedItselfIsNotUsed(t *testing.T) {
 	}
 }
 
-func TestWhoOnlyReadsNeitherMakesNorUsesASafetyCopy(t *testing.T) {
+func TestAReadOnlyStoreNeitherMakesNorUsesASafetyCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
 		keepCopy(t, path)
@@ -169,7 +169,7 @@ func fileInfo(t testing.TB, path string) fs.FileInfo {
 	return info
 }
 
-func TestASafetyCopyIsMadeWhenAnythingWasCommittedAndOnlyThen(t *testing.T) {
+func TestASafetyCopyIsMadeOnlyAfterACommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
 		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour})
@@ -222,7 +222,7 @@ func TestACopyOfADamagedStoreDoesNotReplaceTheLastGoodOne(t *testing.T) {
 	})
 }
 
-func TestOfManyWhoUseTheSafetyCopyAtOnceOneHasTheStore(t *testing.T) {
+func TestRecoveriesAtTheSameTimeLoseNoAcknowledgedWrite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	keepCopy(t, path)
 	for round := range 30 {
@@ -263,7 +263,7 @@ func TestOfManyWhoUseTheSafetyCopyAtOnceOneHasTheStore(t *testing.T) {
 	}
 }
 
-func TestNobodyIsRobbedOfADamagedFileThatHeHasOpen(t *testing.T) {
+func TestADamagedFileThatIsOpenElsewhereIsNotReplaced(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows renames nothing over a file that is open")
 	}

@@ -140,7 +140,7 @@ func TestSalvageOfASoundStoreKeepsEverything(t *testing.T) {
 }
 
 // The last commit disabled the key. With its meta page lost, the commit before is all that bbolt would see.
-func TestALostMetaPageRevivesNothing(t *testing.T) {
+func TestSalvageWithoutAMetaPageBringsNothingRevokedBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	disabled, disabledToken := addKey(t, s, addUser(t, s, "ada"), "laptop")
@@ -225,14 +225,14 @@ func wantSessionEnded(t *testing.T, file []byte, last meta) {
 }
 
 // Where a page beside the lost meta page is unreadable, it can have been the last commit's root.
-func TestALostMetaPageAndALostRootReviveNothing(t *testing.T) {
+func TestSalvageWithoutAMetaPageAndARootBringsNothingRevokedBack(t *testing.T) {
 	file, last := fileOfAnEndedSession(t)
 	copy(file[last.root*pageSize:], make([]byte, 8)) // the number of the page
 	wantSessionEnded(t, file, last)
 }
 
 // A commit that failed leaves a root, and the one that is made in its place has the same number.
-func TestALostMetaPageAndTwoRootsReviveNothing(t *testing.T) {
+func TestSalvageWithoutAMetaPageAndWithTwoRootsBringsNothingRevokedBack(t *testing.T) {
 	file, last := fileOfAnEndedSession(t)
 	before := boltMeta(spoilt(file, zero, int(last.tx%2)))
 	failed := bytes.Clone(file[before.root*pageSize:][:pageSize])

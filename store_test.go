@@ -207,7 +207,7 @@ var txCalls = map[string]txCall{
 	}},
 }
 
-func TestTheTablesOfCallsForgetNoMethod(t *testing.T) {
+func TestTheTablesOfCallsHaveEveryMethod(t *testing.T) {
 	others := []string{"Close", "DomainID", "Format", "ReplicaID"} // Format is called by fmt
 	for i := range reflect.TypeFor[*latchkey.Store]().NumMethod() {
 		name := reflect.TypeFor[*latchkey.Store]().Method(i).Name
@@ -255,7 +255,7 @@ func TestEveryCallEndsWithItsContext(t *testing.T) {
 	})
 }
 
-func TestAReadOnlyStoreIsReadAndLogsInAndRefusesToChange(t *testing.T) {
+func TestAReadOnlyStoreReadsAndLogsInAndRefusesChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	h := addHousehold(t, s)
@@ -292,7 +292,7 @@ func readFile(t testing.TB, path string) []byte {
 	return file
 }
 
-func TestAViewRefusesToChange(t *testing.T) {
+func TestAViewRefusesChanges(t *testing.T) {
 	s := open(t)
 	h := addHousehold(t, s)
 	for name, c := range txCalls {
@@ -456,7 +456,7 @@ func TestACallWhoseTransactionFailsAtAnyWriteChangesNothing(t *testing.T) {
 	}
 }
 
-func TestAnOperationThatFailsHalfWayFailsItsTransactionThoughItsFunctionGoesOn(t *testing.T) {
+func TestAnOperationThatFailsHalfWayFailsItsTransaction(t *testing.T) {
 	for name, c := range txCalls {
 		if !c.writes || name == "EnableUser" || name == "AppTable" {
 			continue // it writes nothing, or once
@@ -486,7 +486,7 @@ func TestAnOperationThatFailsHalfWayFailsItsTransactionThoughItsFunctionGoesOn(t
 	}
 }
 
-func TestAnOperationThatIsRefusedLeavesNothingAndItsFunctionMayGoOn(t *testing.T) {
+func TestARefusedOperationLeavesItsTransactionAsItWas(t *testing.T) {
 	e := openBolt(t)
 	s := openEngine(t, e, light())
 	h := addHousehold(t, s)
@@ -670,7 +670,7 @@ func TestCloseIsIdempotentAndSafeBesideCalls(t *testing.T) {
 	}
 }
 
-func TestCloseWaitsForAReaderUnderWay(t *testing.T) {
+func TestCloseWaitsForAView(t *testing.T) {
 	s := open(t)
 	h := addHousehold(t, s)
 	closed := make(chan error)
@@ -815,7 +815,7 @@ func seal(version byte, table, key string, message ...byte) []byte {
 	return binary.BigEndian.AppendUint32(record, sum)
 }
 
-func TestAFileOfALaterFormatIsErrVersionAndStaysAsItIs(t *testing.T) {
+func TestAFileOfALaterFormatIsErrNewerFormatAndStaysAsItIs(t *testing.T) {
 	for name, format := range map[string][]byte{
 		"a later format":                        seal(1, "meta", "format", 8, 2),
 		"a much later format":                   seal(1, "meta", "format", 8, 0xff, 0xff, 0xff, 0xff, 1),
@@ -970,7 +970,7 @@ func TestAFailedOpeningOfAnEngineLeavesItOpen(t *testing.T) {
 	openEngine(t, e, light())
 }
 
-func TestAFailedOpeningLetsGoOfTheFile(t *testing.T) {
+func TestAFailedOpenClosesTheFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	closeStore(t, openFile(t, path, light()))
 	opts := light()
@@ -982,7 +982,7 @@ func TestAFailedOpeningLetsGoOfTheFile(t *testing.T) {
 	openFile(t, path, opts)
 }
 
-func TestAPathNeedsNoDirectory(t *testing.T) {
+func TestAPathMayHaveNoDirectory(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := openFile(t, "keys.db", light())
 	key, token := addKey(t, s, latchkey.ServerOwner, "backup")
@@ -1033,7 +1033,7 @@ func TestAStoreThatCannotBeMadeSaysWhere(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatCannotBeWrittenToIsThePermissionsFault(t *testing.T) {
+func TestADirectoryWithoutWritePermissionIsErrPermission(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Chmod(dir, 0o500))
 	t.Cleanup(func() { _ = os.Chmod(dir, 0o700) })

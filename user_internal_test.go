@@ -47,7 +47,7 @@ func TestAUserMadeAgainHasTheIDOfTheNumberOfDeletions(t *testing.T) {
 	wantSound(t, s)
 }
 
-func TestALostTombstoneGivesNobodysIdentityAwayAndNoLiveUsersID(t *testing.T) {
+func TestALostTombstoneGivesAwayNeitherAnIdentityNorTheIDOfALiveUser(t *testing.T) {
 	ada := Identity{ProviderLocalUserpass, "ada"}
 	for lost := range uint64(12) {
 		s := open(t, nil)
@@ -79,7 +79,7 @@ func TestALostTombstoneGivesNobodysIdentityAwayAndNoLiveUsersID(t *testing.T) {
 	}
 }
 
-func TestAnIdentityThatTheIndexHasLostIsNobodyElses(t *testing.T) {
+func TestAnIdentityMissingFromTheIndexCannotBeTaken(t *testing.T) {
 	s := open(t, nil)
 	ada := Identity{ProviderLocalUserpass, "ada"}
 	addUser(t, s, "ada")

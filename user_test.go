@@ -49,7 +49,7 @@ func TestAUserIsFoundByIDAndByIdentityAlsoAfterReopening(t *testing.T) {
 	}
 }
 
-func TestWhoWasNeverMadeIsNotFound(t *testing.T) {
+func TestAUserThatWasNeverMadeIsNotFound(t *testing.T) {
 	s := open(t)
 	addUser(t, s, "ada")
 	for _, id := range []uuid.UUID{uuid.New(), uuid.Nil, latchkey.ServerOwner} {
@@ -172,7 +172,7 @@ func TestLinkedIdentitiesAreListedInTheOrderOfLinking(t *testing.T) {
 	}
 }
 
-func TestLinkingWhatIsTheUsersAlreadyChangesNothing(t *testing.T) {
+func TestLinkingAnIdentityOfTheSameUserChangesNothing(t *testing.T) {
 	s := open(t)
 	anonymous, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
 	must(t, err)
@@ -387,7 +387,7 @@ func TestADisabledUsersKeysAreManagedAsBefore(t *testing.T) {
 	must(t, s.DeleteUser(t.Context(), ada))
 }
 
-func TestDeletingAUserTakesTheKeysAlongInOneCommit(t *testing.T) {
+func TestDeletingAUserDeletesTheKeysInTheSameCommit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
@@ -441,7 +441,7 @@ func TestDeletingAUserTakesTheKeysAlongInOneCommit(t *testing.T) {
 	addKey(t, s, addUser(t, s, "ada"), "laptop")
 }
 
-func TestNothingPersonalRemainsInTheRecordsOfWhoWasDeleted(t *testing.T) {
+func TestTheRecordsOfADeletedUserHaveNothingPersonal(t *testing.T) {
 	e := openBolt(t)
 	s := openEngine(t, e, light())
 	user := addUser(t, s, "ada@example.com")
@@ -581,7 +581,7 @@ func TestTheBodyOfALoopOverUsersMayWrite(t *testing.T) {
 	}
 }
 
-func TestALoopOverUsersCanBeLeftAndGoneOnWith(t *testing.T) {
+func TestALoopOverUsersCanBeContinued(t *testing.T) {
 	s := open(t)
 	ids := addUsers(t, s, 300)
 	var got []uuid.UUID
