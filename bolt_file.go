@@ -39,7 +39,7 @@ func openRegular(path string) (*os.File, error) {
 	if err := checkRegular(path); err != nil {
 		return nil, err
 	}
-	return os.Open(path)
+	return durable.OpenFile(path, os.O_RDONLY)
 }
 
 // createBolt makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.

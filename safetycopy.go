@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/latchkeydb/latchkey/internal/durable"
@@ -46,6 +45,9 @@ func (s *Store) keepSafetyCopy(path string, every time.Duration) {
 
 func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
 	return durable.Replace(path+safetySuffix, func(tmp *os.File) error {
+		if err := durable.CopyAccessList(tmp, path); err != nil {
+			return err
+		}
 		if err := s.Backup(ctx, tmp); err != nil {
 			return err
 		}
@@ -68,53 +70,81 @@ func openUnlessGone(path string, opts *Options) (*Store, error) {
 
 // openOrRecover opens the store at path. If the file is damaged or gone, openOrRecover puts the
 // safety copy in its place first.
+//
+// Between two attempts openOrRecover has no file open. On Windows another program could not replace
+// the file otherwise.
 func openOrRecover(path string, opts *Options) (*Store, error) {
 	path = durable.Resolve(path) // the safety copy is beside the file itself
-	for {
-		f, err := openRegular(path) // held open, so that another file is not mistaken for this one
-		if errors.Is(err, fs.ErrNotExist) {
-			err = replaceLost(path)
-			if errors.Is(err, fs.ErrExist) {
-				continue
-			}
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, wrapf(err, "use safety copy")
-			}
-			return openFile(path, opts)
+	once := *opts
+	once.LockTimeout = -1
+	for end := time.Now().Add(opts.lockTimeout()); ; {
+		s, err := tryOpenOrRecover(path, &once)
+		if errors.Is(err, errReplaced) {
+			continue
 		}
-		if err != nil {
-			return nil, wrapf(err, "open store")
-		}
-		s, err := openFile(path, opts)
-		if !errors.Is(err, ErrCorrupt) {
-			_ = f.Close()
+		if !errors.Is(err, ErrLocked) && !durable.IsBusy(err) || !time.Now().Before(end) {
 			return s, err
 		}
-		switch copyErr := replaceDamaged(path, f, opts.lockTimeout()); {
-		case errors.Is(copyErr, errReplaced):
-		case errors.Is(copyErr, fs.ErrNotExist): // there is no safety copy
-			return nil, err
-		case copyErr != nil:
-			return nil, fmt.Errorf("%w; use safety copy: %w", err, copyErr)
-		default:
-			return openFile(path, opts)
-		}
+		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// errReplaced means that another program has put another file in the place of a file that was
+// damaged or gone.
+var errReplaced = errors.New("another program has replaced the file")
+
+// tryOpenOrRecover is openOrRecover without waiting.
+//
+// Errors: errReplaced; [ErrLocked], or an error that durable.IsBusy knows, if another program has
+// the file or its safety copy open; the errors of [Open].
+func tryOpenOrRecover(path string, opts *Options) (*Store, error) {
+	f, err := openRegular(path) // held open, so that another file is not mistaken for this one
+	if errors.Is(err, fs.ErrNotExist) {
+		err = replaceLost(path)
+		if errors.Is(err, fs.ErrExist) {
+			return nil, errReplaced
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, wrapf(err, "use safety copy")
+		}
+		return openFile(path, opts)
+	}
+	if err != nil {
+		return nil, wrapf(err, "open store")
+	}
+	s, err := openFile(path, opts)
+	if !errors.Is(err, ErrCorrupt) {
+		_ = f.Close()
+		return s, err
+	}
+	copyErr := replaceDamaged(path, f)
+	if errors.Is(copyErr, errReplaced) {
+		return nil, errReplaced
+	}
+	if errors.Is(copyErr, fs.ErrNotExist) { // there is no safety copy
+		return nil, err
+	}
+	if copyErr != nil {
+		return nil, fmt.Errorf("%w; use safety copy: %w", err, copyErr)
+	}
+	return openFile(path, opts)
 }
 
 // replaceLost makes the file at path from its safety copy. It returns fs.ErrNotExist if there is no
 // safety copy.
 func replaceLost(path string) error {
-	safe, err := os.Open(path + safetySuffix)
+	safe, err := durable.OpenFile(path+safetySuffix, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	defer safe.Close()
-	return durable.Create(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
+	return durable.Create(path, func(tmp *os.File) error {
+		if err := durable.CopyAccessList(tmp, path+safetySuffix); err != nil {
+			return err
+		}
+		return restore(context.Background(), safe, tmp)
+	})
 }
-
-// errReplaced means that another program has put another file in the place of a damaged one.
-var errReplaced = errors.New("another program has replaced the file")
 
 // replaceDamaged puts the safety copy in the place of the damaged file at path. It closes the
 // damaged file, and keeps it under another name.
@@ -122,17 +152,26 @@ var errReplaced = errors.New("another program has replaced the file")
 // There is a file at path at all times, so that a crash never leaves room for a new and empty
 // store. replaceDamaged holds the lock of the damaged file. So a program that has the file open
 // keeps it, and if several programs find the damage, only one of them replaces the file.
-func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error {
+//
+// Where an open file cannot be replaced, replaceDamaged closes the damaged file before it replaces
+// it, and the lock ends. There replaceDamaged also holds the lock of the safety copy, until the
+// file is replaced.
+func replaceDamaged(path string, damaged *os.File) error {
 	defer damaged.Close()
-	// As long as [OpenBoltEngine] would wait for the lock.
-	locked, err := durable.Lock(damaged, timeout)
+	if err := lockNow(damaged); err != nil {
+		return err
+	}
+	defer durable.Unlock(damaged)
+	safe, err := durable.OpenFile(path+safetySuffix, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
-	if !locked {
-		return ErrLocked
+	defer safe.Close()
+	if !durable.ReplacesOpenFiles {
+		if err := lockNow(safe); err != nil {
+			return err
+		}
 	}
-	defer durable.Unlock(damaged)
 	info, err := damaged.Stat()
 	if err != nil {
 		return err
@@ -144,18 +183,24 @@ func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error 
 	if !os.SameFile(now, info) {
 		return errReplaced
 	}
-	safe, err := os.Open(path + safetySuffix)
-	if err != nil {
-		return err
-	}
-	defer safe.Close()
 	if err := keepDamaged(path, damaged); err != nil {
 		return err
 	}
-	if runtime.GOOS == "windows" { // Windows does not rename a file over one that is open
+	if !durable.ReplacesOpenFiles {
 		_ = damaged.Close()
 	}
 	return durable.Replace(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
+}
+
+// lockNow takes bbolt's lock on f, without waiting.
+//
+// Errors: [ErrLocked]; the operating system's error.
+func lockNow(f *os.File) error {
+	locked, err := durable.Lock(f, -1)
+	if err == nil && !locked {
+		err = ErrLocked
+	}
+	return err
 }
 
 // keepDamaged gives the damaged file at path a second name. A link does not read the file, whose
@@ -163,13 +208,23 @@ func replaceDamaged(path string, damaged *os.File, timeout time.Duration) error 
 // the file.
 func keepDamaged(path string, damaged *os.File) error {
 	kept := path + damagedSuffix
-	if err := os.Remove(kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	info, err := damaged.Stat()
+	if err != nil {
+		return err
+	}
+	if was, err := os.Stat(kept); err == nil && os.SameFile(was, info) {
+		return durable.SyncDir(filepath.Dir(path)) // an earlier recovery ended before it replaced the file
+	}
+	if err := durable.Remove(kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if os.Link(path, kept) == nil {
 		return durable.SyncDir(filepath.Dir(path))
 	}
 	return durable.Replace(kept, func(tmp *os.File) error {
+		if err := durable.CopyAccessList(tmp, path); err != nil {
+			return err
+		}
 		_, err := io.Copy(tmp, damaged)
 		return err
 	})

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -226,7 +225,7 @@ func TestRecoveriesAtTheSameTimeLoseNoAcknowledgedWrite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	keepCopy(t, path)
 	for round := range 30 {
-		if round%2 == 0 || runtime.GOOS == "windows" {
+		if round%2 == 0 {
 			damage(t, path)
 		} else {
 			must(t, os.Remove(path))
@@ -264,9 +263,6 @@ func TestRecoveriesAtTheSameTimeLoseNoAcknowledgedWrite(t *testing.T) {
 }
 
 func TestADamagedFileThatIsOpenElsewhereIsNotReplaced(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("Windows renames nothing over a file that is open")
-	}
 	path := filepath.Join(t.TempDir(), "keys.db")
 	keepCopy(t, path)
 	s, err := latchkey.Open(path, light())
