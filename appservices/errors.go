@@ -1,10 +1,12 @@
 package appservices
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/latchkeydb/latchkey"
@@ -77,7 +79,7 @@ var (
 	errLinkOfAnonymous  = &refusal{status: http.StatusBadRequest, code: "InvalidParameter", text: "linking an anonymous identity is not allowed"}
 	errLinkTaken        = unauthorized("InvalidSession", "a user already exists with the specified provider")
 	errTooManyLinks     = &refusal{status: http.StatusBadRequest, code: "InvalidParameter", text: "user has too many identities"}
-	errAnotherAppsToken = &refusal{status: http.StatusUnauthorized, code: "UserAppDomainMismatch", text: "the token is another app's"}
+	errAnotherAppsToken = &refusal{status: http.StatusForbidden, code: "UserAppDomainMismatch", text: "the token is another app's"}
 	// errLinkSecondEmail has the status of the hosted service. The status was a defect there, but a
 	// test suite of an SDK expects it.
 	errLinkSecondEmail = &refusal{
@@ -108,19 +110,21 @@ func errFunction(reason error) error {
 	return &refusal{status: http.StatusUnauthorized, code: "AuthError", text: fmt.Sprintf("unauthorized: %v", reason)}
 }
 
-// linkFailure returns err in a form that makes realm-web give up. If a link is answered with the
-// code InvalidSession or with the bare text "unauthorized", realm-web refreshes its token and links
-// again, without end.
+// linkFailure returns err in a form that makes realm-web give up. realm-web takes a 401 for an
+// access token that has expired: up to version 2.0.0 any 401, and later one with the code
+// InvalidSession or with the bare text "unauthorized". It gets a new token and links again, without
+// end. So realm-web gets status 403 instead. Only clients on the core get the status 500 for a
+// second e-mail address, because their test suites expect it.
 func linkFailure(err error) error {
 	e, _ := refusalOf(err)
-	if e.status != http.StatusUnauthorized {
+	if e.status != http.StatusUnauthorized && e != errLinkSecondEmail {
 		return err
 	}
-	why := e.old
-	if why == "" {
-		why = "these credentials cannot be linked"
+	why, isTold := strings.CutPrefix(e.text, "unauthorized: ") // as the texts of functions have
+	if !isTold {
+		why = cmp.Or(e.old, "these credentials cannot be linked")
 	}
-	return &refusal{status: e.status, code: "AuthError", text: "unauthorized: " + why}
+	return &refusal{status: http.StatusForbidden, code: "AuthError", text: "unauthorized: " + why}
 }
 
 // Registering, confirming and resetting.

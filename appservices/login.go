@@ -391,13 +391,7 @@ func (c *call) link() (reply, error) {
 		err = c.linkTo(p, cr)
 	}
 	if err != nil && !d.device().isCore() {
-		switch e, _ := refusalOf(err); {
-		case e == errLinkSecondEmail:
-			// Only clients on the core get the status 500, because their test suites expect it.
-			err = linkFailure(unauthorized("AuthError", e.old))
-		case !strings.HasPrefix(e.text, "unauthorized: "): // as the texts of functions have
-			err = linkFailure(err)
-		}
+		err = linkFailure(err)
 	}
 	if err != nil {
 		return reply{}, err

@@ -398,23 +398,22 @@ func TestLinksThatFail(t *testing.T) {
 				"linking a local-userpass identity is not allowed when one is already linked"},
 		})
 	})
-	// After a 401 with the code InvalidSession or the bare text "unauthorized", realm-web links
-	// again, without end.
+	// After a 401, realm-web links again, without end.
 	t.Run("realm-web", func(t *testing.T) {
 		for _, oldTexts := range []bool{false, true} {
 			run(t, web, &appservices.Options{CustomFunction: byName, OldTexts: oldTexts}, []row{
-				{"another's identity", "custom-function", bob, 401, "AuthError", "unauthorized: a user already exists with the specified provider"},
-				{"another's email", "local-userpass", email("bob@example.com", password), 401, "AuthError", "unauthorized: a user already exists with the specified provider"},
-				{"a second email", "local-userpass", email("second@example.com", password), 401, "AuthError",
+				{"another's identity", "custom-function", bob, 403, "AuthError", "unauthorized: a user already exists with the specified provider"},
+				{"another's email", "local-userpass", email("bob@example.com", password), 403, "AuthError", "unauthorized: a user already exists with the specified provider"},
+				{"a second email", "local-userpass", email("second@example.com", password), 403, "AuthError",
 					"unauthorized: linking a local-userpass identity is not allowed when one is already linked"},
-				{"a wrong password", "local-userpass", email("second@example.com", "wrong-password"), 401, "AuthError", "unauthorized: invalid username/password"},
-				{"an unknown email", "local-userpass", email("nobody@example.com", password), 401, "AuthError", "unauthorized: invalid username/password"},
-				{"a key that is none", "api-key", noKey, 401, "AuthError", "unauthorized: invalid API key"},
+				{"a wrong password", "local-userpass", email("second@example.com", "wrong-password"), 403, "AuthError", "unauthorized: invalid username/password"},
+				{"an unknown email", "local-userpass", email("nobody@example.com", password), 403, "AuthError", "unauthorized: invalid username/password"},
+				{"a key that is none", "api-key", noKey, 403, "AuthError", "unauthorized: invalid API key"},
 				{"another's key", "api-key", bobsKey, 400, "InvalidParameter", "invalid user link request"},
 				{"a server key", "api-key", serverKey, 400, "InvalidParameter", "invalid user link request"},
-				{"a function that refuses", "custom-function", refused, 401, "AuthError", "unauthorized: Authentication failed"},
-				{"a custom token", "custom-token", token, 401, "AuthError", "unauthorized: invalid custom auth token: nothing is set up to verify it"},
-				{"a provider that is not enabled", "oauth2-google", nothing, 401, "AuthError", "unauthorized: authentication via 'oauth2-google' is unsupported"},
+				{"a function that refuses", "custom-function", refused, 403, "AuthError", "unauthorized: Authentication failed"},
+				{"a custom token", "custom-token", token, 403, "AuthError", "unauthorized: invalid custom auth token: nothing is set up to verify it"},
+				{"a provider that is not enabled", "oauth2-google", nothing, 403, "AuthError", "unauthorized: authentication via 'oauth2-google' is unsupported"},
 				{"a provider that nobody knows", "oauth1", nothing, 404, "AuthProviderNotFound", "auth provider not found"},
 				{"no key", "api-key", nothing, 400, "MissingParameter", "'key' is a required string"},
 				{"an anonymous identity", "anon-user", nothing, 400, "InvalidParameter", "linking an anonymous identity is not allowed"},
@@ -430,13 +429,53 @@ func TestAClientThatSendsACoreVersionIsOnTheCore(t *testing.T) {
 		`"14.12.0"`: true, `"x"`: true, `""`: false, `null`: false, `14.12`: false, `true`: false, `{"major":14}`: false, `["14"]`: false,
 	} {
 		body := `{"key":"lk_none","options":{"device":{"coreVersion":` + version + `}}}`
-		want := "unauthorized"
+		want := http.StatusUnauthorized
 		if !core {
-			want = "unauthorized: invalid API key"
+			want = http.StatusForbidden
 		}
-		if got := d.link(u.access, "api-key", body).want(401).json()["error"]; got != want {
-			t.Errorf("with the version %s the error is %q, want %q", version, got, want)
+		if got := d.link(u.access, "api-key", body).status; got != want {
+			t.Errorf("with the version %s the status is %d, want %d", version, got, want)
 		}
+	}
+}
+
+// realm-web up to 2.0.0 sends these calls with the access token of its current user. After any 401
+// it gets a new token and sends the call again, without end. So a call with a good token must not
+// get a 401.
+func TestACallWithAGoodAccessTokenIsNotRefusedAsIfTheTokenWereStale(t *testing.T) {
+	for name, opts := range map[string]appservices.Options{
+		"all providers":         {},
+		"manual confirmation":   {ManualConfirmation: true},
+		"only custom functions": {CustomFunction: byName, Providers: []latchkey.Provider{latchkey.ProviderCustomFunction}},
+		"few failed logins":     {FailedLogins: 0.001, FailedLoginBurst: 2},
+		"texts before May 2024": {OldTexts: true},
+		"reasons for a 403":     {ExplainForbidden: true},
+		"a store for each app":  {OpenApp: openApps(t, t.TempDir())},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts.CustomFunction = byName
+			d := newDouble(t, &opts)
+			u := d.login("custom-function", object{"userId": "ada"})
+			for _, provider := range []string{"anon-user", "local-userpass", "api-key", "custom-token", "custom-function", "oauth2-google", "nobody"} {
+				for _, body := range []any{nil, "{", object{"username": "ada@example.com", "password": "x", "key": "x", "token": "x", "userId": "nobody", "id_token": "x"}} {
+					if r := d.link(u.access, provider, body); r.status == http.StatusUnauthorized {
+						t.Errorf("a link to %s with %v gets 401 with %s", provider, body, r.body)
+					}
+				}
+			}
+			for _, route := range []string{"register", "confirm", "confirm/send", "confirm/call", "reset", "reset/send", "reset/call"} {
+				for _, body := range []any{nil, object{"email": "ada@example.com", "password": password, "token": strings.Repeat("ab", 64), "tokenId": u.user}} {
+					if r := d.send("POST", appPath+"/auth/providers/local-userpass/"+route, u.access, body); r.status == http.StatusUnauthorized {
+						t.Errorf("%s with %v gets 401 with %s", route, body, r.body)
+					}
+				}
+			}
+			for _, path := range []string{appPath, prefix + "/app/other"} {
+				if r := d.send("POST", path+"/functions/call", u.access, object{"name": "sum"}); r.status == http.StatusUnauthorized {
+					t.Errorf("a function below %s gets 401 with %s", path, r.body)
+				}
+			}
+		})
 	}
 }
 

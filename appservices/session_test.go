@@ -508,7 +508,7 @@ func TestAppsWithStoresOfTheirOwnAreSeparate(t *testing.T) {
 	d.send("POST", other+"login", "", credentials("ada@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
 	d.send("POST", other+"register", "", object{"email": "ada@example.com", "password": password}).want(http.StatusCreated)
 	d.send("POST", other+"login?link=true", u.access, credentials("ada@example.com", password)).
-		refused(401, "UserAppDomainMismatch", "the token is another app's")
+		refused(403, "UserAppDomainMismatch", "the token is another app's")
 	there := d.send("POST", other+"login", "", credentials("ada@example.com", password)).tokens()
 	if a, b := d.profile(u.access), d.profile(there.access); a["domain_id"] == b["domain_id"] || a["user_id"] == b["user_id"] {
 		t.Errorf("the profiles are %v and %v", a, b)

@@ -233,7 +233,7 @@ export const steps = {
     await t.register(app, "second");
     t.requests.length = 0;
 
-    const retold = { status: 401, code: "AuthError", text: /^unauthorized: ./ };
+    const retold = { status: 403, code: "AuthError", text: /^unauthorized: ./ };
     const { apiKey, emailPassword, anonymous } = t.Realm.Credentials;
     await t.refused(ada.linkCredentials(emailPassword(t.email("nobody"), PASSWORD)), retold);
     await t.refused(ada.linkCredentials(t.credentials("grace")), retold);
