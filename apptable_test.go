@@ -53,7 +53,7 @@ func TestDataIsWrittenWithTheTransactionOrNotAtAll(t *testing.T) {
 func TestDeletedDataIsGone(t *testing.T) {
 	s := open(t)
 	put(t, s, "notes", "ada", "met")
-	for range 2 { // what is not there can be deleted too
+	for range 2 { // a missing record can be deleted, too
 		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.AppTable("notes").Delete([]byte("ada")) }))
 		if got := get(t, s, "notes", "ada"); got != nil {
 			t.Errorf("got %q", got)
