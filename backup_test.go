@@ -20,10 +20,11 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// lightest is the cheapest cost that is valid, for tests with many keys.
+// lightest is the cheapest valid cost, for tests with many keys.
 var lightest = latchkey.Cost{Memory: 8, Passes: 1, Lanes: 1}
 
-// fillStore makes users, and as many keys of each as a user can have, in one transaction each hundred users.
+// fillStore makes users, and for each user as many keys as a user can have. It inserts the keys of
+// a hundred users in one transaction.
 func fillStore(t testing.TB, s *latchkey.Store, users int) (owners []uuid.UUID, keys []latchkey.Key, tokens []string) {
 	t.Helper()
 	var requests []latchkey.KeyRequest
@@ -69,7 +70,7 @@ func TestLoginsAndWritesGoOnDuringABackup(t *testing.T) {
 	var backup bytes.Buffer
 	done := make(chan error)
 	go func() { done <- w.CloseWithError(s.Backup(context.Background(), w)) }()
-	_, err := io.CopyN(&backup, r, 5000) // the backup is under way now, and stands still
+	_, err := io.CopyN(&backup, r, 5000) // the backup has begun, and waits for its reader
 	must(t, err)
 
 	wantLogin(t, s, token, key.ID)
@@ -134,7 +135,7 @@ func TestADamagedBackupIsNotRestored(t *testing.T) {
 		damaged[at] ^= 1 << random.IntN(8)
 		path := filepath.Join(dir, "restored.db")
 		err := latchkey.Restore(t.Context(), bytes.NewReader(damaged), path)
-		if err == nil { // a bit that means nothing: free space
+		if err == nil { // the bit has no meaning, because it is in free space
 			must(t, os.Remove(path))
 			continue
 		}
@@ -145,7 +146,8 @@ func TestADamagedBackupIsNotRestored(t *testing.T) {
 	wantEmptyDir(t, dir)
 }
 
-// bbolt has two meta pages, for the last commits in turn. The file opens only if they are of two that follow each other.
+// bbolt has two meta pages, which it writes in turn. The file opens only if they are of two
+// successive commits.
 func TestABackupMadeAfterAnyNumberOfCommitsIsRestored(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
@@ -251,7 +253,7 @@ func TestCompactGivesSpaceBackAndKeepsEverything(t *testing.T) {
 	}
 	wantRefused(t, s, tokens[20], latchkey.ErrInvalidToken)
 
-	// What is written from now on is in the new file.
+	// Changes from now on are in the new file.
 	key, token := addKey(t, s, latchkey.ServerOwner, "late")
 	closeStore(t, s)
 	s = openFile(t, path, nil)
@@ -327,7 +329,7 @@ func TestCompactKeepsTheModeAndTheOwnerOfTheFile(t *testing.T) {
 	}
 }
 
-// accessOf is the mode and the owner of a file.
+// accessOf returns the mode and the owner of a file.
 func accessOf(t testing.TB, path string) string {
 	t.Helper()
 	info, err := os.Stat(path)
@@ -364,7 +366,7 @@ func TestALoginDoesNotWaitForABackupThatHoldsUpACompaction(t *testing.T) {
 	r, w := io.Pipe()
 	var others sync.WaitGroup
 	others.Go(func() { _ = s.Backup(t.Context(), w) })
-	_, err := io.ReadFull(r, make([]byte, 100)) // it has begun, and waits for its reader
+	_, err := io.ReadFull(r, make([]byte, 100)) // the backup has begun, and waits for its reader
 	must(t, err)
 	viewing, compacted := make(chan struct{}), make(chan struct{})
 	others.Go(func() {
