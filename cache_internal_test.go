@@ -16,13 +16,13 @@ import (
 	"github.com/google/uuid"
 )
 
-// cacheID is an ID that is told apart from others by its number, which is also its place in a small table.
+// cacheID makes an ID with a number, which is also the place of the ID in a small table.
 func cacheID(n uint64) (id uuid.UUID) {
 	binary.BigEndian.PutUint64(id[8:], n)
 	return id
 }
 
-// newEntry makes the entry of an owner's key.
+// newEntry makes the entry of a key.
 func newEntry(id, owner uuid.UUID) *cacheEntry {
 	t := &parsedToken{body: digitsOf(id) + strings.Repeat("1", bodyDigits-keyIDDigits)}
 	who := Principal{KeyID: id, UserID: owner}
@@ -50,8 +50,8 @@ func (c *cache) entries() (entries []*cacheEntry) {
 	return entries
 }
 
-// wantConsistent fails the test unless the queue, read both ways, and the table hold the same entries, as many as the
-// cache counts and no more than it may.
+// wantConsistent fails the test unless the table and the queue, in both directions, have the same
+// entries, as many as the cache counts and no more than its limit.
 func wantConsistent(t testing.TB, c *cache) {
 	t.Helper()
 	queue := c.entries()
@@ -80,11 +80,11 @@ func wantConsistent(t testing.TB, c *cache) {
 	}
 }
 
-// cacheModel is the cache without its table: a slice in the order of the queue.
+// cacheModel is a cache without a table: a slice in the order of the queue.
 type cacheModel struct {
 	limit int
 	queue []*modelEntry // oldest first
-	hand  *modelEntry   // nil for the oldest
+	hand  *modelEntry   // nil means the oldest
 }
 
 type modelEntry struct {
@@ -144,14 +144,15 @@ func (m *cacheModel) evict() {
 	m.removeAt(i)
 }
 
-// To replay a failure, put the seed that it prints in the place of rand.Uint64().
+// To replay a failure, replace rand.Uint64() by the seed that the test prints.
 func TestTheCacheBehavesAsItsModel(t *testing.T) {
 	for _, limit := range []int{0, 1, 2, 3, 8, 100} {
 		t.Run(fmt.Sprint("limit=", limit), func(t *testing.T) {
 			seed := rand.Uint64()
 			random := rand.New(rand.NewPCG(seed, 0))
 			c, m := newCache(limit), &cacheModel{limit: limit}
-			// Half of the numbers share the last byte with others, whose drops they feel.
+			// Half of the numbers share their last byte with others, and so are affected by the
+			// drops of others.
 			number := func() uint64 { return random.Uint64N(uint64(limit)+2) + random.Uint64N(2)<<8 }
 			steps := 5000
 			for step := range steps {
@@ -351,16 +352,17 @@ func TestADropForgetsNoOtherKey(t *testing.T) {
 }
 
 func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
-	// Two buckets and few keys make long chains, in which readers stand on entries that leave.
+	// Two buckets and few keys make long chains, so that readers are on entries that leave.
 	c := newCache(64)
 	c.buckets, c.shift = c.buckets[:2], 63
 	const keys, rounds = 32, 3000
-	var dropped [keys]atomic.Pointer[cacheEntry] // the last that was dropped, set after drop has returned
+	// dropped has the entry of each key that was dropped last. It is set after drop has returned.
+	var dropped [keys]atomic.Pointer[cacheEntry]
 	var done atomic.Bool
 
 	var writers, readers sync.WaitGroup
 	for w := range 4 {
-		writers.Go(func() { // each has its own keys
+		writers.Go(func() { // each writer has keys of its own
 			for round := range rounds {
 				n := w + 4*(round%(keys/4))
 				id := cacheID(uint64(n))
@@ -447,8 +449,8 @@ func TestAnEntryThatIsReplacedIsNeverMissed(t *testing.T) {
 	writer.Wait()
 }
 
-// bytesIn collects the bytes of everything that can be reached from v, but for atomic pointers: a string for each array,
-// slice and string.
+// bytesIn collects the bytes of everything that can be reached from v, except through atomic
+// pointers. It returns a string for each array, slice and string.
 func bytesIn(v reflect.Value, seen map[uintptr]bool) (found []string) {
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -538,8 +540,8 @@ func TestTwoEntriesOfOneSecretHaveDifferentSalts(t *testing.T) {
 	}
 }
 
-// BenchmarkCacheMemory measures what a key costs in a full cache of the default size: its entry, its name, and its share
-// of the table.
+// BenchmarkCacheMemory measures the memory of a key in a full cache of the default size: the entry,
+// the name of the key, and a share of the table.
 func BenchmarkCacheMemory(b *testing.B) {
 	const keys = 10_000
 	s := open(b, &Options{Cost: LightCost, CacheSize: keys})
@@ -559,7 +561,7 @@ func BenchmarkCacheMemory(b *testing.B) {
 	}
 	heap := func() uint64 {
 		runtime.GC()
-		runtime.GC() // what the first one's finalizers let go
+		runtime.GC() // frees the memory that finalizers of the first run have released
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
@@ -580,7 +582,8 @@ func BenchmarkCacheMemory(b *testing.B) {
 	}
 }
 
-// drop is what a change does to the keys it touches, when nothing happens between its commit and its return.
+// drop is the effect of a change of keys on the cache, if nothing happens between its commit and
+// its return.
 func (c *cache) drop(keys []uuid.UUID) { c.dropAll(staleLogins{keys: keys}) }
 
 func (c *cache) dropAll(s staleLogins) {
