@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// changeIndex reads the change index in its order: which records changed, and at what sequences.
+// changeIndex reads the change index in its order: the records that changed, and their sequences.
 func changeIndex(t testing.TB, s *Store) (sequences []uint64, changed []string) {
 	t.Helper()
 	must(t, s.engine.View(t.Context(), func(etx EngineTx) error {
@@ -27,7 +27,7 @@ func changeIndex(t testing.TB, s *Store) (sequences []uint64, changed []string) 
 	return sequences, changed
 }
 
-// recordSequences maps each record, tombstones included, to the sequence that it says it was last changed with.
+// recordSequences returns the sequence in each record, tombstones included.
 func recordSequences(t testing.TB, s *Store) map[string]uint64 {
 	t.Helper()
 	sequences := map[string]uint64{}
@@ -57,8 +57,8 @@ func recordSequences(t testing.TB, s *Store) map[string]uint64 {
 	return sequences
 }
 
-// wantChangeIndex fails the test unless the change index has each record once, at the record's sequence, and nothing
-// else.
+// wantChangeIndex fails the test unless the change index has each record once, at the sequence in
+// the record, and nothing else.
 func wantChangeIndex(t *testing.T, s *Store) {
 	t.Helper()
 	want := recordSequences(t, s)
@@ -80,17 +80,18 @@ func wantChangeIndex(t *testing.T, s *Store) {
 	}
 }
 
-// changer makes changes at random to a store with few users and keys, so that most calls meet something.
+// changer makes random changes to a store with few users and keys, so that most calls find what
+// they name.
 type changer struct {
 	*rand.Rand
-	keys []Key // that were ever made
+	keys []Key // all keys that were ever made
 }
 
 func (c *changer) identity() Identity {
 	return Identity{ProviderLocalUserpass, fmt.Sprint("user ", c.IntN(6))}
 }
 
-// owner picks a user, or ServerOwner, or nobody.
+// owner returns a random user, or ServerOwner, or nobody.
 func (c *changer) owner(tx *Tx) uuid.UUID {
 	if c.IntN(4) == 0 {
 		return ServerOwner
@@ -99,7 +100,7 @@ func (c *changer) owner(tx *Tx) uuid.UUID {
 	return user.ID
 }
 
-// key picks a key, deleted or not.
+// key returns a random key, which may be deleted.
 func (c *changer) key() (owner, id uuid.UUID) {
 	if len(c.keys) == 0 {
 		return ServerOwner, uuid.Nil
@@ -110,7 +111,7 @@ func (c *changer) key() (owner, id uuid.UUID) {
 
 func (c *changer) name() string { return fmt.Sprint("key ", c.IntN(5)) }
 
-// step is one operation in a transaction. minted may be inserted once.
+// step does one random operation in a transaction. minted may be inserted once.
 func (c *changer) step(tx *Tx, minted MintedKey) error {
 	switch c.IntN(12) {
 	case 0, 1:
@@ -198,7 +199,7 @@ func TestTheChangeIndexHoldsAfterTransactionsOfManySteps(t *testing.T) {
 		_, changedBefore := changeIndex(t, s)
 		err = s.Update(t.Context(), func(tx *Tx) error {
 			for _, m := range minted {
-				_ = c.step(tx, m) // one step that is refused leaves the others
+				_ = c.step(tx, m) // a refused step leaves the others as they are
 			}
 			if round%4 == 3 {
 				return given
@@ -232,14 +233,15 @@ func TestADeletionOfAUserChangesTheUserAndEachKey(t *testing.T) {
 	if n := len(changed); n != 5 || sequences[n-1] != before+4 || sequences[0] != before {
 		t.Fatalf("the index has %d entries from %d to %d, want 5 from %d to %d", n, sequences[0], sequences[n-1], before, before+4)
 	}
-	// The keys come first: whoever reads the index in order never meets a key whose user is gone.
+	// The keys come first, so that a reader of the index in its order never meets a key whose user
+	// is gone.
 	if want := fmt.Sprintf("%d %x", userKind, user.ID[:]); changed[4] != want {
 		t.Errorf("the last change is of %s, want %s", changed[4], want)
 	}
 }
 
-// A page of an earlier state has the record from before its user or key was disabled. Writing it again would make it the
-// last.
+// An old version of a page has the record from before its user or key was disabled. Writing that
+// record again must not make it the latest.
 func TestARecordOfAnEarlierStateIsNotWrittenAgain(t *testing.T) {
 	h := openInhabited(t)
 	must(t, h.DisableUser(t.Context(), h.ada.id))
