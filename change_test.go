@@ -16,7 +16,7 @@ func sequenceOf(t testing.TB, s *latchkey.Store) uint64 {
 	return stats.Sequence
 }
 
-// wantNoChange fails the test if what it calls moves the sequence or commits anything.
+// wantNoChange fails the test if call changes the sequence or commits anything.
 func wantNoChange(t testing.TB, s *latchkey.Store, call func()) {
 	t.Helper()
 	before, err := s.Stats(t.Context())
