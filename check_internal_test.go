@@ -15,7 +15,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
-// wrongs are the ways in which a store can be wrong. What is derived from the records, Repair makes again.
+// wrongs are the ways in which a store can be wrong. Repair makes derived data again.
 var wrongs = []struct {
 	name    string
 	derived bool
@@ -198,7 +198,7 @@ func TestCheckFindsEverythingThatIsWrong(t *testing.T) {
 					t.Errorf("the finding %q is not ErrCorrupt", finding)
 				}
 			}
-			// Looking changes nothing, so it finds the same again.
+			// Check changes nothing, so it finds the same again.
 			if again := h.findings(); len(again) != len(findings) {
 				t.Errorf("%d findings the first time, and %d the second", len(findings), len(again))
 			}
@@ -206,7 +206,8 @@ func TestCheckFindsEverythingThatIsWrong(t *testing.T) {
 	}
 }
 
-// openSpread makes a store of which every table has several pages, and something wrong at its end.
+// openSpread makes a store in which every table has several pages, and has something wrong at its
+// end.
 func openSpread(t *testing.T) (s *Store, wrongs []string) {
 	t.Helper()
 	s = open(t, nil)
@@ -355,7 +356,7 @@ func TestRepairBringsNothingBackThatWasRevoked(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		revoke func(h *inhabited) error
-		stale  func(h *inhabited) // puts the record back that was there before
+		stale  func(h *inhabited) // puts back the record from before the change
 	}{
 		{"a disabled key", func(h *inhabited) error {
 			return h.DisableKey(h.t.Context(), h.ada.id, h.laptop.id)
@@ -388,7 +389,7 @@ func TestRepairBringsNothingBackThatWasRevoked(t *testing.T) {
 func TestAKeyThatRepairDisablesIsForgottenByTheCache(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		change func(h *inhabited) []byte // that the change index knows, and nothing else
+		change func(h *inhabited) []byte // makes a change of which only the change index knows
 		want   error
 	}{
 		{"a key", func(h *inhabited) []byte { return changeEntry(keyKind, h.laptop.id) }, ErrKeyDisabled},
@@ -398,7 +399,7 @@ func TestAKeyThatRepairDisablesIsForgottenByTheCache(t *testing.T) {
 			h := openInhabited(t)
 			wantLogin(t, h.Store, h.laptopToken, h.laptop.id)
 			h.put(tableChanges, sequenceKey(1000), tt.change(h))
-			wantLogin(t, h.Store, h.laptopToken, h.laptop.id) // from the cache
+			wantLogin(t, h.Store, h.laptopToken, h.laptop.id) // puts the key into the cache
 			repaired, err := h.Repair(t.Context())
 			if err != nil || repaired == 0 {
 				t.Fatalf("repaired: %d, %v", repaired, err)
@@ -528,7 +529,8 @@ func TestDamageHalfWayThroughAnOperationFailsItsTransaction(t *testing.T) {
 		{"a key of a later version, when its user is deleted", func(h *inhabited) {
 			record := h.laptop.encode()
 			h.put(tableKeys, h.laptop.id[:], sealedAs(2, tableKeys, h.laptop.id[:], record[1:len(record)-4]))
-			_, _, err := h.CreateKey(h.t.Context(), h.ada.id, KeySpec{Name: "desktop"}) // which is deleted first
+			// This key is deleted first.
+			_, _, err := h.CreateKey(h.t.Context(), h.ada.id, KeySpec{Name: "desktop"})
 			must(h.t, err)
 		}, func(h *inhabited, tx *Tx) error { return tx.DeleteUser(h.ada.id) }},
 	} {
