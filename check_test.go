@@ -28,7 +28,7 @@ func TestCheckFindsNothingWrongAfterAnyCall(t *testing.T) {
 			wantClean(t, s)
 			must(t, c.call(t.Context(), s, h))
 			wantClean(t, s)
-			_ = c.call(t.Context(), s, h) // again, which many refuse
+			_ = c.call(t.Context(), s, h) // once more, which many calls refuse
 			wantClean(t, s)
 			closeStore(t, s)
 
@@ -44,7 +44,7 @@ func TestCheckFindsNothingWrongWithAnEmptyStore(t *testing.T) {
 	wantClean(t, open(t))
 }
 
-// openUnchecked opens a store that the test makes wrong.
+// openUnchecked opens a store that the test will damage, and does not check it at the end.
 func openUnchecked(t testing.TB, e latchkey.Engine) *latchkey.Store {
 	t.Helper()
 	s, err := latchkey.OpenWith(e, light())
@@ -53,7 +53,7 @@ func openUnchecked(t testing.TB, e latchkey.Engine) *latchkey.Store {
 	return s
 }
 
-// plantWrongs puts n entries into an index, each of which Check finds.
+// plantWrongs puts n entries into an index. Check finds each of them.
 func plantWrongs(t testing.TB, e latchkey.Engine, n int) {
 	t.Helper()
 	must(t, e.Update(t.Context(), func(etx latchkey.EngineTx) error {
@@ -67,7 +67,7 @@ func plantWrongs(t testing.TB, e latchkey.Engine, n int) {
 }
 
 func TestCheckWorksOnAnEngineThatCannotCheckItself(t *testing.T) {
-	e := &hookedEngine{Engine: openBolt(t)} // hides what bbolt can do besides
+	e := &hookedEngine{Engine: openBolt(t)} // hides the optional abilities of bbolt
 	s := openUnchecked(t, e)
 	addHousehold(t, s)
 	wantClean(t, s)
@@ -145,7 +145,7 @@ func TestCheckEndsWhenItsContextEnds(t *testing.T) {
 	}
 }
 
-// lapsing is a context that ends when it has been looked at so many times.
+// lapsing is a context that ends after a number of looks at it.
 type lapsing struct {
 	context.Context
 	left int
@@ -173,7 +173,7 @@ func TestCheckAndRepairEndWithTheirContextWhereverTheyAre(t *testing.T) {
 			ended = errors.Is(err, context.Canceled)
 		}
 	}
-	if looks < 3*len(keys) { // keys, names and changes
+	if looks < 3*len(keys) { // at the keys, the names and the changes
 		t.Errorf("Check has looked at its context %d times, and there are %d keys", looks, len(keys))
 	}
 
@@ -191,7 +191,7 @@ func TestCheckAndRepairEndWithTheirContextWhereverTheyAre(t *testing.T) {
 			t.Fatalf("repaired: %d, or the tables have changed, beside %v", repaired, err)
 		}
 	}
-	if looks < 4*len(keys) { // the changes twice
+	if looks < 4*len(keys) { // at the changes twice
 		t.Errorf("Repair has looked at its context %d times, and there are %d keys", looks, len(keys))
 	}
 	wantClean(t, s)
