@@ -17,7 +17,7 @@ import (
 
 var newCorpus = flag.String("new-corpus", "", "write testdata/stores/`NAME`.db and .json with this build; never overwrite one that was released")
 
-// corpusFile says what must be found in a store of testdata/stores.
+// corpusFile says what a store in testdata/stores must have.
 type corpusFile struct {
 	Now    time.Time
 	Users  []latchkey.User
@@ -27,8 +27,8 @@ type corpusFile struct {
 
 type corpusToken struct {
 	Token   string
-	Key     latchkey.Key // of a key that is there
-	Refused string       // why a login fails; empty if it does not
+	Key     latchkey.Key // of a live key
+	Refused string       // the reason why a login fails; empty if it succeeds
 }
 
 var corpusErrors = map[string]error{
@@ -104,7 +104,7 @@ func equalJSON(t testing.TB, a, b any) bool {
 	return string(x) == string(y)
 }
 
-// writeCorpus makes a store that has something of everything that the format knows.
+// writeCorpus makes a store that has some of everything that the format has.
 func writeCorpus(t *testing.T, name string) {
 	for _, suffix := range []string{".db", ".json"} {
 		if _, err := os.Stat(name + suffix); err == nil {
