@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// goCommand runs the go command in the package's directory, as on another operating system unless goos is empty, and
-// returns what it prints.
+// goCommand runs the go command in the directory of the package, and returns its output. Unless
+// goos is empty, the command runs for that operating system.
 func goCommand(t *testing.T, goos string, args ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath("go"); err != nil {
@@ -62,14 +62,15 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 	}
 }
 
-// source is a package as it is written, with its tests left out.
+// source is the source of a package, without its tests.
 type source struct {
 	dir   string
 	files []*ast.File
 	doc   *doc.Package
 }
 
-// parsePackages reads the packages of the module that other programs can import, the root first.
+// parsePackages reads the packages of the module that other programs can import. The root package
+// comes first.
 func parsePackages(t *testing.T) (all []source) {
 	t.Helper()
 	for _, dir := range []string{".", "appservices", "appservices/appservicestest", "enginetest"} {
@@ -97,15 +98,15 @@ func parsePackage(t *testing.T, dir string) source {
 	return s
 }
 
-// exported calls visit with each exported name of the package and whether it has a comment: Name, Type.Method, and
-// Type.Field.
+// exported calls visit with each exported name of the package, and whether the name has a comment.
+// The names are Name, Type.Method, and Type.Field.
 func (s source) exported(visit func(name string, documented bool)) {
 	values := func(all []*doc.Value) {
 		for _, v := range all {
 			for _, spec := range v.Decl.Specs {
 				spec := spec.(*ast.ValueSpec)
 				for _, name := range spec.Names {
-					// A comment over the whole group does for what needs no words of its own.
+					// A comment of a group is enough for names that explain themselves.
 					visit(name.Name, v.Doc != "" || spec.Doc != nil || spec.Comment != nil)
 				}
 			}
@@ -130,7 +131,7 @@ func (s source) exported(visit func(name string, documented bool)) {
 			case *ast.StructType:
 				for _, field := range def.Fields.List {
 					for _, name := range field.Names {
-						visit(typ.Name+"."+name.Name, true) // a field may speak for itself
+						visit(typ.Name+"."+name.Name, true) // fields may explain themselves
 					}
 				}
 			case *ast.InterfaceType:
@@ -162,12 +163,13 @@ func TestEveryExportedNameHasADocComment(t *testing.T) {
 	}
 }
 
-// linked is a name in brackets in a comment, such as [Name], [Type.Method], [package.Name] and [Type].Field.
+// linked matches a name in brackets in a comment, such as [Name], [Type.Method], [package.Name] and
+// [Type].Field.
 var linked = regexp.MustCompile(`\[\*?((?:[a-z]\w*\.)?[A-Z]\w*(?:\.[A-Z]\w*)?)\](\.[A-Z]\w*)?`)
 
 func TestEveryNameInBracketsExists(t *testing.T) {
 	found := 0
-	others := map[string][]string{} // the names that are in other packages, by import path
+	others := map[string][]string{} // names in other packages, by import path
 	for _, s := range parsePackages(t) {
 		own := s.names()
 		imports := s.imports()
@@ -204,7 +206,7 @@ func (s source) names() map[string]bool {
 	return names
 }
 
-// imports returns the import paths in the package's files, by the last element of each.
+// imports returns the import paths of the package, by their last elements.
 func (s source) imports() map[string]string {
 	paths := map[string]string{}
 	for _, file := range s.files {
