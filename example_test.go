@@ -15,13 +15,14 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// openExample opens a store in a new directory. Programs call [latchkey.Open] with a path of their own.
+// openExample opens a store in a new directory. Programs call [latchkey.Open] with a path of their
+// own.
 func openExample() (*latchkey.Store, func()) {
 	dir, err := os.MkdirTemp("", "latchkey")
 	if err != nil {
 		log.Fatal(err)
 	}
-	// LightCost keeps the examples quick; nil options are the safe choice.
+	// LightCost makes the examples fast. For programs, nil options are the safe choice.
 	store, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
 	if err != nil {
 		log.Fatal(err)
@@ -94,7 +95,7 @@ func ExampleOpen() {
 	}
 	defer store.Close()
 
-	// The file can be open for writing once.
+	// Only one process at a time can have the file open for writing.
 	_, err = latchkey.Open(path, &latchkey.Options{LockTimeout: -1})
 	fmt.Println(errors.Is(err, latchkey.ErrLocked))
 	// Output: true
@@ -152,19 +153,19 @@ func ExampleStore_Login() {
 		case err == nil:
 			fmt.Println("welcome,", who.KeyName)
 		case errors.Is(err, latchkey.ErrInvalidToken):
-			fmt.Println("401: who are you?")
+			fmt.Println("401: unknown token")
 		case errors.Is(err, latchkey.ErrKeyDisabled), errors.Is(err, latchkey.ErrUserDisabled), errors.Is(err, latchkey.ErrKeyExpired):
 			fmt.Println("403:", err)
 		default:
-			fmt.Println("503:", err) // nothing was decided about the token
+			fmt.Println("503:", err) // the error says nothing about the token
 		}
 	}
 	// Output:
 	// welcome, laptop
-	// 401: who are you?
+	// 401: unknown token
 }
 
-// A person can be known in several ways, and is the same user in each.
+// A person can have several identities, and is the same user with each of them.
 func ExampleStore_LinkIdentity() {
 	store, done := openExample()
 	defer done()
@@ -189,7 +190,7 @@ func ExampleStore_LinkIdentity() {
 	// true
 }
 
-// Who signs in for the first time becomes a user.
+// At the first sign-in, a person becomes a user.
 func ExampleStore_UserByIdentity() {
 	store, done := openExample()
 	defer done()
@@ -266,18 +267,19 @@ func ExampleStore_DeleteKey() {
 	if err := store.DeleteKey(ctx, user.ID, key.ID); err != nil {
 		log.Fatal(err)
 	}
-	_, err = store.Login(ctx, token) // it is as if the key had never been
+	_, err = store.Login(ctx, token) // as if the key had never existed
 	fmt.Println(errors.Is(err, latchkey.ErrInvalidToken))
 	// Output: true
 }
 
-// A user and the first key, together or not at all.
+// Update makes a user and the first key together, or neither of them.
 func ExampleStore_Update() {
 	store, done := openExample()
 	defer done()
 	ctx := context.Background()
 
-	minted, token, err := store.MintKey(ctx) // hash first: nobody can write while a transaction is open
+	// Mint before the transaction, because other writers wait while a transaction is open.
+	minted, token, err := store.MintKey(ctx)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -351,7 +353,7 @@ func ExampleStore_Check() {
 	// Output: 0 findings
 }
 
-// A backup is taken while the store is used, and checked when it is restored.
+// A backup is taken while the store is in use, and is checked when it is restored.
 func ExampleStore_Backup() {
 	store, done := openExample()
 	defer done()
@@ -366,7 +368,7 @@ func ExampleStore_Backup() {
 	}
 	defer os.RemoveAll(dir)
 
-	var backup bytes.Buffer // programs give a file
+	var backup bytes.Buffer // programs use a file
 	if err := store.Backup(ctx, &backup); err != nil {
 		log.Fatal(err)
 	}
@@ -392,7 +394,7 @@ func ExampleRestore() {
 	}
 	defer os.RemoveAll(dir)
 
-	// What is no backup, or not the whole of one, is never put in place.
+	// A backup that is damaged or incomplete is never put in place.
 	path := filepath.Join(dir, "keys.db")
 	err = latchkey.Restore(context.Background(), strings.NewReader("the beginning of something"), path)
 	fmt.Println(errors.Is(err, latchkey.ErrCorrupt))
@@ -403,7 +405,7 @@ func ExampleRestore() {
 	// true
 }
 
-// A file does not become smaller by itself when much was deleted.
+// A file does not shrink by itself after many deletions.
 func ExampleStore_Compact() {
 	store, done := openExample()
 	defer done()
@@ -413,7 +415,7 @@ func ExampleStore_Compact() {
 	// Output: <nil>
 }
 
-// What is whole of a file that does not open any more goes to a new one.
+// Salvage takes the readable records of a damaged file to a new file.
 func ExampleSalvage() {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "latchkey")
@@ -444,7 +446,7 @@ func ExampleTx_AppTable() {
 	defer done()
 	ctx := context.Background()
 
-	// A user and what the program keeps of her are written together.
+	// A user and the application's own data about the user are written together.
 	err := store.Update(ctx, func(tx *latchkey.Tx) error {
 		user, err := tx.CreateUser(latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"}})
 		if err != nil {
