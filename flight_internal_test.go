@@ -65,7 +65,7 @@ func TestALoginJoinsARunningHashWhoseCallersHaveLeft(t *testing.T) {
 		key, token := addServerKey(t, s, "laptop")
 		before := stats(t, s).Hashes
 
-		// The test is the hash: it begins, and ends when the test says so.
+		// The test takes the part of the hash, which begins and ends when the test says so.
 		call, first := s.flight.join(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
 		if !first || !s.flight.begin(call) {
 			t.Fatal("the hash does not begin")
@@ -125,7 +125,7 @@ func TestNothingIsHashedWhenTheLastCallerLeavesAsThePermitComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	call, _ := s.flight.join(key.ID, secret, phc)
-	call.callers = 0 // as leave has it, which comes too late to keep the permit from being given
+	call.callers = 0 // as after a leave that came too late to stop the permit
 	if ok, err := s.compare(call, key.ID, &secret, &v, phc); ok || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %t, %v, want false, Canceled", ok, err)
 	}
@@ -145,7 +145,7 @@ func TestMoreLoginsThanTheQueueHoldsAreBusyAndTheOthersGoOn(t *testing.T) {
 		first, second := loginAside(t.Context(), s, one), loginAside(t.Context(), s, two)
 		synctest.Wait()
 		third := loginAside(t.Context(), s, three)
-		again := loginAside(t.Context(), s, one) // takes no room of its own
+		again := loginAside(t.Context(), s, one) // needs no room of its own
 		synctest.Wait()
 		wantOutcome(t, third, ErrBusy)
 		wantWaiting(t, first)
@@ -198,7 +198,7 @@ func TestALoginDoesNotJoinAHashForAnotherVerifier(t *testing.T) {
 		plantVerifier(t, s, key.ID, other.String())
 		outcome := loginAside(t.Context(), s, token)
 		synctest.Wait()
-		s.flight.done(call, true, nil) // as the verifier was
+		s.flight.done(call, true, nil) // true for the verifier that was replaced
 		synctest.Wait()
 		wantOutcome(t, outcome, ErrInvalidToken)
 	})
