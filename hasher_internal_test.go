@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// newTestHasher is a hasher with a bound of so many units of LightCost's memory, half of it for hashes that run, and as
-// many slots as asked for.
+// newTestHasher makes a hasher with a bound of some units of LightCost's memory, of which running
+// hashes share half, and with some slots.
 func newTestHasher(units int64, slots int) *hasher {
 	h := newHasher(units*LightCost.bytes(), &counters{})
 	h.slots = slots
@@ -32,7 +32,7 @@ func TestPermitsAreGivenInTheOrderOfAsking(t *testing.T) {
 					h.release(LightCost)
 				}
 			}()
-			synctest.Wait() // it stands in line
+			synctest.Wait() // until it waits in the queue
 		}
 		h.release(LightCost)
 		synctest.Wait()
@@ -58,7 +58,7 @@ func TestALargeHashIsNotOvertakenBySmallOnes(t *testing.T) {
 			t.Fatalf("%d wait, want both: the small one came later", h.waiting())
 		}
 
-		cancel() // now nothing stands before the small one
+		cancel() // now the small hash is at the front
 		synctest.Wait()
 		if err := <-large; !errors.Is(err, context.Canceled) {
 			t.Errorf("the large one: got error %v, want Canceled", err)
@@ -122,7 +122,7 @@ func TestHashesStayWithinMemoryAndProcessors(t *testing.T) {
 
 func TestTheGarbageOfHashesCountsUntilItIsCollected(t *testing.T) {
 	h := newTestHasher(8, 2)
-	mustAcquire(t, h, units(3)) // it runs all the time, and is no garbage
+	mustAcquire(t, h, units(3)) // this hash runs all the time, and is no garbage
 	before := collections()
 	for range 20 {
 		mustAcquire(t, h, units(1))
@@ -142,7 +142,7 @@ func TestTheGarbageOfHashesCountsUntilItIsCollected(t *testing.T) {
 
 func TestNoCollectionIsUnderWayWhenTheHasherIsClosed(t *testing.T) {
 	h := newTestHasher(2, 1)
-	for range 2 { // it leaves no room for a third
+	for range 2 { // after these there is no room for a third
 		mustAcquire(t, h, units(1))
 		h.release(units(1))
 	}
@@ -164,7 +164,7 @@ func TestNoCollectionIsUnderWayWhenTheHasherIsClosed(t *testing.T) {
 func TestAHashLargerThanAllMemoryIsRefusedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newTestHasher(2, 1)
-		mustAcquire(t, h, units(1)) // so that whoever had to wait would wait until its context ends
+		mustAcquire(t, h, units(1)) // so that another caller would wait until its context ends
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := h.acquire(ctx, units(3)); !errors.Is(err, ErrCostTooHigh) {
@@ -186,7 +186,7 @@ func TestAPermitThatComesAsItsWaiterLeavesIsPassedOn(t *testing.T) {
 			go func() { got <- h.acquire(ctx, LightCost) }()
 			synctest.Wait()
 
-			h.mu.Lock() // neither is seen before the other
+			h.mu.Lock() // so that both happen at the same moment for the waiter
 			cancel()
 			h.releaseLocked(LightCost.bytes())
 			h.mu.Unlock()
@@ -241,7 +241,7 @@ func TestCloseEndsTheWaitForAPermit(t *testing.T) {
 				if s.hasher.waiting() == 0 {
 					t.Fatal("it does not wait")
 				}
-				closeStore(t, s) // or it deadlocks
+				closeStore(t, s) // this deadlocks if Close waits for the permit
 				if err := <-outcome; !errors.Is(err, ErrClosed) {
 					t.Errorf("got %v, want %v", err, ErrClosed)
 				}
@@ -275,7 +275,7 @@ func TestCloseWaitsForTheHashOfAPassword(t *testing.T) {
 }
 
 func TestCloseWaitsForTheHashesOfNewKeys(t *testing.T) {
-	s := open(t, &Options{}) // whose hashes take longer than closing does
+	s := open(t, &Options{}) // its hashes take longer than Close would
 	begun := make(chan struct{})
 	outcome := make(chan error, 1)
 	go func() {
@@ -366,7 +366,7 @@ func TestNoPermitIsLostWhenTheHasherClosesAsWaitersLeave(t *testing.T) {
 			go func() { got <- h.acquire(ctx, LightCost) }()
 			synctest.Wait()
 
-			h.mu.Lock() // neither is seen before the other
+			h.mu.Lock() // so that both happen at the same moment for the waiter
 			cancel()
 			h.closeLocked()
 			h.mu.Unlock()
