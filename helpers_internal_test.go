@@ -32,8 +32,8 @@ func mustInside(t testing.TB, err error) {
 	must(t, err)
 }
 
-// newSeed returns the seed of a random test: LATCHKEY_SEED, or a new seed. A test that fails says how
-// to replay the run.
+// newSeed returns the seed of a random test: LATCHKEY_SEED, or a new seed. A test that fails says
+// how to replay the run.
 func newSeed(t testing.TB) uint64 {
 	seed, err := strconv.ParseUint(os.Getenv("LATCHKEY_SEED"), 10, 64)
 	if err != nil {
@@ -47,8 +47,8 @@ func newSeed(t testing.TB) uint64 {
 	return seed
 }
 
-// waitUntil lets other goroutines run until done reports true. It fails the test after a minute, which
-// is far longer than anything here takes.
+// waitUntil lets other goroutines run until done reports true. It fails the test after a minute,
+// which is far longer than anything here takes.
 func waitUntil(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !done(); runtime.Gosched() {
@@ -327,8 +327,8 @@ type inhabited struct {
 	laptopToken string
 }
 
-// openInhabited opens a copy of a store that is made once, because most of the time would go into its
-// commits.
+// openInhabited opens a copy of a store that is made once, because most of the time would go into
+// its commits.
 func openInhabited(t *testing.T) *inhabited {
 	t.Helper()
 	originalOnce.Do(func() { makeOriginal(t) })
