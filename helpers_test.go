@@ -15,7 +15,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// light are the options of tests that are not about hashing.
+// light returns the options for tests that are not about hashing.
 func light() *latchkey.Options { return &latchkey.Options{Cost: latchkey.LightCost} }
 
 // open opens a store in a new file, checks it when the test ends, and closes it.
@@ -26,7 +26,8 @@ func openWith(t testing.TB, opts *latchkey.Options) *latchkey.Store {
 	return openFile(t, filepath.Join(t.TempDir(), "keys.db"), opts)
 }
 
-// openFile opens the store at path, checks it when the test ends, and closes it, unless the test has closed it already.
+// openFile opens the store at path, checks it when the test ends, and closes it, unless the test
+// has closed it already.
 func openFile(t testing.TB, path string, opts *latchkey.Options) *latchkey.Store {
 	t.Helper()
 	s, err := latchkey.Open(path, opts)
@@ -56,7 +57,7 @@ func closeStore(t testing.TB, s *latchkey.Store) {
 	}
 }
 
-// email is the identity that addUser gives.
+// email returns the identity that addUser gives to a user.
 func email(subject string) latchkey.Identity {
 	return latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: subject}
 }
@@ -89,7 +90,7 @@ func createKey(ctx context.Context, s *latchkey.Store, owner uuid.UUID, n latchk
 	return s.CreateKey(ctx, owner, n)
 }
 
-// createKeys makes a key for each request in one transaction, also for requests of ServerOwner.
+// createKeys makes a key for each request in one transaction. Requests for ServerOwner are allowed.
 func createKeys(ctx context.Context, s *latchkey.Store, requests []latchkey.KeyRequest) (keys []latchkey.Key, tokens []string, err error) {
 	minted, tokens, err := s.MintKeys(ctx, len(requests), nil)
 	if err != nil {
@@ -109,7 +110,7 @@ func createKeys(ctx context.Context, s *latchkey.Store, requests []latchkey.KeyR
 	return keys, tokens, err
 }
 
-// insertKey makes a minted key a key of owner, a user or ServerOwner.
+// insertKey turns a minted key into a key of owner, a user or ServerOwner.
 func insertKey(tx *latchkey.Tx, owner uuid.UUID, n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, error) {
 	if owner == latchkey.ServerOwner {
 		return tx.InsertServerKey(n, m)
@@ -133,8 +134,8 @@ func wantError(t testing.TB, err, want error) {
 	}
 }
 
-// waitUntil lets other goroutines run until done reports true. It fails the test after a minute, which
-// is far longer than anything here takes.
+// waitUntil lets other goroutines run until done reports true. It fails the test after a minute,
+// which is far longer than anything here takes.
 func waitUntil(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !done(); runtime.Gosched() {
@@ -163,7 +164,8 @@ func wantRefused(t testing.TB, s *latchkey.Store, token string, want error) {
 	wantError(t, err, want)
 }
 
-// openCounting opens a store whose reading transactions are counted.
+// openCounting opens a store, and returns a function that returns the number of its read
+// transactions.
 func openCounting(t testing.TB) (s *latchkey.Store, views func() int) {
 	t.Helper()
 	e := &hookedEngine{Engine: openBolt(t)}
@@ -172,8 +174,8 @@ func openCounting(t testing.TB) (s *latchkey.Store, views func() int) {
 	return openEngine(t, e, light()), func() int { return int(n.Load()) }
 }
 
-// openBolt opens an engine in a new file, and closes the engine when the test ends. Windows does not
-// delete a file that is open.
+// openBolt opens an engine in a new file, and closes the engine when the test ends. Windows does
+// not delete a file that is open.
 func openBolt(t testing.TB) latchkey.Engine {
 	t.Helper()
 	e, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
@@ -194,8 +196,8 @@ func openEngine(t testing.TB, e latchkey.Engine, opts *latchkey.Options) *latchk
 	return s
 }
 
-// symlink makes a symbolic link at link that leads to path, or skips the test where that fails. Wine 8
-// makes no link, but reports that it has made one.
+// symlink makes a symbolic link at link that leads to path, or skips the test where that fails.
+// Wine 8 makes no link, but reports that it has made one.
 func symlink(t testing.TB, path, link string) {
 	t.Helper()
 	err := os.Symlink(path, link)
@@ -207,11 +209,12 @@ func symlink(t testing.TB, path, link string) {
 	}
 }
 
-// hookedEngine is an engine that calls back around its transactions. Set hooks when no call is under way.
+// hookedEngine is an engine that calls hooks around its transactions. Set the hooks while no call
+// is running.
 type hookedEngine struct {
 	latchkey.Engine
 	beforeView func()
-	afterView  func() // the transaction has read, and its caller does not know yet
+	afterView  func() // after the transaction has read, before its caller knows
 }
 
 func (e *hookedEngine) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
