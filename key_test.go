@@ -23,7 +23,7 @@ import (
 
 type namedText struct{ name, text string }
 
-// goodTexts are what the name of a key and the subject of an identity can be.
+// goodTexts can be the name of a key and the subject of an identity.
 var goodTexts = []namedText{
 	{"one byte", "a"},
 	{"256 bytes", strings.Repeat("x", 256)},
@@ -39,7 +39,7 @@ var goodTexts = []namedText{
 	{"what an SQL or a path would choke on", `'"; DROP TABLE../..\%s%00`},
 }
 
-// badTexts are what neither can be.
+// badTexts can be neither.
 var badTexts = []namedText{
 	{"empty", ""},
 	{"257 bytes", strings.Repeat("x", 257)},
@@ -59,7 +59,7 @@ var badTexts = []namedText{
 	{"the last C1 control", "a\u009f"},
 }
 
-// lookAlikes look alike and are not the same.
+// lookAlikes look alike, and are different.
 var lookAlikes = []string{"Zoë", "Zoe\u0308", "zoë", "Zoë ", " Zoë", "Zоë", "Zoë\u200b"}
 
 func TestAKeyDoesNotExistForAnyoneButItsOwner(t *testing.T) {
@@ -100,7 +100,7 @@ func TestAKeyDoesNotExistForAnyoneButItsOwner(t *testing.T) {
 				wantNoChange(t, s, func() {
 					err := call(tt.owner, tt.id)
 					wantError(t, err, latchkey.ErrKeyNotFound)
-					// The words must not tell a key that is somebody else's from one that never was.
+					// The error must not tell a key of another owner from a key that never was.
 					never := uuid.New()
 					want := strings.ReplaceAll(call(ada, never).Error(), never.String(), tt.id.String())
 					if err.Error() != want {
@@ -220,7 +220,8 @@ func TestThePrincipalOfAServerKeyCanHaveNoKeys(t *testing.T) {
 	}
 }
 
-// wantNoKey fails the test unless every way to make a key is refused with want, before it has cost a hash.
+// wantNoKey fails the test unless every way to make a key is refused with want before anything is
+// hashed.
 func wantNoKey(t *testing.T, s *latchkey.Store, owner uuid.UUID, n latchkey.KeySpec, want error) {
 	t.Helper()
 	minted, _, err := s.MintKey(t.Context())
@@ -304,7 +305,7 @@ func TestServerKeysAreMadeByCallsOfTheirOwn(t *testing.T) {
 	}
 }
 
-// addNumberedKeys makes n keys of owner, named by their numbers from first.
+// addNumberedKeys makes n keys of owner, which have numbers as names. first is the first number.
 func addNumberedKeys(t *testing.T, s *latchkey.Store, owner uuid.UUID, first, n int) []latchkey.Key {
 	t.Helper()
 	var requests []latchkey.KeyRequest
@@ -329,11 +330,12 @@ func TestAUserHasAtMost20Keys(t *testing.T) {
 
 	must(t, s.DisableKey(t.Context(), ada, keys[0].ID)) // disabled keys count
 	wantFull()
-	must(t, s.RenameKey(t.Context(), ada, keys[0].ID, "renamed")) // no key is made
+	must(t, s.RenameKey(t.Context(), ada, keys[0].ID, "renamed")) // makes no key
 	addKey(t, s, bob, "another user's")
-	must(t, s.DeleteKey(t.Context(), ada, keys[0].ID)) // deleted ones do not
+	must(t, s.DeleteKey(t.Context(), ada, keys[0].ID)) // deleted keys do not count
 	addKey(t, s, ada, "the twentieth again")
-	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "the twentieth"}, latchkey.ErrKeyNameTaken) // which comes first
+	// The name is checked before the limit.
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "the twentieth"}, latchkey.ErrKeyNameTaken)
 	must(t, s.DeleteKey(t.Context(), ada, keys[1].ID))
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { return tx.DeleteKey(ada, keys[2].ID) }))
 	addNumberedKeys(t, s, ada, 100, 2)
@@ -441,7 +443,7 @@ func TestTheLimitCountsTheChangesOfItsOwnTransaction(t *testing.T) {
 		must(t, err)
 		_, err = insert(2)
 		wantError(t, err, latchkey.ErrTooManyKeys)
-		must(t, tx.RenameKey(ada, first.ID, "renamed")) // counts as one still
+		must(t, tx.RenameKey(ada, first.ID, "renamed")) // still counts as one
 		_, err = insert(2)
 		wantError(t, err, latchkey.ErrTooManyKeys)
 		must(t, tx.DeleteKey(ada, first.ID))
@@ -455,7 +457,7 @@ func TestTheLimitCountsTheChangesOfItsOwnTransaction(t *testing.T) {
 	wantNoChange(t, s, func() {
 		wantError(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { must(t, work(tx)); return failed }), failed)
 	})
-	must(t, s.Update(t.Context(), work)) // what failed does not count
+	must(t, s.Update(t.Context(), work)) // a failed transaction does not count
 	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "one more"}, latchkey.ErrTooManyKeys)
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 		if err := tx.DeleteUser(ada); err != nil {
