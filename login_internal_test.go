@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// revocations are the ways to end a key's logins, and what they get afterwards.
+// revocations are the ways to revoke a key, and the error of its logins afterwards.
 var revocations = []struct {
 	name   string
 	revoke func(ctx context.Context, s *Store, owner, id uuid.UUID) error
