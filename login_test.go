@@ -102,7 +102,7 @@ func TestALoginWhoseContextEndedReadsAndHashesNothing(t *testing.T) {
 	before := reads()
 	_, err := s.Login(ctx, token)
 	wantError(t, err, context.Canceled)
-	if n := reads() - before; n > 1 { // the engine is asked, and refuses
+	if n := reads() - before; n > 1 { // the engine is asked once, and refuses
 		t.Errorf("the engine was read %d times, want 1 at most", n)
 	}
 	if n := stats(t, s).Hashes - hashes; n != 0 {
@@ -110,7 +110,7 @@ func TestALoginWhoseContextEndedReadsAndHashesNothing(t *testing.T) {
 	}
 }
 
-// stats reads the statistics of a store, which takes a read transaction.
+// stats returns the statistics of a store, which takes a read transaction.
 func stats(t testing.TB, s *latchkey.Store) latchkey.Stats {
 	t.Helper()
 	st, err := s.Stats(t.Context())
@@ -123,7 +123,7 @@ func stats(t testing.TB, s *latchkey.Store) latchkey.Stats {
 func TestATokenWithAnyOtherCharacterIsRefusedUnreadAndUnhashed(t *testing.T) {
 	s, reads := openCounting(t)
 	key, good := addKey(t, s, addUser(t, s, "ada"), "laptop")
-	wantLogin(t, s, good, key.ID) // from here on its ID is in the cache
+	wantLogin(t, s, good, key.ID) // puts its ID into the cache
 	hashes := stats(t, s).Hashes
 	before := reads()
 	for i := range good {
@@ -174,7 +174,7 @@ func TestTheTokenOfAKeyThatWasNeverInsertedIsRefusedUnhashed(t *testing.T) {
 	}
 }
 
-// loginCase is one user with one key, and everything that can be done to them.
+// loginCase is a user with a key, and everything that can be done to them.
 type loginCase struct {
 	*latchkey.Store
 	clock *clock
@@ -213,7 +213,7 @@ func (c *loginCase) expire(context.Context) error {
 
 type step = func(c *loginCase, ctx context.Context) error
 
-// outcome is how a login ends: with the key's name or with an error.
+// outcome is the end of a login: the name of the key, or an error.
 type outcome struct {
 	name string
 	err  error
@@ -381,10 +381,11 @@ func TestLoginsWithADeletedKeyCostNoHash(t *testing.T) {
 	}
 }
 
-// changes are what can happen to a key while it logs in: how logins end before, and how they end once it is done.
+// changes are what can happen to a key while it logs in, and the outcomes of logins before and
+// after.
 var changes = []struct {
 	name          string
-	prepare       step // nil for nothing
+	prepare       step // nil means nothing
 	change        step
 	before, after outcome
 }{
@@ -398,12 +399,12 @@ var changes = []struct {
 	{"EnableUser", (*loginCase).disableUser, (*loginCase).enableUser, outcome{err: latchkey.ErrUserDisabled}, outcome{name: "laptop"}},
 }
 
-// gaps are the places where a cold login has looked, or is about to look, at what the engine has.
+// gaps are the moments before and after each read of a cold login.
 var gaps = []struct {
 	name      string
-	view      int // the login's read transaction, from 1
+	view      int // the number of the login's read transaction, from 1
 	after     bool
-	looksThen bool // the login looks at the engine once more after it
+	looksThen bool // the login reads once more after the gap
 }{
 	{"before the verifier is read", 1, false, true},
 	{"after the verifier was read", 1, true, true},
@@ -412,7 +413,7 @@ var gaps = []struct {
 	{"after the last look", 3, true, false},
 }
 
-// inGap has the engine call fn once, in a gap of the next login.
+// inGap makes the engine call fn once, in a gap of the next login.
 func (e *hookedEngine) inGap(view int, after bool, fn func()) {
 	views := 0
 	hook := func() {
@@ -465,14 +466,15 @@ func TestALoginThatBeginsAfterAChangeSeesItWhateverAnotherLoginDoes(t *testing.T
 	}
 }
 
-// commitEngine is an engine that calls back around its commits, and may say that they failed in their last step.
+// commitEngine is an engine that calls hooks around its commits, and can report that a commit
+// failed in its last step.
 type commitEngine struct {
 	latchkey.Engine
 	beforeUpdate func()
-	beforeCommit func() // the function of the transaction has returned nil
-	afterCommit  func() // the commit is visible, and its caller does not know yet
-	lost         bool   // the change does not happen
-	verdict      error  // what Update returns in place of nil
+	beforeCommit func() // after the function of the transaction has returned nil
+	afterCommit  func() // after the commit is visible, before its caller knows
+	lost         bool   // whether the change is dropped
+	verdict      error  // returned by Update in place of nil
 }
 
 func (e *commitEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
@@ -503,7 +505,7 @@ func call(hook func()) {
 func TestAnEntryCachedDuringACommitIsForgottenWhenItReturns(t *testing.T) {
 	for _, tt := range changes {
 		if tt.name == "expiry" {
-			continue // it commits nothing
+			continue // this call commits nothing
 		}
 		for _, when := range []string{"before it begins", "before it commits", "before it returns"} {
 			t.Run(tt.name+"/"+when, func(t *testing.T) {
@@ -513,7 +515,7 @@ func TestAnEntryCachedDuringACommitIsForgottenWhenItReturns(t *testing.T) {
 					must(t, tt.prepare(c, t.Context()))
 				}
 				meanwhile := func() {
-					for range 2 { // one that reads, and one from the cache
+					for range 2 { // one login that reads, and one that the cache answers
 						if got := c.login(t); !got.is(tt.before) && !got.is(tt.after) {
 							t.Errorf("a login meanwhile: got %v, want %v or %v", got, tt.before, tt.after)
 						}
@@ -549,7 +551,7 @@ func TestALoginThatEndsBetweenTheCommitAndTheReturnOfAChangeCachesNothingStale(t
 				must(t, tt.prepare(c, t.Context()))
 			}
 			committed, mayReturn, returned := make(chan struct{}), make(chan struct{}), make(chan error)
-			hooked.inGap(3, true, func() { // the login has looked for the last time
+			hooked.inGap(3, true, func() { // after the last read of the login
 				e.afterCommit = func() {
 					close(committed)
 					<-mayReturn
@@ -573,7 +575,8 @@ func TestNoLoginThatBeginsAfterARevocationSucceedsHoweverManyRun(t *testing.T) {
 		{(*loginCase).disableKey, (*loginCase).enableKey},
 		{(*loginCase).disableUser, (*loginCase).enableUser},
 	}
-	var era atomic.Int64 // odd while the key is revoked: from the return of revoke to the call of restore
+	// era is odd while the key is revoked: from the return of revoke to the call of restore.
+	var era atomic.Int64
 	var done atomic.Bool
 	var refused atomic.Int64
 	var callers sync.WaitGroup
@@ -601,7 +604,8 @@ func TestNoLoginThatBeginsAfterARevocationSucceedsHoweverManyRun(t *testing.T) {
 		r := revocations[round%2]
 		must(t, r.revoke(c, t.Context()))
 		era.Add(1)
-		for seen := refused.Load(); refused.Load() < seen+20 && !t.Failed(); { // until the callers have met it
+		// Until the callers have met the revocation.
+		for seen := refused.Load(); refused.Load() < seen+20 && !t.Failed(); {
 			if _, err := c.Login(t.Context(), c.token); err == nil {
 				t.Error("a revoked key logged in")
 			}
@@ -689,7 +693,7 @@ func TestAPanicOfTheEngineReleasesTheCache(t *testing.T) {
 	}
 }
 
-// changeLast makes another digit of a token's last.
+// changeLast changes the last digit of a token.
 func changeLast(token string) string {
 	if all, isZero := strings.CutSuffix(token, "0"); isZero {
 		return all + "1"
