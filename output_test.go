@@ -26,10 +26,10 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// secrets is what must not appear in any output, by what it is.
+// secrets are the strings that no output may have, by their descriptions.
 type secrets map[string]string
 
-// addToken adds a token, and the secret in it, as digits and as bytes.
+// addToken adds a token, and its secret as digits and as bytes.
 func (s secrets) addToken(t testing.TB, what, token string) {
 	t.Helper()
 	_, digits, _ := strings.Cut(token, "_")
@@ -45,7 +45,7 @@ func (s secrets) addToken(t testing.TB, what, token string) {
 	s.addBytes("the secret of "+what, secret)
 }
 
-// decodeWord reads 11 base-62 digits as 8 bytes.
+// decodeWord decodes 11 base-62 digits, which are 8 bytes.
 func decodeWord(digits string) []byte {
 	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	word := new(big.Int)
@@ -55,7 +55,7 @@ func decodeWord(digits string) []byte {
 	return binary.BigEndian.AppendUint64(nil, word.Uint64())
 }
 
-// addBytes adds bytes in the forms that formatting gives them.
+// addBytes adds bytes in the forms in which they can be formatted.
 func (s secrets) addBytes(what string, b []byte) {
 	s[what] = string(b)
 	s[what+" in hexadecimal"] = hex.EncodeToString(b)
@@ -67,7 +67,7 @@ func (s secrets) addBytes(what string, b []byte) {
 	s[what+" in JSON"] = strings.ReplaceAll(strings.Trim(fmt.Sprint(b), "[]"), " ", ",")
 }
 
-// addHalves adds a secret of two numbers of 64 bits, as SipHash takes its key.
+// addHalves adds a secret in the form of two numbers of 64 bits, as SipHash takes its key.
 func (s secrets) addHalves(what string, b []byte) {
 	for i, half := range []uint64{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])} {
 		s[fmt.Sprintf("half %d of %s", i, what)] = fmt.Sprint(half)
@@ -76,7 +76,7 @@ func (s secrets) addHalves(what string, b []byte) {
 	}
 }
 
-// addStored adds what the engine holds and nobody may see: the stored verifiers, and the secrets of the domain.
+// addStored adds the secrets in the engine: the stored verifiers, and the secrets of the domain.
 func (s secrets) addStored(t testing.TB, e latchkey.Engine) {
 	t.Helper()
 	phc := regexp.MustCompile(`\$argon2id\$v=19\$m=\d+,t=\d+,p=\d+\$([A-Za-z0-9+/]{22})\$([A-Za-z0-9+/]{43})`)
@@ -95,7 +95,8 @@ func (s secrets) addStored(t testing.TB, e latchkey.Engine) {
 		}
 		domain, err := etx.Get("meta", []byte("domain"))
 		must(t, err)
-		// A version; an ID under the tag 0a, in 16 bytes; the secret for user IDs under 12, in 32; that for tags, in 16.
+		// The record has a version; an ID of 16 bytes under the tag 0a; the secret for user IDs, of
+		// 32 bytes, under 12; and the secret for tags, of 16 bytes.
 		if len(domain) < 73 || domain[1] != 0x0a || domain[19] != 0x12 || domain[55] != 0x12 {
 			t.Fatalf("the domain's record is not as expected: %x", domain)
 		}
@@ -106,7 +107,7 @@ func (s secrets) addStored(t testing.TB, e latchkey.Engine) {
 	}))
 }
 
-// shownBy returns what of the secrets is in text.
+// shownBy returns the descriptions of the secrets that text has.
 func (s secrets) shownBy(text string) (shown []string) {
 	for what, secret := range s {
 		if strings.Contains(text, secret) {
@@ -116,7 +117,7 @@ func (s secrets) shownBy(text string) (shown []string) {
 	return shown
 }
 
-// renderings are what becomes of a value when a program prints, marshals or logs it.
+// renderings returns the outputs of a program that prints, marshals or logs a value.
 func renderings(t testing.TB, v any) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -140,8 +141,8 @@ func renderings(t testing.TB, v any) map[string]string {
 	return out
 }
 
-// printed is fmt.Sprintf, which follows pointers further for a verb that does not fit: even into a file's map, beyond the
-// end of the file.
+// printed is fmt.Sprintf. For a verb that does not fit, fmt follows pointers further, even into the
+// memory map of a file beyond the end of the file.
 func printed(t testing.TB, format string, v any) (text string) {
 	t.Helper()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -153,7 +154,8 @@ func printed(t testing.TB, format string, v any) (text string) {
 	return fmt.Sprintf(format, v)
 }
 
-// wantSilent fails the test if a value shows one of the secrets: by itself, in what holds it, or by what it points to.
+// wantSilent fails the test if a value, a value that holds it, or a value that it points to shows
+// one of the secrets.
 func (s secrets) wantSilent(t testing.TB, name string, v any) {
 	t.Helper()
 	forms := map[string]any{
@@ -171,7 +173,7 @@ func (s secrets) wantSilent(t testing.TB, name string, v any) {
 		forms["what "+name+" points to"] = rv.Elem().Interface()
 	}
 	for form, v := range forms {
-		leaks := map[string][]string{} // what is shown, by which renderings
+		leaks := map[string][]string{} // the renderings that show each secret
 		for how, text := range renderings(t, v) {
 			for _, what := range s.shownBy(text) {
 				leaks[what] = append(leaks[what], how)
@@ -183,7 +185,7 @@ func (s secrets) wantSilent(t testing.TB, name string, v any) {
 	}
 }
 
-// holdsLock reports whether values of a type are not to be copied, as go vet sees it.
+// holdsLock reports whether go vet forbids to copy values of a type.
 func holdsLock(typ reflect.Type) bool {
 	if reflect.PointerTo(typ).Implements(reflect.TypeFor[sync.Locker]()) {
 		return true
@@ -243,7 +245,8 @@ func TestNothingThatIsPrintedMarshaledOrLoggedShowsASecret(t *testing.T) {
 	minted, mintedToken, err := s.MintKey(t.Context())
 	must(t, err)
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		_, err := tx.InsertKey(h.user, latchkey.KeySpec{Name: "minted"}, minted) // where its verifier can be looked up
+		// So that its verifier can be looked up.
+		_, err := tx.InsertKey(h.user, latchkey.KeySpec{Name: "minted"}, minted)
 		return err
 	}))
 	who, err := s.Login(t.Context(), h.token)
@@ -311,7 +314,8 @@ func TestATransactionOfTheEngineDoesNotPrintItsContents(t *testing.T) {
 		record, err := etx.Get("keys", key.ID[:])
 		must(t, err)
 		must(t, etx.Put("keys", key.ID[:], []byte("another")))
-		must(t, etx.Put("keys", key.ID[:], record)) // it keeps what was there, to take it back
+		// This keeps the old value, to be able to undo the change.
+		must(t, etx.Put("keys", key.ID[:], record))
 		must(t, etx.Put("data", []byte("a copy"), record))
 		shown("after a Put", etx)
 		return etx.Delete("data", []byte("a copy"))
@@ -332,7 +336,7 @@ func TestVerifiersThatAreReplacedAreNotShown(t *testing.T) {
 	all := secrets{}
 	all.addStored(t, e)
 	wantLogin(t, s, token, key.ID)
-	// The new verifier is computed in the background, and the next write after that stores it.
+	// The new verifier is computed in the background, and stored by the next write after that.
 	for rehashed := uint64(0); rehashed == 0; {
 		all.wantSilent(t, "a store with a verifier to be written", s)
 		var kept *latchkey.Tx
@@ -392,7 +396,7 @@ func TestNoErrorShowsASecret(t *testing.T) {
 		_, err := s.Login(ctx, token)
 		return err
 	}
-	for range 2 { // when the keys are not cached, and when they are
+	for range 2 { // while the keys are not cached, and while they are
 		for token, want := range map[string]error{
 			foreign:                                latchkey.ErrInvalidToken,
 			expiringToken:                          latchkey.ErrKeyExpired,
@@ -417,7 +421,7 @@ func TestNoErrorShowsASecret(t *testing.T) {
 	wantFailure(err, latchkey.ErrCorrupt)
 	e.key = ""
 
-	// Every call with everything wrong about it that can be.
+	// Every call, with everything wrong that can be wrong.
 	nobody := household{user: uuid.New(), key: expiring, spare: expiring, token: foreign}
 	for _, call := range storeCalls {
 		failures = append(failures, call.call(t.Context(), s, nobody), call.call(cancelled, s, h))
