@@ -59,7 +59,7 @@ func TestAnInsecureRandThatRepeatsItselfGivesNoIDTwice(t *testing.T) {
 			anonymous := func(subject string) latchkey.UserSpec {
 				return latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: subject}}
 			}
-			closeStore(t, reopen()) // it draws the domain's secrets
+			closeStore(t, reopen()) // draws the secrets of the domain
 			s := reopen()
 			one, err := s.CreateUser(t.Context(), anonymous("one"))
 			must(t, err)
