@@ -14,7 +14,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// randomRecords makes records with any values that their fields can have.
+// randomRecords makes records with all values that their fields can have.
 type randomRecords struct{ *rand.Rand }
 
 func (r randomRecords) id() (id uuid.UUID) {
@@ -36,7 +36,7 @@ func (r randomRecords) time(unit time.Duration) time.Time {
 	return time.Unix(0, 0).Add(time.Duration(r.Int64()).Truncate(unit)).UTC()
 }
 
-// unknown is some fields that this version does not know, one of each wire type.
+// unknown returns some fields that this version does not know, of random wire types.
 func (r randomRecords) unknown() []byte {
 	if r.IntN(2) == 0 {
 		return nil
@@ -179,8 +179,8 @@ func sealedAs(version byte, table string, key, message []byte) []byte {
 	return append(body, byte(sum>>24), byte(sum>>16), byte(sum>>8), byte(sum))
 }
 
-// FuzzRecord holds that no bytes make decodeUser or decodeKey panic, and that what they accept is the same record after
-// it was written and read once more.
+// FuzzRecord checks that no bytes make decodeUser or decodeKey panic, and that a record that they
+// accept is the same after it was written and read again.
 func FuzzRecord(f *testing.F) {
 	r := randomRecords{rand.New(rand.NewPCG(1, 2))}
 	for range 10 {
@@ -191,13 +191,13 @@ func FuzzRecord(f *testing.F) {
 	}
 	for _, message := range [][]byte{
 		{},
-		{4 << 3, 1},                    // a number where an owner, or an identity, should be
-		{4<<3 | 2, 0},                  // an empty one
-		{5<<3 | 2, 0xff, 1},            // a length past the end
-		{9 << 3, 0},                    // what is zero and yet written
+		{4 << 3, 1},                    // a number instead of an owner or an identity
+		{4<<3 | 2, 0},                  // an empty owner or identity
+		{5<<3 | 2, 0xff, 1},            // a length beyond the end
+		{9 << 3, 0},                    // a zero that is written
 		{3},                            // a group, which records do not have
-		bytes.Repeat([]byte{0xff}, 11), // a number of more than 64 bits
-		binary.AppendUvarint([]byte{3 << 3}, 1<<64-1), // a time that is no time
+		bytes.Repeat([]byte{0xff}, 11), // a number with more than 64 bits
+		binary.AppendUvarint([]byte{3 << 3}, 1<<64-1), // a time out of range
 	} {
 		f.Add(message)
 	}
@@ -227,7 +227,7 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// futureFields are fields of each wire type that this version does not know.
+// futureFields returns fields of each wire type that this version does not know.
 func futureFields() []byte {
 	var m message
 	m.number(100, 1<<63)
@@ -283,7 +283,7 @@ func TestUnknownFieldsSurviveEveryChange(t *testing.T) {
 	}))
 	wantLogin(t, s, token, key.ID)
 
-	// They may say whatever about a person, so a tombstone keeps none of them.
+	// The unknown fields may have personal data, so a tombstone keeps none of them.
 	must(t, s.DeleteUser(t.Context(), user.ID))
 	wantTombstones(t, s, u, k)
 }
@@ -301,7 +301,8 @@ func TestATombstoneKeepsNothingButWhatMergingNeeds(t *testing.T) {
 	wantTombstones(t, s, u, k)
 }
 
-// wantTombstones fails the test unless a user and a key, of which u and k were records, have become tombstones.
+// wantTombstones fails the test unless the user and the key with the records u and k have become
+// tombstones.
 func wantTombstones(t *testing.T, s *Store, u userRecord, k keyRecord) {
 	t.Helper()
 	epoch := time.UnixMilli(0).UTC()
