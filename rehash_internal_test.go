@@ -10,10 +10,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// oldCost is what the keys of the tests below were hashed at before the store was opened with LightCost.
+// oldCost is the cost of keys that were made before the store was opened with LightCost.
 var oldCost = Cost{Memory: 128, Passes: 1, Lanes: 1}
 
-// openWithOldKey opens a store at LightCost that has a server key hashed at oldCost.
+// openWithOldKey opens a store with LightCost. It has a server key that was hashed at oldCost.
 func openWithOldKey(t testing.TB) (*Store, Key, string) {
 	t.Helper()
 	s := open(t, &Options{Cost: oldCost})
@@ -21,7 +21,7 @@ func openWithOldKey(t testing.TB) (*Store, Key, string) {
 	return reopen(t, s, nil), key, token
 }
 
-// loginAndRehash logs in, and waits for the hash that goes on in the background.
+// loginAndRehash logs in, and waits for the hash in the background.
 func loginAndRehash(t testing.TB, s *Store, token string, id uuid.UUID) {
 	t.Helper()
 	wantLogin(t, s, token, id)
@@ -139,7 +139,7 @@ func TestACommitThatFailsLeavesTheNewVerifierForTheNext(t *testing.T) {
 	wantCost(t, s, key.ID, LightCost)
 }
 
-// failingCommits is an engine whose commits fail when their functions have succeeded.
+// failingCommits is an engine whose commits fail after their functions have succeeded.
 type failingCommits struct {
 	Engine
 	err error
@@ -151,7 +151,8 @@ func (e failingCommits) Update(ctx context.Context, fn func(EngineTx) error) err
 
 func TestASecretThatIsNotTheKeysGetsNoVerifier(t *testing.T) {
 	s, key, _ := openWithOldKey(t)
-	wrong := s.tokens.format(key.ID, [secretSize]byte{1}) // only who has the tag secret can make it
+	// Only a holder of the tag secret can make this token.
+	wrong := s.tokens.format(key.ID, [secretSize]byte{1})
 	wantRefused(t, s, wrong, ErrInvalidToken)
 	s.background.Wait()
 	addUser(t, s, "ada")
@@ -164,7 +165,7 @@ func TestAnEarlierHashDoesNotReplaceALaterOne(t *testing.T) {
 	id := uuid.New()
 	early, late := rehash{id: id, old: "one", new: "two"}, rehash{id: id, old: "three"}
 	r.begin(rehash{id: id, old: early.old})
-	r.begin(late) // the verifier has changed
+	r.begin(late) // as after a change of the verifier
 	r.end(early)
 	if all := r.ready(); len(all) != 0 {
 		t.Errorf("%v can be written, want what the later hash will give", all)
@@ -256,7 +257,7 @@ func TestCloseDoesNotWaitForAPermitToHashAnew(t *testing.T) {
 		if n := s.hasher.waiting(); n != 1 {
 			t.Fatalf("%d hashes wait, want 1", n)
 		}
-		closeStore(t, s) // or it deadlocks
+		closeStore(t, s) // this deadlocks if Close waits for the permit
 		giveBack()
 		wantIdle(t, s.hasher)
 	})
@@ -264,8 +265,9 @@ func TestCloseDoesNotWaitForAPermitToHashAnew(t *testing.T) {
 
 func TestADamagedKeyThatWaitsForItsVerifierDoesNotStopOtherWrites(t *testing.T) {
 	for _, tt := range []struct {
-		name   string
-		damage func(t *testing.T, s *Store, id uuid.UUID) []byte // what is found in the place of the record
+		name string
+		// damage damages the record, and returns the damaged bytes.
+		damage func(t *testing.T, s *Store, id uuid.UUID) []byte
 	}{
 		{"of no checksum", func(*testing.T, *Store, uuid.UUID) []byte { return []byte("damage") }},
 		{"of an earlier state", func(t *testing.T, s *Store, id uuid.UUID) []byte {
