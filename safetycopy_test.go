@@ -67,7 +67,7 @@ func wantDamaged(t testing.TB, path string) {
 	}
 }
 
-// keepCopy makes a store with a key, and a safety copy of it.
+// keepCopy makes a store with a key, and a safety copy of the store.
 func keepCopy(t testing.TB, path string) (token string) {
 	t.Helper()
 	s, err := latchkey.Open(path, light())
@@ -269,7 +269,8 @@ func TestADamagedFileThatIsOpenElsewhereIsNotReplaced(t *testing.T) {
 	must(t, err)
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	must(t, err)
-	_, err = f.WriteAt(make([]byte, 2*pageSize), 0) // for which it is refused before anybody asks for the lock
+	// So that the file is refused before its lock is taken.
+	_, err = f.WriteAt(make([]byte, 2*pageSize), 0)
 	must(t, errors.Join(err, f.Close()))
 	before := fileInfo(t, path)
 	_, err = latchkey.Open(path, &latchkey.Options{RecoverFromSafetyCopy: true, LockTimeout: -1})
