@@ -17,7 +17,7 @@ import (
 
 const pageSize = 4096
 
-// damagePage overwrites one page of a copy of file, and returns the copy's path.
+// damagePage overwrites a page in a copy of file, and returns the path of the copy.
 func damagePage(t testing.TB, file []byte, page int) string {
 	t.Helper()
 	damaged := bytes.Clone(file)
@@ -27,7 +27,7 @@ func damagePage(t testing.TB, file []byte, page int) string {
 	return path
 }
 
-// salvage salvages a file and opens what came of it.
+// salvage salvages a file, and opens the new store.
 func salvage(t testing.TB, broken string) (latchkey.SalvageReport, *latchkey.Store) {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "salvaged.db")
@@ -44,7 +44,7 @@ func TestSalvageLosesNoMoreThanAPageHolds(t *testing.T) {
 		users = 100
 	}
 	_, _, tokens := fillStore(t, s, users)
-	for range 10 { // so that there are earlier states of the same pages
+	for range 10 { // so that the file has old versions of pages
 		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 			for i := range salvageData {
 				if err := tx.AppTable("app").Put(fmt.Append(nil, i), []byte("kept")); err != nil {
@@ -56,7 +56,7 @@ func TestSalvageLosesNoMoreThanAPageHolds(t *testing.T) {
 		put(t, s, "sessions", "ada", "good")
 	}
 	for _, compacted := range []bool{false, true} {
-		if compacted { // there is nothing in it but what is in use
+		if compacted { // a compacted file has no page but those in use
 			must(t, s.Compact(t.Context()))
 		}
 		file, err := os.ReadFile(path)
@@ -74,7 +74,7 @@ func TestSalvageLosesNoMoreThanAPageHolds(t *testing.T) {
 	}
 }
 
-// salvageData is so many records of an application that no page has a tenth of them.
+// salvageData is the number of application records. No page has a tenth of them.
 const salvageData = 2000
 
 func wantSalvaged(t *testing.T, path string, users int, tokens []string, what string) {
@@ -139,7 +139,7 @@ func TestSalvageOfASoundStoreKeepsEverything(t *testing.T) {
 	}
 }
 
-// The last commit disabled the key. With its meta page lost, the commit before is all that bbolt would see.
+// The last commit disabled the key. Without its meta page, bbolt would see only the commit before.
 func TestSalvageWithoutAMetaPageBringsNothingRevokedBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
@@ -202,7 +202,7 @@ func TestSalvageLeavesBothFilesAlone(t *testing.T) {
 	}
 }
 
-// fileOfAnEndedSession makes a store whose last commit ended a session.
+// fileOfAnEndedSession returns the file of a store whose last commit ended a session.
 func fileOfAnEndedSession(t *testing.T) (file []byte, last meta) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
@@ -215,7 +215,8 @@ func fileOfAnEndedSession(t *testing.T) (file []byte, last meta) {
 	return file, boltMeta(file)
 }
 
-// wantSessionEnded salvages the file without the last commit's meta page, and fails the test if the session is good again.
+// wantSessionEnded salvages the file without the meta page of the last commit, and fails the test
+// if the session is good again.
 func wantSessionEnded(t *testing.T, file []byte, last meta) {
 	t.Helper()
 	_, salvaged := salvage(t, damagePage(t, file, int(last.tx%2)))
@@ -224,14 +225,14 @@ func wantSessionEnded(t *testing.T, file []byte, last meta) {
 	}
 }
 
-// Where a page beside the lost meta page is unreadable, it can have been the last commit's root.
+// An unreadable page besides the lost meta page may have been the root of the last commit.
 func TestSalvageWithoutAMetaPageAndARootBringsNothingRevokedBack(t *testing.T) {
 	file, last := fileOfAnEndedSession(t)
 	copy(file[last.root*pageSize:], make([]byte, 8)) // the number of the page
 	wantSessionEnded(t, file, last)
 }
 
-// A commit that failed leaves a root, and the one that is made in its place has the same number.
+// A failed commit leaves a root. The next commit has the same number.
 func TestSalvageWithoutAMetaPageAndWithTwoRootsBringsNothingRevokedBack(t *testing.T) {
 	file, last := fileOfAnEndedSession(t)
 	before := boltMeta(spoilt(file, zero, int(last.tx%2)))
@@ -243,7 +244,8 @@ func TestSalvageWithoutAMetaPageAndWithTwoRootsBringsNothingRevokedBack(t *testi
 	wantSessionEnded(t, append(file, failed...), last)
 }
 
-// Pages that lead to each other and claim to have many more would take all memory if they were held together.
+// Pages that lead to each other, and that claim to have many more pages, would fill the memory if
+// they were held at the same time.
 func TestSalvageDoesNotHoldAChainOfPagesInMemory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	closeStore(t, openFile(t, path, light()))
@@ -270,11 +272,11 @@ func TestSalvageDoesNotHoldAChainOfPagesInMemory(t *testing.T) {
 	}
 }
 
-// In a page of users as it was, somebody is back whose identity another user has by now.
+// In the old version of the page, a user is back whose identity another user has now.
 func TestSalvageOfAFileWithAPageOfAnEarlierStateIsSound(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
-	const users = 30 // enough for a page of their own
+	const users = 30 // enough for a page of users alone
 	add := func(tx *latchkey.Tx) error {
 		for i := range users {
 			if _, err := tx.CreateUser(latchkey.UserSpec{Identity: email(fmt.Sprint(i))}); err != nil {
@@ -304,10 +306,11 @@ func TestSalvageOfAFileWithAPageOfAnEarlierStateIsSound(t *testing.T) {
 	for _, page := range pagesOfUsers(after) {
 		for _, old := range pagesOfUsers(before) {
 			damaged := bytes.Clone(after)
-			copy(damaged[page*pageSize+8:(page+1)*pageSize], before[old*pageSize+8:]) // all but the number of the page
+			// All but the number of the page.
+			copy(damaged[page*pageSize+8:(page+1)*pageSize], before[old*pageSize+8:])
 			broken := filepath.Join(t.TempDir(), "broken.db")
 			must(t, os.WriteFile(broken, damaged, 0o600))
-			_, salvaged := salvage(t, broken) // which is checked when the test ends
+			_, salvaged := salvage(t, broken) // openFile checks the store when the test ends
 			for i := range users {
 				user, err := salvaged.UserByIdentity(t.Context(), email(fmt.Sprint(i)))
 				if err != nil && !errors.Is(err, latchkey.ErrUserNotFound) {
@@ -322,7 +325,7 @@ func TestSalvageOfAFileWithAPageOfAnEarlierStateIsSound(t *testing.T) {
 	}
 }
 
-// pagesOfUsers finds the leaf pages whose keys are as long as an ID.
+// pagesOfUsers returns the leaf pages whose keys are as long as an ID.
 func pagesOfUsers(file []byte) (pages []int) {
 	for page := 2; page < len(file)/pageSize; page++ {
 		p := file[page*pageSize:]
