@@ -12,7 +12,8 @@ import (
 func TestASecretThatIsNotTheKeysCountsAsUnknown(t *testing.T) {
 	s := open(t, nil)
 	key, _ := addServerKey(t, s, "laptop")
-	other := s.tokens.format(key.ID, [secretSize]byte{1}) // only a holder of the tag secret can make it
+	// Only a holder of the tag secret can make this token.
+	other := s.tokens.format(key.ID, [secretSize]byte{1})
 	wantRefused(t, s, other, ErrInvalidToken)
 	if st := stats(t, s); st.Misses != 1 || st.Hashes != 2 || st.Unknown != 1 {
 		t.Errorf("got %+v, want 1 miss, 2 hashes and 1 unknown", st)
