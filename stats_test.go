@@ -9,8 +9,8 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// wantMoved does something, and fails the test unless the statistics move as want says. CacheSize and HashPeak, which
-// go up and down, are not looked at; nor is HashWait, in which the scheduler has a say.
+// wantMoved calls do, and fails the test unless the statistics change by want. It ignores CacheSize
+// and HashPeak, which go up and down, and HashWait, which depends on the scheduler.
 func wantMoved(t testing.TB, s *latchkey.Store, what string, want latchkey.Stats, do func() error) {
 	t.Helper()
 	before := stats(t, s)
@@ -84,7 +84,7 @@ func TestEachStatisticMovesAsItsCommentSays(t *testing.T) {
 	wantMoved(t, s, "a deleted key", latchkey.Stats{Misses: 1, Unknown: 1}, login(token, latchkey.ErrInvalidToken))
 }
 
-// wanted is nil if err is want, and err or something that says so otherwise.
+// wanted returns nil if err is want, and otherwise an error.
 func wanted(err, want error) error {
 	switch {
 	case errors.Is(err, want):
