@@ -25,7 +25,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// household is a store's content on which every call can do its work: a user with two keys.
+// household is the content of a store on which every call can succeed: a user with two keys.
 type household struct {
 	user       uuid.UUID
 	key, spare latchkey.Key // of the user; spare is disabled
@@ -50,7 +50,7 @@ func mint(t testing.TB, s *latchkey.Store) latchkey.MintedKey {
 	return minted
 }
 
-// storeCall is a call of one method of Store that succeeds on a household.
+// storeCall calls a method of Store, which succeeds on a household.
 type storeCall struct {
 	writes bool
 	call   func(ctx context.Context, s *latchkey.Store, h household) error
@@ -161,7 +161,8 @@ var storeCalls = map[string]storeCall{
 	}},
 }
 
-// txCall is a call of one method of Tx that succeeds on a household, and changes something if it writes.
+// txCall calls a method of Tx, which succeeds on a household, and which changes something if it
+// writes.
 type txCall struct {
 	writes bool
 	call   func(tx *latchkey.Tx, h household) error
@@ -208,7 +209,7 @@ var txCalls = map[string]txCall{
 }
 
 func TestTheTablesOfCallsHaveEveryMethod(t *testing.T) {
-	others := []string{"Close", "DomainID", "Format", "ReplicaID"} // Format is called by fmt
+	others := []string{"Close", "DomainID", "Format", "ReplicaID"} // fmt calls Format
 	for i := range reflect.TypeFor[*latchkey.Store]().NumMethod() {
 		name := reflect.TypeFor[*latchkey.Store]().Method(i).Name
 		if _, ok := storeCalls[name]; !ok && !slices.Contains(others, name) {
@@ -235,7 +236,7 @@ func TestEveryCallSucceedsOnAnOpenStore(t *testing.T) {
 func TestEveryCallAfterCloseIsErrClosed(t *testing.T) {
 	s := open(t)
 	h := addHousehold(t, s)
-	wantLogin(t, s, h.token, h.key.ID) // so that it is cached
+	wantLogin(t, s, h.token, h.key.ID) // puts the key into the cache
 	closeStore(t, s)
 	for name, c := range storeCalls {
 		t.Run(name, func(t *testing.T) { wantError(t, c.call(t.Context(), s, h), latchkey.ErrClosed) })
@@ -298,12 +299,12 @@ func TestAViewRefusesChanges(t *testing.T) {
 	for name, c := range txCalls {
 		t.Run(name, func(t *testing.T) {
 			var want error
-			if c.writes && name != "EnableUser" { // who is enabled already
+			if c.writes && name != "EnableUser" { // the user is enabled already
 				want = latchkey.ErrReadOnly
 			}
 			wantNoChange(t, s, func() {
 				wantError(t, s.View(t.Context(), func(tx *latchkey.Tx) error { return c.call(tx, h) }), want)
-				// Nor is anything left over when the function hides the refusal.
+				// Nothing is left over either if the function hides the refusal.
 				must(t, s.View(t.Context(), func(tx *latchkey.Tx) error { _ = c.call(tx, h); return nil }))
 			})
 		})
@@ -373,7 +374,7 @@ func TestAnUpdateHappensWholeOrNotAtAll(t *testing.T) {
 	wantError(t, err, latchkey.ErrUserNotFound)
 
 	must(t, s.Update(t.Context(), steps))
-	for range 2 { // as it stands, and after reopening
+	for range 2 { // before and after reopening
 		_, err := s.Login(t.Context(), token)
 		must(t, err)
 		wantRefused(t, s, h.token, latchkey.ErrKeyDisabled)
@@ -392,7 +393,7 @@ func TestAnUpdateHappensWholeOrNotAtAll(t *testing.T) {
 // failingEngine is an engine whose transactions fail at one of their writes.
 type failingEngine struct {
 	latchkey.Engine
-	failAt int // counted from 1 in each transaction; 0 for never
+	failAt int // the number of the write in its transaction, from 1; 0 means never
 }
 
 var errNoRoom = errors.New("no room")
@@ -427,7 +428,7 @@ func (tx *failingTx) Delete(table string, key []byte) error {
 func TestACallWhoseTransactionFailsAtAnyWriteChangesNothing(t *testing.T) {
 	for name, c := range storeCalls {
 		if !c.writes || slices.Contains([]string{"Update", "EnableUser", "Repair", "Compact"}, name) {
-			continue // it writes nothing, or not in a transaction
+			continue // the call writes nothing, or not in a transaction
 		}
 		t.Run(name, func(t *testing.T) {
 			e := &failingEngine{Engine: openBolt(t)}
@@ -459,7 +460,7 @@ func TestACallWhoseTransactionFailsAtAnyWriteChangesNothing(t *testing.T) {
 func TestAnOperationThatFailsHalfWayFailsItsTransaction(t *testing.T) {
 	for name, c := range txCalls {
 		if !c.writes || name == "EnableUser" || name == "AppTable" {
-			continue // it writes nothing, or once
+			continue // the call writes nothing, or only once
 		}
 		t.Run(name, func(t *testing.T) {
 			e := &failingEngine{Engine: openBolt(t)}
@@ -516,7 +517,7 @@ func TestARefusedOperationLeavesItsTransactionAsItWas(t *testing.T) {
 	}
 }
 
-// losingEngine is an engine that loses what it should commit.
+// losingEngine is an engine that can fail to commit.
 type losingEngine struct {
 	latchkey.Engine
 	loses bool
@@ -808,7 +809,8 @@ func TestAStoreKeepsThePrefixThatItWasMadeWith(t *testing.T) {
 	}
 }
 
-// seal makes a record of a message, by the description of the format and not by the package.
+// seal makes a record from a message. It follows the description of the format, and does not use
+// the package.
 func seal(version byte, table, key string, message ...byte) []byte {
 	record := append([]byte{version}, message...)
 	sum := crc32.Checksum(slices.Concat([]byte(table), []byte(key), record), crc32.MakeTable(crc32.Castagnoli))
@@ -830,7 +832,7 @@ func TestAFileOfALaterFormatIsErrNewerFormatAndStaysAsItIs(t *testing.T) {
 			closeStore(t, s)
 			e, err := latchkey.OpenBoltEngine(path, nil)
 			must(t, err)
-			// In a later format, nothing but the format is where this version would look for it.
+			// A later format has only the record of its format where this version looks for it.
 			must(t, e.Update(t.Context(), func(etx latchkey.EngineTx) error {
 				return errors.Join(
 					etx.Put("meta", []byte("format"), format),
@@ -856,7 +858,7 @@ func TestAFileOfALaterFormatIsErrNewerFormatAndStaysAsItIs(t *testing.T) {
 	}
 }
 
-// damagedEngine is an engine that answers for one key of the table meta with something else.
+// damagedEngine is an engine that returns something else for one key of the table meta.
 type damagedEngine struct {
 	latchkey.Engine
 	key    string
@@ -907,7 +909,7 @@ func TestAStoreWithoutASoundDomainIsErrCorrupt(t *testing.T) {
 		wantCorrupt("an ID of 3 bytes", func([]byte) []byte { return seal(1, "meta", e.key, 0x0a, 3, 1, 2, 3) })
 	}
 
-	// The counts are not needed to log in, and nothing can be written without them.
+	// A login does not need the counts, and a write cannot do without them.
 	e.key, e.damage = "state", func([]byte) []byte { return nil }
 	s, err := latchkey.OpenWith(e, light())
 	must(t, err)
@@ -934,7 +936,8 @@ func TestAnEmptyEngineBecomesAStore(t *testing.T) {
 	wantError(t, err, latchkey.ErrReadOnly)
 }
 
-// racingEngine is an engine on which somebody else begins a store between our look and our own beginning.
+// racingEngine is an engine in which another program begins a store after Open has found the engine
+// empty.
 type racingEngine struct {
 	latchkey.Engine
 	race func()
@@ -1004,7 +1007,7 @@ func TestAStoreThatCannotBeMadeSaysWhere(t *testing.T) {
 	for _, tt := range []struct {
 		name, path string
 		readOnly   bool
-		want       error // nil for any
+		want       error // nil means any error
 	}{
 		{"a missing directory", filepath.Join(dir, "missing", "keys.db"), false, fs.ErrNotExist},
 		{"a file for a directory", filepath.Join(file, "keys.db"), false, nil},
@@ -1041,7 +1044,7 @@ func TestADirectoryWithoutWritePermissionIsErrPermission(t *testing.T) {
 	case runtime.GOOS == "windows":
 		t.Skip("on Windows a directory's mode does not keep files out")
 	case os.Getuid() == 0:
-		dir = "/sys" // which keeps out even root
+		dir = "/sys" // not even root can write here
 		if _, err := os.Stat(dir); err != nil {
 			t.Skip("root may write to every directory but /sys, and there is none here")
 		}
