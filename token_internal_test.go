@@ -129,7 +129,7 @@ func TestAWordOfMoreThan8BytesIsRefused(t *testing.T) {
 	if word, ok := parseWord(greatest); !ok || word != math.MaxUint64 {
 		t.Fatalf("%s is read as %d, %t", greatest, word, ok)
 	}
-	// One more in each digit, so that the sum overflows in every place.
+	// The next digit in each place, so that the sum overflows in every place.
 	for i := range greatest {
 		digit := strings.IndexByte(base62Digits, greatest[i])
 		larger := greatest[:i] + base62Digits[digit+1:digit+2] + strings.Repeat("0", wordDigits-1-i)
@@ -159,7 +159,8 @@ func TestEveryByteOfATokenIsADigit(t *testing.T) {
 	f := vectorFormat("lk", make([]byte, 16))
 	tag := len(f.prefix) + bodyDigits
 	token := f.format(uuid.UUID{}, [secretSize]byte{})
-	if token[tag] >= 'L' { // then the tag may be too large with another digit in any place, and not only in its first
+	// Then another digit in any place, and not only in the first, may make the tag too large.
+	if token[tag] >= 'L' {
 		t.Fatalf("the tag of %s begins with too large a digit for this test", token)
 	}
 	for i := len(f.prefix); i < len(token); i++ {
@@ -177,7 +178,8 @@ func TestEveryByteOfATokenIsADigit(t *testing.T) {
 func TestATokenWithATagAndAWordTooLargeIsRefused(t *testing.T) {
 	s := open(t, nil)
 	for i := range bodyDigits / wordDigits {
-		digits := strings.Repeat("0", i*wordDigits) + "LygHa16AHYG" + strings.Repeat("0", bodyDigits-(i+1)*wordDigits) // 2^64
+		// The digits of 2^64 are LygHa16AHYG.
+		digits := strings.Repeat("0", i*wordDigits) + "LygHa16AHYG" + strings.Repeat("0", bodyDigits-(i+1)*wordDigits)
 		token := s.tokens.prefix + string(appendWord([]byte(digits), s.tokens.tags[0].tag(digits)))
 		var p parsedToken
 		if !s.tokens.parse(token, &p) || !s.tokens.genuine(&p) {
@@ -194,7 +196,7 @@ func TestTokensSortAsTheirKeyIDsDo(t *testing.T) {
 	f := vectorFormat("lk", make([]byte, 16))
 	for range 1000 {
 		a, b := uuid.New(), uuid.New()
-		copy(b[:], a[:rand.IntN(16)]) // a difference in the first byte would say little
+		copy(b[:], a[:rand.IntN(16)]) // so that they do not always differ in the first byte
 		before := f.format(a, [secretSize]byte{0xff}) < f.format(b, [secretSize]byte{})
 		if a != b && before != (bytes.Compare(a[:], b[:]) < 0) {
 			t.Fatalf("the tokens of %s and %s sort the other way", a, b)
@@ -249,13 +251,15 @@ func FuzzParseToken(f *testing.F) {
 	format := vectorFormat("lk", vectors.Genuine[0].TagSecret)
 	f.Fuzz(func(t *testing.T, token string) {
 		fuzzToken(t, format, token)
-		// Most of what is tried has another length. So it is tried as the digits of a token, too.
+		// Most inputs do not have the length of a token. So the test tries them as the digits of a
+		// token, too.
 		digits := token + strings.Repeat("0", tokenDigits)
 		fuzzToken(t, format, format.prefix+digits[:tokenDigits])
 	})
 }
 
-// fuzzToken fails the test if a token passes for genuine and is not the one that is made of its key ID and secret.
+// fuzzToken fails the test if a token passes for genuine, but is not the token of its own key ID
+// and secret.
 func fuzzToken(t *testing.T, format *tokenFormat, token string) {
 	var p parsedToken
 	if !format.parse(token, &p) {
