@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// readCounter is a transaction that counts what is read of one table.
+// readCounter is a transaction that counts the reads of one table.
 type readCounter struct {
 	EngineTx
 	table string
@@ -34,7 +34,7 @@ func TestAUserMadeAgainHasTheIDOfTheNumberOfDeletions(t *testing.T) {
 			if want := s.domain.userID(ada, deletions); user.ID != want {
 				t.Fatalf("after %d deletions: got user %s, want %s", deletions, user.ID, want)
 			}
-			if counter.reads > 20 { // 2 × log₂ 600, and one
+			if counter.reads > 20 { // 2 × log₂ 600, and one more
 				t.Fatalf("after %d deletions: %d users were read", deletions, counter.reads)
 			}
 			if _, err := tx.CreateUser(UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
@@ -51,7 +51,7 @@ func TestALostTombstoneGivesAwayNeitherAnIdentityNorTheIDOfALiveUser(t *testing.
 	ada := Identity{ProviderLocalUserpass, "ada"}
 	for lost := range uint64(12) {
 		s := open(t, nil)
-		ids := map[uuid.UUID]bool{} // that have a record
+		ids := map[uuid.UUID]bool{} // IDs that have a record
 		must(t, s.Update(t.Context(), func(tx *Tx) error {
 			for range 12 {
 				user, err := tx.CreateUser(UserSpec{ada})
