@@ -97,7 +97,7 @@ func TestASubjectIs1To256BytesOfTextWithoutControlCharacters(t *testing.T) {
 	for _, tt := range badTexts {
 		t.Run(tt.name, func(t *testing.T) { wantInvalidIdentity(t, s, email(tt.text)) })
 	}
-	// Only an anonymous user's first identity can leave its subject empty.
+	// Only the first identity of an anonymous user may have an empty subject.
 	_, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: "\n"}})
 	wantError(t, err, latchkey.ErrInvalidIdentity)
 }
@@ -310,7 +310,8 @@ func TestTheSameIdentityGivesTheSameIDOnlyInTheSameDomain(t *testing.T) {
 		t.Errorf("stores of two domains both made bob %s", x)
 	}
 
-	// So does who was deleted in between, as long as it happened as often in both.
+	// The same is true of a user that was deleted in between, if both stores have deleted it the
+	// same number of times.
 	for _, s := range []*latchkey.Store{a, b} {
 		user, err := s.UserByIdentity(t.Context(), email("ada"))
 		must(t, err)
@@ -402,7 +403,7 @@ func TestDeletingAUserDeletesTheKeysInTheSameCommit(t *testing.T) {
 	}
 	must(t, s.DisableKey(t.Context(), ada, keys[2].ID))
 	bobs, bobsToken := addKey(t, s, bob, "laptop")
-	wantLogin(t, s, tokens[0], keys[0].ID) // so that it is cached
+	wantLogin(t, s, tokens[0], keys[0].ID) // puts the key into the cache
 
 	before, err := s.Stats(t.Context())
 	must(t, err)
@@ -416,7 +417,7 @@ func TestDeletingAUserDeletesTheKeysInTheSameCommit(t *testing.T) {
 		t.Errorf("%d users and %d keys are left, want 1 and 1", after.Users, after.Keys)
 	}
 
-	for range 2 { // as it stands, and after reopening
+	for range 2 { // before and after reopening
 		_, err := s.User(t.Context(), ada)
 		wantError(t, err, latchkey.ErrUserNotFound)
 		_, err = s.Keys(t.Context(), ada)
@@ -435,7 +436,7 @@ func TestDeletingAUserDeletesTheKeysInTheSameCommit(t *testing.T) {
 		s = openFile(t, path, light())
 	}
 
-	// The identities are free, for two different users.
+	// The identities are free, and can go to two different users.
 	_, err = s.LinkIdentity(t.Context(), bob, google)
 	must(t, err)
 	addKey(t, s, addUser(t, s, "ada"), "laptop")
@@ -466,10 +467,10 @@ func TestTheRecordsOfADeletedUserHaveNothingPersonal(t *testing.T) {
 	}
 }
 
-// tables are the names of a store's tables.
+// tables are the names of the tables of a store.
 var tables = []string{"meta", "users", "identities", "keys", "names", "changes"}
 
-// engineHolds reports whether text is in a key or value of a table.
+// engineHolds reports whether a key or value of a table has text in it.
 func engineHolds(t *testing.T, e latchkey.Engine, text string) (found bool) {
 	t.Helper()
 	must(t, e.View(t.Context(), func(etx latchkey.EngineTx) error {
@@ -522,7 +523,7 @@ func TestUsersAreListedInTheOrderOfTheirIDsFromAnyCursor(t *testing.T) {
 	if got := listUsers(t, s, uuid.Nil); len(got) != 0 {
 		t.Errorf("an empty store lists %d users", len(got))
 	}
-	ids := addUsers(t, s, 600) // several pages
+	ids := addUsers(t, s, 600) // more than one page
 	if got := listUsers(t, s, uuid.Nil); !slices.Equal(got, ids) {
 		t.Errorf("listed %d users, want all %d in order", len(got), len(ids))
 	}
@@ -533,7 +534,7 @@ func TestUsersAreListedInTheOrderOfTheirIDsFromAnyCursor(t *testing.T) {
 	}
 	i := slices.IndexFunc(ids, func(id uuid.UUID) bool { return id[15] > 0 })
 	between := ids[i]
-	between[15]-- // an ID that is nobody's
+	between[15]-- // no user has this ID
 	if got := listUsers(t, s, between); !slices.Equal(got, ids[i:]) {
 		t.Errorf("after an ID that is nobody's: listed %d users, want %d", len(got), len(ids)-i)
 	}
@@ -541,7 +542,8 @@ func TestUsersAreListedInTheOrderOfTheirIDsFromAnyCursor(t *testing.T) {
 		t.Errorf("after the last ID there is: listed %d users", len(got))
 	}
 
-	// A disabled user is listed, a deleted one is not, and the 512 that are left end with a page.
+	// A disabled user is listed, and a deleted one is not. The 512 users that are left end with a
+	// full page.
 	must(t, s.DisableUser(t.Context(), ids[599]))
 	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 		for _, id := range ids[100:188] {
