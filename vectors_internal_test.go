@@ -14,10 +14,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// hexBytes are bytes that a test vector has in hexadecimal.
+// hexBytes are bytes that are in hexadecimal in a test vector.
 type hexBytes []byte
 
-// readVectors reads a file of testdata/vectors, whose README says what is in it.
+// readVectors reads a file of testdata/vectors. The README there describes the files.
 func readVectors(t testing.TB, name string, vectors any) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("testdata", "vectors", name))
@@ -107,7 +107,7 @@ func (v keyVector) record(id uuid.UUID) keyRecord {
 	return k
 }
 
-// orNil is b, or nil if it is empty, as a decoded record has it.
+// orNil returns b, or nil if b is empty, as a decoded record has it.
 func orNil(b []byte) []byte {
 	if len(b) == 0 {
 		return nil
@@ -212,7 +212,7 @@ func TestIndexEntriesAreAsTheVectorsSay(t *testing.T) {
 	}
 }
 
-// metaTx is a transaction that has nothing but the table meta.
+// metaTx is a transaction that has only the table meta.
 type metaTx struct {
 	EngineTx
 	records map[string][]byte
