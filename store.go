@@ -53,8 +53,8 @@ type Store struct {
 // file is damaged or is no store; [ErrFileGone] if there is no file, but a safety copy of one;
 // [ErrReadOnly] if [Options].ReadOnly is set and the making of the store was interrupted;
 // [ErrInvalidOptions]; or the operating system's error, such as [fs.ErrNotExist] if the directory
-// is missing. None of these changes the file. [ErrCommitUnknown] means that a new store may not
-// have reached the disk.
+// is missing. None of these changes the store in the file, although on Windows the file can become
+// longer, up to its map. [ErrCommitUnknown] means that a new store may not have reached the disk.
 func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
@@ -71,9 +71,14 @@ func openFile(path string, opts *Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := newStore(e, opts)
+	var s *Store
+	defer func() {
+		if s == nil { // also when Options.InsecureRand or Options.Now panics
+			_ = e.Close()
+		}
+	}()
+	s, err = newStore(e, opts)
 	if err != nil {
-		_ = e.Close()
 		return nil, wrapf(wayOut(path, err), "open %s", path)
 	}
 	if every := opts.safetyCopyEvery(); every > 0 {

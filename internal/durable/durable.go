@@ -58,7 +58,10 @@ func Replace(path string, write func(tmp *os.File) error) error {
 
 // fill has write fill tmp, syncs and closes it, and has name give it the name path.
 func fill(tmp *os.File, path string, write func(tmp *os.File) error, name func(tmp, path string) error) error {
-	defer func() { _ = Remove(tmp.Name()) }()
+	defer func() {
+		_ = tmp.Close() // if write panics
+		_ = Remove(tmp.Name())
+	}()
 	err := write(tmp)
 	if err == nil {
 		err = tmp.Sync()

@@ -81,6 +81,17 @@ func TestReplacePutsAWholeFileInThePlaceOfAnotherAndKeepsItsMode(t *testing.T) {
 	}
 }
 
+func TestAWriteThatPanicsLeavesNoFile(t *testing.T) {
+	for _, call := range []func(path string, write func(tmp *os.File) error) error{Create, Replace} {
+		dir := t.TempDir()
+		func() {
+			defer func() { _ = recover() }()
+			_ = call(filepath.Join(dir, "keys.db"), func(*os.File) error { panic("a reader of the caller's") })
+		}()
+		wantFile(t, dir, "")
+	}
+}
+
 func TestALockHasOneHolder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	must(t, Create(path, writing("a", nil)))
