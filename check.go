@@ -15,9 +15,9 @@ import (
 // Check reads everything in the store, and yields everything that is wrong: damaged pages of the
 // file, records that do not match their checksum, indexes that disagree with records, and broken
 // rules. Each finding is an error that wraps [ErrCorrupt], or [ErrNewerFormat] for a record of a
-// later version. If there is no finding, the store is sound. Check goes on behind a page that
-// cannot be read, and does not compare anything with that page. It runs in one read transaction, so
-// a bbolt file cannot outgrow its map meanwhile (see [Store.View]). Logins go on.
+// later version. If there is no finding, the store is sound. If a page cannot be read,
+// Check goes on after it, and compares nothing with the page. Check reads in long transactions, so a
+// bbolt file cannot outgrow its map meanwhile (see [Store.View]). Logins go on.
 //
 // If Check cannot go on to the end, the last element is [ErrClosed] or ctx's error.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
@@ -225,8 +225,8 @@ func (c *checker) failed(err error) {
 	}
 }
 
-// behind returns the first key from which a table can be read again, after the entry behind from
-// could not be read. It returns nil if there is no such key, or if the engine cannot tell.
+// behind returns the first key from which a table can be read again, when the entry that follows
+// from cannot be read. It returns nil if there is no such key, or if the engine cannot tell.
 func (c *checker) behind(table string, from []byte) (next []byte) {
 	if tx, ok := c.tx.etx.(DamageSkipper); ok {
 		return tx.NextReadable(table, from)
@@ -458,8 +458,8 @@ func (c *checker) inspectSequence(kind recordKind, id uuid.UUID, sequence uint64
 	}
 }
 
-// get returns the value of an entry, and reports whether the entry could be read. There is no
-// finding if not, because each yields one for all entries in the same place.
+// get returns the value of an entry, and reports whether the entry could be read. It yields no
+// finding if the entry could not be read, because each yields one for all entries in that place.
 func (c *checker) get(table string, key []byte) (value []byte, ok bool) {
 	value, err := c.tx.etx.Get(table, key)
 	if err != nil && !errors.Is(err, ErrCorrupt) {
