@@ -33,7 +33,8 @@
 //
 //   - [Store.CreateKey], [Store.CreateServerKey] and [Store.CreateKeys] are two: they check the
 //     request in the first, then hash, and insert the keys in the second.
-//   - [Store.Login] is none if the cache knows the key, and up to three reads if not.
+//   - [Store.Login] is none if the cache knows the key. Otherwise it is up to three reads, or more
+//     if the key changes meanwhile.
 //   - [Store.Users] is one for every 256 users.
 //   - [Store.MintKey], [Store.MintKeys], [Store.HashPassword] and [Store.CheckPassword] are none.
 //
