@@ -144,8 +144,8 @@ func (h *hasher) collect() {
 	h.admitLocked()
 }
 
-// close ends the giving of permits: callers that wait for a permit, or ask for one later, get
-// ErrClosed. It waits until no goroutine of the hasher is left.
+// close ends the hasher: callers that wait for a permit, or ask for one later, get ErrClosed. It
+// waits until no goroutine of the hasher is left.
 func (h *hasher) close() {
 	h.mu.Lock()
 	h.closeLocked()
