@@ -593,7 +593,7 @@ func (s *Store) EnableKey(ctx context.Context, owner, id uuid.UUID) error {
 func (tx *Tx) EnableKey(owner, id uuid.UUID) error { return tx.setKeyDisabled(owner, id, false) }
 
 // DisableKey stops a key of owner from logging in, until it is enabled. Disabling a disabled key
-// only counts: see [Key].Disablings. When DisableKey returns nil, the change is on disk, and no
+// only adds one to [Key].Disablings. When DisableKey returns nil, the change is on disk, and no
 // login with the key that begins afterwards succeeds.
 //
 // It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it, or an error
