@@ -71,8 +71,8 @@ type Options struct {
 
 	// InsecureRand replaces the source of the secrets of tokens and domains, and of the random
 	// parts of IDs, for tests that want the same ones in every run. Never set it in production,
-	// because a person that knows its output can make every token. The store reads it from one
-	// goroutine at a time. It must not fail, because the program ends if it does. The default is
+	// because its output is enough to make every token. The store reads it from one goroutine at a
+	// time. It must not fail, because the program ends if it does. The default is
 	// [crypto/rand.Reader]. Salts always come from there.
 	InsecureRand io.Reader
 
