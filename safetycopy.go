@@ -213,7 +213,8 @@ func keepDamaged(path string, damaged *os.File) error {
 		return err
 	}
 	if was, err := os.Stat(kept); err == nil && os.SameFile(was, info) {
-		return durable.SyncDir(filepath.Dir(path)) // an earlier recovery ended before it replaced the file
+		// An earlier recovery ended before it replaced the file.
+		return durable.SyncDir(filepath.Dir(path))
 	}
 	if err := durable.Remove(kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
