@@ -220,8 +220,8 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		return ErrReadOnly
 	}
 	var done effects
-	// Also after an error, because a commit whose last sync failed can be visible all the same, and
-	// a stale entry would let a revoked key log in.
+	// Release after an error too. A commit whose last sync failed can be visible all the same, and
+	// a stale entry would then let a revoked key log in.
 	defer func() { s.cache.release(done.stale) }()
 
 	err := s.engine.Update(ctx, func(etx EngineTx) error {
