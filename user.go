@@ -379,7 +379,7 @@ func (s *Store) EnableUser(ctx context.Context, id uuid.UUID) error {
 func (tx *Tx) EnableUser(id uuid.UUID) error { return tx.setUserDisabled(id, false) }
 
 // DisableUser stops all keys of a user from logging in, until the user is enabled. Disabling a
-// disabled user only counts: see [User].Disablings. When DisableUser returns nil, the change is on
+// disabled user only adds one to [User].Disablings. When DisableUser returns nil, the change is on
 // disk, and no login with a key of the user that begins afterwards succeeds.
 //
 // It returns [ErrUserNotFound], or an error of [Store.Update].
