@@ -310,6 +310,9 @@ func (s *Store) ReplicaID() uuid.UUID { return s.domain.replica }
 // Format keeps the secrets of the domain out of anything that prints a Store.
 func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Store") }
 
+// Now returns the store's time, in UTC and to the millisecond. The store judges expiry dates by it.
+func (s *Store) Now() time.Time { return s.now() }
+
 // now returns the time of the clock, cut to the range and the precision that a record can hold.
 func (s *Store) now() time.Time {
 	now := s.clock().UTC().Truncate(time.Millisecond)

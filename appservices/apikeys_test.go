@@ -245,17 +245,6 @@ func TestAllowKeySessionsLetsKeySessionsManageKeys(t *testing.T) {
 	d.forbidden(d.loginKey(serverKey).refresh)
 }
 
-func TestASessionOutlivesTheKeyThatOpenedIt(t *testing.T) {
-	d := newDouble(t, nil)
-	u := d.signUp("ada@example.com")
-	id, key := d.createKey(u.refresh, "laptop")
-	k := d.loginKey(key)
-	d.keys("PUT", "/"+id+"/disable", u.refresh, nil).noContent()
-	d.send("POST", prefix+"/auth/session", k.refresh, nil).want(http.StatusCreated)
-	d.keys("DELETE", "/"+id, u.refresh, nil).noContent()
-	d.send("POST", prefix+"/auth/session", k.refresh, nil).want(http.StatusCreated)
-}
-
 func TestKeysDoNotExpire(t *testing.T) {
 	d := newDouble(t, nil)
 	_, key := d.createKey(d.signUp("ada@example.com").refresh, "laptop")

@@ -196,7 +196,7 @@ func TestEasyToGetWrong10SuccessWithoutContentHasNoContentType(t *testing.T) {
 	d.keys("PUT", "/"+id+"/disable", u.refresh, nil).noContent()
 	d.keys("PUT", "/"+id+"/enable", u.refresh, nil).noContent()
 	d.keys("DELETE", "/"+id, u.refresh, nil).noContent()
-	d.send("DELETE", prefix+"/auth/session", u.refresh, nil).noContent()
+	d.send("DELETE", prefix+"/auth/session", d.loginEmail("ada@example.com").refresh, nil).noContent()
 	d.send("DELETE", prefix+"/auth/delete", u.access, nil).noContent()
 	d.send("OPTIONS", "/anything", "", nil).noContent()
 }

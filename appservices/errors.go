@@ -170,6 +170,7 @@ var (
 	errSessionEnded     = invalidSession(noRefreshToken)
 	errUserGone         = invalidSession("invalid session: error finding user for endpoint")
 	errServerUser       = &refusal{status: http.StatusForbidden, text: "a server key's user cannot be deleted", bare: true}
+	errKeySession       = &refusal{status: http.StatusForbidden, text: "a session that was opened with an API key can neither link an identity nor delete the user", bare: true}
 	errMayNotManageKeys = &refusal{status: http.StatusForbidden, text: "this session may not manage API keys", bare: true}
 )
 

@@ -367,8 +367,10 @@ func (c *call) enterByKey(cr *credential) (*principal, identityClaim, error) {
 	if err != nil {
 		return nil, identityClaim{}, err
 	}
+	p.key = &key
 	if !used {
-		if err := c.app.markUsed(c.ctx(), &p.user, key.ID); err != nil {
+		err := c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error { return markUsed(tx, &p.user, key.ID) })
+		if err != nil {
 			// The key is good all the same, and a login must work even if nothing can be written.
 			c.h.log.WarnContext(c.ctx(), "the first use of a key was not noted", "error", err, "request_id", c.requestID)
 		}
@@ -379,7 +381,7 @@ func (c *call) enterByKey(cr *credential) (*principal, identityClaim, error) {
 // link adds the identity of the request's credentials to the user of the access token. The session
 // goes on.
 func (c *call) link() (reply, error) {
-	s, p, err := c.authenticate(accessToken)
+	s, p, err := c.authenticateToChange()
 	if err != nil {
 		return reply{}, err
 	}
@@ -388,7 +390,7 @@ func (c *call) link() (reply, error) {
 	}
 	d, cr, err := c.prove()
 	if err == nil {
-		err = c.linkTo(p, cr)
+		err = c.linkTo(s, p, cr)
 	}
 	if err != nil && !d.device().isCore() {
 		err = linkFailure(err)
@@ -399,14 +401,19 @@ func (c *call) link() (reply, error) {
 	return c.loggedIn(p, s, c.h.now())
 }
 
-func (c *call) linkTo(p *principal, cr *credential) error {
-	switch {
-	case p.server != nil, cr.isKey() && cr.key.UserID != p.user.ID:
+// linkTo adds the identity of a credential to the owner of a session. It checks the session again in
+// its transaction, because checking the credential may have taken long.
+func (c *call) linkTo(s *session, p *principal, cr *credential) error {
+	if p.server != nil || cr.isKey() && cr.key.UserID != p.user.ID {
 		return errLinkRequest
-	case cr.isKey():
-		return c.app.markUsed(c.ctx(), &p.user, cr.key.KeyID)
 	}
 	return c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
+		if _, err := c.holderIn(tx, s, accessToken, true); err != nil {
+			return err
+		}
+		if cr.isKey() {
+			return markUsed(tx, &p.user, cr.key.KeyID)
+		}
 		if err := cr.stillGood(tx); err != nil {
 			return err
 		}

@@ -73,10 +73,11 @@ type modelUser struct {
 // A modelSession is the result of a login.
 type modelSession struct {
 	tokens
-	user  *modelUser
-	byKey bool
-	out   bool // logged out
-	void  bool // the user was disabled
+	user    *modelUser
+	key     *modelKey // the key that opened the session, or nil
+	out     bool      // logged out
+	void    bool      // the user was disabled
+	revoked bool      // the key was disabled or deleted
 }
 
 type modelKey struct {
@@ -101,7 +102,7 @@ func modelEmail(n int) string { return fmt.Sprintf("user-%d@example.com", n) }
 
 func (m *serviceModel) step(t *testing.T, op byte, a, b int) {
 	email := a % len(m.accounts)
-	switch op %= 17; op {
+	switch op %= 18; op {
 	case 0:
 		m.registers(email)
 	case 1:
@@ -109,7 +110,7 @@ func (m *serviceModel) step(t *testing.T, op byte, a, b int) {
 	case 2:
 		u := &modelUser{}
 		m.users = append(m.users, u)
-		m.opens(u, m.tryLogin("anon-user", nil), false)
+		m.opens(u, m.tryLogin("anon-user", nil), nil)
 	case 11:
 		m.logsInByKey(pick(m.keys, a))
 	case 14, 15:
@@ -132,7 +133,7 @@ func (m *serviceModel) stepOf(s *modelSession, op byte, b int) {
 	case 4:
 		m.logsOut(s)
 	case 5:
-		if r := m.refresh(s.refresh); m.isGood(s, true, r) {
+		if r := m.refresh(s.refresh); m.isGood(s, toRefresh, r) {
 			r.want(http.StatusCreated)
 		}
 	case 6:
@@ -140,15 +141,19 @@ func (m *serviceModel) stepOf(s *modelSession, op byte, b int) {
 	case 7:
 		m.reaches(s, pick(m.keys, b), "PUT", "/enable", func(k *modelKey) { k.disabled = false })
 	case 8:
-		m.reaches(s, pick(m.keys, b), "PUT", "/disable", func(k *modelKey) { k.disabled = true })
+		m.reaches(s, pick(m.keys, b), "PUT", "/disable", func(k *modelKey) { k.disabled = true; m.revoke(k) })
 	case 9:
-		m.reaches(s, pick(m.keys, b), "DELETE", "", func(k *modelKey) { k.gone = true })
+		m.reaches(s, pick(m.keys, b), "DELETE", "", func(k *modelKey) { k.gone = true; m.revoke(k) })
 	case 10:
 		m.reaches(s, pick(m.keys, b), "GET", "", nil)
 	case 12:
 		m.deletes(s)
 	case 13:
 		m.lists(s)
+	case 17:
+		if r := m.send("GET", prefix+"/auth/profile", s.access, nil); m.isGood(s, toRead, r) {
+			r.want(http.StatusOK)
+		}
 	}
 }
 
@@ -160,32 +165,59 @@ func pick[T any](from []*T, n int) *T {
 	return from[n%len(from)]
 }
 
-// isGood reports whether the refresh token or the access token of a session is good. If the token
-// is bad, isGood checks the refusal. Logging out ends the refresh token, but not the access token.
-func (m *serviceModel) isGood(s *modelSession, refresh bool, r *response) bool {
+// revoke ends the sessions of a key.
+func (m *serviceModel) revoke(k *modelKey) {
+	for _, s := range m.sessions {
+		s.revoked = s.revoked || s.key == k
+	}
+}
+
+// A use is a way to use a session.
+type use int
+
+const (
+	toRead    use = iota // with the access token, which logging out does not end
+	toChange             // with the access token, to change the user
+	toRefresh            // with the refresh token
+)
+
+// isGood reports whether a session is good for a use. If it is not, isGood checks the refusal.
+func (m *serviceModel) isGood(s *modelSession, u use, r *response) bool {
 	m.t.Helper()
-	ended := "invalid session: error finding user for endpoint"
-	if refresh {
-		ended = "invalid session: failed to find refresh token"
+	const out = "invalid session: failed to find refresh token"
+	gone, revoked := "invalid session: error finding user for endpoint", "invalid session"
+	if u == toRefresh {
+		gone, revoked = out, out
 	}
+	text := ""
 	switch {
-	case refresh && s.out, s.user.gone, s.void && !s.user.disabled:
-		r.refused(http.StatusUnauthorized, "InvalidSession", ended)
-		return false
+	case u != toRead && s.out:
+		text = out
+	case s.user.gone:
+		text = gone
 	case s.user.disabled:
-		r.refused(http.StatusUnauthorized, "InvalidSession", "invalid session")
+		text = "invalid session"
+	case s.void, s.key != nil && s.key.gone:
+		text = gone
+	case s.revoked:
+		text = revoked
+	case u == toChange && s.key != nil:
+		r.want(http.StatusForbidden)
 		return false
+	default:
+		return true
 	}
-	return true
+	r.refused(http.StatusUnauthorized, "InvalidSession", text)
+	return false
 }
 
 // mayManage does what isGood does, for calls about keys.
 func (m *serviceModel) mayManage(s *modelSession, r *response) bool {
 	m.t.Helper()
-	if !m.isGood(s, true, r) {
+	if !m.isGood(s, toRefresh, r) {
 		return false
 	}
-	if s.byKey || !s.user.email {
+	if s.key != nil || !s.user.email {
 		r.want(http.StatusForbidden)
 		return false
 	}
@@ -193,14 +225,14 @@ func (m *serviceModel) mayManage(s *modelSession, r *response) bool {
 }
 
 // opens adds the session that a reply gives, which must belong to u.
-func (m *serviceModel) opens(u *modelUser, r *response, byKey bool) {
+func (m *serviceModel) opens(u *modelUser, r *response, k *modelKey) {
 	m.t.Helper()
 	got := r.tokens()
 	if u.id != "" && got.user != u.id {
 		m.t.Fatalf("logged in as %s, want %s", got.user, u.id)
 	}
 	u.id = got.user
-	m.sessions = append(m.sessions, &modelSession{tokens: got, user: u, byKey: byKey})
+	m.sessions = append(m.sessions, &modelSession{tokens: got, user: u, key: k})
 }
 
 func (m *serviceModel) registers(email int) {
@@ -229,7 +261,7 @@ func (m *serviceModel) logsIn(email int, right bool) {
 		if u.id == "" {
 			m.users = append(m.users, u)
 		}
-		m.opens(u, r, false)
+		m.opens(u, r, nil)
 	}
 }
 
@@ -244,13 +276,13 @@ func (m *serviceModel) logsInByKey(k *modelKey) {
 	case k.owner.disabled:
 		r.refused(http.StatusUnauthorized, "UserDisabled", "unauthorized")
 	default:
-		m.opens(k.owner, r, true)
+		m.opens(k.owner, r, k)
 	}
 }
 
 func (m *serviceModel) links(s *modelSession, email int) {
 	r := m.link(s.access, "local-userpass", credentials(modelEmail(email), password))
-	if !m.isGood(s, false, r) {
+	if !m.isGood(s, toChange, r) {
 		return
 	}
 	switch u := m.accounts[email]; {
@@ -277,7 +309,7 @@ func (m *serviceModel) logsOut(s *modelSession) {
 		r.refused(http.StatusUnauthorized, "InvalidSession", "invalid session: failed to find refresh token")
 		return
 	}
-	if m.isGood(s, true, r) {
+	if m.isGood(s, toRefresh, r) {
 		r.noContent()
 		s.out = true
 	}
@@ -285,7 +317,7 @@ func (m *serviceModel) logsOut(s *modelSession) {
 
 func (m *serviceModel) deletes(s *modelSession) {
 	r := m.send("DELETE", prefix+"/auth/delete", s.access, nil)
-	if !m.isGood(s, false, r) {
+	if !m.isGood(s, toChange, r) {
 		return
 	}
 	r.noContent()

@@ -54,8 +54,15 @@ type Options struct {
 	// Kotlin SDKs up to 1.16 choose their exceptions by these texts.
 	OldTexts bool
 
-	// AllowKeySessions lets a session that was opened with a user key manage the user's keys.
+	// AllowKeySessions lets a session that was opened with a user key manage the user's keys. Then a
+	// thief of one key can make others.
 	AllowKeySessions bool
+
+	// InsecureKeySessions makes a session that was opened with a user key what it was in the hosted
+	// service. It lets the session link identities to the user and delete the user, and the session
+	// goes on after the key was disabled or deleted, or has expired. So a thief of a key can keep
+	// the user for good. Set it only in tests of programs that rely on this.
+	InsecureKeySessions bool
 
 	// ExplainForbidden adds a body to replies with status 403. The hosted service sent none.
 	ExplainForbidden bool

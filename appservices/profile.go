@@ -1,7 +1,6 @@
 package appservices
 
 import (
-	"context"
 	"net/http"
 
 	"github.com/google/uuid"
@@ -47,14 +46,12 @@ func providerID(domain uuid.UUID, p latchkey.Provider) string {
 
 // markUsed makes a key one of its user's identities. The record has the number of identities that
 // the user has now. The number is the key's place among them.
-func (a *app) markUsed(ctx context.Context, user *latchkey.User, key uuid.UUID) error {
-	return a.store.Update(ctx, func(tx *latchkey.Tx) error {
-		mark, err := data(tx).Get(usedKey(key))
-		if err != nil || mark != nil {
-			return err
-		}
-		return data(tx).Put(usedKey(key), []byte{byte(len(user.Identities))}) // at most 64
-	})
+func markUsed(tx *latchkey.Tx, user *latchkey.User, key uuid.UUID) error {
+	mark, err := data(tx).Get(usedKey(key))
+	if err != nil || mark != nil {
+		return err
+	}
+	return data(tx).Put(usedKey(key), []byte{byte(len(user.Identities))}) // at most 64
 }
 
 func (c *call) profile() (reply, error) {
@@ -137,7 +134,7 @@ func merge(into, told map[string]any) {
 
 // deleteUser deletes the user of an access token, and this package's records of the user.
 func (c *call) deleteUser() (reply, error) {
-	_, p, err := c.authenticate(accessToken)
+	_, p, err := c.authenticateToChange()
 	if err != nil {
 		return reply{}, err
 	}

@@ -21,7 +21,9 @@ type principal struct {
 	user   latchkey.User
 	server *latchkey.Key
 
-	forgotten forgotten // as it was when a login read the principal
+	// These are set when a login reads the principal.
+	key       *latchkey.Key // the key of the login, or nil
+	forgotten forgotten
 }
 
 func (p *principal) objectID() string {
@@ -48,12 +50,16 @@ type session struct {
 
 // A sessionClaim is the part of a session for which the service's own claims have no place.
 type sessionClaim struct {
-	App        string    `json:"app"`           // the app ID that the client used
-	Disablings uint64    `json:"disablings"`    // of the user; disabling ends a session for good
-	Forgotten  uint64    `json:"forgotten"`     // the count of [forgotten] when the session began
-	User       uuid.UUID `json:"user,omitzero"` // missing for a server key
-	Key        uuid.UUID `json:"key,omitzero"`  // the server key
+	App           string    `json:"app"`                      // the app ID that the client used
+	Disablings    uint64    `json:"disablings"`               // of the user; disabling ends a session for good
+	Forgotten     uint64    `json:"forgotten"`                // the count of [forgotten] when the session began
+	User          uuid.UUID `json:"user,omitzero"`            // missing for a server key
+	Key           uuid.UUID `json:"key,omitzero"`             // the key that opened the session
+	KeyDisablings uint64    `json:"key_disablings,omitempty"` // of the key
 }
+
+// isOfUserKey reports whether a user key opened the session.
+func (s *session) isOfUserKey() bool { return s.Key != uuid.Nil && s.User != uuid.Nil }
 
 // An identityClaim is the identity that opened a session, in the form that clients see.
 type identityClaim struct {
@@ -97,7 +103,7 @@ func (cl *claims) session() *session {
 	return &session{cl.Session, cl.Issuer, cl.DeviceID, cl.SessionExpires, cl.SessionIdentity}
 }
 
-// openSession returns the session of a login.
+// openSession returns the session of a login. A session that a key opened does not outlast the key.
 func (c *call) openSession(p *principal, identity identityClaim, device string, now time.Time) *session {
 	s := &session{
 		sessionClaim: sessionClaim{App: c.appID, User: p.user.ID, Disablings: p.user.Disablings, Forgotten: p.forgotten.Count},
@@ -106,8 +112,12 @@ func (c *call) openSession(p *principal, identity identityClaim, device string, 
 		expires:      now.Add(c.h.opts.refreshLife(identity.Provider)).Unix(),
 		identity:     identity,
 	}
-	if p.server != nil {
-		s.Key = p.server.ID
+	if p.key == nil {
+		return s
+	}
+	s.Key, s.KeyDisablings = p.key.ID, p.key.Disablings
+	if !p.key.Expires.IsZero() && !c.h.opts.InsecureKeySessions {
+		s.expires = min(s.expires, p.key.Expires.Unix())
 	}
 	return s
 }
@@ -190,9 +200,35 @@ func tokenAppID(r *http.Request) string {
 // must have the type typ. If the path names no app, authenticate sets the call's app. A call
 // authenticates before it checks anything else of the request.
 func (c *call) authenticate(typ string) (*session, *principal, error) {
+	s, err := c.bearerSession(typ)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := c.holder(s, typ, typ == refreshToken)
+	return s, p, err
+}
+
+// authenticateToChange does what authenticate does for a call that changes the user of an access
+// token. The session must not have ended, and no user key may have opened it, because a thief who
+// has the key would keep the user for good.
+func (c *call) authenticateToChange() (*session, *principal, error) {
+	s, err := c.bearerSession(accessToken)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := c.holder(s, accessToken, true)
+	if err == nil && s.isOfUserKey() && !c.h.opts.InsecureKeySessions {
+		err = errKeySession
+	}
+	return s, p, err
+}
+
+// bearerSession returns the session of the bearer token. It does not check whether the session has
+// ended.
+func (c *call) bearerSession(typ string) (*session, error) {
 	token, present := bearer(c.r)
 	if !present {
-		return nil, nil, errNoBearer
+		return nil, errNoBearer
 	}
 	var a *app
 	var cl claims
@@ -208,21 +244,19 @@ func (c *call) authenticate(typ string) (*session, *principal, error) {
 		return a.key, nil
 	})
 	if failure != nil {
-		return nil, nil, failure
+		return nil, failure
 	}
 	if err != nil {
-		return nil, nil, badToken(typ, err)
+		return nil, badToken(typ, err)
 	}
 	if c.app != nil && c.app != a {
-		return nil, nil, errAnotherAppsToken
+		return nil, errAnotherAppsToken
 	}
 	c.app, c.appID = a, cl.Session.App
 	if err := c.checkDates(typ, &cl); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	s := cl.session()
-	p, err := c.holder(typ, s)
-	return s, p, err
+	return cl.session(), nil
 }
 
 // badToken returns the answer to a bearer token that is not a token of the app. The answer to an
@@ -253,39 +287,63 @@ func (c *call) checkDates(typ string, cl *claims) error {
 }
 
 // holder returns the owner of a session, unless the session has ended. As in the hosted service, an
-// access token stays good after the session was logged out, but not after its user was deleted.
-func (c *call) holder(typ string, s *session) (p *principal, err error) {
-	gone, p := errUserGone, &principal{}
-	if typ == refreshToken {
-		gone = errSessionEnded
-	}
-	err = c.app.store.View(c.ctx(), func(tx *latchkey.Tx) error {
-		if typ == refreshToken {
-			ended, err := s.hasEnded(tx)
-			if err != nil {
-				return err
-			}
-			if ended {
-				return errSessionEnded
-			}
-		}
-		if s.Key != uuid.Nil {
-			key, err := tx.Key(latchkey.ServerOwner, s.Key)
-			p.server = &key
-			return err
-		}
-		p.user, err = tx.User(s.User)
+// access token stays good for reading after the session was logged out: then goesOn is false. typ is
+// the type of the request's token, and decides the refusal.
+func (c *call) holder(s *session, typ string, goesOn bool) (p *principal, err error) {
+	err = c.app.store.View(c.ctx(), func(tx *latchkey.Tx) (err error) {
+		p, err = c.holderIn(tx, s, typ, goesOn)
 		return err
 	})
+	return p, err
+}
+
+// holderIn is holder in a transaction.
+func (c *call) holderIn(tx *latchkey.Tx, s *session, typ string, goesOn bool) (*principal, error) {
+	gone, revoked := errUserGone, errInvalidSession
+	if typ == refreshToken {
+		gone, revoked = errSessionEnded, errSessionEnded
+	}
+	if goesOn {
+		switch ended, err := s.hasEnded(tx); {
+		case err != nil:
+			return nil, err
+		case ended, c.h.now().Unix() >= s.expires:
+			return nil, errSessionEnded
+		}
+	}
+	p := &principal{}
+	if s.User != uuid.Nil {
+		user, err := tx.User(s.User)
+		switch {
+		case errors.Is(err, latchkey.ErrUserNotFound):
+			return nil, gone
+		case err != nil:
+			return nil, err
+		case user.Disabled:
+			return nil, errInvalidSession
+		case user.Disablings != s.Disablings:
+			return nil, gone
+		}
+		p.user = user
+	}
+	if s.Key == uuid.Nil || s.isOfUserKey() && c.h.opts.InsecureKeySessions {
+		return p, nil
+	}
+	owner := s.User
+	if owner == uuid.Nil {
+		owner = latchkey.ServerOwner
+	}
+	key, err := tx.Key(owner, s.Key)
 	switch {
-	case errors.Is(err, latchkey.ErrUserNotFound), errors.Is(err, latchkey.ErrKeyNotFound):
+	case errors.Is(err, latchkey.ErrKeyNotFound):
 		return nil, gone
 	case err != nil:
 		return nil, err
-	case p.user.Disabled:
-		return nil, errInvalidSession
-	case p.user.Disablings != s.Disablings:
-		return nil, gone
+	case key.Disabled, key.Disablings != s.KeyDisablings, !key.Expires.IsZero() && !c.app.store.Now().Before(key.Expires):
+		return nil, revoked
+	}
+	if owner == latchkey.ServerOwner {
+		p.server = &key
 	}
 	return p, nil
 }

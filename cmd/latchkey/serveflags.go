@@ -43,6 +43,7 @@ func (s *server) addFlags(cmd *cobra.Command) {
 	flags.Var((*lifeFlag)(&s.opts.AccessTokenLife), "access-token-life", "how long an access token is valid (default 30m)")
 	flags.Var((*lifeFlag)(&s.opts.RefreshTokenLife), "refresh-token-life", "how long a session lasts at most (default 60d; 50 years for anonymous users)")
 	flags.BoolVar(&s.opts.AllowKeySessions, "allow-key-sessions", false, "let a session that was opened with a user key manage the user's keys")
+	flags.BoolVar(&s.opts.InsecureKeySessions, "insecure-key-sessions", false, "for tests with --ephemeral: let a session that was opened with a user key link, delete the user, and outlive the key")
 	flags.Float64Var(&s.opts.FailedLogins, "failed-logins", 1, "after the burst, let `N` logins per second fail from one address; -1 for no limit")
 	flags.IntVar(&s.opts.FailedLoginBurst, "failed-login-burst", 1000, "let `N` logins fail from one address before --failed-logins limits them")
 
@@ -81,6 +82,8 @@ func (s *server) checkFlags(storeGiven bool) error {
 		return usagef("--ephemeral and --store cannot be used together")
 	case !s.ephemeral && s.store == "":
 		return usagef("no store is named; give --store FILE, set LATCHKEY_STORE, or give --ephemeral")
+	case s.opts.InsecureKeySessions && !s.ephemeral:
+		return usagef("--insecure-key-sessions is for tests; give --ephemeral too")
 	case s.tokenFile != "" && s.seedFile == "":
 		return usagef("--tokens receives the tokens of a seed; give --seed FILE too")
 	case s.seedFile != "" && len(s.opts.AppIDs) > 1:

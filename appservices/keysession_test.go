@@ -1,0 +1,197 @@
+package appservices_test
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/appservices"
+)
+
+// deleteUser deletes the user of an access token.
+func (d *double) deleteUser(access string) *response {
+	d.t.Helper()
+	return d.send("DELETE", prefix+"/auth/delete", access, nil)
+}
+
+// bare fails the test unless the reply is a 403 without a body.
+func (r *response) bare() {
+	r.t.Helper()
+	r.want(http.StatusForbidden)
+	if ct, ok := r.header["Content-Type"]; ok || len(r.body) > 0 {
+		r.t.Errorf("a 403 has the type %q and the body %q", ct, r.body)
+	}
+}
+
+// ended fails the test unless a session is good for nothing.
+func (d *double) ended(u tokens) {
+	d.t.Helper()
+	const failed = "invalid session: failed to find refresh token"
+	d.refresh(u.refresh).refused(401, "InvalidSession", failed)
+	d.keys("GET", "", u.refresh, nil).refused(401, "InvalidSession", failed)
+	d.logOut(u.refresh).refused(401, "InvalidSession", failed)
+	for _, r := range []*response{
+		d.send("GET", prefix+"/auth/profile", u.access, nil),
+		d.link(u.access, "custom-function", object{"userId": "thief"}),
+		d.deleteUser(u.access),
+	} {
+		if r.want(http.StatusUnauthorized); r.json()["error_code"] != "InvalidSession" {
+			d.t.Errorf("the refusal is %s", r.body)
+		}
+	}
+}
+
+// wantIdentities fails the test unless a user has the given number of identities.
+func (d *double) wantIdentities(email string, want int) {
+	d.t.Helper()
+	if got := d.user(email).Identities; len(got) != want {
+		d.t.Errorf("the user has the identities %v, want %d of them", got, want)
+	}
+}
+
+func TestASessionThatAUserKeyOpenedCannotTakeTheUser(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName, AllowKeySessions: true})
+	_, key := d.createKey(d.signUp("ada@example.com").refresh, "device")
+	thief := d.loginKey(key)
+	d.register("thief@example.com")
+	d.link(thief.access, "local-userpass", credentials("thief@example.com", password)).bare()
+	d.link(thief.access, "custom-function", object{"userId": "thief"}).bare()
+	d.link(thief.access, "api-key", object{"key": key}).bare()
+	d.deleteUser(thief.access).bare()
+	d.wantIdentities("ada@example.com", 1)
+	if again := d.loginEmail("thief@example.com"); again.user == thief.user {
+		t.Error("the thief's password logs in as the user")
+	}
+}
+
+func TestExplainForbiddenTellsAKeySessionTheReason(t *testing.T) {
+	d := newDouble(t, &appservices.Options{ExplainForbidden: true})
+	_, key := d.createKey(d.signUp("ada@example.com").refresh, "device")
+	d.deleteUser(d.loginKey(key).access).
+		refused(403, "", "a session that was opened with an API key can neither link an identity nor delete the user")
+}
+
+func TestASessionEndsWithTheKeyThatOpenedIt(t *testing.T) {
+	ctx := t.Context()
+	for name, end := range map[string]func(s *latchkey.Store, owner latchkey.Key) error{
+		"disabled": func(s *latchkey.Store, k latchkey.Key) error { return s.DisableKey(ctx, k.Owner, k.ID) },
+		"disabled and enabled again": func(s *latchkey.Store, k latchkey.Key) error {
+			if err := s.DisableKey(ctx, k.Owner, k.ID); err != nil {
+				return err
+			}
+			return s.EnableKey(ctx, k.Owner, k.ID)
+		},
+		"deleted": func(s *latchkey.Store, k latchkey.Key) error { return s.DeleteKey(ctx, k.Owner, k.ID) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDouble(t, &appservices.Options{CustomFunction: byName})
+			owner := d.signUp("ada@example.com")
+			d.createKey(owner.refresh, "other")
+			key, token, err := d.store.CreateKey(ctx, d.user("ada@example.com").ID, latchkey.KeySpec{Name: "device"})
+			must(t, err)
+			serverKey, serverToken := d.serverKey("backup")
+			u, server := d.loginKey(token), d.loginKey(serverToken)
+			d.profile(u.access)
+			d.profile(server.access)
+
+			must(t, end(d.store, key))
+			must(t, end(d.store, serverKey))
+			d.ended(u)
+			d.ended(server)
+			d.wantIdentities("ada@example.com", 1)
+			d.refresh(owner.refresh).want(http.StatusCreated)
+		})
+	}
+}
+
+func TestASessionExpiresWithTheKeyThatOpenedIt(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName, AccessTokenLife: time.Hour})
+	d.signUp("ada@example.com")
+	expires := start.Add(2 * time.Minute)
+	_, token, err := d.store.CreateKey(t.Context(), d.user("ada@example.com").ID, latchkey.KeySpec{Name: "short", Expires: expires})
+	must(t, err)
+	_, serverToken, err := d.store.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "short", Expires: expires})
+	must(t, err)
+	u, server := d.loginKey(token), d.loginKey(serverToken)
+	for _, refresh := range []string{u.refresh, server.refresh} {
+		if got := claims(t, refresh)["exp"]; got != number(expires) {
+			t.Errorf("the session expires at %v, want %v", got, number(expires))
+		}
+	}
+	d.clock.Advance(2*time.Minute - time.Second)
+	d.profile(u.access)
+	d.refresh(u.refresh).want(http.StatusCreated)
+	d.clock.Advance(time.Second)
+	for _, u := range []tokens{u, server} {
+		d.send("GET", prefix+"/auth/profile", u.access, nil).refused(401, "InvalidSession", "invalid session")
+		d.refresh(u.refresh).want(http.StatusUnauthorized)
+		d.link(u.access, "custom-function", object{"userId": "thief"}).want(http.StatusUnauthorized)
+		d.deleteUser(u.access).want(http.StatusUnauthorized)
+	}
+}
+
+func TestAnAccessTokenOfASessionThatWasLoggedOutChangesNothing(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName})
+	u := d.signUp("ada@example.com")
+	d.logOut(u.refresh).noContent()
+	const failed = "invalid session: failed to find refresh token"
+	d.link(u.access, "custom-function", object{"userId": "thief"}).refused(401, "InvalidSession", failed)
+	d.deleteUser(u.access).refused(401, "InvalidSession", failed)
+	d.wantIdentities("ada@example.com", 1)
+	d.profile(u.access) // as in the hosted service
+}
+
+func TestAnAccessTokenThatOutlivesItsSessionChangesNothing(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName, AccessTokenLife: time.Hour, RefreshTokenLife: time.Minute})
+	u := d.signUp("ada@example.com")
+	d.clock.Advance(time.Minute)
+	d.profile(u.access)
+	d.link(u.access, "custom-function", object{"userId": "thief"}).want(http.StatusUnauthorized)
+	d.deleteUser(u.access).want(http.StatusUnauthorized)
+	d.wantIdentities("ada@example.com", 1)
+}
+
+func TestALinkThatTakesLongDoesNotOutliveItsSession(t *testing.T) {
+	for name, end := range map[string]func(d *double, u tokens){
+		"logged out": func(d *double, u tokens) { d.logOut(u.refresh).noContent() },
+		"user disabled": func(d *double, _ tokens) {
+			must(d.t, d.store.DisableUser(d.t.Context(), d.user("ada@example.com").ID))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			between := func() {}
+			d := newDouble(t, &appservices.Options{
+				CustomFunction: func(context.Context, string, map[string]any) (string, map[string]any, error) {
+					between()
+					return "thief", nil, nil
+				},
+			})
+			u := d.signUp("ada@example.com")
+			between = func() { end(d, u) }
+			d.link(u.access, "custom-function", object{"userId": "thief", "options": coreOptions}).want(http.StatusUnauthorized)
+			d.wantIdentities("ada@example.com", 1)
+		})
+	}
+}
+
+func TestInsecureKeySessionsAreThoseOfTheHostedService(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName, InsecureKeySessions: true})
+	owner := d.signUp("ada@example.com")
+	id, key := d.createKey(owner.refresh, "device")
+	k := d.loginKey(key)
+	d.keys("PUT", "/"+id+"/disable", owner.refresh, nil).noContent()
+	d.refresh(k.refresh).want(http.StatusCreated)
+	d.keys("DELETE", "/"+id, owner.refresh, nil).noContent()
+	d.refresh(k.refresh).want(http.StatusCreated)
+	d.forbidden(k.refresh)
+	d.link(k.access, "custom-function", object{"userId": "a"}).want(http.StatusOK)
+	_, token, err := d.store.CreateKey(t.Context(), d.user("ada@example.com").ID, latchkey.KeySpec{Name: "short", Expires: start.Add(time.Minute)})
+	must(t, err)
+	short := d.loginKey(token)
+	d.clock.Advance(59 * day)
+	d.refresh(short.refresh).want(http.StatusCreated)
+	access := d.refresh(k.refresh).want(http.StatusCreated).json()["access_token"].(string)
+	d.deleteUser(access).noContent()
+}
