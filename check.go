@@ -15,9 +15,9 @@ import (
 // Check reads everything in the store, and yields everything that is wrong: damaged pages of the
 // file, records that do not match their checksum, indexes that disagree with records, and broken
 // rules. Each finding is an error that wraps [ErrCorrupt], or [ErrNewerFormat] for a record of a
-// later version. If there is no finding, the store is sound. If a page cannot be read,
-// Check goes on after it, and compares nothing with the page. Check reads in long transactions, so a
-// bbolt file cannot outgrow its map meanwhile (see [Store.View]). Logins go on.
+// later version. If there is no finding, the store is sound. If a page cannot be read, Check goes
+// on after it, and compares nothing with the page. Check reads in long transactions, so a bbolt
+// file cannot outgrow its map meanwhile (see [Store.View]). Logins go on.
 //
 // If Check cannot go on to the end, the last element is [ErrClosed] or ctx's error.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
