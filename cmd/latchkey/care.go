@@ -7,14 +7,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
 func backupCommand(c *cli) *cobra.Command {
@@ -43,48 +42,21 @@ as the store, because it contains the same secrets.`,
 	}
 }
 
-// backUp writes a backup to a new file. If backUp fails, it removes the file.
+// backUp writes a backup to a new file. If backUp fails, there is no file.
 func (c *cli) backUp(ctx context.Context, s *latchkey.Store, path string) (written int64, err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return 0, explainExisting(err, path)
+	if _, err := os.Lstat(path); err == nil {
+		return 0, explainExisting(fs.ErrExist, path)
 	}
-	p := &progress{w: f, terminal: c.stderr, every: 200 * time.Millisecond}
+	p := &progress{terminal: c.stderr, every: 200 * time.Millisecond}
 	if info, err := os.Stat(c.store); err == nil && c.stderrIsTerminal() {
 		p.total = info.Size()
 	}
-	err = s.Backup(ctx, p)
-	p.end()
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path)) // or a power cut may take the name of the file away
-	}
-	if err != nil {
-		_ = os.Remove(path)
-	}
-	return p.written, err
-}
-
-// syncDir syncs the names in a directory. It does nothing on a system that cannot do that, or if
-// the directory cannot be opened for reading.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if errors.Is(err, fs.ErrPermission) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	err = durable.Create(path, func(tmp *os.File) error {
+		defer p.end()
+		p.w = tmp
+		return s.Backup(ctx, p)
+	})
+	return p.written, explainExisting(err, path)
 }
 
 // stderrIsTerminal reports whether standard error is a terminal, on which somebody can see
@@ -103,6 +75,7 @@ type progress struct {
 	total    int64
 	written  int64
 	shown    time.Time
+	line     string // never becomes shorter
 }
 
 func (p *progress) Write(b []byte) (int, error) {
@@ -110,15 +83,17 @@ func (p *progress) Write(b []byte) (int, error) {
 	p.written += int64(n)
 	if p.total > 0 && time.Since(p.shown) >= p.every {
 		p.shown = time.Now()
-		fmt.Fprintf(p.terminal, "\r%d %% of %d MiB", min(100, p.written*100/p.total), p.total>>20)
+		p.line = fmt.Sprintf("%d %% of %d MiB", min(100, p.written*100/p.total), p.total>>20)
+		fmt.Fprint(p.terminal, "\r", p.line)
 	}
 	return n, err
 }
 
-// end erases what was shown.
+// end erases what was shown. It writes blanks, because the console of old versions of Windows knows
+// no escape sequences.
 func (p *progress) end() {
-	if !p.shown.IsZero() {
-		fmt.Fprint(p.terminal, "\r\x1b[K")
+	if p.line != "" {
+		fmt.Fprintf(p.terminal, "\r%*s\r", len(p.line), "")
 	}
 }
 

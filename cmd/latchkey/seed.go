@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/latchkeydb/latchkey/appservices"
+	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
 // readSeed reads the file that --seed names, if there is one, and refuses a seed that would do harm
@@ -81,7 +82,7 @@ func writeTokens(path string, seeded appservices.Seeded) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = durable.Remove(f.Name()) }()
 	_, err = f.Write(data)
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
@@ -89,5 +90,5 @@ func writeTokens(path string, seeded appservices.Seeded) error {
 	if err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	return durable.Rename(f.Name(), path)
 }

@@ -27,7 +27,8 @@ import (
 var errAddress = errors.New("cannot listen")
 
 // shutdownTime is how long the server waits for requests in progress when it is told to end.
-const shutdownTime = 5 * time.Second
+// Windows ends a program 5 s after its console was closed.
+const shutdownTime = 4 * time.Second
 
 // server is one run of the command serve.
 type server struct {

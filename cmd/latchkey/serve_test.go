@@ -143,7 +143,7 @@ func (p pipes) Accept() (net.Conn, error) {
 func (p pipes) Close() error   { close(p); return nil }
 func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
-func TestServeCutsOffRequestsInProgressAfterFiveSeconds(t *testing.T) {
+func TestServeCutsOffRequestsInProgressAfterFourSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		s := &server{log: slog.New(slog.NewTextHandler(&log, nil))}
@@ -164,7 +164,7 @@ func TestServeCutsOffRequestsInProgressAfterFiveSeconds(t *testing.T) {
 		if err := s.end(t.Context(), srv); err != nil {
 			t.Error(err)
 		}
-		if took := time.Since(told); took != 5*time.Second {
+		if took := time.Since(told); took != 4*time.Second {
 			t.Errorf("it took %v", took)
 		}
 		if reply, err := io.ReadAll(client); err != nil || len(reply) > 0 {
