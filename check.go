@@ -19,7 +19,7 @@ import (
 // on after it, and compares nothing with the page. Check reads in long transactions, so a bbolt
 // file cannot outgrow its map meanwhile (see [Store.View]). Logins go on.
 //
-// If Check cannot go on to the end, the last element is [ErrClosed] or ctx's error.
+// If Check cannot go on to the end, the last element wraps [ErrClosed] or ctx's error.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		for err := range s.engineFindings(ctx) {
