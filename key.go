@@ -154,7 +154,8 @@ func requestError(err error, i, total int) error {
 }
 
 // A MintedKey is a key that has an ID and a hash, but no owner and no name. [Tx.InsertKey] or
-// [Tx.InsertServerKey] turns it into a key. It prints as its ID alone, and marshals as nothing.
+// [Tx.InsertServerKey] turns it into a key. Printing it shows only its ID, and marshaling it shows
+// nothing.
 type MintedKey struct{ m concealed[mintedKey] }
 
 // concealed holds a value that must not be printed. fmt prints the contents of unexported fields
