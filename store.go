@@ -300,7 +300,7 @@ func (s *Store) newTx(etx EngineTx) *Tx {
 	return &Tx{store: s, etx: etx, replica: s.domain.replica}
 }
 
-// DomainID returns the ID of the domain: of all the stores that share users and keys.
+// DomainID returns the ID of the domain, which is all the stores that share users and keys.
 func (s *Store) DomainID() uuid.UUID { return s.domain.id }
 
 // ReplicaID returns the ID of this store among the replicas of its domain. A store that [Salvage]
