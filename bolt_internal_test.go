@@ -34,14 +34,14 @@ type boltInside struct {
 func openBoltInside(t testing.TB) boltInside {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.db")
-	mustInside(t, createBolt(path))
+	must(t, createBolt(path))
 	return openBoltInsideFile(t, path)
 }
 
 func openBoltInsideFile(t testing.TB, path string) boltInside {
 	t.Helper()
 	e, err := openBolt(path, nil)
-	mustInside(t, err)
+	must(t, err)
 	t.Cleanup(func() { _ = e.Close() })
 	return boltInside{e, t}
 }
@@ -76,7 +76,7 @@ func (e boltInside) mustSet(key, value string) func() {
 func (e boltInside) want(entries string) {
 	e.t.Helper()
 	var got []string
-	mustInside(e.t, e.View(context.Background(), func(tx EngineTx) error {
+	must(e.t, e.View(context.Background(), func(tx EngineTx) error {
 		for entry, err := range tx.Scan("t", nil, nil) {
 			if err != nil {
 				return err
@@ -125,7 +125,7 @@ func waitFor(t testing.TB, what string, holds func() bool) bool {
 // together holds the turn until all members wait for theirs, in their order, and returns when all have ended.
 func (e boltInside) together(members ...func()) {
 	e.t.Helper()
-	mustInside(e.t, e.takeTurn(context.Background()))
+	must(e.t, e.takeTurn(context.Background()))
 	var group sync.WaitGroup
 	for i, member := range members {
 		group.Go(member)
@@ -153,7 +153,7 @@ func TestWritersThatWaitShareOneCommit(t *testing.T) {
 func TestALoneWriterCommitsAtOnceAndOnlyWhatItWrote(t *testing.T) {
 	e := openBoltInside(t)
 	for range 3 {
-		e.wantCommits(1, func() { mustInside(t, e.set("a", "1")) })
+		e.wantCommits(1, func() { must(t, e.set("a", "1")) })
 	}
 	errRefused := errors.New("refused")
 	for _, fn := range []func(tx EngineTx) error{
@@ -172,7 +172,7 @@ func TestALoneWriterCommitsAtOnceAndOnlyWhatItWrote(t *testing.T) {
 
 func TestAMemberOfABatchThatFailsLosesItsOwnWritesAlone(t *testing.T) {
 	e := openBoltInside(t)
-	mustInside(t, e.set("old", "1"))
+	must(t, e.set("old", "1"))
 	errRefused := errors.New("refused")
 	// Each failure undoes changes of every kind: over what was there before, and over what another member has written.
 	spoil := func(tx EngineTx) error {
@@ -217,7 +217,7 @@ func TestAMemberOfABatchThatFailsLosesItsOwnWritesAlone(t *testing.T) {
 	}
 	e = e.reopen()
 	e.want("a=1 b=1 old=1")
-	mustInside(t, e.View(t.Context(), func(tx EngineTx) error {
+	must(t, e.View(t.Context(), func(tx EngineTx) error {
 		for entry := range tx.Scan("table", nil, nil) {
 			t.Errorf("a table that was made by members that failed has %q", entry.Key)
 		}
@@ -239,7 +239,7 @@ func TestABatchOfFailuresCommitsNothing(t *testing.T) {
 // What a member read, or refused because of it, is not told before it is on disk.
 func TestWhoeverReadAnUncommittedMemberSharesTheFateOfItsCommit(t *testing.T) {
 	e := openBoltInside(t)
-	mustInside(t, e.set("seed", "1"))
+	must(t, e.set("seed", "1"))
 	hookWrites(e, func(write writeAt, b []byte, off int64) (int, error) { return 0, errDiskFull })
 	errRefused := errors.New("refused")
 	reader := func(end error) func() {
@@ -336,7 +336,7 @@ func TestContextsThatEndAtAnyMomentLoseNothingAndBlockNobody(t *testing.T) {
 	}
 	group.Wait()
 	e = e.reopen()
-	mustInside(t, e.View(t.Context(), func(tx EngineTx) error {
+	must(t, e.View(t.Context(), func(tx EngineTx) error {
 		for _, key := range acknowledged {
 			if v, err := tx.Get("t", []byte(key)); v == nil {
 				t.Errorf("%s was acknowledged and is lost: %v", key, err)
@@ -353,7 +353,7 @@ func TestContextsThatEndAtAnyMomentLoseNothingAndBlockNobody(t *testing.T) {
 
 func TestCloseCommitsWhoCameBeforeItAndRefusesWhoComesAfter(t *testing.T) {
 	e := openBoltInside(t)
-	closing := func() { mustInside(t, e.Close()) }
+	closing := func() { must(t, e.Close()) }
 	after := func() {
 		if err := e.set("after", "1"); !errors.Is(err, ErrClosed) {
 			t.Errorf("Update: got %v, want ErrClosed", err)
@@ -383,7 +383,7 @@ var errDiskFull = &fs.PathError{Op: "write", Path: "keys.db", Err: syscall.ENOSP
 func TestAWriteThatFailsTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	for failing := 1; ; failing++ {
 		e := openBoltInside(t)
-		mustInside(t, e.set("a", "1"))
+		must(t, e.set("a", "1"))
 		writes := 0
 		hookWrites(e, func(write writeAt, b []byte, off int64) (int, error) {
 			if writes++; writes != failing {
@@ -414,14 +414,14 @@ func TestAWriteThatFailsTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 
 func TestAFileThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	e := openBoltInside(t)
-	mustInside(t, e.set("a", "1"))
+	must(t, e.set("a", "1"))
 	e.db.MaxSize = 1
 	if err := e.set("large", strings.Repeat("x", MaxEngineValue)); !errors.Is(err, bolterrors.ErrMaxSizeReached) {
 		t.Errorf("Update: got %v, want bbolt's error", err)
 	}
 	e.want("a=1")
 	e.db.MaxSize = 0
-	mustInside(t, e.set("b", "1"))
+	must(t, e.set("b", "1"))
 	e.want("a=1 b=1")
 	e.reopen().want("a=1 b=1")
 }
@@ -439,7 +439,7 @@ func TestAMapThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 		t.Skip("needs a flag of Linux that refuses to map a file")
 	}
 	e := openBoltInside(t)
-	mustInside(t, e.set("a", "1"))
+	must(t, e.set("a", "1"))
 	large := strings.Repeat("x", MaxEngineValue)
 	for i := range 2 {
 		e.refuseMaps()
@@ -447,12 +447,12 @@ func TestAMapThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 			t.Errorf("Update: got %v, want the system's error", err)
 		}
 		e.want("a=1")
-		mustInside(t, e.set("a", "1"))
+		must(t, e.set("a", "1"))
 		if _, err := openBolt(e.path, &Options{LockTimeout: -1}); !errors.Is(err, ErrLocked) {
 			t.Errorf("round %d: opening it again: got %v, want ErrLocked", i, err)
 		}
 	}
-	mustInside(t, e.set("b", "1"))
+	must(t, e.set("b", "1"))
 	e.reopen().want("a=1 b=1")
 }
 
@@ -461,7 +461,7 @@ func TestWhoReadsNoticesNothingOfAMapThatCannotGrow(t *testing.T) {
 		t.Skip("needs a flag of Linux that refuses to map a file")
 	}
 	e := openBoltInside(t)
-	mustInside(t, e.set("a", "1"))
+	must(t, e.set("a", "1"))
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	for range 4 {
@@ -495,10 +495,10 @@ func TestAStoreThatLosesItsMapDoesNotGoOnInAnotherFile(t *testing.T) {
 		t.Skip("needs a flag of Linux that refuses to map a file")
 	}
 	e, other := openBoltInside(t), openBoltInside(t)
-	mustInside(t, e.set("a", "1"))
-	mustInside(t, other.set("b", "1"))
-	mustInside(t, other.Close())
-	mustInside(t, os.Rename(other.path, e.path))
+	must(t, e.set("a", "1"))
+	must(t, other.set("b", "1"))
+	must(t, other.Close())
+	must(t, os.Rename(other.path, e.path))
 	e.refuseMaps()
 	if err := e.set("large", strings.Repeat("x", MaxEngineValue)); err == nil {
 		t.Error("Update: got no error")
@@ -509,14 +509,14 @@ func TestAStoreThatLosesItsMapDoesNotGoOnInAnotherFile(t *testing.T) {
 	if err := e.View(t.Context(), func(EngineTx) error { return nil }); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("a later View: got %v, want fs.ErrExist", err)
 	}
-	mustInside(t, e.Close())
+	must(t, e.Close())
 	openBoltInsideFile(t, e.path).want("b=1")
 }
 
 // A closing engine still has to tell a commit that failed from one that nobody knows about.
 func TestACommitThatFailsWhileTheEngineClosesIsKnownToHaveFailed(t *testing.T) {
 	e := openBoltInside(t)
-	mustInside(t, e.set("a", "1"))
+	must(t, e.set("a", "1"))
 	hookWrites(e, func(writeAt, []byte, int64) (int, error) { return 0, errDiskFull })
 	e.together(
 		func() {
@@ -524,7 +524,7 @@ func TestACommitThatFailsWhileTheEngineClosesIsKnownToHaveFailed(t *testing.T) {
 				t.Errorf("Update: got %v, want the disk's error alone", err)
 			}
 		},
-		func() { mustInside(t, e.Close()) },
+		func() { must(t, e.Close()) },
 	)
 	e.reopen().want("a=1")
 }
@@ -533,7 +533,7 @@ func TestACommitThatFailsWhileTheEngineClosesIsKnownToHaveFailed(t *testing.T) {
 // bbolt's file is closed, and what it writes goes through another.
 func failSyncs(e boltInside, fails func(off int64) bool) {
 	other, err := os.OpenFile(e.path, os.O_RDWR, 0)
-	mustInside(e.t, err)
+	must(e.t, err)
 	e.t.Cleanup(func() { other.Close() })
 	hookWrites(e, func(_ writeAt, b []byte, off int64) (int, error) {
 		if fails(off) {
@@ -560,7 +560,7 @@ func (e boltInside) wantNoMoreWrites() {
 func TestASyncThatFailsBeforeTheLastStepTakesTheCommitBackAndEndsAllWriting(t *testing.T) {
 	e := openBoltInside(t)
 	for range 4 { // so that there are free pages, and the file need not grow
-		mustInside(t, e.set("a", "1"))
+		must(t, e.set("a", "1"))
 	}
 	failSyncs(e, func(off int64) bool { return true })
 	for _, err := range e.setTogether("a", "b") {
@@ -575,7 +575,7 @@ func TestASyncThatFailsBeforeTheLastStepTakesTheCommitBackAndEndsAllWriting(t *t
 
 func TestASyncThatFailsInTheLastStepIsErrCommitAndEndsAllWriting(t *testing.T) {
 	e := openBoltInside(t)
-	mustInside(t, e.set("a", "1"))
+	must(t, e.set("a", "1"))
 	failSyncs(e, isMeta)
 	for _, err := range e.setTogether("a", "b") {
 		if !errors.Is(err, ErrCommitUnknown) {
@@ -619,7 +619,7 @@ func TestAFailedSyncIsToldFromAFailedWrite(t *testing.T) {
 
 func TestDamageThatACommitMeetsEndsAllWritingAndNothingElse(t *testing.T) {
 	e := openBoltInside(t)
-	mustInside(t, e.set("a", "1"))
+	must(t, e.set("a", "1"))
 	hookWrites(e, func(writeAt, []byte, int64) (int, error) { panic("as bbolt does when it meets damage") })
 	for range 2 {
 		if err := e.set("b", "1"); !errors.Is(err, ErrCorrupt) {
@@ -633,7 +633,7 @@ func TestDamageThatACommitMeetsEndsAllWritingAndNothingElse(t *testing.T) {
 // bbolt has panicked with its lock for writers held, for which closing the old file would wait.
 func TestAStuckStoreIsNotCompacted(t *testing.T) {
 	e := openBoltInside(t)
-	mustInside(t, e.set("a", "1"))
+	must(t, e.set("a", "1"))
 	_ = e.health.guard(stuckWriters, func() error {
 		_, _ = e.db.Begin(true)
 		panic("as bbolt does when it can read neither meta page")
@@ -652,9 +652,9 @@ func TestAFileThatIsGoneWhenAReaderHasJustBegunIsAnError(t *testing.T) {
 		t.Skip("Windows does not shorten a file that is mapped")
 	}
 	e := openBoltInside(t)
-	mustInside(t, e.set("a", "1"))
+	must(t, e.set("a", "1"))
 	err := e.view(t.Context(), func(tx *bbolt.Tx, _ *os.File) error {
-		mustInside(t, os.Truncate(e.path, 0))
+		must(t, os.Truncate(e.path, 0))
 		_, err := e.newReader(tx)
 		return err
 	})
@@ -710,7 +710,7 @@ func TestAReaderThatBeginsDoesNotWaitForACommitLongerThanItsContext(t *testing.T
 		return
 	}
 	e.setCommitting(false)
-	mustInside(t, e.set("a", "1"))
+	must(t, e.set("a", "1"))
 	e.want("a=1")
 }
 

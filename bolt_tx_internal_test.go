@@ -37,7 +37,7 @@ func deepBolt(t testing.TB, random *rand.Rand) (e boltInside, keys [][]byte) {
 		keys = append(keys, append(key, make([]byte, random.IntN(size))...))
 	}
 	for part := range slices.Chunk(random.Perm(len(keys)), 800) {
-		mustInside(t, e.db.Update(func(tx *bbolt.Tx) error {
+		must(t, e.db.Update(func(tx *bbolt.Tx) error {
 			b, err := tx.CreateBucketIfNotExists([]byte("t"))
 			if err != nil {
 				return err
@@ -51,7 +51,7 @@ func deepBolt(t testing.TB, random *rand.Rand) (e boltInside, keys [][]byte) {
 			return setMarker(tx)
 		}))
 	}
-	mustInside(t, e.Update(t.Context(), func(tx EngineTx) error {
+	must(t, e.Update(t.Context(), func(tx EngineTx) error {
 		for i := range 300 {
 			if err := tx.Put(smallTable(i), []byte("k"), make([]byte, random.IntN(100))); err != nil {
 				return err
@@ -103,11 +103,11 @@ func drawChanges(random *rand.Rand, keys [][]byte) func(tx EngineTx) error {
 func (e boltInside) checkedBy(do func(tx EngineTx) error) map[uint64]bool {
 	e.t.Helper()
 	batch, err := e.join()
-	mustInside(e.t, err)
+	must(e.t, err)
 	e.batch = nil
-	mustInside(e.t, do(&boltTx{tx: batch.tx, tables: batch.tables, batch: batch}))
-	mustInside(e.t, readPages(func() error { return batch.tables.CheckCommit(uint64(batch.tx.ID()), batch.removed) }))
-	mustInside(e.t, batch.tx.Rollback())
+	must(e.t, do(&boltTx{tx: batch.tx, tables: batch.tables, batch: batch}))
+	must(e.t, readPages(func() error { return batch.tables.CheckCommit(uint64(batch.tx.ID()), batch.removed) }))
+	must(e.t, batch.tx.Rollback())
 
 	m, _ := boltpage.ReadMeta(e.file)
 	checked := map[uint64]bool{0: true, 1: true, m.Freelist: true}
@@ -125,7 +125,7 @@ func (e boltInside) page(id uint64) []byte {
 	e.t.Helper()
 	page := make([]byte, boltpage.PageSize)
 	_, err := e.file.ReadAt(page, int64(id)*boltpage.PageSize)
-	mustInside(e.t, err)
+	must(e.t, err)
 	return page
 }
 
@@ -134,11 +134,11 @@ func (e boltInside) withoutOthers(some map[uint64]bool, do func()) (spoilt int) 
 	e.t.Helper()
 	garbage := bytes.Repeat([]byte{0xff}, boltpage.PageSize)
 	before, err := os.ReadFile(e.path)
-	mustInside(e.t, err)
+	must(e.t, err)
 	m, _ := boltpage.ReadMeta(e.file)
 	write := func(id uint64, page []byte) {
 		_, err := e.file.WriteAt(page, int64(id)*boltpage.PageSize)
-		mustInside(e.t, err)
+		must(e.t, err)
 	}
 	for id := range m.End {
 		if !some[id] {
@@ -148,7 +148,7 @@ func (e boltInside) withoutOthers(some map[uint64]bool, do func()) (spoilt int) 
 	}
 	do()
 	after, err := os.ReadFile(e.path)
-	mustInside(e.t, err)
+	must(e.t, err)
 	for id := range m.End {
 		if at := id * boltpage.PageSize; bytes.Equal(after[at:at+boltpage.PageSize], garbage) { // and was not written anew
 			write(id, before[at:at+boltpage.PageSize])
@@ -183,7 +183,7 @@ func TestBboltReadsNoPageThatWasNotCheckedInTheSameTransaction(t *testing.T) {
 				t.Fatalf("seed %d: %v", seed, finding)
 			}
 		}
-		mustInside(t, e.Close())
+		must(t, e.Close())
 	}
 	if levels < 4 || spoilt < 100*engines {
 		t.Errorf("the trees had %d levels, and %d pages could not be read: too few", levels, spoilt)
@@ -193,7 +193,7 @@ func TestBboltReadsNoPageThatWasNotCheckedInTheSameTransaction(t *testing.T) {
 // leafWith returns the page in which a table of more than one page has a key.
 func (e boltInside) leafWith(table, key string) (page uint64) {
 	e.t.Helper()
-	mustInside(e.t, e.Update(e.t.Context(), func(tx EngineTx) error {
+	must(e.t, e.Update(e.t.Context(), func(tx EngineTx) error {
 		if _, err := tx.Get(table, []byte(key)); err != nil {
 			return err
 		}
@@ -211,7 +211,7 @@ func (e boltInside) leafWith(table, key string) (page uint64) {
 func (e boltInside) spoil(page uint64, at int, bytes ...byte) {
 	e.t.Helper()
 	_, err := e.file.WriteAt(bytes, int64(page)*boltpage.PageSize+int64(at))
-	mustInside(e.t, err)
+	must(e.t, err)
 }
 
 // number is the key of one of the entries that openNumbered puts.
@@ -222,7 +222,7 @@ func openNumbered(t testing.TB) boltInside {
 	e := openBoltInside(t)
 	e.db.NoSync = true
 	for i := range 300 {
-		mustInside(t, e.Update(t.Context(), func(tx EngineTx) error {
+		must(t, e.Update(t.Context(), func(tx EngineTx) error {
 			return tx.Put("numbers", []byte(number(i)), make([]byte, 150))
 		}))
 	}
@@ -287,7 +287,7 @@ func TestADamagedPageIsNotMergedWithAnother(t *testing.T) {
 			if !errors.Is(err, ErrCorrupt) {
 				t.Errorf("Update beside a damaged page: got %v, want ErrCorrupt", err)
 			}
-			mustInside(t, e.set("a", "1")) // bbolt has not got stuck
+			must(t, e.set("a", "1")) // bbolt has not got stuck
 		}
 	}
 }
@@ -311,9 +311,9 @@ func TestAFileThatIsWrittenWhileItIsLookedAtIsNotDamaged(t *testing.T) {
 	for commits := range 10 {
 		f := &interrupted{File: e.file, meanwhile: func() {
 			for range commits {
-				mustInside(t, e.set("a", "1"))
+				must(t, e.set("a", "1"))
 			}
 		}}
-		mustInside(t, boltpage.CheckUnlocked(f, false))
+		must(t, boltpage.CheckUnlocked(f, false))
 	}
 }

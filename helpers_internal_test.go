@@ -27,11 +27,6 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func mustInside(t testing.TB, err error) {
-	t.Helper()
-	must(t, err)
-}
-
 // newSeed returns the seed of a random test: LATCHKEY_SEED, or a new seed. A test that fails says
 // how to replay the run.
 func newSeed(t testing.TB) uint64 {

@@ -19,8 +19,8 @@ type Cost struct {
 }
 
 // These are the named costs. No cost makes it possible to guess a token's secret, which has 256
-// random bits, so a stolen file is safe at any of them. A slow hash is for programs whose rules
-// demand one. docs/decisions has the argument and the figures.
+// random bits, so at any of them a stolen file gives no token away. A slow hash is for programs
+// whose rules demand one. docs/decisions has the argument and the figures.
 var (
 	// DefaultCost is one of the settings for argon2id that the OWASP Password Storage Cheat Sheet
 	// lists as equally good. Among them it is the one that lets a device with 64 MB compute two
