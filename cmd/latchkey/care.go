@@ -22,7 +22,8 @@ func backupCommand(c *cli) *cobra.Command {
 		Short: "Write a copy of the store",
 		Long: `Write a copy of the store to a new FILE, or to standard output if FILE is -. Keep the copy as safe
 as the store, because it contains the same secrets.`,
-		Args: takes("FILE"),
+		Args:              takes("FILE"),
+		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
 				if args[0] == "-" {
@@ -104,7 +105,8 @@ func restoreCommand(c *cli) *cobra.Command {
 		Long: `Make a store from the file BACKUP, which latchkey backup wrote, or from standard input if BACKUP is
 -. restore checks the backup first, and never changes a file that exists already. A key that was
 disabled or deleted after the backup can log in again.`,
-		Args: takes("BACKUP"),
+		Args:              takes("BACKUP"),
+		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := c.path()
 			if err != nil {
@@ -186,7 +188,8 @@ func salvageCommand(c *cli) *cobra.Command {
 		Long: `Read the damaged file BROKEN page by page, and make a new store of every record with a good
 checksum. First close the programs that have the file open. salvage does not change the file. A user
 or a key comes back disabled if a later record of it may be lost.`,
-		Args: takes("BROKEN"),
+		Args:              takes("BROKEN"),
+		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {
 				return usagef("the new store has no name; give --out FILE")
@@ -220,5 +223,6 @@ or a key comes back disabled if a later record of it may be lost.`,
 		},
 	}
 	cmd.Flags().StringVar(&out, "out", "", "the `FILE` of the new store")
+	_ = cmd.RegisterFlagCompletionFunc("out", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 	return cmd
 }

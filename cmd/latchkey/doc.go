@@ -74,7 +74,7 @@
 //	compact         {"before":N,"after":N}, in bytes
 //	salvage         {"store":FILE,"users":N,"keys":N,"data":N,"bad_pages":N,
 //	                 "bad_records":N,"uncertain":N,"orphaned":N}
-//	version         {"version":TEXT,"go":TEXT,"platform":TEXT}
+//	version         {"version":TEXT,"commit":TEXT,"modified":BOOL,"go":TEXT,"platform":TEXT}
 //
 //	USER            {"id":ID,"identities":[IDENTITY, ...],"created":TIME,"disabled":BOOL}
 //	IDENTITY        {"provider":TEXT,"subject":TEXT}
@@ -89,7 +89,8 @@
 //	{"error":TEXT,"advice":TEXT,"status":N}
 //
 // TIME has the format of RFC 3339. A key that never expires has no "expires". The owner of a server
-// key is ffffffff-ffff-ffff-ffff-ffffffffffff, and the principal of a server key has no "user_id".
+// key is ffffffff-ffff-ffff-ffff-ffffffffffff, and the principal of a server key has no "user_id". The
+// version has no "commit" if the build did not know it.
 //
 // # Exit status
 //

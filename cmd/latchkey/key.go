@@ -88,10 +88,11 @@ it.
 
 ` + userHelp + `
 NAME is the name of the key: 1 to 256 bytes of text. Two keys of one owner cannot have the same name.
+A name in the form of an ID is refused, because KEY could not name the key.
 
 --expires says when the key stops logging in. It takes a date, which means the first moment of that
-day in UTC (2027-01-31), a time in the format of RFC 3339 (2027-01-31T18:00:00Z), or a duration from
-now (90d, 12h, 1h30m).
+day in UTC (2027-01-31), a time in the format of RFC 3339 (2027-01-31T18:00:00Z), a duration from now
+in years, weeks, days or hours (1y, 2w, 90d, 12h, 1h30m), or never.
 
 --cost says what it costs to hash the key's secret. A program computes such a hash when it does not
 remember the key, for example at the first login after a start. The cost is default, light, or the
@@ -102,13 +103,15 @@ small devices and tests. It is safe, because a token has too many random bits to
 			"latchkey key create --expires 90d ada@example.com \"Ada's phone\"",
 			"latchkey key create --quiet --server backup-job > token",
 		),
-		Args: k.owner.takes("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error { return k.run(cmd.Context(), args) },
+		Args:              k.owner.takes("NAME"),
+		ValidArgsFunction: k.owner.complete(c, false),
+		RunE:              func(cmd *cobra.Command, args []string) error { return k.run(cmd.Context(), args) },
 	}
 	k.owner.addFlag(cmd)
 	cmd.Flags().StringVar(&k.expires, "expires", "", "the time `WHEN` the key stops logging in (default never)")
 	cmd.Flags().Var((*costFlag)(&k.opts.Cost), "cost", "the cost of hashing the key (or set LATCHKEY_COST)")
 	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("expires", cobra.FixedCompletions([]string{"1w", "90d", "1y", "never"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveKeepOrder))
 	cmd.Flags().IntVar(&k.opts.MaxKeysPerUser, "max-keys", 20, "the largest `NUMBER` of keys that the user can have; -1 for no limit")
 	c.quietFlag(cmd, "the token")
 	return cmd
@@ -116,6 +119,9 @@ small devices and tests. It is safe, because a token has too many random bits to
 
 // run creates the key and prints its token.
 func (k *keyCreation) run(ctx context.Context, args []string) error {
+	if k.opts.MaxKeysPerUser == 0 { // for the library this is the default
+		return usagef("--max-keys must be at least 1, or -1 for no limit")
+	}
 	expiry, err := parseExpiry(k.expires, time.Now())
 	if err != nil {
 		return err
@@ -171,10 +177,11 @@ func (c *cli) printNewKey(key latchkey.Key, token string) error {
 func keyListCommand(c *cli) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
-		Use:   "list (USER | --server)",
-		Short: "List the keys of a user, or the server keys, in the order of creation",
-		Long:  "List the keys of a user, or the server keys, in the order of creation.\n\n" + userHelp,
-		Args:  owner.takes(),
+		Use:               "list (USER | --server)",
+		Short:             "List the keys of a user, or the server keys, in the order of creation",
+		Long:              "List the keys of a user, or the server keys, in the order of creation.\n\n" + userHelp,
+		Args:              owner.takes(),
+		ValidArgsFunction: owner.complete(c, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var keys []latchkey.Key
 			err := c.view(cmd.Context(), func(tx *latchkey.Tx) error {
@@ -202,10 +209,11 @@ func keyListCommand(c *cli) *cobra.Command {
 func keyShowCommand(c *cli) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
-		Use:   "show (USER | --server) KEY",
-		Short: "Show a key without its token",
-		Long:  "Show a key without its token.\n\n" + userHelp + "\n" + keyHelp,
-		Args:  owner.takes("KEY"),
+		Use:               "show (USER | --server) KEY",
+		Short:             "Show a key without its token",
+		Long:              "Show a key without its token.\n\n" + userHelp + "\n" + keyHelp,
+		Args:              owner.takes("KEY"),
+		ValidArgsFunction: owner.complete(c, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.view(cmd.Context(), func(tx *latchkey.Tx) error {
 				key, _, err := owner.findKey(tx, args)
@@ -233,10 +241,11 @@ func keyShowCommand(c *cli) *cobra.Command {
 func keyRenameCommand(c *cli) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
-		Use:   "rename (USER | --server) KEY NAME",
-		Short: "Give a key another name",
-		Long:  "Give a key another name.\n\n" + userHelp + "\n" + keyHelp,
-		Args:  owner.takes("KEY", "NAME"),
+		Use:               "rename (USER | --server) KEY NAME",
+		Short:             "Give a key another name",
+		Long:              "Give a key another name.\n\n" + userHelp + "\n" + keyHelp,
+		Args:              owner.takes("KEY", "NAME"),
+		ValidArgsFunction: owner.complete(c, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.changeKey(cmd, "renamed", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, rest []string) error {
 				name, err := newName(tx, key.Owner, key.ID, rest[0])
@@ -255,10 +264,11 @@ func keyRenameCommand(c *cli) *cobra.Command {
 func keyChangeCommand(c *cli, name, short string, change func(tx *latchkey.Tx, owner, id uuid.UUID) error) *cobra.Command {
 	var owner ownerArg
 	cmd := &cobra.Command{
-		Use:   name + " (USER | --server) KEY",
-		Short: short,
-		Long:  short + ".\n\n" + userHelp + "\n" + keyHelp,
-		Args:  owner.takes("KEY"),
+		Use:               name + " (USER | --server) KEY",
+		Short:             short,
+		Long:              short + ".\n\n" + userHelp + "\n" + keyHelp,
+		Args:              owner.takes("KEY"),
+		ValidArgsFunction: owner.complete(c, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.changeKey(cmd, name+"d", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, _ []string) error {
 				return change(tx, key.Owner, key.ID)

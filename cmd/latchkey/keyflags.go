@@ -14,19 +14,26 @@ import (
 // This file parses the values of the flags of key create.
 
 // parseExpiry parses s, the value of --expires, and returns the expiry date. It returns the zero
-// time, which means never, if s is empty.
+// time, which means never, if s is empty or never.
 func parseExpiry(s string, now time.Time) (time.Time, error) {
-	if s == "" {
+	if s == "" || s == "never" {
 		return time.Time{}, nil
 	}
 	t, ok := parseTime(s, now)
 	if !ok {
-		return time.Time{}, usagef("--expires takes a date (2027-01-31), a time (2027-01-31T18:00:00Z) or a duration (90d, 12h)")
+		return time.Time{}, usagef("--expires takes a date (2027-01-31), a time (2027-01-31T18:00:00Z), a duration (1y, 2w, 90d, 12h) or never")
 	}
 	if t.UTC().Year() > 9999 { // JSON cannot contain such a time
 		return time.Time{}, usagef("--expires is after the year 9999; leave --expires out for a key that never expires")
 	}
 	return t, nil
+}
+
+// calendarUnits are the units of a duration from now that package time does not have.
+var calendarUnits = map[string]func(from time.Time, n int) time.Time{
+	"d": func(from time.Time, n int) time.Time { return from.AddDate(0, 0, n) },
+	"w": func(from time.Time, n int) time.Time { return from.AddDate(0, 0, 7*n) },
+	"y": func(from time.Time, n int) time.Time { return from.AddDate(n, 0, 0) },
 }
 
 // parseTime parses a date, a time of RFC 3339, or a duration from now.
@@ -37,11 +44,12 @@ func parseTime(s string, now time.Time) (time.Time, bool) {
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return t, true
 	}
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		// A number of days of 32 bits reaches far beyond the year 9999 and does not overflow a
-		// time.
-		n, err := strconv.ParseInt(days, 10, 32)
-		return now.UTC().AddDate(0, 0, int(n)), err == nil
+	for unit, add := range calendarUnits {
+		if number, ok := strings.CutSuffix(s, unit); ok {
+			// A number of 28 bits reaches far beyond the year 9999 and does not overflow a time.
+			n, err := strconv.ParseInt(number, 10, 28)
+			return add(now.UTC(), int(n)), err == nil
+		}
 	}
 	d, err := time.ParseDuration(s)
 	return now.Add(d), err == nil
@@ -62,8 +70,16 @@ func (c *costFlag) Set(s string) error {
 	if err != nil || given.String() != s {
 		return errors.New("a cost must be default, light, or of the form m=7168,t=5,p=1")
 	}
+	if !given.inRange() {
+		return errors.New("the memory must be from 8 for each lane to 1048576 (1 GiB), the passes from 1 to 64, and the lanes from 1 to 16")
+	}
 	*c = given
 	return nil
+}
+
+// inRange reports whether the library accepts c. See [latchkey.Cost].
+func (c *costFlag) inRange() bool {
+	return c.Memory >= 8*uint32(c.Lanes) && c.Memory <= 1<<20 && c.Passes >= 1 && c.Passes <= 64 && c.Lanes >= 1 && c.Lanes <= 16
 }
 
 func (c *costFlag) String() string {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
@@ -18,6 +20,11 @@ func TestAnExpiryDateIsADateATimeOrADuration(t *testing.T) {
 		{"", time.Time{}},
 		{"2027-01-31", time.Date(2027, 1, 31, 0, 0, 0, 0, time.UTC)},
 		{"2027-01-31T18:00:00+02:00", time.Date(2027, 1, 31, 16, 0, 0, 0, time.UTC)},
+		{"never", time.Time{}},
+		{"1y", time.Date(2027, 1, 2, 12, 0, 0, 0, time.UTC)},
+		{"2w", time.Date(2026, 1, 16, 12, 0, 0, 0, time.UTC)},
+		{"4w", time.Date(2026, 1, 30, 12, 0, 0, 0, time.UTC)},
+		{"365000d", noon.AddDate(0, 0, 365000)},
 		{"90d", time.Date(2026, 4, 2, 12, 0, 0, 0, time.UTC)},
 		{"1h30m", time.Date(2026, 1, 2, 13, 30, 0, 0, time.UTC)},
 	} {
@@ -25,7 +32,7 @@ func TestAnExpiryDateIsADateATimeOrADuration(t *testing.T) {
 			t.Errorf("parseExpiry(%q) = %v, %v; want %v", tt.flag, got, err, tt.want)
 		}
 	}
-	for _, flag := range []string{"tomorrow", "90", "d", "1.5d", "2027-02-30", "31.01.2027", "9999999d", "9999-12-31T23:00:00-02:00"} {
+	for _, flag := range []string{"tomorrow", "90", "d", "1.5d", "2027-02-30", "31.01.2027", "1m1d", "1.5y", "w", "y", "8000y", "134217727y", "134217727w", "99999999d", "999999999999w", "9999-12-31T23:00:00-02:00"} {
 		if got, err := parseExpiry(flag, noon); err == nil {
 			t.Errorf("parseExpiry(%q) = %v, want an error", flag, got)
 		}
@@ -66,6 +73,24 @@ func TestACostIsANameOrParametersAsInAPHCString(t *testing.T) {
 		c := costFlag{Memory: 1}
 		if err := c.Set(flag); err == nil || c != (costFlag{Memory: 1}) {
 			t.Errorf("Set(%q): got %+v, %v; want an error and no change", flag, c, err)
+		}
+	}
+}
+
+func TestTheCommandAndTheLibraryAcceptTheSameCosts(t *testing.T) {
+	for _, cost := range []latchkey.Cost{
+		{}, {Memory: 8, Passes: 1, Lanes: 1}, {Memory: 7, Passes: 1, Lanes: 1}, {Memory: 8, Passes: 0, Lanes: 1}, {Memory: 8, Passes: 1, Lanes: 0},
+		{Memory: 1 << 20, Passes: 64, Lanes: 16}, {Memory: 1<<20 + 1, Passes: 64, Lanes: 16}, {Memory: 1 << 20, Passes: 65, Lanes: 16},
+		{Memory: 1 << 20, Passes: 64, Lanes: 17}, {Memory: 128, Passes: 1, Lanes: 16}, {Memory: 127, Passes: 1, Lanes: 16},
+	} {
+		text := fmt.Sprintf("m=%d,t=%d,p=%d", cost.Memory, cost.Passes, cost.Lanes)
+		flagErr := new(costFlag).Set(text)
+		_, err := memory.Open(&latchkey.Options{Cost: cost, HashMemory: 1 << 30})
+		if cost == (latchkey.Cost{}) {
+			err = latchkey.ErrInvalidOptions // the library takes it for the default
+		}
+		if (flagErr == nil) != (err == nil) {
+			t.Errorf("%s: the command says %v, the library %v", text, flagErr, err)
 		}
 	}
 }

@@ -23,6 +23,7 @@ func runUntilSignal(stderr io.Writer) int {
 func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	c := &cli{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := newRoot(c)
+	prepareCompletion(root, args)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -32,11 +32,11 @@ func newRoot(c *cli) *cobra.Command {
 	cobra.EnableCommandSorting = false // the order is that in which a newcomer needs the commands
 	root := parentCommand("latchkey", "Manage users and their API keys in one file")
 	root.Long = manual()
-	root.Version = version()
+	root.Version = version().String()
 	root.SilenceErrors = true
 	root.SilenceUsage = true
-	root.DisableAutoGenTag = true // or a man page would contain the date on which it was made
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	root.SetFlagErrorFunc(explainFlag)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return c.begin(cmd) }
 
 	flags := root.PersistentFlags()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"regexp"
 
 	"github.com/spf13/cobra"
 
@@ -113,6 +114,9 @@ func (c *cli) update(ctx context.Context, fn func(*latchkey.Tx) error) error {
 	return c.withStore(ctx, latchkey.Options{}, func(s *latchkey.Store) error { return s.Update(ctx, fn) })
 }
 
+// prefixForm matches the prefixes that tokens can have.
+var prefixForm = regexp.MustCompile(`^[0-9A-Za-z]{1,16}$`)
+
 func initCommand(c *cli) *cobra.Command {
 	var prefix string
 	cmd := &cobra.Command{
@@ -124,6 +128,9 @@ func initCommand(c *cli) *cobra.Command {
 			path, err := c.path()
 			if err != nil {
 				return err
+			}
+			if !prefixForm.MatchString(prefix) {
+				return usagef("--prefix must be 1 to 16 ASCII letters and digits")
 			}
 			if _, err := os.Stat(path); err == nil { // Stat follows links, as the store does
 				return explainExisting(fs.ErrExist, path)

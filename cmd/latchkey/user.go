@@ -88,8 +88,13 @@ func userListCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List users in the order of their IDs",
-		Long: `List users in the order of their IDs. To list the users in parts, give the last ID of one part to
---after for the next part. With --json, each line is a JSON document.`,
+		Long: `List users in the order of their IDs. That order does not tell when a user was added, because most of
+an ID is random. The order stays the same, so a list can be made in parts: give the last ID of one
+part to --after for the next part. To sort the list, use another program:
+
+    latchkey user list | sort -k 2    # by the time of creation
+
+With --json, each line is a JSON document.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cursor, ok := parseID(after)
@@ -104,7 +109,7 @@ func userListCommand(c *cli) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&after, "after", "", "begin after the user with this `ID`")
-	cmd.Flags().UintVar(&limit, "limit", 0, "list at most `N` users; 0 for all")
+	cmd.Flags().UintVar(&limit, "limit", 0, "list at most `N` users (default all)")
 	return cmd
 }
 
@@ -138,10 +143,11 @@ func (c *cli) writeUserRow(w io.Writer, user latchkey.User) error {
 
 func userShowCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
-		Use:   "show USER",
-		Short: "Show a user",
-		Long:  "Show a user.\n\n" + userHelp,
-		Args:  takes("USER"),
+		Use:               "show USER",
+		Short:             "Show a user",
+		Long:              "Show a user.\n\n" + userHelp,
+		Args:              takes("USER"),
+		ValidArgsFunction: c.completeUser,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.view(cmd.Context(), func(tx *latchkey.Tx) error {
 				user, err := findUser(tx, args[0])
@@ -166,8 +172,9 @@ func userLinkCommand(c *cli) *cobra.Command {
 
 ` + userHelp + `
 IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass identity.`,
-		Example: examples("latchkey user link ada@example.com oauth2-google:112233445566"),
-		Args:    takes("USER", "IDENTITY"),
+		Example:           examples("latchkey user link ada@example.com oauth2-google:112233445566"),
+		Args:              takes("USER", "IDENTITY"),
+		ValidArgsFunction: c.completeUser,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := parseIdentity(args[1]); err != nil {
 				return err
@@ -195,10 +202,11 @@ IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass identity.`,
 // userChangeCommand returns the command name, which makes one change to one user.
 func userChangeCommand(c *cli, name, short string, change func(*latchkey.Tx, uuid.UUID) error) *cobra.Command {
 	return &cobra.Command{
-		Use:   name + " USER",
-		Short: short,
-		Long:  short + ".\n\n" + userHelp,
-		Args:  takes("USER"),
+		Use:               name + " USER",
+		Short:             short,
+		Long:              short + ".\n\n" + userHelp,
+		Args:              takes("USER"),
+		ValidArgsFunction: c.completeUser,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var user latchkey.User
 			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
