@@ -100,3 +100,11 @@ func wrapf(err error, format string, args ...any) error {
 	}
 	return fmt.Errorf("latchkey: "+format+": %w", append(args, err)...)
 }
+
+// firstError returns the first one of two errors that is not nil.
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}

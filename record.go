@@ -432,11 +432,3 @@ func wrapRecord(err error, kind string, id uuid.UUID) error {
 	}
 	return fmt.Errorf("record of %s %s: %w", kind, id, err)
 }
-
-// firstError returns the first one of two errors that is not nil.
-func firstError(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
-}
