@@ -66,7 +66,7 @@ func restore(ctx context.Context, r io.Reader, tmp *os.File) error {
 // Check.
 func checkCopy(ctx context.Context, path string) error {
 	opts := &Options{ReadOnly: true}
-	e, err := openBolt(path, opts)
+	e, err := openBoltEngine(path, opts)
 	if err != nil {
 		return err
 	}

@@ -49,18 +49,18 @@ var (
 // writer waits for nobody, and every function runs in its caller's goroutine.
 type boltEngine struct {
 	path   string
-	health health
-	turns  turns
+	health boltHealth
+	turns  boltTurns
 
-	gate       gate      // to hold when a transaction begins, and to change the rest of this block
+	gate       boltGate  // to hold when a transaction begins, and to change the rest of this block
 	db         *bbolt.DB // nil if there is none any more
 	file       *os.File  // bbolt's own, to close it where bbolt cannot
 	committing bool      // a reader that begins may have to wait for the commit
 
-	checked   boltpage.Checked
-	last      atomic.Pointer[boltCommit] // the last one that is known to be on disk
-	commits   atomic.Uint64
-	closeOnce sync.Once
+	checked    boltpage.Checked
+	lastCommit atomic.Pointer[boltCommit] // the last one that is known to be on disk
+	commits    atomic.Uint64
+	closeOnce  sync.Once
 
 	batch *boltBatch // the open batch, for the holder of the turn
 }
@@ -97,19 +97,19 @@ func OpenBoltEngine(path string, opts *Options) (Engine, error) {
 func openOrCreateBolt(path string, opts *Options) (*boltEngine, error) {
 	err := checkRegular(path)
 	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
-		err = createBolt(durable.Resolve(path))
+		err = createBoltFile(durable.Resolve(path))
 	}
 	if err != nil {
 		return nil, wrapf(err, "open store")
 	}
-	e, err := openBolt(path, opts)
+	e, err := openBoltEngine(path, opts)
 	if err != nil {
 		return nil, wrapf(wayOut(path, err), "open %s", path)
 	}
 	return e, nil
 }
 
-func openBolt(path string, opts *Options) (*boltEngine, error) {
+func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
 	// What is put in the file's place later goes to where the file is now, wherever the program or a link has moved.
 	path, err := filepath.EvalSymlinks(path)
 	if err == nil {
@@ -118,17 +118,17 @@ func openBolt(path string, opts *Options) (*boltEngine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &boltEngine{path: path, health: health{readOnly: opts.readOnly()}, gate: newGate()}
+	e := &boltEngine{path: path, health: boltHealth{readOnly: opts.readOnly()}, gate: newBoltGate()}
 	settings := boltSettings()
 	settings.ReadOnly = opts.readOnly()
 	settings.Timeout = opts.lockTimeout()
 	for {
 		var err error
-		if e.db, e.file, err = openBoltFile(path, settings); err != nil {
+		if e.db, e.file, err = openDB(path, settings); err != nil {
 			return nil, err
 		}
 		// Whoever waited for the lock while the file was compacted has got the old one.
-		replaced, err := e.replaced()
+		replaced, err := e.isReplaced()
 		if err == nil && !replaced {
 			break
 		}
@@ -138,7 +138,7 @@ func openBolt(path string, opts *Options) (*boltEngine, error) {
 	}
 	err = e.checkFile()
 	if err == nil && !opts.readOnly() {
-		err = e.settle()
+		err = e.rewriteLastMeta()
 	}
 	if err != nil {
 		_ = e.release()
@@ -151,8 +151,8 @@ func openBolt(path string, opts *Options) (*boltEngine, error) {
 	return e, nil
 }
 
-// replaced tells whether the file that is open is no longer the one at its path.
-func (e *boltEngine) replaced() (bool, error) {
+// isReplaced tells whether the file that is open is no longer the one at its path.
+func (e *boltEngine) isReplaced() (bool, error) {
 	mine, err := e.file.Stat()
 	if err != nil {
 		return false, err
@@ -164,8 +164,8 @@ func (e *boltEngine) replaced() (bool, error) {
 	return !os.SameFile(mine, there), nil
 }
 
-// openBoltFile opens a bbolt file that is there already. It returns the file too, to close it where bbolt cannot.
-func openBoltFile(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, err error) {
+// openDB opens a bbolt file that is there already. It returns the file too, to close it where bbolt cannot.
+func openDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, err error) {
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
 		// bbolt would make a missing file, and fill an empty one, in steps that a power cut can come between.
 		f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
@@ -236,7 +236,7 @@ func (e *boltEngine) checkFile() error {
 	if sound < 2 {
 		return corrupt("a meta page cannot be read, and with it perhaps the last change")
 	}
-	e.last.Store(&boltCommit{e.db, int(m.Commit)})
+	e.lastCommit.Store(&boltCommit{e.db, int(m.Commit)})
 	return e.view(context.Background(), func(tx *bbolt.Tx, file *os.File) error {
 		info, err := file.Stat()
 		if err != nil {
@@ -363,9 +363,9 @@ func (e *boltEngine) waitForReopen(ctx context.Context) error {
 
 // boltReader is a read transaction of bbolt, with the file that it reads, and the last commit that was known when it began.
 type boltReader struct {
-	tx   *bbolt.Tx
-	file *os.File
-	last *boltCommit
+	tx         *bbolt.Tx
+	file       *os.File
+	lastCommit *boltCommit
 }
 
 // beginRead begins a read transaction, which endRead ends. It does not wait longer than ctx lasts.
@@ -409,7 +409,7 @@ func (e *boltEngine) beginReadInGate() (boltReader, error) {
 	if err != nil {
 		return boltReader{}, err
 	}
-	if r.last.outlives(r.tx) {
+	if r.lastCommit.outlives(r.tx) {
 		e.endRead(r.tx)
 		return boltReader{}, boltpage.ErrLastLost
 	}
@@ -420,7 +420,7 @@ func (e *boltEngine) beginReadLocked() (r boltReader, err error) {
 	if err := e.health.canLook(); err != nil {
 		return r, err
 	}
-	r.file, r.last = e.file, e.last.Load()
+	r.file, r.lastCommit = e.file, e.lastCommit.Load()
 	err = e.health.guard(stuckAll, func() (err error) {
 		r.tx, err = e.db.Begin(false)
 		return err
@@ -449,16 +449,16 @@ func (e *boltEngine) endRead(tx *bbolt.Tx) {
 	}
 }
 
-// gate is a lock that can be waited for as long as a context lasts.
-type gate chan struct{}
+// boltGate is a lock that can be waited for as long as a context lasts.
+type boltGate chan struct{}
 
-func newGate() gate { return make(gate, 1) }
+func newBoltGate() boltGate { return make(boltGate, 1) }
 
-func (g gate) lock()   { g <- struct{}{} }
-func (g gate) unlock() { <-g }
+func (g boltGate) lock()   { g <- struct{}{} }
+func (g boltGate) unlock() { <-g }
 
 // lockWithin locks the gate, unless ctx ends before.
-func (g gate) lockWithin(ctx context.Context) error {
+func (g boltGate) lockWithin(ctx context.Context) error {
 	if g.tryLock() { // most contexts make a channel when they are first asked for it
 		return nil
 	}
@@ -470,7 +470,7 @@ func (g gate) lockWithin(ctx context.Context) error {
 	}
 }
 
-func (g gate) tryLock() bool {
+func (g boltGate) tryLock() bool {
 	select {
 	case g <- struct{}{}:
 		return true
@@ -485,13 +485,13 @@ func (e *boltEngine) Close() (err error) {
 }
 
 func (e *boltEngine) close() error {
-	e.health.setLife(closing)
+	e.health.setLife(engineClosing)
 	if err := e.takeTurn(context.Background()); err != nil {
 		return err
 	}
 	defer e.endTurn()
 	e.commitBatch()
-	e.health.setLife(closed)
+	e.health.setLife(engineClosed)
 	return wrapf(e.release(), "close %s", e.path)
 }
 

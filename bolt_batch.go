@@ -71,15 +71,15 @@ func (e *boltEngine) runMember(batch *boltBatch, fn func(EngineTx) error) (err e
 	return err
 }
 
-// turns hands out the right to write, to one holder at a time, in the order in which they asked.
-type turns struct {
+// boltTurns hands out the right to write, to one holder at a time, in the order in which they asked.
+type boltTurns struct {
 	mu    sync.Mutex
 	queue []chan struct{} // closed when the turn has come
 	taken bool
 }
 
 // ask asks for the turn, and returns a channel that is closed when it has come.
-func (t *turns) ask() <-chan struct{} {
+func (t *boltTurns) ask() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	turn := make(chan struct{})
@@ -93,7 +93,7 @@ func (t *turns) ask() <-chan struct{} {
 }
 
 // leave takes back a request for the turn, and reports whether it could: the turn may have come.
-func (t *turns) leave(turn <-chan struct{}) bool {
+func (t *boltTurns) leave(turn <-chan struct{}) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := slices.IndexFunc(t.queue, func(waiting chan struct{}) bool { return waiting == turn })
@@ -105,20 +105,20 @@ func (t *turns) leave(turn <-chan struct{}) bool {
 }
 
 // pass gives the holder's turn to the next in line. It reports false if nobody waits, and the holder keeps the turn.
-func (t *turns) pass() bool {
+func (t *boltTurns) pass() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.passLocked()
 }
 
 // release gives the holder's turn to the next in line, or to nobody.
-func (t *turns) release() {
+func (t *boltTurns) release() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.taken = t.passLocked()
 }
 
-func (t *turns) passLocked() bool {
+func (t *boltTurns) passLocked() bool {
 	if len(t.queue) == 0 {
 		return false
 	}
@@ -202,7 +202,7 @@ func (e *boltEngine) beginWrite() (*boltBatch, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.last.Load().outlives(b.tx) {
+	if e.lastCommit.Load().outlives(b.tx) {
 		b.damage = boltError(boltpage.ErrLastLost)
 	}
 	return b, nil
@@ -233,7 +233,7 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	e.setCommitting(false)
 	if err == nil {
 		e.commits.Add(1)
-		e.last.Store(&boltCommit{e.db, id})
+		e.lastCommit.Store(&boltCommit{e.db, id})
 		return nil
 	}
 	visible, lookErr := e.isVisible(id)

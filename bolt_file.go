@@ -42,18 +42,18 @@ func openRegular(path string) (*os.File, error) {
 	return durable.OpenFile(path, os.O_RDONLY)
 }
 
-// createBolt makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.
-func createBolt(path string) error {
-	err := durable.Create(path, func(tmp *os.File) error { return fillBolt(tmp.Name()) })
+// createBoltFile makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.
+func createBoltFile(path string) error {
+	err := durable.Create(path, func(tmp *os.File) error { return initBoltFile(tmp.Name()) })
 	if errors.Is(err, fs.ErrExist) {
 		return durable.SyncDir(filepath.Dir(path)) // whoever made it may not have come to that yet
 	}
 	return err
 }
 
-// newBolt makes bbolt's own kind of empty file, as an engine that nobody else knows of.
-func newBolt(path string) (*boltEngine, error) {
-	e := &boltEngine{path: path, gate: newGate()}
+// newBoltEngine makes bbolt's own kind of empty file, as an engine that nobody else knows of.
+func newBoltEngine(path string) (*boltEngine, error) {
+	e := &boltEngine{path: path, gate: newBoltGate()}
 	settings := boltSettings()
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
 		f, err = os.OpenFile(name, flag, mode)
@@ -71,9 +71,9 @@ func newBolt(path string) (*boltEngine, error) {
 	return e, nil
 }
 
-// fillBolt makes a bbolt file of an empty one, with nothing but the marker.
-func fillBolt(path string) error {
-	e, err := newBolt(path)
+// initBoltFile makes a bbolt file of an empty one, with nothing but the marker.
+func initBoltFile(path string) error {
+	e, err := newBoltEngine(path)
 	if err != nil {
 		return err
 	}
@@ -83,10 +83,10 @@ func fillBolt(path string) error {
 	return boltError(errors.Join(err, e.release()))
 }
 
-// settle has the disk keep what is seen of the file, and its name. A process that was killed can have left what it had
+// rewriteLastMeta has the disk keep what is seen of the file, and its name. A process that was killed can have left what it had
 // not synced. And after a sync that failed, Linux shows what the disk has not got, and never writes it again, unless it is
 // written anew. Of all that only the meta page of the last commit counts: what it leads to was synced before.
-func (e *boltEngine) settle() error {
+func (e *boltEngine) rewriteLastMeta() error {
 	last, _ := boltpage.ReadMeta(e.file)
 	page, at := make([]byte, boltpage.PageSize), int64(last.Commit%2)*boltpage.PageSize
 	if _, err := e.file.ReadAt(page, at); err != nil {
@@ -197,7 +197,7 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	if err := e.health.canWrite(); err != nil {
 		return err
 	}
-	if replaced, err := e.replaced(); err != nil {
+	if replaced, err := e.isReplaced(); err != nil {
 		return err
 	} else if replaced {
 		return fmt.Errorf("there is another file at %s now: %w", e.path, fs.ErrExist)
@@ -227,7 +227,7 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	dst, err := newBolt(path)
+	dst, err := newBoltEngine(path)
 	if err != nil {
 		return err
 	}
@@ -250,34 +250,23 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 func (e *boltEngine) copyTables(ctx context.Context, dst *bbolt.DB) error {
 	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
 		tables := newBoltTables(tx, nil)
-		names := contained(reader(tables.FindTable, nil))
+		names := scanPages(tables.FindTable, nil)
 		for {
-			table, err := names()
+			table, err := readNext(names)
 			if err != nil || table.Key == nil {
 				return err
 			}
 			find := func(key []byte) (boltpage.Node, []byte, error) { return tables.Find(string(table.Key), key) }
-			if err := copyTable(ctx, dst, table.Key, contained(reader(find, nil))); err != nil {
+			if err := copyTable(ctx, dst, table.Key, scanPages(find, nil)); err != nil {
 				return err
 			}
 		}
 	})
 }
 
-// contained is next, with its faults contained. What the caller does with an entry is not contained.
-func contained(next func() (Entry, error)) func() (Entry, error) {
-	return func() (entry Entry, err error) {
-		err = readPages(func() (err error) {
-			entry, err = next()
-			return err
-		})
-		return entry, err
-	}
-}
-
 func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Entry, error)) error {
 	const perTx = 4 << 20
-	entry, err := next()
+	entry, err := readNext(next)
 	for err == nil && entry.Key != nil {
 		err = dst.Update(func(tx *bbolt.Tx) error {
 			out, err := tx.CreateBucketIfNotExists(name)
@@ -290,7 +279,7 @@ func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Ent
 					return err
 				}
 				n += len(entry.Key) + len(entry.Value)
-				if entry, err = next(); err != nil {
+				if entry, err = readNext(next); err != nil {
 					return err
 				}
 			}
@@ -311,7 +300,7 @@ func (e *boltEngine) replaceBy(path string) error {
 		if err == nil {
 			err = os.Rename(path, e.path)
 			var openErr error
-			e.db, e.file, openErr = openBoltFile(e.path, againSettings())
+			e.db, e.file, openErr = openDB(e.path, reopenSettings())
 			err = errors.Join(err, openErr)
 		}
 		if e.db == nil {
@@ -319,7 +308,7 @@ func (e *boltEngine) replaceBy(path string) error {
 		}
 		return err
 	}
-	db, file, err := openBoltFile(path, againSettings())
+	db, file, err := openDB(path, reopenSettings())
 	if err != nil {
 		return err
 	}
@@ -353,7 +342,7 @@ func (e *boltEngine) reopenLocked(commit int) error {
 	if err := errors.Join(err, closeErr); err != nil {
 		return err
 	}
-	if e.db, e.file, err = openBoltFile(e.path, againSettings()); err != nil {
+	if e.db, e.file, err = openDB(e.path, reopenSettings()); err != nil {
 		return err
 	}
 	if err := e.checkReopened(before, commit); err != nil {
@@ -361,7 +350,7 @@ func (e *boltEngine) reopenLocked(commit int) error {
 		e.db, e.file = nil, nil
 		return errors.Join(err, closeErr)
 	}
-	e.last.Store(&boltCommit{e.db, commit})
+	e.lastCommit.Store(&boltCommit{e.db, commit})
 	return nil
 }
 
@@ -380,8 +369,8 @@ func (e *boltEngine) checkReopened(before fs.FileInfo, commit int) error {
 	return nil
 }
 
-// againSettings are for an engine that was open already, whatever it waited for then.
-func againSettings() *bbolt.Options {
+// reopenSettings are for an engine that was open already, whatever it waited for then.
+func reopenSettings() *bbolt.Options {
 	settings := boltSettings()
 	settings.Timeout = (*Options)(nil).lockTimeout()
 	return settings

@@ -15,7 +15,7 @@ import (
 
 // What an engine on bbolt can still do after a fault, and which error its callers get.
 
-// health says whether an engine may read, and whether it may write.
+// boltHealth says whether an engine may read, and whether it may write.
 //
 //	state           reached by                                  reading    writing
 //	sound           opening                                     yes        yes
@@ -29,14 +29,14 @@ import (
 //
 // Several states can hold at once. Then the error in the lowest of their rows counts. No state is
 // ever left, but for closing, which closed follows.
-type health struct {
+type boltHealth struct {
 	readOnly bool
 
 	mu         sync.Mutex // guards what follows
 	unwritable error      // the cause
 	unreadable error      // the cause
 	stuck      stuckness
-	life       life
+	life       engineLife
 }
 
 // stuckness says which calls of bbolt might wait for ever for a lock that a panic has left locked.
@@ -48,35 +48,35 @@ const (
 	stuckAll
 )
 
-type life int
+type engineLife int
 
 const (
-	alive life = iota
-	closing
-	closed
+	engineOpen engineLife = iota
+	engineClosing
+	engineClosed
 )
 
 // errStuck is for all calls that might wait for ever.
 var errStuck = fmt.Errorf("%w: close it", ErrCorrupt)
 
 // canRead returns nil if callers of the engine may read, and otherwise why they may not.
-func (h *health) canRead() error {
+func (h *boltHealth) canRead() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.life != alive {
+	if h.life != engineOpen {
 		return ErrClosed
 	}
 	return h.canLookLocked()
 }
 
 // canLook returns nil if the engine itself may read, which it also does while it is closing.
-func (h *health) canLook() error {
+func (h *boltHealth) canLook() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.canLookLocked()
 }
 
-func (h *health) canLookLocked() error {
+func (h *boltHealth) canLookLocked() error {
 	if h.stuck == stuckAll {
 		return errStuck
 	}
@@ -84,13 +84,13 @@ func (h *health) canLookLocked() error {
 }
 
 // canWrite returns nil if the engine may write, and otherwise why it may not.
-func (h *health) canWrite() error {
+func (h *boltHealth) canWrite() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
 	case h.readOnly:
 		return ErrReadOnly
-	case h.life == closed:
+	case h.life == engineClosed:
 		return ErrClosed
 	case h.stuck != notStuck:
 		return errStuck
@@ -101,32 +101,32 @@ func (h *health) canWrite() error {
 }
 
 // failWrites ends all writing, for a cause. The first cause stays.
-func (h *health) failWrites(cause error) {
+func (h *boltHealth) failWrites(cause error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.unwritable = firstError(h.unwritable, cause)
 }
 
 // failReads ends all reading and writing, for a cause. The first cause stays.
-func (h *health) failReads(cause error) {
+func (h *boltHealth) failReads(cause error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.unreadable = firstError(h.unreadable, cause)
 }
 
-func (h *health) setStuck(s stuckness) {
+func (h *boltHealth) setStuck(s stuckness) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stuck = max(h.stuck, s)
 }
 
-func (h *health) stuckness() stuckness {
+func (h *boltHealth) stuckness() stuckness {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.stuck
 }
 
-func (h *health) setLife(l life) {
+func (h *boltHealth) setLife(l engineLife) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.life = l
@@ -134,7 +134,7 @@ func (h *health) setLife(l life) {
 
 // guard runs fn, which calls bbolt where it holds locks, with its faults contained. After a panic
 // the calls that s names are stuck.
-func (h *health) guard(s stuckness, fn func() error) error {
+func (h *boltHealth) guard(s stuckness, fn func() error) error {
 	returned := false
 	err := contain(func() error {
 		err := fn()

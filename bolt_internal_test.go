@@ -34,13 +34,13 @@ type boltInside struct {
 func openBoltInside(t testing.TB) boltInside {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.db")
-	must(t, createBolt(path))
+	must(t, createBoltFile(path))
 	return openBoltInsideFile(t, path)
 }
 
 func openBoltInsideFile(t testing.TB, path string) boltInside {
 	t.Helper()
-	e, err := openBolt(path, nil)
+	e, err := openBoltEngine(path, nil)
 	must(t, err)
 	t.Cleanup(func() { _ = e.Close() })
 	return boltInside{e, t}
@@ -448,7 +448,7 @@ func TestAMapThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 		}
 		e.want("a=1")
 		must(t, e.set("a", "1"))
-		if _, err := openBolt(e.path, &Options{LockTimeout: -1}); !errors.Is(err, ErrLocked) {
+		if _, err := openBoltEngine(e.path, &Options{LockTimeout: -1}); !errors.Is(err, ErrLocked) {
 			t.Errorf("round %d: opening it again: got %v, want ErrLocked", i, err)
 		}
 	}
@@ -716,13 +716,13 @@ func TestAReaderThatBeginsDoesNotWaitForACommitLongerThanItsContext(t *testing.T
 
 func TestEachStateOfAnEngineAllowsWhatItsTableSays(t *testing.T) {
 	errCause, errOther := errors.New("the cause"), errors.New("another cause")
-	type step = func(h *health)
-	unwritable := func(h *health) { h.failWrites(errCause) }
-	unreadable := func(h *health) { h.failReads(errCause) }
-	stuckWriting := func(h *health) { h.setStuck(stuckWriters) }
-	stuckReading := func(h *health) { h.setStuck(stuckAll) }
-	closes := func(h *health) { h.setLife(closing) }
-	hasClosed := func(h *health) { h.setLife(closed) }
+	type step = func(h *boltHealth)
+	unwritable := func(h *boltHealth) { h.failWrites(errCause) }
+	unreadable := func(h *boltHealth) { h.failReads(errCause) }
+	stuckWriting := func(h *boltHealth) { h.setStuck(stuckWriters) }
+	stuckReading := func(h *boltHealth) { h.setStuck(stuckAll) }
+	closes := func(h *boltHealth) { h.setLife(engineClosing) }
+	hasClosed := func(h *boltHealth) { h.setLife(engineClosed) }
 	for _, tt := range []struct {
 		name              string
 		steps             []step
@@ -730,9 +730,9 @@ func TestEachStateOfAnEngineAllowsWhatItsTableSays(t *testing.T) {
 	}{
 		{"sound", nil, nil, nil, nil},
 		{"unwritable", []step{unwritable}, nil, nil, errCause},
-		{"unwritable for two causes", []step{unwritable, func(h *health) { h.failWrites(errOther) }}, nil, nil, errCause},
+		{"unwritable for two causes", []step{unwritable, func(h *boltHealth) { h.failWrites(errOther) }}, nil, nil, errCause},
 		{"unreadable", []step{unreadable}, errCause, errCause, errCause},
-		{"unreadable for two causes", []step{unreadable, func(h *health) { h.failReads(errOther) }}, errCause, errCause, errCause},
+		{"unreadable for two causes", []step{unreadable, func(h *boltHealth) { h.failReads(errOther) }}, errCause, errCause, errCause},
 		{"stuck writers", []step{stuckWriting}, nil, nil, errStuck},
 		{"stuck", []step{stuckReading, stuckWriting}, errStuck, errStuck, errStuck},
 		{"closing", []step{closes}, ErrClosed, nil, nil},
@@ -743,7 +743,7 @@ func TestEachStateOfAnEngineAllowsWhatItsTableSays(t *testing.T) {
 		{"unreadable and closing", []step{unreadable, closes}, ErrClosed, errCause, errCause},
 	} {
 		for _, readOnly := range []bool{false, true} {
-			h := health{readOnly: readOnly}
+			h := boltHealth{readOnly: readOnly}
 			for _, step := range tt.steps {
 				step(&h)
 			}

@@ -21,7 +21,7 @@ type boltTx struct {
 	batch  *boltBatch // nil for a reader
 	ended  bool
 	writes int // counts, so that a scan knows when its cursor has lost its place
-	before []boltUndo
+	undos  []boltUndo
 }
 
 // Format keeps what a transaction has read and written out of whatever prints it.
@@ -43,7 +43,7 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 			return err
 		}
 		if tx.batch != nil {
-			value = tx.getWritten(table, key)
+			value = tx.getFromBolt(table, key)
 		} else if i, found := leaf.Search(key); found {
 			value = append([]byte{}, leaf.Value(i)...) // never nil
 		}
@@ -52,8 +52,8 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 	return value, err
 }
 
-// getWritten is Get for who writes, after the way to the key was checked.
-func (tx *boltTx) getWritten(table string, key []byte) []byte {
+// getFromBolt is Get for who writes, after the way to the key was checked.
+func (tx *boltTx) getFromBolt(table string, key []byte) []byte {
 	if b := tx.tx.Bucket([]byte(table)); b != nil {
 		if v := b.Get(key); v != nil {
 			return append([]byte{}, v...)
@@ -70,15 +70,14 @@ func copyEntry(k, v []byte) Entry {
 func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 	from, to = bytes.Clone(from), bytes.Clone(to) // the caller may change what it gave
 	return func(yield func(Entry, error) bool) {
-		next := reader(func(key []byte) (boltpage.Node, []byte, error) { return tx.tables.Find(table, key) }, from)
+		next := scanPages(func(key []byte) (boltpage.Node, []byte, error) { return tx.tables.Find(table, key) }, from)
 		if tx.batch != nil {
-			next = tx.cursor(table, from)
+			next = tx.scanBolt(table, from)
 		}
-		next = contained(next)
 		for {
 			entry, err := Entry{}, ErrClosed
 			if !tx.ended {
-				entry, err = next()
+				entry, err = readNext(next)
 			}
 			if err != nil {
 				yield(Entry{}, err)
@@ -91,9 +90,18 @@ func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 	}
 }
 
-// reader returns a function that returns one entry after another of what is found by find, and at the end one without a
-// key.
-func reader(find func(key []byte) (leaf boltpage.Node, after []byte, err error), from []byte) (next func() (Entry, error)) {
+// readNext calls next with its faults contained.
+func readNext(next func() (Entry, error)) (entry Entry, err error) {
+	err = readPages(func() (err error) {
+		entry, err = next()
+		return err
+	})
+	return entry, err
+}
+
+// scanPages returns a function that returns one entry after another of the leaves that find finds, from a key on. After the
+// last entry it returns an entry without a key.
+func scanPages(find func(key []byte) (leaf boltpage.Node, after []byte, err error), from []byte) (next func() (Entry, error)) {
 	var leaf boltpage.Node
 	i, more := 0, true
 	return func() (Entry, error) {
@@ -114,8 +122,8 @@ func reader(find func(key []byte) (leaf boltpage.Node, after []byte, err error),
 	}
 }
 
-// cursor is reader for who writes.
-func (tx *boltTx) cursor(table string, from []byte) (next func() (Entry, error)) {
+// scanBolt is scanPages for a writer.
+func (tx *boltTx) scanBolt(table string, from []byte) (next func() (Entry, error)) {
 	var cursor *bbolt.Cursor
 	var after []byte // the leaf that from is in; the next was checked too
 	writes := 0
@@ -190,7 +198,7 @@ func (tx *boltTx) write(table string, key, value []byte) error {
 		}
 	}
 	key = bytes.Clone(key)
-	tx.before = append(tx.before, boltUndo{table, key, old})
+	tx.undos = append(tx.undos, boltUndo{table, key, old})
 	return tx.set(table, key, value)
 }
 
@@ -215,8 +223,8 @@ func (tx *boltTx) set(table string, key, value []byte) error {
 
 // undo takes back what this member wrote and leaves the batch to the others.
 func (tx *boltTx) undo() {
-	for i := len(tx.before) - 1; i >= 0; i-- {
-		b := tx.before[i]
+	for i := len(tx.undos) - 1; i >= 0; i-- {
+		b := tx.undos[i]
 		if err := tx.set(b.table, b.key, b.value); err != nil && tx.batch.damage == nil {
 			tx.batch.damage = err
 		}

@@ -328,10 +328,10 @@ func (s *salvage) orphanOwner(id uuid.UUID, made stamp) userRecord {
 
 // write makes the file of the new store at path.
 func (s *salvage) write(ctx context.Context, path string) error {
-	if err := fillBolt(path); err != nil {
+	if err := initBoltFile(path); err != nil {
 		return err
 	}
-	e, err := openBolt(path, nil)
+	e, err := openBoltEngine(path, nil)
 	if err != nil {
 		return err
 	}
