@@ -112,43 +112,57 @@ func openOrCreateBolt(path string, opts *Options) (*boltEngine, error) {
 func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
 	// What is put in the file's place later goes to where the file is now, wherever the program or a link has moved.
 	path, err := filepath.EvalSymlinks(path)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
 	if err != nil {
+		return nil, err
+	}
+	if path, err = filepath.Abs(path); err != nil {
 		return nil, err
 	}
 	e := &boltEngine{path: path, health: boltHealth{readOnly: opts.readOnly()}, gate: newBoltGate()}
 	settings := boltSettings()
 	settings.ReadOnly = opts.readOnly()
 	settings.Timeout = opts.lockTimeout()
-	for {
-		var err error
-		if e.db, e.file, err = openDB(path, settings); err != nil {
-			return nil, err
-		}
-		// Whoever waited for the lock while the file was compacted has got the old one.
-		replaced, err := e.isReplaced()
-		if err == nil && !replaced {
-			break
-		}
-		if err = errors.Join(err, e.release()); err != nil {
-			return nil, err
-		}
+	if err := e.openFile(settings); err != nil {
+		return nil, err
 	}
-	err = e.checkFile()
-	if err == nil && !opts.readOnly() {
-		err = e.rewriteLastMeta()
-	}
-	if err != nil {
+	if err := e.prepare(); err != nil {
 		_ = e.release()
 		return nil, boltError(err)
 	}
-	if !opts.readOnly() {
-		// What a compaction left that a power cut ended; only the holder of the lock makes one.
-		_ = os.Remove(path + compactSuffix)
-	}
 	return e, nil
+}
+
+// openFile opens the file. A process that waited for the lock while the file was compacted has got the old file, which no
+// longer has the name. Then openFile begins again.
+func (e *boltEngine) openFile(settings *bbolt.Options) (err error) {
+	for {
+		if e.db, e.file, err = openDB(e.path, settings); err != nil {
+			return err
+		}
+		replaced, err := e.isReplaced()
+		if err == nil && !replaced {
+			return nil
+		}
+		if err := errors.Join(err, e.release()); err != nil {
+			return err
+		}
+	}
+}
+
+// prepare checks the file that was opened, and makes it ready for writing.
+func (e *boltEngine) prepare() error {
+	if err := e.checkFile(); err != nil {
+		return err
+	}
+	if e.health.readOnly {
+		return nil
+	}
+	if err := e.rewriteLastMeta(); err != nil {
+		return err
+	}
+	// What a compaction left that a power cut ended; only the holder of the lock makes one.
+	_ = os.Remove(e.path + compactSuffix)
+	return nil
 }
 
 // isReplaced tells whether the file that is open is no longer the one at its path.
@@ -172,18 +186,7 @@ func openDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, 
 		if err != nil {
 			return nil, err
 		}
-		info, err := f.Stat()
-		switch {
-		case err != nil || info.Size() >= 2*boltpage.PageSize:
-		case info.Size() == 0:
-			err = fmt.Errorf("%w: the file is empty; delete it to start a new store", ErrCorrupt)
-		default:
-			err = fmt.Errorf("%w: %d bytes are less than a store has", ErrCorrupt, info.Size())
-		}
-		if err == nil {
-			err = boltpage.CheckUnlocked(f, settings.ReadOnly)
-		}
-		if err != nil {
+		if err := checkUnlocked(f, settings.ReadOnly); err != nil {
 			f.Close()
 			return nil, err
 		}
@@ -205,6 +208,21 @@ func openDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, 
 		return nil, nil, boltError(err)
 	}
 	return db, file, nil
+}
+
+// checkUnlocked refuses a file that bbolt must not open. The lock on the file need not be held.
+func checkUnlocked(f *os.File, readOnly bool) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 {
+		return corrupt("the file is empty; delete it to start a new store")
+	}
+	if info.Size() < 2*boltpage.PageSize {
+		return corrupt("%d bytes are less than a store has", info.Size())
+	}
+	return boltpage.CheckUnlocked(f, readOnly)
 }
 
 func boltSettings() *bbolt.Options {
@@ -265,10 +283,10 @@ func (e *boltEngine) checkFile() error {
 // setMarker makes a transaction's root page tell that it is this commit's.
 func setMarker(tx *bbolt.Tx) error {
 	b, err := tx.CreateBucketIfNotExists([]byte(boltpage.Marker))
-	if err == nil {
-		err = b.SetSequence(uint64(tx.ID()))
+	if err != nil {
+		return err
 	}
-	return err
+	return b.SetSequence(uint64(tx.ID()))
 }
 
 // release closes the file.

@@ -77,9 +77,7 @@ func initBoltFile(path string) error {
 	if err != nil {
 		return err
 	}
-	err = e.health.guard(stuckWriters, func() error {
-		return e.db.Update(setMarker)
-	})
+	err = e.health.guard(stuckWriters, func() error { return e.db.Update(setMarker) })
 	return boltError(errors.Join(err, e.release()))
 }
 
@@ -112,7 +110,10 @@ func (e *boltEngine) WriteBackup(ctx context.Context, w io.Writer) error {
 		if p := out.w.(*panicWriter); p.panicked {
 			panic(p.value)
 		}
-		return firstError(out.err, err) // bbolt keeps no more than the text of some
+		if out.err != nil {
+			return out.err // of some errors bbolt keeps only the text
+		}
+		return err
 	})
 }
 
@@ -231,19 +232,25 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	dst.db.NoSync = true // once, at the end
-	if err := durable.CopyAccess(dst.file, e.path); err != nil {
-		return errors.Join(err, dst.release())
-	}
-	err = dst.health.guard(stuckWriters, func() error {
-		if err := e.copyTables(ctx, dst.db); err != nil {
-			return err
-		}
-		// Once more, for both meta pages to have the whole, and for the root, where the domain's secrets are, to be there
-		// twice: without them nothing can be salvaged.
-		return errors.Join(dst.db.Update(setMarker), dst.db.Sync())
-	})
+	err = dst.health.guard(stuckWriters, func() error { return e.fillCopy(ctx, dst) })
 	return errors.Join(err, dst.release())
+}
+
+// fillCopy makes dst a copy of what is in use in e.
+func (e *boltEngine) fillCopy(ctx context.Context, dst *boltEngine) error {
+	if err := durable.CopyAccess(dst.file, e.path); err != nil {
+		return err
+	}
+	dst.db.NoSync = true // once, at the end
+	if err := e.copyTables(ctx, dst.db); err != nil {
+		return err
+	}
+	// Once more, for both meta pages to have the whole, and for the root, where the domain's secrets are, to be there twice:
+	// without them nothing can be salvaged.
+	if err := dst.db.Update(setMarker); err != nil {
+		return err
+	}
+	return dst.db.Sync()
 }
 
 // copyTables copies all entries, in transactions of bounded size, from pages that were checked.
@@ -267,15 +274,21 @@ func (e *boltEngine) copyTables(ctx context.Context, dst *bbolt.DB) error {
 func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Entry, error)) error {
 	const perTx = 4 << 20
 	entry, err := readNext(next)
-	for err == nil && entry.Key != nil {
-		err = dst.Update(func(tx *bbolt.Tx) error {
+	if err != nil {
+		return err
+	}
+	for entry.Key != nil {
+		err := dst.Update(func(tx *bbolt.Tx) error {
 			out, err := tx.CreateBucketIfNotExists(name)
 			if err != nil {
 				return err
 			}
 			out.FillPercent = 0.9 // the entries come in order
 			for n := 0; entry.Key != nil && n < perTx; {
-				if err := errors.Join(ctx.Err(), out.Put(entry.Key, entry.Value)); err != nil {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if err := out.Put(entry.Key, entry.Value); err != nil {
 					return err
 				}
 				n += len(entry.Key) + len(entry.Value)
@@ -285,8 +298,11 @@ func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Ent
 			}
 			return setMarker(tx)
 		})
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // replaceBy puts the bbolt file at path in the place of the engine's own. The new file is locked before it has the name,
@@ -294,19 +310,7 @@ func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Ent
 // file, and this engine ErrLocked.
 func (e *boltEngine) replaceBy(path string) error {
 	if runtime.GOOS == "windows" {
-		e.gate.lock()
-		defer e.gate.unlock()
-		err := e.releaseLocked()
-		if err == nil {
-			err = os.Rename(path, e.path)
-			var openErr error
-			e.db, e.file, openErr = openDB(e.path, reopenSettings())
-			err = errors.Join(err, openErr)
-		}
-		if e.db == nil {
-			e.health.failReads(err)
-		}
-		return err
+		return e.replaceClosed(path)
 	}
 	db, file, err := openDB(path, reopenSettings())
 	if err != nil {
@@ -324,6 +328,23 @@ func (e *boltEngine) replaceBy(path string) error {
 		e.health.failWrites(ErrSyncFailed)
 	}
 	return errors.Join(err, e.closeFile(old, oldFile)) // which waits for those who still read the old file
+}
+
+// replaceClosed is replaceBy where no file that is open can be replaced: the old file is closed before.
+func (e *boltEngine) replaceClosed(path string) error {
+	e.gate.lock()
+	defer e.gate.unlock()
+	if err := e.releaseLocked(); err != nil {
+		return err
+	}
+	renameErr := os.Rename(path, e.path)
+	var openErr error
+	e.db, e.file, openErr = openDB(e.path, reopenSettings())
+	err := errors.Join(renameErr, openErr)
+	if openErr != nil {
+		e.health.failReads(err)
+	}
+	return err
 }
 
 // reopen opens the file of an engine that has lost its map, and whose last commit is known. If another process, or another
