@@ -37,7 +37,19 @@ type refusal struct {
 	old    string        // the text before May 2024, if it was different
 	bare   bool          // sent without a body, unless ExplainForbidden is set
 	after  time.Duration // when the client can try again, if that is known
+
+	missing string // the part of the hosted service that the handler does not have, if that is the reason
+	form    form
 }
+
+// A form is what a refusal looks like.
+type form int
+
+const (
+	formService form = iota // the form of the hosted service
+	formGraphQL             // with the member that clients of GraphQL read
+	formPage                // a page, if a person asks with a browser
+)
 
 func (e *refusal) Error() string { return fmt.Sprintf("%d %s: %s", e.status, e.code, e.text) }
 
@@ -56,10 +68,6 @@ var (
 
 func errNoApp(appID string) error {
 	return &refusal{status: http.StatusNotFound, text: fmt.Sprintf("cannot find app using Client App ID '%s'", appID)}
-}
-
-func errNoFunction(name string) error {
-	return &refusal{status: http.StatusNotFound, code: "FunctionNotFound", text: fmt.Sprintf("function not found: '%s'", name)}
 }
 
 func errMissing(field string) error {

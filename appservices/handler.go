@@ -32,9 +32,10 @@ type Handler struct {
 
 	randMu sync.Mutex
 
-	mu   sync.RWMutex
-	only *app            // the one app, unless OpenApp gives each app a store of its own
-	apps map[string]*app // the apps that OpenApp has opened
+	mu      sync.RWMutex
+	only    *app            // the one app, unless OpenApp gives each app a store of its own
+	apps    map[string]*app // the apps that OpenApp has opened
+	missing map[string]bool // what clients have asked for in vain
 }
 
 // New returns a handler over a store. The handler does not close the store. If the store has no key
@@ -217,9 +218,13 @@ func (c *call) recover() {
 // with a base URL that ends in a slash send two. A redirect would not do, since a POST would lose
 // its body.
 func (c *call) dispatch() (reply, error) {
-	path, ok := strings.CutPrefix(collapse(c.r.URL.EscapedPath()), prefix+"/")
+	path := collapse(c.r.URL.EscapedPath())
+	if i := strings.LastIndex(path, prefix+"/"); i > 0 {
+		return reply{}, c.errBasePath(path[:i])
+	}
+	path, ok := strings.CutPrefix(path, prefix+"/")
 	if !ok {
-		return reply{}, errNotFound
+		return c.outside(path)
 	}
 	segments := strings.Split(path, "/")
 	for i, s := range segments { // an ID can contain an escaped slash
@@ -249,6 +254,9 @@ func (c *call) dispatch() (reply, error) {
 			allowed = append(allowed, http.MethodHead)
 		}
 	}
+	if e := findMissing(c.r.Method, segments); e != nil {
+		return reply{}, e
+	}
 	if allowed != nil {
 		c.w.Header().Set("Allow", strings.Join(allowed, ", "))
 		return reply{}, errMethod
@@ -266,8 +274,12 @@ func collapse(path string) string {
 }
 
 func (c *call) send(rep reply) {
-	if rep.body == nil {
+	switch body := rep.body.(type) {
+	case nil:
 		c.w.WriteHeader(rep.status)
+		return
+	case page:
+		c.sendPage(rep.status, body)
 		return
 	}
 	body, err := json.Marshal(rep.body)
@@ -297,6 +309,9 @@ func (c *call) refuse(err error) {
 	if e.after > 0 {
 		c.w.Header().Set("Retry-After", strconv.Itoa(int(e.after.Seconds())))
 	}
+	if e.missing != "" {
+		c.h.noteMissing(c, e.missing)
+	}
 	if e.bare && !c.h.opts.ExplainForbidden {
 		c.send(reply{status: e.status})
 		return
@@ -305,7 +320,14 @@ func (c *call) refuse(err error) {
 	if c.h.opts.OldTexts && e.old != "" {
 		body.Error = e.old
 	}
-	c.send(reply{e.status, body})
+	switch {
+	case e.form == formPage && asksForPage(c.r):
+		c.send(reply{e.status, page{Title: http.StatusText(e.status), Text: body.Error, Link: body.Link}})
+	case e.form == formGraphQL:
+		c.send(reply{e.status, graphQLBody(body)})
+	default:
+		c.send(reply{e.status, body})
+	}
 }
 
 // logLink returns the link to the service's log of the request. SDKs show the link, and their test

@@ -130,13 +130,12 @@ func TestASegmentOfAPathMayBeEscaped(t *testing.T) {
 	d.send("GET", prefix+"/app/a%2Fb/location", "", nil).refused(404, "", "cannot find app using Client App ID 'a/b'")
 }
 
-func TestUnimplementedPathsAreNotFound(t *testing.T) {
+func TestPathsOfNoCallAreNotFound(t *testing.T) {
 	d := newDouble(t, nil)
-	for _, path := range []string{"/", "/api/client/v2.0", prefix + "/auth", prefix + "/app", appPath, appPath + "/realm-sync", "/api/admin/v3.0/x", prefix + "/auth/api_keys/a/b/c", appPath + "/location/", appPath + "/functions/call?baas_request=e30", appPath + "/push/providers/gcm/registration"} {
+	for _, path := range []string{"/.latchkey/control/clock", prefix, prefix + "/auth", prefix + "/app", appPath, prefix + "/auth/api_keys/a/b/c", appPath + "/location/"} {
 		d.send("GET", path, "", nil).refused(404, "", "not found")
 	}
-	u := d.anonymous()
-	d.send("POST", appPath+"/functions/call", u.access, object{"name": "sum"}).refused(404, "FunctionNotFound", "function not found: 'sum'")
+	d.send("POST", "/nowhere", "", nil).refused(404, "", "not found")
 }
 
 func TestOtherMethodsAreNotAllowed(t *testing.T) {

@@ -175,19 +175,3 @@ func deleteRecords(tx *latchkey.Tx, user latchkey.User) error {
 	}
 	return nil
 }
-
-// callFunction answers all calls of functions with an error, because there are no functions.
-func (c *call) callFunction() (reply, error) {
-	if _, _, err := c.authenticate(accessToken); err != nil {
-		return reply{}, err
-	}
-	d, err := c.body()
-	if err != nil {
-		return reply{}, err
-	}
-	name, _ := d.text("name")
-	return reply{}, errNoFunction(name)
-}
-
-// streamFunction exists so that a GET of the path gets status 404 instead of 405.
-func (c *call) streamFunction() (reply, error) { return reply{}, errNotFound }
