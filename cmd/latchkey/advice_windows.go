@@ -5,6 +5,7 @@ import "syscall"
 // ownAdvice has the numbers of Windows, which are none of the errors that package syscall names
 // alike on every system.
 var ownAdvice = []advice{
+	{"make the directory first", []error{errPathNotFound}},
 	{"make room on the disk", []error{errHandleDiskFull, errDiskFull}},
 	{"make room within the quota", []error{errDiskQuota}},
 	{"the disk or the file is protected against writing; remove the protection, or name a file on another disk", []error{errWriteProtect}},
@@ -17,7 +18,7 @@ var ownAdvice = []advice{
 	{"the file system lacks a call that a store needs; move the store to a local disk", []error{errInvalidFunction, errNotSupported, errInvalidParameter}},
 	{"choose a name that Windows accepts", []error{errInvalidName}},
 	{"choose a shorter name or a shorter path", []error{errNameTooLong}},
-	{"a part of the path is a file; correct the path", []error{errDirectory}},
+	{"a part of the path is a file; correct the path", []error{errBadDirectory}},
 	{"the virus scanner refuses the file; make an exception for it", []error{errVirus}},
 	{"the file is only in the cloud; have its provider keep it on this machine", []error{errCloudNotRunning, errCloudOffline}},
 	{"check who may read and write the file and its directory, and whether another program has the file open", []error{errAccessDenied}},
@@ -26,6 +27,7 @@ var ownAdvice = []advice{
 // The numbers are those of winerror.h.
 const (
 	errInvalidFunction  = syscall.Errno(1)
+	errPathNotFound     = syscall.Errno(3)
 	errTooManyOpenFiles = syscall.Errno(4)
 	errAccessDenied     = syscall.Errno(5)
 	errNotEnoughMemory  = syscall.Errno(8)
@@ -46,7 +48,7 @@ const (
 	errInvalidName      = syscall.Errno(123)
 	errNameTooLong      = syscall.Errno(206)
 	errVirus            = syscall.Errno(225)
-	errDirectory        = syscall.Errno(267)
+	errBadDirectory     = syscall.Errno(267)
 	errCloudNotRunning  = syscall.Errno(362)
 	errDeviceHardware   = syscall.Errno(483)
 	errIODevice         = syscall.Errno(1117)

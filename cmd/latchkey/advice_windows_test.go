@@ -24,4 +24,5 @@ func TestAnErrorOfWindowsComesWithAdvice(t *testing.T) {
 	} {
 		wantReport(t, &fs.PathError{Op: "open", Path: "keys.db", Err: number}, exitFailed, want)
 	}
+	wantReport(t, syscall.Errno(3), exitNotFound, "make the directory first")
 }

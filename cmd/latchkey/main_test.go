@@ -63,6 +63,12 @@ func TestScripts(t *testing.T) {
 			env.Defer(func() { checkStore(t, filepath.Join(env.WorkDir, "keys.db")) })
 			return nil
 		},
+		Condition: func(name string) (bool, error) {
+			if name == "wine" {
+				return os.Getenv("LATCHKEY_WINE") != "", nil
+			}
+			return false, fmt.Errorf("unknown condition %q", name)
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":      exits,
 			"cat":        cat,
