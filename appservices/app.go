@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"slices"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 
@@ -22,7 +23,7 @@ type app struct {
 	groupID string
 	wireID  string // the ID of the domain, which the service called domain_id
 	keysID  string // the ID of the provider api-key
-	key     []byte // signs tokens
+	signing atomic.Pointer[signingKey]
 }
 
 // nilDomain derives the IDs for requests that belong to no app.
@@ -31,7 +32,6 @@ var nilDomain uuid.UUID
 const (
 	maxApps  = 100
 	maxAppID = 64
-	keySize  = 32
 )
 
 // validAppID reports whether id has the form of an app ID. App IDs and key names have the same
@@ -85,35 +85,12 @@ func (h *Handler) openApp(ctx context.Context, store *latchkey.Store) (*app, err
 		id: deriveID(domain, "app"), groupID: deriveID(domain, "group"), wireID: deriveID(domain, "domain"),
 		keysID: providerID(domain, latchkey.ProviderAPIKey),
 	}
-	return a, a.loadKey(ctx)
-}
-
-// loadKey reads the key that signs tokens, or makes the key. The key belongs to the replica. A
-// salvaged store is another replica, so it signs with another key. This matters because a salvage
-// may lose the record that a session was ended.
-func (a *app) loadKey(ctx context.Context) error {
-	replica := a.store.ReplicaID()
-	name := append(append([]byte(nil), keySigning...), replica[:]...)
-	err := a.store.View(ctx, func(tx *latchkey.Tx) (err error) {
-		a.key, err = data(tx).Get(name)
-		return err
-	})
-	if err != nil || a.key != nil {
-		return err
-	}
-	fresh := a.h.random(keySize)
-	return a.store.Update(ctx, func(tx *latchkey.Tx) (err error) {
-		if a.key, err = data(tx).Get(name); err != nil || a.key != nil {
-			return err
-		}
-		a.key = fresh
-		return data(tx).Put(name, fresh)
-	})
+	return a, a.loadSigningKey(ctx)
 }
 
 // The first byte of a record's key says what the record is:
 //
-//	s ‖ replica           the key that signs tokens
+//	s                     the key that signs tokens, as [signingKey] says
 //	a ‖ SHA-256           an account, by the hash of its address
 //	p ‖ SHA-256           what a provider told of a user, by the hash of the identity: JSON
 //	k ‖ key ID            the place of a used key among its user's identities: one byte

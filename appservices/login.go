@@ -260,8 +260,7 @@ func (c *call) userOf(cr *credential) (*principal, error) {
 			if p.user, err = find(tx, cr); err != nil {
 				return err
 			}
-			p.forgotten, err = getForgotten(tx)
-			return err
+			return c.app.readForSession(tx, &p)
 		}
 	}
 	err := errStale
@@ -272,6 +271,15 @@ func (c *call) userOf(cr *credential) (*principal, error) {
 		err = c.app.store.Update(c.ctx(), found(makeKnown))
 	}
 	return &p, err
+}
+
+// readForSession reads what the session of a principal needs, besides the principal.
+func (a *app) readForSession(tx *latchkey.Tx, p *principal) (err error) {
+	if _, err := a.presentSigningKey(tx); err != nil {
+		return err
+	}
+	p.forgotten, err = getForgotten(tx)
+	return err
 }
 
 // errStale is returned by known if makeKnown has something to write.
@@ -343,7 +351,7 @@ func (c *call) enterByKey(cr *credential) (*principal, identityClaim, error) {
 	var key latchkey.Key
 	used := true
 	err := c.app.store.View(c.ctx(), func(tx *latchkey.Tx) (err error) {
-		if p.forgotten, err = getForgotten(tx); err != nil {
+		if err := c.app.readForSession(tx, &p); err != nil {
 			return err
 		}
 		if cr.key.ServerKey {

@@ -1,6 +1,7 @@
 package appservices
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -46,6 +47,8 @@ type session struct {
 	device   string
 	expires  int64 // Unix seconds
 	identity identityClaim
+
+	signing *signingKey // the key that the session's token was checked with
 }
 
 // A sessionClaim is the part of a session for which the service's own claims have no place.
@@ -98,9 +101,9 @@ type claims struct {
 
 func (cl *claims) session() *session {
 	if cl.Type == refreshToken {
-		return &session{cl.Session, cl.SessionID, cl.DeviceID, cl.ExpiresAt.Unix(), cl.Identity}
+		return &session{sessionClaim: cl.Session, id: cl.SessionID, device: cl.DeviceID, expires: cl.ExpiresAt.Unix(), identity: cl.Identity}
 	}
-	return &session{cl.Session, cl.Issuer, cl.DeviceID, cl.SessionExpires, cl.SessionIdentity}
+	return &session{sessionClaim: cl.Session, id: cl.Issuer, device: cl.DeviceID, expires: cl.SessionExpires, identity: cl.SessionIdentity}
 }
 
 // openSession returns the session of a login. A session that a key opened does not outlast the key.
@@ -164,7 +167,7 @@ func (c *call) newClaims(typ string, p *principal, s *session, now, expires time
 }
 
 func (a *app) sign(cl *claims) (string, error) {
-	return jwt.NewWithClaims(jwt.SigningMethodHS256, cl).SignedString(a.key)
+	return jwt.NewWithClaims(jwt.SigningMethodHS256, cl).SignedString(a.signing.Load().secret())
 }
 
 // parser checks no dates, because the handler's answers to them depend on the type of token. Strict
@@ -231,6 +234,7 @@ func (c *call) bearerSession(typ string) (*session, error) {
 		return nil, errNoBearer
 	}
 	var a *app
+	var signing *signingKey
 	var cl claims
 	var failure error // why the app could not be opened, although the token may be good
 	_, err := parser.ParseWithClaims(token, &cl, func(*jwt.Token) (any, error) {
@@ -241,7 +245,8 @@ func (c *call) bearerSession(typ string) (*session, error) {
 			}
 			return nil, err
 		}
-		return a.key, nil
+		signing = a.signing.Load()
+		return signing.secret(), nil
 	})
 	if failure != nil {
 		return nil, failure
@@ -256,7 +261,9 @@ func (c *call) bearerSession(typ string) (*session, error) {
 	if err := c.checkDates(typ, &cl); err != nil {
 		return nil, err
 	}
-	return cl.session(), nil
+	s := cl.session()
+	s.signing = signing
+	return s, nil
 }
 
 // badToken returns the answer to a bearer token that is not a token of the app. The answer to an
@@ -302,6 +309,12 @@ func (c *call) holderIn(tx *latchkey.Tx, s *session, typ string, goesOn bool) (*
 	gone, revoked := errUserGone, errInvalidSession
 	if typ == refreshToken {
 		gone, revoked = errSessionEnded, errSessionEnded
+	}
+	switch k, err := c.app.presentSigningKey(tx); {
+	case err != nil:
+		return nil, err
+	case k == nil || !bytes.Equal(k.record, s.signing.record):
+		return nil, revoked
 	}
 	if goesOn {
 		switch ended, err := s.hasEnded(tx); {

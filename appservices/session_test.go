@@ -1,7 +1,6 @@
 package appservices_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -352,20 +351,12 @@ func TestLoggingOutOfASessionThatIsNoMoreSaysSo(t *testing.T) {
 func TestATokenWithoutAnExpiryDateHasExpired(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
-	var key []byte // the store's key that signs sessions
-	must(t, d.store.View(t.Context(), func(tx *latchkey.Tx) error {
-		for e, err := range tx.AppTable("appservices").Scan([]byte("s"), []byte("t")) {
-			must(t, err)
-			key = bytes.Clone(e.Value)
-		}
-		return nil
-	}))
 	endless := func(token string) string {
 		c := claims(t, token)
 		delete(c, "exp")
 		b, err := json.Marshal(c)
 		must(t, err)
-		return sign(key, `{"alg":"HS256","typ":"JWT"}`, string(b))
+		return sign(d.signingKey(), `{"alg":"HS256","typ":"JWT"}`, string(b))
 	}
 	d.refresh(endless(u.refresh)).refused(401, "InvalidSession", "invalid session: failed to find refresh token")
 	d.send("GET", prefix+"/auth/profile", endless(u.access), nil).
@@ -451,22 +442,6 @@ func TestEverythingOutlivesARestart(t *testing.T) {
 	after.loginEmail("bob@example.com")
 	after.userpass("reset", newPassword(mails.last(t, appservices.MailReset), "another-one")).empty()
 	after.login("local-userpass", credentials("ada@example.com", "another-one"))
-}
-
-func TestASalvageEndsEverySessionAndLosesNoPassword(t *testing.T) {
-	dir, clock := t.TempDir(), appservices.NewClock(start)
-	before := newDoubleAt(t, filepath.Join(dir, "keys.db"), clock, nil)
-	u := before.signUp("ada@example.com")
-	must(t, before.store.Close())
-	_, err := latchkey.Salvage(t.Context(), filepath.Join(dir, "keys.db"), filepath.Join(dir, "salvaged.db"))
-	must(t, err)
-
-	// The salvage may have lost the record that a session was logged out.
-	after := newDoubleAt(t, filepath.Join(dir, "salvaged.db"), clock, nil)
-	after.refresh(u.refresh).refused(401, "", "signature is invalid")
-	if again := after.loginEmail("ada@example.com"); again.user != u.user {
-		t.Errorf("the user is %s, want %s", again.user, u.user)
-	}
 }
 
 func TestAccessTokensHaveThePresentCustomUserData(t *testing.T) {

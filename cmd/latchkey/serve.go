@@ -37,6 +37,7 @@ type server struct {
 	ephemeral    bool
 	seedFile     string
 	tokenFile    string
+	endSessions  bool
 	control      bool
 	confirmation choiceFlag
 	logFormat    choiceFlag
@@ -166,6 +167,12 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 	handler, err := appservices.New(one, &s.opts)
 	if err != nil {
 		return err
+	}
+	if s.endSessions {
+		if err := handler.EndSessions(ctx, ""); err != nil {
+			return err
+		}
+		s.log.Warn("all sessions of earlier runs have ended, because --end-sessions was given")
 	}
 	if s.seed != nil {
 		if err := s.plant(ctx, handler); err != nil {

@@ -42,6 +42,7 @@ func (s *server) addFlags(cmd *cobra.Command) {
 	flags.Lookup("custom-token-field").DefValue = ""
 	flags.Var((*lifeFlag)(&s.opts.AccessTokenLife), "access-token-life", "how long an access token is valid (default 30m)")
 	flags.Var((*lifeFlag)(&s.opts.RefreshTokenLife), "refresh-token-life", "how long a session lasts at most (default 60d; 50 years for anonymous users)")
+	flags.BoolVar(&s.endSessions, "end-sessions", false, "end all sessions of earlier runs, for example after the store's file was stolen")
 	flags.BoolVar(&s.opts.AllowKeySessions, "allow-key-sessions", false, "let a session that was opened with a user key manage the user's keys")
 	flags.BoolVar(&s.opts.InsecureKeySessions, "insecure-key-sessions", false, "for tests with --ephemeral: let a session that was opened with a user key link, delete the user, and outlive the key")
 	flags.Float64Var(&s.opts.FailedLogins, "failed-logins", 1, "after the burst, let `N` logins per second fail from one address; -1 for no limit")
@@ -82,6 +83,8 @@ func (s *server) checkFlags(storeGiven bool) error {
 		return usagef("--ephemeral and --store cannot be used together")
 	case !s.ephemeral && s.store == "":
 		return usagef("no store is named; give --store FILE, set LATCHKEY_STORE, or give --ephemeral")
+	case s.endSessions && s.ephemeral:
+		return usagef("--end-sessions is for a store that had sessions before; give --store FILE")
 	case s.opts.InsecureKeySessions && !s.ephemeral:
 		return usagef("--insecure-key-sessions is for tests; give --ephemeral too")
 	case s.tokenFile != "" && s.seedFile == "":
