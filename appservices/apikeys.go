@@ -47,8 +47,21 @@ func checkKeyName(name string) error {
 	return latchkey.CheckAppServicesName(name)
 }
 
+// keysEnabled returns an error if the provider api-key is off. Then keys can be neither made nor
+// enabled. They can still be listed, disabled and deleted, because a user must always be able to
+// revoke a key.
+func (c *call) keysEnabled() error {
+	if c.h.enabled(latchkey.ProviderAPIKey) != nil {
+		return errKeysOff
+	}
+	return nil
+}
+
 func (c *call) createKey() (reply, error) {
 	owner, err := c.keyOwner()
+	if err == nil {
+		err = c.keysEnabled()
+	}
 	if err != nil {
 		return reply{}, err
 	}
@@ -122,6 +135,9 @@ func (c *call) fetchKey() (reply, error) {
 
 func (c *call) enableKey() (reply, error) {
 	key, err := c.key()
+	if err == nil {
+		err = c.keysEnabled()
+	}
 	if err != nil {
 		return reply{}, err
 	}

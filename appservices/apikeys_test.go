@@ -245,6 +245,20 @@ func TestAllowKeySessionsLetsKeySessionsManageKeys(t *testing.T) {
 	d.forbidden(d.loginKey(serverKey).refresh)
 }
 
+func TestWithoutTheProviderKeysAreNeitherMadeNorEnabled(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	id, _ := d.createKey(u.refresh, "laptop")
+	off := serve(t, d.store, d.clock, &appservices.Options{Providers: []latchkey.Provider{latchkey.ProviderLocalUserpass}})
+	off.keys("POST", "", u.refresh, object{"name": "phone"}).bare()
+	off.keys("PUT", "/"+id+"/disable", u.refresh, nil).noContent()
+	off.keys("PUT", "/"+id+"/enable", u.refresh, nil).bare()
+	if got := off.keys("GET", "/"+id, u.refresh, nil).want(http.StatusOK).json(); got["disabled"] != true {
+		t.Errorf("the key is %v", got)
+	}
+	off.keys("DELETE", "/"+id, u.refresh, nil).noContent()
+}
+
 func TestKeysDoNotExpire(t *testing.T) {
 	d := newDouble(t, nil)
 	_, key := d.createKey(d.signUp("ada@example.com").refresh, "laptop")

@@ -104,6 +104,12 @@ func errProviderOff(p latchkey.Provider) *refusal {
 	return unauthorized("AuthError", fmt.Sprintf("authentication via '%s' is unsupported", p))
 }
 
+// errCallOff answers the calls of a provider that is off, other than logins. It has no status 401,
+// because realm-web sends these calls with an access token, which it would refresh without end.
+func errCallOff(p latchkey.Provider) *refusal {
+	return &refusal{status: http.StatusForbidden, code: "AuthError", text: errProviderOff(p).old}
+}
+
 func errToken(reason error) error {
 	return unauthorized("InvalidSession", fmt.Sprintf("invalid custom auth token: %v", reason))
 }
@@ -179,6 +185,7 @@ var (
 	errUserGone         = invalidSession("invalid session: error finding user for endpoint")
 	errServerUser       = &refusal{status: http.StatusForbidden, text: "a server key's user cannot be deleted", bare: true}
 	errKeySession       = &refusal{status: http.StatusForbidden, text: "a session that was opened with an API key can neither link an identity nor delete the user", bare: true}
+	errKeysOff          = &refusal{status: http.StatusForbidden, text: "the provider api-key is off, so keys can be neither made nor enabled", bare: true}
 	errMayNotManageKeys = &refusal{status: http.StatusForbidden, text: "this session may not manage API keys", bare: true}
 )
 

@@ -117,19 +117,30 @@ func newRoute(method, pattern string, answer func(*call) (reply, error)) route {
 	return route{method, strings.Split(pattern, "/"), answer}
 }
 
+// newUserpassRoute returns the route of a call of the provider local-userpass, which changes nothing
+// if the provider is off.
+func newUserpassRoute(path string, answer func(*call) (reply, error)) route {
+	return newRoute("POST", "app/*/auth/providers/local-userpass/"+path, func(c *call) (reply, error) {
+		if c.h.enabled(latchkey.ProviderLocalUserpass) != nil {
+			return reply{}, errCallOff(latchkey.ProviderLocalUserpass)
+		}
+		return answer(c)
+	})
+}
+
 const prefix = "/api/client/v2.0"
 
 var routes = []route{
 	newRoute("GET", "app/*/location", (*call).location),
 	newRoute("POST", "app/*/auth/providers/*/login", (*call).login),
 	newRoute("GET", "app/*/auth/providers/anon-user/login", (*call).loginByGet),
-	newRoute("POST", "app/*/auth/providers/local-userpass/register", (*call).register),
-	newRoute("POST", "app/*/auth/providers/local-userpass/confirm", (*call).confirm),
-	newRoute("POST", "app/*/auth/providers/local-userpass/confirm/send", (*call).sendConfirmation),
-	newRoute("POST", "app/*/auth/providers/local-userpass/confirm/call", (*call).callConfirmation),
-	newRoute("POST", "app/*/auth/providers/local-userpass/reset", (*call).reset),
-	newRoute("POST", "app/*/auth/providers/local-userpass/reset/send", (*call).sendReset),
-	newRoute("POST", "app/*/auth/providers/local-userpass/reset/call", (*call).callReset),
+	newUserpassRoute("register", (*call).register),
+	newUserpassRoute("confirm", (*call).confirm),
+	newUserpassRoute("confirm/send", (*call).sendConfirmation),
+	newUserpassRoute("confirm/call", (*call).callConfirmation),
+	newUserpassRoute("reset", (*call).reset),
+	newUserpassRoute("reset/send", (*call).sendReset),
+	newUserpassRoute("reset/call", (*call).callReset),
 	newRoute("POST", "app/*/functions/call", (*call).callFunction),
 	newRoute("GET", "app/*/functions/call", (*call).streamFunction),
 	newRoute("POST", "auth/session", (*call).refresh),

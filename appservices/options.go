@@ -67,7 +67,9 @@ type Options struct {
 	// ExplainForbidden adds a body to replies with status 403. The hosted service sent none.
 	ExplainForbidden bool
 
-	// Providers are the providers that users can log in with. The default is all providers.
+	// Providers are the providers that users can log in with. All calls of other providers are
+	// refused and change nothing: without local-userpass, for example, nobody can register. Without
+	// api-key, keys can be neither made nor enabled. The default is all providers.
 	Providers []latchkey.Provider
 
 	// ManualConfirmation requires that an e-mail address is confirmed before a user can log in with

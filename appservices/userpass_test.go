@@ -466,3 +466,43 @@ func TestAStrangerDoesNotGetAUserThatAProgramMakesDuringTheLogin(t *testing.T) {
 		t.Error("the login has read only once, so this test shows nothing")
 	}
 }
+
+func TestAProviderThatIsOffChangesNothing(t *testing.T) {
+	mails := &outbox{}
+	d := newDouble(t, &appservices.Options{Mail: mails.send, ManualConfirmation: true})
+	d.register("ada@example.com")
+	confirm := mails.last(t, appservices.MailConfirm)
+	d.userpass("reset/send", object{"email": "ada@example.com"}).empty()
+	reset, sent := mails.last(t, appservices.MailReset), len(*mails)
+	before, err := d.store.Stats(t.Context())
+	must(t, err)
+
+	off := serve(t, d.store, d.clock, &appservices.Options{
+		Providers: []latchkey.Provider{latchkey.ProviderAPIKey}, Mail: mails.send, ManualConfirmation: true,
+	})
+	for _, tt := range []struct {
+		route string
+		body  object
+	}{
+		{"register", object{"email": "bob@example.com", "password": password}},
+		{"register", object{"email": "ada@example.com", "password": password}},
+		{"register", object{}},
+		{"confirm", answer(confirm)},
+		{"confirm/send", object{"email": "ada@example.com"}},
+		{"confirm/call", object{"email": "ada@example.com"}},
+		{"reset", newPassword(reset, "another-one")},
+		{"reset/send", object{"email": "ada@example.com"}},
+		{"reset/send", object{"email": "nobody@example.com"}},
+		{"reset/call", object{"email": "ada@example.com", "password": "another-one", "arguments": []any{}}},
+	} {
+		off.userpass(tt.route, tt.body).refused(403, "AuthError", "authentication via 'local-userpass' is unsupported")
+	}
+	off.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(401, "AuthError", "unauthorized")
+	after, err := d.store.Stats(t.Context())
+	must(t, err)
+	if after.Hashes != before.Hashes || after.Commits != before.Commits || len(*mails) != sent {
+		t.Errorf("there were %d hashes, %d commits and %d mails", after.Hashes-before.Hashes, after.Commits-before.Commits, len(*mails)-sent)
+	}
+	d.userpass("confirm", answer(confirm)).empty() // the tokens are still good
+	d.userpass("reset", newPassword(reset, "another-one")).empty()
+}
