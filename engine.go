@@ -6,49 +6,56 @@ import (
 	"iter"
 )
 
-// An Engine is what a [Store] keeps its data in: named tables, each an ordered map from bytes to bytes. [OpenBoltEngine] is
-// the one that comes with the package; [OpenWith] opens a store on any other. The package enginetest checks that an
-// engine keeps the promises below, which every method of Store relies on.
+// An Engine keeps the data of a [Store]. It has named tables, each of which is an ordered map from
+// bytes to bytes. [OpenBoltEngine] opens the engine that comes with the package, and [OpenWith]
+// opens a store on any other engine. Package enginetest checks that an engine keeps the promises
+// below. Every method of Store relies on them.
 //
-// An Engine is safe for concurrent use. After Close its methods return [ErrClosed]. A function that View or Update runs
-// must not call the engine, nor wait for another that does: transactions may share a commit, and so wait for each other.
+// An Engine is safe for concurrent use. After Close its methods return [ErrClosed]. A function that
+// View or Update runs must not call the engine, and must not wait for another function that does,
+// because transactions may share a commit and so wait for each other.
 //
-// An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker] and [CommitCounter], and its
-// transactions may implement [DamageSkipper]. The store uses the ones that it finds. An engine that wraps another one passes
-// them on.
+// An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker] and
+// [CommitCounter], and its transactions may implement [DamageSkipper]. The store uses the ones that
+// it finds. An engine that wraps another one passes them on.
 type Engine interface {
-	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if that ends before fn begins. The
-	// transaction sees one state of the whole engine, with every Update that returned before View was called, and nothing
-	// that is committed while it lasts. It does not wait for writers. Its tx refuses Put and Delete with [ErrReadOnly].
+	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if that ends
+	// before fn begins. The transaction sees one state of the whole engine, with every Update that
+	// returned before View was called, and nothing that is committed while it lasts. It does not
+	// wait for writers. Its tx refuses Put and Delete with [ErrReadOnly].
 	View(ctx context.Context, fn func(tx EngineTx) error) error
 
-	// Update runs fn in a write transaction; write transactions happen one after another, or as if. When Update returns
-	// nil, what fn wrote is visible to every transaction that begins afterwards and survives a power cut. When fn fails,
-	// nothing of it is ever visible, and Update returns fn's error as it is. The engine may run fn more than once, and
-	// only the last run counts. A ctx that is done before fn begins ends Update with ctx's error; one that ends later does
-	// not take back a commit.
+	// Update runs fn in a write transaction; write transactions happen one after another, or as if.
+	// When Update returns nil, what fn wrote is visible to every transaction that begins afterwards
+	// and survives a power cut. When fn fails, nothing of it is ever visible, and Update returns
+	// fn's error as it is. The engine may run fn more than once, and only the last run counts. A
+	// ctx that is done before fn begins ends Update with ctx's error; one that ends later does not
+	// take back a commit.
 	//
-	// When the commit itself fails, nothing of it is visible, but for one case: the error is [ErrCommitUnknown], and the change
-	// may or may not be there. An engine that cannot sync refuses later Updates with [ErrSyncFailed]. On an engine opened
-	// for reading only, Update returns [ErrReadOnly] and does not run fn.
+	// When the commit itself fails, nothing of it is visible, but for one case: the error is
+	// [ErrCommitUnknown], and the change may or may not be there. An engine that cannot sync
+	// refuses later Updates with [ErrSyncFailed]. On an engine opened for reading only, Update
+	// returns [ErrReadOnly] and does not run fn.
 	Update(ctx context.Context, fn func(tx EngineTx) error) error
 
 	// Close waits for transactions under way, and frees what the engine holds. It is idempotent.
 	Close() error
 }
 
-// An EngineTx is one transaction of an [Engine]. It must not be used by two goroutines at once, and not after the
-// function that it was given to has returned: it answers [ErrClosed] then. A key is 1 to 512 bytes, a value 0 to 65,536
-// bytes. The caller may keep and change the slices that it gets, and those that it gave. A table that was never
-// written is empty.
+// An EngineTx is one transaction of an [Engine]. It must not be used by two goroutines at once.
+// After the function that got it has returned, its methods return [ErrClosed].
+//
+// A key has 1 to 512 bytes, and a value 0 to 65,536 bytes. The caller may keep and change the
+// slices that it gets, and those that it gave. A table that was never written is empty.
 type EngineTx interface {
-	// Get returns the value of key, not nil even when it is empty; or nil if there is none. It sees what its own
-	// transaction wrote.
+	// Get returns the value of key, not nil even when it is empty; or nil if there is none. It sees
+	// what its own transaction wrote.
 	Get(table string, key []byte) ([]byte, error)
 
-	// Scan yields the entries with from ≤ key < to in the order of their keys, compared as bytes. A nil from is the
-	// table's beginning, a nil to its end. It may be written to on the way: each step goes to the next greater key that
-	// there is at that moment. An error is yielded once, as the last element.
+	// Scan yields the entries with from ≤ key < to in the order of their keys, compared as bytes.
+	// A nil from is the table's beginning, a nil to its end. It may be written to on the way: each
+	// step goes to the next greater key that there is at that moment. An error is yielded once, as
+	// the last element.
 	Scan(table string, from, to []byte) iter.Seq2[Entry, error]
 
 	// Put sets the value of key.
@@ -73,7 +80,8 @@ type EngineCompacter interface {
 	Compact(ctx context.Context) error
 }
 
-// An EngineChecker is an [Engine] that can look for damage below its entries. [Store.Check] and [Store.Repair] use it.
+// An EngineChecker is an [Engine] that can look for damage below its entries. [Store.Check] and
+// [Store.Repair] use it.
 type EngineChecker interface {
 	// CheckEngine yields an error for each place that is damaged.
 	CheckEngine(ctx context.Context) iter.Seq[error]
@@ -85,10 +93,11 @@ type CommitCounter interface {
 	Commits() uint64
 }
 
-// A DamageSkipper is an [EngineTx] that can find its way past damage. [Store.Check] and [Store.Repair] use it.
+// A DamageSkipper is an [EngineTx] that can find its way past damage. [Store.Check] and
+// [Store.Repair] use it.
 type DamageSkipper interface {
-	// NextReadable returns the first key from which a table can be read again, behind the next place at or after from that
-	// cannot be read. It returns nil if there is no such key.
+	// NextReadable returns the first key from which a table can be read again, behind the next
+	// place at or after from that cannot be read. It returns nil if there is no such key.
 	NextReadable(table string, from []byte) []byte
 }
 
@@ -100,7 +109,8 @@ var (
 	_ DamageSkipper   = (*boltTx)(nil)
 )
 
-// The limits that every [Engine] can rely on and must serve.
+// The sizes in bytes of the largest key and the largest value. Every [Engine] must take them, and
+// need not take larger ones.
 const (
 	MaxEngineKey   = 512
 	MaxEngineValue = 64 << 10
