@@ -22,21 +22,25 @@ import (
 )
 
 const (
-	// boltAllocSize is how much a file grows at a time. bbolt's own 16 MiB is much for a device with few keys.
+	// boltAllocSize is how much a file grows at a time. bbolt's default is 16 MiB, which is much
+	// for a device with few keys.
 	boltAllocSize = 128 << 10
-	// boltMaxBatch bounds how many transactions share a commit, so that the first of them is not kept waiting for ever.
+	// boltMaxBatch bounds how many transactions share a commit. Without a bound the first of them
+	// might wait for ever.
 	boltMaxBatch = 256
 )
 
-// Up to how many pages Open checks a file: all of a file of up to 16 MiB, or some twenty thousand keys; all but most of the
-// leaves of one of up to 256 MiB; nothing of a larger one. Opening should not take longer the more keys there are. What it
-// does not look at is checked when it is used.
+// Open checks all pages of a file of up to boltMaxExactCheck pages, which is 16 MiB or some twenty
+// thousand keys. Of a file of up to boltMaxOpenCheck pages, 256 MiB, it leaves out most leaves. Of
+// a larger file it checks no pages, because opening should not take longer the more keys there are.
+// Pages that are left out are checked when they are used.
 var (
 	boltMaxExactCheck uint64 = 4 << 10
 	boltMaxOpenCheck  uint64 = 64 << 10
 )
 
-// What package boltpage takes for damage is what an engine refuses to write: the build fails unless their limits are alike.
+// The build fails unless the limits of package boltpage are those of an engine: boltpage takes a
+// larger key or value for damage, and an engine refuses to write one.
 var (
 	_ = [1]struct{}{}[MaxEngineKey-boltpage.MaxKey]
 	_ = [1]struct{}{}[MaxEngineValue-boltpage.MaxValue]
@@ -44,35 +48,36 @@ var (
 
 // boltEngine keeps tables in the buckets of one bbolt file.
 //
-// Write transactions take turns. Whoever ends a turn while others wait for theirs leaves its changes in the open bbolt
-// transaction, hands the turn on, and waits; the last in line commits for all. So waiting writers share a sync, a lone
-// writer waits for nobody, and every function runs in its caller's goroutine.
+// Write transactions take turns. If others wait when a writer ends its turn, the writer leaves its
+// changes in the open bbolt transaction, hands the turn on, and waits. The last writer in line
+// commits for all. So waiting writers share a sync, a lone writer waits for nobody, and every
+// function runs in its caller's goroutine.
 type boltEngine struct {
 	path   string
 	health boltHealth
 	turns  boltTurns
 
-	gate       boltGate  // to hold when a transaction begins, and to change the rest of this block
-	db         *bbolt.DB // nil if there is none any more
-	file       *os.File  // bbolt's own, to close it where bbolt cannot
-	committing bool      // a reader that begins may have to wait for the commit
+	gate       boltGate  // held while a transaction begins; guards the rest of this block
+	db         *bbolt.DB // nil if the file could not be opened again
+	file       *os.File  // the file of db, so that it can be closed where bbolt cannot close it
+	committing bool      // while a commit is under way, a reader that begins may wait for it
 
 	checked    boltpage.Checked
-	lastCommit atomic.Pointer[boltCommit] // the last one that is known to be on disk
+	lastCommit atomic.Pointer[boltCommit] // the last commit that is known to be on disk
 	commits    atomic.Uint64
 	closeOnce  sync.Once
 
-	batch *boltBatch // the open batch, for the holder of the turn
+	batch *boltBatch // the open batch, or nil; only the holder of the turn uses it
 }
 
-// boltCommit is a commit, by its number in a file.
+// boltCommit is a commit of a file. id is its number.
 type boltCommit struct {
 	db *bbolt.DB
 	id int
 }
 
-// outlives tells whether tx sees an older state than that of the commit: bbolt goes back to the one before when it cannot
-// read a meta page.
+// outlives reports whether tx sees an older state than that of the commit. When bbolt cannot read a
+// meta page, it goes back to the commit before.
 func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
 	seen := tx.ID()
 	if tx.Writable() {
@@ -81,11 +86,15 @@ func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
 	return c != nil && c.db == tx.DB() && seen < c.id
 }
 
-// OpenBoltEngine opens the bbolt file at path as an [Engine], and makes it if there is none. Of opts it uses ReadOnly and
-// LockTimeout. [Open] calls it; call it yourself to put an engine of your own between bbolt and the store.
+// OpenBoltEngine opens the bbolt file at path as an [Engine]. If there is no file, OpenBoltEngine
+// makes one. Of opts it uses ReadOnly and LockTimeout. [Open] calls OpenBoltEngine. Call it
+// yourself to put an engine of your own between bbolt and the store.
 //
-// The file is made with mode 0600 under another name, synced, and then given its own, so that a power cut leaves a
-// whole file or none. It returns [ErrLocked], [ErrCorrupt] if the file is not a store, or the operating system's error.
+// A new file is written with mode 0600 under another name, synced, and then renamed. So a power cut
+// leaves a whole file or none.
+//
+// Errors: [ErrLocked]; [ErrCorrupt] if the file is damaged or not a store; the operating system's
+// error.
 func OpenBoltEngine(path string, opts *Options) (Engine, error) {
 	e, err := openOrCreateBolt(path, opts)
 	if err != nil {
@@ -109,8 +118,10 @@ func openOrCreateBolt(path string, opts *Options) (*boltEngine, error) {
 	return e, nil
 }
 
+// openBoltEngine opens a file that is there already.
 func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
-	// What is put in the file's place later goes to where the file is now, wherever the program or a link has moved.
+	// Later the file may be replaced. The new file must be put where the file is now, even if the
+	// program has changed its directory, or a link has changed.
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, err
@@ -132,8 +143,8 @@ func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
 	return e, nil
 }
 
-// openFile opens the file. A process that waited for the lock while the file was compacted has got the old file, which no
-// longer has the name. Then openFile begins again.
+// openFile opens the file. If another process compacts the file while openFile waits for the lock,
+// openFile gets the old file, which is no longer at the path. Then it begins again.
 func (e *boltEngine) openFile(settings *bbolt.Options) (err error) {
 	for {
 		if e.db, e.file, err = openDB(e.path, settings); err != nil {
@@ -160,12 +171,13 @@ func (e *boltEngine) prepare() error {
 	if err := e.rewriteLastMeta(); err != nil {
 		return err
 	}
-	// What a compaction left that a power cut ended; only the holder of the lock makes one.
+	// A compaction that a power cut ended may have left this file. None is under way, because only
+	// the holder of the lock compacts.
 	_ = os.Remove(e.path + compactSuffix)
 	return nil
 }
 
-// isReplaced tells whether the file that is open is no longer the one at its path.
+// isReplaced reports whether another file is at the path of the file that is open.
 func (e *boltEngine) isReplaced() (bool, error) {
 	mine, err := e.file.Stat()
 	if err != nil {
@@ -178,10 +190,12 @@ func (e *boltEngine) isReplaced() (bool, error) {
 	return !os.SameFile(mine, there), nil
 }
 
-// openDB opens a bbolt file that is there already. It returns the file too, to close it where bbolt cannot.
+// openDB opens a bbolt file that is there already. It also returns the file, so that the file can
+// be closed where bbolt cannot close it.
 func openDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, err error) {
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
-		// bbolt would make a missing file, and fill an empty one, in steps that a power cut can come between.
+		// bbolt would make a missing file, and fill an empty file. A power cut between its steps
+		// leaves a damaged file.
 		f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
 		if err != nil {
 			return nil, err
@@ -201,7 +215,7 @@ func openDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, 
 		db.AllocSize = boltAllocSize
 	}
 	if err != nil {
-		if file != nil { // bbolt has closed it, unless it panicked
+		if file != nil { // bbolt has closed the file, unless it panicked
 			durable.Unlock(file)
 			_ = file.Close()
 		}
@@ -210,7 +224,8 @@ func openDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, 
 	return db, file, nil
 }
 
-// checkUnlocked refuses a file that bbolt must not open. The lock on the file need not be held.
+// checkUnlocked returns an error for a file that bbolt must not open. The caller need not hold the
+// lock on the file.
 func checkUnlocked(f *os.File, readOnly bool) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -230,12 +245,14 @@ func boltSettings() *bbolt.Options {
 		PageSize:     boltpage.PageSize,
 		FreelistType: bbolt.FreelistMapType,
 		NoStatistics: true, // they take a lock in every read transaction
-		// Where address space costs nothing the file can grow without a new map, for which all readers would have to end.
+		// A file that outgrows its map needs a new map, and all readers have to end for that. Where
+		// address space costs nothing, the map is large from the beginning.
 		InitialMmapSize: boltMapSize(),
 	}
 }
 
-// boltMapSize is 1 GiB on 64-bit machines, and 64 MiB on others. Windows makes the file as large as its map.
+// boltMapSize returns the size of the first map in bytes: 1 GiB on 64-bit machines, and 64 MiB on
+// others. On Windows it returns 0, because Windows makes the file as large as its map.
 func boltMapSize() int {
 	switch {
 	case runtime.GOOS == "windows":
@@ -246,10 +263,12 @@ func boltMapSize() int {
 	return 1 << 30
 }
 
-// checkFile refuses a file that is not a store, or not the whole of one, before anything touches the missing pages.
+// checkFile returns an error for a file that is not a store, or not a whole store, before anything
+// touches pages that are missing.
 func (e *boltEngine) checkFile() error {
-	// bbolt goes on with the other meta page. That is the commit before the last, in which a key may be enabled that was
-	// disabled since. No power cut does this to a page of which only the first 80 bytes count.
+	// When a meta page cannot be read, bbolt goes on with the other meta page. The commit of that
+	// page may be the commit before the last, in which a key may be enabled that was disabled
+	// since. A power cut does not damage a meta page, because only its first 80 bytes count.
 	m, sound := boltpage.ReadMeta(e.file)
 	if sound < 2 {
 		return corrupt("a meta page cannot be read, and with it perhaps the last change")
@@ -268,7 +287,7 @@ func (e *boltEngine) checkFile() error {
 			if err := newBoltTables(tx, nil).CheckMarker(m); err != nil {
 				return err
 			}
-			// Who only reads can do without a page that is damaged.
+			// A reader can do without a page that is damaged.
 			if e.health.readOnly || pages.Count() > boltMaxOpenCheck {
 				return nil
 			}
@@ -280,7 +299,7 @@ func (e *boltEngine) checkFile() error {
 	})
 }
 
-// setMarker makes a transaction's root page tell that it is this commit's.
+// setMarker writes the number of the commit that tx makes into its root page.
 func setMarker(tx *bbolt.Tx) error {
 	b, err := tx.CreateBucketIfNotExists([]byte(boltpage.Marker))
 	if err != nil {
@@ -298,7 +317,8 @@ func (e *boltEngine) release() error {
 
 func (e *boltEngine) releaseLocked() error { return e.closeFile(e.db, e.file) }
 
-// closeFile closes a bbolt file, by way of bbolt where bbolt can still be trusted with it.
+// closeFile closes a bbolt file. If bbolt is stuck, closeFile does not call bbolt, which might wait
+// for ever.
 func (e *boltEngine) closeFile(db *bbolt.DB, file *os.File) error {
 	switch {
 	case db != nil && e.health.stuckness() == notStuck:
@@ -324,8 +344,8 @@ func (e *boltEngine) View(ctx context.Context, fn func(EngineTx) error) error {
 	})
 }
 
-// newReader returns what fn of a View gets. To ask bbolt where its map is reads from the map, which can have gone since
-// the transaction began.
+// newReader returns the transaction that the function of a View gets. newBoltTables reads from the
+// map, and the file may have been cut short since tx began.
 func (e *boltEngine) newReader(tx *bbolt.Tx) (etx *boltTx, err error) {
 	err = contain(func() error {
 		etx = &boltTx{tx: tx, tables: newBoltTables(tx, &e.checked)}
@@ -334,21 +354,23 @@ func (e *boltEngine) newReader(tx *bbolt.Tx) (etx *boltTx, err error) {
 	return etx, err
 }
 
-// newBoltTables returns the tables that tx sees, or, if it writes, those of the last commit. They are valid as long as tx.
-// They are made and used where faults are contained.
+// newBoltTables returns the tables that tx sees. If tx writes, they are the tables of the last
+// commit. They are valid as long as tx. They must be made and used where faults are contained.
 func newBoltTables(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Tables {
 	root := uint64(tx.Cursor().Bucket().Root())
 	return boltpage.NewTables(mappedPages(tx, checked), root, tx.Writable())
 }
 
-// mappedPages returns the pages that tx sees. bbolt reads the first byte of its map to tell where that is.
+// mappedPages returns the pages that tx sees. bbolt says where its map is, for which it reads the
+// first byte of the map.
 func mappedPages(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Pages {
 	data := tx.DB().Info().Data
 	mapped := unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&data))), tx.Size())
 	return boltpage.MappedPages(mapped, checked)
 }
 
-// view runs fn in a read transaction of bbolt. It contains faults in bbolt, but not in fn. fn also gets the file.
+// view runs fn in a read transaction of bbolt. It contains faults in bbolt, but not in fn. fn also
+// gets the file that tx reads.
 func (e *boltEngine) view(ctx context.Context, fn func(*bbolt.Tx, *os.File) error) error {
 	for {
 		if err := e.health.canRead(); err != nil {
@@ -369,8 +391,8 @@ func (e *boltEngine) view(ctx context.Context, fn func(*bbolt.Tx, *os.File) erro
 	}
 }
 
-// waitForReopen waits while a commit that was refused a larger map opens the file again. The commit does that before its
-// turn ends.
+// waitForReopen waits for a commit to open the file again. A commit does that if it needs a larger
+// map and the system refuses one. The file is open again when the commit's turn ends.
 func (e *boltEngine) waitForReopen(ctx context.Context) error {
 	if err := e.takeTurn(ctx); err != nil {
 		return err
@@ -379,16 +401,17 @@ func (e *boltEngine) waitForReopen(ctx context.Context) error {
 	return nil
 }
 
-// boltReader is a read transaction of bbolt, with the file that it reads, and the last commit that was known when it began.
+// boltReader is a read transaction of bbolt, the file that it reads, and the last commit that was
+// known when it began.
 type boltReader struct {
 	tx         *bbolt.Tx
 	file       *os.File
 	lastCommit *boltCommit
 }
 
-// beginRead begins a read transaction, which endRead ends. It does not wait longer than ctx lasts.
+// beginRead begins a read transaction, which endRead ends. It waits no longer than ctx lasts.
 //
-// Errors: bbolt's errors, boltpage.ErrLastLost, the engine's health, or ctx's error.
+// Errors: those of canLook; bbolt's errors; boltpage.ErrLastLost; ctx's error.
 func (e *boltEngine) beginRead(ctx context.Context) (boltReader, error) {
 	if err := e.gate.lockWithin(ctx); err != nil {
 		return boltReader{}, err
@@ -396,7 +419,8 @@ func (e *boltEngine) beginRead(ctx context.Context) (boltReader, error) {
 	if !e.committing {
 		return e.beginReadInGate()
 	}
-	// A commit that needs a larger map waits for all readers to end, and beginReadInGate then waits for the commit.
+	// If the commit needs a larger map, it waits for all readers to end, and beginReadInGate waits
+	// for the commit.
 	type begun struct {
 		r   boltReader
 		err error
@@ -419,8 +443,9 @@ func (e *boltEngine) beginRead(ctx context.Context) (boltReader, error) {
 	}
 }
 
-// beginReadInGate is beginRead for the holder of the gate, which it unlocks. Transactions begin one at a time: bbolt reads
-// the meta pages with a lock held, and a fault there leaves it locked, so nobody may be waiting for it then.
+// beginReadInGate begins a read transaction for the holder of the gate, and unlocks the gate.
+// Transactions begin one at a time, because bbolt holds a lock while it reads the meta pages. A
+// fault leaves that lock locked, and a goroutine that waits for it then would wait for ever.
 func (e *boltEngine) beginReadInGate() (boltReader, error) {
 	r, err := e.beginReadLocked()
 	e.gate.unlock()
@@ -446,10 +471,12 @@ func (e *boltEngine) beginReadLocked() (r boltReader, err error) {
 	return r, err
 }
 
-// endRead ends a reader, for which it needs bbolt's lock. A fault when a transaction begins can leave that locked for ever,
-// and closing the file that a compaction has replaced holds it as long as others read that. So endRead waits for it only
-// while it holds the gate, and only for the file in use; else it leaves the waiting to a goroutine. It cannot leave it out: a
-// writer that needs a larger map waits for all readers to end, and whoever begins to read waits for the writer.
+// endRead ends a read transaction, for which it needs a lock of bbolt. A fault while a transaction
+// begins can leave that lock locked for ever. After a compaction, closing the old file holds the
+// lock of that file until its last reader ends. So endRead waits for the lock only if it can hold
+// the gate, and only if tx reads the file in use. Otherwise a goroutine rolls back. The rollback
+// cannot be skipped: a writer that needs a larger map waits for every open reader, and new readers
+// wait for that writer.
 func (e *boltEngine) endRead(tx *bbolt.Tx) {
 	rollback := func() { _ = e.health.guard(stuckAll, tx.Rollback) }
 	if e.health.stuckness() == stuckAll {
@@ -467,7 +494,7 @@ func (e *boltEngine) endRead(tx *bbolt.Tx) {
 	}
 }
 
-// boltGate is a lock that can be waited for as long as a context lasts.
+// boltGate is a lock. A goroutine can wait for it for as long as a context lasts.
 type boltGate chan struct{}
 
 func newBoltGate() boltGate { return make(boltGate, 1) }
@@ -475,9 +502,9 @@ func newBoltGate() boltGate { return make(boltGate, 1) }
 func (g boltGate) lock()   { g <- struct{}{} }
 func (g boltGate) unlock() { <-g }
 
-// lockWithin locks the gate, unless ctx ends before.
+// lockWithin locks the gate, or returns the error of ctx if ctx ends first.
 func (g boltGate) lockWithin(ctx context.Context) error {
-	if g.tryLock() { // most contexts make a channel when they are first asked for it
+	if g.tryLock() { // without ctx.Done, which makes a channel when it is first called
 		return nil
 	}
 	select {
@@ -513,10 +540,11 @@ func (e *boltEngine) close() error {
 	return wrapf(e.release(), "close %s", e.path)
 }
 
-// Format keeps what is in the file out of whatever prints an engine.
+// Format prints the path of the file and nothing of its contents.
 func (e *boltEngine) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "bbolt engine on %s", e.path) }
 
-// Commits counts the commits since the engine was opened; each costs two syncs. [Stats] shows it.
+// Commits returns the number of commits since the engine was opened. Each commit costs two syncs.
+// [Stats] shows the number.
 func (e *boltEngine) Commits() uint64 { return e.commits.Load() }
 
 // CheckEngine yields what is wrong with the pages of the file. [Store.Check] calls it.
@@ -528,7 +556,7 @@ func (e *boltEngine) CheckEngine(ctx context.Context) iter.Seq[error] {
 			err := e.view(ctx, func(tx *bbolt.Tx, file *os.File) error {
 				m, sound := boltpage.ReadMeta(file)
 				if sound == 2 && m.Commit != uint64(tx.ID()) {
-					return nil // there was a commit since: begin again with that
+					return nil // there was a commit since tx began, so begin again
 				}
 				checked = true
 				if sound < 2 {
