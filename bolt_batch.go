@@ -16,19 +16,20 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
-// How writers share a commit. They take turns within one open bbolt transaction, the batch; whoever ends a turn while others
-// wait for theirs leaves the batch open, and the last in line commits for all. docs/decisions/03-shared-commits.md has why.
+// Writers share commits. They take turns within one open bbolt transaction, the batch. If others
+// wait when a writer ends its turn, the batch stays open. The last writer in line commits for all.
+// docs/decisions/03-shared-commits.md says why.
 
 // boltBatch is a bbolt transaction that several writers share.
 type boltBatch struct {
 	tx      *bbolt.Tx
 	tables  *boltpage.Tables
-	removed map[string][][]byte // the keys, by table
+	removed map[string][][]byte // the keys that were removed, by table
 	members int
 	dirty   bool          // a member that succeeded wrote something
-	damage  error         // what was found where bbolt has written already, or must read to commit
+	damage  error         // why the batch cannot be committed
 	done    chan struct{} // closed when err is known
-	err     error
+	err     error         // of the commit
 }
 
 func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
@@ -44,8 +45,8 @@ func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error 
 		return err
 	}
 	err = e.runMember(batch, fn)
-	// Also where fn failed or wrote nothing: its answer may rest on what another member wrote, and is true once that is on
-	// disk.
+	// Update waits for the commit even if fn failed or wrote nothing. What fn says may rest on what
+	// another member wrote, and is true only when that is on disk.
 	<-batch.done
 	if batch.err != nil {
 		return batch.err
@@ -53,7 +54,8 @@ func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error 
 	return err
 }
 
-// runMember runs fn and ends the turn, even when fn panics or ends its goroutine.
+// runMember runs fn as a member of a batch, and ends the turn. It does so even if fn panics or ends
+// its goroutine. If fn does not return nil, runMember undoes what fn wrote.
 func (e *boltEngine) runMember(batch *boltBatch, fn func(EngineTx) error) (err error) {
 	etx := &boltTx{tx: batch.tx, tables: batch.tables, batch: batch}
 	keep := false
@@ -71,14 +73,15 @@ func (e *boltEngine) runMember(batch *boltBatch, fn func(EngineTx) error) (err e
 	return err
 }
 
-// boltTurns hands out the right to write, to one holder at a time, in the order in which they asked.
+// boltTurns hands out the turn, which is the right to write. One goroutine at a time holds the
+// turn, in the order in which the goroutines asked.
 type boltTurns struct {
 	mu    sync.Mutex
-	queue []chan struct{} // closed when the turn has come
-	taken bool
+	queue []chan struct{} // one for each goroutine that waits, closed when its turn has come
+	taken bool            // a goroutine holds the turn
 }
 
-// ask asks for the turn, and returns a channel that is closed when it has come.
+// ask asks for the turn. It returns a channel that is closed when the turn has come.
 func (t *boltTurns) ask() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -92,7 +95,8 @@ func (t *boltTurns) ask() <-chan struct{} {
 	return turn
 }
 
-// leave takes back a request for the turn, and reports whether it could: the turn may have come.
+// leave takes back a request for the turn. It reports false if the turn has come already, so that
+// the caller holds it.
 func (t *boltTurns) leave(turn <-chan struct{}) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,14 +108,15 @@ func (t *boltTurns) leave(turn <-chan struct{}) bool {
 	return true
 }
 
-// pass gives the holder's turn to the next in line. It reports false if nobody waits, and the holder keeps the turn.
+// pass hands the turn from its holder to the next in line. It reports false if nobody waits. Then
+// the holder keeps the turn.
 func (t *boltTurns) pass() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.passLocked()
 }
 
-// release gives the holder's turn to the next in line, or to nobody.
+// release takes the turn from its holder, and hands it to the next in line, if there is one.
 func (t *boltTurns) release() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -127,7 +132,8 @@ func (t *boltTurns) passLocked() bool {
 	return true
 }
 
-// takeTurn waits until nobody else writes. The caller must call endTurn after it has returned nil.
+// takeTurn waits for the turn, but no longer than ctx lasts. If takeTurn returns nil, the caller
+// must call endTurn.
 func (e *boltEngine) takeTurn(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -143,12 +149,12 @@ func (e *boltEngine) takeTurn(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	e.endTurn() // perhaps with a batch to commit for others
+	e.endTurn() // the turn may have come with an open batch, which must be committed
 	return ctx.Err()
 }
 
-// endTurn hands the turn to the next in line, with the open batch. If there is nobody, or the batch takes no more members, it
-// commits first.
+// endTurn hands the turn to the next in line, with the open batch. If nobody waits, or if the batch
+// takes no more members, endTurn first commits the batch.
 func (e *boltEngine) endTurn() {
 	if b := e.batch; b == nil || b.full() || !e.turns.pass() {
 		e.commitBatch()
@@ -159,7 +165,7 @@ func (e *boltEngine) endTurn() {
 // full reports whether a batch takes no more members.
 func (b *boltBatch) full() bool { return b.members >= boltMaxBatch || b.damage != nil }
 
-// commitBatch commits the open batch, if there is one, and tells its members.
+// commitBatch commits the open batch, if there is one, and tells its members the result.
 func (e *boltEngine) commitBatch() {
 	if b := e.batch; b != nil {
 		e.batch = nil
@@ -168,7 +174,8 @@ func (e *boltEngine) commitBatch() {
 	}
 }
 
-// join returns the batch that waits for its commit, or begins one.
+// join makes the holder of the turn a member of the open batch. If there is none, join begins a
+// batch.
 func (e *boltEngine) join() (*boltBatch, error) {
 	if err := e.health.canWrite(); err != nil {
 		return nil, err
@@ -184,8 +191,8 @@ func (e *boltEngine) join() (*boltBatch, error) {
 	return e.batch, nil
 }
 
-// beginWrite begins the transaction of a batch, for the holder of the turn. While a reader begins, beginWrite waits; it does
-// not wait for a commit, which its holder of the turn makes.
+// beginWrite begins a batch, for the holder of the turn. It waits for readers that are beginning.
+// No commit is under way, because only the holder of the turn commits.
 func (e *boltEngine) beginWrite() (*boltBatch, error) {
 	e.gate.lock()
 	defer e.gate.unlock()
@@ -208,7 +215,7 @@ func (e *boltEngine) beginWrite() (*boltBatch, error) {
 	return b, nil
 }
 
-// commit ends the batch's transaction and says what its members are told.
+// commit ends the transaction of a batch. It returns the error that the members get.
 func (e *boltEngine) commit(b *boltBatch) error {
 	if b.dirty && b.damage == nil {
 		b.damage = readPages(func() error {
@@ -225,7 +232,7 @@ func (e *boltEngine) commit(b *boltBatch) error {
 		return b.damage
 	}
 	if err := e.health.canLook(); err != nil {
-		return err // a commit might wait for ever
+		return err // a commit might wait for ever for bbolt's lock
 	}
 	id := b.tx.ID()
 	e.setCommitting(true)
@@ -239,14 +246,16 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	visible, lookErr := e.isVisible(id)
 	switch {
 	case errors.Is(lookErr, bolterrors.ErrInvalidMapping):
-		// A commit that needs a larger map, and is refused one, gives up the smaller first. It has written nothing.
+		// The commit needed a larger map, and the system refused one. bbolt has given up the
+		// smaller map by then. The commit has written nothing.
 		e.reopen(id - 1)
 	case visible || lookErr != nil:
-		// The meta page was written, and what failed is its sync.
+		// The meta page was written, and then its sync failed.
 		e.health.failWrites(ErrSyncFailed)
 		return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
 	case syncFailed(err):
-		// After a failed sync the kernel may take for clean what never reached the disk: nothing can be built on it.
+		// After a failed sync, the kernel may take pages for clean that never reached the disk. So
+		// nothing more can be written.
 		e.health.failWrites(ErrSyncFailed)
 	case errors.Is(err, ErrCorrupt):
 		e.health.failWrites(err)
@@ -254,13 +263,15 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	return boltError(err)
 }
 
+// setCommitting sets whether a commit is under way.
 func (e *boltEngine) setCommitting(is bool) {
 	e.gate.lock()
 	defer e.gate.unlock()
 	e.committing = is
 }
 
-// isVisible reports whether the commit id is the one that readers now see. It also looks while the engine is closing.
+// isVisible reports whether readers see the commit id as the last one. Unlike view, it also reads
+// while the engine is closing.
 func (e *boltEngine) isVisible(id int) (visible bool, err error) {
 	r, err := e.beginRead(context.Background())
 	if err != nil {
@@ -270,8 +281,9 @@ func (e *boltEngine) isVisible(id int) (visible bool, err error) {
 	return r.tx.ID() == id, nil
 }
 
-// syncFailed tells a failed sync from a failed write. bbolt calls fdatasync directly on Linux and reports the bare
-// errno; elsewhere it is File.Sync's; and when the file was grown it keeps nothing but the text.
+// syncFailed reports whether err is of a failed sync, and not of a failed write. On Linux bbolt
+// calls fdatasync itself, and returns the bare errno. On other systems the error is that of
+// File.Sync. When the file has grown, bbolt keeps only the text of the error.
 func syncFailed(err error) bool {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
