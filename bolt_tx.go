@@ -11,23 +11,24 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
-// What a transaction of the engine on bbolt does: a reader goes by checked pages alone; a member of a batch goes by bbolt,
-// after the pages on its way were checked, and can undo what it has written.
+// A reader reads checked pages without bbolt. A member of a batch reads and writes through bbolt,
+// after the pages that bbolt goes to were checked, and it can undo what it has written.
 
-// boltTx is one member of a batch, or one reader.
+// boltTx is the transaction of one reader, or of one member of a batch.
 type boltTx struct {
 	tx     *bbolt.Tx
 	tables *boltpage.Tables
 	batch  *boltBatch // nil for a reader
 	ended  bool
-	writes int // counts, so that a scan knows when its cursor has lost its place
-	undos  []boltUndo
+	writes int        // how many there were; after a write, the cursor of a scan must seek again
+	undos  []boltUndo // what undo restores, from the last to the first
 }
 
-// Format keeps what a transaction has read and written out of whatever prints it.
+// Format prints nothing of what a transaction has read and written.
 func (tx *boltTx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "bbolt transaction") }
 
-// boltUndo is what an entry was before a member of a batch changed it.
+// boltUndo is an entry as it was before a member of a batch changed it. A nil value stands for no
+// entry.
 type boltUndo struct {
 	table      string
 	key, value []byte
@@ -45,14 +46,15 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 		if tx.batch != nil {
 			value = tx.getFromBolt(table, key)
 		} else if i, found := leaf.Search(key); found {
-			value = append([]byte{}, leaf.Value(i)...) // never nil
+			value = append([]byte{}, leaf.Value(i)...) // not nil, even for an empty value
 		}
 		return nil
 	})
 	return value, err
 }
 
-// getFromBolt is Get for who writes, after the way to the key was checked.
+// getFromBolt returns the value of key, or nil, for a writer. The way to key must have been
+// checked.
 func (tx *boltTx) getFromBolt(table string, key []byte) []byte {
 	if b := tx.tx.Bucket([]byte(table)); b != nil {
 		if v := b.Get(key); v != nil {
@@ -62,13 +64,13 @@ func (tx *boltTx) getFromBolt(table string, key []byte) []byte {
 	return nil
 }
 
-// copyEntry copies what is bbolt's. It makes nothing nil.
+// copyEntry returns copies of a key and a value that are parts of a page. They are not nil.
 func copyEntry(k, v []byte) Entry {
 	return Entry{Key: append([]byte{}, k...), Value: append([]byte{}, v...)}
 }
 
 func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
-	from, to = bytes.Clone(from), bytes.Clone(to) // the caller may change what it gave
+	from, to = bytes.Clone(from), bytes.Clone(to) // the caller may change the slices
 	return func(yield func(Entry, error) bool) {
 		next := scanPages(func(key []byte) (boltpage.Node, []byte, error) { return tx.tables.Find(table, key) }, from)
 		if tx.batch != nil {
@@ -99,8 +101,9 @@ func readNext(next func() (Entry, error)) (entry Entry, err error) {
 	return entry, err
 }
 
-// scanPages returns a function that returns one entry after another of the leaves that find finds, from a key on. After the
-// last entry it returns an entry without a key.
+// scanPages returns a function that returns the next entry each time, beginning at the key from.
+// After the last entry it returns an entry without a key. find returns the leaf of a key, and the
+// first key after that leaf.
 func scanPages(find func(key []byte) (leaf boltpage.Node, after []byte, err error), from []byte) (next func() (Entry, error)) {
 	var leaf boltpage.Node
 	i, more := 0, true
@@ -122,10 +125,10 @@ func scanPages(find func(key []byte) (leaf boltpage.Node, after []byte, err erro
 	}
 }
 
-// scanBolt is scanPages for a writer.
+// scanBolt returns a function like that of scanPages, for a writer.
 func (tx *boltTx) scanBolt(table string, from []byte) (next func() (Entry, error)) {
 	var cursor *bbolt.Cursor
-	var after []byte // the leaf that from is in; the next was checked too
+	var after []byte // the first key after the leaf of from; the next leaf was checked too
 	writes := 0
 	return func() (Entry, error) {
 		if cursor == nil || after != nil && bytes.Compare(from, after) >= 0 {
@@ -172,7 +175,7 @@ func (tx *boltTx) Delete(table string, key []byte) error {
 	return tx.write(table, key, nil)
 }
 
-// write sets key to value, or removes it when value is nil, and remembers what was there.
+// write sets key to value, or removes key if value is nil. It remembers how to undo that.
 func (tx *boltTx) write(table string, key, value []byte) error {
 	if tx.ended {
 		return ErrClosed
@@ -188,7 +191,7 @@ func (tx *boltTx) write(table string, key, value []byte) error {
 		return nil
 	}
 	if value == nil {
-		// From a leaf that was emptied bbolt goes on to the next.
+		// If the removal empties the leaf, bbolt goes on to the next leaf.
 		err := readPages(func() error {
 			_, err := tx.tables.FindTwo(table, key)
 			return err
@@ -202,6 +205,7 @@ func (tx *boltTx) write(table string, key, value []byte) error {
 	return tx.set(table, key, value)
 }
 
+// set sets key to value through bbolt, or removes key if value is nil.
 func (tx *boltTx) set(table string, key, value []byte) error {
 	tx.writes++
 	err := contain(func() error {
@@ -221,7 +225,7 @@ func (tx *boltTx) set(table string, key, value []byte) error {
 	return err
 }
 
-// undo takes back what this member wrote and leaves the batch to the others.
+// undo restores what this member has changed, and leaves the writes of the other members.
 func (tx *boltTx) undo() {
 	for i := len(tx.undos) - 1; i >= 0; i-- {
 		b := tx.undos[i]
@@ -231,7 +235,8 @@ func (tx *boltTx) undo() {
 	}
 }
 
-// NextReadable returns the first key that the pages behind the next unreadable one can have, or nil. [Store.Check] calls it.
+// NextReadable returns the first key that can be behind the next pages that cannot be read, or nil
+// if there is none. [Store.Check] calls it.
 func (tx *boltTx) NextReadable(table string, from []byte) (next []byte) {
 	_ = contain(func() error {
 		for {
