@@ -13,7 +13,8 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
-// What an engine on bbolt can still do after a fault, and which error its callers get.
+// After a fault, an engine on bbolt can still do some things. Its health says which, and which
+// error callers get for the others.
 
 // boltHealth says whether an engine may read, and whether it may write.
 //
@@ -21,20 +22,20 @@ import (
 //	sound           opening                                     yes        yes
 //	unwritable      a failed sync, or damage met by a commit    yes        the cause
 //	unreadable      a file that could not be opened again       the cause  the cause
-//	stuck writers   a panic of bbolt that may hold their lock   yes        errStuck
-//	stuck           a panic of bbolt that may hold every lock   errStuck   errStuck
+//	stuck writers   a panic of bbolt with their lock held       yes        errStuck
+//	stuck           a panic of bbolt with any lock held         errStuck   errStuck
 //	closing         a call of Close                             ErrClosed  yes
 //	closed          Close, when its turn has come               ErrClosed  ErrClosed
 //	read-only       Options.ReadOnly                            yes        ErrReadOnly
 //
-// Several states can hold at once. Then the error in the lowest of their rows counts. No state is
-// ever left, but for closing, which closed follows.
+// Several states can hold at once. Then the lowest of the rows that have an error counts. An engine
+// never leaves a state, except that closing becomes closed.
 type boltHealth struct {
 	readOnly bool
 
 	mu         sync.Mutex // guards what follows
-	unwritable error      // the cause
-	unreadable error      // the cause
+	unwritable error      // the cause, in the state of that name
+	unreadable error      // the cause, in the state of that name
 	stuck      stuckness
 	life       engineLife
 }
@@ -56,7 +57,7 @@ const (
 	engineClosed
 )
 
-// errStuck is for all calls that might wait for ever.
+// errStuck is the error of calls that might wait for ever.
 var errStuck = fmt.Errorf("%w: close it", ErrCorrupt)
 
 // canRead returns nil if callers of the engine may read, and otherwise why they may not.
@@ -114,6 +115,7 @@ func (h *boltHealth) failReads(cause error) {
 	h.unreadable = firstError(h.unreadable, cause)
 }
 
+// setStuck marks calls of bbolt as stuck, for as long as the engine exists.
 func (h *boltHealth) setStuck(s stuckness) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
