@@ -19,13 +19,15 @@ import (
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
-// How the bbolt file comes to be, is copied, and is replaced. In each case a whole file is made under another name,
-// synced, and then given its own, so that a power cut leaves the old state or the new.
+// The file of an engine is made, backed up, compacted, and opened again here. A file that takes a
+// name is first written whole under another name and synced, so that a power cut leaves the old
+// state or the new.
 
-// compactSuffix names what a compaction writes beside the file. A crash leaves it behind; the next Open removes it.
+// compactSuffix ends the name of the file that a compaction writes beside the store's file. A crash
+// may leave that file behind. The next opening removes it.
 const compactSuffix = ".compact"
 
-// checkRegular refuses what is no file. To open a pipe could take for ever.
+// checkRegular returns an error if path is not a regular file. Opening a pipe could take for ever.
 func checkRegular(path string) error {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
@@ -34,7 +36,7 @@ func checkRegular(path string) error {
 	return err
 }
 
-// openRegular opens a file for reading, and nothing else.
+// openRegular opens a regular file for reading. For anything else it returns an error.
 func openRegular(path string) (*os.File, error) {
 	if err := checkRegular(path); err != nil {
 		return nil, err
@@ -42,16 +44,17 @@ func openRegular(path string) (*os.File, error) {
 	return durable.OpenFile(path, os.O_RDONLY)
 }
 
-// createBoltFile makes a file that has nothing but the marker. If another process made the file meanwhile, that one stays.
+// createBoltFile makes a file that has nothing but the marker. If another process has made the file
+// meanwhile, the file of that process stays.
 func createBoltFile(path string) error {
 	err := durable.Create(path, func(tmp *os.File) error { return initBoltFile(tmp.Name()) })
 	if errors.Is(err, fs.ErrExist) {
-		return durable.SyncDir(filepath.Dir(path)) // whoever made it may not have come to that yet
+		return durable.SyncDir(filepath.Dir(path)) // the other process may not have done so yet
 	}
 	return err
 }
 
-// newBoltEngine makes bbolt's own kind of empty file, as an engine that nobody else knows of.
+// newBoltEngine makes an empty bbolt file, and opens it as an engine for its caller alone.
 func newBoltEngine(path string) (*boltEngine, error) {
 	e := &boltEngine{path: path, gate: newBoltGate()}
 	settings := boltSettings()
@@ -71,7 +74,7 @@ func newBoltEngine(path string) (*boltEngine, error) {
 	return e, nil
 }
 
-// initBoltFile makes a bbolt file of an empty one, with nothing but the marker.
+// initBoltFile makes an empty file a bbolt file that has nothing but the marker.
 func initBoltFile(path string) error {
 	e, err := newBoltEngine(path)
 	if err != nil {
@@ -81,9 +84,11 @@ func initBoltFile(path string) error {
 	return boltError(errors.Join(err, e.release()))
 }
 
-// rewriteLastMeta has the disk keep what is seen of the file, and its name. A process that was killed can have left what it had
-// not synced. And after a sync that failed, Linux shows what the disk has not got, and never writes it again, unless it is
-// written anew. Of all that only the meta page of the last commit counts: what it leads to was synced before.
+// rewriteLastMeta makes what can be read of the file durable, and its name. A process that was
+// killed may have left data that it had not synced. After a failed sync, Linux shows data that
+// never reached the disk, and does not write it unless a program writes it again. Of such data only
+// the meta page of the last commit counts, because the pages that it leads to were synced before.
+// So rewriteLastMeta writes that page again, and syncs it.
 func (e *boltEngine) rewriteLastMeta() error {
 	last, _ := boltpage.ReadMeta(e.file)
 	page, at := make([]byte, boltpage.PageSize), int64(last.Commit%2)*boltpage.PageSize
@@ -99,7 +104,7 @@ func (e *boltEngine) rewriteLastMeta() error {
 	return durable.SyncDir(filepath.Dir(e.path))
 }
 
-// WriteBackup writes the file as it is at one moment. [Store.Backup] calls it.
+// WriteBackup writes the file, as it is at one moment, to w. [Store.Backup] calls it.
 func (e *boltEngine) WriteBackup(ctx context.Context, w io.Writer) error {
 	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
 		out := &contextWriter{ctx: ctx, w: &panicWriter{w: w}}
@@ -117,11 +122,12 @@ func (e *boltEngine) WriteBackup(ctx context.Context, w io.Writer) error {
 	})
 }
 
-// metaWriter puts the meta pages where the next commits look for them: that of an even commit first. bbolt writes that of
-// the last commit first, and after one more commit the file would have those of two that do not follow each other.
+// metaWriter puts each meta page where its commit belongs: the page of the even commit first. bbolt
+// writes the page of the last commit first. If that is an odd commit, the next commit would write
+// over the page of the last commit, and leave the page of the commit before.
 type metaWriter struct {
 	w    io.Writer
-	head []byte // the meta pages, until there are two
+	head []byte // as much of the meta pages as has come
 }
 
 func (w *metaWriter) Write(p []byte) (n int, err error) {
@@ -148,7 +154,7 @@ func (w *metaWriter) Write(p []byte) (n int, err error) {
 	return n + more, err
 }
 
-// panicWriter keeps a panic of a caller's writer from being taken for one of bbolt's.
+// panicWriter catches a panic of a caller's writer, so that it is not taken for a panic of bbolt.
 type panicWriter struct {
 	w        io.Writer
 	panicked bool
@@ -169,7 +175,8 @@ func (w *panicWriter) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// contextWriter is a writer for one call, which ends with the call's context.
+// contextWriter writes to w until ctx ends. It is for one call, and ctx is the context of that
+// call.
 type contextWriter struct {
 	ctx context.Context
 	w   io.Writer
@@ -183,8 +190,8 @@ func (w *contextWriter) Write(p []byte) (n int, err error) {
 	return n, w.err
 }
 
-// Compact copies what is in use to a new file and puts it in the place of the old one. Writers wait, readers do not.
-// [Store.Compact] calls it.
+// Compact copies the pages in use to a new file, and puts it in the place of the old file. Writers
+// wait meanwhile. Readers do not. [Store.Compact] calls it.
 func (e *boltEngine) Compact(ctx context.Context) error {
 	if e.health.readOnly {
 		return ErrReadOnly
@@ -194,7 +201,8 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	}
 	defer e.endTurn()
 	e.commitBatch()
-	// An engine that is stuck could not close the old file.
+	// Among others, an engine that is stuck is refused here, because it could not close the old
+	// file.
 	if err := e.health.canWrite(); err != nil {
 		return err
 	}
@@ -211,8 +219,8 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	return e.replaceBy(compact)
 }
 
-// copyError tells what is wrong when a copy could not be made for damage: the store is damaged, or only the copy, as by a
-// disk that loses what is written to it.
+// copyError returns what is wrong after a copy failed with err. If err says that there is damage,
+// it may be in the store, or only in the copy, if the disk loses what is written to it.
 func (e *boltEngine) copyError(err error) error {
 	if !errors.Is(err, ErrCorrupt) {
 		return err
@@ -223,7 +231,7 @@ func (e *boltEngine) copyError(err error) error {
 	return fmt.Errorf("the copy is damaged, the store is not: %v", err)
 }
 
-// copyTo makes a bbolt file at path of what is in use in this one.
+// copyTo makes a bbolt file at path, which has the entries of this one.
 func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -236,7 +244,7 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 	return errors.Join(err, dst.release())
 }
 
-// fillCopy makes dst a copy of what is in use in e.
+// fillCopy copies the entries of e to dst, which is empty.
 func (e *boltEngine) fillCopy(ctx context.Context, dst *boltEngine) error {
 	if err := durable.CopyAccess(dst.file, e.path); err != nil {
 		return err
@@ -245,15 +253,17 @@ func (e *boltEngine) fillCopy(ctx context.Context, dst *boltEngine) error {
 	if err := e.copyTables(ctx, dst.db); err != nil {
 		return err
 	}
-	// Once more, for both meta pages to have the whole, and for the root, where the domain's secrets are, to be there twice:
-	// without them nothing can be salvaged.
+	// One more commit, so that both meta pages are of a state that has everything. It also writes
+	// another copy of the root, where the domain's secrets are. Without them nothing can be
+	// salvaged.
 	if err := dst.db.Update(setMarker); err != nil {
 		return err
 	}
 	return dst.db.Sync()
 }
 
-// copyTables copies all entries, in transactions of bounded size, from pages that were checked.
+// copyTables copies all entries to dst, in transactions of bounded size. It reads only pages that
+// it has checked.
 func (e *boltEngine) copyTables(ctx context.Context, dst *bbolt.DB) error {
 	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
 		tables := newBoltTables(tx, nil)
@@ -305,9 +315,8 @@ func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Ent
 	return nil
 }
 
-// replaceBy puts the bbolt file at path in the place of the engine's own. The new file is locked before it has the name,
-// so that no other process can come between; Windows does not rename open files, and there it can: it gets the old
-// file, and this engine ErrLocked.
+// replaceBy puts the bbolt file at path in the place of the engine's file. It locks the new file
+// before it renames it, so that no other process can lock the file first.
 func (e *boltEngine) replaceBy(path string) error {
 	if runtime.GOOS == "windows" {
 		return e.replaceClosed(path)
@@ -323,14 +332,16 @@ func (e *boltEngine) replaceBy(path string) error {
 	old, oldFile := e.db, e.file
 	e.db, e.file = db, file
 	e.gate.unlock()
-	// What is committed next is in the new file alone: its name must last before that.
+	// The next commit will be in the new file alone, so the new file must have the name for good.
 	if err = durable.SyncDir(filepath.Dir(e.path)); err != nil {
 		e.health.failWrites(ErrSyncFailed)
 	}
-	return errors.Join(err, e.closeFile(old, oldFile)) // which waits for those who still read the old file
+	return errors.Join(err, e.closeFile(old, oldFile)) // which waits for readers of the old file
 }
 
-// replaceClosed is replaceBy where no file that is open can be replaced: the old file is closed before.
+// replaceClosed is replaceBy on Windows, where no file that is open can be renamed or replaced. It
+// closes the old file, renames the new file, and opens it. Another process can come between. Then
+// that process has the lock, and this engine returns [ErrLocked] from then on.
 func (e *boltEngine) replaceClosed(path string) error {
 	e.gate.lock()
 	defer e.gate.unlock()
@@ -347,8 +358,9 @@ func (e *boltEngine) replaceClosed(path string) error {
 	return err
 }
 
-// reopen opens the file of an engine that has lost its map, and whose last commit is known. If another process, or another
-// file, has come between, the engine neither reads nor writes from then on.
+// reopen opens the file again, for an engine that has lost its map and whose last commit is known.
+// If reopen fails, or if it finds another file or another last commit, the engine neither reads nor
+// writes from then on.
 func (e *boltEngine) reopen(commit int) {
 	e.gate.lock()
 	defer e.gate.unlock()
@@ -375,7 +387,8 @@ func (e *boltEngine) reopenLocked(commit int) error {
 	return nil
 }
 
-// checkReopened refuses a file that is not the one that was open before, or that has another last commit.
+// checkReopened returns an error unless the file is the one that was open before, and has the same
+// last commit.
 func (e *boltEngine) checkReopened(before fs.FileInfo, commit int) error {
 	now, err := e.file.Stat()
 	if err != nil {
@@ -390,7 +403,8 @@ func (e *boltEngine) checkReopened(before fs.FileInfo, commit int) error {
 	return nil
 }
 
-// reopenSettings are for an engine that was open already, whatever it waited for then.
+// reopenSettings are bbolt's settings for an engine that opens its file again. The time to wait for
+// the lock is the default, whatever it was at the first opening.
 func reopenSettings() *bbolt.Options {
 	settings := boltSettings()
 	settings.Timeout = (*Options)(nil).lockTimeout()
