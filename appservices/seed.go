@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,15 +92,31 @@ func (s *Seed) countKeys() int {
 }
 
 func (s *Seed) validate() error {
+	owners := map[latchkey.Identity]int{} // the users' indexes
 	for i, u := range s.Users {
 		if err := u.validate(); err != nil {
 			return fmt.Errorf("%w: users[%d]: %w", ErrInvalidSeed, i, err)
+		}
+		for _, identity := range u.known() {
+			if first, taken := owners[identity]; taken && first != i {
+				return fmt.Errorf("%w: users[%d]: %w: %s is users[%d]", ErrInvalidSeed, i, latchkey.ErrIdentityTaken, identity.Subject, first)
+			}
+			owners[identity] = i
 		}
 	}
 	if err := validateKeys(s.ServerKeys); err != nil {
 		return fmt.Errorf("%w: server_%w", ErrInvalidSeed, err)
 	}
 	return nil
+}
+
+// known returns the identities of u, other than an anonymous one.
+func (u *SeedUser) known() []latchkey.Identity {
+	if u.Email == "" {
+		return u.Identities
+	}
+	email := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: u.Email}
+	return append([]latchkey.Identity{email}, u.Identities...)
 }
 
 func (u *SeedUser) validate() error {
@@ -111,7 +126,8 @@ func (u *SeedUser) validate() error {
 			return fmt.Errorf("identities[%d]: the provider %s cannot be used here: give email, anonymous or keys", i, identity.Provider)
 		}
 	}
-	known := u.Email != "" || len(u.Identities) > 0
+	known := len(u.known()) > 0
+	length := utf8.RuneCountInString(u.Password)
 	switch {
 	case u.Anonymous && (known || len(u.Keys) > 0):
 		return errors.New("an anonymous user has no e-mail address, no identities and no keys")
@@ -120,21 +136,25 @@ func (u *SeedUser) validate() error {
 	case u.Email == "" && u.Password != "":
 		return errors.New("a password needs an e-mail address")
 	case utf8.RuneCountInString(u.Email) > maxEmail:
-		return errEmail
-	}
-	if u.Email != "" {
-		if err := checkPassword(u.Password); err != nil {
-			return err
-		}
+		return fmt.Errorf("email has more than %d characters", maxEmail)
+	case u.Email != "" && u.Password == "":
+		return errors.New("an e-mail address needs a password")
+	case u.Email != "" && (length < minPassword || length > maxPassword):
+		return fmt.Errorf("password must have %d to %d characters", minPassword, maxPassword)
 	}
 	return validateKeys(u.Keys)
 }
 
 func validateKeys(keys []SeedKey) error {
+	named := map[string]int{}
 	for i, k := range keys {
 		if err := latchkey.CheckAppServicesName(k.Name); err != nil {
 			return fmt.Errorf("keys[%d]: %w", i, err)
 		}
+		if first, taken := named[k.Name]; taken {
+			return fmt.Errorf("keys[%d]: %w: %s is keys[%d]", i, latchkey.ErrKeyNameTaken, k.Name, first)
+		}
+		named[k.Name] = i
 	}
 	return nil
 }
@@ -299,7 +319,7 @@ type planting struct {
 }
 
 func (p *planting) user(u SeedUser, verifier string) (made SeededUser, err error) {
-	identities := slices.Clone(u.Identities)
+	identities := u.known()
 	if u.Anonymous {
 		identities = []latchkey.Identity{{Provider: latchkey.ProviderAnonymous}}
 	}
@@ -309,9 +329,8 @@ func (p *planting) user(u SeedUser, verifier string) (made SeededUser, err error
 			return made, err
 		}
 		if acc != nil {
-			return made, latchkey.ErrIdentityTaken // also before the first login with it
+			return made, fmt.Errorf("%w: %s", latchkey.ErrIdentityTaken, u.Email) // also before the first login with it
 		}
-		identities = slices.Insert(identities, 0, latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: u.Email})
 	}
 	user, err := p.tx.CreateUser(latchkey.UserSpec{Identity: identities[0]})
 	if err != nil {
