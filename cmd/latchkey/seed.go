@@ -3,12 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
-	"sigs.k8s.io/yaml"
-
+	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/appservices"
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
@@ -23,19 +23,23 @@ func (s *server) readSeed() error {
 	if err != nil {
 		return explainMissing(err, s.seedFile)
 	}
-	if data, err = yaml.YAMLToJSONStrict(data); err == nil {
-		s.seed = &appservices.Seed{}
-		*s.seed, err = appservices.ParseSeed(data)
+	if s.seed, err = parseSeed(data); err != nil {
+		return usagef("%s: %w", s.seedFile, err)
 	}
 	switch {
-	case err != nil:
-		return usagef("%s: %w", s.seedFile, err)
 	case s.seed.Value != "" && !s.ephemeral:
 		return usagef("%s has the field seed, and everybody who knows its value can make the tokens; remove the field, or give --ephemeral", s.seedFile)
 	case s.seed.Value == "" && s.tokenFile == "" && s.seed.HasKeys():
 		return usagef("the tokens of the seed's keys would be lost; give --tokens FILE")
 	}
 	return nil
+}
+
+// seedMistakes are the errors that a seed causes, because it is planted only in a store that is
+// empty.
+var seedMistakes = []error{
+	appservices.ErrInvalidSeed, latchkey.ErrIdentityTaken, latchkey.ErrInvalidIdentity, latchkey.ErrTooManyIdentities,
+	latchkey.ErrKeyNameTaken, latchkey.ErrInvalidName, latchkey.ErrTooManyKeys,
 }
 
 // plant makes the users and keys of the seed, and writes their tokens to the file of --tokens. It
@@ -53,7 +57,12 @@ func (s *server) plant(ctx context.Context, handler *appservices.Handler) error 
 		s.log.Warn("the seed was ignored, because the store already has users, registered addresses or server keys", "seed", s.seedFile)
 		return nil
 	}
-	seeded, err := handler.Seed(ctx, appID, *s.seed)
+	seeded, err := handler.Seed(ctx, appID, s.seed.Seed)
+	for _, mistake := range seedMistakes {
+		if errors.Is(err, mistake) {
+			return usagef("%s: %w", s.seedFile, s.seed.locate(err))
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.seedFile, err)
 	}

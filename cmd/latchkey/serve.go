@@ -47,7 +47,7 @@ type server struct {
 	customTokenKey string // the name of the key's file
 	customToken    appservices.JWTVerifier
 
-	seed   *appservices.Seed // nil without --seed
+	seed   *seedDocument // nil without --seed
 	log    *slog.Logger
 	clock  *appservices.Clock
 	stores latchkey.Options // the options that every store is opened with
