@@ -90,8 +90,8 @@ func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
 // makes one. Of opts it uses ReadOnly and LockTimeout. [Open] calls OpenBoltEngine. Call it
 // yourself to put an engine of your own between bbolt and the store.
 //
-// A new file is written with mode 0600 under another name, synced, and then renamed. So a power cut
-// leaves a whole file or none.
+// A new file is written with mode 0600 under another name and synced before it gets its own name.
+// So a power cut leaves a whole file or none.
 //
 // Errors: [ErrLocked]; [ErrCorrupt] if the file is damaged or not a store; the operating system's
 // error.
@@ -361,8 +361,8 @@ func newBoltTables(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Tables {
 	return boltpage.NewTables(mappedPages(tx, checked), root, tx.Writable())
 }
 
-// mappedPages returns the pages that tx sees. bbolt says where its map is, for which it reads the
-// first byte of the map.
+// mappedPages returns the pages that tx sees. It asks bbolt for the place of the map, and bbolt
+// then reads the first byte of the map. So the caller must contain faults.
 func mappedPages(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Pages {
 	data := tx.DB().Info().Data
 	mapped := unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&data))), tx.Size())
