@@ -45,8 +45,8 @@ func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error 
 		return err
 	}
 	err = e.runMember(batch, fn)
-	// Update waits for the commit even if fn failed or wrote nothing. What fn says may rest on what
-	// another member wrote, and is true only when that is on disk.
+	// Update waits for the commit even if fn failed or wrote nothing. The result of fn may rest on
+	// the writes of another member, and is true only when these are on disk.
 	<-batch.done
 	if batch.err != nil {
 		return batch.err
@@ -281,8 +281,8 @@ func (e *boltEngine) isVisible(id int) (visible bool, err error) {
 	return r.tx.ID() == id, nil
 }
 
-// syncFailed reports whether err is of a failed sync, and not of a failed write. On Linux bbolt
-// calls fdatasync itself, and returns the bare errno. On other systems the error is that of
+// syncFailed reports whether err comes from a failed sync, and not from a failed write. On Linux
+// bbolt calls fdatasync itself, and returns the bare errno. On other systems the error is that of
 // File.Sync. When the file has grown, bbolt keeps only the text of the error.
 func syncFailed(err error) bool {
 	var pathErr *fs.PathError
