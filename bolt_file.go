@@ -19,9 +19,8 @@ import (
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
-// The file of an engine is made, backed up, compacted, and opened again here. A file that takes a
-// name is first written whole under another name and synced, so that a power cut leaves the old
-// state or the new.
+// This file makes, backs up, compacts and reopens the file of an engine. A new file is first
+// written whole under another name and synced, so that a power cut leaves the old state or the new.
 
 // compactSuffix ends the name of the file that a compaction writes beside the store's file. A crash
 // may leave that file behind. The next opening removes it.
@@ -74,7 +73,7 @@ func newBoltEngine(path string) (*boltEngine, error) {
 	return e, nil
 }
 
-// initBoltFile makes an empty file a bbolt file that has nothing but the marker.
+// initBoltFile turns an empty file into a bbolt file that has nothing but the marker.
 func initBoltFile(path string) error {
 	e, err := newBoltEngine(path)
 	if err != nil {
@@ -84,7 +83,7 @@ func initBoltFile(path string) error {
 	return boltError(errors.Join(err, e.release()))
 }
 
-// rewriteLastMeta makes what can be read of the file durable, and its name. A process that was
+// rewriteLastMeta makes the readable contents and the name of the file durable. A process that was
 // killed may have left data that it had not synced. After a failed sync, Linux shows data that
 // never reached the disk, and does not write it unless a program writes it again. Of such data only
 // the meta page of the last commit counts, because the pages that it leads to were synced before.
