@@ -21,7 +21,7 @@ type boltTx struct {
 	batch  *boltBatch // nil for a reader
 	ended  bool
 	writes int        // how many there were; after a write, the cursor of a scan must seek again
-	undos  []boltUndo // what undo restores, from the last to the first
+	undos  []boltUndo // the entries that undo restores, the last one first
 }
 
 // Format prints nothing of what a transaction has read and written.
@@ -235,8 +235,8 @@ func (tx *boltTx) undo() {
 	}
 }
 
-// NextReadable returns the first key that can be behind the next pages that cannot be read, or nil
-// if there is none. [Store.Check] calls it.
+// NextReadable returns the first key that can follow the next pages that cannot be read, or nil if
+// there is none. [Store.Check] calls it.
 func (tx *boltTx) NextReadable(table string, from []byte) (next []byte) {
 	_ = contain(func() error {
 		for {
