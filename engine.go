@@ -96,8 +96,9 @@ type CommitCounter interface {
 // A DamageSkipper is an [EngineTx] that can find its way past damage. [Store.Check] and
 // [Store.Repair] use it.
 type DamageSkipper interface {
-	// NextReadable returns the first key from which a table can be read again, behind the next
-	// place at or after from that cannot be read. It returns nil if there is no such key.
+	// NextReadable finds the next part of a table, at the key from or later, that cannot be read.
+	// It returns the first key after that part from which the table can be read again, or nil if
+	// there is no such part or no such key.
 	NextReadable(table string, from []byte) []byte
 }
 
