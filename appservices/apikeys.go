@@ -29,10 +29,12 @@ func (c *call) keyOwner() (uuid.UUID, error) {
 	switch {
 	case err != nil:
 		return uuid.Nil, err
-	case p.server != nil,
-		s.identity.Provider == latchkey.ProviderAPIKey && !c.h.opts.AllowKeySessions,
-		!slices.ContainsFunc(p.user.Identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.ProviderAnonymous }):
-		return uuid.Nil, errMayNotManageKeys
+	case p.server != nil:
+		return uuid.Nil, because(errMayNotManageKeys, "a server key opened the session")
+	case s.identity.Provider == latchkey.ProviderAPIKey && !c.h.opts.AllowKeySessions:
+		return uuid.Nil, because(errMayNotManageKeys, "a user key opened the session")
+	case !slices.ContainsFunc(p.user.Identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.ProviderAnonymous }):
+		return uuid.Nil, because(errMayNotManageKeys, "the user is anonymous, and has linked no other identity")
 	}
 	return p.user.ID, nil
 }
@@ -41,10 +43,13 @@ const maxKeyName = 256
 
 // checkKeyName returns an error unless a key can have this name. A store can allow more names.
 func checkKeyName(name string) error {
-	if len(name) > maxKeyName && latchkey.CheckAppServicesName(name[:maxKeyName]) == nil {
+	switch {
+	case len(name) > maxKeyName && latchkey.CheckAppServicesName(name[:maxKeyName]) == nil:
 		return errKeyNameLong
+	case latchkey.CheckAppServicesName(name) != nil:
+		return errKeyName
 	}
-	return latchkey.CheckAppServicesName(name)
+	return nil
 }
 
 // keysEnabled returns an error if the provider api-key is off. Then keys can be neither made nor
@@ -117,7 +122,7 @@ func (c *call) key() (latchkey.Key, error) {
 			return k, nil
 		}
 	}
-	return latchkey.Key{}, errKeyNotFound
+	return latchkey.Key{}, because(errKeyNotFound, "the user has no key with this ID")
 }
 
 // nameNoKey answers a call that has an empty key ID.
@@ -125,7 +130,7 @@ func (c *call) nameNoKey() (reply, error) {
 	if _, err := c.keyOwner(); err != nil {
 		return reply{}, err
 	}
-	return reply{}, errKeyNotFound
+	return reply{}, because(errKeyNotFound, "the path has no ID")
 }
 
 func (c *call) fetchKey() (reply, error) {

@@ -20,7 +20,12 @@ func parseDocument(body []byte) (document, error) {
 		return document{}, nil
 	}
 	var d document
-	if !utf8.Valid(body) || json.Unmarshal(body, &d) != nil || d == nil {
+	switch {
+	case bytes.HasPrefix(body, []byte("\xef\xbb\xbf")):
+		return nil, because(errBody, "the body begins with a byte order mark")
+	case !utf8.Valid(body):
+		return nil, because(errBody, "the body is not UTF-8")
+	case json.Unmarshal(body, &d) != nil || d == nil:
 		return nil, errBody
 	}
 	return d, nil

@@ -53,12 +53,25 @@ const (
 
 func (e *refusal) Error() string { return fmt.Sprintf("%d %s: %s", e.status, e.code, e.text) }
 
+// An explained error has a reason for the log. The client learns only the error.
+type explained struct {
+	error
+	reason string
+}
+
+func (e *explained) Unwrap() error { return e.error }
+
+// because adds a reason to an error. The reason must contain no secret and no e-mail address,
+// because it gets into the log.
+func because(err error, reason string) error { return &explained{err, reason} }
+
 // Requests that reach no call.
 var (
 	errNotFound    = &refusal{status: http.StatusNotFound, text: "not found"}
 	errMethod      = &refusal{status: http.StatusMethodNotAllowed, text: "method not allowed"}
 	errBody        = &refusal{status: http.StatusBadRequest, code: "BadRequest", text: "the body is not a JSON object"}
 	errBodySize    = &refusal{status: http.StatusRequestEntityTooLarge, code: "BadRequest", text: "the body is too large"}
+	errBodyEncoded = &refusal{status: http.StatusUnsupportedMediaType, code: "BadRequest", text: "the body must not be compressed"}
 	errBodyLost    = &refusal{status: http.StatusBadRequest, code: "BadRequest", text: "the body could not be read"}
 	errInternal    = &refusal{status: http.StatusInternalServerError, code: "InternalServerError", text: "internal server error"}
 	errBusy        = &refusal{status: http.StatusServiceUnavailable, text: "too busy: try again in a moment", after: time.Second}
@@ -67,7 +80,7 @@ var (
 )
 
 func errNoApp(appID string) error {
-	return &refusal{status: http.StatusNotFound, text: fmt.Sprintf("cannot find app using Client App ID '%s'", appID)}
+	return &refusal{status: http.StatusNotFound, text: fmt.Sprintf("cannot find app using Client App ID '%.100s'", appID)}
 }
 
 func errMissing(field string) error {
@@ -114,8 +127,9 @@ func errToken(reason error) error {
 	return unauthorized("InvalidSession", fmt.Sprintf("invalid custom auth token: %v", reason))
 }
 
-func errOAuth(p latchkey.Provider) error {
-	return unauthorized("InvalidSession", fmt.Sprintf("authentication via '%s' failed", p))
+func errOAuth(p latchkey.Provider, reason error) error {
+	e := unauthorized("InvalidSession", fmt.Sprintf("authentication via '%s' failed", p))
+	return because(e, fmt.Sprintf("%s: %v", e.old, reason))
 }
 
 // errFunction tells the client the text of the function's error. The test suites of some SDKs look
@@ -138,7 +152,7 @@ func linkFailure(err error) error {
 	if !isTold {
 		why = cmp.Or(e.old, "these credentials cannot be linked")
 	}
-	return &refusal{status: http.StatusForbidden, code: "AuthError", text: "unauthorized: " + why}
+	return because(&refusal{status: http.StatusForbidden, code: "AuthError", text: "unauthorized: " + why}, reasonOf(err))
 }
 
 // Registering, confirming and resetting.
@@ -158,16 +172,26 @@ func badRequest(text string) error {
 	return &refusal{status: http.StatusBadRequest, code: "BadRequest", text: text}
 }
 
-func errNotConfirmed(email string) error {
-	return badRequest(fmt.Sprintf("failed to confirm user %q", email))
+func errNotConfirmed(email, why string) error {
+	return because(badRequest(fmt.Sprintf("failed to confirm user %q", email)), why)
 }
 
 func errNoConfirmation(email, why string) error {
-	return &refusal{status: http.StatusBadRequest, text: fmt.Sprintf("cannot run confirmation for %s: %s", email, why)}
+	e := &refusal{status: http.StatusBadRequest, text: fmt.Sprintf("cannot run confirmation for %s: %s", email, why)}
+	return because(e, why)
 }
 
-func errNotReset(email string) error {
-	return &refusal{status: http.StatusBadRequest, text: fmt.Sprintf("failed to reset password for user %q", email)}
+func errNotReset(email, why string) error {
+	e := &refusal{status: http.StatusBadRequest, text: fmt.Sprintf("failed to reset password for user %q", email)}
+	return because(e, why)
+}
+
+// whyNot returns why a hook did not accept a request.
+func whyNot(hook string, err error) string {
+	if err != nil {
+		return fmt.Sprintf("%s returned the error: %v", hook, err)
+	}
+	return hook + " refused it"
 }
 
 // Bearer tokens that are refused. If a call with a refresh token gets status 401, clients end the
@@ -236,10 +260,34 @@ func refusalOf(err error) (e *refusal, known bool) {
 	if errors.As(err, &e) {
 		return e, true
 	}
-	for _, row := range storeErrors {
-		if errors.Is(err, row.err) {
-			return row.reply.(*refusal), true
-		}
+	if _, e := storeErrorOf(err); e != nil {
+		return e, true
 	}
 	return errInternal, false
+}
+
+// storeErrorOf returns the error of the store that err is, and its reply, or nil.
+func storeErrorOf(err error) (is error, reply *refusal) {
+	for _, row := range storeErrors {
+		if errors.Is(err, row.err) {
+			return row.err, row.reply.(*refusal)
+		}
+	}
+	return nil, nil
+}
+
+// reasonOf returns the reason of a refusal for the log.
+func reasonOf(err error) string {
+	var why *explained
+	var e *refusal
+	switch {
+	case errors.As(err, &why):
+		return why.reason
+	case errors.As(err, &e):
+		return cmp.Or(e.old, e.text)
+	}
+	if is, _ := storeErrorOf(err); is != nil {
+		return is.Error() // without the names and addresses around it
+	}
+	return err.Error()
 }

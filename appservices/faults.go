@@ -76,7 +76,6 @@ func (h *Handler) AddFault(f Fault) error {
 	}
 	h.faults.mu.Lock()
 	defer h.faults.mu.Unlock()
-	h.faults.handler = h
 	h.faults.all = append(h.faults.all, FaultCount{Fault: f})
 	return nil
 }
@@ -185,9 +184,8 @@ func (f *Fault) isFor(n int) bool {
 
 // A faultList holds the faults in force.
 type faultList struct {
-	mu      sync.Mutex
-	handler *Handler // set when the first fault is added
-	all     []FaultCount
+	mu  sync.Mutex
+	all []FaultCount
 }
 
 // take counts a request. It returns how long the request has to wait, and the fault that ends the
@@ -215,18 +213,21 @@ func (l *faultList) take(r *http.Request) (delay time.Duration, end *Fault) {
 
 // intercept applies the faults to a request, and reports whether they have answered it. It panics
 // with [http.ErrAbortHandler] to drop the connection.
-func (l *faultList) intercept(w http.ResponseWriter, r *http.Request) (done bool) {
-	delay, end := l.take(r)
+func (l *faultList) intercept(c *call) (done bool) {
+	delay, end := l.take(c.r)
 	if delay > 0 {
-		l.wait(w, r, delay)
+		c.reason = "the client left while a fault made it wait"
+		c.wait(delay)
+		c.reason = ""
 	}
 	switch {
 	case end == nil:
 		return false
 	case end.Drop:
+		c.reason = "a fault dropped the connection"
 		panic(http.ErrAbortHandler)
 	}
-	c := &call{h: l.handler, r: r, w: w, requestID: w.Header().Get("X-Appservices-Request-Id")}
+	c.code, c.reason = end.ErrorCode, "a fault answered"
 	if end.ErrorCode == "" && end.Error == "" {
 		c.send(reply{status: end.Status})
 	} else {
@@ -236,18 +237,18 @@ func (l *faultList) intercept(w http.ResponseWriter, r *http.Request) (done bool
 }
 
 // wait waits until d has passed or the client has left.
-func (l *faultList) wait(w http.ResponseWriter, r *http.Request, d time.Duration) {
-	deferReply(w, r, d)
+func (c *call) wait(d time.Duration) {
+	deferReply(c.w, c.r, d)
 	// The server notices that a client has left only after the body was read. The limit is one byte
 	// more than the handler accepts, so that a body that is too long is still refused later.
-	body, _ := io.ReadAll(io.LimitReader(r.Body, l.handler.opts.maxBody()+1))
-	r.Body = io.NopCloser(bytes.NewReader(body))
+	body, _ := io.ReadAll(io.LimitReader(c.r.Body, c.h.opts.maxBody()+1))
+	c.r.Body = io.NopCloser(bytes.NewReader(body))
 
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-r.Context().Done():
+	case <-c.ctx().Done():
 		panic(http.ErrAbortHandler) // nobody is left to read an answer
 	}
 }

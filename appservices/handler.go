@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -89,6 +91,8 @@ type call struct {
 	appID     string // as it is in the path, or empty
 	app       *app   // nil until the app is known
 	params    []string
+	code      string // the error code of the reply
+	reason    string // why the request was refused, for the log
 }
 
 func (c *call) ctx() context.Context { return c.r.Context() }
@@ -193,7 +197,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.allowOrigin(rec, r)
 	rec.Header().Set("Cache-Control", "no-cache, no-store, must-revalidate") // as the hosted service sent
 	rec.Header().Set("X-Appservices-Request-Id", c.requestID)
-	if h.faults.intercept(rec, r) {
+	if h.faults.intercept(c) {
 		return
 	}
 	if r.Method == http.MethodOptions {
@@ -222,7 +226,7 @@ func (c *call) recover() {
 	if c.w.(*recorder).status != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	c.refuse(errInternal)
+	c.refuse(because(errInternal, "panic"))
 }
 
 // dispatch finds the app and the route of a request. It reads several slashes as one, because SDKs
@@ -314,6 +318,7 @@ type errorBody struct {
 
 func (c *call) refuse(err error) {
 	e, known := refusalOf(err)
+	c.code, c.reason = e.code, reasonOf(err)
 	if !known {
 		c.h.log.ErrorContext(c.ctx(), "internal error", "error", err, "request_id", c.requestID)
 	}
@@ -378,25 +383,56 @@ func (h *Handler) logRequest(c *call, status int, took time.Duration) {
 	if !h.log.Enabled(c.ctx(), slog.LevelInfo) {
 		return
 	}
-	h.log.LogAttrs(c.ctx(), slog.LevelInfo, "request",
-		slog.String("method", c.r.Method),
-		slog.String("path", loggedPath(c.r.URL.Path)),
+	attrs := []slog.Attr{
+		slog.String("method", loggable(c.r.Method)),
+		slog.String("path", loggable(c.r.URL.Path)),
 		slog.Int("status", status),
 		slog.Duration("duration", took),
 		slog.String("remote", h.remote(c.r).String()),
-		slog.String("request_id", c.requestID))
+		slog.String("request_id", c.requestID),
+	}
+	if c.code != "" {
+		attrs = append(attrs, slog.String("error_code", loggable(c.code)))
+	}
+	if c.reason != "" {
+		attrs = append(attrs, slog.String("reason", loggable(c.reason)))
+	}
+	h.log.LogAttrs(c.ctx(), slog.LevelInfo, "request", attrs...)
 }
 
-// loggedPath returns path without the segments that are long enough to be a token, so that a token
-// in a path does not get into the log.
-func loggedPath(path string) string {
-	segments := strings.Split(path, "/")
-	for i, s := range segments {
-		if len(s) > 40 {
-			segments[i] = "…"
+const (
+	maxLogged     = 300 // bytes of a text in the log
+	maxLoggedWord = 40  // no token is as short
+)
+
+// loggable returns a text that a client may have made up in a form for the log. It replaces the
+// words that are long enough to be a token, and cuts the text off.
+func loggable(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		n := strings.IndexFunc(text, endsWord)
+		if n < 0 {
+			n = len(text)
 		}
+		word := text[:n]
+		if n > maxLoggedWord {
+			word = "…"
+		}
+		if text = text[n:]; text != "" {
+			_, size := utf8.DecodeRuneInString(text)
+			word, text = word+text[:size], text[size:]
+		}
+		if b.Len()+len(word) > maxLogged {
+			return b.String() + "…"
+		}
+		b.WriteString(word)
 	}
-	return strings.Join(segments, "/")
+	return b.String()
+}
+
+// endsWord reports whether a character cannot be part of a token.
+func endsWord(r rune) bool {
+	return r != '_' && r != '-' && r != '.' && r != '=' && r != '+' && r != '%' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 }
 
 // newRequestID returns an ID that need not be secret. It does not read Options.InsecureRand, so
@@ -429,6 +465,9 @@ func (h *Handler) newObjectID() string {
 
 // body reads the JSON document in the request's body, which may be empty.
 func (c *call) body() (document, error) {
+	if encoding := c.r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return nil, errBodyEncoded
+	}
 	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, c.h.opts.maxBody()))
 	if err == nil {
 		return parseDocument(b)

@@ -383,6 +383,157 @@ func TestALogLineDescribesTheRequestAndTheReply(t *testing.T) {
 	}
 }
 
+// logLine returns the line of the log that a refusal's link names.
+func (l *logged) line(t *testing.T, r *response) object {
+	t.Helper()
+	id := r.header.Get("X-Appservices-Request-Id")
+	if len(r.body) > 0 {
+		link, _ := r.json()["link"].(string)
+		_, id, _ = strings.Cut(link, "co_id=")
+	}
+	for text := range strings.SplitSeq(l.String(), "\n") {
+		var line object
+		if json.Unmarshal([]byte(text), &line) == nil && line["msg"] == "request" && line["request_id"] == id {
+			return line
+		}
+	}
+	t.Fatalf("the log has no request %s", id)
+	return nil
+}
+
+func TestEveryRefusalHasItsReasonInTheLog(t *testing.T) {
+	var log logged
+	var mails outbox
+	failing := errors.New("no such account at the provider")
+	d := newDouble(t, &appservices.Options{
+		Logger: log.logger(), Mail: mails.send, CustomFunction: byName, ManualConfirmation: true,
+		OAuth: func(context.Context, string, latchkey.Provider, map[string]string) (string, map[string]any, error) {
+			return "", nil, failing
+		},
+		CustomToken: func(context.Context, string, string) (string, map[string]any, error) {
+			return "", nil, errors.New("token has invalid audience")
+		},
+	})
+	ada := object{"email": "ada@example.com"}
+	d.userpass("register", object{"email": "ada@example.com", "password": password}).want(http.StatusCreated)
+	unconfirmed := d.tryLogin("local-userpass", credentials("ada@example.com", password))
+	d.userpass("confirm", answer(mails.last(t, appservices.MailConfirm))).empty()
+	u := d.loginEmail("ada@example.com")
+	id, key := d.createKey(u.refresh, "laptop")
+	byKey := d.loginKey(key)
+	bob := d.login("custom-function", object{"userId": "bob"})
+	_, bobsKey := d.createKey(bob.refresh, "laptop")
+	_, serverToken := d.serverKey("backup")
+	server := d.loginKey(serverToken)
+	d.userpass("reset/send", ada).empty()
+	reset := newPassword(mails.last(t, appservices.MailReset), "another-one")
+	otherToken := object{"token": strings.Repeat("ab", 64), "tokenId": reset["tokenId"], "password": password}
+	gone := d.login("custom-function", object{"userId": "eve"})
+	d.logOut(gone.refresh).noContent()
+	must(t, d.handler.AddFault(appservices.Fault{Path: "/app/fault/**", Status: 500}))
+
+	for _, tt := range []struct {
+		name   string
+		reply  *response
+		reason string
+	}{
+		{"a wrong password", d.tryLogin("local-userpass", credentials("ada@example.com", "wrong")), "the password is wrong"},
+		{"an unknown address", d.tryLogin("local-userpass", credentials("nobody@example.com", "wrong")), "nobody has registered this address"},
+		{"an unconfirmed address", unconfirmed, "confirmation required"},
+		{"a string that is no key", d.tryLogin("api-key", object{"key": "x"}), "invalid token"},
+		{"a key that is off", d.keys("PUT", "/"+id+"/disable", u.refresh, nil), ""},
+		{"a key that is off", d.tryLogin("api-key", object{"key": key}), "key is disabled"},
+		{"a session of a key that is off", d.refresh(byKey.refresh), "the key that opened the session was disabled"},
+		{"a custom token", d.tryLogin("custom-token", object{"token": "x"}), "invalid custom auth token: token has invalid audience"},
+		{"a function that refuses", d.tryLogin("custom-function", object{"userId": "nobody"}), "unauthorized: Authentication failed"},
+		{"a hook that refuses", d.tryLogin("oauth2-google", object{"id_token": "x"}),
+			"authentication via 'oauth2-google' failed: no such account at the provider"},
+		{"another's key, linked", d.link(u.access, "api-key", object{"key": bobsKey}), "the key is not the user's"},
+		{"a wrong password, linked", d.link(bob.access, "local-userpass", object{"username": "ada@example.com", "password": "x"}), "the password is wrong"},
+		{"another's address, linked", d.link(bob.access, "local-userpass", object{"username": "ada@example.com", "password": password}),
+			"a user already exists with the specified provider"},
+		{"no bearer", d.keys("GET", "", "", nil), "must authenticate first"},
+		{"a bearer that is no token", d.keys("GET", "", "null", nil), "token is malformed: token contains an invalid number of segments"},
+		{"an access token that is none", d.send("GET", prefix+"/auth/profile", "x", nil), "token is malformed: token contains an invalid number of segments"},
+		{"the wrong token", d.send("GET", prefix+"/auth/profile", u.refresh, nil), "a refresh token cannot stand for an access token"},
+		{"a logged-out session", d.refresh(gone.refresh), "the session was logged out"},
+		{"an anonymous user's keys", d.keys("GET", "", d.anonymous().refresh, nil), "the user is anonymous, and has linked no other identity"},
+		{"a server key's keys", d.keys("GET", "", server.refresh, nil), "a server key opened the session"},
+		{"deleting a server key's user", d.send("DELETE", prefix+"/auth/delete", server.access, nil), "a server key's user cannot be deleted"},
+		{"no such key", d.keys("GET", "/x", u.refresh, nil), "the user has no key with this ID"},
+		{"a key without an ID", d.keys("GET", "/", u.refresh, nil), "the user has no key with this ID"},
+		{"a bad name", d.keys("POST", "", u.refresh, object{"name": "$"}), "can only contain ASCII letters, numbers, underscores, and hyphens"},
+		{"a long name", d.keys("POST", "", u.refresh, object{"name": strings.Repeat("a", 257)}), "'name' must have at most 256 characters"},
+		{"a long address", d.userpass("register", object{"email": strings.Repeat("x", 129), "password": password}), "the address has more than 128 characters"},
+		{"an address with a NUL", d.userpass("register", object{"email": "\x00", "password": password}),
+			"the address has control characters, or more than 256 bytes"},
+		{"no address", d.userpass("register", object{"password": password}), "the address is missing, empty, or not a string"},
+		{"confirmation without a function", d.userpass("confirm/call", ada), "there is no confirmation function"},
+		{"a reset without a function", d.userpass("reset/call", object{"email": "ada@example.com", "password": password}), "Options.ResetFunction is not set"},
+		{"another's mail", d.userpass("reset", otherToken), "the token is not the one with this ID"},
+		{"a mail for another purpose", d.userpass("confirm", reset), "the token is for another purpose: reset"},
+		{"a byte order mark", d.tryLogin("anon-user", "\xef\xbb\xbf{}"), "the body begins with a byte order mark"},
+		{"UTF-16", d.tryLogin("anon-user", "\xff\xfe{\x00}\x00"), "the body is not UTF-8"},
+		{"no such function", d.send("POST", appPath+"/functions/call", u.access, object{"name": "sum"}), "function not found: 'sum'"},
+		{"a wrong method", d.send("PUT", prefix+"/auth/session", "", nil), "method not allowed"},
+		{"a fault", d.send("GET", prefix+"/app/fault/location", "", nil), "a fault answered"},
+		{"an unknown key", d.tryLogin("api-key", object{"key": bobsKey[:len(bobsKey)-1] + "x"}), "invalid token"},
+	} {
+		if tt.reason == "" {
+			continue
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			line := log.line(t, tt.reply)
+			if line["reason"] != tt.reason || line["status"] != float64(tt.reply.status) || tt.reply.status < 400 {
+				t.Errorf("got the line %v, want the reason %q", line, tt.reason)
+			}
+			if len(tt.reply.body) > 0 && line["error_code"] != tt.reply.json()["error_code"] {
+				t.Errorf("got the line %v, and the reply %s", line, tt.reply.body)
+			}
+		})
+	}
+	if strings.Contains(log.String(), "example.com") {
+		t.Errorf("the log has an address: %s", log.String())
+	}
+}
+
+func TestALogLineIsBounded(t *testing.T) {
+	for name, send := range map[string]func(d *double, u tokens) *response{
+		"a path of many segments": func(d *double, _ tokens) *response { return d.send("POST", strings.Repeat("/abc", 10_000), "", nil) },
+		"a path of one segment":   func(d *double, _ tokens) *response { return d.send("POST", "/"+strings.Repeat("a", 40_000), "", nil) },
+		"a method":                func(d *double, _ tokens) *response { return d.send(strings.Repeat("X", 40_000), "/", "", nil) },
+		"an app ID": func(d *double, _ tokens) *response {
+			return d.send("GET", prefix+"/app/"+strings.Repeat("a%20", 10_000), "", nil)
+		},
+		"the name of a function": func(d *double, u tokens) *response {
+			return d.send("POST", appPath+"/functions/call", u.access, object{"name": strings.Repeat("ä b", 10_000)})
+		},
+		"a function's error": func(d *double, _ tokens) *response { return d.tryLogin("custom-function", object{"userId": "wordy"}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log logged
+			d := newDouble(t, &appservices.Options{Logger: log.logger(), CustomFunction: func(_ context.Context, _ string, payload map[string]any) (string, map[string]any, error) {
+				if payload["userId"] == "wordy" {
+					return "", nil, errors.New(strings.Repeat("no, ", 400))
+				}
+				return "ada", nil, nil
+			}})
+			r := send(d, d.login("custom-function", object{"userId": "ada"}))
+			line := log.line(t, r)
+			if b, err := json.Marshal(line); err != nil || len(b) > 1200 || line["reason"] == nil {
+				t.Errorf("the line has %d bytes: %.2000s", len(b), b)
+			}
+		})
+	}
+}
+
+func TestACompressedBodyIsRefusedAsSuch(t *testing.T) {
+	d := newDouble(t, nil)
+	login := appPath + "/auth/providers/anon-user/login"
+	d.sendWith("POST", login, http.Header{"Content-Encoding": {"gzip"}}, "\x1f\x8b").refused(415, "BadRequest", "the body must not be compressed")
+	d.sendWith("POST", login, http.Header{"Content-Encoding": {"identity"}}, "{}").want(http.StatusOK)
+}
+
 func TestALogLineHasTheWholeAddress(t *testing.T) {
 	for forwarded, want := range map[string]string{
 		"2001:db8::1:2:3:4": "2001:db8::1:2:3:4", "::ffff:192.0.2.1": "192.0.2.1", "fe80::1%any text": "fe80::1", "spoofed": "127.0.0.1",

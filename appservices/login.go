@@ -133,7 +133,7 @@ func (h *Handler) enabled(p latchkey.Provider) error {
 	case len(h.opts.Providers) > 0 && !slices.Contains(h.opts.Providers, p):
 		return errProviderOff(p)
 	case p == latchkey.ProviderCustomFunction && h.opts.CustomFunction == nil:
-		return errProviderOff(p)
+		return because(errProviderOff(p), "Options.CustomFunction is not set")
 	}
 	return nil
 }
@@ -178,7 +178,7 @@ func (c *call) proveToken(d document) (*credential, error) {
 	return external(latchkey.ProviderCustomToken, id, data)
 }
 
-// errNoHook is the reason for refusing a token if [Options].CustomToken is not set.
+// errNoHook is the reason for refusing a token if [Options].CustomToken or OAuth is not set.
 var errNoHook = errors.New("nothing is set up to verify it")
 
 func (c *call) proveByFunction(d document) (*credential, error) {
@@ -213,11 +213,11 @@ func (c *call) proveOAuth(provider latchkey.Provider, d document) (*credential, 
 		return nil, errMissing(oauthFields[provider][0])
 	}
 	if c.h.opts.OAuth == nil {
-		return nil, errOAuth(provider)
+		return nil, errOAuth(provider, errNoHook)
 	}
 	id, data, err := c.h.opts.OAuth(c.ctx(), c.appID, provider, credentials)
 	if err != nil {
-		return nil, errOAuth(provider)
+		return nil, errOAuth(provider, err)
 	}
 	return external(provider, id, data)
 }
@@ -244,7 +244,7 @@ func (c *call) enter(cr *credential) (*principal, identityClaim, error) {
 	case err != nil:
 		return nil, identityClaim{}, err
 	case p.user.Disabled:
-		return nil, identityClaim{}, errUserDisabled
+		return nil, identityClaim{}, because(errUserDisabled, "the user is disabled")
 	case cr.identity.Provider == latchkey.ProviderAnonymous:
 		cr.identity = p.user.Identities[0] // the store chose the subject
 	}
@@ -326,7 +326,7 @@ func (cr *credential) stillGood(tx *latchkey.Tx) error {
 	}
 	acc, err := findAccount(tx, cr.identity.Subject)
 	if err == nil && (acc == nil || acc.Verifier != cr.account.Verifier) {
-		err = errPassword
+		err = because(errPassword, "the password was changed while it was checked")
 	}
 	return err
 }
@@ -370,7 +370,7 @@ func (c *call) enterByKey(cr *credential) (*principal, identityClaim, error) {
 		return err
 	})
 	if errors.Is(err, latchkey.ErrKeyNotFound) {
-		err = errAPIKey // deleted after it was checked
+		err = because(errAPIKey, "the key was deleted while it was checked")
 	}
 	if err != nil {
 		return nil, identityClaim{}, err
@@ -412,8 +412,11 @@ func (c *call) link() (reply, error) {
 // linkTo adds the identity of a credential to the owner of a session. It checks the session again in
 // its transaction, because checking the credential may have taken long.
 func (c *call) linkTo(s *session, p *principal, cr *credential) error {
-	if p.server != nil || cr.isKey() && cr.key.UserID != p.user.ID {
-		return errLinkRequest
+	switch {
+	case p.server != nil:
+		return because(errLinkRequest, "a server key has no identities")
+	case cr.isKey() && cr.key.UserID != p.user.ID:
+		return because(errLinkRequest, "the key is not the user's")
 	}
 	return c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
 		if _, err := c.holderIn(tx, s, accessToken, true); err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"time"
 
 	"github.com/latchkeydb/latchkey"
@@ -86,8 +87,15 @@ func (t *mailToken) check(tx *latchkey.Tx, now time.Time) error {
 	}
 	id, _ := hex.DecodeString(t.id)
 	made := time.Unix(int64(binary.BigEndian.Uint32(id)), 0)
-	if !found || subtle.ConstantTimeCompare(r.Hash, t.hash()) != 1 || r.Kind != t.Kind || now.Sub(made) >= mailTokenLife {
-		return errTokenUnknown
+	switch {
+	case !found:
+		return because(errTokenUnknown, "there is no token with this ID, or it was used, or it is long expired")
+	case subtle.ConstantTimeCompare(r.Hash, t.hash()) != 1:
+		return because(errTokenUnknown, "the token is not the one with this ID")
+	case r.Kind != t.Kind:
+		return because(errTokenUnknown, fmt.Sprintf("the token is for another purpose: %s", r.Kind))
+	case now.Sub(made) >= mailTokenLife:
+		return because(errTokenUnknown, fmt.Sprintf("the token has expired, because it was mailed more than %v ago", mailTokenLife))
 	}
 	t.mailRecord = r
 	return t.checkStamp(tx)
@@ -101,7 +109,7 @@ func (t *mailToken) checkStamp(tx *latchkey.Tx) error {
 	}
 	acc, err := findAccount(tx, t.Email)
 	if err == nil && (acc == nil || !bytes.Equal(acc.stamp(), t.Stamp)) {
-		err = errTokenUnknown
+		err = because(errTokenUnknown, "the account has another password since the token was mailed, or is gone")
 	}
 	return err
 }

@@ -20,7 +20,7 @@ func errMissingPart(what string) *refusal {
 
 func errNoFunction(name string) error {
 	return &refusal{
-		status: http.StatusNotFound, code: "FunctionNotFound", text: fmt.Sprintf("function not found: '%s'", name),
+		status: http.StatusNotFound, code: "FunctionNotFound", text: fmt.Sprintf("function not found: '%.200s'", name),
 		missing: "functions",
 	}
 }
@@ -186,7 +186,7 @@ func (h *Handler) noteMissing(c *call, what string) {
 	}
 	h.mu.Unlock()
 	if !known {
-		h.log.WarnContext(c.ctx(), "a client has called a part of App Services that this double does not have", "missing", what, "request_id", c.requestID)
+		h.log.WarnContext(c.ctx(), "a client has called a part of App Services that this double does not have", "missing", loggable(what), "request_id", c.requestID)
 	}
 }
 

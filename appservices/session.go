@@ -271,11 +271,11 @@ func (c *call) bearerSession(typ string) (*session, error) {
 func badToken(typ string, err error) error {
 	switch {
 	case typ == accessToken:
-		return errAccessToken
+		return because(errAccessToken, err.Error())
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid), errors.Is(err, jwt.ErrTokenUnverifiable):
-		return errSignature
+		return because(errSignature, err.Error())
 	}
-	return errNoJWT
+	return because(errNoJWT, err.Error())
 }
 
 func (c *call) checkDates(typ string, cl *claims) error {
@@ -284,9 +284,9 @@ func (c *call) checkDates(typ string, cl *claims) error {
 	case cl.Type != typ && typ == refreshToken:
 		return errNotRefreshToken
 	case cl.Type != typ:
-		return errInvalidSession
+		return because(errInvalidSession, "a refresh token cannot stand for an access token")
 	case expired && typ == refreshToken:
-		return errRefreshExpired
+		return because(errRefreshExpired, "the refresh token has expired")
 	case expired:
 		return errAccessExpired
 	}
@@ -320,8 +320,10 @@ func (c *call) holderIn(tx *latchkey.Tx, s *session, typ string, goesOn bool) (*
 		switch ended, err := s.hasEnded(tx); {
 		case err != nil:
 			return nil, err
-		case ended, c.h.now().Unix() >= s.expires:
-			return nil, errSessionEnded
+		case ended:
+			return nil, because(errSessionEnded, "the session was logged out")
+		case c.h.now().Unix() >= s.expires:
+			return nil, because(errSessionEnded, "the session has expired")
 		}
 	}
 	p := &principal{}
@@ -329,13 +331,13 @@ func (c *call) holderIn(tx *latchkey.Tx, s *session, typ string, goesOn bool) (*
 		user, err := tx.User(s.User)
 		switch {
 		case errors.Is(err, latchkey.ErrUserNotFound):
-			return nil, gone
+			return nil, because(gone, "the user was deleted")
 		case err != nil:
 			return nil, err
 		case user.Disabled:
-			return nil, errInvalidSession
+			return nil, because(errInvalidSession, "the user is disabled")
 		case user.Disablings != s.Disablings:
-			return nil, gone
+			return nil, because(gone, "the user was disabled after the session had begun")
 		}
 		p.user = user
 	}
@@ -349,11 +351,13 @@ func (c *call) holderIn(tx *latchkey.Tx, s *session, typ string, goesOn bool) (*
 	key, err := tx.Key(owner, s.Key)
 	switch {
 	case errors.Is(err, latchkey.ErrKeyNotFound):
-		return nil, gone
+		return nil, because(gone, "the key that opened the session was deleted")
 	case err != nil:
 		return nil, err
-	case key.Disabled, key.Disablings != s.KeyDisablings, !key.Expires.IsZero() && !c.app.store.Now().Before(key.Expires):
-		return nil, revoked
+	case key.Disabled, key.Disablings != s.KeyDisablings:
+		return nil, because(revoked, "the key that opened the session was disabled")
+	case !key.Expires.IsZero() && !c.app.store.Now().Before(key.Expires):
+		return nil, because(revoked, "the key that opened the session has expired")
 	}
 	if owner == latchkey.ServerOwner {
 		p.server = &key
@@ -427,8 +431,8 @@ func (c *call) refresh() (reply, error) {
 
 func (c *call) logOut() (reply, error) {
 	s, _, err := c.authenticate(refreshToken)
-	if err == errInvalidSession { // the session of a disabled user
-		err = errSessionEnded
+	if errors.Is(err, errInvalidSession) { // the session of a disabled user
+		err = because(errSessionEnded, reasonOf(err))
 	}
 	if err != nil {
 		return reply{}, err

@@ -123,7 +123,9 @@ func (c *call) provePassword(d document) (*credential, error) {
 	if err != nil {
 		return nil, err
 	}
+	wrong := "the password is wrong"
 	if acc == nil {
+		wrong = "nobody has registered this address"
 		acc = &account{} // checking an empty verifier takes as long as checking a real one
 	}
 	ok, err := c.app.store.CheckPassword(c.ctx(), acc.Verifier, password)
@@ -131,7 +133,7 @@ func (c *call) provePassword(d document) (*credential, error) {
 	case err != nil:
 		return nil, err
 	case !ok:
-		return nil, errPassword
+		return nil, because(errPassword, wrong)
 	case !acc.Confirmed:
 		return nil, errUnconfirmed
 	}
@@ -157,8 +159,11 @@ func (a *app) checkNewAccount(ctx context.Context, email, password string) error
 	if err := checkPassword(password); err != nil {
 		return err
 	}
-	if email == "" || utf8.RuneCountInString(email) > maxEmail {
-		return errEmail
+	switch n := utf8.RuneCountInString(email); {
+	case n == 0:
+		return because(errEmail, "the address is missing, empty, or not a string")
+	case n > maxEmail:
+		return because(errEmail, "the address has more than 128 characters")
 	}
 	return a.store.View(ctx, func(tx *latchkey.Tx) error { return checkEmailFree(tx, email) })
 }
@@ -166,7 +171,7 @@ func (a *app) checkNewAccount(ctx context.Context, email, password string) error
 func checkEmailFree(tx *latchkey.Tx, email string) error {
 	switch acc, err := findAccount(tx, email); {
 	case errors.Is(err, latchkey.ErrInvalidIdentity):
-		return errEmail
+		return because(errEmail, "the address has control characters, or more than 256 bytes")
 	case err != nil:
 		return err
 	case acc != nil:
@@ -232,7 +237,7 @@ func (c *call) decideConfirmation(t *mailToken) (Outcome, error) {
 	}
 	outcome, err := c.h.opts.ConfirmFunction(c.ctx(), Confirmation{c.appID, t.Email, t.token, t.id})
 	if err != nil || outcome != Accepted && outcome != Pending {
-		return Refused, errNotConfirmed(t.Email)
+		return Refused, errNotConfirmed(t.Email, whyNot("ConfirmFunction", err))
 	}
 	return outcome, nil
 }
@@ -363,7 +368,7 @@ func (c *call) callReset() (reply, error) {
 		return reply{}, err
 	}
 	if c.h.opts.ResetFunction == nil {
-		return reply{}, errNotReset(acc.Email)
+		return reply{}, errNotReset(acc.Email, "Options.ResetFunction is not set")
 	}
 	t := c.h.newResetToken(acc)
 	arguments, _ := plainJSON(d["arguments"]).([]any)
@@ -374,7 +379,7 @@ func (c *call) callReset() (reply, error) {
 	case err == nil && outcome == Pending:
 		return emptyObject, c.app.store.Update(c.ctx(), t.put)
 	}
-	return reply{}, errNotReset(acc.Email)
+	return reply{}, errNotReset(acc.Email, whyNot("ResetFunction", err))
 }
 
 // setPassword sets an account's password. If first returns an error, setPassword changes nothing
