@@ -3,13 +3,13 @@ package boltpage
 import "encoding/binary"
 
 // Live tells which pages are of the last commit, and whether that is sure. It is sure when both
-// meta pages and the list of free pages can be read: a page on the list, or past the end, is then of
-// an earlier commit. If one meta page is lost, a page that seems earlier may be of the last commit.
-// If the list is lost, only the pages that the root leads to are known to be live.
+// meta pages and the list of free pages can be read: a page on the list, or past the end, is then
+// of an earlier commit. If one meta page is lost, a page that seems earlier may be of the last
+// commit. If the list is lost, only the pages that the root leads to are known to be live.
 //
 // candidates has a function for each commit that may be the last, which tells the pages of that
-// commit. There are two candidates if the meta page of a later commit may be lost. There are none if
-// nothing can be told.
+// commit. There are two candidates if the meta page of a later commit may be lost. There are none
+// if nothing can be told.
 func (p *Pages) Live() (live func(id uint64) bool, sure bool, candidates []func(id uint64) bool) {
 	m, sound := ReadMeta(p)
 	if sound == 0 {
@@ -40,8 +40,8 @@ func (p *Pages) Live() (live func(id uint64) bool, sure bool, candidates []func(
 	return live, false, candidates
 }
 
-// nextRoot looks for the root of the commit after m. That is a commit whose meta page is lost, or
-// one that a power cut ended. The root is 0 if there was no such commit. known is false if that
+// nextRoot looks for the root of the commit after m. The meta page of that commit is lost, or a
+// power cut ended the commit. The root is 0 if there was no such commit. known is false if it
 // cannot be told, because a page that cannot be read may have been the root.
 func (p *Pages) nextRoot(m Meta, live func(id uint64) bool) (root uint64, known bool) {
 	if commit, ok := p.rootCommit(m.Root); !ok || commit != m.Commit {
@@ -54,7 +54,7 @@ func (p *Pages) nextRoot(m Meta, live func(id uint64) bool) (root uint64, known 
 		}
 		if commit, ok := p.rootCommit(id); ok && commit == m.Commit+1 {
 			if root != 0 {
-				return 0, false // one is of a commit that failed, and the other of the commit in its place
+				return 0, false // a commit that failed, and the commit in its place, each left one
 			}
 			root = id
 		}
