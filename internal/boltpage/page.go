@@ -33,7 +33,7 @@ const (
 
 // A page begins with a header: its number (8 bytes), its flags (2), the count of its elements (2),
 // and how many more pages belong to it (4). The bytes are in the order of the machine that wrote
-// them. That is little-endian on every machine that this package is built for.
+// them, which is little-endian for every machine that this package is built for.
 //
 // The elements of a leaf and of a branch come next. Their keys and values follow the last element,
 // in the order of the elements:
@@ -49,7 +49,7 @@ const (
 	pageFreelist   = 0x10
 	elementSize    = 16
 	bucketFlag     = 0x01 // of an element of a leaf: its value is a bucket
-	bucketHeader   = 16   // root page (8 bytes), 0 if the bucket's one page follows inline; sequence (8)
+	bucketHeader   = 16   // root page (8 bytes), 0 if the only page follows inline; sequence (8)
 	bucketSequence = 8
 	// maxNodePages is how many pages a page of a tree can take. bbolt splits a page that has more
 	// than four elements.
