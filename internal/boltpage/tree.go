@@ -19,8 +19,8 @@ const maxLevels = 48
 //   - A reader does without bbolt: Find goes down to the leaf that has a key.
 //   - A writer needs bbolt, which has what the transaction has changed. Before bbolt goes to a key,
 //     Find goes there.
-//   - A commit also reads pages beside those that keys were removed from, to merge them. CheckCommit
-//     goes to those pages.
+//   - A commit also reads pages beside those that keys were removed from, to merge them.
+//     CheckCommit goes to those pages.
 //
 // In a transaction bbolt reads no other pages than those of the last commit, and it writes none of
 // them before it commits. So bbolt reads no page that was not checked in the same transaction.
@@ -48,8 +48,8 @@ type tree struct {
 	levels int  // above the leaves, for a writer that has read a leaf; otherwise -1
 }
 
-// NewTables returns the tables of the commit whose root is a page of pages. They are for a writer if
-// writable is set, and otherwise for a reader.
+// NewTables returns the tables of the commit whose root is a page of pages. They are for a writer
+// if writable is set, and otherwise for a reader.
 func NewTables(pages *Pages, root uint64, writable bool) *Tables {
 	t := &Tables{pages: *pages, tables: make(map[string]*tree)}
 	t.names = tree{Tables: t, flags: bucketFlag, root: subtree{page: root}, levels: -1}
