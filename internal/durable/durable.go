@@ -3,10 +3,10 @@
 // [Create] and [Replace] write a whole file under another name, sync it, give it its own name, and
 // sync the directory. [Lock] takes the lock that bbolt takes on its files.
 //
-// On Windows nobody can rename, replace or remove a file while it is open, unless all who have it
-// open allow that. [OpenFile] allows it. Virus scanners, indexers and programs that synchronize
-// folders do not, and they open every new file for some milliseconds. So [Rename] and [Remove] try
-// for up to two seconds.
+// On Windows a file that is open cannot be renamed, replaced or removed, unless every program that
+// has it open allows that. [OpenFile] allows it. Virus scanners, indexers and programs that
+// synchronize folders do not, and they open every new file for some milliseconds. So [Rename] and
+// [Remove] try for up to two seconds.
 package durable
 
 import (
