@@ -16,7 +16,8 @@ const ReplacesOpenFiles = false
 const shareAll = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
 
 // OpenFile opens a file as [os.OpenFile] does, and knows its flags O_RDONLY, O_RDWR, O_CREATE and
-// O_EXCL. While the file is open, it can be renamed, replaced and removed, if the system can do that.
+// O_EXCL. While the file is open, it can be renamed, replaced and removed, if the system can do
+// that.
 //
 // Errors: the operating system's error.
 func OpenFile(path string, flag int) (*os.File, error) {
@@ -34,8 +35,8 @@ func OpenFile(path string, flag int) (*os.File, error) {
 	if h, err := createFile(path, access, create); err == nil {
 		return os.NewFile(uintptr(h), path), nil
 	}
-	// os.OpenFile can open names of more than 260 characters on every system, and its errors say what
-	// was done.
+	// os.OpenFile can open names of more than 260 characters on every system, and its errors say
+	// what was done.
 	return os.OpenFile(path, flag, 0o600)
 }
 
@@ -48,8 +49,8 @@ func createFile(path string, access, create uint32) (windows.Handle, error) {
 }
 
 // IsBusy reports whether err may mean that another program has the file open. Windows returns
-// ERROR_ACCESS_DENIED for a rename over a file that is open, and for a file that was removed while it
-// is open, but also where a permission is missing.
+// ERROR_ACCESS_DENIED for a rename over a file that is open, and for a file that was removed while
+// it is open, but also where a permission is missing.
 func IsBusy(err error) bool {
 	return errors.Is(err, windows.ERROR_ACCESS_DENIED) ||
 		errors.Is(err, windows.ERROR_SHARING_VIOLATION) ||
@@ -121,7 +122,8 @@ func tryLock(f *os.File) (locked bool, err error) {
 // Unlock gives up the lock on f, whether [Lock] or bbolt took it.
 func Unlock(f *os.File) { _ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, lockedByte()) }
 
-// lockedByte returns the place of the byte that bbolt locks. No file is so long that it has the byte.
+// lockedByte returns the place of the byte that bbolt locks. No file is so long that it has the
+// byte.
 func lockedByte() *windows.Overlapped {
 	return &windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1}
 }
