@@ -10,8 +10,8 @@ import (
 // ReplacesOpenFiles reports whether [Rename] can always replace a file that is open.
 const ReplacesOpenFiles = true
 
-// OpenFile opens a file as [os.OpenFile] does. It makes a new file with mode 0600. While the file is
-// open, it can be renamed, replaced and removed.
+// OpenFile opens a file as [os.OpenFile] does. It makes a new file with mode 0600. While the file
+// is open, it can be renamed, replaced and removed.
 //
 // Errors: the operating system's error.
 func OpenFile(path string, flag int) (*os.File, error) { return os.OpenFile(path, flag, 0o600) }
