@@ -268,7 +268,7 @@ func pageName(file []byte, page int) string {
 	return fmt.Sprintf("page %d of kind %d with %d elements", page, p[pageFlags], binary.LittleEndian.Uint16(p[pageElements:]))
 }
 
-func TestNoBitThatSaysWhereThingsAreIsBelieved(t *testing.T) {
+func TestAFlippedBitInAPageIsAnErrorOrChangesNothing(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
@@ -302,7 +302,7 @@ func TestNoBitThatSaysWhereThingsAreIsBelieved(t *testing.T) {
 }
 
 // Where the pages of a file are led to, some will be led to twice, or from below, or will be free.
-func TestAPageOutOfPlaceIsAnErrorWhateverItIs(t *testing.T) {
+func TestAPageInTheWrongPlaceIsAnErrorAndNeverAPanic(t *testing.T) {
 	if !inChild(t) {
 		return
 	}

@@ -170,7 +170,7 @@ func TestALoneWriterCommitsAtOnceAndOnlyWhatItWrote(t *testing.T) {
 	}
 }
 
-func TestAMemberOfABatchThatFailsLosesItsOwnWritesAlone(t *testing.T) {
+func TestAMemberOfABatchThatFailsLosesOnlyItsOwnWrites(t *testing.T) {
 	e := openBoltInside(t)
 	must(t, e.set("old", "1"))
 	errRefused := errors.New("refused")
@@ -237,7 +237,7 @@ func TestABatchOfFailuresCommitsNothing(t *testing.T) {
 }
 
 // What a member read, or refused because of it, is not told before it is on disk.
-func TestWhoeverReadAnUncommittedMemberSharesTheFateOfItsCommit(t *testing.T) {
+func TestAMemberThatReadAnUncommittedWriteGetsTheErrorOfItsCommit(t *testing.T) {
 	e := openBoltInside(t)
 	must(t, e.set("seed", "1"))
 	hookWrites(e, func(write writeAt, b []byte, off int64) (int, error) { return 0, errDiskFull })
@@ -351,7 +351,7 @@ func TestContextsThatEndAtAnyMomentLoseNothingAndBlockNobody(t *testing.T) {
 	}))
 }
 
-func TestCloseCommitsWhoCameBeforeItAndRefusesWhoComesAfter(t *testing.T) {
+func TestCloseCommitsEarlierWritesAndRefusesLaterOnes(t *testing.T) {
 	e := openBoltInside(t)
 	closing := func() { must(t, e.Close()) }
 	after := func() {
@@ -456,7 +456,7 @@ func TestAMapThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	e.reopen().want("a=1 b=1")
 }
 
-func TestWhoReadsNoticesNothingOfAMapThatCannotGrow(t *testing.T) {
+func TestReadersNoticeNothingOfAMapThatCannotGrow(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs a flag of Linux that refuses to map a file")
 	}
@@ -573,7 +573,7 @@ func TestASyncThatFailsBeforeTheLastStepTakesTheCommitBackAndEndsAllWriting(t *t
 	e.reopen().want("a=1")
 }
 
-func TestASyncThatFailsInTheLastStepIsErrCommitAndEndsAllWriting(t *testing.T) {
+func TestASyncThatFailsInTheLastStepIsErrCommitUnknownAndEndsAllWriting(t *testing.T) {
 	e := openBoltInside(t)
 	must(t, e.set("a", "1"))
 	failSyncs(e, isMeta)
@@ -595,7 +595,7 @@ func (e boltInside) setTogether(a, b string) (errs [2]error) {
 	return errs
 }
 
-func TestAFailedSyncIsToldFromAFailedWrite(t *testing.T) {
+func TestAFailedSyncIsNotTakenForAFailedWrite(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		err  error

@@ -124,7 +124,7 @@ func inChild(t testing.TB) bool {
 	return false
 }
 
-func TestTheFileIsItsOwnersAlone(t *testing.T) {
+func TestOnlyItsOwnerCanOpenTheFile(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no modes of files")
 	}
@@ -178,7 +178,7 @@ func TestAFileThatIsOpenForWritingIsLockedForAllOthers(t *testing.T) {
 	must(t, <-opened)
 }
 
-func TestManyReadAFileAtOnceButNobodyWritesBeside(t *testing.T) {
+func TestManyReadAFileAtOnceAndNobodyWritesMeanwhile(t *testing.T) {
 	readOnly := &latchkey.Options{ReadOnly: true}
 	if path := os.Getenv(childVariable); path != "" {
 		e := boltFile(t, path, readOnly)
@@ -225,7 +225,7 @@ func TestOpeningForReadingMakesNothing(t *testing.T) {
 	wantFiles(t, dir)
 }
 
-func TestManyWhoMakeTheSameFileAtOnceShareIt(t *testing.T) {
+func TestProcessesThatMakeTheSameFileAtOnceShareIt(t *testing.T) {
 	patient := &latchkey.Options{LockTimeout: time.Hour}
 	write := func(path, key string) {
 		e, err := latchkey.OpenBoltEngine(path, patient)
@@ -362,7 +362,7 @@ func spoilt(file []byte, spoil func(page []byte), pages ...int) []byte {
 
 func zero(page []byte) { clear(page) }
 
-func TestWhatIsNoStoreIsRefusedAndStaysAsItIs(t *testing.T) {
+func TestAFileThatIsNoStoreIsRefusedAndStaysAsItIs(t *testing.T) {
 	store := filledBolt(t, filepath.Join(t.TempDir(), "keys.db"))
 	text := bytes.Repeat([]byte("What is this, that was never a store?\n"), 10_000)
 	last := boltMeta(store)
@@ -785,7 +785,7 @@ func TestTheLastCommitIsNotForgottenWhenItsMetaPageIsLost(t *testing.T) {
 }
 
 // For writing a file is opened whole or not at all. For reading, what is whole can be read.
-func TestADamagedLeafKeepsNothingElseFromBeingRead(t *testing.T) {
+func TestADamagedLeafHidesNoOtherPage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	file := filledBolt(t, path)
 	damaged, unread := 0, 0
@@ -815,7 +815,7 @@ func TestADamagedLeafKeepsNothingElseFromBeingRead(t *testing.T) {
 	}
 }
 
-func TestWhatIsLargerThanAnyEntryIsNotPut(t *testing.T) {
+func TestAnEntryThatIsTooLargeIsNotPut(t *testing.T) {
 	e := boltFile(t, filepath.Join(t.TempDir(), "keys.db"), nil)
 	long := string(make([]byte, latchkey.MaxEngineKey+1))
 	for _, put := range []struct {
@@ -840,7 +840,7 @@ func compact(t testing.TB, e latchkey.Engine) {
 }
 
 // Whoever waits for the lock has the old file open, which no longer has the name when the lock is free.
-func TestWhoeverWaitsForAFileThatIsCompactedGetsTheNewOne(t *testing.T) {
+func TestAProcessThatWaitsForAFileThatIsCompactedGetsTheNewFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	e := boltFile(t, path, nil)
 	setEntry(t, e, "before", "1")

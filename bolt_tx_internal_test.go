@@ -229,7 +229,7 @@ func openNumbered(t testing.TB) boltInside {
 	return e
 }
 
-func TestWhoMeetsADamagedPageFailsAloneAndTheOthersCommit(t *testing.T) {
+func TestAMemberThatMeetsADamagedPageFailsAndTheOthersCommit(t *testing.T) {
 	e := openNumbered(t)
 	e.spoil(e.leafWith("numbers", number(150)), pageHeader+elementSize, make([]byte, elementSize)...)
 	meet := func(do func(tx EngineTx, key []byte) error) func() {
@@ -306,7 +306,7 @@ func (f *interrupted) ReadAt(p []byte, at int64) (int, error) {
 	return f.File.ReadAt(p, at)
 }
 
-func TestAFileThatIsWrittenWhileItIsLookedAtIsNotDamaged(t *testing.T) {
+func TestAFileThatIsWrittenWhileItIsCheckedIsNotTakenForDamaged(t *testing.T) {
 	e := openNumbered(t)
 	for commits := range 10 {
 		f := &interrupted{File: e.file, meanwhile: func() {

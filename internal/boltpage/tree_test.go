@@ -111,7 +111,7 @@ func TestAPageThatBboltWouldNotHaveWrittenThereIsRefused(t *testing.T) {
 	}
 }
 
-func TestATableThatIsNoneIsRefused(t *testing.T) {
+func TestAnInvalidTableIsRefused(t *testing.T) {
 	number := func(n uint64) string { return string(binary.LittleEndian.AppendUint64(make([]byte, 0, 16), n)) }
 	only := newPage(0, pageLeaf, element{key: "a", value: "1"})[:pageHeader+elementSize+2]
 	for _, tt := range []struct {
@@ -174,7 +174,7 @@ func TestATreeWithoutEndOrOfUnequalDepthIsRefused(t *testing.T) {
 }
 
 // bbolt would free such a page twice, or free it in one table and go on using it in the other.
-func TestAPageOfTwoTablesIsRefusedToWhoWrites(t *testing.T) {
+func TestAWriterRefusesAPageOfTwoTables(t *testing.T) {
 	a, b := element{key: "a", below: 3}, element{key: "b", below: 4}
 	file := newPages(newPage(2, pageBranch, a, b), newPage(3, pageLeaf, a), newPage(4, pageLeaf, b), newPage(5, pageBranch, a, b))
 	for _, other := range []uint64{2, 3, 5} {

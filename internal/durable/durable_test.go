@@ -114,7 +114,7 @@ func TestALockHasOneHolder(t *testing.T) {
 	want(files[1], true)
 }
 
-func TestAFileGetsItsNameAlsoWhereThereAreNoLinksAndNeverInThePlaceOfAnother(t *testing.T) {
+func TestAFileIsNamedWithoutLinksTooAndNeverReplacesAnother(t *testing.T) {
 	dir := t.TempDir()
 	tmp, path := filepath.Join(dir, "tmp"), filepath.Join(dir, "keys.db")
 	noLinks := func(string, string) error { return errors.ErrUnsupported }
@@ -131,7 +131,7 @@ func TestAFileGetsItsNameAlsoWhereThereAreNoLinksAndNeverInThePlaceOfAnother(t *
 	}
 }
 
-func TestADirectoryThatMayNotBeReadIsNoFailure(t *testing.T) {
+func TestSyncDirAcceptsADirectoryThatMayNotBeRead(t *testing.T) {
 	if os.Getuid() == 0 || runtime.GOOS == "windows" {
 		t.Skip("there is no such directory for root, nor on Windows")
 	}
