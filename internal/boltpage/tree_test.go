@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// element is one of a page that a test makes: an entry of a leaf, or of a branch a key and the page below.
+// element is an element of a page that a test makes. It is an entry of a leaf, or a key and a page
+// of a branch.
 type element struct {
 	key, value string
 	below      uint64
@@ -43,7 +44,7 @@ func newPage(id uint64, kind uint16, elements ...element) []byte {
 	return append(page, make([]byte, pages*PageSize-len(page))...)
 }
 
-// newPages makes a file of pages, numbered from 2 on.
+// newPages makes a file of pages, of which the first has number 2.
 func newPages(pages ...[]byte) *Pages {
 	file := append(make([]byte, 2*PageSize), bytes.Join(pages, nil)...)
 	return MappedPages(file, nil)
@@ -173,7 +174,8 @@ func TestATreeWithoutEndOrOfUnequalDepthIsRefused(t *testing.T) {
 	}
 }
 
-// bbolt would free such a page twice, or free it in one table and go on using it in the other.
+// If two tables led to one page, bbolt would free the page twice, or free it in one table and go on
+// using it in the other.
 func TestAWriterRefusesAPageOfTwoTables(t *testing.T) {
 	a, b := element{key: "a", below: 3}, element{key: "b", below: 4}
 	file := newPages(newPage(2, pageBranch, a, b), newPage(3, pageLeaf, a), newPage(4, pageLeaf, b), newPage(5, pageBranch, a, b))
