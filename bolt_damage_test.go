@@ -16,8 +16,8 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Where things are in a page of a bbolt file. These tests do not use the package boltpage, on purpose: a mistake about the
-// format in that package would be in the tests too.
+// These constants say where things are in a page of a bbolt file. The tests do not use package
+// boltpage, on purpose: a mistake about the format in that package would be in the tests too.
 const (
 	pageFlags      = 8
 	pageElements   = 10
@@ -28,7 +28,8 @@ const (
 	firstPageBelow = 16 + 8
 )
 
-// bbolt would follow such a page until the program has no stack left, which nothing can contain.
+// bbolt would follow a page that leads back until the program has no stack left. Go does not let a
+// program survive that.
 func TestAPageThatLeadsBackIsRefusedWhenTheFileIsOpened(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, &latchkey.Options{Cost: lightest})
@@ -62,11 +63,12 @@ func TestAPageThatLeadsBackIsRefusedWhenTheFileIsOpened(t *testing.T) {
 	}
 }
 
-// contents is what an engine has: values, by table and key.
+// contents are the values that an engine has, by table and key.
 type contents map[string]map[string]string
 
-// mixedBolt makes a file with tables of each kind: one that lies in another's page, one of a page, one whose page is of
-// several, one with branches that lead to branches, and one with a number of entries. Nothing in it is of an earlier commit.
+// mixedBolt makes a file that has a table of each kind. One table lies inline in another page, one
+// has a page, one has a page that takes several pages, one has branches that lead to branches, and
+// one has the given number of entries. No page of the file is of an earlier commit.
 func mixedBolt(t testing.TB, path string, entries int) (file []byte, has contents) {
 	t.Helper()
 	has = contents{}
@@ -95,7 +97,7 @@ func mixedBolt(t testing.TB, path string, entries int) (file []byte, has content
 	return readFile(t, path), has
 }
 
-// memoryDir returns a directory in memory, or any other directory where the system has none in memory.
+// memoryDir returns a directory in memory, or any other directory if the system has none in memory.
 // It is for tests that are not about syncing.
 func memoryDir(t testing.TB) string {
 	t.Helper()
@@ -110,7 +112,8 @@ func memoryDir(t testing.TB) string {
 	return dir
 }
 
-// forEachSize runs a test as for files that Open checks as a whole, for larger ones, and for such as it hardly looks at.
+// forEachSize runs a test three times, as if the file were so small that Open checks all of it, so
+// large that Open leaves out most leaves, and so large that Open checks no pages.
 func forEachSize(t *testing.T, test func(t *testing.T, size int)) {
 	for size, s := range []struct {
 		name      string
@@ -125,17 +128,19 @@ func forEachSize(t *testing.T, test func(t *testing.T, size int)) {
 	}
 }
 
-// ordeal is everything that can be done with a damaged file.
+// ordeal does everything that can be done with a damaged file.
 type ordeal struct {
 	t      testing.TB
 	damage string
 	has    contents
-	// inexact is for damage that makes one sound page of another, which nothing less than a checksum could tell.
+	// inexact is set for damage that turns a sound page into another sound page. Only a checksum
+	// could show that.
 	inexact bool
 }
 
-// undergo opens a file and uses it. Whatever the damage, the error is ErrCorrupt, or what is read is what was written; and
-// no number in the file is taken for an amount of memory.
+// undergo opens a file and uses it. It fails the test unless each error is ErrCorrupt, and unless
+// the entries that can be read are those that were written. It also fails the test if a number in
+// the file was taken for an amount of memory.
 func (o *ordeal) undergo(path string) {
 	o.t.Helper()
 	var before, after runtime.MemStats
@@ -163,7 +168,7 @@ func (o *ordeal) undergo(path string) {
 	}
 }
 
-// allow is for errors that say what was found.
+// allow fails the test for an error that is not ErrCorrupt.
 func (o *ordeal) allow(call string, err error) {
 	o.t.Helper()
 	if err != nil && !errors.Is(err, latchkey.ErrCorrupt) {
@@ -212,7 +217,7 @@ func (o *ordeal) read(e latchkey.Engine) {
 	}
 }
 
-// write puts entries and removes some, in one place so many that pages are merged.
+// write puts and removes entries. In one place it removes so many that pages are merged.
 func (o *ordeal) write(e latchkey.Engine) {
 	o.t.Helper()
 	o.has = maps.Clone(o.has)
@@ -262,7 +267,7 @@ func samplePages(file []byte) []int {
 	return pages
 }
 
-// pageName says which page of a file it is.
+// pageName returns the name of a page for messages.
 func pageName(file []byte, page int) string {
 	p := file[page*pageSize:]
 	return fmt.Sprintf("page %d of kind %d with %d elements", page, p[pageFlags], binary.LittleEndian.Uint16(p[pageElements:]))
@@ -291,7 +296,8 @@ func TestAFlippedBitInAPageIsAnErrorOrChangesNothing(t *testing.T) {
 					damaged := bytes.Clone(file)
 					damaged[at+bit/8] ^= 1 << (bit % 8)
 					must(t, os.WriteFile(path, damaged, 0o600))
-					// The sizes of the last element can be anything, and what a list of free pages says too.
+					// Nothing shows that the sizes of the last element are wrong, or a number in a
+					// list of free pages.
 					o := ordeal{t: t, has: has, inexact: element == elements-1 || element >= 0 && file[start+pageFlags] == freelistPage}
 					o.damage = fmt.Sprintf("%s, bit %d of element %d flipped", pageName(file, page), bit, element)
 					o.undergo(path)
@@ -301,7 +307,7 @@ func TestAFlippedBitInAPageIsAnErrorOrChangesNothing(t *testing.T) {
 	})
 }
 
-// Where the pages of a file are led to, some will be led to twice, or from below, or will be free.
+// A copied page makes some pages lead to others twice, or lead back, or lead to free pages.
 func TestAPageInTheWrongPlaceIsAnErrorAndNeverAPanic(t *testing.T) {
 	if !inChild(t) {
 		return
@@ -341,7 +347,7 @@ func TestAPageInTheWrongPlaceIsAnErrorAndNeverAPanic(t *testing.T) {
 func TestAPageThatIsInUseAndFreeIsRefusedWhenTheFileIsOpened(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	file, _ := mixedBolt(t, path, 600)
-	defer latchkey.CheckOnOpen(0, 1<<20)() // most leaves are not looked at, and yet led to
+	defer latchkey.CheckOnOpen(0, 1<<20)() // most leaves are not checked, but they are led to
 	for _, page := range append(samplePages(file), 0, 1) {
 		must(t, os.WriteFile(path, freed(file, page), 0o600))
 		_, err := latchkey.OpenBoltEngine(path, nil)
@@ -349,7 +355,7 @@ func TestAPageThatIsInUseAndFreeIsRefusedWhenTheFileIsOpened(t *testing.T) {
 	}
 }
 
-// A root says where the whole of an earlier state is, in which a key may be enabled that was disabled since.
+// An earlier root leads to an earlier state, in which a key may be enabled that was disabled since.
 func TestAnEarlierRootIsNotTakenForTheLast(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
@@ -388,7 +394,7 @@ func TestAnEarlierRootIsNotTakenForTheLast(t *testing.T) {
 	})
 }
 
-// freed returns a copy of a file whose list of free pages has one page, and which page that is.
+// freed returns a copy of a file whose list of free pages has nothing but page.
 func freed(file []byte, page int) []byte {
 	list := int(boltMeta(file).freelist)
 	return spoilt(file, func(p []byte) {
@@ -397,8 +403,8 @@ func freed(file []byte, page int) []byte {
 	}, list)
 }
 
-// chained returns a copy of a file in which every leaf of one page is a branch with the same first key, and leads to the
-// leaf after it.
+// chained returns a copy of a file in which each leaf of one page has become a branch that leads to
+// the next leaf. The branch has the first key of the leaf.
 func chained(file []byte) []byte {
 	leaves := slices.DeleteFunc(pagesOf(file, leafPage), func(page int) bool {
 		return page == int(boltMeta(file).root) || binary.LittleEndian.Uint32(file[page*pageSize+pageMore:]) > 0
