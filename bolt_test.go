@@ -58,7 +58,7 @@ func wantEntry(t testing.TB, e latchkey.Engine, key, value string) {
 	}))
 }
 
-// wantFiles checks which files a directory has.
+// wantFiles fails the test unless a directory has the named files and no others.
 func wantFiles(t testing.TB, dir string, names ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -72,17 +72,19 @@ func wantFiles(t testing.TB, dir string, names ...string) {
 	}
 }
 
-// childVariable tells a test that it runs in a process of its own, started by itself, and what for.
+// childVariable is the environment variable that tells a test that it runs in a process of its own,
+// which the test itself has started. Its value says what for.
 const childVariable = "LATCHKEY_TEST_CHILD"
 
-// newChild is a command that runs the calling test again in a process of its own.
+// newChild returns a command that runs the calling test again in a process of its own.
 func newChild(t testing.TB, arg string) *exec.Cmd {
 	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=600s")
 	child.Env = append(os.Environ(), childVariable+"="+arg)
 	return child
 }
 
-// startChild starts a child whose output the test reads, and that goes on when its input ends.
+// startChild starts a child. The test reads its output. The child goes on when goOn is called,
+// which ends its input and waits for it.
 func startChild(t testing.TB, arg string) (output *bufio.Reader, goOn func() error) {
 	t.Helper()
 	child := newChild(t, arg)
@@ -107,8 +109,9 @@ func startChild(t testing.TB, arg string) (output *bufio.Reader, goOn func() err
 	}
 }
 
-// inChild reports whether the test runs in a process of its own. If not, it runs it in one, and fails if that fails: so
-// a crash ends no other test. An emulator that cannot start processes runs the test itself.
+// inChild reports whether the test runs in a process of its own. If not, inChild runs the test in
+// such a process, so that a crash ends no other test, and fails the test if that process fails. In
+// an emulator that cannot start processes, inChild reports true.
 func inChild(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(childVariable) != "" {
@@ -139,7 +142,8 @@ func TestOnlyItsOwnerCanOpenTheFile(t *testing.T) {
 	wantFiles(t, filepath.Dir(path), "keys.db")
 }
 
-// wantLocked checks that a file can be opened neither for writing nor for reading, and that the error says which.
+// wantLocked fails the test unless a file can be opened neither for writing nor for reading, and
+// the error names the file.
 func wantLocked(t testing.TB, path string) {
 	t.Helper()
 	for _, opts := range []*latchkey.Options{
@@ -165,7 +169,7 @@ func TestAFileThatIsOpenForWritingIsLockedForAllOthers(t *testing.T) {
 	_, wait := startChild(t, path)
 	must(t, wait())
 
-	// Whoever waits for long enough gets it.
+	// A process that waits for long enough gets the file.
 	opened := make(chan error)
 	go func() {
 		next, err := latchkey.OpenBoltEngine(path, &latchkey.Options{LockTimeout: time.Hour})
@@ -297,7 +301,8 @@ func TestALinkLeadsToTheFile(t *testing.T) {
 	wantLocked(t, link)
 }
 
-// As on a device whose root is read-only, and leads to a partition that is empty at first.
+// On some devices the root file system is read-only, and a link leads to a partition that is empty
+// at first.
 func TestALinkToNothingLeadsToANewFile(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	path, link := filepath.Join(dir, "data", "keys.db"), filepath.Join(other, "link.db")
@@ -315,7 +320,8 @@ func TestALinkToNothingLeadsToANewFile(t *testing.T) {
 	wantFiles(t, filepath.Dir(path), "keys.db", "keys.db.safety", "middle.db")
 }
 
-// filledBolt makes a file with branch pages, several tables, values of more than a page, and free pages.
+// filledBolt makes a file that has branch pages, several tables, values that are larger than a
+// page, and free pages.
 func filledBolt(t testing.TB, path string) []byte {
 	t.Helper()
 	e := boltFile(t, path, nil)
@@ -334,7 +340,7 @@ func filledBolt(t testing.TB, path string) []byte {
 	return readFile(t, path)
 }
 
-// foreignBolt makes somebody else's bbolt file.
+// foreignBolt makes a bbolt file that is no store.
 func foreignBolt(t testing.TB, opts *bbolt.Options) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "foreign.db")
@@ -408,7 +414,7 @@ func TestAFileThatIsNoStoreIsRefusedAndStaysAsItIs(t *testing.T) {
 				}
 				wantFiles(t, filepath.Dir(path), "keys.db")
 			}
-			// A file that was refused is free for whoever mends it.
+			// A file that was refused is not locked, and can be mended.
 			must(t, os.WriteFile(path, store, 0o600))
 			must(t, boltFile(t, path, &latchkey.Options{LockTimeout: -1}).Close())
 		})
@@ -428,11 +434,11 @@ func TestADirectoryOrADeviceIsNoStore(t *testing.T) {
 	wantFiles(t, dir)
 }
 
-// The tests of the engine find pages by themselves, and not by the package boltpage, on purpose: a mistake about the format
-// in that package would be in the tests too.
+// The tests of the engine read pages themselves, and do not use package boltpage, on purpose: a
+// mistake about the format in that package would be in the tests too.
 
-// meta is what the newer meta page of a file says: which pages are the root and the list of free pages, which is the
-// first that was never in use, and the transaction's number.
+// meta is what the newer meta page of a file says: the pages of the root and of the list of free
+// pages, the first page that was never in use, and the number of the transaction.
 type meta struct{ root, freelist, end, tx uint64 }
 
 func boltMeta(file []byte) (newest meta) {
@@ -452,7 +458,7 @@ const (
 	freelistPage = 16
 )
 
-// pagesOf returns which pages of a file are of a kind.
+// pagesOf returns the pages of a file that are of a kind.
 func pagesOf(file []byte, kind uint16) (pages []int) {
 	for p := 2; p < len(file)/pageSize; p++ {
 		if binary.LittleEndian.Uint16(file[p*pageSize+8:]) == kind {
@@ -462,7 +468,7 @@ func pagesOf(file []byte, kind uint16) (pages []int) {
 	return pages
 }
 
-// filledTables are those of filledBolt.
+// filledTables are the tables that filledBolt makes.
 var filledTables = []string{"table 0", "table 1", "table 2", "large"}
 
 func readByScan(table string) func(tx latchkey.EngineTx) error {
@@ -503,7 +509,8 @@ func writeByPut(table string) func(tx latchkey.EngineTx) error {
 	}
 }
 
-// use reads all tables, writes to them, and checks. Damage may show in any of that, as ErrCorrupt and as nothing else.
+// use reads all tables, writes to them, and checks the file. It fails the test for any error but
+// ErrCorrupt.
 func use(t testing.TB, e latchkey.Engine, damage string) {
 	t.Helper()
 	allow := func(call string, err error) {
@@ -511,7 +518,8 @@ func use(t testing.TB, e latchkey.Engine, damage string) {
 		if err != nil && !errors.Is(err, latchkey.ErrCorrupt) {
 			t.Errorf("%s: %s: got %v, want ErrCorrupt", damage, call, err)
 		}
-		// Where another processor is emulated, a fault does not say where it was, and reads like a nil pointer.
+		// In an emulator of another processor, a fault does not say where it was, and reads like a
+		// nil pointer.
 		if err != nil && runtime.GOARCH == "amd64" && strings.Contains(err.Error(), "memory") {
 			t.Errorf("%s: %s: %v: the fault of a file reads as one of the program", damage, call, err)
 		}
@@ -568,7 +576,7 @@ func TestADamagedPageIsAnErrorAndNeverAPanic(t *testing.T) {
 	}
 }
 
-// overwrite changes a file in place, as somebody else would beside a program that has it open.
+// overwrite changes a file in place, as another program would while a program has it open.
 func overwrite(t testing.TB, path string, content []byte) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -622,7 +630,8 @@ func TestDamageUnderAnOpenFileIsAnErrorAndNeverAPanic(t *testing.T) {
 	}
 }
 
-// bbolt gives up with a lock held when it can read neither meta page, and transactions under way want that lock.
+// When bbolt can read neither meta page, it panics with a lock held. Transactions under way want
+// that lock.
 func TestTransactionsUnderWayEndWhenAnotherMeetsTheDamage(t *testing.T) {
 	if !inChild(t) {
 		return
@@ -671,7 +680,8 @@ func truncate(t testing.TB, path string, size int) {
 	must(t, os.Truncate(path, int64(size)))
 }
 
-// A few bits of a damaged page say how much memory is copied, and running out of it ends the program.
+// A few bits of a damaged page could say how much memory is copied. A program that runs out of
+// memory ends.
 func TestADamagedSizeIsNotBelieved(t *testing.T) {
 	if !inChild(t) {
 		return
@@ -700,7 +710,8 @@ func TestADamagedSizeIsNotBelieved(t *testing.T) {
 	}
 }
 
-// A list of free pages that is as long as a damaged number says would take all memory, or more than there is.
+// If a damaged number were taken for the length of the list of free pages, the list would take more
+// memory than there is.
 func TestAListOfFreePagesWithoutEndIsNotBelieved(t *testing.T) {
 	if !inChild(t) {
 		return
@@ -727,7 +738,8 @@ func TestAListOfFreePagesWithoutEndIsNotBelieved(t *testing.T) {
 	}
 }
 
-// Whoever opens a file looks at it before it has the lock. Another may be writing then, and nothing is damaged.
+// An engine checks a file before it has the lock. Another process may be writing then, and nothing
+// is damaged.
 func TestAFileThatIsBeingWrittenIsLockedAndNotDamaged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	e := boltFile(t, path, nil)
@@ -757,7 +769,8 @@ func TestAFileThatIsBeingWrittenIsLockedAndNotDamaged(t *testing.T) {
 	writer.Wait()
 }
 
-// bbolt would go on with the commit before, in which a key may be enabled that was disabled since.
+// bbolt would go on with the commit before the last, in which a key may be enabled that was
+// disabled since.
 func TestTheLastCommitIsNotForgottenWhenItsMetaPageIsLost(t *testing.T) {
 	for _, written := range []bool{false, true} {
 		path := filepath.Join(t.TempDir(), "keys.db")
@@ -784,7 +797,8 @@ func TestTheLastCommitIsNotForgottenWhenItsMetaPageIsLost(t *testing.T) {
 	}
 }
 
-// For writing a file is opened whole or not at all. For reading, what is whole can be read.
+// A damaged file cannot be opened for writing. A file that is opened for reading can be read where
+// it is not damaged.
 func TestADamagedLeafHidesNoOtherPage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	file := filledBolt(t, path)
@@ -833,13 +847,14 @@ func TestAnEntryThatIsTooLargeIsNotPut(t *testing.T) {
 	wantEntry(t, e, "a", "1")
 }
 
-// compact is what the engine on bbolt offers besides.
+// compact compacts the file of an engine on bbolt.
 func compact(t testing.TB, e latchkey.Engine) {
 	t.Helper()
 	must(t, e.(interface{ Compact(context.Context) error }).Compact(t.Context()))
 }
 
-// Whoever waits for the lock has the old file open, which no longer has the name when the lock is free.
+// A process that waits for the lock has the old file open, which no longer has the name when the
+// lock is free.
 func TestAProcessThatWaitsForAFileThatIsCompactedGetsTheNewFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	e := boltFile(t, path, nil)
