@@ -24,7 +24,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
-// boltInside is an engine whose turns and writes the test controls.
+// boltInside is an engine of which the test controls the turns and the writes.
 type boltInside struct {
 	*boltEngine
 	t testing.TB
@@ -46,7 +46,7 @@ func openBoltInsideFile(t testing.TB, path string) boltInside {
 	return boltInside{e, t}
 }
 
-// reopen closes the engine, in whatever state it is, opens its file again, and checks the file.
+// reopen closes the engine, opens its file again, and checks the file.
 func (e boltInside) reopen() boltInside {
 	e.t.Helper()
 	_ = e.Close()
@@ -57,12 +57,12 @@ func (e boltInside) reopen() boltInside {
 	return again
 }
 
-// set puts one entry, or returns the error of its Update.
+// set puts one entry and returns the error of Update.
 func (e boltInside) set(key, value string) error {
 	return e.Update(context.Background(), func(tx EngineTx) error { return tx.Put("t", []byte(key), []byte(value)) })
 }
 
-// mustSet returns a function that sets an entry and expects no error.
+// mustSet returns a function that sets an entry, and fails the test for any error.
 func (e boltInside) mustSet(key, value string) func() {
 	return func() {
 		e.t.Helper()
@@ -72,7 +72,7 @@ func (e boltInside) mustSet(key, value string) func() {
 	}
 }
 
-// want checks what entries there are, as in "a=1 b=2".
+// want fails the test unless the engine has the given entries, as in "a=1 b=2".
 func (e boltInside) want(entries string) {
 	e.t.Helper()
 	var got []string
@@ -90,7 +90,7 @@ func (e boltInside) want(entries string) {
 	}
 }
 
-// wantCommits runs do and checks how many commits it took.
+// wantCommits runs do, and fails the test unless that takes n commits.
 func (e boltInside) wantCommits(n uint64, do func()) {
 	e.t.Helper()
 	before := e.Commits()
@@ -100,7 +100,7 @@ func (e boltInside) wantCommits(n uint64, do func()) {
 	}
 }
 
-// waitQueued waits until n wait for their turn.
+// waitQueued waits until n writers wait for their turn.
 func (e boltInside) waitQueued(n int) {
 	e.t.Helper()
 	waitFor(e.t, fmt.Sprint(n, " writers in the queue"), func() bool {
@@ -110,7 +110,8 @@ func (e boltInside) waitQueued(n int) {
 	})
 }
 
-// waitFor waits until holds returns true, and reports whether it did within a minute. If not, it fails the test.
+// waitFor waits until holds returns true, and reports whether it did within a minute. If not, it
+// fails the test.
 func waitFor(t testing.TB, what string, holds func() bool) bool {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !holds(); runtime.Gosched() {
@@ -122,7 +123,8 @@ func waitFor(t testing.TB, what string, holds func() bool) bool {
 	return true
 }
 
-// together holds the turn until all members wait for theirs, in their order, and returns when all have ended.
+// together runs members, which share a commit. It holds the turn until all members wait for their
+// turns, in order, and returns when all have ended.
 func (e boltInside) together(members ...func()) {
 	e.t.Helper()
 	must(e.t, e.takeTurn(context.Background()))
@@ -135,7 +137,7 @@ func (e boltInside) together(members ...func()) {
 	group.Wait()
 }
 
-// times makes members that each set an entry of their own.
+// times makes n members. Each sets an entry of its own.
 func (e boltInside) times(n int) (members []func()) {
 	for i := range n {
 		members = append(members, e.mustSet(fmt.Sprintf("%04d", i), "."))
@@ -174,7 +176,8 @@ func TestAMemberOfABatchThatFailsLosesOnlyItsOwnWrites(t *testing.T) {
 	e := openBoltInside(t)
 	must(t, e.set("old", "1"))
 	errRefused := errors.New("refused")
-	// Each failure undoes changes of every kind: over what was there before, and over what another member has written.
+	// Each member that fails undoes changes of every kind, to entries from before the batch and to
+	// entries of another member.
 	spoil := func(tx EngineTx) error {
 		key := []byte("old")
 		err := tx.Put("t", key, []byte("spoilt"))
@@ -236,7 +239,7 @@ func TestABatchOfFailuresCommitsNothing(t *testing.T) {
 	e.want("")
 }
 
-// What a member read, or refused because of it, is not told before it is on disk.
+// A member that has read another member's write gets no answer before that write is on disk.
 func TestAMemberThatReadAnUncommittedWriteGetsTheErrorOfItsCommit(t *testing.T) {
 	e := openBoltInside(t)
 	must(t, e.set("seed", "1"))
@@ -264,7 +267,8 @@ func TestAMemberThatReadAnUncommittedWriteGetsTheErrorOfItsCommit(t *testing.T) 
 	e.want("seed=1")
 }
 
-// handover is a context whose cancellation meets the turn: Done waits until the test has let both happen.
+// handover is a context that ends at the moment when the turn comes. Done waits until the test has
+// let both happen.
 type handover struct {
 	context.Context
 	asked, both chan struct{}
@@ -278,7 +282,7 @@ func (h handover) Done() <-chan struct{} {
 
 func TestAContextThatEndsAsTheTurnComesRunsNothingAndLeavesNothingUncommitted(t *testing.T) {
 	e := openBoltInside(t)
-	for i := range 50 { // which of the two the waiter sees first is chance
+	for i := range 50 { // chance decides which of the two the waiter sees first
 		ctx, cancel := context.WithCancel(t.Context())
 		h := handover{ctx, make(chan struct{}), make(chan struct{})}
 		ran := false
@@ -363,10 +367,10 @@ func TestCloseCommitsEarlierWritesAndRefusesLaterOnes(t *testing.T) {
 	e.reopen().want("a=1 b=1")
 }
 
-// writeAt is how bbolt writes to its file.
+// writeAt is the type of the function by which bbolt writes to its file.
 type writeAt func(b []byte, off int64) (int, error)
 
-// hookWrites puts hook between bbolt and its file, in the place that bbolt's own tests use for that.
+// hookWrites puts hook between bbolt and its file, in the place that bbolt's own tests use.
 func hookWrites(e boltInside, hook func(write writeAt, b []byte, off int64) (int, error)) {
 	field := reflect.ValueOf(e.db).Elem().FieldByName("ops").FieldByName("writeAt")
 	at := (*func(b []byte, off int64) (int, error))(unsafe.Pointer(field.UnsafeAddr()))
@@ -377,7 +381,7 @@ func hookWrites(e boltInside, hook func(write writeAt, b []byte, off int64) (int
 // isMeta reports whether a write at off is the last step of a commit.
 func isMeta(off int64) bool { return off < 2*boltpage.PageSize }
 
-// errDiskFull is how a full disk shows.
+// errDiskFull is the error of a write to a full disk.
 var errDiskFull = &fs.PathError{Op: "write", Path: "keys.db", Err: syscall.ENOSPC}
 
 func TestAWriteThatFailsTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
@@ -426,14 +430,16 @@ func TestAFileThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	e.reopen().want("a=1 b=1")
 }
 
-// refuseMaps has the next commit that takes new pages ask for a larger map, which the system refuses.
+// refuseMaps makes the next commit that takes new pages ask for a larger map, which the system
+// refuses.
 func (e boltInside) refuseMaps() {
 	e.db.MmapFlags = 0x40000 // MAP_HUGETLB, which is for files of another file system
 	size := reflect.ValueOf(e.db).Elem().FieldByName("datasz")
 	*(*int)(unsafe.Pointer(size.UnsafeAddr())) = 1
 }
 
-// A larger map can be refused, for want of memory or, on Windows, of space. bbolt has given up the smaller one by then.
+// The system can refuse a larger map if there is not enough memory or, on Windows, not enough
+// space. bbolt has given up the smaller map by then.
 func TestAMapThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs a flag of Linux that refuses to map a file")
@@ -489,7 +495,7 @@ func TestReadersNoticeNothingOfAMapThatCannotGrow(t *testing.T) {
 	readers.Wait()
 }
 
-// Who has the name by then is another store, and what it has is not known here.
+// Another store has the name by then, and this engine does not know what that store has.
 func TestAStoreThatLosesItsMapDoesNotGoOnInAnotherFile(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs a flag of Linux that refuses to map a file")
@@ -513,7 +519,7 @@ func TestAStoreThatLosesItsMapDoesNotGoOnInAnotherFile(t *testing.T) {
 	openBoltInsideFile(t, e.path).want("b=1")
 }
 
-// A closing engine still has to tell a commit that failed from one that nobody knows about.
+// An engine that is closing still has to find out whether a commit failed.
 func TestACommitThatFailsWhileTheEngineClosesIsKnownToHaveFailed(t *testing.T) {
 	e := openBoltInside(t)
 	must(t, e.set("a", "1"))
@@ -529,8 +535,8 @@ func TestACommitThatFailsWhileTheEngineClosesIsKnownToHaveFailed(t *testing.T) {
 	e.reopen().want("a=1")
 }
 
-// failSyncs makes all syncs fail from the first write on for which fails is true, though the writes themselves succeed:
-// bbolt's file is closed, and what it writes goes through another.
+// failSyncs makes all syncs fail after the first write for which fails returns true. The writes
+// succeed. For that, failSyncs closes bbolt's file, and writes to the file by another descriptor.
 func failSyncs(e boltInside, fails func(off int64) bool) {
 	other, err := os.OpenFile(e.path, os.O_RDWR, 0)
 	must(e.t, err)
@@ -543,7 +549,8 @@ func failSyncs(e boltInside, fails func(off int64) bool) {
 	})
 }
 
-// wantNoMoreWrites checks that an engine whose file cannot be synced reads, takes no more writes, and closes.
+// wantNoMoreWrites fails the test unless an engine whose file cannot be synced takes no more
+// writes, and closes.
 func (e boltInside) wantNoMoreWrites() {
 	e.t.Helper()
 	for range 2 {
@@ -586,7 +593,7 @@ func TestASyncThatFailsInTheLastStepIsErrCommitUnknownAndEndsAllWriting(t *testi
 	e.reopen().want("a=2 b=2") // nothing has lost power
 }
 
-// setTogether sets two entries to 2 in one commit and returns the errors of both Updates.
+// setTogether sets two entries to 2 in one commit, and returns the errors of both Updates.
 func (e boltInside) setTogether(a, b string) (errs [2]error) {
 	e.together(
 		func() { errs[0] = e.set(a, "2") },
@@ -630,7 +637,8 @@ func TestDamageThatACommitMeetsEndsAllWritingAndNothingElse(t *testing.T) {
 	e.reopen().want("a=1")
 }
 
-// bbolt has panicked with its lock for writers held, for which closing the old file would wait.
+// bbolt has panicked while it held its lock for writers. Closing the old file would wait for that
+// lock.
 func TestAStuckStoreIsNotCompacted(t *testing.T) {
 	e := openBoltInside(t)
 	must(t, e.set("a", "1"))
@@ -646,7 +654,8 @@ func TestAStuckStoreIsNotCompacted(t *testing.T) {
 	e.reopen().want("a=1")
 }
 
-// The disk can go at any moment, also right after a transaction has begun. A fault that nobody contains ends the program.
+// A disk can go at any moment, even when a transaction has just begun. A fault that is not
+// contained ends the program.
 func TestAFileThatIsGoneWhenAReaderHasJustBegunIsAnError(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows does not shorten a file that is mapped")
@@ -663,20 +672,22 @@ func TestAFileThatIsGoneWhenAReaderHasJustBegunIsAnError(t *testing.T) {
 	}
 }
 
-// CheckOnOpen sets up to how many pages Open checks all pages of a file, and all but most leaves, until it is undone.
+// CheckOnOpen sets the largest number of pages of a file of which Open checks all pages, and of a
+// file of which Open leaves out most leaves. undo sets the former numbers again.
 func CheckOnOpen(all, most uint64) (undo func()) {
 	a, m := boltMaxExactCheck, boltMaxOpenCheck
 	boltMaxExactCheck, boltMaxOpenCheck = all, most
 	return func() { boltMaxExactCheck, boltMaxOpenCheck = a, m }
 }
 
-// remapLock is bbolt's lock that readers share, and that a commit takes to make the map larger.
+// remapLock returns the lock of bbolt that readers share. A commit locks it to make the map larger.
 func (e boltInside) remapLock() *sync.RWMutex {
 	field := reflect.ValueOf(e.db).Elem().FieldByName("mmaplock")
 	return (*sync.RWMutex)(unsafe.Pointer(field.UnsafeAddr()))
 }
 
-// A commit that needs a larger map waits for all readers, and a reader that begins waits for the commit.
+// A commit that needs a larger map waits for all readers, and a reader that begins waits for the
+// commit.
 func TestAReaderThatBeginsDoesNotWaitForACommitLongerThanItsContext(t *testing.T) {
 	e := openBoltInside(t)
 	e.setCommitting(true)
