@@ -15,8 +15,9 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
-// Where things are in a page of a bbolt file. The pages are not read by the package boltpage, on purpose: a mistake about
-// the format in that package would be in the tests too.
+// These constants say where things are in a page of a bbolt file. The tests do not read pages with
+// package boltpage, on purpose: a mistake about the format in that package would be in the tests
+// too.
 const (
 	pageFlags   = 8
 	pageLeaf    = 2
@@ -25,8 +26,9 @@ const (
 	elementSize = 16
 )
 
-// deepBolt opens an engine that has many small tables, and one, "t", whose tree is deep, or has branches so empty that
-// bbolt merges several at once. It returns the keys of that, in order.
+// deepBolt opens an engine that has many small tables and the table "t". The tree of "t" is deep,
+// or its branches are so empty that bbolt merges several at once. keys are the keys of "t", in
+// order.
 func deepBolt(t testing.TB, random *rand.Rand) (e boltInside, keys [][]byte) {
 	t.Helper()
 	e = openBoltInside(t)
@@ -64,8 +66,8 @@ func deepBolt(t testing.TB, random *rand.Rand) (e boltInside, keys [][]byte) {
 
 func smallTable(i int) string { return fmt.Sprintf("small %03d", i) }
 
-// drawChanges returns a transaction that does the same each time: it removes entries, some apart and some one after
-// another, puts others, and scans.
+// drawChanges draws a transaction, which does the same each time that it runs. It removes entries,
+// some next to each other and some not, puts others, and scans.
 func drawChanges(random *rand.Rand, keys [][]byte) func(tx EngineTx) error {
 	seed := random.Uint64()
 	return func(tx EngineTx) error {
@@ -99,7 +101,7 @@ func drawChanges(random *rand.Rand, keys [][]byte) func(tx EngineTx) error {
 	}
 }
 
-// checkedBy returns the pages that a transaction checks, and does not commit it.
+// checkedBy runs a transaction, does not commit it, and returns the pages that it has checked.
 func (e boltInside) checkedBy(do func(tx EngineTx) error) map[uint64]bool {
 	e.t.Helper()
 	batch, err := e.join()
@@ -129,7 +131,8 @@ func (e boltInside) page(id uint64) []byte {
 	return page
 }
 
-// withoutOthers runs do while all pages but some cannot be read, and returns how many these were.
+// withoutOthers runs do while only the pages in some can be read. It returns the number of the
+// other pages.
 func (e boltInside) withoutOthers(some map[uint64]bool, do func()) (spoilt int) {
 	e.t.Helper()
 	garbage := bytes.Repeat([]byte{0xff}, boltpage.PageSize)
@@ -150,14 +153,15 @@ func (e boltInside) withoutOthers(some map[uint64]bool, do func()) (spoilt int) 
 	after, err := os.ReadFile(e.path)
 	must(e.t, err)
 	for id := range m.End {
-		if at := id * boltpage.PageSize; bytes.Equal(after[at:at+boltpage.PageSize], garbage) { // and was not written anew
+		// A page that has been written anew stays.
+		if at := id * boltpage.PageSize; bytes.Equal(after[at:at+boltpage.PageSize], garbage) {
 			write(id, before[at:at+boltpage.PageSize])
 		}
 	}
 	return spoilt
 }
 
-// What bbolt would make of other pages nothing could contain.
+// A page that was not checked could make bbolt do what no program survives.
 func TestBboltReadsNoPageThatWasNotCheckedInTheSameTransaction(t *testing.T) {
 	engines := 16
 	if testing.Short() {
@@ -190,7 +194,7 @@ func TestBboltReadsNoPageThatWasNotCheckedInTheSameTransaction(t *testing.T) {
 	}
 }
 
-// leafWith returns the page in which a table of more than one page has a key.
+// leafWith returns the page that has a key of a table. The table must have more than one page.
 func (e boltInside) leafWith(table, key string) (page uint64) {
 	e.t.Helper()
 	must(e.t, e.Update(e.t.Context(), func(tx EngineTx) error {
@@ -214,10 +218,10 @@ func (e boltInside) spoil(page uint64, at int, bytes ...byte) {
 	must(e.t, err)
 }
 
-// number is the key of one of the entries that openNumbered puts.
+// number returns the key of the ith entry that openNumbered puts.
 func number(i int) string { return fmt.Sprintf("%04d", i) }
 
-// openNumbered opens an engine with a table "numbers", of which each leaf has some ten entries.
+// openNumbered opens an engine with a table "numbers". Each of its leaves has some ten entries.
 func openNumbered(t testing.TB) boltInside {
 	e := openBoltInside(t)
 	e.db.NoSync = true
@@ -292,7 +296,8 @@ func TestADamagedPageIsNotMergedWithAnother(t *testing.T) {
 	}
 }
 
-// interrupted is a file in which somebody else commits before its list of free pages is read for the first time.
+// interrupted is a file to which meanwhile writes, before the list of free pages is read for the
+// first time.
 type interrupted struct {
 	*os.File
 	meanwhile func()
