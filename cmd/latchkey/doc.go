@@ -64,6 +64,7 @@
 //	user ...        USER after the command; a deleted user as it was before
 //	key list        [KEY, ...]
 //	key create      {"key":KEY,"token":TOKEN}
+//	key prune       [KEY, ...]; with --yes the keys that were deleted
 //	key ...         KEY after the command; a deleted key as it was before
 //	login           {"ok":true,"principal":PRINCIPAL}, or {"ok":false,"reason":REASON}
 //	serve           {"url":URL}, when the server is ready

@@ -43,6 +43,7 @@ var outcomes = []struct {
 	{errLink, exitConflict, "choose another name, or remove the link"},
 	{errAddress, exitFailed, "give --addr another address; port 0 is any free port"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
+	{errPruned, exitInterrupted, "repeat the command to delete the others"},
 	{errRepaired, exitInterrupted, "latchkey check shows the damage that is left"},
 	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
 

@@ -18,7 +18,7 @@ import (
 const keyHelp = "KEY is the ID of a key or its name."
 
 func keyCommands(c *cli) *cobra.Command {
-	cmd := parentCommand("key", "Create, list, show, disable, enable, delete and rename keys")
+	cmd := parentCommand("key", "Create, list, show, disable, enable, delete, rename and prune keys")
 	cmd.AddCommand(
 		keyCreateCommand(c),
 		keyListCommand(c),
@@ -27,6 +27,7 @@ func keyCommands(c *cli) *cobra.Command {
 		keyChangeCommand(c, "enable", "Let a disabled key log in again", (*latchkey.Tx).EnableKey),
 		askFirst(c, keyChangeCommand(c, "delete", "Delete a key for good", (*latchkey.Tx).DeleteKey)),
 		keyRenameCommand(c),
+		keyPruneCommand(c),
 	)
 	return cmd
 }

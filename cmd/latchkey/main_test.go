@@ -176,15 +176,24 @@ func release(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(ts.Value(holder{}).(*holder).store.Close())
 }
 
-// expiredKey makes a server key with the name lent that expired long ago, and writes its token to a
-// file: expiredkey FILE.
+// expiredKey makes a key that expired long ago, and writes its token to a file. Without an address,
+// the key is a server key: expiredkey FILE NAME [ADDRESS].
 func expiredKey(ts *testscript.TestScript, _ bool, args []string) {
 	then := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
-	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Now: func() time.Time { return then }})
+	ctx := context.Background()
+	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return then }})
 	ts.Check(err)
-	_, token, err := s.CreateServerKey(context.Background(), latchkey.KeySpec{Name: "lent", Expires: then.Add(time.Hour)})
-	ts.Check(err)
-	ts.Check(s.Close())
+	spec := latchkey.KeySpec{Name: args[1], Expires: then.Add(time.Hour)}
+	var token string
+	if len(args) < 3 {
+		_, token, err = s.CreateServerKey(ctx, spec)
+	} else {
+		var user latchkey.User
+		user, err = s.UserByIdentity(ctx, latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: args[2]})
+		ts.Check(err)
+		_, token, err = s.CreateKey(ctx, user.ID, spec)
+	}
+	ts.Check(errors.Join(err, s.Close()))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600))
 }
 

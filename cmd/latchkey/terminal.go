@@ -15,14 +15,18 @@ import (
 // errNotConfirmed means that the person at the terminal did not answer yes.
 var errNotConfirmed = errors.New("not confirmed; nothing was deleted")
 
-// askFirst makes cmd ask before it runs, if standard input is a terminal. cmd deletes what its last
-// argument names.
+// askFirst makes cmd ask before it runs. Where nobody can be asked, because standard input is no
+// terminal, cmd needs --yes. cmd deletes what its last argument names.
 func askFirst(c *cli, cmd *cobra.Command) *cobra.Command {
 	var yes bool
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "delete without asking (on a terminal; elsewhere the command never asks)")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "delete without asking; needed where standard input is no terminal")
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if !yes && c.onTerminal() {
+		switch {
+		case yes:
+		case !c.onTerminal():
+			return usagef("nobody can be asked here whether to delete; give --yes")
+		default:
 			if err := c.confirm(cmd.Context(), cmd.Short+": "+args[len(args)-1]); err != nil {
 				return err
 			}
