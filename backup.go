@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/google/uuid"
+
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
@@ -42,6 +44,8 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 func Restore(ctx context.Context, r io.Reader, path string) error {
 	_, err := os.Stat(path)
 	switch {
+	case path == "":
+		err = errNoPath
 	case err == nil:
 		err = fs.ErrExist
 	case errors.Is(err, fs.ErrNotExist):
@@ -59,7 +63,31 @@ func restore(ctx context.Context, r io.Reader, tmp *os.File) error {
 	if err != nil {
 		return err
 	}
-	return checkCopy(ctx, tmp.Name())
+	if err := checkCopy(ctx, tmp.Name()); err != nil {
+		return err
+	}
+	return makeReplica(ctx, tmp.Name())
+}
+
+// makeReplica gives a new replica ID to the store in a file that no other program knows. A copy
+// that goes on from an earlier state must not be mistaken for the store that went on from there.
+func makeReplica(ctx context.Context, path string) error {
+	e, err := openBoltEngine(path, nil)
+	if err != nil {
+		return err
+	}
+	err = e.Update(ctx, func(etx EngineTx) error {
+		d, err := loadDomain(etx)
+		if err != nil {
+			return err
+		}
+		d.replica = uuid.New()
+		return etx.Put(tableMeta, metaReplica, d.encodeReplica())
+	})
+	if closeErr := e.Close(); err == nil {
+		err = closeErr
+	}
+	return err
 }
 
 // checkCopy opens the store in a file that no other program knows, and returns the first finding of

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"unsafe"
 
 	"go.etcd.io/bbolt"
@@ -104,16 +105,19 @@ func OpenBoltEngine(path string, opts *Options) (Engine, error) {
 }
 
 func openOrCreateBolt(path string, opts *Options) (*boltEngine, error) {
+	if path == "" {
+		return nil, wrapf(errNoPath, "open")
+	}
 	err := checkRegular(path)
-	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
+	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() && !opts.mustExist() {
 		err = createBoltFile(durable.Resolve(path))
 	}
 	if err != nil {
-		return nil, wrapf(err, "open store")
+		return nil, wrapOpen(wayOut(path, err), path)
 	}
 	e, err := openBoltEngine(path, opts)
 	if err != nil {
-		return nil, wrapf(wayOut(path, err), "open %s", path)
+		return nil, wrapOpen(wayOut(path, err), path)
 	}
 	return e, nil
 }
@@ -171,9 +175,10 @@ func (e *boltEngine) prepare() error {
 	if err := e.rewriteLastMeta(); err != nil {
 		return err
 	}
-	// A compaction that a power cut ended may have left this file. None is under way, because only
-	// the holder of the lock compacts.
-	_ = os.Remove(e.path + compactSuffix)
+	// A crash may have left these files. No compaction is under way, because only the holder of the
+	// lock compacts.
+	_ = os.Remove(durable.Beside(e.path, compactSuffix))
+	durable.RemoveLeftovers(e.path)
 	return nil
 }
 
@@ -191,8 +196,21 @@ func (e *boltEngine) isReplaced() (bool, error) {
 }
 
 // openDB opens a bbolt file that is there already. It also returns the file, so that the file can
-// be closed where bbolt cannot close it.
+// be closed where bbolt cannot close it. If the address space is limited, openDB makes do with a
+// smaller map.
 func openDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, err error) {
+	for {
+		db, file, err = openMappedDB(path, settings)
+		if settings.InitialMmapSize == 0 || !errors.Is(err, syscall.ENOMEM) {
+			return db, file, err
+		}
+		if settings.InitialMmapSize /= 4; settings.InitialMmapSize < boltSmallestMap {
+			settings.InitialMmapSize = 0 // as large as the file
+		}
+	}
+}
+
+func openMappedDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, err error) {
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
 		// bbolt would make a missing file, and fill an empty file. A power cut between its steps
 		// leaves a damaged file.
@@ -200,7 +218,7 @@ func openDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, 
 		if err != nil {
 			return nil, err
 		}
-		if err := checkUnlocked(f, settings.ReadOnly); err != nil {
+		if err := boltpage.CheckUnlocked(f, settings.ReadOnly); err != nil {
 			f.Close()
 			return nil, err
 		}
@@ -224,22 +242,6 @@ func openDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, 
 	return db, file, nil
 }
 
-// checkUnlocked returns an error for a file that bbolt must not open. The caller need not hold the
-// lock on the file.
-func checkUnlocked(f *os.File, readOnly bool) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if info.Size() == 0 {
-		return corrupt("the file is empty; delete it to start a new store")
-	}
-	if info.Size() < 2*boltpage.PageSize {
-		return corrupt("%d bytes are less than a store has", info.Size())
-	}
-	return boltpage.CheckUnlocked(f, readOnly)
-}
-
 func boltSettings() *bbolt.Options {
 	return &bbolt.Options{
 		PageSize:     boltpage.PageSize,
@@ -250,6 +252,9 @@ func boltSettings() *bbolt.Options {
 		InitialMmapSize: boltMapSize(),
 	}
 }
+
+// boltSmallestMap is the size in bytes of the smallest map that is made with room to grow.
+const boltSmallestMap = 1 << 20
 
 // boltMapSize returns the size of the first map in bytes: 1 GiB on 64-bit machines, and 64 MiB on
 // others. On Windows it returns 0, because Windows makes the file as large as its map.

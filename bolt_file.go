@@ -30,9 +30,24 @@ const compactSuffix = ".compact"
 func checkRegular(path string) error {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
-		err = corrupt("%s is no regular file", path)
+		err = fmt.Errorf("%w: it is %s", ErrNotStore, fileKind(info.Mode()))
 	}
 	return err
+}
+
+// fileKind says what kind of thing is at a path.
+func fileKind(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a directory"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	case mode&fs.ModeDevice != 0:
+		return "a device"
+	}
+	return "no regular file"
 }
 
 // openRegular opens a regular file for reading. For anything else it returns an error.
@@ -57,6 +72,7 @@ func createBoltFile(path string) error {
 func newBoltEngine(path string) (*boltEngine, error) {
 	e := &boltEngine{path: path, gate: newBoltGate()}
 	settings := boltSettings()
+	settings.InitialMmapSize = 0 // it is small, and grows when nobody reads it
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
 		f, err = os.OpenFile(name, flag, mode)
 		e.file = f
@@ -67,7 +83,8 @@ func newBoltEngine(path string) (*boltEngine, error) {
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(err, e.release())
+		_ = e.release() // bbolt has closed the file, unless it panicked
+		return nil, err
 	}
 	e.db.AllocSize = boltAllocSize
 	return e, nil
@@ -80,7 +97,10 @@ func initBoltFile(path string) error {
 		return err
 	}
 	err = e.health.guard(stuckWriters, func() error { return e.db.Update(setMarker) })
-	return boltError(errors.Join(err, e.release()))
+	if releaseErr := e.release(); err == nil {
+		err = releaseErr
+	}
+	return boltError(err)
 }
 
 // rewriteLastMeta makes the readable contents and the name of the file durable. A process that was
@@ -210,7 +230,7 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	} else if replaced {
 		return fmt.Errorf("there is another file at %s now: %w", e.path, fs.ErrExist)
 	}
-	compact := e.path + compactSuffix
+	compact := durable.Beside(e.path, compactSuffix)
 	defer os.Remove(compact)
 	if err := e.copyTo(ctx, compact); err != nil {
 		return e.copyError(boltError(err))
@@ -235,19 +255,29 @@ func (e *boltEngine) copyTo(ctx context.Context, path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	// bbolt would follow a link, or take over a file, that somebody has put there meanwhile.
+	f, err := durable.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return err
+	}
+	_ = f.Chmod(0o600) // a strict umask may keep the owner from opening it once more
+	durable.CopyAccess(f, e.path)
+	if err := f.Close(); err != nil {
+		return err
+	}
 	dst, err := newBoltEngine(path)
 	if err != nil {
 		return err
 	}
 	err = dst.health.guard(stuckWriters, func() error { return e.fillCopy(ctx, dst) })
-	return errors.Join(err, dst.release())
+	if releaseErr := dst.release(); err == nil {
+		err = releaseErr
+	}
+	return err
 }
 
 // fillCopy copies the entries of e to dst, which is empty.
 func (e *boltEngine) fillCopy(ctx context.Context, dst *boltEngine) error {
-	if err := durable.CopyAccess(dst.file, e.path); err != nil {
-		return err
-	}
 	dst.db.NoSync = true // once, at the end
 	if err := e.copyTables(ctx, dst.db); err != nil {
 		return err

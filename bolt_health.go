@@ -183,6 +183,10 @@ func boltError(err error) error {
 	if errors.As(err, &damage) && !errors.Is(err, ErrCorrupt) {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
+	var foreign *boltpage.ForeignError
+	if errors.As(err, &foreign) && !errors.Is(err, ErrNotStore) {
+		return fmt.Errorf("%w: %w", ErrNotStore, err)
+	}
 	for _, e := range []struct{ theirs, ours error }{
 		{bolterrors.ErrTimeout, ErrLocked},
 		{bolterrors.ErrDatabaseNotOpen, ErrClosed},

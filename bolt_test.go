@@ -375,37 +375,38 @@ func TestAFileThatIsNoStoreIsRefusedAndStaysAsItIs(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		file []byte
+		want error
 	}{
-		{"nothing", nil},
-		{"a byte", text[:1]},
-		{"a short text", text[:1000]},
-		{"a text of most of a page", text[:3000]},
-		{"a text of a page", text[:pageSize]},
-		{"a text of more than a page", text[:pageSize+1000]},
-		{"a text of two pages", text[:2*pageSize]},
-		{"a long text", text},
-		{"zeros", make([]byte, 20*pageSize)},
-		{"a foreign bbolt file", foreignBolt(t, nil)},
-		{"a foreign bbolt file without a list of free pages", foreignBolt(t, &bbolt.Options{NoFreelistSync: true})},
-		{"a foreign bbolt file of larger pages", foreignBolt(t, &bbolt.Options{PageSize: 4 * pageSize})},
-		{"a store cut within its first page", store[:1000]},
-		{"a store cut after its first page", store[:pageSize]},
-		{"a store cut within its second page", store[:pageSize+1000]},
-		{"a store cut after two pages", store[:2*pageSize]},
-		{"a store cut after three pages", store[:3*pageSize]},
-		{"a store cut in half", store[:len(store)/2]},
-		{"a store cut by its last page", store[:(last.end-1)*pageSize]},
-		{"a store without its first page", spoilt(store, zero, 0)},
-		{"a store without its second page", spoilt(store, zero, 1)},
-		{"a store without both", spoilt(store, zero, 0, 1)},
-		{"a store without its root", spoilt(store, zero, int(last.root))},
+		{"nothing", nil, latchkey.ErrNotStore},
+		{"a byte", text[:1], latchkey.ErrNotStore},
+		{"a short text", text[:1000], latchkey.ErrNotStore},
+		{"a text of most of a page", text[:3000], latchkey.ErrNotStore},
+		{"a text of a page", text[:pageSize], latchkey.ErrNotStore},
+		{"a text of more than a page", text[:pageSize+1000], latchkey.ErrNotStore},
+		{"a text of two pages", text[:2*pageSize], latchkey.ErrNotStore},
+		{"a long text", text, latchkey.ErrNotStore},
+		{"zeros", make([]byte, 20*pageSize), latchkey.ErrNotStore},
+		{"a foreign bbolt file", foreignBolt(t, nil), latchkey.ErrNotStore},
+		{"a foreign bbolt file without a list of free pages", foreignBolt(t, &bbolt.Options{NoFreelistSync: true}), latchkey.ErrNotStore},
+		{"a foreign bbolt file of larger pages", foreignBolt(t, &bbolt.Options{PageSize: 4 * pageSize}), latchkey.ErrNotStore},
+		{"a store cut within its first page", store[:1000], latchkey.ErrCorrupt},
+		{"a store cut after its first page", store[:pageSize], latchkey.ErrCorrupt},
+		{"a store cut within its second page", store[:pageSize+1000], latchkey.ErrCorrupt},
+		{"a store cut after two pages", store[:2*pageSize], latchkey.ErrCorrupt},
+		{"a store cut after three pages", store[:3*pageSize], latchkey.ErrCorrupt},
+		{"a store cut in half", store[:len(store)/2], latchkey.ErrCorrupt},
+		{"a store cut by its last page", store[:(last.end-1)*pageSize], latchkey.ErrCorrupt},
+		{"a store without its first page", spoilt(store, zero, 0), latchkey.ErrCorrupt},
+		{"a store without its second page", spoilt(store, zero, 1), latchkey.ErrCorrupt},
+		{"a store without both", spoilt(store, zero, 0, 1), latchkey.ErrCorrupt},
+		{"a store without its root", spoilt(store, zero, int(last.root)), latchkey.ErrCorrupt},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			must(t, os.WriteFile(path, tt.file, 0o644))
 			for _, opts := range []*latchkey.Options{nil, {ReadOnly: true}, nil} {
 				_, err := latchkey.OpenBoltEngine(path, opts)
-				wantError(t, err, latchkey.ErrCorrupt)
+				wantError(t, err, tt.want)
 				if !strings.Contains(err.Error(), path) {
 					t.Errorf("the error %q does not name the file", err)
 				}
@@ -426,10 +427,10 @@ func TestADirectoryOrADeviceIsNoStore(t *testing.T) {
 	for _, path := range []string{dir, os.DevNull} {
 		for _, opts := range []*latchkey.Options{nil, {ReadOnly: true}, {RecoverFromSafetyCopy: true}} {
 			_, err := latchkey.Open(path, opts)
-			wantError(t, err, latchkey.ErrCorrupt)
+			wantError(t, err, latchkey.ErrNotStore)
 		}
 		_, err := latchkey.Salvage(t.Context(), path, filepath.Join(dir, "out.db"))
-		wantError(t, err, latchkey.ErrCorrupt)
+		wantError(t, err, latchkey.ErrNotStore)
 	}
 	wantFiles(t, dir)
 }

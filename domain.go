@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"io/fs"
 
 	"github.com/google/uuid"
 )
@@ -52,6 +53,9 @@ func openDomain(ctx context.Context, e Engine, opts *Options, random *randomSour
 	}
 	if opts.readOnly() {
 		return nil, fmt.Errorf("%w: there is no store in it yet", ErrReadOnly)
+	}
+	if opts.mustExist() {
+		return nil, fmt.Errorf("%w: there is no store in it yet", fs.ErrNotExist)
 	}
 	err = e.Update(ctx, func(etx EngineTx) (err error) {
 		if d, err = loadDomain(etx); err != nil || d != nil {

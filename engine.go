@@ -93,6 +93,13 @@ type CommitCounter interface {
 	Commits() uint64
 }
 
+// An EngineHealther is an [Engine] that can tell how it is. [Store.Health] uses it.
+type EngineHealther interface {
+	// EngineHealth returns what is wrong with the engine and what it relies on, joined by
+	// [errors.Join], or nil. It waits for no transaction.
+	EngineHealth(ctx context.Context) error
+}
+
 // A DamageSkipper is an [EngineTx] that can find its way past damage. [Store.Check] and
 // [Store.Repair] use it.
 type DamageSkipper interface {

@@ -3,6 +3,7 @@ package latchkey
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 )
 
 // These are all the errors that a caller can branch on, with [errors.Is]. A call wraps them with
@@ -75,8 +76,13 @@ var (
 	// ErrReadOnly means that the store was opened with [Options].ReadOnly, or that the transaction
 	// is one of [Store.View].
 	ErrReadOnly = errors.New("store is read-only")
-	// ErrCorrupt means that the file is damaged, or is no store. [Store.Check] says what is wrong.
-	// [Store.Repair] mends indexes and counts. For all other damage, [Restore] a backup, or
+	// ErrNotStore means that the thing at the path never was a store: it is an empty file, another
+	// program's file, a directory, a pipe or a device. It stays as it is. See that the path is
+	// right. A store that has lost its first pages can be taken for another program's file, so try
+	// [Salvage] if the file was a store.
+	ErrNotStore = errors.New("not a store")
+	// ErrCorrupt means that the file is damaged. [Store.Check] says what is wrong. [Store.Repair]
+	// mends indexes and counts. For all other damage, [Restore] a backup, or
 	// [Salvage] the records that are left.
 	ErrCorrupt = errors.New("store is damaged")
 	// ErrNewerFormat means that a later version of this package wrote the file, and that this
@@ -91,7 +97,26 @@ var (
 	// ErrSyncFailed means that an earlier commit could not be synced to the disk, so that the store
 	// accepts no more writes. Close the store, repair the disk, and open the store again.
 	ErrSyncFailed = errors.New("an earlier commit could not be synced: reopen the store to write again")
+	// ErrSafetyCopyFailed is a finding of [Store.Health]: the last attempt to make a safety copy
+	// failed. The text says since when, and why.
+	ErrSafetyCopyFailed = errors.New("the safety copy cannot be made")
+	// ErrRecovered is a finding of [Store.Health]: this opening put the safety copy in the place of
+	// a file that was damaged or gone. Changes after the copy are lost: keys that were disabled or
+	// deleted since then are as they were before.
+	ErrRecovered = errors.New("the store was recovered from its safety copy")
 )
+
+// errNoPath is the error of a path that was never set.
+var errNoPath = fmt.Errorf("%w: the path is empty", ErrInvalidOptions)
+
+// wrapOpen adds to err the file that could not be opened, unless the operating system's error names
+// the file already.
+func wrapOpen(err error, path string) error {
+	if e, ok := err.(*fs.PathError); ok && e.Path == path {
+		err = e.Err
+	}
+	return wrapf(err, "open %s", path)
+}
 
 // wrapf adds to err the operation that failed. It returns nil for nil.
 func wrapf(err error, format string, args ...any) error {

@@ -397,7 +397,7 @@ func ExampleRestore() {
 	// A backup that is damaged or incomplete is never put in place.
 	path := filepath.Join(dir, "keys.db")
 	err = latchkey.Restore(context.Background(), strings.NewReader("the beginning of something"), path)
-	fmt.Println(errors.Is(err, latchkey.ErrCorrupt))
+	fmt.Println(errors.Is(err, latchkey.ErrNotStore))
 	_, err = os.Stat(path)
 	fmt.Println(errors.Is(err, fs.ErrNotExist))
 	// Output:

@@ -14,6 +14,10 @@ type Options struct {
 	// return [ErrReadOnly].
 	ReadOnly bool
 
+	// MustExist makes [Open] return an error that is [fs.ErrNotExist] if there is no store at the
+	// path, in place of making a new one. It is for a program whose disk may not be mounted yet.
+	MustExist bool
+
 	// LockTimeout is how long [Open] waits for another process to close the file, before it returns
 	// [ErrLocked]. The default is one second. With less than 50 ms, or a negative duration, Open
 	// does not wait.
@@ -81,6 +85,8 @@ type Options struct {
 	// goroutines may call it at once. The default is [time.Now].
 	Now func() time.Time
 }
+
+func (o *Options) mustExist() bool { return o != nil && o.MustExist }
 
 func (o *Options) readOnly() bool { return o != nil && o.ReadOnly }
 

@@ -31,8 +31,12 @@ func (s *Store) keepSafetyCopy(path string, every time.Duration) {
 		if st, err := s.Stats(ctx); err == nil && (!made || st.Commits != last) {
 			// A commit between Stats and the copy is in the copy, and counts as new for the next
 			// one.
-			if s.makeSafetyCopy(ctx, path) == nil {
+			err := s.makeSafetyCopy(ctx, path)
+			if err == nil {
 				last, made = st.Commits, true
+			}
+			if ctx.Err() == nil {
+				s.safetyCopy.attempted(err, s.now())
 			}
 		}
 		select {
@@ -62,7 +66,11 @@ func openUnlessGone(path string, opts *Options) (*Store, error) {
 	file := durable.Resolve(path)
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
 		if _, err := os.Stat(file + safetySuffix); err == nil {
-			return nil, wrapf(ErrFileGone, "open %s", path)
+			err := ErrFileGone
+			if opts.mustExist() {
+				err = fmt.Errorf("%w: %w", ErrFileGone, fs.ErrNotExist)
+			}
+			return nil, wrapf(err, "open %s", path)
 		}
 	}
 	return openFile(path, opts)
@@ -100,20 +108,30 @@ var errReplaced = errors.New("another program has replaced the file")
 func tryOpenOrRecover(path string, opts *Options) (*Store, error) {
 	f, err := openRegular(path) // held open, so that another file is not mistaken for this one
 	if errors.Is(err, fs.ErrNotExist) {
-		err = replaceLost(path)
-		if errors.Is(err, fs.ErrExist) {
+		switch err = replaceLost(path); {
+		case err == nil:
+			return openRecovered(path, opts)
+		case errors.Is(err, fs.ErrExist):
 			return nil, errReplaced
+		case errors.Is(err, fs.ErrNotExist): // there is no safety copy either
+			return openFile(path, opts)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, wrapf(err, "use safety copy")
+		return nil, wrapf(err, "use safety copy %s", path+safetySuffix)
+	}
+	if errors.Is(err, ErrNotStore) {
+		if _, statErr := os.Stat(path + safetySuffix); statErr != nil {
+			return nil, wrapf(err, "open %s", path)
 		}
-		return openFile(path, opts)
+		if err := moveAway(path); err != nil {
+			return nil, wrapf(err, "use safety copy %s", path+safetySuffix)
+		}
+		return nil, errReplaced
 	}
 	if err != nil {
-		return nil, wrapf(err, "open store")
+		return nil, wrapOpen(err, path)
 	}
 	s, err := openFile(path, opts)
-	if !errors.Is(err, ErrCorrupt) {
+	if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNotStore) {
 		_ = f.Close()
 		return s, err
 	}
@@ -125,9 +143,31 @@ func tryOpenOrRecover(path string, opts *Options) (*Store, error) {
 		return nil, err
 	}
 	if copyErr != nil {
-		return nil, fmt.Errorf("%w; use safety copy: %w", err, copyErr)
+		return nil, fmt.Errorf("%w; use safety copy %s: %w", err, path+safetySuffix, copyErr)
 	}
-	return openFile(path, opts)
+	return openRecovered(path, opts)
+}
+
+// openRecovered opens the store at path, which is a safety copy now.
+func openRecovered(path string, opts *Options) (*Store, error) {
+	s, err := openFile(path, opts)
+	if err == nil {
+		s.recovered = true
+	}
+	return s, err
+}
+
+// moveAway gives the thing at path, which is no file, the name of a damaged file. If a crash
+// follows, there is nothing at path, and the next opening recovers the store.
+func moveAway(path string) error {
+	kept := path + damagedSuffix
+	if err := durable.Remove(kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := durable.Rename(path, kept); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // replaceLost makes the file at path from its safety copy. It returns fs.ErrNotExist if there is no
@@ -231,14 +271,18 @@ func keepDamaged(path string, damaged *os.File) error {
 	})
 }
 
-// wayOut adds to ErrCorrupt the ways out for the file at path.
+// wayOut adds to ErrCorrupt and ErrNotStore the ways out for the file at path.
 func wayOut(path string, err error) error {
-	if !errors.Is(err, ErrCorrupt) {
-		return err
+	_, statErr := os.Lstat(path + safetySuffix)
+	switch {
+	case errors.Is(err, ErrCorrupt) && statErr == nil:
+		return fmt.Errorf("%w (open it with RecoverFromSafetyCopy, Restore a backup, or Salvage what is left)", err)
+	case errors.Is(err, ErrCorrupt):
+		return fmt.Errorf("%w (Restore a backup, or Salvage what is left)", err)
+	case errors.Is(err, ErrNotStore) && statErr == nil:
+		return fmt.Errorf("%w (if it was a store, open it with RecoverFromSafetyCopy)", err)
+	case errors.Is(err, ErrNotStore):
+		return fmt.Errorf("%w (if it was a store, Restore a backup)", err)
 	}
-	hint := "Restore a backup, or Salvage what is left"
-	if _, statErr := os.Lstat(path + safetySuffix); statErr == nil {
-		hint = "open it with RecoverFromSafetyCopy, " + hint
-	}
-	return fmt.Errorf("%w (%s)", err, hint)
+	return err
 }

@@ -29,7 +29,7 @@ func TestTheSafetyCopyIsKeptAndUsedWhenAskedFor(t *testing.T) {
 		_, late := addKey(t, s, key.Owner, "late")
 		closeStore(t, s)
 
-		must(t, os.WriteFile(path, []byte(strings.Repeat("damage ", 10_000)), 0o600))
+		damage(t, path)
 		_, err = latchkey.Open(path, nil)
 		wantError(t, err, latchkey.ErrCorrupt)
 
@@ -44,25 +44,28 @@ func TestTheSafetyCopyIsKeptAndUsedWhenAskedFor(t *testing.T) {
 
 func TestADamagedFileWithoutASafetyCopyStaysAsItIs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	damage := []byte(strings.Repeat("damage ", 10_000))
-	must(t, os.WriteFile(path, damage, 0o600))
+	closeStore(t, openFile(t, path, nil))
+	damage(t, path)
+	damaged := readFile(t, path)
 	_, err := latchkey.Open(path, &latchkey.Options{RecoverFromSafetyCopy: true})
 	wantError(t, err, latchkey.ErrCorrupt)
-	got, err := os.ReadFile(path)
-	must(t, err)
-	if !bytes.Equal(got, damage) {
+	if !bytes.Equal(readFile(t, path), damaged) {
 		t.Error("the file was changed")
 	}
 }
 
 func damage(t testing.TB, path string) {
 	t.Helper()
-	must(t, os.WriteFile(path, []byte(strings.Repeat("damage ", 10_000)), 0o600))
+	file, err := os.ReadFile(path)
+	must(t, err)
+	damage := []byte(strings.Repeat("damage ", 10_000))
+	copy(damage, file[:24]) // the beginning of a store, by which it is recognized
+	must(t, os.WriteFile(path, damage, 0o600))
 }
 
 func wantDamaged(t testing.TB, path string) {
 	t.Helper()
-	if got, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(got), "damage ") {
+	if got, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(got), "damage ") {
 		t.Errorf("the damaged file was not kept: %.20q, %v", got, err)
 	}
 }

@@ -48,13 +48,16 @@ type SalvageReport struct {
 // lost. [SalvageReport] says which records come back disabled. The new store is another replica of
 // the domain.
 //
-// It returns [ErrCorrupt] if broken is no regular file, or if the record of the domain is lost,
-// because no token can be checked without it; [ErrNewerFormat]; [fs.ErrExist] if out exists; ctx's
-// error; or the operating system's error.
+// It returns [ErrNotStore] if broken is no regular file; [ErrCorrupt] if the record of the domain is
+// lost, because no token can be checked without it; [ErrNewerFormat]; [fs.ErrExist] if out exists;
+// [ErrInvalidOptions] if a path is empty; ctx's error; or the operating system's error.
 func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err error) {
+	if broken == "" || out == "" {
+		return report, wrapf(errNoPath, "salvage")
+	}
 	f, err := openRegular(broken)
 	if err != nil {
-		return report, wrapf(err, "salvage")
+		return report, wrapf(err, "salvage %s", broken)
 	}
 	defer f.Close()
 	s := &salvage{

@@ -28,6 +28,8 @@ type Store struct {
 	flight           *singleflight
 	rehashes         *rehashes
 	counters         *counters
+	safetyCopy       copyState
+	recovered        bool // this opening put the safety copy in the place of the file
 
 	closeOnce sync.Once
 	closed    atomic.Bool
@@ -59,6 +61,9 @@ func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
 	}
+	if path == "" {
+		return nil, wrapf(errNoPath, "open")
+	}
 	if opts.recoverFromSafetyCopy() {
 		return openOrRecover(path, opts)
 	}
@@ -79,7 +84,7 @@ func openFile(path string, opts *Options) (*Store, error) {
 	}()
 	s, err = newStore(e, opts)
 	if err != nil {
-		return nil, wrapf(wayOut(path, err), "open %s", path)
+		return nil, wrapOpen(wayOut(path, err), path)
 	}
 	if every := opts.safetyCopyEvery(); every > 0 {
 		s.goBackground(func() { s.keepSafetyCopy(e.path, every) })

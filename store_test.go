@@ -66,6 +66,7 @@ var storeCalls = map[string]storeCall{
 		_, err := s.User(ctx, h.user)
 		return err
 	}},
+	"Health": {false, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.Health(ctx) }},
 	"UserByIdentity": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
 		_, err := s.UserByIdentity(ctx, email("ada"))
 		return err

@@ -70,6 +70,7 @@ var outcomes = []struct {
 	{latchkey.ErrFileGone, exitConflict, "latchkey restore puts the copy in its place; to start a new store, remove the copy"},
 	{latchkey.ErrNewerFormat, exitNewerFormat, "use a newer latchkey"},
 	{latchkey.ErrCorrupt, exitDamaged, "check that it is the right file; if it is, latchkey check shows the damage, and latchkey restore or salvage makes a good store"},
+	{latchkey.ErrNotStore, exitDamaged, "check that it is the right file"},
 	{latchkey.ErrReadOnly, exitDamaged, "latchkey init was interrupted; delete the file, and run latchkey init again"},
 	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
 	{latchkey.ErrSyncFailed, exitFailed, "check the disk before you repeat the command"},

@@ -63,10 +63,7 @@ func readMetaPage(r io.ReaderAt, id int64) (m Meta, ok bool) {
 	}
 	p := page[pageHeader:]
 	number := func(at int) uint64 { return binary.LittleEndian.Uint64(p[at:]) }
-	sum := fnv.New64a()
-	sum.Write(p[:metaSize-8])
-	if binary.LittleEndian.Uint32(p) != boltMagic || binary.LittleEndian.Uint32(p[4:]) != boltVersion ||
-		binary.LittleEndian.Uint32(p[metaPageSize:]) != PageSize || number(metaSize-8) != sum.Sum64() {
+	if !isMeta(p) || binary.LittleEndian.Uint32(p[metaPageSize:]) != PageSize {
 		return Meta{}, false
 	}
 	return Meta{Commit: number(metaCommit), Root: number(metaRoot), Freelist: number(metaFreelist), End: number(metaEnd)}, true
@@ -78,7 +75,8 @@ func readMetaPage(r io.ReaderAt, id int64) (m Meta, ok bool) {
 //
 // The caller need not hold the lock on the file. So another process may be writing to it.
 //
-// Errors: an [Error], or the operating system's error.
+// Errors: an [Error]; a [ForeignError] if the file never was a store; or the operating system's
+// error.
 func CheckUnlocked(f StatReader, readOnly bool) error {
 	for {
 		m, sound := ReadMeta(f)
@@ -86,10 +84,12 @@ func CheckUnlocked(f StatReader, readOnly bool) error {
 		switch {
 		case err != nil:
 			return err
+		case info.Size() == 0:
+			return foreign("the file is empty")
 		case sound == 0:
-			return damaged("no meta page can be read")
+			return withoutMeta(f, info.Size())
 		case m.Freelist == noFreelist:
-			return damaged("it is a bbolt file, but not a store")
+			return foreign("it is a bbolt file of another program")
 		case uint64(info.Size()) < m.End*PageSize:
 			return damaged("the file is cut short: it has %d bytes of %d", info.Size(), m.End*PageSize)
 		case readOnly:
@@ -103,6 +103,52 @@ func CheckUnlocked(f StatReader, readOnly bool) error {
 			return damaged("the list of free pages cannot be read")
 		}
 	}
+}
+
+// withoutMeta tells a damaged store from a file that never was one, if neither meta page can be
+// read.
+func withoutMeta(r io.ReaderAt, size int64) error {
+	for id := range int64(2) {
+		if page := (&[pageHeader + metaSize]byte{}); readFull(r, page[:], id*PageSize) {
+			p := page[pageHeader:]
+			if n := binary.LittleEndian.Uint32(p[metaPageSize:]); id == 0 && isMeta(p) && n != PageSize {
+				return foreign("it is a bbolt file of another program, with pages of %d bytes", n)
+			}
+			if binary.LittleEndian.Uint32(p) == boltMagic {
+				return damaged("no meta page can be read")
+			}
+		}
+	}
+	// A page of bbolt begins with its own number. A few of them tell a store of which only the
+	// first pages are lost.
+	for id := int64(2); id < min(size/PageSize, pagesToRecognize); id++ {
+		head := make([]byte, pageHeader)
+		if !readFull(r, head, id*PageSize) {
+			break
+		}
+		flags := binary.LittleEndian.Uint16(head[8:])
+		if binary.LittleEndian.Uint64(head) == uint64(id) && (flags == pageLeaf || flags == pageBranch || flags == pageFreelist) {
+			return damaged("no meta page can be read")
+		}
+	}
+	return foreign("it has no page of a store")
+}
+
+// pagesToRecognize is how many pages are read at the most to recognize a damaged store.
+const pagesToRecognize = 1024
+
+func readFull(r io.ReaderAt, b []byte, at int64) bool {
+	n, _ := r.ReadAt(b, at)
+	return n == len(b)
+}
+
+// isMeta reports whether p is a meta page with a right checksum, whatever the size of the file's
+// pages.
+func isMeta(p []byte) bool {
+	sum := fnv.New64a()
+	sum.Write(p[:metaSize-8])
+	return binary.LittleEndian.Uint32(p) == boltMagic && binary.LittleEndian.Uint32(p[4:]) == boltVersion &&
+		binary.LittleEndian.Uint64(p[metaSize-8:]) == sum.Sum64()
 }
 
 // StatReader is what [CheckUnlocked] needs of a file.

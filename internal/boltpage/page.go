@@ -63,6 +63,13 @@ func (e *Error) Error() string { return e.text }
 
 func damaged(format string, args ...any) error { return &Error{fmt.Sprintf(format, args...)} }
 
+// A ForeignError says why a file cannot ever have been a store.
+type ForeignError struct{ text string }
+
+func (e *ForeignError) Error() string { return e.text }
+
+func foreign(format string, args ...any) error { return &ForeignError{fmt.Sprintf(format, args...)} }
+
 // Pages are the pages of a file.
 type Pages struct {
 	r       io.ReaderAt // nil if the pages are mapped

@@ -115,7 +115,7 @@ func (t *Tables) table(name string) (*tree, error) {
 
 // CheckMarker refuses a root that is not the root of a store, or not the root of the commit m.
 //
-// Errors: an [Error].
+// Errors: an [Error]; a [ForeignError] if the file is another program's.
 func (t *Tables) CheckMarker(m Meta) error {
 	name := []byte(Marker)
 	leaf, _, err := t.names.find(name)
@@ -124,7 +124,7 @@ func (t *Tables) CheckMarker(m Meta) error {
 	}
 	i, found := leaf.Search(name)
 	if !found {
-		return damaged("it is a bbolt file, but not a store")
+		return foreign("it is a bbolt file of another program")
 	}
 	commit := binary.LittleEndian.Uint64(leaf.Value(i)[bucketSequence:])
 	if commit != m.Commit && commit != 0 { // early builds did not number commits

@@ -10,11 +10,15 @@
 package durable
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"syscall"
 	"time"
 )
 
@@ -23,33 +27,109 @@ import (
 //
 // Errors: [fs.ErrExist] if there is a file at path; write's error; the operating system's error.
 func Create(path string, write func(tmp *os.File) error) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
-	if err != nil {
-		return err
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+newInfix+"*")
+	if isNameTooLong(err) {
+		tmp, err = os.CreateTemp(filepath.Dir(path), shortName(path, newInfix)+"*")
 	}
-	return fill(tmp, path, write, nameNew)
+	if err != nil {
+		return named(err, path)
+	}
+	err = fill(tmp, path, write, nameNew)
+	if errors.Is(err, fs.ErrNotExist) { // whoever made the file at path may have removed the temporary file
+		if _, statErr := os.Lstat(path); statErr == nil {
+			return &os.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+		}
+	}
+	return err
+}
+
+// newInfix is between the name of a file and the digits in the temporary name that [Create] fills
+// the file under.
+const newInfix = ".new-"
+
+// RemoveLeftovers removes the temporary files of calls of [Create] for path that a crash ended. It
+// leaves alone a file that another process has locked, as bbolt locks the file that it fills.
+func RemoveLeftovers(path string) {
+	for _, prefix := range []string{filepath.Base(path) + newInfix, shortName(path, newInfix)} {
+		for _, name := range namesWith(filepath.Dir(path), prefix) {
+			removeUnlocked(filepath.Join(filepath.Dir(path), name))
+		}
+	}
+}
+
+// namesWith returns the names in dir that are prefix and digits.
+func namesWith(dir, prefix string) (names []string) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	all, _ := d.Readdirnames(-1)
+	for _, name := range all {
+		digits, found := strings.CutPrefix(name, prefix)
+		if found && digits != "" && strings.Trim(digits, "0123456789") == "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func removeUnlocked(path string) {
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
+		return
+	}
+	f, err := OpenFile(path, os.O_RDWR)
+	if err != nil {
+		return
+	}
+	locked, _ := Lock(f, -1)
+	_ = f.Close()
+	if locked {
+		_ = Remove(path)
+	}
+}
+
+// Beside returns the name of a temporary file beside path: path and suffix, or a short name that is
+// made of them where the file system has no room for such a long name.
+func Beside(path, suffix string) string {
+	long := path + suffix
+	if _, err := os.Lstat(long); isNameTooLong(err) {
+		return filepath.Join(filepath.Dir(path), shortName(path, suffix))
+	}
+	return long
+}
+
+// shortName returns a short name that is the same for the same file and suffix, and that no other
+// file is likely to have.
+func shortName(path, suffix string) string {
+	sum := sha256.Sum256([]byte(filepath.Base(path)))
+	return fmt.Sprintf(".%x%s", sum[:8], suffix)
 }
 
 // Replace makes a file at path that write fills, in the place of the file that is there. The new
 // file can be opened by the same programs as the old file; see [CopyAccess]. If there is none, its
 // mode is 0600.
 //
-// The file is written under the name path + ".new", which is the same each time, so that crashes
-// leave no more than one such file. Two calls for one path must not run at once: only the holder of
+// The file is written under the name path + ".new", or under a short name where that name is too
+// long. The name is the same each time, so that crashes leave no more than one such file. Replace
+// removes what has that name, and makes a new file: it neither follows a link nor takes over a file
+// that somebody else has put there. Two calls for one path must not run at once: only the holder of
 // a store's lock may call Replace.
 //
-// Errors: write's error, or the operating system's error.
+// Errors: write's error, or the operating system's error. The error says so if the file at path is
+// a mount point, which no file can replace.
 func Replace(path string, write func(tmp *os.File) error) error {
-	tmp, err := OpenFile(path+".new", os.O_RDWR|os.O_CREATE)
-	if err != nil {
+	name := Beside(path, ".new")
+	if err := Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	tmp, err := OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return named(err, path)
+	}
 	writeAlike := func(tmp *os.File) error {
-		if err := tmp.Truncate(0); err != nil { // a crash may have left something
-			return err
-		}
-		if err := CopyAccess(tmp, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		if _, err := os.Stat(path); err == nil {
+			CopyAccess(tmp, path)
 		}
 		return write(tmp)
 	}
@@ -62,26 +142,60 @@ func fill(tmp *os.File, path string, write func(tmp *os.File) error, name func(t
 		_ = tmp.Close() // if write panics
 		_ = Remove(tmp.Name())
 	}()
+	_ = tmp.Chmod(0o600) // a strict umask may keep the owner from opening it once more
 	err := write(tmp)
 	if err == nil {
 		err = tmp.Sync()
 	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
+	closeErr := tmp.Close()
+	if err == nil {
+		err = closeErr
 	}
-	if err := name(tmp.Name(), path); err != nil {
-		return err
+	if err == nil {
+		err = name(tmp.Name(), path)
+	}
+	if err != nil {
+		return named(err, path)
 	}
 	return syncName(path)
+}
+
+// named returns the operating system's error err with the name of the file that was to be made, in
+// place of a temporary name that nobody knows.
+func named(err error, path string) error {
+	switch e := err.(type) {
+	case *os.PathError:
+		if isTemporary(e.Path, path) {
+			return &os.PathError{Op: e.Op, Path: path, Err: e.Err}
+		}
+	case *os.LinkError:
+		if isTemporary(e.Old, path) {
+			return &os.PathError{Op: "replace", Path: path, Err: e.Err}
+		}
+	}
+	return err
+}
+
+// isTemporary reports whether name is a temporary name of the file at path.
+func isTemporary(name, path string) bool {
+	if filepath.Clean(filepath.Dir(name)) != filepath.Clean(filepath.Dir(path)) {
+		return false
+	}
+	return strings.HasPrefix(filepath.Base(name), filepath.Base(path)+".") || strings.HasPrefix(filepath.Base(name), shortName(path, "."))
 }
 
 // Rename gives the file old the name new, in the place of a file that is there. On Windows Rename
 // cannot replace a file that is open, unless it was opened with [OpenFile] and the system can do
 // that. Windows 10 on NTFS can.
 //
-// Errors: the operating system's error.
+// Errors: the operating system's error. The error says so if new is a mount point, such as a single
+// file that a container has mounted: no file can replace a mount point.
 func Rename(old, new string) error {
-	return retry(func() error { return rename(old, new) })
+	err := retry(func() error { return rename(old, new) })
+	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
+		return fmt.Errorf("%w; if %s is a mount point, no file can replace it: mount its directory instead", named(err, new), new)
+	}
+	return err
 }
 
 // Remove removes the file at path.
@@ -117,27 +231,27 @@ func link(hard func(old, name string) error, tmp, path string) error {
 	return os.Rename(tmp, path)
 }
 
-// CopyAccess gives f the owner and the mode of the file at path, so that the same programs can open
-// both. On Windows it gives f the access list of the file, and f keeps its own owner.
-//
-// Errors: the operating system's error.
-func CopyAccess(f *os.File, path string) error {
+// CopyAccess gives f the owner, the group and the mode of the file at path, so that the same
+// programs can open both, as far as the system lets it. Replacing a file must not demand more
+// rights than writing to it, so a failure is no error. If f keeps another group, the group gets no
+// rights. On Windows CopyAccess gives f the access list of the file, and f keeps its own owner.
+func CopyAccess(f *os.File, path string) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return err
+		return
 	}
-	if err := copyOwner(f, info); err != nil {
-		return err
+	mode := info.Mode().Perm()
+	if !copyOwner(f, info) {
+		mode &^= 0o070
 	}
-	if err := f.Chmod(info.Mode().Perm()); err != nil {
-		return err
-	}
-	return CopyAccessList(f, path)
+	_ = f.Chmod(mode)
+	_ = CopyAccessList(f, path)
 }
 
 // SyncDir makes a new name in the directory dir survive a power cut. On Windows it does nothing,
 // because Windows needs no such call. A directory that may not be read cannot be synced, which is
-// not an error.
+// not an error. Neither is it an error if the file system has no such call, as older CIFS,
+// VirtualBox folders and HFS: it answers with EINVAL, ENOTSUP or ENOSYS.
 //
 // Errors: the operating system's error.
 func SyncDir(dir string) error {
@@ -151,9 +265,18 @@ func SyncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	err = d.Sync()
-	return errors.Join(err, d.Close())
+	err = syncDir(d)
+	if closeErr := d.Close(); err == nil {
+		err = closeErr
+	}
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) {
+		return nil
+	}
+	return err
 }
+
+// syncDir is the system's call, for tests of systems that refuse it.
+var syncDir = (*os.File).Sync
 
 // Resolve returns the path that path leads to by symbolic links, even if there is no file there.
 func Resolve(path string) string {

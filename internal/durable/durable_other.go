@@ -3,8 +3,10 @@
 package durable
 
 import (
+	"errors"
 	"io/fs"
 	"os"
+	"syscall"
 )
 
 // tryLock does nothing, because these systems have no such lock.
@@ -13,4 +15,6 @@ func tryLock(*os.File) (locked bool, err error) { return true, nil }
 // Unlock does nothing, because a lock ends here when its file is closed.
 func Unlock(*os.File) {}
 
-func copyOwner(*os.File, fs.FileInfo) error { return nil }
+func copyOwner(*os.File, fs.FileInfo) bool { return true }
+
+func isNameTooLong(err error) bool { return errors.Is(err, syscall.ENAMETOOLONG) }

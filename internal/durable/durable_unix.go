@@ -22,16 +22,27 @@ func tryLock(f *os.File) (locked bool, err error) {
 // lock while f is still mapped, as after a panic in bbolt.
 func Unlock(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
 
-// copyOwner gives f the owner of another file.
-func copyOwner(f *os.File, other fs.FileInfo) error {
+// copyOwner gives f the owner and the group of another file, or only the group where the owner may
+// not be given. It reports whether f has the group.
+func copyOwner(f *os.File, other fs.FileInfo) bool {
 	mine, err := f.Stat()
 	if err != nil {
-		return err
+		return false
 	}
 	is, ok := mine.Sys().(*syscall.Stat_t)
 	should, also := other.Sys().(*syscall.Stat_t)
-	if !ok || !also || is.Uid == should.Uid && is.Gid == should.Gid {
-		return nil
+	switch {
+	case !ok || !also:
+		return false
+	case is.Uid == should.Uid && is.Gid == should.Gid:
+		return true
+	case chown(f, int(should.Uid), int(should.Gid)) == nil:
+		return true
 	}
-	return f.Chown(int(should.Uid), int(should.Gid))
+	return is.Gid == should.Gid || chown(f, -1, int(should.Gid)) == nil
 }
+
+// chown is the system's call, for tests of systems that refuse it.
+var chown = (*os.File).Chown
+
+func isNameTooLong(err error) bool { return errors.Is(err, syscall.ENAMETOOLONG) }

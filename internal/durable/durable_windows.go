@@ -129,7 +129,13 @@ func lockedByte() *windows.Overlapped {
 }
 
 // copyOwner does nothing, because only an administrator may give a file to another user.
-func copyOwner(*os.File, fs.FileInfo) error { return nil }
+func copyOwner(*os.File, fs.FileInfo) bool { return true }
+
+// isNameTooLong reports whether err says that a name is too long. Windows says so in two ways, of
+// which one is also said of other names that cannot be.
+func isNameTooLong(err error) bool {
+	return errors.Is(err, windows.ERROR_FILENAME_EXCED_RANGE) || errors.Is(err, windows.ERROR_INVALID_NAME)
+}
 
 // CopyAccessList gives f the access list of the file at path. Until then f has the list that its
 // directory hands down. On a file system without access lists CopyAccessList does nothing.

@@ -140,9 +140,15 @@ func (u *lie) open() (sound bool) {
 
 func (u *lie) wantWayOut(err error) {
 	u.t.Helper()
-	for _, way := range []string{"Salvage", "Restore"} {
-		if !errors.Is(err, latchkey.ErrCorrupt) || !strings.Contains(err.Error(), way) {
-			u.t.Errorf("%s: open: got %v, want an ErrCorrupt that names %s", u.program.where, err, way)
+	ways := []string{"Salvage", "Restore"}
+	if errors.Is(err, latchkey.ErrNotStore) { // nothing is left of the file
+		ways = []string{"Restore"}
+	} else if !errors.Is(err, latchkey.ErrCorrupt) {
+		u.t.Errorf("%s: open: got %v, want ErrCorrupt or ErrNotStore", u.program.where, err)
+	}
+	for _, way := range ways {
+		if !strings.Contains(err.Error(), way) {
+			u.t.Errorf("%s: open: got %v, want an error that names %s", u.program.where, err, way)
 		}
 	}
 }

@@ -286,7 +286,7 @@ func (u *use) findBackup() bool {
 	}
 	probe := filepath.Join(u.dir, "probe.db")
 	err := u.program.call(u.t, Call{Do: "restore", Path: u.backup(), To: probe}).Failure.err()
-	if !u.backedUp && (errors.Is(err, latchkey.ErrCorrupt) || errors.Is(err, fs.ErrNotExist)) {
+	if !u.backedUp && (errors.Is(err, latchkey.ErrCorrupt) || errors.Is(err, latchkey.ErrNotStore) || errors.Is(err, fs.ErrNotExist)) {
 		u.backups = nil
 		return true
 	}

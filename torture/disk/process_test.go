@@ -92,7 +92,7 @@ type Failure struct {
 
 // errorKinds has the errors that tests tell apart.
 var errorKinds = []error{
-	latchkey.ErrInvalidToken, latchkey.ErrKeyDisabled, latchkey.ErrUserDisabled, latchkey.ErrCorrupt, latchkey.ErrNewerFormat,
+	latchkey.ErrInvalidToken, latchkey.ErrKeyDisabled, latchkey.ErrUserDisabled, latchkey.ErrCorrupt, latchkey.ErrNotStore, latchkey.ErrNewerFormat,
 	latchkey.ErrClosed, latchkey.ErrCommitUnknown, latchkey.ErrSyncFailed, latchkey.ErrUserNotFound, latchkey.ErrKeyNotFound,
 	fs.ErrNotExist, fs.ErrExist, syscall.EIO, syscall.ENOSPC,
 }

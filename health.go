@@ -1,0 +1,66 @@
+package latchkey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Health tells whether the store can do its work: whether its file and its disk are in order, and
+// whether its background work succeeds. Health returns nil if nothing is wrong. Otherwise it joins
+// the findings with [errors.Join], and [errors.Is] tells which findings there are:
+//
+//   - [ErrSafetyCopyFailed] means that the last safety copy could not be made. Logins and changes
+//     go on.
+//   - [ErrRecovered] means that this opening recovered the store from its safety copy.
+//   - The engine adds findings of its own; see [EngineHealther].
+//
+// Health reads no keys and waits for no other call. It returns [ErrClosed] alone after Close, and
+// ctx's error alone if ctx has ended.
+func (s *Store) Health(ctx context.Context) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var findings []error
+	if e, ok := s.engine.(EngineHealther); ok {
+		findings = append(findings, e.EngineHealth(ctx))
+	}
+	findings = append(findings, s.safetyCopy.finding())
+	if s.recovered {
+		findings = append(findings, ErrRecovered)
+	}
+	return errors.Join(findings...)
+}
+
+// copyState is the outcome of the last attempt to make a safety copy. It is safe for concurrent
+// use.
+type copyState struct {
+	mu    sync.Mutex
+	err   error     // of the last attempt
+	since time.Time // of the first of the attempts that failed one after another
+}
+
+// attempted records an attempt to make a copy, which ended with err.
+func (c *copyState) attempted(err error, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil && c.err == nil {
+		c.since = now
+	}
+	c.err = err
+}
+
+// finding returns what is wrong, or nil.
+func (c *copyState) finding() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w since %s: %w", ErrSafetyCopyFailed, c.since.Format(time.RFC3339), c.err)
+}
