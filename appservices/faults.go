@@ -228,6 +228,7 @@ func (l *faultList) intercept(c *call) (done bool) {
 		panic(http.ErrAbortHandler)
 	}
 	c.code, c.reason = end.ErrorCode, "a fault answered"
+	c.record(end.Status)
 	if end.ErrorCode == "" && end.Error == "" {
 		c.send(reply{status: end.Status})
 	} else {

@@ -31,6 +31,7 @@ type Handler struct {
 	log      *slog.Logger
 	failures *failures
 	faults   faultList
+	journal  journal
 
 	randMu sync.Mutex
 
@@ -325,6 +326,7 @@ func (c *call) refuse(err error) {
 	if e.after > 0 {
 		c.w.Header().Set("Retry-After", strconv.Itoa(int(e.after.Seconds())))
 	}
+	c.record(e.status)
 	if e.missing != "" {
 		c.h.noteMissing(c, e.missing)
 	}

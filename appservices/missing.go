@@ -99,8 +99,11 @@ func matchStart(pattern string, path []string) bool {
 // outside answers a request whose path is not below the prefix of the client API.
 func (c *call) outside(path string) (reply, error) {
 	segments := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	reads := c.r.Method == http.MethodGet || c.r.Method == http.MethodHead
 	switch {
-	case path == "/" && (c.r.Method == http.MethodGet || c.r.Method == http.MethodHead):
+	case reads && logPath.MatchString(path):
+		return c.logPage()
+	case reads && path == "/":
 		return c.greet(), nil // a probe of the base URL, or a person who looks what is there
 	case strings.HasPrefix(path, "/api/admin/"):
 		return reply{}, errMissingPart("Admin API")
@@ -110,7 +113,7 @@ func (c *call) outside(path string) (reply, error) {
 		return reply{}, errMissingPart("API but " + prefix)
 	case matchStart("app/*/endpoint/**", segments):
 		return reply{}, missingEndpoint(segments)
-	case c.r.Method == http.MethodGet || c.r.Method == http.MethodHead:
+	case reads:
 		return reply{}, pageForm(errMissingPart("static hosting"))
 	}
 	return reply{}, errNotFound

@@ -137,6 +137,11 @@ type Options struct {
 	// requests are not logged.
 	Logger *slog.Logger
 
+	// LogPages serves the page that a refusal's link leads to, with the request and the reason. Only
+	// programs on the same machine can read the pages, and nobody can through a proxy. The last
+	// 1,000 refused requests have a page.
+	LogPages bool
+
 	// Now is the handler's clock. The store has a clock of its own, which should show the same
 	// time. Several goroutines call Now at once. The default is [time.Now].
 	Now func() time.Time

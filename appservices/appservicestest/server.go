@@ -33,7 +33,7 @@ type Options struct {
 	Seed appservices.Seed
 
 	// Handler changes how the double answers, for example how long its tokens are good. Start sets
-	// AppIDs and Now. For a seed with a value, it also sets InsecureRand.
+	// AppIDs, Now and LogPages. For a seed with a value, it also sets InsecureRand.
 	Handler appservices.Options
 
 	// Clock is the double's clock. The default clock stands at the time of Start.
@@ -81,7 +81,7 @@ func Start(t testing.TB, opts *Options) *Server {
 		o.Clock = appservices.NewClock(time.Now())
 	}
 	s := &Server{AppID: o.AppID, Clock: o.Clock, Store: o.Store, t: t}
-	o.Handler.AppIDs, o.Handler.Now = []string{s.AppID}, s.Clock.Now
+	o.Handler.AppIDs, o.Handler.Now, o.Handler.LogPages = []string{s.AppID}, s.Clock.Now, true
 	if o.Handler.Logger == nil {
 		o.Handler.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}

@@ -253,7 +253,7 @@ func TestMistakesFailTheTest(t *testing.T) {
 		name, want string
 		do         func(testing.TB)
 	}{
-		{"seed", "password must be", start(&appservicestest.Options{
+		{"seed", "needs a password", start(&appservicestest.Options{
 			Seed: appservices.Seed{Users: []appservices.SeedUser{{Email: "ada@example.com"}}}}, nil)},
 		{"options", "life", start(&appservicestest.Options{Handler: appservices.Options{AccessTokenLife: -1}}, nil)},
 		{"fault", "does nothing", start(nil, func(s *appservicestest.Server) { s.Fault(appservices.Fault{}) })},

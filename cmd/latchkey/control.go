@@ -4,16 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/latchkeydb/latchkey/appservices"
+	"github.com/latchkeydb/latchkey/internal/loopback"
 )
 
 // controlPath is the prefix of the control endpoint's paths. No path of the client API begins with
@@ -47,43 +45,12 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The log has the pattern, because the path may contain anything, also a token.
 	_, pattern := c.mux.Handler(r)
 	c.log.InfoContext(r.Context(), "control", "method", r.Method, "pattern", pattern, "remote", r.RemoteAddr)
-	if err := checkLocal(r); err != nil {
-		reply(w, http.StatusForbidden, controlError{err.Error()})
+	if err := loopback.Check(r); err != nil {
+		reply(w, http.StatusForbidden, controlError{"the control endpoint " + err.Error()})
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	c.mux.ServeHTTP(w, r)
-}
-
-// checkLocal returns an error unless a program on this machine sent r to a loopback address or to
-// localhost. It refuses requests that a proxy may have forwarded. It also refuses requests that a
-// browser may have sent for a page of another origin, or for a page whose host name was changed to
-// lead to this machine.
-func checkLocal(r *http.Request) error {
-	from, err := netip.ParseAddrPort(r.RemoteAddr)
-	host, _, splitErr := net.SplitHostPort(r.Host)
-	if splitErr != nil {
-		host = r.Host
-	}
-	to, _ := netip.ParseAddr(strings.Trim(host, "[]"))
-	switch {
-	case err != nil || !from.Addr().IsLoopback():
-		return errors.New("the control endpoint is only for programs on the same machine")
-	case !strings.EqualFold(host, "localhost") && !to.IsLoopback():
-		return errors.New("the control endpoint can only be reached by a loopback address or localhost")
-	}
-	for _, header := range foreign {
-		if len(r.Header.Values(header)) > 0 {
-			return fmt.Errorf("the control endpoint refuses requests with the header %s", header)
-		}
-	}
-	return nil
-}
-
-// foreign are the headers that browsers and proxies add to requests. Other programs do not send
-// them.
-var foreign = []string{
-	"Origin", "Via", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip",
 }
 
 type controlError struct {

@@ -90,7 +90,7 @@ func (s *server) run(cmd *cobra.Command) error {
 	if err := s.readTokenKey(); err != nil {
 		return err
 	}
-	s.opts.ManualConfirmation = s.confirmation.value == "manual"
+	s.opts.ManualConfirmation, s.opts.LogPages = s.confirmation.value == "manual", true
 	s.startLog()
 	listener, err := net.Listen("tcp", s.addr)
 	if err != nil {

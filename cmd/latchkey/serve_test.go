@@ -282,13 +282,18 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // request sends a request, and prints the status and the body of the reply:
-// request METHOD PATH [BODY] [HEADER:VALUE ...]. The headers of the reply go to the file headers.
+// request METHOD PATH [BODY] [HEADER:VALUE ...]. PATH can be a whole URL. The headers of the reply go
+// to the file headers.
 func request(ts *testscript.TestScript, neg bool, args []string) {
 	body := ""
 	if len(args) > 2 {
 		body = args[2]
 	}
-	r, err := http.NewRequest(args[0], ts.Value(serving{}).(*serving).url+args[1], strings.NewReader(body))
+	url := args[1]
+	if strings.HasPrefix(url, "/") {
+		url = ts.Value(serving{}).(*serving).url + url
+	}
+	r, err := http.NewRequest(args[0], url, strings.NewReader(body))
 	ts.Check(err)
 	for _, header := range args[min(3, len(args)):] {
 		name, value, _ := strings.Cut(header, ":")

@@ -1,11 +1,13 @@
-package main
+package loopback_test
 
 import (
 	"net/http/httptest"
 	"testing"
+
+	"github.com/latchkeydb/latchkey/internal/loopback"
 )
 
-func TestTheControlEndpointIsForThisMachineAlone(t *testing.T) {
+func TestOnlyProgramsOnThisMachineMayCall(t *testing.T) {
 	for _, tt := range []struct {
 		name, remote, host, header string
 		allowed                    bool
@@ -29,12 +31,12 @@ func TestTheControlEndpointIsForThisMachineAlone(t *testing.T) {
 		{"a program that sends User-Agent", "127.0.0.1:40000", "127.0.0.1:9090", "User-Agent", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := httptest.NewRequest("GET", "/.latchkey/control/clock", nil)
+			r := httptest.NewRequest("GET", "/", nil)
 			r.RemoteAddr, r.Host = tt.remote, tt.host
 			if tt.header != "" {
 				r.Header.Set(tt.header, "x")
 			}
-			if err := checkLocal(r); (err == nil) != tt.allowed {
+			if err := loopback.Check(r); (err == nil) != tt.allowed {
 				t.Errorf("got error %v, want allowed %t", err, tt.allowed)
 			}
 		})
