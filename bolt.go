@@ -99,7 +99,7 @@ func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
 func OpenBoltEngine(path string, opts *Options) (Engine, error) {
 	e, err := openOrCreateBolt(path, opts)
 	if err != nil {
-		return nil, err // and not an Engine that holds a nil *boltEngine
+		return nil, nameHolders(err, path) // and not an Engine that holds a nil *boltEngine
 	}
 	return e, nil
 }
@@ -144,6 +144,7 @@ func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
 		_ = e.release()
 		return nil, boltError(err)
 	}
+	addOpenHere(e.path)
 	return e, nil
 }
 
@@ -542,6 +543,7 @@ func (e *boltEngine) close() error {
 	defer e.endTurn()
 	e.commitBatch()
 	e.health.setLife(engineClosed)
+	defer removeOpenHere(e.path)
 	return wrapf(e.release(), "close %s", e.path)
 }
 

@@ -187,8 +187,10 @@ func boltError(err error) error {
 	if errors.As(err, &foreign) && !errors.Is(err, ErrNotStore) {
 		return fmt.Errorf("%w: %w", ErrNotStore, err)
 	}
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return ErrLocked // "timeout" would add nothing
+	}
 	for _, e := range []struct{ theirs, ours error }{
-		{bolterrors.ErrTimeout, ErrLocked},
 		{bolterrors.ErrDatabaseNotOpen, ErrClosed},
 		{bolterrors.ErrDatabaseReadOnly, ErrReadOnly},
 		{bolterrors.ErrInvalid, ErrCorrupt},

@@ -65,7 +65,8 @@ var (
 	ErrInvalidOptions = errors.New("invalid options")
 
 	// ErrLocked means that another process, or this one, has the file open. Close it there, or wait
-	// longer with [Options].LockTimeout.
+	// longer with [Options].LockTimeout. The text says whether it is this process. On Linux it names
+	// another process, if that can be seen from this one.
 	ErrLocked = errors.New("store is open elsewhere")
 	// ErrFileGone means that there is no file, but a safety copy of one. Open the store with
 	// [Options].RecoverFromSafetyCopy, or remove the copy to start a new store.

@@ -64,10 +64,12 @@ func Open(path string, opts *Options) (*Store, error) {
 	if path == "" {
 		return nil, wrapf(errNoPath, "open")
 	}
+	open := openUnlessGone
 	if opts.recoverFromSafetyCopy() {
-		return openOrRecover(path, opts)
+		open = openOrRecover
 	}
-	return openUnlessGone(path, opts)
+	s, err := open(path, opts)
+	return s, nameHolders(err, path)
 }
 
 // openFile opens the store in the file at path, and begins to keep its safety copy.

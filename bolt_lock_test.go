@@ -1,0 +1,48 @@
+package latchkey_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+func TestAStoreThatThisProcessHasOpenSaysSo(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "keys.db")
+	names := []string{path}
+	if err := os.Symlink("keys.db", filepath.Join(dir, "link.db")); err == nil {
+		names = append(names, filepath.Join(dir, "link.db"))
+	}
+	want := func(what string) {
+		t.Helper()
+		for _, name := range names {
+			for _, opts := range []*latchkey.Options{
+				{LockTimeout: -1}, {LockTimeout: -1, RecoverFromSafetyCopy: true},
+			} {
+				_, err := latchkey.Open(name, opts)
+				wantError(t, err, latchkey.ErrLocked)
+				if !strings.HasSuffix(err.Error(), "store is open elsewhere: this process has it open") {
+					t.Errorf("%s, %s: %v", what, name, err)
+				}
+			}
+			_, err := latchkey.OpenBoltEngine(name, &latchkey.Options{LockTimeout: -1})
+			if wantError(t, err, latchkey.ErrLocked); !strings.HasSuffix(err.Error(), "this process has it open") {
+				t.Errorf("%s, %s: %v", what, name, err)
+			}
+		}
+	}
+	s := openFile(t, path, light())
+	want("a writer")
+	must(t, s.Compact(t.Context()))
+	want("after a compaction")
+	closeStore(t, s)
+	a, b := openFile(t, path, &latchkey.Options{ReadOnly: true}), openFile(t, path, &latchkey.Options{ReadOnly: true})
+	want("two readers")
+	closeStore(t, a)
+	want("a reader")
+	closeStore(t, b)
+	closeStore(t, openFile(t, path, light()))
+}
