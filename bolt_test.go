@@ -78,7 +78,7 @@ const childVariable = "LATCHKEY_TEST_CHILD"
 
 // newChild returns a command that runs the calling test again in a process of its own.
 func newChild(t testing.TB, arg string) *exec.Cmd {
-	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=600s")
+	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=600s", fmt.Sprint("-test.short=", testing.Short()))
 	child.Env = append(os.Environ(), childVariable+"="+arg)
 	return child
 }
@@ -560,7 +560,11 @@ func TestADamagedPageIsAnErrorAndNeverAPanic(t *testing.T) {
 			}
 		}},
 	}
-	pages := slices.Concat(pagesOf(file, branchPage), pagesOf(file, freelistPage), pagesOf(file, leafPage)[:8])
+	branches, lists, leaves := pagesOf(file, branchPage), pagesOf(file, freelistPage), pagesOf(file, leafPage)[:8]
+	if testing.Short() {
+		branches, lists, leaves = branches[:1], lists[:1], leaves[:2]
+	}
+	pages := slices.Concat(branches, lists, leaves)
 	for _, page := range pages {
 		for _, damage := range damages {
 			must(t, os.WriteFile(path, spoilt(file, damage.spoil, page), 0o600))
@@ -745,11 +749,15 @@ func TestAFileThatIsBeingWrittenIsLockedAndNotDamaged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	e := boltFile(t, path, nil)
 	setEntry(t, e, "a", "1")
+	updates := 200
+	if testing.Short() {
+		updates = 50
+	}
 	done := make(chan struct{})
 	var writer sync.WaitGroup
 	writer.Go(func() {
 		defer close(done)
-		for range 200 {
+		for range updates {
 			err := e.Update(t.Context(), func(tx latchkey.EngineTx) error {
 				return errors.Join(tx.Delete("large", []byte("a")), tx.Put("large", []byte("a"), make([]byte, 50_000)))
 			})

@@ -1,0 +1,23 @@
+package latchkey_test
+
+import (
+	"flag"
+	"os"
+	"runtime"
+	"testing"
+)
+
+// TestMain keeps the files of the short form in memory, on systems that have a directory for that.
+// On a disk, most of the time of these tests would be the time of their syncs.
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+
+func runTests(m *testing.M) (code int) {
+	flag.Parse()
+	if testing.Short() && runtime.GOOS == "linux" {
+		if dir, err := os.MkdirTemp("/dev/shm", "latchkey-"); err == nil {
+			defer os.RemoveAll(dir)
+			os.Setenv("TMPDIR", dir)
+		}
+	}
+	return m.Run()
+}
