@@ -15,9 +15,12 @@ import (
 // The errors of this package that a caller can branch on with [errors.Is]. The store's errors come
 // through, too.
 var (
-	// ErrInvalidOptions: a field of [Options] or the key of a [JWTVerifier] is invalid. The text
-	// says which, and what is allowed.
+	// ErrInvalidOptions: a field of [Options] or of a [JWTVerifier] is invalid. The text says which,
+	// and what is allowed.
 	ErrInvalidOptions = errors.New("invalid options")
+	// ErrInvalidJWTKey: the data that [ParseJWTKeys] was given has no key that can check tokens, or
+	// has something that must not be used as a key. The text says what.
+	ErrInvalidJWTKey = errors.New("invalid key for custom tokens")
 	// ErrInvalidFault: a [Fault] has no effect, contradicts itself, or has an invalid field.
 	ErrInvalidFault = errors.New("invalid fault")
 	// ErrInvalidSeed: a [Seed] cannot be read, contradicts itself, or has something that the hosted

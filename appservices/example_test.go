@@ -68,11 +68,15 @@ func ExampleOptions_mail() {
 
 func sendMail(context.Context, string, string) {}
 
-// Users of another authority log in with the tokens that the authority issues.
+// Users of another authority log in with the tokens that the authority issues for this service.
 func ExampleJWTVerifier() {
 	verifier := &appservices.JWTVerifier{
-		Key:    []byte("the secret that the authority signs with"),
-		Fields: map[string]string{"email": "email", "name": "preferred_username"},
+		Keys:      []any{[]byte("the secret that the authority signs with")},
+		Audiences: []string{"myapp-abcde"},
+		Fields:    map[string]string{"email": "email", "name": "preferred_username"},
+	}
+	if err := verifier.Check(); err != nil {
+		log.Fatal(err)
 	}
 	opts := &appservices.Options{CustomToken: verifier.Verify}
 	_ = opts

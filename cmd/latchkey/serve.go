@@ -44,8 +44,7 @@ type server struct {
 	cost         latchkey.Cost
 	opts         appservices.Options
 
-	customTokenKey string // the name of the key's file
-	customToken    appservices.JWTVerifier
+	customToken customTokenFlags
 
 	seed   *seedDocument // nil without --seed
 	log    *slog.Logger
@@ -69,7 +68,7 @@ func serveCommand(c *cli) *cobra.Command {
 		Example: examples(
 			"latchkey serve --ephemeral --seed seed.yaml --tokens tokens.json",
 			"latchkey serve --ephemeral --addr 127.0.0.1:0 --control > url",
-			"latchkey serve --ephemeral --custom-token-key secret.txt --custom-token-field email=mail",
+			"latchkey serve --ephemeral --app-id myapp-abcde --custom-token-key jwks.json --custom-token-field email=mail",
 			"latchkey serve --store keys.db --app-id myapp-abcde --public-url https://keys.example.com --trust-forwarded",
 		),
 		Args: takes(),
@@ -87,11 +86,11 @@ func (s *server) run(cmd *cobra.Command) error {
 	if err := s.readSeed(); err != nil {
 		return err
 	}
-	if err := s.readTokenKey(); err != nil {
-		return err
-	}
 	s.opts.ManualConfirmation, s.opts.LogPages = s.confirmation.value == "manual", true
 	s.startLog()
+	if err := s.readTokenKeys(); err != nil {
+		return err
+	}
 	listener, err := net.Listen("tcp", s.addr)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errAddress, err)
@@ -132,7 +131,7 @@ func (s *server) startClock() {
 		s.clock.Set(appservices.SeedTime)
 		s.stores.InsecureRand, s.opts.InsecureRand = appservices.Deterministic(s.seed.Value)
 	}
-	s.opts.Now, s.stores.Now, s.customToken.Now = s.clock.Now, s.clock.Now, s.clock.Now
+	s.opts.Now, s.stores.Now, s.customToken.verifier.Now = s.clock.Now, s.clock.Now, s.clock.Now
 }
 
 // setCost sets the cost of hashes in the stores, and the memory that hashes may use at the same

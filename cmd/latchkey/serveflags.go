@@ -1,18 +1,15 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
@@ -36,10 +33,7 @@ func (s *server) addFlags(cmd *cobra.Command) {
 	// Logins and sessions.
 	flags.Var((*providersFlag)(&s.opts.Providers), "providers", "the providers that users can log in with, separated by commas (default all)")
 	flags.Var(&s.confirmation, "confirm", "how e-mail addresses are confirmed: automatic, or manual with a token from the log")
-	flags.StringVar(&s.customTokenKey, "custom-token-key", "", "the `FILE` with the key for custom tokens: an RSA public key in PEM, or a secret for HS256")
-	flags.StringVar(&s.customToken.Audience, "custom-token-audience", "", "the `TEXT` that \"aud\" of a custom token must contain (default the app ID)")
-	flags.StringToStringVar(&s.customToken.Fields, "custom-token-field", nil, "fill the field NAME of the profile from the CLAIM of a custom token, as `NAME=CLAIM`; can be repeated")
-	flags.Lookup("custom-token-field").DefValue = ""
+	s.customToken.addFlags(flags)
 	flags.Var((*lifeFlag)(&s.opts.AccessTokenLife), "access-token-life", "how long an access token is valid (default 30m)")
 	flags.Var((*lifeFlag)(&s.opts.RefreshTokenLife), "refresh-token-life", "how long a session lasts at most (default 60d; 50 years for anonymous users)")
 	flags.BoolVar(&s.endSessions, "end-sessions", false, "end all sessions of earlier runs, for example after the store's file was stolen")
@@ -69,7 +63,7 @@ func (s *server) completeFlags(cmd *cobra.Command) {
 		_ = cmd.RegisterFlagCompletionFunc(file, cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 	}
 	for flag, values := range map[string][]string{
-		"cost": {"default", "light"}, "confirm": s.confirmation.choices, "log-format": s.logFormat.choices, "providers": providers,
+		"cost": {"default", "light"}, "custom-token-algorithm": tokenAlgorithms, "confirm": s.confirmation.choices, "log-format": s.logFormat.choices, "providers": providers,
 	} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
@@ -93,12 +87,13 @@ func (s *server) checkFlags(storeGiven bool) error {
 		return usagef("a seed is for one app; give --app-id once")
 	case s.opts.PublicURL != "" && !isBaseURL(s.opts.PublicURL):
 		return usagef("--public-url must be a scheme and a host, such as https://keys.example.com")
-	case s.customTokenKey == "" && (s.customToken.Audience != "" || len(s.customToken.Fields) > 0):
-		return usagef("custom tokens are refused without a key; give --custom-token-key FILE")
 	case s.opts.FailedLogins == 0 || math.IsNaN(s.opts.FailedLogins) || math.IsInf(s.opts.FailedLogins, 0):
 		return usagef("--failed-logins must be a number above 0, or -1 for no limit")
 	case s.opts.FailedLoginBurst < 1:
 		return usagef("--failed-login-burst must be at least 1")
+	}
+	if err := s.customToken.check(s.opts.AppIDs); err != nil {
+		return err
 	}
 	for _, id := range s.opts.AppIDs {
 		if len(id) > 64 || latchkey.CheckAppServicesName(id) != nil {
@@ -197,41 +192,3 @@ func (p *providersFlag) String() string {
 }
 
 func (p *providersFlag) Type() string { return "LIST" }
-
-func (s *server) readTokenKey() error {
-	if s.customTokenKey == "" {
-		return nil
-	}
-	data, err := os.ReadFile(s.customTokenKey)
-	if err != nil {
-		return explainMissing(err, s.customTokenKey)
-	}
-	if data, err = decodeText(data); err == nil {
-		s.customToken.Key, err = parseTokenKey(data)
-	}
-	if err != nil {
-		return usagef("%s: %w", s.customTokenKey, err)
-	}
-	s.opts.CustomToken = s.customToken.Verify
-	return nil
-}
-
-// minSecret is the shortest secret, in bytes, that RFC 7518, section 3.2, allows for HS256.
-const minSecret = 32
-
-// parseTokenKey parses the file that --custom-token-key names: a public key in PEM, or a secret. It
-// never takes PEM for a secret, because others know the public key and could then sign tokens.
-func parseTokenKey(data []byte) (any, error) {
-	if bytes.Contains(data, []byte("-----BEGIN")) {
-		key, err := jwt.ParseRSAPublicKeyFromPEM(data)
-		if err != nil {
-			return nil, fmt.Errorf("it is PEM, but not an RSA public key: %w", err)
-		}
-		return key, nil
-	}
-	secret := bytes.TrimRight(data, "\r\n")
-	if len(secret) < minSecret {
-		return nil, fmt.Errorf("a secret for HS256 needs at least %d bytes; a public key for RS256 must be in PEM", minSecret)
-	}
-	return secret, nil
-}
