@@ -53,8 +53,7 @@ func waitUntil(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// open opens a store in a new file, and closes it when the test ends. Nil options are those of
-// LightCost.
+// open opens a store in a new file, and closes it when the test ends. Nil options mean LightCost.
 func open(t testing.TB, opts *Options) *Store {
 	t.Helper()
 	return openPath(t, filepath.Join(t.TempDir(), "keys.db"), opts)
@@ -182,8 +181,7 @@ func mustAcquire(t testing.TB, h *hasher, cost Cost) {
 	must(t, h.acquire(t.Context(), cost))
 }
 
-// takePermits takes all permits to hash, so that no login gets past the line until they are given
-// back.
+// takePermits takes all permits to hash, so that every hash waits until giveBack is called.
 func takePermits(t testing.TB, s *Store) (giveBack func()) {
 	t.Helper()
 	smallest := Cost{Memory: 8, Passes: 1, Lanes: 1}
@@ -274,7 +272,7 @@ func plant(t testing.TB, s *Store, table string, key, value []byte) {
 	must(t, s.engine.Update(t.Context(), func(etx EngineTx) error { return etx.Put(table, key, value) }))
 }
 
-// plantVerifier puts phc in the place of a key's verifier, and has the key proven anew.
+// plantVerifier replaces a key's verifier by phc. The cache forgets the key.
 func plantVerifier(t testing.TB, s *Store, id uuid.UUID, phc string) {
 	t.Helper()
 	must(t, s.Update(t.Context(), func(tx *Tx) error {
