@@ -58,8 +58,8 @@ func (w *damageWalk) commit(m Meta) {
 	}
 }
 
-// own enters n pages from id on as in use or free. It reports a page that is entered already, or is
-// past the end, and returns whether there was no such page.
+// own enters n pages, from id on, as in use or free. If a page is entered already or is past the
+// end, own yields a finding and reports false.
 func (w *damageWalk) own(id uint64, n int) (first bool) {
 	for ; n > 0; id, n = id+1, n-1 {
 		if id >= w.count || w.owned.has(id) {
