@@ -63,7 +63,7 @@ func (p *Pages) nextRoot(m Meta, live func(id uint64) bool) (root uint64, known 
 	return root, true
 }
 
-// rootCommit returns the number of the commit that a root page is of.
+// rootCommit returns the number of the commit that a root page belongs to.
 func (p *Pages) rootCommit(id uint64) (commit uint64, ok bool) {
 	page, _ := p.page(id, pageLeaf)
 	eachElement(page, func(flags uint32, k, v []byte) {
@@ -74,7 +74,7 @@ func (p *Pages) rootCommit(id uint64) (commit uint64, ok bool) {
 	return commit, ok
 }
 
-// reach returns the pages that a page leads to, with the page itself.
+// reach returns the page id and all pages that it leads to.
 func (p *Pages) reach(id uint64) (reached pageSet) {
 	reached = newPageSet(p.count)
 	// A loop, because a recursion would hold every page on its way in memory, however large.
