@@ -175,8 +175,8 @@ func (p *Pages) freelist(id uint64) (list []byte, ok bool) {
 	if n == manyFree {
 		n, list = max(n, binary.LittleEndian.Uint64(list)), list[8:]
 	}
-	// bbolt first takes pages for the list, from the free pages if it can. Then it writes the pages
-	// that are left.
+	// bbolt first takes pages for the list itself, from the free pages if it can. Then it lists the
+	// pages that are left.
 	size := uint64(len(page) / PageSize)
 	if n > p.count || size != freelistPages(n) && size != freelistPages(n+size) {
 		return nil, false
