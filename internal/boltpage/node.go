@@ -145,7 +145,8 @@ func (n Node) Value(i int) []byte {
 	return n.page[pageHeader+i*elementSize+int(at+key):][:value]
 }
 
-// Search returns the first element whose key is not less than key, and whether it has that key.
+// Search returns the index of the first element whose key is not less than key. It reports whether
+// that element has the key itself.
 func (n Node) Search(key []byte) (i int, found bool) {
 	i = sort.Search(n.Count(), func(i int) bool { return bytes.Compare(n.Key(i), key) >= 0 })
 	return i, i < n.Count() && bytes.Equal(n.Key(i), key)
