@@ -99,13 +99,15 @@ func (p *Pages) ReadAt(b []byte, at int64) (n int, err error) {
 	return p.r.ReadAt(b, at)
 }
 
-// page returns a page of one kind with those that belong to it, if its header can be believed.
+// page returns the page id, with the pages that belong to it. It reports false if the page is of
+// another kind, or if its header cannot be believed.
 func (p *Pages) page(id uint64, flags uint16) (page []byte, ok bool) {
 	page, is, ok := p.pageOf(id)
 	return page, ok && is == flags
 }
 
-// pageOf returns a page with those that belong to it, and its kind, if its header can be believed.
+// pageOf returns the page id, with the pages that belong to it, and its kind. It reports false if
+// the header of the page cannot be believed.
 func (p *Pages) pageOf(id uint64) (page []byte, flags uint16, ok bool) {
 	if page, ok = p.read(id, 1); !ok {
 		return nil, 0, false
