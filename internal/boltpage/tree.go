@@ -90,8 +90,8 @@ func (t *Tables) FindTable(name []byte) (leaf Node, after []byte, err error) {
 	return t.names.find(name)
 }
 
-// Visited yields each page that was read for a writer. Of a page that other pages belong to, it
-// yields the first.
+// Visited yields each page that was read for a writer. Of several pages that belong together, it
+// yields only the first.
 func (t *Tables) Visited() iter.Seq[uint64] { return maps.Keys(t.claims) }
 
 // table returns the tree of a table, which is empty if there is none.
@@ -133,8 +133,8 @@ func (t *Tables) CheckMarker(m Meta) error {
 	return nil
 }
 
-// CheckCommit reads the pages that bbolt reads besides when it makes a commit, in which keys were
-// removed from tables.
+// CheckCommit reads the other pages that bbolt reads when it commits a transaction that has removed
+// keys from tables.
 //
 // Errors: an [Error]. It is [ErrLastLost] if the commit before is not the last in the file.
 func (t *Tables) CheckCommit(commit uint64, removed map[string][][]byte) error {
