@@ -787,7 +787,7 @@ func TestAKeyExpiresWhenItsSecondBegins(t *testing.T) {
 			wantRefused(t, s, token, latchkey.ErrKeyExpired)
 			wantLogin(t, s, foreverToken, forever.ID)
 
-			// It is a key still, and counts on the clock alone.
+			// The key still exists, and only the clock decides whether it logs in.
 			if got, err := s.Key(t.Context(), ada, key.ID); err != nil || got != key {
 				t.Errorf("got %+v, %v, want %+v", got, err, key)
 			}
@@ -831,7 +831,7 @@ func TestKeysAreListedInTheOrderOfCreationEvenIfTheClockWentBack(t *testing.T) {
 		if !last.Created.Equal(time.Unix(0, 0)) {
 			t.Errorf("a key made in 1969 is of %s, want 1970", last.Created)
 		}
-		// What happens to a key later does not move it.
+		// Later changes of a key do not move it.
 		must(t, s.RenameKey(t.Context(), owner, want[2].ID, "zz"))
 		must(t, s.EnableKey(t.Context(), owner, want[0].ID))
 		must(t, s.DisableKey(t.Context(), owner, want[1].ID))
@@ -1030,7 +1030,7 @@ func TestACancelledCreateKeysMakesNothing(t *testing.T) {
 			})
 			after, err := s.Stats(t.Context())
 			must(t, err)
-			// Hashes that have begun come to their end, one a processor; no other begins.
+			// A hash that has begun goes on to its end, on each processor. No other hash begins.
 			if n := after.Hashes - before.Hashes; n > uint64(at+runtime.GOMAXPROCS(0)) {
 				t.Errorf("%d hashes were computed, and it was cancelled after %d", n, at)
 			}
