@@ -67,6 +67,7 @@ type boltEngine struct {
 	lastCommit atomic.Pointer[boltCommit] // the last commit that is known to be on disk
 	commits    atomic.Uint64
 	closeOnce  sync.Once
+	unmark     func() // of durable.MarkOpen
 
 	batch *boltBatch // the open batch, or nil; only the holder of the turn uses it
 }
@@ -102,6 +103,17 @@ func OpenBoltEngine(path string, opts *Options) (Engine, error) {
 		return nil, nameHolders(err, path) // and not an Engine that holds a nil *boltEngine
 	}
 	return e, nil
+}
+
+// nameHolders adds to [ErrLocked] which process has the file open, if that is known.
+func nameHolders(err error, path string) error {
+	if !errors.Is(err, ErrLocked) {
+		return err
+	}
+	if who := durable.WhoHas(path); who != "" {
+		return fmt.Errorf("%w: %s", err, who)
+	}
+	return err
 }
 
 func openOrCreateBolt(path string, opts *Options) (*boltEngine, error) {
@@ -144,7 +156,7 @@ func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
 		_ = e.release()
 		return nil, boltError(err)
 	}
-	addOpenHere(e.path)
+	e.unmark = durable.MarkOpen(e.path)
 	return e, nil
 }
 
@@ -543,7 +555,7 @@ func (e *boltEngine) close() error {
 	defer e.endTurn()
 	e.commitBatch()
 	e.health.setLife(engineClosed)
-	defer removeOpenHere(e.path)
+	defer e.unmark()
 	return wrapf(e.release(), "close %s", e.path)
 }
 
