@@ -22,9 +22,10 @@ var (
 	// ErrUserDisabled means that the token is good, but the user that owns its key is disabled.
 	// [Store.EnableUser] lets the user's keys log in again.
 	ErrUserDisabled = errors.New("user is disabled")
-	// ErrBusy means that too many logins with keys that are not cached, or too many passwords, wait
-	// for a hash already. Try again in a moment. See [Options].HashQueue.
-	ErrBusy = errors.New("too many logins are waiting to be hashed")
+	// ErrBusy means that too many calls of the same kind wait for a hash already: first logins of
+	// keys, checks of passwords, new passwords, or new keys. Try again in a moment. See
+	// [Options].HashQueue.
+	ErrBusy = errors.New("too many calls are waiting for a hash")
 
 	// ErrUserNotFound means that there is no such user, or that the user was deleted.
 	ErrUserNotFound = errors.New("user not found")

@@ -5,13 +5,17 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"sync"
 	"time"
 )
 
 // hasher bounds how much is hashed at once: in bytes of memory, and in hashes by the number of
 // processors. More hashes at once than processors would only take turns and hold memory meanwhile.
-// Callers get their permits in the order in which they asked.
+//
+// Each kind of hash has a queue of its own, and the kinds take turns, so that a flood of one kind
+// does not make the others wait. Within a kind, callers get their permits in the order in which they
+// asked.
 //
 // argon2 allocates its memory anew for each hash, and the memory of a finished hash stays in use
 // until it is collected. So running hashes get half of the bound. When the garbage of finished
@@ -20,33 +24,69 @@ import (
 type hasher struct {
 	limit    int64 // bytes
 	slots    int   // hashes that may run at once
+	maxCalls int   // calls of each kind that may be in progress
 	counters *counters
 
 	mu      sync.Mutex
 	used    int64 // bytes of the hashes that run
 	running int   // hashes that run
 	garbage hashGarbage
-	queue   []*hashWaiter
+	calls   [hashKinds]int // in progress
+	queues  [hashKinds][]*hashWaiter
+	last    hashKind // the kind that the last permit was given to
 	closed  bool
 	peak    int64 // the most that used has been
 
 	collects sync.WaitGroup // collections that the hasher has begun
 }
 
+// A hashKind is a purpose of hashes.
+type hashKind int
+
+const (
+	hashLogin    hashKind = iota // the first login of a key
+	hashCheck                    // the check of a password
+	hashPassword                 // a new password
+	hashKey                      // a new key, or a key that is hashed anew
+	hashKinds
+)
+
 type hashWaiter struct {
+	kind  hashKind
 	bytes int64
 	ready chan struct{} // closed when err is known
 	err   error         // nil for a permit
 }
 
-func newHasher(limit int64, c *counters) *hasher {
-	return &hasher{limit: limit, slots: runtime.GOMAXPROCS(0), counters: c}
+func newHasher(limit int64, maxCalls int, c *counters) *hasher {
+	return &hasher{limit: limit, slots: runtime.GOMAXPROCS(0), maxCalls: maxCalls, counters: c}
 }
 
-// hash makes the verifier of a new secret, after it has waited for a permit. Its errors are those
+// begin begins a call that will ask for permits of a kind. If begin returns nil, the caller must call
+// end.
+//
+// It returns ErrBusy if too many calls of the kind are in progress already.
+func (h *hasher) begin(kind hashKind) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := h.calls[kind]; n >= h.maxCalls {
+		h.counters.add(statBusy, 1)
+		return fmt.Errorf("%w: there are %d of the kind", ErrBusy, n)
+	}
+	h.calls[kind]++
+	return nil
+}
+
+func (h *hasher) end(kind hashKind) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls[kind]--
+}
+
+// hash makes the verifier of a key's secret, after it has waited for a permit. Its errors are those
 // of acquire.
 func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (verifier, error) {
-	if err := h.acquire(ctx, cost); err != nil {
+	if err := h.acquire(ctx, hashKey, cost); err != nil {
 		return verifier{}, err
 	}
 	defer h.release(cost)
@@ -54,14 +94,14 @@ func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (verifier, 
 	return newVerifier(secret, cost), nil
 }
 
-// acquire waits for a permit to hash at cost. The caller gives the permit back with release.
+// acquire waits for a permit of a kind to hash at cost. The caller gives the permit back with release.
 //
 // It returns ErrCostTooHigh, ErrClosed or ctx's error.
-func (h *hasher) acquire(ctx context.Context, cost Cost) error {
+func (h *hasher) acquire(ctx context.Context, kind hashKind, cost Cost) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w := &hashWaiter{bytes: cost.bytes(), ready: make(chan struct{})}
+	w := &hashWaiter{kind: kind, bytes: cost.bytes(), ready: make(chan struct{})}
 	if w.bytes > h.limit {
 		return fmt.Errorf("%w: %d KiB", ErrCostTooHigh, cost.Memory)
 	}
@@ -70,7 +110,7 @@ func (h *hasher) acquire(ctx context.Context, cost Cost) error {
 		h.mu.Unlock()
 		return ErrClosed
 	}
-	h.queue = append(h.queue, w)
+	h.queues[kind] = append(h.queues[kind], w)
 	h.admitLocked()
 	h.mu.Unlock()
 
@@ -83,13 +123,11 @@ func (h *hasher) acquire(ctx context.Context, cost Cost) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for i, q := range h.queue {
-		if q == w {
-			h.queue = append(h.queue[:i], h.queue[i+1:]...)
-			// If w was at the front and too large to begin, smaller hashes behind it may begin now.
-			h.admitLocked()
-			return ctx.Err()
-		}
+	if i := slices.Index(h.queues[kind], w); i >= 0 {
+		h.queues[kind] = slices.Delete(h.queues[kind], i, i+1)
+		// If w was next and too large to begin, smaller hashes behind it may begin now.
+		h.admitLocked()
+		return ctx.Err()
 	}
 	if w.err == nil {
 		h.releaseLocked(w.bytes) // w got its permit in the same moment
@@ -110,11 +148,21 @@ func (h *hasher) releaseLocked(bytes int64) {
 	h.admitLocked()
 }
 
-// admitLocked gives permits to the callers at the front of the queue, as long as there is room. It
-// begins a collection if nothing but garbage is in the way.
+// nextLocked returns the caller that gets the next permit: the first of the next kind that has
+// callers, or nil.
+func (h *hasher) nextLocked() *hashWaiter {
+	for i := range hashKinds {
+		if queue := h.queues[(h.last+1+i)%hashKinds]; len(queue) > 0 {
+			return queue[0]
+		}
+	}
+	return nil
+}
+
+// admitLocked gives permits to the callers that are next, as long as there is room. It begins a
+// collection if nothing but garbage is in the way.
 func (h *hasher) admitLocked() {
-	for len(h.queue) > 0 && h.freeLocked(h.queue[0].bytes) {
-		w := h.queue[0]
+	for w := h.nextLocked(); w != nil && h.freeLocked(w.bytes); w = h.nextLocked() {
 		if h.used+h.garbage.bytes()+w.bytes > h.limit {
 			if h.garbage.beginCollection() {
 				h.collects.Go(h.collect)
@@ -125,7 +173,7 @@ func (h *hasher) admitLocked() {
 		h.running++
 		h.peak = max(h.peak, h.used)
 		close(w.ready)
-		h.queue = h.queue[1:]
+		h.queues[w.kind], h.last = h.queues[w.kind][1:], w.kind
 	}
 }
 
@@ -155,18 +203,24 @@ func (h *hasher) close() {
 
 func (h *hasher) closeLocked() {
 	h.closed = true
-	for _, w := range h.queue {
-		w.err = ErrClosed
-		close(w.ready)
+	for kind, queue := range h.queues {
+		for _, w := range queue {
+			w.err = ErrClosed
+			close(w.ready)
+		}
+		h.queues[kind] = nil
 	}
-	h.queue = nil
 }
 
 // waiting returns the number of callers that wait for a permit.
 func (h *hasher) waiting() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.queue)
+	n := 0
+	for _, queue := range h.queues {
+		n += len(queue)
+	}
+	return n
 }
 
 // peakBytes returns the most memory, in bytes, that permits were given for at once.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -15,7 +16,7 @@ import (
 // newTestHasher makes a hasher with a bound of some units of LightCost's memory, of which running
 // hashes share half, and with some slots.
 func newTestHasher(units int64, slots int) *hasher {
-	h := newHasher(units*LightCost.bytes(), &counters{})
+	h := newHasher(units*LightCost.bytes(), 1024, &counters{})
 	h.slots = slots
 	return h
 }
@@ -27,7 +28,7 @@ func TestPermitsAreGivenInTheOrderOfAsking(t *testing.T) {
 		var order []int
 		for i := range 5 {
 			go func() {
-				if h.acquire(t.Context(), LightCost) == nil {
+				if h.acquire(t.Context(), hashLogin, LightCost) == nil {
 					order = append(order, i)
 					h.release(LightCost)
 				}
@@ -43,16 +44,46 @@ func TestPermitsAreGivenInTheOrderOfAsking(t *testing.T) {
 	})
 }
 
+func TestTheKindsOfHashesTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHasher(10, 1)
+		mustAcquire(t, h, LightCost) // of the kind hashLogin
+		var order []hashKind
+		ask := func(kind hashKind) {
+			go func() {
+				if h.acquire(t.Context(), kind, LightCost) == nil {
+					order = append(order, kind)
+					h.release(LightCost)
+				}
+			}()
+			synctest.Wait() // until it waits in its queue
+		}
+		for range 3 { // the flood
+			ask(hashLogin)
+		}
+		ask(hashKey)
+		ask(hashPassword)
+		ask(hashCheck)
+		ask(hashKey)
+		h.release(LightCost)
+		synctest.Wait()
+		if want := []hashKind{hashCheck, hashPassword, hashKey, hashLogin, hashKey, hashLogin, hashLogin}; !slices.Equal(order, want) {
+			t.Errorf("got %v, want %v", order, want)
+		}
+		wantIdle(t, h)
+	})
+}
+
 func TestALargeHashIsNotOvertakenBySmallOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newTestHasher(6, 10)
 		mustAcquire(t, h, units(2))
 		ctx, cancel := context.WithCancel(t.Context())
 		large := make(chan error, 1)
-		go func() { large <- h.acquire(ctx, units(3)) }()
+		go func() { large <- h.acquire(ctx, hashLogin, units(3)) }()
 		synctest.Wait()
 		small := make(chan error, 1)
-		go func() { small <- h.acquire(t.Context(), units(1)) }()
+		go func() { small <- h.acquire(t.Context(), hashLogin, units(1)) }()
 		synctest.Wait()
 		if h.waiting() != 2 {
 			t.Fatalf("%d wait, want both: the small one came later", h.waiting())
@@ -99,7 +130,7 @@ func TestHashesStayWithinMemoryAndProcessors(t *testing.T) {
 				var callers sync.WaitGroup
 				for range 20 {
 					callers.Go(func() {
-						if h.acquire(ctx, units(tt.size)) == nil {
+						if h.acquire(ctx, hashLogin, units(tt.size)) == nil {
 							<-ctx.Done()
 							h.release(units(tt.size))
 						}
@@ -147,7 +178,7 @@ func TestNoCollectionIsUnderWayWhenTheHasherIsClosed(t *testing.T) {
 		h.release(units(1))
 	}
 	waits := make(chan error, 1)
-	go func() { waits <- h.acquire(t.Context(), units(1)) }()
+	go func() { waits <- h.acquire(t.Context(), hashLogin, units(1)) }()
 	waitUntil(t, "a collection begins", func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -167,7 +198,7 @@ func TestAHashLargerThanAllMemoryIsRefusedAtOnce(t *testing.T) {
 		mustAcquire(t, h, units(1)) // so that another caller would wait until its context ends
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := h.acquire(ctx, units(3)); !errors.Is(err, ErrCostTooHigh) {
+		if err := h.acquire(ctx, hashLogin, units(3)); !errors.Is(err, ErrCostTooHigh) {
 			t.Errorf("got error %v, want ErrCostTooHigh", err)
 		}
 		h.release(units(1))
@@ -183,7 +214,7 @@ func TestAPermitThatComesAsItsWaiterLeavesIsPassedOn(t *testing.T) {
 			mustAcquire(t, h, LightCost)
 			ctx, cancel := context.WithCancel(t.Context())
 			got := make(chan error, 1)
-			go func() { got <- h.acquire(ctx, LightCost) }()
+			go func() { got <- h.acquire(ctx, hashLogin, LightCost) }()
 			synctest.Wait()
 
 			h.mu.Lock() // so that both happen at the same moment for the waiter
@@ -257,7 +288,7 @@ func TestCloseWaitsForTheHashOfAPassword(t *testing.T) {
 		s := open(t, nil)
 		begun, end := make(chan struct{}), make(chan struct{})
 		hashed := make(chan error, 1)
-		go func() { hashed <- s.hashInTurn(t.Context(), LightCost, func() { close(begun); <-end }) }()
+		go func() { hashed <- s.hashInTurn(t.Context(), hashCheck, LightCost, func() { close(begun); <-end }) }()
 		<-begun
 		closed := make(chan error, 1)
 		go func() { closed <- s.Close() }()
@@ -294,41 +325,74 @@ func TestCloseWaitsForTheHashesOfNewKeys(t *testing.T) {
 	}
 }
 
-func TestAPasswordIsBusyWhenTheQueueIsFull(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := open(t, &Options{Cost: LightCost, HashQueue: 2})
-		giveBack := takePermits(t, s)
-		waiting := make(chan error, 2)
-		for range 2 {
-			go func() {
-				_, err := s.HashPassword(t.Context(), "hunter22")
-				waiting <- err
-			}()
-			synctest.Wait()
-		}
-		if n := s.hasher.waiting(); n != 2 {
-			t.Fatalf("%d hashes wait, want 2", n)
-		}
-		before := stats(t, s)
-		if _, err := s.HashPassword(t.Context(), "hunter22"); !errors.Is(err, ErrBusy) {
-			t.Errorf("HashPassword: got %v, want %v", err, ErrBusy)
-		}
-		if _, err := s.CheckPassword(t.Context(), "", "hunter22"); !errors.Is(err, ErrBusy) {
-			t.Errorf("CheckPassword: got %v, want %v", err, ErrBusy)
-		}
-		if n := stats(t, s).Busy - before.Busy; n != 2 {
-			t.Errorf("%d calls count as refused for it, want 2", n)
-		}
-		giveBack()
-		for range 2 {
-			if err := <-waiting; err != nil {
-				t.Error(err)
-			}
-		}
-		if _, err := s.CheckPassword(t.Context(), "", "hunter22"); err != nil {
-			t.Errorf("when nobody waits: %v", err)
-		}
-	})
+func TestACallIsBusyWhenTheQueueOfItsKindIsFull(t *testing.T) {
+	kinds := []struct {
+		name string
+		call func(ctx context.Context, s *Store, tokens []string) error
+	}{
+		{"a first login", func(ctx context.Context, s *Store, tokens []string) error {
+			_, err := s.Login(ctx, tokens[0])
+			return err
+		}},
+		{"a check of a password", func(ctx context.Context, s *Store, _ []string) error {
+			_, err := s.CheckPassword(ctx, "", "hunter22")
+			return err
+		}},
+		{"a new password", func(ctx context.Context, s *Store, _ []string) error {
+			_, err := s.HashPassword(ctx, "hunter22")
+			return err
+		}},
+		{"new keys", func(ctx context.Context, s *Store, _ []string) error {
+			_, _, err := s.MintKeys(ctx, 10, nil)
+			return err
+		}},
+	}
+	for i, flood := range kinds {
+		t.Run(flood.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := open(t, &Options{Cost: LightCost, HashQueue: 2})
+				tokens := make([]string, 3) // each of another key
+				for n := range tokens {
+					_, tokens[n] = addServerKey(t, s, fmt.Sprint("key-", n))
+				}
+				giveBack := takePermits(t, s)
+				outcomes := make(chan error, 10)
+				start := func(call func(context.Context, *Store, []string) error, tokens []string) {
+					go func() { outcomes <- call(t.Context(), s, tokens) }()
+					synctest.Wait()
+				}
+				start(flood.call, tokens[0:])
+				start(flood.call, tokens[1:])
+				before := stats(t, s).Busy
+				if err := flood.call(t.Context(), s, tokens[2:]); !errors.Is(err, ErrBusy) {
+					t.Errorf("with two of its kind in the queue it returns %v, want %v", err, ErrBusy)
+				}
+				if n := stats(t, s).Busy - before; n != 1 {
+					t.Errorf("%d calls count as refused for it, want 1", n)
+				}
+				waiting := 2
+				for n, other := range kinds {
+					if n != i {
+						start(other.call, tokens)
+						waiting++
+					}
+				}
+				if len(outcomes) > 0 {
+					t.Fatalf("a call of another kind is refused: %v", <-outcomes)
+				}
+				giveBack()
+				for range waiting {
+					if err := <-outcomes; err != nil {
+						t.Error(err)
+					}
+				}
+				if err := flood.call(t.Context(), s, tokens[2:]); err != nil {
+					t.Errorf("when nobody waits: %v", err)
+				}
+				wantIdle(t, s.hasher)
+			})
+		})
+	}
 }
 
 func TestNoPermitIsLostWhenCallersComeAndGo(t *testing.T) {
@@ -342,7 +406,7 @@ func TestNoPermitIsLostWhenCallersComeAndGo(t *testing.T) {
 				if i%2 == 0 {
 					go cancel()
 				}
-				if h.acquire(ctx, cost) == nil {
+				if h.acquire(ctx, hashLogin, cost) == nil {
 					h.release(cost)
 				}
 				cancel()
@@ -363,7 +427,7 @@ func TestNoPermitIsLostWhenTheHasherClosesAsWaitersLeave(t *testing.T) {
 			mustAcquire(t, h, LightCost)
 			ctx, cancel := context.WithCancel(t.Context())
 			got := make(chan error, 1)
-			go func() { got <- h.acquire(ctx, LightCost) }()
+			go func() { got <- h.acquire(ctx, hashLogin, LightCost) }()
 			synctest.Wait()
 
 			h.mu.Lock() // so that both happen at the same moment for the waiter

@@ -178,7 +178,7 @@ func units(n uint32) Cost { return Cost{Memory: n * LightCost.Memory, Passes: 1,
 
 func mustAcquire(t testing.TB, h *hasher, cost Cost) {
 	t.Helper()
-	must(t, h.acquire(t.Context(), cost))
+	must(t, h.acquire(t.Context(), hashLogin, cost))
 }
 
 // takePermits takes all permits to hash, so that every hash waits until giveBack is called.
@@ -200,8 +200,12 @@ func wantIdle(t testing.TB, h *hasher) {
 	t.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.used != 0 || h.running != 0 || len(h.queue) != 0 {
-		t.Errorf("%d bytes in %d permits are out, and %d callers wait; want none", h.used, h.running, len(h.queue))
+	waiting := 0
+	for _, queue := range h.queues {
+		waiting += len(queue)
+	}
+	if h.used != 0 || h.running != 0 || waiting != 0 || h.calls != [hashKinds]int{} {
+		t.Errorf("%d bytes in %d permits are out, and %d callers wait; want none", h.used, h.running, waiting)
 	}
 }
 

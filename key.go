@@ -51,7 +51,8 @@ type KeyRequest struct {
 // is refused before anything is hashed. CreateKey waits for a permit to hash, as long as ctx lasts.
 //
 // It returns [ErrUserNotFound], also for [ServerOwner]; [ErrAnonymousUser]; [ErrInvalidName];
-// [ErrKeyNameTaken]; [ErrTooManyKeys]; [ErrInvalidExpiry]; or an error of [Store.Update].
+// [ErrKeyNameTaken]; [ErrTooManyKeys]; [ErrInvalidExpiry]; [ErrBusy]; or an error of
+// [Store.Update].
 func (s *Store) CreateKey(ctx context.Context, user uuid.UUID, n KeySpec) (Key, string, error) {
 	if user == ServerOwner {
 		return Key{}, "", wrapf(ErrUserNotFound, "create key %.80q of %s", n.Name, ownerText(user))
@@ -62,7 +63,7 @@ func (s *Store) CreateKey(ctx context.Context, user uuid.UUID, n KeySpec) (Key, 
 // CreateServerKey makes a key that no user owns, and returns the key and its token, as
 // [Store.CreateKey] does.
 //
-// It returns [ErrInvalidName], [ErrKeyNameTaken], [ErrInvalidExpiry], or an error of
+// It returns [ErrInvalidName], [ErrKeyNameTaken], [ErrInvalidExpiry], [ErrBusy], or an error of
 // [Store.Update].
 func (s *Store) CreateServerKey(ctx context.Context, n KeySpec) (Key, string, error) {
 	return s.createKey(ctx, ServerOwner, n)
@@ -185,7 +186,7 @@ func (m MintedKey) Format(f fmt.State, _ rune) {
 // Nothing is written. The token is good only after the key was inserted. MintKey waits for a permit
 // to hash, as long as ctx lasts.
 //
-// It returns [ErrClosed] or ctx's error.
+// It returns [ErrBusy], [ErrClosed] or ctx's error.
 func (s *Store) MintKey(ctx context.Context) (MintedKey, string, error) {
 	minted, tokens, err := s.MintKeys(ctx, 1, nil)
 	if err != nil {
@@ -196,7 +197,7 @@ func (s *Store) MintKey(ctx context.Context) (MintedKey, string, error) {
 
 // MintKeys is [Store.MintKey] n times, in parallel. progress is called as in [Store.CreateKeys].
 //
-// It returns [ErrClosed] or ctx's error.
+// It returns [ErrBusy], [ErrClosed] or ctx's error.
 func (s *Store) MintKeys(ctx context.Context, n int, progress func(done, total int)) ([]MintedKey, []string, error) {
 	minted, tokens, err := s.mintKeys(ctx, n, progress)
 	return minted, tokens, wrapf(err, "mint keys")
@@ -206,6 +207,10 @@ func (s *Store) mintKeys(ctx context.Context, n int, progress func(done, total i
 	if s.closed.Load() {
 		return nil, nil, ErrClosed
 	}
+	if err := s.hasher.begin(hashKey); err != nil {
+		return nil, nil, err
+	}
+	defer s.hasher.end(hashKey)
 	drawn, err := s.draw(max(n, 0))
 	if err != nil {
 		return nil, nil, err

@@ -217,7 +217,7 @@ func (s *Store) prefetch(ctx context.Context, id uuid.UUID) { _, _, _ = s.lookUp
 // compare waits for a permit, hashes secret, and reports whether v was made from it. It hashes
 // nothing if no caller waits for the result any more.
 func (s *Store) compare(c *hashCall, id uuid.UUID, secret *[secretSize]byte, v *verifier, phc string) (ok bool, err error) {
-	if err := s.hasher.acquire(c.ctx, v.cost); err != nil {
+	if err := s.hasher.acquire(c.ctx, hashLogin, v.cost); err != nil {
 		return false, err
 	}
 	if begun := s.flight.begin(c); begun {

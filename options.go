@@ -49,9 +49,11 @@ type Options struct {
 	// default is 64 MiB.
 	HashMemory int64
 
-	// HashQueue bounds how many logins can wait for argon2 at once, including the logins whose hash
-	// is running. Further logins get [ErrBusy]. Logins with the same token count once. Passwords
-	// get ErrBusy if as many hashes wait. The default is 1,024.
+	// HashQueue bounds how many calls of each kind can wait for argon2 at once, including the calls
+	// whose hash is running. There are four kinds: first logins of keys, checks of passwords, new
+	// passwords, and new keys. Further calls of the kind get [ErrBusy]. Logins with the same token
+	// count once, and so does a call that makes many keys. The kinds take turns, so that a flood of
+	// one kind does not keep out the others. The default is 1,024.
 	HashQueue int
 
 	// CacheSize is how many verified keys the store remembers. Their logins need neither the disk

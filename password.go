@@ -1,9 +1,6 @@
 package latchkey
 
-import (
-	"context"
-	"fmt"
-)
+import "context"
 
 // HashPassword hashes a password with argon2id, at the store's cost and with a new salt, and
 // returns the verifier as a PHC string. The store does not keep the verifier; [Tx.AppTable] is a
@@ -12,7 +9,7 @@ import (
 //
 // It returns [ErrBusy], [ErrClosed] or ctx's error.
 func (s *Store) HashPassword(ctx context.Context, password string) (verifier string, err error) {
-	err = s.hashInTurn(ctx, s.cost, func() {
+	err = s.hashInTurn(ctx, hashPassword, s.cost, func() {
 		v := newVerifier([]byte(password), s.cost)
 		verifier = v.String()
 	})
@@ -31,23 +28,22 @@ func (s *Store) CheckPassword(ctx context.Context, verifier, password string) (o
 		v.cost, err = s.cost, nil
 	}
 	if err == nil {
-		err = s.hashInTurn(ctx, v.cost, func() { ok = v.matches([]byte(password)) && verifier != "" })
+		err = s.hashInTurn(ctx, hashCheck, v.cost, func() { ok = v.matches([]byte(password)) && verifier != "" })
 	}
 	return ok, wrapf(err, "check password")
 }
 
-// hashInTurn runs hash when it has a permit. It returns ErrBusy if as many callers wait for a
-// permit as logins may wait.
-func (s *Store) hashInTurn(ctx context.Context, cost Cost, hash func()) error {
+// hashInTurn runs hash when it has a permit of a kind.
+func (s *Store) hashInTurn(ctx context.Context, kind hashKind, cost Cost, hash func()) error {
 	if !s.enter() {
 		return ErrClosed
 	}
 	defer s.background.Done()
-	if waiting := s.hasher.waiting(); waiting > 0 && waiting >= s.flight.limit {
-		s.counters.add(statBusy, 1)
-		return fmt.Errorf("%w: %d wait for a hash", ErrBusy, waiting)
+	if err := s.hasher.begin(kind); err != nil {
+		return err
 	}
-	if err := s.hasher.acquire(ctx, cost); err != nil {
+	defer s.hasher.end(kind)
+	if err := s.hasher.acquire(ctx, kind, cost); err != nil {
 		return err
 	}
 	defer s.hasher.release(cost)

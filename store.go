@@ -120,7 +120,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		clock:            opts.now(),
 		random:           opts.random(),
 		cache:            newCache(opts.cacheSize()),
-		hasher:           newHasher(opts.hashMemory(), c),
+		hasher:           newHasher(opts.hashMemory(), opts.hashQueue(), c),
 		flight:           newSingleflight(opts.hashQueue()),
 		rehashes:         newRehashes(),
 		counters:         c,
