@@ -37,9 +37,10 @@ const minRSA = 2048
 // maxJWTKeys bounds the keys of a [JWTVerifier], which tries one key after the other.
 const maxJWTKeys = 100
 
-// ParseJWTKeys reads the keys of an authority for [JWTVerifier].Keys from the content of a file. The
-// file has public keys for RS256 and ES256 in PEM, or a key or a set of keys as JSON (RFC 7517), or
-// one line of text that is a secret for HS256. Certificates count as the public keys in them.
+// ParseJWTKeys reads the keys of an authority for [JWTVerifier].Keys from the content of a file.
+// The file has public keys for RS256 and ES256 in PEM, or a key or a set of keys as JSON (RFC
+// 7517), or one line of text that is a secret for HS256. Certificates count as the public keys in
+// them.
 //
 // algorithms are the algorithms that the keys may be for: "HS256", "RS256" and "ES256". Without
 // algorithms, all three are allowed. A set of keys may have keys of other kinds, such as keys for
@@ -86,7 +87,8 @@ func parseJWTKeys(data []byte) ([]any, error) {
 	return []any{secret}, nil
 }
 
-// isText reports whether data is UTF-8 without control characters other than ends of lines and tabs.
+// isText reports whether data is UTF-8 without control characters other than ends of lines and
+// tabs.
 func isText(data []byte) bool {
 	return utf8.Valid(data) && bytes.IndexFunc(data, func(r rune) bool {
 		return unicode.IsControl(r) && r != '\r' && r != '\n' && r != '\t'
@@ -112,8 +114,8 @@ func algorithmOf(key any) (alg string, err error) {
 	return "", fmt.Errorf("a %T cannot check tokens; give a []byte, an *rsa.PublicKey or an *ecdsa.PublicKey", key)
 }
 
-// checkSecret returns an error if a secret for HS256 is too short, or if it is a public key in one of
-// the forms in which public keys are written.
+// checkSecret returns an error if a secret for HS256 is too short, or if it is a public key in one
+// of the forms in which public keys are written.
 func checkSecret(secret []byte) error {
 	if isPublicKey(secret) {
 		return errors.New("it is a public key in a form that is not read here, and everybody could sign with it as a secret; give it in PEM or as a JSON Web Key")
