@@ -54,8 +54,8 @@ type Options struct {
 	// Kotlin SDKs up to 1.16 choose their exceptions by these texts.
 	OldTexts bool
 
-	// AllowKeySessions lets a session that was opened with a user key manage the user's keys. Then a
-	// thief of one key can make others.
+	// AllowKeySessions lets a session that was opened with a user key manage the user's keys. Then
+	// a thief of one key can make others.
 	AllowKeySessions bool
 
 	// InsecureKeySessions makes a session that was opened with a user key what it was in the hosted
@@ -137,9 +137,9 @@ type Options struct {
 	// requests are not logged.
 	Logger *slog.Logger
 
-	// LogPages serves the page that a refusal's link leads to, with the request and the reason. Only
-	// programs on the same machine can read the pages, and nobody can through a proxy. The last
-	// 1,000 refused requests have a page.
+	// LogPages serves the page that a refusal's link leads to, with the request and the reason.
+	// Only programs on the same machine can read the pages, and nobody can through a proxy. The
+	// last 1,000 refused requests have a page.
 	LogPages bool
 
 	// Now is the handler's clock. The store has a clock of its own, which should show the same
