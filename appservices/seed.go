@@ -329,7 +329,8 @@ func (p *planting) user(u SeedUser, verifier string) (made SeededUser, err error
 			return made, err
 		}
 		if acc != nil {
-			return made, fmt.Errorf("%w: %s", latchkey.ErrIdentityTaken, u.Email) // also before the first login with it
+			// The address is taken even before the first login with it.
+			return made, fmt.Errorf("%w: %s", latchkey.ErrIdentityTaken, u.Email)
 		}
 	}
 	user, err := p.tx.CreateUser(latchkey.UserSpec{Identity: identities[0]})
