@@ -54,8 +54,8 @@ type session struct {
 // A sessionClaim is the part of a session for which the service's own claims have no place.
 type sessionClaim struct {
 	App           string    `json:"app"`                      // the app ID that the client used
-	Disablings    uint64    `json:"disablings"`               // of the user; disabling ends a session for good
-	Forgotten     uint64    `json:"forgotten"`                // the count of [forgotten] when the session began
+	Disablings    uint64    `json:"disablings"`               // of the user, when it began
+	Forgotten     uint64    `json:"forgotten"`                // count of [forgotten] when it began
 	User          uuid.UUID `json:"user,omitzero"`            // missing for a server key
 	Key           uuid.UUID `json:"key,omitzero"`             // the key that opened the session
 	KeyDisablings uint64    `json:"key_disablings,omitempty"` // of the key
@@ -294,8 +294,8 @@ func (c *call) checkDates(typ string, cl *claims) error {
 }
 
 // holder returns the owner of a session, unless the session has ended. As in the hosted service, an
-// access token stays good for reading after the session was logged out: then goesOn is false. typ is
-// the type of the request's token, and decides the refusal.
+// access token stays good for reading after the session was logged out: then goesOn is false. typ
+// is the type of the request's token, and decides the refusal.
 func (c *call) holder(s *session, typ string, goesOn bool) (p *principal, err error) {
 	err = c.app.store.View(c.ctx(), func(tx *latchkey.Tx) (err error) {
 		p, err = c.holderIn(tx, s, typ, goesOn)
