@@ -81,8 +81,8 @@ func (a *app) makeSigningKey(ctx context.Context, replace bool) error {
 	return err
 }
 
-// presentSigningKey returns the key in the store, or nil if the store has no key of its replica. The
-// app signs with this key from then on. It differs from the app's key if another handler of the
+// presentSigningKey returns the key in the store, or nil if the store has no key of its replica.
+// The app signs with this key from then on. It differs from the app's key if another handler of the
 // store has replaced it.
 func (a *app) presentSigningKey(tx *latchkey.Tx) (*signingKey, error) {
 	k, _, err := storedSigningKey(tx, a.store.ReplicaID())
