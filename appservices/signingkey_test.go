@@ -44,7 +44,8 @@ func TestEndSessionsShutsOutTheThiefOfAFile(t *testing.T) {
 	d := newDouble(t, nil)
 	u := d.signUp("ada@example.com")
 	thief := d.stolen(d.signingKey(), "ada@example.com")
-	d.keys("POST", "", thief, object{"name": "thief"}).want(http.StatusCreated) // the file gives that away
+	// The key in the file is enough to make the token.
+	d.keys("POST", "", thief, object{"name": "thief"}).want(http.StatusCreated)
 
 	must(t, d.handler.EndSessions(t.Context(), ""))
 	d.keys("POST", "", thief, object{"name": "again"}).refused(401, "", "signature is invalid")
@@ -76,7 +77,8 @@ func TestEndSessionsEndsTheSessionsOfTheStoresOtherHandlers(t *testing.T) {
 	must(t, err)
 	must(t, other.EndSessions(t.Context(), ""))
 	d.send("GET", prefix+"/auth/profile", u.access, nil).refused(401, "InvalidSession", "invalid session")
-	d.refresh(u.refresh).refused(401, "", "signature is invalid") // the handler has learned the new key
+	// The handler has read the new key.
+	d.refresh(u.refresh).refused(401, "", "signature is invalid")
 
 	must(t, other.EndSessions(t.Context(), ""))
 	again := d.loginEmail("ada@example.com") // a login learns the new key, too
