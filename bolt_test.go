@@ -309,7 +309,9 @@ func TestALinkToNothingLeadsToANewFile(t *testing.T) {
 	must(t, os.Mkdir(filepath.Dir(path), 0o700))
 	symlink(t, filepath.Join(dir, "data"), filepath.Join(other, "here"))
 	symlink(t, filepath.Join("here", "middle.db"), link)
-	symlink(t, "../data/keys.db", filepath.Join(dir, "data", "middle.db")) // beside which there is no data
+	// Beside other/here there is no directory data, so the link must be resolved from the directory
+	// that it is really in.
+	symlink(t, "../data/keys.db", filepath.Join(dir, "data", "middle.db"))
 	_, err := latchkey.Open(link, &latchkey.Options{ReadOnly: true})
 	wantError(t, err, fs.ErrNotExist)
 	closeStore(t, openFile(t, link, light()))
