@@ -278,7 +278,8 @@ func TestADamagedPageIsNotMergedWithAnother(t *testing.T) {
 		if beside > 0 {
 			other = last + 1
 		}
-		e.spoil(e.leafWith("numbers", number(other)), pageHeader+elementSize+8+3, 0x20) // a key of 512 MiB
+		// The key then has 512 MiB.
+		e.spoil(e.leafWith("numbers", number(other)), pageHeader+elementSize+8+3, 0x20)
 		for range 2 {
 			err := e.Update(t.Context(), func(tx EngineTx) error {
 				for i := first; i < last; i++ {
