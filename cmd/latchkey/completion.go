@@ -86,8 +86,8 @@ func (o *ownerArg) complete(c *cli, takesKey bool) completer {
 	}
 }
 
-// complete returns what each offers and begins with prefix. It leaves out texts that a terminal does
-// not show as they are.
+// complete returns what each offers and begins with prefix. It leaves out texts that a terminal
+// does not show as they are.
 func (c *cli) complete(cmd *cobra.Command, prefix string, each func(tx *latchkey.Tx, offer func(text, state string) error) error) ([]cobra.Completion, cobra.ShellCompDirective) {
 	errEnough := errors.New("enough")
 	var offered []cobra.Completion
