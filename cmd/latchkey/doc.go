@@ -39,8 +39,8 @@
 // Names and subjects differ if one letter is upper case in the one and lower case in the other, so
 // Ada@example.com and ada@example.com are two users. A letter with an accent can be written as one
 // character or as two. The command first looks for the exact text of an argument, and then for its
-// Unicode normal form C (NFC). New names and subjects are stored in that form. Lists mark text that is
-// in another form with "(not NFC)".
+// Unicode normal form C (NFC). New names and subjects are stored in that form. Lists mark text that
+// is in another form with "(not NFC)".
 //
 // The command key create shows the token of the new key. No command shows it again. The command
 // login reads a token from standard input and never takes one as an argument, because every process
@@ -90,8 +90,8 @@
 //	{"error":TEXT,"advice":TEXT,"status":N}
 //
 // TIME has the format of RFC 3339. A key that never expires has no "expires". The owner of a server
-// key is ffffffff-ffff-ffff-ffff-ffffffffffff, and the principal of a server key has no "user_id". The
-// version has no "commit" if the build did not know it.
+// key is ffffffff-ffff-ffff-ffff-ffffffffffff, and the principal of a server key has no "user_id".
+// The version has no "commit" if the build did not know it.
 //
 // # Exit status
 //
