@@ -16,8 +16,8 @@ import (
 // errPruned means that key prune was interrupted after it had deleted some keys.
 var errPruned = errors.New("interrupted")
 
-// pruneBatch is how many keys key prune deletes in one transaction. A commit takes some milliseconds,
-// so larger batches would hardly be faster, and an interrupt would wait longer.
+// pruneBatch is how many keys key prune deletes in one transaction. A commit takes some
+// milliseconds, so larger batches would hardly be faster, and an interrupt would wait longer.
 const pruneBatch = 100
 
 // pruning is one run of the command key prune.
