@@ -50,7 +50,8 @@ func columns(s string) int {
 	n := 0
 	for _, r := range s {
 		switch {
-		case unicode.In(r, unicode.Mn, unicode.Me) || 0x1160 <= r && r <= 0x11FF: // also the later parts of a Hangul syllable
+		// The range has the later parts of a Hangul syllable.
+		case unicode.In(r, unicode.Mn, unicode.Me) || 0x1160 <= r && r <= 0x11FF:
 		case wide(r):
 			n += 2
 		default:
