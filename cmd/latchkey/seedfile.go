@@ -103,7 +103,8 @@ func (c *seedCheck) node(n *yaml.Node, typ reflect.Type, path string) error {
 	case tag == "!!null":
 		return nil
 	case typ == reflect.TypeFor[appservices.SeedValue]():
-		if tag != "!!str" && tag != "!!int" && (tag != "!!float" || !strings.ContainsAny(n.Value, "0123456789")) { // not .nan or .inf
+		// A float without digits is .nan or .inf.
+		if tag != "!!str" && tag != "!!int" && (tag != "!!float" || !strings.ContainsAny(n.Value, "0123456789")) {
 			return nodeError(n, path, "it must be text or a number")
 		}
 		return nil
@@ -199,8 +200,8 @@ func (c *seedCheck) merged(key, value *yaml.Node, typ reflect.Type, path string)
 	return c.node(value, typ, path)
 }
 
-// seedPart matches what an error of package appservices says about the part of a seed that it means,
-// as in users[0] or keys[1].
+// seedPart matches what an error of package appservices says about the part of a seed that it
+// means, as in users[0] or keys[1].
 var seedPart = regexp.MustCompile(`\b(users|server_keys|identities|keys)\[(\d+)\]: `)
 
 // locate returns err, an error about the seed, with the line of the part that it means.
