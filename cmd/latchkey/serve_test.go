@@ -281,9 +281,9 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("URL", s.url)
 }
 
-// request sends a request, and prints the status and the body of the reply:
-// request METHOD PATH [BODY] [HEADER:VALUE ...]. PATH can be a whole URL. The headers of the reply go
-// to the file headers.
+// request sends a request, and prints the status and the body of the reply: request METHOD PATH
+// [BODY] [HEADER:VALUE ...]. PATH can be a whole URL. The headers of the reply go to the file
+// headers.
 func request(ts *testscript.TestScript, neg bool, args []string) {
 	body := ""
 	if len(args) > 2 {
