@@ -13,7 +13,7 @@ import (
 type versionAnswer struct {
 	Version  string `json:"version"`
 	Commit   string `json:"commit,omitempty"`   // of the sources, if the build knew it
-	Modified bool   `json:"modified,omitempty"` // whether the sources had changes that were not committed
+	Modified bool   `json:"modified,omitempty"` // the sources had uncommitted changes
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 }
