@@ -14,8 +14,8 @@ import (
 // processors. More hashes at once than processors would only take turns and hold memory meanwhile.
 //
 // Each kind of hash has a queue of its own, and the kinds take turns, so that a flood of one kind
-// does not make the others wait. Within a kind, callers get their permits in the order in which they
-// asked.
+// does not make the others wait. Within a kind, callers get their permits in the order in which
+// they asked.
 //
 // argon2 allocates its memory anew for each hash, and the memory of a finished hash stays in use
 // until it is collected. So running hashes get half of the bound. When the garbage of finished
@@ -62,8 +62,8 @@ func newHasher(limit int64, maxCalls int, c *counters) *hasher {
 	return &hasher{limit: limit, slots: runtime.GOMAXPROCS(0), maxCalls: maxCalls, counters: c}
 }
 
-// begin begins a call that will ask for permits of a kind. If begin returns nil, the caller must call
-// end.
+// begin begins a call that will ask for permits of a kind. If begin returns nil, the caller must
+// call end.
 //
 // It returns ErrBusy if too many calls of the kind are in progress already.
 func (h *hasher) begin(kind hashKind) error {
@@ -94,7 +94,8 @@ func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (verifier, 
 	return newVerifier(secret, cost), nil
 }
 
-// acquire waits for a permit of a kind to hash at cost. The caller gives the permit back with release.
+// acquire waits for a permit of a kind to hash at cost. The caller gives the permit back with
+// release.
 //
 // It returns ErrCostTooHigh, ErrClosed or ctx's error.
 func (h *hasher) acquire(ctx context.Context, kind hashKind, cost Cost) error {
