@@ -67,8 +67,8 @@ func isOpenHere(path string) bool {
 	return false
 }
 
-// WhoHas says which process has the lock on the file at path, as in "process 7 (serve) has it open",
-// and whether it is this process. It returns "" if that is not known.
+// WhoHas says which process has the lock on the file at path, as in "process 7 (serve) has it
+// open", and whether it is this process. It returns "" if that is not known.
 func WhoHas(path string) string {
 	here := isOpenHere(path)
 	var names []string
