@@ -139,7 +139,8 @@ func TestAStoreThatGoesOnFromACopyIsAnotherReplica(t *testing.T) {
 func TestHealthTellsOfASafetyCopyThatCannotBeMade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
-		must(t, os.MkdirAll(filepath.Join(path+".safety.new", "full"), 0o700)) // where the copy is to be written
+		// A directory is in the place where the copy is written.
+		must(t, os.MkdirAll(filepath.Join(path+".safety.new", "full"), 0o700))
 		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour})
 		must(t, err)
 		defer closeStore(t, s)
@@ -185,7 +186,8 @@ func TestAStoreWithANameNearTheLimitIsCompactedAndLeavesNothingBehind(t *testing
 	dir := t.TempDir()
 	path := filepath.Join(dir, strings.Repeat("n", 251)+".db")
 	if runtime.GOOS == "windows" {
-		path = filepath.Join(dir, strings.Repeat("n", 240)+".db") // Wine counts what it maps the name to
+		// Wine counts the longer name that it maps this name to.
+		path = filepath.Join(dir, strings.Repeat("n", 240)+".db")
 	}
 	s := openFile(t, path, nil)
 	token := ""
