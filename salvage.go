@@ -48,9 +48,9 @@ type SalvageReport struct {
 // lost. [SalvageReport] says which records come back disabled. The new store is another replica of
 // the domain.
 //
-// It returns [ErrNotStore] if broken is no regular file; [ErrCorrupt] if the record of the domain is
-// lost, because no token can be checked without it; [ErrNewerFormat]; [fs.ErrExist] if out exists;
-// [ErrInvalidOptions] if a path is empty; ctx's error; or the operating system's error.
+// It returns [ErrNotStore] if broken is no regular file; [ErrCorrupt] if the record of the domain
+// is lost, because no token can be checked without it; [ErrNewerFormat]; [fs.ErrExist] if out
+// exists; [ErrInvalidOptions] if a path is empty; ctx's error; or the operating system's error.
 func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err error) {
 	if broken == "" || out == "" {
 		return report, wrapf(errNoPath, "salvage")
