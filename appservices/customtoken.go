@@ -26,7 +26,9 @@ type JWTVerifier struct {
 	Audiences []string
 	// Issuers are the values of "iss" that a token may have. The default is any, or none.
 	Issuers []string
-	// Fields maps each field of the user's profile to the claim that it is taken from.
+	// Fields maps each field of the user's profile to the claim that it is taken from. Dots lead into
+	// objects, as in "user_data.name". A name, an e-mail address and the other fields that clients
+	// read as text are taken only from a string.
 	Fields map[string]string
 	// Now is the clock. The default is [time.Now].
 	Now func() time.Time
@@ -97,9 +99,29 @@ func (v *JWTVerifier) Verify(_ context.Context, _, token string) (id string, dat
 	}
 	data = make(map[string]any, len(v.Fields))
 	for field, claim := range v.Fields {
-		if value, ok := claims[claim]; ok {
+		if value, ok := claimAt(claims, claim); ok {
 			data[field] = value
 		}
 	}
 	return id, data, nil
+}
+
+// claimAt returns the claim with a name. Unless there is such a claim, dots in the name lead into
+// objects: user_data.name is the member name of the claim user_data. The name of a claim can be a
+// URL, which has dots, too.
+func claimAt(claims map[string]any, name string) (value any, ok bool) {
+	if value, ok := claims[name]; ok {
+		return value, true
+	}
+	for i := range len(name) {
+		if name[i] != '.' {
+			continue
+		}
+		if inner, isObject := claims[name[:i]].(map[string]any); isObject {
+			if value, ok := claimAt(inner, name[i+1:]); ok {
+				return value, true
+			}
+		}
+	}
+	return nil, false
 }

@@ -157,3 +157,25 @@ func TestAJWTVerifierThatIsNotCompleteRefusesEveryToken(t *testing.T) {
 		}
 	}
 }
+
+func TestAFieldOfTheProfileCanComeFromANestedClaim(t *testing.T) {
+	secret := []byte("0123456789abcdef0123456789abcdef")
+	now := func() time.Time { return start }
+	v := &appservices.JWTVerifier{Keys: []any{secret}, Audiences: []string{"demo-abcde"}, Now: now, Fields: map[string]string{
+		"name": "user_data.name", "email": "https://example.com/claims.email", "first_name": "user_data.names.0.first",
+		"last_name": "a.b.c", "picture_url": "user_data.none", "gender": "sub.x", "city": "user_data.address",
+	}}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
+		"aud": "demo-abcde", "sub": "ada", "exp": start.Add(time.Minute).Unix(),
+		"user_data":                        object{"name": "Jean", "names": []any{object{"first": "Jean"}}, "address": object{"city": "Paris"}},
+		"https://example.com/claims.email": "jean@example.com",
+		"a":                                object{"x": 1}, "a.b": object{"c": "Valjean"},
+	}).SignedString(secret)
+	must(t, err)
+	_, data, err := v.Verify(t.Context(), "demo-abcde", token)
+	must(t, err)
+	want := map[string]any{"name": "Jean", "email": "jean@example.com", "last_name": "Valjean", "city": object{"city": "Paris"}}
+	if !reflect.DeepEqual(data, want) {
+		t.Errorf("got %v, want %v", data, want)
+	}
+}
