@@ -37,7 +37,12 @@ func newRoot(c *cli) *cobra.Command {
 	root.SilenceUsage = true
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.SetFlagErrorFunc(explainFlag)
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return c.begin(cmd) }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if err := checkRepeats(cmd); err != nil {
+			return err
+		}
+		return c.begin(cmd)
+	}
 
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.store, "store", "", "the `FILE` of the store (or set LATCHKEY_STORE)")
@@ -55,6 +60,7 @@ func newRoot(c *cli) *cobra.Command {
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		asParent(completion)
 	}
+	countFlags(root)
 	return root
 }
 

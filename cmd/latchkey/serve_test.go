@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,8 +35,11 @@ func startServe(t *testing.T, ctx context.Context, args ...string) (url string, 
 	t.Helper()
 	out, stdout := io.Pipe()
 	log, ended := newSafeBuffer(), make(chan int, 1)
+	if !slices.Contains(args, "--addr") {
+		args = append(args, "--addr", "127.0.0.1:0")
+	}
 	go func() {
-		ended <- run(ctx, append([]string{"serve", "--addr", "127.0.0.1:0"}, args...), os.Stdin, stdout, log)
+		ended <- run(ctx, append([]string{"serve"}, args...), os.Stdin, stdout, log)
 		stdout.Close()
 	}()
 	line, err := bufio.NewReader(out).ReadString('\n')

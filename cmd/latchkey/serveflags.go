@@ -31,7 +31,7 @@ func (s *server) addFlags(cmd *cobra.Command) {
 	flags.Lookup("cost").DefValue = ""
 
 	// Logins and sessions.
-	flags.Var((*providersFlag)(&s.opts.Providers), "providers", "the providers that users can log in with, separated by commas (default all)")
+	flags.Var((*providersFlag)(&s.opts.Providers), "providers", "the providers that users can log in with, separated by commas; can be repeated (default all)")
 	flags.Var(&s.confirmation, "confirm", "how e-mail addresses are confirmed: automatic, or manual with a token from the log")
 	s.customToken.addFlags(flags)
 	flags.Var((*lifeFlag)(&s.opts.AccessTokenLife), "access-token-life", "how long an access token is valid (default 30m)")
@@ -173,7 +173,6 @@ var providers = []string{
 type providersFlag []latchkey.Provider
 
 func (p *providersFlag) Set(s string) error {
-	*p = nil
 	for name := range strings.SplitSeq(s, ",") {
 		if !slices.Contains(providers, name) {
 			return fmt.Errorf("it must be some of %s, separated by commas", strings.Join(providers, ", "))
