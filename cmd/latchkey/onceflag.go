@@ -37,7 +37,7 @@ func countFlags(cmd *cobra.Command) {
 // makesList reports whether a flag that is given several times keeps all values.
 func makesList(f *pflag.Flag) bool {
 	switch f.Value.Type() {
-	case "stringArray", "stringToString", "LIST":
+	case "stringArray", "LIST":
 		return true
 	}
 	return false

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -27,9 +28,29 @@ func (f *customTokenFlags) addFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.algorithms, "custom-token-algorithm", nil, "an `ALGORITHM` that the keys may be for: HS256, RS256 or ES256; can be repeated (default any of these)")
 	flags.StringArrayVar(&f.verifier.Audiences, "custom-token-audience", nil, "a `TEXT` that \"aud\" of a custom token may contain; can be repeated (default the one --app-id)")
 	flags.StringArrayVar(&f.verifier.Issuers, "custom-token-issuer", nil, "a `TEXT` that \"iss\" of a custom token may be; can be repeated (default any)")
-	flags.StringToStringVar(&f.verifier.Fields, "custom-token-field", nil, "fill the field NAME of the profile from the CLAIM of a custom token, as `NAME=CLAIM`; can be repeated")
-	flags.Lookup("custom-token-field").DefValue = ""
+	flags.Var((*fieldsFlag)(&f.verifier.Fields), "custom-token-field", "fill the field NAME of the profile from the CLAIM of a custom token, as `NAME=CLAIM`, where dots lead into objects; can be repeated")
 }
+
+// fieldsFlag is the value of a flag that maps each field of the profile to a claim.
+type fieldsFlag map[string]string
+
+func (f *fieldsFlag) Set(s string) error {
+	field, claim, ok := strings.Cut(s, "=")
+	if !ok || field == "" || claim == "" {
+		return errors.New("it must be a field and a claim, such as name=user_data.name")
+	}
+	if (*f)[field] != "" {
+		return fmt.Errorf("the field %s is given twice", field)
+	}
+	if *f == nil {
+		*f = make(fieldsFlag)
+	}
+	(*f)[field] = claim
+	return nil
+}
+
+func (f *fieldsFlag) String() string { return "" } // there is no default
+func (f *fieldsFlag) Type() string   { return "LIST" }
 
 // check returns an error if the flags contradict each other. The audience must be fixed by flags,
 // because each client chooses the app ID that it sends.

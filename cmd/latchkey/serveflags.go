@@ -95,6 +95,15 @@ func (s *server) checkFlags(storeGiven bool) error {
 	if err := s.customToken.check(s.opts.AppIDs); err != nil {
 		return err
 	}
+	isOff := func(p latchkey.Provider) bool {
+		return len(s.opts.Providers) > 0 && !slices.Contains(s.opts.Providers, p)
+	}
+	switch {
+	case len(s.customToken.keyFiles) > 0 && isOff(latchkey.ProviderCustomToken):
+		return usagef("custom tokens are off; add custom-token to --providers, or leave out --custom-token-key")
+	case s.confirmation.value == "manual" && isOff(latchkey.ProviderLocalUserpass):
+		return usagef("e-mail addresses are off; add local-userpass to --providers, or leave out --confirm manual")
+	}
 	for _, id := range s.opts.AppIDs {
 		if len(id) > 64 || latchkey.CheckAppServicesName(id) != nil {
 			return usagef("--app-id must be 1 to 64 letters, digits, '-' and '_'")
