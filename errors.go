@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 )
 
 // These are all the errors that a caller can branch on, with [errors.Is]. A call wraps them with
@@ -111,11 +112,13 @@ var (
 // errNoPath is the error of a path that was never set.
 var errNoPath = fmt.Errorf("%w: the path is empty", ErrInvalidOptions)
 
-// wrapOpen adds to err the file that could not be opened, unless the operating system's error names
-// the file already.
+// wrapOpen adds to err the file that could not be opened, in place of the path in the operating
+// system's error if that is the same path.
 func wrapOpen(err error, path string) error {
-	if e, ok := err.(*fs.PathError); ok && e.Path == path {
-		err = e.Err
+	if e, ok := err.(*fs.PathError); ok {
+		if abs, absErr := filepath.Abs(path); e.Path == path || absErr == nil && e.Path == abs {
+			err = e.Err
+		}
 	}
 	return wrapf(err, "open %s", path)
 }

@@ -274,15 +274,29 @@ func keepDamaged(path string, damaged *os.File) error {
 // wayOut adds to ErrCorrupt and ErrNotStore the ways out for the file at path.
 func wayOut(path string, err error) error {
 	_, statErr := os.Lstat(path + safetySuffix)
+	way := ""
 	switch {
 	case errors.Is(err, ErrCorrupt) && statErr == nil:
-		return fmt.Errorf("%w (open it with RecoverFromSafetyCopy, Restore a backup, or Salvage what is left)", err)
+		way = "open it with RecoverFromSafetyCopy, Restore a backup, or Salvage what is left"
 	case errors.Is(err, ErrCorrupt):
-		return fmt.Errorf("%w (Restore a backup, or Salvage what is left)", err)
+		way = "Restore a backup, or Salvage what is left"
 	case errors.Is(err, ErrNotStore) && statErr == nil:
-		return fmt.Errorf("%w (if it was a store, open it with RecoverFromSafetyCopy)", err)
+		way = "if it was a store, open it with RecoverFromSafetyCopy"
 	case errors.Is(err, ErrNotStore):
-		return fmt.Errorf("%w (if it was a store, Restore a backup)", err)
+		way = "if it was a store, Restore a backup"
+	default:
+		return err
 	}
-	return err
+	return &wayOutError{err, way}
 }
+
+// wayOutError is an error with a way out for a Go program. The command latchkey finds the way by
+// its method, and shows a way out for a person in its place.
+type wayOutError struct {
+	error
+	way string
+}
+
+func (e *wayOutError) Error() string  { return e.error.Error() + " (" + e.way + ")" }
+func (e *wayOutError) Unwrap() error  { return e.error }
+func (e *wayOutError) WayOut() string { return e.way }
