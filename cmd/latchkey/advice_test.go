@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/latchkeydb/latchkey"
 )
 
@@ -68,7 +70,7 @@ func TestAnErrorOfTheSystemComesWithAdvice(t *testing.T) {
 func wantReport(t *testing.T, err error, status int, want string) {
 	t.Helper()
 	var stderr bytes.Buffer
-	if got := (&cli{stderr: &stderr}).report(nil, err); got != status || !strings.Contains(stderr.String(), want) {
+	if got := (&cli{stderr: &stderr}).report(&cobra.Command{}, err); got != status || !strings.Contains(stderr.String(), want) {
 		t.Errorf("%v: got %d, %q; want %d, %q", err, got, stderr.String(), status, want)
 	}
 }
@@ -88,7 +90,7 @@ func TestAnErrorOfStandardOutputSaysThatTheOutputIsIncomplete(t *testing.T) {
 	wantReport(t, full, exitFailed, "the output is incomplete")
 	wantReport(t, &fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}, exitFailed, "the output is incomplete")
 	c := &cli{stderr: io.Discard}
-	if status := c.report(nil, errors.Join(latchkey.ErrInvalidToken, full)); status != exitRefused {
+	if status := c.report(&cobra.Command{}, errors.Join(latchkey.ErrInvalidToken, full)); status != exitRefused {
 		t.Errorf("a refused token whose answer cannot be written: got status %d, want %d", status, exitRefused)
 	}
 }

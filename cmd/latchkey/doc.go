@@ -22,7 +22,11 @@
 //
 // Several commands that only read the store can run at the same time. A command that writes needs
 // the file to itself. While another program has the store open for writing, no command can open it.
-// The flag --wait says how long a command waits for the file before it fails.
+// The flag --wait says how long a command waits for the file before it fails. The error names the
+// program that has the file, where the system tells.
+//
+// The command doctor looks at a store that does not work as it should, and says what to do. It never
+// changes a file.
 //
 // # Users and keys
 //
@@ -68,7 +72,8 @@
 //	key ...         KEY after the command; a deleted key as it was before
 //	login           {"ok":true,"principal":PRINCIPAL}, or {"ok":false,"reason":REASON}
 //	serve           {"url":URL}, when the server is ready
-//	stats           {"users":N,"keys":N,"sequence":N,"bytes":N}
+//	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"health":[TEXT, ...]}
+//	doctor          {"file":FILE,"state":STATE,"findings":[FINDING, ...]}
 //	check           {"sound":BOOL,"repaired":N,"findings":[TEXT, ...]}
 //	backup          {"file":FILE,"bytes":N}; nothing if the backup goes to standard output
 //	restore         {"store":FILE}
@@ -82,6 +87,8 @@
 //	KEY             {"id":ID,"owner":ID,"name":TEXT,"created":TIME,"expires":TIME,
 //	                 "disabled":BOOL}
 //	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL}
+//	FINDING         {"name":TEXT,"state":STATE,"text":TEXT,"advice":TEXT}
+//	STATE           "good", "skipped", "warning" or "problem"
 //	REASON          "invalid_token", "key_disabled", "key_expired" or "user_disabled"
 //
 // With --json, an error is one JSON document, too, on standard error. It has no advice if there is
@@ -107,5 +114,6 @@
 //	6    another program has the store open
 //	7    the store is damaged, or the file is not a store
 //	8    the store has a newer format than this latchkey can read
+//	9    doctor: the store works, but there are warnings
 //	130  interrupted; nothing was changed, unless the error says otherwise
 package main

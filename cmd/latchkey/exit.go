@@ -26,6 +26,7 @@ const (
 	exitLocked      = 6
 	exitDamaged     = 7
 	exitNewerFormat = 8
+	exitWarned      = 9
 	exitInterrupted = 130 // the status that a shell gives to an interrupted command
 )
 
@@ -69,13 +70,20 @@ var outcomes = []struct {
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},
 	{latchkey.ErrFileGone, exitConflict, "latchkey restore puts the copy in its place; to start a new store, remove the copy"},
 	{latchkey.ErrNewerFormat, exitNewerFormat, "use a newer latchkey"},
-	{latchkey.ErrCorrupt, exitDamaged, "check that it is the right file; if it is, latchkey check shows the damage, and latchkey restore or salvage makes a good store"},
+	{latchkey.ErrCorrupt, exitDamaged, "latchkey doctor shows the damage and the ways out"},
 	{latchkey.ErrNotStore, exitDamaged, "check that it is the right file"},
 	{latchkey.ErrReadOnly, exitDamaged, "latchkey init was interrupted; delete the file, and run latchkey init again"},
 	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
 	{latchkey.ErrSyncFailed, exitFailed, "check the disk before you repeat the command"},
 
 	{errOutput, exitFailed, "the output is incomplete; what the command changed stays changed"},
+}
+
+// damageAdvice has the advice of the commands that are themselves the advice for a damaged store.
+var damageAdvice = map[string]string{
+	"check":   "latchkey restore makes a store from a backup, and latchkey salvage makes one from what can be read",
+	"restore": "use another backup; latchkey salvage makes a store from what can be read of this one",
+	"salvage": "use a backup; latchkey restore makes a store from it",
 }
 
 var (
@@ -98,7 +106,7 @@ func (c *cli) report(cmd *cobra.Command, err error) int {
 		return exitDone
 	}
 	status, advice := outcome(cmd, err)
-	message := line(strings.TrimPrefix(err.Error(), "latchkey: "))
+	message := line(text(err))
 	if c.json {
 		_ = writeJSON(c.stderr, struct {
 			Error  string `json:"error"`
@@ -112,6 +120,20 @@ func (c *cli) report(cmd *cobra.Command, err error) int {
 	}
 	fmt.Fprintf(c.stderr, "latchkey: %s\n", message)
 	return status
+}
+
+// text returns the text of err without the name of the library, and without the ways out of the
+// library, which are for Go programs.
+func text(err error) string {
+	message := strings.TrimPrefix(err.Error(), "latchkey: ")
+	var way interface {
+		error
+		WayOut() string
+	}
+	if errors.As(err, &way) {
+		message = strings.ReplaceAll(message, " ("+way.WayOut()+")", "")
+	}
+	return message
 }
 
 // line returns message as one line that a terminal shows as it is, without tokens, and with long
@@ -138,6 +160,13 @@ func shorten(word string) string {
 func outcome(cmd *cobra.Command, err error) (status int, advice string) {
 	if errors.As(err, &usageError{}) {
 		return exitUsage, "see " + cmd.CommandPath() + " --help"
+	}
+	var sick *sickError
+	if errors.As(err, &sick) {
+		return sick.status, "see what to do above"
+	}
+	if advice := damageAdvice[cmd.Name()]; advice != "" && errors.Is(err, latchkey.ErrCorrupt) {
+		return exitDamaged, advice
 	}
 	for _, o := range outcomes {
 		if errors.Is(err, o.err) || o.err == errOutput && isOutput(err) {

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/latchkeydb/latchkey"
 )
 
@@ -197,7 +199,7 @@ func TestAnErrorIsPrintedOnOneLineWithoutTokens(t *testing.T) {
 	} {
 		var stderr bytes.Buffer
 		c := &cli{stderr: &stderr, json: tt.json}
-		if status := c.report(nil, err); status != exitNotFound || stderr.String() != tt.want {
+		if status := c.report(&cobra.Command{}, err); status != exitNotFound || stderr.String() != tt.want {
 			t.Errorf("--json=%t: got %d, %q; want %d, %q", tt.json, status, stderr.String(), exitNotFound, tt.want)
 		}
 	}

@@ -81,6 +81,7 @@ func TestScripts(t *testing.T) {
 			"usedby":     usedBy,
 			"halfmade":   halfmade,
 			"damage":     damage,
+			"truncate":   truncate,
 			"postdate":   postdate,
 			"serve":      serve,
 			"request":    request,
@@ -227,6 +228,13 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		return nil
 	})
+}
+
+// truncate makes a file of the first bytes of another file: truncate FILE NEW SIZE.
+func truncate(ts *testscript.TestScript, _ bool, args []string) {
+	size, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(ts.ReadFile(args[0]))[:size], 0o600))
 }
 
 // postdate gives the store a newer format than this build knows: postdate FILE. The record is

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -171,19 +172,30 @@ func statsCommand(c *cli) *cobra.Command {
 				// The other fields of Stats count logins since the store was opened, and here there
 				// were none.
 				doc := struct {
-					Users    uint64 `json:"users"`
-					Keys     uint64 `json:"keys"`
-					Sequence uint64 `json:"sequence"`
-					Bytes    int64  `json:"bytes"`
-				}{stats.Users, stats.Keys, stats.Sequence, info.Size()}
+					Users    uint64   `json:"users"`
+					Keys     uint64   `json:"keys"`
+					Sequence uint64   `json:"sequence"`
+					Bytes    int64    `json:"bytes"`
+					Health   []string `json:"health"`
+				}{stats.Users, stats.Keys, stats.Sequence, info.Size(), healthOf(cmd.Context(), s)}
 				return c.printFields(doc,
 					"Users", fmt.Sprint(doc.Users),
 					"Keys", fmt.Sprint(doc.Keys),
 					"Changes", fmt.Sprint(doc.Sequence),
-					"Size", fmt.Sprint(doc.Bytes, " bytes"))
+					"Size", fmt.Sprint(doc.Bytes, " bytes"),
+					"Health", cmp.Or(strings.Join(doc.Health, "; "), "good"))
 			})
 		},
 	}
+}
+
+// healthOf returns what s says is wrong, as texts.
+func healthOf(ctx context.Context, s *latchkey.Store) []string {
+	texts := []string{}
+	for _, err := range splitError(s.Health(ctx)) {
+		texts = append(texts, line(text(err)))
+	}
+	return texts
 }
 
 func checkCommand(c *cli) *cobra.Command {

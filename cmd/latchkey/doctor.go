@@ -1,0 +1,394 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/durable"
+)
+
+// This file looks at a store, sound or sick, and says what to do. doctor_file.go looks at the file
+// and what surrounds it. Nothing here changes a file.
+
+// The states of a finding.
+const (
+	stateGood    = "good"
+	stateSkipped = "skipped" // it could not be looked at, for a reason that is no fault
+	stateWarning = "warning" // the store works, but somebody should do something
+	stateProblem = "problem" // the store does not work, or not for long
+)
+
+// finding is what doctor says about one thing.
+type finding struct {
+	Name   string `json:"name"`
+	State  string `json:"state"`
+	Text   string `json:"text"`
+	Advice string `json:"advice,omitempty"`
+
+	status int // the exit status of a problem
+}
+
+func good(name, format string, args ...any) finding {
+	return finding{Name: name, State: stateGood, Text: fmt.Sprintf(format, args...)}
+}
+
+func skipped(name, format string, args ...any) finding {
+	return finding{Name: name, State: stateSkipped, Text: fmt.Sprintf(format, args...)}
+}
+
+func warning(name, text, advice string) finding {
+	return finding{Name: name, State: stateWarning, Text: text, Advice: advice}
+}
+
+// problem returns a finding for err, with the advice of the command's errors.
+func problem(name string, err error) finding {
+	status, advice := outcome(&cobra.Command{}, err)
+	return finding{Name: name, State: stateProblem, Text: line(text(err)), Advice: advice, status: status}
+}
+
+// diagnosis is what doctor says about a store.
+type diagnosis struct {
+	File     string    `json:"file"`
+	State    string    `json:"state"` // the worst state of the findings
+	Findings []finding `json:"findings"`
+}
+
+// add adds findings to d.
+func (d *diagnosis) add(findings ...finding) {
+	for _, f := range findings {
+		d.Findings = append(d.Findings, f)
+		if f.State == stateProblem || f.State == stateWarning && d.State == stateGood {
+			d.State = f.State
+		}
+	}
+}
+
+// count returns the number of the findings with a state.
+func (d *diagnosis) count(state string) (n int) {
+	for _, f := range d.Findings {
+		if f.State == state {
+			n++
+		}
+	}
+	return n
+}
+
+// sickError means that doctor has found something. It has the exit status.
+type sickError struct {
+	text   string
+	status int
+}
+
+func (e *sickError) Error() string { return e.text }
+
+// err returns a *sickError unless all is well. The status is that of the first problem that has a
+// status of its own.
+func (d *diagnosis) err() error {
+	problems, warnings := d.count(stateProblem), d.count(stateWarning)
+	if problems+warnings == 0 {
+		return nil
+	}
+	sick := &sickError{fmt.Sprintf("doctor %s: problems: %d, warnings: %d", d.File, problems, warnings), exitWarned}
+	for _, f := range d.Findings {
+		if f.State == stateProblem && (sick.status == exitWarned || sick.status == exitFailed) {
+			sick.status = f.status
+		}
+	}
+	return sick
+}
+
+func doctorCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Look at a store, sound or sick, and say what to do",
+		Long: `Look at the store's file and at what surrounds it, and say what to do: the file's kind, its owner and
+who may read it, its directory, the programs that have it open, the free space, the clock, the format,
+damage, and the safety copy. doctor never changes a file, and works on every file: a store that is
+damaged or locked, a file that is no store, a directory, and a name without a file.
+
+While another program has the store open for writing, doctor does not look into the file. It opens a
+store that is free for reading, so a program that starts in this moment waits for doctor, for as long
+as it reads the whole file.
+
+Each finding is good, skipped (it could not be looked at, and that is no fault), a warning (the store
+works, but somebody should do something), or a problem. A monitor can use the exit status: 0 if there
+is no warning and no problem, 9 if there are only warnings, and otherwise the status of the first
+problem: 3 if there is no store, 7 if the store is damaged or the file is no store, 8 if its format is
+newer, and 1 for any other problem. A program that has the store open is no problem.`,
+		Example: examples("latchkey doctor", "latchkey doctor --json --store /var/lib/app/keys.db"),
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path, err := c.path()
+			if err != nil {
+				return err
+			}
+			d, err := diagnose(cmd.Context(), path)
+			if err != nil {
+				return err
+			}
+			return errors.Join(c.print(d, d.write), d.err())
+		},
+	}
+}
+
+// write writes d for people.
+func (d *diagnosis) write(w io.Writer) {
+	widest := 0
+	for _, f := range d.Findings {
+		widest = max(widest, len(f.Name))
+	}
+	for _, f := range d.Findings {
+		mark := "  "
+		if f.State == stateProblem || f.State == stateWarning {
+			mark = "! "
+		}
+		fmt.Fprintf(w, "%s%-*s  %s\n", mark, widest, f.Name, plain(f.Text))
+		if f.Advice != "" {
+			fmt.Fprintf(w, "  %-*s  what to do: %s\n", widest, "", plain(f.Advice))
+		}
+	}
+}
+
+// diagnose looks at the store at path. It returns an error only if ctx ends.
+func diagnose(ctx context.Context, path string) (*diagnosis, error) {
+	d := &diagnosis{File: path, State: stateGood}
+	file, findings := lookAtFile(path)
+	d.add(findings...)
+	if file == nil {
+		d.add(lookAtSafetyCopy(ctx, path, nil)...)
+		return d, ctx.Err()
+	}
+	d.add(lookAtDirectory(file)...)
+	d.add(lookAtSpace(file)...)
+	contents, findings := lookInside(ctx, path)
+	d.add(findings...)
+	d.add(lookAtClock(time.Now(), file.info.ModTime(), contents.newest))
+	d.add(lookAtSafetyCopy(ctx, path, file.info)...)
+	d.add(lookAtLeftovers(file)...)
+	return d, ctx.Err()
+}
+
+// lookAtLock says which programs have the file open. holders were known before it was opened here
+// with the error openErr.
+func lookAtLock(holders []durable.Holder, openErr error) []finding {
+	locked := errors.Is(openErr, latchkey.ErrLocked)
+	switch {
+	case len(holders) > 0:
+		var names []string
+		for _, h := range holders {
+			names = append(names, h.String())
+		}
+		how := "reading"
+		if holders[0].Writing {
+			how = "writing"
+		}
+		return []finding{good("lock", "open for %s in %s", how, strings.Join(names, ", "))}
+	case locked:
+		return []finding{good("lock", "open for writing in another program")}
+	case openErr == nil:
+		return []finding{good("lock", "no program has the file open for writing")}
+	}
+	return nil
+}
+
+// contents is what doctor remembers of what is in a store.
+type contents struct {
+	newest time.Time // the latest creation time of a user or a key
+}
+
+// lookInside opens the store for reading, and looks for damage.
+func lookInside(ctx context.Context, path string) (contents, []finding) {
+	holders := durable.Holders(path)
+	s, err := latchkey.Open(path, &latchkey.Options{ReadOnly: true, LockTimeout: -1})
+	findings := lookAtLock(holders, err)
+	switch {
+	case errors.Is(err, latchkey.ErrLocked):
+		return contents{}, append(findings, skipped("contents", "not looked at, because another program has the store open for writing"))
+	case errors.Is(err, latchkey.ErrNewerFormat):
+		return contents{}, append(findings, problem("format", err))
+	case errors.Is(err, latchkey.ErrCorrupt):
+		return contents{}, append(findings, damaged(path, err))
+	case errors.Is(err, latchkey.ErrNotStore):
+		return contents{}, append(findings, notStore(path, err))
+	case err != nil:
+		return contents{}, append(findings, problem("contents", err))
+	}
+	defer s.Close()
+	found, more := readContents(ctx, s)
+	findings = append(append(findings, good("format", "this latchkey can read and write it")), more...)
+	sound := true
+	for err := range s.Check(ctx) {
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, latchkey.ErrCorrupt):
+			findings = append(findings, damaged(path, err))
+		default:
+			findings = append(findings, problem("damage", err))
+		}
+		sound = false
+	}
+	if sound {
+		findings = append(findings, good("damage", "none"))
+	}
+	return found, append(findings, lookAtHealth(ctx, s)...)
+}
+
+// notStore returns the finding of a file that never was a store.
+func notStore(path string, err error) finding {
+	f := problem("contents", err)
+	if info, err := os.Stat(path); err == nil && info.Size() == 0 {
+		f.Advice = "for a new store, delete the empty file, or mount its directory in place of it, and run latchkey init; if there was a store, use a backup with latchkey restore"
+	}
+	return f
+}
+
+// damaged returns the finding of a store that is damaged.
+func damaged(path string, err error) finding {
+	f := problem("damage", err)
+	f.status = exitDamaged
+	f.Advice = "close the programs that use the store; latchkey check --repair mends indexes and counts; for other damage, make a store from a backup with latchkey restore, or from what can be read with latchkey salvage " + path + " --out FILE"
+	if _, err := os.Stat(durable.Resolve(path) + ".safety"); err == nil {
+		f.Advice += "; the safety copy beside the file is a backup"
+	}
+	return f
+}
+
+// readContents counts what is in the store, and finds the newest record. It leaves damage to Check.
+func readContents(ctx context.Context, s *latchkey.Store) (found contents, findings []finding) {
+	users, keys, expired := 0, 0, 0
+	now := time.Now()
+	err := s.View(ctx, func(tx *latchkey.Tx) error {
+		readKeys := func(owner uuid.UUID) error {
+			owned, err := tx.Keys(owner)
+			for _, key := range owned {
+				found.newest = later(found.newest, key.Created)
+				keys++
+				if !key.Expires.IsZero() && !key.Expires.After(now) {
+					expired++
+				}
+			}
+			return err
+		}
+		for user, err := range tx.Users(uuid.Nil) {
+			if err == nil {
+				found.newest = later(found.newest, user.Created)
+				users++
+				err = readKeys(user.ID)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return readKeys(latchkey.ServerOwner)
+	})
+	switch {
+	case err == nil:
+		findings = []finding{good("contents", "%d users and %d keys, of which %d have expired", users, keys, expired)}
+	case ctx.Err() == nil && !errors.Is(err, latchkey.ErrCorrupt):
+		findings = []finding{problem("contents", err)}
+	}
+	return found, findings
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// lookAtHealth returns what the open store says about itself.
+func lookAtHealth(ctx context.Context, s *latchkey.Store) (findings []finding) {
+	for _, err := range splitError(s.Health(ctx)) {
+		if ctx.Err() == nil {
+			findings = append(findings, problem("health", err))
+		}
+	}
+	return findings
+}
+
+// splitError returns the errors that [errors.Join] has joined.
+func splitError(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
+}
+
+// clockSlack is how far a clock may be behind before doctor warns. Clocks that are set by network
+// differ by less.
+const clockSlack = time.Minute
+
+// lookAtClock compares the clock with the latest time at which the file was changed, or a record was
+// made.
+func lookAtClock(now, changed, newest time.Time) finding {
+	const advice = "set the clock; until then keys that have expired can log in, and new keys expire too late"
+	switch {
+	case now.Before(oldestTime):
+		return warning("clock", fmt.Sprintf("%s, before this latchkey was made", formatTime(now)), advice)
+	case newest.After(now.Add(clockSlack)):
+		return warning("clock", fmt.Sprintf("%s, but the newest record was made at %s", formatTime(now), formatTime(newest)), advice+". If the clock was wrong then, and is right now, nothing needs to be done")
+	case changed.After(now.Add(clockSlack)):
+		return warning("clock", fmt.Sprintf("%s, but the file was changed at %s", formatTime(now), formatTime(changed)), advice)
+	}
+	return good("clock", "%s, not behind the store", formatTime(now))
+}
+
+// oldestTime is before the first release of latchkey.
+var oldestTime = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// lookAtSafetyCopy looks at the copy beside the file. info is nil if there is no file.
+func lookAtSafetyCopy(ctx context.Context, path string, info fs.FileInfo) []finding {
+	copied := durable.Resolve(path) + ".safety"
+	made, err := os.Stat(copied)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && info == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return []finding{good("safety copy", "none; a program that has the store open can make one, see Options.SafetyCopyEvery")}
+	case err != nil:
+		return []finding{problem("safety copy", err)}
+	case info == nil:
+		return []finding{warning("safety copy", fmt.Sprintf("%s, made at %s", copied, formatTime(made.ModTime())),
+			"make the store from it with latchkey restore "+copied+"; keys that were disabled or deleted after it was made can then log in again")}
+	}
+	if err := checkCopy(ctx, copied); err != nil && ctx.Err() == nil {
+		return []finding{warning("safety copy", line(text(err)), "find out why the copy is bad, and have the program make another")}
+	}
+	age := info.ModTime().Sub(made.ModTime())
+	if age > maxCopyAge {
+		return []finding{warning("safety copy", fmt.Sprintf("made at %s, and the file was changed %d days later", formatTime(made.ModTime()), age/(24*time.Hour)),
+			"find out whether the program still makes copies, and why they fail; Store.Health tells")}
+	}
+	return []finding{good("safety copy", "sound, made at %s", formatTime(made.ModTime()))}
+}
+
+// maxCopyAge is how much older than the file a safety copy may be before doctor warns. Programs make
+// copies each minute to each day.
+const maxCopyAge = 7 * 24 * time.Hour
+
+// checkCopy returns the first damage that it finds in the store at path.
+func checkCopy(ctx context.Context, path string) error {
+	s, err := latchkey.Open(path, &latchkey.Options{ReadOnly: true, LockTimeout: -1})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for finding := range s.Check(ctx) {
+		return finding
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// wantFinding checks the state and a part of the text of a finding, and that it has advice unless it
+// is good.
+func wantFinding(t *testing.T, got finding, state, text string) {
+	t.Helper()
+	if got.State != state || !strings.Contains(got.Text, text) || (got.Advice == "") != (state == stateGood) {
+		t.Errorf("got %+v, want %s with %q", got, state, text)
+	}
+}
+
+func TestAFullDiskIsAProblemAndAlmostFullIsAWarning(t *testing.T) {
+	wantFinding(t, judgeSpace(0, 1<<20), stateProblem, "0 MiB")
+	wantFinding(t, judgeSpace(1<<20-1, 0), stateProblem, "0 MiB")
+	wantFinding(t, judgeSpace(1<<20, 1<<20), stateGood, "1 MiB")
+	wantFinding(t, judgeSpace(9<<20, 10<<20), stateWarning, "9 MiB")
+	if status := judgeSpace(0, 0).status; status != exitFailed {
+		t.Errorf("got status %d, want %d", status, exitFailed)
+	}
+	if free, err := freeSpace(t.TempDir()); err != nil || free == 0 {
+		t.Errorf("freeSpace: got %d, %v", free, err)
+	}
+}
+
+func TestAClockBehindTheStoreIsAWarning(t *testing.T) {
+	now := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+	past, soon, ahead := now.Add(-time.Hour), now.Add(59*time.Second), now.Add(2*time.Minute)
+	wantFinding(t, lookAtClock(now, past, past), stateGood, "2026-07-01T12:00:00Z")
+	wantFinding(t, lookAtClock(now, past, time.Time{}), stateGood, "")
+	wantFinding(t, lookAtClock(now, soon, soon), stateGood, "")
+	wantFinding(t, lookAtClock(now, past, ahead), stateWarning, "the newest record was made at 2026-07-01T12:02:00Z")
+	wantFinding(t, lookAtClock(now, ahead, past), stateWarning, "the file was changed at 2026-07-01T12:02:00Z")
+	wantFinding(t, lookAtClock(time.Unix(100, 0), past, past), stateWarning, "1970-01-01T00:01:40Z, before this latchkey was made")
+}
+
+func TestTheNewestRecordDecidesAboutTheClock(t *testing.T) {
+	for _, what := range []string{"user", "user's key", "server key"} {
+		path := filepath.Join(t.TempDir(), "keys.db")
+		now := time.Now()
+		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return now }})
+		must(t, err)
+		ahead := func(is bool) {
+			if is {
+				now = now.Add(time.Hour)
+			}
+		}
+		ahead(what == "user")
+		user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada"}})
+		must(t, err)
+		ahead(what == "user's key")
+		_, _, err = s.CreateKey(t.Context(), user.ID, latchkey.KeySpec{Name: "laptop"})
+		must(t, err)
+		ahead(what == "server key")
+		_, _, err = s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "job"})
+		must(t, err)
+		must(t, s.Close())
+		d, err := diagnose(t.Context(), path)
+		must(t, err)
+		if !strings.Contains(found(d, "clock").Text, "the newest record") {
+			t.Errorf("%s: got %+v", what, found(d, "clock"))
+		}
+	}
+}
+
+// found returns the finding with a name.
+func found(d *diagnosis, name string) finding {
+	for _, f := range d.Findings {
+		if f.Name == name {
+			return f
+		}
+	}
+	return finding{}
+}
+
+// must fails the test for any error.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAnOldSafetyCopyIsAWarning(t *testing.T) {
+	s, path := newStore(t)
+	must(t, s.Close())
+	data, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path+".safety", data, 0o600))
+	changed := time.Now().Add(-time.Hour)
+	must(t, os.Chtimes(path, changed, changed))
+	for age, want := range map[time.Duration]string{time.Hour: stateGood, 6 * 24 * time.Hour: stateGood, 8 * 24 * time.Hour: stateWarning} {
+		must(t, os.Chtimes(path+".safety", changed.Add(-age), changed.Add(-age)))
+		d, err := diagnose(t.Context(), path)
+		must(t, err)
+		if f := found(d, "safety copy"); f.State != want {
+			t.Errorf("a copy that is %v older: got %+v, want %s", age, f, want)
+		}
+	}
+}
+
+func TestTheStatusOfADiagnosisIsThatOfItsFirstProblem(t *testing.T) {
+	problemOf := func(status int) finding { return finding{State: stateProblem, status: status} }
+	warned := finding{State: stateWarning}
+	for _, tt := range []struct {
+		findings []finding
+		want     int
+	}{
+		{nil, exitDone},
+		{[]finding{good("a", ""), skipped("b", "")}, exitDone},
+		{[]finding{warned}, exitWarned},
+		{[]finding{warned, problemOf(exitFailed), warned}, exitFailed},
+		{[]finding{problemOf(exitFailed), problemOf(exitDamaged), problemOf(exitNewerFormat)}, exitDamaged},
+	} {
+		d := &diagnosis{State: stateGood}
+		d.add(tt.findings...)
+		if got := (&cli{stderr: io.Discard}).report(&cobra.Command{}, d.err()); got != tt.want {
+			t.Errorf("%+v: got %d, want %d", tt.findings, got, tt.want)
+		}
+	}
+}
+
+func TestEachFindingOfHealthIsShownOnItsOwn(t *testing.T) {
+	one, two := errors.New("one"), errors.New("two")
+	for _, tt := range []struct {
+		err  error
+		want []error
+	}{{nil, nil}, {one, []error{one}}, {errors.Join(one), []error{one}}, {errors.Join(one, two), []error{one, two}}} {
+		if got := splitError(tt.err); !slices.Equal(got, tt.want) {
+			t.Errorf("%v: got %v, want %v", tt.err, got, tt.want)
+		}
+	}
+}
