@@ -1,6 +1,7 @@
 package appservices
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -25,18 +26,24 @@ func newKeyReply(k latchkey.Key, token string) keyReply {
 
 // keyOwner returns the user whose keys a request is about, if the session may manage keys.
 func (c *call) keyOwner() (uuid.UUID, error) {
+	_, owner, err := c.keySession()
+	return owner, err
+}
+
+// keySession does what keyOwner does, and also returns the session.
+func (c *call) keySession() (*session, uuid.UUID, error) {
 	s, p, err := c.authenticate(refreshToken)
 	switch {
 	case err != nil:
-		return uuid.Nil, err
+		return nil, uuid.Nil, err
 	case p.server != nil:
-		return uuid.Nil, because(errMayNotManageKeys, "a server key opened the session")
+		return nil, uuid.Nil, because(errMayNotManageKeys, "a server key opened the session")
 	case s.identity.Provider == latchkey.ProviderAPIKey && !c.h.opts.AllowKeySessions:
-		return uuid.Nil, because(errMayNotManageKeys, "a user key opened the session")
+		return nil, uuid.Nil, because(errMayNotManageKeys, "a user key opened the session")
 	case !slices.ContainsFunc(p.user.Identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.ProviderAnonymous }):
-		return uuid.Nil, because(errMayNotManageKeys, "the user is anonymous, and has linked no other identity")
+		return nil, uuid.Nil, because(errMayNotManageKeys, "the user is anonymous, and has linked no other identity")
 	}
-	return p.user.ID, nil
+	return s, p.user.ID, nil
 }
 
 const maxKeyName = 256
@@ -63,7 +70,7 @@ func (c *call) keysEnabled() error {
 }
 
 func (c *call) createKey() (reply, error) {
-	owner, err := c.keyOwner()
+	s, owner, err := c.keySession()
 	if err == nil {
 		err = c.keysEnabled()
 	}
@@ -81,15 +88,30 @@ func (c *call) createKey() (reply, error) {
 	if err := checkKeyName(name); err != nil {
 		return reply{}, err
 	}
-	key, token, err := c.app.store.CreateKey(c.ctx(), owner, latchkey.KeySpec{Name: name})
-	if errors.Is(err, latchkey.ErrTooManyKeys) {
+	var key latchkey.Key
+	var token string
+	err = c.inLine(hashKey, func() (err error) {
+		key, token, err = c.app.store.CreateKey(c.ctx(), owner, latchkey.KeySpec{Name: name})
+		return err
+	})
+	switch {
+	case errors.Is(err, latchkey.ErrTooManyKeys):
 		keys, err := c.app.store.Keys(c.ctx(), owner)
 		if err != nil {
 			return reply{}, err
 		}
 		return reply{}, errKeyLimit(len(keys))
+	case err != nil:
+		return reply{}, err
 	}
-	return reply{http.StatusCreated, newKeyReply(key, token)}, err
+	// The request may have waited long. If the session has ended meanwhile, nobody gets the token.
+	if _, err := c.holder(s, refreshToken, true); err != nil {
+		if failure := c.app.store.DeleteKey(context.WithoutCancel(c.ctx()), owner, key.ID); failure != nil {
+			c.h.log.WarnContext(c.ctx(), "a key whose token nobody got was not deleted", "error", failure, "request_id", c.requestID)
+		}
+		return reply{}, err
+	}
+	return reply{http.StatusCreated, newKeyReply(key, token)}, nil
 }
 
 func (c *call) listKeys() (reply, error) {

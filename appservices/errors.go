@@ -98,7 +98,6 @@ var (
 	errUserDisabled     = unauthorized("UserDisabled", "")
 	errIdentity         = unauthorized("AuthError", "the provider gave no valid ID")
 	errProviderUnknown  = &refusal{status: http.StatusNotFound, code: "AuthProviderNotFound", text: "auth provider not found"}
-	errTooManyFailures  = &refusal{status: http.StatusTooManyRequests, text: "too many failed logins from this address", after: time.Second}
 	errLinkRequest      = &refusal{status: http.StatusBadRequest, code: "InvalidParameter", text: "invalid user link request"}
 	errLinkOfAnonymous  = &refusal{status: http.StatusBadRequest, code: "InvalidParameter", text: "linking an anonymous identity is not allowed"}
 	errLinkTaken        = unauthorized("InvalidSession", "a user already exists with the specified provider")
@@ -111,6 +110,10 @@ var (
 		old: "linking a local-userpass identity is not allowed when one is already linked",
 	}
 )
+
+func errTooManyFailures(wait time.Duration) *refusal {
+	return &refusal{status: http.StatusTooManyRequests, text: "too many failed logins from this address", after: wait}
+}
 
 func unauthorized(code, old string) *refusal {
 	return &refusal{status: http.StatusUnauthorized, code: code, text: "unauthorized", old: old}

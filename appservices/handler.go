@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	mathrand "math/rand/v2"
 	"net/http"
 	"net/url"
@@ -29,9 +30,12 @@ type Handler struct {
 	opts     Options
 	now      func() time.Time
 	log      *slog.Logger
-	failures *failures
+	failures failures
+	lines    lines
 	faults   faultList
 	journal  journal
+
+	warnedOfProxy sync.Once
 
 	randMu sync.Mutex
 
@@ -55,7 +59,7 @@ func New(store *latchkey.Store, opts *Options) (*Handler, error) {
 		return nil, fmt.Errorf("appservices: %w", err)
 	}
 	h.now, h.log = h.opts.now(), h.opts.logger()
-	h.failures = &failures{limit: h.opts.failedLogins(), burst: h.opts.failedLoginBurst(), now: h.now}
+	h.failures.limits = limits[failureKey]{limit: h.opts.failedLogins(), burst: h.opts.failedLoginBurst(), now: h.now}
 	if h.opts.OpenApp != nil {
 		return h, nil
 	}
@@ -324,7 +328,7 @@ func (c *call) refuse(err error) {
 		c.h.log.ErrorContext(c.ctx(), "internal error", "error", err, "request_id", c.requestID)
 	}
 	if e.after > 0 {
-		c.w.Header().Set("Retry-After", strconv.Itoa(int(e.after.Seconds())))
+		c.w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.after.Seconds()))))
 	}
 	c.record(e.status)
 	if e.missing != "" {

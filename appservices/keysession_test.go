@@ -3,6 +3,7 @@ package appservices_test
 import (
 	"context"
 	"net/http"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -173,6 +174,29 @@ func TestALinkThatTakesLongDoesNotOutliveItsSession(t *testing.T) {
 			d.link(u.access, "custom-function", object{"userId": "thief", "options": coreOptions}).want(http.StatusUnauthorized)
 			d.wantIdentities("ada@example.com", 1)
 		})
+	}
+}
+
+// The request that makes a key may wait long for its hash. The test ends the session when the store
+// reads its clock for the new key.
+func TestAKeyThatIsMadeWhileItsSessionEndsIsGone(t *testing.T) {
+	clock := appservices.NewClock(start)
+	during := func() {}
+	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
+		Cost: latchkey.LightCost, Now: func() time.Time { during(); return clock.Now() },
+	})
+	must(t, err)
+	t.Cleanup(func() { store.Close() })
+	d := serve(t, store, clock, nil)
+	u := d.signUp("ada@example.com")
+	during = func() {
+		during = func() {}
+		d.logOut(u.refresh).noContent()
+	}
+	d.keys("POST", "", u.refresh, object{"name": "late"}).refused(401, "InvalidSession", "invalid session: failed to find refresh token")
+	keys, err := store.Keys(t.Context(), d.user("ada@example.com").ID)
+	if err != nil || len(keys) != 0 {
+		t.Errorf("the user has %v, %v", keys, err)
 	}
 }
 

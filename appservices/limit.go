@@ -1,113 +1,131 @@
 package appservices
 
 import (
-	"net/http"
+	"math"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/latchkeydb/latchkey"
 )
 
-// failures bounds how many logins from one address may fail. It remembers the addresses that failed
-// last, in two generations. When the younger generation is full, the older one is forgotten.
-type failures struct {
+// limits bounds how often something happens for each key, such as an address. It remembers the keys
+// that were used last, in two generations. When the younger generation is full, the older one is
+// forgotten.
+type limits[K comparable] struct {
 	limit rate.Limit
 	burst int
 	now   func() time.Time
 
 	mu           sync.Mutex
-	young, older map[netip.Prefix]*rate.Limiter
-	underWay     map[netip.Prefix]int // logins in progress
+	young, older map[K]*rate.Limiter
 }
 
-// maxAddresses bounds each of the two generations, which take about 2 MiB together.
-const maxAddresses = 8192
+// maxLimiters bounds each of the two generations, which take about 2 MiB together.
+const maxLimiters = 8192
 
-// begin reports whether a login from addr may begin. A login in progress counts as failed, so that
-// no more logins run at once than may fail. If begin returns true, the caller must call end.
-func (f *failures) begin(addr netip.Addr) bool {
-	from := network(addr)
+// take counts one event of a key. If the event exceeds the limit, take returns how long it takes
+// until another event is allowed, and otherwise 0.
+func (l *limits[K]) take(key K) (wait time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.takeLocked(key)
+}
+
+func (l *limits[K]) takeLocked(key K) (wait time.Duration) {
+	limiter := l.findLocked(key)
+	if limiter == nil {
+		limiter = rate.NewLimiter(l.limit, l.burst)
+		l.rememberLocked(key, limiter)
+	}
+	if limiter.AllowN(l.now(), 1) {
+		return 0
+	}
+	return l.waitLocked(key)
+}
+
+// waitLocked returns how long it takes until an event of a key is allowed.
+func (l *limits[K]) waitLocked(key K) time.Duration {
+	missing := (1 - l.leftLocked(key)) / float64(l.limit)
+	return time.Duration(min(max(missing, 0), maxWait) * float64(time.Second))
+}
+
+// maxWait is the longest wait in seconds, so that it fits into a [time.Duration].
+const maxWait = 24 * 60 * 60
+
+// leftLocked returns how many events of a key are allowed now.
+func (l *limits[K]) leftLocked(key K) float64 {
+	if l.limit == rate.Inf {
+		return math.Inf(1)
+	}
+	if limiter := l.findLocked(key); limiter != nil {
+		return limiter.TokensAt(l.now())
+	}
+	return float64(l.burst)
+}
+
+// findLocked returns the limiter of a key, or nil. It moves the limiter to the younger generation.
+func (l *limits[K]) findLocked(key K) *rate.Limiter {
+	if limiter := l.young[key]; limiter != nil {
+		return limiter
+	}
+	limiter := l.older[key]
+	if limiter != nil {
+		l.rememberLocked(key, limiter)
+	}
+	return limiter
+}
+
+func (l *limits[K]) rememberLocked(key K, limiter *rate.Limiter) {
+	if l.young == nil || len(l.young) >= maxLimiters {
+		l.young, l.older = make(map[K]*rate.Limiter), l.young
+	}
+	l.young[key] = limiter
+}
+
+// failures bounds how many logins by one provider may fail from one address. Each provider counts
+// for itself: a client that keeps sending a custom token that has expired must not keep out the
+// passwords of its office.
+type failures struct {
+	limits[failureKey]
+	underWay map[failureKey]int // logins in progress
+}
+
+type failureKey struct {
+	provider latchkey.Provider
+	from     netip.Prefix
+}
+
+// countFailures reports whether failed logins by a provider count. Keys do not, because nobody can
+// guess a key. Nor do anonymous logins, which cannot fail.
+func countFailures(p latchkey.Provider) bool {
+	return p != latchkey.ProviderAPIKey && p != latchkey.ProviderAnonymous
+}
+
+// begin begins a login. A login in progress counts as failed, so that no more logins run at once
+// than may fail. If begin returns 0, the caller must call end. Otherwise the login may not begin,
+// and begin returns how long to wait.
+func (f *failures) begin(key failureKey) (wait time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	left := float64(f.burst)
-	if l := f.findLocked(from); l != nil {
-		left = l.TokensAt(f.now())
-	}
-	if f.limit != rate.Inf && left < float64(f.underWay[from]+1) {
-		return false
+	if f.leftLocked(key) < float64(f.underWay[key]+1) {
+		return max(f.waitLocked(key), time.Second) // at least until one in progress has succeeded
 	}
 	if f.underWay == nil {
-		f.underWay = make(map[netip.Prefix]int)
+		f.underWay = make(map[failureKey]int)
 	}
-	f.underWay[from]++
-	return true
+	f.underWay[key]++
+	return 0
 }
 
-// end ends a login for which begin returned true. If the login failed, the caller must call count
-// before end.
-func (f *failures) end(addr netip.Addr) {
-	from := network(addr)
+// end ends a login for which begin returned 0. If the login failed, the caller must call take before
+// end.
+func (f *failures) end(key failureKey) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.underWay[from]--; f.underWay[from] == 0 {
-		delete(f.underWay, from)
+	if f.underWay[key]--; f.underWay[key] == 0 {
+		delete(f.underWay, key)
 	}
-}
-
-// count counts a failed login, and reports whether it exceeds the limit.
-func (f *failures) count(addr netip.Addr) (tooMany bool) {
-	from := network(addr)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	l := f.findLocked(from)
-	if l == nil {
-		l = rate.NewLimiter(f.limit, f.burst)
-	}
-	if f.young[from] == nil {
-		if f.young == nil || len(f.young) >= maxAddresses {
-			f.young, f.older = make(map[netip.Prefix]*rate.Limiter), f.young
-		}
-		f.young[from] = l
-	}
-	return !l.AllowN(f.now(), 1)
-}
-
-func (f *failures) findLocked(from netip.Prefix) *rate.Limiter {
-	if l := f.young[from]; l != nil {
-		return l
-	}
-	return f.older[from]
-}
-
-// remote returns the address that a request came from.
-func (h *Handler) remote(r *http.Request) netip.Addr {
-	var addr netip.Addr
-	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		addr = ap.Addr()
-	}
-	if h.opts.TrustForwarded {
-		if forwarded, err := netip.ParseAddr(lastForwarded(r, "X-Forwarded-For")); err == nil {
-			addr = forwarded
-		}
-	}
-	return addr.Unmap().WithZone("") // a zone could be any text
-}
-
-// network returns the network by which failures are counted. For IPv6 this is a network of 64 bits,
-// because a single host can use all of its addresses.
-func network(addr netip.Addr) netip.Prefix {
-	bits := addr.BitLen()
-	if addr.Is6() {
-		bits = 64
-	}
-	p, _ := addr.Prefix(bits)
-	return p
-}
-
-// lastForwarded returns the value of header that the nearest proxy has added.
-func lastForwarded(r *http.Request, header string) string {
-	v := strings.Join(r.Header.Values(header), ",")
-	return strings.TrimSpace(v[strings.LastIndexByte(v, ',')+1:])
 }

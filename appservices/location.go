@@ -38,7 +38,9 @@ func (c *call) baseURL() string {
 		scheme = "https"
 	}
 	if o.TrustForwarded {
-		scheme = cmp.Or(lastForwarded(c.r, "X-Forwarded-Proto"), scheme)
+		if proto := strings.ToLower(lastForwarded(c.r, "X-Forwarded-Proto")); proto == "http" || proto == "https" {
+			scheme = proto
+		}
 		host = cmp.Or(lastForwarded(c.r, "X-Forwarded-Host"), host)
 	}
 	if addr, ok := c.ctx().Value(http.LocalAddrContextKey).(net.Addr); ok {

@@ -2,6 +2,7 @@ package appservices
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -86,10 +87,8 @@ func (c *call) loggedIn(p *principal, s *session, now time.Time) (reply, error) 
 	return reply{http.StatusOK, loginReply{access, refresh, p.objectID(), s.device}}, nil
 }
 
-// prove checks the credentials of a request. After too many failures from one address, it refuses
-// the logins from that address without checking their credentials. There are two exceptions. Keys
-// are still checked, because nobody can guess a key, and a good key must not suffer from the
-// failures of others. Anonymous logins are still accepted, because there is nothing to guess.
+// prove checks the credentials of a request. After too many failures by a provider from one address,
+// it refuses the logins by that provider from that address without checking their credentials.
 func (c *call) prove() (document, *credential, error) {
 	provider := latchkey.Provider(c.params[1])
 	d, err := c.body()
@@ -99,12 +98,12 @@ func (c *call) prove() (document, *credential, error) {
 	if err := c.h.enabled(provider); err != nil {
 		return d, nil, err
 	}
-	if provider != latchkey.ProviderAPIKey && provider != latchkey.ProviderAnonymous {
-		from := c.h.remote(c.r)
-		if !c.h.failures.begin(from) {
-			return d, nil, errTooManyFailures
+	if countFailures(provider) {
+		key := c.failureKey()
+		if wait := c.h.failures.begin(key); wait > 0 {
+			return d, nil, errTooManyFailures(wait)
 		}
-		defer c.h.failures.end(from)
+		defer c.h.failures.end(key)
 	}
 	cr, err := c.proveBy(provider, d)
 	if err != nil {
@@ -113,10 +112,18 @@ func (c *call) prove() (document, *credential, error) {
 	return d, cr, nil
 }
 
+func (c *call) failureKey() failureKey {
+	return failureKey{latchkey.Provider(c.params[1]), network(c.h.remote(c.r))}
+}
+
 // failed counts a failed login. It returns err, or another refusal if too many logins have failed.
 func (c *call) failed(err error) error {
-	if e, _ := refusalOf(err); e.status == http.StatusUnauthorized && c.h.failures.count(c.h.remote(c.r)) {
-		return errTooManyFailures
+	key := c.failureKey()
+	if e, _ := refusalOf(err); e.status != http.StatusUnauthorized || !countFailures(key.provider) {
+		return err
+	}
+	if wait := c.h.failures.take(key); wait > 0 {
+		return errTooManyFailures(wait)
 	}
 	return err
 }
@@ -159,9 +166,23 @@ func (c *call) proveKey(d document) (*credential, error) {
 	if err != nil {
 		return nil, err
 	}
-	who, err := c.app.store.Login(c.ctx(), token)
+	// With a context that has ended, Login decides only what it can decide at once, so that a key
+	// that has logged in before does not stand in line.
+	who, err := c.app.store.Login(endedContext, token)
+	if errors.Is(err, context.Canceled) {
+		err = c.inLine(hashLogin, func() error {
+			who, err = c.app.store.Login(c.ctx(), token)
+			return err
+		})
+	}
 	return &credential{key: who}, err
 }
+
+var endedContext = func() context.Context {
+	ctx, end := context.WithCancel(context.Background())
+	end()
+	return ctx
+}()
 
 func (c *call) proveToken(d document) (*credential, error) {
 	token, err := d.required("token")

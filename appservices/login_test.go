@@ -10,8 +10,11 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -501,7 +504,7 @@ func TestALinkChecksTheTokenFirst(t *testing.T) {
 }
 
 func TestAfterTooManyFailedLoginsPasswordsGet429(t *testing.T) {
-	d := newDouble(t, &appservices.Options{FailedLoginBurst: 3, FailedLogins: 1})
+	d := newDouble(t, &appservices.Options{FailedLoginBurst: 3, FailedLogins: 0.1})
 	u := d.signUp("ada@example.com")
 	_, key := d.createKey(u.refresh, "laptop")
 	wrong := credentials("ada@example.com", "wrong-password")
@@ -509,18 +512,38 @@ func TestAfterTooManyFailedLoginsPasswordsGet429(t *testing.T) {
 		d.tryLogin("local-userpass", wrong).refused(401, "InvalidPassword", "unauthorized")
 	}
 	const tooMany = "too many failed logins from this address"
-	if got := d.tryLogin("local-userpass", wrong).refused(429, "", tooMany).header.Get("Retry-After"); got != "1" {
-		t.Errorf("Retry-After is %q, want 1", got)
+	if got := d.tryLogin("local-userpass", wrong).refused(429, "", tooMany).header.Get("Retry-After"); got != "10" {
+		t.Errorf("Retry-After is %q, want 10", got)
 	}
 	d.tryLogin("local-userpass", credentials("ada@example.com", password)).refused(429, "", tooMany)
 	d.link(u.access, "local-userpass", wrong).refused(429, "", tooMany)
-	d.tryLogin("api-key", object{"key": "lk_none"}).refused(429, "", tooMany)
-	d.loginKey(key) // nobody can guess a key, so a good key does not have to wait
+	d.loginKey(key) // nobody can guess a key, so keys do not have to wait
 	d.anonymous()   // there is nothing to guess
-	d.clock.Advance(time.Second)
+	d.clock.Advance(9500 * time.Millisecond)
+	if got := d.tryLogin("local-userpass", wrong).refused(429, "", tooMany).header.Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After is %q, want 1", got)
+	}
+	d.clock.Advance(500 * time.Millisecond)
 	d.loginEmail("ada@example.com")
 	d.tryLogin("local-userpass", wrong).refused(401, "InvalidPassword", "unauthorized")
 	d.tryLogin("local-userpass", wrong).refused(429, "", tooMany)
+}
+
+// A client that keeps sending a key that was deleted, or a custom token that has expired, must not
+// keep out the passwords of its office.
+func TestFailuresOfOtherProvidersDoNotKeepOutPasswords(t *testing.T) {
+	d := newDouble(t, &appservices.Options{FailedLoginBurst: 1, FailedLogins: 1e-9})
+	u := d.signUp("ada@example.com")
+	id, key := d.createKey(u.refresh, "laptop")
+	d.keys("DELETE", "/"+id, u.refresh, nil).noContent()
+	for range 5 {
+		for _, key := range []string{"nonsense", "", "lk_none", key} {
+			d.tryLogin("api-key", object{"key": key}).refused(401, "AuthError", "unauthorized")
+		}
+	}
+	d.tryLogin("custom-token", object{"token": "x"}).refused(401, "InvalidSession", "unauthorized")
+	d.tryLogin("custom-token", object{"token": "x"}).want(http.StatusTooManyRequests)
+	d.loginEmail("ada@example.com")
 }
 
 func TestLoginsInProgressCountAsFailed(t *testing.T) {
@@ -576,7 +599,7 @@ func TestLoginsInProgressCountAsFailed(t *testing.T) {
 func TestFailuresAreCountedByAddress(t *testing.T) {
 	d := newDouble(t, &appservices.Options{FailedLoginBurst: 1, FailedLogins: 0.001, TrustForwarded: true})
 	try := func(from string) int {
-		return d.sendWith("POST", appPath+"/auth/providers/api-key/login", http.Header{"X-Forwarded-For": {from}}, object{"key": "x"}).status
+		return d.sendWith("POST", appPath+"/auth/providers/custom-token/login", http.Header{"X-Forwarded-For": {from}}, object{"token": "x"}).status
 	}
 	for _, tt := range []struct {
 		from   string
@@ -584,6 +607,11 @@ func TestFailuresAreCountedByAddress(t *testing.T) {
 	}{
 		{"192.0.2.1", 401}, {"192.0.2.1", 429}, {"spoofed, 192.0.2.1", 429}, {"::ffff:192.0.2.1", 429}, {"192.0.2.2", 401},
 		{"2001:db8::1", 401}, {"2001:db8::ffff:2", 429}, {"2001:db8:0:1::1", 401},
+		// Some proxies send the client's port as well.
+		{"192.0.2.3:1024", 401}, {"192.0.2.3:1025", 429}, {"192.0.2.3", 429}, {"192.0.2.4:1024", 401}, {"[::ffff:192.0.2.4]:1", 429},
+		{"[2001:db8:0:2::1]:1024", 401}, {"[2001:db8:0:2::2]", 429}, {`"[2001:db8:0:2::3]:80"`, 429}, {"[2001:db8:0:3::1%eth0]:80", 401},
+		// Without an address in it, the address of the proxy counts.
+		{"unknown", 401}, {"_hidden", 429}, {"", 429}, {"192.0.2.5, ", 429},
 	} {
 		if got := try(tt.from); got != tt.status {
 			t.Errorf("from %s got status %d, want %d", tt.from, got, tt.status)
@@ -597,7 +625,7 @@ func TestOnlyTheAddressesThatFailedLastAreRemembered(t *testing.T) {
 	fail := func(from uint32) int {
 		var b [4]byte
 		binary.BigEndian.PutUint32(b[:], from)
-		r := httptest.NewRequest("POST", appPath+"/auth/providers/api-key/login", strings.NewReader(`{"key":"x"}`))
+		r := httptest.NewRequest("POST", appPath+"/auth/providers/custom-token/login", strings.NewReader(`{"token":"x"}`))
 		r.Header.Set("X-Forwarded-For", netip.AddrFrom4(b).String())
 		w := httptest.NewRecorder()
 		d.handler.ServeHTTP(w, r)
@@ -628,14 +656,14 @@ func TestForwardedAddressesCountOnlyWithTrustForwarded(t *testing.T) {
 	d := newDouble(t, &appservices.Options{FailedLoginBurst: 1, FailedLogins: 0.001})
 	for i, status := range []int{401, 429} {
 		from := http.Header{"X-Forwarded-For": {fmt.Sprint("192.0.2.", i)}}
-		d.sendWith("POST", appPath+"/auth/providers/api-key/login", from, object{"key": "x"}).want(status)
+		d.sendWith("POST", appPath+"/auth/providers/custom-token/login", from, object{"token": "x"}).want(status)
 	}
 }
 
 func TestTheLimitOfFailuresCanBeSwitchedOff(t *testing.T) {
 	d := newDouble(t, &appservices.Options{FailedLoginBurst: 1, FailedLogins: -1})
 	for range 20 {
-		d.tryLogin("api-key", object{"key": "x"}).refused(401, "AuthError", "unauthorized")
+		d.tryLogin("custom-token", object{"token": "x"}).refused(401, "InvalidSession", "unauthorized")
 	}
 }
 
@@ -645,4 +673,85 @@ func writes(d *double) uint64 {
 	stats, err := d.store.Stats(d.t.Context())
 	must(d.t, err)
 	return stats.Commits
+}
+
+func TestAProxyThatHidesItsClientsIsAWarning(t *testing.T) {
+	const hidden, unseen = "the proxy has sent no address in X-Forwarded-For", "a proxy seems to forward the requests"
+	for _, tt := range []struct {
+		name   string
+		opts   appservices.Options
+		header http.Header
+		want   string
+	}{
+		{"not trusted", appservices.Options{}, http.Header{"X-Forwarded-For": {"192.0.2.1"}}, unseen},
+		{"not trusted, by RFC 7239", appservices.Options{}, http.Header{"Forwarded": {"for=192.0.2.1"}}, unseen},
+		{"no proxy", appservices.Options{}, http.Header{}, ""},
+		{"trusted", appservices.Options{TrustForwarded: true}, http.Header{"X-Forwarded-For": {"192.0.2.1:80"}}, ""},
+		{"trusted, no address", appservices.Options{TrustForwarded: true}, http.Header{"X-Forwarded-For": {"unknown"}}, hidden},
+		{"trusted, by RFC 7239", appservices.Options{TrustForwarded: true}, http.Header{"Forwarded": {"for=192.0.2.1"}}, hidden},
+	} {
+		var log logged
+		tt.opts.Logger = log.logger()
+		d := newDouble(t, &tt.opts)
+		for range 3 {
+			d.sendWith("GET", appPath+"/location", tt.header, nil).want(http.StatusOK)
+		}
+		got := strings.Count(log.String(), `"level":"WARN"`)
+		if tt.want == "" && got != 0 || tt.want != "" && (got != 1 || !strings.Contains(log.String(), tt.want)) {
+			t.Errorf("%s: there are %d warnings in %s", tt.name, got, log.String())
+		}
+	}
+}
+
+func TestForwardedProtocolsAreHTTPOrHTTPS(t *testing.T) {
+	d := newDouble(t, &appservices.Options{TrustForwarded: true})
+	for proto, want := range map[string]string{"https": "https://", "HTTPS": "https://", "http": "http://", "wss": "http://", "": "http://", "https, http": "http://"} {
+		r := d.sendWith("GET", appPath+"/location", http.Header{"X-Forwarded-Proto": {proto}}, nil).want(http.StatusOK)
+		if got, _ := r.json()["hostname"].(string); !strings.HasPrefix(got, want) {
+			t.Errorf("forwarded by %q, the address is %s", proto, got)
+		}
+	}
+}
+
+// The store has room for no more hashes of a kind than one address may have. Without lines of their
+// own, the requests of one address would fill it, and others would be busy.
+func TestOneAddressDoesNotFillTheStoresQueues(t *testing.T) {
+	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
+		Cost: latchkey.Cost{Memory: 4 << 10, Passes: 1, Lanes: 1}, HashQueue: max(4, runtime.GOMAXPROCS(0)), MaxKeysPerUser: -1,
+	})
+	must(t, err)
+	t.Cleanup(func() { store.Close() })
+	d := serve(t, store, appservices.NewClock(start), nil)
+	u := d.signUp("ada@example.com")
+	const requests = 24
+	for name, call := range map[string]func(i int, token string) int{
+		"wrong passwords": func(int, string) int {
+			return d.tryLogin("local-userpass", credentials("ada@example.com", "wrong-password")).status
+		},
+		"registrations": func(i int, _ string) int {
+			return d.userpass("register", object{"email": fmt.Sprintf("user-%d@example.com", i), "password": password}).status
+		},
+		"first logins of keys": func(_ int, token string) int { return d.tryLogin("api-key", object{"key": token}).status },
+		"new keys": func(i int, _ string) int {
+			return d.keys("POST", "", u.refresh, object{"name": fmt.Sprint("new-", i)}).status
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tokens := make([]string, requests)
+			if name == "first logins of keys" {
+				for i := range tokens {
+					_, tokens[i] = d.serverKey(fmt.Sprint("key-", i))
+				}
+			}
+			var all sync.WaitGroup
+			for i := range requests {
+				all.Go(func() {
+					if status := call(i, tokens[i]); status == http.StatusServiceUnavailable {
+						t.Errorf("request %d is told that the store is busy", i)
+					}
+				})
+			}
+			all.Wait()
+		})
+	}
 }

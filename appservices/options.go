@@ -39,7 +39,9 @@ type Options struct {
 	PublicURL string
 
 	// TrustForwarded makes the handler use the last values of X-Forwarded-Proto, X-Forwarded-Host
-	// and X-Forwarded-For. Set it only behind a proxy that sets these headers.
+	// and X-Forwarded-For. The last value of X-Forwarded-For is an address, with or without a port.
+	// Set TrustForwarded only behind a proxy that sets these headers. Without it, all clients of a
+	// proxy count as one address.
 	TrustForwarded bool
 
 	// AccessTokenLife is how long an access token is good, in whole seconds. The default is 30
@@ -123,14 +125,15 @@ type Options struct {
 	// MaxBody is the largest body of a request in bytes. The default is 64 KiB.
 	MaxBody int64
 
-	// FailedLogins is how many logins a second may fail from one address after FailedLoginBurst
-	// logins have failed. An IPv6 network of 64 bits counts as one address. Further logins get
-	// status 429, and their passwords are not checked. A login in progress counts as failed until
-	// it succeeds. The default is 1. If FailedLogins is negative, there is no limit.
+	// FailedLogins is how many logins a second may fail by one provider and from one address after
+	// FailedLoginBurst logins have failed. An IPv6 network of 64 bits counts as one address. Further
+	// logins get status 429, and their credentials are not checked. A login in progress counts as
+	// failed until it succeeds. Logins with keys do not count, because nobody can guess a key. The
+	// default is 1. If FailedLogins is negative, there is no limit.
 	FailedLogins float64
 
-	// FailedLoginBurst is how many logins may fail from one address before FailedLogins applies.
-	// The default is 1,000.
+	// FailedLoginBurst is how many logins may fail by one provider and from one address before
+	// FailedLogins applies. The default is 1,000.
 	FailedLoginBurst int
 
 	// Logger receives a record of each request, without tokens, passwords and query. By default,

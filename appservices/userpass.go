@@ -128,7 +128,11 @@ func (c *call) provePassword(d document) (*credential, error) {
 		wrong = "nobody has registered this address"
 		acc = &account{} // checking an empty verifier takes as long as checking a real one
 	}
-	ok, err := c.app.store.CheckPassword(c.ctx(), acc.Verifier, password)
+	ok := false
+	err = c.inLine(hashCheck, func() (err error) {
+		ok, err = c.app.store.CheckPassword(c.ctx(), acc.Verifier, password)
+		return err
+	})
 	switch {
 	case err != nil:
 		return nil, err
@@ -180,16 +184,25 @@ func checkEmailFree(tx *latchkey.Tx, email string) error {
 	return nil
 }
 
-// register makes an account, and stores the tokens that are to be mailed.
-func (a *app) register(ctx context.Context, email, password string, confirmed bool, mailed ...*mailToken) error {
-	if err := a.checkNewAccount(ctx, email, password); err != nil {
+// hashPassword returns the verifier of a new password.
+func (c *call) hashPassword(password string) (verifier string, err error) {
+	err = c.inLine(hashPassword, func() (err error) {
+		verifier, err = c.app.store.HashPassword(c.ctx(), password)
+		return err
+	})
+	return verifier, err
+}
+
+// makeAccount makes an account, and stores the tokens that are to be mailed.
+func (c *call) makeAccount(email, password string, confirmed bool, mailed ...*mailToken) error {
+	if err := c.app.checkNewAccount(c.ctx(), email, password); err != nil {
 		return err
 	}
-	verifier, err := a.store.HashPassword(ctx, password)
+	verifier, err := c.hashPassword(password)
 	if err != nil {
 		return err
 	}
-	return a.store.Update(ctx, func(tx *latchkey.Tx) error {
+	return c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
 		if err := checkEmailFree(tx, email); err != nil {
 			return err
 		}
@@ -213,14 +226,14 @@ func (c *call) register() (reply, error) {
 		return reply{}, err
 	}
 	if !c.h.opts.ManualConfirmation {
-		return reply{http.StatusCreated, struct{}{}}, c.app.register(c.ctx(), email, password, true)
+		return reply{http.StatusCreated, struct{}{}}, c.makeAccount(email, password, true)
 	}
 	t := c.h.newMailToken(MailConfirm, email)
 	outcome, err := c.decideConfirmation(t)
 	if err != nil {
 		return reply{}, err
 	}
-	if err := c.app.register(c.ctx(), email, password, outcome == Accepted, t); err != nil {
+	if err := c.makeAccount(email, password, outcome == Accepted, t); err != nil {
 		return reply{}, err
 	}
 	if c.h.opts.ConfirmFunction == nil {
@@ -385,7 +398,7 @@ func (c *call) callReset() (reply, error) {
 // setPassword sets an account's password. If first returns an error, setPassword changes nothing
 // and returns that error. first runs in the same transaction, and may be nil.
 func (c *call) setPassword(email, password string, first func(tx *latchkey.Tx) error) error {
-	verifier, err := c.app.store.HashPassword(c.ctx(), password)
+	verifier, err := c.hashPassword(password)
 	if err != nil {
 		return err
 	}

@@ -39,8 +39,8 @@ func (s *server) addFlags(cmd *cobra.Command) {
 	flags.BoolVar(&s.endSessions, "end-sessions", false, "end all sessions of earlier runs, for example after the store's file was stolen")
 	flags.BoolVar(&s.opts.AllowKeySessions, "allow-key-sessions", false, "let a session that was opened with a user key manage the user's keys")
 	flags.BoolVar(&s.opts.InsecureKeySessions, "insecure-key-sessions", false, "for tests with --ephemeral: let a session that was opened with a user key link, delete the user, and outlive the key")
-	flags.Float64Var(&s.opts.FailedLogins, "failed-logins", 1, "after the burst, let `N` logins per second fail from one address; -1 for no limit")
-	flags.IntVar(&s.opts.FailedLoginBurst, "failed-login-burst", 1000, "let `N` logins fail from one address before --failed-logins limits them")
+	flags.Float64Var(&s.opts.FailedLogins, "failed-logins", 1, "after the burst, let `N` logins per second fail by one provider from one address; -1 for no limit")
+	flags.IntVar(&s.opts.FailedLoginBurst, "failed-login-burst", 1000, "let `N` logins fail by one provider from one address before --failed-logins limits them")
 
 	// The network.
 	flags.StringVar(&s.addr, "addr", "127.0.0.1:9090", "the `HOST:PORT` to listen on; port 0 is any free port")
