@@ -58,10 +58,12 @@ type boltEngine struct {
 	health boltHealth
 	turns  boltTurns
 
-	gate       boltGate  // held while a transaction begins; guards the rest of this block
-	db         *bbolt.DB // nil if the file could not be opened again
-	file       *os.File  // the file of db, so that it can be closed where bbolt cannot close it
-	committing bool      // while a commit is under way, a reader that begins may wait for it
+	gate       boltGate    // held while a transaction begins; guards the rest of this block
+	db         *bbolt.DB   // nil if the file could not be opened again
+	file       *os.File    // the file of db, so that it can be closed where bbolt cannot close it
+	committing bool        // while a commit is under way, a reader that begins may wait for it
+	aside      *boltAside  // set while db is nil because a compaction lost the file
+	readers    readerCount // the read transactions that have begun
 
 	checked    boltpage.Checked
 	lastCommit atomic.Pointer[boltCommit] // the last commit that is known to be on disk
@@ -138,11 +140,14 @@ func openOrCreateBolt(path string, opts *Options) (*boltEngine, error) {
 func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
 	// Later the file may be replaced. The new file must be put where the file is now, even if the
 	// program has changed its directory, or a link has changed.
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return nil, err
+	//
+	// To follow links, Windows must be allowed to list each directory on the way. In a sandbox it may
+	// not be, although it can open the file.
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
 	}
-	if path, err = filepath.Abs(path); err != nil {
+	path, err := filepath.Abs(path)
+	if err != nil {
 		return nil, err
 	}
 	e := &boltEngine{path: path, health: boltHealth{readOnly: opts.readOnly()}, gate: newBoltGate()}
@@ -160,23 +165,6 @@ func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
 	return e, nil
 }
 
-// openFile opens the file. If another process compacts the file while openFile waits for the lock,
-// openFile gets the old file, which is no longer at the path. Then it begins again.
-func (e *boltEngine) openFile(settings *bbolt.Options) (err error) {
-	for {
-		if e.db, e.file, err = openDB(e.path, settings); err != nil {
-			return err
-		}
-		replaced, err := e.isReplaced()
-		if err == nil && !replaced {
-			return nil
-		}
-		if err := errors.Join(err, e.release()); err != nil {
-			return err
-		}
-	}
-}
-
 // prepare checks the file that was opened, and makes it ready for writing.
 func (e *boltEngine) prepare() error {
 	if err := e.checkFile(); err != nil {
@@ -190,22 +178,9 @@ func (e *boltEngine) prepare() error {
 	}
 	// A crash may have left these files. No compaction is under way, because only the holder of the
 	// lock compacts.
-	_ = os.Remove(durable.Beside(e.path, compactSuffix))
+	_ = durable.Remove(durable.Beside(e.path, compactSuffix))
 	durable.RemoveLeftovers(e.path)
 	return nil
-}
-
-// isReplaced reports whether another file is at the path of the file that is open.
-func (e *boltEngine) isReplaced() (bool, error) {
-	mine, err := e.file.Stat()
-	if err != nil {
-		return false, err
-	}
-	there, err := os.Stat(e.path)
-	if err != nil {
-		return false, err
-	}
-	return !os.SameFile(mine, there), nil
 }
 
 // openDB opens a bbolt file that is there already. It also returns the file, so that the file can
@@ -227,7 +202,7 @@ func openMappedDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
 		// bbolt would make a missing file, and fill an empty file. A power cut between its steps
 		// leaves a damaged file.
-		f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
+		f, err := durable.OpenFile(name, flag&^os.O_CREATE)
 		if err != nil {
 			return nil, err
 		}
@@ -330,10 +305,21 @@ func setMarker(tx *bbolt.Tx) error {
 func (e *boltEngine) release() error {
 	e.gate.lock()
 	defer e.gate.unlock()
-	return e.releaseLocked()
+	err := e.releaseLocked()
+	e.db, e.file = nil, nil
+	return errors.Join(err, e.dropAsideLocked())
 }
 
-func (e *boltEngine) releaseLocked() error { return e.closeFile(e.db, e.file) }
+// releaseLocked is release for the holder of the gate. After a panic bbolt cannot end its map of the
+// file, and Windows neither shortens nor replaces a file that is mapped. So releaseLocked ends the
+// map. Before that it waits for all readers, because the system may map something else in its place.
+func (e *boltEngine) releaseLocked() error {
+	if e.db != nil && e.health.stuckness() != notStuck {
+		<-e.readers.none()
+		_ = contain(func() error { return durable.Unmap(e.db.Info().Data) })
+	}
+	return e.closeFile(e.db, e.file)
+}
 
 // closeFile closes a bbolt file. If bbolt is stuck, closeFile does not call bbolt, which might wait
 // for ever.
@@ -481,11 +467,20 @@ func (e *boltEngine) beginReadLocked() (r boltReader, err error) {
 	if err := e.health.canLook(); err != nil {
 		return r, err
 	}
+	if err := e.openAgainLocked(tryAgainSettings()); err != nil {
+		return r, err
+	}
+	if e.db == nil { // the engine was closed after the caller asked for its health
+		return r, ErrClosed
+	}
 	r.file, r.lastCommit = e.file, e.lastCommit.Load()
 	err = e.health.guard(stuckAll, func() (err error) {
 		r.tx, err = e.db.Begin(false)
 		return err
 	})
+	if err == nil {
+		e.readers.add()
+	}
 	return r, err
 }
 
@@ -496,6 +491,7 @@ func (e *boltEngine) beginReadLocked() (r boltReader, err error) {
 // cannot be skipped: a writer that needs a larger map waits for every open reader, and new readers
 // wait for that writer.
 func (e *boltEngine) endRead(tx *bbolt.Tx) {
+	e.readers.done()
 	rollback := func() { _ = e.health.guard(stuckAll, tx.Rollback) }
 	if e.health.stuckness() == stuckAll {
 		return
@@ -510,6 +506,44 @@ func (e *boltEngine) endRead(tx *bbolt.Tx) {
 	} else {
 		go rollback()
 	}
+}
+
+// readerCount counts the read transactions that have begun and not ended.
+type readerCount struct {
+	mu     sync.Mutex
+	n      int
+	awaits []chan struct{} // closed when n is 0
+}
+
+func (c *readerCount) add() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n++
+}
+
+func (c *readerCount) done() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n--; c.n > 0 {
+		return
+	}
+	for _, ended := range c.awaits {
+		close(ended)
+	}
+	c.awaits = nil
+}
+
+// none returns a channel that is closed as soon as there are no readers.
+func (c *readerCount) none() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ended := make(chan struct{})
+	if c.n == 0 {
+		close(ended)
+	} else {
+		c.awaits = append(c.awaits, ended)
+	}
+	return ended
 }
 
 // boltGate is a lock. A goroutine can wait for it for as long as a context lasts.

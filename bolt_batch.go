@@ -199,6 +199,9 @@ func (e *boltEngine) beginWrite() (*boltBatch, error) {
 	if err := e.health.canWrite(); err != nil {
 		return nil, err
 	}
+	if err := e.openAgainLocked(tryAgainSettings()); err != nil {
+		return nil, err
+	}
 	b := &boltBatch{removed: make(map[string][][]byte), done: make(chan struct{})}
 	err := e.health.guard(stuckWriters, func() (err error) {
 		if b.tx, err = e.db.Begin(true); err == nil {

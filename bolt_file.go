@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 
 	"go.etcd.io/bbolt"
@@ -74,7 +73,7 @@ func newBoltEngine(path string) (*boltEngine, error) {
 	settings := boltSettings()
 	settings.InitialMmapSize = 0 // it is small, and grows when nobody reads it
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
-		f, err = os.OpenFile(name, flag, mode)
+		f, err = durable.OpenFile(name, flag)
 		e.file = f
 		return f, err
 	}
@@ -225,17 +224,20 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	if err := e.health.canWrite(); err != nil {
 		return err
 	}
+	if err := e.openAgain(); err != nil {
+		return err
+	}
 	if replaced, err := e.isReplaced(); err != nil {
 		return err
 	} else if replaced {
 		return fmt.Errorf("there is another file at %s now: %w", e.path, fs.ErrExist)
 	}
 	compact := durable.Beside(e.path, compactSuffix)
-	defer os.Remove(compact)
+	defer e.removeUnlessAside(compact)
 	if err := e.copyTo(ctx, compact); err != nil {
 		return e.copyError(boltError(err))
 	}
-	return e.replaceBy(compact)
+	return e.replaceBy(ctx, compact)
 }
 
 // copyError returns what is wrong after a copy failed with err. If err says that there is damage,
@@ -252,7 +254,7 @@ func (e *boltEngine) copyError(err error) error {
 
 // copyTo makes a bbolt file at path, which has the entries of this one.
 func (e *boltEngine) copyTo(ctx context.Context, path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	// bbolt would follow a link, or take over a file, that somebody has put there meanwhile.
@@ -344,49 +346,6 @@ func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Ent
 	return nil
 }
 
-// replaceBy puts the bbolt file at path in the place of the engine's file. It locks the new file
-// before it renames it, so that no other process can lock the file first.
-func (e *boltEngine) replaceBy(path string) error {
-	if runtime.GOOS == "windows" {
-		return e.replaceClosed(path)
-	}
-	db, file, err := openDB(path, reopenSettings())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(path, e.path); err != nil {
-		return errors.Join(err, db.Close())
-	}
-	e.gate.lock()
-	old, oldFile := e.db, e.file
-	e.db, e.file = db, file
-	e.gate.unlock()
-	// The next commit will be in the new file alone, so the new file must have the name for good.
-	if err = durable.SyncDir(filepath.Dir(e.path)); err != nil {
-		e.health.failWrites(ErrSyncFailed)
-	}
-	return errors.Join(err, e.closeFile(old, oldFile)) // which waits for readers of the old file
-}
-
-// replaceClosed is replaceBy on Windows, where no file that is open can be renamed or replaced. It
-// closes the old file, renames the new file, and opens it. Another process can come between. Then
-// that process has the lock, and this engine returns [ErrLocked] from then on.
-func (e *boltEngine) replaceClosed(path string) error {
-	e.gate.lock()
-	defer e.gate.unlock()
-	if err := e.releaseLocked(); err != nil {
-		return err
-	}
-	renameErr := os.Rename(path, e.path)
-	var openErr error
-	e.db, e.file, openErr = openDB(e.path, reopenSettings())
-	err := errors.Join(renameErr, openErr)
-	if openErr != nil {
-		e.health.failReads(err)
-	}
-	return err
-}
-
 // reopen opens the file again, for an engine that has lost its map and whose last commit is known.
 // If reopen fails, or if it finds another file or another last commit, the engine neither reads nor
 // writes from then on.
@@ -430,12 +389,4 @@ func (e *boltEngine) checkReopened(before fs.FileInfo, commit int) error {
 		return boltError(boltpage.ErrLastLost)
 	}
 	return nil
-}
-
-// reopenSettings are bbolt's settings for an engine that opens its file again. The time to wait for
-// the lock is the default, whatever it was at the first opening.
-func reopenSettings() *bbolt.Options {
-	settings := boltSettings()
-	settings.Timeout = (*Options)(nil).lockTimeout()
-	return settings
 }

@@ -6,11 +6,11 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
-	"syscall"
 
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
 // After a fault, an engine on bbolt can still do some things. Its health says which, and which
@@ -22,6 +22,7 @@ import (
 //	sound           opening                                     yes        yes
 //	unwritable      a failed sync, or damage met by a commit    yes        the cause
 //	unreadable      a file that could not be opened again       the cause  the cause
+//	aside           a compaction on Windows; see boltAside      the cause  the cause
 //	stuck writers   a panic of bbolt with their lock held       yes        errStuck
 //	stuck           a panic of bbolt with any lock held         errStuck   errStuck
 //	closing         a call of Close                             ErrClosed  yes
@@ -29,7 +30,8 @@ import (
 //	read-only       Options.ReadOnly                            yes        ErrReadOnly
 //
 // Several states can hold at once. Then the lowest of the rows that have an error counts. An engine
-// never leaves a state, except that closing becomes closed.
+// never leaves a state, except that closing becomes closed, and aside becomes sound. The engine
+// keeps the state aside itself.
 type boltHealth struct {
 	readOnly bool
 
@@ -202,7 +204,7 @@ func boltError(err error) error {
 		}
 	}
 	// When a file cannot grow, bbolt keeps only the text of the system's error.
-	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
+	for _, errno := range durable.DiskErrors {
 		if !errors.Is(err, errno) && strings.HasSuffix(err.Error(), errno.Error()) {
 			return fmt.Errorf("%w: %w", err, errno)
 		}

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unsafe"
 
@@ -652,6 +653,36 @@ func TestAStuckStoreIsNotCompacted(t *testing.T) {
 		}
 	}
 	e.reopen().want("a=1")
+}
+
+// Windows changes no file that is mapped. So Close ends the map, which no reader may use then.
+func TestCloseOfAStuckStoreWaitsForItsReaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := openBoltInside(t)
+		must(t, e.set("a", "1"))
+		end := make(chan struct{})
+		var reader, closer sync.WaitGroup
+		reader.Go(func() {
+			must(t, e.View(t.Context(), func(EngineTx) error {
+				<-end
+				return nil
+			}))
+		})
+		synctest.Wait()
+		_ = e.health.guard(stuckWriters, func() error { panic("as bbolt does") })
+		closed := false
+		closer.Go(func() {
+			_ = e.Close()
+			closed = true
+		})
+		synctest.Wait()
+		if closed {
+			t.Error("Close has not waited")
+		}
+		close(end)
+		reader.Wait()
+		closer.Wait()
+	})
 }
 
 // A disk can go at any moment, even when a transaction has just begun. A fault that is not

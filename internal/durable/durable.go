@@ -198,6 +198,11 @@ func Rename(old, new string) error {
 	return err
 }
 
+// TryRename is [Rename] without a second attempt.
+//
+// Errors: the operating system's error.
+func TryRename(old, new string) error { return rename(old, new) }
+
 // Remove removes the file at path.
 //
 // Errors: [fs.ErrNotExist]; the operating system's error.

@@ -12,6 +12,9 @@ import (
 // tryLock does nothing, because these systems have no such lock.
 func tryLock(*os.File) (locked bool, err error) { return true, nil }
 
+// IsLocked reports false, because these systems have no such lock.
+func IsLocked(*os.File) (bool, error) { return false, nil }
+
 // Unlock does nothing, because a lock ends here when its file is closed.
 func Unlock(*os.File) {}
 

@@ -5,6 +5,7 @@ package durable
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // ReplacesOpenFiles reports whether [Rename] can always replace a file that is open.
@@ -16,9 +17,16 @@ const ReplacesOpenFiles = true
 // Errors: the operating system's error.
 func OpenFile(path string, flag int) (*os.File, error) { return os.OpenFile(path, flag, 0o600) }
 
+// DiskErrors are the errors of a disk that is full or that fails.
+var DiskErrors = []syscall.Errno{syscall.ENOSPC, syscall.EIO}
+
 // IsBusy reports whether err may mean that another program has the file open. On this system it
 // never does.
 func IsBusy(error) bool { return false }
+
+// IsHeld reports whether err says that another program has the file open. On this system it never
+// does.
+func IsHeld(error) bool { return false }
 
 func rename(old, new string) error { return os.Rename(old, new) }
 
@@ -27,6 +35,10 @@ func nameNew(tmp, path string) error { return link(os.Link, tmp, path) }
 
 // syncName makes the name of the file at path survive a power cut.
 func syncName(path string) error { return SyncDir(filepath.Dir(path)) }
+
+// Unmap ends a map of a file on Windows, where a file that is mapped cannot be changed. Here Unmap
+// does nothing.
+func Unmap(uintptr) error { return nil }
 
 // CopyAccessList gives f the access list of the file at path on Windows. Here it does nothing.
 func CopyAccessList(*os.File, string) error { return nil }

@@ -104,8 +104,11 @@ func TestALockHasOneHolder(t *testing.T) {
 	}
 	want := func(f *os.File, want bool) {
 		t.Helper()
+		if locked, err := IsLocked(files[1]); err != nil || locked == want {
+			t.Errorf("IsLocked: got %t, %v, want %t", locked, err, !want)
+		}
 		if locked, err := Lock(f, -1); err != nil || locked != want {
-			t.Errorf("got %t, %v, want %t", locked, err, want)
+			t.Errorf("Lock: got %t, %v, want %t", locked, err, want)
 		}
 	}
 	want(files[0], true)

@@ -18,6 +18,20 @@ func tryLock(f *os.File) (locked bool, err error) {
 	return err == nil, err
 }
 
+// IsLocked reports whether somebody has the lock that [Lock] takes on f.
+//
+// Errors: the operating system's error.
+func IsLocked(f *os.File) (bool, error) {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return true, nil
+	}
+	if err == nil {
+		Unlock(f)
+	}
+	return false, err
+}
+
 // Unlock gives up the lock on f, whether [Lock] or bbolt took it. Closing f does not give up the
 // lock while f is still mapped, as after a panic in bbolt.
 func Unlock(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }

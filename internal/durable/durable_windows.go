@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/windows"
 )
@@ -48,13 +49,22 @@ func createFile(path string, access, create uint32) (windows.Handle, error) {
 	return windows.CreateFile(name, access, shareAll, nil, create, windows.FILE_ATTRIBUTE_NORMAL, 0)
 }
 
+// DiskErrors are the errors of a disk that is full, that fails, or that is protected against
+// writing. Package syscall has other numbers for ENOSPC, EIO and EROFS, which Windows never
+// returns.
+var DiskErrors = []syscall.Errno{
+	windows.ERROR_DISK_FULL, windows.ERROR_HANDLE_DISK_FULL, windows.ERROR_DISK_QUOTA_EXCEEDED,
+	windows.ERROR_IO_DEVICE, windows.ERROR_CRC, windows.ERROR_WRITE_PROTECT,
+}
+
 // IsBusy reports whether err may mean that another program has the file open. Windows returns
 // ERROR_ACCESS_DENIED for a rename over a file that is open, and for a file that was removed while
 // it is open, but also where a permission is missing.
-func IsBusy(err error) bool {
-	return errors.Is(err, windows.ERROR_ACCESS_DENIED) ||
-		errors.Is(err, windows.ERROR_SHARING_VIOLATION) ||
-		errors.Is(err, windows.ERROR_LOCK_VIOLATION)
+func IsBusy(err error) bool { return IsHeld(err) || errors.Is(err, windows.ERROR_ACCESS_DENIED) }
+
+// IsHeld reports whether err says that another program has the file open.
+func IsHeld(err error) bool {
+	return errors.Is(err, windows.ERROR_SHARING_VIOLATION) || errors.Is(err, windows.ERROR_LOCK_VIOLATION)
 }
 
 // rename gives the file old the name new. An [os.Root] renames with POSIX semantics, that is also
@@ -111,7 +121,22 @@ func syncName(path string) error {
 
 // tryLock takes the lock on f, and reports whether it was free.
 func tryLock(f *os.File) (locked bool, err error) {
-	const flags = windows.LOCKFILE_EXCLUSIVE_LOCK | windows.LOCKFILE_FAIL_IMMEDIATELY
+	return lockByte(f, windows.LOCKFILE_EXCLUSIVE_LOCK)
+}
+
+// IsLocked reports whether somebody has the lock that [Lock] takes on f.
+//
+// Errors: the operating system's error.
+func IsLocked(f *os.File) (bool, error) {
+	shared, err := lockByte(f, 0)
+	if shared {
+		Unlock(f)
+	}
+	return err == nil && !shared, err
+}
+
+func lockByte(f *os.File, flags uint32) (locked bool, err error) {
+	flags |= windows.LOCKFILE_FAIL_IMMEDIATELY
 	err = windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, lockedByte())
 	if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {
 		return false, nil
@@ -127,6 +152,12 @@ func Unlock(f *os.File) { _ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1,
 func lockedByte() *windows.Overlapped {
 	return &windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1}
 }
+
+// Unmap ends the map of a file at an address. Windows neither shortens nor replaces a file while it
+// is mapped.
+//
+// Errors: the operating system's error.
+func Unmap(address uintptr) error { return windows.UnmapViewOfFile(address) }
 
 // copyOwner does nothing, because only an administrator may give a file to another user.
 func copyOwner(*os.File, fs.FileInfo) bool { return true }
