@@ -119,8 +119,8 @@ func nameHolders(err error, path string) error {
 }
 
 func openOrCreateBolt(path string, opts *Options) (*boltEngine, error) {
-	if path == "" {
-		return nil, wrapf(errNoPath, "open")
+	if err := checkPath(path); err != nil {
+		return nil, err
 	}
 	err := checkRegular(path)
 	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() && !opts.mustExist() {

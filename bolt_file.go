@@ -25,6 +25,18 @@ import (
 // may leave that file behind. The next opening removes it.
 const compactSuffix = ".compact"
 
+// checkPath returns an error for a path that cannot be the path of a store.
+func checkPath(path string) error {
+	if path == "" {
+		return wrapf(errNoPath, "open")
+	}
+	if durable.IsReserved(path) {
+		err := fmt.Errorf("%w: Windows keeps the name for a device, or for a stream of a file", ErrNotStore)
+		return wrapf(err, "open %s", path)
+	}
+	return nil
+}
+
 // checkRegular returns an error if path is not a regular file. Opening a pipe could take for ever.
 func checkRegular(path string) error {
 	info, err := os.Stat(path)

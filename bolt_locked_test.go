@@ -13,8 +13,11 @@ func TestAStoreThatThisProcessHasOpenSaysSo(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keys.db")
 	names := []string{path}
-	if err := os.Symlink("keys.db", filepath.Join(dir, "link.db")); err == nil {
-		names = append(names, filepath.Join(dir, "link.db"))
+	link := filepath.Join(dir, "link.db")
+	if os.Symlink("keys.db", link) == nil {
+		if _, err := os.Readlink(link); err == nil { // Wine 8 reports links that it does not make
+			names = append(names, link)
+		}
 	}
 	want := func(what string) {
 		t.Helper()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -188,4 +189,24 @@ func TestOpenWaitsForAProgramThatLetsNobodyElseOpenTheFile(t *testing.T) {
 		}()
 		must(t, boltFile(t, path, &latchkey.Options{LockTimeout: time.Minute}).Close())
 	})
+}
+
+func TestANameThatWindowsKeepsIsNoStore(t *testing.T) {
+	t.Chdir(t.TempDir())
+	must(t, boltFile(t, "keys.db", nil).Close())
+	for _, path := range []string{"CON", "nul", "NUL.db", `.\aux`, "keys.db:x", `.\keys.db:x:$DATA`} {
+		for _, opts := range []*latchkey.Options{nil, {ReadOnly: true}, {RecoverFromSafetyCopy: true}} {
+			_, err := latchkey.Open(path, opts)
+			wantError(t, err, latchkey.ErrNotStore)
+		}
+		_, err := latchkey.OpenBoltEngine(path, nil)
+		wantError(t, err, latchkey.ErrNotStore)
+		if err := latchkey.Restore(t.Context(), strings.NewReader(""), path); err == nil || errors.Is(err, latchkey.ErrCorrupt) {
+			t.Errorf("Restore to %s: got %v, want an error about the name", path, err)
+		}
+	}
+	wantFiles(t, ".", "keys.db")
+	for _, path := range []string{"console.db", "C-keys.db", "con-keys"} {
+		must(t, boltFile(t, path, nil).Close())
+	}
 }

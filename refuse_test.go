@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -184,11 +183,7 @@ func TestAnErrorOfOpeningSaysAThingOnceAndNamesNoTemporaryFile(t *testing.T) {
 
 func TestAStoreWithANameNearTheLimitIsCompactedAndLeavesNothingBehind(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, strings.Repeat("n", 251)+".db")
-	if runtime.GOOS == "windows" {
-		// Wine counts the longer name that it maps this name to.
-		path = filepath.Join(dir, strings.Repeat("n", 240)+".db")
-	}
+	path := filepath.Join(dir, strings.Repeat("n", 252)+".db")
 	s := openFile(t, path, nil)
 	token := ""
 	_, token = addKey(t, s, addUser(t, s, "ada"), "laptop")

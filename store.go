@@ -61,8 +61,8 @@ func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
 	}
-	if path == "" {
-		return nil, wrapf(errNoPath, "open")
+	if err := checkPath(path); err != nil {
+		return nil, err
 	}
 	open := openUnlessGone
 	if opts.recoverFromSafetyCopy() {

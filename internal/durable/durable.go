@@ -27,10 +27,14 @@ import (
 //
 // Errors: [fs.ErrExist] if there is a file at path; write's error; the operating system's error.
 func Create(path string, write func(tmp *os.File) error) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+newInfix+"*")
-	if isNameTooLong(err) {
-		tmp, err = os.CreateTemp(filepath.Dir(path), shortName(path, newInfix)+"*")
+	if IsReserved(path) {
+		return &os.PathError{Op: "create", Path: path, Err: errReserved}
 	}
+	prefix := filepath.Base(path) + newInfix
+	if isTooLong(filepath.Join(filepath.Dir(path), prefix+"4294967295")) { // the most that CreateTemp adds
+		prefix = shortName(path, newInfix)
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), prefix+"*")
 	if err != nil {
 		return named(err, path)
 	}
@@ -42,6 +46,8 @@ func Create(path string, write func(tmp *os.File) error) error {
 	}
 	return err
 }
+
+var errReserved = errors.New("Windows keeps the name for a device, or for a stream of a file")
 
 // newInfix is between the name of a file and the digits in the temporary name that [Create] fills
 // the file under.
@@ -93,7 +99,7 @@ func removeUnlocked(path string) {
 // made of them where the file system has no room for such a long name.
 func Beside(path, suffix string) string {
 	long := path + suffix
-	if _, err := os.Lstat(long); isNameTooLong(err) {
+	if isTooLong(long) {
 		return filepath.Join(filepath.Dir(path), shortName(path, suffix))
 	}
 	return long

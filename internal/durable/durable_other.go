@@ -19,5 +19,3 @@ func IsLocked(*os.File) (bool, error) { return false, nil }
 func Unlock(*os.File) {}
 
 func copyOwner(*os.File, fs.FileInfo) bool { return true }
-
-func isNameTooLong(err error) bool { return errors.Is(err, syscall.ENAMETOOLONG) }

@@ -3,6 +3,7 @@
 package durable
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -35,6 +36,16 @@ func nameNew(tmp, path string) error { return link(os.Link, tmp, path) }
 
 // syncName makes the name of the file at path survive a power cut.
 func syncName(path string) error { return SyncDir(filepath.Dir(path)) }
+
+// isTooLong reports whether the file system cannot hold such a long name.
+func isTooLong(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, syscall.ENAMETOOLONG)
+}
+
+// IsReserved reports whether the system keeps the name of a file for other things. Only Windows
+// does.
+func IsReserved(string) bool { return false }
 
 // Unmap ends a map of a file on Windows, where a file that is mapped cannot be changed. Here Unmap
 // does nothing.

@@ -58,5 +58,3 @@ func copyOwner(f *os.File, other fs.FileInfo) bool {
 
 // chown is the system's call, for tests of systems that refuse it.
 var chown = (*os.File).Chown
-
-func isNameTooLong(err error) bool { return errors.Is(err, syscall.ENAMETOOLONG) }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"unicode/utf16"
 
 	"golang.org/x/sys/windows"
 )
@@ -162,10 +163,14 @@ func Unmap(address uintptr) error { return windows.UnmapViewOfFile(address) }
 // copyOwner does nothing, because only an administrator may give a file to another user.
 func copyOwner(*os.File, fs.FileInfo) bool { return true }
 
-// isNameTooLong reports whether err says that a name is too long. Windows says so in two ways, of
-// which one is also said of other names that cannot be.
-func isNameTooLong(err error) bool {
-	return errors.Is(err, windows.ERROR_FILENAME_EXCED_RANGE) || errors.Is(err, windows.ERROR_INVALID_NAME)
+// isTooLong reports whether the name of a file is longer than NTFS allows.
+func isTooLong(path string) bool { return len(utf16.Encode([]rune(filepath.Base(path)))) > 255 }
+
+// IsReserved reports whether Windows keeps the name of a file for a device, as CON and NUL.db, or
+// for a stream of another file, as keys.db:x.
+func IsReserved(path string) bool {
+	base := filepath.Base(path)
+	return base != ".." && !filepath.IsLocal(base)
 }
 
 // CopyAccessList gives f the access list of the file at path. Until then f has the list that its

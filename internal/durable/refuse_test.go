@@ -63,7 +63,11 @@ func TestReplaceFollowsNoLinkAndTakesOverNoFile(t *testing.T) {
 	planted, err := os.Open(path + ".new") // by somebody who wants to read what is written to it
 	must(t, err)
 	defer planted.Close()
-	must(t, Replace(path, writing("mine", nil)))
+	err = Replace(path, writing("mine", nil))
+	if IsBusy(err) {
+		return // on Windows Replace cannot remove the file, and does not use it
+	}
+	must(t, err)
 	mine, err := os.Stat(path)
 	must(t, err)
 	theirs, err := planted.Stat()
