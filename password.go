@@ -33,6 +33,13 @@ func (s *Store) CheckPassword(ctx context.Context, verifier, password string) (o
 	return ok, wrapf(err, "check password")
 }
 
+// NeedsRehash reports whether the verifier of a password has another cost than the store's. If so,
+// replace it by one of [Store.HashPassword] when somebody has proved the password.
+func (s *Store) NeedsRehash(verifier string) bool {
+	v, err := parseVerifier(verifier)
+	return err == nil && v.cost != s.cost
+}
+
 // hashInTurn runs hash when it has a permit of a kind.
 func (s *Store) hashInTurn(ctx context.Context, kind hashKind, cost Cost, hash func()) error {
 	if !s.enter() {

@@ -85,3 +85,18 @@ func hashes(t testing.TB, s *latchkey.Store) uint64 {
 	must(t, err)
 	return stats.Hashes
 }
+
+func TestAVerifierOfAnotherCostNeedsRehash(t *testing.T) {
+	s := open(t)
+	verifier, err := s.HashPassword(t.Context(), "hunter22")
+	must(t, err)
+	opts := light()
+	opts.Cost.Passes++
+	other := openWith(t, opts)
+	if s.NeedsRehash(verifier) || !other.NeedsRehash(verifier) {
+		t.Errorf("got %t and %t, want that only the store of the other cost hashes anew", s.NeedsRehash(verifier), other.NeedsRehash(verifier))
+	}
+	if s.NeedsRehash("") || s.NeedsRehash("hunter22") {
+		t.Error("what is no verifier needs a hash")
+	}
+}

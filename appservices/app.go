@@ -85,7 +85,13 @@ func (h *Handler) openApp(ctx context.Context, store *latchkey.Store) (*app, err
 		id: deriveID(domain, "app"), groupID: deriveID(domain, "group"), wireID: deriveID(domain, "domain"),
 		keysID: providerID(domain, latchkey.ProviderAPIKey),
 	}
-	return a, a.loadSigningKey(ctx)
+	if err := a.loadSigningKey(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.dropDecoys(ctx); err != nil {
+		h.log.WarnContext(ctx, "the costs of passwords that nobody has any more were not forgotten", "error", err)
+	}
+	return a, nil
 }
 
 // The first byte of a record's key says what the record is:
@@ -96,11 +102,14 @@ func (h *Handler) openApp(ctx context.Context, store *latchkey.Store) (*app, err
 //	k ‖ key ID            the place of a used key among its user's identities: one byte
 //	e ‖ expiry ‖ session  a session that ended before it expired (8 bytes, 12 bytes)
 //	f                     which ended sessions have no record any more, because they expired: JSON
+//	c                     verifiers of passwords that tell the costs of all others: JSON
 //	t ‖ token             a token that was mailed, by its ID
 //
 // Addresses are hashed because the longest addresses do not fit into a key of the table.
 var (
 	keySigning   = []byte("s")
+	keyAccounts  = []byte("a")
+	keyDecoys    = []byte("c")
 	keyEnded     = []byte("e")
 	keyForgotten = []byte("f")
 	keyMailed    = []byte("t")
@@ -110,7 +119,7 @@ func data(tx *latchkey.Tx) *latchkey.AppTable { return tx.AppTable("appservices"
 
 func accountKey(email string) []byte {
 	sum := sha256.Sum256([]byte(email))
-	return append([]byte("a"), sum[:]...)
+	return append(bytes.Clone(keyAccounts), sum[:]...)
 }
 
 func profileKey(i latchkey.Identity) []byte {

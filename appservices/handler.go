@@ -36,6 +36,7 @@ type Handler struct {
 	journal  journal
 
 	warnedOfProxy sync.Once
+	warnedOfCost  sync.Once
 
 	randMu sync.Mutex
 

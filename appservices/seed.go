@@ -343,7 +343,8 @@ func (p *planting) user(u SeedUser, verifier string) (made SeededUser, err error
 		}
 	}
 	if u.Email != "" {
-		acc := &account{Email: u.Email, Verifier: verifier, Confirmed: true, User: user.ID}
+		acc := &account{Email: u.Email, Confirmed: true, User: user.ID}
+		acc.setPassword(verifier)
 		if err := acc.put(p.tx); err != nil {
 			return made, err
 		}

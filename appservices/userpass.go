@@ -1,148 +1,13 @@
 package appservices
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"net/http"
 	"unicode/utf8"
 
-	"github.com/google/uuid"
-
 	"github.com/latchkeydb/latchkey"
 )
-
-// An account is an e-mail address with a password. It becomes a user of the store when somebody
-// first logs in with it or links it to a user. The client's call that deletes the user deletes the
-// account, too. If a program deletes the user, the account no longer counts. It is deleted when its
-// address is used the next time.
-type account struct {
-	Email     string    `json:"email"`
-	Verifier  string    `json:"verifier"` // of the password
-	Confirmed bool      `json:"confirmed"`
-	User      uuid.UUID `json:"user,omitzero"`
-}
-
-// findAccount returns the account of an address, or nil if there is none. A program can give a user
-// an address as an identity. Such a user has an account without a password, and a reset sets the
-// password. This account counts even if a stranger has registered the address before.
-//
-// Errors: [latchkey.ErrInvalidIdentity] if email cannot be an address.
-func findAccount(tx *latchkey.Tx, email string) (*account, error) {
-	acc, _, err := lookUpAccount(tx, email)
-	return acc, err
-}
-
-// lookUpAccount does what findAccount does, and also reports whether there is a record that does
-// not count.
-func lookUpAccount(tx *latchkey.Tx, email string) (acc *account, dead bool, err error) {
-	user, err := tx.UserByIdentity(latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: email})
-	if err != nil && !errors.Is(err, latchkey.ErrUserNotFound) {
-		return nil, false, err
-	}
-	acc = &account{}
-	switch found, err := getJSON(tx, accountKey(email), acc); {
-	case err != nil:
-		return nil, false, err
-	case found && acc.User == user.ID:
-		return acc, false, nil
-	case user.ID == uuid.Nil:
-		return nil, found, nil
-	default:
-		return &account{Email: email, Confirmed: true, User: user.ID}, found, nil
-	}
-}
-
-func (acc *account) put(tx *latchkey.Tx) error { return putJSON(tx, accountKey(acc.Email), acc) }
-
-// stamp returns a value that changes with the account's password, and differs between two accounts
-// that had the same address.
-func (acc *account) stamp() []byte {
-	// Each verifier has its own salt.
-	sum := sha256.Sum256([]byte(cmp.Or(acc.Verifier, acc.User.String())))
-	return sum[:]
-}
-
-// account returns the account of an address, or nil.
-func (a *app) account(ctx context.Context, email string) (acc *account, err error) {
-	var dead bool
-	err = a.store.View(ctx, func(tx *latchkey.Tx) error {
-		acc, dead, err = lookUpAccount(tx, email)
-		return err
-	})
-	if errors.Is(err, latchkey.ErrInvalidIdentity) {
-		return nil, nil
-	}
-	if dead {
-		a.bury(ctx, email)
-	}
-	return acc, err
-}
-
-// bury deletes the record of an account that does not count. It only logs an error, because nothing
-// depends on the deletion.
-func (a *app) bury(ctx context.Context, email string) {
-	err := a.store.Update(ctx, func(tx *latchkey.Tx) error {
-		_, dead, err := lookUpAccount(tx, email)
-		if err != nil || !dead {
-			return err
-		}
-		return data(tx).Delete(accountKey(email))
-	})
-	if err != nil {
-		a.h.log.WarnContext(ctx, "the account of a deleted user was not deleted", "error", err)
-	}
-}
-
-// updateAccount changes an account in a transaction.
-//
-// Errors: errNoAccount if there is no account.
-func updateAccount(tx *latchkey.Tx, email string, change func(acc *account)) error {
-	acc, err := findAccount(tx, email)
-	if err != nil {
-		return err
-	}
-	if acc == nil {
-		return errNoAccount
-	}
-	change(acc)
-	return acc.put(tx)
-}
-
-func (c *call) provePassword(d document) (*credential, error) {
-	email, err := d.required("username")
-	if err != nil {
-		return nil, err
-	}
-	password, err := d.required("password")
-	if err != nil {
-		return nil, err
-	}
-	acc, err := c.app.account(c.ctx(), email)
-	if err != nil {
-		return nil, err
-	}
-	wrong := "the password is wrong"
-	if acc == nil {
-		wrong = "nobody has registered this address"
-		acc = &account{} // checking an empty verifier takes as long as checking a real one
-	}
-	ok := false
-	err = c.inLine(hashCheck, func() (err error) {
-		ok, err = c.app.store.CheckPassword(c.ctx(), acc.Verifier, password)
-		return err
-	})
-	switch {
-	case err != nil:
-		return nil, err
-	case !ok:
-		return nil, because(errPassword, wrong)
-	case !acc.Confirmed:
-		return nil, errUnconfirmed
-	}
-	return &credential{identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: email}, account: *acc}, nil
-}
 
 const (
 	minPassword = 6
@@ -211,7 +76,9 @@ func (c *call) makeAccount(email, password string, confirmed bool, mailed ...*ma
 				return err
 			}
 		}
-		return (&account{Email: email, Verifier: verifier, Confirmed: confirmed}).put(tx)
+		acc := &account{Email: email, Confirmed: confirmed}
+		acc.setPassword(verifier)
+		return acc.put(tx)
 	})
 }
 
@@ -268,8 +135,17 @@ func (c *call) confirm() (reply, error) {
 		if err := t.use(tx, c.h.now()); err != nil {
 			return err
 		}
-		return updateAccount(tx, t.Email, func(acc *account) { acc.Confirmed = true })
+		return confirmAccount(tx, t.Email)
 	})
+}
+
+func confirmAccount(tx *latchkey.Tx, email string) error {
+	acc, err := existingAccount(tx, email)
+	if err != nil {
+		return err
+	}
+	acc.Confirmed = true
+	return acc.put(tx)
 }
 
 // accountFor returns the document in the body, and the account of the document's address.
@@ -336,7 +212,7 @@ func (c *call) callConfirmation() (reply, error) {
 		if outcome == Pending {
 			return t.put(tx)
 		}
-		return updateAccount(tx, email, func(acc *account) { acc.Confirmed = true })
+		return confirmAccount(tx, email)
 	})
 }
 
@@ -408,6 +284,11 @@ func (c *call) setPassword(email, password string, first func(tx *latchkey.Tx) e
 				return err
 			}
 		}
-		return updateAccount(tx, email, func(acc *account) { acc.Verifier = verifier })
+		acc, err := existingAccount(tx, email)
+		if err != nil {
+			return err
+		}
+		acc.setPassword(verifier)
+		return acc.put(tx)
 	})
 }
