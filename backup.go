@@ -114,9 +114,9 @@ func checkCopy(ctx context.Context, path string) error {
 // a crash, one of the two is there, and it is whole. Logins and other reads go on meanwhile. Writes
 // wait.
 //
-// It returns ctx's error, [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrSyncFailed], [fs.ErrExist]
-// if another file is in the place of the store's file by now, the operating system's error, or
-// [errors.ErrUnsupported] if the engine cannot be compacted.
+// It returns ctx's error, [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrSyncFailed],
+// [ErrFileChanged], the operating system's error, or [errors.ErrUnsupported] if the engine cannot be
+// compacted.
 func (s *Store) Compact(ctx context.Context) error {
 	if s.closed.Load() {
 		return ErrClosed

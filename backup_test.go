@@ -342,15 +342,15 @@ func TestCompactLeavesAnotherFileInTheStoresPlaceAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	must(t, os.Rename(path, path+".away"))
-	wantError(t, s.Compact(t.Context()), fs.ErrNotExist)
+	wantError(t, s.Compact(t.Context()), latchkey.ErrFileGone)
 	must(t, os.WriteFile(path, []byte("somebody's"), 0o600))
-	wantError(t, s.Compact(t.Context()), fs.ErrExist)
+	wantError(t, s.Compact(t.Context()), latchkey.ErrFileChanged)
 	got, err := os.ReadFile(path)
 	must(t, err)
 	if string(got) != "somebody's" {
 		t.Error("the file was replaced")
 	}
-	addUser(t, s, "ada")
+	wantError(t, s.Compact(t.Context()), latchkey.ErrFileChanged) // until it is opened again
 }
 
 func TestALoginDoesNotWaitForABackupThatHoldsUpACompaction(t *testing.T) {

@@ -1,7 +1,9 @@
 package latchkey
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,7 +56,8 @@ var (
 // commits for all. So waiting writers share a sync, a lone writer waits for nobody, and every
 // function runs in its caller's goroutine.
 type boltEngine struct {
-	path   string
+	path   string // of the file itself
+	given  string // the path as it was given, which may lead to the file by links
 	health boltHealth
 	turns  boltTurns
 
@@ -74,10 +77,12 @@ type boltEngine struct {
 	batch *boltBatch // the open batch, or nil; only the holder of the turn uses it
 }
 
-// boltCommit is a commit of a file. id is its number.
+// boltCommit is a commit of a file. id is its number, and mark tells it from the commits of other
+// files.
 type boltCommit struct {
-	db *bbolt.DB
-	id int
+	db   *bbolt.DB
+	id   int
+	mark boltpage.Mark
 }
 
 // outlives reports whether tx sees an older state than that of the commit. When bbolt cannot read a
@@ -141,16 +146,17 @@ func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
 	// Later the file may be replaced. The new file must be put where the file is now, even if the
 	// program has changed its directory, or a link has changed.
 	//
-	// To follow links, Windows must be allowed to list each directory on the way. In a sandbox it may
-	// not be, although it can open the file.
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
-	}
-	path, err := filepath.Abs(path)
+	// To follow links, Windows must be allowed to list each directory on the way. In a sandbox it
+	// may not be, although it can open the file.
+	given, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
-	e := &boltEngine{path: path, health: boltHealth{readOnly: opts.readOnly()}, gate: newBoltGate()}
+	path = given
+	if real, err := filepath.EvalSymlinks(given); err == nil {
+		path = real
+	}
+	e := &boltEngine{path: path, given: given, health: boltHealth{readOnly: opts.readOnly()}, gate: newBoltGate()}
 	settings := boltSettings()
 	settings.ReadOnly = opts.readOnly()
 	settings.Timeout = opts.lockTimeout()
@@ -266,7 +272,11 @@ func (e *boltEngine) checkFile() error {
 	if sound < 2 {
 		return corrupt("a meta page cannot be read, and with it perhaps the last change")
 	}
-	e.lastCommit.Store(&boltCommit{e.db, int(m.Commit)})
+	mark, err := boltpage.ReadMark(e.file)
+	if err != nil {
+		return boltError(err)
+	}
+	e.lastCommit.Store(&boltCommit{e.db, int(m.Commit), mark})
 	return e.view(context.Background(), func(tx *bbolt.Tx, file *os.File) error {
 		info, err := file.Stat()
 		if err != nil {
@@ -292,13 +302,24 @@ func (e *boltEngine) checkFile() error {
 	})
 }
 
-// setMarker writes the number of the commit that tx makes into its root page.
+// setMarker writes the mark of the commit that tx makes into its root page: its number, and a
+// random number.
 func setMarker(tx *bbolt.Tx) error {
+	_, err := newMark(tx)
+	return err
+}
+
+func newMark(tx *bbolt.Tx) (mark boltpage.Mark, err error) {
+	mark.Commit = uint64(tx.ID())
+	rand.Read(mark.Random[:])
 	b, err := tx.CreateBucketIfNotExists([]byte(boltpage.Marker))
 	if err != nil {
-		return err
+		return mark, err
 	}
-	return b.SetSequence(uint64(tx.ID()))
+	if err := b.SetSequence(mark.Commit); err != nil {
+		return mark, err
+	}
+	return mark, b.Put([]byte(boltpage.MarkerRandom), bytes.Clone(mark.Random[:]))
 }
 
 // release closes the file.
@@ -310,9 +331,10 @@ func (e *boltEngine) release() error {
 	return errors.Join(err, e.dropAsideLocked())
 }
 
-// releaseLocked is release for the holder of the gate. After a panic bbolt cannot end its map of the
-// file, and Windows neither shortens nor replaces a file that is mapped. So releaseLocked ends the
-// map. Before that it waits for all readers, because the system may map something else in its place.
+// releaseLocked is release for the holder of the gate. After a panic bbolt cannot end its map of
+// the file, and Windows neither shortens nor replaces a file that is mapped. So releaseLocked ends
+// the map. Before that it waits for all readers, because the system may map something else in its
+// place.
 func (e *boltEngine) releaseLocked() error {
 	if e.db != nil && e.health.stuckness() != notStuck {
 		<-e.readers.none()

@@ -26,6 +26,7 @@ type boltBatch struct {
 	tables  *boltpage.Tables
 	removed map[string][][]byte // the keys that were removed, by table
 	members int
+	mark    boltpage.Mark // of the commit
 	dirty   bool          // a member that succeeded wrote something
 	damage  error         // why the batch cannot be committed
 	done    chan struct{} // closed when err is known
@@ -202,6 +203,10 @@ func (e *boltEngine) beginWrite() (*boltBatch, error) {
 	if err := e.openAgainLocked(tryAgainSettings()); err != nil {
 		return nil, err
 	}
+	if err := e.compareFile(); err != nil {
+		e.failChanged(err)
+		return nil, err
+	}
 	b := &boltBatch{removed: make(map[string][][]byte), done: make(chan struct{})}
 	err := e.health.guard(stuckWriters, func() (err error) {
 		if b.tx, err = e.db.Begin(true); err == nil {
@@ -221,12 +226,19 @@ func (e *boltEngine) beginWrite() (*boltBatch, error) {
 // commit ends the transaction of a batch. It returns the error that the members get.
 func (e *boltEngine) commit(b *boltBatch) error {
 	if b.dirty && b.damage == nil {
-		b.damage = readPages(func() error {
+		b.damage = readPages(func() (err error) {
 			if err := b.tables.CheckCommit(uint64(b.tx.ID()), b.removed); err != nil {
 				return err
 			}
-			return setMarker(b.tx)
+			b.mark, err = newMark(b.tx)
+			return err
 		})
+	}
+	if b.dirty {
+		if err := e.compareFile(); err != nil {
+			b.damage = err // what was found besides may come of it
+			e.failChanged(err)
+		}
 	}
 	if !b.dirty || b.damage != nil {
 		if err := e.health.guard(stuckWriters, b.tx.Rollback); err != nil {
@@ -240,10 +252,16 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	id := b.tx.ID()
 	e.setCommitting(true)
 	err := e.health.guard(stuckWriters, b.tx.Commit)
+	if err == nil {
+		e.lastCommit.Store(&boltCommit{e.db, id, b.mark})
+	}
 	e.setCommitting(false)
 	if err == nil {
 		e.commits.Add(1)
-		e.lastCommit.Store(&boltCommit{e.db, id})
+		if err := e.comparePath(); err != nil {
+			e.failChanged(err)
+			return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
+		}
 		return nil
 	}
 	visible, lookErr := e.isVisible(id)
@@ -254,6 +272,9 @@ func (e *boltEngine) commit(b *boltBatch) error {
 		e.reopen(id - 1)
 	case visible || lookErr != nil:
 		// The meta page was written, and then its sync failed.
+		if visible {
+			e.lastCommit.Store(&boltCommit{e.db, id, b.mark})
+		}
 		e.health.failWrites(ErrSyncFailed)
 		return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
 	case syncFailed(err):
@@ -264,6 +285,13 @@ func (e *boltEngine) commit(b *boltBatch) error {
 		e.health.failWrites(err)
 	}
 	return boltError(err)
+}
+
+// failChanged ends all writing if err is an [ErrFileChanged].
+func (e *boltEngine) failChanged(err error) {
+	if errors.Is(err, ErrFileChanged) {
+		e.health.failWrites(err)
+	}
 }
 
 // setCommitting sets whether a commit is under way.

@@ -239,10 +239,9 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	if err := e.openAgain(); err != nil {
 		return err
 	}
-	if replaced, err := e.isReplaced(); err != nil {
+	if err := e.compareFile(); err != nil {
+		e.failChanged(err)
 		return err
-	} else if replaced {
-		return fmt.Errorf("there is another file at %s now: %w", e.path, fs.ErrExist)
 	}
 	compact := durable.Beside(e.path, compactSuffix)
 	defer e.removeUnlessAside(compact)
@@ -378,27 +377,29 @@ func (e *boltEngine) reopenLocked(commit int) error {
 	if e.db, e.file, err = openDB(e.path, reopenSettings()); err != nil {
 		return err
 	}
-	if err := e.checkReopened(before, commit); err != nil {
+	mark, err := e.checkReopened(before, commit)
+	if err != nil {
 		closeErr := e.releaseLocked()
 		e.db, e.file = nil, nil
 		return errors.Join(err, closeErr)
 	}
-	e.lastCommit.Store(&boltCommit{e.db, commit})
+	e.lastCommit.Store(&boltCommit{e.db, commit, mark})
 	return nil
 }
 
 // checkReopened returns an error unless the file is the one that was open before, and has the same
 // last commit.
-func (e *boltEngine) checkReopened(before fs.FileInfo, commit int) error {
+func (e *boltEngine) checkReopened(before fs.FileInfo, commit int) (boltpage.Mark, error) {
 	now, err := e.file.Stat()
 	if err != nil {
-		return err
+		return boltpage.Mark{}, err
 	}
 	if !os.SameFile(before, now) {
-		return fmt.Errorf("there is another file at %s now: %w", e.path, fs.ErrExist)
+		return boltpage.Mark{}, fmt.Errorf("%w: there is another file at %s", ErrFileChanged, e.given)
 	}
-	if m, sound := boltpage.ReadMeta(e.file); sound < 2 || m.Commit != uint64(commit) {
-		return boltError(boltpage.ErrLastLost)
+	mark, err := boltpage.ReadMark(e.file)
+	if err == nil && mark.Commit != uint64(commit) {
+		err = boltpage.ErrLastLost
 	}
-	return nil
+	return mark, boltError(err)
 }

@@ -36,15 +36,21 @@ func (e *boltEngine) replaceBy(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	mark, err := boltpage.ReadMark(file)
+	if err != nil {
+		_ = db.Close()
+		return boltError(err)
+	}
 	if err := durable.TryRename(path, e.path); err != nil {
 		if !durable.ReplacesOpenFiles {
-			return e.replaceClosed(ctx, &boltAside{db: db, file: file, path: path})
+			return e.replaceClosed(ctx, &boltAside{db: db, file: file, path: path, mark: mark})
 		}
 		return errors.Join(err, db.Close())
 	}
 	e.gate.lock()
 	oldDB, oldFile := e.db, e.file
 	e.db, e.file = db, file
+	e.lastCommit.Store(&boltCommit{db, int(mark.Commit), mark})
 	e.gate.unlock()
 	// The next commits are only in the new file, so its name must last before they are made.
 	if err := durable.SyncDir(filepath.Dir(e.path)); err != nil {
@@ -60,6 +66,7 @@ type boltAside struct {
 	db   *bbolt.DB
 	file *os.File
 	path string
+	mark boltpage.Mark // of its last commit
 
 	old    fs.FileInfo // the engine's file
 	commit int         // the last commit of old
@@ -94,6 +101,7 @@ func (e *boltEngine) replaceClosed(ctx context.Context, aside *boltAside) (err e
 		return errors.Join(closeErr, err)
 	}
 	e.db, e.file, e.aside = aside.db, aside.file, nil
+	e.lastCommit.Store(&boltCommit{aside.db, int(aside.mark.Commit), aside.mark})
 	return closeErr
 }
 
@@ -115,13 +123,14 @@ func (e *boltEngine) openAgainLocked(settings *bbolt.Options) (err error) {
 	if e.db, e.file, err = openDB(e.path, settings); err != nil {
 		return err
 	}
-	if err := e.checkReopened(e.aside.old, e.aside.commit); err != nil {
+	mark, err := e.checkReopened(e.aside.old, e.aside.commit)
+	if err != nil {
 		_ = e.releaseLocked()
 		e.db, e.file = nil, nil
 		e.health.failReads(err)
 		return err
 	}
-	e.lastCommit.Store(&boltCommit{e.db, e.aside.commit})
+	e.lastCommit.Store(&boltCommit{e.db, e.aside.commit, mark})
 	return e.dropAsideLocked()
 }
 
@@ -185,19 +194,6 @@ func (e *boltEngine) tryOpenFile(settings *bbolt.Options) (err error) {
 			return err
 		}
 	}
-}
-
-// isReplaced reports whether another file is at the path of the file that is open.
-func (e *boltEngine) isReplaced() (bool, error) {
-	mine, err := e.file.Stat()
-	if err != nil {
-		return false, err
-	}
-	there, err := os.Stat(e.path)
-	if err != nil {
-		return false, err
-	}
-	return !os.SameFile(mine, there), nil
 }
 
 // checkNotBeingReplaced returns [ErrLocked] if another process is putting a compacted file in the

@@ -53,6 +53,9 @@ func deepBolt(t testing.TB, random *rand.Rand) (e boltInside, keys [][]byte) {
 			return setMarker(tx)
 		}))
 	}
+	mark, err := boltpage.ReadMark(e.file)
+	must(t, err)
+	e.lastCommit.Store(&boltCommit{e.db, int(mark.Commit), mark}) // of a program of its own
 	must(t, e.Update(t.Context(), func(tx EngineTx) error {
 		for i := range 300 {
 			if err := tx.Put(smallTable(i), []byte("k"), make([]byte, random.IntN(100))); err != nil {

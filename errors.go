@@ -67,12 +67,19 @@ var (
 	ErrInvalidOptions = errors.New("invalid options")
 
 	// ErrLocked means that another process, or this one, has the file open. Close it there, or wait
-	// longer with [Options].LockTimeout. The text says whether it is this process. On Linux it names
-	// another process, if that can be seen from this one.
+	// longer with [Options].LockTimeout. The text says whether it is this process. On Linux it
+	// names another process, if that can be seen from this one.
 	ErrLocked = errors.New("store is open elsewhere")
-	// ErrFileGone means that there is no file, but a safety copy of one. Open the store with
-	// [Options].RecoverFromSafetyCopy, or remove the copy to start a new store.
-	ErrFileGone = errors.New("the file is gone, and its safety copy is there")
+	// ErrFileChanged means that the file is no longer as this store left it: it was deleted, moved,
+	// replaced, or overwritten by another program. Changes would be lost, so the store accepts no
+	// more of them until it is closed and opened again. Logins go on while the file is only gone.
+	// While another file or other bytes are in its place, every login returns ErrFileChanged,
+	// because a key may be revoked there.
+	ErrFileChanged = errors.New("the store's file was changed by another program")
+	// ErrFileGone means that the store's file was there, and is gone. [Open] returns ErrFileGone if
+	// there is no file, but its safety copy: open the store with [Options].RecoverFromSafetyCopy,
+	// or remove the copy to start a new store. An open store returns it beside [ErrFileChanged].
+	ErrFileGone = errors.New("the store's file is gone")
 	// ErrClosed means that the store was closed before the call, or while the call waited to hash,
 	// or that the transaction of the call has ended.
 	ErrClosed = errors.New("store is closed")

@@ -32,10 +32,13 @@ type Principal struct {
 // Login returns [ErrInvalidToken] for every string that is not a good token, without telling why.
 // To a caller that has proven the secret, it returns the first of [ErrKeyDisabled], [ErrKeyExpired]
 // and [ErrUserDisabled] that applies. The other errors say nothing about the token: [ErrBusy],
-// [ErrClosed], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], and ctx's error.
+// [ErrClosed], [ErrFileChanged], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], and ctx's error.
 func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	if s.closed.Load() {
 		return Principal{}, ErrClosed
+	}
+	if r := s.refused.Load(); r != nil {
+		return Principal{}, r.err
 	}
 	var t parsedToken
 	if !s.tokens.parse(token, &t) {

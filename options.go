@@ -18,6 +18,13 @@ type Options struct {
 	// path, in place of making a new one. It is for a program whose disk may not be mounted yet.
 	MustExist bool
 
+	// FileCheckEvery is how often a store that [Open] has opened looks at its file. A look takes
+	// some microseconds. If the file is gone, [Store.Health] says so. If another file or other
+	// bytes are in its place, logins return [ErrFileChanged]; a store with ReadOnly goes on with
+	// the new file if it is of the same domain and not older. The default is one second. With a
+	// negative duration the store does not look, but each commit still compares the file.
+	FileCheckEvery time.Duration
+
 	// LockTimeout is how long [Open] waits for another process to close the file, before it returns
 	// [ErrLocked]. The default is one second. With less than 50 ms, or a negative duration, Open
 	// does not wait.
@@ -86,6 +93,15 @@ type Options struct {
 	// operating system does. Only creation times, new IDs and expiry dates depend on it. Several
 	// goroutines may call it at once. The default is [time.Now].
 	Now func() time.Time
+}
+
+// fileCheckEvery is one second by default, because a revocation should not take longer to get
+// through to a reader of a file that is replaced.
+func (o *Options) fileCheckEvery() time.Duration {
+	if o == nil || o.FileCheckEvery == 0 {
+		return time.Second
+	}
+	return o.FileCheckEvery
 }
 
 func (o *Options) mustExist() bool { return o != nil && o.MustExist }

@@ -66,9 +66,9 @@ func openUnlessGone(path string, opts *Options) (*Store, error) {
 	file := durable.Resolve(path)
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
 		if _, err := os.Stat(file + safetySuffix); err == nil {
-			err := ErrFileGone
+			err := fmt.Errorf("%w, and its safety copy is there", ErrFileGone)
 			if opts.mustExist() {
-				err = fmt.Errorf("%w: %w", ErrFileGone, fs.ErrNotExist)
+				err = fmt.Errorf("%w: %w", err, fs.ErrNotExist)
 			}
 			return nil, wrapf(err, "open %s", path)
 		}
@@ -82,7 +82,6 @@ func openUnlessGone(path string, opts *Options) (*Store, error) {
 // Between two attempts openOrRecover has no file open. On Windows another program could not replace
 // the file otherwise.
 func openOrRecover(path string, opts *Options) (*Store, error) {
-	path = durable.Resolve(path) // the safety copy is beside the file itself
 	once := *opts
 	once.LockTimeout = -1
 	for end := time.Now().Add(opts.lockTimeout()); ; {
@@ -105,16 +104,17 @@ var errReplaced = errors.New("another program has replaced the file")
 //
 // Errors: errReplaced; [ErrLocked], or an error that durable.IsBusy knows, if another program has
 // the file or its safety copy open; the errors of [Open].
-func tryOpenOrRecover(path string, opts *Options) (*Store, error) {
-	f, err := openRegular(path) // held open, so that another file is not mistaken for this one
+func tryOpenOrRecover(given string, opts *Options) (*Store, error) {
+	path := durable.Resolve(given) // the safety copy is beside the file itself
+	f, err := openRegular(path)    // held open, so that another file is not mistaken for this one
 	if errors.Is(err, fs.ErrNotExist) {
 		switch err = replaceLost(path); {
 		case err == nil:
-			return openRecovered(path, opts)
+			return openRecovered(given, opts)
 		case errors.Is(err, fs.ErrExist):
 			return nil, errReplaced
 		case errors.Is(err, fs.ErrNotExist): // there is no safety copy either
-			return openFile(path, opts)
+			return openFile(given, opts)
 		}
 		return nil, wrapf(err, "use safety copy %s", path+safetySuffix)
 	}
@@ -130,7 +130,7 @@ func tryOpenOrRecover(path string, opts *Options) (*Store, error) {
 	if err != nil {
 		return nil, wrapOpen(err, path)
 	}
-	s, err := openFile(path, opts)
+	s, err := openFile(given, opts)
 	if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNotStore) {
 		_ = f.Close()
 		return s, err
@@ -145,7 +145,7 @@ func tryOpenOrRecover(path string, opts *Options) (*Store, error) {
 	if copyErr != nil {
 		return nil, fmt.Errorf("%w; use safety copy %s: %w", err, path+safetySuffix, copyErr)
 	}
-	return openRecovered(path, opts)
+	return openRecovered(given, opts)
 }
 
 // openRecovered opens the store at path, which is a safety copy now.

@@ -29,7 +29,8 @@ type Store struct {
 	rehashes         *rehashes
 	counters         *counters
 	safetyCopy       copyState
-	recovered        bool // this opening put the safety copy in the place of the file
+	refused          atomic.Pointer[refusal] // nil unless all logins are refused
+	recovered        bool                    // this opening put the safety copy in the place of the file
 
 	closeOnce sync.Once
 	closed    atomic.Bool
@@ -38,6 +39,7 @@ type Store struct {
 	// background counts hashes, which may go on after their caller has left, and the goroutine of
 	// the safety copy.
 	background sync.WaitGroup
+	watchers   sync.WaitGroup // the goroutine that looks at the file
 }
 
 // Open opens the store in the file at path. If there is no file, Open makes one with mode 0600.
@@ -74,7 +76,7 @@ func Open(path string, opts *Options) (*Store, error) {
 
 // openFile opens the store in the file at path, and begins to keep its safety copy.
 func openFile(path string, opts *Options) (*Store, error) {
-	e, err := openOrCreateBolt(path, opts)
+	e, err := openFileEngine(path, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -88,10 +90,30 @@ func openFile(path string, opts *Options) (*Store, error) {
 	if err != nil {
 		return nil, wrapOpen(wayOut(path, err), path)
 	}
-	if every := opts.safetyCopyEvery(); every > 0 {
-		s.goBackground(func() { s.keepSafetyCopy(e.path, every) })
+	if b, ok := e.(*boltEngine); ok {
+		if every := opts.safetyCopyEvery(); every > 0 {
+			s.goBackground(func() { s.keepSafetyCopy(b.path, every) })
+		}
+	}
+	if every := opts.fileCheckEvery(); every > 0 {
+		s.watchers.Go(func() { s.watchFile(every) })
 	}
 	return s, nil
+}
+
+// openFileEngine opens the engine of a file: one that follows the file, if it only reads.
+func openFileEngine(path string, opts *Options) (Engine, error) {
+	var e Engine
+	var err error
+	if opts.readOnly() {
+		e, err = openFollowed(path, opts)
+	} else {
+		e, err = openOrCreateBolt(path, opts)
+	}
+	if err != nil {
+		return nil, err // and not an Engine that holds a nil pointer
+	}
+	return e, nil
 }
 
 // OpenWith opens the store that e holds. If e is empty, OpenWith starts a new store in it, with a
@@ -159,6 +181,7 @@ func (s *Store) close() error {
 	s.hasher.close()
 	s.cache.clear()
 	s.background.Wait()
+	s.watchers.Wait()
 	return s.engine.Close()
 }
 
@@ -246,6 +269,9 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		done = e
 		return nil
 	})
+	if errors.Is(err, ErrFileChanged) {
+		s.lookAtFile(ctx)
+	}
 	switch {
 	case errors.Is(err, ErrCommitUnknown):
 		s.cache.clear()

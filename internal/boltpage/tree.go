@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
 	"slices"
@@ -131,6 +132,40 @@ func (t *Tables) CheckMarker(m Meta) error {
 		return damaged("the root, page %d, is of commit %d, and the last is %d", m.Root, commit, m.Commit)
 	}
 	return nil
+}
+
+// MarkerRandom is the key of a commit's random number in the table [Marker].
+const MarkerRandom = "random"
+
+// Mark tells a commit from every other one. Two copies of one file that were each changed once have
+// commits with the same number, and may even have the same meta pages, but not the same random
+// number.
+type Mark struct {
+	Commit uint64
+	Random [8]byte
+}
+
+// ReadMark returns the mark of the last commit in a file.
+//
+// Errors: an [Error]; a [ForeignError] if the file is another program's.
+func ReadMark(r io.ReaderAt) (Mark, error) {
+	m, sound := ReadMeta(r)
+	if sound < 2 {
+		return Mark{}, ErrLastLost
+	}
+	t := NewTables(NewPages(r, m.End), m.Root, false)
+	if err := t.CheckMarker(m); err != nil {
+		return Mark{}, err
+	}
+	mark := Mark{Commit: m.Commit}
+	leaf, _, err := t.Find(Marker, []byte(MarkerRandom))
+	if err != nil {
+		return Mark{}, err
+	}
+	if i, found := leaf.Search([]byte(MarkerRandom)); found {
+		copy(mark.Random[:], leaf.Value(i))
+	}
+	return mark, nil
 }
 
 // CheckCommit reads the other pages that bbolt reads when it commits a transaction that has removed

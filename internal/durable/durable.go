@@ -39,7 +39,7 @@ func Create(path string, write func(tmp *os.File) error) error {
 		return named(err, path)
 	}
 	err = fill(tmp, path, write, nameNew)
-	if errors.Is(err, fs.ErrNotExist) { // whoever made the file at path may have removed the temporary file
+	if errors.Is(err, fs.ErrNotExist) { // the maker of the file at path may have removed tmp
 		if _, statErr := os.Lstat(path); statErr == nil {
 			return &os.PathError{Op: "create", Path: path, Err: fs.ErrExist}
 		}

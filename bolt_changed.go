@@ -1,0 +1,108 @@
+package latchkey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
+)
+
+// A program cannot keep others from deleting, moving, replacing or overwriting its file. A write to
+// such a file would be lost, or would damage it. So an engine compares its file with what it knows,
+// before each commit and after.
+
+// compareFile returns nil if the file that is open is the file at the path, and its last commit is
+// the one that the engine knows. The caller holds the turn, or the gate while no commit is under
+// way.
+//
+// Errors: [ErrFileChanged]; [ErrFileGone] besides if there is no file at the path; the operating
+// system's error if the path cannot be looked at. Damage is not compareFile's to report, so it
+// returns nil for it.
+func (e *boltEngine) compareFile() error {
+	if err := e.comparePath(); err != nil {
+		return err
+	}
+	mark, err := boltpage.ReadMark(e.file)
+	var damage *boltpage.Error
+	switch last := e.lastCommit.Load(); {
+	case errors.As(err, &damage), err == nil && mark == last.mark:
+		return nil
+	}
+	return fmt.Errorf("%w: another program has written to %s", ErrFileChanged, e.given)
+}
+
+// comparePath is compareFile without the last commit.
+func (e *boltEngine) comparePath() error {
+	replaced, err := e.isReplaced()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: %w: there is no file at %s", ErrFileChanged, ErrFileGone, e.given)
+	case err != nil:
+		return err
+	case replaced:
+		return fmt.Errorf("%w: there is another file at %s", ErrFileChanged, e.given)
+	}
+	return nil
+}
+
+// isReplaced reports whether another file is at the path of the file that is open.
+func (e *boltEngine) isReplaced() (bool, error) {
+	mine, err := e.file.Stat()
+	if err != nil {
+		return false, err
+	}
+	there, err := os.Stat(e.given)
+	if err != nil {
+		return false, err
+	}
+	return !os.SameFile(mine, there), nil
+}
+
+// EngineHealth tells whether the file is at its path, is unchanged, and can be written.
+// [Store.Health] calls EngineHealth.
+//
+// Errors: [ErrFileChanged], and [ErrFileGone] besides if there is no file at the path;
+// [ErrSyncFailed]; [ErrCorrupt] if damage or a panic of bbolt has ended reading or writing; ctx's
+// error.
+func (e *boltEngine) EngineHealth(ctx context.Context) error {
+	fileErr, err := e.lookAtFile(ctx)
+	if err != nil {
+		return err
+	}
+	h := e.health.findings()
+	if errors.Is(h, ErrFileChanged) && fileErr != nil {
+		h = nil // fileErr says it as it is now
+	}
+	return errors.Join(fileErr, h)
+}
+
+// lookAtFile compares the file when no commit is under way. A commit compares it by itself.
+func (e *boltEngine) lookAtFile(ctx context.Context) (finding, err error) {
+	if err := e.gate.lockWithin(ctx); err != nil {
+		return nil, err
+	}
+	defer e.gate.unlock()
+	if e.committing || e.file == nil || e.health.isClosed() {
+		return nil, nil
+	}
+	return e.compareFile(), nil
+}
+
+// findings returns the causes for which the engine neither reads nor writes, or does not write.
+func (h *boltHealth) findings() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stuck != notStuck {
+		return errStuck
+	}
+	return firstError(h.unreadable, h.unwritable)
+}
+
+func (h *boltHealth) isClosed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.life == engineClosed
+}
