@@ -197,17 +197,19 @@ func isTemporary(name, path string) bool {
 // Errors: the operating system's error. The error says so if new is a mount point, such as a single
 // file that a container has mounted: no file can replace a mount point.
 func Rename(old, new string) error {
-	err := retry(func() error { return rename(old, new) })
+	return retry(func() error { return TryRename(old, new) })
+}
+
+// TryRename is [Rename] without a second attempt.
+//
+// Errors: those of [Rename].
+func TryRename(old, new string) error {
+	err := rename(old, new)
 	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
 		return fmt.Errorf("%w; if %s is a mount point, no file can replace it: mount its directory instead", named(err, new), new)
 	}
 	return err
 }
-
-// TryRename is [Rename] without a second attempt.
-//
-// Errors: the operating system's error.
-func TryRename(old, new string) error { return rename(old, new) }
 
 // Remove removes the file at path.
 //
