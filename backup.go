@@ -111,12 +111,17 @@ func checkCopy(ctx context.Context, path string) error {
 
 // Compact returns unused space to the file system. It copies the data to a new file beside the old
 // file, and then puts the new file in the place of the old one. There must be room for both. After
-// a crash, one of the two is there, and it is whole. Logins and other reads go on meanwhile. Writes
-// wait.
+// a crash, one of the two is there, and it is whole.
 //
-// It returns ctx's error, [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrSyncFailed],
-// [ErrFileChanged], the operating system's error, or [errors.ErrUnsupported] if the engine cannot be
-// compacted.
+// Logins, other reads and writes go on meanwhile. Writes wait only while the new file gets its
+// place, which takes about as long as a commit. The space of the old file is free when the last
+// View or Backup that began before has ended. Compact does not wait for them, except on a system
+// that cannot replace a file that is open. There it looks for a moment without readers for one
+// second, and then gives up.
+//
+// It returns ctx's error, [ErrInterrupted] if more than 16 MiB were written meanwhile,
+// [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrSyncFailed], [ErrFileChanged], the operating
+// system's error, or [errors.ErrUnsupported] if the engine cannot be compacted.
 func (s *Store) Compact(ctx context.Context) error {
 	if s.closed.Load() {
 		return ErrClosed

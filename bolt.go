@@ -61,12 +61,12 @@ type boltEngine struct {
 	health boltHealth
 	turns  boltTurns
 
-	gate       boltGate    // held while a transaction begins; guards the rest of this block
-	db         *bbolt.DB   // nil if the file could not be opened again
-	file       *os.File    // the file of db, so that it can be closed where bbolt cannot close it
-	committing bool        // while a commit is under way, a reader that begins may wait for it
-	aside      *boltAside  // set while db is nil because a compaction lost the file
-	readers    readerCount // the read transactions that have begun
+	gate       boltGate     // held while a transaction begins; guards the rest of this block
+	db         *bbolt.DB    // nil if the file could not be opened again
+	file       *os.File     // the file of db, so that it can be closed where bbolt cannot close it
+	committing bool         // while a commit is under way, a reader that begins may wait for it
+	aside      *boltAside   // set while db is nil because a compaction lost the file
+	readers    *readerCount // the read transactions of db that have begun
 
 	checked    boltpage.Checked
 	lastCommit atomic.Pointer[boltCommit] // the last commit that is known to be on disk
@@ -74,7 +74,11 @@ type boltEngine struct {
 	closeOnce  sync.Once
 	unmark     func() // of durable.MarkOpen
 
-	batch *boltBatch // the open batch, or nil; only the holder of the turn uses it
+	batch  *boltBatch                 // the open batch, or nil; only the holder of the turn uses it
+	missed atomic.Pointer[boltMissed] // what a compaction has to make up for, while there is one
+
+	compacting boltGate       // held by a compaction, from its beginning to its end
+	oldFiles   sync.WaitGroup // the files that compactions replaced, and that others still read
 }
 
 // boltCommit is a commit of a file. id is its number, and mark tells it from the commits of other
@@ -156,7 +160,8 @@ func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
 	if real, err := filepath.EvalSymlinks(given); err == nil {
 		path = real
 	}
-	e := &boltEngine{path: path, given: given, health: boltHealth{readOnly: opts.readOnly()}, gate: newBoltGate()}
+	e := newClosedEngine(path)
+	e.given, e.health.readOnly = given, opts.readOnly()
 	settings := boltSettings()
 	settings.ReadOnly = opts.readOnly()
 	settings.Timeout = opts.lockTimeout()
@@ -169,6 +174,11 @@ func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
 	}
 	e.unmark = durable.MarkOpen(e.path)
 	return e, nil
+}
+
+// newClosedEngine returns an engine that has no file open yet.
+func newClosedEngine(path string) *boltEngine {
+	return &boltEngine{path: path, gate: newBoltGate(), compacting: newBoltGate(), readers: &readerCount{}}
 }
 
 // prepare checks the file that was opened, and makes it ready for writing.
@@ -412,7 +422,7 @@ func (e *boltEngine) view(ctx context.Context, fn func(*bbolt.Tx, *os.File) erro
 		if err != nil {
 			return boltError(err)
 		}
-		defer e.endRead(r.tx)
+		defer e.endRead(r)
 		return fn(r.tx, r.file)
 	}
 }
@@ -427,11 +437,12 @@ func (e *boltEngine) waitForReopen(ctx context.Context) error {
 	return nil
 }
 
-// boltReader is a read transaction of bbolt, the file that it reads, and the last commit that was
-// known when it began.
+// boltReader is a read transaction of bbolt, the file that it reads, the count in which it counts,
+// and the last commit that was known when it began.
 type boltReader struct {
 	tx         *bbolt.Tx
 	file       *os.File
+	readers    *readerCount
 	lastCommit *boltCommit
 }
 
@@ -462,7 +473,7 @@ func (e *boltEngine) beginRead(ctx context.Context) (boltReader, error) {
 	case <-ctx.Done():
 		go func() {
 			if b := <-result; b.err == nil {
-				e.endRead(b.r.tx)
+				e.endRead(b.r)
 			}
 		}()
 		return boltReader{}, ctx.Err()
@@ -479,7 +490,7 @@ func (e *boltEngine) beginReadInGate() (boltReader, error) {
 		return boltReader{}, err
 	}
 	if r.lastCommit.outlives(r.tx) {
-		e.endRead(r.tx)
+		e.endRead(r)
 		return boltReader{}, boltpage.ErrLastLost
 	}
 	return r, nil
@@ -495,13 +506,13 @@ func (e *boltEngine) beginReadLocked() (r boltReader, err error) {
 	if e.db == nil { // the engine was closed after the caller asked for its health
 		return r, ErrClosed
 	}
-	r.file, r.lastCommit = e.file, e.lastCommit.Load()
+	r.file, r.readers, r.lastCommit = e.file, e.readers, e.lastCommit.Load()
 	err = e.health.guard(stuckAll, func() (err error) {
 		r.tx, err = e.db.Begin(false)
 		return err
 	})
 	if err == nil {
-		e.readers.add()
+		r.readers.add()
 	}
 	return r, err
 }
@@ -509,12 +520,12 @@ func (e *boltEngine) beginReadLocked() (r boltReader, err error) {
 // endRead ends a read transaction, for which it needs a lock of bbolt. A fault while a transaction
 // begins can leave that lock locked for ever. After a compaction, closing the old file holds the
 // lock of that file until its last reader ends. So endRead waits for the lock only if it can hold
-// the gate, and only if tx reads the file in use. Otherwise a goroutine rolls back. The rollback
+// the gate, and only if r reads the file in use. Otherwise a goroutine rolls back. The rollback
 // cannot be skipped: a writer that needs a larger map waits for every open reader, and new readers
 // wait for that writer.
-func (e *boltEngine) endRead(tx *bbolt.Tx) {
-	e.readers.done()
-	rollback := func() { _ = e.health.guard(stuckAll, tx.Rollback) }
+func (e *boltEngine) endRead(r boltReader) {
+	r.readers.done()
+	rollback := func() { _ = e.health.guard(stuckAll, r.tx.Rollback) }
 	if e.health.stuckness() == stuckAll {
 		return
 	}
@@ -523,7 +534,7 @@ func (e *boltEngine) endRead(tx *bbolt.Tx) {
 		return
 	}
 	defer e.gate.unlock()
-	if e.db == tx.DB() {
+	if e.db == r.tx.DB() {
 		rollback()
 	} else {
 		go rollback()
@@ -605,6 +616,8 @@ func (e *boltEngine) Close() (err error) {
 
 func (e *boltEngine) close() error {
 	e.health.setLife(engineClosing)
+	e.compacting.lock() // it goes on to its end
+	defer e.compacting.unlock()
 	if err := e.takeTurn(context.Background()); err != nil {
 		return err
 	}
@@ -612,7 +625,9 @@ func (e *boltEngine) close() error {
 	e.commitBatch()
 	e.health.setLife(engineClosed)
 	defer e.unmark()
-	return wrapf(e.release(), "close %s", e.path)
+	err := e.release()
+	e.oldFiles.Wait()
+	return wrapf(err, "close %s", e.path)
 }
 
 // Format prints the path of the file and nothing of its contents.

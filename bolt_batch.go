@@ -25,6 +25,7 @@ type boltBatch struct {
 	tx      *bbolt.Tx
 	tables  *boltpage.Tables
 	removed map[string][][]byte // the keys that were removed, by table
+	writes  []boltWrite         // what was written, in order
 	members int
 	mark    boltpage.Mark // of the commit
 	dirty   bool          // a member that succeeded wrote something
@@ -258,6 +259,9 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	e.setCommitting(false)
 	if err == nil {
 		e.commits.Add(1)
+		if missed := e.missed.Load(); missed != nil {
+			missed.add(b.writes)
+		}
 		if err := e.comparePath(); err != nil {
 			e.failChanged(err)
 			return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
@@ -308,7 +312,7 @@ func (e *boltEngine) isVisible(id int) (visible bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer e.endRead(r.tx)
+	defer e.endRead(r)
 	return r.tx.ID() == id, nil
 }
 

@@ -1,7 +1,6 @@
 package latchkey
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,38 +25,37 @@ import (
 // its lock ends. The lock of the new file keeps other processes off, because they look for that
 // lock, too. A process that waits has no file open between its attempts.
 
-// replaceBy puts the bbolt file at path in the place of the engine's file, for the holder of the
-// turn.
+// replaceBy puts the file of dst, which is open, in the place of the engine's file, for the holder
+// of the turn. On success the engine has the file, and dst has none.
 //
 // Errors: the operating system's error or errReadersLast, after which the engine goes on with the
-// old file; ctx's error; [ErrSyncFailed].
-func (e *boltEngine) replaceBy(ctx context.Context, path string) error {
-	db, file, err := openDB(path, reopenSettings())
+// old file; [ErrSyncFailed].
+func (e *boltEngine) replaceBy(dst *boltEngine) error {
+	mark, err := boltpage.ReadMark(dst.file)
 	if err != nil {
-		return err
-	}
-	mark, err := boltpage.ReadMark(file)
-	if err != nil {
-		_ = db.Close()
 		return boltError(err)
 	}
-	if err := durable.TryRename(path, e.path); err != nil {
-		if !durable.ReplacesOpenFiles {
-			return e.replaceClosed(ctx, &boltAside{db: db, file: file, path: path, mark: mark})
+	if err := durable.TryRename(dst.path, e.path); err != nil {
+		if durable.ReplacesOpenFiles {
+			return err
 		}
-		return errors.Join(err, db.Close())
+		return e.replaceClosed(dst, mark)
 	}
 	e.gate.lock()
 	oldDB, oldFile := e.db, e.file
-	e.db, e.file = db, file
-	e.lastCommit.Store(&boltCommit{db, int(mark.Commit), mark})
+	e.db, e.file, e.readers = dst.db, dst.file, &readerCount{}
+	e.lastCommit.Store(&boltCommit{e.db, int(mark.Commit), mark})
 	e.gate.unlock()
+	dst.db, dst.file = nil, nil
+	// Closing the old file waits for its readers, for whom nobody else should wait. A failure to
+	// close it loses nothing.
+	e.oldFiles.Go(func() { _ = e.closeFile(oldDB, oldFile) })
 	// The next commits are only in the new file, so its name must last before they are made.
 	if err := durable.SyncDir(filepath.Dir(e.path)); err != nil {
 		e.health.failWrites(ErrSyncFailed)
-		return errors.Join(err, e.closeFile(oldDB, oldFile))
+		return err
 	}
-	return e.closeFile(oldDB, oldFile) // waits for the readers of the old file
+	return nil
 }
 
 // boltAside is a compacted file that did not get the name of the engine's file, while the engine
@@ -76,25 +74,24 @@ type boltAside struct {
 var errReadersLast = errors.New("a View or a Backup goes on, and the file cannot be replaced before it ends")
 
 // replaceClosed is replaceBy for a system that replaces no open file. It closes the old file first,
-// and for that all readers must end. replaceClosed waits for them for at most a second, because
-// nobody can begin to read meanwhile.
-func (e *boltEngine) replaceClosed(ctx context.Context, aside *boltAside) (err error) {
+// and for that nobody may read.
+func (e *boltEngine) replaceClosed(dst *boltEngine, mark boltpage.Mark) (err error) {
 	e.gate.lock()
 	defer e.gate.unlock()
 	select {
 	case <-e.readers.none():
-	case <-ctx.Done():
-		return errors.Join(ctx.Err(), aside.db.Close())
-	case <-time.After(time.Second):
-		return errors.Join(errReadersLast, aside.db.Close())
+	default:
+		return errReadersLast
 	}
+	aside := &boltAside{db: dst.db, file: dst.file, path: dst.path, mark: mark}
 	if aside.old, err = e.file.Stat(); err != nil {
-		return errors.Join(err, aside.db.Close())
+		return err
 	}
 	m, _ := boltpage.ReadMeta(e.file)
 	aside.commit = int(m.Commit)
 	closeErr := e.releaseLocked()
 	e.db, e.file, e.aside = nil, nil, aside
+	dst.db, dst.file = nil, nil
 	if err := durable.Rename(aside.path, e.path); err != nil {
 		// If the old file cannot be opened now, the next call tries again, and says why.
 		_ = e.openAgainLocked(reopenSettings())

@@ -20,18 +20,29 @@ type boltTx struct {
 	tables *boltpage.Tables
 	batch  *boltBatch // nil for a reader
 	ended  bool
-	writes int        // how many there were; after a write, the cursor of a scan must seek again
-	undos  []boltUndo // the entries that undo restores, the last one first
+	writes int         // how many there were; after a write, the cursor of a scan must seek again
+	undos  []boltWrite // what undo writes, the last one first
 }
 
 // Format prints nothing of what a transaction has read and written.
 func (tx *boltTx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "bbolt transaction") }
 
-// boltUndo is an entry as it was before a member of a batch changed it. A nil value stands for no
-// entry.
-type boltUndo struct {
+// boltWrite sets an entry, or removes it if the value is nil. The key and the value do not change.
+type boltWrite struct {
 	table      string
 	key, value []byte
+}
+
+// apply makes the write in a transaction of bbolt.
+func (w boltWrite) apply(tx *bbolt.Tx) error {
+	b, err := tx.CreateBucketIfNotExists([]byte(w.table))
+	if err != nil {
+		return err
+	}
+	if w.value == nil {
+		return b.Delete(w.key)
+	}
+	return b.Put(w.key, w.value) // bbolt keeps the slice until it commits
 }
 
 func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
@@ -201,24 +212,19 @@ func (tx *boltTx) write(table string, key, value []byte) error {
 		}
 	}
 	key = bytes.Clone(key)
-	tx.undos = append(tx.undos, boltUndo{table, key, old})
+	tx.undos = append(tx.undos, boltWrite{table, key, old})
 	return tx.set(table, key, value)
 }
 
-// set sets key to value through bbolt, or removes key if value is nil.
+// set sets key to value through bbolt, or removes key if value is nil. The batch notes the write.
 func (tx *boltTx) set(table string, key, value []byte) error {
 	tx.writes++
-	err := contain(func() error {
-		b, err := tx.tx.CreateBucketIfNotExists([]byte(table))
-		if err != nil {
-			return err
-		}
-		if value == nil {
-			tx.batch.removed[table] = append(tx.batch.removed[table], key)
-			return b.Delete(key)
-		}
-		return b.Put(key, bytes.Clone(value)) // bbolt keeps the slice until it commits
-	})
+	w := boltWrite{table, key, bytes.Clone(value)}
+	if value == nil {
+		tx.batch.removed[table] = append(tx.batch.removed[table], key)
+	}
+	tx.batch.writes = append(tx.batch.writes, w)
+	err := contain(func() error { return w.apply(tx.tx) })
 	if err != nil && errors.Is(err, ErrCorrupt) {
 		tx.batch.damage = err
 	}

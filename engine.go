@@ -76,7 +76,8 @@ type EngineBackuper interface {
 
 // An EngineCompacter is an [Engine] that can give unused space back. [Store.Compact] needs it.
 type EngineCompacter interface {
-	// Compact gives the space that is not in use back to the file system.
+	// Compact gives the space that is not in use back to the file system. Transactions go on
+	// meanwhile. Compact returns [ErrInterrupted] if it has to be called again.
 	Compact(ctx context.Context) error
 }
 

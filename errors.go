@@ -107,6 +107,9 @@ var (
 	// ErrSyncFailed means that an earlier commit could not be synced to the disk, so that the store
 	// accepts no more writes. Close the store, repair the disk, and open the store again.
 	ErrSyncFailed = errors.New("an earlier commit could not be synced: reopen the store to write again")
+	// ErrInterrupted means that the call would have made writers wait, and has ended. Nothing was
+	// changed. Call it again.
+	ErrInterrupted = errors.New("interrupted, because writers would have to wait")
 	// ErrSafetyCopyFailed is a finding of [Store.Health]: the last attempt to make a safety copy
 	// failed. The text says since when, and why.
 	ErrSafetyCopyFailed = errors.New("the safety copy cannot be made")

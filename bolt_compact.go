@@ -1,0 +1,333 @@
+package latchkey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/durable"
+)
+
+// A compaction makes nobody wait. It copies the state of one moment to a new file, while others
+// write. The engine notes their changes, and the compaction makes these in the new file, too. Only
+// for the last few of them, and to put the new file in place, does it take the turn.
+
+// boltMaxMissed bounds how many bytes of changes an engine notes for a compaction.
+var boltMaxMissed = 16 << 20
+
+// boltFewMissed is how many bytes of changes a compaction makes while it has the turn. They take no
+// longer than a commit, nearly all of which is its syncs.
+const boltFewMissed = 64 << 10
+
+// boltMissed is the changes that were committed since a compaction began to copy, and that the new
+// file lacks.
+type boltMissed struct {
+	mu       sync.Mutex
+	writes   []boltWrite
+	size     int
+	overflow bool // there were more changes than boltMaxMissed
+}
+
+// add notes the changes of a commit.
+func (m *boltMissed) add(writes []boltWrite) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range writes {
+		m.size += len(w.table) + len(w.key) + len(w.value)
+	}
+	if m.overflow = m.overflow || m.size > boltMaxMissed; m.overflow {
+		m.writes = nil
+		return
+	}
+	m.writes = append(m.writes, writes...)
+}
+
+// few reports whether so few changes are left that a compaction can make them with the turn.
+func (m *boltMissed) few() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.size <= boltFewMissed && !m.overflow
+}
+
+// take returns the changes, and forgets them.
+//
+// Errors: [ErrInterrupted] if there were too many.
+func (m *boltMissed) take() ([]boltWrite, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.overflow {
+		return nil, fmt.Errorf("%w: more than %d MiB were written meanwhile", ErrInterrupted, boltMaxMissed>>20)
+	}
+	writes := m.writes
+	m.writes, m.size = nil, 0
+	return writes, nil
+}
+
+// Compact copies the pages in use to a new file, and puts it in the place of the old file. Readers
+// and writers go on meanwhile. [Store.Compact] calls it.
+func (e *boltEngine) Compact(ctx context.Context) error {
+	if e.health.readOnly {
+		return ErrReadOnly
+	}
+	if err := e.compacting.lockWithin(ctx); err != nil {
+		return err
+	}
+	defer e.compacting.unlock()
+	path := durable.Beside(e.path, compactSuffix)
+	r, missed, err := e.beginCompaction(ctx)
+	if err != nil {
+		return err
+	}
+	defer e.endCompaction()
+	defer e.removeUnlessAside(path)
+	if err := e.copyTo(ctx, r, path); err != nil {
+		return e.copyError(ctx, boltError(err))
+	}
+	db, file, err := openDB(path, reopenSettings())
+	if err != nil {
+		return e.copyError(ctx, err)
+	}
+	dst := newClosedEngine(path)
+	dst.db, dst.file = db, file
+	defer dst.release()
+	if err := dst.catchUp(ctx, missed); err != nil {
+		return err
+	}
+	return e.finishCompaction(ctx, dst, missed)
+}
+
+// beginCompaction begins to read what is to be copied, and to note the changes that are committed
+// from then on. If it returns no error, the caller must call endRead and endCompaction.
+func (e *boltEngine) beginCompaction(ctx context.Context) (r boltReader, missed *boltMissed, err error) {
+	if err := e.takeTurn(ctx); err != nil {
+		return r, nil, err
+	}
+	defer e.endTurn()
+	e.commitBatch()
+	if err := e.checkReplaceable(); err != nil {
+		return r, nil, err
+	}
+	if r, err = e.beginRead(ctx); err != nil {
+		return r, nil, boltError(err)
+	}
+	e.missed.Store(&boltMissed{})
+	return r, e.missed.Load(), nil
+}
+
+// endCompaction ends the noting of changes.
+func (e *boltEngine) endCompaction() { e.missed.Store(nil) }
+
+// checkReplaceable returns an error if the file may not be replaced, to the holder of the turn.
+func (e *boltEngine) checkReplaceable() error {
+	// Among others, an engine that is stuck is refused here, because it could not close the old
+	// file.
+	if err := e.health.canWrite(); err != nil {
+		return err
+	}
+	if err := e.openAgain(); err != nil {
+		return err
+	}
+	err := e.compareFile()
+	e.failChanged(err)
+	return err
+}
+
+// catchUp makes changes in the file of a compaction until few are left, or as many come as it
+// makes.
+func (dst *boltEngine) catchUp(ctx context.Context, missed *boltMissed) error {
+	for range 16 {
+		if missed.few() {
+			break
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := dst.makeMissed(missed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeMissed makes and syncs the changes that the file of a compaction lacks.
+func (dst *boltEngine) makeMissed(missed *boltMissed) error {
+	writes, err := missed.take()
+	if err != nil || len(writes) == 0 {
+		return err
+	}
+	err = dst.health.guard(stuckWriters, func() error {
+		dst.db.NoSync = true // once, at the end
+		defer func() { dst.db.NoSync = false }()
+		err := dst.db.Update(func(tx *bbolt.Tx) error {
+			for _, w := range writes {
+				if err := w.apply(tx); err != nil {
+					return err
+				}
+			}
+			return setMarker(tx)
+		})
+		if err != nil {
+			return err
+		}
+		if err := dst.db.Update(setMarker); err != nil { // see fill
+			return err
+		}
+		return dst.db.Sync()
+	})
+	return boltError(err)
+}
+
+// finishCompaction puts the file of a compaction in the place of the engine's file. Where no open
+// file can be replaced, finishCompaction needs a moment at which nobody reads, and looks for one
+// for a second.
+func (e *boltEngine) finishCompaction(ctx context.Context, dst *boltEngine, missed *boltMissed) error {
+	giveUp := time.NewTimer(time.Second)
+	defer giveUp.Stop()
+	for {
+		err := e.tryFinishCompaction(ctx, dst, missed)
+		if !errors.Is(err, errReadersLast) {
+			return err
+		}
+		select {
+		case <-e.noReaders():
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-giveUp.C:
+			return err
+		}
+	}
+}
+
+// noReaders returns a channel that is closed as soon as nobody reads the file.
+func (e *boltEngine) noReaders() <-chan struct{} {
+	e.gate.lock()
+	defer e.gate.unlock()
+	return e.readers.none()
+}
+
+func (e *boltEngine) tryFinishCompaction(ctx context.Context, dst *boltEngine, missed *boltMissed) error {
+	if err := e.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer e.endTurn()
+	e.commitBatch()
+	if err := e.checkReplaceable(); err != nil {
+		return err
+	}
+	if err := dst.makeMissed(missed); err != nil {
+		return err
+	}
+	return e.replaceBy(dst)
+}
+
+// copyError returns what is wrong after a copy failed with err. If err says that there is damage,
+// it may be in the store, or only in the copy, if the disk loses what is written to it.
+func (e *boltEngine) copyError(ctx context.Context, err error) error {
+	if !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	for finding := range e.CheckEngine(ctx) {
+		return finding
+	}
+	return fmt.Errorf("the copy is damaged, the store is not: %v", err)
+}
+
+// copyTo makes a bbolt file at path, which has the entries that r sees, and ends r.
+func (e *boltEngine) copyTo(ctx context.Context, r boltReader, path string) error {
+	defer e.endRead(r)
+	if err := durable.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// bbolt would follow a link, or take over a file, that somebody has put there meanwhile.
+	f, err := durable.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return err
+	}
+	_ = f.Chmod(0o600) // a strict umask may keep the owner from opening it once more
+	durable.CopyAccess(f, e.path)
+	if err := f.Close(); err != nil {
+		return err
+	}
+	dst, err := newBoltEngine(path)
+	if err != nil {
+		return err
+	}
+	err = dst.health.guard(stuckWriters, func() error { return dst.fill(ctx, r.tx) })
+	if releaseErr := dst.release(); err == nil {
+		err = releaseErr
+	}
+	return err
+}
+
+// fill copies the entries that tx sees to dst, which is empty.
+func (dst *boltEngine) fill(ctx context.Context, tx *bbolt.Tx) error {
+	dst.db.NoSync = true // once, at the end
+	if err := copyTables(ctx, tx, dst.db); err != nil {
+		return err
+	}
+	// One more commit, so that both meta pages are of a state that has everything. It also writes
+	// another copy of the root, where the domain's secrets are. Without them nothing can be
+	// salvaged.
+	if err := dst.db.Update(setMarker); err != nil {
+		return err
+	}
+	return dst.db.Sync()
+}
+
+// copyTables copies all entries that src sees to dst, in transactions of bounded size. It reads
+// only pages that it has checked.
+func copyTables(ctx context.Context, src *bbolt.Tx, dst *bbolt.DB) error {
+	tables := newBoltTables(src, nil)
+	names := scanPages(tables.FindTable, nil)
+	for {
+		table, err := readNext(names)
+		if err != nil || table.Key == nil {
+			return err
+		}
+		find := func(key []byte) (boltpage.Node, []byte, error) { return tables.Find(string(table.Key), key) }
+		if err := copyTable(ctx, dst, table.Key, scanPages(find, nil)); err != nil {
+			return err
+		}
+	}
+}
+
+func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Entry, error)) error {
+	const perTx = 4 << 20
+	entry, err := readNext(next)
+	if err != nil {
+		return err
+	}
+	for entry.Key != nil {
+		err := dst.Update(func(tx *bbolt.Tx) error {
+			out, err := tx.CreateBucketIfNotExists(name)
+			if err != nil {
+				return err
+			}
+			out.FillPercent = 0.9 // the entries come in order
+			for n := 0; entry.Key != nil && n < perTx; {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if err := out.Put(entry.Key, entry.Value); err != nil {
+					return err
+				}
+				n += len(entry.Key) + len(entry.Value)
+				if entry, err = readNext(next); err != nil {
+					return err
+				}
+			}
+			return setMarker(tx)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
