@@ -6,6 +6,7 @@ import { createServer } from "node:http";
 import { once } from "node:events";
 import { chromium } from "playwright-core";
 import { drive } from "./drive.js";
+import { steps } from "./steps.js";
 
 const FILES = {
   "/": ["text/html", "page.html"],
@@ -14,7 +15,7 @@ const FILES = {
   "/check.js": ["text/javascript", "check.js"],
 };
 
-drive("in Chromium", async (t, data, outside) => {
+drive("realm-web 2.0.1 in Chromium", Object.keys(steps), async (t, data, outside) => {
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ["--no-sandbox"], // needed if root runs Chromium
@@ -23,7 +24,7 @@ drive("in Chromium", async (t, data, outside) => {
   const page = await browser.newPage();
   for (const [name, call] of Object.entries(outside)) await page.exposeFunction(name, call);
   await page.goto(await serve(t));
-  return (step) => page.evaluate(([step, data]) => runStep(step, data), [step, data]);
+  return (step) => page.evaluate(([step, data]) => runStep(step, data), [step, { ...data, version: "2.0.1" }]);
 });
 
 /** Serves the page at an address of its own. */

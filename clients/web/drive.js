@@ -1,19 +1,18 @@
-// The common part of both drivers of the steps.
+// The common part of the drivers of steps.
 
 import test from "node:test";
 import { Double } from "./double.js";
-import { steps } from "./steps.js";
 
 // A step takes a second or two. The limit ends a step that waits for ever, which happens if realm-web
 // is told again and again to retry.
 const LIMIT = { timeout: 60_000 };
 
 /**
- * Makes a test of every step. `prepare(t, data, outside)` is called once, with data for the steps and
+ * Makes a test of every step in a list of names. `prepare(t, data, outside)` is called once, with data for the steps and
  * with functions that reach outside a page. It returns a function that runs the step with a name and
  * returns the secrets that the step has seen.
  */
-export function drive(where, prepare) {
+export function drive(where, steps, prepare) {
   test(where, async (t) => {
     const double = await Double.start(t);
     const outside = {
@@ -24,7 +23,7 @@ export function drive(where, prepare) {
       mail: (email) => double.mail(email),
     };
     const run = await prepare(t, { url: double.url, seeded: double.seeded }, outside);
-    for (const name of Object.keys(steps)) {
+    for (const name of steps) {
       await t.test(name, LIMIT, async (t) => {
         t.after(() => double.reset());
         const secrets = await run(name);

@@ -55,6 +55,7 @@ private val noFunction = Refusal(RLM_ERR_FUNCTION_NOT_FOUND, 404, "function not 
 
 // ServiceException
 private val badToken = Refusal(RLM_ERR_INVALID_SESSION, 401, "unauthorized")
+private val accessExpired = Refusal(RLM_ERR_INVALID_SESSION, 401, "invalid session: access token expired")
 private val sessionEnded = Refusal(RLM_ERR_INVALID_SESSION, 401, "invalid session: failed to find refresh token")
 private val noBearer = Refusal(RLM_ERR_APP_UNKNOWN, 401, "expected Authorization header with JWT (Bearer schema)")
 private val forbidden = Refusal(RLM_ERR_HTTP_ERROR, 403, "http error code considered fatal. Client Error: 403")
@@ -309,6 +310,38 @@ class CoreTest {
             assertEquals(listOf("$call 401", "POST /auth/session 201", "$call 404"), program.requests.toList())
             assertEquals(emptyList<ApiKey>(), user.fetchKeys())
         }
+    }
+
+    @Test
+    fun `a link with an access token that has expired goes through only after a refresh`() {
+        val program = program()
+        val user = program.logIn(RealmInterop.realm_app_credentials_new_anonymous(true))
+        program.register(email("ada"), PASSWORD)
+        later("31m") {
+            refused(accessExpired) { user.link(credentials("ada")) }
+            user.refreshCustomData()
+            assertEquals(user.id, user.link(credentials("ada")).id)
+        }
+    }
+
+    @Test
+    fun `only calls for keys log out a user whose session has ended`() {
+        val user = program().newUser("ada")
+        later("1441h") {
+            refused(sessionEnded) { user.refreshCustomData() }
+            refused(accessExpired) { user.call("sum") }
+            assertTrue(user.isLoggedIn)
+            refused(sessionEnded) { user.fetchKeys() }
+            assertFalse(user.isLoggedIn)
+        }
+    }
+
+    @Test
+    fun `a session that was opened with a key links no identity`() {
+        val program = program()
+        val laptop = program.newUser("ada").createKey("laptop")
+        program.register(email("thief"), PASSWORD)
+        refused(forbidden) { program.logIn(key(laptop.value!!)).link(credentials("thief")) }
     }
 
     @Test
