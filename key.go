@@ -211,12 +211,9 @@ func (s *Store) mintKeys(ctx context.Context, n int, progress func(done, total i
 		return nil, nil, err
 	}
 	defer s.hasher.end(hashKey)
-	drawn, err := s.draw(max(n, 0))
-	if err != nil {
-		return nil, nil, err
-	}
+	drawn := s.draw(max(n, 0))
 	minted, tokens := make([]MintedKey, len(drawn)), make([]string, len(drawn))
-	err = s.inParallel(ctx, len(drawn), progress, func(ctx context.Context, i int) (err error) {
+	err := s.inParallel(ctx, len(drawn), progress, func(ctx context.Context, i int) (err error) {
 		minted[i], tokens[i], err = s.mint(ctx, drawn[i])
 		return err
 	})
@@ -273,18 +270,15 @@ type drawnKey struct {
 }
 
 // draw makes n new keys, each with an ID and a secret.
-func (s *Store) draw(n int) ([]drawnKey, error) {
+func (s *Store) draw(n int) []drawnKey {
 	drawn := make([]drawnKey, n)
 	for i := range drawn {
 		d := &drawn[i]
 		d.created = s.now()
 		s.random.fill(d.secret[:])
-		var err error
-		if d.id, err = s.random.id(d.created); err != nil {
-			return nil, err
-		}
+		d.id = s.random.id(d.created)
 	}
-	return drawn, nil
+	return drawn
 }
 
 // mint hashes the secret of a new key. Close waits for the hash.

@@ -12,9 +12,10 @@ import (
 
 // randomSource draws the secrets of tokens and domains, and new IDs.
 type randomSource struct {
-	mu   sync.Mutex
-	r    io.Reader // nil means the source of the operating system
-	made uint64    // the number of IDs drawn from r
+	mu     sync.Mutex
+	r      io.Reader // nil means the source of the operating system
+	made   uint64    // the number of IDs drawn from r, or else of IDs of the millisecond latest
+	latest int64
 }
 
 // fill fills b with random bytes. If the source fails, the program ends, because it must not go on
@@ -31,25 +32,23 @@ func (s *randomSource) fill(b []byte) {
 	}
 }
 
-// id makes an ID of version 7 (RFC 9562) for a time, which may differ from the clock that the uuid
-// package reads. With a source of its own, the IDs of one millisecond are in the order in which
-// they were made.
-func (s *randomSource) id(now time.Time) (id uuid.UUID, err error) {
-	if s.r == nil {
-		id, err = uuid.NewV7()
-	} else {
-		s.fill(id[8:])
-		s.mu.Lock()
-		binary.BigEndian.PutUint16(id[6:], uint16(s.made&0x0fff|0x7000))
-		s.made++
-		s.mu.Unlock()
-		id[8] = id[8]&0x3f | 0x80
-	}
+// id makes an ID of version 7 (RFC 9562) for a time. The IDs of one millisecond are in the order in
+// which they were made, up to 4,096 of them.
+func (s *randomSource) id(now time.Time) (id uuid.UUID) {
+	s.fill(id[8:])
 	ms := now.UnixMilli()
+	s.mu.Lock()
+	if s.r == nil && ms != s.latest {
+		s.latest, s.made = ms, 0
+	}
+	binary.BigEndian.PutUint16(id[6:], uint16(s.made&0x0fff|0x7000))
+	s.made++
+	s.mu.Unlock()
+	id[8] = id[8]&0x3f | 0x80
 	for i := range 6 {
 		id[i] = byte(ms >> (40 - 8*i))
 	}
-	return id, err
+	return id
 }
 
 // uuid makes a random ID of version 4.

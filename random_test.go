@@ -48,6 +48,20 @@ func TestTheSameInsecureRandMakesTheSameStore(t *testing.T) {
 	}
 }
 
+func TestTheIDsOfOneMillisecondAreInTheOrderOfTheirMaking(t *testing.T) {
+	c := newClock() // stands
+	s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, Now: c.now})
+	last := ""
+	for range 100 {
+		user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
+		must(t, err)
+		if id := user.ID.String(); id <= last {
+			t.Fatalf("the ID %s comes after %s", id, last)
+		}
+		last = user.ID.String()
+	}
+}
+
 func TestAnInsecureRandThatRepeatsItselfGivesNoIDTwice(t *testing.T) {
 	for _, deleted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("deleted=%t", deleted), func(t *testing.T) {

@@ -359,4 +359,4 @@ func (s *Store) now() time.Time {
 }
 
 // newID makes an ID of version 7 by the store's clock.
-func (s *Store) newID() (uuid.UUID, error) { return s.random.id(s.now()) }
+func (s *Store) newID() uuid.UUID { return s.random.id(s.now()) }

@@ -103,10 +103,7 @@ func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 // user.
 func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 	if i.Provider == ProviderAnonymous {
-		id, err := tx.store.newID()
-		if err != nil {
-			return uuid.UUID{}, err
-		}
+		id := tx.store.newID()
 		if i.Subject == "" {
 			i.Subject = id.String()
 		}

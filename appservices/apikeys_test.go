@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"net/http/httptest"
 	"reflect"
 	"strings"
@@ -276,14 +277,33 @@ func TestTheKeysOfADisabledOrDeletedUserDoNotLogIn(t *testing.T) {
 	d.tryLogin("api-key", object{"key": key}).refused(401, "AuthError", "unauthorized")
 }
 
-func TestAnObjectIDIsTheTimeAndTheEndOfTheUUID(t *testing.T) {
+func TestAnObjectIDIsTheTimeTheCounterAndTheEndOfTheUUID(t *testing.T) {
 	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	id := uuid.MustParse("019b7c7e-4a88-7d3f-9f85-05049ab63b59")
-	const want = "695735a5" + "9f8505049ab63b59"
-	if got := appservices.KeyObjectID(latchkey.Key{ID: id, Created: created}); got != want {
-		t.Errorf("the key's ID is %s, want %s", got, want)
+	for _, tt := range []struct{ name, id, want string }{
+		{"version 7", "019b7ca9-8e78-7d3f-9f85-05049ab63b59", "695735a5" + "7c34fd049ab63b59"},
+		{"another version", "a72ae4ce-b12e-8378-9f9c-8eb84d0960ce", "695735a5" + "9f9c8eb84d0960ce"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			id := uuid.MustParse(tt.id)
+			if got := appservices.KeyObjectID(latchkey.Key{ID: id, Created: created}); got != tt.want {
+				t.Errorf("the key's ID is %s, want %s", got, tt.want)
+			}
+			if got := appservices.UserObjectID(latchkey.User{ID: id, Created: created}); got != tt.want {
+				t.Errorf("the user's ID is %s, want %s", got, tt.want)
+			}
+		})
 	}
-	if got := appservices.UserObjectID(latchkey.User{ID: id, Created: created}); got != want {
-		t.Errorf("the user's ID is %s, want %s", got, want)
+}
+
+func TestTheIDsOfKeysSortByCreation(t *testing.T) {
+	d := newDouble(t, nil) // all keys are made in the same millisecond
+	u := d.signUp("ada@example.com")
+	var ids []string
+	for i := range 20 {
+		id, _ := d.createKey(u.refresh, fmt.Sprint("key-", i))
+		ids = append(ids, id)
+	}
+	if !slices.IsSorted(ids) {
+		t.Errorf("the IDs are %q", ids)
 	}
 }

@@ -22,11 +22,20 @@ func UserObjectID(u latchkey.User) string { return projectID(u.Created, u.ID) }
 func KeyObjectID(k latchkey.Key) string { return projectID(k.Created, k.ID) }
 
 // projectID returns an ObjectId for a record of the store. It begins with the creation time in
-// seconds, as every ObjectId does. The other eight bytes are the last half of the UUID, because
-// that half is random. The first half is a time.
+// seconds, as every ObjectId does. In the hosted service three of the other eight bytes were a
+// counter, so IDs sorted by creation. A UUID of version 7 sorts by creation, too: its milliseconds
+// and its counter take 22 bits here, and the end of the UUID, which is random, takes the other 42.
+// Any other UUID gives its last eight bytes.
 func projectID(created time.Time, id uuid.UUID) string {
+	rest := binary.BigEndian.Uint64(id[8:])
+	if id.Version() == 7 {
+		ms := binary.BigEndian.Uint64(append([]byte{0, 0}, id[:6]...))
+		counter := uint64(binary.BigEndian.Uint16(id[6:]) & 0x0fff)
+		created = time.UnixMilli(int64(ms))
+		rest = (ms%1000)<<54 | counter<<42 | rest&(1<<42-1)
+	}
 	b := binary.BigEndian.AppendUint32(make([]byte, 0, objectIDSize), uint32(created.Unix()))
-	return hexID(append(b, id[8:]...))
+	return hexID(binary.BigEndian.AppendUint64(b, rest))
 }
 
 // hexID returns an ID in the form that it has on the wire.
