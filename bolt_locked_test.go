@@ -49,3 +49,15 @@ func TestAStoreThatThisProcessHasOpenSaysSo(t *testing.T) {
 	closeStore(t, b)
 	closeStore(t, openFile(t, path, light()))
 }
+
+func TestAnErrorHasThePathAsTheCallerGaveIt(t *testing.T) {
+	t.Chdir(t.TempDir())
+	must(t, os.WriteFile("empty.db", nil, 0o600))
+	for _, opts := range []*latchkey.Options{nil, {ReadOnly: true}, {RecoverFromSafetyCopy: true}} {
+		_, err := latchkey.Open("empty.db", opts)
+		wantError(t, err, latchkey.ErrNotStore)
+		if want := "latchkey: open empty.db: not a store: the file is empty"; !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}

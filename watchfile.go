@@ -95,7 +95,7 @@ func openFollowed(path string, opts *Options) (*followedFile, error) {
 		return nil, err
 	}
 	f := &followedFile{path: given, opts: opts}
-	next, err := f.open()
+	next, err := f.open(path) // so that an error has the path as the caller gave it
 	if err != nil {
 		return nil, err
 	}
@@ -103,9 +103,9 @@ func openFollowed(path string, opts *Options) (*followedFile, error) {
 	return f, nil
 }
 
-// open opens the file that is at the path now.
-func (f *followedFile) open() (*followed, error) {
-	e, err := openOrCreateBolt(f.path, f.opts)
+// open opens the file that is at the path now. path is f.path, or a name of it that is valid now.
+func (f *followedFile) open(path string) (*followed, error) {
+	e, err := openOrCreateBolt(path, f.opts)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (f *followedFile) open() (*followed, error) {
 	}
 	if err != nil {
 		_ = e.Close()
-		return nil, wrapOpen(wayOut(f.path, err), f.path)
+		return nil, wrapOpen(wayOut(path, err), path)
 	}
 	return next, nil
 }
@@ -171,7 +171,7 @@ func (f *followedFile) followNow() (moved bool, err error) {
 			return false, fmt.Errorf("%w: another program is writing to %s", ErrFileChanged, f.path)
 		}
 	}
-	next, err := f.open()
+	next, err := f.open(f.path)
 	if err != nil {
 		return false, fmt.Errorf("%w: the file at %s cannot be followed: %w", ErrFileChanged, f.path, err)
 	}
