@@ -48,7 +48,7 @@ func (c *cli) backUp(ctx context.Context, s *latchkey.Store, path string) (writt
 	if _, err := os.Lstat(path); err == nil {
 		return 0, explainExisting(fs.ErrExist, path)
 	}
-	p := &progress{terminal: c.stderr, every: 200 * time.Millisecond}
+	p := &progress{path: path, terminal: c.stderr, every: 200 * time.Millisecond}
 	if info, err := os.Stat(c.store); err == nil && c.stderrIsTerminal() {
 		p.total = info.Size()
 	}
@@ -71,6 +71,7 @@ func (c *cli) stderrIsTerminal() bool {
 // written. It shows nothing if total is 0.
 type progress struct {
 	w        io.Writer
+	path     string // the name that errors have, in place of a temporary name
 	terminal io.Writer
 	every    time.Duration
 	total    int64
@@ -82,6 +83,9 @@ type progress struct {
 func (p *progress) Write(b []byte) (int, error) {
 	n, err := p.w.Write(b)
 	p.written += int64(n)
+	if e, ok := err.(*fs.PathError); ok {
+		err = &fs.PathError{Op: e.Op, Path: p.path, Err: e.Err}
+	}
 	if p.total > 0 && time.Since(p.shown) >= p.every {
 		p.shown = time.Now()
 		p.line = fmt.Sprintf("%d %% of %d MiB", min(100, p.written*100/p.total), p.total>>20)

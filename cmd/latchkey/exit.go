@@ -68,6 +68,7 @@ var outcomes = []struct {
 	{latchkey.ErrInvalidOptions, exitUsage, "see latchkey help"},
 
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},
+	{latchkey.ErrFileChanged, exitFailed, "another program has deleted, replaced or changed the file; find out which one, and repeat the command"},
 	{latchkey.ErrFileGone, exitConflict, "latchkey restore puts the copy in its place; to start a new store, remove the copy"},
 	{latchkey.ErrNewerFormat, exitNewerFormat, "use a newer latchkey"},
 	{latchkey.ErrCorrupt, exitDamaged, "latchkey doctor shows the damage and the ways out"},

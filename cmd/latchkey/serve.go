@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -104,7 +105,14 @@ func (s *server) run(cmd *cobra.Command) error {
 	if s.ephemeral {
 		return s.serveMemory(cmd.Context(), listener)
 	}
-	return s.withStore(cmd.Context(), s.stores, func(one *latchkey.Store) error { return s.serve(cmd.Context(), listener, one) })
+	return s.withStore(cmd.Context(), s.stores, func(one *latchkey.Store) error {
+		ctx, cancel := context.WithCancel(cmd.Context())
+		var watch sync.WaitGroup
+		watch.Go(func() { watchHealth(ctx, time.Tick(healthEvery), one.Health, s.log) })
+		defer watch.Wait()
+		defer cancel()
+		return s.serve(cmd.Context(), listener, one)
+	})
 }
 
 func (s *server) startLog() {
