@@ -25,8 +25,8 @@
 // The flag --wait says how long a command waits for the file before it fails. The error names the
 // program that has the file, where the system tells.
 //
-// The command doctor looks at a store that does not work as it should, and says what to do. It never
-// changes a file.
+// The command doctor looks at a store that does not work as it should, and says what to do. It
+// never changes a file.
 //
 // # Users and keys
 //

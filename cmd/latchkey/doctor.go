@@ -332,8 +332,8 @@ func splitError(err error) []error {
 // differ by less.
 const clockSlack = time.Minute
 
-// lookAtClock compares the clock with the latest time at which the file was changed, or a record was
-// made.
+// lookAtClock compares the clock with the time of the file's last change, and with the creation
+// time of the newest record.
 func lookAtClock(now, changed, newest time.Time) finding {
 	const advice = "set the clock; until then keys that have expired can log in, and new keys expire too late"
 	switch {
@@ -376,8 +376,8 @@ func lookAtSafetyCopy(ctx context.Context, path string, info fs.FileInfo) []find
 	return []finding{good("safety copy", "sound, made at %s", formatTime(made.ModTime()))}
 }
 
-// maxCopyAge is how much older than the file a safety copy may be before doctor warns. Programs make
-// copies each minute to each day.
+// maxCopyAge is how much older than the file a safety copy may be before doctor warns. Programs
+// make copies each minute to each day.
 const maxCopyAge = 7 * 24 * time.Hour
 
 // checkCopy returns the first damage that it finds in the store at path.

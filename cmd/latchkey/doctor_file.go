@@ -77,7 +77,7 @@ func kind(mode fs.FileMode) string {
 	return "it is no regular file"
 }
 
-// lookAtPermissions looks at who may read and write the file.
+// lookAtPermissions looks at the permissions of the file, and at its owner.
 func lookAtPermissions(file *storeFile) []finding {
 	owner, ok := ownerOf(file.info)
 	if !ok {
@@ -144,8 +144,8 @@ func lookAtSpace(file *storeFile) []finding {
 	return []finding{judgeSpace(free, uint64(file.info.Size()))}
 }
 
-// leastSpace is the free space below which changes soon fail. A store grows by 128 KiB at a time, and
-// a large transaction by more.
+// leastSpace is the free space below which changes soon fail. A store grows by 128 KiB at a time,
+// and a large transaction by more.
 const leastSpace = 1 << 20
 
 // judgeSpace says whether the free space is enough for a file of a size.

@@ -15,8 +15,8 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// wantFinding checks the state and a part of the text of a finding, and that it has advice unless it
-// is good.
+// wantFinding checks the state and a part of the text of a finding. A finding must have advice
+// unless it is good.
 func wantFinding(t *testing.T, got finding, state, text string) {
 	t.Helper()
 	if got.State != state || !strings.Contains(got.Text, text) || (got.Advice == "") != (state == stateGood) {

@@ -41,8 +41,8 @@ func TestDoctorSaysWhoMayReadAndWriteTheStore(t *testing.T) {
 	}
 }
 
-// asNobody runs doctor as a user without privileges, who owns neither file nor directory if this
-// process is root's.
+// asNobody runs doctor as a user without privileges. If this process is root's, that user owns
+// neither the file nor its directory.
 func asNobody(t *testing.T, path string) (stdout string, status int) {
 	t.Helper()
 	program, err := exec.LookPath("latchkey")

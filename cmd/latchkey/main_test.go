@@ -147,7 +147,8 @@ func cat(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// extract prints the part of a file that the group of a regular expression matches: extract PATTERN FILE.
+// extract prints the part of a file that the group of a regular expression matches: extract PATTERN
+// FILE.
 func extract(ts *testscript.TestScript, _ bool, args []string) {
 	match := regexp.MustCompile(args[0]).FindStringSubmatch(ts.ReadFile(args[1]))
 	if match == nil {
@@ -198,8 +199,8 @@ func expiredKey(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600))
 }
 
-// usedBy adds a user with an e-mail address, and a key of the user, as a program does that passes on
-// text as it gets it: usedby ADDRESS NAME.
+// usedBy adds a user with an e-mail address, and a key of the user, without changing the text, as
+// a program does: usedby ADDRESS NAME.
 func usedBy(ts *testscript.TestScript, _ bool, args []string) {
 	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
 	ts.Check(err)
