@@ -50,8 +50,9 @@ func formatIdentity(i latchkey.Identity) string {
 // store is exact. So the command looks for the exact text of an argument first, and for its normal
 // form C second. New users and keys get the normal form.
 
-// newIdentity returns the identity that the argument IDENTITY names, for a user who is to get it.
-// It is not normalized if a user has it as it was typed, so that the store says that it is taken.
+// newIdentity returns the identity that the argument IDENTITY names, to be given to a user. The
+// identity is not normalized if a user has it as it was typed, so that the store says that it is
+// taken.
 func newIdentity(tx *latchkey.Tx, arg string) (latchkey.Identity, error) {
 	typed, err := parseIdentity(arg)
 	if err != nil {

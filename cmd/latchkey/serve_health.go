@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// healthEvery is how often serve asks the store how it is. The store itself looks at its file once a
-// second.
+// healthEvery is how often serve asks the store how it is. The store itself looks at its file once
+// a second.
 const healthEvery = 5 * time.Second
 
-// watchHealth logs what health finds wrong, once when it begins, and logs when all is well again. It
+// watchHealth logs each finding of health once, when it begins, and logs when all is well again. It
 // asks at each tick, until ctx ends.
 func watchHealth(ctx context.Context, ticks <-chan time.Time, health func(context.Context) error, log *slog.Logger) {
 	for known := []string{}; ; {
