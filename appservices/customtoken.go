@@ -26,9 +26,9 @@ type JWTVerifier struct {
 	Audiences []string
 	// Issuers are the values of "iss" that a token may have. The default is any, or none.
 	Issuers []string
-	// Fields maps each field of the user's profile to the claim that it is taken from. Dots lead into
-	// objects, as in "user_data.name". A name, an e-mail address and the other fields that clients
-	// read as text are taken only from a string.
+	// Fields maps each field of the user's profile to the claim that it is taken from. Dots lead
+	// into objects, as in "user_data.name". A name, an e-mail address and the other fields that
+	// clients read as text are taken only from a string.
 	Fields map[string]string
 	// Now is the clock. The default is [time.Now].
 	Now func() time.Time

@@ -19,8 +19,8 @@
 //
 // The SDKs expect ObjectIds, which are 24 hexadecimal digits. [UserObjectID] and [KeyObjectID] make
 // them from the store's IDs. They begin with four bytes of creation time in seconds, and the IDs of
-// keys sort by creation. The app, its domain and its providers need IDs, too. These IDs are derived from
-// [latchkey.Store.DomainID] and never change.
+// keys sort by creation. The app, its domain and its providers need IDs, too. These IDs are derived
+// from [latchkey.Store.DomainID] and never change.
 //
 // # What it does not do
 //

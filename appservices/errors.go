@@ -41,7 +41,7 @@ type refusal struct {
 	bare   bool          // sent without a body, unless ExplainForbidden is set
 	after  time.Duration // when the client can try again, if that is known
 
-	missing string // the part of the hosted service that the handler does not have, if that is the reason
+	missing string // the part of the hosted service that is not here, if that is the reason
 	form    form
 }
 

@@ -201,7 +201,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	defer c.recover()
 	h.allowOrigin(rec, r)
-	rec.Header().Set("Cache-Control", "no-cache, no-store, must-revalidate") // as the hosted service sent
+	// The hosted service sent this, too.
+	rec.Header().Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	rec.Header().Set("X-Appservices-Request-Id", c.requestID)
 	if h.faults.intercept(c) {
 		return

@@ -47,8 +47,8 @@ func (c *call) login() (reply, error) {
 	return c.loggedIn(p, c.openSession(p, identity, device, now), now)
 }
 
-// loginByGet answers the anonymous login of the SDK mongodb-stitch, whose query has the options that
-// later SDKs send in the body. A HEAD makes no user.
+// loginByGet answers the anonymous login of the SDK mongodb-stitch, whose query has the options
+// that later SDKs send in the body. A HEAD makes no user.
 func (c *call) loginByGet() (reply, error) {
 	if c.r.Method == http.MethodHead {
 		return reply{status: http.StatusOK}, nil

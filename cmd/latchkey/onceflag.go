@@ -43,8 +43,8 @@ func makesList(f *pflag.Flag) bool {
 	return false
 }
 
-// checkRepeats returns an error if a flag was given twice and makes no list. Completion, which reads
-// the command line twice, does not call it.
+// checkRepeats returns an error if a flag was given twice and makes no list. Completion, which
+// reads the command line twice, does not call it.
 func checkRepeats(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if o, ok := f.Value.(*onceFlag); ok && o.times > 1 {
