@@ -10,6 +10,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -25,8 +26,11 @@ type account struct {
 	Verifier  string    `json:"verifier"` // of the password
 	Password  string    `json:"password"` // a random ID of the password, which stays when it is hashed anew
 	Confirmed bool      `json:"confirmed"`
+	Made      int64     `json:"made,omitempty"` // Unix seconds, if it was not confirmed then
 	User      uuid.UUID `json:"user,omitzero"`
 }
+
+func (acc *account) made() time.Time { return time.Unix(acc.Made, 0) }
 
 // setPassword gives an account the password that a verifier was made from.
 func (acc *account) setPassword(verifier string) {

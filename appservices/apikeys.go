@@ -88,6 +88,9 @@ func (c *call) createKey() (reply, error) {
 	if err := checkKeyName(name); err != nil {
 		return reply{}, err
 	}
+	if err := c.countWrite("new keys"); err != nil {
+		return reply{}, err
+	}
 	var key latchkey.Key
 	var token string
 	err = c.inLine(hashKey, func() (err error) {

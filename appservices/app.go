@@ -24,6 +24,7 @@ type app struct {
 	wireID  string // the ID of the domain, which the service called domain_id
 	keysID  string // the ID of the provider api-key
 	signing atomic.Pointer[signingKey]
+	ages    ageClock
 }
 
 // nilDomain derives the IDs for requests that belong to no app.
@@ -88,6 +89,9 @@ func (h *Handler) openApp(ctx context.Context, store *latchkey.Store) (*app, err
 	if err := a.loadSigningKey(ctx); err != nil {
 		return nil, err
 	}
+	if err := a.startAges(ctx); err != nil {
+		return nil, err
+	}
 	if err := a.dropDecoys(ctx); err != nil {
 		h.log.WarnContext(ctx, "the costs of passwords that nobody has any more were not forgotten", "error", err)
 	}
@@ -103,16 +107,22 @@ func (h *Handler) openApp(ctx context.Context, store *latchkey.Store) (*app, err
 //	e ‖ expiry ‖ session  a session that ended before it expired (8 bytes, 12 bytes)
 //	f                     which ended sessions have no record any more, because they expired: JSON
 //	c                     verifiers of passwords that tell the costs of all others: JSON
+//	l                     what the clock said, as [clockRecord] says
+//	n ‖ time ‖ user       an anonymous user (8 bytes of Unix seconds, 16 bytes)
+//	r ‖ time ‖ SHA-256    an account that was not confirmed, by the hash of its address
 //	t ‖ token             a token that was mailed, by its ID
 //
 // Addresses are hashed because the longest addresses do not fit into a key of the table.
 var (
-	keySigning   = []byte("s")
-	keyAccounts  = []byte("a")
-	keyDecoys    = []byte("c")
-	keyEnded     = []byte("e")
-	keyForgotten = []byte("f")
-	keyMailed    = []byte("t")
+	keySigning     = []byte("s")
+	keyAccounts    = []byte("a")
+	keyDecoys      = []byte("c")
+	keyClock       = []byte("l")
+	keyAnonymous   = []byte("n")
+	keyUnconfirmed = []byte("r")
+	keyEnded       = []byte("e")
+	keyForgotten   = []byte("f")
+	keyMailed      = []byte("t")
 )
 
 func data(tx *latchkey.Tx) *latchkey.AppTable { return tx.AppTable("appservices") }

@@ -115,6 +115,14 @@ func errTooManyFailures(wait time.Duration) *refusal {
 	return &refusal{status: http.StatusTooManyRequests, text: "too many failed logins from this address", after: wait}
 }
 
+func errTooManyWrites(what string, wait time.Duration) *refusal {
+	return &refusal{status: http.StatusTooManyRequests, text: "too many " + what + " from this address", after: wait}
+}
+
+func errTooManyMails(wait time.Duration) *refusal {
+	return &refusal{status: http.StatusTooManyRequests, text: "too many mails to this address", after: wait}
+}
+
 func unauthorized(code, old string) *refusal {
 	return &refusal{status: http.StatusUnauthorized, code: code, text: "unauthorized", old: old}
 }

@@ -3,6 +3,7 @@ package appservices
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,8 @@ type Handler struct {
 	now      func() time.Time
 	log      *slog.Logger
 	failures failures
+	writes   limits[writeKey]
+	mails    limits[[sha256.Size]byte] // by the hash of an app and an e-mail address
 	lines    lines
 	faults   faultList
 	journal  journal
@@ -60,6 +63,8 @@ func New(store *latchkey.Store, opts *Options) (*Handler, error) {
 		return nil, fmt.Errorf("appservices: %w", err)
 	}
 	h.now, h.log = h.opts.now(), h.opts.logger()
+	h.writes = hourly[writeKey](h.opts.writeLimit(), h.now)
+	h.mails = hourly[[sha256.Size]byte](h.opts.mailLimit(), h.now)
 	h.failures.limits = limits[failureKey]{limit: h.opts.failedLogins(), burst: h.opts.failedLoginBurst(), now: h.now}
 	if h.opts.OpenApp != nil {
 		return h, nil

@@ -1,6 +1,7 @@
 package appservices
 
 import (
+	"crypto/sha256"
 	"math"
 	"net/netip"
 	"sync"
@@ -29,12 +30,11 @@ const maxLimiters = 8192
 // take counts one event of a key. If the event exceeds the limit, take returns how long it takes
 // until another event is allowed, and otherwise 0.
 func (l *limits[K]) take(key K) (wait time.Duration) {
+	if l.limit == rate.Inf {
+		return 0
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.takeLocked(key)
-}
-
-func (l *limits[K]) takeLocked(key K) (wait time.Duration) {
 	limiter := l.findLocked(key)
 	if limiter == nil {
 		limiter = rate.NewLimiter(l.limit, l.burst)
@@ -83,6 +83,41 @@ func (l *limits[K]) rememberLocked(key K, limiter *rate.Limiter) {
 		l.young, l.older = make(map[K]*rate.Limiter), l.young
 	}
 	l.young[key] = limiter
+}
+
+// A writeKey is something that strangers can make the store write, and the address that it comes
+// from.
+type writeKey struct {
+	what string
+	from netip.Prefix
+}
+
+// countWrite counts something that a stranger makes the store write.
+//
+// Errors: errTooManyWrites.
+func (c *call) countWrite(what string) error {
+	if wait := c.h.writes.take(writeKey{what, network(c.h.remote(c.r))}); wait > 0 {
+		return errTooManyWrites(what, wait)
+	}
+	return nil
+}
+
+// countMail counts a mail to an address.
+//
+// Errors: errTooManyMails.
+func (c *call) countMail(email string) error {
+	if wait := c.h.mails.take(sha256.Sum256([]byte(c.app.wireID + email))); wait > 0 {
+		return errTooManyMails(wait)
+	}
+	return nil
+}
+
+// hourly returns limits of n events in an hour, or no limits if n is negative.
+func hourly[K comparable](n int, now func() time.Time) limits[K] {
+	if n < 0 {
+		return limits[K]{limit: rate.Inf, now: now}
+	}
+	return limits[K]{limit: rate.Limit(float64(n) / time.Hour.Seconds()), burst: n, now: now}
 }
 
 // failures bounds how many logins by one provider may fail from one address. Each provider counts

@@ -275,23 +275,21 @@ func (c *call) enter(cr *credential) (*principal, identityClaim, error) {
 // userOf returns the user that the credential's identity belongs to. For a known user it writes
 // nothing, unless the provider tells something new about the user.
 func (c *call) userOf(cr *credential) (*principal, error) {
-	var p principal
-	found := func(find func(*latchkey.Tx, *credential) (latchkey.User, error)) func(*latchkey.Tx) error {
-		return func(tx *latchkey.Tx) (err error) {
-			if p.user, err = find(tx, cr); err != nil {
-				return err
-			}
-			return c.app.readForSession(tx, &p)
-		}
-	}
-	err := errStale
+	p := &principal{}
 	if cr.identity.Provider != latchkey.ProviderAnonymous {
-		err = c.app.store.View(c.ctx(), found(known))
+		known := false
+		err := c.app.store.View(c.ctx(), func(tx *latchkey.Tx) (err error) {
+			known, err = c.app.readUser(tx, cr, p)
+			return err
+		})
+		if err != nil || known {
+			return p, err
+		}
+	} else if err := c.countWrite("anonymous users"); err != nil {
+		return nil, err
 	}
-	if errors.Is(err, errStale) {
-		err = c.app.store.Update(c.ctx(), found(makeKnown))
-	}
-	return &p, err
+	err := c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error { return c.app.makeUser(tx, cr, p) })
+	return p, err
 }
 
 // readForSession reads what the session of a principal needs, besides the principal.
@@ -303,40 +301,55 @@ func (a *app) readForSession(tx *latchkey.Tx, p *principal) (err error) {
 	return err
 }
 
-// errStale is returned by known if makeKnown has something to write.
-var errStale = errors.New("to be written")
-
-func known(tx *latchkey.Tx, cr *credential) (latchkey.User, error) {
-	user, err := tx.UserByIdentity(cr.identity)
+// readUser reads the user of a credential. known is false if there is no such user, or if something
+// about the user is to be written.
+func (a *app) readUser(tx *latchkey.Tx, cr *credential, p *principal) (known bool, err error) {
+	p.user, err = tx.UserByIdentity(cr.identity)
 	if errors.Is(err, latchkey.ErrUserNotFound) {
-		return user, errStale
+		return false, nil
 	}
 	if err != nil {
-		return user, err
+		return false, err
 	}
-	have, err := data(tx).Get(profileKey(cr.identity))
-	firstLogin := cr.identity.Provider == latchkey.ProviderLocalUserpass && cr.account.User != user.ID
-	if err == nil && (firstLogin || !bytes.Equal(have, cr.data)) {
-		err = errStale
+	told, err := data(tx).Get(profileKey(cr.identity))
+	if err != nil {
+		return false, err
 	}
-	return user, err
+	firstLogin := cr.identity.Provider == latchkey.ProviderLocalUserpass && cr.account.User != p.user.ID
+	if firstLogin || !bytes.Equal(told, cr.data) {
+		return false, nil
+	}
+	return true, a.readForSession(tx, p)
 }
 
-func makeKnown(tx *latchkey.Tx, cr *credential) (latchkey.User, error) {
+// makeUser makes the user of a credential, unless there is one, and writes what the provider tells
+// about the user.
+func (a *app) makeUser(tx *latchkey.Tx, cr *credential, p *principal) (err error) {
 	if err := cr.stillGood(tx); err != nil {
-		return latchkey.User{}, err
+		return err
 	}
-	user, err := latchkey.User{}, latchkey.ErrUserNotFound
+	p.user, err = latchkey.User{}, latchkey.ErrUserNotFound
 	if cr.identity.Provider != latchkey.ProviderAnonymous {
-		user, err = tx.UserByIdentity(cr.identity)
+		p.user, err = tx.UserByIdentity(cr.identity)
 	}
 	if errors.Is(err, latchkey.ErrUserNotFound) {
-		user, err = tx.CreateUser(latchkey.UserSpec{Identity: cr.identity})
+		p.user, err = tx.CreateUser(latchkey.UserSpec{Identity: cr.identity})
 	}
 	if err != nil {
-		return latchkey.User{}, err
+		return err
 	}
-	return user, cr.attach(tx, user.ID)
+	if cr.identity.Provider == latchkey.ProviderAnonymous {
+		if err := a.deleteAged(tx); err != nil {
+			return err
+		}
+		if err := noteAnonymous(tx, p.user); err != nil {
+			return err
+		}
+	}
+	if err := cr.attach(tx, p.user.ID); err != nil {
+		return err
+	}
+	return a.readForSession(tx, p)
 }
 
 // stillGood returns errPassword if the account has another password now than the one that was

@@ -124,6 +124,9 @@ func (t *mailToken) use(tx *latchkey.Tx, now time.Time) error {
 
 // sendMail stores a token, and gives it to [Options].Mail.
 func (c *call) sendMail(t *mailToken) error {
+	if err := c.countMail(t.Email); err != nil {
+		return err
+	}
 	if err := c.app.store.Update(c.ctx(), t.put); err != nil {
 		return err
 	}

@@ -136,6 +136,25 @@ type Options struct {
 	// FailedLogins applies. The default is 1,000.
 	FailedLoginBurst int
 
+	// WriteLimit is how many of each of these things one remote address can do in an hour: make
+	// anonymous users, register e-mail addresses, create keys, and log out. It bounds what strangers
+	// can make the store write. Further calls get status 429. The default is 1,000. If WriteLimit is
+	// negative, there is no limit.
+	WriteLimit int
+
+	// MailLimit is how many mails can go to one e-mail address in an hour, whoever asks for them. A
+	// call of ConfirmFunction or ResetFunction counts as a mail. Further requests get status 429. The default is 10. If MailLimit is negative, there is no
+	// limit.
+	MailLimit int
+
+	// AnonymousLife is the age at which an anonymous user is deleted who has linked no other
+	// identity, as the hosted service did. UnconfirmedLife is that of a registered e-mail address
+	// that nobody has confirmed. They are deleted one by one when others are made. After the store's
+	// clock has jumped by more than a day, and after a pause of more than a day, nothing is deleted
+	// for a day. The defaults are 90 days and 7 days. If an age is negative, nothing is deleted for
+	// it.
+	AnonymousLife, UnconfirmedLife time.Duration
+
 	// Logger receives a record of each request, without tokens, passwords and query. By default,
 	// requests are not logged.
 	Logger *slog.Logger
@@ -248,6 +267,38 @@ func (o *Options) failedLoginBurst() int {
 	return o.FailedLoginBurst
 }
 
+// writeLimit is 1,000 by default: more than an office needs, and some 13 MB of anonymous users a day.
+func (o *Options) writeLimit() int {
+	if o.WriteLimit == 0 {
+		return 1000
+	}
+	return o.WriteLimit
+}
+
+// mailLimit is 10 by default, so that nobody can fill the mailbox of somebody else.
+func (o *Options) mailLimit() int {
+	if o.MailLimit == 0 {
+		return 10
+	}
+	return o.MailLimit
+}
+
+// anonymousLife is 90 days by default, as in the hosted service.
+func (o *Options) anonymousLife() time.Duration {
+	if o.AnonymousLife == 0 {
+		return 90 * 24 * time.Hour
+	}
+	return o.AnonymousLife
+}
+
+// unconfirmedLife is 7 days by default. Whoever confirms later has to register again.
+func (o *Options) unconfirmedLife() time.Duration {
+	if o.UnconfirmedLife == 0 {
+		return 7 * 24 * time.Hour
+	}
+	return o.UnconfirmedLife
+}
+
 func (o *Options) now() func() time.Time {
 	if o.Now == nil {
 		return time.Now
@@ -284,6 +335,8 @@ func (o *Options) validate() error {
 		return fmt.Errorf("%w: PublicURL is %q, and must be http or https and an authority, such as https://keys.example.com", ErrInvalidOptions, o.PublicURL)
 	case o.ConfirmFunction != nil && !o.ManualConfirmation:
 		return fmt.Errorf("%w: ConfirmFunction is never called without ManualConfirmation", ErrInvalidOptions)
+	case o.WriteLimit < -1 || o.MailLimit < -1:
+		return fmt.Errorf("%w: WriteLimit and MailLimit must be -1 for no limit, 0 for the default, or more", ErrInvalidOptions)
 	case o.maxBody() < 0:
 		return fmt.Errorf("%w: MaxBody must not be negative", ErrInvalidOptions)
 	case o.failedLoginBurst() < 0 || math.IsNaN(o.FailedLogins):

@@ -437,6 +437,9 @@ func (c *call) logOut() (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	if err := c.countWrite("logouts"); err != nil {
+		return reply{}, err
+	}
 	err = c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
 		if err := forgetEnded(tx, c.h.now()); err != nil {
 			return err

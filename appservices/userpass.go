@@ -63,12 +63,18 @@ func (c *call) makeAccount(email, password string, confirmed bool, mailed ...*ma
 	if err := c.app.checkNewAccount(c.ctx(), email, password); err != nil {
 		return err
 	}
+	if err := c.countWrite("registrations"); err != nil {
+		return err
+	}
 	verifier, err := c.hashPassword(password)
 	if err != nil {
 		return err
 	}
 	return c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
 		if err := checkEmailFree(tx, email); err != nil {
+			return err
+		}
+		if err := c.app.deleteAged(tx); err != nil {
 			return err
 		}
 		for _, t := range mailed {
@@ -78,6 +84,12 @@ func (c *call) makeAccount(email, password string, confirmed bool, mailed ...*ma
 		}
 		acc := &account{Email: email, Confirmed: confirmed}
 		acc.setPassword(verifier)
+		if !confirmed {
+			acc.Made = c.app.store.Now().Unix()
+			if err := noteUnconfirmed(tx, acc); err != nil {
+				return err
+			}
+		}
 		return acc.put(tx)
 	})
 }
@@ -94,6 +106,9 @@ func (c *call) register() (reply, error) {
 	}
 	if !c.h.opts.ManualConfirmation {
 		return reply{http.StatusCreated, struct{}{}}, c.makeAccount(email, password, true)
+	}
+	if err := c.countMail(email); err != nil {
+		return reply{}, err
 	}
 	t := c.h.newMailToken(MailConfirm, email)
 	outcome, err := c.decideConfirmation(t)
@@ -203,6 +218,9 @@ func (c *call) callConfirmation() (reply, error) {
 	case acc.Confirmed:
 		return reply{}, errConfirmed
 	}
+	if err := c.countMail(email); err != nil {
+		return reply{}, err
+	}
 	t := c.h.newMailToken(MailConfirm, email)
 	outcome, err := c.decideConfirmation(t)
 	if err != nil {
@@ -258,6 +276,9 @@ func (c *call) callReset() (reply, error) {
 	}
 	if c.h.opts.ResetFunction == nil {
 		return reply{}, errNotReset(acc.Email, "Options.ResetFunction is not set")
+	}
+	if err := c.countMail(acc.Email); err != nil {
+		return reply{}, err
 	}
 	t := c.h.newResetToken(acc)
 	arguments, _ := plainJSON(d["arguments"]).([]any)

@@ -69,8 +69,8 @@ func newFloods(e *Env) (*flooding, error) {
 		return nil, err
 	}
 	e.onClose(store.Close)
-	// Without the limit of failures, each wrong password costs a hash.
-	handler, err := appservices.New(store, &appservices.Options{TrustForwarded: true, FailedLogins: -1})
+	// Without the limits, each wrong password and each registration costs a hash.
+	handler, err := appservices.New(store, &appservices.Options{TrustForwarded: true, FailedLogins: -1, WriteLimit: -1})
 	if err != nil {
 		return nil, err
 	}

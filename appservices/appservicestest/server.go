@@ -33,7 +33,8 @@ type Options struct {
 	Seed appservices.Seed
 
 	// Handler changes how the double answers, for example how long its tokens are good. Start sets
-	// AppIDs, Now and LogPages. For a seed with a value, it also sets InsecureRand.
+	// AppIDs, Now and LogPages. For a seed with a value, it also sets InsecureRand. The defaults of
+	// WriteLimit and MailLimit are no limit.
 	Handler appservices.Options
 
 	// Clock is the double's clock. The default clock stands at the time of Start.
@@ -82,6 +83,12 @@ func Start(t testing.TB, opts *Options) *Server {
 	}
 	s := &Server{AppID: o.AppID, Clock: o.Clock, Store: o.Store, t: t}
 	o.Handler.AppIDs, o.Handler.Now, o.Handler.LogPages = []string{s.AppID}, s.Clock.Now, true
+	if o.Handler.WriteLimit == 0 {
+		o.Handler.WriteLimit = -1
+	}
+	if o.Handler.MailLimit == 0 {
+		o.Handler.MailLimit = -1
+	}
 	if o.Handler.Logger == nil {
 		o.Handler.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}

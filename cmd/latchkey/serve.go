@@ -102,6 +102,7 @@ func (s *server) run(cmd *cobra.Command) error {
 	}
 	s.startClock()
 	s.setCost()
+	s.setLimits()
 	if s.ephemeral {
 		return s.serveMemory(cmd.Context(), listener)
 	}
@@ -150,6 +151,16 @@ func (s *server) setCost() {
 		s.stores.Cost = latchkey.LightCost
 	}
 	s.stores.HashMemory = max(64<<20, int64(s.stores.Cost.Memory)<<10)
+}
+
+// setLimits lifts the limits that are there to protect the disk and other people, if nothing is kept.
+// The tests that use such a store make many users.
+func (s *server) setLimits() {
+	for _, limit := range []*int{&s.opts.WriteLimit, &s.opts.MailLimit} {
+		if s.ephemeral && *limit == 0 {
+			*limit = -1
+		}
+	}
 }
 
 // serveMemory serves stores in memory: one store for all apps if there is a seed, or else a store

@@ -226,6 +226,20 @@ func TestTheDefaultCostIsLightInAnEphemeralStore(t *testing.T) {
 	}
 }
 
+func TestAnEphemeralStoreHasNoLimitsByDefault(t *testing.T) {
+	for _, tt := range []struct {
+		ephemeral   bool
+		given, want int
+	}{{true, 0, -1}, {true, 5, 5}, {false, 0, 0}, {false, -1, -1}} {
+		s := &server{ephemeral: tt.ephemeral}
+		s.opts.WriteLimit, s.opts.MailLimit = tt.given, tt.given
+		s.setLimits()
+		if s.opts.WriteLimit != tt.want || s.opts.MailLimit != tt.want {
+			t.Errorf("%+v: got %d and %d", tt, s.opts.WriteLimit, s.opts.MailLimit)
+		}
+	}
+}
+
 func TestServeWarnsOfAnAddressThatOtherMachinesCanReach(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	url, log, status := startServe(t, ctx, "--ephemeral", "--addr", "0.0.0.0:0", "--quiet")

@@ -41,6 +41,10 @@ func (s *server) addFlags(cmd *cobra.Command) {
 	flags.BoolVar(&s.opts.InsecureKeySessions, "insecure-key-sessions", false, "for tests with --ephemeral: let a session that was opened with a user key link, delete the user, and outlive the key")
 	flags.Float64Var(&s.opts.FailedLogins, "failed-logins", 1, "after the burst, let `N` logins per second fail by one provider from one address; -1 for no limit")
 	flags.IntVar(&s.opts.FailedLoginBurst, "failed-login-burst", 1000, "let `N` logins fail by one provider from one address before --failed-logins limits them")
+	flags.Var((*limitFlag)(&s.opts.WriteLimit), "write-limit", "let one address make N anonymous users an hour, and as many registrations, keys and logouts; -1 for no limit (default 1000; no limit with --ephemeral)")
+	flags.Var((*limitFlag)(&s.opts.MailLimit), "mail-limit", "let N mails an hour go to one e-mail address; -1 for no limit (default 10; no limit with --ephemeral)")
+	flags.Var((*ageFlag)(&s.opts.AnonymousLife), "anonymous-life", "the age at which anonymous users are deleted, or never (default 90d)")
+	flags.Var((*ageFlag)(&s.opts.UnconfirmedLife), "unconfirmed-life", "the age at which registered addresses that nobody has confirmed are deleted, or never (default 7d)")
 
 	// The network.
 	flags.StringVar(&s.addr, "addr", "127.0.0.1:9090", "the `HOST:PORT` to listen on; port 0 is any free port")
@@ -169,6 +173,52 @@ func (l *lifeFlag) String() string {
 	}
 	return time.Duration(*l).String()
 }
+
+// ageFlag is the value of a flag that takes an age, or never, which is a negative age.
+type ageFlag time.Duration
+
+func (a *ageFlag) Set(s string) error {
+	if s == "never" {
+		*a = -1
+		return nil
+	}
+	var life lifeFlag
+	if life.Set(s) != nil {
+		return errors.New("it must be a duration of whole seconds or days, such as 90d, or never")
+	}
+	*a = ageFlag(life)
+	return nil
+}
+
+func (a *ageFlag) String() string {
+	if *a < 0 {
+		return "never"
+	}
+	return (*lifeFlag)(a).String()
+}
+
+func (a *ageFlag) Type() string { return "AGE" }
+
+// limitFlag is the value of a flag that takes a number above 0, or -1 for no limit.
+type limitFlag int
+
+func (l *limitFlag) Set(s string) error {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil || n < -1 || n == 0 {
+		return errors.New("it must be a number above 0, or -1 for no limit")
+	}
+	*l = limitFlag(n)
+	return nil
+}
+
+func (l *limitFlag) String() string {
+	if *l == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(*l))
+}
+
+func (l *limitFlag) Type() string { return "N" }
 
 func (l *lifeFlag) Type() string { return "DURATION" }
 
