@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/appservices"
-	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
 // readSeed reads the file that --seed names, if there is one, and refuses a seed that would do harm
@@ -70,34 +67,4 @@ func (s *server) plant(ctx context.Context, handler *appservices.Handler) error 
 		return nil
 	}
 	return writeTokens(s.tokenFile, seeded)
-}
-
-// writeTokens writes the file in one step, so that a program that waits for the file never reads a
-// part of it. writeTokens writes to a pipe or a device, such as /dev/stdout, and does not replace
-// it. A link stays a link.
-func writeTokens(path string, seeded appservices.Seeded) error {
-	data, err := json.MarshalIndent(seeded, "", "  ")
-	if err != nil {
-		return err
-	}
-	data = append(data, '\n')
-	if file, err := filepath.EvalSymlinks(path); err == nil {
-		path = file
-	}
-	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
-		return os.WriteFile(path, data, 0o600)
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*") // with mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = durable.Remove(f.Name()) }()
-	_, err = f.Write(data)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	return durable.Rename(f.Name(), path)
 }
