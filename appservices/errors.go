@@ -274,17 +274,18 @@ func refusalOf(err error) (e *refusal, known bool) {
 	if errors.As(err, &e) {
 		return e, true
 	}
-	if _, e := storeErrorOf(err); e != nil {
+	if e, _ := storeErrorOf(err); e != nil {
 		return e, true
 	}
 	return errInternal, false
 }
 
-// storeErrorOf returns the error of the store that err is, and its reply, or nil.
-func storeErrorOf(err error) (is error, reply *refusal) {
+// storeErrorOf returns the reply to an error of the store, and that error without what is around it.
+// Both are nil for any other error.
+func storeErrorOf(err error) (reply *refusal, is error) {
 	for _, row := range storeErrors {
 		if errors.Is(err, row.err) {
-			return row.err, row.reply.(*refusal)
+			return row.reply.(*refusal), row.err
 		}
 	}
 	return nil, nil
@@ -300,7 +301,7 @@ func reasonOf(err error) string {
 	case errors.As(err, &e):
 		return cmp.Or(e.old, e.text)
 	}
-	if is, _ := storeErrorOf(err); is != nil {
+	if _, is := storeErrorOf(err); is != nil {
 		return is.Error() // without the names and addresses around it
 	}
 	return err.Error()
