@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -44,7 +45,7 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// The log has the pattern, because the path may contain anything, also a token.
 	_, pattern := c.mux.Handler(r)
-	c.log.InfoContext(r.Context(), "control", "method", r.Method, "pattern", pattern, "remote", r.RemoteAddr)
+	c.log.InfoContext(r.Context(), "control", "method", fmt.Sprintf("%.20s", r.Method), "pattern", pattern, "remote", r.RemoteAddr)
 	if err := loopback.Check(r); err != nil {
 		reply(w, http.StatusForbidden, controlError{"the control endpoint " + err.Error()})
 		return
