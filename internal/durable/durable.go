@@ -47,7 +47,7 @@ func Create(path string, write func(tmp *os.File) error) error {
 	return err
 }
 
-var errReserved = errors.New("Windows keeps the name for a device, or for a stream of a file")
+var errReserved = errors.New("the name is one that Windows keeps for a device, or for a stream of a file")
 
 // newInfix is between the name of a file and the digits in the temporary name that [Create] fills
 // the file under.

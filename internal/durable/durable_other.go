@@ -3,10 +3,8 @@
 package durable
 
 import (
-	"errors"
 	"io/fs"
 	"os"
-	"syscall"
 )
 
 // tryLock does nothing, because these systems have no such lock.
