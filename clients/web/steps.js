@@ -347,6 +347,16 @@ export const steps = {
     });
   },
 
+  "a link with an access token that has expired goes through": async (t) => {
+    const app = t.app();
+    const user = await app.logIn(t.Realm.Credentials.anonymous());
+    await t.register(app, "ada");
+    await t.later("31m", async () => {
+      await user.linkCredentials(t.credentials("ada"));
+      equal(user.identities.map((i) => i.providerType), ["anon-user", "local-userpass"], "providers");
+    });
+  },
+
   "a session ends after sixty days, and an anonymous user's does not": async (t) => {
     const app = t.app();
     const user = await t.user(app, "ada");
