@@ -270,8 +270,6 @@ var storeErrors = []struct{ err, reply error }{
 
 // refusalOf turns an error into the reply that a client gets. It is the only place that does so,
 // and the client learns nothing about an error that refusalOf does not know.
-//
-//lint:ignore ST1008 the refusal is the result, and not an error of the call
 func refusalOf(err error) (e *refusal, known bool) {
 	if errors.As(err, &e) {
 		return e, true
