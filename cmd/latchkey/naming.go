@@ -117,6 +117,9 @@ func findKey(tx *latchkey.Tx, owner uuid.UUID, arg string) (latchkey.Key, error)
 // already, id is its ID. The name is not normalized if another key has it as it was typed, so that
 // the store says that it is taken.
 func newName(tx *latchkey.Tx, owner, id uuid.UUID, arg string) (string, error) {
+	if _, ok := parseID(arg); ok { // KEY could not name the key
+		return "", fmt.Errorf("%w: %q has the form of an ID", latchkey.ErrInvalidName, arg)
+	}
 	keys, err := tx.Keys(owner)
 	if err != nil {
 		return "", err
