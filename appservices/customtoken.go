@@ -19,7 +19,7 @@ type JWTVerifier struct {
 	// [*rsa.PublicKey] of at least 2,048 bits for RS256, an [*ecdsa.PublicKey] on the curve P-256
 	// for ES256. [ParseJWTKeys] reads them from a file. A token must be signed with one of them. If
 	// they belong to several authorities, each authority can log in every user.
-	Keys []any
+	Keys []any `json:"-"`
 	// Audiences are the values of "aud" that are this service. A token must have one of them. There
 	// is no default, because a token that the authority has issued for another service must not log
 	// in here.
@@ -31,7 +31,7 @@ type JWTVerifier struct {
 	// clients read as text are taken only from a string.
 	Fields map[string]string
 	// Now is the clock. The default is [time.Now].
-	Now func() time.Time
+	Now func() time.Time `json:"-"`
 }
 
 // Check returns [ErrInvalidOptions] if Verify would refuse every token, because Keys or Audiences are

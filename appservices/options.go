@@ -182,8 +182,8 @@ type Mail struct {
 	Kind  MailKind
 	// The client passes Token and TokenID to the SDK's confirmUser or resetPassword. They are good
 	// once, for 30 minutes.
-	Token   string
-	TokenID string
+	Token   string `json:"-"`
+	TokenID string `json:"-"`
 }
 
 // A MailKind is the purpose of a mail.
@@ -208,15 +208,20 @@ const (
 // A Confirmation is the input of ConfirmFunction. If ConfirmFunction returns Pending, Token and
 // TokenID confirm the address later.
 type Confirmation struct {
-	AppID, Email, Token, TokenID string
+	AppID, Email string
+	Token        string `json:"-"`
+	TokenID      string `json:"-"`
 }
 
 // A Reset is the input of ResetFunction. If ResetFunction returns Pending, Token and TokenID reset
 // the password later.
 type Reset struct {
-	AppID, Email, Password, Token, TokenID string
+	AppID, Email string
+	Password     string `json:"-"`
+	Token        string `json:"-"`
+	TokenID      string `json:"-"`
 	// Arguments are the other arguments of the client, without the wrappings of Extended JSON.
-	Arguments []any
+	Arguments []any `json:"-"`
 }
 
 // accessLife is 30 minutes by default, as in the hosted service.

@@ -159,8 +159,8 @@ func validateKeys(keys []SeedKey) error {
 	return nil
 }
 
-// Seeded is the result of seeding, in the order of the [Seed]. Its JSON is for the programs under
-// test. It has the tokens, and the IDs of the client API. Printing a Seeded shows no tokens.
+// Seeded is the result of seeding, in the order of the [Seed]. Only TokensJSON writes the tokens:
+// printing a Seeded shows none, and neither does its other JSON.
 type Seeded struct {
 	AppID      string       `json:"app_id,omitempty"`
 	Users      []SeededUser `json:"users"`
@@ -179,12 +179,37 @@ type SeededUser struct {
 type SeededKey struct {
 	ID    string       `json:"id"` // on the wire
 	Name  string       `json:"name"`
-	Token string       `json:"token"` // the SDKs call it the key's value
-	Key   latchkey.Key `json:"-"`     // as it is in the store
+	Token string       `json:"-"` // the SDKs call it the key's value
+	Key   latchkey.Key `json:"-"` // as it is in the store
 }
 
-// Format prints a key without its token.
-func (k SeededKey) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "key %s (%s)", k.Name, k.ID) }
+// TokensJSON returns the IDs of the client API and the tokens as JSON, for the programs under test.
+func (s Seeded) TokensJSON() ([]byte, error) {
+	type key struct {
+		SeededKey
+		Token string `json:"token"`
+	}
+	type user struct {
+		SeededUser
+		Keys []key `json:"keys"`
+	}
+	withTokens := func(keys []SeededKey) []key {
+		all := make([]key, len(keys))
+		for i, k := range keys {
+			all[i] = key{k, k.Token}
+		}
+		return all
+	}
+	doc := struct {
+		AppID      string `json:"app_id,omitempty"`
+		Users      []user `json:"users"`
+		ServerKeys []key  `json:"server_keys"`
+	}{AppID: s.AppID, Users: make([]user, len(s.Users)), ServerKeys: withTokens(s.ServerKeys)}
+	for i, u := range s.Users {
+		doc.Users[i] = user{u, withTokens(u.Keys)}
+	}
+	return json.MarshalIndent(doc, "", "  ")
+}
 
 // IsEmpty reports whether an app has no users, no registered e-mail addresses, and no server keys.
 // appID may be empty if all app IDs are names of one app.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
@@ -18,7 +17,7 @@ import (
 // device of this user is written to as it is, and so is an open file of this process, such as
 // /dev/stdout.
 func writeTokens(path string, seeded appservices.Seeded) error {
-	data, err := json.MarshalIndent(seeded, "", "  ")
+	data, err := seeded.TokensJSON()
 	if err != nil {
 		return err
 	}
