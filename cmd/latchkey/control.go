@@ -46,7 +46,15 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The log has the pattern, because the path may contain anything, also a token.
 	_, pattern := c.mux.Handler(r)
 	c.log.InfoContext(r.Context(), "control", "method", fmt.Sprintf("%.20s", r.Method), "pattern", pattern, "remote", r.RemoteAddr)
-	if err := loopback.Check(r); err != nil {
+	err := loopback.Check(r)
+	switch {
+	case err != nil:
+	case r.Header.Get("Sec-Fetch-Site") != "":
+		err = errors.New("refuses requests of browsers")
+	case !strings.HasPrefix(r.URL.EscapedPath(), controlPath): // a proxy's rule may know only the plain path
+		err = errors.New("can only be reached by its plain path")
+	}
+	if err != nil {
 		reply(w, http.StatusForbidden, controlError{"the control endpoint " + err.Error()})
 		return
 	}
