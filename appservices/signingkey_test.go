@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -97,12 +98,28 @@ func TestEndSessionsNeedsAnApp(t *testing.T) {
 	must(t, d.handler.EndSessions(t.Context(), "demo-abcde"))
 }
 
-// A store that was salvaged or restored may have lost the record that a session was ended.
+// A store that was salvaged, restored or recovered may have lost the record that a session was ended.
 func TestAStoreThatMayHaveLostSomethingEndsEverySessionAndLosesNoPassword(t *testing.T) {
 	for name, replace := range map[string]func(t *testing.T, from, to string) error{
 		"salvaged": func(t *testing.T, from, to string) error {
 			_, err := latchkey.Salvage(t.Context(), from, to)
 			return err
+		},
+		"restored from a backup": func(t *testing.T, from, to string) error {
+			s, err := latchkey.Open(from, &latchkey.Options{ReadOnly: true})
+			must(t, err)
+			defer s.Close()
+			var backup bytes.Buffer
+			must(t, s.Backup(t.Context(), &backup))
+			return latchkey.Restore(t.Context(), &backup, to)
+		},
+		"recovered from a safety copy": func(t *testing.T, from, to string) error {
+			b, err := os.ReadFile(from)
+			must(t, err)
+			must(t, os.WriteFile(to+".safety", b, 0o600))
+			s, err := latchkey.Open(to, &latchkey.Options{RecoverFromSafetyCopy: true})
+			must(t, err)
+			return s.Close()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
