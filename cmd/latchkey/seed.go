@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/appservices"
@@ -16,7 +15,7 @@ func (s *server) readSeed() error {
 	if s.seedFile == "" {
 		return nil
 	}
-	data, err := os.ReadFile(s.seedFile)
+	data, err := readOwn(s.seedFile)
 	if err != nil {
 		return explainMissing(err, s.seedFile)
 	}

@@ -99,6 +99,9 @@ func (s *server) run(cmd *cobra.Command) error {
 	defer listener.Close()
 	if !listener.Addr().(*net.TCPAddr).IP.IsLoopback() {
 		s.log.Warn("other machines can reach this address, and without TLS others on the network can read the requests", "addr", listener.Addr().String())
+		if s.opts.PublicURL == "" {
+			s.log.Warn("replies name the host that a request was sent to, so a cache in front could send clients elsewhere; give --public-url")
+		}
 	}
 	s.startClock()
 	s.setCost()

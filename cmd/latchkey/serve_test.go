@@ -248,7 +248,7 @@ func TestServeWarnsOfAnAddressThatOtherMachinesCanReach(t *testing.T) {
 	}
 	end()
 	<-status
-	if !strings.Contains(log.String(), "other machines can reach this address") {
+	if !strings.Contains(log.String(), "other machines can reach this address") || !strings.Contains(log.String(), "give --public-url") {
 		t.Errorf("the log is %s", log)
 	}
 }

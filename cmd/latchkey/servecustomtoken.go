@@ -80,7 +80,7 @@ func (f *customTokenFlags) check(appIDs []string) error {
 func (s *server) readTokenKeys() error {
 	f := &s.customToken
 	for _, name := range f.keyFiles {
-		data, err := os.ReadFile(name)
+		data, err := readOwn(name)
 		if err != nil {
 			return explainMissing(err, name)
 		}

@@ -46,6 +46,16 @@ func writeTokens(path string, seeded appservices.Seeded) error {
 	return durable.Rename(f.Name(), path)
 }
 
+// readOwn reads a file that decides who may log in. It follows no link of another user, because
+// that user could make it lead to a file of the user's own.
+func readOwn(path string) ([]byte, error) {
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 && !isOpenFile(path) && !isOwn(info) {
+		return nil, usagef("%s is a link that another user has placed; name the file itself", path)
+	}
+	return os.ReadFile(path)
+}
+
 // isOpenFile reports whether path names a file that this process has open.
 func isOpenFile(path string) bool {
 	switch path {

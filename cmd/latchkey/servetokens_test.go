@@ -87,3 +87,28 @@ func TestOpenFilesOfTheProcess(t *testing.T) {
 		}
 	}
 }
+
+func TestNoLinkOfAnotherUserIsRead(t *testing.T) {
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "seed.yaml"), filepath.Join(dir, "link.yaml")
+	if err := os.WriteFile(file, []byte("users: []"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(file, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, link} {
+		if b, err := readOwn(path); err != nil || string(b) != "users: []" {
+			t.Errorf("%s: got %q, %v", path, b, err)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return // only root can give the link to somebody else
+	}
+	if err := os.Lchown(link, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := readOwn(link); err == nil || !strings.Contains(err.Error(), "a link that another user has placed") {
+		t.Errorf("a link of another user: got %q, %v", b, err)
+	}
+}
