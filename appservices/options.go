@@ -91,6 +91,11 @@ type Options struct {
 	// request. The client does not learn the error's text.
 	ResetFunction func(ctx context.Context, r Reset) (Outcome, error)
 
+	// ResetEndsSessions ends all sessions of a user when the user's password is reset, so that
+	// somebody who had the password before is logged out. The user's keys go on. In the hosted
+	// service sessions went on.
+	ResetEndsSessions bool
+
 	// CustomFunction authenticates users for the provider custom-function. payload is the document
 	// that the client sent, without the wrappings of Extended JSON. id identifies the user. It has
 	// 1 to 256 bytes of UTF-8, without control characters. data goes into the profile, and has at

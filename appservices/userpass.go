@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
+
 	"github.com/latchkeydb/latchkey"
 )
 
@@ -310,6 +312,25 @@ func (c *call) setPassword(email, password string, first func(tx *latchkey.Tx) e
 			return err
 		}
 		acc.setPassword(verifier)
-		return acc.put(tx)
+		if err := acc.put(tx); err != nil || !c.h.opts.ResetEndsSessions {
+			return err
+		}
+		return endSessionsOf(tx, acc.User)
 	})
+}
+
+// endSessionsOf ends the sessions of a user, because each disabling does, and leaves the user enabled
+// or disabled as before. The user may not exist yet.
+func endSessionsOf(tx *latchkey.Tx, id uuid.UUID) error {
+	if id == uuid.Nil {
+		return nil
+	}
+	user, err := tx.User(id)
+	if err != nil || user.Disabled {
+		return err // the sessions of a disabled user have ended
+	}
+	if err := tx.DisableUser(id); err != nil {
+		return err
+	}
+	return tx.EnableUser(id)
 }

@@ -503,3 +503,39 @@ func TestAProviderThatIsOffChangesNothing(t *testing.T) {
 	d.userpass("confirm", answer(confirm)).empty() // the tokens are still good
 	d.userpass("reset", newPassword(reset, "another-one")).empty()
 }
+
+func TestAResetEndsSessionsIfItIsToldTo(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		var mails outbox
+		d := newDouble(t, &appservices.Options{Mail: mails.send, ResetEndsSessions: ends})
+		u := d.signUp("ada@example.com")
+		_, key := d.createKey(u.refresh, "laptop")
+		d.userpass("reset/send", object{"email": "ada@example.com"}).empty()
+		d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), "another-one")).empty()
+		want := http.StatusCreated
+		if ends {
+			want = http.StatusUnauthorized
+		}
+		d.refresh(u.refresh).want(want)
+		d.loginKey(key)
+		again := d.login("local-userpass", credentials("ada@example.com", "another-one"))
+		d.refresh(again.refresh).want(http.StatusCreated)
+	}
+}
+
+func TestAResetDoesNotEnableADisabledUser(t *testing.T) {
+	var mails outbox
+	d := newDouble(t, &appservices.Options{Mail: mails.send, ResetEndsSessions: true})
+	d.signUp("ada@example.com")
+	must(t, d.store.DisableUser(t.Context(), d.user("ada@example.com").ID))
+	d.userpass("reset/send", object{"email": "ada@example.com"}).empty()
+	d.userpass("reset", newPassword(mails.last(t, appservices.MailReset), "another-one")).empty()
+	d.tryLogin("local-userpass", credentials("ada@example.com", "another-one")).refused(401, "UserDisabled", "unauthorized")
+
+	d.register("bob@example.com") // who is no user yet
+	d.userpass("reset/send", object{"email": "bob@example.com"}).empty()
+	if m := mails[len(mails)-1]; m.Email != "bob@example.com" {
+		t.Fatalf("the mail is to %s", m.Email)
+	}
+	d.userpass("reset", newPassword(mails[len(mails)-1], "another-one")).empty()
+}

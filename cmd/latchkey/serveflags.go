@@ -36,6 +36,7 @@ func (s *server) addFlags(cmd *cobra.Command) {
 	s.customToken.addFlags(flags)
 	flags.Var((*lifeFlag)(&s.opts.AccessTokenLife), "access-token-life", "how long an access token is valid (default 30m)")
 	flags.Var((*lifeFlag)(&s.opts.RefreshTokenLife), "refresh-token-life", "how long a session lasts at most (default 60d; 50 years for anonymous users)")
+	flags.BoolVar(&s.opts.ResetEndsSessions, "reset-ends-sessions", false, "end all sessions of a user when the user's password is reset")
 	flags.BoolVar(&s.endSessions, "end-sessions", false, "end all sessions of earlier runs, for example after the store's file was stolen")
 	flags.BoolVar(&s.opts.AllowKeySessions, "allow-key-sessions", false, "let a session that was opened with a user key manage the user's keys")
 	flags.BoolVar(&s.opts.InsecureKeySessions, "insecure-key-sessions", false, "for tests with --ephemeral: let a session that was opened with a user key link, delete the user, and outlive the key")
