@@ -210,7 +210,8 @@ var txCalls = map[string]txCall{
 }
 
 func TestTheTablesOfCallsHaveEveryMethod(t *testing.T) {
-	others := []string{"Close", "DomainID", "Format", "NeedsRehash", "Now", "ReplicaID"} // fmt calls Format
+	// fmt calls Format.
+	others := []string{"Close", "DomainID", "Format", "NeedsRehash", "Now", "ReplicaID"}
 	for i := range reflect.TypeFor[*latchkey.Store]().NumMethod() {
 		name := reflect.TypeFor[*latchkey.Store]().Method(i).Name
 		if _, ok := storeCalls[name]; !ok && !slices.Contains(others, name) {

@@ -24,7 +24,7 @@ import (
 type account struct {
 	Email     string    `json:"email"`
 	Verifier  string    `json:"verifier"` // of the password
-	Password  string    `json:"password"` // a random ID of the password, which stays when it is hashed anew
+	Password  string    `json:"password"` // a random ID, kept when it is hashed anew
 	Confirmed bool      `json:"confirmed"`
 	Made      int64     `json:"made,omitempty"` // Unix seconds, if it was not confirmed then
 	User      uuid.UUID `json:"user,omitzero"`
@@ -124,9 +124,9 @@ func (a *app) bury(ctx context.Context, email string) {
 }
 
 // provePassword checks an address and a password. The check takes the same time whether or not
-// anybody has registered the address, also if verifiers have different costs: it hashes the password
-// once for each cost that any verifier has. It does not delete the account of a deleted user, because
-// a deletion takes time.
+// anybody has registered the address, also if verifiers have different costs: it hashes the
+// password once for each cost that any verifier has. It does not delete the account of a deleted
+// user, because a deletion takes time.
 func (c *call) provePassword(d document) (*credential, error) {
 	email, err := d.required("username")
 	if err != nil {
@@ -214,8 +214,8 @@ func (c *call) renewVerifier(acc *account, password string) {
 	}
 }
 
-// A decoy is a verifier that no password matches. The store's record of decoys has one for each cost
-// that the verifier of an account may have.
+// A decoy is a verifier that no password matches. The store's record of decoys has one for each
+// cost that the verifier of an account may have.
 
 // decoys returns the decoys in the order in which they were added.
 func decoys(tx *latchkey.Tx) (all []string, err error) {

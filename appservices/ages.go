@@ -15,9 +15,9 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// Strangers can make anonymous users and unconfirmed accounts, so both have an age at which they are
-// deleted. Each has a record whose key begins with the time when it was made. Whatever makes a user
-// or an account first deletes up to two old ones of each kind, so that there are never many.
+// Strangers can make anonymous users and unconfirmed accounts, so both have an age at which they
+// are deleted. Each has a record whose key begins with the time when it was made. Whatever makes a
+// user or an account first deletes up to two old ones of each kind, so that there are never many.
 
 // noteAnonymous makes the record of a new anonymous user.
 func noteAnonymous(tx *latchkey.Tx, user latchkey.User) error {
@@ -87,8 +87,8 @@ func firstAged(tx *latchkey.Tx, prefix []byte, before time.Time) (keys [][]byte,
 	return keys, nil
 }
 
-// deleteAnonymous deletes the record of an anonymous user. It also deletes the user, unless the user
-// has linked another identity.
+// deleteAnonymous deletes the record of an anonymous user. It also deletes the user, unless the
+// user has linked another identity.
 func deleteAnonymous(tx *latchkey.Tx, key []byte) error {
 	id, err := uuid.FromBytes(key[len(agedKey(keyAnonymous, time.Time{})):])
 	if err != nil {
@@ -131,11 +131,11 @@ func deleteUnconfirmed(tx *latchkey.Tx, key []byte) error {
 	return data(tx).Delete(key)
 }
 
-// ageClock decides whether the store's clock can be believed when something is to be deleted for its
-// age. After the clock has jumped by more than a day, forwards or backwards, nothing is deleted for
-// a day. A jump is a difference between what the store's clock and the system's monotonic clock say
-// has passed. While no handler runs, only the store's clock tells, so a pause of more than a day
-// counts as a jump.
+// ageClock decides whether the store's clock can be believed when something is to be deleted for
+// its age. After the clock has jumped by more than a day, forwards or backwards, nothing is deleted
+// for a day. A jump is a difference between what the store's clock and the system's monotonic clock
+// say has passed. While no handler runs, only the store's clock tells, so a pause of more than a
+// day counts as a jump.
 type ageClock struct {
 	mu      sync.Mutex
 	seen    time.Time // the store's time at the last look

@@ -34,8 +34,8 @@ type JWTVerifier struct {
 	Now func() time.Time `json:"-"`
 }
 
-// Check returns [ErrInvalidOptions] if Verify would refuse every token, because Keys or Audiences are
-// missing or not valid. Call it at the start of a program.
+// Check returns [ErrInvalidOptions] if Verify would refuse every token, because Keys or Audiences
+// are missing or not valid. Call it at the start of a program.
 func (v *JWTVerifier) Check() error {
 	_, err := v.byAlgorithm()
 	return err
@@ -60,8 +60,8 @@ func (v *JWTVerifier) byAlgorithm() (map[string][]jwt.VerificationKey, error) {
 	return keys, nil
 }
 
-// Verify returns the subject of a token, and the fields for the profile. It does not use the app ID,
-// which the caller chooses.
+// Verify returns the subject of a token, and the fields for the profile. It does not use the app
+// ID, which the caller chooses.
 //
 // Errors: [ErrInvalidOptions] as Check returns it, and an error with the reason for a token that is
 // refused.

@@ -15,8 +15,8 @@ import (
 // The errors of this package that a caller can branch on with [errors.Is]. The store's errors come
 // through, too.
 var (
-	// ErrInvalidOptions: a field of [Options] or of a [JWTVerifier] is invalid. The text says which,
-	// and what is allowed.
+	// ErrInvalidOptions: a field of [Options] or of a [JWTVerifier] is invalid. The text says
+	// which, and what is allowed.
 	ErrInvalidOptions = errors.New("invalid options")
 	// ErrInvalidJWTKey: the data that [ParseJWTKeys] was given has no key that can check tokens, or
 	// has something that must not be used as a key. The text says what.
@@ -280,8 +280,8 @@ func refusalOf(err error) (e *refusal, known bool) {
 	return errInternal, false
 }
 
-// storeErrorOf returns the reply to an error of the store, and that error without what is around it.
-// Both are nil for any other error.
+// storeErrorOf returns the reply to an error of the store, and that error without what is around
+// it. Both are nil for any other error.
 func storeErrorOf(err error) (reply *refusal, is error) {
 	for _, row := range storeErrors {
 		if errors.Is(err, row.err) {

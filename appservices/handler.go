@@ -132,8 +132,8 @@ func newRoute(method, pattern string, answer func(*call) (reply, error)) route {
 	return route{method, strings.Split(pattern, "/"), answer}
 }
 
-// newUserpassRoute returns the route of a call of the provider local-userpass, which changes nothing
-// if the provider is off.
+// newUserpassRoute returns the route of a call of the provider local-userpass, which changes
+// nothing if the provider is off.
 func newUserpassRoute(path string, answer func(*call) (reply, error)) route {
 	return newRoute("POST", "app/*/auth/providers/local-userpass/"+path, func(c *call) (reply, error) {
 		if c.h.enabled(latchkey.ProviderLocalUserpass) != nil {

@@ -155,8 +155,8 @@ func (f *failures) begin(key failureKey) (wait time.Duration) {
 	return 0
 }
 
-// end ends a login for which begin returned 0. If the login failed, the caller must call take before
-// end.
+// end ends a login for which begin returned 0. If the login failed, the caller must call take
+// before end.
 func (f *failures) end(key failureKey) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -39,8 +39,8 @@ type line struct {
 // so that test suites do not reach it by accident.
 const maxLine = 1000
 
-// linePlaces returns how many hashes of a kind one address may have in the store's queue: as many as
-// can run, so that a single address can use the whole machine, but at least four.
+// linePlaces returns how many hashes of a kind one address may have in the store's queue: as many
+// as can run, so that a single address can use the whole machine, but at least four.
 func linePlaces() int { return max(4, runtime.GOMAXPROCS(0)) }
 
 // enter waits for a place in the store's queue. If enter returns nil, the caller must call leave.
@@ -64,7 +64,7 @@ func (l *lines) enter(ctx context.Context, key lineKey) error {
 	l.mu.Unlock()
 
 	select {
-	case own.places <- struct{}{}: // goroutines that wait here are served in the order of their coming
+	case own.places <- struct{}{}: // serves goroutines in the order of their coming
 		return nil
 	case <-ctx.Done():
 		l.drop(key, own)

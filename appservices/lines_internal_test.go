@@ -105,7 +105,8 @@ func TestAKnownKeyDoesNotStandInLine(t *testing.T) {
 		t.Fatalf("got status %d", got)
 	}
 	for range linePlaces() {
-		if err := h.lines.enter(t.Context(), lineOf(hashLogin, "192.0.2.1")); err != nil { // the address of httptest
+		// httptest sends requests from this address.
+		if err := h.lines.enter(t.Context(), lineOf(hashLogin, "192.0.2.1")); err != nil {
 			t.Fatal(err)
 		}
 	}

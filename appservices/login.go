@@ -87,8 +87,9 @@ func (c *call) loggedIn(p *principal, s *session, now time.Time) (reply, error) 
 	return reply{http.StatusOK, loginReply{access, refresh, p.objectID(), s.device}}, nil
 }
 
-// prove checks the credentials of a request. After too many failures by a provider from one address,
-// it refuses the logins by that provider from that address without checking their credentials.
+// prove checks the credentials of a request. After too many failures by a provider from one
+// address, it refuses the logins by that provider from that address without checking their
+// credentials.
 func (c *call) prove() (document, *credential, error) {
 	provider := latchkey.Provider(c.params[1])
 	d, err := c.body()
@@ -443,8 +444,8 @@ func (c *call) link() (reply, error) {
 	return c.loggedIn(p, s, c.h.now())
 }
 
-// linkTo adds the identity of a credential to the owner of a session. It checks the session again in
-// its transaction, because checking the credential may have taken long.
+// linkTo adds the identity of a credential to the owner of a session. It checks the session again
+// in its transaction, because checking the credential may have taken long.
 func (c *call) linkTo(s *session, p *principal, cr *credential) error {
 	switch {
 	case p.server != nil:

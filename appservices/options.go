@@ -131,10 +131,10 @@ type Options struct {
 	MaxBody int64
 
 	// FailedLogins is how many logins a second may fail by one provider and from one address after
-	// FailedLoginBurst logins have failed. An IPv6 network of 64 bits counts as one address. Further
-	// logins get status 429, and their credentials are not checked. A login in progress counts as
-	// failed until it succeeds. Logins with keys do not count, because nobody can guess a key. The
-	// default is 1. If FailedLogins is negative, there is no limit.
+	// FailedLoginBurst logins have failed. An IPv6 network of 64 bits counts as one address.
+	// Further logins get status 429, and their credentials are not checked. A login in progress
+	// counts as failed until it succeeds. Logins with keys do not count, because nobody can guess a
+	// key. The default is 1. If FailedLogins is negative, there is no limit.
 	FailedLogins float64
 
 	// FailedLoginBurst is how many logins may fail by one provider and from one address before
@@ -142,22 +142,22 @@ type Options struct {
 	FailedLoginBurst int
 
 	// WriteLimit is how many of each of these things one remote address can do in an hour: make
-	// anonymous users, register e-mail addresses, create keys, and log out. It bounds what strangers
-	// can make the store write. Further calls get status 429. The default is 1,000. If WriteLimit is
-	// negative, there is no limit.
+	// anonymous users, register e-mail addresses, create keys, and log out. It bounds what
+	// strangers can make the store write. Further calls get status 429. The default is 1,000. If
+	// WriteLimit is negative, there is no limit.
 	WriteLimit int
 
 	// MailLimit is how many mails can go to one e-mail address in an hour, whoever asks for them. A
-	// call of ConfirmFunction or ResetFunction counts as a mail. Further requests get status 429. The default is 10. If MailLimit is negative, there is no
-	// limit.
+	// call of ConfirmFunction or ResetFunction counts as a mail. Further requests get status 429.
+	// The default is 10. If MailLimit is negative, there is no limit.
 	MailLimit int
 
 	// AnonymousLife is the age at which an anonymous user is deleted who has linked no other
 	// identity, as the hosted service did. UnconfirmedLife is that of a registered e-mail address
-	// that nobody has confirmed. They are deleted one by one when others are made. After the store's
-	// clock has jumped by more than a day, and after a pause of more than a day, nothing is deleted
-	// for a day. The defaults are 90 days and 7 days. If an age is negative, nothing is deleted for
-	// it.
+	// that nobody has confirmed. They are deleted one by one when others are made. After the
+	// store's clock has jumped by more than a day, and after a pause of more than a day, nothing is
+	// deleted for a day. The defaults are 90 days and 7 days. If an age is negative, nothing is
+	// deleted for it.
 	AnonymousLife, UnconfirmedLife time.Duration
 
 	// Logger receives a record of each request, without tokens, passwords and query. By default,
@@ -277,7 +277,8 @@ func (o *Options) failedLoginBurst() int {
 	return o.FailedLoginBurst
 }
 
-// writeLimit is 1,000 by default: more than an office needs, and some 13 MB of anonymous users a day.
+// writeLimit is 1,000 by default: more than an office needs, and some 13 MB of anonymous users a
+// day.
 func (o *Options) writeLimit() int {
 	if o.WriteLimit == 0 {
 		return 1000

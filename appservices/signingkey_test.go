@@ -98,7 +98,8 @@ func TestEndSessionsNeedsAnApp(t *testing.T) {
 	must(t, d.handler.EndSessions(t.Context(), "demo-abcde"))
 }
 
-// A store that was salvaged, restored or recovered may have lost the record that a session was ended.
+// A store that was salvaged, restored or recovered may have lost the record that a session was
+// ended.
 func TestAStoreThatMayHaveLostSomethingEndsEverySessionAndLosesNoPassword(t *testing.T) {
 	for name, replace := range map[string]func(t *testing.T, from, to string) error{
 		"salvaged": func(t *testing.T, from, to string) error {

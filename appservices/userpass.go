@@ -319,8 +319,8 @@ func (c *call) setPassword(email, password string, first func(tx *latchkey.Tx) e
 	})
 }
 
-// endSessionsOf ends the sessions of a user, because each disabling does, and leaves the user enabled
-// or disabled as before. The user may not exist yet.
+// endSessionsOf ends the sessions of a user, because each disabling does, and leaves the user
+// enabled or disabled as before. The user may not exist yet.
 func endSessionsOf(tx *latchkey.Tx, id uuid.UUID) error {
 	if id == uuid.Nil {
 		return nil

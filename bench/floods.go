@@ -17,9 +17,9 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 )
 
-// Floods measures how long somebody waits while one stranger sends as much of one thing as possible:
-// wrong passwords, first logins of keys, or registrations. The value is the slowest answer. The
-// requests go to the handler directly, without a network.
+// Floods measures how long somebody waits while one stranger sends as much of one thing as
+// possible: wrong passwords, first logins of keys, or registrations. The value is the slowest
+// answer. The requests go to the handler directly, without a network.
 var Floods = Group{
 	Name:   "floods",
 	Title:  "How long does somebody wait at most while a stranger at another address floods the server?",
@@ -43,8 +43,8 @@ var Floods = Group{
 	},
 }
 
-// A flooding is a server with the requests that are sent to it. The server remembers no key, so that
-// each login of a key is a first login.
+// A flooding is a server with the requests that are sent to it. The server remembers no key, so
+// that each login of a key is a first login.
 type flooding struct {
 	handler http.Handler
 	floods  map[string]func(i int) (path, body string)
@@ -150,7 +150,7 @@ func (f *flooding) measure(b *testing.B, flood func(i int) (path, body string), 
 			for ctx.Err() == nil {
 				path, body := flood(i)
 				if status, _ := f.send(ctx, stranger, path, body, ""); status == http.StatusServiceUnavailable {
-					time.Sleep(50 * time.Millisecond) // a flood comes over a network, so it does not spin
+					time.Sleep(50 * time.Millisecond) // a flood by network does not spin
 				}
 			}
 		})

@@ -51,7 +51,8 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 	case r.Header.Get("Sec-Fetch-Site") != "":
 		err = errors.New("refuses requests of browsers")
-	case !strings.HasPrefix(r.URL.EscapedPath(), controlPath): // a proxy's rule may know only the plain path
+	case !strings.HasPrefix(r.URL.EscapedPath(), controlPath):
+		// A proxy's rule may know only the plain path.
 		err = errors.New("can only be reached by its plain path")
 	}
 	if err != nil {

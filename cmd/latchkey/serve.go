@@ -156,8 +156,8 @@ func (s *server) setCost() {
 	s.stores.HashMemory = max(64<<20, int64(s.stores.Cost.Memory)<<10)
 }
 
-// setLimits lifts the limits that are there to protect the disk and other people, if nothing is kept.
-// The tests that use such a store make many users.
+// setLimits lifts the limits that are there to protect the disk and other people, if nothing is
+// kept. The tests that use such a store make many users.
 func (s *server) setLimits() {
 	for _, limit := range []*int{&s.opts.WriteLimit, &s.opts.MailLimit} {
 		if s.ephemeral && *limit == 0 {
