@@ -185,18 +185,24 @@ func (dst *boltEngine) makeMissed(missed *boltMissed) error {
 }
 
 // finishCompaction puts the file of a compaction in the place of the engine's file. Where no open
-// file can be replaced, finishCompaction needs a moment at which nobody reads, and looks for one
-// for a second.
+// file can be replaced, finishCompaction needs a moment at which nobody reads, and no other program
+// has the file open. It looks for such a moment for two seconds, and makes nobody wait meanwhile.
 func (e *boltEngine) finishCompaction(ctx context.Context, dst *boltEngine, missed *boltMissed) error {
-	giveUp := time.NewTimer(time.Second)
+	giveUp := time.NewTimer(2 * time.Second)
 	defer giveUp.Stop()
 	for {
 		err := e.tryFinishCompaction(ctx, dst, missed)
-		if !errors.Is(err, errReadersLast) {
+		again := make(<-chan struct{})
+		switch {
+		case errors.Is(err, errReadersLast):
+			again = e.noReaders()
+		case !durable.IsBusy(err) || dst.db == nil:
 			return err
 		}
+		pause := time.NewTimer(20 * time.Millisecond)
 		select {
-		case <-e.noReaders():
+		case <-again:
+		case <-pause.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-giveUp.C:

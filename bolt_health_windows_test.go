@@ -21,3 +21,11 @@ func TestADiskErrorOfWindowsOfWhichBboltKeepsTheTextIsTold(t *testing.T) {
 		}
 	}
 }
+
+// OnOldFileClosed has fn called once, when a compaction has closed the old file.
+func OnOldFileClosed(fn func()) {
+	onOldFileClosed = func() {
+		onOldFileClosed = func() {}
+		fn()
+	}
+}

@@ -73,8 +73,12 @@ type boltAside struct {
 // errReadersLast means that the old file cannot be closed.
 var errReadersLast = errors.New("a View or a Backup goes on, and the file cannot be replaced before it ends")
 
+// onOldFileClosed is called when replaceClosed has closed the old file. Tests set it.
+var onOldFileClosed = func() {}
+
 // replaceClosed is replaceBy for a system that replaces no open file. It closes the old file first,
-// and for that nobody may read.
+// and for that nobody may read. If replaceClosed fails and dst still has its file, it can be tried
+// again.
 func (e *boltEngine) replaceClosed(dst *boltEngine, mark boltpage.Mark) (err error) {
 	e.gate.lock()
 	defer e.gate.unlock()
@@ -92,9 +96,14 @@ func (e *boltEngine) replaceClosed(dst *boltEngine, mark boltpage.Mark) (err err
 	closeErr := e.releaseLocked()
 	e.db, e.file, e.aside = nil, nil, aside
 	dst.db, dst.file = nil, nil
-	if err := durable.Rename(aside.path, e.path); err != nil {
+	onOldFileClosed()
+	// A process that waits for the lock opens the file for a moment every 50 ms. Nobody should wait
+	// longer for the gate than it takes to come between two such moments.
+	if err := durable.RenameWithin(150*time.Millisecond, aside.path, e.path); err != nil {
 		// If the old file cannot be opened now, the next call tries again, and says why.
-		_ = e.openAgainLocked(reopenSettings())
+		if e.openOldLocked(reopenSettings()) == nil {
+			dst.db, dst.file, e.aside = aside.db, aside.file, nil
+		}
 		return errors.Join(closeErr, err)
 	}
 	e.db, e.file, e.aside = aside.db, aside.file, nil
@@ -113,10 +122,18 @@ func (e *boltEngine) openAgain() error {
 // of the compacted file keeps other processes off, so that nothing changes in the engine's file.
 //
 // Errors: [ErrLocked], or the operating system's error, while another program has the file open.
-func (e *boltEngine) openAgainLocked(settings *bbolt.Options) (err error) {
+func (e *boltEngine) openAgainLocked(settings *bbolt.Options) error {
 	if e.aside == nil {
 		return nil
 	}
+	if err := e.openOldLocked(settings); err != nil {
+		return err
+	}
+	return e.dropAsideLocked()
+}
+
+// openOldLocked opens the file in whose place aside should have been put.
+func (e *boltEngine) openOldLocked(settings *bbolt.Options) (err error) {
 	if e.db, e.file, err = openDB(e.path, settings); err != nil {
 		return err
 	}
@@ -128,7 +145,7 @@ func (e *boltEngine) openAgainLocked(settings *bbolt.Options) (err error) {
 		return err
 	}
 	e.lastCommit.Store(&boltCommit{e.db, e.aside.commit, mark})
-	return e.dropAsideLocked()
+	return nil
 }
 
 // dropAsideLocked closes and removes a compacted file that did not get the name.

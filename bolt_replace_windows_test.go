@@ -133,27 +133,16 @@ func TestACompactionThatLosesTheFileToAnotherProgramHasItAgainWhenThatLetsItGo(t
 	}
 }
 
-// stealLock takes the lock of the file at path as soon as its holder gives it up. release gives the
-// lock up again.
+// stealLock takes the lock of the file at path when a compaction gives it up. release gives it back.
 func stealLock(t testing.TB, path string) (release func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	must(t, err)
-	end := make(chan struct{})
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		defer f.Close()
+	latchkey.OnOldFileClosed(func() {
 		at := &windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1} // where bbolt locks
-		for windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, at) != nil {
-			time.Sleep(time.Millisecond)
-		}
-		<-end
-	}()
-	return func() {
-		close(end)
-		<-ended
-	}
+		must(t, windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, at))
+	})
+	return func() { must(t, f.Close()) }
 }
 
 // A sandbox can let a program pass through a directory that it may not list. Wine 8 hides the files

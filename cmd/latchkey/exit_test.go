@@ -50,7 +50,7 @@ func TestCommandsThatWaitCanBeInterrupted(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, held := newStore(t)
+	holder, held := newStore(t)
 	stdin, silence, err := os.Pipe() // nothing is ever written to it
 	if err != nil {
 		t.Fatal(err)
@@ -75,6 +75,14 @@ func TestCommandsThatWaitCanBeInterrupted(t *testing.T) {
 		if status != exitInterrupted || stderr.String() != want || stdout.Len() != 0 {
 			t.Errorf("%v: status %d, standard error %q, standard output %q; want 130, %q and none", tt.args, status, stderr.String(), stdout.String(), want)
 		}
+	}
+	// A program would have ended by now. Here its goroutines get the store, and close it, and Windows
+	// removes no file that is open.
+	if err := holder.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for os.RemoveAll(filepath.Dir(held)) != nil {
+		time.Sleep(time.Millisecond)
 	}
 }
 

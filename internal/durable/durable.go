@@ -197,7 +197,14 @@ func isTemporary(name, path string) bool {
 // Errors: the operating system's error. The error says so if new is a mount point, such as a single
 // file that a container has mounted: no file can replace a mount point.
 func Rename(old, new string) error {
-	return retry(func() error { return TryRename(old, new) })
+	return RenameWithin(patience, old, new)
+}
+
+// RenameWithin is [Rename] with a limit of its own to the time in which it tries again.
+//
+// Errors: those of [Rename].
+func RenameWithin(limit time.Duration, old, new string) error {
+	return retry(limit, func() error { return TryRename(old, new) })
 }
 
 // TryRename is [Rename] without a second attempt.
@@ -215,13 +222,17 @@ func TryRename(old, new string) error {
 //
 // Errors: [fs.ErrNotExist]; the operating system's error.
 func Remove(path string) error {
-	return retry(func() error { return os.Remove(path) })
+	return retry(patience, func() error { return os.Remove(path) })
 }
 
+// patience is how long a change of a name is tried. A virus scanner usually has a file open for some
+// milliseconds.
+const patience = 2 * time.Second
+
 // retry calls fn until its error no longer says that another program has the file open, for up to
-// two seconds. The pauses between the calls grow from 1 ms to 50 ms.
-func retry(fn func() error) error {
-	end := time.Now().Add(2 * time.Second)
+// limit. The pauses between the calls grow from 1 ms to 50 ms.
+func retry(limit time.Duration, fn func() error) error {
+	end := time.Now().Add(limit)
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		err := fn()
 		if !IsBusy(err) || !time.Now().Before(end) {

@@ -86,7 +86,7 @@ func rename(old, new string) error {
 // nameNew gives the file tmp the name path, and never replaces another file. It renames: a link
 // leaves a second name behind when another program has the file open.
 func nameNew(tmp, path string) error {
-	return retry(func() error {
+	return retry(patience, func() error {
 		from, err := windows.UTF16PtrFromString(tmp)
 		if err != nil {
 			return err
