@@ -20,11 +20,11 @@ import (
 // done. So a slow w makes the file grow, and makes writers wait if the file outgrows its map (see
 // [Store.View]). Use a fast w, such as a file.
 //
-// It returns w's error, ctx's error, [ErrClosed], [ErrCorrupt], or [errors.ErrUnsupported] if the
-// engine cannot make backups.
+// It returns w's error, ctx's error, [ErrClosed], [ErrInTransaction], [ErrCorrupt], or
+// [errors.ErrUnsupported] if the engine cannot make backups.
 func (s *Store) Backup(ctx context.Context, w io.Writer) error {
-	if s.closed.Load() {
-		return ErrClosed
+	if err := s.canWait(); err != nil {
+		return err
 	}
 	e, ok := s.engine.(EngineBackuper)
 	if !ok {
@@ -120,11 +120,11 @@ func checkCopy(ctx context.Context, path string) error {
 // second, and then gives up.
 //
 // It returns ctx's error, [ErrInterrupted] if more than 16 MiB were written meanwhile,
-// [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrSyncFailed], [ErrFileChanged], the operating
+// [ErrReadOnly], [ErrClosed], [ErrInTransaction], [ErrCorrupt], [ErrSyncFailed], [ErrFileChanged], the operating
 // system's error, or [errors.ErrUnsupported] if the engine cannot be compacted.
 func (s *Store) Compact(ctx context.Context) error {
-	if s.closed.Load() {
-		return ErrClosed
+	if err := s.canWait(); err != nil {
+		return err
 	}
 	e, ok := s.engine.(EngineCompacter)
 	if !ok {

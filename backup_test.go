@@ -395,3 +395,37 @@ func TestOpenRemovesAFileThatACompactionLeftBehind(t *testing.T) {
 		t.Errorf("%s is still there: %v", left, err)
 	}
 }
+
+// docs/reliability.md has the number that this test prints.
+func TestADeletedKeyTakesLittleSpaceForGood(t *testing.T) {
+	const batch = 1000
+	batches := 20
+	if testing.Short() {
+		batches = 1
+	}
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada := addUser(t, s, "ada")
+	compactedSize := func() int64 {
+		must(t, s.Compact(t.Context()))
+		return int64(len(readFile(t, path)))
+	}
+	before := compactedSize()
+	for range batches {
+		minted, _, err := s.MintKeys(t.Context(), batch, nil)
+		must(t, err)
+		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+			for _, m := range minted {
+				key, err := tx.InsertKey(ada, latchkey.KeySpec{Name: "job"}, m)
+				must(t, err)
+				must(t, tx.DeleteKey(ada, key.ID))
+			}
+			return nil
+		}))
+	}
+	perKey := (compactedSize() - before) / int64(batches*batch)
+	t.Logf("a compacted file keeps %d bytes for each of %d deleted keys", perKey, batches*batch)
+	if perKey > 300 { // few keys fill their last pages less
+		t.Errorf("a deleted key takes %d bytes for good, want 300 or less", perKey)
+	}
+}

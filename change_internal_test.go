@@ -113,7 +113,7 @@ func (c *changer) name() string { return fmt.Sprint("key ", c.IntN(5)) }
 
 // step does one random operation in a transaction. minted may be inserted once.
 func (c *changer) step(tx *Tx, minted MintedKey) error {
-	switch c.IntN(12) {
+	switch c.IntN(13) {
 	case 0, 1:
 		_, err := tx.CreateUser(UserSpec{c.identity()})
 		return err
@@ -138,6 +138,9 @@ func (c *changer) step(tx *Tx, minted MintedKey) error {
 		return tx.EnableKey(c.key())
 	case 10:
 		return tx.DeleteKey(c.key())
+	case 11:
+		_, err := tx.UnlinkIdentity(c.owner(tx), c.identity())
+		return err
 	}
 	key, err := tx.InsertKey(c.owner(tx), KeySpec{Name: c.name()}, minted)
 	if err == nil {
@@ -248,11 +251,13 @@ func TestARecordOfAnEarlierStateIsNotWrittenAgain(t *testing.T) {
 	must(t, h.DisableKey(t.Context(), ServerOwner, h.backup.id))
 	h.putUser(h.ada)
 	h.putKey(h.backup)
-	_, err := h.LinkIdentity(t.Context(), h.ada.id, Identity{ProviderLocalUserpass, "also ada"})
+	_, linkErr := h.LinkIdentity(t.Context(), h.ada.id, Identity{ProviderLocalUserpass, "also ada"})
+	_, unlinkErr := h.UnlinkIdentity(t.Context(), h.ada.id, h.ada.identities[0].Identity)
 	for call, err := range map[string]error{
-		"LinkIdentity": err,
-		"DisableUser":  h.DisableUser(t.Context(), h.ada.id),
-		"RenameKey":    h.RenameKey(t.Context(), ServerOwner, h.backup.id, "restore"),
+		"LinkIdentity":   linkErr,
+		"UnlinkIdentity": unlinkErr,
+		"DisableUser":    h.DisableUser(t.Context(), h.ada.id),
+		"RenameKey":      h.RenameKey(t.Context(), ServerOwner, h.backup.id, "restore"),
 	} {
 		if !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s: got %v, want %v", call, err, ErrCorrupt)
@@ -261,7 +266,7 @@ func TestARecordOfAnEarlierStateIsNotWrittenAgain(t *testing.T) {
 	if _, err := h.Login(t.Context(), h.laptopToken); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("Login: got %v, want %v", err, ErrCorrupt)
 	}
-	_, err = h.Repair(t.Context())
+	_, err := h.Repair(t.Context())
 	must(t, err)
 	if user, err := h.User(t.Context(), h.ada.id); err != nil || !user.Disabled {
 		t.Errorf("repaired: got %+v, %v", user, err)

@@ -43,6 +43,7 @@ func TestEachWriteMovesTheSequenceOn(t *testing.T) {
 	}{
 		{"CreateUser", func() error { ada = addUser(t, s, "ada"); return nil }},
 		{"LinkIdentity", func() error { _, err := s.LinkIdentity(t.Context(), ada, email("lovelace")); return err }},
+		{"UnlinkIdentity", func() error { _, err := s.UnlinkIdentity(t.Context(), ada, email("ada")); return err }},
 		{"CreateKey", func() error { key, _ = addKey(t, s, ada, "laptop"); return nil }},
 		{"RenameKey", func() error { return s.RenameKey(t.Context(), ada, key.ID, "desktop") }},
 		{"DisableKey", func() error { return s.DisableKey(t.Context(), ada, key.ID) }},
@@ -98,6 +99,10 @@ func TestACallThatChangesNothingWritesNothing(t *testing.T) {
 			return err
 		}, latchkey.ErrIdentityTaken},
 		{"DeleteKey by somebody else", func() error { return s.DeleteKey(t.Context(), bob, key.ID) }, latchkey.ErrKeyNotFound},
+		{"UnlinkIdentity of the only identity", func() error {
+			_, err := s.UnlinkIdentity(t.Context(), ada, email("ada"))
+			return err
+		}, latchkey.ErrLastIdentity},
 		{"DeleteUser of nobody", func() error { return s.DeleteUser(t.Context(), uuid.New()) }, latchkey.ErrUserNotFound},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

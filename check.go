@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/names"
 )
 
 // Check reads everything in the store, and yields everything that is wrong: damaged pages of the
@@ -19,16 +21,22 @@ import (
 // on after it, and compares nothing with the page. Check reads in long transactions, so a bbolt
 // file cannot outgrow its map meanwhile (see [Store.View]). Logins go on.
 //
-// If Check cannot go on to the end, the last element wraps [ErrClosed] or ctx's error.
+// If Check cannot go on to the end, the last element wraps [ErrClosed], [ErrInTransaction] or ctx's
+// error.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
+		if err := s.canWait(); err != nil {
+			yield(wrapf(err, "check"))
+			return
+		}
 		for err := range s.engineFindings(ctx) {
 			if !yield(err) || !errors.Is(err, ErrCorrupt) {
 				return
 			}
 		}
-		err := s.View(ctx, func(tx *Tx) error {
-			c := newChecker(ctx, tx, yield)
+		// Not by View, because the body of the caller's loop may call the store.
+		err := s.engine.View(ctx, func(etx EngineTx) error {
+			c := newChecker(ctx, s.newTx(etx), yield)
 			return c.run()
 		})
 		if err != nil && err != errStopped {
@@ -339,8 +347,8 @@ func (c *checker) inspectKey(e Entry) {
 	if _, err := parseVerifier(k.verifier); err != nil {
 		c.reportError(wrapRecord(err, "key", id))
 	}
-	if !validText(k.name) {
-		c.report("key %s has the name %q", id, k.name)
+	if problem := names.Problem(names.Stored, k.name); problem != "" {
+		c.report("key %s: its name %s %s", id, names.Quote(k.name), problem)
 	}
 	name := nameIndexKey(k.owner, k.name, id)
 	if entry, ok := c.get(tableNames, name); ok && entry == nil {

@@ -38,6 +38,8 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey",
 		"github.com/latchkeydb/latchkey/internal/boltpage",
 		"github.com/latchkeydb/latchkey/internal/durable",
+		"github.com/latchkeydb/latchkey/internal/inside",
+		"github.com/latchkeydb/latchkey/internal/names",
 		"github.com/google/uuid",
 		"go.etcd.io/bbolt",
 		"go.etcd.io/bbolt/errors",

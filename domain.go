@@ -280,14 +280,14 @@ func (d *domain) tokenFormat() *tokenFormat {
 	return f
 }
 
-// userID derives the ID of the user whose first identity is i, after a number of deletions of users
-// that began with i. The ID has version 8 (RFC 9562): the first bits of an HMAC-SHA-256, so that it
-// tells nothing about the identity.
-func (d *domain) userID(i Identity, deletions uint64) (id uuid.UUID) {
+// userID derives the ID of the user whose first identity is i. former is the number of users who
+// began with i before. The ID has version 8 (RFC 9562): the first bits of an HMAC-SHA-256, so that
+// it tells nothing about the identity.
+func (d *domain) userID(i Identity, former uint64) (id uuid.UUID) {
 	mac := hmac.New(sha256.New, d.userSecret[:])
 	mac.Write([]byte("latchkey user\x00"))
 	mac.Write(i.indexKey())
-	mac.Write(binary.BigEndian.AppendUint64([]byte{0}, deletions))
+	mac.Write(binary.BigEndian.AppendUint64([]byte{0}, former))
 	copy(id[:], mac.Sum(nil))
 	id[6] = id[6]&0x0f | 0x80
 	id[8] = id[8]&0x3f | 0x80

@@ -32,14 +32,22 @@ var (
 	ErrUserNotFound = errors.New("user not found")
 	// ErrKeyNotFound means that the owner has no such key, even if another owner has it.
 	ErrKeyNotFound = errors.New("key not found")
-	// ErrKeyNameTaken means that another key of the same owner has the name. Choose another name,
-	// or delete or rename that key.
+	// ErrKeyNameTaken means that another key of the same owner has the name, and has not expired.
+	// Choose another name, or delete or rename that key.
 	ErrKeyNameTaken = errors.New("key name is taken")
 	// ErrIdentityTaken means that the identity belongs to a user already. [Store.UserByIdentity]
 	// tells to which one.
 	ErrIdentityTaken = errors.New("identity is taken")
-	// ErrTooManyKeys means that the user has as many keys as [Options].MaxKeysPerUser allows.
-	// Delete a key first.
+	// ErrIdentityNotFound means that the user has no such identity, even if another user has it.
+	ErrIdentityNotFound = errors.New("the user has no such identity")
+	// ErrLastIdentity means that the identity is the only one of its user. Link another identity
+	// first, or delete the user.
+	ErrLastIdentity = errors.New("it is the user's only identity")
+	// ErrUserHasKeys means that the identity is the only one of its user that is not anonymous, and
+	// that the user has keys. Link another identity first, or delete the keys.
+	ErrUserHasKeys = errors.New("the user has keys, and no other identity that is not anonymous")
+	// ErrTooManyKeys means that the user has as many keys that have not expired as
+	// [Options].MaxKeysPerUser allows. Delete a key first.
 	ErrTooManyKeys = errors.New("user has too many keys")
 	// ErrTooManyIdentities means that the user has 64 identities, which is the most that a user can
 	// have.
@@ -47,12 +55,11 @@ var (
 	// ErrAnonymousUser means that all identities of the user are anonymous, so the user can have no
 	// keys. Link another identity first.
 	ErrAnonymousUser = errors.New("an anonymous user can have no keys")
-	// ErrInvalidName means that a key's name is not 1 to 256 bytes of UTF-8 without control
-	// characters, or that it is outside the alphabet of [Options].AppServicesNames.
+	// ErrInvalidName means that a key's name breaks a rule of [KeySpec].Name or of
+	// [Options].AppServicesNames. The text says which rule.
 	ErrInvalidName = errors.New("invalid key name")
-	// ErrInvalidIdentity means that an identity has an unknown provider, or a subject that is not 1
-	// to 256 bytes of UTF-8 without control characters, or that an anonymous identity was to be
-	// linked to an existing user.
+	// ErrInvalidIdentity means that an identity breaks a rule of [CheckIdentity], or that an
+	// anonymous identity was to be linked to an existing user. The text says which rule.
 	ErrInvalidIdentity = errors.New("invalid identity")
 	// ErrInvalidExpiry means that the expiry date of a new key has passed already, or is after the
 	// year 9999.
@@ -83,6 +90,9 @@ var (
 	// ErrClosed means that the store was closed before the call, or while the call waited to hash,
 	// or that the transaction of the call has ended.
 	ErrClosed = errors.New("store is closed")
+	// ErrInTransaction means that a function of [Store.Update] or [Store.View] called a method of
+	// the store that would have waited for the function to end. Call the methods of its [Tx].
+	ErrInTransaction = errors.New("called inside a transaction of the same store, for which it would wait: use the methods of Tx")
 	// ErrReadOnly means that the store was opened with [Options].ReadOnly, or that the transaction
 	// is one of [Store.View].
 	ErrReadOnly = errors.New("store is read-only")

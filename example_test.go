@@ -190,6 +190,35 @@ func ExampleStore_LinkIdentity() {
 	// true
 }
 
+// An address goes to a colleague. The first person keeps the account and the keys.
+func ExampleStore_UnlinkIdentity() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+	user := ada(store)
+	old := user.Identities[0]
+
+	_, err := store.UnlinkIdentity(ctx, user.ID, old)
+	fmt.Println(errors.Is(err, latchkey.ErrLastIdentity))
+
+	err = store.Update(ctx, func(tx *latchkey.Tx) error {
+		now := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.org"}
+		if _, err := tx.LinkIdentity(user.ID, now); err != nil {
+			return err
+		}
+		_, err := tx.UnlinkIdentity(user.ID, old)
+		return err
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	colleague, err := store.CreateUser(ctx, latchkey.UserSpec{Identity: old})
+	fmt.Println(colleague.ID != user.ID, err)
+	// Output:
+	// true
+	// true <nil>
+}
+
 // At the first sign-in, a person becomes a user.
 func ExampleStore_UserByIdentity() {
 	store, done := openExample()

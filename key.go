@@ -9,8 +9,11 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/names"
 )
 
 // ServerOwner is the owner of server keys, which belong to no user and let a service log in as
@@ -33,7 +36,15 @@ type Key struct {
 
 // KeySpec describes a key to be made.
 type KeySpec struct {
-	// Name is 1 to 256 bytes of UTF-8 without control characters. Names are compared byte by byte.
+	// Name is 1 to 256 bytes of UTF-8 without control characters. It must not begin or end with
+	// white space or with an invisible character, such as U+00A0, U+200B or U+FEFF, and something
+	// in it must be visible. It must not have the form of an ID: a UUID, or 24 hexadecimal digits.
+	// [Options].AppServicesNames has other rules. Names are compared byte by byte: the store
+	// neither folds case nor normalises Unicode.
+	//
+	// The name must be free. An expired key makes way: it is renamed in the same transaction. Its
+	// new name is its name, cut to 247 bytes at the end of a character, and "~" with the last 8
+	// digits of its ID; with AppServicesNames, "-" in place of "~".
 	Name string
 	// Expires is when the key stops logging in, by the store's clock, rounded down to the second.
 	// The zero time means never.
@@ -55,7 +66,7 @@ type KeyRequest struct {
 // [Store.Update].
 func (s *Store) CreateKey(ctx context.Context, user uuid.UUID, n KeySpec) (Key, string, error) {
 	if user == ServerOwner {
-		return Key{}, "", wrapf(ErrUserNotFound, "create key %.80q of %s", n.Name, ownerText(user))
+		return Key{}, "", wrapf(ErrUserNotFound, "create key %s of %s", names.Quote(n.Name), ownerText(user))
 	}
 	return s.createKey(ctx, user, n)
 }
@@ -72,7 +83,7 @@ func (s *Store) CreateServerKey(ctx context.Context, n KeySpec) (Key, string, er
 func (s *Store) createKey(ctx context.Context, owner uuid.UUID, n KeySpec) (Key, string, error) {
 	keys, tokens, err := s.createKeys(ctx, []KeyRequest{{owner, n}}, nil)
 	if err != nil {
-		return Key{}, "", wrapf(err, "create key %.80q of %s", n.Name, ownerText(owner))
+		return Key{}, "", wrapf(err, "create key %s of %s", names.Quote(n.Name), ownerText(owner))
 	}
 	return keys[0], tokens[0], nil
 }
@@ -98,7 +109,7 @@ func (s *Store) createKeys(ctx context.Context, requests []KeyRequest, progress 
 	err := s.View(ctx, func(tx *Tx) error {
 		taken, before := map[KeyRequest]bool{}, map[uuid.UUID]int{}
 		for i, r := range requests {
-			err := tx.checkNewKey(r.Owner, r.KeySpec, before[r.Owner])
+			_, err := tx.checkNewKey(r.Owner, r.KeySpec, before[r.Owner])
 			named := KeyRequest{Owner: r.Owner, KeySpec: KeySpec{Name: r.Name}}
 			if err == nil && taken[named] {
 				err = nameTaken(r.Name)
@@ -273,10 +284,8 @@ type drawnKey struct {
 func (s *Store) draw(n int) []drawnKey {
 	drawn := make([]drawnKey, n)
 	for i := range drawn {
-		d := &drawn[i]
-		d.created = s.now()
-		s.random.fill(d.secret[:])
-		d.id = s.random.id(d.created)
+		s.random.fill(drawn[i].secret[:])
+		drawn[i].id, drawn[i].created = s.newID()
 	}
 	return drawn
 }
@@ -318,7 +327,8 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		return Key{}, ErrInvalidMintedKey
 	}
 	m := minted.m()
-	if err := tx.checkNewKey(owner, n, 0); err != nil {
+	expired, err := tx.checkNewKey(owner, n, 0)
+	if err != nil {
 		return Key{}, err
 	}
 	old, err := tx.getKey(m.id)
@@ -327,6 +337,9 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	}
 	if old != nil {
 		return Key{}, ErrInvalidMintedKey
+	}
+	if err := tx.giveWay(expired); err != nil {
+		return Key{}, err
 	}
 	if err := tx.put(tableNames, nameIndexKey(owner, n.Name, m.id), nil); err != nil {
 		return Key{}, err
@@ -337,7 +350,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		return Key{}, err
 	}
 	k.made, k.named, k.hashed = now, now, now
-	tx.recount(owner, 1)
+	tx.countMade(owner)
 	tx.state.keys++
 	if err := tx.putKey(k); err != nil {
 		return Key{}, err
@@ -354,31 +367,33 @@ func expiry(n KeySpec) time.Time {
 }
 
 // checkNewKey returns an error if owner cannot have one more key with the name and expiry date in
-// n. others is the number of keys that will be made for owner before this one.
-func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) error {
+// n. others is the number of keys that will be made for owner before this one. If an expired key
+// has the name, checkNewKey returns its record, for giveWay.
+func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) (expired *keyRecord, err error) {
 	if err := tx.checkName(n.Name); err != nil {
-		return err
+		return nil, err
 	}
 	switch e := expiry(n); {
 	case n.Expires.IsZero():
-	case !e.After(tx.store.now()):
-		return fmt.Errorf("%w: %s has passed", ErrInvalidExpiry, e.Format(time.RFC3339))
+	case !e.After(tx.now()):
+		return nil, fmt.Errorf("%w: %s has passed", ErrInvalidExpiry, e.Format(time.RFC3339))
 	case e.After(lastTime):
-		return fmt.Errorf("%w: the year %d cannot be written in RFC 3339", ErrInvalidExpiry, e.Year())
+		return nil, fmt.Errorf("%w: the year %d cannot be written in RFC 3339", ErrInvalidExpiry, e.Year())
 	}
 	if owner != ServerOwner {
 		u, err := tx.liveUser(owner)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if u.anonymous() {
-			return ErrAnonymousUser
+			return nil, ErrAnonymousUser
 		}
 	}
-	if err := tx.checkNameFree(owner, n.Name); err != nil || owner == ServerOwner {
-		return err
+	expired, err = tx.checkNameFree(owner, n.Name)
+	if err != nil || owner == ServerOwner {
+		return expired, err
 	}
-	return tx.checkLimit(owner, others)
+	return expired, tx.checkLimit(owner, others)
 }
 
 func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {
@@ -387,75 +402,182 @@ func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {
 		return nil
 	}
 	n, err := tx.countKeys(owner)
-	if err == nil && n+others >= limit {
+	if err != nil || n.all+others < limit {
+		return err
+	}
+	expired, err := tx.countExpiredKeys(owner)
+	if err == nil && n.all-expired+others >= limit {
 		err = fmt.Errorf("%w: the limit is %d", ErrTooManyKeys, limit)
 	}
 	return err
 }
 
+// keyCount is the number of an owner's keys.
+type keyCount struct {
+	all     int
+	expired int // -1 until the expired ones were counted
+}
+
 // countKeys returns the number of owner's keys. It counts them once in a transaction, because a
-// transaction that makes many keys asks for each of them.
-func (tx *Tx) countKeys(owner uuid.UUID) (n int, err error) {
-	if n, counted := tx.keyCounts[owner]; counted {
+// transaction that makes many keys asks for each of them. It does not count the expired ones,
+// because it reads no records.
+func (tx *Tx) countKeys(owner uuid.UUID) (*keyCount, error) {
+	if n := tx.keyCounts[owner]; n != nil {
 		return n, nil
 	}
+	n := &keyCount{expired: -1}
 	for _, err := range tx.keysOf(owner) {
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		n++
+		n.all++
 	}
 	if tx.keyCounts == nil {
-		tx.keyCounts = make(map[uuid.UUID]int)
+		tx.keyCounts = make(map[uuid.UUID]*keyCount)
 	}
 	tx.keyCounts[owner] = n
 	return n, nil
 }
 
-// recount adds change to the number of owner's keys, if they have been counted.
-func (tx *Tx) recount(owner uuid.UUID, change int) {
-	if n, counted := tx.keyCounts[owner]; counted {
-		tx.keyCounts[owner] = n + change
+// countExpiredKeys returns the number of owner's keys that have expired.
+func (tx *Tx) countExpiredKeys(owner uuid.UUID) (int, error) {
+	n, err := tx.countKeys(owner)
+	if err != nil || n.expired >= 0 {
+		return n.expired, err
 	}
+	expired := 0
+	for k, err := range tx.keyRecordsOf(owner) {
+		if err != nil {
+			return 0, err
+		}
+		if k.expiredAt(tx.now()) {
+			expired++
+		}
+	}
+	n.expired = expired
+	return expired, nil
+}
+
+// countMade adds a key that was made to the number of owner's keys, if they have been counted.
+func (tx *Tx) countMade(owner uuid.UUID) {
+	if n := tx.keyCounts[owner]; n != nil {
+		n.all++
+	}
+}
+
+// countDeleted takes a key that was deleted off the number of its owner's keys, if they have been
+// counted.
+func (tx *Tx) countDeleted(k *keyRecord) {
+	n := tx.keyCounts[k.owner]
+	if n == nil {
+		return
+	}
+	n.all--
+	if n.expired >= 0 && k.expiredAt(tx.now()) {
+		n.expired--
+	}
+}
+
+// expiredAt reports whether the key no longer logs in at a time.
+func (k *keyRecord) expiredAt(now time.Time) bool {
+	return !k.expires.IsZero() && !now.Before(k.expires)
 }
 
 func (tx *Tx) checkName(name string) error {
 	if tx.store.appServicesNames {
 		return CheckAppServicesName(name)
 	}
-	if !validText(name) {
-		return fmt.Errorf("%w: %.80q is not %s", ErrInvalidName, name, validTextRule)
+	return checkText(names.Name, name)
+}
+
+// checkText returns ErrInvalidName if a name breaks the rules for a text of kind k.
+func checkText(k names.Kind, name string) error {
+	if problem := names.Problem(k, name); problem != "" {
+		return fmt.Errorf("%w: %s %s", ErrInvalidName, names.Quote(name), problem)
 	}
 	return nil
 }
 
 // CheckAppServicesName returns [ErrInvalidName] unless name is a key name that the hosted service
-// accepted: 1 to 256 ASCII letters, digits, '_' and '-'. It is for programs that serve the SDKs of
-// that service from a store without [Options.AppServicesNames].
+// accepted: 1 to 256 ASCII letters, digits, '_' and '-'. The hosted service also accepted names in
+// the form of an ID, which only a store with [Options].AppServicesNames accepts.
+// CheckAppServicesName is for programs that serve the SDKs of that service from a store without the
+// option.
 func CheckAppServicesName(name string) error {
-	if !validText(name) {
-		return fmt.Errorf("%w: %.80q is not %s", ErrInvalidName, name, validTextRule)
+	if err := checkText(names.Stored, name); err != nil {
+		return err
 	}
-	for i := range len(name) {
-		if c := name[i]; digitValues[c] == notADigit && c != '_' && c != '-' {
-			return fmt.Errorf("%w: %.80q can only contain ASCII letters, digits, '_' and '-'", ErrInvalidName, name)
+	for _, c := range name {
+		if c >= utf8.RuneSelf || digitValues[c] == notADigit && c != '_' && c != '-' {
+			return fmt.Errorf("%w: %s has %q; a name can only contain ASCII letters, digits, '_' and '-'", ErrInvalidName, names.Quote(name), c)
 		}
 	}
 	return nil
 }
 
-func (tx *Tx) checkNameFree(owner uuid.UUID, name string) error {
+// checkNameFree returns ErrKeyNameTaken if another key of owner has a name, and does not make way.
+// If an expired key has the name, checkNameFree returns its record, for giveWay.
+func (tx *Tx) checkNameFree(owner uuid.UUID, name string) (expired *keyRecord, err error) {
+	k, err := tx.keyNamed(owner, name)
+	if err != nil || k == nil {
+		return nil, err
+	}
+	if !k.expiredAt(tx.now()) {
+		return nil, nameTaken(name)
+	}
+	other, err := tx.keyNamed(owner, tx.nameOfExpired(k))
+	if err == nil && other != nil {
+		err = fmt.Errorf("%w by an expired key, which cannot make way because %s is taken, too", nameTaken(name), names.Quote(tx.nameOfExpired(k)))
+	}
+	return k, err
+}
+
+func nameTaken(name string) error { return fmt.Errorf("%w: %s", ErrKeyNameTaken, names.Quote(name)) }
+
+// keyNamed returns the record of owner's key with a name, or nil if there is none.
+func (tx *Tx) keyNamed(owner uuid.UUID, name string) (*keyRecord, error) {
 	low := nameIndexKey(owner, name, uuid.Nil)
-	for _, err := range tx.etx.Scan(tableNames, low, append(nameIndexKey(owner, name, uuid.Max), 0)) {
+	for e, err := range tx.etx.Scan(tableNames, low, append(nameIndexKey(owner, name, uuid.Max), 0)) {
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return nameTaken(name)
+		_, id, err := splitNameIndexKey(e.Key)
+		if err != nil {
+			return nil, err
+		}
+		return tx.indexedKey(owner, id)
 	}
-	return nil
+	return nil, nil
 }
 
-func nameTaken(name string) error { return fmt.Errorf("%w: %q", ErrKeyNameTaken, name) }
+// indexedKey returns the record of a key that the index of names has for owner, or ErrCorrupt.
+func (tx *Tx) indexedKey(owner, id uuid.UUID) (*keyRecord, error) {
+	k, err := tx.getKey(id)
+	if err == nil && (k == nil || k.deleted || k.owner != owner) {
+		err = errMissing("key", id)
+	}
+	return k, err
+}
+
+// giveWay renames an expired key, so that its name is free. A nil k means that the name is free
+// already.
+func (tx *Tx) giveWay(k *keyRecord) error {
+	if k == nil {
+		return nil
+	}
+	return tx.rename(k, tx.nameOfExpired(k))
+}
+
+// nameOfExpired returns the name that an expired key gets when another key takes its name. The last
+// digits of an ID are random, and the first ones are the time.
+func (tx *Tx) nameOfExpired(k *keyRecord) string {
+	separator := "~"
+	if tx.store.appServicesNames {
+		separator = "-"
+	}
+	suffix := fmt.Sprintf("%s%x", separator, k.id[12:])
+	return names.Cut(k.name, names.MaxLength-len(suffix)) + suffix
+}
 
 // Key returns the key of owner with an ID.
 //
@@ -504,16 +626,9 @@ func (tx *Tx) Keys(owner uuid.UUID) ([]Key, error) {
 		}
 	}
 	var records []*keyRecord
-	for id, err := range tx.keysOf(owner) {
+	for k, err := range tx.keyRecordsOf(owner) {
 		if err != nil {
 			return nil, err
-		}
-		k, err := tx.getKey(id)
-		if err != nil {
-			return nil, err
-		}
-		if k == nil || k.deleted || k.owner != owner {
-			return nil, errMissing("key", id)
 		}
 		records = append(records, k)
 	}
@@ -543,7 +658,23 @@ func (tx *Tx) keysOf(owner uuid.UUID) iter.Seq2[uuid.UUID, error] {
 	}
 }
 
+// keyRecordsOf yields the records of owner's keys, in the order of their names.
+func (tx *Tx) keyRecordsOf(owner uuid.UUID) iter.Seq2[*keyRecord, error] {
+	return func(yield func(*keyRecord, error) bool) {
+		for id, err := range tx.keysOf(owner) {
+			var k *keyRecord
+			if err == nil {
+				k, err = tx.indexedKey(owner, id)
+			}
+			if !yield(k, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 // RenameKey gives a key of owner another name. If the key has that name already, nothing changes.
+// If an expired key of owner has the name, that key makes way, as [KeySpec].Name says.
 //
 // It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it;
 // [ErrInvalidName]; [ErrKeyNameTaken]; or an error of [Store.Update].
@@ -562,21 +693,30 @@ func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) (err error) {
 	if err := tx.checkName(name); err != nil {
 		return err
 	}
-	if err := tx.checkNameFree(owner, name); err != nil {
+	expired, err := tx.checkNameFree(owner, name)
+	if err != nil {
 		return err
 	}
-	if err := tx.delete(tableNames, nameIndexKey(owner, k.name, id)); err != nil {
+	if err := tx.giveWay(expired); err != nil {
 		return err
 	}
-	if err := tx.put(tableNames, nameIndexKey(owner, name, id), nil); err != nil {
+	return tx.rename(k, name)
+}
+
+// rename gives a key a name that is free.
+func (tx *Tx) rename(k *keyRecord, name string) error {
+	if err := tx.delete(tableNames, nameIndexKey(k.owner, k.name, k.id)); err != nil {
 		return err
 	}
-	now, err := tx.nextChange(keyKind, id, &k.sequence)
+	if err := tx.put(tableNames, nameIndexKey(k.owner, name, k.id), nil); err != nil {
+		return err
+	}
+	now, err := tx.nextChange(keyKind, k.id, &k.sequence)
 	if err != nil {
 		return err
 	}
 	k.name, k.named = name, now
-	tx.forgetKey(id)
+	tx.forgetKey(k.id)
 	return tx.putKey(k)
 }
 
@@ -648,7 +788,7 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if _, err := tx.nextChange(keyKind, id, &tombstone.sequence); err != nil {
 		return err
 	}
-	tx.recount(owner, -1)
+	tx.countDeleted(k)
 	tx.state.keys--
 	tx.forgetKey(id)
 	return tx.putKey(tombstone)

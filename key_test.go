@@ -29,9 +29,9 @@ var goodTexts = []namedText{
 	{"256 bytes", strings.Repeat("x", 256)},
 	{"256 bytes of two-byte letters", strings.Repeat("é", 128)},
 	{"an apostrophe and a space", "Ada's laptop"},
-	{"a space alone", " "},
+	{"a no-break space inside", "Ada's\u00a0laptop"},
 	{"the last character before DEL", "~"},
-	{"the first character after the C1 controls", "\u00a0"},
+	{"the first visible character after the C1 controls", "\u00a1"},
 	{"a sequence of emoji", "👩‍💻"},
 	{"right to left", "مفتاح"},
 	{"the replacement character itself", "\ufffd"},
@@ -59,8 +59,25 @@ var badTexts = []namedText{
 	{"the last C1 control", "a\u009f"},
 }
 
+// invisibleTexts can be neither. A store can have them from before that rule.
+var invisibleTexts = []namedText{
+	{"a space alone", " "},
+	{"a space at the beginning", " a"},
+	{"a space at the end", "a "},
+	{"a no-break space at the end", "a\u00a0"},
+	{"a zero-width space at the end", "a\u200b"},
+	{"a byte-order mark at the beginning", "\ufeffa"},
+	{"letters that nobody sees", "\u3164\u2800\ufe0f"},
+}
+
+// idTexts can be the subject of an identity and not the name of a key.
+var idTexts = []namedText{
+	{"a UUID", "01a21b42-3c1d-7000-8000-0123aceba7ff"},
+	{"an ObjectId", "5f60207f14dfb25d23101102"},
+}
+
 // lookAlikes look alike, and are different.
-var lookAlikes = []string{"Zoë", "Zoe\u0308", "zoë", "Zoë ", " Zoë", "Zоë", "Zoë\u200b"}
+var lookAlikes = []string{"Zoë", "Zoe\u0308", "zoë", "Zоë", "Zo\u200bë"}
 
 func TestAKeyDoesNotExistForAnyoneButItsOwner(t *testing.T) {
 	s := open(t)
@@ -470,6 +487,259 @@ func TestTheLimitCountsTheChangesOfItsOwnTransaction(t *testing.T) {
 	}))
 }
 
+// openWithClock opens a store whose clock the test moves.
+func openWithClock(t *testing.T, opts *latchkey.Options) (*latchkey.Store, *clock) {
+	t.Helper()
+	c := newClock()
+	opts.Now = c.now
+	return openWith(t, opts), c
+}
+
+// addExpiring makes a key of owner that expires in an hour.
+func addExpiring(t *testing.T, s *latchkey.Store, owner uuid.UUID, name string) (latchkey.Key, string) {
+	t.Helper()
+	key, token, err := createKey(t.Context(), s, owner, latchkey.KeySpec{Name: name, Expires: s.Now().Add(time.Hour)})
+	must(t, err)
+	return key, token
+}
+
+func TestExpiredKeysDoNotCountTowardsTheLimit(t *testing.T) {
+	s, c := openWithClock(t, light())
+	ada := addUser(t, s, "ada")
+	var expiring []latchkey.Key
+	var tokens []string
+	for i := range 15 {
+		key, token := addExpiring(t, s, ada, fmt.Sprint("week ", i))
+		expiring, tokens = append(expiring, key), append(tokens, token)
+	}
+	addNumberedKeys(t, s, ada, 0, 5)
+	oneMore := latchkey.KeySpec{Name: "one more"}
+	wantNoKey(t, s, ada, oneMore, latchkey.ErrTooManyKeys)
+	before := c.now()
+	c.advance(time.Hour)
+
+	// Each way to make keys has room for 15.
+	addNumberedKeys(t, s, ada, 5, 10)
+	addKey(t, s, ada, "15")
+	var requests []latchkey.KeyRequest
+	for i := range 5 {
+		requests = append(requests, latchkey.KeyRequest{Owner: ada, KeySpec: latchkey.KeySpec{Name: strconv.Itoa(16 + i)}})
+	}
+	wantNoHash(t, s, func() {
+		_, _, err := s.CreateKeys(t.Context(), requests, nil)
+		wantError(t, err, latchkey.ErrTooManyKeys)
+	})
+	_, _, err := s.CreateKeys(t.Context(), requests[:4], nil)
+	must(t, err)
+	wantNoKey(t, s, ada, oneMore, latchkey.ErrTooManyKeys)
+	must(t, s.DeleteKey(t.Context(), ada, expiring[0].ID)) // makes no room
+	wantNoKey(t, s, ada, oneMore, latchkey.ErrTooManyKeys)
+
+	// The clock goes back, and the expired keys are good again. They count again, too.
+	c.set(before)
+	wantLogin(t, s, tokens[1], expiring[1].ID)
+	keys, err := s.Keys(t.Context(), ada)
+	must(t, err)
+	if len(keys) != 34 {
+		t.Errorf("ada has %d keys, want 34", len(keys))
+	}
+	for _, key := range keys[:14] {
+		wantNoKey(t, s, ada, oneMore, latchkey.ErrTooManyKeys)
+		must(t, s.DeleteKey(t.Context(), ada, key.ID))
+	}
+	wantNoKey(t, s, ada, oneMore, latchkey.ErrTooManyKeys)
+	must(t, s.DeleteKey(t.Context(), ada, keys[14].ID))
+	addKey(t, s, ada, "one more")
+}
+
+func TestTheLimitCountsTheExpiredKeysThatItsOwnTransactionDeletes(t *testing.T) {
+	opts := light()
+	opts.MaxKeysPerUser = 2
+	s, c := openWithClock(t, opts)
+	ada := addUser(t, s, "ada")
+	old, _ := addExpiring(t, s, ada, "old")
+	older, _ := addExpiring(t, s, ada, "older")
+	c.advance(time.Hour)
+	first, _ := addKey(t, s, ada, "first")
+	minted, _, err := s.MintKeys(t.Context(), 4, nil)
+	must(t, err)
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		insert := func(i int, want error) {
+			_, err := tx.InsertKey(ada, latchkey.KeySpec{Name: strconv.Itoa(i)}, minted[i])
+			wantError(t, err, want)
+		}
+		insert(0, nil)
+		insert(1, latchkey.ErrTooManyKeys)
+		must(t, tx.DeleteKey(ada, old.ID))
+		insert(1, latchkey.ErrTooManyKeys)
+		must(t, tx.DeleteKey(ada, first.ID))
+		insert(1, nil)
+		insert(2, latchkey.ErrTooManyKeys)
+		must(t, tx.DeleteKey(ada, older.ID))
+		insert(2, latchkey.ErrTooManyKeys)
+		return nil
+	}))
+}
+
+func TestNoKeyExpiresDuringATransaction(t *testing.T) {
+	s, c := openWithClock(t, light())
+	ada := addUser(t, s, "ada")
+	addExpiring(t, s, ada, "week")
+	minted, _, err := s.MintKeys(t.Context(), 2, nil)
+	must(t, err)
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		_, err := tx.InsertKey(ada, latchkey.KeySpec{Name: "day", Expires: c.now().Add(time.Minute)}, minted[0])
+		must(t, err)
+		c.advance(time.Hour)
+		_, err = tx.InsertKey(ada, latchkey.KeySpec{Name: "week"}, minted[1])
+		wantError(t, err, latchkey.ErrKeyNameTaken)
+		return nil
+	}))
+	addKey(t, s, ada, "week")
+}
+
+func TestAnExpiredKeyMakesWayForAKeyWithItsName(t *testing.T) {
+	insert := func(t *testing.T, s *latchkey.Store, owner uuid.UUID, name string) error {
+		minted, _, err := s.MintKey(t.Context())
+		must(t, err)
+		return s.Update(t.Context(), func(tx *latchkey.Tx) error {
+			_, err := insertKey(tx, owner, latchkey.KeySpec{Name: name}, minted)
+			return err
+		})
+	}
+	ways := map[string]func(t *testing.T, s *latchkey.Store, owner uuid.UUID, name string) error{
+		"CreateKey": func(t *testing.T, s *latchkey.Store, owner uuid.UUID, name string) error {
+			_, _, err := createKey(t.Context(), s, owner, latchkey.KeySpec{Name: name})
+			return err
+		},
+		"CreateKeys": func(t *testing.T, s *latchkey.Store, owner uuid.UUID, name string) error {
+			if owner == latchkey.ServerOwner {
+				return insert(t, s, owner, name)
+			}
+			_, _, err := s.CreateKeys(t.Context(), []latchkey.KeyRequest{
+				{Owner: owner, KeySpec: latchkey.KeySpec{Name: "another"}}, {Owner: owner, KeySpec: latchkey.KeySpec{Name: name}},
+			}, nil)
+			return err
+		},
+		"InsertKey": insert,
+		"RenameKey": func(t *testing.T, s *latchkey.Store, owner uuid.UUID, name string) error {
+			key, _ := addKey(t, s, owner, "another")
+			return s.RenameKey(t.Context(), owner, key.ID, name)
+		},
+	}
+	for way, take := range ways {
+		for _, tt := range []struct{ about, name, cut, separator string }{
+			{"short", "Ada's laptop", "Ada's laptop", "~"},
+			{"256 bytes", strings.Repeat("x", 256), strings.Repeat("x", 247), "~"},
+			{"256 bytes of two-byte letters", strings.Repeat("é", 128), strings.Repeat("é", 123), "~"},
+			{"the hosted service's", "laptop", "laptop", "-"},
+		} {
+			for _, server := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/server=%t", way, tt.about, server), func(t *testing.T) {
+					opts := light()
+					opts.AppServicesNames = tt.separator == "-"
+					s, c := openWithClock(t, opts)
+					owner := addUser(t, s, "ada")
+					if server {
+						owner = latchkey.ServerOwner
+					}
+					expiring, token := addExpiring(t, s, owner, tt.name)
+					wantLogin(t, s, token, expiring.ID) // puts the key into the cache
+					wantError(t, take(t, s, owner, tt.name), latchkey.ErrKeyNameTaken)
+					for _, key := range keysNamed(t, s, owner, "another") {
+						must(t, s.DeleteKey(t.Context(), owner, key.ID))
+					}
+					before := c.now()
+					c.advance(time.Hour)
+					must(t, take(t, s, owner, tt.name))
+
+					id := expiring.ID.String()
+					expiring.Name = tt.cut + tt.separator + id[len(id)-8:]
+					if got, err := s.Key(t.Context(), owner, expiring.ID); err != nil || got != expiring {
+						t.Errorf("the expired key is %+v, %v, want %+v", got, err, expiring)
+					}
+					if taker := keysNamed(t, s, owner, tt.name); len(taker) != 1 || taker[0].ID == expiring.ID {
+						t.Errorf("the name has the keys %+v, want one new key", taker)
+					}
+					wantRefused(t, s, token, latchkey.ErrKeyExpired)
+					// If the clock goes back, the key is good again, under its new name.
+					c.set(before)
+					if who, err := s.Login(t.Context(), token); err != nil || who.KeyName != expiring.Name {
+						t.Errorf("logged in as %q, %v, want %q", who.KeyName, err, expiring.Name)
+					}
+				})
+			}
+		}
+	}
+}
+
+// keysNamed returns the keys of owner that have a name.
+func keysNamed(t *testing.T, s *latchkey.Store, owner uuid.UUID, name string) []latchkey.Key {
+	t.Helper()
+	keys, err := s.Keys(t.Context(), owner)
+	must(t, err)
+	return slices.DeleteFunc(keys, func(key latchkey.Key) bool { return key.Name != name })
+}
+
+func TestANameCanBeTakenFromOneExpiredKeyAfterAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	c := newClock()
+	opts := light()
+	opts.Now, opts.MaxKeysPerUser = c.now, 1
+	s := openFile(t, path, opts)
+	ada := addUser(t, s, "ada")
+	var want []string
+	for range 5 {
+		key, _ := addExpiring(t, s, ada, "week")
+		id := key.ID.String()
+		want = append(want, "week~"+id[len(id)-8:])
+		c.advance(time.Hour)
+	}
+	addKey(t, s, ada, "week")
+	want = append(want, "week")
+	closeStore(t, s)
+	s = openFile(t, path, opts)
+	keys, err := s.Keys(t.Context(), ada)
+	must(t, err)
+	var got []string
+	for _, key := range keys {
+		got = append(got, key.Name)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the keys are named %q, want %q", got, want)
+	}
+}
+
+func TestAnExpiredKeyKeepsItsNameIfItsNewNameIsTaken(t *testing.T) {
+	s, c := openWithClock(t, light())
+	ada := addUser(t, s, "ada")
+	expiring, _ := addExpiring(t, s, ada, "week")
+	id := expiring.ID.String()
+	other, _ := addKey(t, s, ada, "week~"+id[len(id)-8:])
+	c.advance(time.Hour)
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "week"}, latchkey.ErrKeyNameTaken)
+	wantNoChange(t, s, func() {
+		wantError(t, s.RenameKey(t.Context(), ada, other.ID, "week"), latchkey.ErrKeyNameTaken)
+	})
+	must(t, s.RenameKey(t.Context(), ada, other.ID, "month"))
+	addKey(t, s, ada, "week")
+}
+
+func TestAnExpiredKeyCanTakeTheNameOfAnother(t *testing.T) {
+	s, c := openWithClock(t, light())
+	ada := addUser(t, s, "ada")
+	week, _ := addExpiring(t, s, ada, "week")
+	month, _ := addExpiring(t, s, ada, "month")
+	c.advance(time.Hour)
+	must(t, s.RenameKey(t.Context(), ada, week.ID, "month"))
+	if got, err := s.Key(t.Context(), ada, week.ID); err != nil || got.Name != "month" {
+		t.Errorf("the key is named %q, %v, want month", got.Name, err)
+	}
+	if got, err := s.Key(t.Context(), ada, month.ID); err != nil || !strings.HasPrefix(got.Name, "month~") {
+		t.Errorf("the other key is named %q, %v, want month~ and 8 digits", got.Name, err)
+	}
+}
+
 func TestServerKeysAreNotLimited(t *testing.T) {
 	opts := light()
 	opts.MaxKeysPerUser = 1
@@ -501,7 +771,7 @@ func TestKeysBeyondALoweredLimitGoOnWorkingAndNoMoreCanBeMade(t *testing.T) {
 	addKey(t, s, ada, "one more")
 }
 
-func TestANameIs1To256BytesOfTextWithoutControlCharacters(t *testing.T) {
+func TestANameIs1To256BytesOfTextThatPeopleCanSee(t *testing.T) {
 	opts := light()
 	opts.MaxKeysPerUser = -1
 	s := openWith(t, opts)
@@ -522,11 +792,42 @@ func TestANameIs1To256BytesOfTextWithoutControlCharacters(t *testing.T) {
 			}
 		})
 	}
-	for _, tt := range badTexts {
+	for _, tt := range slices.Concat(badTexts, invisibleTexts, idTexts) {
 		t.Run(tt.name, func(t *testing.T) {
 			wantNoKey(t, s, ada, latchkey.KeySpec{Name: tt.text}, latchkey.ErrInvalidName)
 			wantError(t, s.RenameKey(t.Context(), ada, renamed.ID, tt.text), latchkey.ErrInvalidName)
 		})
+	}
+}
+
+func TestAnErrorAboutANameSaysWhichRuleItBreaksAndShortensTheName(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	long := strings.Repeat("n", 256)
+	addKey(t, s, ada, long)
+	for name, rule := range map[string]string{
+		"":                         "is empty",
+		long + "n":                 "has 257 bytes",
+		long[1:] + "\n":            "control character U+000A",
+		long[3:] + "\u200b":        "ends with the invisible character U+200B",
+		"\u00a0laptop":             `"\u00a0laptop" begins with white space, U+00A0`,
+		"5f60207f14dfb25d23101102": "has the form of an ID",
+		long:                       "key name is taken",
+	} {
+		_, _, err := s.CreateKey(t.Context(), ada, latchkey.KeySpec{Name: name})
+		if err == nil || !strings.Contains(err.Error(), rule) || len(err.Error()) > 250 {
+			t.Errorf("got %q, want less than 250 bytes with %q", err, rule)
+		}
+	}
+	for _, i := range []latchkey.Identity{email(long + "n"), email(long[1:] + " ")} {
+		if err := latchkey.CheckIdentity(i); err == nil || len(err.Error()) > 150 {
+			t.Errorf("got %q, want less than 150 bytes", err)
+		}
+	}
+	addUser(t, s, long)
+	_, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email(long)})
+	if err == nil || len(err.Error()) > 200 {
+		t.Errorf("got %q, want less than 200 bytes", err)
 	}
 }
 

@@ -36,11 +36,14 @@ type Options struct {
 	TokenPrefix string
 
 	// MaxKeysPerUser is how many keys a user can have. The default is 20, as in the hosted service.
-	// A negative number means no limit. Server keys are not limited.
+	// A negative number means no limit. Server keys are not limited. Expired keys do not count, by
+	// the store's clock. If the clock is set back, a key that has expired is good again and counts
+	// again, so a user can then have more keys, but gets no others.
 	MaxKeysPerUser int
 
-	// AppServicesNames restricts the names of new and renamed keys to the alphabet of the hosted
-	// service: ASCII letters, digits, '_' and '-'.
+	// AppServicesNames restricts the names of new and renamed keys to those that the hosted service
+	// accepted: 1 to 256 ASCII letters, digits, '_' and '-'. It accepted names in the form of an
+	// ID, and test suites of its SDKs use them, so the store accepts them too.
 	AppServicesNames bool
 
 	// Cost is the cost of hashing a new key's secret. The default is [DefaultCost]. Keys that were

@@ -12,10 +12,12 @@ import (
 
 // randomSource draws the secrets of tokens and domains, and new IDs.
 type randomSource struct {
-	mu     sync.Mutex
-	r      io.Reader // nil means the source of the operating system
-	made   uint64    // the number of IDs drawn from r, or else of IDs of the millisecond latest
-	latest int64
+	mu sync.Mutex // guards the reading of r
+	r  io.Reader  // nil means the source of the operating system
+
+	idMu sync.Mutex
+	last time.Time // of the last ID
+	made uint16    // how many IDs were made in the millisecond of last before the last ID
 }
 
 // fill fills b with random bytes. If the source fails, the program ends, because it must not go on
@@ -32,23 +34,26 @@ func (s *randomSource) fill(b []byte) {
 	}
 }
 
-// id makes an ID of version 7 (RFC 9562) for a time. The IDs of one millisecond are in the order in
-// which they were made, up to 4,096 of them.
-func (s *randomSource) id(now time.Time) (id uuid.UUID) {
+// id makes an ID of version 7 (RFC 9562) for the time that clock returns, and returns that time.
+// The time has no parts of a millisecond. The first 4,096 IDs of one millisecond are in the order
+// in which they were made.
+func (s *randomSource) id(clock func() time.Time) (id uuid.UUID, now time.Time) {
 	s.fill(id[8:])
-	ms := now.UnixMilli()
-	s.mu.Lock()
-	if s.r == nil && ms != s.latest {
-		s.latest, s.made = ms, 0
+	s.idMu.Lock()
+	defer s.idMu.Unlock()
+	// The clock is read with the mutex locked. Otherwise a time that was read earlier could be used
+	// later, and the count would begin again too soon.
+	now = clock()
+	if s.made++; !now.Equal(s.last) {
+		s.last, s.made = now, 0
 	}
-	binary.BigEndian.PutUint16(id[6:], uint16(s.made&0x0fff|0x7000))
-	s.made++
-	s.mu.Unlock()
-	id[8] = id[8]&0x3f | 0x80
+	ms := now.UnixMilli()
 	for i := range 6 {
 		id[i] = byte(ms >> (40 - 8*i))
 	}
-	return id
+	binary.BigEndian.PutUint16(id[6:], s.made&0x0fff|0x7000)
+	id[8] = id[8]&0x3f | 0x80
+	return id, now
 }
 
 // uuid makes a random ID of version 4.

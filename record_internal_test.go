@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/names"
 )
 
 // randomRecords makes records with all values that their fields can have.
@@ -258,6 +260,10 @@ func TestUnknownFieldsSurviveEveryChange(t *testing.T) {
 			_, err := s.LinkIdentity(t.Context(), user.ID, Identity{ProviderCustomToken, "1"})
 			return err
 		}},
+		{"UnlinkIdentity", func() error {
+			_, err := s.UnlinkIdentity(t.Context(), user.ID, Identity{ProviderCustomToken, "1"})
+			return err
+		}},
 		{"RenameKey", func() error { return s.RenameKey(t.Context(), user.ID, key.ID, "desktop") }},
 		{"DisableKey", func() error { return s.DisableKey(t.Context(), user.ID, key.ID) }},
 		{"EnableKey", func() error { return s.EnableKey(t.Context(), user.ID, key.ID) }},
@@ -354,7 +360,7 @@ func TestAStampSaysWhichWriteSetItsField(t *testing.T) {
 }
 
 func TestTheLargestRecordsAreWithinWhatEveryEngineServes(t *testing.T) {
-	long := strings.Repeat("x", maxText)
+	long := strings.Repeat("x", names.MaxLength)
 	longest := slices.MaxFunc(providers, func(a, b Provider) int { return len(a) - len(b) })
 	u := userRecord{disabledFlag: disabledFlag{disablings: 1 << 63}, sequence: 1 << 63, made: stamp{counter: 1 << 63}}
 	for range maxIdentities {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 	"github.com/latchkeydb/latchkey/internal/durable"
+	"github.com/latchkeydb/latchkey/internal/names"
 )
 
 // SalvageReport says what [Salvage] brought back, and what it could not.
@@ -185,7 +186,7 @@ func isIdentityEntry(k, v []byte) bool {
 func splitIdentityIndexKey(k []byte) (i Identity, ok bool) {
 	provider, subject, ok := bytes.Cut(k, []byte{0})
 	i = Identity{Provider(provider), string(subject)}
-	return i, ok && i.validate() == nil
+	return i, ok && i.check(names.Stored) == nil
 }
 
 // take keeps an entry of a page. From a page that is not in use it takes only records that never
@@ -260,7 +261,7 @@ func (s *salvage) reconcile() {
 			s.users[id] = u
 		}
 	}
-	names := map[string]bool{}
+	taken := map[string]bool{}
 	for _, id := range sortedIDs(s.keys) {
 		k := s.keys[id]
 		if k.record.deleted {
@@ -282,10 +283,11 @@ func (s *salvage) reconcile() {
 				continue
 			}
 		}
-		if name := string(nameIndexKey(k.record.owner, k.record.name, uuid.Nil)); names[name] {
-			k.record.name += "~" + id.String()
+		if name := string(nameIndexKey(k.record.owner, k.record.name, uuid.Nil)); taken[name] {
+			suffix := "~" + id.String()
+			k.record.name = names.Cut(k.record.name, names.MaxLength-len(suffix)) + suffix
 		} else {
-			names[name] = true
+			taken[name] = true
 		}
 		s.keys[id] = k
 	}
@@ -293,9 +295,16 @@ func (s *salvage) reconcile() {
 }
 
 // reconcileIdentities leaves each identity to the user that it was linked to last. The other users
-// with the identity were deleted, and have come back from an earlier commit, so they are disabled
-// already. A user that loses its last identity gets another one.
+// with the identity were deleted, or the identity was unlinked from them. They have come back from
+// an earlier commit, so they are disabled already. A user without an identity gets another one, and
+// so does a user with keys whose identities are all anonymous.
 func (s *salvage) reconcileIdentities() {
+	hasKeys := map[uuid.UUID]bool{}
+	for _, k := range s.keys {
+		if !k.record.deleted {
+			hasKeys[k.record.owner] = true
+		}
+	}
 	holders := map[Identity]uuid.UUID{}
 	last := map[Identity]stamp{}
 	for _, id := range sortedIDs(s.users) {
@@ -306,10 +315,9 @@ func (s *salvage) reconcileIdentities() {
 		}
 	}
 	for id, u := range s.users {
-		all := len(u.record.identities)
 		u.record.identities = slices.DeleteFunc(u.record.identities, func(i identityRecord) bool { return holders[i.Identity] != id })
-		if all > 0 && len(u.record.identities) == 0 {
-			u.record.identities = []identityRecord{{Identity: lostIdentity(id), linked: u.record.made}}
+		if !u.record.deleted && (len(u.record.identities) == 0 || hasKeys[id] && u.record.anonymous()) {
+			u.record.identities = append(u.record.identities, identityRecord{Identity: lostIdentity(id), linked: u.record.made})
 		}
 		s.users[id] = u
 	}

@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/latchkeydb/latchkey"
 )
 
@@ -272,20 +274,42 @@ func TestSalvageDoesNotHoldAChainOfPagesInMemory(t *testing.T) {
 	}
 }
 
-// In the old version of the page, a user is back whose identity another user has now.
+// In the old version of a page, a user has an identity again that another user has now, or a key is
+// back whose user is anonymous now.
 func TestSalvageOfAFileWithAPageOfAnEarlierStateIsSound(t *testing.T) {
+	for name, lose := range map[string]func(tx *latchkey.Tx, user uuid.UUID, i latchkey.Identity) error{
+		"deleted users": func(tx *latchkey.Tx, user uuid.UUID, _ latchkey.Identity) error { return tx.DeleteUser(user) },
+		"unlinked identities": func(tx *latchkey.Tx, user uuid.UUID, i latchkey.Identity) error {
+			keys, err := tx.Keys(user)
+			must(t, err)
+			must(t, tx.DeleteKey(user, keys[0].ID))
+			_, err = tx.UnlinkIdentity(user, i)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) { salvageAnEarlierState(t, lose) })
+	}
+}
+
+// salvageAnEarlierState puts pages back to a state in which users had identities and keys that lose
+// has taken from them since, and salvages the file.
+func salvageAnEarlierState(t *testing.T, lose func(tx *latchkey.Tx, user uuid.UUID, i latchkey.Identity) error) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	s := openFile(t, path, light())
 	const users = 30 // enough for a page of users alone
-	add := func(tx *latchkey.Tx) error {
+	minted, _, err := s.MintKeys(t.Context(), users, nil)
+	must(t, err)
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
 		for i := range users {
-			if _, err := tx.CreateUser(latchkey.UserSpec{Identity: email(fmt.Sprint(i))}); err != nil {
-				return err
-			}
+			user, err := tx.CreateUser(latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
+			must(t, err)
+			_, err = tx.LinkIdentity(user.ID, email(fmt.Sprint(i)))
+			must(t, err)
+			_, err = tx.InsertKey(user.ID, latchkey.KeySpec{Name: "laptop"}, minted[i])
+			must(t, err)
 		}
 		return nil
-	}
-	must(t, s.Update(t.Context(), add))
+	}))
 	closeStore(t, s)
 	before, err := os.ReadFile(path)
 	must(t, err)
@@ -294,9 +318,11 @@ func TestSalvageOfAFileWithAPageOfAnEarlierStateIsSound(t *testing.T) {
 		for i := range users {
 			user, err := tx.UserByIdentity(email(fmt.Sprint(i)))
 			must(t, err)
-			must(t, tx.DeleteUser(user.ID))
+			must(t, lose(tx, user.ID, email(fmt.Sprint(i))))
+			_, err = tx.CreateUser(latchkey.UserSpec{Identity: email(fmt.Sprint(i))})
+			must(t, err)
 		}
-		return add(tx)
+		return nil
 	}))
 	closeStore(t, s)
 	after, err := os.ReadFile(path)

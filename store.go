@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/inside"
 )
 
 // A Store is an open handle on one body of users and keys. It is safe for concurrent use. Close it
@@ -30,7 +32,8 @@ type Store struct {
 	counters         *counters
 	safetyCopy       copyState
 	refused          atomic.Pointer[refusal] // nil unless all logins are refused
-	recovered        bool                    // this opening put the safety copy in the place of the file
+	recovered        bool                    // this opening used the safety copy
+	transactions     *inside.Mark            // of goroutines that run a function of View or Update
 
 	closeOnce sync.Once
 	closed    atomic.Bool
@@ -146,6 +149,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		flight:           newSingleflight(opts.hashQueue()),
 		rehashes:         newRehashes(),
 		counters:         c,
+		transactions:     inside.New(),
 		closing:          make(chan struct{}),
 	}
 	d, err := openDomain(context.Background(), e, opts, s.random)
@@ -164,11 +168,12 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 // running. After Close has begun, every call but Close returns [ErrClosed]. Closing a closed store
 // does nothing.
 //
-// Do not call Close from the function of [Store.Update] or [Store.View], because Close waits for
-// it.
-//
-// It returns the engine's error. The store is closed all the same.
+// It returns [ErrInTransaction] if a function of [Store.Update] or [Store.View] calls it, and then
+// the store stays open. Otherwise it returns the engine's error. The store is closed all the same.
 func (s *Store) Close() (err error) {
+	if s.transactions.Around() {
+		return wrapf(ErrInTransaction, "close")
+	}
 	s.closeOnce.Do(func() { err = s.close() })
 	return err
 }
@@ -231,20 +236,22 @@ func (s *Store) untilClosed() (context.Context, context.CancelFunc) {
 // change anything outside tx, unless each run sets it afresh. tx is not valid after fn has
 // returned.
 //
-// fn must not call methods of the store, because they would wait for fn to end. tx has the same
-// operations, except those that hash: hashing is slow, and other writers wait meanwhile. Mint keys
-// before, with [Store.MintKey].
+// fn must not call methods of the store, because they would wait for fn to end. Such a call returns
+// [ErrInTransaction] at once. But if fn waits for a call of another goroutine, the call is not
+// recognised, and waits as long as its context lasts. tx has the same operations as the store,
+// except those that hash: hashing is slow, and other writers wait meanwhile. Mint keys before, with
+// [Store.MintKey].
 //
 // If an operation of tx fails after it has begun to write, for example because it meets damage, the
 // whole transaction fails, even if fn ignores the error. An operation that fails before it has
 // written anything leaves the transaction as it was.
 //
-// Update returns [ErrReadOnly], [ErrClosed], [ErrCorrupt], [ErrNewerFormat] if fn meets a record of
-// a later version, ctx's error if ctx ends before fn begins, [ErrSyncFailed], or
-// [ErrCommitUnknown], which alone leaves open whether the change happened.
+// Update returns [ErrReadOnly], [ErrClosed], [ErrInTransaction], [ErrCorrupt], [ErrNewerFormat] if
+// fn meets a record of a later version, ctx's error if ctx ends before fn begins, [ErrSyncFailed],
+// or [ErrCommitUnknown], which alone leaves open whether the change happened.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
-	if s.closed.Load() {
-		return ErrClosed
+	if err := s.canWait(); err != nil {
+		return err
 	}
 	if s.readOnly {
 		return ErrReadOnly
@@ -256,7 +263,7 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 
 	err := s.engine.Update(ctx, func(etx EngineTx) error {
 		tx := s.newTx(etx)
-		if err := fn(tx); err != nil {
+		if err := s.transactions.Run(func() error { return fn(tx) }); err != nil {
 			return err
 		}
 		e, err := tx.finish()
@@ -283,7 +290,8 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 // View runs fn in a read transaction, which sees one state of the whole store. It returns fn's
-// error unchanged. tx is not valid after fn has returned. fn must not call methods of the store.
+// error unchanged. tx is not valid after fn has returned. fn must not call methods of the store, as
+// in [Store.Update].
 //
 // Keep fn short. Writers do not wait for a View, with one exception: a bbolt file cannot outgrow
 // its memory map while a View or a Backup lasts. The map has 1 GiB, or 64 MiB on 32-bit machines;
@@ -291,15 +299,28 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 // map waits until the View ends, and calls that begin to read meanwhile wait for the writer, as
 // long as their contexts last.
 //
-// It returns [ErrClosed], [ErrCorrupt], [ErrNewerFormat] if fn meets a record of a later version,
-// or ctx's error.
+// It returns [ErrClosed], [ErrInTransaction], [ErrCorrupt], [ErrNewerFormat] if fn meets a record
+// of a later version, or ctx's error.
 func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
-	if s.closed.Load() {
-		return ErrClosed
+	if err := s.canWait(); err != nil {
+		return err
 	}
 	return s.engine.View(ctx, func(etx EngineTx) error {
-		return fn(s.newTx(etx))
+		return s.transactions.Run(func() error { return fn(s.newTx(etx)) })
 	})
+}
+
+// canWait returns an error for a call that must not wait for a transaction: ErrClosed after Close
+// has begun, and ErrInTransaction for a call by the function of a transaction, which may wait for
+// ever.
+func (s *Store) canWait() error {
+	switch {
+	case s.closed.Load():
+		return ErrClosed
+	case false:
+		return ErrInTransaction
+	}
+	return nil
 }
 
 // read returns the result of fn, which it runs in a read transaction. Beside an error it returns
@@ -358,5 +379,5 @@ func (s *Store) now() time.Time {
 	return now
 }
 
-// newID makes an ID of version 7 by the store's clock.
-func (s *Store) newID() uuid.UUID { return s.random.id(s.now()) }
+// newID makes an ID of version 7 by the store's clock, and returns the time in it.
+func (s *Store) newID() (uuid.UUID, time.Time) { return s.random.id(s.now) }

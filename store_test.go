@@ -25,9 +25,10 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// household is the content of a store on which every call can succeed: a user with two keys.
+// household is the content of a store on which every call can succeed: a user with two identities
+// and two keys.
 type household struct {
-	user       uuid.UUID
+	user       uuid.UUID    // ada, also known as byron
 	key, spare latchkey.Key // of the user; spare is disabled
 	token      string       // of key
 	minted     latchkey.MintedKey
@@ -36,6 +37,8 @@ type household struct {
 func addHousehold(t testing.TB, s *latchkey.Store) (h household) {
 	t.Helper()
 	h.user = addUser(t, s, "ada")
+	_, err := s.LinkIdentity(t.Context(), h.user, email("byron"))
+	must(t, err)
 	h.key, h.token = addKey(t, s, h.user, "laptop")
 	h.spare, _ = addKey(t, s, h.user, "phone")
 	must(t, s.DisableKey(t.Context(), h.user, h.spare.ID))
@@ -79,6 +82,10 @@ var storeCalls = map[string]storeCall{
 	}},
 	"LinkIdentity": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
 		_, err := s.LinkIdentity(ctx, h.user, email("lovelace"))
+		return err
+	}},
+	"UnlinkIdentity": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, err := s.UnlinkIdentity(ctx, h.user, email("byron"))
 		return err
 	}},
 	"EnableUser":  {true, func(ctx context.Context, s *latchkey.Store, h household) error { return s.EnableUser(ctx, h.user) }},
@@ -185,6 +192,10 @@ var txCalls = map[string]txCall{
 	}},
 	"LinkIdentity": {true, func(tx *latchkey.Tx, h household) error {
 		_, err := tx.LinkIdentity(h.user, email("lovelace"))
+		return err
+	}},
+	"UnlinkIdentity": {true, func(tx *latchkey.Tx, h household) error {
+		_, err := tx.UnlinkIdentity(h.user, email("byron"))
 		return err
 	}},
 	"EnableUser":  {true, func(tx *latchkey.Tx, h household) error { return tx.EnableUser(h.user) }},
@@ -329,6 +340,108 @@ func TestATransactionIsClosedWhenItsFunctionHasReturned(t *testing.T) {
 			})
 		}
 	})
+}
+
+// endWithin returns a context for calls that would otherwise wait for ever. It ends after a minute,
+// which is far longer than the calls take.
+func endWithin(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// inTransaction returns the ways to run a function in a transaction of s.
+func inTransaction(s *latchkey.Store) map[string]func(context.Context, func(*latchkey.Tx) error) error {
+	return map[string]func(context.Context, func(*latchkey.Tx) error) error{"Update": s.Update, "View": s.View}
+}
+
+func TestACallInsideATransactionOfItsStoreFailsAtOnce(t *testing.T) {
+	waitForNothing := []string{"MintKey", "MintKeys", "HashPassword", "CheckPassword", "Health"}
+	for name, c := range storeCalls {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			h := addHousehold(t, s)
+			for kind, transaction := range inTransaction(s) {
+				wantNoChange(t, s, func() {
+					must(t, transaction(t.Context(), func(*latchkey.Tx) error {
+						err := c.call(endWithin(t), s, h)
+						if slices.Contains(waitForNothing, name) {
+							must(t, err)
+						} else if !errors.Is(err, latchkey.ErrInTransaction) {
+							t.Errorf("in the function of %s: got %v, want %v", kind, err, latchkey.ErrInTransaction)
+						}
+						return nil
+					}))
+				})
+			}
+			must(t, c.call(endWithin(t), s, h)) // nothing is left over
+		})
+	}
+}
+
+func TestCloseInsideATransactionLeavesTheStoreOpen(t *testing.T) {
+	s := open(t)
+	for kind, transaction := range inTransaction(s) {
+		must(t, transaction(t.Context(), func(tx *latchkey.Tx) error {
+			if err := s.Close(); !errors.Is(err, latchkey.ErrInTransaction) {
+				t.Errorf("in the function of %s: got %v, want %v", kind, err, latchkey.ErrInTransaction)
+			}
+			_, err := tx.Keys(latchkey.ServerOwner)
+			return err
+		}))
+	}
+	addUser(t, s, "ada")
+	closeStore(t, s)
+}
+
+func TestATransactionMayUseAnotherStore(t *testing.T) {
+	from, to := open(t), open(t)
+	ada := addUser(t, from, "ada")
+	must(t, to.Update(t.Context(), func(tx *latchkey.Tx) error {
+		return from.View(endWithin(t), func(source *latchkey.Tx) error {
+			user, err := source.User(ada)
+			must(t, err)
+			wantError(t, from.DisableUser(endWithin(t), ada), latchkey.ErrInTransaction)
+			wantError(t, to.DisableUser(endWithin(t), ada), latchkey.ErrInTransaction)
+			_, err = tx.CreateUser(latchkey.UserSpec{Identity: user.Identities[0]})
+			return err
+		})
+	}))
+}
+
+func TestACallOfAnotherGoroutineIsNotTakenForOneInsideTheTransaction(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	must(t, s.Update(t.Context(), func(*latchkey.Tx) error {
+		disabled, read := make(chan error), make(chan error)
+		go func() { disabled <- s.DisableUser(ctx, ada) }()
+		go func() { _, err := s.User(endWithin(t), ada); read <- err }()
+		must(t, <-read)
+		cancel()
+		wantError(t, <-disabled, context.Canceled)
+		return nil
+	}))
+	must(t, s.DisableUser(t.Context(), ada))
+}
+
+func TestTheBodyOfALoopOverFindingsMayRepair(t *testing.T) {
+	e := openBolt(t)
+	s := openEngine(t, e, light())
+	h := addHousehold(t, s)
+	name := slices.Concat(h.user[:], []byte("laptop\x00"), h.key.ID[:])
+	must(t, e.Update(t.Context(), func(etx latchkey.EngineTx) error { return etx.Delete("names", name) }))
+	findings := 0
+	for range s.Check(t.Context()) {
+		if findings++; findings == 1 {
+			_, err := s.Repair(endWithin(t))
+			must(t, err)
+		}
+	}
+	if findings == 0 {
+		t.Error("nothing was found")
+	}
 }
 
 func TestTheFunctionsErrorComesBackAsItIs(t *testing.T) {
@@ -544,13 +657,15 @@ func TestACallWhoseCommitFailsReturnsNothingBesideItsError(t *testing.T) {
 	wantError(t, err, errNoRoom)
 	linked, err := s.LinkIdentity(t.Context(), h.user, email("lovelace"))
 	wantError(t, err, errNoRoom)
+	unlinked, err := s.UnlinkIdentity(t.Context(), h.user, email("byron"))
+	wantError(t, err, errNoRoom)
 	key, token, err := s.CreateKey(t.Context(), h.user, latchkey.KeySpec{Name: "desktop"})
 	wantError(t, err, errNoRoom)
 	requests := []latchkey.KeyRequest{{Owner: h.user, KeySpec: latchkey.KeySpec{Name: "desktop"}}}
 	keys, tokens, err := s.CreateKeys(t.Context(), requests, nil)
 	wantError(t, err, errNoRoom)
-	if user.ID != uuid.Nil || linked.ID != uuid.Nil || key.ID != uuid.Nil || token != "" || keys != nil || tokens != nil {
-		t.Errorf("got %+v, %+v, %+v, a token of %d bytes, %d keys and %d tokens", user, linked, key, len(token), len(keys), len(tokens))
+	if user.ID != uuid.Nil || linked.ID != uuid.Nil || unlinked.ID != uuid.Nil || key.ID != uuid.Nil || token != "" || keys != nil || tokens != nil {
+		t.Errorf("got %+v, %+v, %+v, %+v, a token of %d bytes, %d keys and %d tokens", user, linked, unlinked, key, len(token), len(keys), len(tokens))
 	}
 }
 
@@ -596,8 +711,8 @@ func TestACallWhoseFunctionRunsTwiceChangesTheStoreOnce(t *testing.T) {
 	must(t, s.DeleteKey(t.Context(), h.user, keys[0].ID))
 	stats, err := s.Stats(t.Context())
 	must(t, err)
-	if stats.Users != 1 || stats.Keys != 4 || stats.Sequence != 8 {
-		t.Errorf("%d users and %d keys at sequence %d, want 1 and 4 at 8", stats.Users, stats.Keys, stats.Sequence)
+	if stats.Users != 1 || stats.Keys != 4 || stats.Sequence != 9 {
+		t.Errorf("%d users and %d keys at sequence %d, want 1 and 4 at 9", stats.Users, stats.Keys, stats.Sequence)
 	}
 	got, err := s.Keys(t.Context(), h.user)
 	must(t, err)
@@ -804,7 +919,7 @@ func TestAStoreKeepsThePrefixThatItWasMadeWith(t *testing.T) {
 	for _, prefix := range []string{"", "acme"} {
 		s := openFile(t, path, with(prefix))
 		wantLogin(t, s, token, key.ID)
-		if _, another := addKey(t, s, latchkey.ServerOwner, "another "+prefix); !strings.HasPrefix(another, "acme_") {
+		if _, another := addKey(t, s, latchkey.ServerOwner, "another"+prefix); !strings.HasPrefix(another, "acme_") {
 			t.Errorf("a new token begins with %q, want acme_", another[:5])
 		}
 		closeStore(t, s)

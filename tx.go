@@ -2,6 +2,7 @@ package latchkey
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -21,7 +22,8 @@ type Tx struct {
 	halfDone error       // the error of an operation that had begun to write
 
 	// keyCounts has the number of keys of each owner whose keys were counted.
-	keyCounts map[uuid.UUID]int
+	keyCounts map[uuid.UUID]*keyCount
+	began     time.Time // see now
 	stale     staleLogins
 }
 
@@ -144,6 +146,15 @@ func (tx *Tx) putState() error {
 		return err
 	}
 	return tx.put(tableMeta, metaState, st.encode())
+}
+
+// now returns the time by which the transaction judges expiry dates. It is the same for all of the
+// transaction, so that no key expires between the operations.
+func (tx *Tx) now() time.Time {
+	if tx.began.IsZero() {
+		tx.began = tx.store.now()
+	}
+	return tx.began
 }
 
 // getUser returns the record of a user, or nil if there never was such a user. A tombstone is a

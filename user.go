@@ -1,16 +1,17 @@
 package latchkey
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"slices"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/names"
 )
 
 // A Provider is the way in which an identity was established. The names are those of the hosted
@@ -40,6 +41,7 @@ var providers = []Provider{
 type Identity struct {
 	Provider Provider `json:"provider"`
 	// Subject is 1 to 256 bytes of UTF-8 without control characters, such as an e-mail address.
+	// [CheckIdentity] has the other rules for the subject of a new identity.
 	Subject string `json:"subject"`
 }
 
@@ -67,7 +69,8 @@ const maxIdentities = 64
 
 // CreateUser makes a user with one identity. The user's ID is derived from the identity, so that
 // replicas that create a user for the same person while they are apart create the same user. The ID
-// of an anonymous user is random. A user that is made again after a deletion gets another ID.
+// of an anonymous user is random. If another user has begun with the identity before, and was
+// deleted or has lost it by [Store.UnlinkIdentity], the new user gets another ID.
 //
 // It returns [ErrIdentityTaken], [ErrInvalidIdentity], or an error of [Store.Update].
 func (s *Store) CreateUser(ctx context.Context, n UserSpec) (User, error) {
@@ -103,11 +106,11 @@ func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 // user.
 func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 	if i.Provider == ProviderAnonymous {
-		id := tx.store.newID()
+		id, _ := tx.store.newID()
 		if i.Subject == "" {
 			i.Subject = id.String()
 		}
-		if err := i.validate(); err != nil {
+		if err := CheckIdentity(*i); err != nil {
 			return uuid.UUID{}, err
 		}
 		// With Options.InsecureRand, the same ID may have been drawn before.
@@ -120,33 +123,34 @@ func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 		}
 		return id, nil
 	}
-	if err := i.validate(); err != nil {
+	if err := CheckIdentity(*i); err != nil {
 		return uuid.UUID{}, err
 	}
-	deletions, err := tx.countDeletions(*i)
-	return tx.store.domain.userID(*i, deletions), err
+	former, err := tx.countFormerUsers(*i)
+	return tx.store.domain.userID(*i, former), err
 }
 
-// countDeletions returns how many users whose first identity was i have been deleted, or
-// ErrIdentityTaken if a live user began with i. These users are numbered from 0, and their
-// tombstones are never removed, so it searches by doubling and bisection instead of reading every
-// tombstone.
+// countFormerUsers returns how many users began with the identity i, or ErrIdentityTaken if the
+// last one of them still has i. These users are numbered from 0, and none of their records is ever
+// removed: a deleted user leaves a tombstone, and a user from whom i was unlinked lives on. So
+// countFormerUsers searches by doubling and bisection instead of reading every record.
 //
-// Salvage may have lost some of the tombstones. Then countDeletions may return the number of a lost
-// one although a later user lives, and only claim finds out that the identity is taken.
-func (tx *Tx) countDeletions(i Identity) (uint64, error) {
-	deleted := func(deletions uint64) (bool, error) {
-		id := tx.store.domain.userID(i, deletions)
+// Any user can have i, because it can be linked to a user who began with another identity. Only
+// claim finds that out. Salvage may have lost some of the records. Then countFormerUsers may return
+// the number of a lost one although a later user has i, and claim finds that out, too.
+func (tx *Tx) countFormerUsers(i Identity) (uint64, error) {
+	exists := func(number uint64) (bool, error) {
+		id := tx.store.domain.userID(i, number)
 		u, err := tx.getUser(id)
-		if err == nil && u != nil && !u.deleted {
+		if err == nil && u != nil && u.identityIndex(i) >= 0 {
 			err = identityTaken(i, id)
 		}
 		return u != nil, err
 	}
-	// All users before low are deleted. In the end, the user high is not.
+	// All users before low exist. In the end, the user high does not.
 	low, high := uint64(0), uint64(0)
 	for {
-		yes, err := deleted(high)
+		yes, err := exists(high)
 		if err != nil {
 			return 0, err
 		}
@@ -157,7 +161,7 @@ func (tx *Tx) countDeletions(i Identity) (uint64, error) {
 	}
 	for low < high {
 		middle := low + (high-low)/2
-		yes, err := deleted(middle)
+		yes, err := exists(middle)
 		if err != nil {
 			return 0, err
 		}
@@ -184,7 +188,7 @@ func (tx *Tx) claim(i Identity, userID uuid.UUID) error {
 }
 
 func identityTaken(i Identity, userID uuid.UUID) error {
-	return fmt.Errorf("%w: (%s, %q) is user %s", ErrIdentityTaken, i.Provider, i.Subject, userID)
+	return fmt.Errorf("%w: (%s, %s) is user %s", ErrIdentityTaken, i.Provider, names.Quote(i.Subject), userID)
 }
 
 // User returns the user with an ID.
@@ -221,12 +225,12 @@ func (tx *Tx) liveUser(id uuid.UUID) (*userRecord, error) {
 // It returns [ErrUserNotFound], [ErrInvalidIdentity], or an error of [Store.View].
 func (s *Store) UserByIdentity(ctx context.Context, i Identity) (User, error) {
 	user, err := read(ctx, s, func(tx *Tx) (User, error) { return tx.UserByIdentity(i) })
-	return user, wrapf(err, "user with identity (%.80q, %.80q)", i.Provider, i.Subject)
+	return user, wrapf(err, "user with identity (%s, %s)", names.Quote(string(i.Provider)), names.Quote(i.Subject))
 }
 
 // UserByIdentity is [Store.UserByIdentity] in a transaction.
 func (tx *Tx) UserByIdentity(i Identity) (User, error) {
-	if err := i.validate(); err != nil {
+	if err := i.check(names.Stored); err != nil {
 		return User{}, err
 	}
 	value, err := tx.etx.Get(tableIdentities, i.indexKey())
@@ -337,13 +341,13 @@ func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (user User, err error) 
 	if err != nil {
 		return User{}, err
 	}
-	if slices.ContainsFunc(u.identities, func(r identityRecord) bool { return r.Identity == i }) {
+	if u.identityIndex(i) >= 0 {
 		return u.toUser(), nil
 	}
 	if i.Provider == ProviderAnonymous {
 		return User{}, fmt.Errorf("%w: an anonymous identity cannot be linked", ErrInvalidIdentity)
 	}
-	if err := i.validate(); err != nil {
+	if err := CheckIdentity(i); err != nil {
 		return User{}, err
 	}
 	if len(u.identities) >= maxIdentities {
@@ -357,6 +361,61 @@ func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (user User, err error) 
 		return User{}, err
 	}
 	u.identities = append(u.identities, identityRecord{Identity: i, linked: now})
+	if err := tx.putUser(u); err != nil {
+		return User{}, err
+	}
+	return u.toUser(), nil
+}
+
+// UnlinkIdentity takes an identity from a user, so that another user can have it. Unlink an e-mail
+// address before somebody else gets it. The user keeps the ID and the keys. An identity that was
+// unlinked can be linked again.
+//
+// It returns [ErrUserNotFound]; [ErrIdentityNotFound] if the user has no such identity, even if
+// another user has it; [ErrLastIdentity] if the user has no other identity; [ErrUserHasKeys] if all
+// other identities of the user are anonymous, and the user has keys, expired ones included; or an
+// error of [Store.Update].
+func (s *Store) UnlinkIdentity(ctx context.Context, userID uuid.UUID, i Identity) (User, error) {
+	user, err := write(ctx, s, func(tx *Tx) (User, error) { return tx.UnlinkIdentity(userID, i) })
+	return user, wrapf(err, "unlink identity from user %s", userID)
+}
+
+// UnlinkIdentity is [Store.UnlinkIdentity] in a transaction.
+func (tx *Tx) UnlinkIdentity(userID uuid.UUID, i Identity) (user User, err error) {
+	defer tx.wholeSince(tx.writes, &err)
+	u, err := tx.liveUser(userID)
+	if err != nil {
+		return User{}, err
+	}
+	at := u.identityIndex(i)
+	if at < 0 {
+		return User{}, ErrIdentityNotFound
+	}
+	u.identities = slices.Delete(u.identities, at, at+1)
+	if len(u.identities) == 0 {
+		return User{}, ErrLastIdentity
+	}
+	if u.anonymous() {
+		n, err := tx.countKeys(userID)
+		if err != nil {
+			return User{}, err
+		}
+		if n.all > 0 {
+			return User{}, ErrUserHasKeys
+		}
+	}
+	owner, err := tx.etx.Get(tableIdentities, i.indexKey())
+	if err != nil {
+		return User{}, err
+	}
+	if bytes.Equal(owner, userID[:]) { // a damaged index may have another user
+		if err := tx.delete(tableIdentities, i.indexKey()); err != nil {
+			return User{}, err
+		}
+	}
+	if _, err := tx.nextChange(userKind, userID, &u.sequence); err != nil {
+		return User{}, err
+	}
 	if err := tx.putUser(u); err != nil {
 		return User{}, err
 	}
@@ -455,6 +514,12 @@ func (u *userRecord) toUser() User {
 	return user
 }
 
+// identityIndex returns the place of i among the identities of the user, or -1 if the user does not
+// have i.
+func (u *userRecord) identityIndex(i Identity) int {
+	return slices.IndexFunc(u.identities, func(r identityRecord) bool { return r.Identity == i })
+}
+
 // anonymous reports whether the user has no identity but anonymous ones.
 func (u *userRecord) anonymous() bool {
 	return !slices.ContainsFunc(u.identities, func(i identityRecord) bool { return i.Provider != ProviderAnonymous })
@@ -466,30 +531,21 @@ func (i Identity) indexKey() []byte {
 	return slices.Concat([]byte(i.Provider), []byte{0}, []byte(i.Subject))
 }
 
-func (i Identity) validate() error {
+// CheckIdentity returns [ErrInvalidIdentity] unless a user can be made with i. The provider must be
+// one of those above. The subject must be 1 to 256 bytes of UTF-8 without control characters. It
+// must not begin or end with white space or with an invisible character, such as U+00A0, U+200B or
+// U+FEFF, and something in it must be visible. Unlike [Store.CreateUser], CheckIdentity does not
+// accept an empty subject of an anonymous identity, and does not look for a user who has i already.
+func CheckIdentity(i Identity) error { return i.check(names.Subject) }
+
+// check returns ErrInvalidIdentity if i has no known provider, or if its subject breaks the rules
+// for a text of kind k.
+func (i Identity) check(k names.Kind) error {
 	if !slices.Contains(providers, i.Provider) {
-		return fmt.Errorf("%w: unknown provider %.80q", ErrInvalidIdentity, i.Provider)
+		return fmt.Errorf("%w: unknown provider %s", ErrInvalidIdentity, names.Quote(string(i.Provider)))
 	}
-	if !validText(i.Subject) {
-		return fmt.Errorf("%w: subject %.80q is not %s", ErrInvalidIdentity, i.Subject, validTextRule)
+	if problem := names.Problem(k, i.Subject); problem != "" {
+		return fmt.Errorf("%w: the subject %s %s", ErrInvalidIdentity, names.Quote(i.Subject), problem)
 	}
 	return nil
-}
-
-const (
-	maxText       = 256
-	validTextRule = "1 to 256 bytes of UTF-8 without control characters"
-)
-
-// validText reports whether s can be the name of a key or the subject of an identity.
-func validText(s string) bool {
-	if len(s) == 0 || len(s) > maxText || !utf8.ValidString(s) {
-		return false
-	}
-	for _, r := range s {
-		if unicode.IsControl(r) {
-			return false
-		}
-	}
-	return true
 }

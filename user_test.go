@@ -77,15 +77,16 @@ func TestProvidersAreThoseOfTheHostedService(t *testing.T) {
 	}
 	for _, p := range []latchkey.Provider{"", "github", "Local-Userpass", "local-userpass ", "local-userpass\x00"} {
 		t.Run(strconv.Quote(string(p)), func(t *testing.T) {
-			wantInvalidIdentity(t, s, latchkey.Identity{Provider: p, Subject: "bob"})
+			wantInvalidIdentity(t, s, latchkey.Identity{Provider: p, Subject: "bob"}, latchkey.ErrInvalidIdentity)
 		})
 	}
 }
 
-func TestASubjectIs1To256BytesOfTextWithoutControlCharacters(t *testing.T) {
+func TestASubjectIs1To256BytesOfTextThatPeopleCanSee(t *testing.T) {
 	s := open(t)
-	for _, tt := range goodTexts {
+	for _, tt := range slices.Concat(goodTexts, idTexts) {
 		t.Run(tt.name, func(t *testing.T) {
+			must(t, latchkey.CheckIdentity(email(tt.text)))
 			id := addUser(t, s, tt.text)
 			found, err := s.UserByIdentity(t.Context(), email(tt.text))
 			must(t, err)
@@ -95,19 +96,27 @@ func TestASubjectIs1To256BytesOfTextWithoutControlCharacters(t *testing.T) {
 		})
 	}
 	for _, tt := range badTexts {
-		t.Run(tt.name, func(t *testing.T) { wantInvalidIdentity(t, s, email(tt.text)) })
+		t.Run(tt.name, func(t *testing.T) {
+			wantInvalidIdentity(t, s, email(tt.text), latchkey.ErrInvalidIdentity)
+		})
+	}
+	for _, tt := range invisibleTexts {
+		t.Run(tt.name, func(t *testing.T) { wantInvalidIdentity(t, s, email(tt.text), latchkey.ErrUserNotFound) })
 	}
 	// Only the first identity of an anonymous user may have an empty subject.
 	_, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: "\n"}})
 	wantError(t, err, latchkey.ErrInvalidIdentity)
 }
 
-func wantInvalidIdentity(t *testing.T, s *latchkey.Store, i latchkey.Identity) {
+// wantInvalidIdentity fails the test unless i can be given to nobody. missing is the error of a
+// search for it.
+func wantInvalidIdentity(t *testing.T, s *latchkey.Store, i latchkey.Identity, missing error) {
 	t.Helper()
+	wantError(t, latchkey.CheckIdentity(i), latchkey.ErrInvalidIdentity)
 	_, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: i})
 	wantError(t, err, latchkey.ErrInvalidIdentity)
 	_, err = s.UserByIdentity(t.Context(), i)
-	wantError(t, err, latchkey.ErrInvalidIdentity)
+	wantError(t, err, missing)
 	known, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email(t.Name())})
 	must(t, err)
 	_, err = s.LinkIdentity(t.Context(), known.ID, i)
@@ -196,6 +205,142 @@ func TestAnAnonymousIdentityCannotBeLinked(t *testing.T) {
 	}
 }
 
+func TestAnUnlinkedIdentityIsFreeForAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada := addUser(t, s, "ada")
+	google := latchkey.Identity{Provider: latchkey.ProviderGoogle, Subject: "ada"}
+	for _, i := range []latchkey.Identity{google, email("lovelace")} {
+		_, err := s.LinkIdentity(t.Context(), ada, i)
+		must(t, err)
+	}
+	key, token := addKey(t, s, ada, "laptop")
+
+	// The user's first identity, from which the ID was derived, goes to a colleague.
+	got, err := s.UnlinkIdentity(t.Context(), ada, email("ada"))
+	must(t, err)
+	left := []latchkey.Identity{google, email("lovelace")}
+	if got.ID != ada || !slices.Equal(got.Identities, left) {
+		t.Errorf("UnlinkIdentity returned user %s with %v, want %s with %v", got.ID, got.Identities, ada, left)
+	}
+	_, err = s.UserByIdentity(t.Context(), email("ada"))
+	wantError(t, err, latchkey.ErrUserNotFound)
+	colleague := addUser(t, s, "ada")
+	if colleague == ada {
+		t.Fatal("the colleague is the first user")
+	}
+	// The other one is linked to somebody who is there already.
+	_, err = s.UnlinkIdentity(t.Context(), ada, google)
+	must(t, err)
+	_, err = s.LinkIdentity(t.Context(), colleague, google)
+	must(t, err)
+	closeStore(t, s)
+
+	s = openFile(t, path, light())
+	for i, want := range map[latchkey.Identity]uuid.UUID{email("ada"): colleague, google: colleague, email("lovelace"): ada} {
+		if got, err := s.UserByIdentity(t.Context(), i); err != nil || got.ID != want {
+			t.Errorf("%v is user %s, %v, want %s", i, got.ID, err, want)
+		}
+	}
+	wantLogin(t, s, token, key.ID)
+}
+
+func TestAnUnlinkedIdentityCanBeLinkedAgain(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	_, err := s.LinkIdentity(t.Context(), ada, email("lovelace"))
+	must(t, err)
+	for range 2 {
+		_, err := s.UnlinkIdentity(t.Context(), ada, email("ada"))
+		must(t, err)
+		got, err := s.LinkIdentity(t.Context(), ada, email("ada"))
+		must(t, err)
+		if want := []latchkey.Identity{email("lovelace"), email("ada")}; !slices.Equal(got.Identities, want) {
+			t.Errorf("the user has the identities %v, want %v", got.Identities, want)
+		}
+	}
+}
+
+func TestOnlyAnIdentityOfTheUserCanBeUnlinked(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	_, err := s.LinkIdentity(t.Context(), ada, email("lovelace"))
+	must(t, err)
+	bob := addUser(t, s, "bob")
+	wantNoChange(t, s, func() {
+		for _, i := range []latchkey.Identity{
+			email("bob"), email("nobody"), email("Ada"), email(""), {Provider: latchkey.ProviderGoogle, Subject: "ada"}, {},
+		} {
+			_, err := s.UnlinkIdentity(t.Context(), ada, i)
+			wantError(t, err, latchkey.ErrIdentityNotFound)
+		}
+		_, err := s.UnlinkIdentity(t.Context(), bob, email("ada"))
+		wantError(t, err, latchkey.ErrIdentityNotFound)
+	})
+}
+
+func TestTheLastIdentityOfAUserCannotBeUnlinked(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	wantLast := func(i latchkey.Identity) {
+		t.Helper()
+		wantNoChange(t, s, func() {
+			_, err := s.UnlinkIdentity(t.Context(), ada, i)
+			wantError(t, err, latchkey.ErrLastIdentity)
+		})
+	}
+	wantLast(email("ada"))
+	_, err := s.LinkIdentity(t.Context(), ada, email("lovelace"))
+	must(t, err)
+	_, err = s.UnlinkIdentity(t.Context(), ada, email("ada"))
+	must(t, err)
+	wantLast(email("lovelace"))
+}
+
+func TestAUserWithKeysKeepsAnIdentityThatIsNotAnonymous(t *testing.T) {
+	c := newClock()
+	opts := light()
+	opts.Now = c.now
+	s := openWith(t, opts)
+	user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
+	must(t, err)
+	anonymous := user.Identities[0]
+	link := func(i latchkey.Identity) {
+		t.Helper()
+		_, err := s.LinkIdentity(t.Context(), user.ID, i)
+		must(t, err)
+	}
+	unlink := func(i latchkey.Identity, want error) {
+		t.Helper()
+		_, err := s.UnlinkIdentity(t.Context(), user.ID, i)
+		wantError(t, err, want)
+	}
+	link(email("ada"))
+	unlink(email("ada"), nil) // there are no keys
+	link(email("ada"))
+	key, _, err := s.CreateKey(t.Context(), user.ID, latchkey.KeySpec{Name: "laptop", Expires: c.now().Add(time.Hour)})
+	must(t, err)
+	wantNoChange(t, s, func() { unlink(email("ada"), latchkey.ErrUserHasKeys) })
+	must(t, s.DisableKey(t.Context(), user.ID, key.ID))
+	c.advance(2 * time.Hour)
+	// A disabled or expired key is a key, because it can be enabled, and the clock can go back.
+	wantNoChange(t, s, func() { unlink(email("ada"), latchkey.ErrUserHasKeys) })
+	link(email("lovelace"))
+	unlink(email("ada"), nil)
+	unlink(email("lovelace"), latchkey.ErrUserHasKeys)
+	unlink(anonymous, nil)
+	unlink(email("lovelace"), latchkey.ErrLastIdentity)
+
+	// Two changes in one transaction see each other.
+	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+		if _, err := tx.LinkIdentity(user.ID, email("countess")); err != nil {
+			return err
+		}
+		_, err := tx.UnlinkIdentity(user.ID, email("lovelace"))
+		return err
+	}))
+}
+
 func TestTheDisablingsOfAUserAndOfAKeyGrowWithEachDisabling(t *testing.T) {
 	s := open(t)
 	ada := addUser(t, s, "ada")
@@ -231,13 +376,15 @@ func TestTheDisablingsOfAUserAndOfAKeyGrowWithEachDisabling(t *testing.T) {
 	}
 }
 
-func TestAUserWhoIsGoneCanBeNeitherLinkedNorDisabledNorEnabledNorDeleted(t *testing.T) {
+func TestAUserWhoIsGoneCannotBeChanged(t *testing.T) {
 	s := open(t)
 	gone := addUser(t, s, "ada")
 	must(t, s.DeleteUser(t.Context(), gone))
 	wantNoChange(t, s, func() {
 		for _, id := range []uuid.UUID{gone, uuid.New(), uuid.Nil, latchkey.ServerOwner} {
 			_, err := s.LinkIdentity(t.Context(), id, email("bob"))
+			wantError(t, err, latchkey.ErrUserNotFound)
+			_, err = s.UnlinkIdentity(t.Context(), id, email("ada"))
 			wantError(t, err, latchkey.ErrUserNotFound)
 			wantError(t, s.DisableUser(t.Context(), id), latchkey.ErrUserNotFound)
 			wantError(t, s.EnableUser(t.Context(), id), latchkey.ErrUserNotFound)

@@ -36,15 +36,15 @@ func TestUserIDsAreDerivedAsTheVectorsSay(t *testing.T) {
 		UserIDs []struct {
 			UserSecret        hexBytes `json:"user_secret"`
 			Provider, Subject string
-			Deletions         uint64
+			Former            uint64
 			ID                uuid.UUID
 		} `json:"user_ids"`
 	}
 	readVectors(t, "user_ids.json", &vectors)
 	for _, v := range vectors.UserIDs {
 		d := &domain{userSecret: [32]byte(v.UserSecret)}
-		if got := d.userID(Identity{Provider(v.Provider), v.Subject}, v.Deletions); got != v.ID {
-			t.Errorf("(%s, %s) after %d deletions: got %s, want %s", v.Provider, v.Subject, v.Deletions, got, v.ID)
+		if got := d.userID(Identity{Provider(v.Provider), v.Subject}, v.Former); got != v.ID {
+			t.Errorf("(%s, %s) after %d former users: got %s, want %s", v.Provider, v.Subject, v.Former, got, v.ID)
 		}
 	}
 }

@@ -99,11 +99,7 @@ func (c *call) createKey() (reply, error) {
 	})
 	switch {
 	case errors.Is(err, latchkey.ErrTooManyKeys):
-		keys, err := c.app.store.Keys(c.ctx(), owner)
-		if err != nil {
-			return reply{}, err
-		}
-		return reply{}, errKeyLimit(len(keys))
+		return reply{}, c.keyLimitReached(owner)
 	case err != nil:
 		return reply{}, err
 	}
@@ -115,6 +111,18 @@ func (c *call) createKey() (reply, error) {
 		return reply{}, err
 	}
 	return reply{http.StatusCreated, newKeyReply(key, token)}, nil
+}
+
+// keyLimitReached returns errKeyLimit for a user who can have no more keys. The number of the user's
+// keys that count is the limit, or more if the limit was lowered.
+func (c *call) keyLimitReached(owner uuid.UUID) error {
+	keys, err := c.app.store.Keys(c.ctx(), owner)
+	if err != nil {
+		return err
+	}
+	now := c.app.store.Now()
+	counted := slices.DeleteFunc(keys, func(k latchkey.Key) bool { return !k.Expires.IsZero() && !now.Before(k.Expires) })
+	return errKeyLimit(len(counted))
 }
 
 func (c *call) listKeys() (reply, error) {

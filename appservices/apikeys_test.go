@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -100,6 +101,7 @@ func TestErrorsOfKeyCalls(t *testing.T) {
 		{"128 letters that are not ASCII", u.refresh, "POST", "", object{"name": strings.Repeat("é", 128)}, 400, "InvalidParameter", alphabet},
 		{"300 letters that are not ASCII", u.refresh, "POST", "", object{"name": strings.Repeat("é", 300)}, 400, "InvalidParameter", alphabet},
 		{"257 letters", u.refresh, "POST", "", object{"name": strings.Repeat("a", 257)}, 400, "InvalidParameter", "'name' must have at most 256 characters"},
+		{"an ObjectId for a name", u.refresh, "POST", "", object{"name": "5f60207f14dfb25d23101102"}, 400, "InvalidParameter", "'name' must not have the form of an ID"},
 		{"an empty name", u.refresh, "POST", "", object{"name": ""}, 400, "", required},
 		{"no name", u.refresh, "POST", "", object{}, 400, "", required},
 		{"no body", u.refresh, "POST", "", nil, 400, "", required},
@@ -114,6 +116,22 @@ func TestErrorsOfKeyCalls(t *testing.T) {
 			d.keys(tt.method, tt.path, tt.refresh, tt.body).refused(tt.status, tt.code, tt.text)
 		})
 	}
+}
+
+func TestExpiredKeysDoNotCountTowardsTheLimit(t *testing.T) {
+	d := newDouble(t, nil)
+	u := d.signUp("ada@example.com")
+	for i := range 3 {
+		_, _, err := d.store.CreateKey(t.Context(), d.user("ada@example.com").ID, latchkey.KeySpec{
+			Name: fmt.Sprint("visit-", i), Expires: start.Add(time.Hour),
+		})
+		must(t, err)
+	}
+	d.clock.Advance(2 * time.Hour)
+	for i := range 20 {
+		d.createKey(u.refresh, fmt.Sprint("key-", i))
+	}
+	d.keys("POST", "", u.refresh, object{"name": "one-more"}).refused(400, "BadRequest", "user has reached the limit of 20 API keys")
 }
 
 func TestAMalformedKeyIDIsNotFound(t *testing.T) {
@@ -172,11 +190,17 @@ func TestConcurrentCreationsStopAtTwentyKeys(t *testing.T) {
 }
 
 func TestKeyNamesOfTheSDKsTestSuitesAreAccepted(t *testing.T) {
-	d := newDouble(t, nil)
+	clock := appservices.NewClock(start)
+	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
+		Cost: latchkey.LightCost, Now: clock.Now, AppServicesNames: true,
+	})
+	must(t, err)
+	t.Cleanup(func() { store.Close() })
+	d := serve(t, store, clock, nil)
 	u := d.signUp("ada@example.com")
 	for _, name := range []string{
 		"my-key", "foo", "key-0", "myApiKey", "apiKeyName1", "key_test", "Name_of_the_API_Key", "65a1b2c3d4e5f60718293a4f",
-		"_", "-", strings.Repeat("a", 256),
+		"01a21b42-3c1d-7000-8000-0123aceba7ff", "_", "-", strings.Repeat("a", 256),
 	} {
 		if got := d.keys("POST", "", u.refresh, object{"name": name}).want(http.StatusCreated).json()["name"]; got != name {
 			t.Errorf("the name %q became %v", name, got)

@@ -240,6 +240,7 @@ var (
 	errKeyNotFound   = &refusal{status: http.StatusNotFound, code: "APIKeyNotFound", text: "API key not found"}
 	errKeyName       = &refusal{status: http.StatusBadRequest, code: "InvalidParameter", text: "can only contain ASCII letters, numbers, underscores, and hyphens"}
 	errKeyNameLong   = &refusal{status: http.StatusBadRequest, code: "InvalidParameter", text: "'name' must have at most 256 characters"}
+	errKeyNameID     = &refusal{status: http.StatusBadRequest, code: "InvalidParameter", text: "'name' must not have the form of an ID"}
 	errKeyNameAbsent = &refusal{status: http.StatusBadRequest, text: "'name' is a required string"}
 	errKeyNameTaken  = &refusal{status: http.StatusConflict, code: "APIKeyAlreadyExists", text: "API key with name already exists"}
 )
@@ -251,7 +252,7 @@ func errKeyLimit(limit int) error {
 // storeErrors maps the store's errors to replies, for calls that do not answer an error themselves.
 var storeErrors = []struct{ err, reply error }{
 	{latchkey.ErrKeyNotFound, errKeyNotFound},
-	{latchkey.ErrInvalidName, errKeyName},
+	{latchkey.ErrInvalidName, errKeyNameID}, // checkKeyName has found every other reason
 	{latchkey.ErrKeyNameTaken, errKeyNameTaken},
 	{latchkey.ErrAnonymousUser, errMayNotManageKeys},
 	{latchkey.ErrUserNotFound, errUserGone},

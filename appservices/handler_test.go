@@ -466,7 +466,7 @@ func TestEveryRefusalHasItsReasonInTheLog(t *testing.T) {
 		{"a long name", d.keys("POST", "", u.refresh, object{"name": strings.Repeat("a", 257)}), "'name' must have at most 256 characters"},
 		{"a long address", d.userpass("register", object{"email": strings.Repeat("x", 129), "password": password}), "the address has more than 128 characters"},
 		{"an address with a NUL", d.userpass("register", object{"email": "\x00", "password": password}),
-			"the address has control characters, or more than 256 bytes"},
+			"the address has control characters, has white space or an invisible character at an end, or has more than 256 bytes"},
 		{"no address", d.userpass("register", object{"password": password}), "the address is missing, empty, or not a string"},
 		{"confirmation without a function", d.userpass("confirm/call", ada), "there is no confirmation function"},
 		{"a reset without a function", d.userpass("reset/call", object{"email": "ada@example.com", "password": password}), "Options.ResetFunction is not set"},

@@ -2,6 +2,7 @@ package appservices
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -35,6 +36,11 @@ func (a *app) identityClaim(i latchkey.Identity) identityClaim {
 	return identityClaim{id, i.Provider, providerID(a.domain, i.Provider)}
 }
 
+// hasIdentity reports whether a user has the identity that clients see as claim.
+func (a *app) hasIdentity(user latchkey.User, claim identityClaim) bool {
+	return slices.ContainsFunc(user.Identities, func(i latchkey.Identity) bool { return a.identityClaim(i) == claim })
+}
+
 // keyClaim returns a key in the form of an identity.
 func (a *app) keyClaim(key latchkey.Key) identityClaim {
 	return identityClaim{KeyObjectID(key), latchkey.ProviderAPIKey, a.keysID}
@@ -66,7 +72,7 @@ func (c *call) profile() (reply, error) {
 		return reply{http.StatusOK, body}, nil
 	}
 	err = c.app.store.View(c.ctx(), func(tx *latchkey.Tx) error {
-		used, err := c.app.usedKeys(tx, p.user.ID)
+		used, err := c.app.usedKeys(tx, p.user)
 		if err != nil {
 			return err
 		}
@@ -89,9 +95,10 @@ func (c *call) profile() (reply, error) {
 	return reply{http.StatusOK, body}, err
 }
 
-// usedKeys returns the keys that are identities of a user, by their place among the identities.
-func (a *app) usedKeys(tx *latchkey.Tx, user uuid.UUID) (map[int][]profileIdentity, error) {
-	keys, err := tx.Keys(user)
+// usedKeys returns the keys that are identities of a user, by their place among the identities. If
+// identities were unlinked since a key's first use, the key comes last.
+func (a *app) usedKeys(tx *latchkey.Tx, user latchkey.User) (map[int][]profileIdentity, error) {
+	keys, err := tx.Keys(user.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +109,8 @@ func (a *app) usedKeys(tx *latchkey.Tx, user uuid.UUID) (map[int][]profileIdenti
 			return nil, err
 		}
 		if len(mark) == 1 {
-			used[int(mark[0])] = append(used[int(mark[0])], profileIdentity{identityClaim: a.keyClaim(key)})
+			place := min(int(mark[0]), len(user.Identities))
+			used[place] = append(used[place], profileIdentity{identityClaim: a.keyClaim(key)})
 		}
 	}
 	return used, nil

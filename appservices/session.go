@@ -338,6 +338,8 @@ func (c *call) holderIn(tx *latchkey.Tx, s *session, typ string, goesOn bool) (*
 			return nil, because(errInvalidSession, "the user is disabled")
 		case user.Disablings != s.Disablings:
 			return nil, because(gone, "the user was disabled after the session had begun")
+		case s.Key == uuid.Nil && !c.app.hasIdentity(user, s.identity):
+			return nil, because(gone, "the identity that opened the session was unlinked")
 		}
 		p.user = user
 	}

@@ -237,6 +237,63 @@ func TestDisablingAUserEndsTheSessionsForGood(t *testing.T) {
 	d.profile(d.loginEmail("ada@example.com").access)
 }
 
+// unlink takes an e-mail address from its user.
+func (d *double) unlink(email string) {
+	d.t.Helper()
+	i := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: email}
+	_, err := d.store.UnlinkIdentity(d.t.Context(), d.user(email).ID, i)
+	must(d.t, err)
+}
+
+func TestAnUnlinkedIdentityEndsItsSessionsAndItsPassword(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName})
+	first := d.signUp("sales@example.com")
+	d.link(first.access, "custom-function", object{"userId": "ada"}).want(http.StatusOK)
+	_, key := d.createKey(first.refresh, "laptop")
+	byFunction, byKey := d.login("custom-function", object{"userId": "ada"}), d.loginKey(key)
+	d.unlink("sales@example.com")
+
+	d.ended(first)
+	d.tryLogin("local-userpass", credentials("sales@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
+	// The user goes on with the other identity and the keys.
+	for _, u := range []tokens{byFunction, byKey, d.loginKey(key)} {
+		d.refresh(u.refresh).want(http.StatusCreated)
+		d.profile(u.access)
+	}
+	if u := d.login("custom-function", object{"userId": "ada"}); u.user != first.user {
+		t.Errorf("the other identity is user %s now, and was %s", u.user, first.user)
+	}
+
+	// The colleague who gets the address is another user, with another password.
+	d.userpass("register", object{"email": "sales@example.com", "password": "colleague"}).want(http.StatusCreated)
+	second := d.login("local-userpass", credentials("sales@example.com", "colleague"))
+	if second.user == first.user {
+		t.Error("the colleague is the first user")
+	}
+	if list := d.keys("GET", "", second.refresh, nil).want(http.StatusOK); string(list.body) != "[]" {
+		t.Errorf("the colleague has the keys %s", list.body)
+	}
+	d.ended(first)
+	d.tryLogin("local-userpass", credentials("sales@example.com", password)).refused(401, "InvalidPassword", "unauthorized")
+	d.profile(d.loginKey(key).access)
+}
+
+func TestAKeyThatHasLoggedInStaysAmongTheIdentitiesWhenOthersAreUnlinked(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName})
+	u := d.signUp("ada@example.com")
+	for _, name := range []string{"a", "b"} {
+		d.link(u.access, "custom-function", object{"userId": name}).want(http.StatusOK)
+	}
+	_, key := d.createKey(u.refresh, "laptop")
+	byKey := d.loginKey(key)
+	want := d.profile(byKey.access)["identities"].([]any)
+	d.unlink("ada@example.com")
+	got := d.profile(byKey.access)["identities"].([]any)
+	if !reflect.DeepEqual(got, want[1:]) {
+		t.Errorf("the identities are %v, want %v", got, want[1:])
+	}
+}
+
 func TestDeletingAUserEndsEverything(t *testing.T) {
 	d := newDouble(t, &appservices.Options{CustomFunction: byName})
 	u := d.signUp("ada@example.com")

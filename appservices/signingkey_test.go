@@ -28,13 +28,14 @@ func (d *double) signingKey() (key []byte) {
 	return key
 }
 
-// stolen returns a refresh token of a user that a thief of the signing key has made.
+// stolen returns a refresh token of a user that a thief of the signing key has made. The thief knows
+// the user's identity, which is in the file, too.
 func (d *double) stolen(key []byte, email string) string {
 	d.t.Helper()
 	user := d.user(email)
 	b, err := json.Marshal(object{
 		"exp": start.Add(9999 * day).Unix(), "typ": "refresh", "baas_id": "0123456789abcdef01234567",
-		"baas_identity": object{"provider_type": "local-userpass"},
+		"baas_identity": claims(d.t, d.loginEmail(email).refresh)["baas_identity"],
 		"latchkey":      object{"app": "demo-abcde", "disablings": user.Disablings, "forgotten": 1 << 40, "user": user.ID.String()},
 	})
 	must(d.t, err)

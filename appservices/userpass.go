@@ -40,9 +40,13 @@ func (a *app) checkNewAccount(ctx context.Context, email, password string) error
 }
 
 func checkEmailFree(tx *latchkey.Tx, email string) error {
-	switch acc, err := findAccount(tx, email); {
+	acc, err := findAccount(tx, email)
+	if err == nil && acc == nil {
+		err = latchkey.CheckIdentity(latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: email})
+	}
+	switch {
 	case errors.Is(err, latchkey.ErrInvalidIdentity):
-		return because(errEmail, "the address has control characters, or more than 256 bytes")
+		return because(errEmail, "the address has control characters, has white space or an invisible character at an end, or has more than 256 bytes")
 	case err != nil:
 		return err
 	case acc != nil:

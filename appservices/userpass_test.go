@@ -108,6 +108,8 @@ func TestErrorsOfRegisteringConfirmingAndResetting(t *testing.T) {
 		{"long email", automatic, "register", object{"email": strings.Repeat("x", 129), "password": password}, 400, "BadRequest", "email invalid"},
 		{"email with a zero byte", automatic, "register", object{"email": "a\x00", "password": password}, 400, "BadRequest", "email invalid"},
 		{"email with a control character", automatic, "register", object{"email": "a\u0085b", "password": password}, 400, "BadRequest", "email invalid"},
+		{"email with a space at the end", automatic, "register", object{"email": "x ", "password": password}, 400, "BadRequest", "email invalid"},
+		{"email with an invisible character at the beginning", automatic, "register", object{"email": "\u200bx", "password": password}, 400, "BadRequest", "email invalid"},
 		{"email of more than 256 bytes", automatic, "register", object{"email": strings.Repeat("漢", 86), "password": password}, 400, "BadRequest", "email invalid"},
 		{"function refuses to confirm", functions, "register", object{"email": "x", "password": password}, 400, "BadRequest", `failed to confirm user "x"`},
 

@@ -133,6 +133,8 @@ func (s step) text(n counts) string {
 		text += " " + identityText(s.identity)
 	case "LinkIdentity":
 		text += " " + identityText(s.identity) + " to " + user
+	case "UnlinkIdentity":
+		text += " " + identityText(s.identity) + " from " + user
 	case "User", "Keys", "DisableUser", "EnableUser", "DeleteUser":
 		text += " " + user
 	case "Users":
@@ -180,7 +182,7 @@ func words(weights ...any) (list []string) {
 }
 
 var (
-	changes = words("CreateUser", 5, "LinkIdentity", 3, "DisableUser", 2, "EnableUser", 2, "DeleteUser", 1,
+	changes = words("CreateUser", 5, "LinkIdentity", 3, "UnlinkIdentity", 3, "DisableUser", 2, "EnableUser", 2, "DeleteUser", 1,
 		"RenameKey", 3, "DisableKey", 3, "EnableKey", 3, "DeleteKey", 1)
 	readings = words("User", 1, "UserByIdentity", 1, "Users", 1, "Key", 1, "Keys", 2)
 
@@ -194,7 +196,7 @@ var (
 	longest = strings.Repeat("n", 256)
 
 	names = slices.Concat(words("laptop", 4, "phone", 4, "watch", 4, "tablet", 4, "Ada’s car", 4, longest, 2),
-		[]string{"", "two\nlines", "next\u0085line", "\xff", longest + "n"})
+		[]string{"", "two\nlines", "next\u0085line", "\xff", longest + "n", " laptop", "laptop\u200b", "\u2800", "5f60207f14dfb25d23101102"})
 
 	identities = slices.Concat(slices.Repeat([]latchkey.Identity{
 		email("ada"), email("grace"), email("edsger"),
@@ -202,7 +204,11 @@ var (
 	}, 4), []latchkey.Identity{
 		{Provider: latchkey.ProviderAnonymous}, {Provider: latchkey.ProviderAnonymous}, {Provider: latchkey.ProviderAnonymous, Subject: "guest"},
 		{Provider: "carrier-pigeon", Subject: "ada"}, email(""), email("a\x00b"), email("\xff"), email(longest + "s"),
+		email("ada\u00a0"), email("\ufeffada"),
 	})
+
+	// UnlinkIdentity can also mean the identity that an anonymous user was made with.
+	unlinked = append(slices.Repeat([]latchkey.Identity{{Provider: latchkey.ProviderAnonymous, Subject: self}}, 6), identities...)
 
 	// Most refs stand for something new, and few for something that does not exist.
 	refs = []ref{0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, refServer, refServer, refNil, refStranger}
@@ -230,6 +236,8 @@ func drawStep(t *rapid.T, kinds []string) step {
 		s.identity = evenly(t, identities)
 	case "LinkIdentity":
 		s.user, s.identity = evenly(t, refs), evenly(t, identities)
+	case "UnlinkIdentity":
+		s.user, s.identity = evenly(t, refs), evenly(t, unlinked)
 	case "User", "Users", "DisableUser", "EnableUser", "DeleteUser", "Keys":
 		s.user = evenly(t, refs)
 	case "CreateKey", "InsertKey":

@@ -204,7 +204,7 @@ func (p *player) login(s step) string {
 	who, err := p.store.Login(context.Background(), token)
 	switch {
 	case err == nil:
-		return principalText(p.keyName(who.KeyID), who.KeyName, p.ownerName(who.UserID), who.ServerKey)
+		return principalText(p.keyName(who.KeyID), plainName(who.KeyName, who.KeyID), p.ownerName(who.UserID), who.ServerKey)
 	case who != latchkey.Principal{}:
 		return "a principal beside the error " + err.Error()
 	case token != "" && strings.Contains(err.Error(), token):
@@ -241,6 +241,7 @@ func spoiled(token, how string, at int) string {
 type calls interface {
 	CreateUser(n latchkey.UserSpec) (latchkey.User, error)
 	LinkIdentity(user uuid.UUID, i latchkey.Identity) (latchkey.User, error)
+	UnlinkIdentity(user uuid.UUID, i latchkey.Identity) (latchkey.User, error)
 	User(id uuid.UUID) (latchkey.User, error)
 	UserByIdentity(i latchkey.Identity) (latchkey.User, error)
 	Users(after uuid.UUID) iter.Seq2[latchkey.User, error]
@@ -269,6 +270,13 @@ func (p *player) call(c calls, s step) string {
 		return orError(p.userText(u), err)
 	case "LinkIdentity":
 		u, err := c.LinkIdentity(user, s.identity)
+		return orError(p.userText(u), err)
+	case "UnlinkIdentity":
+		i := s.identity
+		if i.Subject == self {
+			i.Subject = user.String()
+		}
+		u, err := c.UnlinkIdentity(user, i)
 		return orError(p.userText(u), err)
 	case "User":
 		u, err := c.User(user)
@@ -429,7 +437,16 @@ func (p *player) userText(u latchkey.User) string {
 }
 
 func (p *player) keyText(k latchkey.Key) string {
-	return keyText(p.keyName(k.ID), p.ownerName(k.Owner), k.Name, k.Created, k.Expires, k.Disabled)
+	return keyText(p.keyName(k.ID), p.ownerName(k.Owner), plainName(k.Name, k.ID), k.Created, k.Expires, k.Disabled)
+}
+
+// plainName returns the name of a key as the rules know it. They do not know the digits of the key's
+// ID in the name of a key that has made way.
+func plainName(name string, id uuid.UUID) string {
+	if before, madeWay := strings.CutSuffix(name, "~"+id.String()[28:]); madeWay {
+		return before + ownDigits
+	}
+	return name
 }
 
 func orError(text string, err error) string {
@@ -448,6 +465,10 @@ func (a alone) CreateUser(n latchkey.UserSpec) (latchkey.User, error) {
 
 func (a alone) LinkIdentity(user uuid.UUID, i latchkey.Identity) (latchkey.User, error) {
 	return a.s.LinkIdentity(context.Background(), user, i)
+}
+
+func (a alone) UnlinkIdentity(user uuid.UUID, i latchkey.Identity) (latchkey.User, error) {
+	return a.s.UnlinkIdentity(context.Background(), user, i)
 }
 
 func (a alone) User(id uuid.UUID) (latchkey.User, error) {

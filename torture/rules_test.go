@@ -56,8 +56,12 @@ const (
 	ownNobody
 )
 
-// self stands, in histories, for the subject of an anonymous user that was made without one.
-const self = "itself"
+const (
+	// self stands, in histories, for the subject of an anonymous user that was made without one.
+	self = "itself"
+	// ownDigits stands for the end of the name of a key that has made way.
+	ownDigits = "~ itsown8"
+)
 
 var programStart = time.Date(2026, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
 
@@ -153,6 +157,8 @@ func (r *rules) call(s step) []string {
 		return r.createUser(s)
 	case "LinkIdentity":
 		return r.linkIdentity(s)
+	case "UnlinkIdentity":
+		return r.unlinkIdentity(s)
 	case "DisableUser", "EnableUser", "DeleteUser", "User":
 		return r.onUser(s)
 	case "UserByIdentity":
@@ -204,7 +210,7 @@ func (r *rules) createUser(s step) []string {
 	i := s.identity
 	if i.Provider == latchkey.ProviderAnonymous && i.Subject == "" {
 		i.Subject = self
-	} else if !validIdentity(i) {
+	} else if !newIdentity(i) {
 		return []string{"ErrInvalidIdentity"}
 	} else if r.userWith(i) >= 0 {
 		return []string{"ErrIdentityTaken"}
@@ -223,7 +229,7 @@ func (r *rules) linkIdentity(s step) []string {
 	if !r.live(user) {
 		errs = append(errs, "ErrUserNotFound")
 	}
-	if !validIdentity(s.identity) || s.identity.Provider == latchkey.ProviderAnonymous {
+	if !newIdentity(s.identity) || s.identity.Provider == latchkey.ProviderAnonymous {
 		errs = append(errs, "ErrInvalidIdentity")
 	}
 	if owner >= 0 {
@@ -236,6 +242,31 @@ func (r *rules) linkIdentity(s step) []string {
 	u.identities = append(slices.Clone(u.identities), s.identity)
 	r.changed = true
 	return []string{r.userText(user)}
+}
+
+func (r *rules) unlinkIdentity(s step) []string {
+	user := r.user(s.user)
+	if !r.live(user) {
+		return []string{"ErrUserNotFound"}
+	}
+	u := &r.users[user]
+	if !slices.Contains(u.identities, s.identity) {
+		return []string{"ErrIdentityNotFound"}
+	}
+	left := slices.DeleteFunc(slices.Clone(u.identities), func(i latchkey.Identity) bool { return i == s.identity })
+	switch {
+	case len(left) == 0:
+		return []string{"ErrLastIdentity"}
+	case !named(left) && len(r.keysOf(user)) > 0:
+		return []string{"ErrUserHasKeys"}
+	}
+	u.identities, r.changed = left, true
+	return []string{r.userText(user)}
+}
+
+// named reports whether one of the identities is not anonymous.
+func named(identities []latchkey.Identity) bool {
+	return slices.ContainsFunc(identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.ProviderAnonymous })
 }
 
 func (r *rules) onUser(s step) []string {
@@ -313,6 +344,7 @@ func (r *rules) create(s step) []string {
 			errs = append(errs, found...)
 			continue
 		}
+		made.giveWay(made.user(request.user), request.name)
 		key := len(made.keys)
 		made.keys = append(made.keys, ruledKey{
 			owner: made.user(request.user), name: request.name,
@@ -341,14 +373,14 @@ func (r *rules) newKeyErrors(s step) (errs []string) {
 	}
 	if r.live(owner) {
 		u := r.users[owner]
-		if !slices.ContainsFunc(u.identities, func(i latchkey.Identity) bool { return i.Provider != latchkey.ProviderAnonymous }) {
+		if !named(u.identities) {
 			errs = append(errs, "ErrAnonymousUser")
 		}
-		if len(r.keysOf(owner)) >= maxKeys {
+		if n := len(slices.DeleteFunc(r.keysOf(owner), r.expired)); n >= maxKeys {
 			errs = append(errs, "ErrTooManyKeys")
 		}
 	}
-	if !validText(s.name) {
+	if !newName(s.name) {
 		errs = append(errs, "ErrInvalidName")
 	}
 	if r.nameTaken(owner, s.name) {
@@ -378,15 +410,30 @@ func (r *rules) keysOf(owner int) (keys []int) {
 	return keys
 }
 
+// nameTaken reports whether a key of owner has a name and does not make way.
 func (r *rules) nameTaken(owner int, name string) bool {
-	return slices.ContainsFunc(r.keysOf(owner), func(i int) bool { return r.keys[i].name == name })
+	return slices.ContainsFunc(r.keysOf(owner), func(i int) bool { return r.keys[i].name == name && !r.expired(i) })
+}
+
+// giveWay renames an expired key of owner that has a name.
+func (r *rules) giveWay(owner int, name string) {
+	for _, i := range r.keysOf(owner) {
+		if r.keys[i].name == name {
+			r.keys[i].name = name[:min(len(name), 247)] + ownDigits
+		}
+	}
+}
+
+func (r *rules) expired(key int) bool {
+	e := r.keys[key].expires
+	return !e.IsZero() && !r.now.Before(e)
 }
 
 func (r *rules) onKey(s step) []string {
 	key := s.key.index(len(r.keys))
 	if key < 0 || r.keys[key].deleted || !s.byOwner && r.keys[key].owner != r.user(s.user) {
 		errs := []string{"ErrKeyNotFound"}
-		if s.do == "RenameKey" && !validText(s.name) {
+		if s.do == "RenameKey" && !newName(s.name) {
 			errs = append(errs, "ErrInvalidName")
 		}
 		return errs
@@ -402,11 +449,12 @@ func (r *rules) onKey(s step) []string {
 	case "RenameKey":
 		switch {
 		case k.name == s.name:
-		case !validText(s.name):
+		case !newName(s.name):
 			return []string{"ErrInvalidName"}
 		case r.nameTaken(k.owner, s.name):
 			return []string{"ErrKeyNameTaken"}
 		default:
+			r.giveWay(k.owner, s.name)
 			k.name, r.changed = s.name, true
 		}
 	}
@@ -438,7 +486,7 @@ func (r *rules) login(s step) []string {
 	switch {
 	case k.disabled:
 		return []string{"ErrKeyDisabled"}
-	case !k.expires.IsZero() && !r.now.Before(k.expires):
+	case r.expired(key):
 		return []string{"ErrKeyExpired"}
 	case k.owner == ownServer:
 		return []string{principalText(keyName(key), k.name, "nobody", true)}
@@ -478,6 +526,19 @@ func validIdentity(i latchkey.Identity) bool {
 		"oauth2-facebook", "oauth2-apple", "api-key"}
 	return slices.Contains(known, i.Provider) && validText(i.Subject)
 }
+
+// newIdentity reports whether an identity can be given to a user. A user can have any valid one, from
+// before there were more rules.
+func newIdentity(i latchkey.Identity) bool { return validIdentity(i) && visibleText(i.Subject) }
+
+// newName reports whether a key can get a name.
+func newName(s string) bool {
+	isID := len(s) == 24 && strings.Trim(s, "0123456789abcdef") == ""
+	return validText(s) && visibleText(s) && !isID
+}
+
+// visibleText knows the invisible characters that programs use.
+func visibleText(s string) bool { return strings.Trim(s, " \u00a0\u200b\ufeff\u2800") == s }
 
 func validText(s string) bool {
 	control := func(r rune) bool { return r < 0x20 || r >= 0x7f && r <= 0x9f }

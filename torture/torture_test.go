@@ -127,6 +127,9 @@ var outcomes = []struct {
 	err  error
 	name string
 }{
+	{latchkey.ErrIdentityNotFound, "ErrIdentityNotFound"},
+	{latchkey.ErrLastIdentity, "ErrLastIdentity"},
+	{latchkey.ErrUserHasKeys, "ErrUserHasKeys"},
 	{latchkey.ErrInvalidToken, "ErrInvalidToken"},
 	{latchkey.ErrKeyDisabled, "ErrKeyDisabled"},
 	{latchkey.ErrKeyExpired, "ErrKeyExpired"},

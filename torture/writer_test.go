@@ -171,9 +171,15 @@ func (w *writer) createUser(next *holdings) {
 	})
 }
 
+// link gives a user another identity, or takes one from a user who has two others.
 func (w *writer) link(next *holdings, subject string) {
 	u, linked := next.Users[subject], w.newName()
-	if len(u.Linked) > 5 {
+	if len(u.Linked) == 2 {
+		linked, u.Linked = u.Linked[0], u.Linked[1:]
+		w.change(next, func(ctx context.Context) error {
+			_, err := w.store.UnlinkIdentity(ctx, u.ID, email(linked))
+			return err
+		})
 		return
 	}
 	u.Linked = append(u.Linked, linked)

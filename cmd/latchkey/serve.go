@@ -61,6 +61,7 @@ func serveCommand(c *cli) *cobra.Command {
 		cli:          c,
 		confirmation: choiceFlag{"automatic", []string{"automatic", "manual"}},
 		logFormat:    choiceFlag{"text", []string{"text", "json"}},
+		stores:       latchkey.Options{AppServicesNames: true},
 	}
 	cmd := &cobra.Command{
 		Use:   "serve",

@@ -24,6 +24,7 @@ func userCommands(c *cli) *cobra.Command {
 		userListCommand(c),
 		userShowCommand(c),
 		userLinkCommand(c),
+		userUnlinkCommand(c),
 		userChangeCommand(c, "disable", "Stop a user's keys from logging in until the user is enabled", (*latchkey.Tx).DisableUser),
 		userChangeCommand(c, "enable", "Let a disabled user's keys log in again", (*latchkey.Tx).EnableUser),
 		askFirst(c, userChangeCommand(c, "delete", "Delete a user and all keys of the user for good", (*latchkey.Tx).DeleteUser)),

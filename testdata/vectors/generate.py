@@ -193,8 +193,8 @@ def verifiers():
 # User IDs
 
 
-def user_id(secret, provider, subject, deletions):
-    message = b"latchkey user\0" + provider.encode() + b"\0" + subject.encode() + b"\0" + struct.pack(">Q", deletions)
+def user_id(secret, provider, subject, former):
+    message = b"latchkey user\0" + provider.encode() + b"\0" + subject.encode() + b"\0" + struct.pack(">Q", former)
     return with_version(hmac.new(secret, message, hashlib.sha256).digest()[:16], 8)
 
 
@@ -203,8 +203,8 @@ def user_ids():
     cases = [("local-userpass", "ada@example.com", 0), ("local-userpass", "ada@example.com", 1),
              ("local-userpass", "ada@example.com", 256), ("oauth2-google", "ada@example.com", 0),
              ("local-userpass", "Ada@example.com", 0), ("custom-token", "\u00e5da \u2603", 0), ("api-key", "x" * 256, 0)]
-    return {"user_ids": [{"user_secret": secret.hex(), "provider": p, "subject": s, "deletions": d,
-                          "id": str(user_id(secret, p, s, d))} for p, s, d in cases]}
+    return {"user_ids": [{"user_secret": secret.hex(), "provider": p, "subject": s, "former": n,
+                          "id": str(user_id(secret, p, s, n))} for p, s, n in cases]}
 
 
 # Records

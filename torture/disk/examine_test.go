@@ -153,6 +153,10 @@ func (x *examination) write(ctx context.Context, s *latchkey.Store) {
 		if subject != "" {
 			_, err = s.LinkIdentity(ctx, h.ID, email("also "+subject))
 			x.note("link identity", err)
+			if err == nil {
+				_, err = s.UnlinkIdentity(ctx, h.ID, email(subject))
+				x.note("unlink identity", err)
+			}
 		}
 		for name, k := range h.Keys {
 			switch done++; done % 4 {
