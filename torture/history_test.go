@@ -369,7 +369,7 @@ var revocationModel = porcupine.Model{
 	Init: func() any { return personState{} },
 	Step: func(state, input, output any) (bool, any) {
 		got := output.(answer)
-		if got.outcome == "canceled" || got.outcome == "ErrBusy" && input.(call).method == "Login" {
+		if got.outcome == "canceled" || got.outcome == "ErrBusy" && slices.Contains([]string{"Login", "CreateKey"}, input.(call).method) {
 			return true, state // such a call has changed nothing
 		}
 		want, next := state.(personState).next(input.(call), got.made)

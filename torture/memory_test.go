@@ -152,7 +152,7 @@ func createServerKeys(t *testing.T, s *latchkey.Store, n int) (tokens []string) 
 	t.Helper()
 	specs := make([]latchkey.KeySpec, n)
 	for i := range specs {
-		specs[i].Name = uuid.NewString()
+		specs[i].Name = "key " + uuid.NewString()
 	}
 	_, tokens, err := createKeys(t.Context(), s, latchkey.ServerOwner, specs)
 	must(t, err)
