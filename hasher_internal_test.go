@@ -319,10 +319,15 @@ func TestCloseWaitsForTheHashesOfNewKeys(t *testing.T) {
 	}()
 	<-begun
 	closeStore(t, s)
-	wantIdle(t, s.hasher)
+	s.hasher.mu.Lock()
+	if running := s.hasher.running; running != 0 {
+		t.Errorf("%d hashes run after Close", running)
+	}
+	s.hasher.mu.Unlock()
 	if err := <-outcome; !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v, want %v", err, ErrClosed)
 	}
+	wantIdle(t, s.hasher)
 }
 
 func TestACallIsBusyWhenTheQueueOfItsKindIsFull(t *testing.T) {

@@ -442,8 +442,11 @@ func (tx *Tx) countKeys(owner uuid.UUID) (*keyCount, error) {
 // countExpiredKeys returns the number of owner's keys that have expired.
 func (tx *Tx) countExpiredKeys(owner uuid.UUID) (int, error) {
 	n, err := tx.countKeys(owner)
-	if err != nil || n.expired >= 0 {
-		return n.expired, err
+	if err != nil {
+		return 0, err
+	}
+	if n.expired >= 0 {
+		return n.expired, nil
 	}
 	expired := 0
 	for k, err := range tx.keyRecordsOf(owner) {

@@ -317,7 +317,7 @@ func (s *Store) canWait() error {
 	switch {
 	case s.closed.Load():
 		return ErrClosed
-	case false:
+	case s.transactions.Around():
 		return ErrInTransaction
 	}
 	return nil

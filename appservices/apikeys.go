@@ -113,8 +113,8 @@ func (c *call) createKey() (reply, error) {
 	return reply{http.StatusCreated, newKeyReply(key, token)}, nil
 }
 
-// keyLimitReached returns errKeyLimit for a user who can have no more keys. The number of the user's
-// keys that count is the limit, or more if the limit was lowered.
+// keyLimitReached returns errKeyLimit for a user who can have no more keys. The number of the
+// user's keys that count is the limit, or more if the limit was lowered.
 func (c *call) keyLimitReached(owner uuid.UUID) error {
 	keys, err := c.app.store.Keys(c.ctx(), owner)
 	if err != nil {

@@ -97,9 +97,9 @@ type Options struct {
 	ResetEndsSessions bool
 
 	// CustomFunction authenticates users for the provider custom-function. payload is the document
-	// that the client sent, without the wrappings of Extended JSON. id identifies the user. The rules
-	// for it are those of [latchkey.CheckIdentity]. data goes into the profile, and has at most 32 KiB
-	// as JSON. An error refuses the login, and the client learns its text. By default,
+	// that the client sent, without the wrappings of Extended JSON. id identifies the user. The
+	// rules for it are those of [latchkey.CheckIdentity]. data goes into the profile, and has at
+	// most 32 KiB as JSON. An error refuses the login, and the client learns its text. By default,
 	// the provider is off.
 	CustomFunction func(ctx context.Context, appID string, payload map[string]any) (id string, data map[string]any, err error)
 

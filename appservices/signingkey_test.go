@@ -28,8 +28,8 @@ func (d *double) signingKey() (key []byte) {
 	return key
 }
 
-// stolen returns a refresh token of a user that a thief of the signing key has made. The thief knows
-// the user's identity, which is in the file, too.
+// stolen returns a refresh token of a user that a thief of the signing key has made. The thief
+// knows the user's identity, which is in the file, too.
 func (d *double) stolen(key []byte, email string) string {
 	d.t.Helper()
 	user := d.user(email)

@@ -440,8 +440,8 @@ func (p *player) keyText(k latchkey.Key) string {
 	return keyText(p.keyName(k.ID), p.ownerName(k.Owner), plainName(k.Name, k.ID), k.Created, k.Expires, k.Disabled)
 }
 
-// plainName returns the name of a key as the rules know it. They do not know the digits of the key's
-// ID in the name of a key that has made way.
+// plainName returns the name of a key as the rules know it. They do not know the digits of the
+// key's ID in the name of a key that has made way.
 func plainName(name string, id uuid.UUID) string {
 	if before, madeWay := strings.CutSuffix(name, "~"+id.String()[28:]); madeWay {
 		return before + ownDigits

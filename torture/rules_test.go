@@ -527,8 +527,8 @@ func validIdentity(i latchkey.Identity) bool {
 	return slices.Contains(known, i.Provider) && validText(i.Subject)
 }
 
-// newIdentity reports whether an identity can be given to a user. A user can have any valid one, from
-// before there were more rules.
+// newIdentity reports whether an identity can be given to a user. A user can have any valid one,
+// from before there were more rules.
 func newIdentity(i latchkey.Identity) bool { return validIdentity(i) && visibleText(i.Subject) }
 
 // newName reports whether a key can get a name.

@@ -108,8 +108,8 @@
 //	1    a failure that is not listed here
 //	2    the command line is wrong, or a file that serve was told to read
 //	3    a user, key, store, file or directory does not exist
-//	4    a conflict: an identity or a name is taken, a limit is reached, a user is anonymous or would
-//	     have no identity, or a file exists already
+//	4    a conflict: an identity or a name is taken, a limit is reached, a user is anonymous,
+//	     a user would have no identity, or a file exists already
 //	5    login: the token is refused
 //	6    another program has the store open
 //	7    the store is damaged, or the file is not a store
