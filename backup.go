@@ -120,8 +120,8 @@ func checkCopy(ctx context.Context, path string) error {
 // second, and then gives up.
 //
 // It returns ctx's error, [ErrInterrupted] if more than 16 MiB were written meanwhile,
-// [ErrReadOnly], [ErrClosed], [ErrInTransaction], [ErrCorrupt], [ErrSyncFailed], [ErrFileChanged], the operating
-// system's error, or [errors.ErrUnsupported] if the engine cannot be compacted.
+// [ErrReadOnly], [ErrClosed], [ErrInTransaction], [ErrCorrupt], [ErrSyncFailed], [ErrFileChanged],
+// the operating system's error, or [errors.ErrUnsupported] if the engine cannot be compacted.
 func (s *Store) Compact(ctx context.Context) error {
 	if err := s.canWait(); err != nil {
 		return err

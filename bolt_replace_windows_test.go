@@ -133,7 +133,8 @@ func TestACompactionThatLosesTheFileToAnotherProgramHasItAgainWhenThatLetsItGo(t
 	}
 }
 
-// stealLock takes the lock of the file at path when a compaction gives it up. release gives it back.
+// stealLock takes the lock of the file at path when a compaction gives it up. release gives it
+// back.
 func stealLock(t testing.TB, path string) (release func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)

@@ -254,7 +254,7 @@ func TestAStoreForReadingFollowsItsFile(t *testing.T) {
 		must(t, e.centre.EnableKey(t.Context(), e.ada, key.ID))
 		overwriteFile(t, e.path, e.backup())
 		e.look()
-		wantRefused(t, e.store, token, latchkey.ErrFileChanged) // until it has not changed for a second
+		wantRefused(t, e.store, token, latchkey.ErrFileChanged) // it was changed a moment ago
 		wantError(t, e.store.Health(t.Context()), latchkey.ErrFileChanged)
 		e.look()
 		wantLogin(t, e.store, token, key.ID)

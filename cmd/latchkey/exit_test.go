@@ -76,8 +76,8 @@ func TestCommandsThatWaitCanBeInterrupted(t *testing.T) {
 			t.Errorf("%v: status %d, standard error %q, standard output %q; want 130, %q and none", tt.args, status, stderr.String(), stdout.String(), want)
 		}
 	}
-	// A program would have ended by now. Here its goroutines get the store, and close it, and Windows
-	// removes no file that is open.
+	// A program would have ended by now. Here its goroutines get the store, and close it, and
+	// Windows removes no file that is open.
 	if err := holder.Close(); err != nil {
 		t.Fatal(err)
 	}

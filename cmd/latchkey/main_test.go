@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LATCHKEY_STORE", "keys.db")
 			env.Setenv("LATCHKEY_COST", "light")
-			env.Setenv("GORACE", "atexit_sleep_ms=0") // or with -race each process sleeps for a second at its end
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // no pause at the end, with -race
 			env.Values[holder{}] = &holder{}
 			env.Values[serving{}] = &serving{}
 			env.Defer(func() { checkStore(t, filepath.Join(env.WorkDir, "keys.db")) })

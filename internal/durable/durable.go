@@ -31,7 +31,7 @@ func Create(path string, write func(tmp *os.File) error) error {
 		return &os.PathError{Op: "create", Path: path, Err: errReserved}
 	}
 	prefix := filepath.Base(path) + newInfix
-	if isTooLong(filepath.Join(filepath.Dir(path), prefix+"4294967295")) { // the most that CreateTemp adds
+	if isTooLong(filepath.Join(filepath.Dir(path), prefix+"4294967295")) { // at most
 		prefix = shortName(path, newInfix)
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), prefix+"*")
@@ -225,8 +225,8 @@ func Remove(path string) error {
 	return retry(patience, func() error { return os.Remove(path) })
 }
 
-// patience is how long a change of a name is tried. A virus scanner usually has a file open for some
-// milliseconds.
+// patience is how long a change of a name is tried. A virus scanner usually has a file open for
+// some milliseconds.
 const patience = 2 * time.Second
 
 // retry calls fn until its error no longer says that another program has the file open, for up to
