@@ -16,11 +16,13 @@ import (
 // store. [Restore] checks the copy and puts it in place. The copy has the secrets of the domain, so
 // keep it as safe as the file.
 //
-// Logins and writes go on meanwhile. Space that they free is not used again until the backup is
-// done. So a slow w makes the file grow, and makes writers wait if the file outgrows its map (see
-// [Store.View]). Use a fast w, such as a file.
+// Logins and writes go on meanwhile, even if w takes nothing more. Space that they free is not used
+// again until the backup is done, so a slow w makes the file grow. If the file outgrows its map
+// (see [Store.View]), Backup ends with [ErrInterrupted], and what w has is of no use. Begin again.
+// Use a fast w, such as a file. Backup looks at ctx between two writes to w.
 //
-// It returns w's error, ctx's error, [ErrClosed], [ErrInTransaction], [ErrCorrupt], or
+// It returns w's error, ctx's error, [ErrInterrupted], [ErrClosed], [ErrInTransaction],
+// [ErrCorrupt], or
 // [errors.ErrUnsupported] if the engine cannot make backups.
 func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	if err := s.canWait(); err != nil {
@@ -119,9 +121,10 @@ func checkCopy(ctx context.Context, path string) error {
 // that cannot replace a file that is open. There it looks for a moment without readers for one
 // second, and then gives up.
 //
-// It returns ctx's error, [ErrInterrupted] if more than 16 MiB were written meanwhile,
-// [ErrReadOnly], [ErrClosed], [ErrInTransaction], [ErrCorrupt], [ErrSyncFailed], [ErrFileChanged],
-// the operating system's error, or [errors.ErrUnsupported] if the engine cannot be compacted.
+// It returns ctx's error, [ErrInterrupted] if more than 16 MiB were written meanwhile, or the file
+// has outgrown its map, [ErrReadOnly], [ErrClosed], [ErrInTransaction], [ErrCorrupt],
+// [ErrSyncFailed], [ErrFileChanged], the operating system's error, or [errors.ErrUnsupported] if the
+// engine cannot be compacted.
 func (s *Store) Compact(ctx context.Context) error {
 	if err := s.canWait(); err != nil {
 		return err

@@ -10,11 +10,10 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"go.etcd.io/bbolt"
@@ -61,12 +60,13 @@ type boltEngine struct {
 	health boltHealth
 	turns  boltTurns
 
-	gate       boltGate     // held while a transaction begins; guards the rest of this block
-	db         *bbolt.DB    // nil if the file could not be opened again
-	file       *os.File     // the file of db, so that it can be closed where bbolt cannot close it
-	committing bool         // while a commit is under way, a reader that begins may wait for it
-	aside      *boltAside   // set while db is nil because a compaction lost the file
-	readers    *readerCount // the read transactions of db that have begun
+	gate       boltGate      // held while a transaction begins; guards the rest of this block
+	db         *bbolt.DB     // nil if the file could not be opened again
+	file       *os.File      // the file of db, so that it can be closed where bbolt cannot close it
+	noEntry    chan struct{} // closed when readers may begin again, and nil while they may
+	committing bool          // while a commit is under way, a reader that begins may wait for it
+	aside      *boltAside    // set while db is nil because a compaction lost the file
+	readers    *readerCount  // the read transactions of db that have begun
 
 	checked    boltpage.Checked
 	lastCommit atomic.Pointer[boltCommit] // the last commit that is known to be on disk
@@ -79,6 +79,9 @@ type boltEngine struct {
 
 	compacting boltGate       // held by a compaction, from its beginning to its end
 	oldFiles   sync.WaitGroup // the files that compactions replaced, and that others still read
+
+	heldUp     atomic.Pointer[time.Time] // since when a writer waits for a reader, or nil
+	unenlarged *bbolt.DB                 // has a map that cannot be enlarged ahead; for the holder of the turn
 }
 
 // boltCommit is a commit of a file. id is its number, and mark tells it from the commits of other
@@ -233,9 +236,6 @@ func openMappedDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 		db, err = bbolt.Open(path, 0o600, settings)
 		return err
 	})
-	if db != nil {
-		db.AllocSize = boltAllocSize
-	}
 	if err != nil {
 		if file != nil { // bbolt has closed the file, unless it panicked
 			durable.Unlock(file)
@@ -243,6 +243,11 @@ func openMappedDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.
 		}
 		return nil, nil, boltError(err)
 	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, nil, errors.Join(err, contain(db.Close))
+	}
+	guardMap(db, mapSizeFor(max(info.Size(), int64(settings.InitialMmapSize))))
 	return db, file, nil
 }
 
@@ -251,25 +256,9 @@ func boltSettings() *bbolt.Options {
 		PageSize:     boltpage.PageSize,
 		FreelistType: bbolt.FreelistMapType,
 		NoStatistics: true, // they take a lock in every read transaction
-		// A file that outgrows its map needs a new map, and all readers have to end for that. Where
-		// address space costs nothing, the map is large from the beginning.
-		InitialMmapSize: boltMapSize(),
+		// Where address space costs nothing, the map is large from the beginning.
+		InitialMmapSize: boltMapSize,
 	}
-}
-
-// boltSmallestMap is the size in bytes of the smallest map that is made with room to grow.
-const boltSmallestMap = 1 << 20
-
-// boltMapSize returns the size of the first map in bytes: 1 GiB on 64-bit machines, and 64 MiB on
-// others. On Windows it returns 0, because Windows makes the file as large as its map.
-func boltMapSize() int {
-	switch {
-	case runtime.GOOS == "windows":
-		return 0
-	case strconv.IntSize < 64:
-		return 64 << 20
-	}
-	return 1 << 30
 }
 
 // checkFile returns an error for a file that is not a store, or not a whole store, before anything
@@ -408,22 +397,27 @@ func mappedPages(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Pages {
 // view runs fn in a read transaction of bbolt. It contains faults in bbolt, but not in fn. fn also
 // gets the file that tx reads.
 func (e *boltEngine) view(ctx context.Context, fn func(*bbolt.Tx, *os.File) error) error {
+	r, err := e.beginView(ctx)
+	if err != nil {
+		return err
+	}
+	defer e.endRead(r)
+	return fn(r.tx, r.file)
+}
+
+// beginView is beginRead for callers of the engine.
+func (e *boltEngine) beginView(ctx context.Context) (boltReader, error) {
 	for {
 		if err := e.health.canRead(); err != nil {
-			return err
+			return boltReader{}, err
 		}
 		r, err := e.beginRead(ctx)
-		if errors.Is(err, bolterrors.ErrInvalidMapping) {
-			if err := e.waitForReopen(ctx); err != nil {
-				return err
-			}
-			continue
+		if !errors.Is(err, bolterrors.ErrInvalidMapping) {
+			return r, boltError(err)
 		}
-		if err != nil {
-			return boltError(err)
+		if err := e.waitForReopen(ctx); err != nil {
+			return boltReader{}, err
 		}
-		defer e.endRead(r)
-		return fn(r.tx, r.file)
 	}
 }
 
@@ -450,7 +444,7 @@ type boltReader struct {
 //
 // Errors: those of canLook; bbolt's errors; boltpage.ErrLastLost; ctx's error.
 func (e *boltEngine) beginRead(ctx context.Context) (boltReader, error) {
-	if err := e.gate.lockWithin(ctx); err != nil {
+	if err := e.enterGate(ctx); err != nil {
 		return boltReader{}, err
 	}
 	if !e.committing {
@@ -541,44 +535,6 @@ func (e *boltEngine) endRead(r boltReader) {
 	}
 }
 
-// readerCount counts the read transactions that have begun and not ended.
-type readerCount struct {
-	mu     sync.Mutex
-	n      int
-	awaits []chan struct{} // closed when n is 0
-}
-
-func (c *readerCount) add() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.n++
-}
-
-func (c *readerCount) done() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.n--; c.n > 0 {
-		return
-	}
-	for _, ended := range c.awaits {
-		close(ended)
-	}
-	c.awaits = nil
-}
-
-// none returns a channel that is closed as soon as there are no readers.
-func (c *readerCount) none() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ended := make(chan struct{})
-	if c.n == 0 {
-		close(ended)
-	} else {
-		c.awaits = append(c.awaits, ended)
-	}
-	return ended
-}
-
 // boltGate is a lock. A goroutine can wait for it for as long as a context lasts.
 type boltGate chan struct{}
 
@@ -643,28 +599,12 @@ func (e *boltEngine) CheckEngine(ctx context.Context) iter.Seq[error] {
 		more := true
 		report := func(err error) { more = more && yield(boltError(err)) }
 		for checked := false; !checked; {
-			err := e.view(ctx, func(tx *bbolt.Tx, file *os.File) error {
-				m, sound := boltpage.ReadMeta(file)
-				if sound == 2 && m.Commit != uint64(tx.ID()) {
-					return nil // there was a commit since tx began, so begin again
-				}
-				checked = true
-				if sound < 2 {
-					report(corrupt("a meta page cannot be read"))
-				}
-				if !more {
-					return nil
-				}
-				pages := boltpage.NewPages(file, uint64(tx.Size()/boltpage.PageSize))
-				for finding := range pages.FindDamage(ctx, m, false) {
-					if report(finding); !more {
-						break
-					}
-				}
-				if !more || ctx.Err() != nil {
-					return ctx.Err()
-				}
-				return contain(func() error { return newBoltTables(tx, nil).CheckMarker(m) })
+			err := e.viewLong(ctx, func(l *longReader) (err error) {
+				checked, err = l.checkPages(ctx, func(finding error) bool {
+					report(finding)
+					return more
+				})
+				return err
 			})
 			if err != nil {
 				report(err)
@@ -672,4 +612,45 @@ func (e *boltEngine) CheckEngine(ctx context.Context) iter.Seq[error] {
 			}
 		}
 	}
+}
+
+// checkPages yields what is wrong with the pages that l sees. It reports false, and has yielded
+// nothing, if there was a commit since l began.
+func (l *longReader) checkPages(ctx context.Context, yield func(error) bool) (checked bool, err error) {
+	if err := l.enter(); err != nil {
+		return false, err
+	}
+	entered := true
+	defer func() {
+		if entered {
+			l.leave()
+		}
+	}()
+	// The caller of yield may take long, and l can be interrupted meanwhile.
+	report := func(finding error) (more bool) {
+		l.leave()
+		entered = false
+		more = yield(finding)
+		err = l.enter()
+		entered = err == nil
+		return more && entered
+	}
+	m, sound := boltpage.ReadMeta(l.r.file)
+	if sound == 2 && m.Commit != uint64(l.r.tx.ID()) {
+		return false, nil
+	}
+	if sound < 2 && !report(corrupt("a meta page cannot be read")) {
+		return true, err
+	}
+	pages := boltpage.NewPages(l.r.file, uint64(l.r.tx.Size()/boltpage.PageSize))
+	ctx = longContext{ctx, l}
+	for finding := range pages.FindDamage(ctx, m, false) {
+		if !report(finding) {
+			return true, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return true, err
+	}
+	return true, contain(func() error { return newBoltTables(l.r.tx, nil).CheckMarker(m) })
 }

@@ -26,6 +26,7 @@ type boltBatch struct {
 	tables  *boltpage.Tables
 	removed map[string][][]byte // the keys that were removed, by table
 	writes  []boltWrite         // what was written, in order
+	used    int64               // how much of the file was in use before, in bytes
 	members int
 	mark    boltpage.Mark // of the commit
 	dirty   bool          // a member that succeeded wrote something
@@ -173,6 +174,7 @@ func (e *boltEngine) commitBatch() {
 		e.batch = nil
 		b.err = e.commit(b)
 		close(b.done)
+		e.enlargeMap(b.used)
 	}
 }
 
@@ -211,7 +213,7 @@ func (e *boltEngine) beginWrite() (*boltBatch, error) {
 	b := &boltBatch{removed: make(map[string][][]byte), done: make(chan struct{})}
 	err := e.health.guard(stuckWriters, func() (err error) {
 		if b.tx, err = e.db.Begin(true); err == nil {
-			b.tables = newBoltTables(b.tx, nil)
+			b.tables, b.used = newBoltTables(b.tx, nil), b.tx.Size()
 		}
 		return err
 	})
@@ -251,12 +253,11 @@ func (e *boltEngine) commit(b *boltBatch) error {
 		return err // a commit might wait for ever for bbolt's lock
 	}
 	id := b.tx.ID()
-	e.setCommitting(true)
-	err := e.health.guard(stuckWriters, b.tx.Commit)
-	if err == nil {
-		e.lastCommit.Store(&boltCommit{e.db, id, b.mark})
+	guardExactly(e.db, b.used)
+	err := e.commitTx(b)
+	if needsLargerMap(err) {
+		err = e.commitWithLargerMap(b)
 	}
-	e.setCommitting(false)
 	if err == nil {
 		e.commits.Add(1)
 		if missed := e.missed.Load(); missed != nil {
@@ -289,6 +290,18 @@ func (e *boltEngine) commit(b *boltBatch) error {
 		e.health.failWrites(err)
 	}
 	return boltError(err)
+}
+
+// commitTx commits the transaction of a batch.
+func (e *boltEngine) commitTx(b *boltBatch) error {
+	id := b.tx.ID()
+	e.setCommitting(true)
+	defer e.setCommitting(false)
+	err := e.health.guard(stuckWriters, b.tx.Commit)
+	if err == nil {
+		e.lastCommit.Store(&boltCommit{e.db, id, b.mark})
+	}
+	return err
 }
 
 // failChanged ends all writing if err is an [ErrFileChanged].

@@ -163,25 +163,29 @@ func (dst *boltEngine) makeMissed(missed *boltMissed) error {
 		return err
 	}
 	err = dst.health.guard(stuckWriters, func() error {
-		dst.db.NoSync = true // once, at the end
-		defer func() { dst.db.NoSync = false }()
-		err := dst.db.Update(func(tx *bbolt.Tx) error {
-			for _, w := range writes {
-				if err := w.apply(tx); err != nil {
-					return err
-				}
-			}
-			return setMarker(tx)
-		})
-		if err != nil {
-			return err
-		}
-		if err := dst.db.Update(setMarker); err != nil { // see fill
-			return err
-		}
-		return dst.db.Sync()
+		return unguarded(dst.db, dst.file, func() error { return dst.makeWrites(writes) })
 	})
 	return boltError(err)
+}
+
+func (dst *boltEngine) makeWrites(writes []boltWrite) error {
+	dst.db.NoSync = true // once, at the end
+	defer func() { dst.db.NoSync = false }()
+	err := dst.db.Update(func(tx *bbolt.Tx) error {
+		for _, w := range writes {
+			if err := w.apply(tx); err != nil {
+				return err
+			}
+		}
+		return setMarker(tx)
+	})
+	if err != nil {
+		return err
+	}
+	if err := dst.db.Update(setMarker); err != nil { // see fill
+		return err
+	}
+	return dst.db.Sync()
 }
 
 // finishCompaction puts the file of a compaction in the place of the engine's file. Where no open
@@ -247,7 +251,8 @@ func (e *boltEngine) copyError(ctx context.Context, err error) error {
 
 // copyTo makes a bbolt file at path, which has the entries that r sees, and ends r.
 func (e *boltEngine) copyTo(ctx context.Context, r boltReader, path string) error {
-	defer e.endRead(r)
+	l := e.newLongReader(r)
+	defer l.end()
 	if err := durable.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -265,17 +270,17 @@ func (e *boltEngine) copyTo(ctx context.Context, r boltReader, path string) erro
 	if err != nil {
 		return err
 	}
-	err = dst.health.guard(stuckWriters, func() error { return dst.fill(ctx, r.tx) })
+	err = dst.health.guard(stuckWriters, func() error { return dst.fill(ctx, l) })
 	if releaseErr := dst.release(); err == nil {
 		err = releaseErr
 	}
 	return err
 }
 
-// fill copies the entries that tx sees to dst, which is empty.
-func (dst *boltEngine) fill(ctx context.Context, tx *bbolt.Tx) error {
+// fill copies the entries that src sees to dst, which is empty.
+func (dst *boltEngine) fill(ctx context.Context, src *longReader) error {
 	dst.db.NoSync = true // once, at the end
-	if err := copyTables(ctx, tx, dst.db); err != nil {
+	if err := copyTables(ctx, src, dst.db); err != nil {
 		return err
 	}
 	// One more commit, so that both meta pages are of a state that has everything. It also writes
@@ -289,16 +294,24 @@ func (dst *boltEngine) fill(ctx context.Context, tx *bbolt.Tx) error {
 
 // copyTables copies all entries that src sees to dst, in transactions of bounded size. It reads
 // only pages that it has checked.
-func copyTables(ctx context.Context, src *bbolt.Tx, dst *bbolt.DB) error {
-	tables := newBoltTables(src, nil)
+func copyTables(ctx context.Context, src *longReader, dst *bbolt.DB) error {
+	var tables *boltpage.Tables
+	err := src.read(func() error {
+		tables = newBoltTables(src.r.tx, nil)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	names := scanPages(tables.FindTable, nil)
 	for {
-		table, err := readNext(names)
+		table, err := src.readNext(names)
 		if err != nil || table.Key == nil {
 			return err
 		}
 		find := func(key []byte) (boltpage.Node, []byte, error) { return tables.Find(string(table.Key), key) }
-		if err := copyTable(ctx, dst, table.Key, scanPages(find, nil)); err != nil {
+		next := scanPages(find, nil)
+		if err := copyTable(ctx, dst, table.Key, func() (Entry, error) { return src.readNext(next) }); err != nil {
 			return err
 		}
 	}
@@ -306,7 +319,7 @@ func copyTables(ctx context.Context, src *bbolt.Tx, dst *bbolt.DB) error {
 
 func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Entry, error)) error {
 	const perTx = 4 << 20
-	entry, err := readNext(next)
+	entry, err := next()
 	if err != nil {
 		return err
 	}
@@ -325,7 +338,7 @@ func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Ent
 					return err
 				}
 				n += len(entry.Key) + len(entry.Value)
-				if entry, err = readNext(next); err != nil {
+				if entry, err = next(); err != nil {
 					return err
 				}
 			}

@@ -55,7 +55,7 @@ func (e boltInside) compactWhile(ctx context.Context, do func()) error {
 // larger map waits for all readers, such as a compaction.
 func (e boltInside) makeRoom() {
 	e.t.Helper()
-	if boltMapSize() > 0 {
+	if boltMapSize > 0 {
 		return
 	}
 	for i := range 32 {

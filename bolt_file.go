@@ -135,74 +135,41 @@ func (e *boltEngine) rewriteLastMeta() error {
 }
 
 // WriteBackup writes the file, as it is at one moment, to w. [Store.Backup] calls it.
+//
+// While w takes its time, a writer can end the transaction that WriteBackup reads.
 func (e *boltEngine) WriteBackup(ctx context.Context, w io.Writer) error {
-	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
-		out := &contextWriter{ctx: ctx, w: &panicWriter{w: w}}
-		err := contain(func() error {
-			_, err := tx.WriteTo(&metaWriter{w: out})
+	return e.viewLong(ctx, func(l *longReader) error {
+		pages, size, err := l.metaPages()
+		if err != nil {
 			return err
-		})
-		if p := out.w.(*panicWriter); p.panicked {
-			panic(p.value)
 		}
-		if out.err != nil {
-			return out.err // of some errors bbolt keeps only the text
+		out := &contextWriter{ctx: ctx, w: w}
+		if _, err := out.Write(pages); err != nil {
+			return err
 		}
-		return err
+		buf := make([]byte, backupChunk)
+		for at := int64(len(pages)); at < size; at += int64(len(buf)) {
+			buf = buf[:min(backupChunk, size-at)]
+			if err := l.readPages(buf, at); err != nil {
+				return err
+			}
+			if _, err := out.Write(buf); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
-// metaWriter puts each meta page where its commit belongs: the page of the even commit first. bbolt
-// writes the page of the last commit first. If that is an odd commit, the next commit would write
-// over the page of the last commit, and leave the page of the commit before.
-type metaWriter struct {
-	w    io.Writer
-	head []byte // as much of the meta pages as has come
-}
-
-func (w *metaWriter) Write(p []byte) (n int, err error) {
-	const size = 2 * boltpage.PageSize
-	if len(w.head) == size {
-		return w.w.Write(p)
-	}
-	n = min(len(p), size-len(w.head))
-	if w.head = append(w.head, p[:n]...); len(w.head) < size {
-		return n, nil
-	}
-	last, before := w.head[:boltpage.PageSize], w.head[boltpage.PageSize:]
-	pages := slices.Concat(last, before)
-	if m, _ := boltpage.ReadMeta(bytes.NewReader(w.head)); m.Commit%2 == 1 {
-		pages = slices.Concat(before, last)
-	}
-	for id := range uint64(2) {
-		binary.LittleEndian.PutUint64(pages[id*boltpage.PageSize:], id)
-	}
-	if _, err := w.w.Write(pages); err != nil || n == len(p) {
-		return n, err
-	}
-	more, err := w.w.Write(p[n:])
-	return n + more, err
-}
-
-// panicWriter catches a panic of a caller's writer, so that it is not taken for a panic of bbolt.
-type panicWriter struct {
-	w        io.Writer
-	panicked bool
-	value    any
-}
-
-var errPanicked = errors.New("panic")
-
-func (w *panicWriter) Write(p []byte) (n int, err error) {
-	w.panicked = true
-	defer func() {
-		if w.panicked {
-			w.value, err = recover(), errPanicked
+// readPages fills buf with pages of the file, from at on.
+func (l *longReader) readPages(buf []byte, at int64) error {
+	return l.read(func() error {
+		_, err := l.r.file.ReadAt(buf, at)
+		if err == io.EOF {
+			err = corrupt("the file is cut short")
 		}
-	}()
-	n, err = w.w.Write(p)
-	w.panicked = false
-	return n, err
+		return err
+	})
 }
 
 // contextWriter writes to w until ctx ends. It is for one call, and ctx is the context of that
@@ -210,14 +177,60 @@ func (w *panicWriter) Write(p []byte) (n int, err error) {
 type contextWriter struct {
 	ctx context.Context
 	w   io.Writer
-	err error
 }
 
 func (w *contextWriter) Write(p []byte) (n int, err error) {
-	if w.err = w.ctx.Err(); w.err == nil {
-		n, w.err = w.w.Write(p)
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
 	}
-	return n, w.err
+	n, err = w.w.Write(p)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	return n, err
+}
+
+// backupChunk is how many bytes WriteBackup writes at once.
+const backupChunk = 128 << 10
+
+// metaPages returns the meta pages of a copy of the file, as l sees it, and the size of the copy.
+//
+// It puts each meta page where its commit belongs: the page of the even commit first. bbolt writes
+// the page of the last commit first. If that is an odd commit, the next commit would write over the
+// page of the last commit, and leave the page of the commit before.
+func (l *longReader) metaPages() (pages []byte, size int64, err error) {
+	w := headWriter{}
+	err = l.read(func() error {
+		return contain(func() error {
+			size = l.r.tx.Size()
+			_, err := l.r.tx.WriteTo(&w)
+			return err
+		})
+	})
+	const two = 2 * boltpage.PageSize
+	if len(w.head) < two {
+		return nil, 0, err
+	}
+	last, before := w.head[:boltpage.PageSize], w.head[boltpage.PageSize:two]
+	pages = slices.Concat(last, before)
+	if m, _ := boltpage.ReadMeta(bytes.NewReader(w.head)); m.Commit%2 == 1 {
+		pages = slices.Concat(before, last)
+	}
+	for id := range uint64(2) {
+		binary.LittleEndian.PutUint64(pages[id*boltpage.PageSize:], id)
+	}
+	return pages, size, nil
+}
+
+// headWriter takes the meta pages, and nothing more.
+type headWriter struct{ head []byte }
+
+func (w *headWriter) Write(p []byte) (int, error) {
+	if len(w.head) >= 2*boltpage.PageSize {
+		return 0, io.ErrShortWrite
+	}
+	w.head = append(w.head, p...)
+	return len(p), nil
 }
 
 // reopen opens the file again, for an engine that has lost its map and whose last commit is known.

@@ -18,7 +18,8 @@ import (
 type boltTx struct {
 	tx     *bbolt.Tx
 	tables *boltpage.Tables
-	batch  *boltBatch // nil for a reader
+	batch  *boltBatch  // nil for a reader
+	long   *longReader // nil for a writer, and for a reader that nobody interrupts
 	ended  bool
 	writes int         // how many there were; after a write, the cursor of a scan must seek again
 	undos  []boltWrite // what undo writes, the last one first
@@ -48,6 +49,12 @@ func (w boltWrite) apply(tx *bbolt.Tx) error {
 func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 	if tx.ended {
 		return nil, ErrClosed
+	}
+	if tx.long != nil {
+		if err := tx.long.enter(); err != nil {
+			return nil, err
+		}
+		defer tx.long.leave()
 	}
 	err = readPages(func() error {
 		leaf, _, err := tx.tables.Find(table, key)
@@ -90,7 +97,7 @@ func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 		for {
 			entry, err := Entry{}, ErrClosed
 			if !tx.ended {
-				entry, err = readNext(next)
+				entry, err = tx.long.readNext(next)
 			}
 			if err != nil {
 				yield(Entry{}, err)
@@ -244,6 +251,12 @@ func (tx *boltTx) undo() {
 // NextReadable returns the first key that can follow the next pages that cannot be read, or nil if
 // there is none. [Store.Check] calls it.
 func (tx *boltTx) NextReadable(table string, from []byte) (next []byte) {
+	if tx.long != nil {
+		if tx.long.enter() != nil {
+			return nil
+		}
+		defer tx.long.leave()
+	}
 	_ = contain(func() error {
 		for {
 			_, after, err := tx.tables.Find(table, from)

@@ -18,11 +18,11 @@ import (
 // file, records that do not match their checksum, indexes that disagree with records, and broken
 // rules. Each finding is an error that wraps [ErrCorrupt], or [ErrNewerFormat] for a record of a
 // later version. If there is no finding, the store is sound. If a page cannot be read, Check goes
-// on after it, and compares nothing with the page. Check reads in long transactions, so a bbolt
-// file cannot outgrow its map meanwhile (see [Store.View]). Logins go on.
+// on after it, and compares nothing with the page. Logins and writes go on meanwhile.
 //
-// If Check cannot go on to the end, the last element wraps [ErrClosed], [ErrInTransaction] or ctx's
-// error.
+// If Check cannot go on to the end, the last element wraps [ErrClosed], [ErrInTransaction], ctx's
+// error, or [ErrInterrupted] if the file has outgrown its map (see [Store.View]). Then call Check
+// again.
 func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		if err := s.canWait(); err != nil {
@@ -35,8 +35,8 @@ func (s *Store) Check(ctx context.Context) iter.Seq[error] {
 			}
 		}
 		// Not by View, because the body of the caller's loop may call the store.
-		err := s.engine.View(ctx, func(etx EngineTx) error {
-			c := newChecker(ctx, s.newTx(etx), yield)
+		err := s.viewLong(ctx, func(tx *Tx) error {
+			c := newChecker(ctx, tx, yield)
 			return c.run()
 		})
 		if err != nil && err != errStopped {
@@ -59,6 +59,9 @@ func (s *Store) engineFindings(ctx context.Context) iter.Seq[error] {
 // change may have disabled or deleted it. A damaged record, and anything else that cannot be
 // derived, stays as it is. [Store.Check] still yields it, and [Salvage] takes the whole records to
 // a new file.
+//
+// Writers wait until Repair has ended. Before the transaction, Repair reads the pages of the file
+// and can end with [ErrInterrupted], as [Store.Check] does.
 //
 // Repair returns [ErrCorrupt] and changes nothing if pages of the engine are damaged, because then
 // it cannot find all records. Otherwise it returns an error of [Store.Update].
@@ -123,9 +126,19 @@ func (c *checker) reportDerived(fix func() error, format string, args ...any) {
 }
 
 func (c *checker) reportError(err error) {
+	if c.err == nil && c.interrupted() {
+		c.err = ErrInterrupted
+	}
 	if c.err == nil && !c.yield(err) {
 		c.err = errStopped
 	}
+}
+
+// interrupted reports whether the transaction was interrupted. Then a finding may come of that,
+// because what could not be read looks like something that is not there.
+func (c *checker) interrupted() bool {
+	_, err := c.tx.etx.Get(tableMeta, nil)
+	return errors.Is(err, ErrInterrupted)
 }
 
 func (c *checker) run() error {

@@ -15,8 +15,8 @@ import (
 // View or Update runs must not call the engine, and must not wait for another function that does,
 // because transactions may share a commit and so wait for each other.
 //
-// An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker] and
-// [CommitCounter], and its transactions may implement [DamageSkipper]. The store uses the ones that
+// An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker],
+// [EngineLongViewer], [EngineHealther] and [CommitCounter], and its transactions may implement [DamageSkipper]. The store uses the ones that
 // it finds. An engine that wraps another one passes them on.
 type Engine interface {
 	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if that ends
@@ -94,6 +94,14 @@ type CommitCounter interface {
 	Commits() uint64
 }
 
+// An EngineLongViewer is an [Engine] that can read for long without making writers wait.
+// [Store.Check] uses it.
+type EngineLongViewer interface {
+	// ViewLong is View, except that the methods of tx return [ErrInterrupted] from the moment when a
+	// writer would have to wait for the transaction.
+	ViewLong(ctx context.Context, fn func(tx EngineTx) error) error
+}
+
 // An EngineHealther is an [Engine] that can tell how it is. [Store.Health] uses it.
 type EngineHealther interface {
 	// EngineHealth returns what is wrong with the engine and what it relies on, joined by
@@ -116,6 +124,8 @@ var (
 	_ EngineChecker   = (*boltEngine)(nil)
 	_ CommitCounter   = (*boltEngine)(nil)
 	_ DamageSkipper   = (*boltTx)(nil)
+
+	_ EngineLongViewer = (*boltEngine)(nil)
 )
 
 // The sizes in bytes of the largest key and the largest value. Every [Engine] must take them, and

@@ -117,9 +117,13 @@ var (
 	// ErrSyncFailed means that an earlier commit could not be synced to the disk, so that the store
 	// accepts no more writes. Close the store, repair the disk, and open the store again.
 	ErrSyncFailed = errors.New("an earlier commit could not be synced: reopen the store to write again")
-	// ErrInterrupted means that the call would have made writers wait, and has ended. Nothing was
-	// changed. Call it again.
+	// ErrInterrupted means that a backup, a check or a compaction would have made writers wait, and
+	// has ended. The store was not changed. Call it again.
 	ErrInterrupted = errors.New("interrupted, because writers would have to wait")
+	// ErrReaderHoldsUp is a finding of [Store.Health]: a writer waits for a [Store.View] to end,
+	// because the file needs a larger map. The text says since when. Keep the functions of View
+	// short.
+	ErrReaderHoldsUp = errors.New("a View holds up the writers")
 	// ErrSafetyCopyFailed is a finding of [Store.Health]: the last attempt to make a safety copy
 	// failed. The text says since when, and why.
 	ErrSafetyCopyFailed = errors.New("the safety copy cannot be made")

@@ -15,6 +15,7 @@ import (
 //   - [ErrSafetyCopyFailed] means that the last safety copy could not be made. Logins and changes
 //     go on.
 //   - [ErrRecovered] means that this opening recovered the store from its safety copy.
+//   - [ErrReaderHoldsUp] means that a writer waits for a [Store.View] that does not end.
 //   - The engine adds findings of its own; see [EngineHealther].
 //
 // Health reads no keys and waits for no other call. It returns [ErrClosed] alone after Close, and

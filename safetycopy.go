@@ -31,7 +31,7 @@ func (s *Store) keepSafetyCopy(path string, every time.Duration) {
 		if st, err := s.Stats(ctx); err == nil && (!made || st.Commits != last) {
 			// A commit between Stats and the copy is in the copy, and counts as new for the next
 			// one.
-			err := s.makeSafetyCopy(ctx, path)
+			err := repeatInterrupted(ctx, func() error { return s.makeSafetyCopy(ctx, path) })
 			if err == nil {
 				last, made = st.Commits, true
 			}
@@ -43,6 +43,15 @@ func (s *Store) keepSafetyCopy(path string, every time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-ticks.C:
+		}
+	}
+}
+
+// repeatInterrupted calls fn until it ends with another error than [ErrInterrupted], or ctx ends.
+func repeatInterrupted(ctx context.Context, fn func() error) error {
+	for {
+		if err := fn(); !errors.Is(err, ErrInterrupted) || ctx.Err() != nil {
+			return err
 		}
 	}
 }

@@ -294,10 +294,12 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 // in [Store.Update].
 //
 // Keep fn short. Writers do not wait for a View, with one exception: a bbolt file cannot outgrow
-// its memory map while a View or a Backup lasts. The map has 1 GiB, or 64 MiB on 32-bit machines;
-// on Windows it has the next power of two above the size of the file. A writer that needs a larger
-// map waits until the View ends, and calls that begin to read meanwhile wait for the writer, as
-// long as their contexts last.
+// its memory map while a View lasts. The first map has 1 GiB, or 64 MiB on 32-bit machines; on
+// Windows it has the next power of two above the size of the file. Except on Windows, the engine
+// enlarges the map ahead of need, at a moment when nobody reads. A writer that needs a larger map
+// all the same waits until each View has ended, and [Store.Health] says so with
+// [ErrReaderHoldsUp]. Calls that begin to read meanwhile wait for the writer, as long as their
+// contexts last.
 //
 // It returns [ErrClosed], [ErrInTransaction], [ErrCorrupt], [ErrNewerFormat] if fn meets a record
 // of a later version, or ctx's error.
@@ -321,6 +323,16 @@ func (s *Store) canWait() error {
 		return ErrInTransaction
 	}
 	return nil
+}
+
+// viewLong is View for a function that reads for long. If a writer would have to wait for fn, the
+// operations of tx return [ErrInterrupted].
+func (s *Store) viewLong(ctx context.Context, fn func(tx *Tx) error) error {
+	e, ok := s.engine.(EngineLongViewer)
+	if !ok {
+		return s.engine.View(ctx, func(etx EngineTx) error { return fn(s.newTx(etx)) })
+	}
+	return e.ViewLong(ctx, func(etx EngineTx) error { return fn(s.newTx(etx)) })
 }
 
 // read returns the result of fn, which it runs in a read transaction. Beside an error it returns

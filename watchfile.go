@@ -197,9 +197,19 @@ func (now *followed) whyNot(next *followed) string {
 
 // View runs fn on the file in use.
 func (f *followedFile) View(ctx context.Context, fn func(EngineTx) error) error {
+	return f.view(ctx, (*boltEngine).View, fn)
+}
+
+// ViewLong runs fn on the file in use. [Store.Check] calls ViewLong.
+func (f *followedFile) ViewLong(ctx context.Context, fn func(EngineTx) error) error {
+	return f.view(ctx, (*boltEngine).ViewLong, fn)
+}
+
+// view runs fn with one of the methods View and ViewLong of the file in use.
+func (f *followedFile) view(ctx context.Context, method func(*boltEngine, context.Context, func(EngineTx) error) error, fn func(EngineTx) error) error {
 	for {
 		e, ran := f.current.Load(), false
-		err := e.View(ctx, func(etx EngineTx) error { ran = true; return fn(etx) })
+		err := method(e.boltEngine, ctx, func(etx EngineTx) error { ran = true; return fn(etx) })
 		if ran || !errors.Is(err, ErrClosed) || f.current.Load() == e {
 			return err
 		}
@@ -246,4 +256,6 @@ var (
 	_ CommitCounter   = (*followedFile)(nil)
 	_ EngineHealther  = (*followedFile)(nil)
 	_ EngineHealther  = (*boltEngine)(nil)
+
+	_ EngineLongViewer = (*followedFile)(nil)
 )

@@ -19,6 +19,7 @@ var abilityLaws = []law{
 	{"Compact keeps every entry", compactKeepsEntries},
 	{"CheckEngine finds nothing in a sound engine", checkFindsNothing},
 	{"Commits counts the commits since the opening", commitsAreCounted},
+	{"ViewLong sees one state", longViewSeesOneState},
 	{"NextReadable returns nil for a sound table", nothingToSkip},
 }
 
@@ -153,6 +154,22 @@ func compactKeepsEntries(s *subject) {
 			s.wantTruth("t", key, err)
 		}
 		s.reopen(nil)
+	}
+}
+
+// longViewSeesOneState reads all entries while others are written.
+func longViewSeesOneState(s *subject) {
+	e := ability[latchkey.EngineLongViewer](s)
+	s.fill()
+	err := e.ViewLong(s.Context(), func(tx latchkey.EngineTx) error {
+		s.update(func(w latchkey.EngineTx) error { return w.Put("t", []byte("later"), []byte("1")) })
+		if v, err := tx.Get("t", []byte("later")); v != nil || err != nil {
+			s.Errorf("ViewLong sees %q of a later transaction: %v", v, err)
+		}
+		return nil
+	})
+	if err != nil {
+		s.Errorf("ViewLong: %v", err)
 	}
 }
 

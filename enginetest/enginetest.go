@@ -15,9 +15,9 @@
 // until the timeout of go test, whose output shows where the engine waits.
 //
 // An engine may also have optional abilities: [latchkey.EngineBackuper],
-// [latchkey.EngineCompacter], [latchkey.EngineChecker], [latchkey.CommitCounter] and
-// [latchkey.DamageSkipper]. The suite checks the laws of the abilities that the engine has, and
-// skips the others.
+// [latchkey.EngineCompacter], [latchkey.EngineChecker], [latchkey.EngineLongViewer],
+// [latchkey.CommitCounter] and [latchkey.DamageSkipper]. The suite checks the laws of the abilities
+// that the engine has, and skips the others.
 package enginetest
 
 import (

@@ -17,3 +17,6 @@ func IsLocked(*os.File) (bool, error) { return false, nil }
 func Unlock(*os.File) {}
 
 func copyOwner(*os.File, fs.FileInfo) bool { return true }
+
+// Duplicate returns [errors.ErrUnsupported], because duplicates share no lock here.
+func Duplicate(*os.File) (*os.File, error) { return nil, errors.ErrUnsupported }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"runtime"
 	"syscall"
 )
 
@@ -58,3 +59,21 @@ func copyOwner(f *os.File, other fs.FileInfo) bool {
 
 // chown is the system's call, for tests of systems that refuse it.
 var chown = (*os.File).Chown
+
+// Duplicate returns a duplicate of f. The two share the lock of bbolt, which ends when both are
+// closed, or when [Unlock] ends it.
+//
+// Errors: [errors.ErrUnsupported] where duplicates share no lock; the operating system's error.
+func Duplicate(f *os.File) (*os.File, error) {
+	if runtime.GOOS == "android" {
+		return nil, errors.ErrUnsupported
+	}
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	fd, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		return nil, os.NewSyscallError("dup", err)
+	}
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}

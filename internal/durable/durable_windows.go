@@ -196,3 +196,6 @@ func CopyAccessList(f *os.File, path string) error {
 	}
 	return nil
 }
+
+// Duplicate returns [errors.ErrUnsupported], because bbolt cannot lock a duplicate here.
+func Duplicate(*os.File) (*os.File, error) { return nil, errors.ErrUnsupported }
