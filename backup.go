@@ -123,8 +123,8 @@ func checkCopy(ctx context.Context, path string) error {
 //
 // It returns ctx's error, [ErrInterrupted] if more than 16 MiB were written meanwhile, or the file
 // has outgrown its map, [ErrReadOnly], [ErrClosed], [ErrInTransaction], [ErrCorrupt],
-// [ErrSyncFailed], [ErrFileChanged], the operating system's error, or [errors.ErrUnsupported] if the
-// engine cannot be compacted.
+// [ErrSyncFailed], [ErrFileChanged], the operating system's error, or [errors.ErrUnsupported] if
+// the engine cannot be compacted.
 func (s *Store) Compact(ctx context.Context) error {
 	if err := s.canWait(); err != nil {
 		return err

@@ -81,7 +81,7 @@ type boltEngine struct {
 	oldFiles   sync.WaitGroup // the files that compactions replaced, and that others still read
 
 	heldUp     atomic.Pointer[time.Time] // since when a writer waits for a reader, or nil
-	unenlarged *bbolt.DB                 // has a map that cannot be enlarged ahead; for the holder of the turn
+	unenlarged *bbolt.DB                 // its map cannot be enlarged ahead
 }
 
 // boltCommit is a commit of a file. id is its number, and mark tells it from the commits of other

@@ -65,8 +65,8 @@ func (e *boltEngine) isReplaced() (bool, error) {
 // [Store.Health] calls EngineHealth.
 //
 // Errors: [ErrFileChanged], and [ErrFileGone] besides if there is no file at the path;
-// [ErrReaderHoldsUp] while a writer waits for a reader; [ErrSyncFailed]; [ErrCorrupt] if damage or a
-// panic of bbolt has ended reading or writing; ctx's error.
+// [ErrReaderHoldsUp] while a writer waits for a reader; [ErrSyncFailed]; [ErrCorrupt] if damage or
+// a panic of bbolt has ended reading or writing; ctx's error.
 func (e *boltEngine) EngineHealth(ctx context.Context) error {
 	fileErr, err := e.lookAtFile(ctx)
 	if err != nil {

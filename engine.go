@@ -16,8 +16,9 @@ import (
 // because transactions may share a commit and so wait for each other.
 //
 // An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker],
-// [EngineLongViewer], [EngineHealther] and [CommitCounter], and its transactions may implement [DamageSkipper]. The store uses the ones that
-// it finds. An engine that wraps another one passes them on.
+// [EngineLongViewer], [EngineHealther] and [CommitCounter], and its transactions may implement
+// [DamageSkipper]. The store uses the ones that it finds. An engine that wraps another one passes
+// them on.
 type Engine interface {
 	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if that ends
 	// before fn begins. The transaction sees one state of the whole engine, with every Update that
@@ -97,8 +98,8 @@ type CommitCounter interface {
 // An EngineLongViewer is an [Engine] that can read for long without making writers wait.
 // [Store.Check] uses it.
 type EngineLongViewer interface {
-	// ViewLong is View, except that the methods of tx return [ErrInterrupted] from the moment when a
-	// writer would have to wait for the transaction.
+	// ViewLong is View, except that the methods of tx return [ErrInterrupted] from the moment when
+	// a writer would have to wait for the transaction.
 	ViewLong(ctx context.Context, fn func(tx EngineTx) error) error
 }
 
