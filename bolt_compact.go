@@ -241,7 +241,7 @@ func (e *boltEngine) tryFinishCompaction(ctx context.Context, dst *boltEngine, m
 // it may be in the store, or only in the copy, if the disk loses what is written to it.
 func (e *boltEngine) copyError(ctx context.Context, err error) error {
 	if !errors.Is(err, ErrCorrupt) {
-		return err
+		return durable.Named(err, e.path)
 	}
 	for finding := range e.CheckEngine(ctx) {
 		return finding

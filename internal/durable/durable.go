@@ -36,7 +36,7 @@ func Create(path string, write func(tmp *os.File) error) error {
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), prefix+"*")
 	if err != nil {
-		return named(err, path)
+		return Named(err, path)
 	}
 	err = fill(tmp, path, write, nameNew)
 	if errors.Is(err, fs.ErrNotExist) { // the maker of the file at path may have removed tmp
@@ -131,7 +131,7 @@ func Replace(path string, write func(tmp *os.File) error) error {
 	}
 	tmp, err := OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 	if err != nil {
-		return named(err, path)
+		return Named(err, path)
 	}
 	writeAlike := func(tmp *os.File) error {
 		if _, err := os.Stat(path); err == nil {
@@ -161,14 +161,14 @@ func fill(tmp *os.File, path string, write func(tmp *os.File) error, name func(t
 		err = name(tmp.Name(), path)
 	}
 	if err != nil {
-		return named(err, path)
+		return Named(err, path)
 	}
 	return syncName(path)
 }
 
-// named returns the operating system's error err with the name of the file that was to be made, in
+// Named returns the operating system's error err with the name of the file that was to be made, in
 // place of a temporary name that nobody knows.
-func named(err error, path string) error {
+func Named(err error, path string) error {
 	switch e := err.(type) {
 	case *os.PathError:
 		if isTemporary(e.Path, path) {
@@ -213,7 +213,7 @@ func RenameWithin(limit time.Duration, old, new string) error {
 func TryRename(old, new string) error {
 	err := rename(old, new)
 	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
-		return fmt.Errorf("%w; if %s is a mount point, no file can replace it: mount its directory instead", named(err, new), new)
+		return fmt.Errorf("%w; if %s is a mount point, no file can replace it: mount its directory instead", Named(err, new), new)
 	}
 	return err
 }

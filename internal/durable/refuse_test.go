@@ -120,6 +120,20 @@ func TestErrorsNameTheFileThatWasToBeMade(t *testing.T) {
 	}
 }
 
+func TestANamedErrorHasNoTemporaryName(t *testing.T) {
+	path := filepath.Join("dir", "keys.db")
+	for _, temporary := range []string{path + ".compact", path + ".new", Beside(path, ".compact")} {
+		err := Named(&os.PathError{Op: "write", Path: temporary, Err: syscall.ENOSPC}, path)
+		if want := "write " + path + ": " + syscall.ENOSPC.Error(); err.Error() != want {
+			t.Errorf("got %q, want %q", err, want)
+		}
+	}
+	other := &os.PathError{Op: "write", Path: filepath.Join("dir", "other.db"), Err: syscall.ENOSPC}
+	if err := Named(other, path); err != error(other) {
+		t.Errorf("the error of another file became %v", err)
+	}
+}
+
 func TestWhatACrashLeftIsRemovedUnlessSomebodyFillsIt(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keys.db")
