@@ -36,7 +36,7 @@ func (d *double) stolen(key []byte, email string) string {
 	b, err := json.Marshal(object{
 		"exp": start.Add(9999 * day).Unix(), "typ": "refresh", "baas_id": "0123456789abcdef01234567",
 		"baas_identity": claims(d.t, d.loginEmail(email).refresh)["baas_identity"],
-		"latchkey":      object{"app": "demo-abcde", "disablings": user.Disablings, "forgotten": 1 << 40, "user": user.ID.String()},
+		"latchkey":      object{"app": "demo-abcde", "disablings": user.Disablings, "forgotten": int64(1) << 40, "user": user.ID.String()},
 	})
 	must(d.t, err)
 	return sign(key, `{"alg":"HS256","typ":"JWT"}`, string(b))
