@@ -118,8 +118,8 @@ func checkCopy(ctx context.Context, path string) error {
 // Logins, other reads and writes go on meanwhile. Writes wait only while the new file gets its
 // place, which takes about as long as a commit. The space of the old file is free when the last
 // View or Backup that began before has ended. Compact does not wait for them, except on a system
-// that cannot replace a file that is open. There it looks for a moment without readers for one
-// second, and then gives up.
+// that cannot replace a file that is open. There it looks for a moment without readers for two
+// seconds, and then gives up.
 //
 // It returns ctx's error, [ErrInterrupted] if more than 16 MiB were written meanwhile, or the file
 // has outgrown its map, [ErrReadOnly], [ErrClosed], [ErrInTransaction], [ErrCorrupt],

@@ -348,18 +348,17 @@ func TestASafetyCopyThatIsInterruptedIsMadeAgain(t *testing.T) {
 	s := open(t, nil)
 	e := boltInside{s.engine.(*boltEngine), t}
 	user := addUser(t, s, "ada")
-	path := filepath.Join(t.TempDir(), "copy")
 	runs := 0
 	must(t, repeatInterrupted(t.Context(), func() error {
 		if runs++; runs > 1 {
-			return s.makeSafetyCopy(t.Context(), path)
+			return s.makeSafetyCopy(t.Context(), e.path)
 		}
 		return s.Backup(t.Context(), writerFunc(func(p []byte) (int, error) { return len(p), e.outgrow(2 * smallMap) }))
 	}))
 	if runs != 2 {
 		t.Errorf("it took %d runs, want 2", runs)
 	}
-	c := openPath(t, path+safetySuffix, nil)
+	c := openPath(t, e.path+safetySuffix, nil)
 	if _, err := c.User(t.Context(), user.ID); err != nil {
 		t.Error(err)
 	}
