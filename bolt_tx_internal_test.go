@@ -32,7 +32,7 @@ const (
 func deepBolt(t testing.TB, random *rand.Rand) (e boltInside, keys [][]byte) {
 	t.Helper()
 	e = openBoltInside(t)
-	e.db.NoSync = true
+	e.db.NoSync, e.db.MaxSize = true, 0 // the map need not have room
 	fill, size := []float64{0.1, 0.5, 1}[random.IntN(3)], []int{20, 100, 400}[random.IntN(3)]
 	for i := range 3000 {
 		key := binary.BigEndian.AppendUint32(nil, uint32(i))

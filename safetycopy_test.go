@@ -19,7 +19,7 @@ import (
 func TestTheSafetyCopyIsKeptAndUsedWhenAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
-		opts := &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour}
+		opts := &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour, FileCheckEvery: -1}
 		s, err := latchkey.Open(path, opts)
 		must(t, err)
 		synctest.Wait()
@@ -113,7 +113,7 @@ func TestNoNewStoreIsMadeBesideASafetyCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	token := keepCopy(t, path)
 	must(t, os.Remove(path))
-	for _, opts := range []*latchkey.Options{nil, {SafetyCopyEvery: time.Hour}} {
+	for _, opts := range []*latchkey.Options{nil, {SafetyCopyEvery: time.Hour, FileCheckEvery: -1}} {
 		_, err := latchkey.Open(path, opts)
 		wantError(t, err, latchkey.ErrFileGone)
 	}
@@ -149,7 +149,7 @@ func TestAReadOnlyStoreNeitherMakesNorUsesASafetyCopy(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
 		keepCopy(t, path)
 		before := fileInfo(t, path+".safety")
-		opts := &latchkey.Options{ReadOnly: true, SafetyCopyEvery: time.Minute, RecoverFromSafetyCopy: true}
+		opts := &latchkey.Options{ReadOnly: true, FileCheckEvery: -1, SafetyCopyEvery: time.Minute, RecoverFromSafetyCopy: true}
 		s, err := latchkey.Open(path, opts)
 		must(t, err)
 		time.Sleep(time.Hour)
@@ -174,7 +174,7 @@ func fileInfo(t testing.TB, path string) fs.FileInfo {
 func TestASafetyCopyIsMadeOnlyAfterACommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
-		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour})
+		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour, FileCheckEvery: -1})
 		must(t, err)
 		synctest.Wait()
 		first := fileInfo(t, path+".safety")
@@ -203,7 +203,7 @@ func TestASafetyCopyIsMadeOnlyAfterACommit(t *testing.T) {
 func TestACopyOfADamagedStoreDoesNotReplaceTheLastGoodOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
-		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour})
+		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour, FileCheckEvery: -1})
 		must(t, err)
 		synctest.Wait()
 		first := fileInfo(t, path+".safety")
