@@ -302,7 +302,7 @@ func TestLoginsAndWritesGoOnWhileTheStoreIsCompacted(t *testing.T) {
 	})
 	for compacted, attempts := 0, 0; compacted < 10; attempts++ {
 		err := s.Compact(t.Context())
-		if errors.Is(err, latchkey.ErrInterrupted) && attempts < 1000 { // a writer needed a larger map
+		if errors.Is(err, latchkey.ErrInterrupted) && attempts < 1000 { // as writers need room
 			continue
 		}
 		must(t, err)
