@@ -67,9 +67,11 @@ type followedFile struct {
 	opts    *Options
 	current atomic.Pointer[followed]
 
-	// Only the goroutine that follows uses these.
-	changing fileStamp // of a file that was overwritten, when it was seen last
-	finding  atomic.Pointer[refusal]
+	// changing is the stamp of an overwritten file at the last look. Only the goroutine that looks
+	// uses it.
+	changing fileStamp
+	// finding is what the last look found.
+	finding atomic.Pointer[refusal]
 }
 
 // followed is one of the files that were at the path.
@@ -80,7 +82,7 @@ type followed struct {
 	sequence uint64 // of its last change
 }
 
-// fileStamp is what tells that a file was not overwritten.
+// fileStamp tells a file that was overwritten from one that was not.
 type fileStamp struct {
 	size int64
 	time time.Time
