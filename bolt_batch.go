@@ -253,7 +253,7 @@ func (e *boltEngine) commit(b *boltBatch) error {
 		return err // a commit might wait for ever for bbolt's lock
 	}
 	id := b.tx.ID()
-	guardExactly(e.db, b.used)
+	guardExactly(e.db, b)
 	err := e.commitTx(b)
 	if needsLargerMap(err) {
 		err = e.commitWithLargerMap(b)

@@ -80,17 +80,30 @@ func guardedMap(db *bbolt.DB) int64 {
 }
 
 // guardExactly makes up for what guardMap cannot do on Windows. A commit that needs exactly the
-// size of the map makes a new map of the same size, and bbolt does not refuse that. So near the end
-// of the map, bbolt refuses every commit that lets the file grow.
-func guardExactly(db *bbolt.DB, used int64) {
+// size of the map makes a new map of the same size, and bbolt does not refuse that. A commit takes
+// pages one by one, so it comes upon that size on its way to a larger one. So if a batch may come
+// so far, bbolt refuses it as soon as it lets the file grow at all.
+func guardExactly(db *bbolt.DB, b *boltBatch) {
 	if runtime.GOOS != "windows" {
 		return
 	}
 	size := guardedMap(db)
 	db.MaxSize = int(size)
-	if size-used < min(size/8, 256<<10) {
+	if size-b.used <= b.mayTake() {
 		db.MaxSize--
 	}
+}
+
+// mayTake returns how many bytes of new pages the commit of a batch takes at most. A write copies
+// the pages from the root of its table to a leaf, and may split or join some of them. Besides, a
+// commit writes the root page and the list of free pages, which has 8 bytes for a page.
+func (b *boltBatch) mayTake() int64 {
+	const perWrite, perCommit = 12 * boltpage.PageSize, 16 * boltpage.PageSize
+	n := perCommit + b.used/boltpage.PageSize*8
+	for _, w := range b.writes {
+		n += perWrite + int64(len(w.key)+len(w.value))
+	}
+	return n
 }
 
 // unguarded runs fn, which commits to db, and lets bbolt enlarge the map. Nobody may read db.
