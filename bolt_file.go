@@ -41,24 +41,9 @@ func checkPath(path string) error {
 func checkRegular(path string) error {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%w: it is %s", ErrNotStore, fileKind(info.Mode()))
+		err = fmt.Errorf("%w: it is %s", ErrNotStore, durable.Kind(info.Mode()))
 	}
 	return err
-}
-
-// fileKind says what kind of thing is at a path.
-func fileKind(mode fs.FileMode) string {
-	switch {
-	case mode.IsDir():
-		return "a directory"
-	case mode&fs.ModeNamedPipe != 0:
-		return "a pipe"
-	case mode&fs.ModeSocket != 0:
-		return "a socket"
-	case mode&fs.ModeDevice != 0:
-		return "a device"
-	}
-	return "no regular file"
 }
 
 // openRegular opens a regular file for reading. For anything else it returns an error.

@@ -30,7 +30,7 @@ func lookAtFile(path string) (*storeFile, []finding) {
 	case err != nil:
 		return nil, []finding{problem("file", err)}
 	case !info.Mode().IsRegular():
-		return nil, []finding{problem("file", fmt.Errorf("%w: %s", latchkey.ErrNotStore, kind(info.Mode())))}
+		return nil, []finding{problem("file", fmt.Errorf("%w: it is %s", latchkey.ErrNotStore, durable.Kind(info.Mode())))}
 	}
 	file := &storeFile{path, info}
 	if resolved, err := filepath.EvalSymlinks(path); err == nil {
@@ -60,21 +60,6 @@ func missing(path string) finding {
 func isDirectory(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
-}
-
-// kind says what a thing is that is no regular file.
-func kind(mode fs.FileMode) string {
-	switch {
-	case mode.IsDir():
-		return "it is a directory"
-	case mode&fs.ModeNamedPipe != 0:
-		return "it is a pipe"
-	case mode&fs.ModeSocket != 0:
-		return "it is a socket"
-	case mode&fs.ModeDevice != 0:
-		return "it is a device"
-	}
-	return "it is no regular file"
 }
 
 // lookAtPermissions looks at the permissions of the file, and at its owner.

@@ -272,6 +272,21 @@ func CopyAccess(f *os.File, path string) {
 	_ = CopyAccessList(f, path)
 }
 
+// Kind returns the words for a thing that is no regular file, such as "a directory".
+func Kind(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a directory"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	case mode&fs.ModeDevice != 0:
+		return "a device"
+	}
+	return "no regular file"
+}
+
 // SyncDir makes a new name in the directory dir survive a power cut. On Windows it does nothing,
 // because Windows needs no such call. A directory that may not be read cannot be synced, which is
 // not an error. Neither is it an error if the file system has no such call, as older CIFS,
