@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
@@ -58,11 +59,7 @@ func Restore(ctx context.Context, r io.Reader, path string) error {
 
 // restore copies a backup from r to tmp, and checks the copy.
 func restore(ctx context.Context, r io.Reader, tmp *os.File) error {
-	n, err := io.Copy(&contextWriter{ctx: ctx, w: tmp}, r)
-	if err == nil && n == 0 {
-		err = corrupt("the backup is empty")
-	}
-	if err != nil {
+	if err := boltengine.CopyBackup(ctx, tmp, r); err != nil {
 		return err
 	}
 	if err := checkCopy(ctx, tmp.Name()); err != nil {
@@ -74,7 +71,7 @@ func restore(ctx context.Context, r io.Reader, tmp *os.File) error {
 // makeReplica gives a new replica ID to the store in a file that no other program knows. A copy
 // that goes on from an earlier state must not be mistaken for the store that went on from there.
 func makeReplica(ctx context.Context, path string) error {
-	e, err := openBoltEngine(path, nil)
+	e, err := openBoltFile(path, nil)
 	if err != nil {
 		return err
 	}
@@ -96,7 +93,7 @@ func makeReplica(ctx context.Context, path string) error {
 // Check.
 func checkCopy(ctx context.Context, path string) error {
 	opts := &Options{ReadOnly: true}
-	e, err := openBoltEngine(path, opts)
+	e, err := openBoltFile(path, opts)
 	if err != nil {
 		return err
 	}

@@ -1,45 +1,18 @@
 package latchkey
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
-	"os"
-	"path/filepath"
-	"sync"
-	"sync/atomic"
-	"syscall"
-	"time"
-	"unsafe"
 
-	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
-
+	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
-const (
-	// boltAllocSize is how much a file grows at a time. bbolt's default is 16 MiB, which is much
-	// for a device with few keys.
-	boltAllocSize = 128 << 10
-	// boltMaxBatch bounds how many transactions share a commit. Without a bound the first of them
-	// might wait for ever.
-	boltMaxBatch = 256
-)
-
-// Open checks all pages of a file of up to boltMaxExactCheck pages, which is 16 MiB or some twenty
-// thousand keys. Of a file of up to boltMaxOpenCheck pages, 256 MiB, it leaves out most leaves. Of
-// a larger file it checks no pages, because opening should not take longer the more keys there are.
-// Pages that are left out are checked when they are used.
-var (
-	boltMaxExactCheck uint64 = 4 << 10
-	boltMaxOpenCheck  uint64 = 64 << 10
-)
+// Package boltengine has the engine on bbolt, and does not know this package. This file makes an
+// [Engine] of it.
 
 // The build fails unless the limits of package boltpage are those of an engine: boltpage takes a
 // larger key or value for damage, and an engine refuses to write one.
@@ -47,60 +20,6 @@ var (
 	_ = [1]struct{}{}[MaxEngineKey-boltpage.MaxKey]
 	_ = [1]struct{}{}[MaxEngineValue-boltpage.MaxValue]
 )
-
-// boltEngine keeps tables in the buckets of one bbolt file.
-//
-// Write transactions take turns. If others wait when a writer ends its turn, the writer leaves its
-// changes in the open bbolt transaction, hands the turn on, and waits. The last writer in line
-// commits for all. So waiting writers share a sync, a lone writer waits for nobody, and every
-// function runs in its caller's goroutine.
-type boltEngine struct {
-	path   string // of the file itself
-	given  string // the path as it was given, which may lead to the file by links
-	health boltHealth
-	turns  boltTurns
-
-	gate       boltGate      // held while a transaction begins; guards the rest of this block
-	db         *bbolt.DB     // nil if the file could not be opened again
-	file       *os.File      // the file of db, so that it can be closed where bbolt cannot close it
-	noEntry    chan struct{} // closed when readers may begin again, and nil while they may
-	committing bool          // while a commit is under way, a reader that begins may wait for it
-	aside      *boltAside    // set while db is nil because a compaction lost the file
-	readers    *readerCount  // the read transactions of db that have begun
-
-	checked    boltpage.Checked
-	lastCommit atomic.Pointer[boltCommit] // the last commit that is known to be on disk
-	commits    atomic.Uint64
-	closeOnce  sync.Once
-	unmark     func() // of durable.MarkOpen
-
-	batch  *boltBatch                 // the open batch, or nil; only the holder of the turn uses it
-	missed atomic.Pointer[boltMissed] // what a compaction has to make up for, while there is one
-
-	compacting boltGate       // held by a compaction, from its beginning to its end
-	oldFiles   sync.WaitGroup // the files that compactions replaced, and that others still read
-
-	heldUp     atomic.Pointer[time.Time] // since when a writer waits for a reader, or nil
-	unenlarged *bbolt.DB                 // its map cannot be enlarged ahead
-}
-
-// boltCommit is a commit of a file. id is its number, and mark tells it from the commits of other
-// files.
-type boltCommit struct {
-	db   *bbolt.DB
-	id   int
-	mark boltpage.Mark
-}
-
-// outlives reports whether tx sees an older state than that of the commit. When bbolt cannot read a
-// meta page, it goes back to the commit before.
-func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
-	seen := tx.ID()
-	if tx.Writable() {
-		seen--
-	}
-	return c != nil && c.db == tx.DB() && seen < c.id
-}
 
 // OpenBoltEngine opens the bbolt file at path as an [Engine]. If there is no file, OpenBoltEngine
 // makes one. Of opts it uses ReadOnly and LockTimeout. [Open] calls OpenBoltEngine. Call it
@@ -112,11 +31,49 @@ func (c *boltCommit) outlives(tx *bbolt.Tx) bool {
 // Errors: [ErrLocked]; [ErrCorrupt] if the file is damaged or not a store; the operating system's
 // error.
 func OpenBoltEngine(path string, opts *Options) (Engine, error) {
-	e, err := openOrCreateBolt(path, opts)
+	e, err := openBolt(path, opts)
 	if err != nil {
-		return nil, nameHolders(err, path) // and not an Engine that holds a nil *boltEngine
+		return nil, nameHolders(err, path)
+	}
+	return boltEngine{e}, nil
+}
+
+// openBolt opens the bbolt file at path, or makes it.
+func openBolt(path string, opts *Options) (*boltengine.Engine, error) {
+	if err := checkPath(path); err != nil {
+		return nil, err
+	}
+	e, err := boltengine.OpenOrCreate(path, opts.bolt())
+	if err != nil {
+		return nil, wrapOpen(wayOut(path, err), path)
 	}
 	return e, nil
+}
+
+// openBoltFile opens a bbolt file that is there already, and that no other program knows.
+func openBoltFile(path string, opts *Options) (Engine, error) {
+	e, err := boltengine.Open(path, opts.bolt())
+	if err != nil {
+		return nil, err
+	}
+	return boltEngine{e}, nil
+}
+
+// bolt returns the options for a bbolt file.
+func (o *Options) bolt() boltengine.Options {
+	return boltengine.Options{ReadOnly: o.readOnly(), MustExist: o.mustExist(), LockTimeout: o.lockTimeout()}
+}
+
+// checkPath returns an error for a path that cannot be the path of a store.
+func checkPath(path string) error {
+	if path == "" {
+		return wrapf(errNoPath, "open")
+	}
+	if durable.IsReserved(path) {
+		err := fmt.Errorf("%w: Windows keeps the name for a device, or for a stream of a file", ErrNotStore)
+		return wrapf(err, "open %s", path)
+	}
+	return nil
 }
 
 // nameHolders adds to [ErrLocked] which process has the file open, if that is known.
@@ -130,527 +87,51 @@ func nameHolders(err error, path string) error {
 	return err
 }
 
-func openOrCreateBolt(path string, opts *Options) (*boltEngine, error) {
-	if err := checkPath(path); err != nil {
-		return nil, err
-	}
-	err := checkRegular(path)
-	if errors.Is(err, fs.ErrNotExist) && !opts.readOnly() && !opts.mustExist() {
-		err = createBoltFile(durable.Resolve(path))
-	}
-	if err != nil {
-		return nil, wrapOpen(wayOut(path, err), path)
-	}
-	e, err := openBoltEngine(path, opts)
-	if err != nil {
-		return nil, wrapOpen(wayOut(path, err), path)
-	}
-	return e, nil
+// boltEngine is the [Engine] of a bbolt file.
+type boltEngine struct{ boltFile }
+
+// boltFile is a bbolt file in use. A *boltengine.Engine keeps to one file. A *boltengine.Follower
+// goes on with the file that was put in the place of the one before.
+type boltFile interface {
+	View(ctx context.Context, fn func(*boltengine.Tx) error) error
+	Update(ctx context.Context, fn func(*boltengine.Tx) error) error
+	ViewLong(ctx context.Context, fn func(*boltengine.Tx) error) error
+	LookAtFile(ctx context.Context) (moved bool, finding, err error)
+	Path() string
+	Close() error
+
+	EngineBackuper
+	EngineCompacter
+	EngineChecker
+	EngineHealther
+	CommitCounter
+	fmt.Formatter
 }
 
-// openBoltEngine opens a file that is there already.
-func openBoltEngine(path string, opts *Options) (*boltEngine, error) {
-	// Later the file may be replaced. The new file must be put where the file is now, even if the
-	// program has changed its directory, or a link has changed.
-	//
-	// To follow links, Windows must be allowed to list each directory on the way. In a sandbox it
-	// may not be, although it can open the file.
-	given, err := filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
-	path = given
-	if real, err := filepath.EvalSymlinks(given); err == nil {
-		path = real
-	}
-	e := newClosedEngine(path)
-	e.given, e.health.readOnly = given, opts.readOnly()
-	settings := boltSettings()
-	settings.ReadOnly = opts.readOnly()
-	settings.Timeout = opts.lockTimeout()
-	if err := e.openFile(settings); err != nil {
-		return nil, err
-	}
-	if err := e.prepare(); err != nil {
-		_ = e.release()
-		return nil, boltError(err)
-	}
-	e.unmark = durable.MarkOpen(e.path)
-	return e, nil
+func (e boltEngine) View(ctx context.Context, fn func(EngineTx) error) error {
+	return e.boltFile.View(ctx, withBoltTx(fn))
 }
 
-// newClosedEngine returns an engine that has no file open yet.
-func newClosedEngine(path string) *boltEngine {
-	return &boltEngine{path: path, gate: newBoltGate(), compacting: newBoltGate(), readers: &readerCount{}}
+func (e boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
+	return e.boltFile.Update(ctx, withBoltTx(fn))
 }
 
-// prepare checks the file that was opened, and makes it ready for writing.
-func (e *boltEngine) prepare() error {
-	if err := e.checkFile(); err != nil {
-		return err
-	}
-	if e.health.readOnly {
-		return nil
-	}
-	if err := e.rewriteLastMeta(); err != nil {
-		return err
-	}
-	// A crash may have left these files. No compaction is under way, because only the holder of the
-	// lock compacts.
-	_ = durable.Remove(durable.Beside(e.path, compactSuffix))
-	durable.RemoveLeftovers(e.path)
-	return nil
+func (e boltEngine) ViewLong(ctx context.Context, fn func(EngineTx) error) error {
+	return e.boltFile.ViewLong(ctx, withBoltTx(fn))
 }
 
-// openDB opens a bbolt file that is there already. It also returns the file, so that the file can
-// be closed where bbolt cannot close it. If the address space is limited, openDB makes do with a
-// smaller map.
-func openDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, err error) {
-	for {
-		db, file, err = openMappedDB(path, settings)
-		if settings.InitialMmapSize == 0 || !errors.Is(err, syscall.ENOMEM) {
-			return db, file, err
-		}
-		if settings.InitialMmapSize /= 4; settings.InitialMmapSize < boltSmallestMap {
-			settings.InitialMmapSize = 0 // as large as the file
-		}
-	}
+func (e boltEngine) Close() error { return wrapf(e.boltFile.Close(), "close %s", e.Path()) }
+
+func withBoltTx(fn func(EngineTx) error) func(*boltengine.Tx) error {
+	return func(tx *boltengine.Tx) error { return fn(boltTx{tx}) }
 }
 
-func openMappedDB(path string, settings *bbolt.Options) (db *bbolt.DB, file *os.File, err error) {
-	settings.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
-		// bbolt would make a missing file, and fill an empty file. A power cut between its steps
-		// leaves a damaged file.
-		f, err := durable.OpenFile(name, flag&^os.O_CREATE)
-		if err != nil {
-			return nil, err
-		}
-		if err := boltpage.CheckUnlocked(f, settings.ReadOnly); err != nil {
-			f.Close()
-			return nil, err
-		}
-		file = f
-		return f, nil
-	}
-	err = contain(func() (err error) {
-		db, err = bbolt.Open(path, 0o600, settings)
-		return err
-	})
-	if err != nil {
-		if file != nil { // bbolt has closed the file, unless it panicked
-			durable.Unlock(file)
-			_ = file.Close()
-		}
-		return nil, nil, boltError(err)
-	}
-	info, err := file.Stat()
-	if err != nil {
-		return nil, nil, errors.Join(err, contain(db.Close))
-	}
-	guardMap(db, mapSizeFor(max(info.Size(), int64(settings.InitialMmapSize))))
-	return db, file, nil
-}
+// boltTx is a transaction of a bbolt file.
+type boltTx struct{ *boltengine.Tx }
 
-func boltSettings() *bbolt.Options {
-	return &bbolt.Options{
-		PageSize:     boltpage.PageSize,
-		FreelistType: bbolt.FreelistMapType,
-		NoStatistics: true, // they take a lock in every read transaction
-		// Where address space costs nothing, the map is large from the beginning.
-		InitialMmapSize: boltMapSize,
+func (tx boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
+	entries := tx.Tx.Scan(table, from, to)
+	return func(yield func(Entry, error) bool) {
+		entries(func(entry boltengine.Entry, err error) bool { return yield(Entry(entry), err) })
 	}
-}
-
-// checkFile returns an error for a file that is not a store, or not a whole store, before anything
-// touches pages that are missing.
-func (e *boltEngine) checkFile() error {
-	// When a meta page cannot be read, bbolt goes on with the other meta page. The commit of that
-	// page may be the commit before the last, in which a key may be enabled that was disabled
-	// since. A power cut does not damage a meta page, because only its first 80 bytes count.
-	m, sound := boltpage.ReadMeta(e.file)
-	if sound < 2 {
-		return corrupt("a meta page cannot be read, and with it perhaps the last change")
-	}
-	mark, err := boltpage.ReadMark(e.file)
-	if err != nil {
-		return boltError(err)
-	}
-	e.lastCommit.Store(&boltCommit{e.db, int(m.Commit), mark})
-	return e.view(context.Background(), func(tx *bbolt.Tx, file *os.File) error {
-		info, err := file.Stat()
-		if err != nil {
-			return err
-		}
-		if info.Size() < tx.Size() {
-			return corrupt("the file is cut short: it has %d bytes of %d", info.Size(), tx.Size())
-		}
-		return contain(func() error {
-			pages := mappedPages(tx, nil)
-			if err := newBoltTables(tx, nil).CheckMarker(m); err != nil {
-				return err
-			}
-			// A reader can do without a page that is damaged.
-			if e.health.readOnly || pages.Count() > boltMaxOpenCheck {
-				return nil
-			}
-			for finding := range pages.FindDamage(context.Background(), m, pages.Count() > boltMaxExactCheck) {
-				return finding
-			}
-			return nil
-		})
-	})
-}
-
-// setMarker writes the mark of the commit that tx makes into its root page: its number, and a
-// random number.
-func setMarker(tx *bbolt.Tx) error {
-	_, err := newMark(tx)
-	return err
-}
-
-func newMark(tx *bbolt.Tx) (mark boltpage.Mark, err error) {
-	mark.Commit = uint64(tx.ID())
-	rand.Read(mark.Random[:])
-	b, err := tx.CreateBucketIfNotExists([]byte(boltpage.Marker))
-	if err != nil {
-		return mark, err
-	}
-	if err := b.SetSequence(mark.Commit); err != nil {
-		return mark, err
-	}
-	return mark, b.Put([]byte(boltpage.MarkerRandom), bytes.Clone(mark.Random[:]))
-}
-
-// release closes the file.
-func (e *boltEngine) release() error {
-	e.gate.lock()
-	defer e.gate.unlock()
-	err := e.releaseLocked()
-	e.db, e.file = nil, nil
-	return errors.Join(err, e.dropAsideLocked())
-}
-
-// releaseLocked is release for the holder of the gate. After a panic bbolt cannot end its map of
-// the file, and Windows neither shortens nor replaces a file that is mapped. So releaseLocked ends
-// the map. Before that it waits for all readers, because the system may map something else in its
-// place.
-func (e *boltEngine) releaseLocked() error {
-	if e.db != nil && e.health.stuckness() != notStuck {
-		<-e.readers.none()
-		_ = contain(func() error { return durable.Unmap(e.db.Info().Data) })
-	}
-	return e.closeFile(e.db, e.file)
-}
-
-// closeFile closes a bbolt file. If bbolt is stuck, closeFile does not call bbolt, which might wait
-// for ever.
-func (e *boltEngine) closeFile(db *bbolt.DB, file *os.File) error {
-	switch {
-	case db != nil && e.health.stuckness() == notStuck:
-		return contain(db.Close)
-	case file != nil:
-		durable.Unlock(file)
-		return file.Close()
-	}
-	return nil
-}
-
-func (e *boltEngine) View(ctx context.Context, fn func(EngineTx) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return e.view(ctx, func(tx *bbolt.Tx, _ *os.File) error {
-		etx, err := e.newReader(tx)
-		if err != nil {
-			return err
-		}
-		defer func() { etx.ended = true }()
-		return fn(etx)
-	})
-}
-
-// newReader returns the transaction that the function of a View gets. newBoltTables reads from the
-// map, and the file may have been cut short since tx began.
-func (e *boltEngine) newReader(tx *bbolt.Tx) (etx *boltTx, err error) {
-	err = contain(func() error {
-		etx = &boltTx{tx: tx, tables: newBoltTables(tx, &e.checked)}
-		return nil
-	})
-	return etx, err
-}
-
-// newBoltTables returns the tables that tx sees. If tx writes, they are the tables of the last
-// commit. They are valid as long as tx. They must be made and used where faults are contained.
-func newBoltTables(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Tables {
-	root := uint64(tx.Cursor().Bucket().Root())
-	return boltpage.NewTables(mappedPages(tx, checked), root, tx.Writable())
-}
-
-// mappedPages returns the pages that tx sees. It asks bbolt for the place of the map, and bbolt
-// then reads the first byte of the map. So the caller must contain faults.
-func mappedPages(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Pages {
-	data := tx.DB().Info().Data
-	mapped := unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&data))), tx.Size())
-	return boltpage.MappedPages(mapped, checked)
-}
-
-// view runs fn in a read transaction of bbolt. It contains faults in bbolt, but not in fn. fn also
-// gets the file that tx reads.
-func (e *boltEngine) view(ctx context.Context, fn func(*bbolt.Tx, *os.File) error) error {
-	r, err := e.beginView(ctx)
-	if err != nil {
-		return err
-	}
-	defer e.endRead(r)
-	return fn(r.tx, r.file)
-}
-
-// beginView is beginRead for callers of the engine.
-func (e *boltEngine) beginView(ctx context.Context) (boltReader, error) {
-	for {
-		if err := e.health.canRead(); err != nil {
-			return boltReader{}, err
-		}
-		r, err := e.beginRead(ctx)
-		if !errors.Is(err, bolterrors.ErrInvalidMapping) {
-			return r, boltError(err)
-		}
-		if err := e.waitForReopen(ctx); err != nil {
-			return boltReader{}, err
-		}
-	}
-}
-
-// waitForReopen waits for a commit to open the file again. A commit does that if it needs a larger
-// map and the system refuses one. The file is open again when the commit's turn ends.
-func (e *boltEngine) waitForReopen(ctx context.Context) error {
-	if err := e.takeTurn(ctx); err != nil {
-		return err
-	}
-	e.endTurn()
-	return nil
-}
-
-// boltReader is a read transaction of bbolt, the file that it reads, the count in which it counts,
-// and the last commit that was known when it began.
-type boltReader struct {
-	tx         *bbolt.Tx
-	file       *os.File
-	readers    *readerCount
-	lastCommit *boltCommit
-}
-
-// beginRead begins a read transaction, which endRead ends. It waits no longer than ctx lasts.
-//
-// Errors: those of canLook; bbolt's errors; boltpage.ErrLastLost; ctx's error.
-func (e *boltEngine) beginRead(ctx context.Context) (boltReader, error) {
-	if err := e.enterGate(ctx); err != nil {
-		return boltReader{}, err
-	}
-	if !e.committing {
-		return e.beginReadInGate()
-	}
-	// If the commit needs a larger map, it waits for all readers to end, and beginReadInGate waits
-	// for the commit.
-	type begun struct {
-		r   boltReader
-		err error
-	}
-	result := make(chan begun, 1)
-	go func() {
-		r, err := e.beginReadInGate()
-		result <- begun{r, err}
-	}()
-	select {
-	case b := <-result:
-		return b.r, b.err
-	case <-ctx.Done():
-		go func() {
-			if b := <-result; b.err == nil {
-				e.endRead(b.r)
-			}
-		}()
-		return boltReader{}, ctx.Err()
-	}
-}
-
-// beginReadInGate begins a read transaction for the holder of the gate, and unlocks the gate.
-// Transactions begin one at a time, because bbolt holds a lock while it reads the meta pages. A
-// fault leaves that lock locked, and a goroutine that waits for it then would wait for ever.
-func (e *boltEngine) beginReadInGate() (boltReader, error) {
-	r, err := e.beginReadLocked()
-	e.gate.unlock()
-	if err != nil {
-		return boltReader{}, err
-	}
-	if r.lastCommit.outlives(r.tx) {
-		e.endRead(r)
-		return boltReader{}, boltpage.ErrLastLost
-	}
-	return r, nil
-}
-
-func (e *boltEngine) beginReadLocked() (r boltReader, err error) {
-	if err := e.health.canLook(); err != nil {
-		return r, err
-	}
-	if err := e.openAgainLocked(tryAgainSettings()); err != nil {
-		return r, err
-	}
-	if e.db == nil { // the engine was closed after the caller asked for its health
-		return r, ErrClosed
-	}
-	r.file, r.readers, r.lastCommit = e.file, e.readers, e.lastCommit.Load()
-	err = e.health.guard(stuckAll, func() (err error) {
-		r.tx, err = e.db.Begin(false)
-		return err
-	})
-	if err == nil {
-		r.readers.add()
-	}
-	return r, err
-}
-
-// endRead ends a read transaction, for which it needs a lock of bbolt. A fault while a transaction
-// begins can leave that lock locked for ever. After a compaction, closing the old file holds the
-// lock of that file until its last reader ends. So endRead waits for the lock only if it can hold
-// the gate, and only if r reads the file in use. Otherwise a goroutine rolls back. The rollback
-// cannot be skipped: a writer that needs a larger map waits for every open reader, and new readers
-// wait for that writer.
-func (e *boltEngine) endRead(r boltReader) {
-	r.readers.done()
-	rollback := func() { _ = e.health.guard(stuckAll, r.tx.Rollback) }
-	if e.health.stuckness() == stuckAll {
-		return
-	}
-	if !e.gate.tryLock() {
-		go rollback()
-		return
-	}
-	defer e.gate.unlock()
-	if e.db == r.tx.DB() {
-		rollback()
-	} else {
-		go rollback()
-	}
-}
-
-// boltGate is a lock. A goroutine can wait for it for as long as a context lasts.
-type boltGate chan struct{}
-
-func newBoltGate() boltGate { return make(boltGate, 1) }
-
-func (g boltGate) lock()   { g <- struct{}{} }
-func (g boltGate) unlock() { <-g }
-
-// lockWithin locks the gate, or returns the error of ctx if ctx ends first.
-func (g boltGate) lockWithin(ctx context.Context) error {
-	if g.tryLock() { // without ctx.Done, which makes a channel when it is first called
-		return nil
-	}
-	select {
-	case g <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (g boltGate) tryLock() bool {
-	select {
-	case g <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-func (e *boltEngine) Close() (err error) {
-	e.closeOnce.Do(func() { err = e.close() })
-	return err
-}
-
-func (e *boltEngine) close() error {
-	e.health.setLife(engineClosing)
-	e.compacting.lock() // it goes on to its end
-	defer e.compacting.unlock()
-	if err := e.takeTurn(context.Background()); err != nil {
-		return err
-	}
-	defer e.endTurn()
-	e.commitBatch()
-	e.health.setLife(engineClosed)
-	defer e.unmark()
-	err := e.release()
-	e.oldFiles.Wait()
-	return wrapf(err, "close %s", e.path)
-}
-
-// Format prints the path of the file and nothing of its contents.
-func (e *boltEngine) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "bbolt engine on %s", e.path) }
-
-// Commits returns the number of commits since the engine was opened. Each commit costs two syncs.
-// [Stats] shows the number.
-func (e *boltEngine) Commits() uint64 { return e.commits.Load() }
-
-// CheckEngine yields what is wrong with the pages of the file. [Store.Check] calls it.
-func (e *boltEngine) CheckEngine(ctx context.Context) iter.Seq[error] {
-	return func(yield func(error) bool) {
-		more := true
-		report := func(err error) { more = more && yield(boltError(err)) }
-		for checked := false; !checked; {
-			err := e.viewLong(ctx, func(l *longReader) (err error) {
-				checked, err = l.checkPages(ctx, func(finding error) bool {
-					report(finding)
-					return more
-				})
-				return err
-			})
-			if err != nil {
-				report(err)
-				return
-			}
-		}
-	}
-}
-
-// checkPages yields what is wrong with the pages that l sees. It reports false, and has yielded
-// nothing, if there was a commit since l began.
-func (l *longReader) checkPages(ctx context.Context, yield func(error) bool) (checked bool, err error) {
-	if err := l.enter(); err != nil {
-		return false, err
-	}
-	entered := true
-	defer func() {
-		if entered {
-			l.leave()
-		}
-	}()
-	// The caller of yield may take long, and l can be interrupted meanwhile.
-	report := func(finding error) (more bool) {
-		l.leave()
-		entered = false
-		more = yield(finding)
-		err = l.enter()
-		entered = err == nil
-		return more && entered
-	}
-	m, sound := boltpage.ReadMeta(l.r.file)
-	if sound == 2 && m.Commit != uint64(l.r.tx.ID()) {
-		return false, nil
-	}
-	if sound < 2 && !report(corrupt("a meta page cannot be read")) {
-		return true, err
-	}
-	pages := boltpage.NewPages(l.r.file, uint64(l.r.tx.Size()/boltpage.PageSize))
-	ctx = longContext{ctx, l}
-	for finding := range pages.FindDamage(ctx, m, false) {
-		if !report(finding) {
-			return true, err
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return true, err
-	}
-	return true, contain(func() error { return newBoltTables(l.r.tx, nil).CheckMarker(m) })
 }

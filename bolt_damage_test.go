@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/boltengine"
 )
 
 // These constants say where things are in a page of a bbolt file. The tests do not use package
@@ -112,6 +113,14 @@ func memoryDir(t testing.TB) string {
 	return dir
 }
 
+// checkOnOpen sets the largest number of pages of a file of which Open checks all pages, and of a
+// file of which Open leaves out most leaves. undo sets the former numbers again.
+func checkOnOpen(all, most uint64) (undo func()) {
+	a, m := boltengine.MaxExactCheck, boltengine.MaxOpenCheck
+	boltengine.MaxExactCheck, boltengine.MaxOpenCheck = all, most
+	return func() { boltengine.MaxExactCheck, boltengine.MaxOpenCheck = a, m }
+}
+
 // forEachSize runs a test three times, as if the file were so small that Open checks all of it, so
 // large that Open leaves out most leaves, and so large that Open checks no pages.
 func forEachSize(t *testing.T, test func(t *testing.T, size int)) {
@@ -122,7 +131,7 @@ func forEachSize(t *testing.T, test func(t *testing.T, size int)) {
 		{"small", 1 << 20, 1 << 20}, {"large", 0, 1 << 20}, {"huge", 0, 0},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			defer latchkey.CheckOnOpen(s.all, s.most)()
+			defer checkOnOpen(s.all, s.most)()
 			test(t, size)
 		})
 	}
@@ -351,7 +360,7 @@ func TestAPageInTheWrongPlaceIsAnErrorAndNeverAPanic(t *testing.T) {
 func TestAPageThatIsInUseAndFreeIsRefusedWhenTheFileIsOpened(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	file, _ := mixedBolt(t, path, 600)
-	defer latchkey.CheckOnOpen(0, 1<<20)() // most leaves are not checked, but they are led to
+	defer checkOnOpen(0, 1<<20)() // most leaves are not checked, but they are led to
 	for _, page := range append(samplePages(file), 0, 1) {
 		must(t, os.WriteFile(path, freed(file, page), 0o600))
 		_, err := latchkey.OpenBoltEngine(path, nil)

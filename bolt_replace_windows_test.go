@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/windows"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/boltengine"
 )
 
 // compactError compacts e and returns the error.
@@ -139,10 +140,11 @@ func stealLock(t testing.TB, path string) (release func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	must(t, err)
-	latchkey.OnOldFileClosed(func() {
+	boltengine.OnOldFileClosed = func() {
+		boltengine.OnOldFileClosed = func() {}
 		at := &windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1} // where bbolt locks
 		must(t, windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, at))
-	})
+	}
 	return func() { must(t, f.Close()) }
 }
 

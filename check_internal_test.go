@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -244,7 +245,6 @@ var spreadTables = []string{tableUsers, tableIdentities, tableKeys, tableNames, 
 
 func TestCheckGoesOnBehindAPageThatCannotBeRead(t *testing.T) {
 	s, wrongs := openSpread(t)
-	e := boltInside{s.engine.(*boltEngine), t}
 	first, middle := map[string]string{}, map[string]string{} // by table
 	must(t, s.engine.View(t.Context(), func(etx EngineTx) error {
 		for _, table := range spreadTables {
@@ -262,17 +262,17 @@ func TestCheckGoesOnBehindAPageThatCannotBeRead(t *testing.T) {
 		}
 		return nil
 	}))
+	closeStore(t, s)
+	file, err := os.ReadFile(pathOf(s))
+	must(t, err)
 	pages := map[uint64]string{}
 	for _, table := range spreadTables {
-		pages[e.leafWith(table, first[table])] = table
-		pages[e.leafWith(table, middle[table])] = table
+		pages[leafWith(t, file, first[table])] = table
+		pages[leafWith(t, file, middle[table])] = table
 	}
 	if len(pages) != 2*len(spreadTables) {
 		t.Fatalf("got the pages %v, want two of each table", pages)
 	}
-	closeStore(t, s)
-	file, err := os.ReadFile(e.path)
-	must(t, err)
 	for page, table := range pages {
 		t.Run(fmt.Sprint("page ", page, " of ", table), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
@@ -299,6 +299,28 @@ func TestCheckGoesOnBehindAPageThatCannotBeRead(t *testing.T) {
 			}
 		})
 	}
+}
+
+// leafWith returns the leaf page in use of a bbolt file that has key.
+func leafWith(t *testing.T, file []byte, key string) (page uint64) {
+	t.Helper()
+	pages := boltpage.NewPages(bytes.NewReader(file), uint64(len(file)/boltpage.PageSize))
+	live, _, _ := pages.Live()
+	found := 0
+	for id := uint64(2); id < pages.Count(); {
+		leaf, size, _ := pages.Leaf(id)
+		boltpage.EachEntry(leaf, func(k, _ []byte) {
+			if live(id) && string(k) == key {
+				page = id
+				found++
+			}
+		})
+		id += size
+	}
+	if found != 1 {
+		t.Fatalf("%d pages in use have the key %x, want one", found, key)
+	}
+	return page
 }
 
 func TestRepairMakesDerivedDataAgain(t *testing.T) {
@@ -556,7 +578,7 @@ func TestDamageHalfWayThroughAnOperationFailsItsTransaction(t *testing.T) {
 func TestAStoreWhoseFormatIsLostIsNotTakenForAnEmptyOne(t *testing.T) {
 	h := openInhabited(t)
 	h.remove(tableMeta, metaFormat)
-	path := h.engine.(*boltEngine).path
+	path := pathOf(h.Store)
 	closeStore(t, h.Store)
 	if _, err := Open(path, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("got %v, want %v", err, ErrCorrupt)
@@ -587,5 +609,80 @@ func TestAStoreWhoseFormatIsLostIsNotTakenForAnEmptyOne(t *testing.T) {
 				t.Errorf("got %v, want %v", err, ErrCorrupt)
 			}
 		})
+	}
+}
+
+// After an interruption Check cannot tell what is not there from what it cannot read.
+func TestACheckThatIsInterruptedFindsNothingMore(t *testing.T) {
+	smallMaps(t)
+	h := openInhabited(t)
+	h.spoil(tableIdentities, h.ada.identities[0].indexKey())
+	var findings []error
+	for finding := range h.Check(t.Context()) {
+		if len(findings) == 0 {
+			must(t, outgrowMap(h.Store))
+		}
+		findings = append(findings, finding)
+	}
+	if len(findings) != 2 || !errors.Is(findings[0], ErrCorrupt) || !errors.Is(findings[1], ErrInterrupted) {
+		t.Errorf("got %v, want one finding and ErrInterrupted", findings)
+	}
+}
+
+// interruptedTx is a transaction that is interrupted before a call of Get.
+type interruptedTx struct {
+	EngineTx
+	before int // the number of the call
+	reads  int // the calls so far
+}
+
+func (tx *interruptedTx) interrupted() bool { return tx.reads >= tx.before }
+
+func (tx *interruptedTx) Get(table string, key []byte) ([]byte, error) {
+	if tx.reads++; tx.interrupted() {
+		return nil, ErrInterrupted
+	}
+	return tx.EngineTx.Get(table, key)
+}
+
+func (tx *interruptedTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		if tx.interrupted() {
+			yield(Entry{}, ErrInterrupted)
+			return
+		}
+		for entry, err := range tx.EngineTx.Scan(table, from, to) {
+			if !yield(entry, err) {
+				return
+			}
+			if tx.interrupted() {
+				yield(Entry{}, ErrInterrupted)
+				return
+			}
+		}
+	}
+}
+
+func TestACheckThatIsInterruptedBeforeAnyReadFindsNothing(t *testing.T) {
+	h := openInhabited(t)
+	for n := 1; ; n++ {
+		etx := &interruptedTx{before: n}
+		err := h.engine.View(t.Context(), func(inner EngineTx) error {
+			etx.EngineTx = inner
+			return newChecker(t.Context(), h.newTx(etx), func(finding error) bool {
+				t.Errorf("interrupted before read %d: %v", n, finding)
+				return true
+			}).run()
+		})
+		if !etx.interrupted() {
+			must(t, err)
+			if n < 20 {
+				t.Errorf("a check took %d reads, so this test shows little", n-1)
+			}
+			return
+		}
+		if !errors.Is(err, ErrInterrupted) {
+			t.Errorf("interrupted before read %d: got %v, want ErrInterrupted", n, err)
+		}
 	}
 }

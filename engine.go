@@ -120,13 +120,14 @@ type DamageSkipper interface {
 }
 
 var (
-	_ EngineBackuper  = (*boltEngine)(nil)
-	_ EngineCompacter = (*boltEngine)(nil)
-	_ EngineChecker   = (*boltEngine)(nil)
-	_ CommitCounter   = (*boltEngine)(nil)
-	_ DamageSkipper   = (*boltTx)(nil)
+	_ EngineBackuper  = boltEngine{}
+	_ EngineCompacter = boltEngine{}
+	_ EngineChecker   = boltEngine{}
+	_ EngineHealther  = boltEngine{}
+	_ CommitCounter   = boltEngine{}
+	_ DamageSkipper   = boltTx{}
 
-	_ EngineLongViewer = (*boltEngine)(nil)
+	_ EngineLongViewer = boltEngine{}
 )
 
 // The sizes in bytes of the largest key and the largest value. Every [Engine] must take them, and

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+
+	"github.com/latchkeydb/latchkey/internal/boltengine"
 )
 
 // These are all the errors that a caller can branch on, with [errors.Is]. A call wraps them with
@@ -76,35 +78,35 @@ var (
 	// ErrLocked means that another process, or this one, has the file open. Close it there, or wait
 	// longer with [Options].LockTimeout. The text says whether it is this process. On Linux it
 	// names another process, if that can be seen from this one.
-	ErrLocked = errors.New("store is open elsewhere")
+	ErrLocked = boltengine.ErrLocked
 	// ErrFileChanged means that the file is no longer as this store left it: it was deleted, moved,
 	// replaced, or overwritten by another program. Changes would be lost, so the store accepts no
 	// more of them until it is closed and opened again. Logins go on while the file is only gone.
 	// While another file or other bytes are in its place, every login returns ErrFileChanged,
 	// because a key may be revoked there.
-	ErrFileChanged = errors.New("the store's file was changed by another program")
+	ErrFileChanged = boltengine.ErrFileChanged
 	// ErrFileGone means that the store's file was there, and is gone. [Open] returns ErrFileGone if
 	// there is no file, but its safety copy: open the store with [Options].RecoverFromSafetyCopy,
 	// or remove the copy to start a new store. An open store returns it beside [ErrFileChanged].
-	ErrFileGone = errors.New("the store's file is gone")
+	ErrFileGone = boltengine.ErrFileGone
 	// ErrClosed means that the store was closed before the call, or while the call waited to hash,
 	// or that the transaction of the call has ended.
-	ErrClosed = errors.New("store is closed")
+	ErrClosed = boltengine.ErrClosed
 	// ErrInTransaction means that a function of [Store.Update] or [Store.View] called a method of
 	// the store that would have waited for the function to end. Call the methods of its [Tx].
 	ErrInTransaction = errors.New("called inside a transaction of the same store, for which it would wait: use the methods of Tx")
 	// ErrReadOnly means that the store was opened with [Options].ReadOnly, or that the transaction
 	// is one of [Store.View].
-	ErrReadOnly = errors.New("store is read-only")
+	ErrReadOnly = boltengine.ErrReadOnly
 	// ErrNotStore means that the thing at the path never was a store: it is an empty file, another
 	// program's file, a directory, a pipe or a device. It stays as it is. See that the path is
 	// right. A store that has lost its first pages can be taken for another program's file, so try
 	// [Salvage] if the file was a store.
-	ErrNotStore = errors.New("not a store")
+	ErrNotStore = boltengine.ErrNotStore
 	// ErrCorrupt means that the file is damaged. [Store.Check] says what is wrong. [Store.Repair]
 	// mends indexes and counts. For all other damage, [Restore] a backup, or
 	// [Salvage] the records that are left.
-	ErrCorrupt = errors.New("store is damaged")
+	ErrCorrupt = boltengine.ErrCorrupt
 	// ErrNewerFormat means that a later version of this package wrote the file, and that this
 	// version cannot read it. Nothing was changed. Upgrade the program.
 	ErrNewerFormat = errors.New("store has a later format")
@@ -113,17 +115,17 @@ var (
 	ErrCostTooHigh = errors.New("verifier costs more memory than allowed")
 	// ErrCommitUnknown means that a commit failed in its last step. Nobody can know whether the
 	// change will be there after a power cut. Close the store, open it again and look.
-	ErrCommitUnknown = errors.New("commit failed in its last step: the change may or may not last")
+	ErrCommitUnknown = boltengine.ErrCommitUnknown
 	// ErrSyncFailed means that an earlier commit could not be synced to the disk, so that the store
 	// accepts no more writes. Close the store, repair the disk, and open the store again.
-	ErrSyncFailed = errors.New("an earlier commit could not be synced: reopen the store to write again")
+	ErrSyncFailed = boltengine.ErrSyncFailed
 	// ErrInterrupted means that a backup, a check or a compaction would have made writers wait, and
 	// has ended. The store was not changed. Call it again.
-	ErrInterrupted = errors.New("interrupted, because writers would have to wait")
+	ErrInterrupted = boltengine.ErrInterrupted
 	// ErrReaderHoldsUp is a finding of [Store.Health]: a writer waits for a [Store.View] to end,
 	// because the file needs a larger map. The text says since when. Keep the functions of View
 	// short.
-	ErrReaderHoldsUp = errors.New("a View holds up the writers")
+	ErrReaderHoldsUp = boltengine.ErrReaderHoldsUp
 	// ErrSafetyCopyFailed is a finding of [Store.Health]: the last attempt to make a safety copy
 	// failed. The text says since when, and why.
 	ErrSafetyCopyFailed = errors.New("the safety copy cannot be made")
@@ -153,12 +155,4 @@ func wrapf(err error, format string, args ...any) error {
 		return nil
 	}
 	return fmt.Errorf("latchkey: "+format+": %w", append(args, err)...)
-}
-
-// firstError returns the first one of two errors that is not nil.
-func firstError(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }

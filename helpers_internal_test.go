@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/boltengine"
 )
 
 // Helpers of the tests inside the package, which look into a store, plant records, or hook into it.
@@ -75,7 +77,33 @@ func openPath(t testing.TB, path string, opts *Options) *Store {
 func reopen(t testing.TB, s *Store, opts *Options) *Store {
 	t.Helper()
 	closeStore(t, s)
-	return openPath(t, s.engine.(*boltEngine).path, opts)
+	return openPath(t, pathOf(s), opts)
+}
+
+// pathOf returns the path of the store's file.
+func pathOf(s *Store) string { return s.engine.(boltEngine).Path() }
+
+// smallMap is the size of the map of a file after smallMaps.
+const smallMap = 256 << 10
+
+// smallMaps makes the first map of every file that the test opens small.
+func smallMaps(t testing.TB) {
+	before := boltengine.MapSize
+	boltengine.MapSize = smallMap
+	t.Cleanup(func() { boltengine.MapSize = before })
+}
+
+// outgrowMap writes so much that a small map is too small. For that, the engine interrupts whoever
+// reads for long.
+func outgrowMap(s *Store) error {
+	return s.engine.Update(context.Background(), func(etx EngineTx) error {
+		for i := range byte(2 * smallMap / MaxEngineValue) {
+			if err := etx.Put("large", []byte{i}, make([]byte, MaxEngineValue)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func closeStore(t testing.TB, s *Store) {
@@ -361,7 +389,7 @@ func makeOriginal(t *testing.T) {
 	must(t, s.DeleteUser(t.Context(), gone.ID))
 	original.ada, original.bob, original.gone = ada.ID, bob.ID, gone.ID
 	original.laptop, original.lost, original.backup, original.laptopToken = laptop.ID, lost.ID, backup.ID, token
-	path := s.engine.(*boltEngine).path
+	path := pathOf(s)
 	closeStore(t, s)
 	original.file, err = os.ReadFile(path)
 	must(t, err)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/latchkeydb/latchkey/internal/boltengine"
 )
 
 // Options changes how a store is opened. A nil *Options, and one whose fields are all zero, is the
@@ -115,7 +117,7 @@ func (o *Options) readOnly() bool { return o != nil && o.ReadOnly }
 func (o *Options) lockTimeout() time.Duration {
 	switch {
 	case o == nil || o.LockTimeout == 0:
-		return time.Second
+		return boltengine.DefaultLockTimeout
 	case o.LockTimeout < 0:
 		return 1
 	}

@@ -146,7 +146,12 @@ type failingCommits struct {
 }
 
 func (e failingCommits) Update(ctx context.Context, fn func(EngineTx) error) error {
-	return e.Engine.Update(ctx, func(etx EngineTx) error { return firstError(fn(etx), e.err) })
+	return e.Engine.Update(ctx, func(etx EngineTx) error {
+		if err := fn(etx); err != nil {
+			return err
+		}
+		return e.err
+	})
 }
 
 func TestASecretThatIsNotTheKeysGetsNoVerifier(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
@@ -115,7 +116,8 @@ var errReplaced = errors.New("another program has replaced the file")
 // the file or its safety copy open; the errors of [Open].
 func tryOpenOrRecover(given string, opts *Options) (*Store, error) {
 	path := durable.Resolve(given) // the safety copy is beside the file itself
-	f, err := openRegular(path)    // held open, so that another file is not mistaken for this one
+	// The file is held open, so that another file is not mistaken for this one.
+	f, err := boltengine.OpenRegular(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		switch err = replaceLost(path); {
 		case err == nil:
@@ -207,7 +209,7 @@ func replaceLost(path string) error {
 // file is replaced.
 func replaceDamaged(path string, damaged *os.File) error {
 	defer damaged.Close()
-	if err := lockNow(damaged); err != nil {
+	if err := boltengine.LockNow(damaged); err != nil {
 		return err
 	}
 	defer durable.Unlock(damaged)
@@ -217,7 +219,7 @@ func replaceDamaged(path string, damaged *os.File) error {
 	}
 	defer safe.Close()
 	if !durable.ReplacesOpenFiles {
-		if err := lockNow(safe); err != nil {
+		if err := boltengine.LockNow(safe); err != nil {
 			return err
 		}
 	}
@@ -239,17 +241,6 @@ func replaceDamaged(path string, damaged *os.File) error {
 		_ = damaged.Close()
 	}
 	return durable.Replace(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
-}
-
-// lockNow takes bbolt's lock on f, without waiting.
-//
-// Errors: [ErrLocked]; the operating system's error.
-func lockNow(f *os.File) error {
-	locked, err := durable.Lock(f, -1)
-	if err == nil && !locked {
-		err = ErrLocked
-	}
-	return err
 }
 
 // keepDamaged gives the damaged file at path a second name. A link does not read the file, whose

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 	"github.com/latchkeydb/latchkey/internal/durable"
 	"github.com/latchkeydb/latchkey/internal/names"
@@ -56,7 +57,7 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 	if broken == "" || out == "" {
 		return report, wrapf(errNoPath, "salvage")
 	}
-	f, err := openRegular(broken)
+	f, err := boltengine.OpenRegular(broken)
 	if err != nil {
 		return report, wrapf(err, "salvage %s", broken)
 	}
@@ -339,10 +340,10 @@ func (s *salvage) orphanOwner(id uuid.UUID, made stamp) userRecord {
 
 // write makes the file of the new store at path.
 func (s *salvage) write(ctx context.Context, path string) error {
-	if err := initBoltFile(path); err != nil {
+	if err := boltengine.Init(path); err != nil {
 		return err
 	}
-	e, err := openBoltEngine(path, nil)
+	e, err := openBoltFile(path, nil)
 	if err != nil {
 		return err
 	}

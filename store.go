@@ -93,10 +93,8 @@ func openFile(path string, opts *Options) (*Store, error) {
 	if err != nil {
 		return nil, wrapOpen(wayOut(path, err), path)
 	}
-	if b, ok := e.(*boltEngine); ok {
-		if every := opts.safetyCopyEvery(); every > 0 {
-			s.goBackground(func() { s.keepSafetyCopy(b.path, every) })
-		}
+	if every := opts.safetyCopyEvery(); every > 0 {
+		s.goBackground(func() { s.keepSafetyCopy(e.Path(), every) })
 	}
 	if every := opts.fileCheckEvery(); every > 0 {
 		s.watchers.Go(func() { s.watchFile(every) })
@@ -105,18 +103,13 @@ func openFile(path string, opts *Options) (*Store, error) {
 }
 
 // openFileEngine opens the engine of a file: one that follows the file, if it only reads.
-func openFileEngine(path string, opts *Options) (Engine, error) {
-	var e Engine
-	var err error
+func openFileEngine(path string, opts *Options) (e boltEngine, err error) {
 	if opts.readOnly() {
-		e, err = openFollowed(path, opts)
+		e.boltFile, err = openFollowed(path, opts)
 	} else {
-		e, err = openOrCreateBolt(path, opts)
+		e.boltFile, err = openBolt(path, opts)
 	}
-	if err != nil {
-		return nil, err // and not an Engine that holds a nil pointer
-	}
-	return e, nil
+	return e, err
 }
 
 // OpenWith opens the store that e holds. If e is empty, OpenWith starts a new store in it, with a

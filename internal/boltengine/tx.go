@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"bytes"
@@ -14,28 +14,28 @@ import (
 // A reader reads checked pages without bbolt. A member of a batch reads and writes through bbolt,
 // after the pages that bbolt goes to were checked, and it can undo what it has written.
 
-// boltTx is the transaction of one reader, or of one member of a batch.
-type boltTx struct {
+// Tx is the transaction of one reader, or of one member of a batch.
+type Tx struct {
 	tx     *bbolt.Tx
 	tables *boltpage.Tables
-	batch  *boltBatch  // nil for a reader
+	batch  *batch      // nil for a reader
 	long   *longReader // nil for a writer, and for a reader that nobody interrupts
 	ended  bool
-	writes int         // how many there were; after a write, the cursor of a scan must seek again
-	undos  []boltWrite // what undo writes, the last one first
+	writes int     // how many there were; after a write, the cursor of a scan must seek again
+	undos  []write // what undo writes, the last one first
 }
 
 // Format prints nothing of what a transaction has read and written.
-func (tx *boltTx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "bbolt transaction") }
+func (tx *Tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "bbolt transaction") }
 
-// boltWrite sets an entry, or removes it if the value is nil. The key and the value do not change.
-type boltWrite struct {
+// write sets an entry, or removes it if the value is nil. The key and the value do not change.
+type write struct {
 	table      string
 	key, value []byte
 }
 
 // apply makes the write in a transaction of bbolt.
-func (w boltWrite) apply(tx *bbolt.Tx) error {
+func (w write) apply(tx *bbolt.Tx) error {
 	b, err := tx.CreateBucketIfNotExists([]byte(w.table))
 	if err != nil {
 		return err
@@ -46,7 +46,8 @@ func (w boltWrite) apply(tx *bbolt.Tx) error {
 	return b.Put(w.key, w.value) // bbolt keeps the slice until it commits
 }
 
-func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
+// Get returns the value of key, or nil if there is none.
+func (tx *Tx) Get(table string, key []byte) (value []byte, err error) {
 	if tx.ended {
 		return nil, ErrClosed
 	}
@@ -62,7 +63,7 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 			return err
 		}
 		if tx.batch != nil {
-			value = tx.getFromBolt(table, key)
+			value = tx.getFromBbolt(table, key)
 		} else if i, found := leaf.Search(key); found {
 			value = append([]byte{}, leaf.Value(i)...) // not nil, even for an empty value
 		}
@@ -71,9 +72,9 @@ func (tx *boltTx) Get(table string, key []byte) (value []byte, err error) {
 	return value, err
 }
 
-// getFromBolt returns the value of key, or nil, for a writer. The way to key must have been
+// getFromBbolt returns the value of key, or nil, for a writer. The way to key must have been
 // checked.
-func (tx *boltTx) getFromBolt(table string, key []byte) []byte {
+func (tx *Tx) getFromBbolt(table string, key []byte) []byte {
 	if b := tx.tx.Bucket([]byte(table)); b != nil {
 		if v := b.Get(key); v != nil {
 			return append([]byte{}, v...)
@@ -82,17 +83,21 @@ func (tx *boltTx) getFromBolt(table string, key []byte) []byte {
 	return nil
 }
 
+// Entry is one key of a table with its value.
+type Entry struct{ Key, Value []byte }
+
 // copyEntry returns copies of a key and a value that are parts of a page. They are not nil.
 func copyEntry(k, v []byte) Entry {
 	return Entry{Key: append([]byte{}, k...), Value: append([]byte{}, v...)}
 }
 
-func (tx *boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
+// Scan yields the entries with from ≤ key < to in order.
+func (tx *Tx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 	from, to = bytes.Clone(from), bytes.Clone(to) // the caller may change the slices
 	return func(yield func(Entry, error) bool) {
 		next := scanPages(func(key []byte) (boltpage.Node, []byte, error) { return tx.tables.Find(table, key) }, from)
 		if tx.batch != nil {
-			next = tx.scanBolt(table, from)
+			next = tx.scanBbolt(table, from)
 		}
 		for {
 			entry, err := Entry{}, ErrClosed
@@ -143,8 +148,8 @@ func scanPages(find func(key []byte) (leaf boltpage.Node, after []byte, err erro
 	}
 }
 
-// scanBolt returns a function like that of scanPages, for a writer.
-func (tx *boltTx) scanBolt(table string, from []byte) (next func() (Entry, error)) {
+// scanBbolt returns a function like that of scanPages, for a writer.
+func (tx *Tx) scanBbolt(table string, from []byte) (next func() (Entry, error)) {
 	var cursor *bbolt.Cursor
 	var after []byte // the first key after the leaf of from; the next leaf was checked too
 	writes := 0
@@ -179,22 +184,24 @@ func (tx *boltTx) scanBolt(table string, from []byte) (next func() (Entry, error
 	}
 }
 
-func (tx *boltTx) Put(table string, key, value []byte) error {
+// Put sets the value of key.
+func (tx *Tx) Put(table string, key, value []byte) error {
 	if value == nil {
 		value = []byte{}
 	}
-	if len(table) > MaxEngineKey || len(key) > MaxEngineKey || len(value) > MaxEngineValue {
+	if len(table) > boltpage.MaxKey || len(key) > boltpage.MaxKey || len(value) > boltpage.MaxValue {
 		return fmt.Errorf("an entry of %d and %d bytes is too large", len(key), len(value))
 	}
 	return tx.write(table, key, value)
 }
 
-func (tx *boltTx) Delete(table string, key []byte) error {
+// Delete removes key, if it is there.
+func (tx *Tx) Delete(table string, key []byte) error {
 	return tx.write(table, key, nil)
 }
 
 // write sets key to value, or removes key if value is nil. It remembers how to undo that.
-func (tx *boltTx) write(table string, key, value []byte) error {
+func (tx *Tx) write(table string, key, value []byte) error {
 	if tx.ended {
 		return ErrClosed
 	}
@@ -219,14 +226,14 @@ func (tx *boltTx) write(table string, key, value []byte) error {
 		}
 	}
 	key = bytes.Clone(key)
-	tx.undos = append(tx.undos, boltWrite{table, key, old})
+	tx.undos = append(tx.undos, write{table, key, old})
 	return tx.set(table, key, value)
 }
 
 // set sets key to value through bbolt, or removes key if value is nil. The batch notes the write.
-func (tx *boltTx) set(table string, key, value []byte) error {
+func (tx *Tx) set(table string, key, value []byte) error {
 	tx.writes++
-	w := boltWrite{table, key, bytes.Clone(value)}
+	w := write{table, key, bytes.Clone(value)}
 	if value == nil {
 		tx.batch.removed[table] = append(tx.batch.removed[table], key)
 	}
@@ -239,7 +246,7 @@ func (tx *boltTx) set(table string, key, value []byte) error {
 }
 
 // undo restores what this member has changed, and leaves the writes of the other members.
-func (tx *boltTx) undo() {
+func (tx *Tx) undo() {
 	for i := len(tx.undos) - 1; i >= 0; i-- {
 		b := tx.undos[i]
 		if err := tx.set(b.table, b.key, b.value); err != nil && tx.batch.damage == nil {
@@ -249,8 +256,8 @@ func (tx *boltTx) undo() {
 }
 
 // NextReadable returns the first key that can follow the next pages that cannot be read, or nil if
-// there is none. [Store.Check] calls it.
-func (tx *boltTx) NextReadable(table string, from []byte) (next []byte) {
+// there is none.
+func (tx *Tx) NextReadable(table string, from []byte) (next []byte) {
 	if tx.long != nil {
 		if tx.long.enter() != nil {
 			return nil

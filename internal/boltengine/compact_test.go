@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 // the context has ended.
 type whileCopying struct {
 	context.Context
-	e    boltInside
+	e    inside
 	once *sync.Once
 	do   func()
 }
@@ -30,7 +30,7 @@ func (c whileCopying) Err() error {
 }
 
 // compactWhile compacts the file, and calls do while the compaction copies.
-func (e boltInside) compactWhile(ctx context.Context, do func()) error {
+func (e inside) compactWhile(ctx context.Context, do func()) error {
 	e.t.Helper()
 	e.makeRoom()
 	done := false
@@ -53,15 +53,15 @@ func (e boltInside) compactWhile(ctx context.Context, do func()) error {
 
 // makeRoom gives the file free pages where its map is no larger than the file. A write that needs a
 // larger map waits for all readers, such as a compaction.
-func (e boltInside) makeRoom() {
+func (e inside) makeRoom() {
 	e.t.Helper()
-	if boltMapSize > 0 {
+	if MapSize > 0 {
 		return
 	}
 	for i := range 32 {
 		must(e.t, e.set(fmt.Sprint("room", i), strings.Repeat("x", 30_000)))
 	}
-	must(e.t, e.Update(context.Background(), func(tx EngineTx) error {
+	must(e.t, e.Update(context.Background(), func(tx *Tx) error {
 		for i := range 32 {
 			if err := tx.Delete("t", fmt.Appendf(nil, "room%d", i)); err != nil {
 				return err
@@ -72,28 +72,28 @@ func (e boltInside) makeRoom() {
 }
 
 func TestWritesGoOnWhileACompactionCopiesAndAreInTheNewFile(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	for _, key := range []string{"changed", "deleted", "kept"} {
 		must(t, e.set(key, "1"))
 	}
 	must(t, e.compactWhile(t.Context(), func() {
 		must(t, e.set("changed", "2"))
-		must(t, e.Update(t.Context(), func(tx EngineTx) error { return tx.Delete("t", []byte("deleted")) }))
+		must(t, e.Update(t.Context(), func(tx *Tx) error { return tx.Delete("t", []byte("deleted")) }))
 		must(t, e.set("new", "1"))
 		errRefused := errors.New("refused")
-		err := e.Update(t.Context(), func(tx EngineTx) error {
+		err := e.Update(t.Context(), func(tx *Tx) error {
 			return errors.Join(tx.Delete("t", []byte("kept")), tx.Put("t", []byte("spoilt"), nil), errRefused)
 		})
 		if !errors.Is(err, errRefused) {
 			t.Errorf("Update: got %v, want the function's error", err)
 		}
-		must(t, e.Update(t.Context(), func(tx EngineTx) error { return tx.Put("another table", []byte("a"), []byte("1")) }))
+		must(t, e.Update(t.Context(), func(tx *Tx) error { return tx.Put("another table", []byte("a"), []byte("1")) }))
 	}))
 	e.want("changed=2 kept=1 new=1")
 	must(t, e.set("after", "1"))
 	e = e.reopen()
 	e.want("after=1 changed=2 kept=1 new=1")
-	must(t, e.View(t.Context(), func(tx EngineTx) error {
+	must(t, e.View(t.Context(), func(tx *Tx) error {
 		if v, err := tx.Get("another table", []byte("a")); err != nil || string(v) != "1" {
 			t.Errorf("the new table has %q, %v", v, err)
 		}
@@ -102,12 +102,12 @@ func TestWritesGoOnWhileACompactionCopiesAndAreInTheNewFile(t *testing.T) {
 }
 
 func TestMoreChangesThanOneRoundTakesAreInTheNewFile(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	var want []string
 	must(t, e.compactWhile(t.Context(), func() {
 		for i := range 8 {
-			key, value := fmt.Sprint("b", i), strings.Repeat(fmt.Sprint(i), boltFewMissed/4)
+			key, value := fmt.Sprint("b", i), strings.Repeat(fmt.Sprint(i), fewMissed/4)
 			must(t, e.set(key, value))
 			want = append(want, key+"="+value)
 		}
@@ -116,9 +116,9 @@ func TestMoreChangesThanOneRoundTakesAreInTheNewFile(t *testing.T) {
 }
 
 func TestACompactionThatCannotNoteAllChangesIsInterruptedAndChangesNothing(t *testing.T) {
-	defer func(n int) { boltMaxMissed = n }(boltMaxMissed)
-	boltMaxMissed = 1000
-	e := openBoltInside(t)
+	defer func(n int) { maxMissed = n }(maxMissed)
+	maxMissed = 1000
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	err := e.compactWhile(t.Context(), func() { must(t, e.set("b", strings.Repeat("x", 1001))) })
 	if !errors.Is(err, ErrInterrupted) {
@@ -132,7 +132,7 @@ func TestACompactionThatCannotNoteAllChangesIsInterruptedAndChangesNothing(t *te
 }
 
 // wantNoCopy fails the test if a compaction has left its file.
-func wantNoCopy(t testing.TB, e boltInside) {
+func wantNoCopy(t testing.TB, e inside) {
 	t.Helper()
 	if _, err := os.Stat(durable.Beside(e.path, compactSuffix)); !os.IsNotExist(err) {
 		t.Errorf("looking for the file of the compaction: got %v, want that there is none", err)
@@ -140,7 +140,7 @@ func wantNoCopy(t testing.TB, e boltInside) {
 }
 
 func TestACompactionWhoseContextEndsWhileItCopiesChangesNothing(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	ctx, cancel := context.WithCancel(t.Context())
 	if err := e.compactWhile(ctx, cancel); !errors.Is(err, context.Canceled) {
@@ -152,7 +152,7 @@ func TestACompactionWhoseContextEndsWhileItCopiesChangesNothing(t *testing.T) {
 }
 
 func TestACompactionThatWaitsForAnotherOneEndsWithItsContext(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	must(t, e.compactWhile(t.Context(), func() {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -165,7 +165,7 @@ func TestACompactionThatWaitsForAnotherOneEndsWithItsContext(t *testing.T) {
 }
 
 func TestCloseLetsACompactionEnd(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	closed := make(chan error)
 	must(t, e.compactWhile(t.Context(), func() {
@@ -181,14 +181,14 @@ func TestACompactionWaitsForNoReader(t *testing.T) {
 	if os.Getenv("LATCHKEY_WINE") != "" {
 		t.Skip("Wine cannot replace a file while somebody reads it")
 	}
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	client, w := io.Pipe()
 	backup := make(chan error)
 	go func() { backup <- e.WriteBackup(context.Background(), w) }()
 	_, err := io.ReadFull(client, make([]byte, 1)) // the client stops here
 	must(t, err)
-	must(t, e.View(t.Context(), func(tx EngineTx) error {
+	must(t, e.View(t.Context(), func(tx *Tx) error {
 		must(t, e.Compact(t.Context()))
 		must(t, e.set("a", "2"))
 		e.want("a=2")

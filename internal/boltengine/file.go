@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"bytes"
@@ -25,18 +25,6 @@ import (
 // may leave that file behind. The next opening removes it.
 const compactSuffix = ".compact"
 
-// checkPath returns an error for a path that cannot be the path of a store.
-func checkPath(path string) error {
-	if path == "" {
-		return wrapf(errNoPath, "open")
-	}
-	if durable.IsReserved(path) {
-		err := fmt.Errorf("%w: Windows keeps the name for a device, or for a stream of a file", ErrNotStore)
-		return wrapf(err, "open %s", path)
-	}
-	return nil
-}
-
 // checkRegular returns an error if path is not a regular file. Opening a pipe could take for ever.
 func checkRegular(path string) error {
 	info, err := os.Stat(path)
@@ -46,28 +34,39 @@ func checkRegular(path string) error {
 	return err
 }
 
-// openRegular opens a regular file for reading. For anything else it returns an error.
-func openRegular(path string) (*os.File, error) {
+// OpenRegular opens a regular file for reading. For anything else it returns [ErrNotStore].
+func OpenRegular(path string) (*os.File, error) {
 	if err := checkRegular(path); err != nil {
 		return nil, err
 	}
 	return durable.OpenFile(path, os.O_RDONLY)
 }
 
-// createBoltFile makes a file that has nothing but the marker. If another process has made the file
+// LockNow takes bbolt's lock on f, without waiting.
+//
+// Errors: [ErrLocked]; the operating system's error.
+func LockNow(f *os.File) error {
+	locked, err := durable.Lock(f, -1)
+	if err == nil && !locked {
+		err = ErrLocked
+	}
+	return err
+}
+
+// createFile makes a file that has nothing but the marker. If another process has made the file
 // meanwhile, the file of that process stays.
-func createBoltFile(path string) error {
-	err := durable.Create(path, func(tmp *os.File) error { return initBoltFile(tmp.Name()) })
+func createFile(path string) error {
+	err := durable.Create(path, func(tmp *os.File) error { return Init(tmp.Name()) })
 	if errors.Is(err, fs.ErrExist) {
 		return durable.SyncDir(filepath.Dir(path)) // the other process may not have done so yet
 	}
 	return err
 }
 
-// newBoltEngine makes an empty bbolt file, and opens it as an engine for its caller alone.
-func newBoltEngine(path string) (*boltEngine, error) {
+// newEngine makes an empty bbolt file, and opens it as an engine for its caller alone.
+func newEngine(path string) (*Engine, error) {
 	e := newClosedEngine(path)
-	settings := boltSettings()
+	settings := defaultSettings()
 	settings.InitialMmapSize = 0 // it is small, and grows when nobody reads it
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
 		f, err = durable.OpenFile(name, flag)
@@ -82,13 +81,13 @@ func newBoltEngine(path string) (*boltEngine, error) {
 		_ = e.release() // bbolt has closed the file, unless it panicked
 		return nil, err
 	}
-	e.db.AllocSize = boltAllocSize
+	e.db.AllocSize = allocSize
 	return e, nil
 }
 
-// initBoltFile turns an empty file into a bbolt file that has nothing but the marker.
-func initBoltFile(path string) error {
-	e, err := newBoltEngine(path)
+// Init turns an empty file into a bbolt file that has nothing but the marker.
+func Init(path string) error {
+	e, err := newEngine(path)
 	if err != nil {
 		return err
 	}
@@ -96,7 +95,7 @@ func initBoltFile(path string) error {
 	if releaseErr := e.release(); err == nil {
 		err = releaseErr
 	}
-	return boltError(err)
+	return translate(err)
 }
 
 // rewriteLastMeta makes the readable contents and the name of the file durable. A process that was
@@ -104,7 +103,7 @@ func initBoltFile(path string) error {
 // never reached the disk, and does not write it unless a program writes it again. Of such data only
 // the meta page of the last commit counts, because the pages that it leads to were synced before.
 // So rewriteLastMeta writes that page again, and syncs it.
-func (e *boltEngine) rewriteLastMeta() error {
+func (e *Engine) rewriteLastMeta() error {
 	last, _ := boltpage.ReadMeta(e.file)
 	page, at := make([]byte, boltpage.PageSize), int64(last.Commit%2)*boltpage.PageSize
 	if _, err := e.file.ReadAt(page, at); err != nil {
@@ -119,10 +118,10 @@ func (e *boltEngine) rewriteLastMeta() error {
 	return durable.SyncDir(filepath.Dir(e.path))
 }
 
-// WriteBackup writes the file, as it is at one moment, to w. [Store.Backup] calls it.
+// WriteBackup writes the file, as it is at one moment, to w.
 //
 // While w takes its time, a writer can end the transaction that WriteBackup reads.
-func (e *boltEngine) WriteBackup(ctx context.Context, w io.Writer) error {
+func (e *Engine) WriteBackup(ctx context.Context, w io.Writer) error {
 	return e.viewLong(ctx, func(l *longReader) error {
 		pages, size, err := l.metaPages()
 		if err != nil {
@@ -155,6 +154,17 @@ func (l *longReader) readPages(buf []byte, at int64) error {
 		}
 		return err
 	})
+}
+
+// CopyBackup copies a backup, which [Engine.WriteBackup] has written, from r to w.
+//
+// Errors: [ErrCorrupt] if there is nothing to copy; ctx's error; r's error; w's error.
+func CopyBackup(ctx context.Context, w io.Writer, r io.Reader) error {
+	n, err := io.Copy(&contextWriter{ctx: ctx, w: w}, r)
+	if err == nil && n == 0 {
+		err = corrupt("the backup is empty")
+	}
+	return err
 }
 
 // contextWriter writes to w until ctx ends. It is for one call, and ctx is the context of that
@@ -221,7 +231,7 @@ func (w *headWriter) Write(p []byte) (int, error) {
 // reopen opens the file again, for an engine that has lost its map and whose last commit is known.
 // If reopen fails, or if it finds another file or another last commit, the engine neither reads nor
 // writes from then on.
-func (e *boltEngine) reopen(commit int) {
+func (e *Engine) reopen(commit int) {
 	e.gate.lock()
 	defer e.gate.unlock()
 	if err := e.reopenLocked(commit); err != nil {
@@ -229,7 +239,7 @@ func (e *boltEngine) reopen(commit int) {
 	}
 }
 
-func (e *boltEngine) reopenLocked(commit int) error {
+func (e *Engine) reopenLocked(commit int) error {
 	before, err := e.file.Stat()
 	closeErr := e.releaseLocked()
 	if err := errors.Join(err, closeErr); err != nil {
@@ -244,13 +254,13 @@ func (e *boltEngine) reopenLocked(commit int) error {
 		e.db, e.file = nil, nil
 		return errors.Join(err, closeErr)
 	}
-	e.lastCommit.Store(&boltCommit{e.db, commit, mark})
+	e.lastCommit.Store(&knownCommit{e.db, commit, mark})
 	return nil
 }
 
 // checkReopened returns an error unless the file is the one that was open before, and has the same
 // last commit.
-func (e *boltEngine) checkReopened(before fs.FileInfo, commit int) (boltpage.Mark, error) {
+func (e *Engine) checkReopened(before fs.FileInfo, commit int) (boltpage.Mark, error) {
 	now, err := e.file.Stat()
 	if err != nil {
 		return boltpage.Mark{}, err
@@ -262,5 +272,5 @@ func (e *boltEngine) checkReopened(before fs.FileInfo, commit int) (boltpage.Mar
 	if err == nil && mark.Commit != uint64(commit) {
 		err = boltpage.ErrLastLost
 	}
-	return mark, boltError(err)
+	return mark, translate(err)
 }

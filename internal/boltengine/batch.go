@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"context"
@@ -20,12 +20,12 @@ import (
 // wait when a writer ends its turn, the batch stays open. The last writer in line commits for all.
 // docs/decisions/03-shared-commits.md says why.
 
-// boltBatch is a bbolt transaction that several writers share.
-type boltBatch struct {
+// batch is a bbolt transaction that several writers share.
+type batch struct {
 	tx      *bbolt.Tx
 	tables  *boltpage.Tables
 	removed map[string][][]byte // the keys that were removed, by table
-	writes  []boltWrite         // what was written, in order
+	writes  []write             // what was written, in order
 	used    int64               // how much of the file was in use before, in bytes
 	members int
 	mark    boltpage.Mark // of the commit
@@ -35,7 +35,8 @@ type boltBatch struct {
 	err     error         // of the commit
 }
 
-func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
+// Update runs fn in a write transaction, which may share its commit with others.
+func (e *Engine) Update(ctx context.Context, fn func(*Tx) error) error {
 	if e.health.readOnly {
 		return ErrReadOnly
 	}
@@ -59,8 +60,8 @@ func (e *boltEngine) Update(ctx context.Context, fn func(EngineTx) error) error 
 
 // runMember runs fn as a member of a batch, and ends the turn. It does so even if fn panics or ends
 // its goroutine. If fn does not return nil, runMember undoes what fn wrote.
-func (e *boltEngine) runMember(batch *boltBatch, fn func(EngineTx) error) (err error) {
-	etx := &boltTx{tx: batch.tx, tables: batch.tables, batch: batch}
+func (e *Engine) runMember(batch *batch, fn func(*Tx) error) (err error) {
+	etx := &Tx{tx: batch.tx, tables: batch.tables, batch: batch}
 	keep := false
 	defer func() {
 		if keep {
@@ -76,16 +77,16 @@ func (e *boltEngine) runMember(batch *boltBatch, fn func(EngineTx) error) (err e
 	return err
 }
 
-// boltTurns hands out the turn, which is the right to write. One goroutine at a time holds the
-// turn, in the order in which the goroutines asked.
-type boltTurns struct {
+// turns hands out the turn, which is the right to write. One goroutine at a time holds the turn, in
+// the order in which the goroutines asked.
+type turns struct {
 	mu    sync.Mutex
 	queue []chan struct{} // one for each goroutine that waits, closed when its turn has come
 	taken bool            // a goroutine holds the turn
 }
 
 // ask asks for the turn. It returns a channel that is closed when the turn has come.
-func (t *boltTurns) ask() <-chan struct{} {
+func (t *turns) ask() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	turn := make(chan struct{})
@@ -100,7 +101,7 @@ func (t *boltTurns) ask() <-chan struct{} {
 
 // leave takes back a request for the turn. It reports false if the turn has come already, so that
 // the caller holds it.
-func (t *boltTurns) leave(turn <-chan struct{}) bool {
+func (t *turns) leave(turn <-chan struct{}) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := slices.IndexFunc(t.queue, func(waiting chan struct{}) bool { return waiting == turn })
@@ -113,20 +114,20 @@ func (t *boltTurns) leave(turn <-chan struct{}) bool {
 
 // pass hands the turn from its holder to the next in line. It reports false if nobody waits. Then
 // the holder keeps the turn.
-func (t *boltTurns) pass() bool {
+func (t *turns) pass() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.passLocked()
 }
 
 // release takes the turn from its holder, and hands it to the next in line, if there is one.
-func (t *boltTurns) release() {
+func (t *turns) release() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.taken = t.passLocked()
 }
 
-func (t *boltTurns) passLocked() bool {
+func (t *turns) passLocked() bool {
 	if len(t.queue) == 0 {
 		return false
 	}
@@ -137,7 +138,7 @@ func (t *boltTurns) passLocked() bool {
 
 // takeTurn waits for the turn, but no longer than ctx lasts. If takeTurn returns nil, the caller
 // must call endTurn.
-func (e *boltEngine) takeTurn(ctx context.Context) error {
+func (e *Engine) takeTurn(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -158,7 +159,7 @@ func (e *boltEngine) takeTurn(ctx context.Context) error {
 
 // endTurn hands the turn to the next in line, with the open batch. If nobody waits, or if the batch
 // takes no more members, endTurn first commits the batch.
-func (e *boltEngine) endTurn() {
+func (e *Engine) endTurn() {
 	if b := e.batch; b == nil || b.full() || !e.turns.pass() {
 		e.commitBatch()
 		e.turns.release()
@@ -166,10 +167,10 @@ func (e *boltEngine) endTurn() {
 }
 
 // full reports whether a batch takes no more members.
-func (b *boltBatch) full() bool { return b.members >= boltMaxBatch || b.damage != nil }
+func (b *batch) full() bool { return b.members >= maxBatch || b.damage != nil }
 
 // commitBatch commits the open batch, if there is one, and tells its members the result.
-func (e *boltEngine) commitBatch() {
+func (e *Engine) commitBatch() {
 	if b := e.batch; b != nil {
 		e.batch = nil
 		b.err = e.commit(b)
@@ -180,14 +181,14 @@ func (e *boltEngine) commitBatch() {
 
 // join makes the holder of the turn a member of the open batch. If there is none, join begins a
 // batch.
-func (e *boltEngine) join() (*boltBatch, error) {
+func (e *Engine) join() (*batch, error) {
 	if err := e.health.canWrite(); err != nil {
 		return nil, err
 	}
 	if e.batch == nil {
 		b, err := e.beginWrite()
 		if err != nil {
-			return nil, boltError(err)
+			return nil, translate(err)
 		}
 		e.batch = b
 	}
@@ -197,7 +198,7 @@ func (e *boltEngine) join() (*boltBatch, error) {
 
 // beginWrite begins a batch, for the holder of the turn. It waits for readers that are beginning.
 // No commit is under way, because only the holder of the turn commits.
-func (e *boltEngine) beginWrite() (*boltBatch, error) {
+func (e *Engine) beginWrite() (*batch, error) {
 	e.gate.lock()
 	defer e.gate.unlock()
 	if err := e.health.canWrite(); err != nil {
@@ -210,10 +211,10 @@ func (e *boltEngine) beginWrite() (*boltBatch, error) {
 		e.failChanged(err)
 		return nil, err
 	}
-	b := &boltBatch{removed: make(map[string][][]byte), done: make(chan struct{})}
+	b := &batch{removed: make(map[string][][]byte), done: make(chan struct{})}
 	err := e.health.guard(stuckWriters, func() (err error) {
 		if b.tx, err = e.db.Begin(true); err == nil {
-			b.tables, b.used = newBoltTables(b.tx, nil), b.tx.Size()
+			b.tables, b.used = newTables(b.tx, nil), b.tx.Size()
 		}
 		return err
 	})
@@ -221,13 +222,13 @@ func (e *boltEngine) beginWrite() (*boltBatch, error) {
 		return nil, err
 	}
 	if e.lastCommit.Load().outlives(b.tx) {
-		b.damage = boltError(boltpage.ErrLastLost)
+		b.damage = translate(boltpage.ErrLastLost)
 	}
 	return b, nil
 }
 
 // commit ends the transaction of a batch. It returns the error that the members get.
-func (e *boltEngine) commit(b *boltBatch) error {
+func (e *Engine) commit(b *batch) error {
 	if b.dirty && b.damage == nil {
 		b.damage = readPages(func() (err error) {
 			if err := b.tables.CheckCommit(uint64(b.tx.ID()), b.removed); err != nil {
@@ -245,7 +246,7 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	}
 	if !b.dirty || b.damage != nil {
 		if err := e.health.guard(stuckWriters, b.tx.Rollback); err != nil {
-			e.health.failWrites(boltError(err))
+			e.health.failWrites(translate(err))
 		}
 		return b.damage
 	}
@@ -278,7 +279,7 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	case visible || lookErr != nil:
 		// The meta page was written, and then its sync failed.
 		if visible {
-			e.lastCommit.Store(&boltCommit{e.db, id, b.mark})
+			e.lastCommit.Store(&knownCommit{e.db, id, b.mark})
 		}
 		e.health.failWrites(ErrSyncFailed)
 		return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
@@ -289,30 +290,30 @@ func (e *boltEngine) commit(b *boltBatch) error {
 	case errors.Is(err, ErrCorrupt):
 		e.health.failWrites(err)
 	}
-	return boltError(err)
+	return translate(err)
 }
 
 // commitTx commits the transaction of a batch.
-func (e *boltEngine) commitTx(b *boltBatch) error {
+func (e *Engine) commitTx(b *batch) error {
 	id := b.tx.ID()
 	e.setCommitting(true)
 	defer e.setCommitting(false)
 	err := e.health.guard(stuckWriters, b.tx.Commit)
 	if err == nil {
-		e.lastCommit.Store(&boltCommit{e.db, id, b.mark})
+		e.lastCommit.Store(&knownCommit{e.db, id, b.mark})
 	}
 	return err
 }
 
 // failChanged ends all writing if err is an [ErrFileChanged].
-func (e *boltEngine) failChanged(err error) {
+func (e *Engine) failChanged(err error) {
 	if errors.Is(err, ErrFileChanged) {
 		e.health.failWrites(err)
 	}
 }
 
 // setCommitting sets whether a commit is under way.
-func (e *boltEngine) setCommitting(is bool) {
+func (e *Engine) setCommitting(is bool) {
 	e.gate.lock()
 	defer e.gate.unlock()
 	e.committing = is
@@ -320,7 +321,7 @@ func (e *boltEngine) setCommitting(is bool) {
 
 // isVisible reports whether readers see the commit id as the last one. Unlike view, it also reads
 // while the engine is closing.
-func (e *boltEngine) isVisible(id int) (visible bool, err error) {
+func (e *Engine) isVisible(id int) (visible bool, err error) {
 	r, err := e.beginRead(context.Background())
 	if err != nil {
 		return false, err

@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"context"
@@ -21,7 +21,7 @@ import (
 // Errors: [ErrFileChanged]; [ErrFileGone] besides if there is no file at the path; the operating
 // system's error if the path cannot be looked at. Damage is not compareFile's to report, so it
 // returns nil for it.
-func (e *boltEngine) compareFile() error {
+func (e *Engine) compareFile() error {
 	if err := e.comparePath(); err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func (e *boltEngine) compareFile() error {
 }
 
 // comparePath is compareFile without the last commit.
-func (e *boltEngine) comparePath() error {
+func (e *Engine) comparePath() error {
 	replaced, err := e.isReplaced()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -49,7 +49,7 @@ func (e *boltEngine) comparePath() error {
 }
 
 // isReplaced reports whether another file is at the path of the file that is open.
-func (e *boltEngine) isReplaced() (bool, error) {
+func (e *Engine) isReplaced() (bool, error) {
 	mine, err := e.file.Stat()
 	if err != nil {
 		return false, err
@@ -62,13 +62,12 @@ func (e *boltEngine) isReplaced() (bool, error) {
 }
 
 // EngineHealth tells whether the file is at its path, is unchanged, and can be written.
-// [Store.Health] calls EngineHealth.
 //
 // Errors: [ErrFileChanged], and [ErrFileGone] besides if there is no file at the path;
 // [ErrReaderHoldsUp] while a writer waits for a reader; [ErrSyncFailed]; [ErrCorrupt] if damage or
 // a panic of bbolt has ended reading or writing; ctx's error.
-func (e *boltEngine) EngineHealth(ctx context.Context) error {
-	fileErr, err := e.lookAtFile(ctx)
+func (e *Engine) EngineHealth(ctx context.Context) error {
+	_, fileErr, err := e.LookAtFile(ctx)
 	if err != nil {
 		return err
 	}
@@ -79,20 +78,26 @@ func (e *boltEngine) EngineHealth(ctx context.Context) error {
 	return errors.Join(fileErr, e.readerFinding(), h)
 }
 
-// lookAtFile compares the file when no commit is under way. A commit compares it by itself.
-func (e *boltEngine) lookAtFile(ctx context.Context) (finding, err error) {
+// LookAtFile compares the file when no commit is under way. A commit compares it by itself. An
+// engine never moves to another file.
+//
+// The finding is [ErrFileChanged], and [ErrFileGone] besides if there is no file at the path; or
+// the operating system's error.
+//
+// Errors: ctx's error.
+func (e *Engine) LookAtFile(ctx context.Context) (moved bool, finding, err error) {
 	if err := e.gate.lockWithin(ctx); err != nil {
-		return nil, err
+		return false, nil, err
 	}
 	defer e.gate.unlock()
 	if e.committing || e.file == nil || e.health.isClosed() {
-		return nil, nil
+		return false, nil, nil
 	}
-	return e.compareFile(), nil
+	return false, e.compareFile(), nil
 }
 
 // findings returns the causes for which the engine neither reads nor writes, or does not write.
-func (h *boltHealth) findings() error {
+func (h *health) findings() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stuck != notStuck {
@@ -101,7 +106,7 @@ func (h *boltHealth) findings() error {
 	return firstError(h.unreadable, h.unwritable)
 }
 
-func (h *boltHealth) isClosed() bool {
+func (h *health) isClosed() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.life == engineClosed

@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"errors"
@@ -11,10 +11,10 @@ func TestAFileThatIsReplacedWhileItIsCommittedToLeavesTheCommitUnknown(t *testin
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows replaces no file that is mapped")
 	}
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
-	err := e.Update(t.Context(), func(tx EngineTx) error {
-		tx.(*boltTx).tx.OnCommit(func() { must(t, os.Rename(e.path, e.path+".old")) })
+	err := e.Update(t.Context(), func(tx *Tx) error {
+		tx.tx.OnCommit(func() { must(t, os.Rename(e.path, e.path+".old")) })
 		return tx.Put("table", []byte("a"), []byte("2"))
 	})
 	if !errors.Is(err, ErrFileChanged) || !errors.Is(err, ErrCommitUnknown) {

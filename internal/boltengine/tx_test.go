@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"bytes"
@@ -26,12 +26,12 @@ const (
 	elementSize = 16
 )
 
-// deepBolt opens an engine that has many small tables and the table "t". The tree of "t" is deep,
+// deepEngine opens an engine that has many small tables and the table "t". The tree of "t" is deep,
 // or its branches are so empty that bbolt merges several at once. keys are the keys of "t", in
 // order.
-func deepBolt(t testing.TB, random *rand.Rand) (e boltInside, keys [][]byte) {
+func deepEngine(t testing.TB, random *rand.Rand) (e inside, keys [][]byte) {
 	t.Helper()
-	e = openBoltInside(t)
+	e = openInside(t)
 	e.db.NoSync, e.db.MaxSize = true, 0 // the map need not have room
 	fill, size := []float64{0.1, 0.5, 1}[random.IntN(3)], []int{20, 100, 400}[random.IntN(3)]
 	for i := range 3000 {
@@ -55,8 +55,8 @@ func deepBolt(t testing.TB, random *rand.Rand) (e boltInside, keys [][]byte) {
 	}
 	mark, err := boltpage.ReadMark(e.file)
 	must(t, err)
-	e.lastCommit.Store(&boltCommit{e.db, int(mark.Commit), mark}) // of a program of its own
-	must(t, e.Update(t.Context(), func(tx EngineTx) error {
+	e.lastCommit.Store(&knownCommit{e.db, int(mark.Commit), mark}) // of a program of its own
+	must(t, e.Update(t.Context(), func(tx *Tx) error {
 		for i := range 300 {
 			if err := tx.Put(smallTable(i), []byte("k"), make([]byte, random.IntN(100))); err != nil {
 				return err
@@ -71,9 +71,9 @@ func smallTable(i int) string { return fmt.Sprintf("small %03d", i) }
 
 // drawChanges draws a transaction, which does the same each time that it runs. It removes entries,
 // some next to each other and some not, puts others, and scans.
-func drawChanges(random *rand.Rand, keys [][]byte) func(tx EngineTx) error {
+func drawChanges(random *rand.Rand, keys [][]byte) func(tx *Tx) error {
 	seed := random.Uint64()
-	return func(tx EngineTx) error {
+	return func(tx *Tx) error {
 		random := rand.New(rand.NewPCG(seed, 0))
 		for range 1 + random.IntN(4) {
 			from := random.IntN(len(keys))
@@ -105,12 +105,12 @@ func drawChanges(random *rand.Rand, keys [][]byte) func(tx EngineTx) error {
 }
 
 // checkedBy runs a transaction, does not commit it, and returns the pages that it has checked.
-func (e boltInside) checkedBy(do func(tx EngineTx) error) map[uint64]bool {
+func (e inside) checkedBy(do func(tx *Tx) error) map[uint64]bool {
 	e.t.Helper()
 	batch, err := e.join()
 	must(e.t, err)
 	e.batch = nil
-	must(e.t, do(&boltTx{tx: batch.tx, tables: batch.tables, batch: batch}))
+	must(e.t, do(&Tx{tx: batch.tx, tables: batch.tables, batch: batch}))
 	must(e.t, readPages(func() error { return batch.tables.CheckCommit(uint64(batch.tx.ID()), batch.removed) }))
 	must(e.t, batch.tx.Rollback())
 
@@ -126,7 +126,7 @@ func (e boltInside) checkedBy(do func(tx EngineTx) error) map[uint64]bool {
 }
 
 // page returns a page of the file.
-func (e boltInside) page(id uint64) []byte {
+func (e inside) page(id uint64) []byte {
 	e.t.Helper()
 	page := make([]byte, boltpage.PageSize)
 	_, err := e.file.ReadAt(page, int64(id)*boltpage.PageSize)
@@ -136,7 +136,7 @@ func (e boltInside) page(id uint64) []byte {
 
 // withoutOthers runs do while only the pages in some can be read. It returns the number of the
 // other pages.
-func (e boltInside) withoutOthers(some map[uint64]bool, do func()) (spoilt int) {
+func (e inside) withoutOthers(some map[uint64]bool, do func()) (spoilt int) {
 	e.t.Helper()
 	garbage := bytes.Repeat([]byte{0xff}, boltpage.PageSize)
 	before, err := os.ReadFile(e.path)
@@ -173,12 +173,12 @@ func TestBboltReadsNoPageThatWasNotCheckedInTheSameTransaction(t *testing.T) {
 	levels, spoilt := 0, 0
 	for seed := range engines {
 		random := rand.New(rand.NewPCG(uint64(seed), 0))
-		e, keys := deepBolt(t, random)
+		e, keys := deepEngine(t, random)
 		for range 6 {
 			do := drawChanges(random, keys)
-			checked := e.checkedBy(func(tx EngineTx) error {
+			checked := e.checkedBy(func(tx *Tx) error {
 				err := do(tx)
-				levels = max(levels, tx.(*boltTx).tx.Bucket([]byte("t")).Stats().Depth)
+				levels = max(levels, tx.tx.Bucket([]byte("t")).Stats().Depth)
 				return err
 			})
 			spoilt += e.withoutOthers(checked, func() {
@@ -198,13 +198,13 @@ func TestBboltReadsNoPageThatWasNotCheckedInTheSameTransaction(t *testing.T) {
 }
 
 // leafWith returns the page that has a key of a table. The table must have more than one page.
-func (e boltInside) leafWith(table, key string) (page uint64) {
+func (e inside) leafWith(table, key string) (page uint64) {
 	e.t.Helper()
-	must(e.t, e.Update(e.t.Context(), func(tx EngineTx) error {
+	must(e.t, e.Update(e.t.Context(), func(tx *Tx) error {
 		if _, err := tx.Get(table, []byte(key)); err != nil {
 			return err
 		}
-		for id := range tx.(*boltTx).tables.Visited() {
+		for id := range tx.tables.Visited() {
 			if p := e.page(id); p[pageFlags] == pageLeaf && bytes.Contains(p, []byte(key)) {
 				page = id
 			}
@@ -215,7 +215,7 @@ func (e boltInside) leafWith(table, key string) (page uint64) {
 }
 
 // spoil changes bytes of a page of the file.
-func (e boltInside) spoil(page uint64, at int, bytes ...byte) {
+func (e inside) spoil(page uint64, at int, bytes ...byte) {
 	e.t.Helper()
 	_, err := e.file.WriteAt(bytes, int64(page)*boltpage.PageSize+int64(at))
 	must(e.t, err)
@@ -225,11 +225,11 @@ func (e boltInside) spoil(page uint64, at int, bytes ...byte) {
 func number(i int) string { return fmt.Sprintf("%04d", i) }
 
 // openNumbered opens an engine with a table "numbers". Each of its leaves has some ten entries.
-func openNumbered(t testing.TB) boltInside {
-	e := openBoltInside(t)
+func openNumbered(t testing.TB) inside {
+	e := openInside(t)
 	e.db.NoSync = true
 	for i := range 300 {
-		must(t, e.Update(t.Context(), func(tx EngineTx) error {
+		must(t, e.Update(t.Context(), func(tx *Tx) error {
 			return tx.Put("numbers", []byte(number(i)), make([]byte, 150))
 		}))
 	}
@@ -239,9 +239,9 @@ func openNumbered(t testing.TB) boltInside {
 func TestAMemberThatMeetsADamagedPageFailsAndTheOthersCommit(t *testing.T) {
 	e := openNumbered(t)
 	e.spoil(e.leafWith("numbers", number(150)), pageHeader+elementSize, make([]byte, elementSize)...)
-	meet := func(do func(tx EngineTx, key []byte) error) func() {
+	meet := func(do func(tx *Tx, key []byte) error) func() {
 		return func() {
-			err := e.Update(t.Context(), func(tx EngineTx) error {
+			err := e.Update(t.Context(), func(tx *Tx) error {
 				return errors.Join(tx.Put("t", []byte("damaged"), nil), do(tx, []byte(number(150))))
 			})
 			if !errors.Is(err, ErrCorrupt) {
@@ -252,9 +252,9 @@ func TestAMemberThatMeetsADamagedPageFailsAndTheOthersCommit(t *testing.T) {
 	for range 2 {
 		e.together(
 			e.mustSet("a", "1"),
-			meet(func(tx EngineTx, key []byte) error { return tx.Put("numbers", key, nil) }),
-			meet(func(tx EngineTx, key []byte) error { return tx.Delete("numbers", key) }),
-			meet(func(tx EngineTx, key []byte) error {
+			meet(func(tx *Tx, key []byte) error { return tx.Put("numbers", key, nil) }),
+			meet(func(tx *Tx, key []byte) error { return tx.Delete("numbers", key) }),
+			meet(func(tx *Tx, key []byte) error {
 				for _, err := range tx.Scan("numbers", key, nil) {
 					return err
 				}
@@ -284,7 +284,7 @@ func TestADamagedPageIsNotMergedWithAnother(t *testing.T) {
 		// The key then has 512 MiB.
 		e.spoil(e.leafWith("numbers", number(other)), pageHeader+elementSize+8+3, 0x20)
 		for range 2 {
-			err := e.Update(t.Context(), func(tx EngineTx) error {
+			err := e.Update(t.Context(), func(tx *Tx) error {
 				for i := first; i < last; i++ {
 					if err := tx.Delete("numbers", []byte(number(i))); err != nil {
 						return err

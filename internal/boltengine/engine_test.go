@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"context"
@@ -26,33 +26,41 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 )
 
-// boltInside is an engine of which the test controls the turns and the writes.
-type boltInside struct {
-	*boltEngine
+// must fails the test for any error.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// inside is an engine of which the test controls the turns and the writes.
+type inside struct {
+	*Engine
 	t testing.TB
 }
 
-// openBoltInside opens an engine in a new file.
-func openBoltInside(t testing.TB) boltInside {
+// openInside opens an engine in a new file.
+func openInside(t testing.TB) inside {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.db")
-	must(t, createBoltFile(path))
-	return openBoltInsideFile(t, path)
+	must(t, createFile(path))
+	return openInsideFile(t, path)
 }
 
-func openBoltInsideFile(t testing.TB, path string) boltInside {
+func openInsideFile(t testing.TB, path string) inside {
 	t.Helper()
-	e, err := openBoltEngine(path, nil)
+	e, err := Open(path, Options{})
 	must(t, err)
 	t.Cleanup(func() { _ = e.Close() })
-	return boltInside{e, t}
+	return inside{e, t}
 }
 
 // reopen closes the engine, opens its file again, and checks the file.
-func (e boltInside) reopen() boltInside {
+func (e inside) reopen() inside {
 	e.t.Helper()
 	_ = e.Close()
-	again := openBoltInsideFile(e.t, e.path)
+	again := openInsideFile(e.t, e.path)
 	for finding := range again.CheckEngine(context.Background()) {
 		e.t.Errorf("after reopening: %v", finding)
 	}
@@ -60,12 +68,12 @@ func (e boltInside) reopen() boltInside {
 }
 
 // set puts one entry and returns the error of Update.
-func (e boltInside) set(key, value string) error {
-	return e.Update(context.Background(), func(tx EngineTx) error { return tx.Put("t", []byte(key), []byte(value)) })
+func (e inside) set(key, value string) error {
+	return e.Update(context.Background(), func(tx *Tx) error { return tx.Put("t", []byte(key), []byte(value)) })
 }
 
 // mustSet returns a function that sets an entry, and fails the test for any error.
-func (e boltInside) mustSet(key, value string) func() {
+func (e inside) mustSet(key, value string) func() {
 	return func() {
 		e.t.Helper()
 		if err := e.set(key, value); err != nil {
@@ -75,10 +83,10 @@ func (e boltInside) mustSet(key, value string) func() {
 }
 
 // want fails the test unless the engine has the given entries, as in "a=1 b=2".
-func (e boltInside) want(entries string) {
+func (e inside) want(entries string) {
 	e.t.Helper()
 	var got []string
-	must(e.t, e.View(context.Background(), func(tx EngineTx) error {
+	must(e.t, e.View(context.Background(), func(tx *Tx) error {
 		for entry, err := range tx.Scan("t", nil, nil) {
 			if err != nil {
 				return err
@@ -93,7 +101,7 @@ func (e boltInside) want(entries string) {
 }
 
 // wantCommits runs do, and fails the test unless that takes n commits.
-func (e boltInside) wantCommits(n uint64, do func()) {
+func (e inside) wantCommits(n uint64, do func()) {
 	e.t.Helper()
 	before := e.Commits()
 	do()
@@ -103,7 +111,7 @@ func (e boltInside) wantCommits(n uint64, do func()) {
 }
 
 // waitQueued waits until n writers wait for their turn.
-func (e boltInside) waitQueued(n int) {
+func (e inside) waitQueued(n int) {
 	e.t.Helper()
 	waitFor(e.t, fmt.Sprint(n, " writers in the queue"), func() bool {
 		e.turns.mu.Lock()
@@ -127,7 +135,7 @@ func waitFor(t testing.TB, what string, holds func() bool) bool {
 
 // together runs members, which share a commit. It holds the turn until all members wait for their
 // turns, in order, and returns when all have ended.
-func (e boltInside) together(members ...func()) {
+func (e inside) together(members ...func()) {
 	e.t.Helper()
 	must(e.t, e.takeTurn(context.Background()))
 	var group sync.WaitGroup
@@ -140,7 +148,7 @@ func (e boltInside) together(members ...func()) {
 }
 
 // times makes n members. Each sets an entry of its own.
-func (e boltInside) times(n int) (members []func()) {
+func (e inside) times(n int) (members []func()) {
 	for i := range n {
 		members = append(members, e.mustSet(fmt.Sprintf("%04d", i), "."))
 	}
@@ -148,22 +156,22 @@ func (e boltInside) times(n int) (members []func()) {
 }
 
 func TestWritersThatWaitShareOneCommit(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	e.wantCommits(1, func() { e.together(e.times(64)...) })
-	e.wantCommits(1, func() { e.together(e.times(boltMaxBatch)...) })
-	e.wantCommits(2, func() { e.together(e.times(boltMaxBatch + 1)...) })
+	e.wantCommits(1, func() { e.together(e.times(maxBatch)...) })
+	e.wantCommits(2, func() { e.together(e.times(maxBatch + 1)...) })
 }
 
 func TestALoneWriterCommitsAtOnceAndOnlyWhatItWrote(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	for range 3 {
 		e.wantCommits(1, func() { must(t, e.set("a", "1")) })
 	}
 	errRefused := errors.New("refused")
-	for _, fn := range []func(tx EngineTx) error{
-		func(EngineTx) error { return nil },
-		func(tx EngineTx) error { return tx.Delete("t", []byte("never there")) },
-		func(tx EngineTx) error { return errors.Join(tx.Put("t", []byte("b"), nil), errRefused) },
+	for _, fn := range []func(tx *Tx) error{
+		func(*Tx) error { return nil },
+		func(tx *Tx) error { return tx.Delete("t", []byte("never there")) },
+		func(tx *Tx) error { return errors.Join(tx.Put("t", []byte("b"), nil), errRefused) },
 	} {
 		e.wantCommits(0, func() {
 			if err := e.Update(t.Context(), fn); err != nil && !errors.Is(err, errRefused) {
@@ -175,12 +183,12 @@ func TestALoneWriterCommitsAtOnceAndOnlyWhatItWrote(t *testing.T) {
 }
 
 func TestAMemberOfABatchThatFailsLosesOnlyItsOwnWrites(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("old", "1"))
 	errRefused := errors.New("refused")
 	// Each member that fails undoes changes of every kind, to entries from before the batch and to
 	// entries of another member.
-	spoil := func(tx EngineTx) error {
+	spoil := func(tx *Tx) error {
 		key := []byte("old")
 		err := tx.Put("t", key, []byte("spoilt"))
 		copy(key, "its caller's again")
@@ -194,20 +202,20 @@ func TestAMemberOfABatchThatFailsLosesOnlyItsOwnWrites(t *testing.T) {
 		e.together(
 			e.mustSet("a", "1"),
 			func() {
-				err := e.Update(t.Context(), func(tx EngineTx) error { return errors.Join(spoil(tx), errRefused) })
+				err := e.Update(t.Context(), func(tx *Tx) error { return errors.Join(spoil(tx), errRefused) })
 				if !errors.Is(err, errRefused) {
 					t.Errorf("Update: got %v, want the function's error", err)
 				}
 			},
 			func() {
 				defer func() { panicked = recover().(string) }()
-				_ = e.Update(t.Context(), func(tx EngineTx) error {
+				_ = e.Update(t.Context(), func(tx *Tx) error {
 					_ = spoil(tx)
 					panic("to its own caller")
 				})
 			},
 			func() {
-				_ = e.Update(t.Context(), func(tx EngineTx) error {
+				_ = e.Update(t.Context(), func(tx *Tx) error {
 					_ = spoil(tx)
 					runtime.Goexit()
 					return nil
@@ -222,7 +230,7 @@ func TestAMemberOfABatchThatFailsLosesOnlyItsOwnWrites(t *testing.T) {
 	}
 	e = e.reopen()
 	e.want("a=1 b=1 old=1")
-	must(t, e.View(t.Context(), func(tx EngineTx) error {
+	must(t, e.View(t.Context(), func(tx *Tx) error {
 		for entry := range tx.Scan("table", nil, nil) {
 			t.Errorf("a table that was made by members that failed has %q", entry.Key)
 		}
@@ -231,9 +239,9 @@ func TestAMemberOfABatchThatFailsLosesOnlyItsOwnWrites(t *testing.T) {
 }
 
 func TestABatchOfFailuresCommitsNothing(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	fail := func() {
-		_ = e.Update(t.Context(), func(tx EngineTx) error {
+		_ = e.Update(t.Context(), func(tx *Tx) error {
 			return errors.Join(tx.Put("t", []byte("a"), nil), errors.New("refused"))
 		})
 	}
@@ -243,13 +251,13 @@ func TestABatchOfFailuresCommitsNothing(t *testing.T) {
 
 // A member that has read another member's write gets no answer before that write is on disk.
 func TestAMemberThatReadAnUncommittedWriteGetsTheErrorOfItsCommit(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("seed", "1"))
 	hookWrites(e, func(write writeAt, b []byte, off int64) (int, error) { return 0, errDiskFull })
 	errRefused := errors.New("refused")
 	reader := func(end error) func() {
 		return func() {
-			err := e.Update(t.Context(), func(tx EngineTx) error {
+			err := e.Update(t.Context(), func(tx *Tx) error {
 				if v, err := tx.Get("t", []byte("a")); err != nil || string(v) != "1" {
 					t.Errorf("Get: got %q, %v", v, err)
 				}
@@ -283,13 +291,13 @@ func (h handover) Done() <-chan struct{} {
 }
 
 func TestAContextThatEndsAsTheTurnComesRunsNothingAndLeavesNothingUncommitted(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	for i := range 50 { // chance decides which of the two the waiter sees first
 		ctx, cancel := context.WithCancel(t.Context())
 		h := handover{ctx, make(chan struct{}), make(chan struct{})}
 		ran := false
 		canceled := func() {
-			err := e.Update(h, func(EngineTx) error {
+			err := e.Update(h, func(*Tx) error {
 				ran = true
 				return nil
 			})
@@ -313,7 +321,7 @@ func TestAContextThatEndsAsTheTurnComesRunsNothingAndLeavesNothingUncommitted(t 
 }
 
 func TestContextsThatEndAtAnyMomentLoseNothingAndBlockNobody(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	var acknowledged, refused []string
@@ -325,7 +333,7 @@ func TestContextsThatEndAtAnyMomentLoseNothingAndBlockNobody(t *testing.T) {
 					go cancel()
 				}
 				key := fmt.Sprintf("%02d-%02d", w, i)
-				err := e.Update(ctx, func(tx EngineTx) error { return tx.Put("t", []byte(key), nil) })
+				err := e.Update(ctx, func(tx *Tx) error { return tx.Put("t", []byte(key), nil) })
 				cancel()
 				mu.Lock()
 				if err == nil {
@@ -342,7 +350,7 @@ func TestContextsThatEndAtAnyMomentLoseNothingAndBlockNobody(t *testing.T) {
 	}
 	group.Wait()
 	e = e.reopen()
-	must(t, e.View(t.Context(), func(tx EngineTx) error {
+	must(t, e.View(t.Context(), func(tx *Tx) error {
 		for _, key := range acknowledged {
 			if v, err := tx.Get("t", []byte(key)); v == nil {
 				t.Errorf("%s was acknowledged and is lost: %v", key, err)
@@ -358,7 +366,7 @@ func TestContextsThatEndAtAnyMomentLoseNothingAndBlockNobody(t *testing.T) {
 }
 
 func TestCloseCommitsEarlierWritesAndRefusesLaterOnes(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	closing := func() { must(t, e.Close()) }
 	after := func() {
 		if err := e.set("after", "1"); !errors.Is(err, ErrClosed) {
@@ -373,7 +381,7 @@ func TestCloseCommitsEarlierWritesAndRefusesLaterOnes(t *testing.T) {
 type writeAt func(b []byte, off int64) (int, error)
 
 // hookWrites puts hook between bbolt and its file, in the place that bbolt's own tests use.
-func hookWrites(e boltInside, hook func(write writeAt, b []byte, off int64) (int, error)) {
+func hookWrites(e inside, hook func(write writeAt, b []byte, off int64) (int, error)) {
 	field := reflect.ValueOf(e.db).Elem().FieldByName("ops").FieldByName("writeAt")
 	at := (*func(b []byte, off int64) (int, error))(unsafe.Pointer(field.UnsafeAddr()))
 	write := *at
@@ -388,7 +396,7 @@ var errDiskFull = &fs.PathError{Op: "write", Path: "keys.db", Err: syscall.ENOSP
 
 func TestAWriteThatFailsTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	for failing := 1; ; failing++ {
-		e := openBoltInside(t)
+		e := openInside(t)
 		must(t, e.set("a", "1"))
 		writes := 0
 		hookWrites(e, func(write writeAt, b []byte, off int64) (int, error) {
@@ -422,11 +430,11 @@ func TestAFileThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows makes the file as large as its map")
 	}
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	allocSize := e.db.AllocSize
 	e.db.AllocSize = math.MinInt / 2 // so that bbolt asks for a negative size
-	if err := e.set("large", strings.Repeat("x", MaxEngineValue)); err == nil || errors.Is(err, ErrCommitUnknown) {
+	if err := e.set("large", strings.Repeat("x", boltpage.MaxValue)); err == nil || errors.Is(err, ErrCommitUnknown) {
 		t.Errorf("Update: got %v, want the system's error", err)
 	}
 	e.want("a=1")
@@ -438,7 +446,7 @@ func TestAFileThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 
 // refuseMaps makes the next commit that takes new pages ask for a larger map, which the system
 // refuses.
-func (e boltInside) refuseMaps() {
+func (e inside) refuseMaps() {
 	e.db.MmapFlags = 0x40000 // MAP_HUGETLB, which is for files of another file system
 	size := reflect.ValueOf(e.db).Elem().FieldByName("datasz")
 	*(*int)(unsafe.Pointer(size.UnsafeAddr())) = 1
@@ -450,9 +458,9 @@ func TestAMapThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs a flag of Linux that refuses to map a file")
 	}
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
-	large := strings.Repeat("x", MaxEngineValue)
+	large := strings.Repeat("x", boltpage.MaxValue)
 	for i := range 2 {
 		e.refuseMaps()
 		if err := e.set("large", large); err == nil || errors.Is(err, ErrCommitUnknown) || errors.Is(err, ErrCorrupt) {
@@ -460,7 +468,7 @@ func TestAMapThatCannotGrowTakesItsCommitBackAndTheNextOneWorks(t *testing.T) {
 		}
 		e.want("a=1")
 		must(t, e.set("a", "1"))
-		if _, err := openBoltEngine(e.path, &Options{LockTimeout: -1}); !errors.Is(err, ErrLocked) {
+		if _, err := Open(e.path, Options{LockTimeout: 1}); !errors.Is(err, ErrLocked) {
 			t.Errorf("round %d: opening it again: got %v, want ErrLocked", i, err)
 		}
 	}
@@ -472,7 +480,7 @@ func TestReadersNoticeNothingOfAMapThatCannotGrow(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs a flag of Linux that refuses to map a file")
 	}
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
@@ -484,7 +492,7 @@ func TestReadersNoticeNothingOfAMapThatCannotGrow(t *testing.T) {
 					return
 				default:
 				}
-				if err := e.View(t.Context(), func(EngineTx) error { return nil }); err != nil {
+				if err := e.View(t.Context(), func(*Tx) error { return nil }); err != nil {
 					t.Errorf("View: got %v", err)
 					return
 				}
@@ -493,7 +501,7 @@ func TestReadersNoticeNothingOfAMapThatCannotGrow(t *testing.T) {
 	}
 	for range 50 {
 		e.refuseMaps()
-		if err := e.set("large", strings.Repeat("x", MaxEngineValue)); err == nil {
+		if err := e.set("large", strings.Repeat("x", boltpage.MaxValue)); err == nil {
 			t.Error("Update: got no error")
 		}
 	}
@@ -506,28 +514,28 @@ func TestAStoreThatLosesItsMapDoesNotGoOnInAnotherFile(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs a flag of Linux that refuses to map a file")
 	}
-	e, other := openBoltInside(t), openBoltInside(t)
+	e, other := openInside(t), openInside(t)
 	must(t, e.set("a", "1"))
 	must(t, other.set("b", "1"))
 	must(t, other.Close())
 	must(t, os.Rename(other.path, e.path))
 	e.refuseMaps()
-	if err := e.set("large", strings.Repeat("x", MaxEngineValue)); err == nil {
+	if err := e.set("large", strings.Repeat("x", boltpage.MaxValue)); err == nil {
 		t.Error("Update: got no error")
 	}
 	if err := e.set("a", "2"); !errors.Is(err, ErrFileChanged) {
 		t.Errorf("a later Update: got %v, want ErrFileChanged", err)
 	}
-	if err := e.View(t.Context(), func(EngineTx) error { return nil }); err != nil {
+	if err := e.View(t.Context(), func(*Tx) error { return nil }); err != nil {
 		t.Errorf("a later View: got %v, want what the file had that is open", err)
 	}
 	must(t, e.Close())
-	openBoltInsideFile(t, e.path).want("b=1")
+	openInsideFile(t, e.path).want("b=1")
 }
 
 // An engine that is closing still has to find out whether a commit failed.
 func TestACommitThatFailsWhileTheEngineClosesIsKnownToHaveFailed(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	hookWrites(e, func(writeAt, []byte, int64) (int, error) { return 0, errDiskFull })
 	e.together(
@@ -543,7 +551,7 @@ func TestACommitThatFailsWhileTheEngineClosesIsKnownToHaveFailed(t *testing.T) {
 
 // failSyncs makes all syncs fail after the first write for which fails returns true. The writes
 // succeed. For that, failSyncs closes bbolt's file, and writes to the file by another descriptor.
-func failSyncs(e boltInside, fails func(off int64) bool) {
+func failSyncs(e inside, fails func(off int64) bool) {
 	other, err := os.OpenFile(e.path, os.O_RDWR, 0)
 	must(e.t, err)
 	e.t.Cleanup(func() { other.Close() })
@@ -557,7 +565,7 @@ func failSyncs(e boltInside, fails func(off int64) bool) {
 
 // wantNoMoreWrites fails the test unless an engine whose file cannot be synced takes no more
 // writes, and closes.
-func (e boltInside) wantNoMoreWrites() {
+func (e inside) wantNoMoreWrites() {
 	e.t.Helper()
 	for range 2 {
 		if err := e.set("later", "1"); !errors.Is(err, ErrSyncFailed) {
@@ -571,7 +579,7 @@ func (e boltInside) wantNoMoreWrites() {
 }
 
 func TestASyncThatFailsBeforeTheLastStepTakesTheCommitBackAndEndsAllWriting(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	for range 4 { // so that there are free pages, and the file need not grow
 		must(t, e.set("a", "1"))
 	}
@@ -587,7 +595,7 @@ func TestASyncThatFailsBeforeTheLastStepTakesTheCommitBackAndEndsAllWriting(t *t
 }
 
 func TestASyncThatFailsInTheLastStepIsErrCommitUnknownAndEndsAllWriting(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	failSyncs(e, isMeta)
 	for _, err := range e.setTogether("a", "b") {
@@ -600,7 +608,7 @@ func TestASyncThatFailsInTheLastStepIsErrCommitUnknownAndEndsAllWriting(t *testi
 }
 
 // setTogether sets two entries to 2 in one commit, and returns the errors of both Updates.
-func (e boltInside) setTogether(a, b string) (errs [2]error) {
+func (e inside) setTogether(a, b string) (errs [2]error) {
 	e.together(
 		func() { errs[0] = e.set(a, "2") },
 		func() { errs[1] = e.set(b, "2") },
@@ -631,7 +639,7 @@ func TestAFailedSyncIsNotTakenForAFailedWrite(t *testing.T) {
 }
 
 func TestDamageThatACommitMeetsEndsAllWritingAndNothingElse(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	hookWrites(e, func(writeAt, []byte, int64) (int, error) { panic("as bbolt does when it meets damage") })
 	for range 2 {
@@ -646,7 +654,7 @@ func TestDamageThatACommitMeetsEndsAllWritingAndNothingElse(t *testing.T) {
 // bbolt has panicked while it held its lock for writers. Closing the old file would wait for that
 // lock.
 func TestAStuckStoreIsNotCompacted(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	_ = e.health.guard(stuckWriters, func() error {
 		_, _ = e.db.Begin(true)
@@ -663,12 +671,12 @@ func TestAStuckStoreIsNotCompacted(t *testing.T) {
 // Windows changes no file that is mapped. So Close ends the map, which no reader may use then.
 func TestCloseOfAStuckStoreWaitsForItsReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := openBoltInside(t)
+		e := openInside(t)
 		must(t, e.set("a", "1"))
 		end := make(chan struct{})
 		var reader, closer sync.WaitGroup
 		reader.Go(func() {
-			must(t, e.View(t.Context(), func(EngineTx) error {
+			must(t, e.View(t.Context(), func(*Tx) error {
 				<-end
 				return nil
 			}))
@@ -696,7 +704,7 @@ func TestAFileThatIsGoneWhenAReaderHasJustBegunIsAnError(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows does not shorten a file that is mapped")
 	}
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	err := e.view(t.Context(), func(tx *bbolt.Tx, _ *os.File) error {
 		must(t, os.Truncate(e.path, 0))
@@ -708,16 +716,8 @@ func TestAFileThatIsGoneWhenAReaderHasJustBegunIsAnError(t *testing.T) {
 	}
 }
 
-// CheckOnOpen sets the largest number of pages of a file of which Open checks all pages, and of a
-// file of which Open leaves out most leaves. undo sets the former numbers again.
-func CheckOnOpen(all, most uint64) (undo func()) {
-	a, m := boltMaxExactCheck, boltMaxOpenCheck
-	boltMaxExactCheck, boltMaxOpenCheck = all, most
-	return func() { boltMaxExactCheck, boltMaxOpenCheck = a, m }
-}
-
 // remapLock returns the lock of bbolt that readers share. A commit locks it to make the map larger.
-func (e boltInside) remapLock() *sync.RWMutex {
+func (e inside) remapLock() *sync.RWMutex {
 	field := reflect.ValueOf(e.db).Elem().FieldByName("mmaplock")
 	return (*sync.RWMutex)(unsafe.Pointer(field.UnsafeAddr()))
 }
@@ -725,14 +725,14 @@ func (e boltInside) remapLock() *sync.RWMutex {
 // A commit that needs a larger map waits for all readers, and a reader that begins waits for the
 // commit.
 func TestAReaderThatBeginsDoesNotWaitForACommitLongerThanItsContext(t *testing.T) {
-	e := openBoltInside(t)
+	e := openInside(t)
 	e.setCommitting(true)
 	remap := e.remapLock()
 	remap.Lock()
 	ctx, cancel := context.WithCancel(t.Context())
 	view := func() <-chan error {
 		result := make(chan error, 1)
-		go func() { result <- e.View(ctx, func(EngineTx) error { return nil }) }()
+		go func() { result <- e.View(ctx, func(*Tx) error { return nil }) }()
 		return result
 	}
 	first := view()
@@ -763,13 +763,13 @@ func TestAReaderThatBeginsDoesNotWaitForACommitLongerThanItsContext(t *testing.T
 
 func TestEachStateOfAnEngineAllowsWhatItsTableSays(t *testing.T) {
 	errCause, errOther := errors.New("the cause"), errors.New("another cause")
-	type step = func(h *boltHealth)
-	unwritable := func(h *boltHealth) { h.failWrites(errCause) }
-	unreadable := func(h *boltHealth) { h.failReads(errCause) }
-	stuckWriting := func(h *boltHealth) { h.setStuck(stuckWriters) }
-	stuckReading := func(h *boltHealth) { h.setStuck(stuckAll) }
-	closes := func(h *boltHealth) { h.setLife(engineClosing) }
-	hasClosed := func(h *boltHealth) { h.setLife(engineClosed) }
+	type step = func(h *health)
+	unwritable := func(h *health) { h.failWrites(errCause) }
+	unreadable := func(h *health) { h.failReads(errCause) }
+	stuckWriting := func(h *health) { h.setStuck(stuckWriters) }
+	stuckReading := func(h *health) { h.setStuck(stuckAll) }
+	closes := func(h *health) { h.setLife(engineClosing) }
+	hasClosed := func(h *health) { h.setLife(engineClosed) }
 	for _, tt := range []struct {
 		name              string
 		steps             []step
@@ -777,9 +777,9 @@ func TestEachStateOfAnEngineAllowsWhatItsTableSays(t *testing.T) {
 	}{
 		{"sound", nil, nil, nil, nil},
 		{"unwritable", []step{unwritable}, nil, nil, errCause},
-		{"unwritable for two causes", []step{unwritable, func(h *boltHealth) { h.failWrites(errOther) }}, nil, nil, errCause},
+		{"unwritable for two causes", []step{unwritable, func(h *health) { h.failWrites(errOther) }}, nil, nil, errCause},
 		{"unreadable", []step{unreadable}, errCause, errCause, errCause},
-		{"unreadable for two causes", []step{unreadable, func(h *boltHealth) { h.failReads(errOther) }}, errCause, errCause, errCause},
+		{"unreadable for two causes", []step{unreadable, func(h *health) { h.failReads(errOther) }}, errCause, errCause, errCause},
 		{"stuck writers", []step{stuckWriting}, nil, nil, errStuck},
 		{"stuck", []step{stuckReading, stuckWriting}, errStuck, errStuck, errStuck},
 		{"closing", []step{closes}, ErrClosed, nil, nil},
@@ -790,7 +790,7 @@ func TestEachStateOfAnEngineAllowsWhatItsTableSays(t *testing.T) {
 		{"unreadable and closing", []step{unreadable, closes}, ErrClosed, errCause, errCause},
 	} {
 		for _, readOnly := range []bool{false, true} {
-			h := boltHealth{readOnly: readOnly}
+			h := health{readOnly: readOnly}
 			for _, step := range tt.steps {
 				step(&h)
 			}

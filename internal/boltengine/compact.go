@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"context"
@@ -19,30 +19,30 @@ import (
 // write. The engine notes their changes, and the compaction makes these in the new file, too. Only
 // for the last few of them, and to put the new file in place, does it take the turn.
 
-// boltMaxMissed bounds how many bytes of changes an engine notes for a compaction.
-var boltMaxMissed = 16 << 20
+// maxMissed bounds how many bytes of changes an engine notes for a compaction.
+var maxMissed = 16 << 20
 
-// boltFewMissed is how many bytes of changes a compaction makes while it has the turn. They take no
+// fewMissed is how many bytes of changes a compaction makes while it has the turn. They take no
 // longer than a commit, nearly all of which is its syncs.
-const boltFewMissed = 64 << 10
+const fewMissed = 64 << 10
 
-// boltMissed is the changes that were committed since a compaction began to copy, and that the new
-// file lacks.
-type boltMissed struct {
+// missedWrites is the changes that were committed since a compaction began to copy, and that the
+// new file lacks.
+type missedWrites struct {
 	mu       sync.Mutex
-	writes   []boltWrite
+	writes   []write
 	size     int
-	overflow bool // there were more changes than boltMaxMissed
+	overflow bool // there were more changes than maxMissed
 }
 
 // add notes the changes of a commit.
-func (m *boltMissed) add(writes []boltWrite) {
+func (m *missedWrites) add(writes []write) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range writes {
 		m.size += len(w.table) + len(w.key) + len(w.value)
 	}
-	if m.overflow = m.overflow || m.size > boltMaxMissed; m.overflow {
+	if m.overflow = m.overflow || m.size > maxMissed; m.overflow {
 		m.writes = nil
 		return
 	}
@@ -50,20 +50,20 @@ func (m *boltMissed) add(writes []boltWrite) {
 }
 
 // few reports whether so few changes are left that a compaction can make them with the turn.
-func (m *boltMissed) few() bool {
+func (m *missedWrites) few() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.size <= boltFewMissed && !m.overflow
+	return m.size <= fewMissed && !m.overflow
 }
 
 // take returns the changes, and forgets them.
 //
 // Errors: [ErrInterrupted] if there were too many.
-func (m *boltMissed) take() ([]boltWrite, error) {
+func (m *missedWrites) take() ([]write, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.overflow {
-		return nil, fmt.Errorf("%w: more than %d MiB were written meanwhile", ErrInterrupted, boltMaxMissed>>20)
+		return nil, fmt.Errorf("%w: more than %d MiB were written meanwhile", ErrInterrupted, maxMissed>>20)
 	}
 	writes := m.writes
 	m.writes, m.size = nil, 0
@@ -71,8 +71,8 @@ func (m *boltMissed) take() ([]boltWrite, error) {
 }
 
 // Compact copies the pages in use to a new file, and puts it in the place of the old file. Readers
-// and writers go on meanwhile. [Store.Compact] calls it.
-func (e *boltEngine) Compact(ctx context.Context) error {
+// and writers go on meanwhile.
+func (e *Engine) Compact(ctx context.Context) error {
 	if e.health.readOnly {
 		return ErrReadOnly
 	}
@@ -88,7 +88,7 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 	defer e.endCompaction()
 	defer e.removeUnlessAside(path)
 	if err := e.copyTo(ctx, r, path); err != nil {
-		return e.copyError(ctx, boltError(err))
+		return e.copyError(ctx, translate(err))
 	}
 	db, file, err := openDB(path, reopenSettings())
 	if err != nil {
@@ -105,7 +105,7 @@ func (e *boltEngine) Compact(ctx context.Context) error {
 
 // beginCompaction begins to read what is to be copied, and to note the changes that are committed
 // from then on. If it returns no error, the caller must call endRead and endCompaction.
-func (e *boltEngine) beginCompaction(ctx context.Context) (r boltReader, missed *boltMissed, err error) {
+func (e *Engine) beginCompaction(ctx context.Context) (r reader, missed *missedWrites, err error) {
 	if err := e.takeTurn(ctx); err != nil {
 		return r, nil, err
 	}
@@ -115,17 +115,17 @@ func (e *boltEngine) beginCompaction(ctx context.Context) (r boltReader, missed 
 		return r, nil, err
 	}
 	if r, err = e.beginRead(ctx); err != nil {
-		return r, nil, boltError(err)
+		return r, nil, translate(err)
 	}
-	e.missed.Store(&boltMissed{})
+	e.missed.Store(&missedWrites{})
 	return r, e.missed.Load(), nil
 }
 
 // endCompaction ends the noting of changes.
-func (e *boltEngine) endCompaction() { e.missed.Store(nil) }
+func (e *Engine) endCompaction() { e.missed.Store(nil) }
 
 // checkReplaceable returns an error if the file may not be replaced, to the holder of the turn.
-func (e *boltEngine) checkReplaceable() error {
+func (e *Engine) checkReplaceable() error {
 	// Among others, an engine that is stuck is refused here, because it could not close the old
 	// file.
 	if err := e.health.canWrite(); err != nil {
@@ -141,7 +141,7 @@ func (e *boltEngine) checkReplaceable() error {
 
 // catchUp makes changes in the file of a compaction until few are left, or as many come as it
 // makes.
-func (dst *boltEngine) catchUp(ctx context.Context, missed *boltMissed) error {
+func (dst *Engine) catchUp(ctx context.Context, missed *missedWrites) error {
 	for range 16 {
 		if missed.few() {
 			break
@@ -157,7 +157,7 @@ func (dst *boltEngine) catchUp(ctx context.Context, missed *boltMissed) error {
 }
 
 // makeMissed makes and syncs the changes that the file of a compaction lacks.
-func (dst *boltEngine) makeMissed(missed *boltMissed) error {
+func (dst *Engine) makeMissed(missed *missedWrites) error {
 	writes, err := missed.take()
 	if err != nil || len(writes) == 0 {
 		return err
@@ -165,10 +165,10 @@ func (dst *boltEngine) makeMissed(missed *boltMissed) error {
 	err = dst.health.guard(stuckWriters, func() error {
 		return unguarded(dst.db, dst.file, func() error { return dst.makeWrites(writes) })
 	})
-	return boltError(err)
+	return translate(err)
 }
 
-func (dst *boltEngine) makeWrites(writes []boltWrite) error {
+func (dst *Engine) makeWrites(writes []write) error {
 	dst.db.NoSync = true // once, at the end
 	defer func() { dst.db.NoSync = false }()
 	err := dst.db.Update(func(tx *bbolt.Tx) error {
@@ -191,7 +191,7 @@ func (dst *boltEngine) makeWrites(writes []boltWrite) error {
 // finishCompaction puts the file of a compaction in the place of the engine's file. Where no open
 // file can be replaced, finishCompaction needs a moment at which nobody reads, and no other program
 // has the file open. It looks for such a moment for two seconds, and makes nobody wait meanwhile.
-func (e *boltEngine) finishCompaction(ctx context.Context, dst *boltEngine, missed *boltMissed) error {
+func (e *Engine) finishCompaction(ctx context.Context, dst *Engine, missed *missedWrites) error {
 	giveUp := time.NewTimer(2 * time.Second)
 	defer giveUp.Stop()
 	for {
@@ -216,13 +216,13 @@ func (e *boltEngine) finishCompaction(ctx context.Context, dst *boltEngine, miss
 }
 
 // noReaders returns a channel that is closed as soon as nobody reads the file.
-func (e *boltEngine) noReaders() <-chan struct{} {
+func (e *Engine) noReaders() <-chan struct{} {
 	e.gate.lock()
 	defer e.gate.unlock()
 	return e.readers.none()
 }
 
-func (e *boltEngine) tryFinishCompaction(ctx context.Context, dst *boltEngine, missed *boltMissed) error {
+func (e *Engine) tryFinishCompaction(ctx context.Context, dst *Engine, missed *missedWrites) error {
 	if err := e.takeTurn(ctx); err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func (e *boltEngine) tryFinishCompaction(ctx context.Context, dst *boltEngine, m
 
 // copyError returns what is wrong after a copy failed with err. If err says that there is damage,
 // it may be in the store, or only in the copy, if the disk loses what is written to it.
-func (e *boltEngine) copyError(ctx context.Context, err error) error {
+func (e *Engine) copyError(ctx context.Context, err error) error {
 	if !errors.Is(err, ErrCorrupt) {
 		return durable.Named(err, e.path)
 	}
@@ -250,7 +250,7 @@ func (e *boltEngine) copyError(ctx context.Context, err error) error {
 }
 
 // copyTo makes a bbolt file at path, which has the entries that r sees, and ends r.
-func (e *boltEngine) copyTo(ctx context.Context, r boltReader, path string) error {
+func (e *Engine) copyTo(ctx context.Context, r reader, path string) error {
 	l := e.newLongReader(r)
 	defer l.end()
 	if err := durable.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -266,7 +266,7 @@ func (e *boltEngine) copyTo(ctx context.Context, r boltReader, path string) erro
 	if err := f.Close(); err != nil {
 		return err
 	}
-	dst, err := newBoltEngine(path)
+	dst, err := newEngine(path)
 	if err != nil {
 		return err
 	}
@@ -278,7 +278,7 @@ func (e *boltEngine) copyTo(ctx context.Context, r boltReader, path string) erro
 }
 
 // fill copies the entries that src sees to dst, which is empty.
-func (dst *boltEngine) fill(ctx context.Context, src *longReader) error {
+func (dst *Engine) fill(ctx context.Context, src *longReader) error {
 	dst.db.NoSync = true // once, at the end
 	if err := copyTables(ctx, src, dst.db); err != nil {
 		return err
@@ -297,7 +297,7 @@ func (dst *boltEngine) fill(ctx context.Context, src *longReader) error {
 func copyTables(ctx context.Context, src *longReader, dst *bbolt.DB) error {
 	var tables *boltpage.Tables
 	err := src.read(func() error {
-		tables = newBoltTables(src.r.tx, nil)
+		tables = newTables(src.r.tx, nil)
 		return nil
 	})
 	if err != nil {

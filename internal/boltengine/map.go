@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"context"
@@ -27,16 +27,16 @@ import (
 //     engine interrupts its own long readers, waits for the others, and makes the commit once more.
 
 const (
-	// boltSmallestMap is the size in bytes of the smallest map that is made with room to grow.
-	boltSmallestMap = 1 << 20
-	// boltMapStep is by how many bytes bbolt enlarges a map of at least that size. It doubles
-	// smaller ones.
-	boltMapStep = 1 << 30
+	// smallestMap is the size in bytes of the smallest map that is made with room to grow.
+	smallestMap = 1 << 20
+	// mapStep is by how many bytes bbolt enlarges a map of at least that size. It doubles smaller
+	// ones.
+	mapStep = 1 << 30
 )
 
-// boltMapSize is the size of the first map in bytes: 1 GiB on 64-bit machines, and 64 MiB on
-// others. On Windows it is 0, because Windows makes the file as large as its map.
-var boltMapSize = func() int {
+// MapSize is the size of the first map in bytes: 1 GiB on 64-bit machines, and 64 MiB on others. On
+// Windows it is 0, because Windows makes the file as large as its map. Tests change it.
+var MapSize = func() int {
 	switch {
 	case runtime.GOOS == "windows":
 		return 0
@@ -48,12 +48,12 @@ var boltMapSize = func() int {
 
 // mapSizeFor returns the size of the map that bbolt makes when size bytes are to fit into it.
 func mapSizeFor(size int64) int64 {
-	for step := int64(32 << 10); step <= boltMapStep; step *= 2 {
+	for step := int64(32 << 10); step <= mapStep; step *= 2 {
 		if size <= step {
 			return step
 		}
 	}
-	return (size + boltMapStep - 1) / boltMapStep * boltMapStep
+	return (size + mapStep - 1) / mapStep * mapStep
 }
 
 // guardMap makes bbolt refuse a commit with bolterrors.ErrMaxSizeReached if it needs a larger map.
@@ -63,8 +63,8 @@ func mapSizeFor(size int64) int64 {
 // It adds AllocSize to the size that it needs, unless a map of that size has less than AllocSize.
 // On Windows it looks at the size of the next map, because the file becomes as large.
 func guardMap(db *bbolt.DB, size int64) {
-	size = min(size, math.MaxInt-boltAllocSize)
-	db.AllocSize = int(min(boltAllocSize, size/2))
+	size = min(size, math.MaxInt-allocSize)
+	db.AllocSize = int(min(allocSize, size/2))
 	db.MaxSize = int(size) + db.AllocSize - 1
 	if runtime.GOOS == "windows" {
 		db.MaxSize = int(size)
@@ -83,7 +83,7 @@ func guardedMap(db *bbolt.DB) int64 {
 // size of the map makes a new map of the same size, and bbolt does not refuse that. A commit takes
 // pages one by one, so it comes upon that size on its way to a larger one. So if a batch may come
 // so far, bbolt refuses it as soon as it lets the file grow at all.
-func guardExactly(db *bbolt.DB, b *boltBatch) {
+func guardExactly(db *bbolt.DB, b *batch) {
 	if runtime.GOOS != "windows" {
 		return
 	}
@@ -97,7 +97,7 @@ func guardExactly(db *bbolt.DB, b *boltBatch) {
 // mayTake returns how many bytes of new pages the commit of a batch takes at most. A write copies
 // the pages from the root of its table to a leaf, and may split or join some of them. Besides, a
 // commit writes the root page and the list of free pages, which has 8 bytes for a page.
-func (b *boltBatch) mayTake() int64 {
+func (b *batch) mayTake() int64 {
 	const perWrite, perCommit = 12 * boltpage.PageSize, 16 * boltpage.PageSize
 	n := perCommit + b.used/boltpage.PageSize*8
 	for _, w := range b.writes {
@@ -119,7 +119,7 @@ func unguarded(db *bbolt.DB, file *os.File, fn func() error) error {
 
 // commitWithLargerMap makes the commit of a batch that bbolt has refused, because it needs a larger
 // map. It waits until nobody reads.
-func (e *boltEngine) commitWithLargerMap(b *boltBatch) error {
+func (e *Engine) commitWithLargerMap(b *batch) error {
 	letIn := e.keepReadersOut()
 	defer letIn()
 	if err := e.compareFile(); err != nil { // it may have taken long
@@ -150,7 +150,7 @@ func (e *boltEngine) commitWithLargerMap(b *boltBatch) error {
 
 // keepReadersOut waits until nobody reads the file, and keeps everybody from beginning to, until
 // letIn is called. Meanwhile EngineHealth tells who holds the writers up.
-func (e *boltEngine) keepReadersOut() (letIn func()) {
+func (e *Engine) keepReadersOut() (letIn func()) {
 	e.gate.lock()
 	e.noEntry = make(chan struct{})
 	readers := e.readers
@@ -170,7 +170,7 @@ func (e *boltEngine) keepReadersOut() (letIn func()) {
 }
 
 // enterGate locks the gate as soon as readers may enter.
-func (e *boltEngine) enterGate(ctx context.Context) error {
+func (e *Engine) enterGate(ctx context.Context) error {
 	for {
 		if err := e.gate.lockWithin(ctx); err != nil {
 			return err
@@ -189,7 +189,7 @@ func (e *boltEngine) enterGate(ctx context.Context) error {
 }
 
 // readerFinding returns an [ErrReaderHoldsUp] if a writer waits for a reader.
-func (e *boltEngine) readerFinding() error {
+func (e *Engine) readerFinding() error {
 	since := e.heldUp.Load()
 	if since == nil {
 		return nil
@@ -200,12 +200,12 @@ func (e *boltEngine) readerFinding() error {
 // enlargeMap opens the file again with a larger map, if used bytes are a large part of the present
 // one and nobody reads. The caller holds the turn, and there is no batch. If there can be no larger
 // map, everything stays as it is.
-func (e *boltEngine) enlargeMap(used int64) {
+func (e *Engine) enlargeMap(used int64) {
 	if e.health.canWrite() != nil || e.db == nil || e.db == e.unenlarged {
 		return
 	}
 	size := guardedMap(e.db)
-	if size-used >= min(size/2, boltMapStep/2) {
+	if size-used >= min(size/2, mapStep/2) {
 		return
 	}
 	e.gate.lock()
@@ -224,7 +224,7 @@ func (e *boltEngine) enlargeMap(used int64) {
 // The lock of the file does not end meanwhile, because it belongs to all duplicates of a
 // descriptor. bbolt would end the lock when it closes a file. So the file is closed before bbolt
 // closes it.
-func (e *boltEngine) openLargerLocked(size int64) error {
+func (e *Engine) openLargerLocked(size int64) error {
 	if size > math.MaxInt {
 		return errors.ErrUnsupported
 	}

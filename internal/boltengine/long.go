@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"context"
@@ -13,16 +13,16 @@ import (
 
 // longReader is a read transaction that a writer can end.
 type longReader struct {
-	engine      *boltEngine
+	engine      *Engine
 	interrupted atomic.Bool
 
 	mu    sync.Mutex // held while the transaction is read
-	r     boltReader
+	r     reader
 	ended bool
 }
 
 // newLongReader makes a long reader of r. The caller must call end.
-func (e *boltEngine) newLongReader(r boltReader) *longReader {
+func (e *Engine) newLongReader(r reader) *longReader {
 	l := &longReader{engine: e, r: r}
 	r.readers.addLong(l)
 	return l
@@ -89,13 +89,13 @@ func (l *longReader) endLocked() {
 	}
 }
 
-// ViewLong is View for a function that reads for long. [Store.Check] calls ViewLong.
-func (e *boltEngine) ViewLong(ctx context.Context, fn func(EngineTx) error) error {
+// ViewLong is View for a function that reads for long.
+func (e *Engine) ViewLong(ctx context.Context, fn func(*Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return e.viewLong(ctx, func(l *longReader) error {
-		var etx *boltTx
+		var etx *Tx
 		err := l.read(func() (err error) {
 			etx, err = e.newReader(l.r.tx)
 			return err
@@ -110,7 +110,7 @@ func (e *boltEngine) ViewLong(ctx context.Context, fn func(EngineTx) error) erro
 }
 
 // viewLong runs fn with a long reader.
-func (e *boltEngine) viewLong(ctx context.Context, fn func(*longReader) error) error {
+func (e *Engine) viewLong(ctx context.Context, fn func(*longReader) error) error {
 	r, err := e.beginView(ctx)
 	if err != nil {
 		return err

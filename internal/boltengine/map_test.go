@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"context"
@@ -17,38 +17,38 @@ import (
 )
 
 // openSmallMap opens an engine with a map of size bytes, of which little is used.
-func openSmallMap(t *testing.T, size int) boltInside {
+func openSmallMap(t *testing.T, size int) inside {
 	t.Helper()
 	smallMaps(t, size)
-	return openBoltInside(t)
+	return openInside(t)
 }
 
 // smallMaps makes the first map of every file that the test opens size bytes large.
 func smallMaps(t *testing.T, size int) {
-	before := boltMapSize
-	boltMapSize = size
-	t.Cleanup(func() { boltMapSize = before })
+	before := MapSize
+	MapSize = size
+	t.Cleanup(func() { MapSize = before })
 }
 
 // outgrow writes size bytes.
-func (e boltInside) outgrow(size int) error {
-	return e.Update(context.Background(), func(tx EngineTx) error {
+func (e inside) outgrow(size int) error {
+	return e.Update(context.Background(), func(tx *Tx) error {
 		for i := 0; size > 0; i++ {
-			if err := tx.Put("large", fmt.Append(nil, i), make([]byte, min(size, MaxEngineValue))); err != nil {
+			if err := tx.Put("large", fmt.Append(nil, i), make([]byte, min(size, boltpage.MaxValue))); err != nil {
 				return err
 			}
-			size -= MaxEngineValue
+			size -= boltpage.MaxValue
 		}
 		return nil
 	})
 }
 
 // hold begins a View, and returns when it has begun. end ends the View.
-func (e boltInside) hold() (end func()) {
+func (e inside) hold() (end func()) {
 	e.t.Helper()
 	begun, ending, ended := make(chan struct{}), make(chan struct{}), make(chan error)
 	go func() {
-		ended <- e.View(context.Background(), func(EngineTx) error {
+		ended <- e.View(context.Background(), func(*Tx) error {
 			close(begun)
 			<-ending
 			return nil
@@ -86,7 +86,7 @@ func TestAWriterThatNeedsALargerMapInterruptsALongView(t *testing.T) {
 	e := openSmallMap(t, smallMap)
 	must(t, e.set("a", "1"))
 	must(t, e.set("b", "1"))
-	err := e.ViewLong(t.Context(), func(tx EngineTx) error {
+	err := e.ViewLong(t.Context(), func(tx *Tx) error {
 		for entry, err := range tx.Scan("t", nil, nil) {
 			if string(entry.Key) != "a" {
 				return err
@@ -99,7 +99,7 @@ func TestAWriterThatNeedsALargerMapInterruptsALongView(t *testing.T) {
 	if !errors.Is(err, ErrInterrupted) {
 		t.Errorf("ViewLong: got %v, want ErrInterrupted", err)
 	}
-	err = e.ViewLong(t.Context(), func(tx EngineTx) error {
+	err = e.ViewLong(t.Context(), func(tx *Tx) error {
 		must(t, e.outgrow(4*smallMap))
 		if _, err := tx.Get("t", []byte("a")); !errors.Is(err, ErrInterrupted) {
 			t.Errorf("Get: got %v, want ErrInterrupted", err)
@@ -107,7 +107,7 @@ func TestAWriterThatNeedsALargerMapInterruptsALongView(t *testing.T) {
 		return nil
 	})
 	must(t, err)
-	must(t, e.ViewLong(t.Context(), func(tx EngineTx) error {
+	must(t, e.ViewLong(t.Context(), func(tx *Tx) error {
 		_, err := tx.Get("t", []byte("a"))
 		return err
 	}))
@@ -149,7 +149,7 @@ func TestAWriterThatNeedsALargerMapInterruptsACheckOfPages(t *testing.T) {
 }
 
 // brokenMeta opens a file like that of the engine, in which a meta page is broken.
-func brokenMeta(t *testing.T, e boltInside) *os.File {
+func brokenMeta(t *testing.T, e inside) *os.File {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "broken")
 	content, err := os.ReadFile(e.path)
@@ -162,66 +162,6 @@ func brokenMeta(t *testing.T, e boltInside) *os.File {
 	return f
 }
 
-// After an interruption Check cannot tell what is not there from what it cannot read.
-func TestACheckThatIsInterruptedFindsNothingMore(t *testing.T) {
-	smallMaps(t, smallMap)
-	h := openInhabited(t)
-	e := boltInside{h.engine.(*boltEngine), t}
-	h.spoil(tableIdentities, h.ada.identities[0].indexKey())
-	var findings []error
-	for finding := range h.Check(t.Context()) {
-		if len(findings) == 0 {
-			must(t, e.outgrow(2*smallMap))
-		}
-		findings = append(findings, finding)
-	}
-	if len(findings) != 2 || !errors.Is(findings[0], ErrCorrupt) || !errors.Is(findings[1], ErrInterrupted) {
-		t.Errorf("got %v, want one finding and ErrInterrupted", findings)
-	}
-}
-
-// readHook calls do before each Get.
-type readHook struct {
-	EngineTx
-	do func()
-}
-
-func (h readHook) Get(table string, key []byte) ([]byte, error) {
-	h.do()
-	return h.EngineTx.Get(table, key)
-}
-
-func TestACheckThatIsInterruptedBeforeAnyReadFindsNothing(t *testing.T) {
-	h := openInhabited(t)
-	e := h.engine.(*boltEngine)
-	for n := 1; ; n++ {
-		interrupted := false
-		err := e.viewLong(t.Context(), func(l *longReader) error {
-			etx, err := e.newReader(l.r.tx)
-			must(t, err)
-			etx.long = l
-			reads := 0
-			tx := h.newTx(readHook{etx, func() {
-				if reads++; reads == n {
-					interrupted = true
-					l.interrupt()
-				}
-			}})
-			return newChecker(t.Context(), tx, func(finding error) bool {
-				t.Errorf("interrupted before read %d: %v", n, finding)
-				return true
-			}).run()
-		})
-		if !interrupted {
-			must(t, err)
-			return
-		}
-		if !errors.Is(err, ErrInterrupted) {
-			t.Errorf("interrupted before read %d: got %v, want ErrInterrupted", n, err)
-		}
-	}
-}
-
 func TestAWriterThatNeedsALargerMapWaitsForAViewAndHealthSaysSo(t *testing.T) {
 	e := openSmallMap(t, smallMap)
 	must(t, e.set("a", "1"))
@@ -231,7 +171,7 @@ func TestAWriterThatNeedsALargerMapWaitsForAViewAndHealthSaysSo(t *testing.T) {
 	held := waitFor(t, "a finding", func() bool { return errors.Is(e.EngineHealth(t.Context()), ErrReaderHoldsUp) })
 	if held {
 		for name, call := range map[string]func(context.Context) error{
-			"View":    func(ctx context.Context) error { return e.View(ctx, func(EngineTx) error { return nil }) },
+			"View":    func(ctx context.Context) error { return e.View(ctx, func(*Tx) error { return nil }) },
 			"Compact": e.Compact,
 		} {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -268,7 +208,7 @@ func TestACommitThatIsMadeOnceMoreHasAllChangesOfItsBatch(t *testing.T) {
 		e.together(
 			e.mustSet("a", "1"),
 			func() {
-				err := e.Update(t.Context(), func(tx EngineTx) error {
+				err := e.Update(t.Context(), func(tx *Tx) error {
 					return errors.Join(tx.Put("t", []byte("a"), []byte("spoilt")), tx.Delete("t", []byte("old")), errRefused)
 				})
 				if !errors.Is(err, errRefused) {
@@ -291,7 +231,7 @@ func TestAMapGrowsAheadOfNeedAndKeepsTheLock(t *testing.T) {
 	before := e.db
 	must(t, e.set("a", "1"))
 	for i := 0; e.db == before && i < 100; i++ {
-		must(t, e.Update(t.Context(), func(tx EngineTx) error {
+		must(t, e.Update(t.Context(), func(tx *Tx) error {
 			return tx.Put("small", fmt.Append(nil, i), make([]byte, boltpage.PageSize))
 		}))
 	}
@@ -301,7 +241,7 @@ func TestAMapGrowsAheadOfNeedAndKeepsTheLock(t *testing.T) {
 	if size := guardedMap(e.db); size != 2*smallMap {
 		t.Errorf("the map has %d bytes, want %d", size, 2*smallMap)
 	}
-	if _, err := openBoltEngine(e.path, &Options{LockTimeout: -1}); !errors.Is(err, ErrLocked) {
+	if _, err := Open(e.path, Options{LockTimeout: 1}); !errors.Is(err, ErrLocked) {
 		t.Errorf("opening it again: got %v, want ErrLocked", err)
 	}
 	defer e.hold()() // for which nobody waits
@@ -328,7 +268,7 @@ func TestAMapThatCannotGrowAheadOfNeedKeepsTheOldOneAndTheLock(t *testing.T) {
 	if runtime.GOOS != "linux" || strconv.IntSize < 64 {
 		t.Skip("needs a size that the system cannot map")
 	}
-	e := openBoltInside(t)
+	e := openInside(t)
 	must(t, e.set("a", "1"))
 	e.gate.lock()
 	err := e.openLargerLocked(int64(1) << 47)
@@ -336,39 +276,9 @@ func TestAMapThatCannotGrowAheadOfNeedKeepsTheOldOneAndTheLock(t *testing.T) {
 	if err == nil {
 		t.Error("got no error")
 	}
-	if _, err := openBoltEngine(e.path, &Options{LockTimeout: -1}); !errors.Is(err, ErrLocked) {
+	if _, err := Open(e.path, Options{LockTimeout: 1}); !errors.Is(err, ErrLocked) {
 		t.Errorf("opening it again: got %v, want ErrLocked", err)
 	}
 	must(t, e.set("b", "1"))
 	e.reopen().want("a=1 b=1")
 }
-
-func TestASafetyCopyThatIsInterruptedIsMadeAgain(t *testing.T) {
-	smallMaps(t, smallMap)
-	s := open(t, nil)
-	e := boltInside{s.engine.(*boltEngine), t}
-	user := addUser(t, s, "ada")
-	runs := 0
-	must(t, repeatInterrupted(t.Context(), func() error {
-		if runs++; runs > 1 {
-			return s.makeSafetyCopy(t.Context(), e.path)
-		}
-		return s.Backup(t.Context(), writerFunc(func(p []byte) (int, error) { return len(p), e.outgrow(2 * smallMap) }))
-	}))
-	if runs != 2 {
-		t.Errorf("it took %d runs, want 2", runs)
-	}
-	c := openPath(t, e.path+safetySuffix, nil)
-	if _, err := c.User(t.Context(), user.ID); err != nil {
-		t.Error(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	err := repeatInterrupted(ctx, func() error { cancel(); return ErrInterrupted })
-	if !errors.Is(err, ErrInterrupted) {
-		t.Errorf("got %v, want ErrInterrupted", err)
-	}
-}
-
-type writerFunc func(p []byte) (int, error)
-
-func (w writerFunc) Write(p []byte) (int, error) { return w(p) }

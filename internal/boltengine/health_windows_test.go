@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"errors"
@@ -16,16 +16,8 @@ func TestADiskErrorOfWindowsOfWhichBboltKeepsTheTextIsTold(t *testing.T) {
 	} {
 		var told syscall.Errno
 		// Wine has the same text for the two errors of a full disk.
-		if err := boltError(fmt.Errorf("truncate: %s", errno)); !errors.As(err, &told) || told.Error() != errno.Error() {
+		if err := translate(fmt.Errorf("truncate: %s", errno)); !errors.As(err, &told) || told.Error() != errno.Error() {
 			t.Errorf("%d: got %v, want an error that tells it", uintptr(errno), err)
 		}
-	}
-}
-
-// OnOldFileClosed has fn called once, when a compaction has closed the old file.
-func OnOldFileClosed(fn func()) {
-	onOldFileClosed = func() {
-		onOldFileClosed = func() {}
-		fn()
 	}
 }

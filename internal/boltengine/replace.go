@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"errors"
@@ -30,10 +30,10 @@ import (
 //
 // Errors: the operating system's error or errReadersLast, after which the engine goes on with the
 // old file; [ErrSyncFailed].
-func (e *boltEngine) replaceBy(dst *boltEngine) error {
+func (e *Engine) replaceBy(dst *Engine) error {
 	mark, err := boltpage.ReadMark(dst.file)
 	if err != nil {
-		return boltError(err)
+		return translate(err)
 	}
 	if err := durable.TryRename(dst.path, e.path); err != nil {
 		if durable.ReplacesOpenFiles {
@@ -44,7 +44,7 @@ func (e *boltEngine) replaceBy(dst *boltEngine) error {
 	e.gate.lock()
 	oldDB, oldFile := e.db, e.file
 	e.db, e.file, e.readers = dst.db, dst.file, &readerCount{}
-	e.lastCommit.Store(&boltCommit{e.db, int(mark.Commit), mark})
+	e.lastCommit.Store(&knownCommit{e.db, int(mark.Commit), mark})
 	e.gate.unlock()
 	dst.db, dst.file = nil, nil
 	// Closing the old file waits for its readers, for whom nobody else should wait. A failure to
@@ -58,9 +58,9 @@ func (e *boltEngine) replaceBy(dst *boltEngine) error {
 	return nil
 }
 
-// boltAside is a compacted file that did not get the name of the engine's file, while the engine
+// asideFile is a compacted file that did not get the name of the engine's file, while the engine
 // could not open its file again. It is open and locked.
-type boltAside struct {
+type asideFile struct {
 	db   *bbolt.DB
 	file *os.File
 	path string
@@ -73,13 +73,14 @@ type boltAside struct {
 // errReadersLast means that the old file cannot be closed.
 var errReadersLast = errors.New("a View or a Backup goes on, and the file cannot be replaced before it ends")
 
-// onOldFileClosed is called when replaceClosed has closed the old file. Tests set it.
-var onOldFileClosed = func() {}
+// OnOldFileClosed is called when a compaction has closed the old file, on a system that replaces no
+// open file. Tests set it.
+var OnOldFileClosed = func() {}
 
 // replaceClosed is replaceBy for a system that replaces no open file. It closes the old file first,
 // and for that nobody may read. If replaceClosed fails and dst still has its file, it can be tried
 // again.
-func (e *boltEngine) replaceClosed(dst *boltEngine, mark boltpage.Mark) (err error) {
+func (e *Engine) replaceClosed(dst *Engine, mark boltpage.Mark) (err error) {
 	e.gate.lock()
 	defer e.gate.unlock()
 	select {
@@ -87,7 +88,7 @@ func (e *boltEngine) replaceClosed(dst *boltEngine, mark boltpage.Mark) (err err
 	default:
 		return errReadersLast
 	}
-	aside := &boltAside{db: dst.db, file: dst.file, path: dst.path, mark: mark}
+	aside := &asideFile{db: dst.db, file: dst.file, path: dst.path, mark: mark}
 	if aside.old, err = e.file.Stat(); err != nil {
 		return err
 	}
@@ -96,7 +97,7 @@ func (e *boltEngine) replaceClosed(dst *boltEngine, mark boltpage.Mark) (err err
 	closeErr := e.releaseLocked()
 	e.db, e.file, e.aside = nil, nil, aside
 	dst.db, dst.file = nil, nil
-	onOldFileClosed()
+	OnOldFileClosed()
 	// A process that waits for the lock opens the file for a moment every 50 ms. Nobody should wait
 	// longer for the gate than it takes to come between two such moments.
 	if err := durable.RenameWithin(150*time.Millisecond, aside.path, e.path); err != nil {
@@ -107,12 +108,12 @@ func (e *boltEngine) replaceClosed(dst *boltEngine, mark boltpage.Mark) (err err
 		return errors.Join(closeErr, err)
 	}
 	e.db, e.file, e.aside = aside.db, aside.file, nil
-	e.lastCommit.Store(&boltCommit{aside.db, int(aside.mark.Commit), aside.mark})
+	e.lastCommit.Store(&knownCommit{aside.db, int(aside.mark.Commit), aside.mark})
 	return closeErr
 }
 
-// openAgain opens the engine's file again, if the last attempt to do so failed; see boltAside.
-func (e *boltEngine) openAgain() error {
+// openAgain opens the engine's file again, if the last attempt to do so failed; see asideFile.
+func (e *Engine) openAgain() error {
 	e.gate.lock()
 	defer e.gate.unlock()
 	return e.openAgainLocked(tryAgainSettings())
@@ -122,7 +123,7 @@ func (e *boltEngine) openAgain() error {
 // of the compacted file keeps other processes off, so that nothing changes in the engine's file.
 //
 // Errors: [ErrLocked], or the operating system's error, while another program has the file open.
-func (e *boltEngine) openAgainLocked(settings *bbolt.Options) error {
+func (e *Engine) openAgainLocked(settings *bbolt.Options) error {
 	if e.aside == nil {
 		return nil
 	}
@@ -133,7 +134,7 @@ func (e *boltEngine) openAgainLocked(settings *bbolt.Options) error {
 }
 
 // openOldLocked opens the file in whose place aside should have been put.
-func (e *boltEngine) openOldLocked(settings *bbolt.Options) (err error) {
+func (e *Engine) openOldLocked(settings *bbolt.Options) (err error) {
 	if e.db, e.file, err = openDB(e.path, settings); err != nil {
 		return err
 	}
@@ -144,12 +145,12 @@ func (e *boltEngine) openOldLocked(settings *bbolt.Options) (err error) {
 		e.health.failReads(err)
 		return err
 	}
-	e.lastCommit.Store(&boltCommit{e.db, e.aside.commit, mark})
+	e.lastCommit.Store(&knownCommit{e.db, e.aside.commit, mark})
 	return nil
 }
 
 // dropAsideLocked closes and removes a compacted file that did not get the name.
-func (e *boltEngine) dropAsideLocked() error {
+func (e *Engine) dropAsideLocked() error {
 	aside := e.aside
 	if aside == nil {
 		return nil
@@ -160,7 +161,7 @@ func (e *boltEngine) dropAsideLocked() error {
 }
 
 // removeUnlessAside removes the compacted file at path, unless it is set aside.
-func (e *boltEngine) removeUnlessAside(path string) {
+func (e *Engine) removeUnlessAside(path string) {
 	e.gate.lock()
 	needed := e.aside != nil
 	e.gate.unlock()
@@ -171,7 +172,7 @@ func (e *boltEngine) removeUnlessAside(path string) {
 
 // openFile opens the file. If another process has the lock, openFile waits for as long as settings
 // say.
-func (e *boltEngine) openFile(settings *bbolt.Options) error {
+func (e *Engine) openFile(settings *bbolt.Options) error {
 	if durable.ReplacesOpenFiles {
 		return e.tryOpenFile(settings)
 	}
@@ -192,7 +193,7 @@ func (e *boltEngine) openFile(settings *bbolt.Options) error {
 
 // tryOpenFile opens the file. If another process compacts the file while tryOpenFile waits for the
 // lock, tryOpenFile gets the old file, which is no longer at the path. Then it begins again.
-func (e *boltEngine) tryOpenFile(settings *bbolt.Options) (err error) {
+func (e *Engine) tryOpenFile(settings *bbolt.Options) (err error) {
 	for {
 		if e.db, e.file, err = openDB(e.path, settings); err != nil {
 			return err
@@ -212,7 +213,7 @@ func (e *boltEngine) tryOpenFile(settings *bbolt.Options) (err error) {
 
 // checkNotBeingReplaced returns [ErrLocked] if another process is putting a compacted file in the
 // place of the file, and had to give up the lock of the file for that.
-func (e *boltEngine) checkNotBeingReplaced() error {
+func (e *Engine) checkNotBeingReplaced() error {
 	if durable.ReplacesOpenFiles {
 		return nil
 	}
@@ -234,14 +235,14 @@ func (e *boltEngine) checkNotBeingReplaced() error {
 // reopenSettings are bbolt's settings for an engine that opens its file again. The time to wait for
 // the lock is the default, whatever it was at the first opening.
 func reopenSettings() *bbolt.Options {
-	settings := boltSettings()
-	settings.Timeout = (*Options)(nil).lockTimeout()
+	settings := defaultSettings()
+	settings.Timeout = DefaultLockTimeout
 	return settings
 }
 
 // tryAgainSettings are reopenSettings with no time to wait.
 func tryAgainSettings() *bbolt.Options {
-	settings := boltSettings()
+	settings := defaultSettings()
 	settings.Timeout = 1
 	return settings
 }

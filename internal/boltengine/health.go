@@ -1,4 +1,4 @@
-package latchkey
+package boltengine
 
 import (
 	"errors"
@@ -16,13 +16,13 @@ import (
 // After a fault, an engine on bbolt can still do some things. Its health says which, and which
 // error callers get for the others.
 
-// boltHealth says whether an engine may read, and whether it may write.
+// health says whether an engine may read, and whether it may write.
 //
 //	state           reached by                                  reading    writing
 //	sound           opening                                     yes        yes
 //	unwritable      a failed sync, or damage met by a commit    yes        the cause
 //	unreadable      a file that could not be opened again       the cause  the cause
-//	aside           a compaction on Windows; see boltAside      the cause  the cause
+//	aside           a compaction on Windows; see asideFile      the cause  the cause
 //	stuck writers   a panic of bbolt with their lock held       yes        errStuck
 //	stuck           a panic of bbolt with any lock held         errStuck   errStuck
 //	closing         a call of Close                             ErrClosed  yes
@@ -32,7 +32,7 @@ import (
 // Several states can hold at once. Then the lowest of the rows that have an error counts. An engine
 // never leaves a state, except that closing becomes closed, and aside becomes sound. The engine
 // keeps the state aside itself.
-type boltHealth struct {
+type health struct {
 	readOnly bool
 
 	mu         sync.Mutex // guards what follows
@@ -63,7 +63,7 @@ const (
 var errStuck = fmt.Errorf("%w: close it", ErrCorrupt)
 
 // canRead returns nil if callers of the engine may read, and otherwise why they may not.
-func (h *boltHealth) canRead() error {
+func (h *health) canRead() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.life != engineOpen {
@@ -73,13 +73,13 @@ func (h *boltHealth) canRead() error {
 }
 
 // canLook returns nil if the engine itself may read, which it also does while it is closing.
-func (h *boltHealth) canLook() error {
+func (h *health) canLook() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.canLookLocked()
 }
 
-func (h *boltHealth) canLookLocked() error {
+func (h *health) canLookLocked() error {
 	if h.stuck == stuckAll {
 		return errStuck
 	}
@@ -87,7 +87,7 @@ func (h *boltHealth) canLookLocked() error {
 }
 
 // canWrite returns nil if the engine may write, and otherwise why it may not.
-func (h *boltHealth) canWrite() error {
+func (h *health) canWrite() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -104,33 +104,33 @@ func (h *boltHealth) canWrite() error {
 }
 
 // failWrites ends all writing, for a cause. The first cause stays.
-func (h *boltHealth) failWrites(cause error) {
+func (h *health) failWrites(cause error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.unwritable = firstError(h.unwritable, cause)
 }
 
 // failReads ends all reading and writing, for a cause. The first cause stays.
-func (h *boltHealth) failReads(cause error) {
+func (h *health) failReads(cause error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.unreadable = firstError(h.unreadable, cause)
 }
 
 // setStuck marks calls of bbolt as stuck, for as long as the engine exists.
-func (h *boltHealth) setStuck(s stuckness) {
+func (h *health) setStuck(s stuckness) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stuck = max(h.stuck, s)
 }
 
-func (h *boltHealth) stuckness() stuckness {
+func (h *health) stuckness() stuckness {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.stuck
 }
 
-func (h *boltHealth) setLife(l engineLife) {
+func (h *health) setLife(l engineLife) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.life = l
@@ -138,7 +138,7 @@ func (h *boltHealth) setLife(l engineLife) {
 
 // guard runs fn, which calls bbolt where it holds locks, with its faults contained. After a panic
 // the calls that s names are stuck.
-func (h *boltHealth) guard(s stuckness, fn func() error) error {
+func (h *health) guard(s stuckness, fn func() error) error {
 	returned := false
 	err := contain(func() error {
 		err := fn()
@@ -169,15 +169,15 @@ func contain(fn func() error) (err error) {
 
 // readPages runs fn, which reads pages, with its faults contained and its errors in this package's
 // words.
-func readPages(fn func() error) error { return boltError(contain(fn)) }
+func readPages(fn func() error) error { return translate(contain(fn)) }
 
 // corrupt returns an [ErrCorrupt] that says what was found.
 func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...)
 }
 
-// boltError puts the errors of bbolt and of package boltpage into this package's words.
-func boltError(err error) error {
+// translate puts the errors of bbolt and of package boltpage into this package's words.
+func translate(err error) error {
 	if err == nil {
 		return nil
 	}
