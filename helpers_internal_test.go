@@ -84,7 +84,7 @@ func reopen(t testing.TB, s *Store, opts *Options) *Store {
 func pathOf(s *Store) string { return s.engine.(boltEngine).Path() }
 
 // smallMap is the size of the map of a file after smallMaps.
-const smallMap = 256 << 10
+const smallMap = 1 << 20
 
 // smallMaps makes the first map of every file that the test opens small.
 func smallMaps(t testing.TB) {

@@ -106,7 +106,7 @@ func useOnce(s *latchkey.Store) (uuid.UUID, error) {
 	if _, err := s.Login(ctx, token); err != nil && !errors.Is(err, latchkey.ErrClosed) {
 		return uuid.Nil, err
 	}
-	if err := s.Backup(ctx, io.Discard); err != nil && !errors.Is(err, latchkey.ErrClosed) {
+	if err := s.Backup(ctx, io.Discard); !mayEnd(err) && !errors.Is(err, latchkey.ErrClosed) {
 		return uuid.Nil, fmt.Errorf("backup: %w", err)
 	}
 	return user.ID, nil

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -250,16 +251,19 @@ func TestATenantThatFloodsTheStoreWithColdKeysDoesNotStarveAnother(t *testing.T)
 		})
 	}
 	waitFor(t, "a hash of each key", func() bool { return stats(t, s).Hashes >= before+keys })
-	began := stats(t, s).Hashes
-	_, err := s.Login(t.Context(), tokens[keys])
-	ended := stats(t, s).Hashes
+	// One hash of each of the tenant's keys may come first. More may come while this goroutine is
+	// not scheduled, so the fewest count.
+	fewest := uint64(math.MaxUint64)
+	for range 10 {
+		began := stats(t, s).Hashes
+		_, err := s.Login(t.Context(), tokens[keys])
+		must(t, err)
+		fewest = min(fewest, stats(t, s).Hashes-began)
+	}
 	close(done)
 	all.Wait()
-	must(t, err)
-	// One hash of each of the tenant's keys may come first, and a few more while this goroutine is
-	// not scheduled.
-	if n := ended - began; n > 4*keys {
-		t.Errorf("the other tenant's login took as long as %d hashes, want at most %d", n, 4*keys)
+	if fewest > 4*keys {
+		t.Errorf("each login of the other tenant took as long as %d hashes or more, want at most %d", fewest, 4*keys)
 	}
 }
 

@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// mayEnd reports whether a call that reads for long may end with err: nil, or the error of a call
+// that made a writer wait.
+func mayEnd(err error) bool { return err == nil || errors.Is(err, latchkey.ErrInterrupted) }
+
 // setChecks sets how many programs rapid draws and from which seed, unless rapid's own flags are
 // given.
 func setChecks() {

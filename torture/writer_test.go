@@ -388,19 +388,19 @@ func (w *writer) logIn() {
 }
 
 func (w *writer) compact() {
-	if err := w.store.Compact(context.Background()); err != nil {
+	if err := w.store.Compact(context.Background()); !mayEnd(err) {
 		w.out.write(entry{Writer: w.number, Wrong: err.Error()})
 	}
 }
 
 func (w *writer) repair() {
-	if repaired, err := w.store.Repair(context.Background()); err != nil || repaired > 0 {
+	if repaired, err := w.store.Repair(context.Background()); !mayEnd(err) || repaired > 0 {
 		w.out.write(entry{Writer: w.number, Wrong: fmt.Sprintf("%d findings repaired, error %v", repaired, err)})
 	}
 }
 
 func (w *writer) backup() {
-	if err := w.store.Backup(context.Background(), io.Discard); err != nil {
+	if err := w.store.Backup(context.Background(), io.Discard); !mayEnd(err) {
 		w.out.write(entry{Writer: w.number, Wrong: err.Error()})
 	}
 }

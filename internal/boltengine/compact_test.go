@@ -32,7 +32,6 @@ func (c whileCopying) Err() error {
 // compactWhile compacts the file, and calls do while the compaction copies.
 func (e inside) compactWhile(ctx context.Context, do func()) error {
 	e.t.Helper()
-	e.makeRoom()
 	done := false
 	err := e.Compact(whileCopying{ctx, e, new(sync.Once), func() {
 		done = true
@@ -49,26 +48,6 @@ func (e inside) compactWhile(ctx context.Context, do func()) error {
 		e.t.Error("the compaction copied nothing")
 	}
 	return err
-}
-
-// makeRoom gives the file free pages where its map is no larger than the file. A write that needs a
-// larger map waits for all readers, such as a compaction.
-func (e inside) makeRoom() {
-	e.t.Helper()
-	if MapSize > 0 {
-		return
-	}
-	for i := range 32 {
-		must(e.t, e.set(fmt.Sprint("room", i), strings.Repeat("x", 30_000)))
-	}
-	must(e.t, e.Update(context.Background(), func(tx *Tx) error {
-		for i := range 32 {
-			if err := tx.Delete("t", fmt.Appendf(nil, "room%d", i)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
 }
 
 func TestWritesGoOnWhileACompactionCopiesAndAreInTheNewFile(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 
 	"go.etcd.io/bbolt"
@@ -68,6 +69,9 @@ func newEngine(path string) (*Engine, error) {
 	e := newClosedEngine(path)
 	settings := defaultSettings()
 	settings.InitialMmapSize = 0 // it is small, and grows when nobody reads it
+	if runtime.GOOS == "windows" {
+		settings.InitialMmapSize = newMapSize
+	}
 	settings.OpenFile = func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
 		f, err = durable.OpenFile(name, flag)
 		e.file = f

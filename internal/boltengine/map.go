@@ -34,8 +34,9 @@ const (
 	mapStep = 1 << 30
 )
 
-// MapSize is the size of the first map in bytes: 1 GiB on 64-bit machines, and 64 MiB on others. On
-// Windows it is 0, because Windows makes the file as large as its map. Tests change it.
+// MapSize is the size in bytes of the map with which a file is opened, if the file is smaller: 1
+// GiB on 64-bit machines, and 64 MiB on others. On Windows it is 0, because Windows makes the file
+// as large as its map. Tests change it.
 var MapSize = func() int {
 	switch {
 	case runtime.GOOS == "windows":
@@ -45,6 +46,10 @@ var MapSize = func() int {
 	}
 	return 1 << 30
 }()
+
+// newMapSize is the size in bytes of the map with which a file is made, if the system does not let
+// the map grow ahead of need. The file is as large then.
+const newMapSize = smallestMap
 
 // mapSizeFor returns the size of the map that bbolt makes when size bytes are to fit into it.
 func mapSizeFor(size int64) int64 {

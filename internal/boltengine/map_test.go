@@ -62,7 +62,7 @@ func (e inside) hold() (end func()) {
 	}
 }
 
-const smallMap = 256 << 10
+const smallMap = 1 << 20
 
 func TestAWriterThatNeedsALargerMapInterruptsABackupToAClientThatHasStopped(t *testing.T) {
 	e := openSmallMap(t, smallMap)

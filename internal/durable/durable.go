@@ -38,8 +38,14 @@ func Create(path string, write func(tmp *os.File) error) error {
 	if err != nil {
 		return Named(err, path)
 	}
-	err = fill(tmp, path, write, nameNew)
-	if errors.Is(err, fs.ErrNotExist) { // the maker of the file at path may have removed tmp
+	written := false
+	err = fill(tmp, path, func(tmp *os.File) error {
+		err := write(tmp)
+		written = err == nil
+		return err
+	}, nameNew)
+	// The maker of the file at path may have removed tmp.
+	if !written || errors.Is(err, fs.ErrNotExist) {
 		if _, statErr := os.Lstat(path); statErr == nil {
 			return &os.PathError{Op: "create", Path: path, Err: fs.ErrExist}
 		}
