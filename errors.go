@@ -25,6 +25,12 @@ var (
 	// ErrUserDisabled means that the token is good, but the user that owns its key is disabled.
 	// [Store.EnableUser] lets the user's keys log in again.
 	ErrUserDisabled = errors.New("user is disabled")
+	// ErrGroupDisabled means that the token is good, but the group of its key, or of the user that
+	// owns the key, is disabled.
+	ErrGroupDisabled = errors.New("group is disabled")
+	// ErrNetworkNotAllowed means that the token is good, but its key may not be used from the
+	// caller's address.
+	ErrNetworkNotAllowed = errors.New("key may not be used from this address")
 	// ErrBusy means that too many calls of the same kind wait for a hash already: first logins of
 	// keys, checks of passwords, new passwords, or new keys. Try again in a moment. See
 	// [Options].HashQueue.
@@ -60,6 +66,8 @@ var (
 	// ErrInvalidName means that a key's name breaks a rule of [KeySpec].Name or of
 	// [Options].AppServicesNames. The text says which rule.
 	ErrInvalidName = errors.New("invalid key name")
+	// ErrInvalidScope means that a scope cannot be stored. See [NewScopes] for the rules.
+	ErrInvalidScope = errors.New("invalid scope")
 	// ErrInvalidIdentity means that an identity breaks a rule of [CheckIdentity], or that an
 	// anonymous identity was to be linked to an existing user. The text says which rule.
 	ErrInvalidIdentity = errors.New("invalid identity")

@@ -19,6 +19,8 @@ type Principal struct {
 	// nothing and cannot be given a key.
 	UserID    uuid.UUID `json:"user_id,omitzero"`
 	ServerKey bool      `json:"server_key"` // no user owns the key
+	// Scopes are the permissions of the key.
+	Scopes Scopes `json:"scopes,omitzero"`
 }
 
 // Login checks a token, and returns its principal. Call it for every request: the login of a key

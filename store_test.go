@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -141,6 +142,10 @@ var storeCalls = map[string]storeCall{
 	}},
 	"Login": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
 		_, err := s.Login(ctx, h.token)
+		return err
+	}},
+	"LoginFrom": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, err := s.LoginFrom(ctx, h.token, netip.MustParseAddr("192.0.2.1"))
 		return err
 	}},
 	"Check": {false, func(ctx context.Context, s *latchkey.Store, _ household) (last error) {
