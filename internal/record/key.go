@@ -1,0 +1,248 @@
+package record
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A Key is what a table keeps of an API key.
+type Key struct {
+	ID        uuid.UUID // the table's key
+	Owner     uuid.UUID // never changes
+	Created   time.Time // to the millisecond; of two versions the earlier wins
+	Name      Register[string]
+	Verifiers Verifiers
+	Expires   Register[time.Time]      // to the second; the zero time is never
+	Scopes    Register[[]string]       // in order, each once
+	Networks  Register[[]netip.Prefix] // as they were given
+	Metadata  Register[Metadata]
+	Groups    Groups
+	Flag      Flag
+	// Foreign says that the key came from outside the store, so that its token may come again. The
+	// tombstone of such a key stays for good.
+	Foreign bool
+	Unknown Unknown
+}
+
+// Next returns the stamp of the next write to the record by a replica.
+func (k Key) Next(replica uuid.UUID) Stamp { return next(replica, k.stamps()) }
+
+func (k Key) stamps() []Stamp {
+	return append(k.Groups.stamps(), k.Name.Stamp, k.Expires.Stamp, k.Scopes.Stamp, k.Networks.Stamp, k.Metadata.Stamp)
+}
+
+// Merge returns what two versions of one key merge to.
+//
+// Errors: [ErrDifferentOwner].
+func (k Key) Merge(other Key) (Key, error) {
+	if k.Owner != other.Owner {
+		return Key{}, fmt.Errorf("%w: key %s", ErrDifferentOwner, k.ID)
+	}
+	merged := Key{
+		ID: k.ID, Owner: k.Owner,
+		Created:   earlierCreation(k.Created, other.Created),
+		Name:      k.Name.merge(other.Name, encodeString),
+		Verifiers: k.Verifiers.merge(other.Verifiers),
+		Expires:   k.Expires.merge(other.Expires, encodeExpiry),
+		Scopes:    k.Scopes.merge(other.Scopes, encodeScopes),
+		Networks:  k.Networks.merge(other.Networks, encodeNetworks),
+		Metadata:  k.Metadata.merge(other.Metadata, encodeMetadata),
+		Groups:    k.Groups.merge(other.Groups),
+		Flag:      k.Flag.merge(other.Flag),
+		Foreign:   k.Foreign || other.Foreign,
+		Unknown:   k.Unknown.merge(other.Unknown),
+	}
+	// A register has the value of one of the two versions.
+	merged.Scopes.Value = slices.Clone(merged.Scopes.Value)
+	merged.Networks.Value = slices.Clone(merged.Networks.Value)
+	merged.Metadata.Value = merged.Metadata.Value.clone()
+	return merged, nil
+}
+
+func earlierCreation(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// The functions below return the encodings by which values with equal stamps are compared.
+
+func encodeString(s string) []byte { return []byte(s) }
+
+func encodeExpiry(t time.Time) []byte {
+	var m Message
+	m.Number(3, encodeSeconds(t))
+	return m
+}
+
+func encodeScopes(scopes []string) []byte {
+	var m Message
+	scopeFields(&m, scopes)
+	return m
+}
+
+func scopeFields(m *Message, scopes []string) {
+	for _, s := range scopes {
+		m.element(3, []byte(s))
+	}
+}
+
+func encodeNetworks(networks []netip.Prefix) []byte {
+	var m Message
+	networkFields(&m, networks)
+	return m
+}
+
+// networkFields writes each network as its address (4 or 16 bytes) and the length of the prefix (1
+// byte).
+func networkFields(m *Message, networks []netip.Prefix) {
+	for _, n := range networks {
+		m.element(3, append(n.Addr().AsSlice(), byte(n.Bits())))
+	}
+}
+
+func decodeNetwork(b []byte) (n netip.Prefix, err error) {
+	if len(b) > 0 {
+		addr, ok := netip.AddrFromSlice(b[:len(b)-1])
+		if n = netip.PrefixFrom(addr, int(b[len(b)-1])); ok && n.IsValid() {
+			return n, nil
+		}
+	}
+	return n, fmt.Errorf("%w: a network of %d bytes", ErrDamaged, len(b))
+}
+
+// The fields of a key's message.
+const (
+	keyCreated   = 1
+	keyOwner     = 2
+	keyReplicas  = 3
+	keyFlag      = 4
+	keyName      = 5
+	keyVerifiers = 6
+	keyExpires   = 7
+	keyScopes    = 8
+	keyNetworks  = 9
+	keyMetadata  = 10
+	keyGroups    = 11
+	keyForeign   = 12
+)
+
+// Encode returns the key's message. The ID is the table's key.
+func (k Key) Encode() []byte {
+	t := newReplicaTable(k.stamps())
+	var m Message
+	m.Number(keyCreated, encodeMilliseconds(k.Created))
+	m.Bytes(keyOwner, k.Owner[:])
+	t.fields(&m, keyReplicas)
+	m.Bytes(keyFlag, k.Flag.encode())
+	m.Bytes(keyName, encodeText(k.Name, t))
+	m.Bytes(keyVerifiers, k.Verifiers.encode())
+	m.Bytes(keyExpires, t.stamped(k.Expires.Stamp, func(m *Message) { m.Number(3, encodeSeconds(k.Expires.Value)) }))
+	m.Bytes(keyScopes, t.stamped(k.Scopes.Stamp, func(m *Message) { scopeFields(m, k.Scopes.Value) }))
+	m.Bytes(keyNetworks, t.stamped(k.Networks.Stamp, func(m *Message) { networkFields(m, k.Networks.Value) }))
+	m.Bytes(keyMetadata, encodeMetadataRegister(k.Metadata, t))
+	k.Groups.fields(&m, keyGroups, t)
+	m.Bool(keyForeign, k.Foreign)
+	return append(m, k.Unknown.sorted()...)
+}
+
+// DecodeKey reads a key's message.
+//
+// Errors: [ErrDamaged].
+func DecodeKey(id uuid.UUID, message []byte) (k Key, err error) {
+	k.ID = id
+	k.Created = time.UnixMilli(0).UTC()
+	t, err := decodeReplicas(message, keyReplicas)
+	if err != nil {
+		return k, err
+	}
+	owned := false
+	for f, err := range Fields(message) {
+		if err != nil {
+			return k, err
+		}
+		switch f.Num {
+		case keyCreated:
+			k.Created, err = decodeMilliseconds(f.Number)
+		case keyOwner:
+			owned, err = true, decodeID(f.Bytes, &k.Owner)
+		case keyReplicas: // in t already
+		case keyFlag:
+			k.Flag, err = decodeFlag(f.Bytes)
+		case keyName:
+			k.Name, err = decodeText("name", f.Bytes, t, MaxName)
+		case keyVerifiers:
+			k.Verifiers, err = decodeVerifiers(f.Bytes)
+		case keyExpires:
+			k.Expires, err = decodeExpires(f.Bytes, t)
+		case keyScopes:
+			k.Scopes, err = decodeScopes(f.Bytes, t)
+		case keyNetworks:
+			k.Networks, err = decodeNetworks(f.Bytes, t)
+		case keyMetadata:
+			k.Metadata, err = decodeMetadata(f.Bytes, t)
+		case keyGroups:
+			err = k.Groups.add(f.Bytes, t)
+		case keyForeign:
+			k.Foreign = f.Number != 0
+		default:
+			k.Unknown.add(f)
+		}
+		if err != nil {
+			return k, err
+		}
+	}
+	if !owned {
+		return k, fmt.Errorf("%w: a key without an owner", ErrDamaged)
+	}
+	k.Groups, k.Unknown = k.Groups.merge(nil), k.Unknown.sorted()
+	return k, nil
+}
+
+func decodeExpires(b []byte, t replicaTable) (r Register[time.Time], err error) {
+	r.Stamp, err = t.stampFields(b, func(f Field) (err error) {
+		if f.Num == 3 {
+			r.Value, err = decodeSeconds(f.Number)
+		}
+		return err
+	})
+	return r, err
+}
+
+func decodeScopes(b []byte, t replicaTable) (r Register[[]string], err error) {
+	r.Stamp, err = t.stampFields(b, func(f Field) error {
+		if f.Num != 3 {
+			return nil
+		}
+		scope, err := decodeString("scope", f.Bytes, MaxScope)
+		r.Value = append(r.Value, scope)
+		return err
+	})
+	if err != nil {
+		return r, err
+	}
+	slices.SortFunc(r.Value, strings.Compare)
+	r.Value = slices.Compact(r.Value)
+	return r, tooMany("scopes", len(r.Value), MaxScopes)
+}
+
+func decodeNetworks(b []byte, t replicaTable) (r Register[[]netip.Prefix], err error) {
+	r.Stamp, err = t.stampFields(b, func(f Field) error {
+		if f.Num != 3 {
+			return nil
+		}
+		n, err := decodeNetwork(f.Bytes)
+		r.Value = append(r.Value, n)
+		return err
+	})
+	if err != nil {
+		return r, err
+	}
+	return r, tooMany("networks", len(r.Value), MaxNetworks)
+}
