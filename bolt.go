@@ -19,6 +19,7 @@ import (
 var (
 	_ = [1]struct{}{}[MaxEngineKey-boltpage.MaxKey]
 	_ = [1]struct{}{}[MaxEngineValue-boltpage.MaxValue]
+	_ = [1]struct{}{}[MaxTrackedName-boltpage.MaxTrackedName]
 )
 
 // OpenBoltEngine opens the bbolt file at path as an [Engine]. If there is no file, OpenBoltEngine
@@ -96,6 +97,9 @@ type boltFile interface {
 	View(ctx context.Context, fn func(*boltengine.Tx) error) error
 	Update(ctx context.Context, fn func(*boltengine.Tx) error) error
 	ViewLong(ctx context.Context, fn func(*boltengine.Tx) error) error
+	Track(tables ...string)
+	Commit(ctx context.Context) (sequence uint64, random [8]byte, err error)
+	Wait(ctx context.Context, after uint64) error
 	LookAtFile(ctx context.Context) (moved bool, finding, err error)
 	Path() string
 	Close() error
@@ -133,5 +137,12 @@ func (tx boltTx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
 	entries := tx.Tx.Scan(table, from, to)
 	return func(yield func(Entry, error) bool) {
 		entries(func(entry boltengine.Entry, err error) bool { return yield(Entry(entry), err) })
+	}
+}
+
+func (tx boltTx) Changes(since uint64) iter.Seq2[TrackedChange, error] {
+	changes := tx.Tx.Changes(since)
+	return func(yield func(TrackedChange, error) bool) {
+		changes(func(c boltengine.TrackedChange, err error) bool { return yield(TrackedChange(c), err) })
 	}
 }

@@ -15,10 +15,15 @@ import (
 // View or Update runs must not call the engine, and must not wait for another function that does,
 // because transactions may share a commit and so wait for each other.
 //
+// An engine numbers its commits. The number of a commit is its sequence, which is greater than the
+// sequence of every commit before it. An Update that writes nothing, or that fails, is no commit.
+// Updates that share a commit share its sequence. A commit also has a random number. Sequences and
+// random numbers outlast the engine, as the entries do.
+//
 // An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker],
-// [EngineLongViewer], [EngineHealther] and [CommitCounter], and its transactions may implement
-// [DamageSkipper]. The store uses the ones that it finds. An engine that wraps another one passes
-// them on.
+// [EngineLongViewer], [EngineHealther], [EngineBounder] and [CommitCounter], and its transactions
+// may implement [DamageSkipper]. The store uses the ones that it finds. An engine that wraps
+// another one passes them on.
 type Engine interface {
 	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if that ends
 	// before fn begins. The transaction sees one state of the whole engine, with every Update that
@@ -37,7 +42,29 @@ type Engine interface {
 	// [ErrCommitUnknown], and the change may or may not be there. An engine that cannot sync
 	// refuses later Updates with [ErrSyncFailed]. On an engine opened for reading only, Update
 	// returns [ErrReadOnly] and does not run fn.
+	//
+	// An engine may bound its transactions, see [EngineBounder]. A larger one fails with
+	// [ErrTransactionTooLarge].
 	Update(ctx context.Context, fn func(tx EngineTx) error) error
+
+	// Track declares tables whose changes the engine keeps track of, see [EngineTx]. It must be
+	// called before the first transaction, at each opening, and with the same tables. It may be
+	// called more than once. A table must be tracked before its first entry is written. The name of
+	// a tracked table has 1 to [MaxTrackedName] bytes, and none of them is zero.
+	Track(tables ...string)
+
+	// Commit returns the sequence and the random number of the last commit. Two commits have the
+	// same random number only if they are one: copies of an engine that were each written to have
+	// commits with the same sequence, but not with the same random number.
+	//
+	// Errors: [ErrClosed]; ctx's error.
+	Commit(ctx context.Context) (sequence uint64, random [8]byte, err error)
+
+	// Wait waits until a commit with a sequence greater than after is visible to transactions that
+	// begin afterwards. On some engines this can be a commit of another process.
+	//
+	// Errors: [ErrClosed], also if Close begins while Wait waits; ctx's error.
+	Wait(ctx context.Context, after uint64) error
 
 	// Close waits for transactions under way, and frees what the engine holds. It is idempotent.
 	Close() error
@@ -64,10 +91,39 @@ type EngineTx interface {
 
 	// Delete removes key, if it is there.
 	Delete(table string, key []byte) error
+
+	// Sequence returns the sequence of the last commit that the transaction sees. In an Update this
+	// is the last commit before the transaction's own.
+	Sequence() uint64
+
+	// Changes yields the entries of tracked tables that commits after the sequence since have
+	// changed: each entry once, by its last change, in the order of sequences. Changes with one
+	// sequence come in the order of their tables, and then of their keys. An entry that was deleted
+	// is not yielded. The table may not be written to on the way. An error is yielded once, as the
+	// last element.
+	//
+	// In an Update, what the transaction itself has written counts as changed by a commit after
+	// Sequence.
+	Changes(since uint64) iter.Seq2[TrackedChange, error]
+
+	// SequenceOf returns the sequence of the commit that last changed an entry of a tracked table,
+	// as Changes yields it. It returns 0 if there is no such entry.
+	SequenceOf(table string, key []byte) (uint64, error)
+
+	// Count returns the number of entries of a table, with those that the transaction itself has
+	// written. It takes no longer for a large table than for a small one.
+	Count(table string) (uint64, error)
 }
 
 // An Entry is one key of a table with its value.
 type Entry struct{ Key, Value []byte }
+
+// A TrackedChange is the last change of an entry of a tracked table.
+type TrackedChange struct {
+	Sequence uint64 // of the commit
+	Table    string
+	Key      []byte
+}
 
 // An EngineBackuper is an [Engine] that can be backed up. [Store.Backup] needs it.
 type EngineBackuper interface {
@@ -93,6 +149,14 @@ type EngineChecker interface {
 type CommitCounter interface {
 	// Commits returns the number of commits since the engine was opened.
 	Commits() uint64
+}
+
+// An EngineBounder is an [Engine] that bounds its transactions.
+type EngineBounder interface {
+	// MaxWrites returns the number of calls of Put and Delete that a transaction can always make,
+	// as long as their keys and values have no more than 1 MiB together. It is at least 100. A
+	// transaction that makes more can fail with [ErrTransactionTooLarge].
+	MaxWrites() int
 }
 
 // An EngineLongViewer is an [Engine] that can read for long without making writers wait.
@@ -130,9 +194,10 @@ var (
 	_ EngineLongViewer = boltEngine{}
 )
 
-// The sizes in bytes of the largest key and the largest value. Every [Engine] must take them, and
-// need not take larger ones.
+// The sizes in bytes of the largest key and the largest value, and of the longest name of a tracked
+// table. Every [Engine] must take them, and need not take larger ones.
 const (
 	MaxEngineKey   = 512
 	MaxEngineValue = 64 << 10
+	MaxTrackedName = 64
 )

@@ -130,6 +130,10 @@ var (
 	// ErrInterrupted means that a backup, a check or a compaction would have made writers wait, and
 	// has ended. The store was not changed. Call it again.
 	ErrInterrupted = boltengine.ErrInterrupted
+	// ErrTransactionTooLarge means that the engine bounds its transactions, and that a transaction
+	// has made more changes than the engine takes. Nothing was changed. Make the changes in several
+	// transactions.
+	ErrTransactionTooLarge = errors.New("too many changes for one transaction")
 	// ErrReaderHoldsUp is a finding of [Store.Health]: a writer waits for a [Store.View] to end,
 	// because the file needs a larger map. The text says since when. Keep the functions of View
 	// short.

@@ -45,22 +45,12 @@ func filledEntry(i int) latchkey.Entry {
 // fill puts 500 entries with values of many sizes into several tables, and deletes every fifth.
 func (s *subject) fill() {
 	s.Helper()
-	s.update(func(tx latchkey.EngineTx) error {
-		for i := range 500 {
-			e := filledEntry(i)
-			if err := tx.Put(filledTable(i), e.Key, e.Value); err != nil {
-				return err
-			}
-		}
-		return nil
+	s.inSteps(500, func(tx latchkey.EngineTx, i int) error {
+		e := filledEntry(i)
+		return tx.Put(filledTable(i), e.Key, e.Value)
 	})
-	s.update(func(tx latchkey.EngineTx) error {
-		for i := 0; i < 500; i += 5 {
-			if err := tx.Delete(filledTable(i), filledEntry(i).Key); err != nil {
-				return err
-			}
-		}
-		return nil
+	s.inSteps(100, func(tx latchkey.EngineTx, i int) error {
+		return tx.Delete(filledTable(5*i), filledEntry(5*i).Key)
 	})
 }
 

@@ -16,8 +16,8 @@
 //
 // An engine may also have optional abilities: [latchkey.EngineBackuper],
 // [latchkey.EngineCompacter], [latchkey.EngineChecker], [latchkey.EngineLongViewer],
-// [latchkey.CommitCounter] and [latchkey.DamageSkipper]. The suite checks the laws of the abilities
-// that the engine has, and skips the others.
+// [latchkey.EngineBounder], [latchkey.CommitCounter] and [latchkey.DamageSkipper]. The suite checks
+// the laws of the abilities that the engine has, and skips the others.
 package enginetest
 
 import (
@@ -39,7 +39,7 @@ type Open func(dir string, opts *latchkey.Options) (latchkey.Engine, error)
 
 // Run checks every law against the engine that open opens.
 func Run(t *testing.T, open Open) {
-	for _, laws := range [][]law{tableLaws, scanLaws, transactionLaws, lifetimeLaws, abilityLaws} {
+	for _, laws := range [][]law{tableLaws, scanLaws, transactionLaws, numberingLaws, lifetimeLaws, abilityLaws} {
 		for _, l := range laws {
 			t.Run(l.name, func(t *testing.T) { l.check(newSubject(t, open)) })
 		}

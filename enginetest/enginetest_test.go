@@ -22,6 +22,7 @@ func ExampleRun() {
 
 func TestSoundEnginesKeepTheLaws(t *testing.T) {
 	t.Run("one writer at a time", func(t *testing.T) { enginetest.Run(t, openMemory("")) })
+	t.Run("a bound on transactions", func(t *testing.T) { enginetest.Run(t, openMemory("bounded")) })
 	t.Run("writers at once, and again", func(t *testing.T) { enginetest.Run(t, openMemory("runs again")) })
 }
 
@@ -65,6 +66,36 @@ func TestEveryFaultBreaksItsLaw(t *testing.T) {
 		{"reports a later cancellation as if it had undone the commit", "a context that ends after fn has begun undoes no commit"},
 		{"writes in a View", "a View refuses to write"},
 		{"answers after its end", "a transaction that has ended answers ErrClosed"},
+		{"never goes on", "each commit has a greater sequence"},
+		{"numbers a View", "each commit has a greater sequence"},
+		{"numbers an Update that fails", "each commit has a greater sequence"},
+		{"numbers an Update that writes nothing", "each commit has a greater sequence"},
+		{"forgets its sequence when it is closed", "each commit has a greater sequence"},
+		{"draws no random numbers", "each commit has a random number of its own"},
+		{"draws a random number for each caller", "each commit has a random number of its own"},
+		{"yields changes in the order of keys", "Changes yields each entry once, by its last change, in order"},
+		{"yields the change before the first", "Changes yields each entry once, by its last change, in order"},
+		{"tracks every table", "Changes yields each entry once, by its last change, in order"},
+		{"keeps the changes of deleted entries", "Changes yields each entry once, by its last change, in order"},
+		{"keeps the first sequence of an entry", "Changes yields each entry once, by its last change, in order"},
+		{"numbers each write", "all changes of a commit have its sequence"},
+		{"keeps the changes of deleted entries", "changes and counts agree with a model"},
+		{"keeps what a failed Update wrote", "an Update that fails leaves nothing in the numbering"},
+		{"numbers an Update that fails", "an Update that fails leaves nothing in the numbering"},
+		{"shows the newest numbering", "a View sees the numbering of one state"},
+		{"hides its own changes", "an Update sees its own changes"},
+		{"counts before its own writes", "an Update sees its own changes"},
+		{"counts what it has put", "an Update sees its own changes"},
+		{"cuts long keys", "tracked tables take the largest keys and values"},
+		{"takes empty for missing", "tracked tables take the largest keys and values"},
+		{"numbers a change like the commit before", "whoever follows the changes misses none"},
+		{"wakes nobody", "Wait ends with a commit"},
+		{"does not wait", "Wait ends with a commit"},
+		{"waits whatever the context", "Wait ends with its context, and with Close"},
+		{"waits after Close", "Wait ends with its context, and with Close"},
+		{"refuses the hundredth write", "a transaction that is too large changes nothing"},
+		{"keeps what is not too much", "a transaction that is too large changes nothing"},
+		{"calls it another error", "a transaction that is too large changes nothing"},
 		{"loses the last commit when it is closed", "every commit is there after reopening"},
 		{"loses the last commit when it is closed", "Close among writers loses nothing that was acknowledged"},
 		{"runs Updates on an engine for reading", "a read-only engine runs no Update"},

@@ -175,13 +175,8 @@ func manyRecords(s *subject) {
 	key := func(i uint64) []byte { return binary.BigEndian.AppendUint64(nil, i) }
 	value := func(i uint64) []byte { return fmt.Appendf(nil, "value %d", i) }
 	for first := uint64(0); first < records; first += records / 10 {
-		s.update(func(tx latchkey.EngineTx) error {
-			for i := first; i < first+records/10; i++ {
-				if err := tx.Put("t", key(i), value(i)); err != nil {
-					return err
-				}
-			}
-			return nil
+		s.inSteps(int(records/10), func(tx latchkey.EngineTx, i int) error {
+			return tx.Put("t", key(first+uint64(i)), value(first+uint64(i)))
 		})
 	}
 	s.reopen(nil)

@@ -2,7 +2,10 @@ package enginetest_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +36,25 @@ type memory struct {
 	life   sync.RWMutex  // read-locked by transactions, locked by Close
 	closed atomic.Bool
 	before uint64 // commits before this engine was opened
+
+	mu      sync.Mutex // guards the fields below
+	tracked map[string]bool
+	news    chan struct{} // closed at the next commit, and when the engine is closed
 }
+
+// boundedMemory is a memory engine that bounds its transactions.
+type boundedMemory struct{ *memory }
+
+const maxWrites = 100
+
+func (boundedMemory) MaxWrites() int { return maxWrites }
+
+// The state of a memory engine has the numbering in tables of its own: the sequence and the random
+// number of the commit, and for each tracked table the sequences of its entries.
+const (
+	commitTable    = "\x00commit"
+	sequencePrefix = "\x00sequences of "
+)
 
 // disk has the data that outlives a memory engine.
 type disk struct {
@@ -49,12 +71,15 @@ var disks sync.Map
 func openMemory(fault string) func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
 	return func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
 		d, _ := disks.LoadOrStore(dir, &disk{})
-		e := &memory{disk: d.(*disk), fault: fault, turn: make(chan struct{}, 1)}
+		e := &memory{disk: d.(*disk), fault: fault, turn: make(chan struct{}, 1), tracked: map[string]bool{}, news: make(chan struct{})}
 		e.readOnly = opts != nil && opts.ReadOnly && !e.has("runs Updates on an engine for reading")
 		if e.state.Load() == nil {
 			e.state.Store(&tables{})
 		}
 		e.before = e.commits.Load()
+		if e.has("bounded") || e.has("refuses the hundredth write") || e.has("keeps what is not too much") || e.has("calls it another error") {
+			return boundedMemory{e}, nil
+		}
 		return e, nil
 	}
 }
@@ -79,7 +104,11 @@ func (e *memory) View(ctx context.Context, fn func(latchkey.EngineTx) error) err
 	if e.has("counts a View as a commit") {
 		e.commits.Add(1)
 	}
-	tx := &memoryTx{memory: e, tables: *e.state.Load(), readOnly: !e.has("writes in a View")}
+	if e.has("numbers a View") {
+		e.publish(e.begin())
+	}
+	state := *e.state.Load()
+	tx := &memoryTx{memory: e, tables: state, before: state.sequence(), readOnly: !e.has("writes in a View")}
 	defer tx.end()
 	return fn(tx)
 }
@@ -142,6 +171,12 @@ func (e *memory) run(fn func(latchkey.EngineTx) error) (err error) {
 	}()
 	keep = e.has("keeps what a panic or Goexit leaves")
 	err = fn(tx)
+	if err == nil && tx.tooLarge {
+		err = latchkey.ErrTransactionTooLarge
+	}
+	if err != nil && e.has("numbers an Update that fails") {
+		e.publish(e.begin())
+	}
 	keep = err == nil || e.has("keeps what a failed Update wrote")
 	if e.has("lets writers run at once") {
 		runtime.Gosched()
@@ -161,6 +196,7 @@ func (e *memory) updateOptimistically(fn func(latchkey.EngineTx) error) error {
 		if err != nil {
 			return err
 		}
+		e.number(tx)
 		runtime.Gosched() // lets other transactions commit in between
 		e.commit.Lock()
 		now := e.state.Load()
@@ -178,6 +214,7 @@ func (e *memory) updateOptimistically(fn func(latchkey.EngineTx) error) error {
 			if !conflict {
 				e.state.Store(&merged.tables)
 				e.commits.Add(1)
+				e.announce()
 			}
 			e.commit.Unlock()
 			if !conflict {
@@ -189,6 +226,7 @@ func (e *memory) updateOptimistically(fn func(latchkey.EngineTx) error) error {
 		if ok {
 			e.state.Store(&tx.tables)
 			e.commits.Add(1)
+			e.announce()
 		}
 		e.commit.Unlock()
 		if ok {
@@ -198,7 +236,86 @@ func (e *memory) updateOptimistically(fn func(latchkey.EngineTx) error) error {
 }
 
 func (e *memory) begin() *memoryTx {
-	return &memoryTx{memory: e, tables: maps.Clone(*e.state.Load()), uncommitted: e.has("shows what is not committed")}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return &memoryTx{
+		memory: e, tables: maps.Clone(*e.state.Load()), tracks: maps.Clone(e.tracked),
+		before: e.state.Load().sequence(), uncommitted: e.has("shows what is not committed"),
+	}
+}
+
+// number gives a commit its sequence and its random number.
+func (e *memory) number(tx *memoryTx) {
+	if len(tx.log) == 0 && !e.has("numbers an Update that writes nothing") && !e.has("numbers a View") && !e.has("numbers an Update that fails") {
+		return
+	}
+	value := binary.BigEndian.AppendUint64(nil, tx.before+1)
+	if e.has("never goes on") {
+		value = binary.BigEndian.AppendUint64(nil, 1)
+	}
+	random := make([]byte, 8)
+	if !e.has("draws no random numbers") {
+		rand.Read(random)
+	}
+	tx.set(commitTable, nil, append(value, random...), false)
+}
+
+// sequence returns the sequence of the last commit.
+func (t tables) sequence() uint64 {
+	if v, ok := t.get(commitTable, nil); ok {
+		return binary.BigEndian.Uint64(v)
+	}
+	return 0
+}
+
+func (e *memory) Track(tables ...string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, table := range tables {
+		e.tracked[table] = true
+	}
+}
+
+func (e *memory) Commit(ctx context.Context) (sequence uint64, random [8]byte, err error) {
+	if err := ctx.Err(); err != nil && !e.has("waits whatever the context") {
+		return 0, random, err
+	}
+	if e.closed.Load() && !e.has("waits after Close") {
+		return 0, random, latchkey.ErrClosed
+	}
+	state := *e.state.Load()
+	if v, ok := state.get(commitTable, nil); ok {
+		copy(random[:], v[8:])
+	}
+	if e.has("draws a random number for each caller") {
+		rand.Read(random[:])
+	}
+	return state.sequence(), random, nil
+}
+
+func (e *memory) Wait(ctx context.Context, after uint64) error {
+	for {
+		e.mu.Lock()
+		news := e.news
+		e.mu.Unlock()
+		if sequence, _, err := e.Commit(ctx); err != nil || sequence > after || e.has("does not wait") {
+			return err
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// announce wakes every Wait.
+func (e *memory) announce() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.has("wakes nobody") {
+		close(e.news)
+		e.news = make(chan struct{})
+	}
 }
 
 func (e *memory) publish(tx *memoryTx) {
@@ -220,8 +337,10 @@ func (e *memory) publish(tx *memoryTx) {
 		}
 		tx = part
 	}
+	e.number(tx)
 	e.state.Store(&tx.tables)
 	e.commits.Add(1)
+	e.announce()
 }
 
 func (e *memory) Close() error {
@@ -231,8 +350,14 @@ func (e *memory) Close() error {
 		}
 		return nil
 	}
+	e.announce()
 	e.life.Lock()
 	defer e.life.Unlock()
+	if e.has("forgets its sequence when it is closed") {
+		tx := e.begin()
+		tx.set(commitTable, nil, nil, true)
+		e.state.Store(&tx.tables)
+	}
 	if before := e.previous.Load(); before != nil && e.has("loses the last commit when it is closed") {
 		e.state.Store(before)
 	}
@@ -263,6 +388,9 @@ func (e *memory) WriteBackup(ctx context.Context, w io.Writer) error {
 	state := *e.state.Load()
 	err = bolt.Update(ctx, func(tx latchkey.EngineTx) error {
 		for table := range state {
+			if strings.HasPrefix(table, "\x00") {
+				continue
+			}
 			if e.has("backs each table up at another moment") {
 				runtime.Gosched()
 				state = *e.state.Load()
@@ -347,6 +475,9 @@ type memoryTx struct {
 	log      []memoryWrite
 	readOnly bool
 	ended    bool
+	before   uint64          // the sequence of the last commit
+	tracks   map[string]bool // the tracked tables
+	tooLarge bool
 
 	uncommitted bool
 }
@@ -467,14 +598,135 @@ func (tx *memoryTx) write(table string, key, value []byte, deleted bool) error {
 	if !tx.has("keeps the slices of its callers") {
 		key, value = bytes.Clone(key), bytes.Clone(value)
 	}
+	if tx.isTooLarge() {
+		if tx.has("calls it another error") {
+			return errors.New("too large")
+		}
+		tx.tooLarge = !tx.has("keeps what is not too much")
+		return latchkey.ErrTransactionTooLarge
+	}
 	tx.log = append(tx.log, memoryWrite{tx.name(table), key, value, deleted})
 	tx.set(tx.name(table), key, value, deleted)
+	tx.number(table, key, deleted)
 	if tx.uncommitted {
 		shown := maps.Clone(tx.tables)
 		tx.owned = nil
 		tx.state.Store(&shown)
 	}
 	return nil
+}
+
+// isTooLarge reports whether the transaction has made all writes that it can.
+func (tx *memoryTx) isTooLarge() bool {
+	switch {
+	case tx.has("bounded"), tx.has("keeps what is not too much"), tx.has("calls it another error"):
+		return len(tx.log) >= maxWrites
+	case tx.has("refuses the hundredth write"):
+		return len(tx.log) >= maxWrites-1
+	}
+	return false
+}
+
+// number notes that the transaction has changed an entry.
+func (tx *memoryTx) number(table string, key []byte, deleted bool) {
+	if tx.has("tracks every table") {
+		tx.tracks[table] = true
+	}
+	if !tx.tracks[table] {
+		return
+	}
+	sequence := tx.before + 1
+	switch {
+	case tx.has("numbers a change like the commit before"):
+		sequence--
+	case tx.has("numbers each write"):
+		sequence += uint64(len(tx.log)) - 1
+	case tx.has("keeps the first sequence of an entry"):
+		if _, ok := tx.tables.get(sequencePrefix+table, key); ok && !deleted {
+			return
+		}
+	case tx.has("keeps the changes of deleted entries"):
+		deleted = false
+	}
+	tx.set(sequencePrefix+table, key, binary.BigEndian.AppendUint64(nil, sequence), deleted)
+}
+
+func (tx *memoryTx) Sequence() uint64 {
+	if tx.has("shows the newest numbering") {
+		return tx.state.Load().sequence()
+	}
+	return tx.before
+}
+
+// changes returns all changes, in order.
+func (tx *memoryTx) changes() (all []latchkey.TrackedChange) {
+	for table, entries := range tx.tables {
+		name, ok := strings.CutPrefix(table, sequencePrefix)
+		for _, e := range entries {
+			if ok {
+				all = append(all, latchkey.TrackedChange{Sequence: binary.BigEndian.Uint64(e.Value), Table: name, Key: bytes.Clone(e.Key)})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b latchkey.TrackedChange) int {
+		if tx.has("yields changes in the order of keys") {
+			return bytes.Compare(a.Key, b.Key)
+		}
+		return cmp.Or(cmp.Compare(a.Sequence, b.Sequence), cmp.Compare(a.Table, b.Table), bytes.Compare(a.Key, b.Key))
+	})
+	return all
+}
+
+func (tx *memoryTx) Changes(since uint64) iter.Seq2[latchkey.TrackedChange, error] {
+	return func(yield func(latchkey.TrackedChange, error) bool) {
+		if tx.has("shows the newest numbering") {
+			tx.tables = *tx.state.Load()
+		}
+		if tx.has("hides its own changes") && !tx.readOnly {
+			tx.tables = *tx.state.Load()
+		}
+		for _, c := range append(tx.changes(), latchkey.TrackedChange{}) {
+			switch {
+			case tx.ended:
+				yield(latchkey.TrackedChange{}, latchkey.ErrClosed)
+				return
+			case c.Table == "", c.Sequence < since, c.Sequence == since && !tx.has("yields the change before the first"):
+				continue
+			}
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (tx *memoryTx) SequenceOf(table string, key []byte) (uint64, error) {
+	if tx.ended {
+		return 0, latchkey.ErrClosed
+	}
+	v, ok := tx.tables.get(sequencePrefix+table, key)
+	if !ok {
+		return 0, nil
+	}
+	return binary.BigEndian.Uint64(v), nil
+}
+
+func (tx *memoryTx) Count(table string) (uint64, error) {
+	if tx.ended {
+		return 0, latchkey.ErrClosed
+	}
+	n := uint64(len(tx.tables[tx.name(table)]))
+	if tx.has("counts what it has put") {
+		for _, w := range tx.log {
+			if w.table == table && !w.deleted {
+				n++
+			}
+		}
+	}
+	if tx.has("counts before its own writes") && !tx.readOnly {
+		n = uint64(len((*tx.state.Load())[table]))
+	}
+	return n, nil
 }
 
 func (tx *memoryTx) set(table string, key, value []byte, deleted bool) {

@@ -228,7 +228,7 @@ func mixtureAgreesWithMap(s *subject) {
 		var m model
 		fails := n%5 == 4
 		err := s.Update(s.Context(), func(tx latchkey.EngineTx) error {
-			mix := &mixture{EngineTx: tx, Rand: rand.New(rand.NewPCG(seed, n)), model: slices.Clone(committed)}
+			mix := &mixture{EngineTx: tx, Rand: rand.New(rand.NewPCG(seed, n)), model: slices.Clone(committed), left: s.maxWrites()}
 			err := mix.run()
 			m = mix.model
 			if err == nil && fails {
@@ -266,6 +266,7 @@ type mixture struct {
 	latchkey.EngineTx
 	*rand.Rand
 	model model
+	left  int // how many writes the transaction can make
 }
 
 // run draws how fast the table grows in this transaction. Over many transactions the table grows
@@ -299,6 +300,10 @@ func (m *mixture) key() []byte {
 
 // write puts an entry with a chance of growth in a hundred. Otherwise it deletes one.
 func (m *mixture) write(growth int) error {
+	if m.left == 0 {
+		return nil
+	}
+	m.left--
 	key := m.key()
 	i, found := m.model.find(key)
 	if m.IntN(100) < growth {

@@ -153,16 +153,16 @@ func sizes(s *subject) {
 	keySizes := []int{1, 2, 255, 256, latchkey.MaxEngineKey - 1, latchkey.MaxEngineKey}
 	valueSizes := []int{0, 1, 255, 4095, 4096, 32 << 10, latchkey.MaxEngineValue - 1, latchkey.MaxEngineValue}
 	table := func(n int) string { return fmt.Sprint("values of ", n) }
-	s.update(func(tx latchkey.EngineTx) error {
-		for _, v := range valueSizes {
+	for _, v := range valueSizes {
+		s.update(func(tx latchkey.EngineTx) error {
 			for _, k := range keySizes {
 				if err := tx.Put(table(v), key(k), value(v)); err != nil {
 					return fmt.Errorf("a key of %d bytes with a value of %d: %w", k, v, err)
 				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
+	}
 	s.reopen(nil)
 	s.view(func(tx latchkey.EngineTx) error {
 		for _, v := range valueSizes {
@@ -194,15 +194,10 @@ func sizes(s *subject) {
 }
 
 func everyByte(s *subject) {
-	s.update(func(tx latchkey.EngineTx) error {
-		for b := range 256 {
-			for _, key := range [][]byte{{byte(b)}, {byte(b), 0}, {byte(b), 0xff}, {0, byte(b), 0}} {
-				if err := tx.Put("t", key, append([]byte{byte(b)}, key...)); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+	s.inSteps(4*256, func(tx latchkey.EngineTx, i int) error {
+		b := byte(i / 4)
+		key := [][]byte{{b}, {b, 0}, {b, 0xff}, {0, b, 0}}[i%4]
+		return tx.Put("t", key, append([]byte{b}, key...))
 	})
 	s.view(func(tx latchkey.EngineTx) error {
 		var last []byte

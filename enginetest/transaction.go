@@ -500,17 +500,24 @@ func viewRefusesToWrite(s *subject) {
 // endedTransaction uses a transaction after its function has returned, and continues a Scan that
 // began within the transaction.
 func endedTransaction(s *subject) {
+	s.track()
 	s.put("t", "a", "1")
 	s.put("t", "b", "2")
 	var tx latchkey.EngineTx
 	var entries iter.Seq2[latchkey.Entry, error]
 	next, stop := func() (latchkey.Entry, error, bool) { return latchkey.Entry{}, nil, false }, func() {}
+	nextChange, stopChanges := func() (latchkey.TrackedChange, error, bool) { return latchkey.TrackedChange{}, nil, false }, func() {}
 	keep := func(etx latchkey.EngineTx) error {
 		stop() // ends the Scan of an earlier run of keep
 		tx, entries = etx, etx.Scan("t", nil, nil)
 		next, stop = iter.Pull2(entries)
 		if e, err, _ := next(); err != nil || string(e.Key) != "a" {
 			return fmt.Errorf("the first key is %q, %v", e.Key, err)
+		}
+		stopChanges()
+		nextChange, stopChanges = iter.Pull2(tx.Changes(0))
+		if c, err, _ := nextChange(); err != nil || string(c.Key) != "a" {
+			return fmt.Errorf("the first change is of %q, %v", c.Key, err)
 		}
 		return nil
 	}
@@ -540,6 +547,13 @@ func endedTransaction(s *subject) {
 		s.wantError("Get after a "+end.name, err, latchkey.ErrClosed)
 		s.wantError("Put after a "+end.name, put(tx, "t", "c", "3"), latchkey.ErrClosed)
 		s.wantError("Delete after a "+end.name, remove(tx, "t", "a"), latchkey.ErrClosed)
+		_, err = tx.SequenceOf("t", []byte("a"))
+		s.wantError("SequenceOf after a "+end.name, err, latchkey.ErrClosed)
+		_, err = tx.Count("t")
+		s.wantError("Count after a "+end.name, err, latchkey.ErrClosed)
+		for _, err := range tx.Changes(0) {
+			s.wantError("Changes after a "+end.name, err, latchkey.ErrClosed)
+		}
 		n := 0
 		for _, err := range entries {
 			s.wantError("Scan after a "+end.name, err, latchkey.ErrClosed)
@@ -554,6 +568,9 @@ func endedTransaction(s *subject) {
 			s.Errorf("a Scan that went on after a %s: want the error as its last element", end.name)
 		}
 		stop()
+		_, err, _ = nextChange()
+		s.wantError("the next step of Changes after a "+end.name, err, latchkey.ErrClosed)
+		stopChanges()
 	}
 	s.want("t", "a=1 b=2")
 }

@@ -24,6 +24,8 @@ import (
 type batch struct {
 	tx      *bbolt.Tx
 	tables  *boltpage.Tables
+	before  boltpage.Mark       // of the last commit
+	tracked map[string]bool     // the tables that were declared as tracked
 	removed map[string][][]byte // the keys that were removed, by table
 	writes  []write             // what was written, in order
 	used    int64               // how much of the file was in use before, in bytes
@@ -61,7 +63,7 @@ func (e *Engine) Update(ctx context.Context, fn func(*Tx) error) error {
 // runMember runs fn as a member of a batch, and ends the turn. It does so even if fn panics or ends
 // its goroutine. If fn does not return nil, runMember undoes what fn wrote.
 func (e *Engine) runMember(batch *batch, fn func(*Tx) error) (err error) {
-	etx := &Tx{tx: batch.tx, tables: batch.tables, batch: batch}
+	etx := &Tx{tx: batch.tx, tables: batch.tables, batch: batch, mark: batch.before}
 	keep := false
 	defer func() {
 		if keep {
@@ -72,7 +74,7 @@ func (e *Engine) runMember(batch *batch, fn func(*Tx) error) (err error) {
 		etx.ended = true
 		e.endTurn()
 	}()
-	err = fn(etx)
+	err = firstError(fn(etx), etx.halfDone)
 	keep = err == nil
 	return err
 }
@@ -211,7 +213,7 @@ func (e *Engine) beginWrite() (*batch, error) {
 		e.failChanged(err)
 		return nil, err
 	}
-	b := &batch{removed: make(map[string][][]byte), done: make(chan struct{})}
+	b := &batch{before: e.lastCommit.Load().mark, tracked: e.trackedTables(), removed: make(map[string][][]byte), done: make(chan struct{})}
 	err := e.health.guard(stuckWriters, func() (err error) {
 		if b.tx, err = e.db.Begin(true); err == nil {
 			b.tables, b.used = newTables(b.tx, nil), b.tx.Size()
@@ -234,7 +236,7 @@ func (e *Engine) commit(b *batch) error {
 			if err := b.tables.CheckCommit(uint64(b.tx.ID()), b.removed); err != nil {
 				return err
 			}
-			b.mark, err = newMark(b.tx)
+			b.mark, err = newMark(b.tx, b.before)
 			return err
 		})
 	}
@@ -262,7 +264,7 @@ func (e *Engine) commit(b *batch) error {
 	if err == nil {
 		e.commits.Add(1)
 		if missed := e.missed.Load(); missed != nil {
-			missed.add(b.writes)
+			missed.add(b.writes, b.mark)
 		}
 		if err := e.comparePath(); err != nil {
 			e.failChanged(err)
@@ -279,7 +281,7 @@ func (e *Engine) commit(b *batch) error {
 	case visible || lookErr != nil:
 		// The meta page was written, and then its sync failed.
 		if visible {
-			e.lastCommit.Store(&knownCommit{e.db, id, b.mark})
+			e.setCommitted(&knownCommit{e.db, id, b.mark})
 		}
 		e.health.failWrites(ErrSyncFailed)
 		return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
@@ -300,7 +302,7 @@ func (e *Engine) commitTx(b *batch) error {
 	defer e.setCommitting(false)
 	err := e.health.guard(stuckWriters, b.tx.Commit)
 	if err == nil {
-		e.lastCommit.Store(&knownCommit{e.db, id, b.mark})
+		e.setCommitted(&knownCommit{e.db, id, b.mark})
 	}
 	return err
 }

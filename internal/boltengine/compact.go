@@ -31,14 +31,16 @@ const fewMissed = 64 << 10
 type missedWrites struct {
 	mu       sync.Mutex
 	writes   []write
+	mark     boltpage.Mark // of the last commit
 	size     int
 	overflow bool // there were more changes than maxMissed
 }
 
 // add notes the changes of a commit.
-func (m *missedWrites) add(writes []write) {
+func (m *missedWrites) add(writes []write, mark boltpage.Mark) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.mark = mark
 	for _, w := range writes {
 		m.size += len(w.table) + len(w.key) + len(w.value)
 	}
@@ -56,18 +58,18 @@ func (m *missedWrites) few() bool {
 	return m.size <= fewMissed && !m.overflow
 }
 
-// take returns the changes, and forgets them.
+// take returns the changes, and the mark of the last commit, and forgets the changes.
 //
 // Errors: [ErrInterrupted] if there were too many.
-func (m *missedWrites) take() ([]write, error) {
+func (m *missedWrites) take() ([]write, boltpage.Mark, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.overflow {
-		return nil, fmt.Errorf("%w: more than %d MiB were written meanwhile", ErrInterrupted, maxMissed>>20)
+		return nil, m.mark, fmt.Errorf("%w: more than %d MiB were written meanwhile", ErrInterrupted, maxMissed>>20)
 	}
 	writes := m.writes
 	m.writes, m.size = nil, 0
-	return writes, nil
+	return writes, m.mark, nil
 }
 
 // Compact copies the pages in use to a new file, and puts it in the place of the old file. Readers
@@ -158,17 +160,17 @@ func (dst *Engine) catchUp(ctx context.Context, missed *missedWrites) error {
 
 // makeMissed makes and syncs the changes that the file of a compaction lacks.
 func (dst *Engine) makeMissed(missed *missedWrites) error {
-	writes, err := missed.take()
+	writes, mark, err := missed.take()
 	if err != nil || len(writes) == 0 {
 		return err
 	}
 	err = dst.health.guard(stuckWriters, func() error {
-		return unguarded(dst.db, dst.file, func() error { return dst.makeWrites(writes) })
+		return unguarded(dst.db, dst.file, func() error { return dst.makeWrites(writes, mark) })
 	})
 	return translate(err)
 }
 
-func (dst *Engine) makeWrites(writes []write) error {
+func (dst *Engine) makeWrites(writes []write, mark boltpage.Mark) error {
 	dst.db.NoSync = true // once, at the end
 	defer func() { dst.db.NoSync = false }()
 	err := dst.db.Update(func(tx *bbolt.Tx) error {
@@ -177,7 +179,8 @@ func (dst *Engine) makeWrites(writes []write) error {
 				return err
 			}
 		}
-		return setMarker(tx)
+		_, err := writeMark(tx, mark.Sequence, mark.Random)
+		return err
 	})
 	if err != nil {
 		return err
@@ -296,9 +299,20 @@ func (dst *Engine) fill(ctx context.Context, src *longReader) error {
 // only pages that it has checked.
 func copyTables(ctx context.Context, src *longReader, dst *bbolt.DB) error {
 	var tables *boltpage.Tables
+	var mark boltpage.Mark
 	err := src.read(func() error {
-		tables = newTables(src.r.tx, nil)
-		return nil
+		return readPages(func() (err error) {
+			tables = newTables(src.r.tx, nil)
+			mark, err = tables.Mark(commitOf(src.r.tx))
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	err = dst.Update(func(tx *bbolt.Tx) error {
+		_, err := writeMark(tx, mark.Sequence, mark.Random)
+		return err
 	})
 	if err != nil {
 		return err
@@ -309,15 +323,28 @@ func copyTables(ctx context.Context, src *longReader, dst *bbolt.DB) error {
 		if err != nil || table.Key == nil {
 			return err
 		}
+		if string(table.Key) == boltpage.Marker {
+			continue
+		}
+		var tally boltpage.Tally
+		err = src.read(func() error {
+			return readPages(func() (err error) {
+				tally, err = tables.Tally(string(table.Key))
+				return err
+			})
+		})
+		if err != nil {
+			return err
+		}
 		find := func(key []byte) (boltpage.Node, []byte, error) { return tables.Find(string(table.Key), key) }
 		next := scanPages(find, nil)
-		if err := copyTable(ctx, dst, table.Key, func() (Entry, error) { return src.readNext(next) }); err != nil {
+		if err := copyTable(ctx, dst, table.Key, tally, func() (Entry, error) { return src.readNext(next) }); err != nil {
 			return err
 		}
 	}
 }
 
-func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Entry, error)) error {
+func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, tally boltpage.Tally, next func() (Entry, error)) error {
 	const perTx = 4 << 20
 	entry, err := next()
 	if err != nil {
@@ -330,6 +357,9 @@ func copyTable(ctx context.Context, dst *bbolt.DB, name []byte, next func() (Ent
 				return err
 			}
 			out.FillPercent = 0.9 // the entries come in order
+			if err := out.SetSequence(uint64(tally)); err != nil {
+				return err
+			}
 			for n := 0; entry.Key != nil && n < perTx; {
 				if err := ctx.Err(); err != nil {
 					return err

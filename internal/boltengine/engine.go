@@ -6,10 +6,8 @@
 package boltengine
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -67,6 +65,8 @@ type Engine struct {
 	aside      *asideFile    // set while db is nil because a compaction lost the file
 	readers    *readerCount  // the read transactions of db that have begun
 
+	track      atomic.Pointer[map[string]bool] // the tables that were declared as tracked
+	news       announcements
 	checked    boltpage.Checked
 	lastCommit atomic.Pointer[knownCommit] // the last commit that is known to be on disk
 	commits    atomic.Uint64
@@ -285,26 +285,6 @@ func (e *Engine) checkFile() error {
 	})
 }
 
-// setMarker writes the mark of the commit that tx makes into its root page: its number, and a
-// random number.
-func setMarker(tx *bbolt.Tx) error {
-	_, err := newMark(tx)
-	return err
-}
-
-func newMark(tx *bbolt.Tx) (mark boltpage.Mark, err error) {
-	mark.Commit = uint64(tx.ID())
-	rand.Read(mark.Random[:])
-	b, err := tx.CreateBucketIfNotExists([]byte(boltpage.Marker))
-	if err != nil {
-		return mark, err
-	}
-	if err := b.SetSequence(mark.Commit); err != nil {
-		return mark, err
-	}
-	return mark, b.Put([]byte(boltpage.MarkerRandom), bytes.Clone(mark.Random[:]))
-}
-
 // release closes the file.
 func (e *Engine) release() error {
 	e.gate.lock()
@@ -357,9 +337,10 @@ func (e *Engine) View(ctx context.Context, fn func(*Tx) error) error {
 // newReader returns the transaction that the function of a View gets. newTables reads from the map,
 // and the file may have been cut short since tx began.
 func (e *Engine) newReader(tx *bbolt.Tx) (etx *Tx, err error) {
-	err = contain(func() error {
+	err = readPages(func() (err error) {
 		etx = &Tx{tx: tx, tables: newTables(tx, &e.checked)}
-		return nil
+		etx.mark, err = etx.tables.Mark(commitOf(tx))
+		return err
 	})
 	return etx, err
 }
@@ -367,8 +348,12 @@ func (e *Engine) newReader(tx *bbolt.Tx) (etx *Tx, err error) {
 // newTables returns the tables that tx sees. If tx writes, they are the tables of the last commit.
 // They are valid as long as tx. They must be made and used where faults are contained.
 func newTables(tx *bbolt.Tx, checked *boltpage.Checked) *boltpage.Tables {
-	root := uint64(tx.Cursor().Bucket().Root())
-	return boltpage.NewTables(mappedPages(tx, checked), root, tx.Writable())
+	return boltpage.NewTables(mappedPages(tx, checked), commitOf(tx).Root, tx.Writable())
+}
+
+// commitOf returns the number of the commit that tx sees, or makes, and its root page.
+func commitOf(tx *bbolt.Tx) boltpage.Meta {
+	return boltpage.Meta{Commit: uint64(tx.ID()), Root: uint64(tx.Cursor().Bucket().Root())}
 }
 
 // mappedPages returns the pages that tx sees. It asks bbolt for the place of the map, and bbolt
@@ -561,6 +546,7 @@ func (e *Engine) Close() (err error) {
 
 func (e *Engine) close() error {
 	e.health.setLife(engineClosing)
+	e.news.announce()
 	e.compacting.lock() // it goes on to its end
 	defer e.compacting.unlock()
 	if err := e.takeTurn(context.Background()); err != nil {

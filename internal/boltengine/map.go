@@ -141,7 +141,7 @@ func (e *Engine) commitWithLargerMap(b *batch) error {
 					return errors.Join(err, b.tx.Rollback())
 				}
 			}
-			if b.mark, err = newMark(b.tx); err != nil {
+			if b.mark, err = newMark(b.tx, b.before); err != nil {
 				return errors.Join(err, b.tx.Rollback())
 			}
 			return nil

@@ -16,13 +16,15 @@ import (
 
 // Tx is the transaction of one reader, or of one member of a batch.
 type Tx struct {
-	tx     *bbolt.Tx
-	tables *boltpage.Tables
-	batch  *batch      // nil for a reader
-	long   *longReader // nil for a writer, and for a reader that nobody interrupts
-	ended  bool
-	writes int     // how many there were; after a write, the cursor of a scan must seek again
-	undos  []write // what undo writes, the last one first
+	tx       *bbolt.Tx
+	tables   *boltpage.Tables
+	mark     boltpage.Mark // of the last commit that the transaction sees
+	batch    *batch        // nil for a reader
+	long     *longReader   // nil for a writer, and for a reader that nobody interrupts
+	ended    bool
+	writes   int     // how many there were; after a write, the cursor of a scan must seek again
+	undos    []write // what undo writes, the last one first
+	halfDone error   // the error of a change that had begun to write
 }
 
 // Format prints nothing of what a transaction has read and written.
@@ -32,6 +34,7 @@ func (tx *Tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "bbolt transaction") }
 type write struct {
 	table      string
 	key, value []byte
+	tracked    bool // the table is to be tracked
 }
 
 // apply makes the write in a transaction of bbolt.
@@ -40,14 +43,27 @@ func (w write) apply(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
+	tally := boltpage.Tally(b.Sequence())
+	entries := tally.Entries()
+	switch was := b.Get(w.key) != nil; {
+	case was && w.value == nil && entries > 0:
+		entries--
+	case !was && w.value != nil:
+		entries++
+	}
+	if now := boltpage.NewTally(entries, tally.Tracked() || w.tracked); now != tally {
+		if err := b.SetSequence(uint64(now)); err != nil {
+			return err
+		}
+	}
 	if w.value == nil {
 		return b.Delete(w.key)
 	}
 	return b.Put(w.key, w.value) // bbolt keeps the slice until it commits
 }
 
-// Get returns the value of key, or nil if there is none.
-func (tx *Tx) Get(table string, key []byte) (value []byte, err error) {
+// getRaw is Get without the tracking.
+func (tx *Tx) getRaw(table string, key []byte) (value []byte, err error) {
 	if tx.ended {
 		return nil, ErrClosed
 	}
@@ -92,7 +108,7 @@ func copyEntry(k, v []byte) Entry {
 }
 
 // Scan yields the entries with from ≤ key < to in order.
-func (tx *Tx) Scan(table string, from, to []byte) iter.Seq2[Entry, error] {
+func (tx *Tx) scanRaw(table string, from, to []byte) iter.Seq2[Entry, error] {
 	from, to = bytes.Clone(from), bytes.Clone(to) // the caller may change the slices
 	return func(yield func(Entry, error) bool) {
 		next := scanPages(func(key []byte) (boltpage.Node, []byte, error) { return tx.tables.Find(table, key) }, from)
@@ -192,12 +208,12 @@ func (tx *Tx) Put(table string, key, value []byte) error {
 	if len(table) > boltpage.MaxKey || len(key) > boltpage.MaxKey || len(value) > boltpage.MaxValue {
 		return fmt.Errorf("an entry of %d and %d bytes is too large", len(key), len(value))
 	}
-	return tx.write(table, key, value)
+	return tx.change(table, key, value)
 }
 
 // Delete removes key, if it is there.
 func (tx *Tx) Delete(table string, key []byte) error {
-	return tx.write(table, key, nil)
+	return tx.change(table, key, nil)
 }
 
 // write sets key to value, or removes key if value is nil. It remembers how to undo that.
@@ -208,7 +224,7 @@ func (tx *Tx) write(table string, key, value []byte) error {
 	if tx.batch == nil {
 		return ErrReadOnly
 	}
-	old, err := tx.Get(table, key)
+	old, err := tx.getRaw(table, key)
 	if err != nil {
 		return err
 	}
@@ -226,14 +242,14 @@ func (tx *Tx) write(table string, key, value []byte) error {
 		}
 	}
 	key = bytes.Clone(key)
-	tx.undos = append(tx.undos, write{table, key, old})
+	tx.undos = append(tx.undos, write{table: table, key: key, value: old})
 	return tx.set(table, key, value)
 }
 
 // set sets key to value through bbolt, or removes key if value is nil. The batch notes the write.
 func (tx *Tx) set(table string, key, value []byte) error {
 	tx.writes++
-	w := write{table, key, bytes.Clone(value)}
+	w := write{table, key, bytes.Clone(value), tx.batch.tracked[table]}
 	if value == nil {
 		tx.batch.removed[table] = append(tx.batch.removed[table], key)
 	}

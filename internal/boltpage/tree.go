@@ -46,7 +46,8 @@ type tree struct {
 	flags  uint32 // of the elements of its leaves
 	root   subtree
 	inline Node // if root has no page
-	levels int  // above the leaves, for a writer that has read a leaf; otherwise -1
+	tally  Tally
+	levels int // above the leaves, for a writer that has read a leaf; otherwise -1
 }
 
 // NewTables returns the tables of the commit whose root is a page of pages. They are for a writer
@@ -106,9 +107,11 @@ func (t *Tables) table(name string) (*tree, error) {
 	}
 	tree := &tree{Tables: t, levels: -1}
 	if i, found := leaf.Search([]byte(name)); found {
-		if tree.root, tree.inline, err = tableRoot(leaf.Value(i)); err != nil {
+		value := leaf.Value(i)
+		if tree.root, tree.inline, err = tableRoot(value); err != nil {
 			return nil, fmt.Errorf("table %q: %w", name, err)
 		}
+		tree.tally = Tally(binary.LittleEndian.Uint64(value[bucketSequence:]))
 	}
 	t.tables[name] = tree
 	return tree, nil
@@ -134,15 +137,57 @@ func (t *Tables) CheckMarker(m Meta) error {
 	return nil
 }
 
-// MarkerRandom is the key of a commit's random number in the table [Marker].
-const MarkerRandom = "random"
+// Tally is the sequence of a table's bucket, as bbolt calls it. It says how many entries the table
+// has, and whether the table is tracked. It lies beside the number of the table's root page.
+type Tally uint64
+
+const trackedFlag Tally = 1 << 63
+
+// NewTally returns the tally of a table.
+func NewTally(entries uint64, tracked bool) Tally {
+	t := Tally(entries) &^ trackedFlag
+	if tracked {
+		t |= trackedFlag
+	}
+	return t
+}
+
+// Entries returns the number of entries.
+func (t Tally) Entries() uint64 { return uint64(t &^ trackedFlag) }
+
+// Tracked reports whether the table is tracked.
+func (t Tally) Tracked() bool { return t&trackedFlag != 0 }
+
+// Tally returns the tally of a table, which is 0 if there is no such table.
+//
+// Errors: an [Error].
+func (t *Tables) Tally(table string) (Tally, error) {
+	tree, err := t.table(table)
+	if err != nil {
+		return 0, err
+	}
+	return tree.tally, nil
+}
+
+// The entries of the table [Marker] have these keys.
+const (
+	MarkerFile     = "file"     // the random number of the file
+	MarkerRandom   = "random"   // the random number of the commit
+	MarkerSequence = "sequence" // the sequence of the commit, which is not its number: see Mark
+)
 
 // Mark tells a commit from every other one. Two copies of one file that were each changed once have
 // commits with the same number, and may even have the same meta pages, but not the same random
 // number.
+//
+// The sequence goes up by one with each commit, too. But a compaction makes a new file, with new
+// numbers, and keeps the sequence and the random number of the last commit. The file itself has a
+// random number, which tells it from the file before the compaction.
 type Mark struct {
-	Commit uint64
-	Random [8]byte
+	Commit   uint64
+	Sequence uint64
+	Random   [8]byte
+	File     [8]byte
 }
 
 // ReadMark returns the mark of the last commit in a file.
@@ -153,17 +198,32 @@ func ReadMark(r io.ReaderAt) (Mark, error) {
 	if sound < 2 {
 		return Mark{}, ErrLastLost
 	}
-	t := NewTables(NewPages(r, m.End), m.Root, false)
+	return NewTables(NewPages(r, m.End), m.Root, false).Mark(m)
+}
+
+// Mark returns the mark of the commit m.
+//
+// Errors: those of [Tables.CheckMarker].
+func (t *Tables) Mark(m Meta) (Mark, error) {
 	if err := t.CheckMarker(m); err != nil {
 		return Mark{}, err
 	}
 	mark := Mark{Commit: m.Commit}
-	leaf, _, err := t.Find(Marker, []byte(MarkerRandom))
+	leaf, _, err := t.Find(Marker, nil)
 	if err != nil {
 		return Mark{}, err
 	}
-	if i, found := leaf.Search([]byte(MarkerRandom)); found {
-		copy(mark.Random[:], leaf.Value(i))
+	for i := range leaf.Count() {
+		switch v := leaf.Value(i); string(leaf.Key(i)) {
+		case MarkerFile:
+			copy(mark.File[:], v)
+		case MarkerRandom:
+			copy(mark.Random[:], v)
+		case MarkerSequence:
+			if len(v) == 8 {
+				mark.Sequence = binary.BigEndian.Uint64(v)
+			}
+		}
 	}
 	return mark, nil
 }

@@ -5,9 +5,12 @@ package memory
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
 	"iter"
 	"maps"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -26,24 +29,47 @@ func Open(opts *latchkey.Options) (*latchkey.Store, error) {
 // readers and writers do not wait for each other.
 type engine struct {
 	readOnly bool
-	state    atomic.Pointer[tables]
+	state    atomic.Pointer[state]
 	turn     chan struct{} // has one element while a writer has its turn
 	life     sync.RWMutex  // read-locked by transactions, locked by Close
 	closed   atomic.Bool
+
+	mu      sync.Mutex // guards the fields below
+	tracked map[string]bool
+	news    chan struct{} // closed at the next commit, and when the engine is closed
 }
 
-// tables are the tables by name.
-type tables map[string]*btree.BTreeG[latchkey.Entry]
+// state is what one commit has left. A state that is published does not change.
+type state struct {
+	tables   map[string]*table
+	changes  *btree.BTreeG[latchkey.TrackedChange]
+	sequence uint64
+	random   [8]byte
+}
+
+type table = btree.BTreeG[entry]
+
+// entry is an entry, and the sequence of the commit that last changed it.
+type entry struct {
+	latchkey.Entry
+	sequence uint64
+}
+
+func keyed(key []byte) entry { return entry{Entry: latchkey.Entry{Key: key}} }
 
 // degree is the degree of the B-trees. Its nodes of 16 to 31 entries are of medium size, because a
 // change copies each node on its way.
 const degree = 16
 
-func less(a, b latchkey.Entry) bool { return bytes.Compare(a.Key, b.Key) < 0 }
+func less(a, b entry) bool { return bytes.Compare(a.Key, b.Key) < 0 }
+
+func earlier(a, b latchkey.TrackedChange) bool {
+	return cmp.Or(cmp.Compare(a.Sequence, b.Sequence), cmp.Compare(a.Table, b.Table), bytes.Compare(a.Key, b.Key)) < 0
+}
 
 func newEngine(readOnly bool) *engine {
-	e := &engine{readOnly: readOnly, turn: make(chan struct{}, 1)}
-	e.state.Store(&tables{})
+	e := &engine{readOnly: readOnly, turn: make(chan struct{}, 1), tracked: make(map[string]bool), news: make(chan struct{})}
+	e.state.Store(&state{tables: make(map[string]*table), changes: btree.NewG(degree, earlier)})
 	return e
 }
 
@@ -55,7 +81,7 @@ func (e *engine) View(ctx context.Context, fn func(latchkey.EngineTx) error) err
 		return err
 	}
 	defer e.life.RUnlock()
-	tx := &engineTx{tables: *e.state.Load(), readOnly: true}
+	tx := &engineTx{state: *e.state.Load(), readOnly: true}
 	defer tx.end()
 	return fn(tx)
 }
@@ -77,13 +103,69 @@ func (e *engine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) e
 		return err
 	}
 	defer e.life.RUnlock()
-	tx := &engineTx{tables: maps.Clone(*e.state.Load()), own: make(map[string]bool)}
+	tx := e.begin()
 	defer tx.end()
 	if err := fn(tx); err != nil {
 		return err
 	}
-	e.state.Store(&tx.tables)
+	if tx.wrote {
+		tx.state.sequence++
+		rand.Read(tx.state.random[:])
+		e.state.Store(&tx.state)
+		e.announce()
+	}
 	return nil
+}
+
+// begin returns the transaction of a writer.
+func (e *engine) begin() *engineTx {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	tx := &engineTx{state: *e.state.Load(), own: make(map[string]bool), tracked: maps.Clone(e.tracked)}
+	tx.state.tables = maps.Clone(tx.state.tables)
+	return tx
+}
+
+func (e *engine) Track(tables ...string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, table := range tables {
+		e.tracked[table] = true
+	}
+}
+
+func (e *engine) Commit(ctx context.Context) (sequence uint64, random [8]byte, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, random, err
+	}
+	if e.closed.Load() {
+		return 0, random, latchkey.ErrClosed
+	}
+	last := e.state.Load()
+	return last.sequence, last.random, nil
+}
+
+func (e *engine) Wait(ctx context.Context, after uint64) error {
+	for {
+		e.mu.Lock()
+		news := e.news
+		e.mu.Unlock()
+		if sequence, _, err := e.Commit(ctx); err != nil || sequence > after {
+			return err
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// announce wakes every Wait.
+func (e *engine) announce() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	close(e.news)
+	e.news = make(chan struct{})
 }
 
 // enter begins a transaction, which Close then waits for.
@@ -103,15 +185,18 @@ func (e *engine) enter() error {
 
 func (e *engine) Close() error {
 	e.closed.Store(true)
+	e.announce()
 	e.life.Lock()
 	defer e.life.Unlock()
 	return nil
 }
 
 type engineTx struct {
-	tables   tables
+	state    state
 	own      map[string]bool // the tables that this transaction has copied
+	tracked  map[string]bool
 	readOnly bool
+	wrote    bool
 	ended    bool
 }
 
@@ -121,12 +206,17 @@ func (tx *engineTx) Get(table string, key []byte) ([]byte, error) {
 	if tx.ended {
 		return nil, latchkey.ErrClosed
 	}
-	if t := tx.tables[table]; t != nil {
-		if e, ok := t.Get(latchkey.Entry{Key: key}); ok {
-			return append([]byte{}, e.Value...), nil
-		}
+	if e, ok := tx.get(table, key); ok {
+		return append([]byte{}, e.Value...), nil
 	}
 	return nil, nil
+}
+
+func (tx *engineTx) get(table string, key []byte) (e entry, ok bool) {
+	if t := tx.state.tables[table]; t != nil {
+		return t.Get(keyed(key))
+	}
+	return e, false
 }
 
 func (tx *engineTx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry, error] {
@@ -150,9 +240,9 @@ func (tx *engineTx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry
 }
 
 // ceiling returns the first entry of a table whose key is from or greater.
-func (tx *engineTx) ceiling(table string, from []byte) (first latchkey.Entry, ok bool) {
-	if t := tx.tables[table]; t != nil {
-		t.AscendGreaterOrEqual(latchkey.Entry{Key: from}, func(e latchkey.Entry) bool {
+func (tx *engineTx) ceiling(table string, from []byte) (first entry, ok bool) {
+	if t := tx.state.tables[table]; t != nil {
+		t.AscendGreaterOrEqual(keyed(from), func(e entry) bool {
 			first, ok = e, true
 			return false
 		})
@@ -162,36 +252,96 @@ func (tx *engineTx) ceiling(table string, from []byte) (first latchkey.Entry, ok
 
 func (tx *engineTx) Put(table string, key, value []byte) error {
 	t, err := tx.writable(table)
-	if err == nil {
-		t.ReplaceOrInsert(latchkey.Entry{Key: bytes.Clone(key), Value: bytes.Clone(value)})
+	if err != nil {
+		return err
 	}
-	return err
+	e := entry{latchkey.Entry{Key: bytes.Clone(key), Value: bytes.Clone(value)}, tx.state.sequence + 1}
+	tx.wrote = true
+	old, replaced := t.ReplaceOrInsert(e)
+	tx.forgetChange(table, old, replaced)
+	if tx.tracked[table] {
+		tx.state.changes.ReplaceOrInsert(latchkey.TrackedChange{Sequence: e.sequence, Table: table, Key: e.Key})
+	}
+	return nil
 }
 
 func (tx *engineTx) Delete(table string, key []byte) error {
 	t, err := tx.writable(table)
-	if err == nil {
-		t.Delete(latchkey.Entry{Key: key})
+	if err != nil {
+		return err
 	}
-	return err
+	old, deleted := t.Delete(keyed(key))
+	tx.wrote = tx.wrote || deleted
+	tx.forgetChange(table, old, deleted)
+	return nil
+}
+
+// forgetChange removes the last change of an entry that there was.
+func (tx *engineTx) forgetChange(table string, old entry, was bool) {
+	if was && tx.tracked[table] {
+		tx.state.changes.Delete(latchkey.TrackedChange{Sequence: old.sequence, Table: table, Key: old.Key})
+	}
 }
 
 // writable returns a table that this transaction may change: its own copy, which it makes at the
 // first write.
-func (tx *engineTx) writable(table string) (*btree.BTreeG[latchkey.Entry], error) {
+func (tx *engineTx) writable(table string) (*table, error) {
 	switch {
 	case tx.ended:
 		return nil, latchkey.ErrClosed
 	case tx.readOnly:
 		return nil, latchkey.ErrReadOnly
 	}
+	if len(tx.own) == 0 {
+		tx.state.changes = tx.state.changes.Clone()
+	}
 	if !tx.own[table] {
-		if t := tx.tables[table]; t != nil {
-			tx.tables[table] = t.Clone()
+		if t := tx.state.tables[table]; t != nil {
+			tx.state.tables[table] = t.Clone()
 		} else {
-			tx.tables[table] = btree.NewG(degree, less)
+			tx.state.tables[table] = btree.NewG(degree, less)
 		}
 		tx.own[table] = true
 	}
-	return tx.tables[table], nil
+	return tx.state.tables[table], nil
+}
+
+func (tx *engineTx) Sequence() uint64 { return tx.state.sequence }
+
+func (tx *engineTx) Changes(since uint64) iter.Seq2[latchkey.TrackedChange, error] {
+	return func(yield func(latchkey.TrackedChange, error) bool) {
+		if tx.ended {
+			yield(latchkey.TrackedChange{}, latchkey.ErrClosed)
+			return
+		}
+		if since == math.MaxUint64 {
+			return
+		}
+		tx.state.changes.AscendGreaterOrEqual(latchkey.TrackedChange{Sequence: since + 1}, func(c latchkey.TrackedChange) bool {
+			if tx.ended {
+				yield(latchkey.TrackedChange{}, latchkey.ErrClosed)
+				return false
+			}
+			c.Key = bytes.Clone(c.Key)
+			return yield(c, nil)
+		})
+	}
+}
+
+func (tx *engineTx) SequenceOf(table string, key []byte) (uint64, error) {
+	if tx.ended {
+		return 0, latchkey.ErrClosed
+	}
+	e, _ := tx.get(table, key)
+	return e.sequence, nil
+}
+
+func (tx *engineTx) Count(table string) (uint64, error) {
+	if tx.ended {
+		return 0, latchkey.ErrClosed
+	}
+	if t := tx.state.tables[table]; t != nil {
+		return uint64(t.Len()), nil
+	}
+	return 0, nil
 }
