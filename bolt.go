@@ -146,3 +146,11 @@ func (tx boltTx) Changes(since uint64) iter.Seq2[TrackedChange, error] {
 		changes(func(c boltengine.TrackedChange, err error) bool { return yield(TrackedChange(c), err) })
 	}
 }
+
+func (tx boltTx) RepairEngine(ctx context.Context) (repaired int, stale []TrackedChange, err error) {
+	repaired, entries, err := tx.Tx.RepairEngine(ctx)
+	for _, e := range entries {
+		stale = append(stale, TrackedChange(e))
+	}
+	return repaired, stale, err
+}

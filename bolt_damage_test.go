@@ -68,17 +68,18 @@ func TestAPageThatLeadsBackIsRefusedWhenTheFileIsOpened(t *testing.T) {
 type contents map[string]map[string]string
 
 // mixedBolt makes a file that has a table of each kind. One table lies inline in another page, one
-// has a page, one has a page that takes several pages, one has branches that lead to branches, and
-// one has the given number of entries. No page of the file is of an earlier commit.
+// has a page, one has a page that takes several pages, one has branches that lead to branches, one
+// is tracked, and one has the given number of entries. No page of the file is of an earlier commit.
 func mixedBolt(t testing.TB, path string, entries int) (file []byte, has contents) {
 	t.Helper()
 	has = contents{}
 	e := boltFile(t, path, nil)
+	e.Track("tracked")
 	for _, table := range []struct {
 		name                string
 		entries, key, value int
 	}{
-		{"inline", 3, 1, 10}, {"page", 15, 1, 100}, {"pages", 4, 1, 9000}, {"levels", 60, 400, 300}, {"wide", entries, 10, 50},
+		{"inline", 3, 1, 10}, {"page", 15, 1, 100}, {"pages", 4, 1, 9000}, {"levels", 60, 400, 300}, {"tracked", 100, 10, 50}, {"wide", entries, 10, 50},
 	} {
 		values := map[string]string{}
 		must(t, e.Update(t.Context(), func(tx latchkey.EngineTx) error {

@@ -22,8 +22,8 @@ import (
 //
 // An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker],
 // [EngineLongViewer], [EngineHealther], [EngineBounder] and [CommitCounter], and its transactions
-// may implement [DamageSkipper]. The store uses the ones that it finds. An engine that wraps
-// another one passes them on.
+// may implement [DamageSkipper] and [EngineRepairer]. The store uses the ones that it finds. An
+// engine that wraps another one passes them on.
 type Engine interface {
 	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if that ends
 	// before fn begins. The transaction sees one state of the whole engine, with every Update that
@@ -141,7 +141,9 @@ type EngineCompacter interface {
 // An EngineChecker is an [Engine] that can look for damage below its entries. [Store.Check] and
 // [Store.Repair] use it.
 type EngineChecker interface {
-	// CheckEngine yields an error for each place that is damaged.
+	// CheckEngine yields an error for each place that is damaged. If the engine derives the
+	// sequences or counts from something else than the entries, it also yields where that disagrees
+	// with the entries, as an [ErrNumbering].
 	CheckEngine(ctx context.Context) iter.Seq[error]
 }
 
@@ -157,6 +159,18 @@ type EngineBounder interface {
 	// as long as their keys and values have no more than 1 MiB together. It is at least 100. A
 	// transaction that makes more can fail with [ErrTransactionTooLarge].
 	MaxWrites() int
+}
+
+// An EngineRepairer is an [EngineTx] that can make the numbering of its engine again.
+// [Store.Repair] uses it.
+type EngineRepairer interface {
+	// RepairEngine makes right, in an Update, what [EngineChecker] yields as an [ErrNumbering]. It
+	// returns how many findings that were. stale has the entries that are older than their last
+	// change, each with the sequence of that change. The transaction takes them for whole from then
+	// on, and their last change is lost.
+	//
+	// Errors: [ErrReadOnly]; [ErrCorrupt]; ctx's error.
+	RepairEngine(ctx context.Context) (repaired int, stale []TrackedChange, err error)
 }
 
 // An EngineLongViewer is an [Engine] that can read for long without making writers wait.
@@ -190,6 +204,7 @@ var (
 	_ EngineHealther  = boltEngine{}
 	_ CommitCounter   = boltEngine{}
 	_ DamageSkipper   = boltTx{}
+	_ EngineRepairer  = boltTx{}
 
 	_ EngineLongViewer = boltEngine{}
 )

@@ -134,6 +134,9 @@ var (
 	// has made more changes than the engine takes. Nothing was changed. Make the changes in several
 	// transactions.
 	ErrTransactionTooLarge = errors.New("too many changes for one transaction")
+	// ErrNumbering is a finding of [Store.Check] beside [ErrCorrupt]: what the engine derives from
+	// its entries disagrees with them. [Store.Repair] makes it again.
+	ErrNumbering = boltengine.ErrNumbering
 	// ErrReaderHoldsUp is a finding of [Store.Health]: a writer waits for a [Store.View] to end,
 	// because the file needs a larger map. The text says since when. Keep the functions of View
 	// short.

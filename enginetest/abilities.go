@@ -16,11 +16,12 @@ import (
 // the ability.
 var abilityLaws = []law{
 	{"a backup has the state of one moment", backupHasOneState},
-	{"Compact keeps every entry", compactKeepsEntries},
+	{"Compact keeps every entry and its sequence", compactKeepsEntries},
 	{"CheckEngine finds nothing in a sound engine", checkFindsNothing},
 	{"Commits counts the commits since the opening", commitsAreCounted},
 	{"ViewLong sees one state", longViewSeesOneState},
 	{"NextReadable returns nil for a sound table", nothingToSkip},
+	{"RepairEngine of a sound engine repairs nothing", nothingToRepair},
 }
 
 // ability returns the engine as an A. It skips the law if the engine is no A.
@@ -132,7 +133,16 @@ func backupHasOneState(s *subject) {
 // compactKeepsEntries compacts the engine while many write to it.
 func compactKeepsEntries(s *subject) {
 	e := ability[latchkey.EngineCompacter](s)
+	s.Track("t", filledTable(0))
 	s.fill()
+	sequenceOf := func(i int) (sequence uint64) {
+		s.view(func(tx latchkey.EngineTx) (err error) {
+			sequence, err = tx.SequenceOf(filledTable(i), filledEntry(i).Key)
+			return err
+		})
+		return sequence
+	}
+	before := sequenceOf(3)
 	results := s.amongWriters(func() {
 		if err := e.Compact(s.Context()); err != nil {
 			s.Errorf("Compact: %v", err)
@@ -142,6 +152,9 @@ func compactKeepsEntries(s *subject) {
 		s.wantFilled()
 		for key, err := range results {
 			s.wantTruth("t", key, err)
+		}
+		if now := sequenceOf(3); now != before || now == 0 {
+			s.Errorf("an entry was changed at sequence %d, and after Compact it is %d", before, now)
 		}
 		s.reopen(nil)
 	}
@@ -164,6 +177,7 @@ func longViewSeesOneState(s *subject) {
 }
 
 func checkFindsNothing(s *subject) {
+	s.Track(filledTable(1))
 	for _, do := range []struct {
 		when string
 		call func()
@@ -223,4 +237,31 @@ func nothingToSkip(s *subject) {
 	if !able {
 		s.Skipf("the engine's transactions are no %v", reflect.TypeFor[latchkey.DamageSkipper]())
 	}
+}
+
+func nothingToRepair(s *subject) {
+	s.Track(filledTable(0))
+	s.fill()
+	able := true
+	repair := func(tx latchkey.EngineTx) error {
+		repairer, ok := tx.(latchkey.EngineRepairer)
+		if able = ok; !ok {
+			return nil
+		}
+		n, stale, err := repairer.RepairEngine(s.Context())
+		if n != 0 || len(stale) > 0 {
+			s.Errorf("RepairEngine repaired %d findings, and found %d entries of an earlier state", n, len(stale))
+		}
+		return err
+	}
+	before, _ := s.commit()
+	s.update(repair)
+	if !able {
+		s.Skipf("the engine's transactions are no %v", reflect.TypeFor[latchkey.EngineRepairer]())
+	}
+	s.wantError("RepairEngine in a View", s.View(s.Context(), repair), latchkey.ErrReadOnly)
+	if now, _ := s.commit(); now != before {
+		s.Errorf("RepairEngine of a sound engine made the commit %d", now)
+	}
+	s.wantFilled()
 }

@@ -20,6 +20,7 @@ var scanLaws = []law{
 	{"Scan can be left early and begun again", scanCanBeLeft},
 	{"Scan goes on to the next key that exists at that moment", scanMeetsWrites},
 	{"any mixture of writes and scans agrees with a sorted map", mixtureAgreesWithMap},
+	{"any mixture of writes and scans of a tracked table agrees with a sorted map", trackedMixtureAgreesWithMap},
 }
 
 func scanGoesInOrder(s *subject) {
@@ -247,9 +248,17 @@ func mixtureAgreesWithMap(s *subject) {
 			s.reopen(nil)
 		}
 		s.view(func(tx latchkey.EngineTx) error {
-			return (&mixture{EngineTx: tx, Rand: rand.New(rand.NewPCG(seed, n)), model: committed}).scan(0)
+			return errors.Join(
+				s.wantCount(tx, "t", uint64(len(committed))),
+				(&mixture{EngineTx: tx, Rand: rand.New(rand.NewPCG(seed, n)), model: committed}).scan(0),
+			)
 		})
 	}
+}
+
+func trackedMixtureAgreesWithMap(s *subject) {
+	s.track()
+	mixtureAgreesWithMap(s)
 }
 
 // model has the entries that the table should have, in order.

@@ -567,11 +567,12 @@ func (e *Engine) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "bbolt engine on %
 // Commits returns the number of commits since the engine was opened. Each commit costs two syncs.
 func (e *Engine) Commits() uint64 { return e.commits.Load() }
 
-// CheckEngine yields what is wrong with the pages of the file.
+// CheckEngine yields what is wrong with the pages of the file, and then where the numbering
+// disagrees with the entries. A finding about the numbering is an [ErrNumbering].
 func (e *Engine) CheckEngine(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
-		more := true
-		report := func(err error) { more = more && yield(translate(err)) }
+		more, sound := true, true
+		report := func(err error) { more, sound = more && yield(translate(err)), false }
 		for checked := false; !checked; {
 			err := e.viewLong(ctx, func(l *longReader) (err error) {
 				checked, err = l.checkPages(ctx, func(finding error) bool {
@@ -584,6 +585,18 @@ func (e *Engine) CheckEngine(ctx context.Context) iter.Seq[error] {
 				report(err)
 				return
 			}
+		}
+		if !more {
+			return
+		}
+		err := e.ViewLong(ctx, func(tx *Tx) error {
+			return checkNumbering(ctx, tx, func(finding error) bool {
+				report(finding)
+				return more
+			})
+		})
+		if err != nil && (sound || !errors.Is(err, ErrCorrupt)) {
+			report(err)
 		}
 	}
 }

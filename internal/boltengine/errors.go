@@ -15,6 +15,7 @@ var (
 	ErrCommitUnknown = errors.New("commit failed in its last step: the change may or may not last")
 	ErrSyncFailed    = errors.New("an earlier commit could not be synced: reopen the store to write again")
 	ErrInterrupted   = errors.New("interrupted, because writers would have to wait")
+	ErrNumbering     = errors.New("the change index or a count disagrees with the entries")
 	ErrReaderHoldsUp = errors.New("a View holds up the writers")
 )
 

@@ -1,6 +1,7 @@
 package boltengine
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -111,12 +112,22 @@ func writeMark(tx *bbolt.Tx, sequence uint64, random [8]byte) (boltpage.Mark, er
 	if copy(mark.File[:], b.Get([]byte(boltpage.MarkerFile))) == 0 {
 		rand.Read(mark.File[:])
 	}
-	return mark, errors.Join(
-		b.SetSequence(mark.Commit),
-		b.Put([]byte(boltpage.MarkerFile), mark.File[:]),
-		b.Put([]byte(boltpage.MarkerRandom), mark.Random[:]),
-		b.Put([]byte(boltpage.MarkerSequence), binary.BigEndian.AppendUint64(nil, sequence)),
-	)
+	if err := b.SetSequence(mark.Commit); err != nil {
+		return mark, err
+	}
+	for _, e := range []struct {
+		key   string
+		value []byte
+	}{
+		{boltpage.MarkerFile, bytes.Clone(mark.File[:])},
+		{boltpage.MarkerRandom, bytes.Clone(mark.Random[:])},
+		{boltpage.MarkerSequence, binary.BigEndian.AppendUint64(nil, sequence)},
+	} {
+		if err := b.Put([]byte(e.key), e.value); err != nil { // bbolt keeps the slices
+			return mark, err
+		}
+	}
+	return mark, nil
 }
 
 // newMark writes the mark of the commit after before.
@@ -222,7 +233,7 @@ func (tx *Tx) split(table string, key, raw []byte) (sequence uint64, value []byt
 	}
 	sequence, value, ok := boltpage.SplitTracked(raw)
 	if !ok {
-		return 0, nil, corrupt("the entry %x of table %s has no sequence", key, table)
+		return 0, nil, errNoSequence(table, key)
 	}
 	switch listed, err := tx.getRaw(boltpage.Changes, boltpage.ChangeKey(sequence, table, key)); {
 	case err != nil:
@@ -278,12 +289,12 @@ func (tx *Tx) change(table string, key, value []byte) (err error) {
 	case old == nil && value == nil:
 		return nil
 	}
-	tracked, err := tx.isTracked(table)
+	tracked, err := tx.isTracked(table, value == nil)
 	if err != nil {
 		return err
 	}
 	if !tracked {
-		return tx.write(table, key, value)
+		return tx.put(table, key, value, false)
 	}
 	before := len(tx.undos)
 	defer func() {
@@ -299,30 +310,30 @@ func (tx *Tx) change(table string, key, value []byte) (err error) {
 			return err
 		}
 		if listed = sequence == tx.pending() && value != nil; !listed {
-			if err := tx.write(boltpage.Changes, boltpage.ChangeKey(sequence, table, key), nil); err != nil {
+			if err := tx.put(boltpage.Changes, boltpage.ChangeKey(sequence, table, key), nil, false); err != nil {
 				return err
 			}
 		}
 	}
 	if value == nil {
-		return tx.write(table, key, nil)
+		return tx.put(table, key, nil, false)
 	}
 	if !listed {
-		if err := tx.write(boltpage.Changes, boltpage.ChangeKey(tx.pending(), table, key), []byte{}); err != nil {
+		if err := tx.put(boltpage.Changes, boltpage.ChangeKey(tx.pending(), table, key), []byte{}, false); err != nil {
 			return err
 		}
 	}
-	return tx.write(table, key, boltpage.JoinTracked(tx.pending(), value))
+	return tx.put(table, key, boltpage.JoinTracked(tx.pending(), value), true)
 }
 
 // isTracked reports whether a writer must keep track of a table, from which something was read. A
 // table becomes tracked with its first entry.
-func (tx *Tx) isTracked(table string) (bool, error) {
+func (tx *Tx) isTracked(table string, removal bool) (bool, error) {
 	tally, err := tx.tally(table)
 	switch {
 	case err != nil:
 		return false, translate(err)
-	case tally.Tracked() || !tx.batch.tracked[table]:
+	case tally.Tracked() || !tx.batch.tracked[table] || removal:
 		return tally.Tracked(), nil
 	case tally.Entries() > 0:
 		return false, fmt.Errorf("table %q has entries from before it was tracked", table)

@@ -34,7 +34,8 @@ func (tx *Tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "bbolt transaction") }
 type write struct {
 	table      string
 	key, value []byte
-	tracked    bool // the table is to be tracked
+	tracked    bool    // the table is to be tracked
+	entries    *uint64 // the number of entries to set instead, for a repair
 }
 
 // apply makes the write in a transaction of bbolt.
@@ -44,6 +45,9 @@ func (w write) apply(tx *bbolt.Tx) error {
 		return err
 	}
 	tally := boltpage.Tally(b.Sequence())
+	if w.entries != nil {
+		return b.SetSequence(uint64(boltpage.NewTally(*w.entries, tally.Tracked())))
+	}
 	entries := tally.Entries()
 	switch was := b.Get(w.key) != nil; {
 	case was && w.value == nil && entries > 0:
@@ -216,8 +220,9 @@ func (tx *Tx) Delete(table string, key []byte) error {
 	return tx.change(table, key, nil)
 }
 
-// write sets key to value, or removes key if value is nil. It remembers how to undo that.
-func (tx *Tx) write(table string, key, value []byte) error {
+// put sets key to value, or removes key if value is nil. If tracked is set, the table becomes
+// tracked. put remembers how to undo that.
+func (tx *Tx) put(table string, key, value []byte, tracked bool) error {
 	if tx.ended {
 		return ErrClosed
 	}
@@ -243,15 +248,20 @@ func (tx *Tx) write(table string, key, value []byte) error {
 	}
 	key = bytes.Clone(key)
 	tx.undos = append(tx.undos, write{table: table, key: key, value: old})
-	return tx.set(table, key, value)
+	return tx.set(write{table: table, key: key, value: bytes.Clone(value), tracked: tracked})
 }
 
-// set sets key to value through bbolt, or removes key if value is nil. The batch notes the write.
-func (tx *Tx) set(table string, key, value []byte) error {
+// setEntries sets the number of entries that a table counts. It remembers how to undo that.
+func (tx *Tx) setEntries(table string, old, entries uint64) error {
+	tx.undos = append(tx.undos, write{table: table, entries: &old})
+	return tx.set(write{table: table, entries: &entries})
+}
+
+// set makes a write through bbolt. The batch notes it.
+func (tx *Tx) set(w write) error {
 	tx.writes++
-	w := write{table, key, bytes.Clone(value), tx.batch.tracked[table]}
-	if value == nil {
-		tx.batch.removed[table] = append(tx.batch.removed[table], key)
+	if w.value == nil && w.entries == nil {
+		tx.batch.removed[w.table] = append(tx.batch.removed[w.table], w.key)
 	}
 	tx.batch.writes = append(tx.batch.writes, w)
 	err := contain(func() error { return w.apply(tx.tx) })
@@ -264,16 +274,29 @@ func (tx *Tx) set(table string, key, value []byte) error {
 // undo restores what this member has changed, and leaves the writes of the other members.
 func (tx *Tx) undo() {
 	for i := len(tx.undos) - 1; i >= 0; i-- {
-		b := tx.undos[i]
-		if err := tx.set(b.table, b.key, b.value); err != nil && tx.batch.damage == nil {
+		if err := tx.set(tx.undos[i]); err != nil && tx.batch.damage == nil {
 			tx.batch.damage = err
 		}
 	}
 }
 
-// NextReadable returns the first key that can follow the next pages that cannot be read, or nil if
-// there is none.
+// NextReadable returns the first key that can follow the next pages that cannot be read, or the
+// next entry of an earlier state. It returns nil if there is no such key.
 func (tx *Tx) NextReadable(table string, from []byte) (next []byte) {
+	for e, err := range tx.scanRaw(table, from, nil) {
+		if err != nil {
+			break
+		}
+		if _, _, err := tx.split(table, e.Key, e.Value); err != nil {
+			return append(e.Key, 0)
+		}
+		from = e.Key
+	}
+	return tx.nextReadablePage(table, from)
+}
+
+// nextReadablePage is NextReadable for pages alone.
+func (tx *Tx) nextReadablePage(table string, from []byte) (next []byte) {
 	if tx.long != nil {
 		if tx.long.enter() != nil {
 			return nil

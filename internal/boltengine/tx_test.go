@@ -38,24 +38,34 @@ func deepEngine(t testing.TB, random *rand.Rand) (e inside, keys [][]byte) {
 		key := binary.BigEndian.AppendUint32(nil, uint32(i))
 		keys = append(keys, append(key, make([]byte, random.IntN(size))...))
 	}
+	tracked := random.IntN(2) == 0
+	if tracked {
+		e.Track("t")
+	}
 	for part := range slices.Chunk(random.Perm(len(keys)), 800) {
-		must(t, e.db.Update(func(tx *bbolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists([]byte("t"))
-			if err != nil {
-				return err
+		e.plant(func(tx *bbolt.Tx) error {
+			for _, table := range []string{"t", boltpage.Changes} {
+				b, err := tx.CreateBucketIfNotExists([]byte(table))
+				if err != nil {
+					return err
+				}
+				b.FillPercent = fill
 			}
-			b.FillPercent = fill
 			for _, i := range part {
-				if err := b.Put(keys[i], make([]byte, random.IntN(200))); err != nil {
+				w := write{table: "t", key: keys[i], value: make([]byte, random.IntN(200)), tracked: tracked}
+				if tracked {
+					w.value = boltpage.JoinTracked(0, w.value)
+					if err := (write{table: boltpage.Changes, key: boltpage.ChangeKey(0, "t", keys[i]), value: []byte{}}).apply(tx); err != nil {
+						return err
+					}
+				}
+				if err := w.apply(tx); err != nil {
 					return err
 				}
 			}
-			return setMarker(tx)
-		}))
+			return nil
+		})
 	}
-	mark, err := boltpage.ReadMark(e.file)
-	must(t, err)
-	e.lastCommit.Store(&knownCommit{e.db, int(mark.Commit), mark}) // of a program of its own
 	must(t, e.Update(t.Context(), func(tx *Tx) error {
 		for i := range 300 {
 			if err := tx.Put(smallTable(i), []byte("k"), make([]byte, random.IntN(100))); err != nil {
@@ -110,7 +120,7 @@ func (e inside) checkedBy(do func(tx *Tx) error) map[uint64]bool {
 	batch, err := e.join()
 	must(e.t, err)
 	e.batch = nil
-	must(e.t, do(&Tx{tx: batch.tx, tables: batch.tables, batch: batch}))
+	must(e.t, do(&Tx{tx: batch.tx, tables: batch.tables, batch: batch, mark: batch.before}))
 	must(e.t, readPages(func() error { return batch.tables.CheckCommit(uint64(batch.tx.ID()), batch.removed) }))
 	must(e.t, batch.tx.Rollback())
 
@@ -201,7 +211,7 @@ func TestBboltReadsNoPageThatWasNotCheckedInTheSameTransaction(t *testing.T) {
 func (e inside) leafWith(table, key string) (page uint64) {
 	e.t.Helper()
 	must(e.t, e.Update(e.t.Context(), func(tx *Tx) error {
-		if _, err := tx.Get(table, []byte(key)); err != nil {
+		if _, err := tx.getRaw(table, []byte(key)); err != nil {
 			return err
 		}
 		for id := range tx.tables.Visited() {
