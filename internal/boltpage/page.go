@@ -145,7 +145,8 @@ func (p *Pages) read(id, n uint64) (pages []byte, ok bool) {
 }
 
 // Leaf returns the leaf page id and the number of pages that it takes. The page is nil if id is a
-// page of another kind. ok is false if id is neither a page nor blank.
+// page of another kind. ok is false if id is neither a page nor blank, nor the rest of an earlier
+// list of free pages.
 func (p *Pages) Leaf(id uint64) (page []byte, size uint64, ok bool) {
 	page, flags, ok := p.pageOf(id)
 	size = uint64(len(page) / PageSize)
@@ -155,9 +156,26 @@ func (p *Pages) Leaf(id uint64) (page []byte, size uint64, ok bool) {
 	case ok && (flags == pageBranch || flags == pageFreelist):
 		return nil, size, true
 	}
-	blank := make([]byte, PageSize)
-	_, err := p.ReadAt(blank, int64(id)*PageSize)
-	return nil, 1, err == nil && len(bytes.Trim(blank, "\x00")) == 0
+	rest := make([]byte, PageSize)
+	_, err := p.ReadAt(rest, int64(id)*PageSize)
+	return nil, 1, err == nil && p.isListRest(rest)
+}
+
+// isListRest reports whether a page is blank, or has the rest of an earlier list of free pages, of
+// which the first page has been used again: numbers of pages in order, and then zeros.
+func (p *Pages) isListRest(page []byte) bool {
+	last, ended := uint64(1), false
+	for ; len(page) > 0; page = page[8:] {
+		switch n := binary.LittleEndian.Uint64(page); {
+		case n == 0:
+			ended = true
+		case ended || n <= last || n >= p.count:
+			return false
+		default:
+			last = n
+		}
+	}
+	return true
 }
 
 // EachEntry calls fn with the entries of a leaf page, and of the buckets that are inline in it.
