@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // AppTable is a named table of an application's own records. They are in the store's file, and take
@@ -67,7 +69,7 @@ func (t *AppTable) Put(key, value []byte) error {
 	if err != nil {
 		return err
 	}
-	return t.tx.etx.Put(tableData, k, sealRecord(tableData, k, value))
+	return t.tx.etx.Put(tableData, k, record.Seal(tableData, k, value))
 }
 
 // Delete removes key, if it is there.

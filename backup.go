@@ -11,6 +11,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/durable"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // Backup writes a copy of the store, as it is at one moment, to w. The copy is itself the file of a
@@ -80,8 +81,8 @@ func makeReplica(ctx context.Context, path string) error {
 		if err != nil {
 			return err
 		}
-		d.replica = uuid.New()
-		return etx.Put(tableMeta, metaReplica, d.encodeReplica())
+		d.replica.ID = uuid.New()
+		return etx.Put(tableMeta, metaReplica, record.Seal(tableMeta, metaReplica, d.replica.Encode()))
 	})
 	if closeErr := e.Close(); err == nil {
 		err = closeErr

@@ -3,15 +3,16 @@ package latchkey
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/names"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // Check reads everything in the store, and yields everything that is wrong: damaged pages of the
@@ -72,9 +73,6 @@ func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
 	repaired, err = write(ctx, s, func(tx *Tx) (int, error) {
 		c := newChecker(ctx, tx, func(error) bool { return true })
 		c.repair = true
-		if err := c.repairState(); err != nil {
-			return 0, err
-		}
 		err := c.run()
 		return c.repaired, err
 	})
@@ -90,16 +88,9 @@ type checker struct {
 	ctx   context.Context
 	yield func(error) bool
 	tx    *Tx
-	users uint64
-	keys  uint64
 	// previousName is the last entry of the index of names that was inspected, without its key ID.
 	previousName []byte
-	// later has the records that have a later change in the change index, and the sequence of that
-	// change.
-	later map[uuid.UUID]uint64
-	// unreadable has the tables of which some entry could not be read.
-	unreadable map[string]bool
-	err        error
+	err          error
 
 	// repair says that everything that can be derived is to be repaired.
 	repair   bool
@@ -107,7 +98,7 @@ type checker struct {
 }
 
 func newChecker(ctx context.Context, tx *Tx, yield func(error) bool) *checker {
-	return &checker{ctx: ctx, tx: tx, yield: yield, later: map[uuid.UUID]uint64{}, unreadable: map[string]bool{}}
+	return &checker{ctx: ctx, tx: tx, yield: yield}
 }
 
 // report yields a finding.
@@ -143,33 +134,16 @@ func (c *checker) interrupted() bool {
 
 func (c *checker) run() error {
 	c.inspectDomain()
-	c.each(tableChanges, c.inspectChange)
+	c.each(tableDeadUsers, c.inspectDeadUser)
 	c.each(tableUsers, c.inspectUser)
 	c.each(tableIdentities, c.inspectIdentity)
+	c.each(tableDeadKeys, c.inspectDeadKey)
 	c.each(tableKeys, c.inspectKey)
 	c.each(tableNames, c.inspectName)
+	c.each(tableGroups, c.inspectGroup)
+	c.each(tableMembers, c.inspectMember)
+	c.each(tableHashes, c.inspectHash)
 	c.each(tableData, c.inspectData)
-	if c.err != nil {
-		return c.err
-	}
-	st, err := c.tx.readState()
-	if err != nil {
-		c.reportError(err)
-		return c.err
-	}
-	if c.unreadable[tableUsers] {
-		c.users = st.users
-	}
-	if c.unreadable[tableKeys] {
-		c.keys = st.keys
-	}
-	if st.users != c.users || st.keys != c.keys {
-		fix := func() error {
-			st.users, st.keys, c.tx.dirty = c.users, c.keys, true
-			return nil
-		}
-		c.reportDerived(fix, "the store counts %d users and %d keys, but has %d and %d", st.users, st.keys, c.users, c.keys)
-	}
 	return c.err
 }
 
@@ -180,36 +154,9 @@ func (c *checker) inspectDomain() {
 		c.reportError(err)
 	case d == nil:
 		c.reportError(errNoFormat)
-	case d.id != now.id || d.replica != now.replica || !bytes.Equal(d.encode(), now.encode()):
+	case !maps.EqualFunc(d.records(), now.records(), bytes.Equal):
 		c.report("the domain is not the one that the store was opened with")
 	}
-}
-
-// repairState makes the state again if it is lost, and makes sure that no sequence will be given
-// twice.
-func (c *checker) repairState() error {
-	last := uint64(0)
-	for e, err := range c.tx.etx.Scan(tableChanges, nil, nil) {
-		if err == nil {
-			err = c.ctx.Err()
-		}
-		if err != nil {
-			return err
-		}
-		if len(e.Key) == 8 {
-			last = binary.BigEndian.Uint64(e.Key)
-		}
-	}
-	st, err := c.tx.readState()
-	if errors.Is(err, ErrCorrupt) {
-		st, err = &storeState{}, nil
-		c.tx.state = st
-	}
-	if err == nil && st.sequence < last {
-		st.sequence, c.tx.dirty = last, true
-		c.repaired++
-	}
-	return err
 }
 
 // each calls inspect with every entry of a table that can be read, until an error ends the run.
@@ -224,7 +171,6 @@ func (c *checker) each(table string, inspect func(Entry)) {
 				return
 			}
 			if err != nil {
-				c.unreadable[table] = true
 				c.failed(fmt.Errorf("table %s: %w", table, err))
 				from = c.behind(table, from)
 				more = from != nil
@@ -266,44 +212,63 @@ func (c *checker) id(table string, b []byte) (id uuid.UUID, ok bool) {
 	return id, true
 }
 
+// inspectDeadUser inspects the tombstone of a user. Deletion wins over a record.
+func (c *checker) inspectDeadUser(e Entry) {
+	id, ok := c.id(tableDeadUsers, e.Key)
+	if !ok {
+		return
+	}
+	if _, err := decodeRecord(tableDeadUsers, id, e.Value, record.DecodeUserTombstone); err != nil {
+		c.reportError(err)
+		return
+	}
+	if value, ok := c.get(tableUsers, id[:]); ok && value != nil {
+		c.reportDerived(func() error { return c.tx.delete(tableUsers, id[:]) }, "user %s has a record and a tombstone", id)
+	}
+}
+
 func (c *checker) inspectUser(e Entry) {
 	id, ok := c.id(tableUsers, e.Key)
 	if !ok {
 		return
 	}
-	u, err := decodeUser(id, e.Value)
+	u, err := decodeRecord(tableUsers, id, e.Value, record.DecodeUser)
 	if err != nil {
-		c.unreadable[tableUsers] = true
 		c.reportError(err)
 		return
 	}
-	c.inspectSequence(userKind, id, u.sequence, func() error {
-		later, found := c.later[id]
-		if found && !u.deleted {
-			u.set(true)
-		}
-		u.sequence = later
-		if _, err := c.tx.nextChange(userKind, id, &u.sequence); err != nil {
-			return err
-		}
-		return c.tx.putUser(&u)
-	})
-	if u.deleted {
-		return
-	}
-	c.users++
-	if len(u.identities) == 0 {
+	linked := u.Linked()
+	if len(linked) == 0 && c.alone() {
 		c.report("user %s has no identity", id)
 	}
-	for _, i := range u.identities {
+	for _, i := range linked {
+		i := identityOf(i)
 		switch owner, ok := c.get(tableIdentities, i.indexKey()); {
 		case !ok, bytes.Equal(owner, id[:]):
 		case c.hasIdentity(owner, i.indexKey()):
-			c.report("identity (%s, %q) of user %s is also user %x's", i.Provider, i.Subject, id, owner)
+			if c.alone() {
+				c.report("identity (%s, %q) of user %s is also user %x's", i.Provider, i.Subject, id, owner)
+			}
 		default:
 			fix := func() error { return c.tx.put(tableIdentities, i.indexKey(), id[:]) }
 			c.reportDerived(fix, "identity (%s, %q) of user %s is not in the index", i.Provider, i.Subject, id)
 		}
+	}
+	c.inspectMembership(u.Groups.Now(), id)
+}
+
+// alone reports whether the store never had a replica. Merging replicas can make records that no
+// call makes.
+func (c *checker) alone() bool { return !c.tx.store.domain.replica.Shared }
+
+// inspectMembership inspects whether a user or a key is in the index of members, if it has a group.
+func (c *checker) inspectMembership(group string, id uuid.UUID) {
+	if group == "" {
+		return
+	}
+	member := memberIndexKey(group, id)
+	if entry, ok := c.get(tableMembers, member); ok && entry == nil {
+		c.reportDerived(func() error { return c.tx.put(tableMembers, member, nil) }, "%s is not in the index of members", id)
 	}
 }
 
@@ -315,7 +280,7 @@ func (c *checker) hasIdentity(userID, identity []byte) bool {
 	}
 	u, err := c.tx.getUser(id)
 	return err == nil && u != nil &&
-		slices.ContainsFunc(u.identities, func(i identityRecord) bool { return bytes.Equal(i.indexKey(), identity) })
+		slices.ContainsFunc(u.Linked(), func(i record.Identity) bool { return bytes.Equal(identityOf(i).indexKey(), identity) })
 }
 
 func (c *checker) inspectIdentity(e Entry) {
@@ -331,52 +296,72 @@ func (c *checker) inspectIdentity(e Entry) {
 	}
 }
 
+// inspectDeadKey inspects the tombstone of a key. Deletion wins over a record.
+func (c *checker) inspectDeadKey(e Entry) {
+	id, ok := c.id(tableDeadKeys, e.Key)
+	if !ok {
+		return
+	}
+	if _, err := decodeRecord(tableDeadKeys, id, e.Value, record.DecodeKeyTombstone); err != nil {
+		c.reportError(err)
+		return
+	}
+	if value, ok := c.get(tableKeys, id[:]); ok && value != nil {
+		c.reportDerived(func() error { return c.tx.delete(tableKeys, id[:]) }, "key %s has a record and a tombstone", id)
+	}
+}
+
 func (c *checker) inspectKey(e Entry) {
 	id, ok := c.id(tableKeys, e.Key)
 	if !ok {
 		return
 	}
-	k, err := decodeKey(id, e.Value)
+	k, err := decodeRecord(tableKeys, id, e.Value, record.DecodeKey)
 	if err != nil {
-		c.unreadable[tableKeys] = true
 		c.reportError(err)
 		return
 	}
-	c.inspectSequence(keyKind, id, k.sequence, func() error {
-		later, found := c.later[id]
-		if found && !k.deleted {
-			k.set(true)
+	for _, v := range k.Verifiers.All {
+		if v.Retired {
+			continue
 		}
-		k.sequence = later
-		if _, err := c.tx.nextChange(keyKind, id, &k.sequence); err != nil {
-			return err
+		if _, err := parseVerifier(v.PHC); err != nil {
+			c.reportError(fmt.Errorf("key %s: %w", id, err))
 		}
-		return c.tx.putKey(&k)
-	})
-	if k.deleted {
-		return
 	}
-	c.keys++
-	if _, err := parseVerifier(k.verifier); err != nil {
-		c.reportError(wrapRecord(err, "key", id))
+	if len(k.Verifiers.All) == 0 && c.alone() {
+		c.report("key %s has no verifier", id)
 	}
-	if problem := names.Problem(names.Stored, k.name); problem != "" {
-		c.report("key %s: its name %s %s", id, names.Quote(k.name), problem)
+	if problem := names.Problem(names.Stored, k.Name.Value); problem != "" {
+		c.report("key %s: its name %s %s", id, names.Quote(k.Name.Value), problem)
 	}
-	name := nameIndexKey(k.owner, k.name, id)
+	name := nameIndexKey(k.Owner, k.Name.Value, id)
 	if entry, ok := c.get(tableNames, name); ok && entry == nil {
 		c.reportDerived(func() error { return c.tx.put(tableNames, name, nil) }, "key %s is not in the index of names", id)
 	}
-	if k.owner == ServerOwner {
+	c.inspectMembership(k.Groups.Now(), id)
+	if k.Owner == ServerOwner {
 		return
 	}
-	u, err := c.tx.getUser(k.owner)
+	u, err := c.tx.getUser(k.Owner)
 	switch {
 	case err != nil: // there is a finding about the user's record
-	case u == nil || u.deleted:
-		c.report("key %s belongs to user %s, who does not exist", id, k.owner)
-	case u.anonymous():
-		c.report("key %s belongs to user %s, who is anonymous", id, k.owner)
+	case u == nil:
+		c.inspectOrphan(k)
+	case isAnonymous(u) && c.alone():
+		c.report("key %s belongs to user %s, who is anonymous", id, k.Owner)
+	}
+}
+
+// inspectOrphan inspects a key whose user does not exist. A deleted user takes the keys along.
+func (c *checker) inspectOrphan(k *record.Key) {
+	dead, ok := c.get(tableDeadUsers, k.Owner[:])
+	switch {
+	case !ok || !c.alone():
+	case dead != nil:
+		c.reportDerived(func() error { return c.tx.DeleteKey(k.Owner, k.ID) }, "key %s belongs to user %s, who was deleted", k.ID, k.Owner)
+	default:
+		c.report("key %s belongs to user %s, who does not exist", k.ID, k.Owner)
 	}
 }
 
@@ -388,7 +373,7 @@ func (c *checker) inspectName(e Entry) {
 		return
 	}
 	ownerAndName := e.Key[:len(e.Key)-len(id)]
-	if bytes.Equal(ownerAndName, c.previousName) {
+	if bytes.Equal(ownerAndName, c.previousName) && c.alone() {
 		c.report("key %s has the name %q, like another key of its owner", id, name)
 	}
 	c.previousName = bytes.Clone(ownerAndName)
@@ -396,7 +381,7 @@ func (c *checker) inspectName(e Entry) {
 	if err != nil {
 		return // there is a finding about the key's record
 	}
-	if k == nil || k.deleted || k.name != name || !bytes.Equal(k.owner[:], e.Key[:16]) {
+	if k == nil || k.Name.Value != name || !bytes.Equal(k.Owner[:], e.Key[:16]) {
 		c.reportDerived(fix, "the index of names has %q for key %s, which has another name or owner, or is gone", name, id)
 	}
 }
@@ -407,75 +392,52 @@ func (c *checker) inspectData(e Entry) {
 	}
 }
 
-func (c *checker) inspectChange(e Entry) {
-	fix := func() error { return c.tx.delete(tableChanges, e.Key) }
-	if len(e.Key) != 8 || len(e.Value) != 17 {
-		c.reportDerived(fix, "bad entry %x in the change index", e.Key)
+func (c *checker) inspectGroup(e Entry) {
+	message, err := openRecord(tableGroups, e.Key, e.Value)
+	if err == nil {
+		_, err = record.DecodeGroup(string(e.Key), message)
+	}
+	if err != nil {
+		c.reportError(recordError(err))
+	}
+}
+
+func (c *checker) inspectMember(e Entry) {
+	fix := func() error { return c.tx.delete(tableMembers, e.Key) }
+	group, id, err := splitMemberIndexKey(e.Key)
+	if err != nil {
+		c.reportDerived(fix, "the index of members has the entry %x", e.Key)
 		return
 	}
-	sequence := binary.BigEndian.Uint64(e.Key)
-	id := uuid.UUID(e.Value[1:])
-	recorded, found, err := c.sequenceOf(recordKind(e.Value[0]), id)
-	switch {
-	case err != nil: // there will be a finding about the record
-	case !found:
-		c.reportDerived(fix, "the change index has %s at sequence %d, but there is no such record", id, sequence)
-	case recorded < sequence:
-		if earlier, ok := c.later[id]; ok {
-			fix := func() error { return c.tx.delete(tableChanges, sequenceKey(earlier)) }
-			c.reportDerived(fix, "the change index has %s at the sequences %d and %d", id, earlier, sequence)
-		}
-		c.later[id] = sequence
-	case recorded > sequence:
-		c.reportDerived(fix, "the change index has %s at sequence %d, but its record has %d", id, sequence, recorded)
+	u, err := c.tx.getUser(id)
+	if err != nil || u != nil && u.Groups.Now() == group {
+		return // if it cannot be read, there is a finding about the record
 	}
+	k, err := c.tx.getKey(id)
+	if err != nil || k != nil && k.Groups.Now() == group {
+		return
+	}
+	c.reportDerived(fix, "the index of members has %s in group %q, but it is in another or is gone", id, group)
 }
 
-// sequenceOf returns the sequence in a record, and reports whether there is such a record.
-func (c *checker) sequenceOf(kind recordKind, id uuid.UUID) (sequence uint64, found bool, err error) {
-	switch kind {
-	case userKind:
-		u, err := c.tx.getUser(id)
-		if err != nil || u == nil {
-			return 0, false, err
-		}
-		return u.sequence, true, nil
-	case keyKind:
-		k, err := c.tx.getKey(id)
-		if err != nil || k == nil {
-			return 0, false, err
-		}
-		return k.sequence, true, nil
+// inspectHash inspects a hash at the store's own cost. It can be made again by a login.
+func (c *checker) inspectHash(e Entry) {
+	fix := func() error { return c.tx.delete(tableHashes, e.Key) }
+	phc, err := decodeHash(e.Key, e.Value)
+	if err == nil {
+		_, err = parseVerifier(phc)
 	}
-	return 0, false, nil
-}
-
-// inspectSequence inspects the sequence of a record: the change index must have it, and the store
-// must not be behind it. fix gives the record a new sequence. If the change index has a later
-// change of the record, fix also disables the record, because the later change may have revoked it.
-func (c *checker) inspectSequence(kind recordKind, id uuid.UUID, sequence uint64, fix func() error) {
-	later, stale := c.later[id]
-	switch v, ok := c.get(tableChanges, sequenceKey(sequence)); {
-	case !ok:
-	case stale:
-		fix := func() error {
-			if bytes.Equal(v, changeEntry(kind, id)) {
-				if err := c.tx.delete(tableChanges, sequenceKey(sequence)); err != nil {
-					return err
-				}
-			}
-			return fix()
-		}
-		c.reportDerived(fix, "the record of %s has sequence %d, but the change index has a later change, %d", id, sequence, later)
-	case !bytes.Equal(v, changeEntry(kind, id)):
-		c.reportDerived(fix, "the last change of %s, with sequence %d, is not in the change index", id, sequence)
+	if err != nil || len(e.Key) != len(hashID{}.tableKey()) {
+		c.reportDerived(fix, "the hash %x cannot be read", e.Key)
+		return
 	}
-	if st, err := c.tx.readState(); err == nil && sequence > st.sequence {
-		fix := func() error {
-			st.sequence, c.tx.dirty = sequence, true
-			return nil
-		}
-		c.reportDerived(fix, "%s was changed at sequence %d, but the store is at %d", id, sequence, st.sequence)
+	id := uuid.UUID(e.Key[:16])
+	k, err := c.tx.getKey(id)
+	if err != nil {
+		return // there is a finding about the key's record
+	}
+	if k == nil {
+		c.reportDerived(fix, "there is a hash of key %s, which is gone", id)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,6 +37,7 @@ var corpusErrors = map[string]error{
 	"key disabled":  latchkey.ErrKeyDisabled,
 	"key expired":   latchkey.ErrKeyExpired,
 	"user disabled": latchkey.ErrUserDisabled,
+	"not from here": latchkey.ErrNetworkNotAllowed,
 }
 
 func TestStoresOfEveryFormatOpen(t *testing.T) {
@@ -115,7 +117,11 @@ func writeCorpus(t *testing.T, name string) {
 	s := openFile(t, name+".db", &latchkey.Options{Cost: latchkey.LightCost, Now: now.now})
 	var want corpusFile
 	add := func(owner uuid.UUID, n latchkey.KeySpec, refused string) latchkey.Key {
-		key, token, err := s.CreateKey(t.Context(), owner, n)
+		create := func() (latchkey.Key, string, error) { return s.CreateKey(t.Context(), owner, n) }
+		if owner == latchkey.ServerOwner {
+			create = func() (latchkey.Key, string, error) { return s.CreateServerKey(t.Context(), n) }
+		}
+		key, token, err := create()
 		must(t, err)
 		want.Tokens = append(want.Tokens, corpusToken{Token: token, Key: key, Refused: refused})
 		return key
@@ -145,7 +151,14 @@ func writeCorpus(t *testing.T, name string) {
 	add(linked.ID, latchkey.KeySpec{Name: "expires", Expires: now.now().AddDate(100, 0, 0)}, "")
 	deleted := add(linked.ID, latchkey.KeySpec{Name: "deleted"}, "invalid token")
 	must(t, s.DeleteKey(t.Context(), linked.ID, deleted.ID))
+	add(linked.ID, latchkey.KeySpec{
+		Name: "scoped", Scopes: latchkey.NewScopes("files:*", "mail:read"), Metadata: map[string]string{"room": "4 ♥"}}, "")
+	add(linked.ID, latchkey.KeySpec{
+		Name: "at home", Networks: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}}, "not from here")
 	add(latchkey.ServerOwner, latchkey.KeySpec{Name: "server"}, "")
+	add(latchkey.ServerOwner, latchkey.KeySpec{Name: "server of a group", Group: "plant 7"}, "")
+	_, err = s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("member@example.com"), Group: "plant 7", Metadata: map[string]string{"shift": "night"}})
+	must(t, err)
 	locked := addUser(t, s, "locked@example.com")
 	add(locked, latchkey.KeySpec{Name: "of a disabled user"}, "user disabled")
 	must(t, s.DisableUser(t.Context(), locked))
@@ -157,7 +170,7 @@ func writeCorpus(t *testing.T, name string) {
 		must(t, err)
 		want.Users = append(want.Users, user)
 	}
-	if len(want.Users) != 9 || anonymous.ID == linked.ID {
+	if len(want.Users) != 10 || anonymous.ID == linked.ID {
 		t.Fatalf("made %d users", len(want.Users))
 	}
 	want.Gone = []latchkey.Identity{email("gone@example.com")}

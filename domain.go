@@ -9,36 +9,27 @@ import (
 	"io/fs"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // formatVersion is the version of the store's format that this build writes, and the latest that it
 // reads.
 const formatVersion = 1
 
-// domain is what the replicas of a store have in common, and the ID of this replica. It is made
-// with the store, once.
+// domain is what the stores of a domain have in common, and what this store is among them. It is
+// made with the store, once.
 type domain struct {
-	id      uuid.UUID
-	replica uuid.UUID
-	prefix  string
-
-	// userSecret is the secret from which user IDs are derived. It never changes, because the same
-	// person must get the same ID in every replica.
-	userSecret [32]byte
-	// tagSecrets are the secrets for tags. The first one makes new tags. The others are accepted
-	// until they are retired.
-	tagSecrets []tagSecret
+	record.Domain
+	tags    record.TagSecrets // there is one that makes new tags
+	replica record.Replica
 }
 
-type tagSecret struct {
-	number uint64
-	secret [16]byte
-}
-
-// Keys of the table meta, besides metaState.
+// Keys of the table meta.
 var (
 	metaFormat  = []byte("format")
 	metaDomain  = []byte("domain")
+	metaTags    = []byte("tags")
 	metaReplica = []byte("replica")
 )
 
@@ -79,7 +70,7 @@ func loadDomain(etx EngineTx) (*domain, error) {
 // wantEmpty returns ErrCorrupt if an engine without a record of the format has any other entry.
 // Then the engine is not new, but has a store whose format is lost.
 func wantEmpty(etx EngineTx) error {
-	for _, table := range []string{tableMeta, tableUsers, tableIdentities, tableKeys, tableNames, tableChanges, tableData} {
+	for _, table := range allTables {
 		for _, err := range etx.Scan(table, nil, nil) {
 			if err != nil {
 				return err
@@ -108,38 +99,46 @@ func readDomain(get func(key []byte) ([]byte, error)) (*domain, error) {
 	if err := checkFormat(format); err != nil {
 		return nil, err
 	}
-	shared, err := getMessage(get, metaDomain)
-	if err != nil {
-		return nil, err
-	}
-	own, err := getMessage(get, metaReplica)
-	if err != nil {
-		return nil, err
-	}
 	d := &domain{}
-	if err := d.decode(shared); err != nil {
-		return nil, err
+	for _, part := range []struct {
+		key    []byte
+		decode func(message []byte) error
+	}{
+		{metaDomain, func(m []byte) (err error) { d.Domain, err = record.DecodeDomain(m); return err }},
+		{metaTags, func(m []byte) (err error) { d.tags, err = record.DecodeTagSecrets(m); return err }},
+		{metaReplica, func(m []byte) (err error) { d.replica, err = record.DecodeReplica(m); return err }},
+	} {
+		message, err := getMessage(get, part.key)
+		if err == nil {
+			err = recordError(part.decode(message))
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	return d, d.decodeReplica(own)
+	if _, signs := d.tags.Signing(); !signs || !validPrefix(d.Prefix) {
+		return nil, fmt.Errorf("%w: the domain is incomplete", ErrCorrupt)
+	}
+	return d, nil
 }
 
 // getMessage returns the message of a record in the table meta, or nil if there is no such record.
 func getMessage(get func(key []byte) ([]byte, error), key []byte) ([]byte, error) {
-	record, err := get(key)
-	if err != nil || record == nil {
+	sealed, err := get(key)
+	if err != nil || sealed == nil {
 		return nil, err
 	}
-	return openRecord(tableMeta, key, record)
+	return openRecord(tableMeta, key, sealed)
 }
 
-func checkFormat(msg []byte) error {
+func checkFormat(message []byte) error {
 	version := uint64(0)
-	for f, err := range fields(msg) {
+	for f, err := range record.Fields(message) {
 		if err != nil {
-			return err
+			return recordError(err)
 		}
-		if f.num == 1 {
-			version = f.number
+		if f.Num == 1 {
+			version = f.Number
 		}
 	}
 	switch version {
@@ -151,131 +150,52 @@ func checkFormat(msg []byte) error {
 	return fmt.Errorf("%w: version %d, and this build reads version %d", ErrNewerFormat, version, formatVersion)
 }
 
-// decode reads what the replicas have in common.
-func (d *domain) decode(msg []byte) error {
-	hasSecret := false
-	for f, err := range fields(msg) {
-		if err != nil {
-			return err
-		}
-		switch f.num {
-		case 1:
-			d.id, err = decodeUUID(f.bytes)
-		case 2:
-			hasSecret = true
-			err = decodeSecret(f.bytes, d.userSecret[:])
-		case 3:
-			var t tagSecret
-			t, err = decodeTagSecret(f.bytes)
-			d.tagSecrets = append(d.tagSecrets, t)
-		case 4:
-			d.prefix = string(f.bytes)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if d.id == uuid.Nil || !hasSecret || len(d.tagSecrets) == 0 || !validPrefix(d.prefix) {
-		return errIncompleteDomain
-	}
-	return nil
-}
-
-// decodeReplica reads the replica's ID.
-func (d *domain) decodeReplica(msg []byte) error {
-	for f, err := range fields(msg) {
-		if err == nil && f.num == 1 {
-			d.replica, err = decodeUUID(f.bytes)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if d.replica == uuid.Nil {
-		return errIncompleteDomain
-	}
-	return nil
-}
-
-var errIncompleteDomain = fmt.Errorf("%w: the domain is incomplete", ErrCorrupt)
-
 // newDomain makes the secrets of a new domain.
 func newDomain(prefix string, random *randomSource) *domain {
-	d := &domain{prefix: prefix, tagSecrets: make([]tagSecret, 1)}
-	d.id, d.replica = random.uuid(), random.uuid()
-	random.fill(d.userSecret[:])
-	random.fill(d.tagSecrets[0].secret[:])
+	d := &domain{Domain: record.Domain{Prefix: prefix}}
+	d.ID, d.replica.ID = random.uuid(), random.uuid()
+	random.fill(d.UserSecret[:])
+	var tag [16]byte
+	random.fill(tag[:])
+	d.tags = d.tags.Add(tag).Set(0, record.TagUsed)
 	return d
 }
 
 // create writes the records of an empty store.
 func (d *domain) create(etx EngineTx) error {
-	var format message
-	format.number(1, formatVersion)
-	for _, r := range []struct{ key, record []byte }{
-		{metaFormat, sealRecord(tableMeta, metaFormat, format)},
-		{metaDomain, sealRecord(tableMeta, metaDomain, d.encode())},
-		{metaReplica, d.encodeReplica()},
-		{metaState, (&storeState{}).encode()},
-	} {
-		if err := etx.Put(tableMeta, r.key, r.record); err != nil {
+	for key, sealed := range d.records() {
+		if err := etx.Put(tableMeta, []byte(key), sealed); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *domain) encode() []byte {
-	var m message
-	m.bytes(1, d.id[:])
-	m.bytes(2, d.userSecret[:])
-	for _, t := range d.tagSecrets {
-		var tm message
-		tm.number(1, t.number)
-		tm.bytes(2, t.secret[:])
-		m.bytes(3, tm)
+// records returns the records of the table meta, by their keys.
+func (d *domain) records() map[string][]byte {
+	var format record.Message
+	format.Number(1, formatVersion)
+	records := map[string][]byte{}
+	for _, r := range []struct{ key, message []byte }{
+		{metaFormat, format},
+		{metaDomain, d.Encode()},
+		{metaTags, d.tags.Encode()},
+		{metaReplica, d.replica.Encode()},
+	} {
+		records[string(r.key)] = record.Seal(tableMeta, r.key, r.message)
 	}
-	m.bytes(4, []byte(d.prefix))
-	return m
+	return records
 }
 
-// encodeReplica makes the record of the replica's ID.
-func (d *domain) encodeReplica() []byte {
-	var m message
-	m.bytes(1, d.replica[:])
-	return sealRecord(tableMeta, metaReplica, m)
-}
-
-func decodeTagSecret(msg []byte) (t tagSecret, err error) {
-	for f, err := range fields(msg) {
-		if err != nil {
-			return t, err
-		}
-		switch f.num {
-		case 1:
-			t.number = f.number
-		case 2:
-			err = decodeSecret(f.bytes, t.secret[:])
-		}
-		if err != nil {
-			return t, err
-		}
-	}
-	return t, nil
-}
-
-func decodeSecret(b, secret []byte) error {
-	if len(b) != len(secret) {
-		return fmt.Errorf("%w: a secret of %d bytes", ErrCorrupt, len(b))
-	}
-	copy(secret, b)
-	return nil
-}
-
+// tokenFormat returns the format of the domain's tokens. The first secret makes new tags.
 func (d *domain) tokenFormat() *tokenFormat {
-	f := &tokenFormat{prefix: d.prefix + "_"}
-	for _, t := range d.tagSecrets {
-		f.tags = append(f.tags, newTagKey(t.secret))
+	f := &tokenFormat{prefix: d.Prefix + "_"}
+	signing, _ := d.tags.Signing()
+	f.tags = append(f.tags, newTagKey(signing.Secret))
+	for _, t := range d.tags.Accepted() {
+		if t.Number != signing.Number {
+			f.tags = append(f.tags, newTagKey(t.Secret))
+		}
 	}
 	return f
 }
@@ -284,7 +204,7 @@ func (d *domain) tokenFormat() *tokenFormat {
 // began with i before. The ID has version 8 (RFC 9562): the first bits of an HMAC-SHA-256, so that
 // it tells nothing about the identity.
 func (d *domain) userID(i Identity, former uint64) (id uuid.UUID) {
-	mac := hmac.New(sha256.New, d.userSecret[:])
+	mac := hmac.New(sha256.New, d.UserSecret[:])
 	mac.Write([]byte("latchkey user\x00"))
 	mac.Write(i.indexKey())
 	mac.Write(binary.BigEndian.AppendUint64([]byte{0}, former))

@@ -68,6 +68,15 @@ var (
 	ErrInvalidName = errors.New("invalid key name")
 	// ErrInvalidScope means that a scope cannot be stored. See [NewScopes] for the rules.
 	ErrInvalidScope = errors.New("invalid scope")
+	// ErrInvalidNetwork means that the networks of a key break a rule of [KeySpec].Networks. The
+	// text says which rule.
+	ErrInvalidNetwork = errors.New("invalid network")
+	// ErrInvalidMetadata means that the metadata of a user or a key break a rule of
+	// [KeySpec].Metadata. The text says which rule.
+	ErrInvalidMetadata = errors.New("invalid metadata")
+	// ErrInvalidGroup means that the name of a group breaks a rule of [KeySpec].Group, or that the
+	// key of a user was to get a group of its own. The text says which rule.
+	ErrInvalidGroup = errors.New("invalid group")
 	// ErrInvalidIdentity means that an identity breaks a rule of [CheckIdentity], or that an
 	// anonymous identity was to be linked to an existing user. The text says which rule.
 	ErrInvalidIdentity = errors.New("invalid identity")

@@ -119,14 +119,14 @@ func TestNothingIsHashedWhenTheLastCallerLeavesAsThePermitComes(t *testing.T) {
 	key, token := addServerKey(t, s, "laptop")
 	before := stats(t, s).Hashes
 	secret := secretOf(t, s, token)
-	phc := verifierOf(t, s, key.ID)
-	v, err := parseVerifier(phc)
+	stored := storedVerifierOf(t, s, key.ID)
+	v, err := parseVerifier(stored.phc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	call, _ := s.flight.join(key.ID, secret, phc)
+	call, _ := s.flight.join(key.ID, secret, stored.phc)
 	call.callers = 0 // as after a leave that came too late to stop the permit
-	if ok, err := s.compare(call, key.ID, &secret, &v, phc); ok || !errors.Is(err, context.Canceled) {
+	if ok, err := s.compare(call, stored, &secret, &v); ok || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %t, %v, want false, Canceled", ok, err)
 	}
 	s.flight.done(call, false, nil)

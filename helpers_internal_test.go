@@ -1,6 +1,7 @@
 package latchkey
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +18,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/boltengine"
+	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // Helpers of the tests inside the package, which look into a store, plant records, or hook into it.
@@ -132,7 +136,7 @@ func email(subject string) Identity { return Identity{ProviderLocalUserpass, sub
 // addUser makes a user known by subject.
 func addUser(t testing.TB, s *Store, subject string) User {
 	t.Helper()
-	user, err := s.CreateUser(t.Context(), UserSpec{email(subject)})
+	user, err := s.CreateUser(t.Context(), UserSpec{Identity: email(subject)})
 	must(t, err)
 	return user
 }
@@ -257,36 +261,82 @@ func secretOf(t testing.TB, s *Store, token string) [secretSize]byte {
 }
 
 // storedUser returns the record of a user as the engine has it.
-func storedUser(t testing.TB, s *Store, id uuid.UUID) (u userRecord) {
+func storedUser(t testing.TB, s *Store, id uuid.UUID) record.User {
 	t.Helper()
-	must(t, s.View(context.Background(), func(tx *Tx) error {
-		r, err := tx.getUser(id)
-		if r != nil {
-			u = *r
-		}
-		return err
-	}))
-	return u
+	return *stored(t, s, func(tx *Tx) (*record.User, error) { return tx.getUser(id) })
 }
 
 // storedKey returns the record of a key as the engine has it.
-func storedKey(t testing.TB, s *Store, id uuid.UUID) (k keyRecord) {
+func storedKey(t testing.TB, s *Store, id uuid.UUID) record.Key {
 	t.Helper()
-	must(t, s.View(context.Background(), func(tx *Tx) error {
-		r, err := tx.getKey(id)
-		if r != nil {
-			k = *r
-		}
-		return err
-	}))
-	return k
+	return *stored(t, s, func(tx *Tx) (*record.Key, error) { return tx.getKey(id) })
 }
 
-// verifierOf returns the verifier that the file has for a key.
+// stored returns what get reads in a transaction, or a zero value if it finds nothing.
+func stored[T any](t testing.TB, s *Store, get func(tx *Tx) (*T, error)) (value *T) {
+	t.Helper()
+	must(t, s.View(context.Background(), func(tx *Tx) (err error) {
+		value, err = get(tx)
+		return err
+	}))
+	if value == nil {
+		value = new(T)
+	}
+	return value
+}
+
+// userTombstone returns the tombstone of a user.
+func userTombstone(t testing.TB, s *Store, id uuid.UUID) record.UserTombstone {
+	t.Helper()
+	return *stored(t, s, func(tx *Tx) (*record.UserTombstone, error) {
+		return getRecord(tx, tableDeadUsers, id, record.DecodeUserTombstone)
+	})
+}
+
+// keyTombstone returns the tombstone of a key.
+func keyTombstone(t testing.TB, s *Store, id uuid.UUID) record.KeyTombstone {
+	t.Helper()
+	return *stored(t, s, func(tx *Tx) (*record.KeyTombstone, error) {
+		return getRecord(tx, tableDeadKeys, id, record.DecodeKeyTombstone)
+	})
+}
+
+// storedVerifierOf returns the verifier of a key that has one.
+func storedVerifierOf(t testing.TB, s *Store, id uuid.UUID) *storedVerifier {
+	t.Helper()
+	v := storedKey(t, s, id).Verifiers.All[0]
+	return &storedVerifier{key: id, id: v.ID, phc: v.PHC, own: ownHashOf(t, s, id)}
+}
+
+// verifierOf returns the verifier in the record of a key that has one, or "".
 func verifierOf(t testing.TB, s *Store, id uuid.UUID) string {
 	t.Helper()
-	return storedKey(t, s, id).verifier
+	for _, v := range storedKey(t, s, id).Verifiers.All {
+		return v.PHC
+	}
+	return ""
 }
+
+// ownHashOf returns the hash of a key's secret at the store's own cost, or "".
+func ownHashOf(t testing.TB, s *Store, id uuid.UUID) string {
+	t.Helper()
+	return *stored(t, s, func(tx *Tx) (*string, error) {
+		for e, err := range tx.etx.Scan(tableHashes, id[:], append(id[:], 0xff)) {
+			if err != nil {
+				return nil, err
+			}
+			phc, err := decodeHash(e.Key, e.Value)
+			return &phc, err
+		}
+		return nil, nil
+	})
+}
+
+// sealedKey returns the record of a key in its table.
+func sealedKey(k record.Key) []byte { return record.Seal(tableKeys, k.ID[:], k.Encode()) }
+
+// sealedUser returns the record of a user in its table.
+func sealedUser(u record.User) []byte { return record.Seal(tableUsers, u.ID[:], u.Encode()) }
 
 // recordOf returns the bytes of a key's record.
 func recordOf(t testing.TB, s *Store, id uuid.UUID) (record []byte) {
@@ -307,25 +357,89 @@ func plant(t testing.TB, s *Store, table string, key, value []byte) {
 // plantVerifier replaces a key's verifier by phc. The cache forgets the key.
 func plantVerifier(t testing.TB, s *Store, id uuid.UUID, phc string) {
 	t.Helper()
+	changeVerifier(t, s, id, func(v *record.Verifier) { v.PHC = phc })
+}
+
+// plantHint gives a key's verifier an ID that fits a secret.
+func plantHint(t testing.TB, s *Store, id uuid.UUID, secret []byte) {
+	t.Helper()
+	changeVerifier(t, s, id, func(v *record.Verifier) { v.ID = record.NewVerifierID(secret) })
+}
+
+// changeVerifier changes the verifier of a key that has one. The cache forgets the key.
+func changeVerifier(t testing.TB, s *Store, id uuid.UUID, change func(v *record.Verifier)) {
+	t.Helper()
 	must(t, s.Update(t.Context(), func(tx *Tx) error {
 		k, err := tx.getKey(id)
 		if err != nil {
 			return err
 		}
-		k.verifier = phc
-		if _, err := tx.nextChange(keyKind, id, &k.sequence); err != nil {
-			return err
-		}
+		change(&k.Verifiers.All[0])
 		tx.forgetKey(id)
 		return tx.putKey(k)
 	}))
+}
+
+// addWideKey makes a user and a key whose records are so long that their tables have pages of their
+// own.
+func addWideKey(t testing.TB, s *Store, name string) (Key, string) {
+	t.Helper()
+	wide := map[string]string{"wide": strings.Repeat("x", 2000)}
+	user, err := s.CreateUser(t.Context(), UserSpec{Identity: email(name), Metadata: wide})
+	must(t, err)
+	key, token, err := s.CreateKey(t.Context(), user.ID, KeySpec{Name: name, Metadata: wide})
+	must(t, err)
+	return key, token
+}
+
+// reopenWithOldPage makes a change of a store, and opens the store again with an old version of the
+// page that has the record of an ID. The record must be there before the change and after it.
+func reopenWithOldPage(t testing.TB, s *Store, table string, id uuid.UUID, change func(s *Store)) *Store {
+	t.Helper()
+	path := pathOf(s)
+	closeStore(t, s)
+	before, err := os.ReadFile(path)
+	must(t, err)
+	s = openPath(t, path, nil)
+	change(s)
+	closeStore(t, s)
+	file, err := os.ReadFile(path)
+	must(t, err)
+	has := func(k, v []byte) bool { return bytes.Equal(k, id[:]) && tableOf(k, v) == table }
+	now, old := leafThat(t, file, has)*boltpage.PageSize, leafThat(t, before, has)*boltpage.PageSize
+	const number = 8 // the page's own number
+	copy(file[now+number:now+boltpage.PageSize], before[old+number:])
+	must(t, os.WriteFile(path, file, 0o600))
+	return openPath(t, path, nil)
+}
+
+// leafThat returns the leaf page in use of a bbolt file that has a certain entry.
+func leafThat(t testing.TB, file []byte, has func(k, v []byte) bool) (page uint64) {
+	t.Helper()
+	pages := boltpage.NewPages(bytes.NewReader(file), uint64(len(file)/boltpage.PageSize))
+	live, _, _ := pages.Live()
+	found := 0
+	for id := uint64(2); id < pages.Count(); {
+		leaf, size, _ := pages.Leaf(id)
+		boltpage.EachEntry(leaf, func(k, v []byte) {
+			if live(id) && has(k, v) {
+				page = id
+				found++
+			}
+		})
+		id += size
+	}
+	if found != 1 {
+		t.Fatalf("%d entries in pages in use are the one, want one", found)
+	}
+	return page
 }
 
 // dump returns every entry of every table.
 func dump(t testing.TB, s *Store) (entries []string) {
 	t.Helper()
 	must(t, s.engine.View(t.Context(), func(etx EngineTx) error {
-		for _, table := range []string{tableMeta, tableUsers, tableKeys, tableIdentities, tableNames, tableChanges, tableData} {
+		for _, table := range allTables {
 			for e, err := range etx.Scan(table, nil, nil) {
 				if err != nil {
 					return err
@@ -343,11 +457,11 @@ type inhabited struct {
 	*Store
 	t *testing.T
 
-	ada, bob userRecord // ada has two identities and a key
-	gone     userRecord // a tombstone
-	laptop   keyRecord  // of ada
-	backup   keyRecord  // a server key
-	lost     keyRecord  // a tombstone, once ada's
+	ada, bob record.User          // ada has two identities and a key, and bob is in a group
+	gone     record.UserTombstone // once a user
+	laptop   record.Key           // of ada
+	backup   record.Key           // a server key in the same group as bob
+	lost     record.KeyTombstone  // once ada's
 
 	laptopToken string
 }
@@ -362,8 +476,8 @@ func openInhabited(t *testing.T) *inhabited {
 	s := openPath(t, path, nil)
 	return &inhabited{
 		Store: s, t: t,
-		ada: storedUser(t, s, original.ada), bob: storedUser(t, s, original.bob), gone: storedUser(t, s, original.gone),
-		laptop: storedKey(t, s, original.laptop), backup: storedKey(t, s, original.backup), lost: storedKey(t, s, original.lost),
+		ada: storedUser(t, s, original.ada), bob: storedUser(t, s, original.bob), gone: userTombstone(t, s, original.gone),
+		laptop: storedKey(t, s, original.laptop), backup: storedKey(t, s, original.backup), lost: keyTombstone(t, s, original.lost),
 		laptopToken: original.laptopToken,
 	}
 }
@@ -379,12 +493,15 @@ var (
 
 func makeOriginal(t *testing.T) {
 	s := open(t, nil)
-	ada, bob, gone := addUser(t, s, "ada"), addUser(t, s, "bob"), addUser(t, s, "gone")
-	_, err := s.LinkIdentity(t.Context(), ada.ID, Identity{ProviderCustomToken, "lovelace"})
+	ada, gone := addUser(t, s, "ada"), addUser(t, s, "gone")
+	bob, err := s.CreateUser(t.Context(), UserSpec{Identity: email("bob"), Group: "plant"})
+	must(t, err)
+	_, err = s.LinkIdentity(t.Context(), ada.ID, Identity{ProviderCustomToken, "lovelace"})
 	must(t, err)
 	laptop, token := addKey(t, s, ada.ID, "laptop")
 	lost, _ := addKey(t, s, ada.ID, "lost")
-	backup, _ := addServerKey(t, s, "backup")
+	backup, _, err := s.CreateServerKey(t.Context(), KeySpec{Name: "backup", Group: "plant"})
+	must(t, err)
 	must(t, s.DeleteKey(t.Context(), ada.ID, lost.ID))
 	must(t, s.DeleteUser(t.Context(), gone.ID))
 	original.ada, original.bob, original.gone = ada.ID, bob.ID, gone.ID
@@ -396,8 +513,8 @@ func makeOriginal(t *testing.T) {
 }
 
 func (h *inhabited) put(table string, key, value []byte) { plant(h.t, h.Store, table, key, value) }
-func (h *inhabited) putUser(u userRecord)                { h.put(tableUsers, u.id[:], u.encode()) }
-func (h *inhabited) putKey(k keyRecord)                  { h.put(tableKeys, k.id[:], k.encode()) }
+func (h *inhabited) putUser(u record.User)               { h.put(tableUsers, u.ID[:], sealedUser(u)) }
+func (h *inhabited) putKey(k record.Key)                 { h.put(tableKeys, k.ID[:], sealedKey(k)) }
 
 func (h *inhabited) remove(table string, key []byte) {
 	must(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error { return etx.Delete(table, key) }))
@@ -415,18 +532,6 @@ func (h *inhabited) spoil(table string, key []byte) {
 		}
 		value[len(value)/2] ^= 4
 		return etx.Put(table, key, value)
-	}))
-}
-
-// putState changes the state and writes it.
-func (h *inhabited) putState(change func(*storeState)) {
-	must(h.t, h.engine.Update(h.t.Context(), func(etx EngineTx) error {
-		st, err := (&Tx{etx: etx}).readState()
-		if err != nil {
-			return err
-		}
-		change(st)
-		return etx.Put(tableMeta, metaState, st.encode())
 	}))
 }
 

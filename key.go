@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/names"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // ServerOwner is the owner of server keys, which belong to no user and let a service log in as
@@ -32,6 +35,12 @@ type Key struct {
 	// Disablings is the number of times that the key was disabled. It never falls. See
 	// [User].Disablings.
 	Disablings uint64 `json:"-"`
+	// Scopes are what the key permits.
+	Scopes Scopes `json:"scopes,omitzero"`
+	// Networks are where the key may be used from. Without any, it may be used from everywhere.
+	Networks []netip.Prefix    `json:"networks,omitempty"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Group    string            `json:"group,omitempty"` // of a server key
 }
 
 // KeySpec describes a key to be made.
@@ -49,6 +58,22 @@ type KeySpec struct {
 	// Expires is when the key stops logging in, by the store's clock, rounded down to the second.
 	// The zero time means never.
 	Expires time.Time
+	// Scopes are what the key permits. See [NewScopes] for the rules. A key without scopes logs in
+	// and is permitted nothing.
+	Scopes Scopes
+	// Networks are where the key may be used from, at most [MaxNetworks]. Without any, the key may
+	// be used from everywhere. A network loses the bits behind its prefix. An IPv4 network that is
+	// written as an IPv6 network becomes an IPv4 network.
+	Networks []netip.Prefix
+	// Metadata are the program's own texts on the key, by name: at most [MaxMetadata] of them, with
+	// [MaxMetadataSize] bytes in all names and values together. Names and values are UTF-8. A name
+	// is not empty and has no control characters.
+	Metadata map[string]string
+	// Group is the tenant, site or project that a server key belongs to, or "". It has at most
+	// [MaxGroup] bytes of UTF-8 without control characters, and does not begin or end with white
+	// space or with an invisible character. It is not "*". The key of a user belongs to the group
+	// of the user, and has no group of its own.
+	Group string
 }
 
 // KeyRequest is a KeySpec and the owner of the key.
@@ -62,7 +87,8 @@ type KeyRequest struct {
 // is refused before anything is hashed. CreateKey waits for a permit to hash, as long as ctx lasts.
 //
 // It returns [ErrUserNotFound], also for [ServerOwner]; [ErrAnonymousUser]; [ErrInvalidName];
-// [ErrKeyNameTaken]; [ErrTooManyKeys]; [ErrInvalidExpiry]; [ErrBusy]; or an error of
+// [ErrKeyNameTaken]; [ErrTooManyKeys]; [ErrInvalidExpiry]; [ErrInvalidScope]; [ErrInvalidNetwork];
+// [ErrInvalidMetadata]; [ErrInvalidGroup] if n has a group; [ErrBusy]; or an error of
 // [Store.Update].
 func (s *Store) CreateKey(ctx context.Context, user uuid.UUID, n KeySpec) (Key, string, error) {
 	if user == ServerOwner {
@@ -74,7 +100,8 @@ func (s *Store) CreateKey(ctx context.Context, user uuid.UUID, n KeySpec) (Key, 
 // CreateServerKey makes a key that no user owns, and returns the key and its token, as
 // [Store.CreateKey] does.
 //
-// It returns [ErrInvalidName], [ErrKeyNameTaken], [ErrInvalidExpiry], [ErrBusy], or an error of
+// It returns [ErrInvalidName], [ErrKeyNameTaken], [ErrInvalidExpiry], [ErrInvalidScope],
+// [ErrInvalidNetwork], [ErrInvalidMetadata], [ErrInvalidGroup], [ErrBusy], or an error of
 // [Store.Update].
 func (s *Store) CreateServerKey(ctx context.Context, n KeySpec) (Key, string, error) {
 	return s.createKey(ctx, ServerOwner, n)
@@ -107,10 +134,14 @@ func (s *Store) CreateKeys(ctx context.Context, requests []KeyRequest, progress 
 
 func (s *Store) createKeys(ctx context.Context, requests []KeyRequest, progress func(done, total int)) ([]Key, []string, error) {
 	err := s.View(ctx, func(tx *Tx) error {
-		taken, before := map[KeyRequest]bool{}, map[uuid.UUID]int{}
+		type ownersName struct {
+			owner uuid.UUID
+			name  string
+		}
+		taken, before := map[ownersName]bool{}, map[uuid.UUID]int{}
 		for i, r := range requests {
 			_, err := tx.checkNewKey(r.Owner, r.KeySpec, before[r.Owner])
-			named := KeyRequest{Owner: r.Owner, KeySpec: KeySpec{Name: r.Name}}
+			named := ownersName{r.Owner, r.Name}
 			if err == nil && taken[named] {
 				err = nameTaken(r.Name)
 			}
@@ -181,7 +212,7 @@ type mintedKey struct {
 	id       uuid.UUID
 	domain   uuid.UUID
 	created  time.Time
-	verifier string
+	verifier record.Verifier
 }
 
 // Format writes the ID of the key, and keeps the verifier out of anything that prints a MintedKey.
@@ -300,7 +331,10 @@ func (s *Store) mint(ctx context.Context, d drawnKey) (MintedKey, string, error)
 	if err != nil {
 		return MintedKey{}, "", err
 	}
-	m := mintedKey{id: d.id, domain: s.domain.id, created: d.created, verifier: v.String()}
+	m := mintedKey{
+		id: d.id, domain: s.domain.ID, created: d.created,
+		verifier: record.Verifier{ID: record.NewVerifierID(d.secret[:]), PHC: v.String()},
+	}
 	return MintedKey{conceal(m)}, s.tokens.format(d.id, d.secret), nil
 }
 
@@ -323,7 +357,7 @@ func (tx *Tx) InsertServerKey(n KeySpec, minted MintedKey) (Key, error) {
 
 func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, err error) {
 	defer tx.wholeSince(tx.writes, &err)
-	if minted.m == nil || minted.m().domain != tx.store.domain.id {
+	if minted.m == nil || minted.m().domain != tx.store.domain.ID {
 		return Key{}, ErrInvalidMintedKey
 	}
 	m := minted.m()
@@ -331,12 +365,16 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err != nil {
 		return Key{}, err
 	}
-	old, err := tx.getKey(m.id)
+	used, err := tx.isUsed(tableKeys, tableDeadKeys, m.id)
 	if err != nil {
 		return Key{}, err
 	}
-	if old != nil {
+	if used {
 		return Key{}, ErrInvalidMintedKey
+	}
+	networks, err := normalNetworks(n.Networks)
+	if err != nil {
+		return Key{}, err
 	}
 	if err := tx.giveWay(expired); err != nil {
 		return Key{}, err
@@ -344,18 +382,22 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err := tx.put(tableNames, nameIndexKey(owner, n.Name, m.id), nil); err != nil {
 		return Key{}, err
 	}
-	k := &keyRecord{id: m.id, owner: owner, created: m.created, name: n.Name, verifier: m.verifier, expires: expiry(n)}
-	now, err := tx.nextChange(keyKind, k.id, &k.sequence)
-	if err != nil {
+	k := &record.Key{ID: m.id, Owner: owner, Created: m.created}
+	at := k.Next(tx.store.domain.replica.ID)
+	k.Verifiers = k.Verifiers.Add(m.verifier)
+	k.Name = registerOf(n.Name, false, at)
+	k.Expires = registerOf(expiry(n), n.Expires.IsZero(), at)
+	k.Scopes = registerOf(n.Scopes.All(), n.Scopes.IsZero(), at)
+	k.Networks = registerOf(networks, len(networks) == 0, at)
+	k.Metadata = registerOf(record.Metadata(maps.Clone(n.Metadata)), len(n.Metadata) == 0, at)
+	if _, err := tx.setGroup(&k.Groups, k.ID, n.Group, at); err != nil {
 		return Key{}, err
 	}
-	k.made, k.named, k.hashed = now, now, now
 	tx.countMade(owner)
-	tx.state.keys++
 	if err := tx.putKey(k); err != nil {
 		return Key{}, err
 	}
-	return k.toKey(), nil
+	return toKey(k), nil
 }
 
 // expiry returns the expiry date of a new key as the store keeps it.
@@ -369,7 +411,7 @@ func expiry(n KeySpec) time.Time {
 // checkNewKey returns an error if owner cannot have one more key with the name and expiry date in
 // n. others is the number of keys that will be made for owner before this one. If an expired key
 // has the name, checkNewKey returns its record, for giveWay.
-func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) (expired *keyRecord, err error) {
+func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) (expired *record.Key, err error) {
 	if err := tx.checkName(n.Name); err != nil {
 		return nil, err
 	}
@@ -377,15 +419,18 @@ func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) (expired *keyR
 	case n.Expires.IsZero():
 	case !e.After(tx.now()):
 		return nil, fmt.Errorf("%w: %s has passed", ErrInvalidExpiry, e.Format(time.RFC3339))
-	case e.After(lastTime):
+	case e.After(record.LastTime):
 		return nil, fmt.Errorf("%w: the year %d cannot be written in RFC 3339", ErrInvalidExpiry, e.Year())
+	}
+	if err := checkSpec(owner, n); err != nil {
+		return nil, err
 	}
 	if owner != ServerOwner {
 		u, err := tx.liveUser(owner)
 		if err != nil {
 			return nil, err
 		}
-		if u.anonymous() {
+		if isAnonymous(u) {
 			return nil, ErrAnonymousUser
 		}
 	}
@@ -394,6 +439,24 @@ func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) (expired *keyR
 		return expired, err
 	}
 	return expired, tx.checkLimit(owner, others)
+}
+
+// checkSpec returns an error if a key of owner cannot have the scopes, networks, metadata or group
+// in n.
+func checkSpec(owner uuid.UUID, n KeySpec) error {
+	if err := n.Scopes.validate(); err != nil {
+		return err
+	}
+	if _, err := normalNetworks(n.Networks); err != nil {
+		return err
+	}
+	if err := checkMetadata(n.Metadata); err != nil {
+		return err
+	}
+	if owner != ServerOwner && n.Group != "" {
+		return fmt.Errorf("%w: the key of a user has the group of the user", ErrInvalidGroup)
+	}
+	return checkGroup(n.Group)
 }
 
 func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {
@@ -453,7 +516,7 @@ func (tx *Tx) countExpiredKeys(owner uuid.UUID) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if k.expiredAt(tx.now()) {
+		if k.ExpiredAt(tx.now()) {
 			expired++
 		}
 	}
@@ -470,20 +533,15 @@ func (tx *Tx) countMade(owner uuid.UUID) {
 
 // countDeleted takes a key that was deleted off the number of its owner's keys, if they have been
 // counted.
-func (tx *Tx) countDeleted(k *keyRecord) {
-	n := tx.keyCounts[k.owner]
+func (tx *Tx) countDeleted(k *record.Key) {
+	n := tx.keyCounts[k.Owner]
 	if n == nil {
 		return
 	}
 	n.all--
-	if n.expired >= 0 && k.expiredAt(tx.now()) {
+	if n.expired >= 0 && k.ExpiredAt(tx.now()) {
 		n.expired--
 	}
-}
-
-// expiredAt reports whether the key no longer logs in at a time.
-func (k *keyRecord) expiredAt(now time.Time) bool {
-	return !k.expires.IsZero() && !now.Before(k.expires)
 }
 
 func (tx *Tx) checkName(name string) error {
@@ -520,12 +578,12 @@ func CheckAppServicesName(name string) error {
 
 // checkNameFree returns ErrKeyNameTaken if another key of owner has a name, and does not make way.
 // If an expired key has the name, checkNameFree returns its record, for giveWay.
-func (tx *Tx) checkNameFree(owner uuid.UUID, name string) (expired *keyRecord, err error) {
+func (tx *Tx) checkNameFree(owner uuid.UUID, name string) (expired *record.Key, err error) {
 	k, err := tx.keyNamed(owner, name)
 	if err != nil || k == nil {
 		return nil, err
 	}
-	if !k.expiredAt(tx.now()) {
+	if !k.ExpiredAt(tx.now()) {
 		return nil, nameTaken(name)
 	}
 	other, err := tx.keyNamed(owner, tx.nameOfExpired(k))
@@ -538,7 +596,7 @@ func (tx *Tx) checkNameFree(owner uuid.UUID, name string) (expired *keyRecord, e
 func nameTaken(name string) error { return fmt.Errorf("%w: %s", ErrKeyNameTaken, names.Quote(name)) }
 
 // keyNamed returns the record of owner's key with a name, or nil if there is none.
-func (tx *Tx) keyNamed(owner uuid.UUID, name string) (*keyRecord, error) {
+func (tx *Tx) keyNamed(owner uuid.UUID, name string) (*record.Key, error) {
 	low := nameIndexKey(owner, name, uuid.Nil)
 	for e, err := range tx.etx.Scan(tableNames, low, append(nameIndexKey(owner, name, uuid.Max), 0)) {
 		if err != nil {
@@ -554,9 +612,9 @@ func (tx *Tx) keyNamed(owner uuid.UUID, name string) (*keyRecord, error) {
 }
 
 // indexedKey returns the record of a key that the index of names has for owner, or ErrCorrupt.
-func (tx *Tx) indexedKey(owner, id uuid.UUID) (*keyRecord, error) {
+func (tx *Tx) indexedKey(owner, id uuid.UUID) (*record.Key, error) {
 	k, err := tx.getKey(id)
-	if err == nil && (k == nil || k.deleted || k.owner != owner) {
+	if err == nil && (k == nil || k.Owner != owner) {
 		err = errMissing("key", id)
 	}
 	return k, err
@@ -564,22 +622,24 @@ func (tx *Tx) indexedKey(owner, id uuid.UUID) (*keyRecord, error) {
 
 // giveWay renames an expired key, so that its name is free. A nil k means that the name is free
 // already.
-func (tx *Tx) giveWay(k *keyRecord) error {
+func (tx *Tx) giveWay(k *record.Key) error {
 	if k == nil {
 		return nil
 	}
-	return tx.rename(k, tx.nameOfExpired(k))
+	return tx.changeKey(k.Owner, k.ID, func(k *record.Key, at record.Stamp) (bool, error) {
+		return true, tx.setName(k, tx.nameOfExpired(k), at)
+	})
 }
 
 // nameOfExpired returns the name that an expired key gets when another key takes its name. The last
 // digits of an ID are random, and the first ones are the time.
-func (tx *Tx) nameOfExpired(k *keyRecord) string {
+func (tx *Tx) nameOfExpired(k *record.Key) string {
 	separator := "~"
 	if tx.store.appServicesNames {
 		separator = "-"
 	}
-	suffix := fmt.Sprintf("%s%x", separator, k.id[12:])
-	return names.Cut(k.name, names.MaxLength-len(suffix)) + suffix
+	suffix := fmt.Sprintf("%s%x", separator, k.ID[12:])
+	return names.Cut(k.Name.Value, names.MaxLength-len(suffix)) + suffix
 }
 
 // Key returns the key of owner with an ID.
@@ -597,23 +657,23 @@ func (tx *Tx) Key(owner, id uuid.UUID) (Key, error) {
 	if err != nil {
 		return Key{}, err
 	}
-	return k.toKey(), nil
+	return toKey(k), nil
 }
 
-// liveKey returns the record of a key that belongs to owner and is not deleted, or ErrKeyNotFound.
-func (tx *Tx) liveKey(owner, id uuid.UUID) (*keyRecord, error) {
+// liveKey returns the record of a key that belongs to owner, or ErrKeyNotFound.
+func (tx *Tx) liveKey(owner, id uuid.UUID) (*record.Key, error) {
 	k, err := tx.getKey(id)
 	if err != nil {
 		return nil, err
 	}
-	if k == nil || k.deleted || k.owner != owner {
+	if k == nil || k.Owner != owner {
 		return nil, ErrKeyNotFound
 	}
 	return k, nil
 }
 
-// Keys returns all keys of owner, a user or [ServerOwner]. They are in the order of their creation,
-// even if the clock went back in between. If there are none, the slice is empty and not nil.
+// Keys returns all keys of owner, a user or [ServerOwner], in the order of their creation. If there
+// are none, the slice is empty and not nil.
 //
 // It returns [ErrUserNotFound], or an error of [Store.View].
 func (s *Store) Keys(ctx context.Context, owner uuid.UUID) ([]Key, error) {
@@ -628,19 +688,19 @@ func (tx *Tx) Keys(owner uuid.UUID) ([]Key, error) {
 			return nil, err
 		}
 	}
-	var records []*keyRecord
+	var records []*record.Key
 	for k, err := range tx.keyRecordsOf(owner) {
 		if err != nil {
 			return nil, err
 		}
 		records = append(records, k)
 	}
-	slices.SortFunc(records, func(a, b *keyRecord) int {
-		return cmp.Or(cmp.Compare(a.made.counter, b.made.counter), bytes.Compare(a.id[:], b.id[:]))
+	slices.SortFunc(records, func(a, b *record.Key) int {
+		return cmp.Or(a.Created.Compare(b.Created), bytes.Compare(a.ID[:], b.ID[:]))
 	})
 	keys := make([]Key, len(records))
 	for i, k := range records {
-		keys[i] = k.toKey()
+		keys[i] = toKey(k)
 	}
 	return keys, nil
 }
@@ -662,10 +722,10 @@ func (tx *Tx) keysOf(owner uuid.UUID) iter.Seq2[uuid.UUID, error] {
 }
 
 // keyRecordsOf yields the records of owner's keys, in the order of their names.
-func (tx *Tx) keyRecordsOf(owner uuid.UUID) iter.Seq2[*keyRecord, error] {
-	return func(yield func(*keyRecord, error) bool) {
+func (tx *Tx) keyRecordsOf(owner uuid.UUID) iter.Seq2[*record.Key, error] {
+	return func(yield func(*record.Key, error) bool) {
 		for id, err := range tx.keysOf(owner) {
-			var k *keyRecord
+			var k *record.Key
 			if err == nil {
 				k, err = tx.indexedKey(owner, id)
 			}
@@ -687,40 +747,32 @@ func (s *Store) RenameKey(ctx context.Context, owner, id uuid.UUID, name string)
 }
 
 // RenameKey is [Store.RenameKey] in a transaction.
-func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) (err error) {
-	defer tx.wholeSince(tx.writes, &err)
-	k, err := tx.liveKey(owner, id)
-	if err != nil || k.name == name {
-		return err
-	}
-	if err := tx.checkName(name); err != nil {
-		return err
-	}
-	expired, err := tx.checkNameFree(owner, name)
-	if err != nil {
-		return err
-	}
-	if err := tx.giveWay(expired); err != nil {
-		return err
-	}
-	return tx.rename(k, name)
+func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) error {
+	return tx.changeKey(owner, id, func(k *record.Key, at record.Stamp) (bool, error) {
+		if k.Name.Value == name {
+			return false, nil
+		}
+		if err := tx.checkName(name); err != nil {
+			return false, err
+		}
+		expired, err := tx.checkNameFree(owner, name)
+		if err != nil {
+			return false, err
+		}
+		if err := tx.giveWay(expired); err != nil {
+			return false, err
+		}
+		return true, tx.setName(k, name, at)
+	})
 }
 
-// rename gives a key a name that is free.
-func (tx *Tx) rename(k *keyRecord, name string) error {
-	if err := tx.delete(tableNames, nameIndexKey(k.owner, k.name, k.id)); err != nil {
+// setName gives a key a name that is free.
+func (tx *Tx) setName(k *record.Key, name string, at record.Stamp) error {
+	if err := tx.delete(tableNames, nameIndexKey(k.Owner, k.Name.Value, k.ID)); err != nil {
 		return err
 	}
-	if err := tx.put(tableNames, nameIndexKey(k.owner, name, k.id), nil); err != nil {
-		return err
-	}
-	now, err := tx.nextChange(keyKind, k.id, &k.sequence)
-	if err != nil {
-		return err
-	}
-	k.name, k.named = name, now
-	tx.forgetKey(k.id)
-	return tx.putKey(k)
+	k.Name = record.Register[string]{Value: name, Stamp: at}
+	return tx.put(tableNames, nameIndexKey(k.Owner, name, k.ID), nil)
 }
 
 // EnableKey lets a disabled key of owner log in again. Enabling an enabled key changes nothing.
@@ -736,7 +788,7 @@ func (s *Store) EnableKey(ctx context.Context, owner, id uuid.UUID) error {
 func (tx *Tx) EnableKey(owner, id uuid.UUID) error { return tx.setKeyDisabled(owner, id, false) }
 
 // DisableKey stops a key of owner from logging in, until it is enabled. Disabling a disabled key
-// only adds one to [Key].Disablings. When DisableKey returns nil, the change is on disk, and no
+// changes nothing that a login can see. When DisableKey returns nil, the change is on disk, and no
 // login with the key that begins afterwards succeeds.
 //
 // It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it, or an error
@@ -749,20 +801,10 @@ func (s *Store) DisableKey(ctx context.Context, owner, id uuid.UUID) error {
 // DisableKey is [Store.DisableKey] in a transaction.
 func (tx *Tx) DisableKey(owner, id uuid.UUID) error { return tx.setKeyDisabled(owner, id, true) }
 
-func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) (err error) {
-	defer tx.wholeSince(tx.writes, &err)
-	k, err := tx.liveKey(owner, id)
-	if err != nil {
-		return err
-	}
-	if !k.set(disable) {
-		return nil
-	}
-	if _, err := tx.nextChange(keyKind, id, &k.sequence); err != nil {
-		return err
-	}
-	tx.forgetKey(id)
-	return tx.putKey(k)
+func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) error {
+	return tx.changeKey(owner, id, func(k *record.Key, _ record.Stamp) (bool, error) {
+		return tx.setDisabled(&k.Flag, disable), nil
+	})
 }
 
 // DeleteKey deletes a key of owner, for good. Only its ID and owner are kept, and its name can be
@@ -784,21 +826,29 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := tx.delete(tableNames, nameIndexKey(owner, k.name, id)); err != nil {
+	if err := tx.delete(tableNames, nameIndexKey(owner, k.Name.Value, id)); err != nil {
 		return err
 	}
-	tombstone := &keyRecord{id: id, owner: owner, made: k.made, named: k.made, hashed: k.made, deleted: true, sequence: k.sequence}
-	if _, err := tx.nextChange(keyKind, id, &tombstone.sequence); err != nil {
+	if err := tx.deleteMember(k.Groups.Now(), id); err != nil {
+		return err
+	}
+	if err := tx.deleteHashes(k); err != nil {
 		return err
 	}
 	tx.countDeleted(k)
-	tx.state.keys--
 	tx.forgetKey(id)
-	return tx.putKey(tombstone)
+	if err := tx.delete(tableKeys, id[:]); err != nil {
+		return err
+	}
+	return tx.putRecord(tableDeadKeys, id[:], k.Tombstone().Encode())
 }
 
-func (k *keyRecord) toKey() Key {
-	return Key{ID: k.id, Owner: k.owner, Name: k.name, Created: k.created, Expires: k.expires, Disabled: k.disabled, Disablings: k.disablings}
+func toKey(k *record.Key) Key {
+	return Key{
+		ID: k.ID, Owner: k.Owner, Name: k.Name.Value, Created: k.Created, Expires: k.Expires.Value,
+		Disabled: k.Flag.IsDisabled(), Disablings: k.Flag.Disablings(),
+		Scopes: NewScopes(k.Scopes.Value...), Networks: k.Networks.Value, Metadata: k.Metadata.Value, Group: k.Groups.Now(),
+	}
 }
 
 // nameIndexKey returns the key of an entry in the index of names: owner, name, a zero byte, the

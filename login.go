@@ -3,9 +3,12 @@ package latchkey
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // A Principal is the holder of a key that has logged in.
@@ -19,9 +22,18 @@ type Principal struct {
 	// nothing and cannot be given a key.
 	UserID    uuid.UUID `json:"user_id,omitzero"`
 	ServerKey bool      `json:"server_key"` // no user owns the key
+	// Identity is the first identity of the user, for log lines. A server key has none.
+	Identity Identity `json:"identity,omitzero"`
 	// Scopes are the permissions of the key.
 	Scopes Scopes `json:"scopes,omitzero"`
+	// Expires is when the key stops logging in. The zero time means never.
+	Expires time.Time `json:"expires,omitzero"`
+
+	metadata packedMetadata
 }
+
+// Metadata returns the text that the key's metadata have under a name, or "". It reads nothing.
+func (p Principal) Metadata(name string) string { return p.metadata.get(name) }
 
 // Login checks a token, and returns its principal. Call it for every request: the login of a key
 // that has logged in before takes two short hashes, and neither the disk nor a lock. A token that
@@ -32,9 +44,11 @@ type Principal struct {
 // [Store.DeleteUser] has returned does not succeed.
 //
 // Login returns [ErrInvalidToken] for every string that is not a good token, without telling why.
-// To a caller that has proven the secret, it returns the first of [ErrKeyDisabled], [ErrKeyExpired]
-// and [ErrUserDisabled] that applies. The other errors say nothing about the token: [ErrBusy],
-// [ErrClosed], [ErrFileChanged], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], and ctx's error.
+// To a caller that has proven the secret, it returns the first of [ErrKeyDisabled],
+// [ErrKeyExpired], [ErrUserDisabled] and [ErrNetworkNotAllowed] that applies. The last one means
+// that the key has a list of networks, so that [Store.LoginFrom] must decide. The other errors say
+// nothing about the token: [ErrBusy], [ErrClosed], [ErrFileChanged], [ErrCorrupt],
+// [ErrNewerFormat], [ErrCostTooHigh], and ctx's error.
 func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	if s.closed.Load() {
 		return Principal{}, ErrClosed
@@ -71,6 +85,7 @@ type answer struct {
 	expires      int64 // Unix seconds; 0 means never
 	expired      error // the refusal from then on
 	userDisabled error // the refusal if the user is disabled; else nil
+	networked    error // the refusal if the key has networks; else nil
 }
 
 // refusal returns the reason why a login is refused, or nil.
@@ -81,7 +96,10 @@ func (a *answer) refusal(clock func() time.Time) error {
 	case a.expires != 0 && clock().Unix() >= a.expires:
 		return a.expired
 	}
-	return a.userDisabled
+	if a.userDisabled != nil {
+		return a.userDisabled
+	}
+	return a.networked
 }
 
 // loginCold reads the verifier of the key, hashes the secret, and then reads everything that the
@@ -94,26 +112,20 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 		return Principal{}, ErrInvalidToken
 	}
 	for {
-		phc, found, err := s.lookUpVerifier(ctx, id)
+		v, err := s.proveStored(ctx, id, secret)
 		if err != nil {
 			return Principal{}, wrapf(err, "login")
 		}
-		proven := false
-		if found {
-			if proven, err = s.prove(ctx, id, secret, phc); err != nil {
-				return Principal{}, wrapf(err, "login")
-			}
-		}
-		if !proven {
+		if v == nil {
 			s.counters.add(statUnknown, 1)
 			return Principal{}, ErrInvalidToken
 		}
 		mark := s.cache.mark(id)
-		a, now, err := s.lookUp(ctx, id)
+		a, err := s.lookUp(ctx, v)
 		if err != nil {
 			return Principal{}, wrapf(err, "login")
 		}
-		if a == nil || now != phc { // the key was deleted or got another verifier meanwhile
+		if a == nil { // the key or the verifier is gone meanwhile
 			continue
 		}
 		e := newCacheEntry(&t, a)
@@ -126,77 +138,131 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 	}
 }
 
-// lookUpVerifier returns the verifier of a key. It does not find a key that was deleted.
-func (s *Store) lookUpVerifier(ctx context.Context, id uuid.UUID) (phc string, found bool, err error) {
-	err = s.View(ctx, func(tx *Tx) error {
-		k, err := tx.getKey(id)
-		if err == nil && k != nil && !k.deleted {
-			phc, found = k.verifier, true
-		}
-		return err
-	})
-	return phc, found, err
+// storedVerifier is a verifier of a key, as the key's record has it.
+type storedVerifier struct {
+	key uuid.UUID
+	id  record.VerifierID
+	phc string
+	own string // of the same secret at the store's own cost; empty if there is none
 }
 
-// lookUp returns the answer to the holder of a key, and the verifier of the key. It returns nil if
-// the key does not exist any more.
-func (s *Store) lookUp(ctx context.Context, id uuid.UUID) (a *answer, phc string, err error) {
-	err = s.View(ctx, func(tx *Tx) (err error) {
-		a, phc, err = tx.lookUp(id)
-		return err
-	})
-	return a, phc, err
-}
-
-func (tx *Tx) lookUp(id uuid.UUID) (a *answer, phc string, err error) {
-	k, err := tx.getKey(id)
-	if err != nil || k == nil || k.deleted {
-		return nil, "", err
-	}
-	if err := tx.checkLatest(keyKind, id, k.sequence); err != nil {
-		return nil, "", err
-	}
-	a = &answer{principal: Principal{KeyID: id, KeyName: k.name, Owner: k.owner, ServerKey: k.owner == ServerOwner}}
-	if k.disabled {
-		a.disabled = loginError(id, ErrKeyDisabled)
-	}
-	if !k.expires.IsZero() {
-		a.expires, a.expired = k.expires.Unix(), loginError(id, ErrKeyExpired)
-	}
-	if k.owner == ServerOwner {
-		return a, k.verifier, nil
-	}
-	a.principal.UserID = k.owner
-	u, err := tx.getUser(k.owner)
+// proveStored returns the good verifier of a key that was made from a secret, or nil.
+func (s *Store) proveStored(ctx context.Context, key uuid.UUID, secret [secretSize]byte) (*storedVerifier, error) {
+	candidates, err := s.lookUpVerifiers(ctx, key, record.Hint(secret[:]))
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	if u == nil || u.deleted {
-		return nil, "", errMissing("owner", k.owner)
+	for _, v := range candidates { // mostly none or one
+		if proven, err := s.prove(ctx, v, secret); err != nil || proven {
+			return v, err
+		}
 	}
-	if err := tx.checkLatest(userKind, u.id, u.sequence); err != nil {
-		return nil, "", err
+	return nil, nil
+}
+
+// lookUpVerifiers returns the good verifiers of a key that can be of a secret with a hint.
+func (s *Store) lookUpVerifiers(ctx context.Context, key uuid.UUID, hint [2]byte) (found []*storedVerifier, err error) {
+	err = s.View(ctx, func(tx *Tx) error {
+		found = nil
+		k, err := tx.getKey(key)
+		if err != nil || k == nil {
+			return err
+		}
+		for _, v := range k.Verifiers.Good(tx.now()) {
+			if !v.ID.Matches(hint) {
+				continue
+			}
+			own, err := tx.getHash(key, v.ID)
+			if err != nil {
+				return err
+			}
+			found = append(found, &storedVerifier{key, v.ID, v.PHC, own})
+		}
+		return nil
+	})
+	return found, err
+}
+
+// lookUp returns the answer to the holder of the secret of a verifier. It returns nil if the key
+// does not have the verifier any more.
+func (s *Store) lookUp(ctx context.Context, v *storedVerifier) (a *answer, err error) {
+	err = s.View(ctx, func(tx *Tx) (err error) {
+		a, err = tx.lookUp(v)
+		return err
+	})
+	return a, err
+}
+
+func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
+	k, err := tx.getKey(v.key)
+	if err != nil || k == nil || !hasVerifier(k, v, tx.now()) {
+		return nil, err
 	}
-	if u.disabled {
-		a.userDisabled = loginError(id, ErrUserDisabled)
+	a := &answer{principal: Principal{
+		KeyID: k.ID, KeyName: k.Name.Value, Owner: k.Owner, ServerKey: k.Owner == ServerOwner,
+		Scopes: NewScopes(k.Scopes.Value...), Expires: k.Expires.Value, metadata: packMetadata(k.Metadata.Value),
+	}}
+	if k.Flag.IsDisabled() {
+		a.disabled = loginError(k.ID, ErrKeyDisabled)
 	}
-	return a, k.verifier, nil
+	if !k.Expires.Value.IsZero() {
+		a.expires, a.expired = k.Expires.Value.Unix(), loginError(k.ID, ErrKeyExpired)
+	}
+	if len(k.Networks.Value) > 0 {
+		a.networked = loginError(k.ID, ErrNetworkNotAllowed)
+	}
+	if k.Owner == ServerOwner {
+		return a, nil
+	}
+	a.principal.UserID = k.Owner
+	u, err := tx.getUser(k.Owner)
+	if err != nil {
+		return nil, err
+	}
+	if u == nil {
+		return nil, tx.errNoOwner(k)
+	}
+	if linked := u.Linked(); len(linked) > 0 {
+		a.principal.Identity = identityOf(linked[0])
+	}
+	if u.Flag.IsDisabled() {
+		a.userDisabled = loginError(k.ID, ErrUserDisabled)
+	}
+	return a, nil
+}
+
+// errNoOwner returns the error for a key whose user does not exist. In a store that has or had
+// replicas, the user may have been deleted elsewhere, or not have arrived yet.
+func (tx *Tx) errNoOwner(k *record.Key) error {
+	if tx.store.domain.replica.Shared {
+		return ErrInvalidToken
+	}
+	return errMissing("owner", k.Owner)
+}
+
+// hasVerifier reports whether a key has a verifier now, and whether the verifier is good.
+func hasVerifier(k *record.Key, v *storedVerifier, now time.Time) bool {
+	return slices.ContainsFunc(k.Verifiers.Good(now), func(has record.Verifier) bool { return has.ID == v.id && has.PHC == v.phc })
 }
 
 func loginError(key uuid.UUID, err error) error {
 	return fmt.Errorf("latchkey: login with key %s: %w", key, err)
 }
 
-// prove reports whether phc, the verifier of a key, was made from secret. Callers that ask the same
-// question at the same time share one hash.
+// prove reports whether a verifier was made from secret. Callers that ask the same question at the
+// same time share one hash.
 //
 // It returns ErrBusy, ErrCorrupt, ErrCostTooHigh, ErrClosed or ctx's error.
-func (s *Store) prove(ctx context.Context, id uuid.UUID, secret [secretSize]byte, phc string) (bool, error) {
+func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [secretSize]byte) (bool, error) {
+	phc := stored.phc
+	if stored.own != "" {
+		phc = stored.own
+	}
 	v, err := parseVerifier(phc)
 	if err != nil {
 		return false, err
 	}
-	c, first := s.flight.join(id, secret, phc)
+	c, first := s.flight.join(stored.key, secret, phc)
 	if c == nil {
 		s.counters.add(statBusy, 1)
 		return false, ErrBusy
@@ -204,24 +270,24 @@ func (s *Store) prove(ctx context.Context, id uuid.UUID, secret [secretSize]byte
 	if first {
 		// In the background, because the hash goes on for other callers if this one leaves.
 		started := s.goBackground(func() {
-			ok, err := s.compare(c, id, &secret, &v, phc)
+			ok, err := s.compare(c, stored, &secret, &v)
 			s.flight.done(c, ok, err)
 		})
 		if !started {
 			s.flight.done(c, false, ErrClosed)
 		}
-		s.prefetch(ctx, id)
+		s.prefetch(ctx, stored)
 	}
 	return s.flight.wait(ctx, c)
 }
 
 // prefetch reads the pages that lookUp will need after the hash, so that the disk delivers them
 // while the hash runs.
-func (s *Store) prefetch(ctx context.Context, id uuid.UUID) { _, _, _ = s.lookUp(ctx, id) }
+func (s *Store) prefetch(ctx context.Context, v *storedVerifier) { _, _ = s.lookUp(ctx, v) }
 
 // compare waits for a permit, hashes secret, and reports whether v was made from it. It hashes
 // nothing if no caller waits for the result any more.
-func (s *Store) compare(c *hashCall, id uuid.UUID, secret *[secretSize]byte, v *verifier, phc string) (ok bool, err error) {
+func (s *Store) compare(c *hashCall, stored *storedVerifier, secret *[secretSize]byte, v *verifier) (ok bool, err error) {
 	if err := s.hasher.acquire(c.ctx, hashLogin, v.cost); err != nil {
 		return false, err
 	}
@@ -233,7 +299,7 @@ func (s *Store) compare(c *hashCall, id uuid.UUID, secret *[secretSize]byte, v *
 	}
 	s.hasher.release(v.cost)
 	if ok && v.cost != s.cost {
-		s.hashAnew(id, secret, phc)
+		s.hashAnew(stored, secret)
 	}
 	return ok, err
 }

@@ -2,6 +2,7 @@ package latchkey
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -71,13 +72,26 @@ func TestAKeyThatTheIndexHasLostIsRevokedWithItsUser(t *testing.T) {
 	}
 }
 
-func TestAKeyWhoseRecordIsOfAnEarlierStateDoesNotLogIn(t *testing.T) {
-	h := openInhabited(t)
-	wantLogin(t, h.Store, h.laptopToken, h.laptop.id)
-	must(t, h.DisableKey(t.Context(), h.ada.id, h.laptop.id))
-	h.putKey(h.laptop)
-	for range 2 {
-		wantRefused(t, h.Store, h.laptopToken, ErrCorrupt)
+// An old version of a page has the record from before its key or user was disabled.
+func TestAKeyWithARecordOfAnEarlierStateDoesNotLogInAndIsNotWrittenAgain(t *testing.T) {
+	for table, disable := range map[string]func(s *Store, key Key) error{
+		tableKeys:  func(s *Store, key Key) error { return s.DisableKey(t.Context(), key.Owner, key.ID) },
+		tableUsers: func(s *Store, key Key) error { return s.DisableUser(t.Context(), key.Owner) },
+	} {
+		t.Run(table, func(t *testing.T) {
+			s := open(t, nil)
+			key, token := addWideKey(t, s, "ada")
+			id := map[string]uuid.UUID{tableKeys: key.ID, tableUsers: key.Owner}[table]
+			s = reopenWithOldPage(t, s, table, id, func(s *Store) { must(t, disable(s, key)) })
+			for range 2 {
+				wantRefused(t, s, token, ErrCorrupt)
+			}
+			err := disable(s, key)
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("disabled again: got %v, want %v", err, ErrCorrupt)
+			}
+			wantRefused(t, s, token, ErrCorrupt)
+		})
 	}
 }
 

@@ -26,7 +26,7 @@ func TestALoginTellsWhoseTheTokenIs(t *testing.T) {
 		name, token string
 		want        latchkey.Principal
 	}{
-		{"a user's key", token, latchkey.Principal{KeyID: key.ID, KeyName: "Ada's laptop", Owner: user, UserID: user}},
+		{"a user's key", token, latchkey.Principal{KeyID: key.ID, KeyName: "Ada's laptop", Owner: user, UserID: user, Identity: email("ada")}},
 		{"a server key", serverToken, latchkey.Principal{KeyID: serverKey.ID, KeyName: "backup-job", Owner: latchkey.ServerOwner, ServerKey: true}},
 	} {
 		for _, login := range []string{"cold", "cached"} {

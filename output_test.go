@@ -95,14 +95,20 @@ func (s secrets) addStored(t testing.TB, e latchkey.Engine) {
 		}
 		domain, err := etx.Get("meta", []byte("domain"))
 		must(t, err)
-		// The record has a version; an ID of 16 bytes under the tag 0a; the secret for user IDs, of
-		// 32 bytes, under 12; and the secret for tags, of 16 bytes.
-		if len(domain) < 73 || domain[1] != 0x0a || domain[19] != 0x12 || domain[55] != 0x12 {
+		// The record has a version; an ID of 16 bytes under the tag 0a; and the secret for user
+		// IDs, of 32 bytes, under 12.
+		if len(domain) < 53 || domain[1] != 0x0a || domain[19] != 0x12 {
 			t.Fatalf("the domain's record is not as expected: %x", domain)
 		}
 		s.addBytes("the secret that user IDs are derived from", domain[21:53])
-		s.addBytes("the secret that tags are made under", domain[57:73])
-		s.addHalves("the secret that tags are made under", domain[57:73])
+		tags, err := etx.Get("meta", []byte("tags"))
+		must(t, err)
+		// The record has a version and a secret for tags, of 16 bytes under the tag 12.
+		if len(tags) < 21 || tags[1] != 0x0a || tags[3] != 0x12 {
+			t.Fatalf("the record of the tag secrets is not as expected: %x", tags)
+		}
+		s.addBytes("the secret that tags are made under", tags[5:21])
+		s.addHalves("the secret that tags are made under", tags[5:21])
 		return nil
 	}))
 }
@@ -414,11 +420,11 @@ func TestNoErrorShowsASecret(t *testing.T) {
 		}
 	}
 	wantFailure(login(s, cancelled, h.token), context.Canceled)
-	e.key, e.damage = "state", func([]byte) []byte { return []byte("damaged") }
-	wantFailure(storeCalls["Stats"].call(t.Context(), s, h), latchkey.ErrCorrupt)
-	e.key, e.damage = "domain", func(value []byte) []byte { value[30] ^= 1; return value }
-	_, err = latchkey.OpenWith(e, opts)
-	wantFailure(err, latchkey.ErrCorrupt)
+	for _, e.key = range []string{"domain", "tags"} {
+		e.damage = func(value []byte) []byte { value[20] ^= 1; return value }
+		_, err = latchkey.OpenWith(e, opts)
+		wantFailure(err, latchkey.ErrCorrupt)
+	}
 	e.key = ""
 
 	// Every call, with everything wrong that can be wrong.

@@ -3,33 +3,50 @@ package latchkey
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// rehash is a verifier at the store's cost. The next write puts it in the place of an old one.
+// A verifier is hashed at the cost of the store that made its key. If this store has another cost,
+// it hashes the secret again after a login, and keeps the result beside the record, because the
+// record may be replicated to stores with other costs.
+
+// rehash is the hash of a verifier's secret at the store's cost. The next write stores it.
 type rehash struct {
-	id       uuid.UUID
-	old, new string
+	hashID
+	old string // the verifier in the key's record
+	new string // empty until the hash is finished
 }
+
+// hashID names a verifier of a key.
+type hashID struct {
+	key      uuid.UUID
+	verifier record.VerifierID
+}
+
+// tableKey returns the key of an entry in the table of hashes.
+func (id hashID) tableKey() []byte { return slices.Concat(id.key[:], id.verifier[:]) }
 
 // rehashes are verifiers that wait for the next write, so that a login never has to write.
 type rehashes struct {
 	mu      sync.Mutex
-	pending map[uuid.UUID]rehash // an empty new means that the hash is not finished
+	pending map[hashID]rehash
 }
 
 // maxRehashes bounds the number of verifiers that wait. A key that finds no room is hashed anew
 // after another cold login.
 const maxRehashes = 256
 
-func newRehashes() *rehashes { return &rehashes{pending: make(map[uuid.UUID]rehash)} }
+func newRehashes() *rehashes { return &rehashes{pending: make(map[hashID]rehash)} }
 
 // hashAnew begins to compute a verifier at the store's cost. The login that has proven the secret
 // does not wait for it.
-func (s *Store) hashAnew(id uuid.UUID, secret *[secretSize]byte, old string) {
-	h := rehash{id: id, old: old}
+func (s *Store) hashAnew(v *storedVerifier, secret *[secretSize]byte) {
+	h := rehash{hashID: hashID{v.key, v.id}, old: v.phc}
 	if s.readOnly || !s.rehashes.begin(h) {
 		return
 	}
@@ -47,10 +64,10 @@ func (s *Store) hashAnew(id uuid.UUID, secret *[secretSize]byte, old string) {
 func (r *rehashes) begin(h rehash) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if have, ok := r.pending[h.id]; ok && have.old == h.old || len(r.pending) >= maxRehashes {
+	if have, ok := r.pending[h.hashID]; ok && have.old == h.old || len(r.pending) >= maxRehashes {
 		return false
 	}
-	r.pending[h.id] = h
+	r.pending[h.hashID] = h
 	return true
 }
 
@@ -58,13 +75,13 @@ func (r *rehashes) begin(h rehash) bool {
 func (r *rehashes) end(h rehash) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.pending[h.id].old != h.old {
+	if r.pending[h.hashID].old != h.old {
 		return // a later rehash has taken the place
 	}
 	if h.new == "" {
-		delete(r.pending, h.id)
+		delete(r.pending, h.hashID)
 	} else {
-		r.pending[h.id] = h
+		r.pending[h.hashID] = h
 	}
 }
 
@@ -85,40 +102,83 @@ func (r *rehashes) done(written []rehash) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, h := range written {
-		if r.pending[h.id] == h {
-			delete(r.pending, h.id)
+		if r.pending[h.hashID] == h {
+			delete(r.pending, h.hashID)
 		}
 	}
 }
 
-// applyRehashes writes the verifiers that wait. It leaves out a verifier if its key does not have
-// the old one any more. It returns all verifiers that waited, and the number of those that it
-// wrote.
+// applyRehashes writes the hashes that wait. It leaves out a hash if its key does not have the
+// verifier any more. It returns all hashes that waited, and the number of those that it wrote.
 func (tx *Tx) applyRehashes() (pending []rehash, written uint64, err error) {
 	pending = tx.store.rehashes.ready()
 	for _, h := range pending {
-		k, err := tx.getKey(h.id)
-		if err == nil && k != nil {
-			err = tx.checkLatest(keyKind, h.id, k.sequence)
-		}
+		k, err := tx.getKey(h.key)
 		if errors.Is(err, ErrCorrupt) {
 			continue // damage of this key is no reason to refuse the change of another
 		}
 		if err != nil {
 			return nil, 0, err
 		}
-		if k == nil || k.deleted || k.verifier != h.old {
+		if k == nil || !hasVerifier(k, &storedVerifier{id: h.verifier, phc: h.old}, tx.now()) || tx.isAtCost(h.hashID) {
 			continue
 		}
-		now, err := tx.nextChange(keyKind, k.id, &k.sequence)
-		if err != nil {
-			return nil, 0, err
-		}
-		k.verifier, k.hashed = h.new, now
-		if err := tx.putKey(k); err != nil {
+		var m record.Message
+		m.Bytes(hashPHC, []byte(h.new))
+		if err := tx.putRecord(tableHashes, h.tableKey(), m); err != nil {
 			return nil, 0, err
 		}
 		written++
 	}
 	return pending, written, nil
+}
+
+// hashPHC is the only field of a record in the table of hashes.
+const hashPHC = 1
+
+// getHash returns the hash of a verifier's secret at the store's own cost, or "".
+func (tx *Tx) getHash(key uuid.UUID, verifier record.VerifierID) (string, error) {
+	id := hashID{key, verifier}.tableKey()
+	sealed, err := tx.etx.Get(tableHashes, id)
+	if err != nil || sealed == nil {
+		return "", err
+	}
+	return decodeHash(id, sealed)
+}
+
+func decodeHash(key, sealed []byte) (phc string, err error) {
+	message, err := openRecord(tableHashes, key, sealed)
+	if err != nil {
+		return "", err
+	}
+	for f, err := range record.Fields(message) {
+		if err != nil {
+			return "", recordError(err)
+		}
+		if f.Num == hashPHC {
+			phc = string(f.Bytes)
+		}
+	}
+	return phc, nil
+}
+
+// isAtCost reports whether there is a hash at the store's own cost already. Another transaction may
+// have written it, which shares its commit with this one.
+func (tx *Tx) isAtCost(id hashID) bool {
+	phc, err := tx.getHash(id.key, id.verifier)
+	if err != nil || phc == "" {
+		return false
+	}
+	v, err := parseVerifier(phc)
+	return err == nil && v.cost == tx.store.cost
+}
+
+// deleteHashes deletes the hashes of a key.
+func (tx *Tx) deleteHashes(k *record.Key) error {
+	for _, v := range k.Verifiers.All {
+		if err := tx.delete(tableHashes, hashID{k.ID, v.ID}.tableKey()); err != nil {
+			return err
+		}
+	}
+	return nil
 }

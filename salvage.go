@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"maps"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -16,6 +16,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 	"github.com/latchkeydb/latchkey/internal/durable"
 	"github.com/latchkeydb/latchkey/internal/names"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // SalvageReport says what [Salvage] brought back, and what it could not.
@@ -63,14 +64,15 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 	}
 	defer f.Close()
 	s := &salvage{
-		users: map[uuid.UUID]salvaged[userRecord]{}, keys: map[uuid.UUID]salvaged[keyRecord]{},
-		meta: map[string][]byte{}, identities: map[uuid.UUID]Identity{}, changes: map[uuid.UUID]uint64{},
+		meta: map[string][]byte{}, found: map[trackedKey]salvaged{}, changes: map[trackedKey]uint64{}, identities: map[uuid.UUID]Identity{},
+		users: map[uuid.UUID]*record.User{}, keys: map[uuid.UUID]*record.Key{}, groups: map[string]*record.Group{}, writer: record.NewWriter(),
 	}
 	err = s.read(ctx, f)
 	if err == nil {
 		err = s.readDomain()
 	}
 	if err == nil {
+		s.decode()
 		s.reconcile()
 		err = durable.Create(durable.Resolve(out), func(tmp *os.File) error { return s.write(ctx, tmp.Name()) })
 	}
@@ -87,18 +89,32 @@ type salvage struct {
 	candidates []func(id uint64) bool
 	report     SalvageReport
 
-	domain     *domain
-	meta       map[string][]byte // records of the table meta that never change
-	users      map[uuid.UUID]salvaged[userRecord]
-	keys       map[uuid.UUID]salvaged[keyRecord]
+	domain *domain
+	meta   map[string][]byte // records of the table meta, each in any version
+	tags   record.TagSecrets // of all versions of their record
+	shared bool              // some version of the replica's record says so
+
+	found      map[trackedKey]salvaged
+	changes    map[trackedKey]uint64  // the last change of each entry in the change index
 	identities map[uuid.UUID]Identity // the identities in the index, by user
-	changes    map[uuid.UUID]uint64   // the last change of each record in the change index
 	data       []map[string][]byte    // application records, for each candidate
+
+	users  map[uuid.UUID]*record.User
+	keys   map[uuid.UUID]*record.Key
+	groups map[string]*record.Group
+	writer record.Writer // of disablings
 }
 
-// salvaged is a record. An uncertain record may be from before the last commit.
-type salvaged[T any] struct {
-	record    T
+// trackedKey is the key of an entry of a tracked table.
+type trackedKey struct{ table, key string }
+
+func trackedID(table string, id uuid.UUID) trackedKey { return trackedKey{table, string(id[:])} }
+
+// salvaged is the latest version of a record that was found. An uncertain one may be from before
+// the last commit.
+type salvaged struct {
+	message   []byte
+	sequence  uint64
 	uncertain bool
 }
 
@@ -139,37 +155,49 @@ const (
 	dataEntry
 	changesEntry
 	identityEntry
-	userEntry
-	keyEntry
-	badEntry // the record of a user or key, with a wrong checksum
+	trackedEntry // a record of a tracked table
+	badEntry     // the record of a user or key, with a wrong checksum
 )
 
 // kindOf returns the kind of an entry. A leaf page does not tell which table it is of, so kindOf
 // judges by the form and the checksum of the entry.
 func kindOf(k, v []byte) entryKind {
-	byID := len(k) == len(uuid.UUID{})
 	switch {
 	case isDomainKey(k):
 		return domainEntry
 	case isRecord(tableData, k, v):
 		return dataEntry
-	case len(k) == 8 && len(v) == 17:
+	case isChange(k, v):
 		return changesEntry
 	case isIdentityEntry(k, v):
 		return identityEntry
-	case byID && isRecord(tableUsers, k, v):
-		return userEntry
-	case byID && isRecord(tableKeys, k, v):
-		return keyEntry
-	case byID && len(v) > 0:
+	case tableOf(k, v) != "":
+		return trackedEntry
+	case len(k) == len(uuid.UUID{}) && len(v) > 0:
 		return badEntry
 	}
 	return otherEntry
 }
 
-// isDomainKey reports whether k is the key of a record in the table meta that never changes.
+// isDomainKey reports whether k is the key of a record in the table meta.
 func isDomainKey(k []byte) bool {
-	return bytes.Equal(k, metaFormat) || bytes.Equal(k, metaDomain) || bytes.Equal(k, metaReplica)
+	return slices.ContainsFunc([][]byte{metaFormat, metaDomain, metaTags, metaReplica}, func(key []byte) bool { return bytes.Equal(k, key) })
+}
+
+func isChange(k, v []byte) bool {
+	_, table, _, ok := boltpage.SplitChangeKey(k)
+	return ok && len(v) == 0 && slices.Contains(trackedTables, table)
+}
+
+// tableOf returns the tracked table that an entry is a record of, or "".
+func tableOf(k, v []byte) string {
+	_, sealed, ok := boltpage.SplitTracked(v)
+	for _, table := range trackedTables {
+		if ok && isRecord(table, k, sealed) {
+			return table
+		}
+	}
+	return ""
 }
 
 func isRecord(table string, k, v []byte) bool {
@@ -190,8 +218,8 @@ func splitIdentityIndexKey(k []byte) (i Identity, ok bool) {
 	return i, ok && i.check(names.Stored) == nil
 }
 
-// take keeps an entry of a page. From a page that is not in use it takes only records that never
-// change.
+// take keeps an entry of a page. From a page that is not in use it takes only records of the table
+// meta, of which every version is good.
 func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
 	kind := kindOf(k, v)
 	if stale && kind != domainEntry {
@@ -199,9 +227,7 @@ func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
 	}
 	switch kind {
 	case domainEntry:
-		if isRecord(tableMeta, k, v) {
-			s.meta[string(k)] = bytes.Clone(v)
-		}
+		s.takeMeta(k, v)
 	case dataEntry:
 		for i, has := range s.candidates {
 			if has(page) {
@@ -209,34 +235,43 @@ func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
 			}
 		}
 	case changesEntry:
-		id := uuid.UUID(v[1:])
-		s.changes[id] = max(s.changes[id], binary.BigEndian.Uint64(k))
+		sequence, table, key, _ := boltpage.SplitChangeKey(k)
+		at := trackedKey{table, string(key)}
+		s.changes[at] = max(s.changes[at], sequence)
 	case identityEntry:
 		s.identities[uuid.UUID(v)], _ = splitIdentityIndexKey(k)
-	case userEntry:
-		u, err := decodeUser(uuid.UUID(k), v)
-		if err != nil {
-			s.report.BadRecords++
-			return
-		}
-		if old, ok := s.users[u.id]; !ok || old.record.sequence < u.sequence {
-			s.users[u.id] = salvaged[userRecord]{u, uncertain}
-		}
-	case keyEntry:
-		key, err := decodeKey(uuid.UUID(k), v)
-		if err != nil {
-			s.report.BadRecords++
-			return
-		}
-		if old, ok := s.keys[key.id]; !ok || old.record.sequence < key.sequence {
-			s.keys[key.id] = salvaged[keyRecord]{key, uncertain}
+	case trackedEntry:
+		sequence, sealed, _ := boltpage.SplitTracked(v)
+		at := trackedKey{tableOf(k, v), string(k)}
+		if old, ok := s.found[at]; !ok || old.sequence < sequence {
+			message, _ := openRecord(at.table, k, sealed)
+			s.found[at] = salvaged{bytes.Clone(message), sequence, uncertain}
 		}
 	case badEntry:
 		s.report.BadRecords++
 	}
 }
 
+func (s *salvage) takeMeta(k, v []byte) {
+	message, err := openRecord(tableMeta, k, v)
+	if err != nil {
+		return
+	}
+	switch string(k) {
+	case string(metaTags):
+		if tags, err := record.DecodeTagSecrets(message); err == nil {
+			s.tags = s.tags.Merge(tags)
+		}
+		return
+	case string(metaReplica):
+		r, err := record.DecodeReplica(message)
+		s.shared = s.shared || err == nil && r.Shared
+	}
+	s.meta[string(k)] = bytes.Clone(v)
+}
+
 func (s *salvage) readDomain() error {
+	s.meta[string(metaTags)] = record.Seal(tableMeta, metaTags, s.tags.Encode())
 	d, err := readDomain(func(key []byte) ([]byte, error) { return s.meta[string(key)], nil })
 	if err != nil {
 		return err
@@ -247,50 +282,75 @@ func (s *salvage) readDomain() error {
 	s.domain = d
 	// Some of the last writes may be lost. New writes by the same replica would get the stamps of
 	// the lost ones.
-	s.domain.replica = uuid.New()
-	s.meta[string(metaReplica)] = s.domain.encodeReplica()
+	s.domain.replica = record.Replica{ID: uuid.New(), Shared: s.shared}
 	return nil
 }
 
-// reconcile enforces the rules that records obey together: uncertain records are disabled, every
-// key has a user, deletion wins, and no two keys of an owner have the same name.
-func (s *salvage) reconcile() {
-	for id, u := range s.users {
-		if (u.uncertain || u.record.sequence < s.changes[id]) && !u.record.deleted {
-			u.record.disabled = true
+// decode decodes the users and keys that were found. Deletion wins over them. Uncertain users, keys
+// and groups are disabled.
+func (s *salvage) decode() {
+	for at, found := range s.found {
+		id, _ := uuid.FromBytes([]byte(at.key))
+		flag, err := &record.Flag{}, error(nil)
+		switch at.table {
+		case tableUsers:
+			if _, deleted := s.found[trackedID(tableDeadUsers, id)]; deleted {
+				continue
+			}
+			var u record.User
+			if u, err = record.DecodeUser(id, found.message); err == nil {
+				s.users[id], flag = &u, &u.Flag
+			}
+		case tableKeys:
+			if _, deleted := s.found[trackedID(tableDeadKeys, id)]; deleted {
+				continue
+			}
+			var k record.Key
+			if k, err = record.DecodeKey(id, found.message); err == nil {
+				s.keys[id], flag = &k, &k.Flag
+			}
+		case tableGroups:
+			var g record.Group
+			if g, err = record.DecodeGroup(at.key, found.message); err == nil {
+				s.groups[at.key], flag = &g, &g.Flag
+			}
+		default:
+			continue
+		}
+		switch {
+		case err != nil:
+			s.report.BadRecords++
+		case found.uncertain || found.sequence < s.changes[at]:
+			*flag = flag.Disable(s.writer)
 			s.report.Uncertain++
-			s.users[id] = u
 		}
 	}
+}
+
+// reconcile enforces the rules that records obey together: every key has a user, a deleted user
+// takes the keys along, and no two keys of an owner have the same name.
+func (s *salvage) reconcile() {
 	taken := map[string]bool{}
 	for _, id := range sortedIDs(s.keys) {
 		k := s.keys[id]
-		if k.record.deleted {
-			continue
-		}
-		if k.uncertain || k.record.sequence < s.changes[id] {
-			k.record.disabled = true
-			s.report.Uncertain++
-		}
-		if owner := k.record.owner; owner != ServerOwner {
-			u, ok := s.users[owner]
-			if !ok {
-				u = salvaged[userRecord]{record: s.orphanOwner(owner, k.record.made)}
-				s.users[owner] = u
-				s.report.Orphaned++
-			}
-			if u.record.deleted {
+		if k.Owner != ServerOwner {
+			if _, deleted := s.found[trackedID(tableDeadUsers, k.Owner)]; deleted {
 				delete(s.keys, id)
+				s.found[trackedID(tableDeadKeys, id)] = salvaged{message: k.Tombstone().Encode()}
 				continue
 			}
+			if s.users[k.Owner] == nil {
+				s.users[k.Owner] = s.orphanOwner(k.Owner, k.Created)
+				s.report.Orphaned++
+			}
 		}
-		if name := string(nameIndexKey(k.record.owner, k.record.name, uuid.Nil)); taken[name] {
+		if name := string(nameIndexKey(k.Owner, k.Name.Value, uuid.Nil)); taken[name] {
 			suffix := "~" + id.String()
-			k.record.name = names.Cut(k.record.name, names.MaxLength-len(suffix)) + suffix
+			k.Name.Value = names.Cut(k.Name.Value, names.MaxLength-len(suffix)) + suffix
+			k.Name.Stamp = k.Next(s.domain.replica.ID)
 		} else {
 			taken[name] = true
 		}
-		s.keys[id] = k
 	}
 	s.reconcileIdentities()
 }
@@ -302,26 +362,37 @@ func (s *salvage) reconcile() {
 func (s *salvage) reconcileIdentities() {
 	hasKeys := map[uuid.UUID]bool{}
 	for _, k := range s.keys {
-		if !k.record.deleted {
-			hasKeys[k.record.owner] = true
-		}
+		hasKeys[k.Owner] = true
 	}
 	holders := map[Identity]uuid.UUID{}
-	last := map[Identity]stamp{}
+	last := map[Identity]uint64{} // the sequence of the holder
 	for _, id := range sortedIDs(s.users) {
-		for _, i := range s.users[id].record.identities {
-			if _, taken := holders[i.Identity]; !taken || last[i.Identity].counter < i.linked.counter {
-				holders[i.Identity], last[i.Identity] = id, i.linked
+		sequence := s.found[trackedID(tableUsers, id)].sequence
+		for _, i := range s.users[id].Linked() {
+			if _, taken := holders[identityOf(i)]; !taken || last[identityOf(i)] < sequence {
+				holders[identityOf(i)], last[identityOf(i)] = id, sequence
 			}
 		}
 	}
 	for id, u := range s.users {
-		u.record.identities = slices.DeleteFunc(u.record.identities, func(i identityRecord) bool { return holders[i.Identity] != id })
-		if !u.record.deleted && (len(u.record.identities) == 0 || hasKeys[id] && u.record.anonymous()) {
-			u.record.identities = append(u.record.identities, identityRecord{Identity: lostIdentity(id), linked: u.record.made})
+		for _, i := range u.Linked() {
+			if holders[identityOf(i)] != id {
+				i.Unlinked, i.Stamp = true, u.Next(s.domain.replica.ID)
+				*u = u.SetIdentity(i)
+			}
 		}
-		s.users[id] = u
+		if len(u.Linked()) == 0 || hasKeys[id] && isAnonymous(u) {
+			*u = u.SetIdentity(s.linked(lostIdentity(id), u))
+		}
+		if !s.shared {
+			*u = u.Forget()
+		}
 	}
+}
+
+// linked returns an identity that is linked to a user now.
+func (s *salvage) linked(i Identity, u *record.User) record.Identity {
+	return record.Identity{Provider: string(i.Provider), Subject: i.Subject, Stamp: u.Next(s.domain.replica.ID)}
 }
 
 // lostIdentity returns the identity for a user that would have none.
@@ -329,13 +400,16 @@ func lostIdentity(id uuid.UUID) Identity {
 	return Identity{ProviderCustomFunction, "lost:" + id.String()}
 }
 
-// orphanOwner makes the record of a user of which only keys are left.
-func (s *salvage) orphanOwner(id uuid.UUID, made stamp) userRecord {
+// orphanOwner makes the record of a user of which only keys are left. The user is as old as the
+// first of the keys.
+func (s *salvage) orphanOwner(id uuid.UUID, created time.Time) *record.User {
 	i, ok := s.identities[id]
 	if !ok || i.Provider == ProviderAnonymous {
 		i = lostIdentity(id)
 	}
-	return userRecord{id: id, made: made, disabledFlag: disabledFlag{disablings: 1, disabled: true}, identities: []identityRecord{{Identity: i, linked: made}}}
+	u := record.User{ID: id, Created: created, Flag: record.Flag{}.Disable(s.writer)}
+	u = u.SetIdentity(s.linked(i, &u))
+	return &u
 }
 
 // write makes the file of the new store at path.
@@ -347,6 +421,7 @@ func (s *salvage) write(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	e.Track(trackedTables...)
 	err = s.writeRecords(ctx, e)
 	if err == nil {
 		err = s.writeData(ctx, e)
@@ -357,53 +432,51 @@ func (s *salvage) write(ctx context.Context, path string) error {
 // salvageBatch is the number of records in one transaction of the new store.
 const salvageBatch = 10_000
 
+// writeRecords writes the records in the order of their last changes, with their entries in the
+// indexes.
 func (s *salvage) writeRecords(ctx context.Context, e Engine) error {
-	type change struct {
-		kind     recordKind
-		id       uuid.UUID
-		sequence uint64
-	}
-	var changes []change
-	for id, u := range s.users {
-		changes = append(changes, change{userKind, id, u.record.sequence})
-	}
-	for id, k := range s.keys {
-		changes = append(changes, change{keyKind, id, k.record.sequence})
-	}
-	slices.SortFunc(changes, func(a, b change) int {
-		return cmp.Or(cmp.Compare(a.sequence, b.sequence), bytes.Compare(a.id[:], b.id[:]))
+	s.encode()
+	all := slices.SortedFunc(maps.Keys(s.found), func(a, b trackedKey) int {
+		return cmp.Or(cmp.Compare(s.found[a].sequence, s.found[b].sequence), cmp.Compare(a.table, b.table), cmp.Compare(a.key, b.key))
 	})
-	st := &storeState{}
-	for first := true; first || len(changes) > 0; first = false {
-		batch := changes[:min(len(changes), salvageBatch)]
-		changes = changes[len(batch):]
-		begin := *st
-		err := e.Update(ctx, func(etx EngineTx) error {
-			*st = begin
-			tx := &Tx{etx: etx, replica: s.domain.replica, state: st}
-			for _, c := range batch {
-				// Each record keeps its sequence, because the counters of stamps refer to it,
-				// unless another record has taken the sequence.
-				if c.sequence > 0 {
-					st.sequence = max(st.sequence, c.sequence-1)
-				}
-				if err := s.writeRecord(tx, c.kind, c.id); err != nil {
-					return err
-				}
-			}
-			for key, record := range s.meta {
-				if err := tx.put(tableMeta, []byte(key), record); err != nil {
-					return err
-				}
-			}
-			return tx.putState()
-		})
+	err := e.Update(ctx, func(etx EngineTx) error { return s.domain.create(etx) })
+	for batch := range slices.Chunk(all, salvageBatch) {
 		if err != nil {
 			return err
 		}
+		err = e.Update(ctx, func(etx EngineTx) error {
+			tx := &Tx{etx: etx}
+			for _, at := range batch {
+				if err := s.writeRecord(tx, at); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
-	s.report.Users, s.report.Keys = int(st.users), int(st.keys)
-	return nil
+	s.report.Users, s.report.Keys = len(s.users), len(s.keys)
+	return err
+}
+
+// encode replaces the users, keys and groups that were found by what they are now.
+func (s *salvage) encode() {
+	now := map[trackedKey][]byte{}
+	for id, u := range s.users {
+		now[trackedID(tableUsers, id)] = u.Encode()
+	}
+	for id, k := range s.keys {
+		now[trackedID(tableKeys, id)] = k.Encode()
+	}
+	for name, g := range s.groups {
+		now[trackedKey{tableGroups, name}] = g.Encode()
+	}
+	maps.DeleteFunc(s.found, func(at trackedKey, _ salvaged) bool {
+		_, still := now[at]
+		return !still && slices.Contains([]string{tableUsers, tableKeys, tableGroups}, at.table)
+	})
+	for at, message := range now {
+		s.found[at] = salvaged{message: message, sequence: s.found[at].sequence}
+	}
 }
 
 func (s *salvage) writeData(ctx context.Context, e Engine) error {
@@ -433,35 +506,31 @@ func (s *salvage) writeData(ctx context.Context, e Engine) error {
 }
 
 // writeRecord writes a record and its entries in the indexes.
-func (s *salvage) writeRecord(tx *Tx, kind recordKind, id uuid.UUID) error {
-	if kind == userKind {
-		u := s.users[id].record
-		u.sequence = 0
-		if !u.deleted {
-			tx.state.users++
-			for _, i := range u.identities {
-				if err := tx.put(tableIdentities, i.indexKey(), id[:]); err != nil {
-					return err
-				}
+func (s *salvage) writeRecord(tx *Tx, at trackedKey) error {
+	id, _ := uuid.FromBytes([]byte(at.key))
+	group := ""
+	switch at.table {
+	case tableUsers:
+		u := s.users[id]
+		for _, i := range u.Linked() {
+			if err := tx.put(tableIdentities, identityOf(i).indexKey(), id[:]); err != nil {
+				return err
 			}
 		}
-		if _, err := tx.nextChange(userKind, id, &u.sequence); err != nil {
+		group = u.Groups.Now()
+	case tableKeys:
+		k := s.keys[id]
+		if err := tx.put(tableNames, nameIndexKey(k.Owner, k.Name.Value, id), nil); err != nil {
 			return err
 		}
-		return tx.putUser(&u)
+		group = k.Groups.Now()
 	}
-	k := s.keys[id].record
-	k.sequence = 0
-	if !k.deleted {
-		tx.state.keys++
-		if err := tx.put(tableNames, nameIndexKey(k.owner, k.name, id), nil); err != nil {
+	if group != "" {
+		if err := tx.put(tableMembers, memberIndexKey(group, id), nil); err != nil {
 			return err
 		}
 	}
-	if _, err := tx.nextChange(keyKind, id, &k.sequence); err != nil {
-		return err
-	}
-	return tx.putKey(&k)
+	return tx.putRecord(at.table, []byte(at.key), s.found[at].message)
 }
 
 func sortedIDs[T any](m map[uuid.UUID]T) []uuid.UUID {

@@ -9,7 +9,7 @@ import (
 
 // Stats are the counters of a store. The counters below Keys begin at 0 when the store is opened.
 type Stats struct {
-	Sequence uint64 // the number of the last committed change
+	Sequence uint64 // the number of the last commit; several changes can share one
 	Users    uint64 // without deleted ones
 	Keys     uint64 // without deleted ones, with server keys
 
@@ -36,22 +36,22 @@ type Stats struct {
 //
 // It returns [ErrClosed], [ErrCorrupt], [ErrNewerFormat] or ctx's error.
 func (s *Store) Stats(ctx context.Context) (Stats, error) {
-	var st storeState
-	err := s.View(ctx, func(tx *Tx) error {
-		p, err := tx.readState()
-		if err != nil {
+	var out Stats
+	err := s.View(ctx, func(tx *Tx) (err error) {
+		out.Sequence = tx.etx.Sequence()
+		if out.Users, err = tx.etx.Count(tableUsers); err != nil {
 			return err
 		}
-		st = *p
-		return nil
+		out.Keys, err = tx.etx.Count(tableKeys)
+		return err
 	})
 	if err != nil {
 		return Stats{}, wrapf(err, "read stats")
 	}
-	out := Stats{
-		Sequence: st.sequence,
-		Users:    st.users,
-		Keys:     st.keys,
+	out = Stats{
+		Sequence: out.Sequence,
+		Users:    out.Users,
+		Keys:     out.Keys,
 
 		Hits:      s.counters.sum(statHits),
 		Misses:    s.counters.sum(statMisses),

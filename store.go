@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/inside"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // A Store is an open handle on one body of users and keys. It is safe for concurrent use. Close it
@@ -31,9 +32,10 @@ type Store struct {
 	rehashes         *rehashes
 	counters         *counters
 	safetyCopy       copyState
-	refused          atomic.Pointer[refusal] // nil unless all logins are refused
-	recovered        bool                    // this opening used the safety copy
-	transactions     *inside.Mark            // of goroutines that run a function of View or Update
+	writer           atomic.Pointer[record.Writer] // for disablings; nil if the store only reads
+	refused          atomic.Pointer[refusal]       // nil unless all logins are refused
+	recovered        bool                          // this opening used the safety copy
+	transactions     *inside.Mark                  // of goroutines in View or Update
 
 	closeOnce sync.Once
 	closed    atomic.Bool
@@ -145,12 +147,16 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		transactions:     inside.New(),
 		closing:          make(chan struct{}),
 	}
+	if !s.readOnly {
+		s.drawWriter()
+	}
+	e.Track(trackedTables...)
 	d, err := openDomain(context.Background(), e, opts, s.random)
 	if err != nil {
 		return nil, err
 	}
-	if opts != nil && opts.TokenPrefix != "" && opts.TokenPrefix != d.prefix {
-		return nil, fmt.Errorf("%w: TokenPrefix is %q, but the store was made with %q, which it keeps", ErrInvalidOptions, opts.TokenPrefix, d.prefix)
+	if opts != nil && opts.TokenPrefix != "" && opts.TokenPrefix != d.Prefix {
+		return nil, fmt.Errorf("%w: TokenPrefix is %q, but the store was made with %q, which it keeps", ErrInvalidOptions, opts.TokenPrefix, d.Prefix)
 	}
 	s.domain, s.tokens = d, d.tokenFormat()
 	return s, nil
@@ -356,15 +362,15 @@ func orZero[T any](value T, err error) (T, error) {
 }
 
 func (s *Store) newTx(etx EngineTx) *Tx {
-	return &Tx{store: s, etx: etx, replica: s.domain.replica}
+	return &Tx{store: s, etx: etx}
 }
 
 // DomainID returns the ID of the domain, which is all the stores that share users and keys.
-func (s *Store) DomainID() uuid.UUID { return s.domain.id }
+func (s *Store) DomainID() uuid.UUID { return s.domain.ID }
 
 // ReplicaID returns the ID of this store among the replicas of its domain. A store that [Salvage]
 // makes has another ID, because it may lack some of the last changes.
-func (s *Store) ReplicaID() uuid.UUID { return s.domain.replica }
+func (s *Store) ReplicaID() uuid.UUID { return s.domain.replica.ID }
 
 // Format keeps the secrets of the domain out of anything that prints a Store.
 func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Store") }
@@ -378,8 +384,8 @@ func (s *Store) now() time.Time {
 	switch first := time.UnixMilli(0).UTC(); {
 	case now.Before(first):
 		return first
-	case now.After(lastTime):
-		return lastTime
+	case now.After(record.LastTime):
+		return record.LastTime
 	}
 	return now
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"math"
 	"math/rand/v2"
 	"regexp"
@@ -12,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 type tokenVectors struct {
@@ -208,34 +209,28 @@ func TestTokensUnderAnOldTagSecretAreGoodUntilItIsRetired(t *testing.T) {
 	s := open(t, nil)
 	oldKey, oldToken := addServerKey(t, s, "old")
 
-	first := s.domain.tagSecrets[0]
-	second := tagSecret{number: first.number + 1, secret: [16]byte{1, 2, 3}}
-	s = reopenWithTagSecrets(t, s, second, first)
+	both := s.domain.tags.Add([16]byte{1, 2, 3})
+	s = reopenWithTags(t, s, both) // accepted, so that other stores may begin to use it
+	stillOld, stillOldToken := addServerKey(t, s, "still old")
+	s = reopenWithTags(t, s, both.Set(1, record.TagUsed))
 	newKey, newToken := addServerKey(t, s, "new")
 	wantLogin(t, s, oldToken, oldKey.ID)
+	wantLogin(t, s, stillOldToken, stillOld.ID)
 	wantLogin(t, s, newToken, newKey.ID)
 
-	s = reopenWithTagSecrets(t, s, second)
+	s = reopenWithTags(t, s, both.Set(1, record.TagUsed).Set(0, record.TagRetired))
 	wantLogin(t, s, newToken, newKey.ID)
-	if _, err := s.Login(t.Context(), oldToken); !errors.Is(err, ErrInvalidToken) {
-		t.Errorf("a token under the retired secret: got error %v, want ErrInvalidToken", err)
-	}
-	if st := stats(t, s); st.Forged != 1 {
-		t.Errorf("%d tokens were found forged, want 1", st.Forged)
+	wantRefused(t, s, oldToken, ErrInvalidToken)
+	wantRefused(t, s, stillOldToken, ErrInvalidToken)
+	if st := stats(t, s); st.Forged != 2 {
+		t.Errorf("%d tokens were found forged, want 2", st.Forged)
 	}
 }
 
-// reopenWithTagSecrets writes the domain with other tag secrets, and opens the store again.
-func reopenWithTagSecrets(t *testing.T, s *Store, secrets ...tagSecret) *Store {
+// reopenWithTags writes other tag secrets, and opens the store again.
+func reopenWithTags(t *testing.T, s *Store, tags record.TagSecrets) *Store {
 	t.Helper()
-	err := s.Update(t.Context(), func(tx *Tx) error {
-		d := *s.domain
-		d.tagSecrets = secrets
-		return tx.etx.Put(tableMeta, metaDomain, sealRecord(tableMeta, metaDomain, d.encode()))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	plant(t, s, tableMeta, metaTags, record.Seal(tableMeta, metaTags, tags.Encode()))
 	return reopen(t, s, nil)
 }
 

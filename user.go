@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/names"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // A Provider is the way in which an identity was established. The names are those of the hosted
@@ -54,7 +56,9 @@ type User struct {
 	// Disablings is the number of times that the user was disabled. It never falls. A program that
 	// gives users sessions stores the number in each session: if the user has another number now,
 	// the user was disabled since, and the session is over.
-	Disablings uint64 `json:"-"`
+	Disablings uint64            `json:"-"`
+	Group      string            `json:"group,omitempty"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
 }
 
 // UserSpec describes a user to be made.
@@ -62,9 +66,16 @@ type UserSpec struct {
 	// Identity is the user's first identity. The subject of an anonymous identity may be empty.
 	// Then it becomes the user's ID.
 	Identity Identity
+	// Group is the tenant, site or project that the user and the user's keys belong to, or "". It
+	// follows the rules of [KeySpec].Group.
+	Group string
+	// Metadata are the program's own texts on the user, by name. They follow the rules of
+	// [KeySpec].Metadata.
+	Metadata map[string]string
 }
 
-// maxIdentities keeps a user's record well below MaxEngineValue.
+// maxIdentities is how many identities a user can have. A record can have more, because it keeps
+// some that are unlinked.
 const maxIdentities = 64
 
 // CreateUser makes a user with one identity. The user's ID is derived from the identity, so that
@@ -72,7 +83,8 @@ const maxIdentities = 64
 // of an anonymous user is random. If another user has begun with the identity before, and was
 // deleted or has lost it by [Store.UnlinkIdentity], the new user gets another ID.
 //
-// It returns [ErrIdentityTaken], [ErrInvalidIdentity], or an error of [Store.Update].
+// It returns [ErrIdentityTaken], [ErrInvalidIdentity], [ErrInvalidGroup], [ErrInvalidMetadata], or
+// an error of [Store.Update].
 func (s *Store) CreateUser(ctx context.Context, n UserSpec) (User, error) {
 	user, err := write(ctx, s, func(tx *Tx) (User, error) { return tx.CreateUser(n) })
 	return user, wrapf(err, "create user")
@@ -82,6 +94,12 @@ func (s *Store) CreateUser(ctx context.Context, n UserSpec) (User, error) {
 func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 	defer tx.wholeSince(tx.writes, &err)
 	i := n.Identity
+	if err := checkGroup(n.Group); err != nil {
+		return User{}, err
+	}
+	if err := checkMetadata(n.Metadata); err != nil {
+		return User{}, err
+	}
 	id, err := tx.newUserID(&i)
 	if err != nil {
 		return User{}, err
@@ -89,17 +107,25 @@ func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 	if err := tx.claim(i, id); err != nil {
 		return User{}, err
 	}
-	u := &userRecord{id: id, created: tx.store.now()}
-	now, err := tx.nextChange(userKind, id, &u.sequence)
-	if err != nil {
+	u := record.User{ID: id, Created: tx.store.now()}
+	at := u.Next(tx.store.domain.replica.ID)
+	u = u.SetIdentity(record.Identity{Provider: string(i.Provider), Subject: i.Subject, Stamp: at})
+	u.Metadata = registerOf(record.Metadata(maps.Clone(n.Metadata)), len(n.Metadata) == 0, at)
+	if _, err := tx.setGroup(&u.Groups, id, n.Group, at); err != nil {
 		return User{}, err
 	}
-	u.made, u.identities = now, []identityRecord{{Identity: i, linked: now}}
-	tx.state.users++
-	if err := tx.putUser(u); err != nil {
+	if err := tx.putUser(&u); err != nil {
 		return User{}, err
 	}
-	return u.toUser(), nil
+	return toUser(&u), nil
+}
+
+// registerOf returns the register of a field of a new record. A field that is empty gets no stamp.
+func registerOf[T any](value T, empty bool, at record.Stamp) (r record.Register[T]) {
+	if !empty {
+		r.Value, r.Stamp = value, at
+	}
+	return r
 }
 
 // newUserID validates a first identity, completes an anonymous one, and returns the ID for its
@@ -114,14 +140,11 @@ func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 			return uuid.UUID{}, err
 		}
 		// With Options.InsecureRand, the same ID may have been drawn before.
-		u, err := tx.getUser(id)
-		if err != nil {
-			return uuid.UUID{}, err
+		used, err := tx.isUsed(tableUsers, tableDeadUsers, id)
+		if err == nil && used {
+			err = identityTaken(*i, id)
 		}
-		if u != nil {
-			return uuid.UUID{}, identityTaken(*i, id)
-		}
-		return id, nil
+		return id, err
 	}
 	if err := CheckIdentity(*i); err != nil {
 		return uuid.UUID{}, err
@@ -142,10 +165,15 @@ func (tx *Tx) countFormerUsers(i Identity) (uint64, error) {
 	exists := func(number uint64) (bool, error) {
 		id := tx.store.domain.userID(i, number)
 		u, err := tx.getUser(id)
-		if err == nil && u != nil && u.identityIndex(i) >= 0 {
-			err = identityTaken(i, id)
+		switch {
+		case err != nil:
+			return false, err
+		case u == nil:
+			return tx.has(tableDeadUsers, id[:])
+		case hasIdentity(u, i):
+			return true, identityTaken(i, id)
 		}
-		return u != nil, err
+		return true, nil
 	}
 	// All users before low exist. In the end, the user high does not.
 	low, high := uint64(0), uint64(0)
@@ -205,19 +233,16 @@ func (tx *Tx) User(id uuid.UUID) (User, error) {
 	if err != nil {
 		return User{}, err
 	}
-	return u.toUser(), nil
+	return toUser(u), nil
 }
 
-// liveUser returns the record of a user that is not deleted, or ErrUserNotFound.
-func (tx *Tx) liveUser(id uuid.UUID) (*userRecord, error) {
+// liveUser returns the record of a user, or ErrUserNotFound.
+func (tx *Tx) liveUser(id uuid.UUID) (*record.User, error) {
 	u, err := tx.getUser(id)
-	if err != nil {
-		return nil, err
+	if err == nil && u == nil {
+		err = ErrUserNotFound
 	}
-	if u == nil || u.deleted {
-		return nil, ErrUserNotFound
-	}
-	return u, nil
+	return u, err
 }
 
 // UserByIdentity returns the user that an identity belongs to.
@@ -308,7 +333,7 @@ func (s *Store) usersPage(ctx context.Context, after uuid.UUID) (page []User, er
 func (tx *Tx) Users(after uuid.UUID) iter.Seq2[User, error] {
 	return func(yield func(User, error) bool) {
 		for e, err := range tx.etx.Scan(tableUsers, append(after[:], 0), nil) {
-			var u userRecord
+			var u *record.User
 			if err == nil {
 				u, err = decodeUserEntry(e)
 			}
@@ -316,11 +341,20 @@ func (tx *Tx) Users(after uuid.UUID) iter.Seq2[User, error] {
 				yield(User{}, err)
 				return
 			}
-			if !u.deleted && !yield(u.toUser(), nil) {
+			if !yield(toUser(u), nil) {
 				return
 			}
 		}
 	}
+}
+
+// decodeUserEntry decodes an entry in the table of users.
+func decodeUserEntry(e Entry) (*record.User, error) {
+	id, err := decodeUUID(e.Key)
+	if err != nil {
+		return nil, err
+	}
+	return decodeRecord(tableUsers, id, e.Value, record.DecodeUser)
 }
 
 // LinkIdentity gives a user another identity. If the identity is this user's already, nothing
@@ -335,36 +369,34 @@ func (s *Store) LinkIdentity(ctx context.Context, userID uuid.UUID, i Identity) 
 }
 
 // LinkIdentity is [Store.LinkIdentity] in a transaction.
-func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (user User, err error) {
-	defer tx.wholeSince(tx.writes, &err)
-	u, err := tx.liveUser(userID)
+func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (User, error) {
+	return tx.changeIdentities(userID, func(u *record.User, at record.Stamp) (bool, error) {
+		if hasIdentity(u, i) {
+			return false, nil
+		}
+		if i.Provider == ProviderAnonymous {
+			return false, fmt.Errorf("%w: an anonymous identity cannot be linked", ErrInvalidIdentity)
+		}
+		if err := CheckIdentity(i); err != nil {
+			return false, err
+		}
+		// The record drops identities when it has too many, and the oldest may be one that the user
+		// still has.
+		if len(u.Linked()) >= maxIdentities || len(u.Identities) >= record.MaxIdentities {
+			return false, ErrTooManyIdentities
+		}
+		*u = u.SetIdentity(record.Identity{Provider: string(i.Provider), Subject: i.Subject, Stamp: at})
+		return true, tx.claim(i, userID)
+	})
+}
+
+// changeIdentities is changeUser for a call that returns the user.
+func (tx *Tx) changeIdentities(id uuid.UUID, change func(u *record.User, at record.Stamp) (changed bool, err error)) (User, error) {
+	u, err := tx.changeUser(id, change)
 	if err != nil {
 		return User{}, err
 	}
-	if u.identityIndex(i) >= 0 {
-		return u.toUser(), nil
-	}
-	if i.Provider == ProviderAnonymous {
-		return User{}, fmt.Errorf("%w: an anonymous identity cannot be linked", ErrInvalidIdentity)
-	}
-	if err := CheckIdentity(i); err != nil {
-		return User{}, err
-	}
-	if len(u.identities) >= maxIdentities {
-		return User{}, ErrTooManyIdentities
-	}
-	if err := tx.claim(i, userID); err != nil {
-		return User{}, err
-	}
-	now, err := tx.nextChange(userKind, userID, &u.sequence)
-	if err != nil {
-		return User{}, err
-	}
-	u.identities = append(u.identities, identityRecord{Identity: i, linked: now})
-	if err := tx.putUser(u); err != nil {
-		return User{}, err
-	}
-	return u.toUser(), nil
+	return toUser(u), nil
 }
 
 // UnlinkIdentity takes an identity from a user, so that another user can have it. Unlink an e-mail
@@ -381,45 +413,36 @@ func (s *Store) UnlinkIdentity(ctx context.Context, userID uuid.UUID, i Identity
 }
 
 // UnlinkIdentity is [Store.UnlinkIdentity] in a transaction.
-func (tx *Tx) UnlinkIdentity(userID uuid.UUID, i Identity) (user User, err error) {
-	defer tx.wholeSince(tx.writes, &err)
-	u, err := tx.liveUser(userID)
-	if err != nil {
-		return User{}, err
-	}
-	at := u.identityIndex(i)
-	if at < 0 {
-		return User{}, ErrIdentityNotFound
-	}
-	u.identities = slices.Delete(u.identities, at, at+1)
-	if len(u.identities) == 0 {
-		return User{}, ErrLastIdentity
-	}
-	if u.anonymous() {
-		n, err := tx.countKeys(userID)
+func (tx *Tx) UnlinkIdentity(userID uuid.UUID, i Identity) (User, error) {
+	return tx.changeIdentities(userID, func(u *record.User, at record.Stamp) (bool, error) {
+		if !hasIdentity(u, i) {
+			return false, ErrIdentityNotFound
+		}
+		*u = u.SetIdentity(record.Identity{Provider: string(i.Provider), Subject: i.Subject, Stamp: at, Unlinked: true})
+		if !tx.store.domain.replica.Shared {
+			*u = u.Forget()
+		}
+		if len(u.Linked()) == 0 {
+			return false, ErrLastIdentity
+		}
+		if isAnonymous(u) {
+			n, err := tx.countKeys(userID)
+			if err != nil {
+				return false, err
+			}
+			if n.all > 0 {
+				return false, ErrUserHasKeys
+			}
+		}
+		owner, err := tx.etx.Get(tableIdentities, i.indexKey())
 		if err != nil {
-			return User{}, err
+			return false, err
 		}
-		if n.all > 0 {
-			return User{}, ErrUserHasKeys
+		if bytes.Equal(owner, userID[:]) { // a damaged index may have another user
+			return true, tx.delete(tableIdentities, i.indexKey())
 		}
-	}
-	owner, err := tx.etx.Get(tableIdentities, i.indexKey())
-	if err != nil {
-		return User{}, err
-	}
-	if bytes.Equal(owner, userID[:]) { // a damaged index may have another user
-		if err := tx.delete(tableIdentities, i.indexKey()); err != nil {
-			return User{}, err
-		}
-	}
-	if _, err := tx.nextChange(userKind, userID, &u.sequence); err != nil {
-		return User{}, err
-	}
-	if err := tx.putUser(u); err != nil {
-		return User{}, err
-	}
-	return u.toUser(), nil
+		return true, nil
+	})
 }
 
 // EnableUser lets the keys of a disabled user log in again. Enabling an enabled user changes
@@ -435,8 +458,8 @@ func (s *Store) EnableUser(ctx context.Context, id uuid.UUID) error {
 func (tx *Tx) EnableUser(id uuid.UUID) error { return tx.setUserDisabled(id, false) }
 
 // DisableUser stops all keys of a user from logging in, until the user is enabled. Disabling a
-// disabled user only adds one to [User].Disablings. When DisableUser returns nil, the change is on
-// disk, and no login with a key of the user that begins afterwards succeeds.
+// disabled user changes nothing that a login can see. When DisableUser returns nil, the change is
+// on disk, and no login with a key of the user that begins afterwards succeeds.
 //
 // It returns [ErrUserNotFound], or an error of [Store.Update].
 func (s *Store) DisableUser(ctx context.Context, id uuid.UUID) error {
@@ -447,20 +470,11 @@ func (s *Store) DisableUser(ctx context.Context, id uuid.UUID) error {
 // DisableUser is [Store.DisableUser] in a transaction.
 func (tx *Tx) DisableUser(id uuid.UUID) error { return tx.setUserDisabled(id, true) }
 
-func (tx *Tx) setUserDisabled(id uuid.UUID, disable bool) (err error) {
-	defer tx.wholeSince(tx.writes, &err)
-	u, err := tx.liveUser(id)
-	if err != nil {
-		return err
-	}
-	if !u.set(disable) {
-		return nil
-	}
-	if _, err := tx.nextChange(userKind, id, &u.sequence); err != nil {
-		return err
-	}
-	tx.forgetUser(id)
-	return tx.putUser(u)
+func (tx *Tx) setUserDisabled(id uuid.UUID, disable bool) error {
+	_, err := tx.changeUser(id, func(u *record.User, _ record.Stamp) (bool, error) {
+		return tx.setDisabled(&u.Flag, disable), nil
+	})
+	return err
 }
 
 // DeleteUser deletes a user and all keys of the user, for good. Only their IDs are kept, and the
@@ -492,37 +506,39 @@ func (tx *Tx) DeleteUser(id uuid.UUID) (err error) {
 			return err
 		}
 	}
-	for _, i := range u.identities {
-		if err := tx.delete(tableIdentities, i.indexKey()); err != nil {
+	for _, i := range u.Linked() {
+		if err := tx.delete(tableIdentities, identityOf(i).indexKey()); err != nil {
 			return err
 		}
 	}
-	tombstone := &userRecord{id: id, made: u.made, deleted: true, sequence: u.sequence}
-	if _, err := tx.nextChange(userKind, id, &tombstone.sequence); err != nil {
+	if err := tx.deleteMember(u.Groups.Now(), id); err != nil {
 		return err
 	}
-	tx.state.users--
 	tx.forgetUser(id)
-	return tx.putUser(tombstone)
+	if err := tx.delete(tableUsers, id[:]); err != nil {
+		return err
+	}
+	return tx.putRecord(tableDeadUsers, id[:], u.Tombstone().Encode())
 }
 
-func (u *userRecord) toUser() User {
-	user := User{ID: u.id, Created: u.created, Disabled: u.disabled, Disablings: u.disablings}
-	for _, i := range u.identities {
-		user.Identities = append(user.Identities, i.Identity)
+func toUser(u *record.User) User {
+	user := User{
+		ID: u.ID, Created: u.Created, Disabled: u.Flag.IsDisabled(), Disablings: u.Flag.Disablings(),
+		Group: u.Groups.Now(), Metadata: u.Metadata.Value,
+	}
+	for _, i := range u.Linked() {
+		user.Identities = append(user.Identities, identityOf(i))
 	}
 	return user
 }
 
-// identityIndex returns the place of i among the identities of the user, or -1 if the user does not
-// have i.
-func (u *userRecord) identityIndex(i Identity) int {
-	return slices.IndexFunc(u.identities, func(r identityRecord) bool { return r.Identity == i })
-}
+func identityOf(i record.Identity) Identity { return Identity{Provider(i.Provider), i.Subject} }
 
-// anonymous reports whether the user has no identity but anonymous ones.
-func (u *userRecord) anonymous() bool {
-	return !slices.ContainsFunc(u.identities, func(i identityRecord) bool { return i.Provider != ProviderAnonymous })
+func hasIdentity(u *record.User, i Identity) bool { return u.Has(string(i.Provider), i.Subject) }
+
+// isAnonymous reports whether the user has no identity but anonymous ones.
+func isAnonymous(u *record.User) bool {
+	return !slices.ContainsFunc(u.Linked(), func(i record.Identity) bool { return Provider(i.Provider) != ProviderAnonymous })
 }
 
 // indexKey returns the key of the identity in the index: provider, a zero byte, subject. No

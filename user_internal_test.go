@@ -30,7 +30,7 @@ func TestAUserMadeAgainHasTheIDOfTheNumberOfFormerUsers(t *testing.T) {
 		tx.etx = counter
 		for former := range uint64(600) {
 			counter.reads = 0
-			user, err := tx.CreateUser(UserSpec{ada})
+			user, err := tx.CreateUser(UserSpec{Identity: ada})
 			must(t, err)
 			if want := s.domain.userID(ada, former); user.ID != want {
 				t.Fatalf("after %d users: got user %s, want %s", former, user.ID, want)
@@ -38,7 +38,7 @@ func TestAUserMadeAgainHasTheIDOfTheNumberOfFormerUsers(t *testing.T) {
 			if counter.reads > 20 { // 2 × log₂ 600, and one more
 				t.Fatalf("after %d users: %d users were read", former, counter.reads)
 			}
-			if _, err := tx.CreateUser(UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
+			if _, err := tx.CreateUser(UserSpec{Identity: ada}); !errors.Is(err, ErrIdentityTaken) {
 				t.Fatalf("after %d users, and making the user again: got %v, want %v", former, err, ErrIdentityTaken)
 			}
 			if former%3 == 0 {
@@ -62,7 +62,7 @@ func TestAnIdentityThatGoesBackToAFormerUserIsTakenAndThenFreeAgain(t *testing.T
 		must(t, s.Update(t.Context(), func(tx *Tx) error {
 			var users []User
 			for i := range 5 {
-				user, err := tx.CreateUser(UserSpec{ada})
+				user, err := tx.CreateUser(UserSpec{Identity: ada})
 				must(t, err)
 				_, err = tx.LinkIdentity(user.ID, Identity{ProviderCustomToken, string(rune('a' + i))})
 				must(t, err)
@@ -72,19 +72,19 @@ func TestAnIdentityThatGoesBackToAFormerUserIsTakenAndThenFreeAgain(t *testing.T
 			}
 			_, err := tx.LinkIdentity(users[holder].ID, ada)
 			must(t, err)
-			if user, err := tx.CreateUser(UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
+			if user, err := tx.CreateUser(UserSpec{Identity: ada}); !errors.Is(err, ErrIdentityTaken) {
 				t.Errorf("while user %d has it: got user %s, %v, want %v", holder, user.ID, err, ErrIdentityTaken)
 			}
 			_, err = tx.UnlinkIdentity(users[holder].ID, ada)
 			must(t, err)
 			// A user who began with another identity has no number.
-			other, err := tx.CreateUser(UserSpec{lovelace})
+			other, err := tx.CreateUser(UserSpec{Identity: lovelace})
 			must(t, err)
 			_, err = tx.LinkIdentity(other.ID, ada)
 			must(t, err)
 			_, err = tx.UnlinkIdentity(other.ID, ada)
 			must(t, err)
-			user, err := tx.CreateUser(UserSpec{ada})
+			user, err := tx.CreateUser(UserSpec{Identity: ada})
 			if want := s.domain.userID(ada, 5); err != nil || user.ID != want {
 				t.Errorf("after user %d: got user %s, %v, want %s", holder, user.ID, err, want)
 			}
@@ -96,16 +96,16 @@ func TestAnIdentityThatGoesBackToAFormerUserIsTakenAndThenFreeAgain(t *testing.T
 
 func TestUnlinkingLeavesAnIdentityToTheUserInTheIndex(t *testing.T) {
 	h := openInhabited(t)
-	shared := h.ada.identities[1]
-	h.bob.identities = append(h.bob.identities, shared)
+	shared := h.lovelace()
+	h.bob = h.bob.SetIdentity(h.ada.Linked()[1])
 	h.putUser(h.bob)
 	if len(h.findings()) == 0 {
 		t.Fatal("two users have one identity, and Check does not find it")
 	}
-	_, err := h.UnlinkIdentity(t.Context(), h.bob.id, shared.Identity)
+	_, err := h.UnlinkIdentity(t.Context(), h.bob.ID, shared)
 	must(t, err)
-	if user, err := h.UserByIdentity(t.Context(), shared.Identity); err != nil || user.ID != h.ada.id {
-		t.Errorf("got user %s, %v, want %s", user.ID, err, h.ada.id)
+	if user, err := h.UserByIdentity(t.Context(), shared); err != nil || user.ID != h.ada.ID {
+		t.Errorf("got user %s, %v, want %s", user.ID, err, h.ada.ID)
 	}
 	wantSound(t, h.Store)
 }
@@ -116,15 +116,13 @@ func rewrite(t *testing.T, s *Store, user, key uuid.UUID, text string) {
 	must(t, s.Update(t.Context(), func(tx *Tx) error {
 		k, err := tx.getKey(key)
 		must(t, err)
-		must(t, tx.rename(k, text))
+		must(t, tx.setName(k, text, k.Next(s.ReplicaID())))
 		u, err := tx.getUser(user)
 		must(t, err)
-		must(t, tx.delete(tableIdentities, u.identities[0].indexKey()))
-		u.identities[0].Subject = text
-		must(t, tx.claim(u.identities[0].Identity, user))
-		_, err = tx.nextChange(userKind, user, &u.sequence)
-		must(t, err)
-		return tx.putUser(u)
+		must(t, tx.delete(tableIdentities, identityOf(u.Identities[0]).indexKey()))
+		u.Identities[0].Subject = text
+		must(t, tx.claim(identityOf(u.Identities[0]), user))
+		return errors.Join(tx.putKey(k), tx.putUser(u))
 	}))
 }
 
@@ -175,23 +173,23 @@ func TestALostTombstoneGivesAwayNeitherAnIdentityNorTheIDOfALiveUser(t *testing.
 		ids := map[uuid.UUID]bool{} // IDs that have a record
 		must(t, s.Update(t.Context(), func(tx *Tx) error {
 			for range 12 {
-				user, err := tx.CreateUser(UserSpec{ada})
+				user, err := tx.CreateUser(UserSpec{Identity: ada})
 				must(t, err)
 				must(t, tx.DeleteUser(user.ID))
 				ids[user.ID] = true
 			}
-			last, err := tx.CreateUser(UserSpec{ada})
+			last, err := tx.CreateUser(UserSpec{Identity: ada})
 			must(t, err)
 			ids[last.ID] = true
 			id := s.domain.userID(ada, lost)
 			delete(ids, id)
-			must(t, tx.etx.Delete(tableUsers, id[:]))
+			must(t, tx.etx.Delete(tableDeadUsers, id[:]))
 
-			if _, err := tx.CreateUser(UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
+			if _, err := tx.CreateUser(UserSpec{Identity: ada}); !errors.Is(err, ErrIdentityTaken) {
 				t.Errorf("without tombstone %d: got %v, want %v", lost, err, ErrIdentityTaken)
 			}
 			must(t, tx.DeleteUser(last.ID))
-			again, err := tx.CreateUser(UserSpec{ada})
+			again, err := tx.CreateUser(UserSpec{Identity: ada})
 			if err != nil || ids[again.ID] {
 				t.Errorf("without tombstone %d: got user %s, %v, want an ID that has no record", lost, again.ID, err)
 			}
@@ -205,7 +203,7 @@ func TestAnIdentityMissingFromTheIndexCannotBeTaken(t *testing.T) {
 	ada := Identity{ProviderLocalUserpass, "ada"}
 	addUser(t, s, "ada")
 	must(t, s.Update(t.Context(), func(tx *Tx) error { return tx.etx.Delete(tableIdentities, ada.indexKey()) }))
-	if user, err := s.CreateUser(t.Context(), UserSpec{ada}); !errors.Is(err, ErrIdentityTaken) {
+	if user, err := s.CreateUser(t.Context(), UserSpec{Identity: ada}); !errors.Is(err, ErrIdentityTaken) {
 		t.Errorf("got user %s, %v, want %v", user.ID, err, ErrIdentityTaken)
 	}
 }

@@ -75,8 +75,10 @@ func TestAVerifierOutOfBoundsInTheFileIsDamageAndIsNeverHashed(t *testing.T) {
 	s := open(t, nil)
 	key, token := addServerKey(t, s, "laptop")
 	before := stats(t, s).Hashes
+	k := storedKey(t, s, key.ID)
 	for _, v := range vectors.Refused {
-		plantVerifier(t, s, key.ID, v.PHC)
+		k.Verifiers.All[0].PHC = v.PHC
+		plant(t, s, tableKeys, k.ID[:], sealedKey(k))
 		if _, err := s.Login(t.Context(), token); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s (%s): got error %v, want ErrCorrupt", v.About, v.PHC, err)
 		}

@@ -68,17 +68,12 @@ func openFollowed(path string, opts *Options) (*boltengine.Follower, error) {
 	})
 }
 
-// readVersion reads the encoding of the domain, and the sequence of the last change. If there is no
+// readVersion reads the encoding of the domain, and the sequence of the last commit. If there is no
 // store in the file, newStore reports that.
 func readVersion(tx *boltengine.Tx) (domain []byte, sequence uint64, err error) {
-	etx := boltTx{tx}
-	d, err := loadDomain(etx)
+	d, err := loadDomain(boltTx{tx})
 	if err != nil || d == nil {
 		return nil, 0, err
 	}
-	st, err := (&Tx{etx: etx}).readState()
-	if err != nil {
-		return nil, 0, err
-	}
-	return d.encode(), st.sequence, nil
+	return d.Encode(), tx.Sequence(), nil
 }

@@ -59,7 +59,7 @@ func TestKeysAreListedInTheOrderOfCreation(t *testing.T) {
 		name := fmt.Sprint("key-", 9-i)
 		d.createKey(u.refresh, name)
 		want = append(want, fmt.Sprintf(`"name":%q`, name))
-		d.clock.Advance(-time.Hour)
+		d.clock.Advance(time.Hour)
 	}
 	body := string(d.keys("GET", "", u.refresh, nil).body)
 	last := 0

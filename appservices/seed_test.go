@@ -107,12 +107,12 @@ func TestSeededMatchesTheStore(t *testing.T) {
 			must(t, err)
 			keys, err := tx.Keys(user.ID)
 			must(t, err)
-			if !reflect.DeepEqual(user, u.User) || !slices.Equal(keys, keysOf(u.Keys)) || u.ID != appservices.UserObjectID(user) {
+			if !reflect.DeepEqual(user, u.User) || !sameKeys(keys, keysOf(u.Keys)) || u.ID != appservices.UserObjectID(user) {
 				t.Errorf("the store has %v with %v, and Seeded %v", user, keys, u)
 			}
 		}
 		keys, err := tx.Keys(latchkey.ServerOwner)
-		if !slices.Equal(keys, keysOf(seeded.ServerKeys)) {
+		if !sameKeys(keys, keysOf(seeded.ServerKeys)) {
 			t.Errorf("the store has the server keys %v, and Seeded %v", keys, seeded.ServerKeys)
 		}
 		return err
@@ -389,4 +389,8 @@ func TestTheSchemaHasTheFieldsOfASeed(t *testing.T) {
 // opener returns an OpenApp that opens the given stores.
 func opener(stores map[string]*latchkey.Store) func(context.Context, string) (*latchkey.Store, error) {
 	return func(_ context.Context, appID string) (*latchkey.Store, error) { return stores[appID], nil }
+}
+
+func sameKeys(a, b []latchkey.Key) bool {
+	return slices.EqualFunc(a, b, func(x, y latchkey.Key) bool { return reflect.DeepEqual(x, y) })
 }

@@ -184,7 +184,7 @@ type bareBolt struct {
 	n  uint64
 }
 
-var bareBuckets = []string{"meta", "keys", "names", "changes"}
+var bareBuckets = []string{"keys", "names", "changes"}
 
 func (e *Env) openBareBolt() (*bareBolt, error) {
 	dir, err := e.tempDir()
@@ -223,17 +223,17 @@ func (w *bareBolt) measure(write func(func(*bbolt.Tx) error) error) func(b *test
 	}
 }
 
-// put writes four entries of the same sizes as the store's, under keys that grow as the store's do.
+// put writes three entries of the same sizes as the store's, under keys that grow as those of the
+// store do.
 func (w *bareBolt) put(tx *bbolt.Tx) error {
 	w.n++
 	id := binary.BigEndian.AppendUint64(nil, w.n)
 	keyID := append(id, make([]byte, 8)...)
 	name := append(bytes.Repeat([]byte{0xff}, 16), fmt.Sprintf("device-%08d\x00%s", w.n, keyID)...)
 	for i, entry := range []struct{ key, value []byte }{
-		{[]byte("state"), make([]byte, 16)},
-		{keyID, make([]byte, 167)},
+		{keyID, make([]byte, 189)},
 		{name, nil},
-		{id, make([]byte, 17)},
+		{append(id, "keys\x00"+string(keyID)...), nil},
 	} {
 		if err := tx.Bucket([]byte(bareBuckets[i])).Put(entry.key, entry.value); err != nil {
 			return err

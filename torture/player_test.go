@@ -1,6 +1,7 @@
 package torture_test
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -360,6 +361,20 @@ func (p *player) listUsers(c calls, after uuid.UUID) string {
 
 func (p *player) listKeys(c calls, owner uuid.UUID) string {
 	keys, err := c.Keys(owner)
+	byID := func(a, b latchkey.Key) int {
+		return cmp.Or(a.Created.Compare(b.Created), bytes.Compare(a.ID[:], b.ID[:]))
+	}
+	if !slices.IsSortedFunc(keys, byID) {
+		return fmt.Sprintf("keys in no order: %v", keys)
+	}
+	// The rules do not know the IDs. So keys of one time are shown in the order in which they were
+	// made.
+	place := func(k latchkey.Key) int {
+		return slices.IndexFunc(p.keys, func(made issuedKey) bool { return made.id == k.ID })
+	}
+	slices.SortStableFunc(keys, func(a, b latchkey.Key) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(place(a), place(b)))
+	})
 	var texts []string
 	for _, k := range keys {
 		texts = append(texts, p.keyText(k))

@@ -465,8 +465,11 @@ func (r *rules) listKeys(owner int) []string {
 	if owner != ownServer && !r.live(owner) {
 		return []string{"ErrUserNotFound"}
 	}
+	keys := r.keysOf(owner)
+	// Keys of one time are in the order of IDs, which the rules do not know. See player.listKeys.
+	slices.SortStableFunc(keys, func(a, b int) int { return r.keys[a].created.Compare(r.keys[b].created) })
 	var list []string
-	for _, i := range r.keysOf(owner) {
+	for _, i := range keys {
 		list = append(list, r.keyText(i))
 	}
 	return []string{strings.Join(list, "; ")}

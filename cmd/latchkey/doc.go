@@ -82,11 +82,15 @@
 //	                 "bad_records":N,"uncertain":N,"orphaned":N}
 //	version         {"version":TEXT,"commit":TEXT,"modified":BOOL,"go":TEXT,"platform":TEXT}
 //
-//	USER            {"id":ID,"identities":[IDENTITY, ...],"created":TIME,"disabled":BOOL}
+//	USER            {"id":ID,"identities":[IDENTITY, ...],"created":TIME,"disabled":BOOL,
+//	                 "group":TEXT,"metadata":{TEXT:TEXT, ...}}
 //	IDENTITY        {"provider":TEXT,"subject":TEXT}
 //	KEY             {"id":ID,"owner":ID,"name":TEXT,"created":TIME,"expires":TIME,
-//	                 "disabled":BOOL}
-//	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL}
+//	                 "disabled":BOOL,"scopes":SCOPES,"networks":[TEXT, ...],
+//	                 "metadata":{TEXT:TEXT, ...},"group":TEXT}
+//	SCOPES          TEXT with a blank between two scopes
+//	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL,
+//	                 "identity":IDENTITY,"scopes":SCOPES,"expires":TIME}
 //	FINDING         {"name":TEXT,"state":STATE,"text":TEXT,"advice":TEXT}
 //	STATE           "good", "skipped", "warning" or "problem"
 //	REASON          "invalid_token", "key_disabled", "key_expired" or "user_disabled"
@@ -97,7 +101,8 @@
 //	{"error":TEXT,"advice":TEXT,"status":N}
 //
 // TIME has the format of RFC 3339. A key that never expires has no "expires". The owner of a server
-// key is ffffffff-ffff-ffff-ffff-ffffffffffff, and the principal of a server key has no "user_id".
+// key is ffffffff-ffff-ffff-ffff-ffffffffffff, and the principal of a server key has no "user_id"
+// and no "identity". A group, metadata, scopes and networks are absent if there are none.
 // The version has no "commit" if the build did not know it.
 //
 // # Exit status

@@ -242,7 +242,7 @@ func truncate(ts *testscript.TestScript, _ bool, args []string) {
 // described in docs/formats.md.
 func postdate(ts *testscript.TestScript, _ bool, args []string) {
 	rewrite(ts, args[0], func(tx latchkey.EngineTx) error {
-		record := []byte{1, 1 << 3, 2}
+		record := []byte{2, 1 << 3, 2}
 		sum := crc32.Checksum(append([]byte("metaformat"), record...), crc32.MakeTable(crc32.Castagnoli))
 		return tx.Put("meta", []byte("format"), binary.BigEndian.AppendUint32(record, sum))
 	})

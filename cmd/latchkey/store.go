@@ -181,7 +181,7 @@ func statsCommand(c *cli) *cobra.Command {
 				return c.printFields(doc,
 					"Users", fmt.Sprint(doc.Users),
 					"Keys", fmt.Sprint(doc.Keys),
-					"Changes", fmt.Sprint(doc.Sequence),
+					"Commits", fmt.Sprint(doc.Sequence),
 					"Size", fmt.Sprint(doc.Bytes, " bytes"),
 					"Health", cmp.Or(strings.Join(doc.Health, "; "), "good"))
 			})

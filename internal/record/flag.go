@@ -2,6 +2,7 @@ package record
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"math"
 	"slices"
@@ -13,6 +14,12 @@ const MaxWriters = 256
 // A Writer names one opening of a store for writing. It is drawn at random, so a restored backup or
 // a cloned disk never counts a number twice.
 type Writer [8]byte
+
+// NewWriter draws a writer.
+func NewWriter() (w Writer) {
+	rand.Read(w[:])
+	return w
+}
 
 // A Flag says whether a record is disabled. It is a disable-wins flag with observed removal: for
 // each writer it keeps how many times the writer disabled the record (D), and how many of these

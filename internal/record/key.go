@@ -36,6 +36,11 @@ func (k Key) stamps() []Stamp {
 	return append(k.Groups.stamps(), k.Name.Stamp, k.Expires.Stamp, k.Scopes.Stamp, k.Networks.Stamp, k.Metadata.Stamp)
 }
 
+// ExpiredAt reports whether the expiry date of the key has passed at a moment.
+func (k Key) ExpiredAt(now time.Time) bool {
+	return !k.Expires.Value.IsZero() && !now.Before(k.Expires.Value)
+}
+
 // Merge returns what two versions of one key merge to.
 //
 // Errors: [ErrDifferentOwner].

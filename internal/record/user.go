@@ -48,6 +48,13 @@ func (u User) Linked() (linked []Identity) {
 	return linked
 }
 
+// Has reports whether the user has an identity.
+func (u User) Has(provider, subject string) bool {
+	return slices.ContainsFunc(u.Identities, func(i Identity) bool {
+		return !i.Unlinked && i.Provider == provider && i.Subject == subject
+	})
+}
+
 func (i Identity) compareNames(other Identity) int {
 	return cmp.Or(strings.Compare(i.Provider, other.Provider), strings.Compare(i.Subject, other.Subject))
 }

@@ -271,7 +271,7 @@ func TestRecordsAreThoseOfTheVectors(t *testing.T) {
 			Record hexBytes  `json:"record"`
 		} `json:"refused"`
 	}
-	readVectors(t, "records2.json", &vectors)
+	readVectors(t, "records.json", &vectors)
 	for _, v := range vectors.Records {
 		k, key := tableKind(t, v.Table, v.ID)
 		message, err := record.Open(v.Table, key, v.Record)

@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"cmp"
+	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"math"
@@ -26,6 +27,13 @@ type VerifierID [8]byte
 func Hint(secret []byte) [2]byte {
 	sum := sha256.Sum256(secret)
 	return [2]byte{sum[0], sum[1]}
+}
+
+// NewVerifierID draws the ID of the verifier of a secret.
+func NewVerifierID(secret []byte) (id VerifierID) {
+	hint := Hint(secret)
+	rand.Read(id[copy(id[:], hint[:]):])
+	return id
 }
 
 // Matches reports whether the verifier can be that of the secret with a hint.

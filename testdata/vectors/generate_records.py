@@ -1,7 +1,7 @@
-"""Writes records2.json and merges.json in this directory.
+"""Writes records.json, merges.json and store.json in this directory.
 
-The program is a second implementation of the records that merge, and uses none of the project's
-Go code. It needs nothing but Python.
+The program is a second implementation of the tables of a store, and uses none of the project's Go
+code. It needs nothing but Python.
 
     python3 generate_records.py
 
@@ -628,5 +628,29 @@ def merges():
     return {"merges": out}
 
 
-for name, vectors in [("records2", records()), ("merges", merges())]:
+def store():
+    out = {"meta": [], "indexes": []}
+
+    def meta(name, message, **fields):
+        out["meta"].append({"key": name, "record": seal("meta", name.encode(), message).hex(), "fields": fields})
+
+    def index(table, key, value, **fields):
+        out["indexes"].append({"table": table, "key": key.hex(), "value": value.hex(), "fields": fields})
+
+    domain, user_secret = some_id("domain", 4), some("user secret", 32)
+    all_tags = tags((3, "", 2), (4, some("tag 4", 16).hex(), 1), (5, some("tag 5", 16).hex(), 0)) | {"floor": 2}
+    meta("format", field(1, 1), version=1)
+    meta("domain", field(1, uid(domain)) + field(2, user_secret) + field(3, "lk"), id=domain, user_secret=user_secret.hex(), prefix="lk")
+    meta("tags", tags_message(all_tags), **all_tags)
+    meta("replica", field(1, uid(some_id("here", 4))) + field(2, True), id=some_id("here", 4), shared=True)
+
+    index("identities", b"local-userpass\0ada@example.com", uid(ADA), provider="local-userpass", subject="ada@example.com", id=ADA)
+    index("names", uid(ADA) + b"laptop\0" + uid(LAPTOP), b"", owner=ADA, name="laptop", id=LAPTOP)
+    index("members", b"plant 7\0" + uid(ADA), b"", group="plant 7", id=ADA)
+    phc, hash_key = "$argon2id$v=19$m=64,t=1,p=1$gL6Apb/Mokmy8/YdzmAfvQ$YHmbZ+LKTATi/0Rf6xp9hUgG9KYbOCB1m7QbZ783Sns", uid(LAPTOP) + some("v1", 8)
+    index("hashes", hash_key, seal("hashes", hash_key, field(1, phc)), id=LAPTOP, verifier=some("v1", 8).hex(), phc=phc)
+    return out
+
+
+for name, vectors in [("records", records()), ("merges", merges()), ("store", store())]:
     (HERE / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=True) + "\n")

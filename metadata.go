@@ -1,0 +1,73 @@
+package latchkey
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/latchkeydb/latchkey/internal/names"
+	"github.com/latchkeydb/latchkey/internal/record"
+)
+
+// The limits of the metadata of a user or a key.
+const (
+	MaxMetadata     = record.MaxMetadata     // entries
+	MaxMetadataSize = record.MaxMetadataSize // bytes of all names and values
+)
+
+// checkMetadata returns ErrInvalidMetadata unless metadata can be stored.
+func checkMetadata(metadata map[string]string) error {
+	if len(metadata) > MaxMetadata {
+		return fmt.Errorf("%w: %d entries are more than %d", ErrInvalidMetadata, len(metadata), MaxMetadata)
+	}
+	size := 0
+	for name, value := range metadata {
+		if problem := names.Problem(names.Stored, name); problem != "" {
+			return fmt.Errorf("%w: the name %s %s", ErrInvalidMetadata, names.Quote(name), problem)
+		}
+		if !utf8.ValidString(value) {
+			return fmt.Errorf("%w: the value of %s is not UTF-8", ErrInvalidMetadata, names.Quote(name))
+		}
+		size += len(name) + len(value)
+	}
+	if size > MaxMetadataSize {
+		return fmt.Errorf("%w: %d bytes of names and values are more than %d", ErrInvalidMetadata, size, MaxMetadataSize)
+	}
+	return nil
+}
+
+// packedMetadata are metadata in one string, so that a [Principal] is a value that can be compared.
+// Each name, in order, and each value has its length before it, in two bytes.
+type packedMetadata string
+
+func packMetadata(metadata map[string]string) packedMetadata {
+	var b []byte
+	for _, name := range slices.Sorted(maps.Keys(metadata)) {
+		for _, text := range []string{name, metadata[name]} {
+			b = binary.LittleEndian.AppendUint16(b, uint16(len(text)))
+			b = append(b, text...)
+		}
+	}
+	return packedMetadata(b)
+}
+
+// get returns the value of a name, or "".
+func (p packedMetadata) get(name string) string {
+	for len(p) > 0 {
+		var found, value string
+		found, p = p.first()
+		value, p = p.first()
+		if found == name {
+			return value
+		}
+	}
+	return ""
+}
+
+// first returns the first text, and what follows it.
+func (p packedMetadata) first() (text string, rest packedMetadata) {
+	end := 2 + int(p[0]) + int(p[1])<<8
+	return string(p[2:end]), p[end:]
+}

@@ -1,0 +1,186 @@
+package latchkey
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/record"
+)
+
+// The tables of a store. The records of users, keys and groups, and what is left of deleted ones,
+// can be replicated, so the engine tracks their changes. The other tables are indexes that can be
+// made again from the records, or belong to this store alone. Package record has the bytes of a
+// record, and docs/formats.md has the fields and test vectors.
+const (
+	tableUsers     = "users"     // user ID → record.User
+	tableKeys      = "keys"      // key ID → record.Key
+	tableGroups    = "groups"    // name → record.Group
+	tableDeadUsers = "deadusers" // user ID → record.UserTombstone
+	tableDeadKeys  = "deadkeys"  // key ID → record.KeyTombstone
+
+	tableMeta       = "meta"       // "format", "domain", "tags", "replica" → a record each
+	tableIdentities = "identities" // provider 0 subject → user ID
+	tableNames      = "names"      // owner, name, 0, key ID → an empty value
+	tableMembers    = "members"    // group, 0, ID of a user or server key → an empty value
+	tableHashes     = "hashes"     // key ID, verifier ID → hash at the store's cost, as a record
+	tableData       = "data"       // name 0 key → bytes of an application, as a record
+)
+
+var (
+	trackedTables = []string{tableUsers, tableKeys, tableGroups, tableDeadUsers, tableDeadKeys}
+	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHashes, tableData}, trackedTables...)
+)
+
+// openRecord returns the message of a record.
+//
+// It returns ErrCorrupt or ErrNewerFormat.
+func openRecord(table string, key, sealed []byte) ([]byte, error) {
+	message, err := record.Open(table, key, sealed)
+	return message, recordError(err)
+}
+
+// recordError returns an error of package record as callers know it.
+func recordError(err error) error {
+	switch {
+	case errors.Is(err, record.ErrDamaged):
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case errors.Is(err, record.ErrNewer):
+		return fmt.Errorf("%w: %w", ErrNewerFormat, err)
+	}
+	return err
+}
+
+// decodeRecord decodes the record that a table has under an ID.
+//
+// It returns ErrCorrupt or ErrNewerFormat.
+func decodeRecord[T any](table string, id uuid.UUID, sealed []byte, decode func(uuid.UUID, []byte) (T, error)) (*T, error) {
+	message, err := openRecord(table, id[:], sealed)
+	if err != nil {
+		return nil, err
+	}
+	r, err := decode(id, message)
+	if err != nil {
+		return nil, fmt.Errorf("table %s, record of %s: %w", table, id, recordError(err))
+	}
+	return &r, nil
+}
+
+// getRecord returns the record that a table has under an ID, or nil if there is none.
+func getRecord[T any](tx *Tx, table string, id uuid.UUID, decode func(uuid.UUID, []byte) (T, error)) (*T, error) {
+	sealed, err := tx.etx.Get(table, id[:])
+	if err != nil || sealed == nil {
+		return nil, err
+	}
+	return decodeRecord(table, id, sealed, decode)
+}
+
+// getUser returns the record of a user, or nil if there is no such user now.
+func (tx *Tx) getUser(id uuid.UUID) (*record.User, error) {
+	return getRecord(tx, tableUsers, id, record.DecodeUser)
+}
+
+// getKey returns the record of a key, or nil if there is no such key now.
+func (tx *Tx) getKey(id uuid.UUID) (*record.Key, error) {
+	return getRecord(tx, tableKeys, id, record.DecodeKey)
+}
+
+// isUsed reports whether an ID has a record in a table, or a tombstone in another.
+func (tx *Tx) isUsed(table, dead string, id uuid.UUID) (bool, error) {
+	used, err := tx.has(table, id[:])
+	if err != nil || used {
+		return used, err
+	}
+	return tx.has(dead, id[:])
+}
+
+// has reports whether a table has an entry.
+func (tx *Tx) has(table string, key []byte) (bool, error) {
+	value, err := tx.etx.Get(table, key)
+	return value != nil, err
+}
+
+// putUser writes the record of a user.
+func (tx *Tx) putUser(u *record.User) error { return tx.putRecord(tableUsers, u.ID[:], u.Encode()) }
+
+// putKey writes the record of a key.
+func (tx *Tx) putKey(k *record.Key) error { return tx.putRecord(tableKeys, k.ID[:], k.Encode()) }
+
+// putRecord writes a record, which must not be larger than every engine takes.
+func (tx *Tx) putRecord(table string, key, message []byte) error {
+	sealed := record.Seal(table, key, message)
+	if len(sealed) > record.MaxSize {
+		return fmt.Errorf("the record %s/%x would have %d bytes; the most is %d", table, key, len(sealed), record.MaxSize)
+	}
+	return tx.put(table, key, sealed)
+}
+
+// changeUser changes the record of a user by change, which gets the stamp for the fields that it
+// sets. change reports whether it has changed anything. The cache forgets the keys of the user
+// before the transaction commits.
+func (tx *Tx) changeUser(id uuid.UUID, change func(u *record.User, at record.Stamp) (changed bool, err error)) (u *record.User, err error) {
+	defer tx.wholeSince(tx.writes, &err)
+	if u, err = tx.liveUser(id); err != nil {
+		return nil, err
+	}
+	if changed, err := change(u, u.Next(tx.store.domain.replica.ID)); err != nil || !changed {
+		return u, err
+	}
+	tx.forgetUser(id)
+	return u, tx.putUser(u)
+}
+
+// changeKey changes the record of owner's key by change, which gets the stamp for the fields that
+// it sets. change reports whether it has changed anything. The cache forgets the key before the
+// transaction commits.
+func (tx *Tx) changeKey(owner, id uuid.UUID, change func(k *record.Key, at record.Stamp) (changed bool, err error)) (err error) {
+	defer tx.wholeSince(tx.writes, &err)
+	k, err := tx.liveKey(owner, id)
+	if err != nil {
+		return err
+	}
+	if changed, err := change(k, k.Next(tx.store.domain.replica.ID)); err != nil || !changed {
+		return err
+	}
+	tx.forgetKey(id)
+	return tx.putKey(k)
+}
+
+// setDisabled disables or enables a record by its flag, and reports whether the flag has changed.
+// In a store that has or had replicas, disabling a disabled record changes the flag, because
+// another replica may be enabling the record just now.
+func (tx *Tx) setDisabled(f *record.Flag, disable bool) (changed bool) {
+	shared := tx.store.domain.replica.Shared
+	switch {
+	case disable && (shared || !f.IsDisabled()):
+		*f = f.Disable(*tx.store.writer.Load())
+	case disable || !f.IsDisabled():
+		return false
+	case shared:
+		*f = f.Enable()
+	default:
+		*f = f.EnableAlone()
+		tx.store.drawWriter()
+	}
+	return true
+}
+
+// drawWriter gives the store a new name for its disablings. It does no harm if the transaction that
+// called for it fails.
+func (s *Store) drawWriter() {
+	w := record.NewWriter()
+	s.writer.Store(&w)
+}
+
+func decodeUUID(b []byte) (id uuid.UUID, err error) {
+	if len(b) != len(id) {
+		return uuid.UUID{}, fmt.Errorf("%w: an ID of %d bytes", ErrCorrupt, len(b))
+	}
+	return uuid.UUID(b), nil
+}
+
+// errMissing returns the error for a record that is in an index but does not exist.
+func errMissing(kind string, id uuid.UUID) error {
+	return fmt.Errorf("%w: %s %s is in an index, but has no record", ErrCorrupt, kind, id)
+}
