@@ -55,11 +55,11 @@ func (s *Store) engineFindings(ctx context.Context) iter.Seq[error] {
 }
 
 // Repair makes again, in one transaction, everything that [Store.Check] finds wrong and that can be
-// derived from the records: indexes, counts and the change index. It returns the number of repaired
-// findings. A user or key whose record is older than its last change is disabled, because that
-// change may have disabled or deleted it. A damaged record, and anything else that cannot be
-// derived, stays as it is. [Store.Check] still yields it, and [Salvage] takes the whole records to
-// a new file.
+// derived from the records: indexes, and the engine's numbering of its commits. It returns the
+// number of repaired findings. A user, key or group with a record that is older than its last
+// change is disabled, because that change may have disabled or deleted it. A damaged record, and
+// anything else that cannot be derived, stays as it is. [Store.Check] still yields it, and
+// [Salvage] takes the whole records to a new file.
 //
 // Writers wait until Repair has ended. Before the transaction, Repair reads the pages of the file
 // and can end with [ErrInterrupted], as [Store.Check] does.
@@ -68,16 +68,72 @@ func (s *Store) engineFindings(ctx context.Context) iter.Seq[error] {
 // it cannot find all records. Otherwise it returns an error of [Store.Update].
 func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
 	for err := range s.engineFindings(ctx) {
-		return 0, wrapf(err, "repair")
+		if !errors.Is(err, ErrNumbering) {
+			return 0, wrapf(err, "repair")
+		}
 	}
 	repaired, err = write(ctx, s, func(tx *Tx) (int, error) {
 		c := newChecker(ctx, tx, func(error) bool { return true })
 		c.repair = true
-		err := c.run()
+		err := c.repairEngine()
+		if err == nil {
+			err = c.run()
+		}
 		return c.repaired, err
 	})
 	s.cache.clear()
 	return repaired, wrapf(err, "repair")
+}
+
+// repairEngine repairs the numbering of the engine, and disables what is of an earlier state.
+func (c *checker) repairEngine() error {
+	e, ok := c.tx.etx.(EngineRepairer)
+	if !ok {
+		return nil
+	}
+	repaired, stale, err := e.RepairEngine(c.ctx)
+	c.repaired = repaired
+	for _, entry := range stale {
+		if err == nil {
+			err = c.disable(entry.Table, entry.Key)
+		}
+	}
+	return err
+}
+
+// disable disables the user, key or group of an entry. If the entry cannot be read, run yields a
+// finding.
+func (c *checker) disable(table string, key []byte) error {
+	id, _ := uuid.FromBytes(key)
+	switch table {
+	case tableUsers:
+		u, err := c.tx.getUser(id)
+		if u != nil && c.tx.setDisabled(&u.Flag, true) {
+			return c.tx.putUser(u)
+		}
+		return unlessCorrupt(err)
+	case tableKeys:
+		k, err := c.tx.getKey(id)
+		if k != nil && c.tx.setDisabled(&k.Flag, true) {
+			return c.tx.putKey(k)
+		}
+		return unlessCorrupt(err)
+	case tableGroups:
+		g, err := c.tx.getGroup(string(key))
+		if g != nil && c.tx.setDisabled(&g.Flag, true) {
+			return c.tx.putRecord(tableGroups, key, g.Encode())
+		}
+		return unlessCorrupt(err)
+	}
+	return nil
+}
+
+// unlessCorrupt returns nil for ErrCorrupt.
+func unlessCorrupt(err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		return nil
+	}
+	return err
 }
 
 // errStopped means that the caller of Check has left the loop.
@@ -393,12 +449,8 @@ func (c *checker) inspectData(e Entry) {
 }
 
 func (c *checker) inspectGroup(e Entry) {
-	message, err := openRecord(tableGroups, e.Key, e.Value)
-	if err == nil {
-		_, err = record.DecodeGroup(string(e.Key), message)
-	}
-	if err != nil {
-		c.reportError(recordError(err))
+	if _, err := decodeGroup(string(e.Key), e.Value); err != nil {
+		c.reportError(err)
 	}
 }
 

@@ -2,6 +2,7 @@ package latchkey
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -354,6 +355,105 @@ func TestARepairedStoreAcceptsWrites(t *testing.T) {
 				t.Errorf("after more changes: %v", findings)
 			}
 		})
+	}
+}
+
+func TestRepairBringsNothingBackThatWasRevoked(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		revoke func(s *Store, key Key) error
+		tables []string // of which old pages have the records from before the change
+		want   error
+	}{
+		{"a disabled key", func(s *Store, key Key) error {
+			return s.DisableKey(t.Context(), key.Owner, key.ID)
+		}, []string{tableKeys}, ErrKeyDisabled},
+		{"a deleted key", func(s *Store, key Key) error {
+			return s.DeleteKey(t.Context(), key.Owner, key.ID)
+		}, []string{tableKeys}, ErrInvalidToken},
+		{"a disabled user", func(s *Store, key Key) error {
+			return s.DisableUser(t.Context(), key.Owner)
+		}, []string{tableUsers}, ErrUserDisabled},
+		{"a key of a deleted user", func(s *Store, key Key) error {
+			return s.DeleteUser(t.Context(), key.Owner)
+		}, []string{tableKeys}, ErrInvalidToken},
+		{"a deleted user and the key", func(s *Store, key Key) error {
+			return s.DeleteUser(t.Context(), key.Owner)
+		}, []string{tableUsers, tableKeys}, ErrInvalidToken},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := open(t, nil)
+			other, otherToken := addWideKey(t, s, "bob")
+			key, token := addWideKey(t, s, "ada")
+			entries := map[string]uuid.UUID{}
+			for _, table := range tt.tables {
+				entries[table] = map[string]uuid.UUID{tableKeys: other.ID, tableUsers: other.Owner}[table]
+			}
+			s = reopenWithOldPages(t, s, entries, func(s *Store) { must(t, tt.revoke(s, key)) })
+			if _, err := s.Login(t.Context(), token); err == nil {
+				t.Error("it logs in before the repair")
+			}
+			findings := 0
+			for finding := range s.Check(t.Context()) {
+				if !errors.Is(finding, ErrCorrupt) {
+					t.Errorf("the finding %q is not ErrCorrupt", finding)
+				}
+				findings++
+			}
+			if repaired, err := s.Repair(t.Context()); findings == 0 || repaired == 0 || err != nil {
+				t.Errorf("repaired %d of %d findings, %v", repaired, findings, err)
+			}
+			wantRefused(t, s, token, tt.want)
+			wantLogin(t, s, otherToken, other.ID)
+			wantSound(t, s)
+			must(t, s.RenameKey(t.Context(), other.Owner, other.ID, "renamed"))
+			if again, err := s.Repair(t.Context()); again != 0 || err != nil {
+				t.Errorf("the second Repair found %d things to do, %v", again, err)
+			}
+		})
+	}
+}
+
+// An entry of an earlier state that is in the cache stays there until Repair disables it.
+func TestAKeyThatRepairDisablesIsForgottenByTheCache(t *testing.T) {
+	h := openInhabited(t)
+	wantLogin(t, h.Store, h.laptopToken, h.laptop.ID)
+	h.engine = staleEngine{h.engine, TrackedChange{Table: tableKeys, Key: h.laptop.ID[:], Sequence: 1000}}
+	if repaired, err := h.Repair(t.Context()); err != nil || repaired != 1 {
+		t.Fatalf("repaired: %d, %v", repaired, err)
+	}
+	wantRefused(t, h.Store, h.laptopToken, ErrKeyDisabled)
+}
+
+// staleEngine is an engine that finds an entry of an earlier state.
+type staleEngine struct {
+	Engine
+	stale TrackedChange
+}
+
+func (e staleEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
+	return e.Engine.Update(ctx, func(etx EngineTx) error { return fn(staleTx{etx, e.stale}) })
+}
+
+type staleTx struct {
+	EngineTx
+	stale TrackedChange
+}
+
+func (tx staleTx) RepairEngine(context.Context) (repaired int, stale []TrackedChange, err error) {
+	return 1, []TrackedChange{tx.stale}, nil
+}
+
+func TestAGroupWithARecordOfAnEarlierStateIsDisabledByRepair(t *testing.T) {
+	h := openInhabited(t)
+	h.put(tableGroups, []byte("plant"), record.Seal(tableGroups, []byte("plant"), record.Group{}.Encode()))
+	h.engine = staleEngine{h.engine, TrackedChange{Table: tableGroups, Key: []byte("plant"), Sequence: 1000}}
+	if repaired, err := h.Repair(t.Context()); err != nil || repaired != 1 {
+		t.Fatalf("repaired: %d, %v", repaired, err)
+	}
+	g := *stored(t, h.Store, func(tx *Tx) (*record.Group, error) { return tx.getGroup("plant") })
+	if !g.Flag.IsDisabled() {
+		t.Errorf("the group is %+v, want it to be disabled", g)
 	}
 }
 

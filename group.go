@@ -33,6 +33,27 @@ func checkGroup(group string) error {
 	return nil
 }
 
+// getGroup returns the record of a group, or nil if there is none.
+func (tx *Tx) getGroup(name string) (*record.Group, error) {
+	sealed, err := tx.etx.Get(tableGroups, []byte(name))
+	if err != nil || sealed == nil {
+		return nil, err
+	}
+	return decodeGroup(name, sealed)
+}
+
+func decodeGroup(name string, sealed []byte) (*record.Group, error) {
+	message, err := openRecord(tableGroups, []byte(name), sealed)
+	if err != nil {
+		return nil, err
+	}
+	g, err := record.DecodeGroup(name, message)
+	if err != nil {
+		return nil, fmt.Errorf("table %s, record of %s: %w", tableGroups, names.Quote(name), recordError(err))
+	}
+	return &g, nil
+}
+
 // setGroup moves a user or a server key to a group, and reports whether it was in another. An empty
 // group is none.
 func (tx *Tx) setGroup(groups *record.Groups, id uuid.UUID, group string, at record.Stamp) (changed bool, err error) {

@@ -380,11 +380,11 @@ func changeVerifier(t testing.TB, s *Store, id uuid.UUID, change func(v *record.
 	}))
 }
 
-// addWideKey makes a user and a key whose records are so long that their tables have pages of their
-// own.
+// addWideKey makes a user and a key. Their records are so long that their tables have a page of
+// their own, and so short that the page has room for others.
 func addWideKey(t testing.TB, s *Store, name string) (Key, string) {
 	t.Helper()
-	wide := map[string]string{"wide": strings.Repeat("x", 2000)}
+	wide := map[string]string{"wide": strings.Repeat("x", 1000)}
 	user, err := s.CreateUser(t.Context(), UserSpec{Identity: email(name), Metadata: wide})
 	must(t, err)
 	key, token, err := s.CreateKey(t.Context(), user.ID, KeySpec{Name: name, Metadata: wide})
@@ -392,9 +392,10 @@ func addWideKey(t testing.TB, s *Store, name string) (Key, string) {
 	return key, token
 }
 
-// reopenWithOldPage makes a change of a store, and opens the store again with an old version of the
-// page that has the record of an ID. The record must be there before the change and after it.
-func reopenWithOldPage(t testing.TB, s *Store, table string, id uuid.UUID, change func(s *Store)) *Store {
+// reopenWithOldPages makes a change of a store, and opens the store again with old versions of the
+// pages of some tables. Each table has an entry under an ID, before the change and after it, which
+// tells the page.
+func reopenWithOldPages(t testing.TB, s *Store, entries map[string]uuid.UUID, change func(s *Store)) *Store {
 	t.Helper()
 	path := pathOf(s)
 	closeStore(t, s)
@@ -405,10 +406,12 @@ func reopenWithOldPage(t testing.TB, s *Store, table string, id uuid.UUID, chang
 	closeStore(t, s)
 	file, err := os.ReadFile(path)
 	must(t, err)
-	has := func(k, v []byte) bool { return bytes.Equal(k, id[:]) && tableOf(k, v) == table }
-	now, old := leafThat(t, file, has)*boltpage.PageSize, leafThat(t, before, has)*boltpage.PageSize
-	const number = 8 // the page's own number
-	copy(file[now+number:now+boltpage.PageSize], before[old+number:])
+	for table, id := range entries {
+		has := func(k, v []byte) bool { return bytes.Equal(k, id[:]) && tableOf(k, v) == table }
+		now, old := leafThat(t, file, has)*boltpage.PageSize, leafThat(t, before, has)*boltpage.PageSize
+		const number = 8 // the page's own number
+		copy(file[now+number:now+boltpage.PageSize], before[old+number:])
+	}
 	must(t, os.WriteFile(path, file, 0o600))
 	return openPath(t, path, nil)
 }

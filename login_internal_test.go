@@ -81,8 +81,8 @@ func TestAKeyWithARecordOfAnEarlierStateDoesNotLogInAndIsNotWrittenAgain(t *test
 		t.Run(table, func(t *testing.T) {
 			s := open(t, nil)
 			key, token := addWideKey(t, s, "ada")
-			id := map[string]uuid.UUID{tableKeys: key.ID, tableUsers: key.Owner}[table]
-			s = reopenWithOldPage(t, s, table, id, func(s *Store) { must(t, disable(s, key)) })
+			entries := map[string]uuid.UUID{table: map[string]uuid.UUID{tableKeys: key.ID, tableUsers: key.Owner}[table]}
+			s = reopenWithOldPages(t, s, entries, func(s *Store) { must(t, disable(s, key)) })
 			for range 2 {
 				wantRefused(t, s, token, ErrCorrupt)
 			}
