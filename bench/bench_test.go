@@ -112,6 +112,7 @@ func closeEnv(tb testing.TB, env *bench.Env) {
 func BenchmarkCached(b *testing.B)        { run(b, bench.Cached) }
 func BenchmarkCold(b *testing.B)          { run(b, bench.Cold) }
 func BenchmarkHTTP(b *testing.B)          { run(b, bench.HTTP) }
+func BenchmarkMiddleware(b *testing.B)    { run(b, bench.Middleware) }
 func BenchmarkFloods(b *testing.B)        { run(b, bench.Floods) }
 func BenchmarkForged(b *testing.B)        { run(b, bench.Forged) }
 func BenchmarkMalformed(b *testing.B)     { run(b, bench.Malformed) }
