@@ -87,6 +87,23 @@ type Options struct {
 	// lost: keys that were disabled or deleted since then are as they were before.
 	RecoverFromSafetyCopy bool
 
+	// OnChange is a hook for what callers change in users, keys and groups. The store calls it in
+	// the transaction of the change, when the function of [Store.Update] has returned, or at the
+	// end of a call that is no Update. It is called once for each record that a call has changed,
+	// in the order of the changes: deleting a user changes the user's keys, too. A call that
+	// changes nothing does not call it, and neither does what the store does by itself, such as
+	// hashing anew. [Salvage] and [Restore] do not call it.
+	//
+	// What OnChange writes by tx, for example with [Tx.AppTable], is in the transaction. If it
+	// changes users, keys or groups, it is called for these changes, too. If it returns an error,
+	// the transaction is undone, and the call returns the error. It may be called again for a
+	// transaction that the engine runs again. It must not call methods of the store, as in
+	// [Store.Update], and other writers wait until it returns.
+	//
+	// An error of OnChange also undoes the disabling or the deletion of a key, which then stays
+	// good. Packages audit and outbox have hooks that keep the changes.
+	OnChange func(tx *Tx, c Change) error
+
 	// InsecureRand replaces the source of the secrets of tokens and domains, and of the random
 	// parts of IDs, for tests that want the same ones in every run. Never set it in production,
 	// because its output is enough to make every token. The store reads it from one goroutine at a
@@ -185,6 +202,13 @@ func (o *Options) safetyCopyEvery() time.Duration {
 
 func (o *Options) recoverFromSafetyCopy() bool {
 	return o != nil && o.RecoverFromSafetyCopy && !o.ReadOnly
+}
+
+func (o *Options) onChange() func(tx *Tx, c Change) error {
+	if o == nil {
+		return nil
+	}
+	return o.OnChange
 }
 
 func (o *Options) random() *randomSource {

@@ -25,6 +25,7 @@ type Store struct {
 	appServicesNames bool
 	readOnly         bool
 	clock            func() time.Time
+	onChange         func(tx *Tx, c Change) error // may be nil
 	random           *randomSource
 	cache            *cache
 	hasher           *hasher
@@ -138,6 +139,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		appServicesNames: opts.appServicesNames(),
 		readOnly:         opts.readOnly(),
 		clock:            opts.now(),
+		onChange:         opts.onChange(),
 		random:           opts.random(),
 		cache:            newCache(opts.cacheSize()),
 		hasher:           newHasher(opts.hashMemory(), opts.hashQueue(), c),
@@ -262,7 +264,14 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 
 	err := s.engine.Update(ctx, func(etx EngineTx) error {
 		tx := s.newTx(etx)
-		if err := s.transactions.Run(func() error { return fn(tx) }); err != nil {
+		tx.onChange, tx.actor = s.onChange, actorFrom(ctx)
+		err := s.transactions.Run(func() error {
+			if err := fn(tx); err != nil {
+				return err
+			}
+			return tx.callHook()
+		})
+		if err != nil {
 			return err
 		}
 		e, err := tx.finish()

@@ -22,6 +22,10 @@ type Tx struct {
 	keyCounts map[uuid.UUID]*keyCount
 	began     time.Time // see now
 	stale     staleLogins
+
+	onChange func(tx *Tx, c Change) error // nil unless the transaction has a hook to call
+	actor    string
+	changes  []Change // for which the hook was not called yet
 }
 
 // effects are what the store has to do when a transaction commits, besides the commit.
@@ -56,14 +60,21 @@ func (tx *Tx) wholeSince(writes int, err *error) {
 	}
 }
 
-// put writes an entry of the store's own tables. Only put and delete write to these.
+// put writes an entry of the store's own tables. Only put and delete write to these, so that the
+// hook hears of every change.
 func (tx *Tx) put(table string, key, value []byte) error {
 	tx.writes++
+	if err := tx.compare(table, key, value); err != nil {
+		return err
+	}
 	return tx.etx.Put(table, key, value)
 }
 
 func (tx *Tx) delete(table string, key []byte) error {
 	tx.writes++
+	if err := tx.compare(table, key, nil); err != nil {
+		return err
+	}
 	return tx.etx.Delete(table, key)
 }
 
