@@ -707,11 +707,17 @@ func TestLoginsThatTheCacheOrTheTagDecidesAllocateNothing(t *testing.T) {
 	disabled, disabledToken := addKey(t, c.Store, c.user, "disabled")
 	must(t, c.DisableKey(t.Context(), c.user, disabled.ID))
 	wantRefused(t, c.Store, disabledToken, latchkey.ErrKeyDisabled)
+	spec := fullSpec("full", time.Now().Add(time.Hour))
+	spec.Networks = nil
+	_, fullToken, err := c.CreateKey(t.Context(), c.user, spec)
+	must(t, err)
+	wantRefused(t, c.Store, fullToken, nil)
 	for _, tt := range []struct {
 		name, token string
 		want        error
 	}{
 		{"cached", c.token, nil},
+		{"cached, with something in every field", fullToken, nil},
 		{"cached and disabled", disabledToken, latchkey.ErrKeyDisabled},
 		{"forged", "lk_" + strings.Repeat("0", 77), latchkey.ErrInvalidToken},
 		{"forged, with the ID of a key", changeLast(c.token), latchkey.ErrInvalidToken},
@@ -720,7 +726,12 @@ func TestLoginsThatTheCacheOrTheTagDecidesAllocateNothing(t *testing.T) {
 	} {
 		ctx := t.Context()
 		var err error
-		if n := testing.AllocsPerRun(1000, func() { _, err = c.Login(ctx, tt.token) }); n != 0 {
+		login := func() {
+			var who latchkey.Principal
+			who, err = c.Login(ctx, tt.token)
+			_ = who.Metadata("room")
+		}
+		if n := testing.AllocsPerRun(1000, login); n != 0 {
 			t.Errorf("%s: %v allocations, want 0", tt.name, n)
 		}
 		if !errors.Is(err, tt.want) {
