@@ -77,7 +77,7 @@ type source struct {
 // comes first.
 func parsePackages(t *testing.T) (all []source) {
 	t.Helper()
-	for _, dir := range []string{".", "appservices", "appservices/appservicestest", "enginetest", "httpauth", "latchkeytest"} {
+	for _, dir := range []string{".", "appservices", "appservices/appservicestest", "enginetest", "httpauth", "latchkeytest", "tokenscan"} {
 		all = append(all, parsePackage(t, dir))
 	}
 	return all

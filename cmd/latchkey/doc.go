@@ -52,6 +52,8 @@
 //
 //	Get-Content token | latchkey login
 //
+// The command scan finds tokens in files, and disables their keys if it is told to.
+//
 // # Serving
 //
 // The command serve answers the client API of MongoDB Realm / Atlas App Services. An app that uses
@@ -71,6 +73,8 @@
 //	key prune       [KEY, ...]; with --yes the keys that were deleted
 //	key ...         KEY after the command; a deleted key as it was before
 //	login           {"ok":true,"principal":PRINCIPAL}, or {"ok":false,"reason":REASON}
+//	scan            one LEAK on each line, and {"file":FILE,"error":TEXT} for an unreadable file;
+//	                with --disable, then {"disabled":KEY} for each key that was disabled
 //	serve           {"url":URL}, when the server is ready
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"health":[TEXT, ...]}
 //	doctor          {"file":FILE,"state":STATE,"findings":[FINDING, ...]}
@@ -91,9 +95,12 @@
 //	SCOPES          TEXT with a blank between two scopes
 //	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL,
 //	                 "identity":IDENTITY,"scopes":SCOPES,"expires":TIME}
+//	LEAK            {"file":FILE,"line":N,"column":N,"state":"live", "refused", "unknown" or
+//	                 "unchecked","reason":REASON,"key_id":ID,"principal":PRINCIPAL}
 //	FINDING         {"name":TEXT,"state":STATE,"text":TEXT,"advice":TEXT}
 //	STATE           "good", "skipped", "warning" or "problem"
-//	REASON          "invalid_token", "key_disabled", "key_expired" or "user_disabled"
+//	REASON          "invalid_token", "key_disabled", "key_expired", "user_disabled",
+//	                "group_disabled" or "network_not_allowed"
 //
 // With --json, an error is one JSON document, too, on standard error. It has no advice if there is
 // none to give:
@@ -120,5 +127,6 @@
 //	7    the store is damaged, or the file is not a store
 //	8    the store has a newer format than this latchkey can read
 //	9    doctor: the store works, but there are warnings
+//	10   scan: a live token was found, or with --no-store any token
 //	130  interrupted; nothing was changed, unless the error says otherwise
 package main

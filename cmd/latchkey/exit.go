@@ -27,6 +27,7 @@ const (
 	exitDamaged     = 7
 	exitNewerFormat = 8
 	exitWarned      = 9
+	exitLeaked      = 10
 	exitInterrupted = 130 // the status that a shell gives to an interrupted command
 )
 
@@ -46,6 +47,8 @@ var outcomes = []struct {
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{errPruned, exitInterrupted, "repeat the command to delete the others"},
 	{errRepaired, exitInterrupted, "latchkey check shows the damage that is left"},
+	{errLeaked, exitLeaked, "a token that others can read is no secret; disable its key, or rotate the key without overlap"},
+	{errUnread, exitFailed, "the output says why"},
 	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
 
 	{latchkey.ErrUserNotFound, exitNotFound, "see latchkey user list"},

@@ -19,6 +19,8 @@ var refusals = []struct {
 	{latchkey.ErrKeyDisabled, "key_disabled"},
 	{latchkey.ErrKeyExpired, "key_expired"},
 	{latchkey.ErrUserDisabled, "user_disabled"},
+	{latchkey.ErrGroupDisabled, "group_disabled"},
+	{latchkey.ErrNetworkNotAllowed, "network_not_allowed"},
 }
 
 // loginAnswer is the JSON output of login, for a good token and for a refused one.
@@ -74,14 +76,22 @@ good token and 5 for a refused token. With --json, standard output has the answe
 	}
 }
 
+// reason returns the reason that JSON output gives for an error of a login, or "" for any other
+// error.
+func reason(err error) string {
+	for _, r := range refusals {
+		if errors.Is(err, r.err) {
+			return r.reason
+		}
+	}
+	return ""
+}
+
 // refuse returns err, the error of a login. With --json it first prints the answer, but only if err
 // means that the token is refused.
 func (c *cli) refuse(err error) error {
-	for _, r := range refusals {
-		if c.json && errors.Is(err, r.err) {
-			writeErr := writeJSON(c.stdout, loginAnswer{Reason: r.reason})
-			return errors.Join(err, writeErr)
-		}
+	if why := reason(err); c.json && why != "" {
+		return errors.Join(err, writeJSON(c.stdout, loginAnswer{Reason: why}))
 	}
 	return err
 }
