@@ -1,0 +1,145 @@
+// Gateway stands in front of a web server and asks its callers for API keys. The scope read permits
+// GET and HEAD, and the scope write everything else. The scope keys:admin permits to manage all
+// keys below /admin/, and so to get every scope. The scope metrics permits to read /metrics. The
+// first run prints the token of a key with all scopes.
+//
+//	go run ./examples/gateway -store keys.db -addr 127.0.0.1:8080 -backend http://127.0.0.1:9000
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/httpauth"
+)
+
+func main() {
+	path := flag.String("store", "keys.db", "the `FILE` of the store")
+	addr := flag.String("addr", "127.0.0.1:8080", "the `ADDRESS` to listen on")
+	backend := flag.String("backend", "http://127.0.0.1:9000", "the `URL` of the web server")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	context.AfterFunc(ctx, stop) // the second interrupt ends the program at once
+	if err := run(ctx, *path, *addr, *backend, os.Stdout); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// run serves until ctx ends. It prints the token of a first key, and the address when it is ready.
+func run(ctx context.Context, path, addr, backend string, out io.Writer) error {
+	target, err := url.Parse(backend)
+	if err != nil {
+		return err
+	}
+	store, err := latchkey.Open(path, nil)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	if keys, err := store.Keys(ctx, latchkey.ServerOwner); err == nil && len(keys) == 0 {
+		_, token, err := store.CreateServerKey(ctx, latchkey.KeySpec{Name: "first", Scopes: latchkey.NewScopes("*")})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(out, token)
+	}
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { listener.Close() })()
+	fmt.Fprintf(out, "http://%s\n", listener.Addr())
+	server := &http.Server{Handler: handler(store, target), ReadHeaderTimeout: 10 * time.Second}
+	if err := server.Serve(listener); ctx.Err() == nil {
+		return err
+	}
+	return server.Shutdown(context.Background()) // waits for the requests that have begun
+}
+
+func handler(store *latchkey.Store, backend *url.URL) http.Handler {
+	auth := httpauth.New(store, nil)
+	mux := http.NewServeMux()
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		who, _ := httpauth.PrincipalFrom(r.In.Context())
+		r.SetURL(backend)
+		r.Out.Header.Del("Authorization") // the backend needs no token
+		r.Out.Header.Set("X-Key-Name", who.KeyName)
+	}}
+	mux.Handle("GET /", auth.Require("read")(proxy))
+	mux.Handle("/", auth.Require("write")(proxy))
+
+	// admin adds a route. What its call returns is answered as JSON.
+	admin := func(pattern string, call func(ctx context.Context, id uuid.UUID, body latchkey.KeySpec) (any, error)) {
+		mux.Handle(pattern, auth.Require("keys:admin")(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			id, _ := uuid.Parse(r.PathValue("id")) // no key has the ID that is left after an error
+			var body latchkey.KeySpec
+			err := json.NewDecoder(io.LimitReader(r.Body, 1<<16)).Decode(&body)
+			if err != nil && (err != io.EOF || r.Method == http.MethodPut) {
+				http.Error(w, "the body is not JSON of a key", http.StatusBadRequest)
+				return
+			}
+			doc, err := call(r.Context(), id, body)
+			answer(w, doc, err)
+		})))
+	}
+	admin("GET /admin/keys", func(ctx context.Context, _ uuid.UUID, _ latchkey.KeySpec) (any, error) {
+		return store.Keys(ctx, latchkey.ServerOwner)
+	})
+	admin("POST /admin/keys", func(ctx context.Context, _ uuid.UUID, body latchkey.KeySpec) (any, error) {
+		key, token, err := store.CreateServerKey(ctx, body)
+		return map[string]any{"key": key, "token": token}, err
+	})
+	for pattern, call := range map[string]func(ctx context.Context, owner, id uuid.UUID) error{
+		"POST /admin/keys/{id}/disable": store.DisableKey,
+		"POST /admin/keys/{id}/enable":  store.EnableKey,
+		"DELETE /admin/keys/{id}":       store.DeleteKey,
+	} {
+		admin(pattern, func(ctx context.Context, id uuid.UUID, _ latchkey.KeySpec) (any, error) {
+			return nil, call(ctx, latchkey.ServerOwner, id)
+		})
+	}
+	mux.Handle("GET /metrics", auth.Require("metrics")(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, _ := store.Stats(r.Context()) // a request that has logged in finds the store open
+		fmt.Fprintf(w, "latchkey_keys %d\nlatchkey_logins_total{cached=\"true\"} %d\nlatchkey_logins_total{cached=\"false\"} %d\n", s.Keys, s.Hits, s.Misses)
+		fmt.Fprintf(w, "latchkey_refusals_total %d\n", s.Malformed+s.Forged+s.Unknown+s.Refused+s.Busy)
+	})))
+	return mux
+}
+
+// statuses has the errors that a request of an administrator can cause.
+var statuses = map[error]int{
+	latchkey.ErrKeyNotFound: 404, latchkey.ErrKeyNameTaken: 409,
+	latchkey.ErrInvalidName: 400, latchkey.ErrInvalidExpiry: 400, latchkey.ErrInvalidScope: 400, latchkey.ErrInvalidNetwork: 400,
+	latchkey.ErrInvalidMetadata: 400, latchkey.ErrInvalidGroup: 400,
+}
+
+// answer answers what a call of an administrator has returned.
+func answer(w http.ResponseWriter, doc any, err error) {
+	w.Header().Set("Cache-Control", "no-store")
+	if err == nil {
+		_ = json.NewEncoder(w).Encode(doc)
+		return
+	}
+	status := httpauth.Status(err)
+	for known, its := range statuses {
+		if errors.Is(err, known) {
+			status = its
+		}
+	}
+	http.Error(w, err.Error(), status) // only administrators see it
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// gateway is a running gateway with a backend, which says what it was asked.
+type gateway struct {
+	url   string
+	first string // the token of the first key, empty if there was a key already
+	stop  func()
+}
+
+func start(t *testing.T, path string) *gateway {
+	t.Helper()
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %s for %s%s", r.Method, r.URL.Path, r.Header.Get("X-Key-Name"), r.Header.Get("Authorization"))
+	}))
+	ctx, cancel := context.WithCancel(t.Context())
+	out, printed := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		err := run(ctx, path, "127.0.0.1:0", backend.URL, printed)
+		printed.Close()
+		ended <- err
+	}()
+	g := &gateway{}
+	lines := bufio.NewScanner(out)
+	for g.url == "" {
+		if !lines.Scan() {
+			t.Fatal(<-ended)
+		}
+		if line := lines.Text(); strings.HasPrefix(line, "http://") {
+			g.url = line
+		} else {
+			g.first = line
+		}
+	}
+	stopped := false
+	g.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		backend.Close()
+	}
+	t.Cleanup(g.stop)
+	return g
+}
+
+// do sends a request and returns the body. It fails the test if the status is not the one that is
+// wanted.
+func (g *gateway) do(t *testing.T, token, method, path, body string, want int) string {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, g.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	reply, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reply.Body.Close()
+	b, err := io.ReadAll(reply.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply.StatusCode != want {
+		t.Errorf("%s %s: got %d %s, want %d", method, path, reply.StatusCode, b, want)
+	}
+	return string(b)
+}
+
+// keyAndToken reads the answer to a call that has made a token.
+func keyAndToken(t *testing.T, body string) (latchkey.Key, string) {
+	t.Helper()
+	var made struct {
+		Key   latchkey.Key
+		Token string
+	}
+	if err := json.Unmarshal([]byte(body), &made); err != nil {
+		t.Fatal(err)
+	}
+	return made.Key, made.Token
+}
+
+func TestTheLifeOfAKeyThroughTheGateway(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	g := start(t, path)
+	admin := g.first
+
+	key, token := keyAndToken(t, g.do(t, admin, "POST", "/admin/keys", `{"name":"sensor","scopes":"read","expires":"2999-01-01T00:00:00Z"}`, 200))
+	if got := g.do(t, token, "GET", "/value/1", "", 200); got != "GET /value/1 for sensor" {
+		t.Errorf("the backend says %q", got)
+	}
+	g.do(t, token, "PUT", "/value/1", "", 403)
+	g.do(t, token, "GET", "/admin/keys", "", 403)
+	g.do(t, token, "GET", "/metrics", "", 403)
+	g.do(t, "lk_nonsense", "GET", "/value/1", "", 401)
+
+	g.do(t, admin, "POST", "/admin/keys", `{"name":"sensor"}`, 409)
+	g.do(t, admin, "POST", "/admin/keys", `{"name":""}`, 400)
+	g.do(t, admin, "POST", "/admin/keys", `{"name":"late","expires":"1999-01-01T00:00:00Z"}`, 400)
+	g.do(t, admin, "POST", "/admin/keys", `no JSON`, 400)
+	g.do(t, admin, "POST", "/admin/keys/"+key.ID.String()+"x/disable", "", 404)
+
+	one := "/admin/keys/" + key.ID.String()
+	g.do(t, admin, "POST", one+"/disable", "", 200)
+	g.do(t, token, "GET", "/value/1", "", 401)
+	g.do(t, admin, "POST", one+"/enable", "", 200)
+	g.do(t, token, "GET", "/value/1", "", 200)
+
+	if got := g.do(t, admin, "GET", "/metrics", "", 200); !strings.HasPrefix(got, "latchkey_keys 2\n") {
+		t.Errorf("the metrics are %q", got)
+	}
+	if got := g.do(t, admin, "GET", "/admin/keys", "", 200); !strings.Contains(got, `"name":"sensor"`) || strings.Contains(got, token[30:]) {
+		t.Errorf("the list is %s", got)
+	}
+
+	// The keys are there after a restart, and there is no other first key.
+	g.stop()
+	if g = start(t, path); g.first != "" {
+		t.Error("there is a second first key")
+	}
+	g.do(t, token, "GET", "/value/1", "", 200)
+	g.do(t, admin, "DELETE", one, "", 200)
+	g.do(t, token, "GET", "/value/1", "", 401)
+}
