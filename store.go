@@ -320,6 +320,19 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	})
 }
 
+// Wait waits until a commit after the one with a sequence can be seen by transactions that begin
+// afterwards. [Tx.Sequence] is the sequence to wait after, once a [Store.View] has found nothing
+// new.
+//
+// It returns [ErrClosed], also if Close begins meanwhile; [ErrInTransaction]; or ctx's error.
+func (s *Store) Wait(ctx context.Context, after uint64) error {
+	err := s.canWait()
+	if err == nil {
+		err = s.engine.Wait(ctx, after)
+	}
+	return wrapf(err, "wait for a commit after %d", after)
+}
+
 // canWait returns an error for a call that must not wait for a transaction: ErrClosed after Close
 // has begun, and ErrInTransaction for a call by the function of a transaction, which may wait for
 // ever.

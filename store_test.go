@@ -166,6 +166,7 @@ var storeCalls = map[string]storeCall{
 		_, err := s.Stats(ctx)
 		return err
 	}},
+	"Wait": {false, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.Wait(ctx, 0) }},
 	"View": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
 		return s.View(ctx, func(*latchkey.Tx) error { return nil })
 	}},
@@ -227,7 +228,7 @@ var txCalls = map[string]txCall{
 
 func TestTheTablesOfCallsHaveEveryMethod(t *testing.T) {
 	// fmt calls Format.
-	others := []string{"Close", "DomainID", "Format", "NeedsRehash", "Now", "ReplicaID"}
+	others := []string{"Close", "DomainID", "Format", "NeedsRehash", "Now", "ReplicaID", "Sequence"}
 	for i := range reflect.TypeFor[*latchkey.Store]().NumMethod() {
 		name := reflect.TypeFor[*latchkey.Store]().Method(i).Name
 		if _, ok := storeCalls[name]; !ok && !slices.Contains(others, name) {
