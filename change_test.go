@@ -2,7 +2,9 @@ package latchkey_test
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -37,6 +39,7 @@ func TestEachWriteMovesTheSequenceOn(t *testing.T) {
 	}
 	var ada uuid.UUID
 	var key latchkey.Key
+	room := map[string]string{"room": "4"}
 	for _, step := range []struct {
 		name string
 		call func() error
@@ -46,6 +49,11 @@ func TestEachWriteMovesTheSequenceOn(t *testing.T) {
 		{"UnlinkIdentity", func() error { _, err := s.UnlinkIdentity(t.Context(), ada, email("ada")); return err }},
 		{"CreateKey", func() error { key, _ = addKey(t, s, ada, "laptop"); return nil }},
 		{"RenameKey", func() error { return s.RenameKey(t.Context(), ada, key.ID, "desktop") }},
+		{"SetExpiry", func() error { return s.SetExpiry(t.Context(), ada, key.ID, s.Now().Add(time.Hour)) }},
+		{"SetScopes", func() error { return s.SetScopes(t.Context(), ada, key.ID, latchkey.NewScopes("files:read")) }},
+		{"SetNetworks", func() error { return s.SetNetworks(t.Context(), ada, key.ID, home) }},
+		{"SetMetadata", func() error { return s.SetMetadata(t.Context(), ada, key.ID, room) }},
+		{"SetUserMetadata", func() error { return s.SetUserMetadata(t.Context(), ada, room) }},
 		{"DisableKey", func() error { return s.DisableKey(t.Context(), ada, key.ID) }},
 		{"EnableKey", func() error { return s.EnableKey(t.Context(), ada, key.ID) }},
 		{"DisableUser", func() error { return s.DisableUser(t.Context(), ada) }},
@@ -72,6 +80,11 @@ func TestACallThatChangesNothingWritesNothing(t *testing.T) {
 	must(t, s.DisableKey(t.Context(), ada, disabled.ID))
 	eve := addUser(t, s, "eve")
 	must(t, s.DisableUser(t.Context(), eve))
+	room, both := map[string]string{"room": "4"}, latchkey.NewScopes("files:read", "mail:*")
+	inFull, _, err := s.CreateKey(t.Context(), ada, latchkey.KeySpec{
+		Name: "in full", Expires: s.Now().Add(time.Hour), Scopes: both, Networks: home, Metadata: room})
+	must(t, err)
+	must(t, s.SetUserMetadata(t.Context(), ada, room))
 	refused := errors.New("the function refuses")
 	for _, tt := range []struct {
 		name string
@@ -83,6 +96,21 @@ func TestACallThatChangesNothingWritesNothing(t *testing.T) {
 		{"EnableKey of an enabled key", func() error { return s.EnableKey(t.Context(), ada, key.ID) }, nil},
 		{"EnableUser of an enabled user", func() error { return s.EnableUser(t.Context(), ada) }, nil},
 		{"RenameKey to the name it has", func() error { return s.RenameKey(t.Context(), ada, key.ID, "laptop") }, nil},
+		{"SetExpiry to the date it has", func() error {
+			return s.SetExpiry(t.Context(), ada, inFull.ID, inFull.Expires.Add(time.Millisecond).Local())
+		}, nil},
+		{"SetExpiry of a key without a date", func() error { return s.SetExpiry(t.Context(), ada, key.ID, time.Time{}) }, nil},
+		{"SetScopes to those it has", func() error {
+			return s.SetScopes(t.Context(), ada, inFull.ID, latchkey.NewScopes("mail:*", "files:read"))
+		}, nil},
+		{"SetScopes of a key without scopes", func() error { return s.SetScopes(t.Context(), ada, key.ID, latchkey.Scopes{}) }, nil},
+		{"SetNetworks to those it has", func() error {
+			return s.SetNetworks(t.Context(), ada, inFull.ID, []netip.Prefix{netip.MustParsePrefix("::ffff:192.0.2.7/120")})
+		}, nil},
+		{"SetNetworks of a key without networks", func() error { return s.SetNetworks(t.Context(), ada, key.ID, []netip.Prefix{}) }, nil},
+		{"SetMetadata to those it has", func() error { return s.SetMetadata(t.Context(), ada, inFull.ID, room) }, nil},
+		{"SetMetadata of a key without metadata", func() error { return s.SetMetadata(t.Context(), ada, key.ID, map[string]string{}) }, nil},
+		{"SetUserMetadata to those the user has", func() error { return s.SetUserMetadata(t.Context(), ada, room) }, nil},
 		{"CreateKeys of none", func() error { _, _, err := s.CreateKeys(t.Context(), nil, nil); return err }, nil},
 		{"MintKey", func() error { _, _, err := s.MintKey(t.Context()); return err }, nil},
 		{"Login", func() error { _, err := s.Login(t.Context(), token); return err }, nil},

@@ -14,6 +14,10 @@
 //	err = store.DisableKey(ctx, user.ID, key.ID)
 //	_, err = store.Login(ctx, token) // errors.Is(err, latchkey.ErrKeyDisabled)
 //
+// A key carries [Scopes], which say what it permits. It can have an expiry date, networks that it
+// may be used from, and metadata of the program's own. All of them can be changed while the key is
+// in use, for example with [Store.SetScopes].
+//
 // # What it promises
 //
 // When a call that changes something returns nil, the change is on disk. When the call returns an
@@ -21,7 +25,9 @@
 // happened.
 //
 // A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser] or
-// [Store.DeleteUser] has returned does not succeed.
+// [Store.DeleteUser] has returned does not succeed. A login that begins after [Store.SetExpiry],
+// [Store.SetScopes], [Store.SetNetworks] or [Store.SetMetadata] has returned is judged by the new
+// value.
 //
 // A token is never stored. The store keeps an argon2id hash of the token's secret, and never shows
 // the hash. A token that this store did not make is refused without reading the disk.

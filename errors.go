@@ -20,7 +20,7 @@ var (
 	// the key log in again.
 	ErrKeyDisabled = errors.New("key is disabled")
 	// ErrKeyExpired means that the token is good, but the expiry date of its key has passed. Make
-	// another key.
+	// another key, or give the key a later date with [Store.SetExpiry].
 	ErrKeyExpired = errors.New("key has expired")
 	// ErrUserDisabled means that the token is good, but the user that owns its key is disabled.
 	// [Store.EnableUser] lets the user's keys log in again.
@@ -28,8 +28,9 @@ var (
 	// ErrGroupDisabled means that the token is good, but the group of its key, or of the user that
 	// owns the key, is disabled.
 	ErrGroupDisabled = errors.New("group is disabled")
-	// ErrNetworkNotAllowed means that the token is good, but its key may not be used from the
-	// caller's address.
+	// ErrNetworkNotAllowed means that the token is good, but its key has networks, and the caller's
+	// address is in none of them or unknown. [Store.LoginFrom] takes the address, and
+	// [Store.SetNetworks] changes the networks.
 	ErrNetworkNotAllowed = errors.New("key may not be used from this address")
 	// ErrBusy means that too many calls of the same kind wait for a hash already: first logins of
 	// keys, checks of passwords, new passwords, or new keys. Try again in a moment. See
@@ -80,8 +81,8 @@ var (
 	// ErrInvalidIdentity means that an identity breaks a rule of [CheckIdentity], or that an
 	// anonymous identity was to be linked to an existing user. The text says which rule.
 	ErrInvalidIdentity = errors.New("invalid identity")
-	// ErrInvalidExpiry means that the expiry date of a new key has passed already, or is after the
-	// year 9999.
+	// ErrInvalidExpiry means that an expiry date for a key has passed already, or is after the year
+	// 9999. To stop a key at once, disable it.
 	ErrInvalidExpiry = errors.New("invalid expiry date")
 	// ErrInvalidMintedKey means that a [MintedKey] is empty, was minted by a store of another
 	// domain, or has been inserted already. Mint another one.

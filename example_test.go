@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -154,7 +155,8 @@ func ExampleStore_Login() {
 			fmt.Println("welcome,", who.KeyName)
 		case errors.Is(err, latchkey.ErrInvalidToken):
 			fmt.Println("401: unknown token")
-		case errors.Is(err, latchkey.ErrKeyDisabled), errors.Is(err, latchkey.ErrUserDisabled), errors.Is(err, latchkey.ErrKeyExpired):
+		case errors.Is(err, latchkey.ErrKeyDisabled), errors.Is(err, latchkey.ErrUserDisabled),
+			errors.Is(err, latchkey.ErrKeyExpired), errors.Is(err, latchkey.ErrNetworkNotAllowed):
 			fmt.Println("403:", err)
 		default:
 			fmt.Println("503:", err) // the error says nothing about the token
@@ -163,6 +165,88 @@ func ExampleStore_Login() {
 	// Output:
 	// welcome, laptop
 	// 401: unknown token
+}
+
+// A key permits what its scopes say. The program asks for a scope where it serves a request.
+func ExampleScopes() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+	_, token, err := store.CreateKey(ctx, ada(store).ID, latchkey.KeySpec{
+		Name:   "laptop",
+		Scopes: latchkey.NewScopes("files:*", "mail:read"),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	who, err := store.Login(ctx, token)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(who.Scopes.Has("files:write"), who.Scopes.Has("mail:read"), who.Scopes.Has("mail:send"))
+
+	// A caller that makes a key gives the key no more than the caller has.
+	fmt.Println(who.Scopes.Covers(latchkey.NewScopes("files:read")), who.Scopes.Covers(latchkey.NewScopes("*")))
+	// Output:
+	// true true false
+	// true false
+}
+
+// A key of a guest gets another day, and then no end.
+func ExampleStore_SetExpiry() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+	tomorrow := store.Now().AddDate(0, 0, 1)
+	key, token, err := store.CreateServerKey(ctx, latchkey.KeySpec{Name: "guest", Expires: tomorrow})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	later := tomorrow.AddDate(0, 0, 1).Truncate(time.Second)
+	if err := store.SetExpiry(ctx, key.Owner, key.ID, later); err != nil {
+		log.Fatal(err)
+	}
+	who, err := store.Login(ctx, token)
+	fmt.Println(who.Expires.Equal(later), err)
+
+	if err := store.SetExpiry(ctx, key.Owner, key.ID, time.Time{}); err != nil {
+		log.Fatal(err)
+	}
+	who, err = store.Login(ctx, token)
+	fmt.Println(who.Expires.IsZero(), err)
+
+	// An end that has passed is refused. To stop a key at once, disable it.
+	fmt.Println(errors.Is(store.SetExpiry(ctx, key.Owner, key.ID, store.Now()), latchkey.ErrInvalidExpiry))
+	// Output:
+	// true <nil>
+	// true <nil>
+	// true
+}
+
+// The key of a machine in a factory is good in the factory's network alone.
+func ExampleStore_LoginFrom() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+	_, token, err := store.CreateServerKey(ctx, latchkey.KeySpec{
+		Name:     "press 7",
+		Networks: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	for _, caller := range []string{"192.0.2.7:51144", "203.0.113.1:51144"} {
+		// In a handler of net/http, the text is Request.RemoteAddr.
+		addr := netip.MustParseAddrPort(caller).Addr()
+		who, err := store.LoginFrom(ctx, token, addr)
+		fmt.Printf("%q %t\n", who.KeyName, errors.Is(err, latchkey.ErrNetworkNotAllowed))
+	}
+	// Output:
+	// "press 7" false
+	// "" true
 }
 
 // A person can have several identities, and is the same user with each of them.

@@ -372,6 +372,10 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if used {
 		return Key{}, ErrInvalidMintedKey
 	}
+	expires, err := tx.newExpiry(n.Expires)
+	if err != nil {
+		return Key{}, err
+	}
 	networks, err := normalNetworks(n.Networks)
 	if err != nil {
 		return Key{}, err
@@ -386,7 +390,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	at := k.Next(tx.store.domain.replica.ID)
 	k.Verifiers = k.Verifiers.Add(m.verifier)
 	k.Name = registerOf(n.Name, false, at)
-	k.Expires = registerOf(expiry(n), n.Expires.IsZero(), at)
+	k.Expires = registerOf(expires, expires.IsZero(), at)
 	k.Scopes = registerOf(n.Scopes.All(), n.Scopes.IsZero(), at)
 	k.Networks = registerOf(networks, len(networks) == 0, at)
 	k.Metadata = registerOf(record.Metadata(maps.Clone(n.Metadata)), len(n.Metadata) == 0, at)
@@ -400,14 +404,6 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	return toKey(k), nil
 }
 
-// expiry returns the expiry date of a new key as the store keeps it.
-func expiry(n KeySpec) time.Time {
-	if n.Expires.IsZero() {
-		return time.Time{}
-	}
-	return n.Expires.UTC().Truncate(time.Second)
-}
-
 // checkNewKey returns an error if owner cannot have one more key with the name and expiry date in
 // n. others is the number of keys that will be made for owner before this one. If an expired key
 // has the name, checkNewKey returns its record, for giveWay.
@@ -415,12 +411,8 @@ func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) (expired *reco
 	if err := tx.checkName(n.Name); err != nil {
 		return nil, err
 	}
-	switch e := expiry(n); {
-	case n.Expires.IsZero():
-	case !e.After(tx.now()):
-		return nil, fmt.Errorf("%w: %s has passed", ErrInvalidExpiry, e.Format(time.RFC3339))
-	case e.After(record.LastTime):
-		return nil, fmt.Errorf("%w: the year %d cannot be written in RFC 3339", ErrInvalidExpiry, e.Year())
+	if _, err := tx.newExpiry(n.Expires); err != nil {
+		return nil, err
 	}
 	if err := checkSpec(owner, n); err != nil {
 		return nil, err

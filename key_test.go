@@ -93,6 +93,15 @@ func TestAKeyDoesNotExistForAnyoneButItsOwner(t *testing.T) {
 		"DisableKey": func(owner, id uuid.UUID) error { return s.DisableKey(t.Context(), owner, id) },
 		"DeleteKey":  func(owner, id uuid.UUID) error { return s.DeleteKey(t.Context(), owner, id) },
 		"RenameKey":  func(owner, id uuid.UUID) error { return s.RenameKey(t.Context(), owner, id, "mine") },
+		"SetExpiry": func(owner, id uuid.UUID) error {
+			return s.SetExpiry(t.Context(), owner, id, s.Now().Add(time.Hour))
+		},
+		"SetExpiry to the one it has": func(owner, id uuid.UUID) error {
+			return s.SetExpiry(t.Context(), owner, id, time.Time{})
+		},
+		"SetScopes":   func(owner, id uuid.UUID) error { return s.SetScopes(t.Context(), owner, id, latchkey.NewScopes("*")) },
+		"SetNetworks": func(owner, id uuid.UUID) error { return s.SetNetworks(t.Context(), owner, id, nil) },
+		"SetMetadata": func(owner, id uuid.UUID) error { return s.SetMetadata(t.Context(), owner, id, nil) },
 		"RenameKey to its name": func(owner, id uuid.UUID) error {
 			return s.RenameKey(t.Context(), owner, id, "laptop")
 		},

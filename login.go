@@ -3,6 +3,7 @@ package latchkey
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -41,15 +42,22 @@ func (p Principal) Metadata(name string) string { return p.metadata.get(name) }
 // waits for that hash, as long as ctx lasts.
 //
 // A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser] or
-// [Store.DeleteUser] has returned does not succeed.
+// [Store.DeleteUser] has returned does not succeed. A login that begins after [Store.SetExpiry],
+// [Store.SetScopes], [Store.SetNetworks] or [Store.SetMetadata] has returned is judged by the new
+// value.
 //
 // Login returns [ErrInvalidToken] for every string that is not a good token, without telling why.
 // To a caller that has proven the secret, it returns the first of [ErrKeyDisabled],
 // [ErrKeyExpired], [ErrUserDisabled] and [ErrNetworkNotAllowed] that applies. The last one means
-// that the key has a list of networks, so that [Store.LoginFrom] must decide. The other errors say
-// nothing about the token: [ErrBusy], [ErrClosed], [ErrFileChanged], [ErrCorrupt],
+// that the key has networks, so that the caller's address decides: see [Store.LoginFrom]. The other
+// errors say nothing about the token: [ErrBusy], [ErrClosed], [ErrFileChanged], [ErrCorrupt],
 // [ErrNewerFormat], [ErrCostTooHigh], and ctx's error.
 func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
+	return s.login(ctx, token, netip.Addr{})
+}
+
+// login is Login for a caller from an address. The zero address is in no network.
+func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Principal, error) {
 	if s.closed.Load() {
 		return Principal{}, ErrClosed
 	}
@@ -68,44 +76,47 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	}
 	if e := s.cache.get(t.keyDigits()); e != nil && e.matches(&t) {
 		s.counters.add(statHits, 1)
-		if err := e.refusal(s.clock); err != nil {
+		if err := e.refusal(s.clock, from); err != nil {
 			s.counters.add(statRefused, 1)
 			return Principal{}, err
 		}
 		return e.principal, nil
 	}
 	s.counters.add(statMisses, 1)
-	return s.loginCold(ctx, t) // by value, so that t stays off the heap here
+	return s.loginCold(ctx, t, from) // by value, so that t stays off the heap here
 }
 
 // answer is what the store tells a caller that has proven the secret of a key.
 type answer struct {
-	principal    Principal
+	principal Principal
+
 	disabled     error // the refusal if the key is disabled; else nil
 	expires      int64 // Unix seconds; 0 means never
 	expired      error // the refusal from then on
 	userDisabled error // the refusal if the user is disabled; else nil
-	networked    error // the refusal if the key has networks; else nil
+	networks     []netip.Prefix
+	elsewhere    error // the refusal of callers outside the networks; nil without networks
 }
 
-// refusal returns the reason why a login is refused, or nil.
-func (a *answer) refusal(clock func() time.Time) error {
+// refusal returns the reason why a login from an address is refused, or nil.
+func (a *answer) refusal(clock func() time.Time, from netip.Addr) error {
 	switch {
 	case a.disabled != nil:
 		return a.disabled
 	case a.expires != 0 && clock().Unix() >= a.expires:
 		return a.expired
-	}
-	if a.userDisabled != nil {
+	case a.userDisabled != nil:
 		return a.userDisabled
+	case a.elsewhere != nil && !inNetworks(a.networks, from):
+		return a.elsewhere
 	}
-	return a.networked
+	return nil
 }
 
 // loginCold reads the verifier of the key, hashes the secret, and then reads everything that the
 // answer depends on. So a key that is revoked while loginCold hashes is refused, and is not
 // remembered.
-func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error) {
+func (s *Store) loginCold(ctx context.Context, t parsedToken, from netip.Addr) (Principal, error) {
 	id, secret, ok := t.decode()
 	if !ok {
 		s.counters.add(statUnknown, 1)
@@ -130,7 +141,7 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken) (Principal, error)
 		}
 		e := newCacheEntry(&t, a)
 		s.cache.put(e, mark)
-		if err := e.refusal(s.clock); err != nil {
+		if err := e.refusal(s.clock, from); err != nil {
 			s.counters.add(statRefused, 1)
 			return Principal{}, err
 		}
@@ -209,7 +220,7 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 		a.expires, a.expired = k.Expires.Value.Unix(), loginError(k.ID, ErrKeyExpired)
 	}
 	if len(k.Networks.Value) > 0 {
-		a.networked = loginError(k.ID, ErrNetworkNotAllowed)
+		a.networks, a.elsewhere = k.Networks.Value, loginError(k.ID, ErrNetworkNotAllowed)
 	}
 	if k.Owner == ServerOwner {
 		return a, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -210,10 +211,35 @@ func (c *loginCase) expire(context.Context) error {
 	c.clock.advance(time.Hour)
 	return nil
 }
+func (c *loginCase) setExpiry(ctx context.Context) error {
+	return c.SetExpiry(ctx, c.user, c.key.ID, c.clock.now().Add(time.Minute))
+}
+func (c *loginCase) expireSooner(ctx context.Context) error {
+	defer c.clock.advance(time.Minute)
+	return c.setExpiry(ctx)
+}
+func (c *loginCase) setScopes(ctx context.Context) error {
+	return c.SetScopes(ctx, c.user, c.key.ID, latchkey.NewScopes("files:read"))
+}
+func (c *loginCase) setMetadata(ctx context.Context) error {
+	return c.SetMetadata(ctx, c.user, c.key.ID, map[string]string{"room": "4"})
+}
+
+// The case logs in from 192.0.2.1.
+func (c *loginCase) moveAway(ctx context.Context) error {
+	return c.SetNetworks(ctx, c.user, c.key.ID, []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")})
+}
+func (c *loginCase) moveIn(ctx context.Context) error {
+	return c.SetNetworks(ctx, c.user, c.key.ID, []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("192.0.2.0/24")})
+}
+func (c *loginCase) moveAnywhere(ctx context.Context) error {
+	return c.SetNetworks(ctx, c.user, c.key.ID, nil)
+}
 
 type step = func(c *loginCase, ctx context.Context) error
 
-// outcome is the end of a login: the name of the key, or an error.
+// outcome is the end of a login: the name of the key, with its scopes and one of its metadata if it
+// has any, or an error.
 type outcome struct {
 	name string
 	err  error
@@ -222,8 +248,9 @@ type outcome struct {
 func (o outcome) is(want outcome) bool { return o.name == want.name && errors.Is(o.err, want.err) }
 
 func (c *loginCase) login(t testing.TB) outcome {
-	who, err := c.Login(t.Context(), c.token)
-	return outcome{who.KeyName, err}
+	who, err := c.LoginFrom(t.Context(), c.token, netip.MustParseAddr("192.0.2.1"))
+	words := strings.Fields(who.KeyName + " " + who.Scopes.String() + " " + who.Metadata("room"))
+	return outcome{strings.Join(words, " "), err}
 }
 
 func (c *loginCase) wantOutcome(t testing.TB, what string, want outcome) {
@@ -234,7 +261,7 @@ func (c *loginCase) wantOutcome(t testing.TB, what string, want outcome) {
 }
 
 func TestALoginIsRefusedForTheFirstReasonThatApplies(t *testing.T) {
-	disableKey, disableUser, expire := (*loginCase).disableKey, (*loginCase).disableUser, (*loginCase).expire
+	disableKey, disableUser, expire, moveAway := (*loginCase).disableKey, (*loginCase).disableUser, (*loginCase).expire, (*loginCase).moveAway
 	for _, tt := range []struct {
 		name  string
 		steps []step
@@ -247,6 +274,10 @@ func TestALoginIsRefusedForTheFirstReasonThatApplies(t *testing.T) {
 		{"disabled key of a disabled user", []step{disableUser, disableKey}, latchkey.ErrKeyDisabled},
 		{"expired key of a disabled user", []step{disableUser, expire}, latchkey.ErrKeyExpired},
 		{"all at once", []step{disableUser, expire, disableKey}, latchkey.ErrKeyDisabled},
+		{"key from elsewhere", []step{moveAway}, latchkey.ErrNetworkNotAllowed},
+		{"key from elsewhere of a disabled user", []step{moveAway, disableUser}, latchkey.ErrUserDisabled},
+		{"expired key from elsewhere", []step{moveAway, expire}, latchkey.ErrKeyExpired},
+		{"deleted key from elsewhere", []step{moveAway, (*loginCase).deleteKey}, latchkey.ErrInvalidToken},
 		{"deleted key", []step{(*loginCase).deleteKey}, latchkey.ErrInvalidToken},
 		{"deleted user", []step{(*loginCase).deleteUser}, latchkey.ErrInvalidToken},
 		{"deleted key of a disabled user", []step{disableUser, (*loginCase).deleteKey}, latchkey.ErrInvalidToken},
@@ -339,6 +370,8 @@ func TestASecondLoginIsAnsweredUnreadAndUnhashedAlsoWhenItIsRefused(t *testing.T
 		{"disabled key", []step{(*loginCase).disableKey}, outcome{err: latchkey.ErrKeyDisabled}},
 		{"expired key", []step{(*loginCase).expire}, outcome{err: latchkey.ErrKeyExpired}},
 		{"disabled user", []step{(*loginCase).disableUser}, outcome{err: latchkey.ErrUserDisabled}},
+		{"good key in a network", []step{(*loginCase).moveIn}, outcome{name: "laptop"}},
+		{"key from elsewhere", []step{(*loginCase).moveAway}, outcome{err: latchkey.ErrNetworkNotAllowed}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := &hookedEngine{Engine: openBolt(t)}
@@ -395,6 +428,12 @@ var changes = []struct {
 	{"DeleteUser", nil, (*loginCase).deleteUser, outcome{name: "laptop"}, outcome{err: latchkey.ErrInvalidToken}},
 	{"expiry", nil, (*loginCase).expire, outcome{name: "laptop"}, outcome{err: latchkey.ErrKeyExpired}},
 	{"RenameKey", nil, (*loginCase).rename, outcome{name: "laptop"}, outcome{name: "desktop"}},
+	{"SetExpiry to a later date", (*loginCase).expire, (*loginCase).setExpiry, outcome{err: latchkey.ErrKeyExpired}, outcome{name: "laptop"}},
+	{"SetExpiry to an earlier date", nil, (*loginCase).expireSooner, outcome{name: "laptop"}, outcome{err: latchkey.ErrKeyExpired}},
+	{"SetScopes", nil, (*loginCase).setScopes, outcome{name: "laptop"}, outcome{name: "laptop files:read"}},
+	{"SetMetadata", nil, (*loginCase).setMetadata, outcome{name: "laptop"}, outcome{name: "laptop 4"}},
+	{"SetNetworks", nil, (*loginCase).moveAway, outcome{name: "laptop"}, outcome{err: latchkey.ErrNetworkNotAllowed}},
+	{"SetNetworks to none", (*loginCase).moveAway, (*loginCase).moveAnywhere, outcome{err: latchkey.ErrNetworkNotAllowed}, outcome{name: "laptop"}},
 	{"EnableKey", (*loginCase).disableKey, (*loginCase).enableKey, outcome{err: latchkey.ErrKeyDisabled}, outcome{name: "laptop"}},
 	{"EnableUser", (*loginCase).disableUser, (*loginCase).enableUser, outcome{err: latchkey.ErrUserDisabled}, outcome{name: "laptop"}},
 }
@@ -707,11 +746,12 @@ func TestLoginsThatTheCacheOrTheTagDecidesAllocateNothing(t *testing.T) {
 	disabled, disabledToken := addKey(t, c.Store, c.user, "disabled")
 	must(t, c.DisableKey(t.Context(), c.user, disabled.ID))
 	wantRefused(t, c.Store, disabledToken, latchkey.ErrKeyDisabled)
-	spec := fullSpec("full", time.Now().Add(time.Hour))
-	spec.Networks = nil
-	_, fullToken, err := c.CreateKey(t.Context(), c.user, spec)
+	full, fullToken, err := c.CreateKey(t.Context(), c.user, fullSpec("full", c.clock.now().Add(time.Hour)))
 	must(t, err)
-	wantRefused(t, c.Store, fullToken, nil)
+	here := netip.MustParseAddr("2001:db8::1%eth0")
+	if who, err := c.LoginFrom(t.Context(), fullToken, here); err != nil || who.KeyID != full.ID {
+		t.Fatalf("logged in with key %s, %v, want %s", who.KeyID, err, full.ID)
+	}
 	for _, tt := range []struct {
 		name, token string
 		want        error
@@ -728,8 +768,9 @@ func TestLoginsThatTheCacheOrTheTagDecidesAllocateNothing(t *testing.T) {
 		var err error
 		login := func() {
 			var who latchkey.Principal
-			who, err = c.Login(ctx, tt.token)
-			_ = who.Metadata("room")
+			who, err = c.LoginFrom(ctx, tt.token, here)
+			who.Scopes.Has("files:read")
+			who.Metadata("room")
 		}
 		if n := testing.AllocsPerRun(1000, login); n != 0 {
 			t.Errorf("%s: %v allocations, want 0", tt.name, n)

@@ -101,6 +101,7 @@ func TestAPrincipalHasWhatTheKeyCarries(t *testing.T) {
 
 func TestMetadataAreBounded(t *testing.T) {
 	s := open(t)
+	ada := addUser(t, s, "ada")
 	many := func(n int) map[string]string {
 		m := map[string]string{}
 		for i := range n {
@@ -132,6 +133,9 @@ func TestMetadataAreBounded(t *testing.T) {
 			wantError(t, err, tt.want)
 			key, token, err := s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: tt.name, Metadata: tt.metadata})
 			wantError(t, err, tt.want)
+			another, _ := addKey(t, s, latchkey.ServerOwner, tt.name+", set later")
+			wantError(t, s.SetMetadata(t.Context(), latchkey.ServerOwner, another.ID, tt.metadata), tt.want)
+			wantError(t, s.SetUserMetadata(t.Context(), ada, tt.metadata), tt.want)
 			if tt.want != nil {
 				return
 			}
@@ -147,4 +151,29 @@ func TestMetadataAreBounded(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestMetadataAreReplacedWhole(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	key, token := addKey(t, s, ada, "laptop")
+	for _, metadata := range []map[string]string{{"room": "4", "shift": "night"}, {"floor": "2"}, nil} {
+		given := maps.Clone(metadata)
+		must(t, s.SetMetadata(t.Context(), ada, key.ID, given))
+		must(t, s.SetUserMetadata(t.Context(), ada, given))
+		if given != nil {
+			given["room"] = "changed"
+		}
+		key.Metadata = metadata
+		if got, err := s.Key(t.Context(), ada, key.ID); err != nil || !reflect.DeepEqual(got, key) {
+			t.Errorf("the key is %+v, %v, want %+v", got, err, key)
+		}
+		if got, err := s.User(t.Context(), ada); err != nil || !reflect.DeepEqual(got.Metadata, metadata) {
+			t.Errorf("the user has %q, %v, want %q", got.Metadata, err, metadata)
+		}
+		if who, err := s.Login(t.Context(), token); err != nil || who.Metadata("room") != metadata["room"] {
+			t.Errorf("logged in with %q, %v, want %q", who.Metadata("room"), err, metadata["room"])
+		}
+	}
+	wantError(t, s.SetUserMetadata(t.Context(), key.ID, nil), latchkey.ErrUserNotFound)
 }

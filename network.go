@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+
+	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/record"
 )
@@ -36,10 +39,47 @@ func normalNetworks(networks []netip.Prefix) ([]netip.Prefix, error) {
 	return normal, nil
 }
 
-// LoginFrom is [Store.Login] for a caller with an address. If the key has a list of networks, and
-// the address is in none of them, LoginFrom returns [ErrNetworkNotAllowed].
+// SetNetworks changes where a key of owner may be used from. See [KeySpec].Networks for the rules.
+// Without networks the key may be used from everywhere. If the key has the networks already,
+// nothing changes. When SetNetworks returns nil, the change is on disk, and a login that begins
+// afterwards is judged by the new networks.
 //
-// The address decides nothing yet, and a key with networks is refused.
+// If replicas change the networks while they are apart, the networks of one replica win. So a
+// restriction that must hold is a disabling: see [Store.DisableKey].
+//
+// It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it;
+// [ErrInvalidNetwork]; or an error of [Store.Update].
+func (s *Store) SetNetworks(ctx context.Context, owner, id uuid.UUID, networks []netip.Prefix) error {
+	err := s.Update(ctx, func(tx *Tx) error { return tx.SetNetworks(owner, id, networks) })
+	return wrapf(err, "set the networks of key %s", id)
+}
+
+// SetNetworks is [Store.SetNetworks] in a transaction.
+func (tx *Tx) SetNetworks(owner, id uuid.UUID, networks []netip.Prefix) error {
+	return tx.changeKey(owner, id, func(k *record.Key, at record.Stamp) (bool, error) {
+		normal, err := normalNetworks(networks)
+		return setRegister(&k.Networks, normal, slices.Equal(normal, k.Networks.Value), at), err
+	})
+}
+
+// LoginFrom is [Store.Login] for a caller with an address. If the key has networks, and addr is in
+// none of them, LoginFrom returns [ErrNetworkNotAllowed]. The zero addr is in no network. An IPv4
+// address that is written as an IPv6 address counts as an IPv4 address, and a zone does not count.
+//
+// The address must be the caller's own. Behind a proxy, the address of the connection is the
+// proxy's, and a header such as X-Forwarded-For says what the caller wants unless the proxy sets
+// it.
 func (s *Store) LoginFrom(ctx context.Context, token string, addr netip.Addr) (Principal, error) {
-	return s.Login(ctx, token)
+	return s.login(ctx, token, addr)
+}
+
+// inNetworks reports whether an address is in one of the networks of a key.
+func inNetworks(networks []netip.Prefix, addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("") // a Prefix has no address with a zone
+	for _, n := range networks {
+		if n.Contains(addr) {
+			return true
+		}
+	}
+	return false
 }

@@ -147,6 +147,15 @@ func (tx *Tx) changeKey(owner, id uuid.UUID, change func(k *record.Key, at recor
 	return tx.putKey(k)
 }
 
+// setRegister gives a field of a record a value, unless the field has the same one already, and
+// reports whether the field has changed.
+func setRegister[T any](r *record.Register[T], value T, same bool, at record.Stamp) (changed bool) {
+	if !same {
+		*r = record.Register[T]{Value: value, Stamp: at}
+	}
+	return !same
+}
+
 // setDisabled disables or enables a record by its flag, and reports whether the flag has changed.
 // In a store that has or had replicas, disabling a disabled record changes the flag, because
 // another replica may be enabling the record just now.

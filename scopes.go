@@ -1,10 +1,15 @@
 package latchkey
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // Scopes are the permissions that a key carries. The program that embeds the store checks them, by
@@ -206,4 +211,26 @@ func (s Scopes) validate() error {
 		return fmt.Errorf("%w: %s", ErrInvalidScope, s.invalid)
 	}
 	return nil
+}
+
+// SetScopes changes what a key of owner permits. If the key has the scopes already, nothing
+// changes. When SetScopes returns nil, the change is on disk, and a login that begins afterwards
+// gets the new scopes.
+//
+// If replicas change the scopes while they are apart, the scopes of one replica win. So a
+// restriction that must hold is a disabling: see [Store.DisableKey].
+//
+// It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it;
+// [ErrInvalidScope]; or an error of [Store.Update].
+func (s *Store) SetScopes(ctx context.Context, owner, id uuid.UUID, scopes Scopes) error {
+	err := s.Update(ctx, func(tx *Tx) error { return tx.SetScopes(owner, id, scopes) })
+	return wrapf(err, "set the scopes of key %s", id)
+}
+
+// SetScopes is [Store.SetScopes] in a transaction.
+func (tx *Tx) SetScopes(owner, id uuid.UUID, scopes Scopes) error {
+	return tx.changeKey(owner, id, func(k *record.Key, at record.Stamp) (bool, error) {
+		all := scopes.All()
+		return setRegister(&k.Scopes, all, slices.Equal(all, k.Scopes.Value), at), scopes.validate()
+	})
 }

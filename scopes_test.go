@@ -129,6 +129,54 @@ func TestScopesAreAValue(t *testing.T) {
 	}
 }
 
+func TestTheScopesOfAKeyCanBeChanged(t *testing.T) {
+	s := open(t)
+	ada := addUser(t, s, "ada")
+	key, token := addKey(t, s, ada, "laptop")
+	for _, scopes := range []latchkey.Scopes{
+		latchkey.NewScopes("files:read", "latchkey:admin"), latchkey.NewScopes("*"), latchkey.NewScopes(),
+	} {
+		must(t, s.SetScopes(t.Context(), ada, key.ID, scopes))
+		if got, err := s.Key(t.Context(), ada, key.ID); err != nil || got.Scopes != scopes {
+			t.Errorf("the key has %q, %v, want %q", got.Scopes, err, scopes)
+		}
+		if who, err := s.Login(t.Context(), token); err != nil || who.Scopes != scopes {
+			t.Errorf("logged in with %q, %v, want %q", who.Scopes, err, scopes)
+		}
+	}
+}
+
+func TestScopesThatNoKeyCanHaveAreRefused(t *testing.T) {
+	s := open(t)
+	key, _ := addKey(t, s, latchkey.ServerOwner, "job")
+	var tooMany []string
+	for i := range latchkey.MaxScopes + 1 {
+		tooMany = append(tooMany, fmt.Sprintf("%0*d", latchkey.MaxScope, i))
+	}
+	must(t, s.SetScopes(t.Context(), latchkey.ServerOwner, key.ID, latchkey.NewScopes(tooMany[1:]...)))
+	for name, bad := range map[string][]string{
+		"one too many":                     tooMany,
+		"one character too many":           {tooMany[0] + "x"},
+		"empty":                            {""},
+		"a blank":                          {"files read"},
+		"a quotation mark":                 {`"files"`},
+		"a backslash":                      {`files\read`},
+		"no ASCII":                         {"dateien:öffnen"},
+		"DEL":                              {"a\x7f"},
+		"a wildcard of reserved scopes":    {"latchkey:*"},
+		"a wildcard of some reserved ones": {"latchkey:a:*"},
+		"a good one and a bad one":         {"files", "a b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			scopes := latchkey.NewScopes(bad...)
+			wantNoKey(t, s, latchkey.ServerOwner, latchkey.KeySpec{Name: "new", Scopes: scopes}, latchkey.ErrInvalidScope)
+			wantNoChange(t, s, func() {
+				wantError(t, s.SetScopes(t.Context(), latchkey.ServerOwner, key.ID, scopes), latchkey.ErrInvalidScope)
+			})
+		})
+	}
+}
+
 func FuzzScopes(f *testing.F) {
 	f.Add("files:read files:* admin", "files:read")
 	f.Add("* latchkey:admin", "latchkey:admin")

@@ -54,6 +54,9 @@ func mint(t testing.TB, s *latchkey.Store) latchkey.MintedKey {
 	return minted
 }
 
+// home is a network of 192.0.2.1.
+var home = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+
 // storeCall calls a method of Store, which succeeds on a household.
 type storeCall struct {
 	writes bool
@@ -122,6 +125,21 @@ var storeCalls = map[string]storeCall{
 	}},
 	"RenameKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
 		return s.RenameKey(ctx, h.user, h.key.ID, "desktop")
+	}},
+	"SetExpiry": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		return s.SetExpiry(ctx, h.user, h.key.ID, s.Now().Add(time.Hour))
+	}},
+	"SetScopes": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		return s.SetScopes(ctx, h.user, h.key.ID, latchkey.NewScopes("files:read"))
+	}},
+	"SetNetworks": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		return s.SetNetworks(ctx, h.user, h.spare.ID, home)
+	}},
+	"SetMetadata": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		return s.SetMetadata(ctx, h.user, h.key.ID, map[string]string{"room": "4"})
+	}},
+	"SetUserMetadata": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		return s.SetUserMetadata(ctx, h.user, map[string]string{"shift": "night"})
 	}},
 	"EnableKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
 		return s.EnableKey(ctx, h.user, h.spare.ID)
@@ -215,9 +233,22 @@ var txCalls = map[string]txCall{
 		_, err := tx.InsertServerKey(latchkey.KeySpec{Name: "desktop"}, h.minted)
 		return err
 	}},
-	"Key":        {false, func(tx *latchkey.Tx, h household) error { _, err := tx.Key(h.user, h.key.ID); return err }},
-	"Keys":       {false, func(tx *latchkey.Tx, h household) error { _, err := tx.Keys(h.user); return err }},
-	"RenameKey":  {true, func(tx *latchkey.Tx, h household) error { return tx.RenameKey(h.user, h.key.ID, "desktop") }},
+	"Key":       {false, func(tx *latchkey.Tx, h household) error { _, err := tx.Key(h.user, h.key.ID); return err }},
+	"Keys":      {false, func(tx *latchkey.Tx, h household) error { _, err := tx.Keys(h.user); return err }},
+	"RenameKey": {true, func(tx *latchkey.Tx, h household) error { return tx.RenameKey(h.user, h.key.ID, "desktop") }},
+	"SetExpiry": {true, func(tx *latchkey.Tx, h household) error {
+		return tx.SetExpiry(h.user, h.key.ID, time.Now().Add(time.Hour))
+	}},
+	"SetScopes": {true, func(tx *latchkey.Tx, h household) error {
+		return tx.SetScopes(h.user, h.key.ID, latchkey.NewScopes("files:read"))
+	}},
+	"SetNetworks": {true, func(tx *latchkey.Tx, h household) error { return tx.SetNetworks(h.user, h.spare.ID, home) }},
+	"SetMetadata": {true, func(tx *latchkey.Tx, h household) error {
+		return tx.SetMetadata(h.user, h.key.ID, map[string]string{"room": "4"})
+	}},
+	"SetUserMetadata": {true, func(tx *latchkey.Tx, h household) error {
+		return tx.SetUserMetadata(h.user, map[string]string{"shift": "night"})
+	}},
 	"EnableKey":  {true, func(tx *latchkey.Tx, h household) error { return tx.EnableKey(h.user, h.spare.ID) }},
 	"DisableKey": {true, func(tx *latchkey.Tx, h household) error { return tx.DisableKey(h.user, h.key.ID) }},
 	"DeleteKey":  {true, func(tx *latchkey.Tx, h household) error { return tx.DeleteKey(h.user, h.key.ID) }},
