@@ -449,6 +449,37 @@ func TestARequestAfterADisablingIsRefused(t *testing.T) {
 	}
 }
 
+func TestAKeyWithNetworksIsRefusedFromElsewhere(t *testing.T) {
+	store := latchkeytest.New(t)
+	office := netip.MustParsePrefix("198.51.100.0/24")
+	_, token, err := store.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "laptop", Networks: []netip.Prefix{office}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := httpauth.New(store, &httpauth.Options{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}).Require()(handler)
+	for _, tt := range []struct {
+		remote, forwarded string
+		status            int
+	}{
+		{"198.51.100.7:80", "", 200},
+		{"203.0.113.7:80", "", 403},
+		{"203.0.113.7:80", "198.51.100.7", 403},
+		{"10.0.0.1:80", "198.51.100.7", 200},
+		{"10.0.0.1:80", "198.51.100.7, 203.0.113.7", 403},
+		{"10.0.0.1:80", "198.51.100.7, nobody", 403},
+		{"@", "198.51.100.7", 403},
+	} {
+		r := request("Authorization", "Bearer "+token)
+		r.RemoteAddr = tt.remote
+		if tt.forwarded != "" {
+			r.Header.Set("X-Forwarded-For", tt.forwarded)
+		}
+		if w := serve(h, r); w.Code != tt.status {
+			t.Errorf("from %s with %q: got %d %s, want %d", tt.remote, tt.forwarded, w.Code, w.Body, tt.status)
+		}
+	}
+}
+
 // The comment of the package and docs/http.md show the table of statuses. Both have it in one form
 // or the other, and each name of an error in it has the status that it really gets.
 func TestTheDocsShowTheTableOfStatuses(t *testing.T) {

@@ -104,6 +104,9 @@ func handler(store *latchkey.Store, backend *url.URL) http.Handler {
 		key, token, err := store.CreateServerKey(ctx, body)
 		return map[string]any{"key": key, "token": token}, err
 	})
+	admin("PUT /admin/keys/{id}/expires", func(ctx context.Context, id uuid.UUID, body latchkey.KeySpec) (any, error) {
+		return nil, store.SetExpiry(ctx, latchkey.ServerOwner, id, body.Expires)
+	})
 	for pattern, call := range map[string]func(ctx context.Context, owner, id uuid.UUID) error{
 		"POST /admin/keys/{id}/disable": store.DisableKey,
 		"POST /admin/keys/{id}/enable":  store.EnableKey,

@@ -126,6 +126,13 @@ func TestTheLifeOfAKeyThroughTheGateway(t *testing.T) {
 	g.do(t, admin, "POST", one+"/enable", "", 200)
 	g.do(t, token, "GET", "/value/1", "", 200)
 
+	g.do(t, admin, "PUT", one+"/expires", `{"expires":"2998-01-01T00:00:00Z"}`, 200)
+	if got := g.do(t, admin, "GET", "/admin/keys", "", 200); !strings.Contains(got, `"expires":"2998-`) {
+		t.Errorf("the list is %s", got)
+	}
+	g.do(t, admin, "PUT", one+"/expires", `{"expires":"1999-01-01T00:00:00Z"}`, 400)
+	g.do(t, admin, "PUT", one+"/expires", "", 400)
+
 	if got := g.do(t, admin, "GET", "/metrics", "", 200); !strings.HasPrefix(got, "latchkey_keys 2\n") {
 		t.Errorf("the metrics are %q", got)
 	}
