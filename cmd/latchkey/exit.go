@@ -65,12 +65,17 @@ var outcomes = []struct {
 	{errUTF16, exitRefused, "write it as UTF-8; in PowerShell, give it with Get-Content FILE | latchkey login"},
 	{latchkey.ErrInvalidToken, exitRefused, "check that it was copied whole and belongs to this store"},
 	{latchkey.ErrKeyDisabled, exitRefused, "latchkey key enable restores it"},
-	{latchkey.ErrKeyExpired, exitRefused, "create another key"},
+	{latchkey.ErrKeyExpired, exitRefused, "create another key, or set a later date with latchkey key set --expires"},
 	{latchkey.ErrUserDisabled, exitRefused, "latchkey user enable restores it"},
+	{latchkey.ErrNetworkNotAllowed, exitRefused, "give the caller's address with --from; latchkey key set --networks changes the networks"},
 
 	{latchkey.ErrInvalidName, exitUsage, "choose another name"},
 	{latchkey.ErrInvalidIdentity, exitUsage, "an identity is an e-mail address or PROVIDER:SUBJECT; see latchkey help"},
 	{latchkey.ErrInvalidExpiry, exitUsage, "give --expires a time in the future"},
+	{latchkey.ErrInvalidScope, exitUsage, "see latchkey help key create"},
+	{latchkey.ErrInvalidNetwork, exitUsage, "see latchkey help key create"},
+	{latchkey.ErrInvalidMetadata, exitUsage, "see latchkey help key create"},
+	{latchkey.ErrInvalidGroup, exitUsage, "choose another group"},
 	{latchkey.ErrInvalidOptions, exitUsage, "see latchkey help"},
 
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},

@@ -18,7 +18,7 @@ import (
 const keyHelp = "KEY is the ID of a key or its name."
 
 func keyCommands(c *cli) *cobra.Command {
-	cmd := parentCommand("key", "Create, list, show, disable, enable, delete, rename and prune keys")
+	cmd := parentCommand("key", "Create, list, show, change, disable, enable, delete, rename and prune keys")
 	cmd.AddCommand(
 		keyCreateCommand(c),
 		keyListCommand(c),
@@ -27,6 +27,7 @@ func keyCommands(c *cli) *cobra.Command {
 		keyChangeCommand(c, "enable", "Let a disabled key log in again", (*latchkey.Tx).EnableKey),
 		askFirst(c, keyChangeCommand(c, "delete", "Delete a key for good", (*latchkey.Tx).DeleteKey)),
 		keyRenameCommand(c),
+		keySetCommand(c),
 		keyPruneCommand(c),
 	)
 	return cmd
@@ -75,7 +76,8 @@ func (o *ownerArg) findKey(tx *latchkey.Tx, args []string) (key latchkey.Key, re
 type keyCreation struct {
 	*cli
 	owner   ownerArg
-	expires string
+	carried carriedFlags
+	group   string
 	opts    latchkey.Options // the options that the store is opened with
 }
 
@@ -91,9 +93,10 @@ it.
 NAME is the name of the key: 1 to 256 bytes of text. Two keys of one owner cannot have the same name.
 A name in the form of an ID is refused, because KEY could not name the key.
 
---expires says when the key stops logging in. It takes a date, which means the first moment of that
-day in UTC (2027-01-31), a time in the format of RFC 3339 (2027-01-31T18:00:00Z), a duration from now
-in years, weeks, days or hours (1y, 2w, 90d, 12h, 1h30m), or never.
+` + carriedHelp + `
+
+--group is the tenant, site or project that a server key belongs to. The key of a user belongs to the
+group of the user.
 
 --cost says what it costs to hash the key's secret. A program computes such a hash when it does not
 remember the key, for example at the first login after a start. The cost is default, light, or the
@@ -102,6 +105,7 @@ small devices and tests. It is safe, because a token has too many random bits to
 		Example: examples(
 			"latchkey key create ada@example.com laptop",
 			"latchkey key create --expires 90d ada@example.com \"Ada's phone\"",
+			"latchkey key create --scopes \"files:* mail:read\" ada@example.com tablet",
 			"latchkey key create --quiet --server backup-job > token",
 		),
 		Args:              k.owner.takes("NAME"),
@@ -109,26 +113,27 @@ small devices and tests. It is safe, because a token has too many random bits to
 		RunE:              func(cmd *cobra.Command, args []string) error { return k.run(cmd.Context(), args) },
 	}
 	k.owner.addFlag(cmd)
-	cmd.Flags().StringVar(&k.expires, "expires", "", "the time `WHEN` the key stops logging in (default never)")
+	k.carried.addFlags(cmd)
+	cmd.Flags().StringVar(&k.group, "group", "", "the group `NAME` of a server key (default none)")
 	cmd.Flags().Var((*costFlag)(&k.opts.Cost), "cost", "the cost of hashing the key (or set LATCHKEY_COST)")
 	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("expires", cobra.FixedCompletions([]string{"1w", "90d", "1y", "never"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveKeepOrder))
-	cmd.Flags().IntVar(&k.opts.MaxKeysPerUser, "max-keys", 20, "the largest `NUMBER` of keys that the user can have; -1 for no limit")
+	addMaxKeysFlag(cmd, &k.opts.MaxKeysPerUser)
 	c.quietFlag(cmd, "the token")
 	return cmd
 }
 
 // run creates the key and prints its token.
 func (k *keyCreation) run(ctx context.Context, args []string) error {
-	if k.opts.MaxKeysPerUser == 0 { // for the library this is the default
-		return usagef("--max-keys must be at least 1, or -1 for no limit")
+	if err := checkMaxKeys(k.opts.MaxKeysPerUser); err != nil {
+		return err
 	}
-	expiry, err := parseExpiry(k.expires, time.Now())
+	spec, err := k.carried.spec(time.Now())
 	if err != nil {
 		return err
 	}
+	spec.Group = k.group
 	return k.withStore(ctx, k.opts, func(s *latchkey.Store) error {
-		key, token, err := k.create(ctx, s, args, expiry)
+		key, token, err := k.create(ctx, s, args, spec)
 		if err != nil {
 			return err
 		}
@@ -140,9 +145,8 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 }
 
 // create creates the key in s, for the user that the arguments name or for the server.
-func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []string, expiry time.Time) (latchkey.Key, string, error) {
+func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []string, spec latchkey.KeySpec) (latchkey.Key, string, error) {
 	var owner uuid.UUID
-	spec := latchkey.KeySpec{Expires: expiry}
 	err := s.View(ctx, func(tx *latchkey.Tx) (err error) {
 		var rest []string
 		if owner, rest, err = k.owner.find(tx, args); err != nil {
@@ -225,13 +229,14 @@ func keyShowCommand(c *cli) *cobra.Command {
 				if key.Owner != latchkey.ServerOwner {
 					ownerText = key.Owner.String()
 				}
-				return c.printFields(key,
+				return c.printFields(key, append([]string{
 					"ID", key.ID.String(),
 					"Name", shown(key.Name),
 					"Owner", ownerText,
 					"Created", formatTime(key.Created),
 					"Expires", formatExpiry(key),
-					"State", formatKeyState(key))
+					"State", formatKeyState(key),
+				}, showCarried(key.Scopes, key.Networks, key.Metadata, key.Group)...)...)
 			})
 		},
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// This file parses the values of the flags of key create.
+// This file parses the values of the flags --expires and --cost.
 
 // parseExpiry parses s, the value of --expires, and returns the expiry date. It returns the zero
 // time, which means never, if s is empty or never.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +20,7 @@ var refusals = []struct {
 	{latchkey.ErrKeyDisabled, "key_disabled"},
 	{latchkey.ErrKeyExpired, "key_expired"},
 	{latchkey.ErrUserDisabled, "user_disabled"},
+	{latchkey.ErrNetworkNotAllowed, "network_not_allowed"},
 	{latchkey.ErrGroupDisabled, "group_disabled"},
 	{latchkey.ErrNetworkNotAllowed, "network_not_allowed"},
 }
@@ -31,17 +33,21 @@ type loginAnswer struct {
 }
 
 func loginCommand(c *cli) *cobra.Command {
-	return &cobra.Command{
+	var from string
+	cmd := &cobra.Command{
 		Use:   "login",
 		Short: "Check a token, and show its key and owner",
 		Long: `Read a token from standard input, check it, and show its key and owner. login ignores what is often
 copied along with a token: white space, invisible characters, quotation marks, a byte-order mark, and
 the word Bearer before the token. It reads UTF-8, and UTF-16 with a byte-order mark.
 
+--from is the address that the caller has. A key with networks is refused without it.
+
 On a terminal, login asks for the token and does not show what is typed. The exit status is 0 for a
 good token and 5 for a refused token. With --json, standard output has the answer in both cases.`,
 		Example: examples(
 			"latchkey login < token",
+			"latchkey login --from 192.0.2.7 < token",
 			"Get-Content token | latchkey login    # in PowerShell, which has no <",
 		),
 		Args: func(_ *cobra.Command, args []string) error {
@@ -51,12 +57,19 @@ good token and 5 for a refused token. With --json, standard output has the answe
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var addr netip.Addr
+			if from != "" {
+				var err error
+				if addr, err = netip.ParseAddr(from); err != nil {
+					return usagef("--from is %q, and must be an address, such as 192.0.2.7 or 2001:db8::7", from)
+				}
+			}
 			token, err := c.readToken(cmd.Context())
 			if err != nil {
 				return c.refuse(err)
 			}
 			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
-				who, err := s.Login(cmd.Context(), token)
+				who, err := s.LoginFrom(cmd.Context(), token, addr)
 				if err != nil {
 					return c.refuse(err)
 				}
@@ -68,12 +81,15 @@ good token and 5 for a refused token. With --json, standard output has the answe
 					}
 					ownerText = fmt.Sprintf("%s (%s)", formatIdentities(user), user.ID)
 				}
-				return c.printFields(loginAnswer{OK: true, Principal: &who},
+				return c.printFields(loginAnswer{OK: true, Principal: &who}, append([]string{
 					"Key", fmt.Sprintf("%s (%s)", who.KeyName, who.KeyID),
-					"Owner", ownerText)
+					"Owner", ownerText,
+				}, showCarried(who.Scopes, nil, nil, "")...)...)
 			})
 		},
 	}
+	cmd.Flags().StringVar(&from, "from", "", "the `ADDRESS` of the caller, for a key with networks")
+	return cmd
 }
 
 // reason returns the reason that JSON output gives for an error of a login, or "" for any other

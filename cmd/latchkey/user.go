@@ -18,13 +18,14 @@ import (
 const userHelp = "USER is the ID of a user or one of the user's identities, such as an e-mail address."
 
 func userCommands(c *cli) *cobra.Command {
-	cmd := parentCommand("user", "Add, list, show, link, disable, enable and delete users")
+	cmd := parentCommand("user", "Add, list, show, link, change, disable, enable and delete users")
 	cmd.AddCommand(
 		userAddCommand(c),
 		userListCommand(c),
 		userShowCommand(c),
 		userLinkCommand(c),
 		userUnlinkCommand(c),
+		userSetCommand(c),
 		userChangeCommand(c, "disable", "Stop a user's keys from logging in until the user is enabled", (*latchkey.Tx).DisableUser),
 		userChangeCommand(c, "enable", "Let a disabled user's keys log in again", (*latchkey.Tx).EnableUser),
 		askFirst(c, userChangeCommand(c, "delete", "Delete a user and all keys of the user for good", (*latchkey.Tx).DeleteUser)),
@@ -34,12 +35,17 @@ func userCommands(c *cli) *cobra.Command {
 
 func userAddCommand(c *cli) *cobra.Command {
 	var anonymous bool
+	var group string
+	var metadata []string
 	cmd := &cobra.Command{
 		Use:   "add (IDENTITY | --anonymous)",
 		Short: "Add a user",
 		Long: `Add a user with an identity. IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass
 identity, such as an e-mail address. An anonymous user cannot have keys until an identity is linked
-to it with latchkey user link.`,
+to it with latchkey user link.
+
+--group is the tenant, site or project that the user and the user's keys belong to. --metadata
+NAME=VALUE is a text of your own. Give it once for each name.`,
 		Example: examples(
 			"latchkey user add ada@example.com",
 			"latchkey user add custom-token:42",
@@ -57,15 +63,20 @@ to it with latchkey user link.`,
 					return err
 				}
 			}
+			spec := latchkey.UserSpec{Group: group}
+			var err error
+			if spec.Metadata, err = changeMetadata(nil, metadata); err != nil {
+				return err
+			}
 			var user latchkey.User
-			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-				identity := latchkey.Identity{Provider: latchkey.ProviderAnonymous}
+			err = c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+				spec.Identity = latchkey.Identity{Provider: latchkey.ProviderAnonymous}
 				if !anonymous {
-					if identity, err = newIdentity(tx, args[0]); err != nil {
+					if spec.Identity, err = newIdentity(tx, args[0]); err != nil {
 						return err
 					}
 				}
-				user, err = tx.CreateUser(latchkey.UserSpec{Identity: identity})
+				user, err = tx.CreateUser(spec)
 				return err
 			})
 			if err != nil {
@@ -75,6 +86,8 @@ to it with latchkey user link.`,
 		},
 	}
 	cmd.Flags().BoolVar(&anonymous, "anonymous", false, "add a user of whom nothing is known; leave out IDENTITY")
+	cmd.Flags().StringVar(&group, "group", "", "the group `NAME` of the user (default none)")
+	addMetadataFlag(cmd, &metadata)
 	c.quietFlag(cmd, "the user's ID")
 	return cmd
 }
@@ -155,11 +168,12 @@ func userShowCommand(c *cli) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return c.printFields(user,
+				return c.printFields(user, append([]string{
 					"ID", user.ID.String(),
 					"Identities", showIdentities(user),
 					"Created", formatTime(user.Created),
-					"State", formatState(user.Disabled))
+					"State", formatState(user.Disabled),
+				}, showCarried(latchkey.Scopes{}, nil, user.Metadata, user.Group)...)...)
 			})
 		},
 	}
@@ -198,6 +212,51 @@ IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass identity.`,
 			return c.printUserDone("linked", user)
 		},
 	}
+}
+
+func userSetCommand(c *cli) *cobra.Command {
+	var metadata []string
+	cmd := &cobra.Command{
+		Use:   "set USER",
+		Short: "Change the metadata of a user",
+		Long: `Change the metadata of a user. What no flag names stays as it is.
+
+` + userHelp + `
+
+--metadata NAME=VALUE is a text of your own. Give it once for each name. NAME= takes the text away.`,
+		Example:           examples("latchkey user set --metadata room=4 --metadata shift= ada@example.com"),
+		Args:              takes("USER"),
+		ValidArgsFunction: c.completeUser,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := changeMetadata(nil, metadata); err != nil {
+				return err
+			}
+			if len(metadata) == 0 {
+				return usagef("nothing to set; give --metadata")
+			}
+			var user latchkey.User
+			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+				if user, err = findUser(tx, args[0]); err != nil {
+					return err
+				}
+				changed, err := changeMetadata(user.Metadata, metadata)
+				if err != nil {
+					return err
+				}
+				if err := tx.SetUserMetadata(user.ID, changed); err != nil {
+					return err
+				}
+				user, err = tx.User(user.ID)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			return c.printUserDone("changed", user)
+		},
+	}
+	addMetadataFlag(cmd, &metadata)
+	return cmd
 }
 
 // userChangeCommand returns the command name, which makes one change to one user.
