@@ -363,6 +363,33 @@ func TestAnEntryWithoutASequenceIsDamageThatNoRepairMends(t *testing.T) {
 	}
 }
 
+func TestARepairThatIsRefusedLeavesNothingInTheCommitOfOthers(t *testing.T) {
+	e := openTracked(t)
+	e.plant(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("t")).SetSequence(uint64(boltpage.NewTally(9, true)))
+	})
+	e.plantEntry("a", boltpage.JoinTracked(1, []byte("a")))
+	before := e.numberingFindings()
+	e.wantCommits(1, func() {
+		e.together(e.mustSet("b", "2"), func() {
+			errRefused := errors.New("refused")
+			err := e.Update(t.Context(), func(tx *Tx) error {
+				repaired, _, err := tx.RepairEngine(t.Context())
+				if repaired != len(before) {
+					t.Errorf("repaired %d findings, want %d", repaired, len(before))
+				}
+				return errors.Join(err, errRefused)
+			})
+			if !errors.Is(err, errRefused) {
+				t.Errorf("Update: got %v", err)
+			}
+		}, e.mustSet("c", "2"))
+	})
+	if after := e.numberingFindings(); !slices.Equal(after, before) {
+		t.Errorf("got %q, want %q", after, before)
+	}
+}
+
 func TestARepairWhileACompactionCopiesIsInTheNewFile(t *testing.T) {
 	e := openTracked(t)
 	e.plant(func(tx *bbolt.Tx) error {

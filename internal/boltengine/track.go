@@ -302,26 +302,21 @@ func (tx *Tx) change(table string, key, value []byte) (err error) {
 			tx.halfDone = err
 		}
 	}()
-	listed := false
 	if old != nil {
 		// An entry of an earlier state must not become the latest by being written again.
 		sequence, _, err := tx.split(table, key, old)
 		if err != nil {
 			return err
 		}
-		if listed = sequence == tx.pending() && value != nil; !listed {
-			if err := tx.put(boltpage.Changes, boltpage.ChangeKey(sequence, table, key), nil, false); err != nil {
-				return err
-			}
+		if err := tx.put(boltpage.Changes, boltpage.ChangeKey(sequence, table, key), nil, false); err != nil {
+			return err
 		}
 	}
 	if value == nil {
 		return tx.put(table, key, nil, false)
 	}
-	if !listed {
-		if err := tx.put(boltpage.Changes, boltpage.ChangeKey(tx.pending(), table, key), []byte{}, false); err != nil {
-			return err
-		}
+	if err := tx.put(boltpage.Changes, boltpage.ChangeKey(tx.pending(), table, key), []byte{}, false); err != nil {
+		return err
 	}
 	return tx.put(table, key, boltpage.JoinTracked(tx.pending(), value), true)
 }
