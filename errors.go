@@ -143,7 +143,7 @@ var (
 	// ErrTransactionTooLarge means that the engine bounds its transactions, and that a transaction
 	// has made more changes than the engine takes. Nothing was changed. Make the changes in several
 	// transactions.
-	ErrTransactionTooLarge = errors.New("too many changes for one transaction")
+	ErrTransactionTooLarge = boltengine.ErrTransactionTooLarge
 	// ErrNumbering is a finding of [Store.Check] beside [ErrCorrupt]: what the engine derives from
 	// its entries disagrees with them. [Store.Repair] makes it again.
 	ErrNumbering = boltengine.ErrNumbering

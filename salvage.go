@@ -64,7 +64,7 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 	}
 	defer f.Close()
 	s := &salvage{
-		meta: map[string][]byte{}, found: map[trackedKey]salvaged{}, changes: map[trackedKey]uint64{}, identities: map[uuid.UUID]Identity{},
+		meta: map[string][]byte{}, found: map[trackedKey]salvaged{}, changes: map[trackedKey]boltpage.Place{}, identities: map[uuid.UUID]Identity{},
 		users: map[uuid.UUID]*record.User{}, keys: map[uuid.UUID]*record.Key{}, groups: map[string]*record.Group{}, writer: record.NewWriter(),
 	}
 	err = s.read(ctx, f)
@@ -95,9 +95,9 @@ type salvage struct {
 	shared bool              // some version of the replica's record says so
 
 	found      map[trackedKey]salvaged
-	changes    map[trackedKey]uint64  // the last change of each entry in the change index
-	identities map[uuid.UUID]Identity // the identities in the index, by user
-	data       []map[string][]byte    // application records, for each candidate
+	changes    map[trackedKey]boltpage.Place // the last change of each entry in the change index
+	identities map[uuid.UUID]Identity        // the identities in the index, by user
+	data       []map[string][]byte           // application records, for each candidate
 
 	users  map[uuid.UUID]*record.User
 	keys   map[uuid.UUID]*record.Key
@@ -114,7 +114,7 @@ func trackedID(table string, id uuid.UUID) trackedKey { return trackedKey{table,
 // the last commit.
 type salvaged struct {
 	message   []byte
-	sequence  uint64
+	place     boltpage.Place // of its last change
 	uncertain bool
 }
 
@@ -185,8 +185,8 @@ func isDomainKey(k []byte) bool {
 }
 
 func isChange(k, v []byte) bool {
-	_, table, _, ok := boltpage.SplitChangeKey(k)
-	return ok && len(v) == 0 && slices.Contains(trackedTables, table)
+	_, table, _, ok := boltpage.SplitChange(k, v)
+	return ok && slices.Contains(trackedTables, table)
 }
 
 // tableOf returns the tracked table that an entry is a record of, or "".
@@ -235,17 +235,17 @@ func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
 			}
 		}
 	case changesEntry:
-		sequence, table, key, _ := boltpage.SplitChangeKey(k)
+		place, table, key, _ := boltpage.SplitChange(k, v)
 		at := trackedKey{table, string(key)}
-		s.changes[at] = max(s.changes[at], sequence)
+		s.changes[at] = max(s.changes[at], place)
 	case identityEntry:
 		s.identities[uuid.UUID(v)], _ = splitIdentityIndexKey(k)
 	case trackedEntry:
-		sequence, sealed, _ := boltpage.SplitTracked(v)
+		place, sealed, _ := boltpage.SplitTracked(v)
 		at := trackedKey{tableOf(k, v), string(k)}
-		if old, ok := s.found[at]; !ok || old.sequence < sequence {
+		if old, ok := s.found[at]; !ok || old.place < place {
 			message, _ := openRecord(at.table, k, sealed)
-			s.found[at] = salvaged{bytes.Clone(message), sequence, uncertain}
+			s.found[at] = salvaged{bytes.Clone(message), place, uncertain}
 		}
 	case badEntry:
 		s.report.BadRecords++
@@ -320,7 +320,7 @@ func (s *salvage) decode() {
 		switch {
 		case err != nil:
 			s.report.BadRecords++
-		case found.uncertain || found.sequence < s.changes[at]:
+		case found.uncertain || found.place < s.changes[at]:
 			*flag = flag.Disable(s.writer)
 			s.report.Uncertain++
 		}
@@ -365,12 +365,12 @@ func (s *salvage) reconcileIdentities() {
 		hasKeys[k.Owner] = true
 	}
 	holders := map[Identity]uuid.UUID{}
-	last := map[Identity]uint64{} // the sequence of the holder
+	last := map[Identity]boltpage.Place{} // of the last change of the holder
 	for _, id := range sortedIDs(s.users) {
-		sequence := s.found[trackedID(tableUsers, id)].sequence
+		place := s.found[trackedID(tableUsers, id)].place
 		for _, i := range s.users[id].Linked() {
-			if _, taken := holders[identityOf(i)]; !taken || last[identityOf(i)] < sequence {
-				holders[identityOf(i)], last[identityOf(i)] = id, sequence
+			if _, taken := holders[identityOf(i)]; !taken || last[identityOf(i)] < place {
+				holders[identityOf(i)], last[identityOf(i)] = id, place
 			}
 		}
 	}
@@ -437,7 +437,7 @@ const salvageBatch = 10_000
 func (s *salvage) writeRecords(ctx context.Context, e Engine) error {
 	s.encode()
 	all := slices.SortedFunc(maps.Keys(s.found), func(a, b trackedKey) int {
-		return cmp.Or(cmp.Compare(s.found[a].sequence, s.found[b].sequence), cmp.Compare(a.table, b.table), cmp.Compare(a.key, b.key))
+		return cmp.Or(cmp.Compare(s.found[a].place, s.found[b].place), cmp.Compare(a.table, b.table), cmp.Compare(a.key, b.key))
 	})
 	err := e.Update(ctx, func(etx EngineTx) error { return s.domain.create(etx) })
 	for batch := range slices.Chunk(all, salvageBatch) {
@@ -475,7 +475,7 @@ func (s *salvage) encode() {
 		return !still && slices.Contains([]string{tableUsers, tableKeys, tableGroups}, at.table)
 	})
 	for at, message := range now {
-		s.found[at] = salvaged{message: message, sequence: s.found[at].sequence}
+		s.found[at] = salvaged{message: message, place: s.found[at].place}
 	}
 }
 

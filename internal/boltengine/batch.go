@@ -26,6 +26,7 @@ type batch struct {
 	tables  *boltpage.Tables
 	before  boltpage.Mark       // of the last commit
 	tracked map[string]bool     // the tables that were declared as tracked
+	changes uint64              // how many changes of tracked tables were made
 	removed map[string][][]byte // the keys that were removed, by table
 	writes  []write             // what was written, in order
 	used    int64               // how much of the file was in use before, in bytes

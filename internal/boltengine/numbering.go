@@ -20,8 +20,8 @@ type inspection struct {
 	yield func(finding error) (more bool) // nil for a repair
 
 	// later has the entries that have a later change in the change index than in their value, and
-	// the sequence of that change. Its keys are keys of the change index without a sequence.
-	later    map[string]uint64
+	// the place of that change. Its keys are values of the change index.
+	later    map[string]boltpage.Place
 	stale    []TrackedChange
 	repaired int
 }
@@ -38,7 +38,7 @@ func (e *numberingError) Unwrap() []error { return []error{ErrCorrupt, ErrNumber
 // checkNumbering yields where the numbering that tx sees disagrees with the entries. It compares
 // nothing with a page that cannot be read, because checkPages yields such a page.
 func checkNumbering(ctx context.Context, tx *Tx, yield func(finding error) (more bool)) error {
-	n := &inspection{ctx: ctx, tx: tx, yield: yield, later: make(map[string]uint64)}
+	n := &inspection{ctx: ctx, tx: tx, yield: yield, later: make(map[string]boltpage.Place)}
 	if err := n.run(); err != errStopped {
 		return err
 	}
@@ -57,7 +57,7 @@ func (tx *Tx) RepairEngine(ctx context.Context) (repaired int, stale []TrackedCh
 	case tx.batch == nil:
 		return 0, nil, ErrReadOnly
 	}
-	n := &inspection{ctx: ctx, tx: tx, later: make(map[string]uint64)}
+	n := &inspection{ctx: ctx, tx: tx, later: make(map[string]boltpage.Place)}
 	if err := n.run(); err != nil {
 		if tx.writes > 0 {
 			tx.halfDone = err
@@ -187,10 +187,10 @@ func (n *inspection) inspectTally(table string, entries uint64) error {
 }
 
 // inspectChange inspects an entry of the change index: there must be the entry that it lists, with
-// the same sequence.
+// the same place.
 func (n *inspection) inspectChange(e Entry) error {
-	remove := func() error { return n.tx.put(boltpage.Changes, e.Key, nil, false) }
-	sequence, table, key, ok := boltpage.SplitChangeKey(e.Key)
+	remove := func() error { return n.unlist(e.Key) }
+	place, table, key, ok := boltpage.SplitChange(e.Key, e.Value)
 	if !ok {
 		return n.finding(remove, "the change index has the entry %x", e.Key)
 	}
@@ -205,35 +205,31 @@ func (n *inspection) inspectChange(e Entry) error {
 	switch recorded, _, ok := boltpage.SplitTracked(raw); {
 	case raw == nil, !tally.Tracked():
 		return n.finding(remove, "the change index has the entry %x of table %s, which is not there", key, table)
-	case !ok, recorded == sequence:
+	case !ok, recorded == place:
 		return nil
-	case recorded > sequence:
-		return n.finding(remove, "the change index has the entry %x of table %s at sequence %d, and the entry has %d", key, table, sequence, recorded)
+	case recorded > place:
+		return n.finding(remove, "the change index has the entry %x of table %s at %s, and the entry has %s", key, table, place, recorded)
 	}
-	id := changeID(table, key)
-	if earlier, ok := n.later[id]; ok {
-		fix := func() error { return n.unlist(earlier, table, key) }
-		if err := n.finding(fix, "the change index has the entry %x of table %s at the sequences %d and %d", key, table, earlier, sequence); err != nil {
+	if earlier, ok := n.later[string(e.Value)]; ok {
+		remove := func() error { return n.unlist(earlier.Key()) }
+		if err := n.finding(remove, "the change index has the entry %x of table %s at %s and at %s", key, table, earlier, place); err != nil {
 			return err
 		}
 	}
-	n.later[id] = sequence
+	n.later[string(e.Value)] = place
 	return nil
 }
 
-// changeID tells an entry of a tracked table from all others.
-func changeID(table string, key []byte) string { return string(boltpage.ChangeKey(0, table, key)) }
-
-// inspectEntry inspects an entry of a tracked table: the change index must list it at its sequence.
+// inspectEntry inspects an entry of a tracked table: the change index must list it at its place.
 func (n *inspection) inspectEntry(table string, e Entry) error {
-	sequence, value, ok := boltpage.SplitTracked(e.Value)
+	place, value, ok := boltpage.SplitTracked(e.Value)
 	if !ok {
-		if n.yield != nil && !n.yield(errNoSequence(table, e.Key)) {
+		if n.yield != nil && !n.yield(errNoPlace(table, e.Key)) {
 			return errStopped
 		}
 		return nil
 	}
-	listed, err := n.tx.getRaw(boltpage.Changes, boltpage.ChangeKey(sequence, table, e.Key))
+	listed, err := n.tx.isListed(place, table, e.Key)
 	if err != nil {
 		return n.unreadable(err)
 	}
@@ -241,41 +237,37 @@ func (n *inspection) inspectEntry(table string, e Entry) error {
 	if n.tx.batch != nil {
 		last = n.tx.pending() // another member of the batch may have written the entry
 	}
-	later, stale := n.later[changeID(table, e.Key)]
-	renumber := func() error {
-		if listed != nil {
-			if err := n.unlist(sequence, table, e.Key); err != nil {
+	later, stale := n.later[string(boltpage.ChangedEntry(table, e.Key))]
+	move := func() error {
+		if listed {
+			if err := n.unlist(place.Key()); err != nil {
 				return err
 			}
 		}
 		if stale {
-			if err := n.unlist(later, table, e.Key); err != nil {
+			if err := n.unlist(later.Key()); err != nil {
 				return err
 			}
-			n.stale = append(n.stale, TrackedChange{Sequence: later, Table: table, Key: e.Key})
+			n.stale = append(n.stale, TrackedChange{later.Sequence(), table, e.Key})
 		}
-		pending := n.tx.pending()
-		if err := n.tx.put(boltpage.Changes, boltpage.ChangeKey(pending, table, e.Key), []byte{}, false); err != nil {
-			return err
-		}
-		return n.tx.put(table, e.Key, boltpage.JoinTracked(pending, value), true)
+		return n.tx.putListed(table, e.Key, value)
 	}
 	switch {
 	case stale:
-		return n.finding(renumber, "the entry %x of table %s is of an earlier state: it has sequence %d, and the change index has %d", e.Key, table, sequence, later)
-	case listed == nil:
-		return n.finding(renumber, "the entry %x of table %s, with sequence %d, is not in the change index", e.Key, table, sequence)
-	case sequence > last:
-		return n.finding(renumber, "the entry %x of table %s has sequence %d, and the last commit has %d", e.Key, table, sequence, last)
+		return n.finding(move, "the entry %x of table %s is of an earlier state: it has %s, and the change index has it at %s", e.Key, table, place, later)
+	case !listed:
+		return n.finding(move, "the entry %x of table %s is not in the change index at %s", e.Key, table, place)
+	case place.Sequence() > last:
+		return n.finding(move, "the entry %x of table %s has %s, and the last commit is %d", e.Key, table, place, last)
 	}
 	return nil
 }
 
-// unlist removes an entry from the change index.
-func (n *inspection) unlist(sequence uint64, table string, key []byte) error {
-	return n.tx.put(boltpage.Changes, boltpage.ChangeKey(sequence, table, key), nil, false)
+// unlist removes an entry of the change index.
+func (n *inspection) unlist(place []byte) error {
+	return n.tx.put(boltpage.Changes, place, nil, false)
 }
 
-func errNoSequence(table string, key []byte) error {
-	return corrupt("the entry %x of table %s has no sequence", key, table)
+func errNoPlace(table string, key []byte) error {
+	return corrupt("the entry %x of table %s has no place in the change index", key, table)
 }

@@ -2,7 +2,6 @@ package boltengine
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -26,6 +25,9 @@ func openTracked(t testing.TB) inside {
 	}
 	return e
 }
+
+// at returns the place of the first change of a commit.
+func at(sequence uint64) boltpage.Place { return boltpage.NewPlace(sequence, 0) }
 
 // plant makes a commit that the engine knows nothing of, except that it is the last.
 func (e inside) plant(fn func(tx *bbolt.Tx) error) {
@@ -109,7 +111,7 @@ func (e inside) value(key string) (value string, err error) {
 
 func TestAnEntryOfAnEarlierStateIsNeitherReadNorWritten(t *testing.T) {
 	e := openTracked(t)
-	e.plantEntry("a", boltpage.JoinTracked(1, []byte("earlier")))
+	e.plantEntry("a", boltpage.JoinTracked(at(1), []byte("earlier")))
 	before, _, err := e.Commit(t.Context())
 	must(t, err)
 	e.wantCorrupt("a")
@@ -154,7 +156,7 @@ func TestAPageThatFellBackToAnEarlierStateIsNotBelieved(t *testing.T) {
 				sequence, err = tx.SequenceOf("numbers", []byte(number(i)))
 				return err
 			}))
-			return e.leafWith(table, string(boltpage.ChangeKey(sequence, "numbers", []byte(number(i)))))
+			return e.leafWith(table, string(at(sequence).Key()))
 		}
 		// Neither the first nor the last entry of its page, so that the page keeps its place.
 		i := 150
@@ -216,8 +218,7 @@ func TestADamagedPageOfTheChangeIndexIsAnError(t *testing.T) {
 	for i := range 1000 {
 		must(t, e.set(number(i), "."))
 	}
-	key := boltpage.ChangeKey(150, "t", []byte(number(149)))
-	e.spoil(e.leafWith(boltpage.Changes, string(key)), pageHeader+elementSize, make([]byte, elementSize)...)
+	e.spoil(e.leafWith(boltpage.Changes, string(at(150).Key())), pageHeader+elementSize, make([]byte, elementSize)...)
 	e.wantCorrupt(number(149))
 	must(t, e.set(number(999), "2"))
 	if v, err := e.value(number(0)); err != nil || v != "." {
@@ -248,7 +249,7 @@ func TestTheNumberingIsCheckedAndRepaired(t *testing.T) {
 		if err := b.SetSequence(b.Sequence() + 1); err != nil {
 			return err
 		}
-		return b.Put(boltpage.ChangeKey(sequence, table, []byte(key)), nil)
+		return b.Put(boltpage.NewPlace(sequence, 1).Key(), boltpage.ChangedEntry(table, []byte(key)))
 	}
 	for _, tt := range []struct {
 		name   string
@@ -260,24 +261,31 @@ func TestTheNumberingIsCheckedAndRepaired(t *testing.T) {
 		{"nothing is wrong", func(tx *bbolt.Tx) error { return nil }, "", "", false},
 		{"an entry is not listed", func(tx *bbolt.Tx) error {
 			b := index(tx)
-			return errors.Join(b.SetSequence(2), b.Delete(boltpage.ChangeKey(2, "t", []byte("b"))))
-		}, "the entry 62 of table t, with sequence 2, is not in the change index", "", true},
+			return errors.Join(b.SetSequence(2), b.Delete(at(2).Key()))
+		}, "the entry 62 of table t is not in the change index at 2.0", "", true},
 		{"an entry is of an earlier state", func(tx *bbolt.Tx) error {
-			return table(tx).Put([]byte("a"), boltpage.JoinTracked(1, []byte("a")))
+			return table(tx).Put([]byte("a"), boltpage.JoinTracked(at(1), []byte("a")))
 		}, "the entry 61 of table t is of an earlier state", "a at 4", true},
+		{"another entry is listed in the place of an entry", func(tx *bbolt.Tx) error {
+			return index(tx).Put(at(2).Key(), boltpage.ChangedEntry("t", []byte("c")))
+		}, "the entry 62 of table t is not in the change index at 2.0", "", true},
 		{"an entry is listed at a later sequence, too", func(tx *bbolt.Tx) error { return list(tx, 4, "t", "b") },
 			"the entry 62 of table t is of an earlier state", "b at 4", true},
 		{"an entry is listed at an earlier sequence, too", func(tx *bbolt.Tx) error { return list(tx, 1, "t", "a") },
-			"the change index has the entry 61 of table t at sequence 1, and the entry has 4", "", true},
+			"the change index has the entry 61 of table t at 1.1, and the entry has 4.0", "", true},
 		{"an entry has a sequence that is not there yet", func(tx *bbolt.Tx) error {
 			b := index(tx)
-			return errors.Join(table(tx).Put([]byte("b"), boltpage.JoinTracked(9, []byte("b"))),
-				b.Delete(boltpage.ChangeKey(2, "t", []byte("b"))), b.Put(boltpage.ChangeKey(9, "t", []byte("b")), nil))
-		}, "the entry 62 of table t has sequence 9, and the last commit has 4", "", true},
+			return errors.Join(table(tx).Put([]byte("b"), boltpage.JoinTracked(at(9), []byte("b"))),
+				b.Delete(at(2).Key()), b.Put(at(9).Key(), boltpage.ChangedEntry("t", []byte("b"))))
+		}, "the entry 62 of table t has 9.0, and the last commit is 4", "", true},
 		{"an entry is listed that is not there", func(tx *bbolt.Tx) error { return list(tx, 3, "t", "d") },
 			"the change index has the entry 64 of table t, which is not there", "", true},
 		{"an entry of a table is listed that is not tracked", func(tx *bbolt.Tx) error { return list(tx, 3, "u", "a") },
 			"the change index has the entry 61 of table u, which is not there", "", true},
+		{"the index has a value of another form", func(tx *bbolt.Tx) error {
+			b := index(tx)
+			return errors.Join(b.SetSequence(4), b.Put(at(5).Key(), nil))
+		}, "the change index has the entry 0000000005000000", "", true},
 		{"the index has a key of another form", func(tx *bbolt.Tx) error {
 			b := index(tx)
 			return errors.Join(b.SetSequence(4), b.Put([]byte("key"), nil))
@@ -345,7 +353,7 @@ func TestTheNumberingIsCheckedAndRepaired(t *testing.T) {
 	}
 }
 
-func TestAnEntryWithoutASequenceIsDamageThatNoRepairMends(t *testing.T) {
+func TestAnEntryWithoutAPlaceIsDamageThatNoRepairMends(t *testing.T) {
 	e := openTracked(t)
 	e.plantEntry("b", []byte("short"))
 	e.wantCorrupt("b")
@@ -368,7 +376,7 @@ func TestARepairThatIsRefusedLeavesNothingInTheCommitOfOthers(t *testing.T) {
 	e.plant(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte("t")).SetSequence(uint64(boltpage.NewTally(9, true)))
 	})
-	e.plantEntry("a", boltpage.JoinTracked(1, []byte("a")))
+	e.plantEntry("a", boltpage.JoinTracked(at(1), []byte("a")))
 	before := e.numberingFindings()
 	e.wantCommits(1, func() {
 		e.together(e.mustSet("b", "2"), func() {
@@ -395,7 +403,7 @@ func TestARepairWhileACompactionCopiesIsInTheNewFile(t *testing.T) {
 	e.plant(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte("t")).SetSequence(uint64(boltpage.NewTally(9, true)))
 	})
-	e.plantEntry("a", boltpage.JoinTracked(1, []byte("a")))
+	e.plantEntry("a", boltpage.JoinTracked(at(1), []byte("a")))
 	must(t, e.compactWhile(t.Context(), func() { e.repair() }))
 	if findings := e.reopen().numberingFindings(); len(findings) > 0 {
 		t.Errorf("after the compaction: %q", findings)
@@ -586,7 +594,7 @@ func TestMembersOfOneCommitShareItsSequence(t *testing.T) {
 func TestAChangeIndexOfAnotherFormIsAnError(t *testing.T) {
 	e := openTracked(t)
 	e.plant(func(tx *bbolt.Tx) error {
-		return tx.Bucket([]byte(boltpage.Changes)).Put(binary.BigEndian.AppendUint64(nil, 9), nil)
+		return tx.Bucket([]byte(boltpage.Changes)).Put(at(9).Key(), nil)
 	})
 	err := e.View(t.Context(), func(tx *Tx) error {
 		for _, err := range tx.Changes(4) {
@@ -597,4 +605,66 @@ func TestAChangeIndexOfAnotherFormIsAnError(t *testing.T) {
 	if !errors.Is(err, ErrCorrupt) {
 		t.Errorf("Changes: got %v, want ErrCorrupt", err)
 	}
+}
+
+func TestMoreChangesThanACommitCanNumberAreRefused(t *testing.T) {
+	e := openTracked(t)
+	for _, key := range []string{"a", "new"} {
+		err := e.Update(t.Context(), func(tx *Tx) error {
+			if err := tx.Put("t", []byte("b"), []byte("changed")); err != nil {
+				return err
+			}
+			tx.batch.changes = boltpage.MaxNumber + 1
+			err := tx.Put("t", []byte(key), []byte("changed"))
+			if key == "a" { // the change has begun to write, so the Update fails all the same
+				return nil
+			}
+			return err
+		})
+		if !errors.Is(err, ErrTransactionTooLarge) {
+			t.Errorf("%s: got %v, want ErrTransactionTooLarge", key, err)
+		}
+	}
+	e.want("a=a b=b c=c")
+	must(t, e.Update(t.Context(), func(tx *Tx) error {
+		tx.batch.changes = boltpage.MaxNumber
+		return tx.Put("t", []byte("a"), []byte("last"))
+	}))
+	e.want("a=last b=b c=c")
+	e.reopen()
+}
+
+func TestAFileWithoutMoreNumbersForCommitsIsNotWritten(t *testing.T) {
+	e := openTracked(t)
+	e.plant(func(tx *bbolt.Tx) error {
+		_, err := writeMark(tx, boltpage.MaxSequence-1, [8]byte{})
+		return err
+	})
+	must(t, e.set("a", "last"))
+	for range 2 {
+		if err := e.set("b", "changed"); err == nil {
+			t.Error("a commit got a number that there is not")
+		}
+	}
+	e.want("a=last b=b c=c")
+	if now, _, err := e.Commit(t.Context()); err != nil || now != boltpage.MaxSequence {
+		t.Errorf("Commit: got %d, %v", now, err)
+	}
+	must(t, e.View(t.Context(), func(tx *Tx) error {
+		var last string
+		for c, err := range tx.Changes(boltpage.MaxSequence - 1) {
+			if err != nil {
+				return err
+			}
+			last += string(c.Key)
+		}
+		for range tx.Changes(boltpage.MaxSequence) {
+			last += " and more"
+		}
+		if last != "a" {
+			t.Errorf("the last changes are of %q, want a", last)
+		}
+		return nil
+	}))
+	e.reopen()
 }

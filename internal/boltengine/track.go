@@ -2,6 +2,7 @@ package boltengine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -9,7 +10,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
-	"math"
+	"slices"
 	"strings"
 	"sync"
 
@@ -134,6 +135,9 @@ func writeMark(tx *bbolt.Tx, sequence uint64, random [8]byte) (boltpage.Mark, er
 func newMark(tx *bbolt.Tx, before boltpage.Mark) (boltpage.Mark, error) {
 	var random [8]byte
 	rand.Read(random[:])
+	if before.Sequence >= boltpage.MaxSequence {
+		return before, errors.New("the file has no more numbers for commits")
+	}
 	return writeMark(tx, before.Sequence+1, random)
 }
 
@@ -218,56 +222,87 @@ func (tx *Tx) SequenceOf(table string, key []byte) (uint64, error) {
 	if err != nil || raw == nil {
 		return 0, err
 	}
-	sequence, _, err := tx.split(table, key, raw)
-	return sequence, err
+	place, _, err := tx.split(table, key, raw)
+	return place.Sequence(), err
 }
 
-// split returns the value of an entry, and its sequence if the table is tracked. raw is what a page
-// has as the value of the entry.
+// split returns the value of an entry, and the place of its last change if the table is tracked.
+// raw is what a page has as the value of the entry.
 //
 // Errors: [ErrCorrupt], also if the page is of an earlier state.
-func (tx *Tx) split(table string, key, raw []byte) (sequence uint64, value []byte, err error) {
+func (tx *Tx) split(table string, key, raw []byte) (place boltpage.Place, value []byte, err error) {
 	tally, err := tx.tally(table)
 	if err != nil || !tally.Tracked() {
 		return 0, raw, translate(err)
 	}
-	sequence, value, ok := boltpage.SplitTracked(raw)
+	place, value, ok := boltpage.SplitTracked(raw)
 	if !ok {
-		return 0, nil, errNoSequence(table, key)
+		return 0, nil, errNoPlace(table, key)
 	}
-	switch listed, err := tx.getRaw(boltpage.Changes, boltpage.ChangeKey(sequence, table, key)); {
+	switch listed, err := tx.isListed(place, table, key); {
 	case err != nil:
 		return 0, nil, err
-	case listed == nil:
+	case !listed:
 		return 0, nil, corrupt("the entry %x of table %s is of an earlier state", key, table)
 	}
-	return sequence, value, nil
+	return place, value, nil
+}
+
+// isListed reports whether the change index has an entry at a place.
+func (tx *Tx) isListed(place boltpage.Place, table string, key []byte) (bool, error) {
+	listed, err := tx.getRaw(boltpage.Changes, place.Key())
+	return bytes.Equal(listed, boltpage.ChangedEntry(table, key)), err
 }
 
 // Changes yields the changes after a sequence, from the change index.
 func (tx *Tx) Changes(since uint64) iter.Seq2[TrackedChange, error] {
 	return func(yield func(TrackedChange, error) bool) {
-		if since == math.MaxUint64 {
+		if since >= boltpage.MaxSequence {
 			return
 		}
-		from := binary.BigEndian.AppendUint64(nil, since+1)
-		for e, err := range tx.scanRaw(boltpage.Changes, from, nil) {
+		var commit []TrackedChange // of one commit, in the order in which they were made
+		for e, err := range tx.scanRaw(boltpage.Changes, boltpage.NewPlace(since+1, 0).Key(), nil) {
 			var c TrackedChange
 			if err == nil {
-				var ok bool
-				if c.Sequence, c.Table, c.Key, ok = boltpage.SplitChangeKey(e.Key); !ok {
-					err = corrupt("the change index has the entry %x", e.Key)
-				}
+				c, err = newTrackedChange(e)
 			}
 			if err != nil {
 				yield(TrackedChange{}, err)
 				return
 			}
-			if !yield(c, nil) {
-				return
+			if len(commit) > 0 && commit[0].Sequence != c.Sequence {
+				if !yieldSorted(commit, yield) {
+					return
+				}
+				commit = commit[:0]
 			}
+			commit = append(commit, c)
+		}
+		yieldSorted(commit, yield)
+	}
+}
+
+// newTrackedChange returns the change that an entry of the change index lists.
+func newTrackedChange(e Entry) (c TrackedChange, err error) {
+	place, table, key, ok := boltpage.SplitChange(e.Key, e.Value)
+	if !ok {
+		return c, corrupt("the change index has the entry %x", e.Key)
+	}
+	return TrackedChange{place.Sequence(), table, key}, nil
+}
+
+// yieldSorted yields the changes of one commit in the order of their tables and keys. It reports
+// whether the caller of yield goes on.
+func yieldSorted(commit []TrackedChange, yield func(TrackedChange, error) bool) (more bool) {
+	slices.SortFunc(commit, func(a, b TrackedChange) int {
+		return cmp.Or(cmp.Compare(a.Table, b.Table), bytes.Compare(a.Key, b.Key))
+	})
+	for _, c := range commit {
+		if !yield(c, nil) {
+			return false
 		}
 	}
+	return true
 }
 
 // TrackedChange is the last change of an entry of a tracked table.
@@ -277,8 +312,8 @@ type TrackedChange struct {
 	Key      []byte
 }
 
-// change sets key to value, or removes key if value is nil. In a tracked table it gives the entry
-// the next sequence, and moves the entry's place in the change index.
+// change sets key to value, or removes key if value is nil. In a tracked table it moves the entry
+// to the next place in the change index.
 func (tx *Tx) change(table string, key, value []byte) (err error) {
 	old, err := tx.getRaw(table, key)
 	switch {
@@ -304,21 +339,32 @@ func (tx *Tx) change(table string, key, value []byte) (err error) {
 	}()
 	if old != nil {
 		// An entry of an earlier state must not become the latest by being written again.
-		sequence, _, err := tx.split(table, key, old)
+		place, _, err := tx.split(table, key, old)
 		if err != nil {
 			return err
 		}
-		if err := tx.put(boltpage.Changes, boltpage.ChangeKey(sequence, table, key), nil, false); err != nil {
+		if err := tx.put(boltpage.Changes, place.Key(), nil, false); err != nil {
 			return err
 		}
 	}
 	if value == nil {
 		return tx.put(table, key, nil, false)
 	}
-	if err := tx.put(boltpage.Changes, boltpage.ChangeKey(tx.pending(), table, key), []byte{}, false); err != nil {
+	return tx.putListed(table, key, value)
+}
+
+// putListed sets key to value in a tracked table, and lists it at the next place in the change
+// index.
+func (tx *Tx) putListed(table string, key, value []byte) error {
+	if tx.batch.changes > boltpage.MaxNumber {
+		return ErrTransactionTooLarge
+	}
+	place := boltpage.NewPlace(tx.pending(), tx.batch.changes)
+	tx.batch.changes++
+	if err := tx.put(boltpage.Changes, place.Key(), boltpage.ChangedEntry(table, key), false); err != nil {
 		return err
 	}
-	return tx.put(table, key, boltpage.JoinTracked(tx.pending(), value), true)
+	return tx.put(table, key, boltpage.JoinTracked(place, value), true)
 }
 
 // isTracked reports whether a writer must keep track of a table, from which something was read. A

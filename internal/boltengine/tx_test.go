@@ -54,8 +54,9 @@ func deepEngine(t testing.TB, random *rand.Rand) (e inside, keys [][]byte) {
 			for _, i := range part {
 				w := write{table: "t", key: keys[i], value: make([]byte, random.IntN(200)), tracked: tracked}
 				if tracked {
-					w.value = boltpage.JoinTracked(0, w.value)
-					if err := (write{table: boltpage.Changes, key: boltpage.ChangeKey(0, "t", keys[i]), value: []byte{}}).apply(tx); err != nil {
+					place := boltpage.NewPlace(0, uint64(i))
+					w.value = boltpage.JoinTracked(place, w.value)
+					if err := (write{table: boltpage.Changes, key: place.Key(), value: boltpage.ChangedEntry("t", keys[i])}).apply(tx); err != nil {
 						return err
 					}
 				}

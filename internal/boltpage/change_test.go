@@ -2,56 +2,62 @@ package boltpage
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 )
 
-func TestAKeyOfTheChangeIndexTellsTheChange(t *testing.T) {
+func TestAnEntryOfTheChangeIndexTellsTheChange(t *testing.T) {
 	for _, tt := range []struct {
-		sequence   uint64
-		table, key string
+		sequence, number uint64
+		table, key       string
 	}{
-		{0, "t", "a"}, {1, "t", "\x00"}, {1<<64 - 1, "users", "a\x00b"}, {1 << 32, strings.Repeat("n", MaxTrackedName), strings.Repeat("k", MaxKey)},
+		{0, 0, "t", "a"}, {1, 2, "t", "\x00"}, {MaxSequence, MaxNumber, "users", "a\x00b"},
+		{1 << 32, 0, strings.Repeat("n", MaxTrackedName), strings.Repeat("k", MaxKey)},
 	} {
-		k := ChangeKey(tt.sequence, tt.table, []byte(tt.key))
-		if len(k) > maxPageKey {
-			t.Errorf("the key of %s/%.10s has %d bytes, want at most %d", tt.table, tt.key, len(k), maxPageKey)
+		place := NewPlace(tt.sequence, tt.number)
+		if place.Sequence() != tt.sequence || place.String() != fmt.Sprintf("%d.%d", tt.sequence, tt.number) {
+			t.Errorf("place %d.%d: got %s, of sequence %d", tt.sequence, tt.number, place, place.Sequence())
 		}
-		sequence, table, key, ok := SplitChangeKey(k)
-		if !ok || sequence != tt.sequence || table != tt.table || string(key) != tt.key {
-			t.Errorf("%x: got %d %q %q %t", k, sequence, table, key, ok)
+		at, table, key, ok := SplitChange(place.Key(), ChangedEntry(tt.table, []byte(tt.key)))
+		if !ok || at != place || table != tt.table || string(key) != tt.key {
+			t.Errorf("%s %q %q: got %s %q %q %t", place, tt.table, tt.key, at, table, key, ok)
 		}
 	}
-	for _, k := range []string{
-		"", "\x00\x00\x00\x00\x00\x00\x00", "\x00\x00\x00\x00\x00\x00\x00\x01", "\x00\x00\x00\x00\x00\x00\x00\x01t", "\x00\x00\x00\x00\x00\x00\x00\x01t\x00",
-		"\x00\x00\x00\x00\x00\x00\x00\x01\x00a", "\x00\x00\x00\x00\x00\x00\x00\x01" + strings.Repeat("n", MaxTrackedName+1) + "\x00a",
+	for _, tt := range []struct{ k, v string }{
+		{"\x00\x00\x00\x00\x00\x00\x00", "t\x00a"}, {"\x00\x00\x00\x00\x00\x00\x00\x00\x00", "t\x00a"}, {"", "t\x00a"},
+		{"\x00\x00\x00\x00\x00\x00\x00\x00", ""}, {"\x00\x00\x00\x00\x00\x00\x00\x00", "t"}, {"\x00\x00\x00\x00\x00\x00\x00\x00", "t\x00"},
+		{"\x00\x00\x00\x00\x00\x00\x00\x00", "\x00a"}, {"\x00\x00\x00\x00\x00\x00\x00\x00", strings.Repeat("n", MaxTrackedName+1) + "\x00a"},
+		{"\x00\x00\x00\x00\x00\x00\x00\x00", "t\x00" + strings.Repeat("k", MaxKey+1)},
 	} {
-		if _, _, _, ok := SplitChangeKey([]byte(k)); ok {
-			t.Errorf("%x was taken for a key", k)
+		if _, _, _, ok := SplitChange([]byte(tt.k), []byte(tt.v)); ok {
+			t.Errorf("%x → %q was taken for a change", tt.k, tt.v)
 		}
 	}
 }
 
 func TestTheKeysOfTheChangeIndexAreInTheOrderOfTheChanges(t *testing.T) {
-	keys := [][]byte{
-		ChangeKey(1, "u", []byte("a")), ChangeKey(2, "t", []byte("b")), ChangeKey(2, "t", []byte("b\x00")), ChangeKey(2, "t", []byte("c")),
-		ChangeKey(2, "tt", []byte("a")), ChangeKey(255, "t", []byte("a")), ChangeKey(256, "t", []byte("a")),
+	var keys [][]byte
+	for _, sequence := range []uint64{0, 1, 255, 256, 1 << 32, MaxSequence} {
+		for _, number := range []uint64{0, 1, 255, 256, MaxNumber} {
+			keys = append(keys, NewPlace(sequence, number).Key())
+		}
 	}
 	if !slices.IsSortedFunc(keys, bytes.Compare) {
 		t.Errorf("got %x", keys)
 	}
 }
 
-func TestAValueOfATrackedTableHasItsSequence(t *testing.T) {
+func TestAValueOfATrackedTableHasItsPlace(t *testing.T) {
 	for _, value := range []string{"", "value"} {
-		sequence, got, ok := SplitTracked(JoinTracked(1<<40, []byte(value)))
-		if !ok || sequence != 1<<40 || string(got) != value {
-			t.Errorf("%q: got %d %q %t", value, sequence, got, ok)
+		place, got, ok := SplitTracked(JoinTracked(NewPlace(1<<32, 5), []byte(value)))
+		if !ok || place != NewPlace(1<<32, 5) || string(got) != value {
+			t.Errorf("%q: got %s %q %t", value, place, got, ok)
 		}
 	}
 	if _, _, ok := SplitTracked(make([]byte, 7)); ok {
-		t.Error("seven bytes have a sequence")
+		t.Error("seven bytes have a place")
 	}
 }
 

@@ -93,7 +93,7 @@ func (n Node) ordered(flags uint32) (end int, ok bool) {
 	for i := range n.Count() {
 		e := n.element(i)
 		at, key, value := n.extent(e)
-		if at != uint32(end-(pageHeader+i*elementSize)) || key > maxPageKey || value > maxPageValue {
+		if at != uint32(end-(pageHeader+i*elementSize)) || key > MaxKey || value > maxPageValue {
 			return 0, false
 		}
 		if int(key+value) > len(n.page)-end {

@@ -29,9 +29,8 @@ const (
 	// MaxKey and MaxValue are the sizes of the largest key and the largest value in bytes.
 	MaxKey   = 512
 	MaxValue = 64 << 10
-	// The change index has larger keys, and a tracked table has larger values.
-	maxPageKey   = sequenceSize + MaxTrackedName + 1 + MaxKey
-	maxPageValue = sequenceSize + MaxValue
+	// A tracked table has larger values.
+	maxPageValue = placeSize + MaxValue
 )
 
 // A page begins with a header: its number (8 bytes), its flags (2), the count of its elements (2),
@@ -56,7 +55,7 @@ const (
 	bucketSequence = 8
 	// maxNodePages is how many pages a page of a tree can take. bbolt splits a page that has more
 	// than four elements.
-	maxNodePages = (pageHeader+4*(elementSize+maxPageKey+maxPageValue))/PageSize + 1
+	maxNodePages = (pageHeader+4*(elementSize+MaxKey+maxPageValue))/PageSize + 1
 )
 
 // An Error says what is wrong with a file.
