@@ -128,11 +128,10 @@ const prunedAtOnce = 8
 // broken, Record returns nil for a change that takes something away, and [Trail.Health] has the
 // error.
 //
-// Errors: [ErrBroken] or [latchkey.ErrCorrupt] if the trail is broken; another error of
-// [latchkey.AppTable].
+// Errors: [ErrBroken]; an error of [latchkey.AppTable].
 func (t *Trail) Record(tx *latchkey.Tx, c latchkey.Change) error {
-	err := t.append(tx.AppTable(TableName), c)
-	if err != nil && !isBroken(err) {
+	err := asBroken(t.append(tx.AppTable(TableName), c))
+	if err != nil && !errors.Is(err, ErrBroken) {
 		return err
 	}
 	takesAway := !slices.ContainsFunc(c.Actions, func(a latchkey.Action) bool { return !slices.Contains(takingAway, a) })
@@ -143,7 +142,7 @@ func (t *Trail) Record(tx *latchkey.Tx, c latchkey.Change) error {
 	case err == nil:
 		t.without = 0
 	case !takesAway:
-		return fmt.Errorf("the change is refused, because it cannot be recorded: %w", err)
+		return fmt.Errorf("the change cannot be recorded, and is refused: %w", err)
 	default:
 		t.without++
 	}
@@ -155,6 +154,14 @@ var takingAway = []latchkey.Action{
 	latchkey.ActionUserDeleted, latchkey.ActionUserDisabled, latchkey.ActionIdentityUnlinked,
 	latchkey.ActionKeyDeleted, latchkey.ActionKeyDisabled, latchkey.ActionKeyTokenEnded,
 	latchkey.ActionGroupDisabled,
+}
+
+// asBroken adds [ErrBroken] to the error of a record that is damaged or of a later version.
+func asBroken(err error) error {
+	if isBroken(err) && !errors.Is(err, ErrBroken) {
+		return fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	return err
 }
 
 // isBroken reports whether err means that the trail is broken, and not that nothing can be written.
@@ -170,7 +177,7 @@ func (t *Trail) Health() error {
 	if t.broken == nil {
 		return nil
 	}
-	return fmt.Errorf("%d changes may lack an entry in the audit trail: %w", t.without, t.broken)
+	return fmt.Errorf("%w; changes without an entry: %d", t.broken, t.without)
 }
 
 func (t *Trail) append(table *latchkey.AppTable, c latchkey.Change) error {
@@ -217,10 +224,10 @@ func encodeEntry(last Head, c latchkey.Change) ([]byte, error) {
 func Prune(tx *latchkey.Tx, keep uint64) error {
 	table := tx.AppTable(TableName)
 	last, err := head(table)
-	if err != nil {
-		return err
+	if err == nil {
+		err = prune(table, last.Number, keep, last.Number)
 	}
-	return prune(table, last.Number, keep, last.Number)
+	return asBroken(err)
 }
 
 // ActionBegun is the action of the first entry of a trail that [Begin] has begun.
@@ -386,7 +393,10 @@ func getHead(table *latchkey.AppTable, key []byte) (Head, error) {
 // Head.
 //
 // Errors: [ErrBroken]; an error of [latchkey.AppTable].
-func CurrentHead(tx *latchkey.Tx) (Head, error) { return head(tx.AppTable(TableName)) }
+func CurrentHead(tx *latchkey.Tx) (Head, error) {
+	h, err := head(tx.AppTable(TableName))
+	return h, asBroken(err)
+}
 
 // Entries yields the entries with greater numbers than one, in order; 0 is the beginning. The last
 // number that was yielded is where to go on. A trail that is long is better read in several
@@ -404,7 +414,7 @@ func Entries(tx *latchkey.Tx, after uint64) iter.Seq2[Entry, error] {
 			if err == nil {
 				entry, _, err = decodeEntry(e)
 			}
-			if !yield(entry, err) || err != nil {
+			if !yield(entry, asBroken(err)) || err != nil {
 				return
 			}
 		}
@@ -441,7 +451,10 @@ func entryNumber(key []byte) (uint64, error) {
 // Errors: [ErrBroken], as a [BrokenError] that says where; [ErrPruned] if all is well, but a known
 // head is older than the oldest entry; an error of [latchkey.AppTable].
 func Verify(tx *latchkey.Tx, known ...Head) error {
-	table := tx.AppTable(TableName)
+	return asBroken(verify(tx.AppTable(TableName), known))
+}
+
+func verify(table *latchkey.AppTable, known []Head) error {
 	last, err := getHead(table, anchorKey)
 	if err != nil {
 		return err

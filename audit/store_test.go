@@ -102,25 +102,25 @@ func TestABrokenTrailLetsAKeyBeDisabledAndNoneBeMade(t *testing.T) {
 	must(t, s.DisableKey(t.Context(), latchkey.ServerOwner, key.ID))
 	must(t, s.DeleteKey(t.Context(), latchkey.ServerOwner, other.ID))
 	must(t, s.DeleteUser(t.Context(), user.ID))
-	if err := trail.Health(); !errors.Is(err, latchkey.ErrCorrupt) || !strings.HasPrefix(err.Error(), "3 changes ") {
+	if err := trail.Health(); !errors.Is(err, audit.ErrBroken) || !errors.Is(err, latchkey.ErrCorrupt) || !strings.HasSuffix(err.Error(), "without an entry: 3") {
 		t.Errorf("Health: got %v, want 3 changes without an entry", err)
 	}
-	if err := verify(t, s); !errors.Is(err, latchkey.ErrCorrupt) {
-		t.Errorf("Verify: got %v, want ErrCorrupt", err)
+	if err := verify(t, s); !errors.Is(err, audit.ErrBroken) {
+		t.Errorf("Verify: got %v, want ErrBroken", err)
 	}
-	if err := s.EnableKey(t.Context(), latchkey.ServerOwner, key.ID); !errors.Is(err, latchkey.ErrCorrupt) {
-		t.Errorf("EnableKey: got %v, want ErrCorrupt", err)
+	if err := s.EnableKey(t.Context(), latchkey.ServerOwner, key.ID); !errors.Is(err, audit.ErrBroken) {
+		t.Errorf("EnableKey: got %v, want ErrBroken", err)
 	}
-	if _, _, err := s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "new"}); !errors.Is(err, latchkey.ErrCorrupt) {
-		t.Errorf("CreateServerKey: got %v, want ErrCorrupt", err)
+	if _, _, err := s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "new"}); !errors.Is(err, audit.ErrBroken) {
+		t.Errorf("CreateServerKey: got %v, want ErrBroken", err)
 	}
 	// One change that is refused undoes the transaction.
 	err = s.Update(t.Context(), func(tx *latchkey.Tx) error {
 		must(t, tx.RenameKey(latchkey.ServerOwner, key.ID, "old"))
 		return tx.DeleteKey(latchkey.ServerOwner, key.ID)
 	})
-	if !errors.Is(err, latchkey.ErrCorrupt) {
-		t.Errorf("Update: got %v, want ErrCorrupt", err)
+	if !errors.Is(err, audit.ErrBroken) {
+		t.Errorf("Update: got %v, want ErrBroken", err)
 	}
 	if k, err := s.Key(t.Context(), latchkey.ServerOwner, key.ID); err != nil || !k.Disabled || k.Name != "billing" {
 		t.Errorf("the key is %+v, %v", k, err)
@@ -257,7 +257,7 @@ func TestADamagedOldEntryDoesNotKeepAChangeFromBeingRecorded(t *testing.T) {
 	if h := currentHead(t, s); h.Number != 4 {
 		t.Errorf("the head is %v, want that of entry 4", h)
 	}
-	if err := verify(t, s); !errors.Is(err, latchkey.ErrCorrupt) {
-		t.Errorf("Verify: got %v, want ErrCorrupt", err)
+	if err := verify(t, s); !errors.Is(err, audit.ErrBroken) {
+		t.Errorf("Verify: got %v, want ErrBroken", err)
 	}
 }

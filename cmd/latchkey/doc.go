@@ -54,6 +54,18 @@
 //
 // The command scan finds tokens in files, and disables their keys if it is told to.
 //
+// # The audit trail
+//
+// The command audit begin begins a trail of the changes. From then on, each change that a command
+// makes is an entry in the trail, with the name of an actor. The actor is the account that runs the
+// command. The flag --actor, or the environment variable LATCHKEY_ACTOR, gives another name.
+// Nothing proves the name. The command serve makes all its changes under one name.
+//
+// Each entry has a hash of the entry before it. The command audit verify looks whether the entries
+// are whole, and whether they are those that an earlier audit verify has seen. If the trail is
+// broken, commands can still disable and delete, and print a warning. All other changes are
+// refused.
+//
 // # Serving
 //
 // The command serve answers the client API of MongoDB Realm / Atlas App Services. An app that uses
@@ -79,6 +91,10 @@
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"health":[TEXT, ...]}
 //	doctor          {"file":FILE,"state":STATE,"findings":[FINDING, ...]}
 //	check           {"sound":BOOL,"repaired":N,"findings":[TEXT, ...]}
+//	audit begin     {"head":HEAD}
+//	audit show      one ENTRY on each line
+//	audit verify    {"entries":N,"head":HEAD}
+//	audit prune     {"entries":N,"removed":N}; without --yes the number to remove
 //	backup          {"file":FILE,"bytes":N}; nothing if the backup goes to standard output
 //	restore         {"store":FILE}
 //	compact         {"before":N,"after":N}, in bytes
@@ -97,6 +113,11 @@
 //	                 "identity":IDENTITY,"scopes":SCOPES,"expires":TIME}
 //	LEAK            {"file":FILE,"line":N,"column":N,"state":"live", "refused", "unknown" or
 //	                 "unchecked","reason":REASON,"key_id":ID,"principal":PRINCIPAL}
+//	HEAD            the number of an entry, a colon, and the hash of the entry
+//	ENTRY           {"number":N,"change":CHANGE,"hash":TEXT}
+//	CHANGE          {"actions":[TEXT, ...],"time":TIME,"actor":TEXT,"user":ID,"key":ID,"owner":ID,
+//	                 "provider":TEXT,"group":TEXT,"name":TEXT,"expires":TIME,"scopes":SCOPES,
+//	                 "networks":[TEXT, ...]}, with the fields that the change has
 //	FINDING         {"name":TEXT,"state":STATE,"text":TEXT,"advice":TEXT}
 //	STATE           "good", "skipped", "warning" or "problem"
 //	REASON          "invalid_token", "key_disabled", "key_expired", "user_disabled",
@@ -106,6 +127,8 @@
 // none to give:
 //
 //	{"error":TEXT,"advice":TEXT,"status":N}
+//
+// A warning is {"warning":TEXT,"advice":TEXT} there, and the command goes on.
 //
 // TIME has the format of RFC 3339. A key that never expires has no "expires". The owner of a server
 // key is ffffffff-ffff-ffff-ffff-ffffffffffff, and the principal of a server key has no "user_id"
@@ -121,10 +144,11 @@
 //	2    the command line is wrong, or a file that serve was told to read
 //	3    a user, key, store, file or directory does not exist
 //	4    a conflict: an identity or a name is taken, a limit is reached, a user is anonymous,
-//	     a user would have no identity, or a file exists already
+//	     a user would have no identity, a file exists already, or the audit trail begins after a
+//	     HEAD that verify was given
 //	5    login: the token is refused
 //	6    another program has the store open
-//	7    the store is damaged, or the file is not a store
+//	7    the store is damaged, its audit trail is broken, or the file is not a store
 //	8    the store has a newer format than this latchkey can read
 //	9    doctor: the store works, but there are warnings
 //	10   scan: a live token was found, or with --no-store any token

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/audit"
 )
 
 // The exit statuses, on which scripts depend. The manual in doc.go lists them.
@@ -77,6 +78,10 @@ var outcomes = []struct {
 	{latchkey.ErrInvalidMetadata, exitUsage, "see latchkey help key create"},
 	{latchkey.ErrInvalidGroup, exitUsage, "choose another group"},
 	{latchkey.ErrInvalidOptions, exitUsage, "see latchkey help"},
+
+	{errTrail, exitConflict, "latchkey audit show shows it, and begin --anew removes its entries"},
+	{audit.ErrBroken, exitDamaged, trailAdvice},
+	{audit.ErrPruned, exitConflict, "give a later HEAD"},
 
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},
 	{latchkey.ErrFileChanged, exitFailed, "another program has deleted, replaced or changed the file; find out which one, and repeat the command"},

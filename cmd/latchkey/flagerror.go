@@ -13,6 +13,7 @@ var wanted = map[string]string{
 	"bool":     "true or false",
 	"int":      "a whole number",
 	"uint":     "a whole number that is not negative",
+	"uint64":   "a whole number that is not negative",
 	"float64":  "a number",
 	"duration": "a duration, such as 500ms, 30s or 5m",
 }

@@ -81,6 +81,7 @@ func TestScripts(t *testing.T) {
 			"usedby":     usedBy,
 			"halfmade":   halfmade,
 			"damage":     damage,
+			"breaktrail": breakTrail,
 			"truncate":   truncate,
 			"postdate":   postdate,
 			"serve":      serve,
@@ -229,6 +230,11 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		return nil
 	})
+}
+
+// breakTrail damages the head of the audit trail: breaktrail FILE.
+func breakTrail(ts *testscript.TestScript, _ bool, args []string) {
+	rewrite(ts, args[0], func(tx latchkey.EngineTx) error { return tx.Put("data", []byte("audit\x00h"), []byte("no record")) })
 }
 
 // truncate makes a file of the first bytes of another file: truncate FILE NEW SIZE.

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/audit"
 )
 
 // cli is one run of the command. It has the values of the flags that many commands share, and the
@@ -17,12 +20,15 @@ import (
 type cli struct {
 	store string
 	wait  time.Duration
+	actor string
 	json  bool
 	quiet bool
 
 	stdin  *os.File
 	stdout io.Writer
 	stderr io.Writer
+
+	trail *audit.Trail // of the store that is open
 
 	begun bool // whether the command line is right, so that later errors are not usage errors
 }
@@ -47,11 +53,12 @@ func newRoot(c *cli) *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.store, "store", "", "the `FILE` of the store (or set LATCHKEY_STORE)")
 	flags.DurationVar(&c.wait, "wait", time.Second, "wait at most `DURATION` for a store that another program has open")
+	flags.StringVar(&c.actor, "actor", "", "the `NAME` that the audit trail gives for who makes a change (or set LATCHKEY_ACTOR; default the account's name)")
 	flags.BoolVar(&c.json, "json", false, "print JSON")
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
 	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), loginCommand(c), scanCommand(c), serveCommand(c), statsCommand(c), doctorCommand(c), checkCommand(c),
-		backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c), versionCommand(c), manCommand())
+		auditCommands(c), backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c), versionCommand(c), manCommand())
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Args = func(_ *cobra.Command, args []string) error { return isCommand(root, args) }
@@ -67,7 +74,7 @@ func newRoot(c *cli) *cobra.Command {
 // begin sets the flags that an environment variable sets, and checks the flags that all commands
 // share.
 func (c *cli) begin(cmd *cobra.Command) error {
-	for flag, variable := range map[string]string{"store": "LATCHKEY_STORE", "cost": "LATCHKEY_COST"} {
+	for flag, variable := range map[string]string{"store": "LATCHKEY_STORE", "actor": "LATCHKEY_ACTOR", "cost": "LATCHKEY_COST"} {
 		f, value := cmd.Flags().Lookup(flag), os.Getenv(variable)
 		if f == nil || f.Changed || value == "" {
 			continue
@@ -79,6 +86,10 @@ func (c *cli) begin(cmd *cobra.Command) error {
 	if c.quiet && c.json {
 		return errors.New("--quiet and --json cannot be used together")
 	}
+	if c.actor == "" {
+		c.actor = osUser()
+	}
+	cmd.SetContext(latchkey.WithActor(cmd.Context(), c.actor))
 	c.begun = true
 	return nil
 }

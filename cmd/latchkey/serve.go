@@ -113,7 +113,8 @@ func (s *server) run(cmd *cobra.Command) error {
 	return s.withStore(cmd.Context(), s.stores, func(one *latchkey.Store) error {
 		ctx, cancel := context.WithCancel(cmd.Context())
 		var watch sync.WaitGroup
-		watch.Go(func() { watchHealth(ctx, time.Tick(healthEvery), one.Health, s.log) })
+		health := func(ctx context.Context) error { return errors.Join(one.Health(ctx), s.trail.Health()) }
+		watch.Go(func() { watchHealth(ctx, time.Tick(healthEvery), health, s.log) })
 		defer watch.Wait()
 		defer cancel()
 		return s.serve(cmd.Context(), listener, one)
@@ -208,6 +209,8 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 	if s.control {
 		srv.Handler = newControl(handler, s.clock, s.log)
 	}
+	actor := context.WithoutCancel(ctx)
+	srv.BaseContext = func(net.Listener) context.Context { return actor }
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(listener) }()
 	if err := s.printURL(listener.Addr().(*net.TCPAddr)); err != nil {

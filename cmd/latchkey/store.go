@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/audit"
 )
 
 var (
@@ -73,6 +74,7 @@ func (c *cli) withStore(ctx context.Context, opts latchkey.Options, fn func(*lat
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, errNoStore)
 	}
+	c.trail = keepTrail(&opts)
 	s, err := await(ctx, func() (*latchkey.Store, error) {
 		s, err := c.open(path, opts)
 		if err == nil && ctx.Err() != nil { // nobody waits for the store any more
@@ -84,6 +86,9 @@ func (c *cli) withStore(ctx context.Context, opts latchkey.Options, fn func(*lat
 		return err
 	}
 	err = fn(s)
+	if !errors.Is(err, audit.ErrBroken) { // the error says so already
+		c.warnOfTrail()
+	}
 	return errors.Join(err, s.Close())
 }
 

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/audit"
+)
+
+// errTrail means that the store has an audit trail already.
+var errTrail = errors.New("the store has an audit trail")
+
+// auditStep is how many entries a command reads or removes in one transaction.
+const auditStep = 1000
+
+func auditCommands(c *cli) *cobra.Command {
+	cmd := parentCommand("audit", "Begin, show, verify and prune the audit trail")
+	cmd.AddCommand(auditBeginCommand(c), auditShowCommand(c), auditVerifyCommand(c), auditPruneCommand(c))
+	return cmd
+}
+
+// osUser returns the name of the account that runs the command.
+func osUser() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return fmt.Sprint("uid ", os.Getuid())
+}
+
+// keepTrail makes the changes to a store go into its audit trail, if it has one. It removes no old
+// entries, because the program that uses the store may keep more than the command would.
+func keepTrail(opts *latchkey.Options) *audit.Trail {
+	trail := audit.New(&audit.Options{MaxEntries: -1})
+	opts.OnChange = func(tx *latchkey.Tx, change latchkey.Change) error {
+		if head, err := audit.CurrentHead(tx); err == nil && head == (audit.Head{}) {
+			return nil
+		}
+		return trail.Record(tx, change)
+	}
+	return trail
+}
+
+// warnOfTrail says on standard error that a change went through without an entry in the trail.
+func (c *cli) warnOfTrail() {
+	err := c.trail.Health()
+	if err == nil {
+		return
+	}
+	message := line(text(err))
+	if c.json {
+		_ = writeJSON(c.stderr, struct {
+			Warning string `json:"warning"`
+			Advice  string `json:"advice"`
+		}{message, trailAdvice})
+		return
+	}
+	fmt.Fprintf(c.stderr, "latchkey: warning: %s; %s\n", message, trailAdvice)
+}
+
+const trailAdvice = "keep a copy of the file; then latchkey audit begin --anew begins another trail"
+
+func auditBeginCommand(c *cli) *cobra.Command {
+	var anew bool
+	cmd := &cobra.Command{
+		Use:   "begin",
+		Short: "Begin an audit trail",
+		Long: `Begin an audit trail. From then on, every change by the command is an entry in the trail, with the
+name of the person who made it. A program that opens the store has to keep the trail, too: see the Go
+package audit.
+
+--anew removes all entries of a trail that is broken, and begins it anew. The first entry says who has
+begun the trail. Keep a copy of the file before.`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var head audit.Head
+			err := c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
+				now := s.Now()
+				return s.Update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+					if head, err = audit.CurrentHead(tx); !anew && (err != nil || head != (audit.Head{})) {
+						return errors.Join(errTrail, err)
+					}
+					if err := audit.Begin(tx, c.actor, now); err != nil {
+						return err
+					}
+					head, err = audit.CurrentHead(tx)
+					return err
+				})
+			})
+			if err != nil {
+				return err
+			}
+			doc := struct {
+				Head audit.Head `json:"head"`
+			}{head}
+			return c.print(doc, func(w io.Writer) { fmt.Fprintf(w, "began the audit trail\nhead %s\n", head) })
+		},
+	}
+	cmd.Flags().BoolVar(&anew, "anew", false, "remove the entries that are there")
+	return cmd
+}
+
+// entryRow is the format of a row of entries, as userRow is of users.
+const entryRow = "%7s  %-20s  %-16s  %-20s  %s\n"
+
+func auditShowCommand(c *cli) *cobra.Command {
+	var after, limit uint64
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Show the audit trail, the oldest entry first",
+		Long: `Show the audit trail, the oldest entry first. The list can be made in parts: give the last number of
+one part to --after for the next part. show does not look whether the entries are the right ones; see
+latchkey audit verify.
+
+With --json, each line is a JSON document.`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := bufio.NewWriter(c.stdout)
+			err := c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
+				return c.writeEntries(cmd.Context(), out, s, after, limit)
+			})
+			return errors.Join(err, out.Flush())
+		},
+	}
+	cmd.Flags().Uint64Var(&after, "after", 0, "begin after the entry with this `NUMBER`")
+	cmd.Flags().Uint64Var(&limit, "limit", 0, "show at most `N` entries (default all)")
+	return cmd
+}
+
+// writeEntries writes the first limit entries after one, or all of them if limit is 0.
+func (c *cli) writeEntries(ctx context.Context, w io.Writer, s *latchkey.Store, after, limit uint64) error {
+	if !c.json {
+		fmt.Fprintf(w, entryRow, "NUMBER", "TIME", "ACTOR", "ACTION", "OF")
+	}
+	for left := limit; ; {
+		var page []audit.Entry
+		err := s.View(ctx, func(tx *latchkey.Tx) error {
+			for e, err := range audit.Entries(tx, after) {
+				if err != nil || len(page) == auditStep {
+					return err
+				}
+				page = append(page, e)
+			}
+			return nil
+		})
+		for _, e := range page {
+			if err := c.writeEntry(w, e); err != nil {
+				return err
+			}
+			if left--; left == 0 {
+				return nil
+			}
+			after = e.Number
+		}
+		if err != nil || len(page) == 0 {
+			return err
+		}
+	}
+}
+
+func (c *cli) writeEntry(w io.Writer, e audit.Entry) error {
+	if c.json {
+		return writeJSON(w, e)
+	}
+	var actions []string
+	for _, a := range e.Change.Actions {
+		actions = append(actions, string(a))
+	}
+	_, err := fmt.Fprintf(w, entryRow, strconv.FormatUint(e.Number, 10), formatTime(e.Change.Time), plain(e.Change.Actor), plain(strings.Join(actions, ",")), plain(showObject(e.Change)))
+	return err
+}
+
+// showObject returns the name and the ID of what was changed.
+func showObject(c latchkey.Change) string {
+	switch {
+	case c.Key != uuid.Nil && c.Owner == latchkey.ServerOwner:
+		return fmt.Sprintf("%s (server key %s)", c.Name, c.Key)
+	case c.Key != uuid.Nil:
+		return fmt.Sprintf("%s (key %s of user %s)", c.Name, c.Key, c.Owner)
+	case c.User != uuid.Nil:
+		return fmt.Sprintf("user %s", c.User)
+	case c.Group != "":
+		return "group " + c.Group
+	}
+	return "the store"
+}
+
+func auditVerifyCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify [HEAD...]",
+		Short: "Look whether the audit trail is whole, and print its head",
+		Long: `Look at every entry of the audit trail. The trail is whole if each entry follows from the one before,
+up to the last. The head that verify prints stands for all entries. Keep it outside of this machine, and
+give it to a later verify as HEAD: then nobody can have changed the entries up to that head in between.
+Without a HEAD, verify shows damage, but not whether somebody has written the trail anew.
+
+The exit status is 7 if the trail is broken, and 4 if the trail is whole, but begins after a HEAD, which
+therefore cannot be compared.`,
+		Example: examples(
+			"latchkey audit verify --quiet > head",
+			"latchkey audit verify $(cat head)",
+		),
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var known []audit.Head
+			for _, arg := range args {
+				h, err := audit.ParseHead(arg)
+				if err != nil {
+					return usagef("HEAD must be a line that latchkey audit verify --quiet has printed")
+				}
+				known = append(known, h)
+			}
+			doc := struct {
+				Entries uint64     `json:"entries"`
+				Head    audit.Head `json:"head"`
+			}{}
+			err := c.view(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+				if err := audit.Verify(tx, known...); err != nil {
+					return err
+				}
+				doc.Head, doc.Entries, err = countEntries(tx)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			return c.print(doc, func(w io.Writer) {
+				if c.quiet {
+					fmt.Fprintln(w, doc.Head)
+					return
+				}
+				fmt.Fprintf(w, "the audit trail is whole, with %d entries\nhead %s\n", doc.Entries, doc.Head)
+			})
+		},
+	}
+	c.quietFlag(cmd, "the head")
+	return cmd
+}
+
+// countEntries returns the head of the trail and the number of its entries.
+func countEntries(tx *latchkey.Tx) (head audit.Head, n uint64, err error) {
+	if head, err = audit.CurrentHead(tx); err != nil {
+		return head, 0, err
+	}
+	for first, err := range audit.Entries(tx, 0) {
+		return head, head.Number - first.Number + 1, err
+	}
+	return head, 0, nil
+}
+
+func auditPruneCommand(c *cli) *cobra.Command {
+	var keep uint64
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "prune --keep N",
+		Short: "Count the oldest entries of the audit trail, or remove them",
+		Long: `Say how many entries the audit trail has before its last N. With --yes, remove them. The rest is still a
+chain, and the head stays as it is. A HEAD from before the oldest entry cannot be compared any more, so
+keep the head that latchkey audit verify prints.`,
+		Example: examples("latchkey audit prune --keep 10000 --yes"),
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("keep") {
+				return usagef("say how many entries stay; give --keep")
+			}
+			doc := struct {
+				Entries uint64 `json:"entries"` // before
+				Removed uint64 `json:"removed"` // or those to remove, without --yes
+			}{}
+			count := func(tx *latchkey.Tx) (err error) {
+				_, doc.Entries, err = countEntries(tx)
+				doc.Removed = doc.Entries - min(doc.Entries, keep)
+				return err
+			}
+			if !yes {
+				if err := c.view(cmd.Context(), count); err != nil {
+					return err
+				}
+				return c.print(doc, func(w io.Writer) { fmt.Fprintf(w, "to remove: %d of %d entries\n", doc.Removed, doc.Entries) })
+			}
+			err := c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
+				if err := s.View(cmd.Context(), count); err != nil {
+					return err
+				}
+				return pruneTrail(cmd.Context(), s, doc.Entries, doc.Entries-doc.Removed)
+			})
+			if err != nil {
+				return err
+			}
+			return c.print(doc, func(w io.Writer) { fmt.Fprintf(w, "removed: %d of %d entries\n", doc.Removed, doc.Entries) })
+		},
+	}
+	cmd.Flags().Uint64Var(&keep, "keep", 0, "the number `N` of entries that stay")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "remove the others")
+	return cmd
+}
+
+// pruneTrail removes the oldest of the entries until keep are left, in steps.
+func pruneTrail(ctx context.Context, s *latchkey.Store, entries, keep uint64) error {
+	for entries > keep {
+		entries = max(keep, entries-min(entries, auditStep))
+		if err := s.Update(ctx, func(tx *latchkey.Tx) error { return audit.Prune(tx, entries) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
