@@ -35,14 +35,21 @@ type cache struct {
 	revoked        revocationGate
 }
 
-// staleLogins are the keys, and the users with all their keys, whose entries in the cache may be
-// wrong after a transaction.
-type staleLogins struct{ keys, users []uuid.UUID }
+// staleLogins are the keys, and the users and groups with all their keys, whose entries in the
+// cache may be wrong after a transaction.
+type staleLogins struct {
+	keys, users []uuid.UUID
+	groups      []string
+}
 
-func (s *staleLogins) none() bool { return len(s.keys) == 0 && len(s.users) == 0 }
+func (s *staleLogins) none() bool { return len(s.keys) == 0 && !s.many() }
+
+// many reports whether the number of keys is not known.
+func (s *staleLogins) many() bool { return len(s.users) > 0 || len(s.groups) > 0 }
 
 func (s *staleLogins) add(more staleLogins) {
 	s.keys, s.users = append(s.keys, more.keys...), append(s.users, more.users...)
+	s.groups = append(s.groups, more.groups...)
 }
 
 type cacheEntry struct {
@@ -85,7 +92,7 @@ func (e *cacheEntry) matches(t *parsedToken) bool {
 }
 
 func newCache(limit int) *cache {
-	c := &cache{limit: limit, revoked: revocationGate{holds: make(map[uuid.UUID]int)}}
+	c := &cache{limit: limit, revoked: newRevocationGate()}
 	if limit > 0 {
 		size := bits.Len(uint(limit - 1)) // on average at most one entry in a bucket
 		c.buckets, c.shift = make([]atomic.Pointer[cacheEntry], 1<<size), 64-size
@@ -126,8 +133,8 @@ func (c *cache) mark(id uuid.UUID) uint64 {
 	return c.revoked.mark(id)
 }
 
-// put remembers an entry, unless the key or its user has changed since mark was taken, or is about
-// to change.
+// put remembers an entry, unless the key, its user or its group has changed since mark was taken,
+// or is about to change.
 func (c *cache) put(e *cacheEntry, mark uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -172,12 +179,13 @@ func (c *cache) hold(s staleLogins) {
 			c.removeLocked(e)
 		}
 	}
-	if len(s.users) == 0 {
+	if !s.many() {
 		return
 	}
-	// By the owners in the entries, so that a damaged index cannot keep a key of the user here.
+	// By the owners and groups in the entries, because a group can have many more keys than the
+	// cache, and so that a damaged index cannot keep a key here.
 	for e := c.oldest; e != nil; e = e.newer {
-		if c.revoked.held(e.principal.UserID) {
+		if c.revoked.held(&e.principal) {
 			c.removeLocked(e)
 		}
 	}
@@ -262,46 +270,57 @@ func (c *cache) removeLocked(e *cacheEntry) {
 }
 
 // revocationGate tells which answers may be remembered: answers that were read after the last
-// change of the key and its user, and while no such change was committing. The mutex of the cache
-// guards it.
+// change of the key, its user and its group, and while no such change was committing. The mutex of
+// the cache guards it.
 type revocationGate struct {
 	// keyDrops counts the changes of keys, separately for each value of the last byte of their IDs.
-	// userDrops counts the changes of users, because a key's ID does not tell its user. The numbers
-	// never fall.
-	keyDrops  [256]uint64
-	userDrops uint64
-	// holds counts the commits in progress that change a key or a user.
-	holds map[uuid.UUID]int
+	// otherDrops counts the changes of users and groups, because a key's ID does not tell these.
+	// The numbers never fall.
+	keyDrops   [256]uint64
+	otherDrops uint64
+	// holds and groupHolds count the commits in progress that change a key or user, or a group.
+	holds      map[uuid.UUID]int
+	groupHolds map[string]int
 }
 
-// mark returns a number that is greater after each change of the key or its user.
-func (g *revocationGate) mark(key uuid.UUID) uint64 { return g.keyDrops[lastByte(key)] + g.userDrops }
+func newRevocationGate() revocationGate {
+	return revocationGate{holds: make(map[uuid.UUID]int), groupHolds: make(map[string]int)}
+}
+
+// mark returns a number that is greater after each change of the key, its user or its group.
+func (g *revocationGate) mark(key uuid.UUID) uint64 { return g.keyDrops[lastByte(key)] + g.otherDrops }
 
 func lastByte(id uuid.UUID) byte { return id[len(id)-1] }
 
 // admits reports whether an answer that was read after mark was taken may be remembered.
 func (g *revocationGate) admits(who *Principal, mark uint64) bool {
-	return !g.held(who.KeyID) && !g.held(who.UserID) && g.mark(who.KeyID) == mark
+	return !g.held(who) && g.mark(who.KeyID) == mark
 }
 
-// held reports whether a commit that changes the key or user with an ID is in progress.
-func (g *revocationGate) held(id uuid.UUID) bool { return g.holds[id] > 0 }
+// held reports whether a commit is in progress that changes the key, its user or its group.
+func (g *revocationGate) held(who *Principal) bool {
+	return g.holds[who.KeyID] > 0 || g.holds[who.UserID] > 0 || g.groupHolds[who.Group] > 0
+}
 
-// count counts a change of the keys and users in s, and adds holds to the number of their holds.
+// count counts a change of everything in s, and adds holds to the number of its holds.
 func (g *revocationGate) count(s staleLogins, holds int) {
 	for _, id := range s.keys {
 		g.keyDrops[lastByte(id)]++
-		g.hold(id, holds)
+		addHolds(g.holds, id, holds)
 	}
 	for _, id := range s.users {
-		g.userDrops++
-		g.hold(id, holds)
+		g.otherDrops++
+		addHolds(g.holds, id, holds)
+	}
+	for _, name := range s.groups {
+		g.otherDrops++
+		addHolds(g.groupHolds, name, holds)
 	}
 }
 
-func (g *revocationGate) hold(id uuid.UUID, holds int) {
-	if g.holds[id] += holds; g.holds[id] == 0 {
-		delete(g.holds, id)
+func addHolds[K comparable](holds map[K]int, of K, n int) {
+	if holds[of] += n; holds[of] == 0 {
+		delete(holds, of)
 	}
 }
 

@@ -25,12 +25,15 @@ func cacheID(n uint64) (id uuid.UUID) {
 // newEntry makes the entry of a key.
 func newEntry(id, owner uuid.UUID) *cacheEntry {
 	t := &parsedToken{body: digitsOf(id) + strings.Repeat("1", bodyDigits-keyIDDigits)}
-	who := Principal{KeyID: id, UserID: owner}
+	who := Principal{KeyID: id, UserID: owner, Group: groupOf(owner)}
 	if owner == ServerOwner {
 		who.UserID, who.ServerKey = uuid.Nil, true
 	}
 	return newCacheEntry(t, &answer{principal: who})
 }
+
+// groupOf returns the group that newEntry gives to the keys of an owner.
+func groupOf(owner uuid.UUID) string { return fmt.Sprint("group of ", owner) }
 
 // remember puts an entry for an ID into the cache, and returns it.
 func remember(c *cache, id uuid.UUID) *cacheEntry { return rememberOf(c, id, ServerOwner) }
@@ -80,12 +83,18 @@ func wantConsistent(t testing.TB, c *cache) {
 	}
 }
 
-// cacheModel is a cache without a table: a slice in the order of the queue.
+// cacheModel is a cache without a table: a slice in the order of the queue. The keys of one group
+// have numbers with the same remainder by modelGroups.
 type cacheModel struct {
 	limit int
 	queue []*modelEntry // oldest first
 	hand  *modelEntry   // nil means the oldest
 }
+
+const modelGroups = 4
+
+// modelOwner returns the owner of a key in a model. Its group is that of the owner.
+func modelOwner(id uuid.UUID) uuid.UUID { return cacheID(1<<20 + uint64(id[15])%modelGroups) }
 
 type modelEntry struct {
 	entry   *cacheEntry
@@ -119,6 +128,17 @@ func (m *cacheModel) put(e *cacheEntry) {
 func (m *cacheModel) drop(id uuid.UUID) {
 	if i := m.find(id); i >= 0 {
 		m.removeAt(i)
+	}
+}
+
+// dropOwner drops all keys of an owner. No other owner is in the same group.
+func (m *cacheModel) dropOwner(owner uuid.UUID) {
+	for i := 0; i < len(m.queue); {
+		if m.queue[i].entry.principal.UserID == owner {
+			m.removeAt(i)
+		} else {
+			i++
+		}
 	}
 }
 
@@ -157,13 +177,13 @@ func TestTheCacheBehavesAsItsModel(t *testing.T) {
 			steps := 5000
 			for step := range steps {
 				id := cacheID(number())
-				switch random.IntN(10) {
+				switch random.IntN(12) {
 				default:
 					if got, want := c.get(digitsOf(id)), m.get(id); got != want {
 						t.Fatalf("seed %d, step %d: get: got %v, want %v", seed, step, got, want)
 					}
 				case 0, 1, 2, 3:
-					m.put(remember(c, id))
+					m.put(rememberOf(c, id, modelOwner(id)))
 				case 4:
 					other := cacheID(number())
 					c.drop([]uuid.UUID{id, other})
@@ -174,11 +194,27 @@ func TestTheCacheBehavesAsItsModel(t *testing.T) {
 					other := cacheID(number())
 					c.drop([]uuid.UUID{other})
 					m.drop(other)
-					e := newEntry(id, ServerOwner)
+					e := newEntry(id, modelOwner(id))
 					c.put(e, mark)
 					if id[15] != other[15] {
 						m.put(e)
 					}
+				case 7:
+					// An answer that was read before the drop of any group is not remembered.
+					mark, owner := c.mark(id), modelOwner(cacheID(number()))
+					c.dropAll(staleLogins{groups: []string{groupOf(owner)}})
+					m.dropOwner(owner)
+					c.put(newEntry(id, modelOwner(id)), mark)
+				case 8:
+					// During a commit, no key of its group is remembered, and every other key is.
+					owner := modelOwner(cacheID(number()))
+					s := staleLogins{groups: []string{groupOf(owner)}}
+					c.hold(s)
+					m.dropOwner(owner)
+					if e := rememberOf(c, id, modelOwner(id)); modelOwner(id) != owner {
+						m.put(e)
+					}
+					c.release(s)
 				case 6:
 					if random.IntN(20) == 0 {
 						c.clear()
@@ -252,6 +288,7 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 		{"drop", func(c *cache, id uuid.UUID) { c.drop([]uuid.UUID{id}) }},
 		{"drop among others", func(c *cache, id uuid.UUID) { c.drop([]uuid.UUID{cacheID(7), id, cacheID(8)}) }},
 		{"drop of the user", func(c *cache, _ uuid.UUID) { c.dropAll(staleLogins{users: []uuid.UUID{cacheID(9)}}) }},
+		{"drop of the group", func(c *cache, _ uuid.UUID) { c.dropAll(staleLogins{groups: []string{groupOf(cacheID(9))}}) }},
 		{"clear", func(c *cache, _ uuid.UUID) { c.clear() }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -272,7 +309,7 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 
 func TestAnAnswerReadWhileACommitWasUnderWayIsNotRememberedAfterIt(t *testing.T) {
 	id, user := cacheID(1), cacheID(9)
-	for _, what := range []staleLogins{{keys: []uuid.UUID{id}}, {users: []uuid.UUID{user}}} {
+	for _, what := range []staleLogins{{keys: []uuid.UUID{id}}, {users: []uuid.UUID{user}}, {groups: []string{groupOf(user)}}} {
 		c := newCache(10)
 		c.hold(what)
 		mark := c.mark(id)
@@ -306,35 +343,45 @@ func TestACommitKeepsNoOtherKeyOutOfTheCache(t *testing.T) {
 	}
 }
 
-func TestADropOfAUserForgetsAllKeysOfTheUserAndNoOther(t *testing.T) {
-	c := newCache(100)
+func TestADropOfAUserOrAGroupForgetsAllItsKeysAndNoOther(t *testing.T) {
 	user, other := cacheID(1000), cacheID(1001)
-	owners := []uuid.UUID{user, other, ServerOwner}
-	rememberAll := func() {
-		for n := range uint64(90) {
-			rememberOf(c, cacheID(n), owners[n%3])
-		}
-	}
-	wantUser := func(when string, want bool) {
-		t.Helper()
-		for n := range uint64(90) {
-			id := cacheID(n)
-			if got := c.get(digitsOf(id)) != nil; got != (want || owners[n%3] != user) {
-				t.Errorf("%s: key %d of %s is remembered: %t", when, n, owners[n%3], got)
+	for name, drop := range map[string]staleLogins{
+		"user":                {users: []uuid.UUID{user}},
+		"group":               {groups: []string{groupOf(user)}},
+		"group, beside a key": {groups: []string{groupOf(user)}, keys: []uuid.UUID{cacheID(3)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCache(100)
+			owners := []uuid.UUID{user, other, ServerOwner}
+			rememberAll := func() {
+				for n := range uint64(90) {
+					rememberOf(c, cacheID(n), owners[n%3])
+				}
 			}
-		}
-		wantConsistent(t, c)
+			wantUser := func(when string, want bool) {
+				t.Helper()
+				for n := range uint64(90) {
+					id := cacheID(n)
+					if got := c.get(digitsOf(id)) != nil; got != (want || owners[n%3] != user) {
+						t.Errorf("%s: key %d of %s is remembered: %t", when, n, owners[n%3], got)
+					}
+				}
+				wantConsistent(t, c)
+			}
+			rememberAll()
+			c.hold(drop)
+			wantUser("after the hold", false)
+			rememberAll()
+			wantUser("during it", false)
+			c.release(drop)
+			wantUser("after it", false)
+			rememberAll()
+			wantUser("after that", true)
+			if n := len(c.revoked.holds) + len(c.revoked.groupHolds); n != 0 {
+				t.Errorf("%d holds are left", n)
+			}
+		})
 	}
-	rememberAll()
-	drop := staleLogins{users: []uuid.UUID{user}}
-	c.hold(drop)
-	wantUser("after the hold", false)
-	rememberAll()
-	wantUser("during it", false)
-	c.release(drop)
-	wantUser("after it", false)
-	rememberAll()
-	wantUser("after that", true)
 }
 
 func TestADropForgetsNoOtherKey(t *testing.T) {

@@ -24,10 +24,10 @@
 // error, nothing of the change can be seen. Only [ErrCommitUnknown] leaves open whether the change
 // happened.
 //
-// A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser] or
-// [Store.DeleteUser] has returned does not succeed. A login that begins after [Store.SetExpiry],
-// [Store.SetScopes], [Store.SetNetworks] or [Store.SetMetadata] has returned is judged by the new
-// value.
+// A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser],
+// [Store.DeleteUser] or [Store.DisableGroup] has returned does not succeed. A login that begins
+// after [Store.SetExpiry], [Store.SetScopes], [Store.SetNetworks], [Store.SetMetadata],
+// [Store.SetKeyGroup] or [Store.SetUserGroup] has returned is judged by the new value.
 //
 // A token is never stored. The store keeps an argon2id hash of the token's secret, and never shows
 // the hash. A token that this store did not make is refused without reading the disk.
@@ -41,7 +41,7 @@
 //     request in the first, then hash, and insert the keys in the second.
 //   - [Store.Login] is none if the cache knows the key. Otherwise it is up to three reads, or more
 //     if the key changes meanwhile.
-//   - [Store.Users] is one for every 256 users.
+//   - [Store.Users] and [Store.Groups] are one for every 256 users or groups.
 //   - [Store.MintKey], [Store.MintKeys], [Store.HashPassword] and [Store.CheckPassword] are none.
 //
 // Hashing is slow, so it never happens inside a transaction: [Store.MintKey] hashes before the

@@ -26,7 +26,7 @@ var (
 	// [Store.EnableUser] lets the user's keys log in again.
 	ErrUserDisabled = errors.New("user is disabled")
 	// ErrGroupDisabled means that the token is good, but the group of its key, or of the user that
-	// owns the key, is disabled.
+	// owns the key, is disabled. [Store.EnableGroup] lets the keys of the group log in again.
 	ErrGroupDisabled = errors.New("group is disabled")
 	// ErrNetworkNotAllowed means that the token is good, but its key has networks, and the caller's
 	// address is in none of them or unknown. [Store.LoginFrom] takes the address, and

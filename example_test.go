@@ -386,6 +386,36 @@ func ExampleStore_DeleteKey() {
 }
 
 // Update makes a user and the first key together, or neither of them.
+func ExampleStore_DisableGroup() {
+	ctx := context.Background()
+	store, done := openExample()
+	defer done()
+	user := ada(store)
+	if err := store.SetUserGroup(ctx, user.ID, "acme"); err != nil {
+		log.Fatal(err)
+	}
+	_, token, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "laptop"})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// The tenant has not paid.
+	if err := store.DisableGroup(ctx, "acme"); err != nil {
+		log.Fatal(err)
+	}
+	_, err = store.Login(ctx, token)
+	fmt.Println(errors.Is(err, latchkey.ErrGroupDisabled))
+
+	if err := store.EnableGroup(ctx, "acme"); err != nil {
+		log.Fatal(err)
+	}
+	who, err := store.Login(ctx, token)
+	fmt.Println(who.Group, err)
+	// Output:
+	// true
+	// acme <nil>
+}
+
 func ExampleStore_Update() {
 	store, done := openExample()
 	defer done()

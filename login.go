@@ -25,6 +25,8 @@ type Principal struct {
 	ServerKey bool      `json:"server_key"` // no user owns the key
 	// Identity is the first identity of the user, for log lines. A server key has none.
 	Identity Identity `json:"identity,omitzero"`
+	// Group is the group of the user or of the server key, or "".
+	Group string `json:"group,omitempty"`
 	// Scopes are the permissions of the key.
 	Scopes Scopes `json:"scopes,omitzero"`
 	// Expires is when the key stops logging in. The zero time means never.
@@ -41,17 +43,17 @@ func (p Principal) Metadata(name string) string { return p.metadata.get(name) }
 // this domain did not make takes less. Only the first login of a key takes an argon2 hash. Login
 // waits for that hash, as long as ctx lasts.
 //
-// A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser] or
-// [Store.DeleteUser] has returned does not succeed. A login that begins after [Store.SetExpiry],
-// [Store.SetScopes], [Store.SetNetworks] or [Store.SetMetadata] has returned is judged by the new
-// value.
+// A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser],
+// [Store.DeleteUser] or [Store.DisableGroup] has returned does not succeed. A login that begins
+// after [Store.SetExpiry], [Store.SetScopes], [Store.SetNetworks], [Store.SetMetadata],
+// [Store.SetKeyGroup] or [Store.SetUserGroup] has returned is judged by the new value.
 //
 // Login returns [ErrInvalidToken] for every string that is not a good token, without telling why.
 // To a caller that has proven the secret, it returns the first of [ErrKeyDisabled],
-// [ErrKeyExpired], [ErrUserDisabled] and [ErrNetworkNotAllowed] that applies. The last one means
-// that the key has networks, so that the caller's address decides: see [Store.LoginFrom]. The other
-// errors say nothing about the token: [ErrBusy], [ErrClosed], [ErrFileChanged], [ErrCorrupt],
-// [ErrNewerFormat], [ErrCostTooHigh], and ctx's error.
+// [ErrKeyExpired], [ErrUserDisabled], [ErrGroupDisabled] and [ErrNetworkNotAllowed] that applies.
+// The last one means that the key has networks, so that the caller's address decides: see
+// [Store.LoginFrom]. The other errors say nothing about the token: [ErrBusy], [ErrClosed],
+// [ErrFileChanged], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], and ctx's error.
 func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	return s.login(ctx, token, netip.Addr{})
 }
@@ -90,12 +92,12 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 type answer struct {
 	principal Principal
 
-	disabled     error // the refusal if the key is disabled; else nil
-	expires      int64 // Unix seconds; 0 means never
-	expired      error // the refusal from then on
-	userDisabled error // the refusal if the user is disabled; else nil
-	networks     []netip.Prefix
-	elsewhere    error // the refusal of callers outside the networks; nil without networks
+	disabled  error // the refusal if the key is disabled; else nil
+	expires   int64 // Unix seconds; 0 means never
+	expired   error // the refusal from then on
+	blocked   error // the refusal if the user or the group is disabled; else nil
+	networks  []netip.Prefix
+	elsewhere error // the refusal of callers outside the networks; nil without networks
 }
 
 // refusal returns the reason why a login from an address is refused, or nil.
@@ -105,8 +107,8 @@ func (a *answer) refusal(clock func() time.Time, from netip.Addr) error {
 		return a.disabled
 	case a.expires != 0 && clock().Unix() >= a.expires:
 		return a.expired
-	case a.userDisabled != nil:
-		return a.userDisabled
+	case a.blocked != nil:
+		return a.blocked
 	case a.elsewhere != nil && !inNetworks(a.networks, from):
 		return a.elsewhere
 	}
@@ -223,23 +225,34 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 		a.networks, a.elsewhere = k.Networks.Value, loginError(k.ID, ErrNetworkNotAllowed)
 	}
 	if k.Owner == ServerOwner {
-		return a, nil
-	}
-	a.principal.UserID = k.Owner
-	u, err := tx.getUser(k.Owner)
-	if err != nil {
+		a.principal.Group = k.Groups.Now()
+	} else if err := tx.lookUpUser(k, a); err != nil {
 		return nil, err
 	}
-	if u == nil {
-		return nil, tx.errNoOwner(k)
+	g, err := tx.Group(a.principal.Group)
+	if err == nil && g.Disabled && a.blocked == nil {
+		a.blocked = loginError(k.ID, ErrGroupDisabled)
 	}
+	return a, err
+}
+
+// lookUpUser adds to an answer what depends on the user that owns a key.
+func (tx *Tx) lookUpUser(k *record.Key, a *answer) error {
+	u, err := tx.getUser(k.Owner)
+	if err != nil {
+		return err
+	}
+	if u == nil {
+		return tx.errNoOwner(k)
+	}
+	a.principal.UserID, a.principal.Group = k.Owner, u.Groups.Now()
 	if linked := u.Linked(); len(linked) > 0 {
 		a.principal.Identity = identityOf(linked[0])
 	}
 	if u.Flag.IsDisabled() {
-		a.userDisabled = loginError(k.ID, ErrUserDisabled)
+		a.blocked = loginError(k.ID, ErrUserDisabled)
 	}
-	return a, nil
+	return nil
 }
 
 // errNoOwner returns the error for a key whose user does not exist. In a store that has or had

@@ -20,6 +20,20 @@ var revocations = []struct {
 	{"DeleteKey", func(ctx context.Context, s *Store, owner, id uuid.UUID) error { return s.DeleteKey(ctx, owner, id) }, ErrInvalidToken},
 	{"DisableUser", func(ctx context.Context, s *Store, owner, _ uuid.UUID) error { return s.DisableUser(ctx, owner) }, ErrUserDisabled},
 	{"DeleteUser", func(ctx context.Context, s *Store, owner, _ uuid.UUID) error { return s.DeleteUser(ctx, owner) }, ErrInvalidToken},
+	{"DisableGroup", func(ctx context.Context, s *Store, _, _ uuid.UUID) error { return s.DisableGroup(ctx, "acme") }, ErrGroupDisabled},
+	{"SetUserGroup", func(ctx context.Context, s *Store, owner, _ uuid.UUID) error {
+		return s.SetUserGroup(ctx, owner, "umbrella")
+	}, ErrGroupDisabled},
+}
+
+// addHolder makes a user in the group acme, with a key. It disables the group umbrella.
+func addHolder(t testing.TB, s *Store) (user User, key Key, token string) {
+	t.Helper()
+	user, err := s.CreateUser(t.Context(), UserSpec{Identity: email("ada"), Group: "acme"})
+	must(t, err)
+	must(t, s.DisableGroup(t.Context(), "umbrella"))
+	key, token = addKey(t, s, user.ID, "laptop")
+	return user, key, token
 }
 
 func TestAKeyRevokedDuringTheHashIsRefused(t *testing.T) {
@@ -27,8 +41,7 @@ func TestAKeyRevokedDuringTheHashIsRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := open(t, nil)
-				user := addUser(t, s, "ada")
-				key, token := addKey(t, s, user.ID, "laptop")
+				user, key, token := addHolder(t, s)
 
 				call, _ := s.flight.join(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
 				s.flight.begin(call)
@@ -50,17 +63,19 @@ func TestAKeyRevokedDuringTheHashIsRefused(t *testing.T) {
 	}
 }
 
-func TestAKeyThatTheIndexHasLostIsRevokedWithItsUser(t *testing.T) {
+func TestAKeyThatTheIndexesHaveLostIsRevokedWithItsUserOrGroup(t *testing.T) {
 	for _, tt := range revocations[2:] {
 		for _, cached := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/cached=%t", tt.name, cached), func(t *testing.T) {
 				s := open(t, nil)
-				user := addUser(t, s, "ada")
-				key, token := addKey(t, s, user.ID, "laptop")
+				user, key, token := addHolder(t, s)
 				if cached {
 					wantLogin(t, s, token, key.ID)
 				}
 				must(t, s.Update(t.Context(), func(tx *Tx) error {
+					if err := tx.deleteMember("acme", user.ID); err != nil {
+						return err
+					}
 					return tx.etx.Delete(tableNames, nameIndexKey(user.ID, "laptop", key.ID))
 				}))
 				must(t, tt.revoke(t.Context(), s, user.ID, key.ID))

@@ -67,6 +67,17 @@ func decodeRecord[T any](table string, id uuid.UUID, sealed []byte, decode func(
 	return &r, nil
 }
 
+// decodeEntry decodes an entry of a table whose keys are IDs.
+//
+// It returns ErrCorrupt or ErrNewerFormat.
+func decodeEntry[T any](table string, e Entry, decode func(uuid.UUID, []byte) (T, error)) (*T, error) {
+	id, err := decodeUUID(e.Key)
+	if err != nil {
+		return nil, err
+	}
+	return decodeRecord(table, id, e.Value, decode)
+}
+
 // getRecord returns the record that a table has under an ID, or nil if there is none.
 func getRecord[T any](tx *Tx, table string, id uuid.UUID, decode func(uuid.UUID, []byte) (T, error)) (*T, error) {
 	sealed, err := tx.etx.Get(table, id[:])

@@ -18,7 +18,7 @@ type Stats struct {
 	Malformed uint64 // logins refused because the string is not in the form of a token
 	Forged    uint64 // logins refused because this domain did not make the token
 	Unknown   uint64 // logins refused because the key is gone or has another secret
-	Refused   uint64 // logins refused because the key is disabled or expired, or its user disabled
+	Refused   uint64 // logins refused because something is disabled or expired
 	Busy      uint64 // logins and passwords refused with [ErrBusy]
 
 	CacheSize int           // the number of keys in the cache now

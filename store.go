@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -374,6 +375,48 @@ func write[T any](ctx context.Context, s *Store, fn func(tx *Tx) (T, error)) (va
 		return err
 	})
 	return orZero(value, err)
+}
+
+// pageSize is how many elements inPages reads in one transaction. It is small, because a bbolt file
+// cannot outgrow its map during the transaction.
+const pageSize = 256
+
+// inPages yields what list yields after a cursor. Each page is read in a transaction of its own,
+// and no transaction is open while the body of the loop runs. cursor returns the cursor behind an
+// element. An error names what is listed, and the cursor.
+func inPages[T, C any](
+	ctx context.Context, s *Store, what string, after C, list func(tx *Tx, after C) iter.Seq2[T, error], cursor func(T) C,
+) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		after := after // a second loop begins where the first one did
+		for {
+			page := make([]T, 0, pageSize)
+			err := s.View(ctx, func(tx *Tx) error {
+				for element, err := range list(tx, after) {
+					if err != nil {
+						return err
+					}
+					if page = append(page, element); len(page) == pageSize {
+						break
+					}
+				}
+				return nil
+			})
+			for _, element := range page {
+				after = cursor(element)
+				if !yield(element, nil) {
+					return
+				}
+			}
+			if err != nil {
+				yield(*new(T), wrapf(err, "%s after %v", what, after))
+				return
+			}
+			if len(page) < pageSize {
+				return
+			}
+		}
+	}
 }
 
 func orZero[T any](value T, err error) (T, error) {

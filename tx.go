@@ -96,3 +96,6 @@ func (tx *Tx) forgetKey(id uuid.UUID) { tx.stale.keys = append(tx.stale.keys, id
 
 // forgetUser makes the cache forget all keys of the user before the transaction commits.
 func (tx *Tx) forgetUser(id uuid.UUID) { tx.stale.users = append(tx.stale.users, id) }
+
+// forgetGroup makes the cache forget all keys in the group before the transaction commits.
+func (tx *Tx) forgetGroup(name string) { tx.stale.groups = append(tx.stale.groups, name) }

@@ -277,10 +277,6 @@ func (tx *Tx) UserByIdentity(i Identity) (User, error) {
 	return user, err
 }
 
-// usersPageSize is how many users [Store.Users] reads in one transaction. It is small, because a
-// bbolt file cannot outgrow its map during the transaction.
-const usersPageSize = 256
-
 // Users yields all users with an ID greater than after, in the order of their IDs. [uuid.Nil] is
 // the beginning. To continue later, pass the ID of the last user that was yielded. No transaction
 // is open while the body of the loop runs, so the body may call the store. A user that is made or
@@ -288,44 +284,7 @@ const usersPageSize = 256
 //
 // An error, one of [Store.View], is yielded once, as the last element.
 func (s *Store) Users(ctx context.Context, after uuid.UUID) iter.Seq2[User, error] {
-	return func(yield func(User, error) bool) {
-		after := after // a second loop begins where the first one did
-		for {
-			page, err := s.usersPage(ctx, after)
-			for _, user := range page {
-				after = user.ID
-				if !yield(user, nil) {
-					return
-				}
-			}
-			if err != nil {
-				yield(User{}, wrapf(err, "users after %s", after))
-				return
-			}
-			if len(page) < usersPageSize {
-				return
-			}
-		}
-	}
-}
-
-// usersPage returns the next users after an ID, in the order of their IDs, and at most
-// usersPageSize of them. Beside an error it returns the users that come before the error.
-func (s *Store) usersPage(ctx context.Context, after uuid.UUID) (page []User, err error) {
-	page = make([]User, 0, usersPageSize)
-	err = s.View(ctx, func(tx *Tx) error {
-		for user, err := range tx.Users(after) {
-			if err != nil {
-				return err
-			}
-			page = append(page, user)
-			if len(page) == usersPageSize {
-				break
-			}
-		}
-		return nil
-	})
-	return page, err
+	return inPages(ctx, s, "users", after, (*Tx).Users, func(u User) uuid.UUID { return u.ID })
 }
 
 // Users is [Store.Users] in a transaction. The loop sees changes that the transaction makes to
@@ -335,7 +294,7 @@ func (tx *Tx) Users(after uuid.UUID) iter.Seq2[User, error] {
 		for e, err := range tx.etx.Scan(tableUsers, append(after[:], 0), nil) {
 			var u *record.User
 			if err == nil {
-				u, err = decodeUserEntry(e)
+				u, err = decodeEntry(tableUsers, e, record.DecodeUser)
 			}
 			if err != nil {
 				yield(User{}, err)
@@ -346,15 +305,6 @@ func (tx *Tx) Users(after uuid.UUID) iter.Seq2[User, error] {
 			}
 		}
 	}
-}
-
-// decodeUserEntry decodes an entry in the table of users.
-func decodeUserEntry(e Entry) (*record.User, error) {
-	id, err := decodeUUID(e.Key)
-	if err != nil {
-		return nil, err
-	}
-	return decodeRecord(tableUsers, id, e.Value, record.DecodeUser)
 }
 
 // LinkIdentity gives a user another identity. If the identity is this user's already, nothing

@@ -615,7 +615,7 @@ func TestTheRecordsOfADeletedUserHaveNothingPersonal(t *testing.T) {
 }
 
 // tables are the names of the tables of a store.
-var tables = []string{"meta", "users", "identities", "keys", "names", "changes"}
+var tables = []string{"meta", "users", "identities", "keys", "names", "groups", "members", "deadusers", "deadkeys", "hashes"}
 
 // engineHolds reports whether a key or value of a table has text in it.
 func engineHolds(t *testing.T, e latchkey.Engine, text string) (found bool) {

@@ -260,6 +260,7 @@ var storeErrors = []struct{ err, reply error }{
 	{latchkey.ErrKeyDisabled, errAPIKey},
 	{latchkey.ErrKeyExpired, errAPIKey},
 	{latchkey.ErrUserDisabled, errUserDisabled},
+	{latchkey.ErrGroupDisabled, errAPIKey},
 	{latchkey.ErrIdentityTaken, errLinkTaken},
 	{latchkey.ErrInvalidIdentity, errIdentity},
 	{latchkey.ErrTooManyIdentities, errTooManyLinks},

@@ -2,6 +2,7 @@ package appservices_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"path/filepath"
 	"testing"
@@ -85,6 +86,13 @@ func TestASessionEndsWithTheKeyThatOpenedIt(t *testing.T) {
 			return s.EnableKey(ctx, k.Owner, k.ID)
 		},
 		"deleted": func(s *latchkey.Store, k latchkey.Key) error { return s.DeleteKey(ctx, k.Owner, k.ID) },
+		"in a disabled group": func(s *latchkey.Store, k latchkey.Key) error {
+			set := func() error { return s.SetUserGroup(ctx, k.Owner, "acme") }
+			if k.Owner == latchkey.ServerOwner {
+				set = func() error { return s.SetKeyGroup(ctx, k.ID, "acme") }
+			}
+			return errors.Join(set(), s.DisableGroup(ctx, "acme"))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDouble(t, &appservices.Options{CustomFunction: byName})

@@ -358,6 +358,16 @@ func (c *call) holderIn(tx *latchkey.Tx, s *session, typ string, goesOn bool) (*
 		return nil, err
 	case key.Disabled, key.Disablings != s.KeyDisablings:
 		return nil, because(revoked, "the key that opened the session was disabled")
+	}
+	group := key.Group
+	if p.user.ID != uuid.Nil {
+		group = p.user.Group
+	}
+	switch g, err := tx.Group(group); {
+	case err != nil:
+		return nil, err
+	case g.Disabled:
+		return nil, because(revoked, "the group of the key that opened the session is disabled")
 	case !key.Expires.IsZero() && !c.app.store.Now().Before(key.Expires):
 		return nil, because(revoked, "the key that opened the session has expired")
 	}

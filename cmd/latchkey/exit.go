@@ -68,6 +68,7 @@ var outcomes = []struct {
 	{latchkey.ErrKeyDisabled, exitRefused, "latchkey key enable restores it"},
 	{latchkey.ErrKeyExpired, exitRefused, "create another key, or set a later date with latchkey key set --expires"},
 	{latchkey.ErrUserDisabled, exitRefused, "latchkey user enable restores it"},
+	{latchkey.ErrGroupDisabled, exitRefused, "latchkey group enable restores it"},
 	{latchkey.ErrNetworkNotAllowed, exitRefused, "give the caller's address with --from; latchkey key set --networks changes the networks"},
 
 	{latchkey.ErrInvalidName, exitUsage, "choose another name"},
