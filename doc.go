@@ -41,7 +41,8 @@
 //     request in the first, then hash, and insert the keys in the second.
 //   - [Store.Login] is none if the cache knows the key. Otherwise it is up to three reads, or more
 //     if the key changes meanwhile.
-//   - [Store.Users] and [Store.Groups] are one for every 256 users or groups.
+//   - [Store.Users] and [Store.Groups] are one for every 256 of these, and [Store.AllKeys] is one
+//     more than one for every 256 keys that it reads.
 //   - [Store.MintKey], [Store.MintKeys], [Store.HashPassword] and [Store.CheckPassword] are none.
 //
 // Hashing is slow, so it never happens inside a transaction: [Store.MintKey] hashes before the

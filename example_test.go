@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/latchkeydb/latchkey"
 )
 
@@ -480,6 +482,29 @@ func ExampleStore_Users() {
 		fmt.Println(user.Identities[0].Subject)
 	}
 	// Output: ada@example.com
+}
+
+func ExampleStore_AllKeys() {
+	ctx := context.Background()
+	store, done := openExample()
+	defer done()
+	user := ada(store)
+	soon := time.Now().Add(24 * time.Hour)
+	if _, _, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "laptop", Expires: soon}); err != nil {
+		log.Fatal(err)
+	}
+	if _, _, err := store.CreateServerKey(ctx, latchkey.KeySpec{Name: "backup-job"}); err != nil {
+		log.Fatal(err)
+	}
+
+	expiring := latchkey.KeyFilter{State: latchkey.KeyEnabled, ExpiringBefore: time.Now().Add(7 * 24 * time.Hour)}
+	for key, err := range store.AllKeys(ctx, expiring, uuid.Nil) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(key.Name, key.Owner == user.ID)
+	}
+	// Output: laptop true
 }
 
 func ExampleStore_Check() {

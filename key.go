@@ -1,7 +1,6 @@
 package latchkey
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -688,7 +687,7 @@ func (tx *Tx) Keys(owner uuid.UUID) ([]Key, error) {
 		records = append(records, k)
 	}
 	slices.SortFunc(records, func(a, b *record.Key) int {
-		return cmp.Or(a.Created.Compare(b.Created), bytes.Compare(a.ID[:], b.ID[:]))
+		return cmp.Or(a.Created.Compare(b.Created), compareIDs(a.ID, b.ID))
 	})
 	keys := make([]Key, len(records))
 	for i, k := range records {

@@ -1,7 +1,6 @@
 package latchkey
 
 import (
-	"bytes"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -10,8 +9,6 @@ import (
 
 	"github.com/google/uuid"
 )
-
-func compareIDs(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }
 
 func TestTheIDsOfOneBatchAreInOrder(t *testing.T) {
 	for name, step := range map[string]int64{"one millisecond": 0, "many milliseconds": 1} {

@@ -538,6 +538,6 @@ func sortedIDs[T any](m map[uuid.UUID]T) []uuid.UUID {
 	for id := range m {
 		ids = append(ids, id)
 	}
-	slices.SortFunc(ids, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
+	slices.SortFunc(ids, compareIDs)
 	return ids
 }

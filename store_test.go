@@ -154,6 +154,22 @@ var storeCalls = map[string]storeCall{
 	"DeleteKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
 		return s.DeleteKey(ctx, h.user, h.key.ID)
 	}},
+	"KeyByID": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, err := s.KeyByID(ctx, h.key.ID)
+		return err
+	}},
+	"AllKeys": {false, func(ctx context.Context, s *latchkey.Store, h household) (last error) {
+		for _, err := range s.AllKeys(ctx, latchkey.KeyFilter{Owner: h.user}, uuid.Nil) {
+			last = err
+		}
+		return last
+	}},
+	"ExpiringBefore": {false, func(ctx context.Context, s *latchkey.Store, _ household) (last error) {
+		for _, err := range s.ExpiringBefore(ctx, time.Now()) {
+			last = err
+		}
+		return last
+	}},
 	"Group": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
 		_, err := s.Group(ctx, "home")
 		return err
@@ -278,7 +294,20 @@ var txCalls = map[string]txCall{
 	"EnableKey":  {true, func(tx *latchkey.Tx, h household) error { return tx.EnableKey(h.user, h.spare.ID) }},
 	"DisableKey": {true, func(tx *latchkey.Tx, h household) error { return tx.DisableKey(h.user, h.key.ID) }},
 	"DeleteKey":  {true, func(tx *latchkey.Tx, h household) error { return tx.DeleteKey(h.user, h.key.ID) }},
-	"Group":      {false, func(tx *latchkey.Tx, _ household) error { _, err := tx.Group("home"); return err }},
+	"KeyByID":    {false, func(tx *latchkey.Tx, h household) error { _, err := tx.KeyByID(h.key.ID); return err }},
+	"AllKeys": {false, func(tx *latchkey.Tx, h household) (last error) {
+		for _, err := range tx.AllKeys(latchkey.KeyFilter{Owner: h.user}, uuid.Nil) {
+			last = err
+		}
+		return last
+	}},
+	"ExpiringBefore": {false, func(tx *latchkey.Tx, _ household) (last error) {
+		for _, err := range tx.ExpiringBefore(time.Now()) {
+			last = err
+		}
+		return last
+	}},
+	"Group": {false, func(tx *latchkey.Tx, _ household) error { _, err := tx.Group("home"); return err }},
 	"Groups": {false, func(tx *latchkey.Tx, _ household) (last error) {
 		for _, err := range tx.Groups("") {
 			last = err
