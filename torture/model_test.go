@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,6 +85,8 @@ type step struct {
 	identity latchkey.Identity
 	name     string
 	expires  time.Duration // from now; 0 for never
+	carried  int           // of a setter: which of scopeLists, networkLists or metadataLists
+	from     string        // of Login: an address, or "" for Login without one
 	requests []step        // of CreateKeys: user, name, expires
 	inside   []step        // of Update and View
 	ending   string        // of Update
@@ -143,6 +146,16 @@ func (s step) text(n counts) string {
 		text += " " + key
 	case "RenameKey":
 		text += fmt.Sprintf(" %s, to %s", key, quoted(s.name))
+	case "SetExpiry":
+		text += fmt.Sprintf(" of %s, to %s from now", key, s.expires)
+	case "SetScopes":
+		text += fmt.Sprintf(" of %s, to %q", key, scopeLists[s.carried])
+	case "SetNetworks":
+		text += fmt.Sprintf(" of %s, to %s", key, networkLists[s.carried].name)
+	case "SetMetadata":
+		text += fmt.Sprintf(" of %s, to %q", key, metadataLists[s.carried])
+	case "SetUserMetadata":
+		text += fmt.Sprintf(" of %s, to %q", user, metadataLists[s.carried])
 	case "CreateKey":
 		text += " " + made
 	case "InsertKey":
@@ -152,7 +165,7 @@ func (s step) text(n counts) string {
 			text += ", " + r.text(n)
 		}
 	case "Login":
-		text += fmt.Sprintf(" with token %d", s.token.index(n.tokens))
+		text += fmt.Sprintf(" with token %d from %q", s.token.index(n.tokens), s.from)
 		if s.spoil != "" {
 			text += ", " + s.spoil
 		}
@@ -183,7 +196,8 @@ func words(weights ...any) (list []string) {
 
 var (
 	changes = words("CreateUser", 5, "LinkIdentity", 3, "UnlinkIdentity", 3, "DisableUser", 2, "EnableUser", 2, "DeleteUser", 1,
-		"RenameKey", 3, "DisableKey", 3, "EnableKey", 3, "DeleteKey", 1)
+		"RenameKey", 3, "DisableKey", 3, "EnableKey", 3, "DeleteKey", 1,
+		"SetExpiry", 4, "SetScopes", 1, "SetNetworks", 3, "SetMetadata", 1, "SetUserMetadata", 1)
 	readings = words("User", 1, "UserByIdentity", 1, "Users", 1, "Key", 1, "Keys", 2)
 
 	insideSteps = slices.Concat(changes, readings, words("InsertKey", 6))
@@ -210,12 +224,43 @@ var (
 	// UnlinkIdentity can also mean the identity that an anonymous user was made with.
 	unlinked = append(slices.Repeat([]latchkey.Identity{{Provider: latchkey.ProviderAnonymous, Subject: self}}, 6), identities...)
 
+	scopeLists = [][]string{nil, {"files:read"}, {"files:*", "mail:read"}, {"*"}, {"files:read", "with a blank"}}
+
+	// The address 203.0.113.7 is in none of the networks.
+	addresses    = []string{"", "192.0.2.7", "192.0.2.7", "::ffff:192.0.2.7", "2001:db8::7%eth0", "203.0.113.7"}
+	networkLists = []networkList{
+		{name: "none", from: addresses},
+		{name: "home", texts: "192.0.2.0/24", from: []string{"192.0.2.7", "::ffff:192.0.2.7"}},
+		{name: "home, as it may be given", texts: "::ffff:192.0.2.99/120", from: []string{"192.0.2.7", "::ffff:192.0.2.7"}},
+		{name: "home and away", texts: "198.51.100.0/24 2001:db8::/32 192.0.2.0/24", from: addresses[1:5]},
+		{name: "away", texts: "2001:db8::/32", from: []string{"2001:db8::7%eth0"}},
+		{name: "too many", texts: strings.Repeat("192.0.2.0/24 ", 17), invalid: true},
+		{name: "IPv4 and more", texts: "::ffff:0:0/95", invalid: true},
+	}
+
+	metadataLists = []map[string]string{nil, {"room": "4"}, {"room": "5", "shift": "night"}, {"": "no name"}}
+
 	// Most refs stand for something new, and few for something that does not exist.
 	refs = []ref{0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, refServer, refServer, refNil, refStranger}
 
 	durations = []time.Duration{0, 0, 0, 0, 0, time.Hour, time.Hour, 1500 * time.Millisecond, 600 * time.Millisecond, -time.Second}
 	shifts    = []time.Duration{time.Millisecond, 700 * time.Millisecond, 2 * time.Second, time.Hour, -time.Hour}
 )
+
+// networkList has networks of a key, and the addresses that a key with these networks logs in from.
+type networkList struct {
+	name    string
+	texts   string // the networks
+	from    []string
+	invalid bool
+}
+
+func (l networkList) networks() (networks []netip.Prefix) {
+	for _, text := range strings.Fields(l.texts) {
+		networks = append(networks, netip.MustParsePrefix(text))
+	}
+	return networks
+}
 
 // program is drawn as one value. If it fails, rapid shrinks it to a short one and prints it.
 type program []step
@@ -238,8 +283,11 @@ func drawStep(t *rapid.T, kinds []string) step {
 		s.user, s.identity = evenly(t, refs), evenly(t, identities)
 	case "UnlinkIdentity":
 		s.user, s.identity = evenly(t, refs), evenly(t, unlinked)
-	case "User", "Users", "DisableUser", "EnableUser", "DeleteUser", "Keys":
+	case "User", "Users", "DisableUser", "EnableUser", "DeleteUser", "Keys", "SetUserMetadata":
 		s.user = evenly(t, refs)
+		if s.do == "SetUserMetadata" {
+			s.carried = rapid.IntRange(0, len(metadataLists)-1).Draw(t, "metadata")
+		}
 	case "CreateKey", "InsertKey":
 		s.user, s.name, s.expires = evenly(t, refs), evenly(t, names), evenly(t, durations)
 		if s.do == "InsertKey" {
@@ -249,16 +297,25 @@ func drawStep(t *rapid.T, kinds []string) step {
 		for range evenly(t, []int{2, 1, 3, 0}) {
 			s.requests = append(s.requests, drawStep(t, []string{"CreateKey"}))
 		}
-	case "Key", "RenameKey", "DisableKey", "EnableKey", "DeleteKey":
+	case "Key", "RenameKey", "DisableKey", "EnableKey", "DeleteKey", "SetExpiry", "SetScopes", "SetNetworks", "SetMetadata":
 		s.key = evenly(t, refs)
 		if s.byOwner = evenly(t, []bool{true, true, true, true, true, false}); !s.byOwner {
 			s.user = evenly(t, refs)
 		}
-		if s.do == "RenameKey" {
+		switch s.do {
+		case "RenameKey":
 			s.name = evenly(t, names)
+		case "SetExpiry":
+			s.expires = evenly(t, durations)
+		case "SetScopes":
+			s.carried = rapid.IntRange(0, len(scopeLists)-1).Draw(t, "scopes")
+		case "SetNetworks":
+			s.carried = rapid.IntRange(0, len(networkLists)-1).Draw(t, "networks")
+		case "SetMetadata":
+			s.carried = rapid.IntRange(0, len(metadataLists)-1).Draw(t, "metadata")
 		}
 	case "Login":
-		s.token, s.spoil = evenly(t, refs), evenly(t, spoils)
+		s.token, s.spoil, s.from = evenly(t, refs), evenly(t, spoils), evenly(t, addresses)
 		if s.spoil == "another character" {
 			s.at = rapid.IntRange(0, 200).Draw(t, "at")
 		}
@@ -318,20 +375,37 @@ func line(what, answer string) string { return what + " → " + answer }
 
 // The form of users and keys in a history.
 
-func userText(name string, identities []latchkey.Identity, created time.Time, disabled bool) string {
+func userText(name string, identities []latchkey.Identity, metadata map[string]string, created time.Time, disabled bool) string {
 	text := name
 	for _, i := range identities {
 		text += " " + identityText(i)
 	}
+	if len(metadata) > 0 {
+		text += fmt.Sprintf(" with %q", metadata)
+	}
 	return text + " made " + created.Format(time.RFC3339Nano) + disabledText(disabled)
 }
 
-func keyText(name, owner, keyName string, created, expires time.Time, disabled bool) string {
+// carriedText describes what a key carries.
+func carriedText(scopes latchkey.Scopes, networks []netip.Prefix, metadata map[string]string) (text string) {
+	if !scopes.IsZero() {
+		text += fmt.Sprintf(" permitting %q", scopes)
+	}
+	if len(networks) > 0 {
+		text += fmt.Sprintf(" from %s", networks)
+	}
+	if len(metadata) > 0 {
+		text += fmt.Sprintf(" with %q", metadata)
+	}
+	return text
+}
+
+func keyText(name, owner, keyName, carried string, created, expires time.Time, disabled bool) string {
 	text := fmt.Sprintf("%s of %s %s made %s", name, owner, quoted(keyName), created.Format(time.RFC3339Nano))
 	if !expires.IsZero() {
 		text += " until " + expires.Format(time.RFC3339Nano)
 	}
-	return text + disabledText(disabled)
+	return text + carried + disabledText(disabled)
 }
 
 func identityText(i latchkey.Identity) string { return string(i.Provider) + ":" + quoted(i.Subject) }
@@ -344,8 +418,8 @@ func quoted(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-func principalText(key, keyName, user string, server bool) string {
-	return fmt.Sprintf("%s %s of %s, server %t", key, quoted(keyName), user, server)
+func principalText(key, keyName, user, identity string, scopes latchkey.Scopes, room string, expires time.Time) string {
+	return fmt.Sprintf("%s %s of %s (%s), permitting %q, in room %s, until %s", key, quoted(keyName), user, identity, scopes, room, expires.Format(time.RFC3339))
 }
 
 func disabledText(disabled bool) string {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -203,9 +204,15 @@ func (p *player) login(s step) string {
 	}
 	token = spoiled(token, s.spoil, s.at)
 	who, err := p.store.Login(context.Background(), token)
+	if s.from != "" {
+		who, err = p.store.LoginFrom(context.Background(), token, netip.MustParseAddr(s.from))
+	}
 	switch {
+	case err == nil && who.ServerKey != (who.UserID == uuid.Nil):
+		return fmt.Sprintf("a principal that contradicts itself: %+v", who)
 	case err == nil:
-		return principalText(p.keyName(who.KeyID), plainName(who.KeyName, who.KeyID), p.ownerName(who.UserID), who.ServerKey)
+		return principalText(p.keyName(who.KeyID), plainName(who.KeyName, who.KeyID), p.ownerName(who.UserID),
+			identityText(plainIdentity(who.Identity, who.UserID)), who.Scopes, who.Metadata("room"), who.Expires)
 	case who != latchkey.Principal{}:
 		return "a principal beside the error " + err.Error()
 	case token != "" && strings.Contains(err.Error(), token):
@@ -254,6 +261,11 @@ type calls interface {
 	Key(owner, id uuid.UUID) (latchkey.Key, error)
 	Keys(owner uuid.UUID) ([]latchkey.Key, error)
 	RenameKey(owner, id uuid.UUID, name string) error
+	SetExpiry(owner, id uuid.UUID, expires time.Time) error
+	SetScopes(owner, id uuid.UUID, scopes latchkey.Scopes) error
+	SetNetworks(owner, id uuid.UUID, networks []netip.Prefix) error
+	SetMetadata(owner, id uuid.UUID, metadata map[string]string) error
+	SetUserMetadata(user uuid.UUID, metadata map[string]string) error
 	DisableKey(owner, id uuid.UUID) error
 	EnableKey(owner, id uuid.UUID) error
 	DeleteKey(owner, id uuid.UUID) error
@@ -311,6 +323,16 @@ func (p *player) call(c calls, s step) string {
 		return p.listKeys(c, user)
 	case "RenameKey":
 		return outcome(c.RenameKey(owner, key, s.name))
+	case "SetExpiry":
+		return outcome(c.SetExpiry(owner, key, p.expiry(s)))
+	case "SetScopes":
+		return outcome(c.SetScopes(owner, key, latchkey.NewScopes(scopeLists[s.carried]...)))
+	case "SetNetworks":
+		return outcome(c.SetNetworks(owner, key, networkLists[s.carried].networks()))
+	case "SetMetadata":
+		return outcome(c.SetMetadata(owner, key, metadataLists[s.carried]))
+	case "SetUserMetadata":
+		return outcome(c.SetUserMetadata(user, metadataLists[s.carried]))
 	case "DisableKey":
 		return outcome(c.DisableKey(owner, key))
 	case "EnableKey":
@@ -444,15 +466,23 @@ func (p *player) keyName(id uuid.UUID) string {
 func (p *player) userText(u latchkey.User) string {
 	identities := slices.Clone(u.Identities)
 	for i := range identities {
-		if identities[i] == (latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: u.ID.String()}) {
-			identities[i].Subject = self
-		}
+		identities[i] = plainIdentity(identities[i], u.ID)
 	}
-	return userText(p.ownerName(u.ID), identities, u.Created, u.Disabled)
+	return userText(p.ownerName(u.ID), identities, u.Metadata, u.Created, u.Disabled)
+}
+
+// plainIdentity returns an identity as the rules know it. They do not know the ID in the identity
+// of a user that was made without a subject.
+func plainIdentity(i latchkey.Identity, user uuid.UUID) latchkey.Identity {
+	if i == (latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: user.String()}) {
+		i.Subject = self
+	}
+	return i
 }
 
 func (p *player) keyText(k latchkey.Key) string {
-	return keyText(p.keyName(k.ID), p.ownerName(k.Owner), plainName(k.Name, k.ID), k.Created, k.Expires, k.Disabled)
+	carried := carriedText(k.Scopes, k.Networks, k.Metadata)
+	return keyText(p.keyName(k.ID), p.ownerName(k.Owner), plainName(k.Name, k.ID), carried, k.Created, k.Expires, k.Disabled)
 }
 
 // plainName returns the name of a key as the rules know it. They do not know the digits of the
@@ -528,6 +558,26 @@ func (a alone) Keys(owner uuid.UUID) ([]latchkey.Key, error) {
 
 func (a alone) RenameKey(owner, id uuid.UUID, name string) error {
 	return a.s.RenameKey(context.Background(), owner, id, name)
+}
+
+func (a alone) SetExpiry(owner, id uuid.UUID, expires time.Time) error {
+	return a.s.SetExpiry(context.Background(), owner, id, expires)
+}
+
+func (a alone) SetScopes(owner, id uuid.UUID, scopes latchkey.Scopes) error {
+	return a.s.SetScopes(context.Background(), owner, id, scopes)
+}
+
+func (a alone) SetNetworks(owner, id uuid.UUID, networks []netip.Prefix) error {
+	return a.s.SetNetworks(context.Background(), owner, id, networks)
+}
+
+func (a alone) SetMetadata(owner, id uuid.UUID, metadata map[string]string) error {
+	return a.s.SetMetadata(context.Background(), owner, id, metadata)
+}
+
+func (a alone) SetUserMetadata(user uuid.UUID, metadata map[string]string) error {
+	return a.s.SetUserMetadata(context.Background(), user, metadata)
 }
 
 func (a alone) DisableKey(owner, id uuid.UUID) error {

@@ -28,6 +28,7 @@ type rules struct {
 
 type ruledUser struct {
 	identities []latchkey.Identity
+	metadata   int // in metadataLists
 	created    time.Time
 	disabled   bool
 	deleted    bool
@@ -40,6 +41,8 @@ type ruledKey struct {
 	expires  time.Time
 	disabled bool
 	deleted  bool
+
+	scopes, networks, metadata int // in scopeLists, networkLists, metadataLists
 }
 
 type ruledMint struct {
@@ -159,7 +162,7 @@ func (r *rules) call(s step) []string {
 		return r.linkIdentity(s)
 	case "UnlinkIdentity":
 		return r.unlinkIdentity(s)
-	case "DisableUser", "EnableUser", "DeleteUser", "User":
+	case "DisableUser", "EnableUser", "DeleteUser", "User", "SetUserMetadata":
 		return r.onUser(s)
 	case "UserByIdentity":
 		return r.userByIdentity(s)
@@ -171,7 +174,7 @@ func (r *rules) call(s step) []string {
 		r.mints = append(r.mints, ruledMint{created: r.now.Truncate(time.Millisecond), key: -1})
 		r.tokens = append(r.tokens, ruledToken{key: -1, mint: len(r.mints) - 1})
 		return []string{"ok"}
-	case "DisableKey", "EnableKey", "DeleteKey", "RenameKey", "Key":
+	case "DisableKey", "EnableKey", "DeleteKey", "RenameKey", "Key", "SetExpiry", "SetScopes", "SetNetworks", "SetMetadata":
 		return r.onKey(s)
 	case "Keys":
 		return r.listKeys(r.user(s.user))
@@ -280,6 +283,8 @@ func (r *rules) onUser(s step) []string {
 		return []string{r.userText(user)}
 	case "DisableUser", "EnableUser":
 		r.set(&u.disabled, s.do == "DisableUser")
+	case "SetUserMetadata":
+		return r.setMetadata(&u.metadata, s.carried)
 	case "DeleteUser":
 		u.deleted, r.changed = true, true
 		for i := range r.keys {
@@ -297,6 +302,36 @@ func (r *rules) set(disabled *bool, disable bool) {
 	r.changed = r.changed || *disabled != disable
 	r.touched = r.touched || *disabled && disable
 	*disabled = disable
+}
+
+// setMetadata sets metadata, of which those with an empty name are invalid.
+func (r *rules) setMetadata(metadata *int, to int) []string {
+	if _, invalid := metadataLists[to][""]; invalid {
+		return []string{"ErrInvalidMetadata"}
+	}
+	r.changed = r.changed || *metadata != to
+	*metadata = to
+	return []string{"ok"}
+}
+
+// setExpiry changes the expiry date of a key. A key that has expired comes back, if there is room
+// for it.
+func (r *rules) setExpiry(key int, e time.Time) (errs []string) {
+	k := &r.keys[key]
+	if e.Equal(k.expires) {
+		return []string{"ok"}
+	}
+	if !e.IsZero() && !e.After(r.now) {
+		errs = append(errs, "ErrInvalidExpiry")
+	}
+	if k.owner != ownServer && r.expired(key) && len(slices.DeleteFunc(r.keysOf(k.owner), r.expired)) >= maxKeys {
+		errs = append(errs, "ErrTooManyKeys")
+	}
+	if errs != nil {
+		return errs
+	}
+	k.expires, r.changed = e, true
+	return []string{"ok"}
 }
 
 func (r *rules) userByIdentity(s step) []string {
@@ -446,6 +481,24 @@ func (r *rules) onKey(s step) []string {
 		r.set(&k.disabled, s.do == "DisableKey")
 	case "DeleteKey":
 		k.deleted, r.changed = true, true
+	case "SetExpiry":
+		return r.setExpiry(key, r.expiry(s))
+	case "SetMetadata":
+		return r.setMetadata(&k.metadata, s.carried)
+	case "SetScopes":
+		if slices.Contains(scopeLists[s.carried], "with a blank") {
+			return []string{"ErrInvalidScope"}
+		}
+		r.changed = r.changed || k.scopes != s.carried
+		k.scopes = s.carried
+	case "SetNetworks":
+		to := networkLists[s.carried]
+		if to.invalid {
+			return []string{"ErrInvalidNetwork"}
+		}
+		// Two of the lists are the same networks.
+		r.changed = r.changed || !slices.Equal(networkLists[k.networks].from, to.from)
+		k.networks = s.carried
 	case "RenameKey":
 		switch {
 		case k.name == s.name:
@@ -491,12 +544,16 @@ func (r *rules) login(s step) []string {
 		return []string{"ErrKeyDisabled"}
 	case r.expired(key):
 		return []string{"ErrKeyExpired"}
-	case k.owner == ownServer:
-		return []string{principalText(keyName(key), k.name, "nobody", true)}
-	case r.users[k.owner].disabled:
+	case k.owner != ownServer && r.users[k.owner].disabled:
 		return []string{"ErrUserDisabled"}
+	case !slices.Contains(networkLists[k.networks].from, s.from):
+		return []string{"ErrNetworkNotAllowed"}
 	}
-	return []string{principalText(keyName(key), k.name, userName(k.owner), false)}
+	user, identity := "nobody", ":\"\""
+	if k.owner != ownServer {
+		user, identity = userName(k.owner), identityText(r.users[k.owner].identities[0])
+	}
+	return []string{principalText(keyName(key), k.name, user, identity, latchkey.NewScopes(scopeLists[k.scopes]...), metadataLists[k.metadata]["room"], k.expires)}
 }
 
 func (r *rules) stats() []string {
@@ -516,12 +573,17 @@ func (r *rules) stats() []string {
 
 func (r *rules) userText(user int) string {
 	u := r.users[user]
-	return userText(userName(user), u.identities, u.created, u.disabled)
+	return userText(userName(user), u.identities, metadataLists[u.metadata], u.created, u.disabled)
 }
 
 func (r *rules) keyText(key int) string {
 	k := r.keys[key]
-	return keyText(keyName(key), userName(k.owner), k.name, k.created, k.expires, k.disabled)
+	networks := networkLists[k.networks]
+	if networks.name == "home, as it may be given" {
+		networks = networkLists[slices.IndexFunc(networkLists, func(l networkList) bool { return l.name == "home" })]
+	}
+	carried := carriedText(latchkey.NewScopes(scopeLists[k.scopes]...), networks.networks(), metadataLists[k.metadata])
+	return keyText(keyName(key), userName(k.owner), k.name, carried, k.created, k.expires, k.disabled)
 }
 
 func validIdentity(i latchkey.Identity) bool {
