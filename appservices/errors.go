@@ -259,6 +259,7 @@ var storeErrors = []struct{ err, reply error }{
 	{latchkey.ErrInvalidToken, errAPIKey},
 	{latchkey.ErrKeyDisabled, errAPIKey},
 	{latchkey.ErrKeyExpired, errAPIKey},
+	{latchkey.ErrNetworkNotAllowed, errAPIKey},
 	{latchkey.ErrUserDisabled, errUserDisabled},
 	{latchkey.ErrGroupDisabled, errAPIKey},
 	{latchkey.ErrIdentityTaken, errLinkTaken},

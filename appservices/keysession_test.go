@@ -227,3 +227,14 @@ func TestInsecureKeySessionsAreThoseOfTheHostedService(t *testing.T) {
 	access := d.refresh(k.refresh).want(http.StatusCreated).json()["access_token"].(string)
 	d.deleteUser(access).noContent()
 }
+
+func TestASessionEndsWithTheExpiryDateThatItsKeyGetsLater(t *testing.T) {
+	d := newDouble(t, nil)
+	key, token := d.serverKey("backup")
+	u := d.loginKey(token)
+	must(t, d.store.SetExpiry(t.Context(), latchkey.ServerOwner, key.ID, start.Add(time.Minute)))
+	d.send("GET", prefix+"/auth/profile", u.access, nil).want(http.StatusOK)
+	d.clock.Advance(time.Minute)
+	d.send("GET", prefix+"/auth/profile", u.access, nil).want(http.StatusUnauthorized)
+	d.refresh(u.refresh).want(http.StatusUnauthorized)
+}

@@ -169,10 +169,11 @@ func (c *call) proveKey(d document) (*credential, error) {
 	}
 	// With a context that has ended, Login decides only what it can decide at once, so that a key
 	// that has logged in before does not stand in line.
-	who, err := c.app.store.Login(endedContext, token)
+	from := c.h.remote(c.r)
+	who, err := c.app.store.LoginFrom(endedContext, token, from)
 	if errors.Is(err, context.Canceled) {
 		err = c.inLine(hashLogin, func() error {
-			who, err = c.app.store.Login(c.ctx(), token)
+			who, err = c.app.store.LoginFrom(c.ctx(), token, from)
 			return err
 		})
 	}

@@ -201,6 +201,20 @@ func TestAServerKeyLogsInAsAUserOfItsOwn(t *testing.T) {
 	d.loginKey(token)
 }
 
+func TestAKeyWithNetworksLogsInFromTheseAlone(t *testing.T) {
+	d := newDouble(t, &appservices.Options{TrustForwarded: true})
+	key, token := d.serverKey("backup")
+	must(t, d.store.SetNetworks(t.Context(), latchkey.ServerOwner, key.ID, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")}))
+	from := func(addr string) *response {
+		return d.sendWith("POST", appPath+"/auth/providers/api-key/login", http.Header{"X-Forwarded-For": {addr}}, object{"key": token})
+	}
+	for range 2 { // the first one is not cached
+		d.loginKey(token)
+		from("192.0.2.7").want(http.StatusOK)
+		from("203.0.113.7").refused(401, "AuthError", "unauthorized")
+	}
+}
+
 func TestTheSessionsOfADeletedServerKeyEnd(t *testing.T) {
 	d := newDouble(t, nil)
 	key, token := d.serverKey("backup")

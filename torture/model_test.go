@@ -197,12 +197,12 @@ func words(weights ...any) (list []string) {
 var (
 	changes = words("CreateUser", 5, "LinkIdentity", 3, "UnlinkIdentity", 3, "DisableUser", 2, "EnableUser", 2, "DeleteUser", 1,
 		"RenameKey", 3, "DisableKey", 3, "EnableKey", 3, "DeleteKey", 1,
-		"SetExpiry", 4, "SetScopes", 1, "SetNetworks", 3, "SetMetadata", 1, "SetUserMetadata", 1)
+		"SetExpiry", 8, "SetScopes", 1, "SetNetworks", 3, "SetMetadata", 1, "SetUserMetadata", 1)
 	readings = words("User", 1, "UserByIdentity", 1, "Users", 1, "Key", 1, "Keys", 2)
 
 	insideSteps = slices.Concat(changes, readings, words("InsertKey", 6))
 	topSteps    = slices.Concat(changes, readings, words("CreateKey", 12, "CreateKeys", 3, "MintKey", 2, "InsertKey", 2,
-		"Login", 20, "Update", 8, "View", 2, "Stats", 1, "move the clock", 3, "reopen", 2))
+		"Login", 20, "Update", 8, "View", 2, "Stats", 1, "move the clock", 5, "reopen", 2))
 
 	spoils = words("", 30, "another character", 3, "cut short", 1, "one more character", 1, "upper case", 1,
 		"another prefix", 1, "nothing left", 1)
