@@ -20,7 +20,6 @@ var refusals = []struct {
 	{latchkey.ErrKeyDisabled, "key_disabled"},
 	{latchkey.ErrKeyExpired, "key_expired"},
 	{latchkey.ErrUserDisabled, "user_disabled"},
-	{latchkey.ErrNetworkNotAllowed, "network_not_allowed"},
 	{latchkey.ErrGroupDisabled, "group_disabled"},
 	{latchkey.ErrNetworkNotAllowed, "network_not_allowed"},
 }

@@ -315,7 +315,7 @@ func (s *scanning) disableKeys(ctx context.Context) error {
 	err := s.update(ctx, func(tx *latchkey.Tx) error {
 		disabled = nil
 		for _, id := range s.keys {
-			key, err := keyByID(tx, id)
+			key, err := tx.KeyByID(id)
 			switch {
 			case errors.Is(err, latchkey.ErrKeyNotFound) || err == nil && key.Disabled:
 				continue // deleted meanwhile, or another token of a key that is disabled by now
@@ -339,23 +339,4 @@ func (s *scanning) disableKeys(ctx context.Context) error {
 		}
 	}
 	return err
-}
-
-// keyByID returns a key of any owner.
-//
-// Errors: [latchkey.ErrKeyNotFound].
-func keyByID(tx *latchkey.Tx, id uuid.UUID) (latchkey.Key, error) {
-	key, err := tx.Key(latchkey.ServerOwner, id)
-	if !errors.Is(err, latchkey.ErrKeyNotFound) {
-		return key, err
-	}
-	for user, err := range tx.Users(uuid.Nil) {
-		if err != nil {
-			return latchkey.Key{}, err
-		}
-		if key, err := tx.Key(user.ID, id); !errors.Is(err, latchkey.ErrKeyNotFound) {
-			return key, err
-		}
-	}
-	return latchkey.Key{}, latchkey.ErrKeyNotFound
 }

@@ -1,8 +1,10 @@
 // Gateway stands in front of a web server and asks its callers for API keys. The scope read permits
 // GET and HEAD, and the scope write everything else. The scope keys:admin permits to manage all
 // keys below /admin/, and so to get every scope. The scope metrics permits to read /metrics. The
-// first run prints the token of a key with all scopes.
+// command makes the first key:
 //
+//	latchkey init --store keys.db
+//	latchkey key create --store keys.db --server --quiet --scopes '*' admin > token
 //	go run ./examples/gateway -store keys.db -addr 127.0.0.1:8080 -backend http://127.0.0.1:9000
 package main
 
@@ -40,24 +42,17 @@ func main() {
 	}
 }
 
-// run serves until ctx ends. It prints the token of a first key, and the address when it is ready.
+// run serves until ctx ends. It prints the address when it is ready.
 func run(ctx context.Context, path, addr, backend string, out io.Writer) error {
 	target, err := url.Parse(backend)
 	if err != nil {
 		return err
 	}
-	store, err := latchkey.Open(path, nil)
+	store, err := latchkey.Open(path, &latchkey.Options{MustExist: true})
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	if keys, err := store.Keys(ctx, latchkey.ServerOwner); err == nil && len(keys) == 0 {
-		_, token, err := store.CreateServerKey(ctx, latchkey.KeySpec{Name: "first", Scopes: latchkey.NewScopes("*")})
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(out, token)
-	}
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
