@@ -19,7 +19,7 @@ func TestLoginsOfOneColdKeyShareOneHash(t *testing.T) {
 			outcomes = append(outcomes, loginAside(t.Context(), s, token))
 		}
 		synctest.Wait()
-		if n := s.hasher.waiting(); n != 1 {
+		if n := s.hasher.Waiting(); n != 1 {
 			t.Errorf("%d hashes wait for 50 logins, want 1", n)
 		}
 		giveBack()
@@ -104,7 +104,7 @@ func TestNothingIsHashedWhenEverybodyHasLeft(t *testing.T) {
 		for _, o := range outcomes {
 			wantOutcome(t, o, context.Canceled)
 		}
-		if n := s.hasher.waiting(); n != 0 {
+		if n := s.hasher.Waiting(); n != 0 {
 			t.Errorf("%d hashes still wait, want 0", n)
 		}
 		giveBack()

@@ -217,11 +217,11 @@ func mustAcquire(t testing.TB, h *hasher, cost Cost) {
 func takePermits(t testing.TB, s *Store) (giveBack func()) {
 	t.Helper()
 	smallest := Cost{Memory: 8, Passes: 1, Lanes: 1}
-	for range s.hasher.slots {
+	for range s.hasher.Slots {
 		mustAcquire(t, s.hasher, smallest)
 	}
 	return func() {
-		for range s.hasher.slots {
+		for range s.hasher.Slots {
 			s.hasher.release(smallest)
 		}
 	}
@@ -230,14 +230,8 @@ func takePermits(t testing.TB, s *Store) (giveBack func()) {
 // wantIdle fails the test unless all permits are back and nobody waits.
 func wantIdle(t testing.TB, h *hasher) {
 	t.Helper()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	waiting := 0
-	for _, queue := range h.queues {
-		waiting += len(queue)
-	}
-	if h.used != 0 || h.running != 0 || waiting != 0 || h.calls != [hashKinds]int{} {
-		t.Errorf("%d bytes in %d permits are out, and %d callers wait; want none", h.used, h.running, waiting)
+	if !h.Idle() {
+		t.Errorf("%d permits are out, and %d callers wait; want none", h.Running(), h.Waiting())
 	}
 }
 

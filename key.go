@@ -280,7 +280,7 @@ func (s *Store) inParallel(ctx context.Context, n int, progress func(done, total
 		}
 	}()
 	var next atomic.Int64
-	for range min(n, s.hasher.slots) {
+	for range min(n, s.hasher.Slots) {
 		go func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				results <- hash(ctx, i)

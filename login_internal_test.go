@@ -146,7 +146,7 @@ func TestAVerifierThatChangesDuringTheHashIsProvenAnew(t *testing.T) {
 func TestLoginsUseNoMoreMemoryThanHashMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, &Options{Cost: LightCost, HashMemory: units(4).bytes()})
-		s.hasher.slots = 100
+		s.hasher.Slots = 100
 		var tokens []string
 		for i := range 20 {
 			_, token := addServerKey(t, s, fmt.Sprint(i))
@@ -158,7 +158,7 @@ func TestLoginsUseNoMoreMemoryThanHashMemory(t *testing.T) {
 			outcomes = append(outcomes, loginAside(t.Context(), s, token))
 		}
 		synctest.Wait()
-		if n := s.hasher.waiting(); n != 20 {
+		if n := s.hasher.Waiting(); n != 20 {
 			t.Errorf("%d hashes wait, want 20", n)
 		}
 		s.hasher.release(units(2))

@@ -235,7 +235,7 @@ func TestVerifiersThatWaitForAWriteAreBounded(t *testing.T) {
 
 func TestAKeyIsHashedAnewOnASingleProcessor(t *testing.T) {
 	s, key, token := openWithOldKey(t)
-	s.hasher.slots = 1
+	s.hasher.Slots = 1
 	loginAndRehash(t, s, token, key.ID)
 	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, LightCost)
@@ -266,7 +266,7 @@ func TestCloseDoesNotWaitForAPermitToHashAnew(t *testing.T) {
 		giveBack := takePermits(t, s)
 		s.hashAnew(storedVerifierOf(t, s, key.ID), &secret)
 		synctest.Wait()
-		if n := s.hasher.waiting(); n != 1 {
+		if n := s.hasher.Waiting(); n != 1 {
 			t.Fatalf("%d hashes wait, want 1", n)
 		}
 		closeStore(t, s) // this deadlocks if Close waits for the permit

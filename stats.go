@@ -64,7 +64,7 @@ func (s *Store) Stats(ctx context.Context) (Stats, error) {
 		CacheSize: s.cache.size(),
 		Hashes:    s.counters.sum(statHashes),
 		HashWait:  time.Duration(s.counters.sum(statHashWait)),
-		HashPeak:  s.hasher.peakBytes(),
+		HashPeak:  s.hasher.Peak(),
 		Rehashed:  s.counters.sum(statRehashed),
 	}
 	if e, ok := s.engine.(CommitCounter); ok {

@@ -185,7 +185,7 @@ func (s *Store) close() error {
 	s.closed.Store(true)
 	s.mu.Unlock()
 	close(s.closing)
-	s.hasher.close()
+	s.hasher.Close(ErrClosed)
 	s.cache.clear()
 	s.background.Wait()
 	s.watchers.Wait()
