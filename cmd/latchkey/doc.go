@@ -80,10 +80,12 @@
 //	init            {"store":FILE}
 //	user list       one USER on each line
 //	user ...        USER after the command; a deleted user as it was before
-//	key list        [KEY, ...]
+//	key list        [KEY, ...]; of all owners one KEY on each line
 //	key create      {"key":KEY,"token":TOKEN}
 //	key prune       [KEY, ...]; with --yes the keys that were deleted
 //	key ...         KEY after the command; a deleted key as it was before
+//	group list      one GROUP on each line
+//	group ...       GROUP after the command
 //	login           {"ok":true,"principal":PRINCIPAL}, or {"ok":false,"reason":REASON}
 //	scan            one LEAK on each line, and {"file":FILE,"error":TEXT} for an unreadable file;
 //	                with --disable, then {"disabled":KEY} for each key that was disabled
@@ -108,9 +110,10 @@
 //	KEY             {"id":ID,"owner":ID,"name":TEXT,"created":TIME,"expires":TIME,
 //	                 "disabled":BOOL,"scopes":SCOPES,"networks":[TEXT, ...],
 //	                 "metadata":{TEXT:TEXT, ...},"group":TEXT}
+//	GROUP           {"name":TEXT,"disabled":BOOL}
 //	SCOPES          TEXT with a blank between two scopes
 //	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL,
-//	                 "identity":IDENTITY,"scopes":SCOPES,"expires":TIME}
+//	                 "identity":IDENTITY,"group":TEXT,"scopes":SCOPES,"expires":TIME}
 //	LEAK            {"file":FILE,"line":N,"column":N,"state":"live", "refused", "unknown" or
 //	                 "unchecked","reason":REASON,"key_id":ID,"principal":PRINCIPAL}
 //	HEAD            the number of an entry, a colon, and the hash of the entry

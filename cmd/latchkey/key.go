@@ -114,7 +114,7 @@ small devices and tests. It is safe, because a token has too many random bits to
 	}
 	k.owner.addFlag(cmd)
 	k.carried.addFlags(cmd)
-	cmd.Flags().StringVar(&k.group, "group", "", "the group `NAME` of a server key (default none)")
+	addGroupFlag(c, cmd, &k.group, "the group `NAME` of a server key (default none)")
 	cmd.Flags().Var((*costFlag)(&k.opts.Cost), "cost", "the cost of hashing the key (or set LATCHKEY_COST)")
 	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
 	addMaxKeysFlag(cmd, &k.opts.MaxKeysPerUser)
@@ -131,7 +131,6 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	spec.Group = k.group
 	return k.withStore(ctx, k.opts, func(s *latchkey.Store) error {
 		key, token, err := k.create(ctx, s, args, spec)
 		if err != nil {
@@ -150,6 +149,9 @@ func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []stri
 	err := s.View(ctx, func(tx *latchkey.Tx) (err error) {
 		var rest []string
 		if owner, rest, err = k.owner.find(tx, args); err != nil {
+			return err
+		}
+		if spec.Group, _, err = findGroup(tx, k.group); err != nil {
 			return err
 		}
 		spec.Name, err = newName(tx, owner, uuid.Nil, rest[0])
@@ -177,38 +179,6 @@ func (c *cli) printNewKey(key latchkey.Key, token string) error {
 		}
 		fmt.Fprintf(w, "created key %s (%s)\n\n    %s\n\nThis is the token of the key. It is never shown again, so keep it now.\n", plain(key.Name), key.ID, token)
 	})
-}
-
-func keyListCommand(c *cli) *cobra.Command {
-	var owner ownerArg
-	cmd := &cobra.Command{
-		Use:               "list (USER | --server)",
-		Short:             "List the keys of a user, or the server keys, in the order of creation",
-		Long:              "List the keys of a user, or the server keys, in the order of creation.\n\n" + userHelp,
-		Args:              owner.takes(),
-		ValidArgsFunction: owner.complete(c, false),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var keys []latchkey.Key
-			err := c.view(cmd.Context(), func(tx *latchkey.Tx) error {
-				id, _, err := owner.find(tx, args)
-				if err != nil {
-					return err
-				}
-				keys, err = tx.Keys(id)
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			rows := [][]string{{"NAME", "STATE", "CREATED", "EXPIRES", "ID"}}
-			for _, k := range keys {
-				rows = append(rows, []string{shown(k.Name), formatKeyState(k), formatTime(k.Created), formatExpiry(k), k.ID.String()})
-			}
-			return c.printTable(keys, rows)
-		},
-	}
-	owner.addFlag(cmd)
-	return cmd
 }
 
 func keyShowCommand(c *cli) *cobra.Command {

@@ -16,6 +16,7 @@ type keySetting struct {
 	*cli
 	owner   ownerArg
 	carried carriedFlags
+	group   string
 	maxKeys int
 }
 
@@ -24,13 +25,17 @@ func keySetCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set (USER | --server) KEY",
 		Short: "Change what a key permits, when it expires, and where it may be used from",
-		Long: `Change the expiry date, the scopes, the networks or the metadata of a key. The key keeps its token,
-and what no flag names stays as it is. All changes are made at once, or none of them.
+		Long: `Change the expiry date, the scopes, the networks or the metadata of a key, or the group of a server
+key. The key keeps its token, and what no flag names stays as it is. All changes are made at once, or
+none of them.
 
 ` + userHelp + `
 ` + keyHelp + `
 
 ` + carriedHelp + `
+
+--group is the tenant, site or project that a server key moves to. --group "" takes the key out of its
+group. The key of a user belongs to the group of the user: see latchkey user set --group.
 
 A key that has expired logs in again after a later date was set. To stop a key at once, use latchkey
 key disable.`,
@@ -45,6 +50,7 @@ key disable.`,
 	}
 	k.owner.addFlag(cmd)
 	k.carried.addFlags(cmd)
+	addGroupFlag(c, cmd, &k.group, "the group `NAME` that a server key moves to; empty for none")
 	addMaxKeysFlag(cmd, &k.maxKeys)
 	return cmd
 }
@@ -57,8 +63,14 @@ func (k *keySetting) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	if cmd.Flags().Changed("group") {
+		if !k.owner.serverKey {
+			return usagef("--group is for server keys; a user's key belongs to the group of the user, which latchkey user set changes")
+		}
+		changes = append(changes, k.move)
+	}
 	if len(changes) == 0 {
-		return usagef("nothing to set; give --expires, --scopes, --networks or --metadata")
+		return usagef("nothing to set; give --expires, --scopes, --networks, --metadata or --group")
 	}
 	return k.withStore(cmd.Context(), latchkey.Options{MaxKeysPerUser: k.maxKeys}, func(s *latchkey.Store) error {
 		return k.set(cmd.Context(), s, args, changes)
@@ -84,4 +96,13 @@ func (k *keySetting) set(ctx context.Context, s *latchkey.Store, args []string, 
 		return err
 	}
 	return k.print(key, func(w io.Writer) { fmt.Fprintf(w, "changed key %s (%s)\n", plain(key.Name), key.ID) })
+}
+
+// move moves a server key to another group.
+func (k *keySetting) move(tx *latchkey.Tx, key latchkey.Key) error {
+	group, _, err := findGroup(tx, k.group)
+	if err != nil {
+		return err
+	}
+	return tx.SetKeyGroup(key.ID, group)
 }

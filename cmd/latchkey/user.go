@@ -63,13 +63,16 @@ NAME=VALUE is a text of your own. Give it once for each name.`,
 					return err
 				}
 			}
-			spec := latchkey.UserSpec{Group: group}
+			var spec latchkey.UserSpec
 			var err error
 			if spec.Metadata, err = changeMetadata(nil, metadata); err != nil {
 				return err
 			}
 			var user latchkey.User
 			err = c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+				if spec.Group, _, err = findGroup(tx, group); err != nil {
+					return err
+				}
 				spec.Identity = latchkey.Identity{Provider: latchkey.ProviderAnonymous}
 				if !anonymous {
 					if spec.Identity, err = newIdentity(tx, args[0]); err != nil {
@@ -86,7 +89,7 @@ NAME=VALUE is a text of your own. Give it once for each name.`,
 		},
 	}
 	cmd.Flags().BoolVar(&anonymous, "anonymous", false, "add a user of whom nothing is known; leave out IDENTITY")
-	cmd.Flags().StringVar(&group, "group", "", "the group `NAME` of the user (default none)")
+	addGroupFlag(c, cmd, &group, "the group `NAME` of the user (default none)")
 	addMetadataFlag(cmd, &metadata)
 	c.quietFlag(cmd, "the user's ID")
 	return cmd
@@ -215,24 +218,30 @@ IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass identity.`,
 }
 
 func userSetCommand(c *cli) *cobra.Command {
+	var group string
 	var metadata []string
 	cmd := &cobra.Command{
 		Use:   "set USER",
-		Short: "Change the metadata of a user",
-		Long: `Change the metadata of a user. What no flag names stays as it is.
+		Short: "Change the group or the metadata of a user",
+		Long: `Change the group or the metadata of a user. What no flag names stays as it is.
 
 ` + userHelp + `
 
---metadata NAME=VALUE is a text of your own. Give it once for each name. NAME= takes the text away.`,
-		Example:           examples("latchkey user set --metadata room=4 --metadata shift= ada@example.com"),
+--group is the tenant, site or project that the user and the user's keys move to. --group "" takes the
+user out of the group. --metadata NAME=VALUE is a text of your own. Give it once for each name. NAME= takes the text away.`,
+		Example: examples(
+			"latchkey user set --group acme ada@example.com",
+			"latchkey user set --metadata room=4 --metadata shift= ada@example.com",
+		),
 		Args:              takes("USER"),
 		ValidArgsFunction: c.completeUser,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := changeMetadata(nil, metadata); err != nil {
 				return err
 			}
-			if len(metadata) == 0 {
-				return usagef("nothing to set; give --metadata")
+			moves := cmd.Flags().Changed("group")
+			if len(metadata) == 0 && !moves {
+				return usagef("nothing to set; give --group or --metadata")
 			}
 			var user latchkey.User
 			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
@@ -246,6 +255,14 @@ func userSetCommand(c *cli) *cobra.Command {
 				if err := tx.SetUserMetadata(user.ID, changed); err != nil {
 					return err
 				}
+				if moves {
+					if group, _, err = findGroup(tx, group); err != nil {
+						return err
+					}
+					if err := tx.SetUserGroup(user.ID, group); err != nil {
+						return err
+					}
+				}
 				user, err = tx.User(user.ID)
 				return err
 			})
@@ -255,6 +272,7 @@ func userSetCommand(c *cli) *cobra.Command {
 			return c.printUserDone("changed", user)
 		},
 	}
+	addGroupFlag(c, cmd, &group, "the group `NAME` to move to; empty for none")
 	addMetadataFlag(cmd, &metadata)
 	return cmd
 }

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// keyListing is one run of the command key list.
+type keyListing struct {
+	*cli
+	owner                                 ownerArg
+	group, prefix, state, expiring, after string
+	limit                                 uint
+}
+
+func keyListCommand(c *cli) *cobra.Command {
+	k := &keyListing{cli: c}
+	cmd := &cobra.Command{
+		Use:   "list [USER | --server]",
+		Short: "List the keys of a user, the server keys, or all keys",
+		Long: `List the keys of a user, or the server keys, in the order of creation. Without USER and --server, list
+the keys of all owners in the order of their IDs. The order of the IDs stays the same, so this list can
+be made in parts: give the last ID of one part to --after for the next part.
+
+` + userHelp + `
+
+--group, --prefix, --state and --expiring-within list only the keys that agree with all of them. A key
+that is disabled and has expired is in both of these states. The state of a key says nothing of its
+user and its group: latchkey user list and latchkey group list have their states.
+
+With --json, the list of one owner is a JSON document. Of the list of all owners, each line is one.`,
+		Example: examples(
+			"latchkey key list ada@example.com",
+			"latchkey key list --server --state expired",
+			"latchkey key list --group acme --expiring-within 30d",
+		),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if k.owner.serverKey || len(args) == 0 {
+				return takes()(cmd, args)
+			}
+			return takes("USER")(cmd, args)
+		},
+		ValidArgsFunction: k.owner.complete(c, false),
+		RunE:              func(cmd *cobra.Command, args []string) error { return k.run(cmd.Context(), args) },
+	}
+	k.owner.addFlag(cmd)
+	addGroupFlag(c, cmd, &k.group, "only keys in the group `NAME`")
+	flags := cmd.Flags()
+	flags.StringVar(&k.prefix, "prefix", "", "only keys whose names begin with `TEXT`")
+	flags.StringVar(&k.state, "state", "", "only keys in this `STATE`: enabled, disabled or expired")
+	flags.StringVar(&k.expiring, "expiring-within", "", "only keys that will have expired after this `DURATION`, such as 30d")
+	flags.StringVar(&k.after, "after", "", "of all owners: begin after the key with this `ID`")
+	flags.UintVar(&k.limit, "limit", 0, "of all owners: list at most `N` keys (default all)")
+	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"enabled", "disabled", "expired"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("expiring-within", cobra.FixedCompletions([]string{"1w", "30d", "90d"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveKeepOrder))
+	return cmd
+}
+
+func (k *keyListing) run(ctx context.Context, args []string) error {
+	filter, after, err := k.filter(time.Now())
+	if err != nil {
+		return err
+	}
+	if k.owner.serverKey || len(args) > 0 {
+		if k.after != "" || k.limit != 0 {
+			return usagef("--after and --limit are for the list of all owners; leave out USER and --server, or leave out these flags")
+		}
+		return k.listOwner(ctx, args, filter)
+	}
+	out := bufio.NewWriter(k.stdout)
+	err = k.withStoreReadOnly(ctx, func(s *latchkey.Store) error { return k.listAll(ctx, out, s, filter, after) })
+	return errors.Join(err, out.Flush())
+}
+
+// keyStates are the values of --state.
+var keyStates = map[string]latchkey.KeyState{
+	"": 0, "enabled": latchkey.KeyEnabled, "disabled": latchkey.KeyDisabled, "expired": latchkey.KeyExpired,
+}
+
+// filter returns the filter that the flags describe, and the ID to begin after.
+func (k *keyListing) filter(now time.Time) (f latchkey.KeyFilter, after uuid.UUID, err error) {
+	f.NamePrefix = k.prefix
+	var ok bool
+	if f.State, ok = keyStates[k.state]; !ok {
+		return f, after, usagef("--state takes enabled, disabled or expired")
+	}
+	if k.expiring != "" {
+		if f.ExpiringBefore, ok = parseTime(k.expiring, now); !ok || !f.ExpiringBefore.After(now) {
+			return f, after, usagef("--expiring-within takes a duration (1y, 2w, 90d, 12h) or a date in the future")
+		}
+	}
+	if after, ok = parseID(k.after); !ok && k.after != "" {
+		return f, after, usagef("--after takes the ID of a key")
+	}
+	return f, after, nil
+}
+
+// withGroup adds the group of the flag --group to the filter.
+func (k *keyListing) withGroup(tx *latchkey.Tx, f *latchkey.KeyFilter) (err error) {
+	if k.group != "" {
+		f.Group, _, err = findGroup(tx, k.group)
+	}
+	return err
+}
+
+// listOwner prints the keys of one owner.
+func (k *keyListing) listOwner(ctx context.Context, args []string, f latchkey.KeyFilter) error {
+	keys := []latchkey.Key{}
+	err := k.view(ctx, func(tx *latchkey.Tx) (err error) {
+		if f.Owner, _, err = k.owner.find(tx, args); err != nil {
+			return err
+		}
+		if err := k.withGroup(tx, &f); err != nil {
+			return err
+		}
+		for key, err := range tx.AllKeys(f, uuid.Nil) {
+			if err != nil {
+				return err
+			}
+			keys = append(keys, key)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(keys, func(a, b latchkey.Key) int {
+		return cmp.Or(a.Created.Compare(b.Created), bytes.Compare(a.ID[:], b.ID[:]))
+	})
+	rows := [][]string{{"NAME", "STATE", "CREATED", "EXPIRES", "ID"}}
+	for _, key := range keys {
+		rows = append(rows, []string{shown(key.Name), formatKeyState(key), formatTime(key.Created), formatExpiry(key), key.ID.String()})
+	}
+	return k.printTable(keys, rows)
+}
+
+// keyRow is the format of a row of keys of all owners. Its columns have fixed widths, so that a
+// list of any length is printed while it is read.
+const keyRow = "%-36s  %-8s  %-20s  %-20s  %-36s  %s\n"
+
+// listAll writes the keys of all owners.
+func (k *keyListing) listAll(ctx context.Context, w io.Writer, s *latchkey.Store, f latchkey.KeyFilter, after uuid.UUID) error {
+	if err := s.View(ctx, func(tx *latchkey.Tx) error { return k.withGroup(tx, &f) }); err != nil {
+		return err
+	}
+	if !k.json {
+		fmt.Fprintf(w, keyRow, "ID", "STATE", "CREATED", "EXPIRES", "OWNER", "NAME")
+	}
+	left := k.limit
+	for key, err := range s.AllKeys(ctx, f, after) {
+		if err == nil {
+			err = k.writeKeyRow(w, key)
+		}
+		if err != nil {
+			return err
+		}
+		if left--; left == 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (k *keyListing) writeKeyRow(w io.Writer, key latchkey.Key) error {
+	if k.json {
+		return writeJSON(w, key)
+	}
+	owner := key.Owner.String()
+	if key.Owner == latchkey.ServerOwner {
+		owner = "server"
+	}
+	_, err := fmt.Fprintf(w, keyRow, key.ID, formatKeyState(key), formatTime(key.Created), formatExpiry(key), owner, plain(shown(key.Name)))
+	return err
+}
