@@ -53,6 +53,7 @@ type configuration struct {
 	cacheSize int
 	everyStep bool            // reopen after each step
 	asDrawn   bool            // reopen where the program says so
+	trail     bool            // keep an audit trail
 	costs     []latchkey.Cost // one for each opening of the store, in turn
 }
 
@@ -63,8 +64,8 @@ var (
 	configurations = []configuration{
 		{name: "a cache", costs: []latchkey.Cost{light}},
 		{name: "no cache", cacheSize: -1, costs: []latchkey.Cost{light}},
-		{name: "a cache of two keys", cacheSize: 2, asDrawn: true, costs: []latchkey.Cost{light}},
-		{name: "reopening after each step", everyStep: true, costs: []latchkey.Cost{light}},
+		{name: "a cache of two keys, and a trail", cacheSize: 2, asDrawn: true, trail: true, costs: []latchkey.Cost{light}},
+		{name: "reopening after each step, and a trail", everyStep: true, trail: true, costs: []latchkey.Cost{light}},
 		{name: "another cost after each reopening", asDrawn: true, costs: []latchkey.Cost{light, dearer}},
 	}
 )

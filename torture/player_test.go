@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/audit"
 )
 
 // player plays a program on a store.
@@ -34,10 +35,13 @@ type player struct {
 	mints  []latchkey.MintedKey
 	tokens []string
 	lines  history
+
+	trail *audit.Trail
+	told  int // the number of changes that the hook was called for
 }
 
 func newPlayer(t *rapid.T, c configuration, path string, foreign *foreigner) *player {
-	p := &player{t: t, config: c, path: path, foreign: foreign, now: programStart}
+	p := &player{t: t, config: c, path: path, foreign: foreign, now: programStart, trail: audit.New(&audit.Options{MaxEntries: 4})}
 	p.open()
 	return p
 }
@@ -48,12 +52,21 @@ func (p *player) open() {
 		CacheSize:      p.config.cacheSize,
 		MaxKeysPerUser: maxKeys,
 		Now:            func() time.Time { return p.now },
+		OnChange:       p.onChange,
 	})
 	if err != nil {
 		p.t.Fatalf("Open: %v", err)
 	}
 	p.store = s
 	p.opened++
+}
+
+func (p *player) onChange(tx *latchkey.Tx, c latchkey.Change) error {
+	p.told++
+	if !p.config.trail {
+		return nil
+	}
+	return p.trail.Record(tx, c)
 }
 
 func (p *player) reopen() {
@@ -63,8 +76,11 @@ func (p *player) reopen() {
 	p.open()
 }
 
-// end checks the store and removes it.
+// end checks the store and its trail, and removes it.
 func (p *player) end() {
+	if err := p.store.View(context.Background(), func(tx *latchkey.Tx) error { return audit.Verify(tx) }); err != nil {
+		p.t.Errorf("the trail after the program: %v", err)
+	}
 	for finding := range p.store.Check(context.Background()) {
 		p.t.Errorf("Check after the program: %v", finding)
 	}
@@ -78,7 +94,7 @@ func (p *player) end() {
 
 func (p *player) playAll(program []step) history {
 	for _, s := range program {
-		before := p.sequence()
+		before, told := p.sequence(), p.told
 		switch s.do {
 		case "Update":
 			p.update(s)
@@ -95,8 +111,12 @@ func (p *player) playAll(program []step) history {
 			p.note(what, p.topCall(s))
 		}
 		answer := "stays"
-		if p.sequence() > before {
+		moved := p.sequence() > before
+		if moved {
 			answer = "moves"
+		}
+		if hooked := p.told > told; hooked != moved {
+			answer += fmt.Sprintf(", and the hook was called: %t", hooked)
 		}
 		p.note("sequence", answer)
 		if p.config.everyStep || s.do == "reopen" && p.config.asDrawn {
