@@ -97,33 +97,52 @@ func actorFrom(ctx context.Context) string {
 	return actor
 }
 
-// changeOf compares the two versions of a record, by table. Either version is nil if there is none.
-var changeOf = map[string]func(key, before, after []byte) (Change, error){
-	tableUsers: userChange, tableKeys: keyChange, tableGroups: groupChange,
+// differences has a function for each table of users, keys and groups, which compares two versions
+// of a record.
+var differences = map[string]func(key, before, after []byte) (record.Difference, error){
+	tableUsers: record.UserDifference, tableKeys: record.KeyDifference, tableGroups: record.GroupDifference,
 }
 
 // compare notes a [Change] for the hook if a write changes the record of a user, key or group. A
 // nil after means that the record is deleted. Every write goes through compare, so no call has to
 // remember the hook: compare finds what the call has changed in the record.
 //
-// To name the action of a field, add a line to the Changes method of its record, in
-// internal/record/changes.go, and a constant above. The change of a field without a line calls the
-// hook all the same, as "changed". A change that is in none of these records is noted by a call of
-// note.
+// To name the action of a field, add a line to internal/record/changes.go, and a constant above.
+// The change of a field without a line calls the hook all the same, as "changed". A change that is
+// in none of these records is noted by a call of note.
 func (tx *Tx) compare(table string, key, after []byte) error {
-	change := changeOf[table]
-	if tx.onChange == nil || change == nil {
+	difference := differences[table]
+	if tx.onChange == nil || difference == nil {
 		return nil
 	}
 	before, err := tx.etx.Get(table, key)
 	if err != nil || bytes.Equal(before, after) {
 		return err
 	}
-	c, err := change(key, before, after)
-	if err == nil {
-		tx.note(c)
+	if before != nil {
+		if before, err = openRecord(table, key, before); err != nil && after == nil {
+			before, err = []byte{}, nil // a damaged record is deleted
+		}
 	}
-	return err
+	if err == nil && after != nil {
+		after, err = openRecord(table, key, after)
+	}
+	if err != nil {
+		return err
+	}
+	d, err := difference(key, before, after)
+	if err != nil {
+		return recordError(err)
+	}
+	c := Change{
+		User: d.User, Provider: Provider(d.Provider), Group: d.Group,
+		Key: d.Key, Owner: d.Owner, Name: d.Name, Expires: d.Expires, Scopes: NewScopes(d.Scopes...), Networks: d.Networks,
+	}
+	for _, action := range d.Actions {
+		c.Actions = append(c.Actions, Action(action))
+	}
+	tx.note(c)
+	return nil
 }
 
 // note keeps a change for the hook, if there is one.
@@ -145,87 +164,4 @@ func (tx *Tx) callHook() error {
 		}
 	}
 	return nil
-}
-
-func userChange(key, before, after []byte) (c Change, err error) {
-	c.User, _ = uuid.FromBytes(key)
-	was, is, err := versions(before, after, func(b []byte) (*record.User, error) { return decodeRecord(tableUsers, c.User, b, record.DecodeUser) })
-	if err != nil {
-		return c, err
-	}
-	c.Actions = actions("user.", madeOrDeleted(before, after, is.Changes(*was)))
-	for _, i := range append(was.Linked(), is.Linked()...) {
-		if was.Has(i.Provider, i.Subject) != is.Has(i.Provider, i.Subject) {
-			c.Provider = Provider(i.Provider)
-		}
-	}
-	if after == nil {
-		is = was
-	}
-	c.Group = is.Groups.Now()
-	return c, nil
-}
-
-func keyChange(key, before, after []byte) (c Change, err error) {
-	c.Key, _ = uuid.FromBytes(key)
-	was, is, err := versions(before, after, func(b []byte) (*record.Key, error) { return decodeRecord(tableKeys, c.Key, b, record.DecodeKey) })
-	if err != nil {
-		return c, err
-	}
-	c.Actions = actions("key.", madeOrDeleted(before, after, is.Changes(*was)))
-	if after == nil {
-		is = was
-	}
-	k := toKey(is)
-	c.Owner, c.Name, c.Group, c.Expires, c.Scopes, c.Networks = k.Owner, k.Name, k.Group, k.Expires, k.Scopes, k.Networks
-	return c, nil
-}
-
-func groupChange(key, before, after []byte) (c Change, err error) {
-	c.Group = string(key)
-	was, is, err := versions(before, after, func(b []byte) (*record.Group, error) { return decodeGroup(c.Group, b) })
-	if err != nil {
-		return c, err
-	}
-	c.Actions = actions("group.", is.Changes(*was)) // a group is neither made nor deleted
-	return c, nil
-}
-
-// actions returns the actions on a kind of record that has changed in so many words.
-func actions(kind string, words []string) (all []Action) {
-	for _, word := range words {
-		all = append(all, Action(kind+word))
-	}
-	return all
-}
-
-// madeOrDeleted returns the word for a record that a write makes or deletes, or else words.
-func madeOrDeleted(before, after []byte, words []string) []string {
-	switch {
-	case before == nil:
-		return []string{"created"}
-	case after == nil:
-		return []string{"deleted"}
-	}
-	return words
-}
-
-// versions decodes a record as it is before and after a write. A record that is not there is the
-// zero record, and so is a damaged one that the write deletes.
-func versions[T any](before, after []byte, decode func([]byte) (*T, error)) (was, is *T, err error) {
-	was, is = new(T), new(T)
-	if after != nil {
-		if is, err = decode(after); err != nil {
-			return nil, nil, err
-		}
-	}
-	if before == nil {
-		return was, is, nil
-	}
-	if old, err := decode(before); err == nil {
-		was = old
-	} else if after != nil {
-		return nil, nil, err
-	}
-	return was, is, nil
 }

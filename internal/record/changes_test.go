@@ -49,8 +49,9 @@ func TestEachChangeOfAKeyHasAWord(t *testing.T) {
 	} {
 		after := tt.from
 		tt.change(&after, after.Next(replica))
-		if got := after.Changes(tt.from); !slices.Equal(got, []string{tt.want}) {
-			t.Errorf("Changes returned %q, want %q", got, tt.want)
+		d, err := record.KeyDifference(after.ID[:], tt.from.Encode(), after.Encode())
+		if want := []string{"key." + tt.want}; err != nil || !slices.Equal(d.Actions, want) {
+			t.Errorf("got %q, %v, want %q", d.Actions, err, want)
 		}
 	}
 }
@@ -73,19 +74,21 @@ func TestEachChangeOfAUserOrAGroupHasAWord(t *testing.T) {
 		"metadata": func(u *record.User) {
 			u.Metadata = record.Register[record.Metadata]{Value: record.Metadata{"seat": "4"}, Stamp: at}
 		},
-		"changed": func(u *record.User) { u.Dropped = at },
+		"changed": func(u *record.User) { u.Created = time.UnixMilli(1) },
 	} {
 		after := user
 		change(&after)
-		if got := after.Changes(user); !slices.Equal(got, []string{want}) {
-			t.Errorf("Changes of a user returned %q, want %q", got, want)
+		d, err := record.UserDifference(user.ID[:], user.Encode(), after.Encode())
+		if want := []string{"user." + want}; err != nil || !slices.Equal(d.Actions, want) {
+			t.Errorf("got %q, %v, want %q", d.Actions, err, want)
 		}
 	}
 	group := record.Group{Name: "north"}
 	disabled := record.Group{Name: "north", Flag: group.Flag.Disable(record.NewWriter())}
 	for want, pair := range map[string][2]record.Group{"disabled": {group, disabled}, "enabled": {disabled, group}, "changed": {group, group}} {
-		if got := pair[1].Changes(pair[0]); !slices.Equal(got, []string{want}) {
-			t.Errorf("Changes of a group returned %q, want %q", got, want)
+		d, err := record.GroupDifference([]byte("north"), pair[0].Encode(), pair[1].Encode())
+		if want := []string{"group." + want}; err != nil || !slices.Equal(d.Actions, want) {
+			t.Errorf("got %q, %v, want %q", d.Actions, err, want)
 		}
 	}
 }
