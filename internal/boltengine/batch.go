@@ -210,10 +210,6 @@ func (e *Engine) beginWrite() (*batch, error) {
 	if err := e.openAgainLocked(tryAgainSettings()); err != nil {
 		return nil, err
 	}
-	if err := e.compareFile(); err != nil {
-		e.failChanged(err)
-		return nil, err
-	}
 	b := &batch{before: e.lastCommit.Load().mark, tracked: e.trackedTables(), removed: make(map[string][][]byte), done: make(chan struct{})}
 	err := e.health.guard(stuckWriters, func() (err error) {
 		if b.tx, err = e.db.Begin(true); err == nil {
@@ -222,6 +218,10 @@ func (e *Engine) beginWrite() (*batch, error) {
 		return err
 	})
 	if err != nil {
+		if changed := e.compareFile(); changed != nil { // err may come of it
+			e.failChanged(changed)
+			err = changed
+		}
 		return nil, err
 	}
 	if e.lastCommit.Load().outlives(b.tx) {
@@ -241,11 +241,9 @@ func (e *Engine) commit(b *batch) error {
 			return err
 		})
 	}
-	if b.dirty {
-		if err := e.compareFile(); err != nil {
-			b.damage = err // what was found besides may come of it
-			e.failChanged(err)
-		}
+	if err := e.compareFile(); err != nil {
+		b.damage = err // what was found besides, by the members too, may come of it
+		e.failChanged(err)
 	}
 	if !b.dirty || b.damage != nil {
 		if err := e.health.guard(stuckWriters, b.tx.Rollback); err != nil {
