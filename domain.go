@@ -31,6 +31,8 @@ var (
 	metaDomain  = []byte("domain")
 	metaTags    = []byte("tags")
 	metaReplica = []byte("replica")
+
+	metaExport = []byte("export") // not in the table; see DomainSecrets.Export
 )
 
 // openDomain returns the domain of the store in e, and begins a new store if e is empty.
@@ -52,7 +54,7 @@ func openDomain(ctx context.Context, e Engine, opts *Options, random *randomSour
 		if d, err = loadDomain(etx); err != nil || d != nil {
 			return err
 		}
-		d = newDomain(opts.tokenPrefix(), random)
+		d = newDomain(opts, random)
 		return d.create(etx)
 	})
 	return d, err
@@ -116,10 +118,18 @@ func readDomain(get func(key []byte) ([]byte, error)) (*domain, error) {
 			return nil, err
 		}
 	}
-	if _, signs := d.tags.Signing(); !signs || !validPrefix(d.Prefix) {
-		return nil, fmt.Errorf("%w: the domain is incomplete", ErrCorrupt)
+	if err := d.checkComplete(); err != nil {
+		return nil, err
 	}
 	return d, nil
+}
+
+// checkComplete returns ErrCorrupt unless the domain can make tokens.
+func (d *domain) checkComplete() error {
+	if _, signs := d.tags.Signing(); !signs || !validPrefix(d.Prefix) {
+		return fmt.Errorf("%w: the domain is incomplete", ErrCorrupt)
+	}
+	return nil
 }
 
 // getMessage returns the message of a record in the table meta, or nil if there is no such record.
@@ -150,9 +160,12 @@ func checkFormat(message []byte) error {
 	return fmt.Errorf("%w: version %d, and this build reads version %d", ErrNewerFormat, version, formatVersion)
 }
 
-// newDomain makes the secrets of a new domain.
-func newDomain(prefix string, random *randomSource) *domain {
-	d := &domain{Domain: record.Domain{Prefix: prefix}}
+// newDomain returns the domain of a new store: the one of opts, or a new domain with new secrets.
+func newDomain(opts *Options, random *randomSource) *domain {
+	if given := opts.domain(); given != nil {
+		return &domain{Domain: given.Domain, tags: given.tags, replica: record.Replica{ID: random.uuid()}}
+	}
+	d := &domain{Domain: record.Domain{Prefix: opts.tokenPrefix()}}
 	d.ID, d.replica.ID = random.uuid(), random.uuid()
 	random.fill(d.UserSecret[:])
 	var tag [16]byte

@@ -469,6 +469,43 @@ func ExampleStore_CreateKeys() {
 	// true <nil>
 }
 
+func ExampleParseMintedKey() {
+	factory, done := openExample()
+	defer done()
+	ctx := context.Background()
+	// Once, in the factory: a token for the device, and the text that goes into its configuration.
+	minted, token, err := factory.MintKey(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	text := minted.Export()
+
+	// The device's store is of the same domain, so it takes the key.
+	dir, err := os.MkdirTemp("", "latchkey")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	device, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{Domain: factory.DomainSecrets()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer device.Close()
+	if minted, err = latchkey.ParseMintedKey(text); err != nil {
+		log.Fatal(err)
+	}
+	err = device.Update(ctx, func(tx *latchkey.Tx) error {
+		_, err := tx.InsertServerKey(latchkey.KeySpec{Name: "sensor"}, minted)
+		return err
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	who, err := device.Login(ctx, token)
+	fmt.Println(who.KeyName, err)
+	// Output: sensor <nil>
+}
+
 func ExampleStore_Users() {
 	store, done := openExample()
 	defer done()

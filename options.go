@@ -37,6 +37,12 @@ type Options struct {
 	// opening it with another one returns [ErrInvalidOptions].
 	TokenPrefix string
 
+	// Domain makes a new store one of an existing domain. The store takes keys that were minted for
+	// the domain, and its tokens have the domain's prefix. See [Store.DomainSecrets]. Without
+	// Domain, a new store begins a domain of its own. A store keeps the domain that it was made in,
+	// and opening it with another one returns [ErrInvalidOptions].
+	Domain DomainSecrets
+
 	// MaxKeysPerUser is how many keys a user can have. The default is 20, as in the hosted service.
 	// A negative number means no limit. Server keys are not limited. Expired keys do not count, by
 	// the store's clock. If the clock is set back, a key that has expired is good again and counts
@@ -149,6 +155,14 @@ func (o *Options) tokenPrefix() string {
 	return o.TokenPrefix
 }
 
+// domain returns the domain that a new store is to be of, or nil for a domain of its own.
+func (o *Options) domain() *domain {
+	if o == nil || o.Domain.d == nil {
+		return nil
+	}
+	return o.Domain.d()
+}
+
 // maxKeysPerUser is 20 by default, as in the hosted service.
 func (o *Options) maxKeysPerUser() int {
 	if o == nil || o.MaxKeysPerUser == 0 {
@@ -226,7 +240,10 @@ func (o *Options) now() func() time.Time {
 }
 
 func (o *Options) validate() error {
+	d := o.domain()
 	switch c := o.cost(); {
+	case d != nil && o.TokenPrefix != "" && o.TokenPrefix != d.Prefix:
+		return fmt.Errorf("%w: TokenPrefix is %q, and the prefix of Domain is %q", ErrInvalidOptions, o.TokenPrefix, d.Prefix)
 	case !validPrefix(o.tokenPrefix()):
 		return fmt.Errorf("%w: TokenPrefix %q is not 1 to %d ASCII letters and digits", ErrInvalidOptions, o.tokenPrefix(), maxPrefix)
 	case !c.valid():

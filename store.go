@@ -161,6 +161,9 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 	if opts != nil && opts.TokenPrefix != "" && opts.TokenPrefix != d.Prefix {
 		return nil, fmt.Errorf("%w: TokenPrefix is %q, but the store was made with %q, which it keeps", ErrInvalidOptions, opts.TokenPrefix, d.Prefix)
 	}
+	if given := opts.domain(); given != nil && given.ID != d.ID {
+		return nil, fmt.Errorf("%w: Domain is %s, but the store was made in the domain %s, which it keeps", ErrInvalidOptions, given.ID, d.ID)
+	}
 	s.domain, s.tokens = d, d.tokenFormat()
 	return s, nil
 }

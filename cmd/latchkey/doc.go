@@ -89,6 +89,9 @@
 //	login           {"ok":true,"principal":PRINCIPAL}, or {"ok":false,"reason":REASON}
 //	scan            one LEAK on each line, and {"file":FILE,"error":TEXT} for an unreadable file;
 //	                with --disable, then {"disabled":KEY} for each key that was disabled
+//	domain ...      {"domain":ID,"file":FILE}; show has no file
+//	mint            {"domain":ID,"id":ID,"name":TEXT,"minted":TEXT,"token":TOKEN}; no token
+//	                with --token
 //	serve           {"url":URL}, when the server is ready
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"health":[TEXT, ...]}
 //	doctor          {"file":FILE,"state":STATE,"findings":[FINDING, ...]}

@@ -58,7 +58,8 @@ func newRoot(c *cli) *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
 	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), groupCommands(c), loginCommand(c), scanCommand(c), serveCommand(c), statsCommand(c), doctorCommand(c), checkCommand(c),
-		auditCommands(c), backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c), versionCommand(c), manCommand())
+		auditCommands(c), backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c), versionCommand(c), manCommand(),
+		domainCommands(c), mintCommand(c))
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Args = func(_ *cobra.Command, args []string) error { return isCommand(root, args) }

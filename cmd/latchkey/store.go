@@ -124,13 +124,17 @@ func (c *cli) update(ctx context.Context, fn func(*latchkey.Tx) error) error {
 var prefixForm = regexp.MustCompile(`^[0-9A-Za-z]{1,16}$`)
 
 func initCommand(c *cli) *cobra.Command {
-	var prefix string
+	var prefix, domain string
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a new store",
-		Long:  "Make a new, empty store. init never changes a file that exists already.",
-		Args:  takes(),
-		RunE: func(*cobra.Command, []string) error {
+		Long: `Make a new, empty store. init never changes a file that exists already.
+
+A new store begins a domain of its own. With --domain, the store is one of the domain whose secrets are
+in a file that latchkey domain export wrote. It then takes the keys that were minted for that domain,
+and its tokens begin as those of the domain do.`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := c.path()
 			if err != nil {
 				return err
@@ -142,6 +146,12 @@ func initCommand(c *cli) *cobra.Command {
 				return explainExisting(fs.ErrExist, path)
 			}
 			opts := latchkey.Options{TokenPrefix: prefix}
+			if domain != "" && !cmd.Flags().Changed("prefix") {
+				opts.TokenPrefix = ""
+			}
+			if opts.Domain, err = readDomain(domain); err != nil {
+				return err
+			}
 			s, err := c.open(path, opts)
 			if err == nil {
 				err = s.Close()
@@ -156,6 +166,8 @@ func initCommand(c *cli) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&prefix, "prefix", "lk", "the `TEXT` that every token of the store begins with: 1 to 16 letters and digits")
+	cmd.Flags().StringVar(&domain, "domain", "", "the `FILE` with the secrets of an existing domain")
+	_ = cmd.RegisterFlagCompletionFunc("domain", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 	return cmd
 }
 
