@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -21,11 +22,11 @@ import (
 )
 
 // Many goroutines log in with a few keys of a few people. At the same time they create, disable,
-// enable, rename and delete these keys and users. Now and then a goroutine gives up a call or
-// compacts the file. The answers of all calls, with the times when each call began and ended, make
-// a history. porcupine looks for an order of the calls that respects these times and explains all
-// answers. No such order exists if a login still succeeds after the return of a call that knew the
-// key to be revoked.
+// enable, rename and delete these keys and users, and change the networks and scopes of the keys.
+// Now and then a goroutine gives up a call or compacts the file. The answers of all calls, with the
+// times when each call began and ended, make a history. porcupine looks for an order of the calls
+// that respects these times and explains all answers. No such order exists if a login still
+// succeeds after the return of a call that knew the key to be revoked.
 
 // Each person in a history keeps one identity. After the deletion of its user, the person gets
 // another user. Nothing that happens to one person depends on another, so each person's history is
@@ -52,6 +53,7 @@ type answer struct {
 	outcome  string
 	made     int // number of the new user or key
 	name     string
+	scopes   string
 	disabled bool
 }
 
@@ -114,8 +116,14 @@ func (r *recorder) callSomething(caller int, random *rand.Rand) {
 	user, key := p.choose(random)
 	name := pick(random, keyNames)
 	switch n := random.IntN(100); {
-	case n < 60:
+	case n < 55:
 		r.logIn(caller, who, key)
+	case n < 58:
+		where := pick(random, []string{"", "away"})
+		r.changeKey(caller, call{method: "SetNetworks", person: who, key: key, name: where}, r.moveTo(where))
+	case n < 60:
+		scopes := pick(random, []string{"", "files:read"})
+		r.changeKey(caller, call{method: "SetScopes", person: who, key: key, name: scopes}, r.permit(scopes))
 	case n < 64:
 		r.key(caller, who, key)
 	case n < 66:
@@ -192,7 +200,7 @@ func (r *recorder) logIn(caller, who, key int) {
 		if err == nil && (principal.KeyID != k.id || principal.UserID != k.owner) {
 			return answer{outcome: fmt.Sprintf("logged in as %+v", principal)}
 		}
-		return answer{outcome: outcome(err), name: principal.KeyName}
+		return answer{outcome: outcome(err), name: principal.KeyName, scopes: principal.Scopes.String()}
 	})
 }
 
@@ -200,7 +208,7 @@ func (r *recorder) key(caller, who, key int) {
 	k := r.people[who].issued(key)
 	r.do(caller, call{method: "Key", person: who, key: key}, func(ctx context.Context) answer {
 		found, err := r.store.Key(ctx, k.owner, k.id)
-		return answer{outcome: outcome(err), name: found.Name, disabled: found.Disabled}
+		return answer{outcome: outcome(err), name: found.Name, scopes: found.Scopes.String(), disabled: found.Disabled}
 	})
 }
 
@@ -219,6 +227,24 @@ func (r *recorder) changeKey(caller int, c call, change func(ctx context.Context
 
 func (r *recorder) renameTo(name string) func(ctx context.Context, owner, id uuid.UUID) error {
 	return func(ctx context.Context, owner, id uuid.UUID) error { return r.store.RenameKey(ctx, owner, id, name) }
+}
+
+// moveTo gives a key no networks, or one network if where is "away". The callers give no address,
+// so they are in no network.
+func (r *recorder) moveTo(where string) func(ctx context.Context, owner, id uuid.UUID) error {
+	var networks []netip.Prefix
+	if where == "away" {
+		networks = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	}
+	return func(ctx context.Context, owner, id uuid.UUID) error {
+		return r.store.SetNetworks(ctx, owner, id, networks)
+	}
+}
+
+func (r *recorder) permit(scopes string) func(ctx context.Context, owner, id uuid.UUID) error {
+	return func(ctx context.Context, owner, id uuid.UUID) error {
+		return r.store.SetScopes(ctx, owner, id, latchkey.NewScopes(strings.Fields(scopes)...))
+	}
 }
 
 func (r *recorder) changeUser(caller int, c call, change func(ctx context.Context, id uuid.UUID) error) {
@@ -268,7 +294,9 @@ type personState struct {
 type keyState struct {
 	alive    bool
 	disabled bool
+	away     bool // it has a network
 	name     string
+	scopes   string
 }
 
 // key returns the state of a key. A key that was never made counts as dead.
@@ -315,8 +343,10 @@ func (s personState) next(c call, made int) (answer, personState) {
 			return answer{outcome: "ErrKeyDisabled"}, s
 		case s.disabled:
 			return answer{outcome: "ErrUserDisabled"}, s
+		case k.away:
+			return answer{outcome: "ErrNetworkNotAllowed"}, s
 		}
-		ok.name = k.name
+		ok.name, ok.scopes = k.name, k.scopes
 		return ok, s
 	default:
 		if !k.alive {
@@ -340,10 +370,16 @@ func (s personState) next(c call, made int) (answer, personState) {
 		ok.made = made
 		return ok, s.withKey(made, keyState{alive: true, name: c.name})
 	case "Key":
-		ok.name, ok.disabled = k.name, k.disabled
+		ok.name, ok.scopes, ok.disabled = k.name, k.scopes, k.disabled
 		return ok, s
 	case "DisableKey", "EnableKey":
 		k.disabled = c.method == "DisableKey"
+		return ok, s.withKey(c.key, k)
+	case "SetNetworks":
+		k.away = c.name == "away"
+		return ok, s.withKey(c.key, k)
+	case "SetScopes":
+		k.scopes = c.name
 		return ok, s.withKey(c.key, k)
 	case "DeleteKey":
 		return ok, s.withKey(c.key, keyState{})
@@ -388,7 +424,7 @@ var revocationModel = porcupine.Model{
 		lines := []string{fmt.Sprintf("user %d, disabled: %t", s.user, s.disabled)}
 		for number, k := range s.keys {
 			if k.alive {
-				lines = append(lines, fmt.Sprintf("key %d %q, disabled: %t", number, k.name, k.disabled))
+				lines = append(lines, fmt.Sprintf("key %d %q %q, disabled: %t, away: %t", number, k.name, k.scopes, k.disabled, k.away))
 			}
 		}
 		return strings.Join(lines, "; ")

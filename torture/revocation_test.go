@@ -3,6 +3,7 @@ package torture_test
 import (
 	"context"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -140,6 +141,10 @@ func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 	disableUser := func(c calls) error { return c.DisableUser(context.Background(), c.user) }
 	enableUser := func(c calls) error { return c.EnableUser(context.Background(), c.user) }
 	deleteUser := func(c calls) error { return c.DeleteUser(context.Background(), c.user) }
+	moveAway := func(c calls) error {
+		return c.SetNetworks(context.Background(), c.user, c.key, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")})
+	}
+	moveBack := func(c calls) error { return c.SetNetworks(context.Background(), c.user, c.key, nil) }
 	for _, tt := range []struct {
 		name   string
 		before func(calls) error // made before the login that is remembered; nil for none
@@ -152,6 +157,8 @@ func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 		{"a key that is deleted, and then to be disabled", nil, deleteKey, disableKey, "ErrKeyNotFound", "ErrInvalidToken"},
 		{"a key that is disabled twice", nil, disableKey, disableKey, "ok", "ErrKeyDisabled"},
 		{"a key that is enabled twice", disableKey, enableKey, enableKey, "ok", "ok"},
+		{"a key that gets networks twice", nil, moveAway, moveAway, "ok", "ErrNetworkNotAllowed"},
+		{"a key that loses its networks twice", moveAway, moveBack, moveBack, "ok", "ok"},
 		{"a user who is deleted twice", nil, deleteUser, deleteUser, "ErrUserNotFound", "ErrInvalidToken"},
 		{"a user who is deleted, and then to be disabled", nil, deleteUser, disableUser, "ErrUserNotFound", "ErrInvalidToken"},
 		{"a user who is disabled twice", nil, disableUser, disableUser, "ok", "ErrUserDisabled"},
