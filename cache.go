@@ -14,8 +14,8 @@ import (
 // maxCacheSize keeps the index of the cache well below the address space of a 32-bit machine.
 const maxCacheSize = 1 << 24
 
-// cache remembers keys whose secret was proven, and the answer to their holders: the principal, or
-// the reason why it is refused. It is a hash table that readers walk without a lock, and that
+// cache remembers secrets of keys that were proven, and the answer to their holders: the principal,
+// or the reason why it is refused. It is a hash table that readers walk without a lock, and that
 // writers change under one. The number of entries is bounded. The SIEVE algorithm (Zhang et al.,
 // NSDI 2024) chooses the entry that leaves, so that a scan of many keys does not push out the keys
 // that are in use.
@@ -52,6 +52,7 @@ func (s *staleLogins) add(more staleLogins) {
 	s.groups = append(s.groups, more.groups...)
 }
 
+// A cacheEntry is of one secret of a key. During a rotation a key can have two.
 type cacheEntry struct {
 	keyDigits [keyIDDigits]byte // the key's ID, as in its tokens
 	salt      [8]byte
@@ -107,14 +108,14 @@ func (c *cache) bucket(key string) *atomic.Pointer[cacheEntry] {
 	return &c.buckets[word8(key[keyIDDigits-8:])*0x9e3779b97f4a7c15>>c.shift]
 }
 
-// get returns the entry of the key whose ID has these digits, or nil. It takes no lock and
-// allocates nothing.
-func (c *cache) get(key string) *cacheEntry {
+// get returns the entry of a genuine token, or nil. It takes no lock and allocates nothing.
+func (c *cache) get(t *parsedToken) *cacheEntry {
 	if len(c.buckets) == 0 {
 		return nil
 	}
+	key := t.keyDigits()
 	for e := c.bucket(key).Load(); e != nil; e = e.next.Load() {
-		if string(e.keyDigits[:]) == key {
+		if string(e.keyDigits[:]) == key && e.matches(t) {
 			// Not stored each time, because that would move the cache line between processors.
 			if !e.visited.Load() {
 				e.visited.Store(true)
@@ -141,7 +142,7 @@ func (c *cache) put(e *cacheEntry, mark uint64) {
 	if c.limit == 0 || !c.revoked.admits(&e.principal, mark) {
 		return
 	}
-	old := c.findLocked(string(e.keyDigits[:]))
+	old := c.findLocked(string(e.keyDigits[:]), e.principal.TokenID)
 	if old == nil && c.count >= c.limit {
 		c.evictLocked()
 	}
@@ -175,7 +176,7 @@ func (c *cache) hold(s staleLogins) {
 	defer c.mu.Unlock()
 	c.revoked.count(s, 1)
 	for _, id := range s.keys {
-		if e := c.findLocked(digitsOf(id)); e != nil {
+		for e := c.findLocked(digitsOf(id), ""); e != nil; e = c.findLocked(digitsOf(id), "") {
 			c.removeLocked(e)
 		}
 	}
@@ -236,12 +237,13 @@ func (c *cache) evictLocked() {
 	c.removeLocked(e)
 }
 
-func (c *cache) findLocked(key string) *cacheEntry {
+// findLocked returns the entry of a key's token with an ID, or nil. An empty ID stands for any.
+func (c *cache) findLocked(key, tokenID string) *cacheEntry {
 	if c.limit == 0 {
 		return nil
 	}
 	e := c.bucket(key).Load()
-	for e != nil && string(e.keyDigits[:]) != key {
+	for e != nil && (string(e.keyDigits[:]) != key || tokenID != "" && e.principal.TokenID != tokenID) {
 		e = e.next.Load()
 	}
 	return e

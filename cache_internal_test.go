@@ -22,14 +22,18 @@ func cacheID(n uint64) (id uuid.UUID) {
 	return id
 }
 
+// cacheToken is the token that newEntry takes for a key.
+func cacheToken(id uuid.UUID) *parsedToken {
+	return &parsedToken{body: digitsOf(id) + strings.Repeat("1", bodyDigits-keyIDDigits)}
+}
+
 // newEntry makes the entry of a key.
 func newEntry(id, owner uuid.UUID) *cacheEntry {
-	t := &parsedToken{body: digitsOf(id) + strings.Repeat("1", bodyDigits-keyIDDigits)}
 	who := Principal{KeyID: id, UserID: owner, Group: groupOf(owner)}
 	if owner == ServerOwner {
 		who.UserID, who.ServerKey = uuid.Nil, true
 	}
-	return newCacheEntry(t, &answer{principal: who})
+	return newCacheEntry(cacheToken(id), &answer{principal: who})
 }
 
 // groupOf returns the group that newEntry gives to the keys of an owner.
@@ -179,7 +183,7 @@ func TestTheCacheBehavesAsItsModel(t *testing.T) {
 				id := cacheID(number())
 				switch random.IntN(12) {
 				default:
-					if got, want := c.get(digitsOf(id)), m.get(id); got != want {
+					if got, want := c.get(cacheToken(id)), m.get(id); got != want {
 						t.Fatalf("seed %d, step %d: get: got %v, want %v", seed, step, got, want)
 					}
 				case 0, 1, 2, 3:
@@ -245,7 +249,7 @@ func TestAScanOfManyKeysDoesNotPushOutThoseInUse(t *testing.T) {
 	for n := range uint64(50) {
 		id := cacheID(n)
 		remember(c, id)
-		c.get(digitsOf(id))
+		c.get(cacheToken(id))
 	}
 	for n := range uint64(10_000) {
 		remember(c, cacheID(1000+n))
@@ -254,7 +258,7 @@ func TestAScanOfManyKeysDoesNotPushOutThoseInUse(t *testing.T) {
 		t.Errorf("the cache has %d entries, want 100", c.size())
 	}
 	for n := range uint64(50) {
-		if id := cacheID(n); c.get(digitsOf(id)) == nil {
+		if id := cacheID(n); c.get(cacheToken(id)) == nil {
 			t.Errorf("key %d was pushed out", n)
 		}
 	}
@@ -265,15 +269,15 @@ func TestAKeyThatIsNotUsedAnyMoreLeavesTheCache(t *testing.T) {
 	for n := range uint64(10) {
 		id := cacheID(n)
 		remember(c, id)
-		c.get(digitsOf(id))
+		c.get(cacheToken(id))
 	}
 	for n := range uint64(20) {
 		id := cacheID(100 + n)
 		remember(c, id)
-		c.get(digitsOf(id))
+		c.get(cacheToken(id))
 	}
 	for n := range uint64(10) {
-		if id := cacheID(n); c.get(digitsOf(id)) != nil {
+		if id := cacheID(n); c.get(cacheToken(id)) != nil {
 			t.Errorf("key %d is still there after 20 others were used", n)
 		}
 	}
@@ -297,10 +301,10 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 			mark := c.mark(id)
 			tt.drop(c, id)
 			c.put(newEntry(id, cacheID(9)), mark)
-			if c.get(digitsOf(id)) != nil || c.size() != 0 {
+			if c.get(cacheToken(id)) != nil || c.size() != 0 {
 				t.Error("it was remembered")
 			}
-			if remember(c, id); c.get(digitsOf(id)) == nil {
+			if remember(c, id); c.get(cacheToken(id)) == nil {
 				t.Error("what was read after it is not remembered")
 			}
 		})
@@ -315,7 +319,7 @@ func TestAnAnswerReadWhileACommitWasUnderWayIsNotRememberedAfterIt(t *testing.T)
 		mark := c.mark(id)
 		c.release(what)
 		c.put(newEntry(id, user), mark)
-		if c.get(digitsOf(id)) != nil {
+		if c.get(cacheToken(id)) != nil {
 			t.Errorf("it was remembered, for all the drops of %v", what)
 		}
 	}
@@ -330,12 +334,12 @@ func TestACommitKeepsNoOtherKeyOutOfTheCache(t *testing.T) {
 	c.release(two)
 	for n := range uint64(1000) { // some have the same last byte
 		id := cacheID(n)
-		if remember(c, id); (c.get(digitsOf(id)) == nil) != (id == held) {
+		if remember(c, id); (c.get(cacheToken(id)) == nil) != (id == held) {
 			t.Errorf("key %d is remembered: %t", n, id == held)
 		}
 	}
 	c.release(one)
-	if remember(c, held); c.get(digitsOf(held)) == nil {
+	if remember(c, held); c.get(cacheToken(held)) == nil {
 		t.Error("the key is not remembered after the commit")
 	}
 	if len(c.revoked.holds) != 0 {
@@ -362,7 +366,7 @@ func TestADropOfAUserOrAGroupForgetsAllItsKeysAndNoOther(t *testing.T) {
 				t.Helper()
 				for n := range uint64(90) {
 					id := cacheID(n)
-					if got := c.get(digitsOf(id)) != nil; got != (want || owners[n%3] != user) {
+					if got := c.get(cacheToken(id)) != nil; got != (want || owners[n%3] != user) {
 						t.Errorf("%s: key %d of %s is remembered: %t", when, n, owners[n%3], got)
 					}
 				}
@@ -392,7 +396,7 @@ func TestADropForgetsNoOtherKey(t *testing.T) {
 	gone := cacheID(500)
 	c.drop([]uuid.UUID{gone})
 	for n := range uint64(1000) {
-		if id := cacheID(n); (c.get(digitsOf(id)) == nil) != (id == gone) {
+		if id := cacheID(n); (c.get(cacheToken(id)) == nil) != (id == gone) {
 			t.Errorf("key %d is remembered: %t", n, id == gone)
 		}
 	}
@@ -416,7 +420,7 @@ func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
 				e := remember(c, id)
 				c.drop([]uuid.UUID{id})
 				dropped[n].Store(e)
-				if c.get(digitsOf(id)) != nil {
+				if c.get(cacheToken(id)) != nil {
 					t.Errorf("key %d is met after its drop", n)
 				}
 			}
@@ -427,7 +431,7 @@ func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
 			for n := 0; !done.Load(); n = (n + 1) % keys {
 				id := cacheID(uint64(n))
 				before := dropped[n].Load()
-				switch e := c.get(digitsOf(id)); {
+				switch e := c.get(cacheToken(id)); {
 				case e == nil:
 				case e == before:
 					t.Errorf("key %d: the entry that was dropped before is met", n)
@@ -456,7 +460,7 @@ func TestTheCacheStaysConsistentUnderConcurrentUse(t *testing.T) {
 				id := cacheID(random.Uint64N(100))
 				switch random.IntN(8) {
 				default:
-					if e := c.get(digitsOf(id)); e != nil && e.principal.KeyID != id {
+					if e := c.get(cacheToken(id)); e != nil && e.principal.KeyID != id {
 						t.Errorf("got the entry of %s, want that of %s", e.principal.KeyID, id)
 					}
 				case 0, 1, 2:
@@ -488,7 +492,7 @@ func TestAnEntryThatIsReplacedIsNeverMissed(t *testing.T) {
 		done.Store(true)
 	})
 	for !done.Load() {
-		if c.get(digitsOf(id)) == nil {
+		if c.get(cacheToken(id)) == nil {
 			t.Error("the key is remembered, and was not found")
 			break
 		}
@@ -550,7 +554,7 @@ func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
 		}
 		return n
 	}
-	e := s.cache.get(digitsOf(key.ID))
+	e := s.cache.get(&parsed)
 	if e == nil {
 		t.Fatal("the key is not in the cache")
 	}

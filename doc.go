@@ -27,7 +27,9 @@
 // A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser],
 // [Store.DeleteUser] or [Store.DisableGroup] has returned does not succeed. A login that begins
 // after [Store.SetExpiry], [Store.SetScopes], [Store.SetNetworks], [Store.SetMetadata],
-// [Store.SetKeyGroup] or [Store.SetUserGroup] has returned is judged by the new value.
+// [Store.SetKeyGroup] or [Store.SetUserGroup] has returned is judged by the new value. No
+// login with the old token succeeds that begins after a [Store.RotateKey] without overlap has
+// returned.
 //
 // A token is never stored. The store keeps an argon2id hash of the token's secret, and never shows
 // the hash. A token that this store did not make is refused without reading the disk.
@@ -38,15 +40,18 @@
 // other methods of [Store] are one transaction each. The exceptions are:
 //
 //   - [Store.CreateKey], [Store.CreateServerKey] and [Store.CreateKeys] are two: they check the
-//     request in the first, then hash, and insert the keys in the second.
+//     request in the first, then hash, and insert the keys in the second. So are [Store.RotateKey]
+//     and [Store.RotateServerKey].
 //   - [Store.Login] is none if the cache knows the key. Otherwise it is up to three reads, or more
-//     if the key changes meanwhile.
+//     if the key changes meanwhile. The first login by a token with [Rotation].UntilUsed also
+//     writes.
 //   - [Store.Users] and [Store.Groups] are one for every 256 of these, and [Store.AllKeys] is one
 //     more than one for every 256 keys that it reads.
 //   - [Store.MintKey], [Store.MintKeys], [Store.HashPassword] and [Store.CheckPassword] are none.
 //
 // Hashing is slow, so it never happens inside a transaction: [Store.MintKey] hashes before the
-// transaction, and [Tx.InsertKey] inserts the key in it.
+// transaction, and [Tx.InsertKey] inserts the key in it. For a new token of a key,
+// [Store.MintToken] and [Tx.RotateKey] do that.
 //
 // # Files and engines
 //

@@ -84,8 +84,12 @@ var (
 	// ErrInvalidExpiry means that an expiry date for a key has passed already, or is after the year
 	// 9999. To stop a key at once, disable it.
 	ErrInvalidExpiry = errors.New("invalid expiry date")
+	// ErrInvalidRotation means that a [Rotation] breaks a rule, or that the key has no good token
+	// that could be replaced. The text says which.
+	ErrInvalidRotation = errors.New("invalid rotation")
 	// ErrInvalidMintedKey means that a [MintedKey] is empty, was minted by a store of another
-	// domain, or has been inserted already. Mint another one.
+	// domain, or has been inserted already. For a rotation it means that the MintedKey was not
+	// minted for the key, or that the key was rotated since then. Mint another one.
 	ErrInvalidMintedKey = errors.New("minted key cannot be inserted")
 	// ErrInvalidData means that a name, key or value is outside the limits of [AppTable].
 	ErrInvalidData = errors.New("invalid application data")
@@ -154,6 +158,12 @@ var (
 	// ErrSafetyCopyFailed is a finding of [Store.Health]: the last attempt to make a safety copy
 	// failed. The text says since when, and why.
 	ErrSafetyCopyFailed = errors.New("the safety copy cannot be made")
+	// ErrRotationNotDurable is a finding of [Store.Health]: the first login with a new token was to
+	// end the old one, and the store could not write that. This process refuses the old token. Its
+	// end is on disk after the next change that succeeds. Until then another process, or this one
+	// after a restart, accepts the old token until the new one logs in there or the overlap is
+	// over. The text says why the end could not be written.
+	ErrRotationNotDurable = errors.New("the end of old tokens is not on disk yet")
 	// ErrRecovered is a finding of [Store.Health]: this opening put the safety copy in the place of
 	// a file that was damaged or gone. Changes after the copy are lost: keys that were disabled or
 	// deleted since then are as they were before.

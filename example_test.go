@@ -369,6 +369,33 @@ func ExampleStore_RenameKey() {
 	// Output: old laptop <nil>
 }
 
+// RotateKey gives a key a new token, while the old one is still good for a day.
+func ExampleStore_RotateKey() {
+	store, done := openExample()
+	defer done()
+	ctx := context.Background()
+	user := ada(store)
+	key, old, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "laptop"})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	_, token, err := store.RotateKey(ctx, user.ID, key.ID, latchkey.Rotation{Overlap: 24 * time.Hour, UntilUsed: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = store.Login(ctx, old)
+	fmt.Println("the old token:", err)
+	who, err := store.Login(ctx, token) // ends the old token
+	fmt.Println("the new token:", who.KeyID == key.ID, err)
+	_, err = store.Login(ctx, old)
+	fmt.Println("the old token is refused:", errors.Is(err, latchkey.ErrInvalidToken))
+	// Output:
+	// the old token: <nil>
+	// the new token: true <nil>
+	// the old token is refused: true
+}
+
 func ExampleStore_DeleteKey() {
 	store, done := openExample()
 	defer done()

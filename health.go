@@ -14,6 +14,8 @@ import (
 //
 //   - [ErrSafetyCopyFailed] means that the last safety copy could not be made. Logins and changes
 //     go on.
+//   - [ErrRotationNotDurable] means that the store could not write that an old token has ended.
+//     This process refuses the token.
 //   - [ErrRecovered] means that this opening recovered the store from its safety copy.
 //   - [ErrReaderHoldsUp] means that a writer waits for a [Store.View] that does not end.
 //   - The engine adds findings of its own; see [EngineHealther].
@@ -31,7 +33,7 @@ func (s *Store) Health(ctx context.Context) error {
 	if e, ok := s.engine.(EngineHealther); ok {
 		findings = append(findings, e.EngineHealth(ctx))
 	}
-	findings = append(findings, s.safetyCopy.finding())
+	findings = append(findings, s.safetyCopy.finding(), s.unendedFinding())
 	if s.recovered {
 		findings = append(findings, ErrRecovered)
 	}

@@ -40,6 +40,9 @@ type Key struct {
 	Networks []netip.Prefix    `json:"networks,omitempty"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Group    string            `json:"group,omitempty"` // of a server key
+	// Tokens are the tokens of the key that have not been replaced, the oldest first: one, or two
+	// after a rotation with an overlap. The older one is good until it ends.
+	Tokens []KeyToken `json:"-"`
 }
 
 // KeySpec describes a key to be made.
@@ -158,7 +161,7 @@ func (s *Store) createKeys(ctx context.Context, requests []KeyRequest, progress 
 	if err != nil {
 		return nil, nil, err
 	}
-	minted, tokens, err := s.mintKeys(ctx, len(requests), progress)
+	minted, tokens, err := s.mintKeys(ctx, s.draw(len(requests)), progress)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -196,8 +199,8 @@ func requestError(err error, i, total int) error {
 }
 
 // A MintedKey is a key that has an ID and a hash, but no owner and no name. [Tx.InsertKey] or
-// [Tx.InsertServerKey] turns it into a key. Printing it shows only its ID, and marshaling it shows
-// nothing.
+// [Tx.InsertServerKey] turns it into a key. A MintedKey of [Store.MintToken] is for [Tx.RotateKey]
+// instead. Printing it shows only its ID, and marshaling it shows nothing.
 type MintedKey struct{ m concealed[mintedKey] }
 
 // concealed holds a value that must not be printed. fmt prints the contents of unexported fields
@@ -212,6 +215,7 @@ type mintedKey struct {
 	domain   uuid.UUID
 	created  time.Time
 	verifier record.Verifier
+	replaces record.VerifierID // zero unless it is for a rotation
 }
 
 // Format writes the ID of the key, and keeps the verifier out of anything that prints a MintedKey.
@@ -240,11 +244,11 @@ func (s *Store) MintKey(ctx context.Context) (MintedKey, string, error) {
 //
 // It returns [ErrBusy], [ErrClosed] or ctx's error.
 func (s *Store) MintKeys(ctx context.Context, n int, progress func(done, total int)) ([]MintedKey, []string, error) {
-	minted, tokens, err := s.mintKeys(ctx, n, progress)
+	minted, tokens, err := s.mintKeys(ctx, s.draw(max(n, 0)), progress)
 	return minted, tokens, wrapf(err, "mint keys")
 }
 
-func (s *Store) mintKeys(ctx context.Context, n int, progress func(done, total int)) ([]MintedKey, []string, error) {
+func (s *Store) mintKeys(ctx context.Context, drawn []drawnKey, progress func(done, total int)) ([]MintedKey, []string, error) {
 	if s.closed.Load() {
 		return nil, nil, ErrClosed
 	}
@@ -252,7 +256,6 @@ func (s *Store) mintKeys(ctx context.Context, n int, progress func(done, total i
 		return nil, nil, err
 	}
 	defer s.hasher.end(hashKey)
-	drawn := s.draw(max(n, 0))
 	minted, tokens := make([]MintedKey, len(drawn)), make([]string, len(drawn))
 	err := s.inParallel(ctx, len(drawn), progress, func(ctx context.Context, i int) (err error) {
 		minted[i], tokens[i], err = s.mint(ctx, drawn[i])
@@ -305,9 +308,11 @@ func (s *Store) inParallel(ctx context.Context, n int, progress func(done, total
 
 // drawnKey is a key whose secret has not been hashed yet.
 type drawnKey struct {
-	id      uuid.UUID
-	created time.Time
-	secret  [secretSize]byte
+	id       uuid.UUID
+	created  time.Time
+	secret   [secretSize]byte
+	verifier record.VerifierID
+	replaces record.VerifierID // see mintedKey
 }
 
 // draw makes n new keys, each with an ID and a secret.
@@ -316,6 +321,9 @@ func (s *Store) draw(n int) []drawnKey {
 	for i := range drawn {
 		s.random.fill(drawn[i].secret[:])
 		drawn[i].id, drawn[i].created = s.newID()
+	}
+	for i := range drawn {
+		drawn[i].verifier = record.NewVerifierID(drawn[i].secret[:], s.random.fill)
 	}
 	return drawn
 }
@@ -331,8 +339,8 @@ func (s *Store) mint(ctx context.Context, d drawnKey) (MintedKey, string, error)
 		return MintedKey{}, "", err
 	}
 	m := mintedKey{
-		id: d.id, domain: s.domain.ID, created: d.created,
-		verifier: record.Verifier{ID: record.NewVerifierID(d.secret[:]), PHC: v.String()},
+		id: d.id, domain: s.domain.ID, created: d.created, replaces: d.replaces,
+		verifier: record.Verifier{ID: d.verifier, PHC: v.String()},
 	}
 	return MintedKey{conceal(m)}, s.tokens.format(d.id, d.secret), nil
 }
@@ -360,6 +368,9 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		return Key{}, ErrInvalidMintedKey
 	}
 	m := minted.m()
+	if m.replaces != (record.VerifierID{}) {
+		return Key{}, ErrInvalidMintedKey
+	}
 	expired, err := tx.checkNewKey(owner, n, 0)
 	if err != nil {
 		return Key{}, err
@@ -823,7 +834,7 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if err := tx.deleteMember(k.Groups.Now(), id); err != nil {
 		return err
 	}
-	if err := tx.deleteHashes(k); err != nil {
+	if err := tx.deleteHashes(k, record.Verifiers{}); err != nil {
 		return err
 	}
 	tx.countDeleted(k)
@@ -835,10 +846,15 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 }
 
 func toKey(k *record.Key) Key {
+	var tokens []KeyToken
+	for _, v := range k.Verifiers.Good(time.Time{}) {
+		tokens = append(tokens, KeyToken{tokenID(v.ID), v.End})
+	}
 	return Key{
 		ID: k.ID, Owner: k.Owner, Name: k.Name.Value, Created: k.Created, Expires: k.Expires.Value,
 		Disabled: k.Flag.IsDisabled(), Disablings: k.Flag.Disablings(),
 		Scopes: NewScopes(k.Scopes.Value...), Networks: k.Networks.Value, Metadata: k.Metadata.Value, Group: k.Groups.Now(),
+		Tokens: tokens,
 	}
 }
 

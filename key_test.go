@@ -168,6 +168,7 @@ func TestAKeyIsFetchedAsItWasMadeAlsoAfterReopening(t *testing.T) {
 		Name:    "laptop",
 		Created: time.Date(2026, 1, 2, 3, 4, 5, 987_000_000, time.UTC),
 		Expires: time.Date(2027, 6, 5, 21, 2, 1, 0, time.UTC),
+		Tokens:  made.Tokens,
 	}
 	if !reflect.DeepEqual(made, want) {
 		t.Errorf("CreateKey: got %+v, want %+v", made, want)
@@ -235,7 +236,7 @@ func TestThePrincipalOfAServerKeyCanHaveNoKeys(t *testing.T) {
 	key, token := addKey(t, s, latchkey.ServerOwner, "backup")
 	who, err := s.Login(t.Context(), token)
 	must(t, err)
-	if want := (latchkey.Principal{KeyID: key.ID, KeyName: "backup", Owner: latchkey.ServerOwner, ServerKey: true}); who != want {
+	if want := (latchkey.Principal{KeyID: key.ID, KeyName: "backup", Owner: latchkey.ServerOwner, ServerKey: true, TokenID: key.Tokens[0].ID}); who != want {
 		t.Errorf("got %+v, want %+v", who, want)
 	}
 	for _, owner := range []uuid.UUID{who.UserID, uuid.Nil, key.ID} {
@@ -317,7 +318,7 @@ func TestServerKeysAreMadeByCallsOfTheirOwn(t *testing.T) {
 	}))
 	who, err := s.Login(t.Context(), token)
 	must(t, err)
-	if want := (latchkey.Principal{KeyID: key.ID, KeyName: "laptop", Owner: latchkey.ServerOwner, ServerKey: true}); who != want {
+	if want := (latchkey.Principal{KeyID: key.ID, KeyName: "laptop", Owner: latchkey.ServerOwner, ServerKey: true, TokenID: key.Tokens[0].ID}); who != want {
 		t.Errorf("logged in as %+v, want %+v", who, want)
 	}
 	for _, do := range []error{

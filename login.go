@@ -31,6 +31,10 @@ type Principal struct {
 	Scopes Scopes `json:"scopes,omitzero"`
 	// Expires is when the key stops logging in. The zero time means never.
 	Expires time.Time `json:"expires,omitzero"`
+	// TokenID tells the tokens of a key apart, of which a rotation can leave two good. It can be
+	// logged. A session that the token has opened can be ended with the token: it is good while
+	// [Key].Tokens has the ID and the token has not ended.
+	TokenID string `json:"token_id"`
 
 	metadata packedMetadata
 }
@@ -41,7 +45,10 @@ func (p Principal) Metadata(name string) string { return p.metadata.get(name) }
 // Login checks a token, and returns its principal. Call it for every request: the login of a key
 // that has logged in before takes two short hashes, and neither the disk nor a lock. A token that
 // this domain did not make takes less. Only the first login of a key takes an argon2 hash. Login
-// waits for that hash, as long as ctx lasts.
+// waits for that hash, as long as ctx lasts. The first login of a token that was made with
+// [Rotation].UntilUsed also waits until the end of the old token is on disk. If the store cannot
+// write, the login succeeds, this process refuses the old token from then on, and [Store.Health]
+// says so.
 //
 // A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser],
 // [Store.DeleteUser] or [Store.DisableGroup] has returned does not succeed. A login that begins
@@ -76,7 +83,7 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 		s.counters.add(statForged, 1)
 		return Principal{}, ErrInvalidToken
 	}
-	if e := s.cache.get(t.keyDigits()); e != nil && e.matches(&t) {
+	if e := s.cache.get(&t); e != nil && !e.hasEnded(s.clock) {
 		s.counters.add(statHits, 1)
 		if err := e.refusal(s.clock, from); err != nil {
 			s.counters.add(statRefused, 1)
@@ -98,6 +105,16 @@ type answer struct {
 	blocked   error // the refusal if the user or the group is disabled; else nil
 	networks  []netip.Prefix
 	elsewhere error // the refusal of callers outside the networks; nil without networks
+	ends      int64 // when the token stops being good, in Unix seconds; 0 means never
+
+	// replaced is the good verifier that a login must end before it succeeds. An answer that has
+	// one is not remembered.
+	replaced *record.Verifier
+}
+
+// hasEnded reports whether the token has stopped being good, since a rotation.
+func (a *answer) hasEnded(clock func() time.Time) bool {
+	return a.ends != 0 && clock().Unix() >= a.ends
 }
 
 // refusal returns the reason why a login from an address is refused, or nil.
@@ -135,19 +152,26 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken, from netip.Addr) (
 		}
 		mark := s.cache.mark(id)
 		a, err := s.lookUp(ctx, v)
+		if err == nil && a != nil && a.replaced != nil && a.refusal(s.clock, from) == nil {
+			if err = s.endReplaced(ctx, id, a.replaced); err == nil {
+				mark = s.cache.mark(id)
+				a, err = s.lookUp(ctx, v)
+			}
+		}
 		if err != nil {
 			return Principal{}, wrapf(err, "login")
 		}
 		if a == nil { // the key or the verifier is gone meanwhile
 			continue
 		}
-		e := newCacheEntry(&t, a)
-		s.cache.put(e, mark)
-		if err := e.refusal(s.clock, from); err != nil {
+		if a.replaced == nil {
+			s.cache.put(newCacheEntry(&t, a), mark)
+		}
+		if err := a.refusal(s.clock, from); err != nil {
 			s.counters.add(statRefused, 1)
 			return Principal{}, err
 		}
-		return e.principal, nil
+		return a.principal, nil
 	}
 }
 
@@ -211,10 +235,15 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 	if err != nil || k == nil || !hasVerifier(k, v, tx.now()) {
 		return nil, err
 	}
+	used, replaced := k.Verifiers.Used(v.id, tx.now())
 	a := &answer{principal: Principal{
 		KeyID: k.ID, KeyName: k.Name.Value, Owner: k.Owner, ServerKey: k.Owner == ServerOwner,
 		Scopes: NewScopes(k.Scopes.Value...), Expires: k.Expires.Value, metadata: packMetadata(k.Metadata.Value),
-	}}
+		TokenID: tokenID(v.id),
+	}, replaced: replaced}
+	if !used.End.IsZero() {
+		a.ends = used.End.Unix()
+	}
 	if k.Flag.IsDisabled() {
 		a.disabled = loginError(k.ID, ErrKeyDisabled)
 	}

@@ -27,8 +27,8 @@ func TestALoginTellsWhoseTheTokenIs(t *testing.T) {
 		name, token string
 		want        latchkey.Principal
 	}{
-		{"a user's key", token, latchkey.Principal{KeyID: key.ID, KeyName: "Ada's laptop", Owner: user, UserID: user, Identity: email("ada")}},
-		{"a server key", serverToken, latchkey.Principal{KeyID: serverKey.ID, KeyName: "backup-job", Owner: latchkey.ServerOwner, ServerKey: true}},
+		{"a user's key", token, latchkey.Principal{KeyID: key.ID, KeyName: "Ada's laptop", Owner: user, UserID: user, Identity: email("ada"), TokenID: key.Tokens[0].ID}},
+		{"a server key", serverToken, latchkey.Principal{KeyID: serverKey.ID, KeyName: "backup-job", Owner: latchkey.ServerOwner, ServerKey: true, TokenID: serverKey.Tokens[0].ID}},
 	} {
 		for _, login := range []string{"cold", "cached"} {
 			if got, err := s.Login(t.Context(), tt.token); err != nil || got != tt.want {

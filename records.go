@@ -92,9 +92,14 @@ func (tx *Tx) getUser(id uuid.UUID) (*record.User, error) {
 	return getRecord(tx, tableUsers, id, record.DecodeUser)
 }
 
-// getKey returns the record of a key, or nil if there is no such key now.
+// getKey returns the record of a key as this process knows it, or nil if there is no such key now.
+// A verifier is retired there if its end could not be written yet.
 func (tx *Tx) getKey(id uuid.UUID) (*record.Key, error) {
-	return getRecord(tx, tableKeys, id, record.DecodeKey)
+	k, err := getRecord(tx, tableKeys, id, record.DecodeKey)
+	if t, unended := tx.store.unended.Load(id); unended && k != nil {
+		k.Verifiers = k.Verifiers.Retire(t.(unendedToken).old)
+	}
+	return k, err
 }
 
 // isUsed reports whether an ID has a record in a table, or a tombstone in another.

@@ -173,9 +173,12 @@ func (tx *Tx) isAtCost(id hashID) bool {
 	return err == nil && v.cost == tx.store.cost
 }
 
-// deleteHashes deletes the hashes of a key.
-func (tx *Tx) deleteHashes(k *record.Key) error {
+// deleteHashes deletes the hashes of a key, except those of verifiers in kept that are not retired.
+func (tx *Tx) deleteHashes(k *record.Key, kept record.Verifiers) error {
 	for _, v := range k.Verifiers.All {
+		if left, found := kept.Find(v.ID); found && !left.Retired {
+			continue
+		}
 		if err := tx.delete(tableHashes, hashID{k.ID, v.ID}.tableKey()); err != nil {
 			return err
 		}

@@ -17,11 +17,11 @@ type Stats struct {
 	Misses    uint64 // logins with genuine tokens that the cache could not decide
 	Malformed uint64 // logins refused because the string is not in the form of a token
 	Forged    uint64 // logins refused because this domain did not make the token
-	Unknown   uint64 // logins refused because the key is gone or has another secret
+	Unknown   uint64 // logins refused because the key or the token is gone, or the secret is wrong
 	Refused   uint64 // logins refused because something is disabled or expired
 	Busy      uint64 // logins and passwords refused with [ErrBusy]
 
-	CacheSize int           // the number of keys in the cache now
+	CacheSize int           // the number of tokens in the cache now
 	Hashes    uint64        // argon2 hashes that were computed, for logins, passwords and new keys
 	HashWait  time.Duration // the time that all callers together have waited for a permit to hash
 	HashPeak  int64         // the most memory that argon2 was permitted at once, in bytes

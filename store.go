@@ -32,6 +32,7 @@ type Store struct {
 	hasher           *hasher
 	flight           *singleflight
 	rehashes         *rehashes
+	unended          sync.Map // key ID → unendedToken
 	counters         *counters
 	safetyCopy       copyState
 	writer           atomic.Pointer[record.Writer] // for disablings; nil if the store only reads
@@ -273,6 +274,9 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 			if err := fn(tx); err != nil {
 				return err
 			}
+			if err := tx.endUnended(); err != nil {
+				return err
+			}
 			return tx.callHook()
 		})
 		if err != nil {
@@ -296,6 +300,9 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		s.cache.clear()
 	case err == nil:
 		s.rehashes.done(done.rehashes)
+		for key, t := range done.ended {
+			s.unended.CompareAndDelete(key, t)
+		}
 		s.counters.add(statRehashed, done.rehashed)
 	}
 	return err

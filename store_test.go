@@ -34,6 +34,8 @@ type household struct {
 	token      string       // of key
 	minted     latchkey.MintedKey
 	serverKey  uuid.UUID
+
+	newToken, newServerToken latchkey.MintedKey // of key and of serverKey
 }
 
 func addHousehold(t testing.TB, s *latchkey.Store) (h household) {
@@ -48,12 +50,21 @@ func addHousehold(t testing.TB, s *latchkey.Store) (h household) {
 	serverKey, _ := addKey(t, s, latchkey.ServerOwner, "doorbell")
 	h.serverKey = serverKey.ID
 	must(t, s.DisableGroup(t.Context(), "attic"))
+	h.newToken = mintToken(t, s, h.key)
+	h.newServerToken = mintToken(t, s, serverKey)
 	return h
 }
 
 func mint(t testing.TB, s *latchkey.Store) latchkey.MintedKey {
 	t.Helper()
 	minted, _, err := s.MintKey(t.Context())
+	must(t, err)
+	return minted
+}
+
+func mintToken(t testing.TB, s *latchkey.Store, key latchkey.Key) latchkey.MintedKey {
+	t.Helper()
+	minted, _, err := s.MintToken(t.Context(), key.Owner, key.ID)
 	must(t, err)
 	return minted
 }
@@ -192,6 +203,18 @@ var storeCalls = map[string]storeCall{
 	"SetKeyGroup": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
 		return s.SetKeyGroup(ctx, h.serverKey, "home")
 	}},
+	"RotateKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, _, err := s.RotateKey(ctx, h.user, h.key.ID, latchkey.Rotation{Overlap: time.Hour})
+		return err
+	}},
+	"RotateServerKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, _, err := s.RotateServerKey(ctx, h.serverKey, latchkey.Rotation{})
+		return err
+	}},
+	"MintToken": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, _, err := s.MintToken(ctx, h.user, h.key.ID)
+		return err
+	}},
 	"HashPassword": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
 		_, err := s.HashPassword(ctx, "hunter22")
 		return err
@@ -318,6 +341,14 @@ var txCalls = map[string]txCall{
 	"DisableGroup": {true, func(tx *latchkey.Tx, _ household) error { return tx.DisableGroup("home") }},
 	"SetUserGroup": {true, func(tx *latchkey.Tx, h household) error { return tx.SetUserGroup(h.user, "home") }},
 	"SetKeyGroup":  {true, func(tx *latchkey.Tx, h household) error { return tx.SetKeyGroup(h.serverKey, "home") }},
+	"RotateKey": {true, func(tx *latchkey.Tx, h household) error {
+		_, err := tx.RotateKey(h.user, h.key.ID, latchkey.Rotation{}, h.newToken)
+		return err
+	}},
+	"RotateServerKey": {true, func(tx *latchkey.Tx, h household) error {
+		_, err := tx.RotateServerKey(h.serverKey, latchkey.Rotation{Overlap: time.Hour}, h.newServerToken)
+		return err
+	}},
 	"AppTable": {true, func(tx *latchkey.Tx, _ household) error {
 		return tx.AppTable("notes").Put([]byte("ada"), []byte("met"))
 	}},

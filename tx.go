@@ -22,6 +22,7 @@ type Tx struct {
 	keyCounts map[uuid.UUID]*keyCount
 	began     time.Time // see now
 	stale     staleLogins
+	ended     map[uuid.UUID]unendedToken // whose ends were written by endUnended
 
 	onChange func(tx *Tx, c Change) error // nil unless the transaction has a hook to call
 	actor    string
@@ -33,6 +34,8 @@ type effects struct {
 	stale    staleLogins
 	rehashes []rehash // no longer waiting for a write
 	rehashed uint64   // how many of rehashes were written
+
+	ended map[uuid.UUID]unendedToken // no longer waiting for a write
 }
 
 // Format keeps stored verifiers out of anything that prints a Tx.
@@ -48,7 +51,7 @@ func (tx *Tx) finish() (e effects, err error) {
 	if tx.halfDone != nil {
 		return effects{}, tx.halfDone
 	}
-	e.stale = tx.stale
+	e.stale, e.ended = tx.stale, tx.ended
 	if tx.writes > 0 {
 		e.rehashes, e.rehashed, err = tx.applyRehashes()
 	}

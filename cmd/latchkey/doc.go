@@ -46,7 +46,8 @@
 // Unicode normal form C (NFC). New names and subjects are stored in that form. Lists mark text that
 // is in another form with "(not NFC)".
 //
-// The command key create shows the token of the new key. No command shows it again. The command
+// The command key create shows the token of the new key, and key rotate shows the new token of a
+// key. No command shows a token again. The command
 // login reads a token from standard input and never takes one as an argument, because every process
 // on the machine can see arguments. PowerShell has no <, so the session above ends there with
 //
@@ -82,6 +83,7 @@
 //	user ...        USER after the command; a deleted user as it was before
 //	key list        [KEY, ...]; of all owners one KEY on each line
 //	key create      {"key":KEY,"token":TOKEN}
+//	key rotate      {"key":KEY,"token":TOKEN}, with the new token
 //	key prune       [KEY, ...]; with --yes the keys that were deleted
 //	key ...         KEY after the command; a deleted key as it was before
 //	group list      one GROUP on each line
@@ -116,7 +118,8 @@
 //	GROUP           {"name":TEXT,"disabled":BOOL}
 //	SCOPES          TEXT with a blank between two scopes
 //	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL,
-//	                 "identity":IDENTITY,"group":TEXT,"scopes":SCOPES,"expires":TIME}
+//	                 "identity":IDENTITY,"group":TEXT,"scopes":SCOPES,"expires":TIME,
+//	                 "token_id":TEXT}
 //	LEAK            {"file":FILE,"line":N,"column":N,"state":"live", "refused", "unknown" or
 //	                 "unchecked","reason":REASON,"key_id":ID,"principal":PRINCIPAL}
 //	HEAD            the number of an entry, a colon, and the hash of the entry

@@ -73,6 +73,7 @@ var outcomes = []struct {
 
 	{latchkey.ErrInvalidName, exitUsage, "choose another name"},
 	{latchkey.ErrInvalidIdentity, exitUsage, "an identity is an e-mail address or PROVIDER:SUBJECT; see latchkey help"},
+	{latchkey.ErrInvalidRotation, exitConflict, "see latchkey key show"},
 	{latchkey.ErrInvalidExpiry, exitUsage, "give --expires a time in the future"},
 	{latchkey.ErrInvalidScope, exitUsage, "see latchkey help key create"},
 	{latchkey.ErrInvalidNetwork, exitUsage, "see latchkey help key create"},

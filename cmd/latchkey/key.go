@@ -18,11 +18,12 @@ import (
 const keyHelp = "KEY is the ID of a key or its name."
 
 func keyCommands(c *cli) *cobra.Command {
-	cmd := parentCommand("key", "Create, list, show, change, disable, enable, delete, rename and prune keys")
+	cmd := parentCommand("key", "Create, list, show, change, rotate, disable, enable, delete, rename and prune keys")
 	cmd.AddCommand(
 		keyCreateCommand(c),
 		keyListCommand(c),
 		keyShowCommand(c),
+		keyRotateCommand(c),
 		keyChangeCommand(c, "disable", "Stop a key from logging in until it is enabled", (*latchkey.Tx).DisableKey),
 		keyChangeCommand(c, "enable", "Let a disabled key log in again", (*latchkey.Tx).EnableKey),
 		askFirst(c, keyChangeCommand(c, "delete", "Delete a key for good", (*latchkey.Tx).DeleteKey)),
@@ -136,7 +137,7 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		if err := k.printNewKey(key, token); err != nil {
+		if err := k.printNewToken(key, token, fmt.Sprintf("created key %s (%s)", plain(key.Name), key.ID)); err != nil {
 			return fmt.Errorf("key %s was created, but its token could not be shown (delete the key, and create another): %w", key.ID, err)
 		}
 		return nil
@@ -166,8 +167,9 @@ func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []stri
 	return s.CreateKey(ctx, owner, spec)
 }
 
-// printNewKey prints a new key and its token. No other function prints a token.
-func (c *cli) printNewKey(key latchkey.Key, token string) error {
+// printNewToken prints a key, what was done to it, and its new token. No other function prints a
+// token.
+func (c *cli) printNewToken(key latchkey.Key, token, done string) error {
 	doc := struct {
 		Key   latchkey.Key `json:"key"`
 		Token string       `json:"token"`
@@ -177,7 +179,7 @@ func (c *cli) printNewKey(key latchkey.Key, token string) error {
 			fmt.Fprintln(w, token)
 			return
 		}
-		fmt.Fprintf(w, "created key %s (%s)\n\n    %s\n\nThis is the token of the key. It is never shown again, so keep it now.\n", plain(key.Name), key.ID, token)
+		fmt.Fprintf(w, "%s\n\n    %s\n\nThis is the token of the key. It is never shown again, so keep it now.\n", done, token)
 	})
 }
 
@@ -199,14 +201,20 @@ func keyShowCommand(c *cli) *cobra.Command {
 				if key.Owner != latchkey.ServerOwner {
 					ownerText = key.Owner.String()
 				}
-				return c.printFields(key, append([]string{
+				fields := append([]string{
 					"ID", key.ID.String(),
 					"Name", shown(key.Name),
 					"Owner", ownerText,
 					"Created", formatTime(key.Created),
 					"Expires", formatExpiry(key),
 					"State", formatKeyState(key),
-				}, showCarried(key.Scopes, key.Networks, key.Metadata, key.Group)...)...)
+				}, showCarried(key.Scopes, key.Networks, key.Metadata, key.Group)...)
+				for _, t := range key.Tokens {
+					if t.Ends.After(time.Now()) {
+						fields = append(fields, "Old token", "good until "+formatTime(t.Ends))
+					}
+				}
+				return c.printFields(key, fields...)
 			})
 		},
 	}

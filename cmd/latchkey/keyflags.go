@@ -11,7 +11,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// This file parses the values of the flags --expires and --cost.
+// This file parses the values of the flags --expires, --overlap and --cost.
 
 // parseExpiry parses s, the value of --expires, and returns the expiry date. It returns the zero
 // time, which means never, if s is empty or never.
@@ -36,7 +36,7 @@ var calendarUnits = map[string]func(from time.Time, n int) time.Time{
 	"y": func(from time.Time, n int) time.Time { return from.AddDate(n, 0, 0) },
 }
 
-// parseTime parses a date, a time of RFC 3339, or a duration from now.
+// parseTime parses a date, a time of RFC 3339, or what parseDuration parses.
 func parseTime(s string, now time.Time) (time.Time, bool) {
 	if t, err := time.Parse(time.DateOnly, s); err == nil {
 		return t, true
@@ -44,6 +44,11 @@ func parseTime(s string, now time.Time) (time.Time, bool) {
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return t, true
 	}
+	return parseDuration(s, now)
+}
+
+// parseDuration parses a duration, and returns the time that is so much after now.
+func parseDuration(s string, now time.Time) (time.Time, bool) {
 	for unit, add := range calendarUnits {
 		if number, ok := strings.CutSuffix(s, unit); ok {
 			// A number of 28 bits reaches far beyond the year 9999 and does not overflow a time.

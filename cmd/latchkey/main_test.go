@@ -136,6 +136,7 @@ var oneLine = regexp.MustCompile(`\A(\S.*\? \[y/N\] |token: \n)?(latchkey: .*|\{
 func mask(ts *testscript.TestScript, _ bool, _ []string) {
 	out := ts.ReadFile("stdout")
 	out = regexp.MustCompile(`lk_[0-9A-Za-z]{77}`).ReplaceAllString(out, "TOKEN")
+	out = regexp.MustCompile(`"[0-9a-f]{16}"`).ReplaceAllString(out, `"HEX"`)
 	out = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}`).ReplaceAllString(out, "ID")
 	out = regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`).ReplaceAllString(out, "TIME")
 	fmt.Fprint(ts.Stdout(), out)

@@ -13,7 +13,7 @@ import (
 
 func TestEachChangeOfAKeyHasAWord(t *testing.T) {
 	replica := uuid.New()
-	secret := record.Verifier{ID: record.NewVerifierID([]byte("secret")), PHC: "phc"}
+	secret := record.Verifier{ID: record.VerifierID{1}, PHC: "phc"}
 	key := record.Key{ID: uuid.New(), Verifiers: record.Verifiers{}.Add(secret)}
 	disabled := key
 	disabled.Flag = key.Flag.Disable(record.NewWriter())
@@ -28,7 +28,7 @@ func TestEachChangeOfAKeyHasAWord(t *testing.T) {
 		{"enabled", disabled, func(k *record.Key, _ record.Stamp) { k.Flag = k.Flag.Enable() }},
 		{"enabled", disabled, func(k *record.Key, _ record.Stamp) { k.Flag = k.Flag.EnableAlone() }},
 		{"rotated", key, func(k *record.Key, _ record.Stamp) {
-			k.Verifiers = k.Verifiers.Add(secret.Next(record.NewVerifierID([]byte("other")), "phc")).Retire(secret.ID)
+			k.Verifiers = k.Verifiers.Add(secret.Next(record.VerifierID{2}, "phc")).Retire(secret.ID)
 		}},
 		{"token-ended", key, func(k *record.Key, _ record.Stamp) { k.Verifiers = k.Verifiers.Retire(secret.ID) }},
 		{"token-ended", key, func(k *record.Key, _ record.Stamp) { k.Verifiers = k.Verifiers.EndAt(secret.ID, time.Unix(1, 0)) }},

@@ -3,7 +3,6 @@ package record
 import (
 	"bytes"
 	"cmp"
-	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"math"
@@ -29,10 +28,11 @@ func Hint(secret []byte) [2]byte {
 	return [2]byte{sum[0], sum[1]}
 }
 
-// NewVerifierID draws the ID of the verifier of a secret.
-func NewVerifierID(secret []byte) (id VerifierID) {
+// NewVerifierID draws the ID of the verifier of a secret. fill fills its argument with random
+// bytes.
+func NewVerifierID(secret []byte, fill func([]byte)) (id VerifierID) {
 	hint := Hint(secret)
-	rand.Read(id[copy(id[:], hint[:]):])
+	fill(id[copy(id[:], hint[:]):])
 	return id
 }
 
@@ -128,6 +128,18 @@ func (vs Verifiers) find(id VerifierID) (i int, found bool) {
 	return slices.BinarySearchFunc(vs.All, id, func(v Verifier, id VerifierID) int { return bytes.Compare(v.ID[:], id[:]) })
 }
 
+// Used returns the verifier with an ID, and the good verifier that a login with it must end, or nil
+// if there is none.
+func (vs Verifiers) Used(id VerifierID, now time.Time) (v Verifier, replaced *Verifier) {
+	v, _ = vs.Find(id)
+	for _, other := range vs.Good(now) {
+		if v.UntilUsed && other.ID == v.Replaces {
+			replaced = &other
+		}
+	}
+	return v, replaced
+}
+
 // Add returns the verifiers with one more.
 func (vs Verifiers) Add(v Verifier) Verifiers { return vs.merge(Verifiers{All: []Verifier{v}}) }
 
@@ -155,6 +167,17 @@ func (vs Verifiers) Supersede(id VerifierID) Verifiers {
 		}
 	}
 	return vs.settle()
+}
+
+// Overlap returns the verifiers as a rotation with an overlap leaves them. Both the current one and
+// the new one are among them. The current one is good until end, and all others are retired.
+func (vs Verifiers) Overlap(current, next VerifierID, end time.Time) Verifiers {
+	for _, v := range vs.All {
+		if v.ID != current && v.ID != next {
+			vs = vs.Retire(v.ID)
+		}
+	}
+	return vs.EndAt(current, end)
 }
 
 // Forget returns the verifiers without those that are retired, and without what keeps them from

@@ -235,3 +235,40 @@ func TestVerifiersStayInTheOrderOfTheirIDs(t *testing.T) {
 		}
 	}
 }
+
+func TestARotationDuringAnOverlapRetiresTheOlderVerifier(t *testing.T) {
+	first, vs := newVerifiers()
+	second := first.Next(record.VerifierID{2}, "x")
+	vs = vs.Add(second).Overlap(first.ID, second.ID, time.Unix(10, 0))
+	wantGood(t, "the first overlap", vs, 0, 1, 2)
+	third := second.Next(record.VerifierID{3}, "x")
+	vs = vs.Add(third).Overlap(second.ID, third.ID, time.Unix(5, 0))
+	wantGood(t, "the second overlap", vs, 0, 2, 3)
+	wantGood(t, "after the second overlap", vs, 5, 3)
+}
+
+func TestAVerifierThatIsUsedEndsTheOneThatItReplaces(t *testing.T) {
+	first, vs := newVerifiers()
+	second := first.Next(record.VerifierID{2}, "x")
+	plain := vs.Add(second).EndAt(first.ID, time.Unix(10, 0))
+	second.UntilUsed = true
+	untilUsed := vs.Add(second).EndAt(first.ID, time.Unix(10, 0))
+	for name, tt := range map[string]struct {
+		vs   record.Verifiers
+		id   record.VerifierID
+		now  int64
+		ends bool
+	}{
+		"the new one":                         {untilUsed, second.ID, 0, true},
+		"the old one":                         {untilUsed, first.ID, 0, false},
+		"the new one after the overlap":       {untilUsed, second.ID, 10, false},
+		"the new one, with the old retired":   {untilUsed.Retire(first.ID), second.ID, 0, false},
+		"the new one of another rotation":     {plain, second.ID, 0, false},
+		"the new one, with the old forgotten": {untilUsed.Retire(first.ID).Forget(), second.ID, 0, false},
+	} {
+		v, replaced := tt.vs.Used(tt.id, time.Unix(tt.now, 0))
+		if v.ID != tt.id || (replaced != nil) != tt.ends || replaced != nil && replaced.ID != first.ID {
+			t.Errorf("%s: used %v, replaced %v", name, v.ID, replaced)
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// keyRotation is one run of the command key rotate.
+type keyRotation struct {
+	*cli
+	owner     ownerArg
+	overlap   string
+	untilUsed bool
+	opts      latchkey.Options // the options that the store is opened with
+}
+
+func keyRotateCommand(c *cli) *cobra.Command {
+	r := &keyRotation{cli: c}
+	cmd := &cobra.Command{
+		Use:   "rotate (USER | --server) KEY",
+		Short: "Give a key a new token, and show the token once",
+		Long: `Give a key a new token, and show the token. Everything else of the key stays. Nothing can show the
+token again, because the store does not keep it.
+
+` + userHelp + `
+` + keyHelp + `
+
+Without --overlap, the old token stops logging in at once. --overlap says how long the old token
+stays good beside the new one, as a duration in years, weeks, days or hours (1y, 2w, 7d, 24h, 1h30m).
+With --until-used, the first login with the new token ends the old one before that. latchkey login
+is no such login, because it changes nothing.
+
+A key has at most two good tokens. A rotation during an overlap ends the older one at once.
+
+--cost is as in latchkey key create.`,
+		Example: examples(
+			"latchkey key rotate ada@example.com laptop",
+			"latchkey key rotate --overlap 24h --until-used ada@example.com laptop",
+			"latchkey key rotate --quiet --server --overlap 7d backup-job > token",
+		),
+		Args:              r.owner.takes("KEY"),
+		ValidArgsFunction: r.owner.complete(c, true),
+		RunE:              func(cmd *cobra.Command, args []string) error { return r.run(cmd.Context(), args) },
+	}
+	r.owner.addFlag(cmd)
+	cmd.Flags().StringVar(&r.overlap, "overlap", "", "the `DURATION` for which the old token stays good (default none)")
+	cmd.Flags().BoolVar(&r.untilUsed, "until-used", false, "end the old token at the first login with the new one; needs --overlap")
+	cmd.Flags().Var((*costFlag)(&r.opts.Cost), "cost", "the cost of hashing the token (or set LATCHKEY_COST)")
+	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("overlap", cobra.FixedCompletions([]string{"1h", "24h", "7d"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveKeepOrder))
+	c.quietFlag(cmd, "the token")
+	return cmd
+}
+
+// run rotates the key and prints its token.
+func (r *keyRotation) run(ctx context.Context, args []string) error {
+	rotation := latchkey.Rotation{UntilUsed: r.untilUsed}
+	switch now := time.Now(); {
+	case r.overlap != "":
+		end, ok := parseDuration(r.overlap, now)
+		if rotation.Overlap = end.Sub(now); !ok || rotation.Overlap <= 0 {
+			return usagef("--overlap takes a duration (1y, 2w, 7d, 24h)")
+		}
+	case r.untilUsed:
+		return usagef("--until-used needs --overlap, which ends the old token if nobody uses the new one")
+	}
+	return r.withStore(ctx, r.opts, func(s *latchkey.Store) error {
+		var key latchkey.Key
+		err := s.View(ctx, func(tx *latchkey.Tx) (err error) {
+			key, _, err = r.owner.findKey(tx, args)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		var token string
+		if r.owner.serverKey {
+			key, token, err = s.RotateServerKey(ctx, key.ID, rotation)
+		} else {
+			key, token, err = s.RotateKey(ctx, key.Owner, key.ID, rotation)
+		}
+		if err != nil {
+			return err
+		}
+		done := fmt.Sprintf("rotated key %s (%s)\n%s", plain(key.Name), key.ID, r.oldToken(key))
+		if err := r.printNewToken(key, token, done); err != nil {
+			return fmt.Errorf("key %s has a new token, but it could not be shown (rotate the key again): %w", key.ID, err)
+		}
+		return nil
+	})
+}
+
+// oldToken tells what becomes of the old token of a key that was just rotated.
+func (r *keyRotation) oldToken(key latchkey.Key) string {
+	if len(key.Tokens) < 2 {
+		return "The old token has ended."
+	}
+	text := "The old token is good until " + formatTime(key.Tokens[0].Ends)
+	if r.untilUsed {
+		text += ", or until the new one logs in"
+	}
+	return text + "."
+}
