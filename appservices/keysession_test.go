@@ -115,6 +115,49 @@ func TestASessionEndsWithTheKeyThatOpenedIt(t *testing.T) {
 	}
 }
 
+func TestASessionEndsWithTheTokenThatOpenedIt(t *testing.T) {
+	for name, r := range map[string]latchkey.Rotation{
+		"rotated without overlap":                {},
+		"rotated until the new token is used":    {Overlap: time.Hour, UntilUsed: true},
+		"rotated, and the old token's end comes": {Overlap: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDouble(t, &appservices.Options{CustomFunction: byName, AccessTokenLife: time.Hour})
+			d.signUp("ada@example.com")
+			key, token, err := d.store.CreateKey(t.Context(), d.user("ada@example.com").ID, latchkey.KeySpec{Name: "device"})
+			must(t, err)
+			serverKey, serverToken := d.serverKey("backup")
+			u, server := d.loginKey(token), d.loginKey(serverToken)
+			_, newToken, err := d.store.RotateKey(t.Context(), key.Owner, key.ID, r)
+			must(t, err)
+			_, newServerToken, err := d.store.RotateServerKey(t.Context(), serverKey.ID, r)
+			must(t, err)
+			if r.Overlap > 0 {
+				d.profile(u.access)
+				d.profile(server.access)
+				d.refresh(u.refresh).want(http.StatusCreated)
+				late := d.loginKey
+				if r.UntilUsed {
+					late = func(string) tokens { return u }
+				}
+				if old := late(token); !r.UntilUsed && claims(t, old.refresh)["exp"] != number(start.Add(r.Overlap)) {
+					t.Errorf("a session of the old token expires at %v", claims(t, old.refresh)["exp"])
+				}
+			}
+			next, nextServer := d.loginKey(newToken), d.loginKey(newServerToken)
+			if !r.UntilUsed {
+				d.clock.Advance(r.Overlap)
+			}
+			d.ended(u)
+			d.ended(server)
+			d.profile(next.access)
+			d.profile(nextServer.access)
+			d.refresh(next.refresh).want(http.StatusCreated)
+			d.wantIdentities("ada@example.com", 1)
+		})
+	}
+}
+
 func TestASessionExpiresWithTheKeyThatOpenedIt(t *testing.T) {
 	d := newDouble(t, &appservices.Options{CustomFunction: byName, AccessTokenLife: time.Hour})
 	d.signUp("ada@example.com")
@@ -214,6 +257,11 @@ func TestInsecureKeySessionsAreThoseOfTheHostedService(t *testing.T) {
 	id, key := d.createKey(owner.refresh, "device")
 	k := d.loginKey(key)
 	d.keys("PUT", "/"+id+"/disable", owner.refresh, nil).noContent()
+	d.refresh(k.refresh).want(http.StatusCreated)
+	rotated, err := d.store.Keys(t.Context(), d.user("ada@example.com").ID)
+	must(t, err)
+	_, _, err = d.store.RotateKey(t.Context(), rotated[0].Owner, rotated[0].ID, latchkey.Rotation{})
+	must(t, err)
 	d.refresh(k.refresh).want(http.StatusCreated)
 	d.keys("DELETE", "/"+id, owner.refresh, nil).noContent()
 	d.refresh(k.refresh).want(http.StatusCreated)

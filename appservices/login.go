@@ -411,7 +411,7 @@ func (c *call) enterByKey(cr *credential) (*principal, identityClaim, error) {
 	if err != nil {
 		return nil, identityClaim{}, err
 	}
-	p.key = &key
+	p.key, p.tokenID = &key, cr.key.TokenID
 	if !used {
 		err := c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error { return markUsed(tx, &p.user, key.ID) })
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ type principal struct {
 
 	// These are set when a login reads the principal.
 	key       *latchkey.Key // the key of the login, or nil
+	tokenID   string        // the token of the login, if it has a key
 	forgotten forgotten
 }
 
@@ -59,6 +61,7 @@ type sessionClaim struct {
 	User          uuid.UUID `json:"user,omitzero"`            // missing for a server key
 	Key           uuid.UUID `json:"key,omitzero"`             // the key that opened the session
 	KeyDisablings uint64    `json:"key_disablings,omitempty"` // of the key
+	KeyToken      string    `json:"key_token,omitempty"`      // the ID of the key's token
 }
 
 // isOfUserKey reports whether a user key opened the session.
@@ -106,7 +109,8 @@ func (cl *claims) session() *session {
 	return &session{sessionClaim: cl.Session, id: cl.Issuer, device: cl.DeviceID, expires: cl.SessionExpires, identity: cl.SessionIdentity}
 }
 
-// openSession returns the session of a login. A session that a key opened does not outlast the key.
+// openSession returns the session of a login. A session that a key opened does not outlast the key,
+// nor the token of the key that opened it.
 func (c *call) openSession(p *principal, identity identityClaim, device string, now time.Time) *session {
 	s := &session{
 		sessionClaim: sessionClaim{App: c.appID, User: p.user.ID, Disablings: p.user.Disablings, Forgotten: p.forgotten.Count},
@@ -118,11 +122,26 @@ func (c *call) openSession(p *principal, identity identityClaim, device string, 
 	if p.key == nil {
 		return s
 	}
-	s.Key, s.KeyDisablings = p.key.ID, p.key.Disablings
-	if !p.key.Expires.IsZero() && !c.h.opts.InsecureKeySessions {
-		s.expires = min(s.expires, p.key.Expires.Unix())
+	s.Key, s.KeyDisablings, s.KeyToken = p.key.ID, p.key.Disablings, p.tokenID
+	if c.h.opts.InsecureKeySessions {
+		return s
+	}
+	token, _ := keyToken(*p.key, p.tokenID)
+	for _, end := range []time.Time{p.key.Expires, token.Ends} {
+		if !end.IsZero() {
+			s.expires = min(s.expires, end.Unix())
+		}
 	}
 	return s
+}
+
+// keyToken returns the token of a key with an ID, and reports whether the key has it still.
+func keyToken(key latchkey.Key, id string) (token latchkey.KeyToken, has bool) {
+	i := slices.IndexFunc(key.Tokens, func(t latchkey.KeyToken) bool { return t.ID == id })
+	if i < 0 {
+		return latchkey.KeyToken{}, false
+	}
+	return key.Tokens[i], true
 }
 
 // newRefreshToken returns the token that keeps a session alive.
@@ -370,6 +389,9 @@ func (c *call) holderIn(tx *latchkey.Tx, s *session, typ string, goesOn bool) (*
 		return nil, because(revoked, "the group of the key that opened the session is disabled")
 	case !key.Expires.IsZero() && !c.app.store.Now().Before(key.Expires):
 		return nil, because(revoked, "the key that opened the session has expired")
+	}
+	if token, has := keyToken(key, s.KeyToken); !has || !token.Ends.IsZero() && !c.app.store.Now().Before(token.Ends) {
+		return nil, because(revoked, "the token that opened the session was replaced by another token of the key")
 	}
 	if owner == latchkey.ServerOwner {
 		p.server = &key
