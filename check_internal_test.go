@@ -425,6 +425,38 @@ func TestAKeyThatRepairDisablesIsForgottenByTheCache(t *testing.T) {
 	wantRefused(t, h.Store, h.laptopToken, ErrKeyDisabled)
 }
 
+func TestTheHookIsToldWhatRepairDisablesAndDeletes(t *testing.T) {
+	h := openInhabited(t)
+	var told []string
+	h.onChange = func(_ *Tx, c Change) error {
+		told = append(told, fmt.Sprint(c.Actions, " ", c.Key, " ", c.Name))
+		return nil
+	}
+	h.engine = staleEngine{h.engine, TrackedChange{Table: tableKeys, Key: h.laptop.ID[:], Sequence: 1000}}
+	if _, err := h.Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{fmt.Sprintf("[key.disabled] %s laptop", h.laptop.ID)}; !slices.Equal(told, want) {
+		t.Errorf("the hook was called for %q, want %q", told, want)
+	}
+}
+
+func TestTheHookIsToldTheIDOfADamagedRecordThatIsDeleted(t *testing.T) {
+	h := openInhabited(t)
+	h.spoil(tableKeys, h.laptop.ID[:])
+	var told []Change
+	h.onChange = func(_ *Tx, c Change) error {
+		told = append(told, c)
+		return nil
+	}
+	if err := h.Update(t.Context(), func(tx *Tx) error { return tx.delete(tableKeys, h.laptop.ID[:]) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 1 || told[0].Key != h.laptop.ID || !slices.Equal(told[0].Actions, []Action{ActionKeyDeleted}) || told[0].Name != "" {
+		t.Errorf("the hook was called for %+v", told)
+	}
+}
+
 // staleEngine is an engine that finds an entry of an earlier state.
 type staleEngine struct {
 	Engine

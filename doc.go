@@ -53,6 +53,9 @@
 // transaction, and [Tx.InsertKey] inserts the key in it. For a new token of a key,
 // [Store.MintToken] and [Tx.RotateKey] do that.
 //
+// [Options].OnChange is a hook that runs in the transaction of each change. Packages audit and
+// outbox keep the changes by it.
+//
 // # Files and engines
 //
 // A store is one bbolt file. One process at a time can write it, or several can read it with

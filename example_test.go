@@ -414,7 +414,6 @@ func ExampleStore_DeleteKey() {
 	// Output: true
 }
 
-// Update makes a user and the first key together, or neither of them.
 func ExampleStore_DisableGroup() {
 	ctx := context.Background()
 	store, done := openExample()
@@ -445,6 +444,7 @@ func ExampleStore_DisableGroup() {
 	// acme <nil>
 }
 
+// Update makes a user and the first key together, or neither of them.
 func ExampleStore_Update() {
 	store, done := openExample()
 	defer done()
@@ -471,6 +471,37 @@ func ExampleStore_Update() {
 	who, err := store.Login(ctx, token)
 	fmt.Println(who.KeyName, err)
 	// Output: first <nil>
+}
+
+func ExampleWithActor() {
+	dir, err := os.MkdirTemp("", "latchkey")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	store, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{
+		Cost: latchkey.LightCost,
+		OnChange: func(tx *latchkey.Tx, c latchkey.Change) error {
+			fmt.Println(c.Actor, c.Actions, c.Name)
+			return nil // an error would undo the change
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+
+	ctx := latchkey.WithActor(context.Background(), "ada")
+	key, _, err := store.CreateServerKey(ctx, latchkey.KeySpec{Name: "billing"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := store.DisableKey(ctx, latchkey.ServerOwner, key.ID); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// ada [key.created] billing
+	// ada [key.disabled] billing
 }
 
 func ExampleStore_CreateKeys() {

@@ -98,7 +98,8 @@ type Options struct {
 	// end of a call that is no Update. It is called once for each record that a call has changed,
 	// in the order of the changes: deleting a user changes the user's keys, too. A call that
 	// changes nothing does not call it, and neither does what the store does by itself, such as
-	// hashing anew. [Salvage] and [Restore] do not call it.
+	// hashing anew. [Store.Repair] calls it for what it disables and deletes. [Salvage] and
+	// [Restore] do not call it.
 	//
 	// What OnChange writes by tx, for example with [Tx.AppTable], is in the transaction. If it
 	// changes users, keys or groups, it is called for these changes, too. If it returns an error,
