@@ -233,7 +233,7 @@ func (w *bareBolt) put(tx *bbolt.Tx) error {
 	for i, entry := range []struct{ key, value []byte }{
 		{keyID, make([]byte, 189)},
 		{name, nil},
-		{append(id, "keys\x00"+string(keyID)...), nil},
+		{id, []byte("keys\x00" + string(keyID))},
 	} {
 		if err := tx.Bucket([]byte(bareBuckets[i])).Put(entry.key, entry.value); err != nil {
 			return err

@@ -250,7 +250,7 @@ func (n *inspection) inspectEntry(table string, e Entry) error {
 			}
 			n.stale = append(n.stale, TrackedChange{later.Sequence(), table, e.Key})
 		}
-		return n.tx.putListed(table, e.Key, value)
+		return n.tx.putListed(table, e.Key, value, e.Value)
 	}
 	switch {
 	case stale:
@@ -265,7 +265,7 @@ func (n *inspection) inspectEntry(table string, e Entry) error {
 
 // unlist removes an entry of the change index.
 func (n *inspection) unlist(place []byte) error {
-	return n.tx.put(boltpage.Changes, place, nil, false)
+	return n.tx.put(boltpage.Changes, place, nil)
 }
 
 func errNoPlace(table string, key []byte) error {

@@ -329,7 +329,7 @@ func (tx *Tx) change(table string, key, value []byte) (err error) {
 		return err
 	}
 	if !tracked {
-		return tx.put(table, key, value, false)
+		return tx.replace(write{table: table, key: key, value: value}, old)
 	}
 	before := len(tx.undos)
 	defer func() {
@@ -343,28 +343,28 @@ func (tx *Tx) change(table string, key, value []byte) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := tx.put(boltpage.Changes, place.Key(), nil, false); err != nil {
+		if err := tx.put(boltpage.Changes, place.Key(), nil); err != nil {
 			return err
 		}
 	}
 	if value == nil {
-		return tx.put(table, key, nil, false)
+		return tx.replace(write{table: table, key: key}, old)
 	}
-	return tx.putListed(table, key, value)
+	return tx.putListed(table, key, value, old)
 }
 
-// putListed sets key to value in a tracked table, and lists it at the next place in the change
-// index.
-func (tx *Tx) putListed(table string, key, value []byte) error {
+// putListed sets key to value in a tracked table, over the raw value old, and lists the entry at
+// the next place in the change index.
+func (tx *Tx) putListed(table string, key, value, old []byte) error {
 	if tx.batch.changes > boltpage.MaxNumber {
 		return ErrTransactionTooLarge
 	}
 	place := boltpage.NewPlace(tx.pending(), tx.batch.changes)
 	tx.batch.changes++
-	if err := tx.put(boltpage.Changes, place.Key(), boltpage.ChangedEntry(table, key), false); err != nil {
+	if err := tx.put(boltpage.Changes, place.Key(), boltpage.ChangedEntry(table, key)); err != nil {
 		return err
 	}
-	return tx.put(table, key, boltpage.JoinTracked(place, value), true)
+	return tx.replace(write{table: table, key: key, value: boltpage.JoinTracked(place, value), tracked: true}, old)
 }
 
 // isTracked reports whether a writer must keep track of a table, from which something was read. A

@@ -220,35 +220,31 @@ func (tx *Tx) Delete(table string, key []byte) error {
 	return tx.change(table, key, nil)
 }
 
-// put sets key to value, or removes key if value is nil. If tracked is set, the table becomes
-// tracked. put remembers how to undo that.
-func (tx *Tx) put(table string, key, value []byte, tracked bool) error {
-	if tx.ended {
-		return ErrClosed
-	}
-	if tx.batch == nil {
-		return ErrReadOnly
-	}
+// put sets key to value, or removes key if value is nil. It remembers how to undo that.
+func (tx *Tx) put(table string, key, value []byte) error {
 	old, err := tx.getRaw(table, key)
-	if err != nil {
+	if err != nil || old == nil && value == nil {
 		return err
 	}
-	if old == nil && value == nil {
-		return nil
-	}
-	if value == nil {
+	return tx.replace(write{table: table, key: key, value: value}, old)
+}
+
+// replace makes a write over the value old, which getRaw has returned, or nil. It remembers how to
+// undo that.
+func (tx *Tx) replace(w write, old []byte) error {
+	if w.value == nil {
 		// If the removal empties the leaf, bbolt goes on to the next leaf.
 		err := readPages(func() error {
-			_, err := tx.tables.FindTwo(table, key)
+			_, err := tx.tables.FindTwo(w.table, w.key)
 			return err
 		})
 		if err != nil {
 			return err
 		}
 	}
-	key = bytes.Clone(key)
-	tx.undos = append(tx.undos, write{table: table, key: key, value: old})
-	return tx.set(write{table: table, key: key, value: bytes.Clone(value), tracked: tracked})
+	w.key, w.value = bytes.Clone(w.key), bytes.Clone(w.value)
+	tx.undos = append(tx.undos, write{table: w.table, key: w.key, value: old})
+	return tx.set(w)
 }
 
 // setEntries sets the number of entries that a table counts. It remembers how to undo that.
