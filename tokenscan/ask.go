@@ -47,9 +47,10 @@ var answers = []Answer{
 //
 // Ask is a login. So that it leaves no trace, give it a store that was opened with
 // [latchkey.Options].ReadOnly: such a store writes nothing, so that the key counts as unused if it
-// was, and a rotation goes on as if the token had not been presented. A program that has its store
-// open for writing can make a copy with [latchkey.Store.Backup], and open the copy. Without
-// ReadOnly the login counts as a use of the key, with all that follows.
+// was, and a rotation goes on as if the token had not been presented. Only this store then refuses
+// the old token after the new one, if the rotation is one with [latchkey.Rotation].UntilUsed. A
+// program that has its store open for writing can make a copy with [latchkey.Store.Backup], and
+// open the copy. Without ReadOnly the login counts as a use of the key, with all that follows.
 //
 // A token of the store costs one argon2 hash, unless the store has its key in the cache. Any other
 // string costs less than a microsecond.

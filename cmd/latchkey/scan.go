@@ -255,7 +255,7 @@ func (s *scanning) ask(ctx context.Context, found tokenscan.Found) (tokenscan.An
 	answer, known := s.answers[found.Token()]
 	if !known {
 		var err error
-		if answer, err = tokenscan.Ask(ctx, s.store, found); err != nil {
+		if answer, err = s.askAnew(ctx, found); err != nil {
 			return answer, err
 		}
 		if answer.State != tokenscan.Unknown {
@@ -267,6 +267,24 @@ func (s *scanning) ask(ctx context.Context, found tokenscan.Found) (tokenscan.An
 		s.found++
 	}
 	return answer, nil
+}
+
+// askAnew asks the store about a token. A key has two tokens during a rotation, and a store that
+// only reads refuses the older one when it has met the newer one. So askAnew opens the store once
+// more for each of the two.
+func (s *scanning) askAnew(ctx context.Context, found tokenscan.Found) (answer tokenscan.Answer, err error) {
+	key, err := s.store.KeyByID(ctx, found.KeyID)
+	switch {
+	case err != nil && !errors.Is(err, latchkey.ErrKeyNotFound):
+		return answer, err
+	case len(key.Tokens) < 2:
+		return tokenscan.Ask(ctx, s.store, found)
+	}
+	err = s.withStoreReadOnly(ctx, func(store *latchkey.Store) (err error) {
+		answer, err = tokenscan.Ask(ctx, store, found)
+		return err
+	})
+	return answer, err
 }
 
 // print prints a token that was found, without the token.

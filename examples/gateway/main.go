@@ -102,6 +102,10 @@ func handler(store *latchkey.Store, backend *url.URL) http.Handler {
 	admin("PUT /admin/keys/{id}/expires", func(ctx context.Context, id uuid.UUID, body latchkey.KeySpec) (any, error) {
 		return nil, store.SetExpiry(ctx, latchkey.ServerOwner, id, body.Expires)
 	})
+	admin("POST /admin/keys/{id}/rotate", func(ctx context.Context, id uuid.UUID, _ latchkey.KeySpec) (any, error) {
+		key, token, err := store.RotateServerKey(ctx, id, latchkey.Rotation{Overlap: 24 * time.Hour, UntilUsed: true})
+		return map[string]any{"key": key, "token": token}, err
+	})
 	for pattern, call := range map[string]func(ctx context.Context, owner, id uuid.UUID) error{
 		"POST /admin/keys/{id}/disable": store.DisableKey,
 		"POST /admin/keys/{id}/enable":  store.EnableKey,
@@ -123,7 +127,7 @@ func handler(store *latchkey.Store, backend *url.URL) http.Handler {
 var statuses = map[error]int{
 	latchkey.ErrKeyNotFound: 404, latchkey.ErrKeyNameTaken: 409,
 	latchkey.ErrInvalidName: 400, latchkey.ErrInvalidExpiry: 400, latchkey.ErrInvalidScope: 400, latchkey.ErrInvalidNetwork: 400,
-	latchkey.ErrInvalidMetadata: 400, latchkey.ErrInvalidGroup: 400,
+	latchkey.ErrInvalidMetadata: 400, latchkey.ErrInvalidGroup: 400, latchkey.ErrInvalidRotation: 409,
 }
 
 // answer answers what a call of an administrator has returned.

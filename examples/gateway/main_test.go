@@ -133,6 +133,16 @@ func TestTheLifeOfAKeyThroughTheGateway(t *testing.T) {
 	g.do(t, admin, "POST", one+"/enable", "", 200)
 	g.do(t, token, "GET", "/value/1", "", 200)
 
+	// The old token of a key is good until the new one is used.
+	rotated, next := keyAndToken(t, g.do(t, admin, "POST", one+"/rotate", "", 200))
+	if rotated.ID != key.ID || next == token {
+		t.Errorf("rotating key %s made key %s", key.ID, rotated.ID)
+	}
+	g.do(t, token, "GET", "/value/1", "", 200)
+	g.do(t, next, "GET", "/value/1", "", 200)
+	g.do(t, token, "GET", "/value/1", "", 401)
+	token = next
+
 	g.do(t, admin, "PUT", one+"/expires", `{"expires":"2998-01-01T00:00:00Z"}`, 200)
 	if got := g.do(t, admin, "GET", "/admin/keys", "", 200); !strings.Contains(got, `"expires":"2998-`) {
 		t.Errorf("the list is %s", got)
