@@ -213,6 +213,9 @@ func (c *checker) inspectDomain() {
 	case !maps.EqualFunc(d.records(), now.records(), bytes.Equal):
 		c.report("the domain is not the one that the store was opened with")
 	}
+	if _, err := loadClock(c.tx.etx); err != nil {
+		c.reportError(err)
+	}
 }
 
 // each calls inspect with every entry of a table that can be read, until an error ends the run.

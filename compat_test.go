@@ -64,7 +64,7 @@ func checkCorpus(t *testing.T, name string) {
 	must(t, err)
 	path := filepath.Join(t.TempDir(), "keys.db")
 	must(t, os.WriteFile(path, store, 0o600))
-	opts := &latchkey.Options{Cost: lightest, Now: func() time.Time { return want.Now }}
+	opts := &latchkey.Options{Cost: lightest, Now: func() time.Time { return want.Now }, TestClock: true}
 
 	for _, how := range []string{"as it is", "after a write"} {
 		s := openFile(t, path, opts)
@@ -114,7 +114,7 @@ func writeCorpus(t *testing.T, name string) {
 		}
 	}
 	now := newClock()
-	s := openFile(t, name+".db", &latchkey.Options{Cost: latchkey.LightCost, Now: now.now})
+	s := openFile(t, name+".db", &latchkey.Options{Cost: latchkey.LightCost, Now: now.now, TestClock: true})
 	var want corpusFile
 	add := func(owner uuid.UUID, n latchkey.KeySpec, refused string) latchkey.Key {
 		create := func() (latchkey.Key, string, error) { return s.CreateKey(t.Context(), owner, n) }

@@ -31,6 +31,9 @@
 // login with the old token succeeds that begins after a [Store.RotateKey] without overlap has
 // returned.
 //
+// The store's time never runs backwards, so a key that has expired stays expired when the clock is
+// set back; see [Store.Now].
+//
 // A token is never stored. The store keeps an argon2id hash of the token's secret, and never shows
 // the hash. A token that this store did not make is refused without reading the disk.
 //

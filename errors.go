@@ -164,6 +164,10 @@ var (
 	// after a restart, accepts the old token until the new one logs in there or the overlap is
 	// over. The text says why the end could not be written.
 	ErrRotationNotDurable = errors.New("the end of old tokens is not on disk yet")
+	// ErrClockBehind is a finding of [Store.Health]: the clock is more than ten minutes behind the
+	// store's time; see [Store.Now]. Set the clock. If the clock is right, it was far ahead once:
+	// call [Store.ResetClock].
+	ErrClockBehind = errors.New("the clock is behind the store's time")
 	// ErrRecovered is a finding of [Store.Health]: this opening put the safety copy in the place of
 	// a file that was damaged or gone. Changes after the copy are lost: keys that were disabled or
 	// deleted since then are as they were before.

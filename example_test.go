@@ -616,6 +616,48 @@ func ExampleStore_Check() {
 	// Output: 0 findings
 }
 
+// A clock that was far ahead leaves a wrong time in the store.
+func ExampleStore_ResetClock() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "latchkey")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "keys.db")
+
+	// A program runs while the clock says 2099.
+	wrong := func() time.Time { return time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC) }
+	store, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, Now: wrong})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ada(store)
+	store.Close()
+
+	// The clock is right again, and the program is started again.
+	right := func() time.Time { return time.Date(2029, 1, 1, 0, 0, 0, 0, time.UTC) }
+	store, err = latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, Now: right})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	fmt.Println(store.Now().Year())
+	fmt.Println(errors.Is(store.Health(ctx), latchkey.ErrClockBehind))
+
+	// Somebody has looked at the clock, and says that it is right.
+	if err := store.ResetClock(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(store.Now().Year())
+	fmt.Println(store.Health(ctx))
+	// Output:
+	// 2099
+	// true
+	// 2029
+	// <nil>
+}
+
 // A backup is taken while the store is in use, and is checked when it is restored.
 func ExampleStore_Backup() {
 	store, done := openExample()

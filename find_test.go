@@ -55,7 +55,7 @@ func wantNames(t testing.TB, keys iter.Seq2[latchkey.Key, error], want ...string
 
 func TestAllKeysListsTheKeysThatAgreeWithTheFilter(t *testing.T) {
 	now := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
-	s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return now }})
+	s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return now }, TestClock: true})
 	ada, bob, eve := addMember(t, s, "ada", "acme"), addMember(t, s, "bob", "umbrella"), addMember(t, s, "eve", "acme")
 	add := func(owner uuid.UUID, n latchkey.KeySpec) latchkey.Key {
 		key, _, err := createKey(t.Context(), s, owner, n)

@@ -18,6 +18,7 @@ import (
 //     This process refuses the token.
 //   - [ErrRecovered] means that this opening recovered the store from its safety copy.
 //   - [ErrReaderHoldsUp] means that a writer waits for a [Store.View] that does not end.
+//   - [ErrClockBehind] means that the clock is more than ten minutes behind the store's time.
 //   - The engine adds findings of its own; see [EngineHealther].
 //
 // Health reads no keys and waits for no other call. It returns [ErrClosed] alone after Close, and
@@ -37,7 +38,7 @@ func (s *Store) Health(ctx context.Context) error {
 	if s.recovered {
 		findings = append(findings, ErrRecovered)
 	}
-	return errors.Join(findings...)
+	return errors.Join(append(findings, s.clockFinding())...)
 }
 
 // copyState is the outcome of the last attempt to make a safety copy. It is safe for concurrent

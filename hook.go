@@ -69,6 +69,8 @@ const (
 	ActionGroupDisabled Action = "group.disabled"
 	ActionGroupEnabled  Action = "group.enabled"
 	ActionGroupChanged  Action = "group.changed" // in a way that has no action of its own
+
+	ActionClockReset Action = "clock.reset" // by [Store.ResetClock]
 )
 
 // MaxActor is how many bytes the name of an actor can have. The rest of a longer name is cut off.

@@ -156,7 +156,7 @@ func TestTheHookIsToldWhatChanged(t *testing.T) {
 	var cs changeList
 	now := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 	opts := light()
-	opts.OnChange, opts.Now = cs.hook, func() time.Time { return now }
+	opts.OnChange, opts.Now, opts.TestClock = cs.hook, func() time.Time { return now }, true
 	s := openWith(t, opts)
 
 	user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("ada"), Group: "north", Metadata: map[string]string{"seat": "4"}})

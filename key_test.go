@@ -155,7 +155,7 @@ func TestAKeyIsFetchedAsItWasMadeAlsoAfterReopening(t *testing.T) {
 	c := newClock()
 	c.advance(987654321 * time.Nanosecond)
 	opts := light()
-	opts.Now = c.now
+	opts.Now, opts.TestClock = c.now, true
 	s := openFile(t, path, opts)
 	ada := addUser(t, s, "ada")
 
@@ -199,7 +199,7 @@ func TestATimeOutOfRangeIsStoredAsTheNearestInRange(t *testing.T) {
 		t.Run(tt.clock.String(), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			opts := light()
-			opts.Now = func() time.Time { return tt.clock }
+			opts.Now, opts.TestClock = func() time.Time { return tt.clock }, true
 			s := openFile(t, path, opts)
 			ada := addUser(t, s, "ada")
 			made, token := addKey(t, s, ada, "laptop")
@@ -500,7 +500,7 @@ func TestTheLimitCountsTheChangesOfItsOwnTransaction(t *testing.T) {
 func openWithClock(t *testing.T, opts *latchkey.Options) (*latchkey.Store, *clock) {
 	t.Helper()
 	c := newClock()
-	opts.Now = c.now
+	opts.Now, opts.TestClock = c.now, true
 	return openWith(t, opts), c
 }
 
@@ -694,7 +694,7 @@ func TestANameCanBeTakenFromOneExpiredKeyAfterAnother(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	c := newClock()
 	opts := light()
-	opts.Now, opts.MaxKeysPerUser = c.now, 1
+	opts.Now, opts.TestClock, opts.MaxKeysPerUser = c.now, true, 1
 	s := openFile(t, path, opts)
 	ada := addUser(t, s, "ada")
 	var want []string
@@ -1032,7 +1032,7 @@ func TestADeletedKeyIsGoneForGood(t *testing.T) {
 func TestAnExpiryDateMustLieAhead(t *testing.T) {
 	c := newClock()
 	opts := light()
-	opts.Now = c.now
+	opts.Now, opts.TestClock = c.now, true
 	s := openWith(t, opts)
 	ada := addUser(t, s, "ada")
 	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "this very second", Expires: c.now()}, latchkey.ErrInvalidExpiry)
@@ -1080,7 +1080,7 @@ func TestAKeyExpiresWhenItsSecondBegins(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newClock()
 			opts := light()
-			opts.Now, opts.CacheSize = c.now, cacheSize
+			opts.Now, opts.TestClock, opts.CacheSize = c.now, true, cacheSize
 			s := openWith(t, opts)
 			ada := addUser(t, s, "ada")
 			expires := c.now().Add(time.Hour)
@@ -1117,7 +1117,7 @@ func TestKeysAreListedInTheOrderOfTheirCreation(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	c := newClock()
 	opts := light()
-	opts.Now = c.now
+	opts.Now, opts.TestClock = c.now, true
 	s := openFile(t, path, opts)
 	for _, owner := range []uuid.UUID{addUser(t, s, "ada"), latchkey.ServerOwner} {
 		if keys, err := s.Keys(t.Context(), owner); err != nil || keys == nil || len(keys) != 0 {

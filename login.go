@@ -113,16 +113,16 @@ type answer struct {
 }
 
 // hasEnded reports whether the token has stopped being good, since a rotation.
-func (a *answer) hasEnded(clock func() time.Time) bool {
-	return a.ends != 0 && clock().Unix() >= a.ends
+func (a *answer) hasEnded(clock *storeClock) bool {
+	return a.ends != 0 && clock.Unix() >= a.ends
 }
 
 // refusal returns the reason why a login from an address is refused, or nil.
-func (a *answer) refusal(clock func() time.Time, from netip.Addr) error {
+func (a *answer) refusal(clock *storeClock, from netip.Addr) error {
 	switch {
 	case a.disabled != nil:
 		return a.disabled
-	case a.expires != 0 && clock().Unix() >= a.expires:
+	case a.expires != 0 && clock.Unix() >= a.expires:
 		return a.expired
 	case a.blocked != nil:
 		return a.blocked

@@ -189,7 +189,7 @@ func newLoginCase(t testing.TB, e latchkey.Engine) *loginCase {
 	t.Helper()
 	c := &loginCase{clock: newClock()}
 	opts := light()
-	opts.Now = c.clock.now
+	opts.Now, opts.TestClock = c.clock.now, true
 	c.Store = openEngine(t, e, opts)
 	c.user = addUser(t, c.Store, "ada")
 	var err error

@@ -44,9 +44,9 @@ type Options struct {
 	Domain DomainSecrets
 
 	// MaxKeysPerUser is how many keys a user can have. The default is 20, as in the hosted service.
-	// A negative number means no limit. Server keys are not limited. Expired keys do not count, by
-	// the store's clock. If the clock is set back, a key that has expired is good again and counts
-	// again, so a user can then have more keys, but gets no others.
+	// A negative number means no limit. Server keys are not limited. Expired keys do not count.
+	// After [Store.ResetClock], a key that had expired can be good again and counts again, so a
+	// user can then have more keys, but gets no others.
 	MaxKeysPerUser int
 
 	// AppServicesNames restricts the names of new and renamed keys to those that the hosted service
@@ -118,10 +118,18 @@ type Options struct {
 	// [crypto/rand.Reader]. Salts always come from there.
 	InsecureRand io.Reader
 
-	// Now replaces the clock, for tests, and for devices that know the time better than their
-	// operating system does. Only creation times, new IDs and expiry dates depend on it. Several
-	// goroutines may call it at once. The default is [time.Now].
+	// Now replaces the clock, for devices that know the time better than their operating system
+	// does. Only creation times, new IDs and expiry dates depend on it. If Now goes back or stands
+	// still, the store's time goes on all the same; see [Store.Now]. Each login of a key with an
+	// expiry date calls Now. Several goroutines may call it at once. The default is the system's
+	// clock.
 	Now func() time.Time
+
+	// TestClock makes the store believe the clock whatever it says, also when it goes back or
+	// stands still. The time that the file remembers and the date of the release do not count, and
+	// the file remembers no other time. It is for tests that move Now. Never set it in production,
+	// because keys that have expired are then good again while the clock is set back.
+	TestClock bool
 }
 
 // fileCheckEvery is one second by default, because a revocation should not take longer to get
@@ -233,12 +241,15 @@ func (o *Options) random() *randomSource {
 	return &randomSource{r: o.InsecureRand}
 }
 
+// now returns Now, or nil for the system's clock.
 func (o *Options) now() func() time.Time {
-	if o == nil || o.Now == nil {
-		return time.Now
+	if o == nil {
+		return nil
 	}
 	return o.Now
 }
+
+func (o *Options) testClock() bool { return o != nil && o.TestClock }
 
 func (o *Options) validate() error {
 	d := o.domain()

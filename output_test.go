@@ -362,7 +362,7 @@ func TestVerifiersThatAreReplacedAreNotShown(t *testing.T) {
 func TestNoErrorShowsASecret(t *testing.T) {
 	c := newClock()
 	opts := light()
-	opts.Now = c.now
+	opts.Now, opts.TestClock = c.now, true
 	e := &damagedEngine{Engine: openBolt(t)}
 	s := openEngine(t, e, opts)
 	h := addHousehold(t, s)

@@ -14,7 +14,7 @@ func TestTheIDsOfOneBatchAreInOrder(t *testing.T) {
 	for name, step := range map[string]int64{"one millisecond": 0, "many milliseconds": 1} {
 		t.Run(name, func(t *testing.T) {
 			var reads atomic.Int64
-			s := open(t, &Options{Cost: LightCost, Now: func() time.Time {
+			s := open(t, &Options{Cost: LightCost, TestClock: true, Now: func() time.Time {
 				// Every 50th reading finds the next millisecond.
 				return time.UnixMilli(1_767_323_045_678 + step*reads.Add(1)/50)
 			}})
@@ -43,7 +43,7 @@ func TestTheIDsOfOneBatchAreInOrder(t *testing.T) {
 
 func TestIDsAreInTheOrderOfTheClockWhenItGoesBack(t *testing.T) {
 	now := time.UnixMilli(1_767_323_045_678)
-	s := open(t, &Options{Cost: LightCost, Now: func() time.Time { return now }})
+	s := open(t, &Options{Cost: LightCost, Now: func() time.Time { return now }, TestClock: true})
 	later := s.draw(3)
 	now = now.Add(-time.Hour)
 	earlier := s.draw(3)

@@ -17,7 +17,7 @@ import (
 func TestTheSameInsecureRandMakesTheSameStore(t *testing.T) {
 	make := func(seed byte) (made []string) {
 		c := newClock()
-		s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, InsecureRand: rand.NewChaCha8([32]byte{seed}), Now: c.now})
+		s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, InsecureRand: rand.NewChaCha8([32]byte{seed}), Now: c.now, TestClock: true})
 		ada := addUser(t, s, "ada")
 		nobody, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
 		must(t, err)
@@ -50,7 +50,7 @@ func TestTheSameInsecureRandMakesTheSameStore(t *testing.T) {
 
 func TestTheIDsOfOneMillisecondAreInTheOrderOfTheirMaking(t *testing.T) {
 	c := newClock() // stands
-	s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, Now: c.now})
+	s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, Now: c.now, TestClock: true})
 	last := ""
 	for range 100 {
 		user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
@@ -68,7 +68,7 @@ func TestAnInsecureRandThatRepeatsItselfGivesNoIDTwice(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			c := newClock()
 			reopen := func() *latchkey.Store {
-				return openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, InsecureRand: rand.NewChaCha8([32]byte{1}), Now: c.now})
+				return openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, InsecureRand: rand.NewChaCha8([32]byte{1}), Now: c.now, TestClock: true})
 			}
 			anonymous := func(subject string) latchkey.UserSpec {
 				return latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: subject}}

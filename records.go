@@ -20,7 +20,7 @@ const (
 	tableDeadUsers = "deadusers" // user ID → record.UserTombstone
 	tableDeadKeys  = "deadkeys"  // key ID → record.KeyTombstone
 
-	tableMeta       = "meta"       // "format", "domain", "tags", "replica" → a record each
+	tableMeta       = "meta"       // "format", "domain", "tags", "replica", "clock" → a record each
 	tableIdentities = "identities" // provider 0 subject → user ID
 	tableNames      = "names"      // owner, name, 0, key ID → an empty value
 	tableMembers    = "members"    // group, 0, ID of a user or server key → an empty value

@@ -140,7 +140,7 @@ func TestHealthTellsOfASafetyCopyThatCannotBeMade(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keys.db")
 		// A directory is in the place where the copy is written.
 		must(t, os.MkdirAll(filepath.Join(path+".safety.new", "full"), 0o700))
-		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour, FileCheckEvery: -1})
+		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, SafetyCopyEvery: time.Hour, FileCheckEvery: -1, TestClock: true})
 		must(t, err)
 		defer closeStore(t, s)
 		began := time.Now().UTC().Format(time.RFC3339)

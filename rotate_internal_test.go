@@ -108,7 +108,7 @@ func TestAKeyWithoutAGoodTokenCannotBeRotated(t *testing.T) {
 
 func TestACachedTokenThatHasEndedIsReadAgainAndNotHashed(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s := open(t, &Options{Cost: LightCost, Now: func() time.Time { return now }})
+	s := open(t, &Options{Cost: LightCost, Now: func() time.Time { return now }, TestClock: true})
 	key, old := addServerKey(t, s, "laptop")
 	token := rotateServerKey(t, s, key, Rotation{Overlap: time.Minute})
 	wantLogin(t, s, old, key.ID)

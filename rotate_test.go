@@ -39,7 +39,7 @@ func openAt(t testing.TB) (*latchkey.Store, *clock, *latchkey.Options) {
 	t.Helper()
 	now := newClock()
 	opts := light()
-	opts.Now = now.now
+	opts.Now, opts.TestClock = now.now, true
 	return openWith(t, opts), now, opts
 }
 
@@ -374,7 +374,7 @@ func TestAReadOnlyProcessRefusesTheOldTokenOnceItHasSeenTheNewOne(t *testing.T) 
 	path := filepath.Join(t.TempDir(), "keys.db")
 	now := newClock()
 	opts := light()
-	opts.Now = now.now
+	opts.Now, opts.TestClock = now.now, true
 	s := openFile(t, path, opts)
 	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})

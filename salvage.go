@@ -93,6 +93,7 @@ type salvage struct {
 	meta   map[string][]byte // records of the table meta, each in any version
 	tags   record.TagSecrets // of all versions of their record
 	shared bool              // some version of the replica's record says so
+	clock  record.Clock      // the latest version
 
 	found      map[trackedKey]salvaged
 	changes    map[trackedKey]boltpage.Place // the last change of each entry in the change index
@@ -181,7 +182,7 @@ func kindOf(k, v []byte) entryKind {
 
 // isDomainKey reports whether k is the key of a record in the table meta.
 func isDomainKey(k []byte) bool {
-	return slices.ContainsFunc([][]byte{metaFormat, metaDomain, metaTags, metaReplica}, func(key []byte) bool { return bytes.Equal(k, key) })
+	return slices.ContainsFunc([][]byte{metaFormat, metaDomain, metaTags, metaReplica, metaClock}, func(key []byte) bool { return bytes.Equal(k, key) })
 }
 
 func isChange(k, v []byte) bool {
@@ -266,6 +267,10 @@ func (s *salvage) takeMeta(k, v []byte) {
 	case string(metaReplica):
 		r, err := record.DecodeReplica(message)
 		s.shared = s.shared || err == nil && r.Shared
+	case string(metaClock):
+		if c, err := record.DecodeClock(message); err == nil {
+			s.clock = s.clock.Later(c)
+		}
 	}
 	s.meta[string(k)] = bytes.Clone(v)
 }
@@ -439,7 +444,12 @@ func (s *salvage) writeRecords(ctx context.Context, e Engine) error {
 	all := slices.SortedFunc(maps.Keys(s.found), func(a, b trackedKey) int {
 		return cmp.Or(cmp.Compare(s.found[a].place, s.found[b].place), cmp.Compare(a.table, b.table), cmp.Compare(a.key, b.key))
 	})
-	err := e.Update(ctx, func(etx EngineTx) error { return s.domain.create(etx) })
+	err := e.Update(ctx, func(etx EngineTx) error {
+		if err := s.domain.create(etx); err != nil || s.clock.Time.IsZero() {
+			return err
+		}
+		return (&Tx{etx: etx}).putClock(s.clock)
+	})
 	for batch := range slices.Chunk(all, salvageBatch) {
 		if err != nil {
 			return err

@@ -7,11 +7,14 @@ import (
 	"unsafe"
 )
 
-// Stats are the counters of a store. The counters below Keys begin at 0 when the store is opened.
+// Stats are the counters of a store. The counters below ClockResets begin at 0 when the store is
+// opened.
 type Stats struct {
 	Sequence uint64 // the number of the last commit; several changes can share one
 	Users    uint64 // without deleted ones
 	Keys     uint64 // without deleted ones, with server keys
+
+	ClockResets uint64 // how often [Store.ResetClock] was called since the store was made
 
 	Hits      uint64 // logins that the cache decided
 	Misses    uint64 // logins with genuine tokens that the cache could not decide
@@ -52,6 +55,8 @@ func (s *Store) Stats(ctx context.Context) (Stats, error) {
 		Sequence: out.Sequence,
 		Users:    out.Users,
 		Keys:     out.Keys,
+
+		ClockResets: s.clock.kept.Load().Resets,
 
 		Hits:      s.counters.sum(statHits),
 		Misses:    s.counters.sum(statMisses),

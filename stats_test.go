@@ -41,7 +41,7 @@ func wantMoved(t testing.TB, s *latchkey.Store, what string, want latchkey.Stats
 func TestEachStatisticMovesAsItsCommentSays(t *testing.T) {
 	ctx := t.Context()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return now }})
+	s := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return now }, TestClock: true})
 	var user latchkey.User
 	var key latchkey.Key
 	var token string

@@ -7,7 +7,6 @@ import (
 	"iter"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -25,7 +24,7 @@ type Store struct {
 	maxKeys          int
 	appServicesNames bool
 	readOnly         bool
-	clock            func() time.Time
+	clock            *storeClock
 	onChange         func(tx *Tx, c Change) error // may be nil
 	random           *randomSource
 	cache            *cache
@@ -47,7 +46,7 @@ type Store struct {
 	// background counts hashes, which may go on after their caller has left, and the goroutine of
 	// the safety copy.
 	background sync.WaitGroup
-	watchers   sync.WaitGroup // the goroutine that looks at the file
+	watchers   sync.WaitGroup // the goroutines that look at the file and at the clock
 }
 
 // Open opens the store in the file at path. If there is no file, Open makes one with mode 0600.
@@ -140,7 +139,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		maxKeys:          opts.maxKeysPerUser(),
 		appServicesNames: opts.appServicesNames(),
 		readOnly:         opts.readOnly(),
-		clock:            opts.now(),
+		clock:            newStoreClock(opts),
 		onChange:         opts.onChange(),
 		random:           opts.random(),
 		cache:            newCache(opts.cacheSize()),
@@ -166,6 +165,10 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		return nil, fmt.Errorf("%w: Domain is %s, but the store was made in the domain %s, which it keeps", ErrInvalidOptions, given.ID, d.ID)
 	}
 	s.domain, s.tokens = d, d.tokenFormat()
+	if err := s.readClock(context.Background()); err != nil {
+		return nil, err
+	}
+	s.watchers.Go(func() { s.clock.Run(s.closing) })
 	return s, nil
 }
 
@@ -299,6 +302,9 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	case errors.Is(err, ErrCommitUnknown):
 		s.cache.clear()
 	case err == nil:
+		if done.clock != nil {
+			s.clock.adopt(*done.clock)
+		}
 		s.rehashes.done(done.rehashes)
 		for key, t := range done.ended {
 			s.unended.CompareAndDelete(key, t)
@@ -449,21 +455,3 @@ func (s *Store) ReplicaID() uuid.UUID { return s.domain.replica.ID }
 
 // Format keeps the secrets of the domain out of anything that prints a Store.
 func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Store") }
-
-// Now returns the store's time, in UTC and to the millisecond. The store judges expiry dates by it.
-func (s *Store) Now() time.Time { return s.now() }
-
-// now returns the time of the clock, cut to the range and the precision that a record can hold.
-func (s *Store) now() time.Time {
-	now := s.clock().UTC().Truncate(time.Millisecond)
-	switch first := time.UnixMilli(0).UTC(); {
-	case now.Before(first):
-		return first
-	case now.After(record.LastTime):
-		return record.LastTime
-	}
-	return now
-}
-
-// newID makes an ID of version 7 by the store's clock, and returns the time in it.
-func (s *Store) newID() (uuid.UUID, time.Time) { return s.random.id(s.now) }

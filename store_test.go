@@ -88,7 +88,8 @@ var storeCalls = map[string]storeCall{
 		_, err := s.User(ctx, h.user)
 		return err
 	}},
-	"Health": {false, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.Health(ctx) }},
+	"ResetClock": {true, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.ResetClock(ctx) }},
+	"Health":     {false, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.Health(ctx) }},
 	"UserByIdentity": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
 		_, err := s.UserByIdentity(ctx, email("ada"))
 		return err

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // A Tx is a transaction that [Store.Update] or [Store.View] hands to its function. It has the
@@ -16,11 +18,13 @@ type Tx struct {
 	etx   EngineTx
 
 	writes   int   // the number of puts and deletes in the store's own tables
+	appWrote bool  // something was put or deleted in an AppTable
 	halfDone error // the error of an operation that had begun to write
 
 	// keyCounts has the number of keys of each owner whose keys were counted.
 	keyCounts map[uuid.UUID]*keyCount
-	began     time.Time // see now
+	began     time.Time     // see now
+	newClock  *record.Clock // what ResetClock has written
 	stale     staleLogins
 	ended     map[uuid.UUID]unendedToken // whose ends were written by endUnended
 
@@ -32,8 +36,9 @@ type Tx struct {
 // effects are what the store has to do when a transaction commits, besides the commit.
 type effects struct {
 	stale    staleLogins
-	rehashes []rehash // no longer waiting for a write
-	rehashed uint64   // how many of rehashes were written
+	rehashes []rehash      // no longer waiting for a write
+	rehashed uint64        // how many of rehashes were written
+	clock    *record.Clock // what the file has then, or nil if that was not written
 
 	ended map[uuid.UUID]unendedToken // no longer waiting for a write
 }
@@ -46,7 +51,7 @@ func (tx *Tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Tx") }
 func (tx *Tx) Sequence() uint64 { return tx.etx.Sequence() }
 
 // finish ends a transaction that changed something. It writes the new verifiers that wait for a
-// write. It returns halfDone if an operation failed half-way.
+// write, and the time if that is due. It returns halfDone if an operation failed half-way.
 func (tx *Tx) finish() (e effects, err error) {
 	if tx.halfDone != nil {
 		return effects{}, tx.halfDone
@@ -54,6 +59,9 @@ func (tx *Tx) finish() (e effects, err error) {
 	e.stale, e.ended = tx.stale, tx.ended
 	if tx.writes > 0 {
 		e.rehashes, e.rehashed, err = tx.applyRehashes()
+	}
+	if err == nil && (tx.writes > 0 || tx.appWrote) {
+		e.clock, err = tx.rememberTime()
 	}
 	return e, err
 }

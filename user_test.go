@@ -23,7 +23,7 @@ func TestAUserIsFoundByIDAndByIdentityAlsoAfterReopening(t *testing.T) {
 	c := newClock()
 	c.advance(123456789 * time.Nanosecond)
 	opts := light()
-	opts.Now = c.now
+	opts.Now, opts.TestClock = c.now, true
 
 	s := openFile(t, path, opts)
 	made, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("ada")})
@@ -300,7 +300,7 @@ func TestTheLastIdentityOfAUserCannotBeUnlinked(t *testing.T) {
 func TestAUserWithKeysKeepsAnIdentityThatIsNotAnonymous(t *testing.T) {
 	c := newClock()
 	opts := light()
-	opts.Now = c.now
+	opts.Now, opts.TestClock = c.now, true
 	s := openWith(t, opts)
 	user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
 	must(t, err)

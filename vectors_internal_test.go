@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -138,8 +139,12 @@ func TestTheRecordsOfMetaAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
 			ID     uuid.UUID
 			Shared bool
 		}
+		clock struct {
+			Time   int64 `json:"time_ms"`
+			Resets uint64
+		}
 	}
-	fields := map[string]any{"format": &want.format, "domain": &want.domain, "tags": &want.tags, "replica": &want.replica}
+	fields := map[string]any{"format": &want.format, "domain": &want.domain, "tags": &want.tags, "replica": &want.replica, "clock": &want.clock}
 	for _, v := range vectors.Meta {
 		tx.records[tableMeta+"/"+v.Key] = v.Record
 		if err := json.Unmarshal(v.Fields, fields[v.Key]); err != nil {
@@ -167,6 +172,13 @@ func TestTheRecordsOfMetaAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
 		if !bytes.Equal(sealed, tx.records[tableMeta+"/"+key]) {
 			t.Errorf("%s: wrote %x", key, sealed)
 		}
+	}
+	c, err := loadClock(tx)
+	if want := (record.Clock{Time: time.UnixMilli(want.clock.Time).UTC(), Resets: want.clock.Resets}); err != nil || !reflect.DeepEqual(c, want) {
+		t.Errorf("got the clock %+v, %v, want %+v", c, err, want)
+	}
+	if got := record.Seal(tableMeta, metaClock, c.Encode()); !bytes.Equal(got, tx.records[tableMeta+"/clock"]) {
+		t.Errorf("clock: wrote %x", got)
 	}
 }
 

@@ -121,7 +121,9 @@ func TestAFileThatIsGoneTakesNoMoreWritesAndLoginsGoOn(t *testing.T) {
 				must(t, os.Mkdir(filepath.Dir(path), 0o700))
 				link := filepath.Join(filepath.Dir(path), "link.db")
 				must(t, os.Symlink(path, link))
-				s, err := latchkey.Open(link, light())
+				opts := light()
+				opts.TestClock = true // the clock here is in the year 2000, which Health would say
+				s, err := latchkey.Open(link, opts)
 				must(t, err)
 				ada := addUser(t, s, "ada")
 				key, token := addKey(t, s, ada, "laptop")
@@ -210,6 +212,7 @@ func newEdge(t *testing.T) *edge {
 	overwriteFile(t, e.path, e.backup())
 	opts := light()
 	opts.ReadOnly = true
+	opts.TestClock = true // the clock here is in the year 2000, which Health would say
 	e.store, err = latchkey.Open(e.path, opts)
 	must(t, err)
 	return e

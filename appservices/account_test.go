@@ -15,7 +15,7 @@ import (
 func costing(t *testing.T, path string, store latchkey.Options, opts *appservices.Options) *double {
 	t.Helper()
 	clock := appservices.NewClock(start)
-	store.Now = clock.Now
+	store.Now, store.TestClock = clock.Now, true
 	s, err := latchkey.Open(path, &store)
 	must(t, err)
 	t.Cleanup(func() { s.Close() })

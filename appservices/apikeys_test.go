@@ -192,7 +192,7 @@ func TestConcurrentCreationsStopAtTwentyKeys(t *testing.T) {
 func TestKeyNamesOfTheSDKsTestSuitesAreAccepted(t *testing.T) {
 	clock := appservices.NewClock(start)
 	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
-		Cost: latchkey.LightCost, Now: clock.Now, AppServicesNames: true,
+		Cost: latchkey.LightCost, Now: clock.Now, TestClock: true, AppServicesNames: true,
 	})
 	must(t, err)
 	t.Cleanup(func() { store.Close() })

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// A Clock is a clock that a test can move, for [Options].Now and the store's options. With a Clock,
-// a test does not have to wait until a session ends. A Clock is for times from 1970 to 2105. At
-// other times the IDs are wrong, because they begin with the time in seconds as four bytes. A Clock
-// is safe for concurrent use.
+// A Clock is a clock that a test can move, for [Options].Now and the store's options, which must
+// have TestClock too. With a Clock, a test does not have to wait until a session ends. A Clock is
+// for times from 1970 to 2105. At other times the IDs are wrong, because they begin with the time
+// in seconds as four bytes. A Clock is safe for concurrent use.
 type Clock struct {
 	mu      sync.Mutex
 	running bool

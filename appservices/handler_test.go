@@ -851,7 +851,7 @@ func TestTheSameRandomnessAndClockGiveTheSameTokens(t *testing.T) {
 	run := func() tokens {
 		clock := appservices.NewClock(start)
 		store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
-			Cost: latchkey.LightCost, Now: clock.Now, InsecureRand: &counter{},
+			Cost: latchkey.LightCost, Now: clock.Now, TestClock: true, InsecureRand: &counter{},
 		})
 		must(t, err)
 		defer store.Close()

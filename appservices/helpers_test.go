@@ -43,7 +43,7 @@ func newDouble(t testing.TB, opts *appservices.Options) *double {
 // newDoubleAt starts a double on the store in a file. The store is closed when the test ends.
 func newDoubleAt(t testing.TB, path string, clock *appservices.Clock, opts *appservices.Options) *double {
 	t.Helper()
-	store, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, Now: clock.Now})
+	store, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, Now: clock.Now, TestClock: true})
 	must(t, err)
 	t.Cleanup(func() { store.Close() })
 	return serve(t, store, clock, opts)

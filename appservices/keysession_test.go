@@ -234,7 +234,7 @@ func TestAKeyThatIsMadeWhileItsSessionEndsIsGone(t *testing.T) {
 	clock := appservices.NewClock(start)
 	during := func() {}
 	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
-		Cost: latchkey.LightCost, Now: func() time.Time { during(); return clock.Now() },
+		Cost: latchkey.LightCost, Now: func() time.Time { during(); return clock.Now() }, TestClock: true,
 	})
 	must(t, err)
 	t.Cleanup(func() { store.Close() })

@@ -423,8 +423,8 @@ var SeedTime = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Deterministic returns the sources of random bytes for a new store and its handler, as
 // [latchkey.Options].InsecureRand and [Options].InsecureRand. The sources give the same bytes in
-// every run. Make both the store and the handler with a clock that stands at [SeedTime]. The clock
-// may run after the seed was made.
+// every run. Make both the store and the handler with a clock that stands at [SeedTime], and the
+// store with [latchkey.Options].TestClock. The clock may run after the seed was made.
 //
 // Use Deterministic only in tests, because the value is enough to make every token. Use it only for
 // a new store: in a store that was opened before, it would repeat IDs.

@@ -223,7 +223,7 @@ func TestTheSameValueMakesTheSameIDsAndTokens(t *testing.T) {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 		clock := appservices.NewClock(appservices.SeedTime)
 		storeRand, handlerRand := appservices.Deterministic(value)
-		store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost, Now: clock.Now, InsecureRand: storeRand})
+		store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost, Now: clock.Now, TestClock: true, InsecureRand: storeRand})
 		must(t, err)
 		t.Cleanup(func() { must(t, store.Close()) })
 		return serve(t, store, clock, &appservices.Options{InsecureRand: handlerRand}).seed(seed)

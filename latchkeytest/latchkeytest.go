@@ -17,12 +17,12 @@ import (
 // New returns an empty store in memory, which is closed when the test ends. The store keeps all the
 // rules of a store in a file. It has [latchkey.LightCost], so that a new key takes some
 // milliseconds at most. Each store is a domain of its own, so tests that run in parallel can have
-// one each.
+// one each. Its time is the system clock's, also in a bubble of testing/synctest.
 //
 // The test fails if the store cannot be made or closed.
 func New(t testing.TB) *latchkey.Store {
 	t.Helper()
-	store, err := memory.Open(&latchkey.Options{Cost: latchkey.LightCost})
+	store, err := memory.Open(&latchkey.Options{Cost: latchkey.LightCost, TestClock: true})
 	if err != nil {
 		t.Fatalf("latchkeytest: %v", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/latchkeytest"
@@ -78,4 +80,21 @@ func ExampleNew() {
 	if err != nil || who.KeyID != key.ID {
 		t.Errorf("got %+v, %v", who, err)
 	}
+}
+
+func TestKeysExpireInABubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // whose clock begins in the year 2000
+		s := latchkeytest.New(t)
+		_, token, err := s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "a", Expires: time.Now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Login(t.Context(), token); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Hour)
+		if _, err := s.Login(t.Context(), token); !errors.Is(err, latchkey.ErrKeyExpired) {
+			t.Errorf("got %v, want ErrKeyExpired", err)
+		}
+	})
 }

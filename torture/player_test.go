@@ -52,6 +52,7 @@ func (p *player) open() {
 		CacheSize:      p.config.cacheSize,
 		MaxKeysPerUser: maxKeys,
 		Now:            func() time.Time { return p.now },
+		TestClock:      true,
 		OnChange:       p.onChange,
 	})
 	if err != nil {

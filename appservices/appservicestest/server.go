@@ -41,8 +41,9 @@ type Options struct {
 	Clock *appservices.Clock
 
 	// Store is the store that the double uses. The double does not close it. Its clock should be
-	// Clock. The default is a new store in memory. If the test gives a store, the options of that
-	// store decide whether the IDs and tokens of a seed are the same in every run.
+	// Clock, with [latchkey.Options].TestClock. The default is a new store in memory. If the test
+	// gives a store, the options of that store decide whether the IDs and tokens of a seed are the
+	// same in every run.
 	Store *latchkey.Store
 }
 
@@ -108,7 +109,7 @@ func Start(t testing.TB, opts *Options) *Server {
 
 func (s *Server) openStore(o *Options) {
 	s.t.Helper()
-	settings := &latchkey.Options{Cost: latchkey.LightCost, AppServicesNames: true, Now: s.Clock.Now}
+	settings := &latchkey.Options{Cost: latchkey.LightCost, AppServicesNames: true, Now: s.Clock.Now, TestClock: true}
 	if o.Seed.Value != "" {
 		s.Clock.Set(appservices.SeedTime)
 		settings.InsecureRand, o.Handler.InsecureRand = appservices.Deterministic(o.Seed.Value)

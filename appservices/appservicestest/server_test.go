@@ -203,7 +203,7 @@ func (r *tellingReader) Read(p []byte) (int, error) {
 
 func TestADoubleCanUseAStoreOfTheTestsOwn(t *testing.T) {
 	clock := appservices.NewClock(time.Now())
-	store, err := latchkey.Open(t.TempDir()+"/keys.db", &latchkey.Options{Cost: latchkey.LightCost, Now: clock.Now})
+	store, err := latchkey.Open(t.TempDir()+"/keys.db", &latchkey.Options{Cost: latchkey.LightCost, Now: clock.Now, TestClock: true})
 	if err != nil {
 		t.Fatal(err)
 	}

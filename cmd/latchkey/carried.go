@@ -88,7 +88,13 @@ func (f *carriedFlags) changes(cmd *cobra.Command, now time.Time) (changes []key
 			changes = append(changes, change)
 		}
 	}
-	add("expires", func(tx *latchkey.Tx, key latchkey.Key) error { return tx.SetExpiry(key.Owner, key.ID, spec.Expires) })
+	add("expires", func(tx *latchkey.Tx, key latchkey.Key) error {
+		expiry, err := parseExpiry(f.expires, tx.Now())
+		if err != nil {
+			return err
+		}
+		return tx.SetExpiry(key.Owner, key.ID, expiry)
+	})
 	add("scopes", func(tx *latchkey.Tx, key latchkey.Key) error { return tx.SetScopes(key.Owner, key.ID, spec.Scopes) })
 	add("networks", func(tx *latchkey.Tx, key latchkey.Key) error { return tx.SetNetworks(key.Owner, key.ID, spec.Networks) })
 	add("metadata", func(tx *latchkey.Tx, key latchkey.Key) error {

@@ -77,7 +77,7 @@ func (o *ownerArg) complete(c *cli, takesKey bool) completer {
 				return err
 			}
 			for _, key := range keys {
-				if err := offer(key.Name, formatKeyState(key)); err != nil {
+				if err := offer(key.Name, formatKeyState(key, tx.Now())); err != nil {
 					return err
 				}
 			}

@@ -28,6 +28,9 @@
 // The command doctor looks at a store that does not work as it should, and says what to do. It
 // never changes a file.
 //
+// The store's time decides which keys have expired. It goes by the clock of the machine, but never
+// back. The command clock reset is the remedy if the clock was far ahead once.
+//
 // # Users and keys
 //
 // USER is an ID or an identity. An identity is written as PROVIDER:SUBJECT, for example
@@ -95,8 +98,10 @@
 //	mint            {"domain":ID,"id":ID,"name":TEXT,"minted":TEXT,"token":TOKEN}; no token
 //	                with --token
 //	serve           {"url":URL}, when the server is ready
-//	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"health":[TEXT, ...]}
+//	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"clock_resets":N,
+//	                 "health":[TEXT, ...]}
 //	doctor          {"file":FILE,"state":STATE,"findings":[FINDING, ...]}
+//	clock reset     {"before":TIME,"after":TIME}
 //	check           {"sound":BOOL,"repaired":N,"findings":[TEXT, ...]}
 //	audit begin     {"head":HEAD}
 //	audit show      one ENTRY on each line

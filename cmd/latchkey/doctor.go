@@ -170,9 +170,9 @@ func diagnose(ctx context.Context, path string) (*diagnosis, error) {
 	}
 	d.add(lookAtDirectory(file)...)
 	d.add(lookAtSpace(file)...)
-	contents, findings := lookInside(ctx, path)
+	behind, findings := lookInside(ctx, path)
 	d.add(findings...)
-	d.add(lookAtClock(time.Now(), file.info.ModTime(), contents.newest))
+	d.add(lookAtClock(time.Now(), file.info.ModTime(), behind))
 	d.add(lookAtSafetyCopy(ctx, path, file.info)...)
 	d.add(lookAtLeftovers(file)...)
 	return d, ctx.Err()
@@ -201,31 +201,27 @@ func lookAtLock(holders []durable.Holder, openErr error) []finding {
 	return nil
 }
 
-// contents is what doctor remembers of what is in a store.
-type contents struct {
-	newest time.Time // the latest creation time of a user or a key
-}
-
-// lookInside opens the store for reading, and looks for damage.
-func lookInside(ctx context.Context, path string) (contents, []finding) {
+// lookInside opens the store for reading, and looks for damage. If the store says that the clock is
+// behind, behind is that error.
+func lookInside(ctx context.Context, path string) (behind error, findings []finding) {
 	holders := durable.Holders(path)
 	s, err := latchkey.Open(path, &latchkey.Options{ReadOnly: true, LockTimeout: -1})
-	findings := lookAtLock(holders, err)
+	findings = lookAtLock(holders, err)
 	switch {
 	case errors.Is(err, latchkey.ErrLocked):
-		return contents{}, append(findings, skipped("contents", "not looked at, because another program has the store open for writing"))
+		return nil, append(findings, skipped("contents", "not looked at, because another program has the store open for writing"))
 	case errors.Is(err, latchkey.ErrNewerFormat):
-		return contents{}, append(findings, problem("format", err))
+		return nil, append(findings, problem("format", err))
 	case errors.Is(err, latchkey.ErrCorrupt):
-		return contents{}, append(findings, damaged(path, err))
+		return nil, append(findings, damaged(path, err))
 	case errors.Is(err, latchkey.ErrNotStore):
-		return contents{}, append(findings, notStore(path, err))
+		return nil, append(findings, notStore(path, err))
 	case err != nil:
-		return contents{}, append(findings, problem("contents", err))
+		return nil, append(findings, problem("contents", err))
 	}
 	defer s.Close()
-	found, more := readContents(ctx, s)
-	findings = append(append(findings, good("format", "this latchkey can read and write it")), more...)
+	findings = append(findings, good("format", "this latchkey can read and write it"))
+	findings = append(findings, countContents(ctx, s)...)
 	sound := true
 	for err := range s.Check(ctx) {
 		switch {
@@ -240,7 +236,8 @@ func lookInside(ctx context.Context, path string) (contents, []finding) {
 	if sound {
 		findings = append(findings, good("damage", "none"))
 	}
-	return found, append(findings, lookAtHealth(ctx, s)...)
+	behind, more := lookAtHealth(ctx, s)
+	return behind, append(findings, more...)
 }
 
 // notStore returns the finding of a file that never was a store.
@@ -263,17 +260,15 @@ func damaged(path string, err error) finding {
 	return f
 }
 
-// readContents counts what is in the store, and finds the newest record. It leaves damage to Check.
-func readContents(ctx context.Context, s *latchkey.Store) (found contents, findings []finding) {
+// countContents counts what is in the store. It leaves damage to Check.
+func countContents(ctx context.Context, s *latchkey.Store) (findings []finding) {
 	users, keys, expired := 0, 0, 0
-	now := time.Now()
 	err := s.View(ctx, func(tx *latchkey.Tx) error {
 		readKeys := func(owner uuid.UUID) error {
 			owned, err := tx.Keys(owner)
 			for _, key := range owned {
-				found.newest = later(found.newest, key.Created)
 				keys++
-				if !key.Expires.IsZero() && !key.Expires.After(now) {
+				if isExpired(key, tx.Now()) {
 					expired++
 				}
 			}
@@ -281,7 +276,6 @@ func readContents(ctx context.Context, s *latchkey.Store) (found contents, findi
 		}
 		for user, err := range tx.Users(uuid.Nil) {
 			if err == nil {
-				found.newest = later(found.newest, user.Created)
 				users++
 				err = readKeys(user.ID)
 			}
@@ -297,24 +291,22 @@ func readContents(ctx context.Context, s *latchkey.Store) (found contents, findi
 	case ctx.Err() == nil && !errors.Is(err, latchkey.ErrCorrupt):
 		findings = []finding{problem("contents", err)}
 	}
-	return found, findings
+	return findings
 }
 
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
-}
-
-// lookAtHealth returns what the open store says about itself.
-func lookAtHealth(ctx context.Context, s *latchkey.Store) (findings []finding) {
+// lookAtHealth returns what the open store says about itself. If the store says that the clock is
+// behind, behind is that error.
+func lookAtHealth(ctx context.Context, s *latchkey.Store) (behind error, findings []finding) {
 	for _, err := range splitError(s.Health(ctx)) {
-		if ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, latchkey.ErrClockBehind):
+			behind = err
+		default:
 			findings = append(findings, problem("health", err))
 		}
 	}
-	return findings
+	return behind, findings
 }
 
 // splitError returns the errors that [errors.Join] has joined.
@@ -328,19 +320,19 @@ func splitError(err error) []error {
 	return []error{err}
 }
 
-// clockSlack is how far a clock may be behind before doctor warns. Clocks that are set by network
-// differ by less.
+// clockSlack is how far a clock may be behind the file before doctor warns. Clocks that are set by
+// network differ by less.
 const clockSlack = time.Minute
 
-// lookAtClock compares the clock with the time of the file's last change, and with the creation
-// time of the newest record.
-func lookAtClock(now, changed, newest time.Time) finding {
-	const advice = "set the clock; until then keys that have expired can log in, and new keys expire too late"
+// lookAtClock compares the clock with the time of the file's last change. behind is what the store
+// says about the clock, or nil.
+func lookAtClock(now, changed time.Time, behind error) finding {
+	const advice = "set the clock; the store's time goes on from the time that it remembers"
 	switch {
 	case now.Before(oldestTime):
 		return warning("clock", fmt.Sprintf("%s, before this latchkey was made", formatTime(now)), advice)
-	case newest.After(now.Add(clockSlack)):
-		return warning("clock", fmt.Sprintf("%s, but the newest record was made at %s", formatTime(now), formatTime(newest)), advice+". If the clock was wrong then, and is right now, nothing needs to be done")
+	case behind != nil:
+		return warning("clock", fmt.Sprintf("%s, but %s", formatTime(now), line(text(behind))), advice+". If the clock is right, it was far ahead once: see latchkey clock reset --help")
 	case changed.After(now.Add(clockSlack)):
 		return warning("clock", fmt.Sprintf("%s, but the file was changed at %s", formatTime(now), formatTime(changed)), advice)
 	}

@@ -2,9 +2,9 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -40,41 +40,12 @@ func TestAFullDiskIsAProblemAndAlmostFullIsAWarning(t *testing.T) {
 func TestAClockBehindTheStoreIsAWarning(t *testing.T) {
 	now := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 	past, soon, ahead := now.Add(-time.Hour), now.Add(59*time.Second), now.Add(2*time.Minute)
-	wantFinding(t, lookAtClock(now, past, past), stateGood, "2026-07-01T12:00:00Z")
-	wantFinding(t, lookAtClock(now, past, time.Time{}), stateGood, "")
-	wantFinding(t, lookAtClock(now, soon, soon), stateGood, "")
-	wantFinding(t, lookAtClock(now, past, ahead), stateWarning, "the newest record was made at 2026-07-01T12:02:00Z")
-	wantFinding(t, lookAtClock(now, ahead, past), stateWarning, "the file was changed at 2026-07-01T12:02:00Z")
-	wantFinding(t, lookAtClock(time.Unix(100, 0), past, past), stateWarning, "1970-01-01T00:01:40Z, before this latchkey was made")
-}
-
-func TestTheNewestRecordDecidesAboutTheClock(t *testing.T) {
-	for _, what := range []string{"user", "user's key", "server key"} {
-		path := filepath.Join(t.TempDir(), "keys.db")
-		now := time.Now()
-		s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return now }})
-		must(t, err)
-		ahead := func(is bool) {
-			if is {
-				now = now.Add(time.Hour)
-			}
-		}
-		ahead(what == "user")
-		user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada"}})
-		must(t, err)
-		ahead(what == "user's key")
-		_, _, err = s.CreateKey(t.Context(), user.ID, latchkey.KeySpec{Name: "laptop"})
-		must(t, err)
-		ahead(what == "server key")
-		_, _, err = s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "job"})
-		must(t, err)
-		must(t, s.Close())
-		d, err := diagnose(t.Context(), path)
-		must(t, err)
-		if !strings.Contains(found(d, "clock").Text, "the newest record") {
-			t.Errorf("%s: got %+v", what, found(d, "clock"))
-		}
-	}
+	behind := fmt.Errorf("%w by 26h0m0s", latchkey.ErrClockBehind)
+	wantFinding(t, lookAtClock(now, past, nil), stateGood, "2026-07-01T12:00:00Z")
+	wantFinding(t, lookAtClock(now, soon, nil), stateGood, "")
+	wantFinding(t, lookAtClock(now, past, behind), stateWarning, "2026-07-01T12:00:00Z, but the clock is behind the store's time by 26h0m0s")
+	wantFinding(t, lookAtClock(now, ahead, nil), stateWarning, "the file was changed at 2026-07-01T12:02:00Z")
+	wantFinding(t, lookAtClock(time.Unix(100, 0), past, behind), stateWarning, "1970-01-01T00:01:40Z, before this latchkey was made")
 }
 
 // found returns the finding with a name.

@@ -94,6 +94,7 @@ var outcomes = []struct {
 	{latchkey.ErrReadOnly, exitDamaged, "latchkey init was interrupted; delete the file, and run latchkey init again"},
 	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
 	{latchkey.ErrInterrupted, exitFailed, "repeat the command"},
+	{latchkey.ErrClockBehind, exitFailed, "set the clock before you repeat the command"},
 	{latchkey.ErrSyncFailed, exitFailed, "check the disk before you repeat the command"},
 
 	{errOutput, exitFailed, "the output is incomplete; what the command changed stays changed"},

@@ -128,11 +128,15 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 	if err := checkMaxKeys(k.opts.MaxKeysPerUser); err != nil {
 		return err
 	}
-	spec, err := k.carried.spec(time.Now())
-	if err != nil {
+	if _, err := k.carried.spec(time.Now()); err != nil { // before the store is opened
 		return err
 	}
 	return k.withStore(ctx, k.opts, func(s *latchkey.Store) error {
+		spec, err := k.carried.spec(s.Now())
+		if err != nil {
+			return err
+		}
+		spec.Group = k.group
 		key, token, err := k.create(ctx, s, args, spec)
 		if err != nil {
 			return err
@@ -207,10 +211,10 @@ func keyShowCommand(c *cli) *cobra.Command {
 					"Owner", ownerText,
 					"Created", formatTime(key.Created),
 					"Expires", formatExpiry(key),
-					"State", formatKeyState(key),
+					"State", formatKeyState(key, tx.Now()),
 				}, showCarried(key.Scopes, key.Networks, key.Metadata, key.Group)...)
 				for _, t := range key.Tokens {
-					if t.Ends.After(time.Now()) {
+					if t.Ends.After(tx.Now()) {
 						fields = append(fields, "Old token", "good until "+formatTime(t.Ends))
 					}
 				}
@@ -291,12 +295,16 @@ func (c *cli) changeKey(cmd *cobra.Command, done string, owner *ownerArg, args [
 // noOwner is printed in place of the owner of a server key.
 const noOwner = "none: it is a server key"
 
-// formatKeyState returns the state of k at the time of the system's clock.
-func formatKeyState(k latchkey.Key) string {
-	if !k.Disabled && !k.Expires.IsZero() && !k.Expires.After(time.Now()) {
+// formatKeyState returns the state of k at a time of the store.
+func formatKeyState(k latchkey.Key, now time.Time) string {
+	if !k.Disabled && isExpired(k, now) {
 		return "expired"
 	}
 	return formatState(k.Disabled)
+}
+
+func isExpired(k latchkey.Key, now time.Time) bool {
+	return !k.Expires.IsZero() && !k.Expires.After(now)
 }
 
 func formatExpiry(k latchkey.Key) string {

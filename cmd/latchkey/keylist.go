@@ -118,7 +118,9 @@ func (k *keyListing) withGroup(tx *latchkey.Tx, f *latchkey.KeyFilter) (err erro
 // listOwner prints the keys of one owner.
 func (k *keyListing) listOwner(ctx context.Context, args []string, f latchkey.KeyFilter) error {
 	keys := []latchkey.Key{}
+	var now time.Time
 	err := k.view(ctx, func(tx *latchkey.Tx) (err error) {
+		now = tx.Now()
 		if f.Owner, _, err = k.owner.find(tx, args); err != nil {
 			return err
 		}
@@ -141,7 +143,7 @@ func (k *keyListing) listOwner(ctx context.Context, args []string, f latchkey.Ke
 	})
 	rows := [][]string{{"NAME", "STATE", "CREATED", "EXPIRES", "ID"}}
 	for _, key := range keys {
-		rows = append(rows, []string{shown(key.Name), formatKeyState(key), formatTime(key.Created), formatExpiry(key), key.ID.String()})
+		rows = append(rows, []string{shown(key.Name), formatKeyState(key, now), formatTime(key.Created), formatExpiry(key), key.ID.String()})
 	}
 	return k.printTable(keys, rows)
 }
@@ -161,7 +163,7 @@ func (k *keyListing) listAll(ctx context.Context, w io.Writer, s *latchkey.Store
 	left := k.limit
 	for key, err := range s.AllKeys(ctx, f, after) {
 		if err == nil {
-			err = k.writeKeyRow(w, key)
+			err = k.writeKeyRow(w, key, s.Now())
 		}
 		if err != nil {
 			return err
@@ -173,7 +175,7 @@ func (k *keyListing) listAll(ctx context.Context, w io.Writer, s *latchkey.Store
 	return nil
 }
 
-func (k *keyListing) writeKeyRow(w io.Writer, key latchkey.Key) error {
+func (k *keyListing) writeKeyRow(w io.Writer, key latchkey.Key, now time.Time) error {
 	if k.json {
 		return writeJSON(w, key)
 	}
@@ -181,6 +183,6 @@ func (k *keyListing) writeKeyRow(w io.Writer, key latchkey.Key) error {
 	if key.Owner == latchkey.ServerOwner {
 		owner = "server"
 	}
-	_, err := fmt.Fprintf(w, keyRow, key.ID, formatKeyState(key), formatTime(key.Created), formatExpiry(key), owner, plain(shown(key.Name)))
+	_, err := fmt.Fprintf(w, keyRow, key.ID, formatKeyState(key, now), formatTime(key.Created), formatExpiry(key), owner, plain(shown(key.Name)))
 	return err
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -24,7 +23,6 @@ const pruneBatch = 100
 type pruning struct {
 	*cli
 	expired, yes bool
-	now          time.Time
 }
 
 func keyPruneCommand(c *cli) *cobra.Command {
@@ -35,8 +33,9 @@ func keyPruneCommand(c *cli) *cobra.Command {
 		Long: `List the keys of all users and of the server that have expired. With --yes, delete them for good, and
 print what was deleted. Without --yes, nothing is deleted.
 
-Whether a key has expired is decided by the clock of this machine. If the clock is ahead, keys that are
-still good are listed, too, so look at the list before you delete. latchkey doctor looks at the clock.
+Whether a key has expired is decided by the store's time, which goes by the clock of this machine and
+never back. If it is ahead, keys that are still good are listed, too, so look at the list before you
+delete. latchkey doctor looks at the clock.
 
 The exit status is 0, also if there are no expired keys. If the command is interrupted after some keys
 were deleted, the output has these keys, and the exit status is 130.`,
@@ -56,7 +55,6 @@ func (p *pruning) run(ctx context.Context) error {
 	if !p.expired {
 		return usagef("say which keys; give --expired")
 	}
-	p.now = time.Now()
 	if !p.yes {
 		return p.view(ctx, func(tx *latchkey.Tx) error {
 			keys, owners, err := p.find(tx)
@@ -75,17 +73,13 @@ func (p *pruning) run(ctx context.Context) error {
 	})
 }
 
-// isExpired reports whether key had expired when the command began.
-func (p *pruning) isExpired(key latchkey.Key) bool {
-	return !key.Expires.IsZero() && !key.Expires.After(p.now)
-}
-
 // find returns the expired keys, and for each of them its owner as a list shows it.
 func (p *pruning) find(tx *latchkey.Tx) (expired []latchkey.Key, owners []string, err error) {
+	now := tx.Now()
 	add := func(id uuid.UUID, owner func() string) error {
 		keys, err := tx.Keys(id)
 		for _, key := range keys {
-			if p.isExpired(key) {
+			if isExpired(key, now) {
 				expired, owners = append(expired, key), append(owners, owner())
 			}
 		}

@@ -17,7 +17,7 @@ func TestAnInterruptedPruneSaysWhatItHasDeleted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	now := time.Now().Add(-2 * time.Hour)
 	s, err := latchkey.Open(path, &latchkey.Options{
-		Cost: latchkey.Cost{Memory: 8, Passes: 1, Lanes: 1}, MaxKeysPerUser: -1, Now: func() time.Time { return now },
+		Cost: latchkey.Cost{Memory: 8, Passes: 1, Lanes: 1}, MaxKeysPerUser: -1, Now: func() time.Time { return now }, TestClock: true,
 	})
 	if err != nil {
 		t.Fatal(err)

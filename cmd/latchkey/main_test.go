@@ -78,6 +78,7 @@ func TestScripts(t *testing.T) {
 			"hold":       hold,
 			"release":    release,
 			"expiredkey": expiredKey,
+			"clockahead": clockAhead,
 			"usedby":     usedBy,
 			"halfmade":   halfmade,
 			"damage":     damage,
@@ -185,7 +186,7 @@ func release(ts *testscript.TestScript, _ bool, _ []string) {
 func expiredKey(ts *testscript.TestScript, _ bool, args []string) {
 	then := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
 	ctx := context.Background()
-	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return then }})
+	s, err := latchkey.Open(ts.MkAbs("keys.db"), &latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return then }, TestClock: true})
 	ts.Check(err)
 	spec := latchkey.KeySpec{Name: args[1], Expires: then.Add(time.Hour)}
 	var token string
@@ -199,6 +200,17 @@ func expiredKey(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	ts.Check(errors.Join(err, s.Close()))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token), 0o600))
+}
+
+// clockAhead makes a change while the clock is ahead: clockahead FILE DURATION.
+func clockAhead(ts *testscript.TestScript, _ bool, args []string) {
+	by, err := time.ParseDuration(args[1])
+	ts.Check(err)
+	opts := &latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return time.Now().Add(by) }}
+	s, err := latchkey.Open(ts.MkAbs(args[0]), opts)
+	ts.Check(err)
+	_, err = s.CreateUser(context.Background(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous}})
+	ts.Check(errors.Join(err, s.Close()))
 }
 
 // usedBy adds a user with an e-mail address, and a key of the user, without changing the text, as

@@ -57,7 +57,7 @@ func newRoot(c *cli) *cobra.Command {
 	flags.BoolVar(&c.json, "json", false, "print JSON")
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
-	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), groupCommands(c), loginCommand(c), scanCommand(c), serveCommand(c), statsCommand(c), doctorCommand(c), checkCommand(c),
+	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), groupCommands(c), loginCommand(c), scanCommand(c), serveCommand(c), statsCommand(c), doctorCommand(c), clockCommands(c), checkCommand(c),
 		auditCommands(c), backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c), versionCommand(c), manCommand(),
 		domainCommands(c), mintCommand(c))
 	root.InitDefaultHelpCmd()

@@ -138,13 +138,16 @@ func (s *server) startLog() {
 }
 
 // startClock makes the clock of the stores, the sessions and the custom tokens. If the seed has a
-// value, the clock stands at [appservices.SeedTime] until the seed is planted.
+// value, the clock stands at [appservices.SeedTime] until the seed is planted. The stores go back
+// with the clock if the control endpoint can move it.
 func (s *server) startClock() {
 	s.clock = appservices.NewClock(time.Now())
 	if s.seed != nil && s.seed.Value != "" {
 		s.clock.Set(appservices.SeedTime)
 		s.stores.InsecureRand, s.opts.InsecureRand = appservices.Deterministic(s.seed.Value)
+		s.stores.TestClock = true
 	}
+	s.stores.TestClock = s.stores.TestClock || s.control
 	s.opts.Now, s.stores.Now, s.customToken.verifier.Now = s.clock.Now, s.clock.Now, s.clock.Now
 }
 

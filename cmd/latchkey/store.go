@@ -193,13 +193,15 @@ func statsCommand(c *cli) *cobra.Command {
 					Keys     uint64   `json:"keys"`
 					Sequence uint64   `json:"sequence"`
 					Bytes    int64    `json:"bytes"`
+					Resets   uint64   `json:"clock_resets"`
 					Health   []string `json:"health"`
-				}{stats.Users, stats.Keys, stats.Sequence, info.Size(), healthOf(cmd.Context(), s)}
+				}{stats.Users, stats.Keys, stats.Sequence, info.Size(), stats.ClockResets, healthOf(cmd.Context(), s)}
 				return c.printFields(doc,
 					"Users", fmt.Sprint(doc.Users),
 					"Keys", fmt.Sprint(doc.Keys),
 					"Commits", fmt.Sprint(doc.Sequence),
 					"Size", fmt.Sprint(doc.Bytes, " bytes"),
+					"Clock resets", fmt.Sprint(doc.Resets),
 					"Health", cmp.Or(strings.Join(doc.Health, "; "), "good"))
 			})
 		},

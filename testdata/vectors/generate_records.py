@@ -643,6 +643,7 @@ def store():
     meta("domain", field(1, uid(domain)) + field(2, user_secret) + field(3, "lk"), id=domain, user_secret=user_secret.hex(), prefix="lk")
     meta("tags", tags_message(all_tags), **all_tags)
     meta("replica", field(1, uid(some_id("here", 4))) + field(2, True), id=some_id("here", 4), shared=True)
+    meta("clock", field(1, 1767323045678) + field(2, 3), time_ms=1767323045678, resets=3)
 
     index("identities", b"local-userpass\0ada@example.com", uid(ADA), provider="local-userpass", subject="ada@example.com", id=ADA)
     index("names", uid(ADA) + b"laptop\0" + uid(LAPTOP), b"", owner=ADA, name="laptop", id=LAPTOP)
