@@ -202,6 +202,39 @@ func TestTheHookIsToldWhatChanged(t *testing.T) {
 	wantChanges(t, &cs, server.ID.String()+" [key.created] billing north")
 }
 
+func TestTheHookIsToldOfNewTokensAndOfTheEndOfOldOnes(t *testing.T) {
+	var cs changeList
+	s := openWithHook(t, cs.hook)
+	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
+	cs.take()
+	id := key.ID.String()
+	rotate(t, s, key, latchkey.Rotation{})
+	wantChanges(t, &cs, id+" [key.rotated] laptop")
+	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
+	wantChanges(t, &cs, id+" [key.rotated] laptop")
+	wantLogin(t, s, token, key.ID)
+	wantChanges(t, &cs, id+" [key.token-ended] laptop")
+	wantLogin(t, s, token, key.ID)
+	wantRefused(t, s, old, latchkey.ErrInvalidToken)
+	wantChanges(t, &cs)
+}
+
+func TestAHookThatRefusesTheEndOfATokenStopsLaterChanges(t *testing.T) {
+	errHook := errors.New("the hook fails")
+	s := openWithHook(t, func(_ *latchkey.Tx, c latchkey.Change) error {
+		if slices.Contains(c.Actions, latchkey.ActionKeyTokenEnded) {
+			return errHook
+		}
+		return nil
+	})
+	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
+	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
+	wantLogin(t, s, token, key.ID)
+	wantRefused(t, s, old, latchkey.ErrInvalidToken)
+	wantError(t, s.Health(t.Context()), latchkey.ErrRotationNotDurable)
+	wantError(t, s.RenameKey(t.Context(), key.Owner, key.ID, "desktop"), errHook)
+}
+
 // must2 returns a function that fails the test for any error, and returns the results otherwise.
 func must2(key latchkey.Key, token string, err error) func(testing.TB) (latchkey.Key, string) {
 	return func(t testing.TB) (latchkey.Key, string) {
