@@ -88,9 +88,11 @@ type step struct {
 	expires  time.Duration // from now; 0 for never
 	carried  int           // of a setter: which of scopeLists, networkLists or metadataLists
 	from     string        // of Login: an address, or "" for Login without one
-	requests []step        // of CreateKeys: user, name, expires
-	inside   []step        // of Update and View
-	ending   string        // of Update
+	group    string        // of SetUserGroup and others; of AllKeys, "" for all
+	state    latchkey.KeyState
+	requests []step // of CreateKeys: user, name, expires
+	inside   []step // of Update and View
+	ending   string // of Update
 	clock    time.Duration
 }
 
@@ -135,12 +137,28 @@ func (s step) text(n counts) string {
 	switch s.do {
 	case "CreateUser", "UserByIdentity":
 		text += " " + identityText(s.identity)
+		if s.group != "" {
+			text += fmt.Sprintf(" in group %q", s.group)
+		}
 	case "LinkIdentity":
 		text += " " + identityText(s.identity) + " to " + user
 	case "UnlinkIdentity":
 		text += " " + identityText(s.identity) + " from " + user
 	case "User", "Keys", "DisableUser", "EnableUser", "DeleteUser":
 		text += " " + user
+	case "DisableGroup", "EnableGroup", "Group":
+		text += fmt.Sprintf(" %q", s.group)
+	case "SetUserGroup":
+		text += fmt.Sprintf(" of %s, to %q", user, s.group)
+	case "SetKeyGroup":
+		text += fmt.Sprintf(" of %s, to %q", keyName(s.key.index(n.keys)), s.group)
+	case "KeyByID":
+		text += " " + keyName(s.key.index(n.keys))
+	case "AllKeys":
+		if s.user == refNil {
+			user = "everybody"
+		}
+		text += fmt.Sprintf(" of %s, in group %q, named %q and so on, in state %d, expiring in %s", user, s.group, s.name, s.state, s.expires)
 	case "Users":
 		text += " after " + user
 	case "Key", "DisableKey", "EnableKey", "DeleteKey":
@@ -198,8 +216,9 @@ func words(weights ...any) (list []string) {
 var (
 	changes = words("CreateUser", 5, "LinkIdentity", 3, "UnlinkIdentity", 3, "DisableUser", 2, "EnableUser", 2, "DeleteUser", 1,
 		"RenameKey", 3, "DisableKey", 3, "EnableKey", 3, "DeleteKey", 1,
-		"SetExpiry", 8, "SetScopes", 1, "SetNetworks", 3, "SetMetadata", 1, "SetUserMetadata", 1)
-	readings = words("User", 1, "UserByIdentity", 1, "Users", 1, "Key", 1, "Keys", 2)
+		"SetExpiry", 8, "SetScopes", 1, "SetNetworks", 3, "SetMetadata", 1, "SetUserMetadata", 1,
+		"SetUserGroup", 5, "SetKeyGroup", 3, "DisableGroup", 3, "EnableGroup", 4)
+	readings = words("User", 1, "UserByIdentity", 1, "Users", 1, "Key", 1, "Keys", 2, "KeyByID", 1, "AllKeys", 4, "Group", 1, "Groups", 1)
 
 	insideSteps = slices.Concat(changes, readings, words("InsertKey", 6))
 	topSteps    = slices.Concat(changes, readings, words("CreateKey", 12, "CreateKeys", 3, "MintKey", 2, "InsertKey", 2,
@@ -241,6 +260,9 @@ var (
 
 	metadataLists = []map[string]string{nil, {"room": "4"}, {"room": "5", "shift": "night"}, {"": "no name"}}
 
+	groups   = words("acme", 6, "plant 7", 4, "acme labs", 1, "", 2, "*", 1, " acme", 1)
+	prefixes = []string{"", "", "", "", "la", "laptop", longest[:200]}
+
 	// Most refs stand for something new, and few for something that does not exist.
 	refs = []ref{0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, refServer, refServer, refNil, refStranger}
 
@@ -280,6 +302,9 @@ func drawStep(t *rapid.T, kinds []string) step {
 	switch s.do {
 	case "CreateUser", "UserByIdentity":
 		s.identity = evenly(t, identities)
+		if s.do == "CreateUser" && rapid.Bool().Draw(t, "grouped") {
+			s.group = evenly(t, groups)
+		}
 	case "LinkIdentity":
 		s.user, s.identity = evenly(t, refs), evenly(t, identities)
 	case "UnlinkIdentity":
@@ -289,6 +314,18 @@ func drawStep(t *rapid.T, kinds []string) step {
 		if s.do == "SetUserMetadata" {
 			s.carried = rapid.IntRange(0, len(metadataLists)-1).Draw(t, "metadata")
 		}
+	case "DisableGroup", "EnableGroup", "Group":
+		s.group = evenly(t, groups)
+	case "SetUserGroup":
+		s.user, s.group = evenly(t, refs), evenly(t, groups)
+	case "SetKeyGroup":
+		s.key, s.group = evenly(t, refs), evenly(t, groups)
+	case "KeyByID":
+		s.key = evenly(t, refs)
+	case "AllKeys":
+		s.user = evenly(t, []ref{refNil, refNil, refNil, refServer, 0, 1, 2})
+		s.group, s.name = evenly(t, []string{"", "", "acme", "plant 7", "*"}), evenly(t, prefixes)
+		s.state, s.expires = latchkey.KeyState(rapid.IntRange(0, 3).Draw(t, "state")), evenly(t, durations)
 	case "CreateKey", "InsertKey":
 		s.user, s.name, s.expires = evenly(t, refs), evenly(t, names), evenly(t, durations)
 		if s.do == "InsertKey" {
@@ -376,7 +413,7 @@ func line(what, answer string) string { return what + " → " + answer }
 
 // The form of users and keys in a history.
 
-func userText(name string, identities []latchkey.Identity, metadata map[string]string, created time.Time, disabled bool) string {
+func userText(name string, identities []latchkey.Identity, metadata map[string]string, group string, created time.Time, disabled bool) string {
 	text := name
 	for _, i := range identities {
 		text += " " + identityText(i)
@@ -384,11 +421,19 @@ func userText(name string, identities []latchkey.Identity, metadata map[string]s
 	if len(metadata) > 0 {
 		text += fmt.Sprintf(" with %q", metadata)
 	}
-	return text + " made " + created.Format(time.RFC3339Nano) + disabledText(disabled)
+	return text + groupText(group) + " made " + created.Format(time.RFC3339Nano) + disabledText(disabled)
+}
+
+// groupText describes the group of a user or a key.
+func groupText(group string) string {
+	if group == "" {
+		return ""
+	}
+	return fmt.Sprintf(" in %q", group)
 }
 
 // carriedText describes what a key carries.
-func carriedText(scopes latchkey.Scopes, networks []netip.Prefix, metadata map[string]string) (text string) {
+func carriedText(scopes latchkey.Scopes, networks []netip.Prefix, metadata map[string]string, group string) (text string) {
 	if !scopes.IsZero() {
 		text += fmt.Sprintf(" permitting %q", scopes)
 	}
@@ -398,7 +443,7 @@ func carriedText(scopes latchkey.Scopes, networks []netip.Prefix, metadata map[s
 	if len(metadata) > 0 {
 		text += fmt.Sprintf(" with %q", metadata)
 	}
-	return text
+	return text + groupText(group)
 }
 
 func keyText(name, owner, keyName, carried string, created, expires time.Time, disabled bool) string {
@@ -419,8 +464,8 @@ func quoted(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-func principalText(key, keyName, user, identity string, scopes latchkey.Scopes, room string, expires time.Time) string {
-	return fmt.Sprintf("%s %s of %s (%s), permitting %q, in room %s, until %s", key, quoted(keyName), user, identity, scopes, room, expires.Format(time.RFC3339))
+func principalText(key, keyName, user, identity, group string, scopes latchkey.Scopes, room string, expires time.Time) string {
+	return fmt.Sprintf("%s %s of %s (%s)%s, permitting %q, in room %s, until %s", key, quoted(keyName), user, identity, groupText(group), scopes, room, expires.Format(time.RFC3339))
 }
 
 func disabledText(disabled bool) string {

@@ -233,7 +233,7 @@ func (p *player) login(s step) string {
 		return fmt.Sprintf("a principal that contradicts itself: %+v", who)
 	case err == nil:
 		return principalText(p.keyName(who.KeyID), plainName(who.KeyName, who.KeyID), p.ownerName(who.UserID),
-			identityText(plainIdentity(who.Identity, who.UserID)), who.Scopes, who.Metadata("room"), who.Expires)
+			identityText(plainIdentity(who.Identity, who.UserID)), who.Group, who.Scopes, who.Metadata("room"), who.Expires)
 	case who != latchkey.Principal{}:
 		return "a principal beside the error " + err.Error()
 	case token != "" && strings.Contains(err.Error(), token):
@@ -290,6 +290,14 @@ type calls interface {
 	DisableKey(owner, id uuid.UUID) error
 	EnableKey(owner, id uuid.UUID) error
 	DeleteKey(owner, id uuid.UUID) error
+	SetUserGroup(user uuid.UUID, group string) error
+	SetKeyGroup(id uuid.UUID, group string) error
+	DisableGroup(name string) error
+	EnableGroup(name string) error
+	Group(name string) (latchkey.Group, error)
+	Groups(after string) iter.Seq2[latchkey.Group, error]
+	KeyByID(id uuid.UUID) (latchkey.Key, error)
+	AllKeys(f latchkey.KeyFilter, after uuid.UUID) iter.Seq2[latchkey.Key, error]
 }
 
 // call makes one of the calls that a store and a transaction have in common.
@@ -297,7 +305,7 @@ func (p *player) call(c calls, s step) string {
 	user, owner, key := p.userID(s.user), p.owner(s), p.keyID(s.key)
 	switch s.do {
 	case "CreateUser":
-		u, err := c.CreateUser(latchkey.UserSpec{Identity: s.identity})
+		u, err := c.CreateUser(latchkey.UserSpec{Identity: s.identity, Group: s.group})
 		if err == nil {
 			p.users = append(p.users, u.ID)
 		}
@@ -337,6 +345,31 @@ func (p *player) call(c calls, s step) string {
 			p.keys = append(p.keys, issuedKey{owner: k.Owner, id: k.ID})
 		}
 		return orError(p.keyText(k), err)
+	case "SetUserGroup":
+		return outcome(c.SetUserGroup(user, s.group))
+	case "SetKeyGroup":
+		return outcome(c.SetKeyGroup(key, s.group))
+	case "DisableGroup":
+		return outcome(c.DisableGroup(s.group))
+	case "EnableGroup":
+		return outcome(c.EnableGroup(s.group))
+	case "Group":
+		g, err := c.Group(s.group)
+		return orError(g.Name+disabledText(g.Disabled), err)
+	case "Groups":
+		var list []string
+		for g, err := range c.Groups("") {
+			if err != nil {
+				return outcome(err)
+			}
+			list = append(list, g.Name+disabledText(g.Disabled))
+		}
+		return strings.Join(list, "; ")
+	case "KeyByID":
+		k, err := c.KeyByID(key)
+		return orError(p.keyText(k), err)
+	case "AllKeys":
+		return p.allKeys(c, s)
 	case "Key":
 		k, err := c.Key(owner, key)
 		return orError(p.keyText(k), err)
@@ -425,6 +458,47 @@ func (p *player) listKeys(c calls, owner uuid.UUID) string {
 	return orError(strings.Join(texts, "; "), err)
 }
 
+// allKeys lists the keys that agree with a filter, in the order in which they were made. If listing
+// from a cursor gives other keys, it says so instead.
+func (p *player) allKeys(c calls, s step) string {
+	f := latchkey.KeyFilter{Group: s.group, NamePrefix: s.name, State: s.state, ExpiringBefore: p.expiry(s)}
+	if s.user != refNil {
+		f.Owner = p.userID(s.user)
+	}
+	list := func(after uuid.UUID) (keys []latchkey.Key, err error) {
+		for k, err := range c.AllKeys(f, after) {
+			if err != nil {
+				return nil, err
+			}
+			keys = append(keys, k)
+		}
+		return keys, nil
+	}
+	all, err := list(uuid.Nil)
+	if err != nil {
+		return outcome(err)
+	}
+	if !slices.IsSortedFunc(all, func(a, b latchkey.Key) int { return bytes.Compare(a.ID[:], b.ID[:]) }) {
+		return "keys out of order"
+	}
+	if len(all) > 0 {
+		middle := len(all) / 2
+		rest, err := list(all[middle].ID)
+		if err != nil || !slices.EqualFunc(rest, all[middle+1:], func(a, b latchkey.Key) bool { return a.ID == b.ID }) {
+			return fmt.Sprintf("other keys after a cursor: %v", err)
+		}
+	}
+	place := func(k latchkey.Key) int {
+		return slices.IndexFunc(p.keys, func(made issuedKey) bool { return made.id == k.ID })
+	}
+	slices.SortFunc(all, func(a, b latchkey.Key) int { return cmp.Compare(place(a), place(b)) })
+	var texts []string
+	for _, k := range all {
+		texts = append(texts, p.keyText(k))
+	}
+	return strings.Join(texts, "; ")
+}
+
 // userID returns the ID of the user that a ref stands for.
 func (p *player) userID(r ref) uuid.UUID {
 	switch i := r.index(len(p.users)); {
@@ -489,7 +563,7 @@ func (p *player) userText(u latchkey.User) string {
 	for i := range identities {
 		identities[i] = plainIdentity(identities[i], u.ID)
 	}
-	return userText(p.ownerName(u.ID), identities, u.Metadata, u.Created, u.Disabled)
+	return userText(p.ownerName(u.ID), identities, u.Metadata, u.Group, u.Created, u.Disabled)
 }
 
 // plainIdentity returns an identity as the rules know it. They do not know the ID in the identity
@@ -502,7 +576,7 @@ func plainIdentity(i latchkey.Identity, user uuid.UUID) latchkey.Identity {
 }
 
 func (p *player) keyText(k latchkey.Key) string {
-	carried := carriedText(k.Scopes, k.Networks, k.Metadata)
+	carried := carriedText(k.Scopes, k.Networks, k.Metadata, k.Group)
 	return keyText(p.keyName(k.ID), p.ownerName(k.Owner), plainName(k.Name, k.ID), carried, k.Created, k.Expires, k.Disabled)
 }
 
@@ -611,6 +685,33 @@ func (a alone) EnableKey(owner, id uuid.UUID) error {
 
 func (a alone) DeleteKey(owner, id uuid.UUID) error {
 	return a.s.DeleteKey(context.Background(), owner, id)
+}
+
+func (a alone) SetUserGroup(user uuid.UUID, group string) error {
+	return a.s.SetUserGroup(context.Background(), user, group)
+}
+
+func (a alone) SetKeyGroup(id uuid.UUID, group string) error {
+	return a.s.SetKeyGroup(context.Background(), id, group)
+}
+
+func (a alone) DisableGroup(name string) error { return a.s.DisableGroup(context.Background(), name) }
+func (a alone) EnableGroup(name string) error  { return a.s.EnableGroup(context.Background(), name) }
+
+func (a alone) Group(name string) (latchkey.Group, error) {
+	return a.s.Group(context.Background(), name)
+}
+
+func (a alone) Groups(after string) iter.Seq2[latchkey.Group, error] {
+	return a.s.Groups(context.Background(), after)
+}
+
+func (a alone) KeyByID(id uuid.UUID) (latchkey.Key, error) {
+	return a.s.KeyByID(context.Background(), id)
+}
+
+func (a alone) AllKeys(f latchkey.KeyFilter, after uuid.UUID) iter.Seq2[latchkey.Key, error] {
+	return a.s.AllKeys(context.Background(), f, after)
 }
 
 // foreigner has a user, a key, a token and a minted key of a store in another domain.

@@ -145,6 +145,9 @@ func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 		return c.SetNetworks(context.Background(), c.user, c.key, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")})
 	}
 	moveBack := func(c calls) error { return c.SetNetworks(context.Background(), c.user, c.key, nil) }
+	disableGroup := func(c calls) error { return c.DisableGroup(context.Background(), "acme") }
+	enableGroup := func(c calls) error { return c.EnableGroup(context.Background(), "acme") }
+	leaveGroup := func(c calls) error { return c.SetUserGroup(context.Background(), c.user, "") }
 	for _, tt := range []struct {
 		name   string
 		before func(calls) error // made before the login that is remembered; nil for none
@@ -163,6 +166,9 @@ func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 		{"a user who is deleted, and then to be disabled", nil, deleteUser, disableUser, "ErrUserNotFound", "ErrInvalidToken"},
 		{"a user who is disabled twice", nil, disableUser, disableUser, "ok", "ErrUserDisabled"},
 		{"a user who is enabled twice", disableUser, enableUser, enableUser, "ok", "ok"},
+		{"a group that is disabled twice", nil, disableGroup, disableGroup, "ok", "ErrGroupDisabled"},
+		{"a group that is enabled twice", disableGroup, enableGroup, enableGroup, "ok", "ok"},
+		{"a user who leaves a disabled group twice", disableGroup, leaveGroup, leaveGroup, "ok", "ok"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bolt, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
@@ -171,7 +177,7 @@ func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 			s, err := latchkey.OpenWith(engine, &latchkey.Options{Cost: light})
 			must(t, err)
 			t.Cleanup(func() { checkAndClose(t, s) })
-			user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("ada")})
+			user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("ada"), Group: "acme"})
 			must(t, err)
 			key, token, err := s.CreateKey(t.Context(), user.ID, latchkey.KeySpec{Name: "laptop"})
 			must(t, err)

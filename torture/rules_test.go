@@ -2,6 +2,7 @@ package torture_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ type rules struct {
 	keys     []ruledKey
 	mints    []ruledMint
 	tokens   []ruledToken
+	groups   map[string]bool // whether each group is disabled that ever was
 	expected []expectation
 
 	changed bool // whether the current step has changed something
@@ -29,6 +31,7 @@ type rules struct {
 type ruledUser struct {
 	identities []latchkey.Identity
 	metadata   int // in metadataLists
+	group      string
 	created    time.Time
 	disabled   bool
 	deleted    bool
@@ -42,7 +45,8 @@ type ruledKey struct {
 	disabled bool
 	deleted  bool
 
-	scopes, networks, metadata int // in scopeLists, networkLists, metadataLists
+	scopes, networks, metadata int    // in scopeLists, networkLists, metadataLists
+	group                      string // of a server key
 }
 
 type ruledMint struct {
@@ -68,7 +72,7 @@ const (
 
 var programStart = time.Date(2026, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
 
-func newRules() *rules { return &rules{now: programStart} }
+func newRules() *rules { return &rules{now: programStart, groups: map[string]bool{}} }
 
 func (r *rules) playAll(program []step) []expectation {
 	for _, s := range program {
@@ -149,6 +153,7 @@ func isError(answer string) bool { return strings.HasPrefix(answer, "Err") }
 func (r *rules) copy() *rules {
 	c := *r
 	c.users, c.keys, c.mints, c.tokens = slices.Clone(r.users), slices.Clone(r.keys), slices.Clone(r.mints), slices.Clone(r.tokens)
+	c.groups = maps.Clone(r.groups)
 	return &c
 }
 
@@ -176,6 +181,23 @@ func (r *rules) call(s step) []string {
 		return []string{"ok"}
 	case "DisableKey", "EnableKey", "DeleteKey", "RenameKey", "Key", "SetExpiry", "SetScopes", "SetNetworks", "SetMetadata":
 		return r.onKey(s)
+	case "SetUserGroup":
+		return r.setUserGroup(s)
+	case "SetKeyGroup":
+		return r.setKeyGroup(s)
+	case "DisableGroup", "EnableGroup":
+		return r.setGroup(s)
+	case "Group":
+		return []string{s.group + disabledText(r.groups[s.group])}
+	case "Groups":
+		return r.listGroups()
+	case "KeyByID":
+		if key := s.key.index(len(r.keys)); key >= 0 && !r.keys[key].deleted {
+			return []string{r.keyText(key)}
+		}
+		return []string{"ErrKeyNotFound"}
+	case "AllKeys":
+		return r.allKeys(s)
 	case "Keys":
 		return r.listKeys(r.user(s.user))
 	case "Login":
@@ -211,14 +233,21 @@ func (r *rules) userWith(i latchkey.Identity) int {
 
 func (r *rules) createUser(s step) []string {
 	i := s.identity
+	var errs []string
+	if !validGroup(s.group) {
+		errs = append(errs, "ErrInvalidGroup")
+	}
 	if i.Provider == latchkey.ProviderAnonymous && i.Subject == "" {
 		i.Subject = self
 	} else if !newIdentity(i) {
-		return []string{"ErrInvalidIdentity"}
+		errs = append(errs, "ErrInvalidIdentity")
 	} else if r.userWith(i) >= 0 {
-		return []string{"ErrIdentityTaken"}
+		errs = append(errs, "ErrIdentityTaken")
 	}
-	r.users = append(r.users, ruledUser{identities: []latchkey.Identity{i}, created: r.now.Truncate(time.Millisecond)})
+	if errs != nil {
+		return errs
+	}
+	r.users = append(r.users, ruledUser{identities: []latchkey.Identity{i}, group: s.group, created: r.now.Truncate(time.Millisecond)})
 	r.changed = true
 	return []string{r.userText(len(r.users) - 1)}
 }
@@ -332,6 +361,106 @@ func (r *rules) setExpiry(key int, e time.Time) (errs []string) {
 	}
 	k.expires, r.changed = e, true
 	return []string{"ok"}
+}
+
+func validGroup(group string) bool { return group != "*" && group != " acme" }
+
+// setUserGroup and setKeyGroup move a user or a server key to a group, or to none.
+func (r *rules) setUserGroup(s step) []string {
+	user := r.user(s.user)
+	if !r.live(user) {
+		return append([]string{"ErrUserNotFound"}, groupErrors(s.group)...)
+	}
+	return r.move(&r.users[user].group, s.group)
+}
+
+func (r *rules) setKeyGroup(s step) []string {
+	key := s.key.index(len(r.keys))
+	if key < 0 || r.keys[key].deleted || r.keys[key].owner != ownServer {
+		return append([]string{"ErrKeyNotFound"}, groupErrors(s.group)...)
+	}
+	return r.move(&r.keys[key].group, s.group)
+}
+
+func groupErrors(group string) []string {
+	if validGroup(group) {
+		return nil
+	}
+	return []string{"ErrInvalidGroup"}
+}
+
+func (r *rules) move(group *string, to string) []string {
+	if errs := groupErrors(to); errs != nil {
+		return errs
+	}
+	r.changed = r.changed || *group != to
+	*group = to
+	return []string{"ok"}
+}
+
+// setGroup disables or enables a group, which may have no members.
+func (r *rules) setGroup(s step) []string {
+	if s.group == "" || !validGroup(s.group) {
+		return []string{"ErrInvalidGroup"}
+	}
+	disabled := r.groups[s.group]
+	r.set(&disabled, s.do == "DisableGroup")
+	if _, known := r.groups[s.group]; known || disabled {
+		r.groups[s.group] = disabled
+	}
+	return []string{"ok"}
+}
+
+// listGroups lists the groups that have members or were disabled.
+func (r *rules) listGroups() []string {
+	all := maps.Clone(r.groups)
+	add := func(group string) {
+		if group != "" {
+			all[group] = r.groups[group]
+		}
+	}
+	for i, u := range r.users {
+		if r.live(i) {
+			add(u.group)
+		}
+	}
+	for _, k := range r.keys {
+		if !k.deleted {
+			add(k.group)
+		}
+	}
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		list = append(list, name+disabledText(all[name]))
+	}
+	return []string{strings.Join(list, "; ")}
+}
+
+// groupOf returns the group of a server key, or of the user that owns a key.
+func (r *rules) groupOf(k ruledKey) string {
+	if k.owner == ownServer {
+		return k.group
+	}
+	return r.users[k.owner].group
+}
+
+// allKeys lists the keys that agree with a filter.
+func (r *rules) allKeys(s step) []string {
+	var list []string
+	for i, k := range r.keys {
+		expired := r.expired(i)
+		state := map[latchkey.KeyState]bool{
+			0: true, latchkey.KeyEnabled: !k.disabled && !expired, latchkey.KeyDisabled: k.disabled, latchkey.KeyExpired: expired,
+		}
+		before := r.now.Add(s.expires)
+		if k.deleted || s.user != refNil && k.owner != r.user(s.user) || s.group != "" && r.groupOf(k) != s.group ||
+			!strings.HasPrefix(k.name, s.name) || !state[s.state] ||
+			s.expires != 0 && (k.expires.IsZero() || expired || k.expires.After(before)) {
+			continue
+		}
+		list = append(list, r.keyText(i))
+	}
+	return []string{strings.Join(list, "; ")}
 }
 
 func (r *rules) userByIdentity(s step) []string {
@@ -546,6 +675,8 @@ func (r *rules) login(s step) []string {
 		return []string{"ErrKeyExpired"}
 	case k.owner != ownServer && r.users[k.owner].disabled:
 		return []string{"ErrUserDisabled"}
+	case r.groups[r.groupOf(k)]:
+		return []string{"ErrGroupDisabled"}
 	case !slices.Contains(networkLists[k.networks].from, s.from):
 		return []string{"ErrNetworkNotAllowed"}
 	}
@@ -553,7 +684,7 @@ func (r *rules) login(s step) []string {
 	if k.owner != ownServer {
 		user, identity = userName(k.owner), identityText(r.users[k.owner].identities[0])
 	}
-	return []string{principalText(keyName(key), k.name, user, identity, latchkey.NewScopes(scopeLists[k.scopes]...), metadataLists[k.metadata]["room"], k.expires)}
+	return []string{principalText(keyName(key), k.name, user, identity, r.groupOf(k), latchkey.NewScopes(scopeLists[k.scopes]...), metadataLists[k.metadata]["room"], k.expires)}
 }
 
 func (r *rules) stats() []string {
@@ -573,7 +704,7 @@ func (r *rules) stats() []string {
 
 func (r *rules) userText(user int) string {
 	u := r.users[user]
-	return userText(userName(user), u.identities, metadataLists[u.metadata], u.created, u.disabled)
+	return userText(userName(user), u.identities, metadataLists[u.metadata], u.group, u.created, u.disabled)
 }
 
 func (r *rules) keyText(key int) string {
@@ -582,7 +713,7 @@ func (r *rules) keyText(key int) string {
 	if networks.name == "home, as it may be given" {
 		networks = networkLists[slices.IndexFunc(networkLists, func(l networkList) bool { return l.name == "home" })]
 	}
-	carried := carriedText(latchkey.NewScopes(scopeLists[k.scopes]...), networks.networks(), metadataLists[k.metadata])
+	carried := carriedText(latchkey.NewScopes(scopeLists[k.scopes]...), networks.networks(), metadataLists[k.metadata], k.group)
 	return keyText(keyName(key), userName(k.owner), k.name, carried, k.created, k.expires, k.disabled)
 }
 

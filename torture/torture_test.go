@@ -142,6 +142,8 @@ var outcomes = []struct {
 	{latchkey.ErrInvalidNetwork, "ErrInvalidNetwork"},
 	{latchkey.ErrInvalidMetadata, "ErrInvalidMetadata"},
 	{latchkey.ErrUserDisabled, "ErrUserDisabled"},
+	{latchkey.ErrGroupDisabled, "ErrGroupDisabled"},
+	{latchkey.ErrInvalidGroup, "ErrInvalidGroup"},
 	{latchkey.ErrUserNotFound, "ErrUserNotFound"},
 	{latchkey.ErrKeyNotFound, "ErrKeyNotFound"},
 	{latchkey.ErrKeyNameTaken, "ErrKeyNameTaken"},
