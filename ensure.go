@@ -1,8 +1,12 @@
 package latchkey
 
 import (
+	"cmp"
+	"context"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,4 +64,102 @@ func ParseMintedKey(text string) (MintedKey, error) {
 		return MintedKey{}, wrapf(fmt.Errorf("%w: the text is damaged", ErrInvalidMintedKey), "parse minted key")
 	}
 	return minted, nil
+}
+
+// EnsureKey makes the key of a user that was minted, unless the key exists already, and gives the
+// key everything in n: its name, expiry date, scopes, networks and metadata. It returns the key,
+// and reports whether anything has changed. So a program can call it at each start, with what its
+// configuration says.
+//
+// A key that was disabled stays disabled. A key that was rotated keeps its new token. A key that
+// has expired, and does not get a later date, keeps its name, because it may have made way.
+//
+// It returns [ErrKeyDeleted] if the key was deleted; [ErrInvalidMintedKey] if minted is empty or of
+// another domain, or if the key has another owner or was made with another secret; or the errors of
+// [Store.CreateKey] but [ErrBusy].
+func (s *Store) EnsureKey(ctx context.Context, user uuid.UUID, n KeySpec, minted MintedKey) (key Key, changed bool, err error) {
+	err = s.Update(ctx, func(tx *Tx) (err error) {
+		key, changed, err = tx.EnsureKey(user, n, minted)
+		return err
+	})
+	key, err = orZero(key, wrapf(err, "ensure key %s of %s", minted.ID(), ownerText(user)))
+	return key, changed && err == nil, err
+}
+
+// EnsureKey is [Store.EnsureKey] in a transaction.
+func (tx *Tx) EnsureKey(user uuid.UUID, n KeySpec, minted MintedKey) (key Key, changed bool, err error) {
+	if user == ServerOwner {
+		return Key{}, false, ErrUserNotFound
+	}
+	return tx.ensureKey(user, n, minted)
+}
+
+// EnsureServerKey is [Store.EnsureKey] for a server key, whose group it sets, too.
+//
+// It returns the errors of [Store.EnsureKey] that are not about users.
+func (s *Store) EnsureServerKey(ctx context.Context, n KeySpec, minted MintedKey) (key Key, changed bool, err error) {
+	err = s.Update(ctx, func(tx *Tx) (err error) {
+		key, changed, err = tx.EnsureServerKey(n, minted)
+		return err
+	})
+	key, err = orZero(key, wrapf(err, "ensure server key %s", minted.ID()))
+	return key, changed && err == nil, err
+}
+
+// EnsureServerKey is [Store.EnsureServerKey] in a transaction.
+func (tx *Tx) EnsureServerKey(n KeySpec, minted MintedKey) (key Key, changed bool, err error) {
+	return tx.ensureKey(ServerOwner, n, minted)
+}
+
+func (tx *Tx) ensureKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, changed bool, err error) {
+	if minted.m == nil || minted.m().domain != tx.store.domain.ID {
+		return Key{}, false, fmt.Errorf("%w: it is empty or of another domain", ErrInvalidMintedKey)
+	}
+	m := minted.m()
+	k, err := tx.getKey(m.id)
+	if err != nil {
+		return Key{}, false, err
+	}
+	if k == nil {
+		deleted, err := tx.has(tableDeadKeys, m.id[:])
+		if err == nil && deleted {
+			err = ErrKeyDeleted
+		}
+		if err == nil {
+			key, err = tx.insertKey(owner, n, minted)
+		}
+		return key, err == nil, err
+	}
+	if k.Owner != owner {
+		return Key{}, false, fmt.Errorf("%w: the key has another owner", ErrInvalidMintedKey)
+	}
+	for _, v := range k.Verifiers.All {
+		// The first verifier may be gone since a rotation.
+		if v.Generation == 0 && (v.ID != m.verifier.ID || !v.Retired && v.PHC != m.verifier.PHC) {
+			return Key{}, false, fmt.Errorf("%w: the key was made with another secret", ErrInvalidMintedKey)
+		}
+	}
+	if err := checkSpec(owner, n); err != nil {
+		return Key{}, false, err
+	}
+	err = tx.changeKey(owner, m.id, func(k *record.Key, at record.Stamp) (_ bool, err error) {
+		defer func() { key = toKey(k) }()
+		set := func(c bool, e error) { changed, err = changed || c, cmp.Or(err, e) }
+		set(tx.setExpiry(k, n.Expires, at))
+		if err == nil && !k.ExpiredAt(tx.now()) {
+			set(tx.rename(k, n.Name, at))
+		}
+		networks, e := normalNetworks(n.Networks)
+		set(setRegister(&k.Networks, networks, slices.Equal(networks, k.Networks.Value), at), e)
+		set(setRegister(&k.Scopes, n.Scopes.All(), slices.Equal(n.Scopes.All(), k.Scopes.Value), at), nil)
+		set(setRegister(&k.Metadata, record.Metadata(n.Metadata), maps.Equal(n.Metadata, k.Metadata.Value), at), nil)
+		if err == nil {
+			set(tx.setGroup(&k.Groups, k.ID, n.Group, at))
+		}
+		return changed, err
+	})
+	if err != nil {
+		return Key{}, false, err
+	}
+	return key, changed, nil
 }

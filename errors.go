@@ -87,6 +87,9 @@ var (
 	// ErrInvalidRotation means that a [Rotation] breaks a rule, or that the key has no good token
 	// that could be replaced. The text says which.
 	ErrInvalidRotation = errors.New("invalid rotation")
+	// ErrKeyDeleted means that a minted key was inserted once, and was deleted since. A deleted key
+	// never comes back. Mint another one.
+	ErrKeyDeleted = errors.New("key was deleted")
 	// ErrInvalidMintedKey means that a [MintedKey] is empty, was minted by a store of another
 	// domain, or has been inserted already. For a rotation it means that the MintedKey was not
 	// minted for the key, or that the key was rotated since then. Mint another one.

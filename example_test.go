@@ -527,7 +527,7 @@ func ExampleStore_CreateKeys() {
 	// true <nil>
 }
 
-func ExampleParseMintedKey() {
+func ExampleStore_EnsureServerKey() {
 	factory, done := openExample()
 	defer done()
 	ctx := context.Background()
@@ -552,16 +552,22 @@ func ExampleParseMintedKey() {
 	if minted, err = latchkey.ParseMintedKey(text); err != nil {
 		log.Fatal(err)
 	}
-	err = device.Update(ctx, func(tx *latchkey.Tx) error {
-		_, err := tx.InsertServerKey(latchkey.KeySpec{Name: "sensor"}, minted)
-		return err
-	})
-	if err != nil {
-		log.Fatal(err)
+	// At each start, the device makes the key as its configuration says. The second time, nothing
+	// changes.
+	for range 2 {
+		spec := latchkey.KeySpec{Name: "sensor", Scopes: latchkey.NewScopes("readings:write")}
+		_, changed, err := device.EnsureServerKey(ctx, spec, minted)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("changed:", changed)
 	}
 	who, err := device.Login(ctx, token)
 	fmt.Println(who.KeyName, err)
-	// Output: sensor <nil>
+	// Output:
+	// changed: true
+	// changed: false
+	// sensor <nil>
 }
 
 func ExampleStore_Users() {

@@ -30,16 +30,19 @@ func (s *Store) SetExpiry(ctx context.Context, owner, id uuid.UUID, expires time
 
 // SetExpiry is [Store.SetExpiry] in a transaction.
 func (tx *Tx) SetExpiry(owner, id uuid.UUID, expires time.Time) error {
-	return tx.changeKey(owner, id, func(k *record.Key, at record.Stamp) (bool, error) {
-		e, err := tx.newExpiry(expires)
-		if e.Equal(k.Expires.Value) && e.IsZero() == expires.IsZero() {
-			return false, nil // also if the date has passed
-		}
-		if err == nil && k.ExpiredAt(tx.now()) {
-			err = tx.revive(owner)
-		}
-		return setRegister(&k.Expires, e, false, at), err
-	})
+	return tx.changeKey(owner, id, func(k *record.Key, at record.Stamp) (bool, error) { return tx.setExpiry(k, expires, at) })
+}
+
+// setExpiry gives a key an expiry date, and reports whether the key had another one.
+func (tx *Tx) setExpiry(k *record.Key, expires time.Time, at record.Stamp) (changed bool, err error) {
+	e, err := tx.newExpiry(expires)
+	if e.Equal(k.Expires.Value) && e.IsZero() == expires.IsZero() {
+		return false, nil // also if the date has passed
+	}
+	if err == nil && k.ExpiredAt(tx.now()) {
+		err = tx.revive(k.Owner)
+	}
+	return setRegister(&k.Expires, e, false, at), err
 }
 
 // newExpiry returns an expiry date as the store keeps it. Beside the date, it returns

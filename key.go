@@ -750,22 +750,25 @@ func (s *Store) RenameKey(ctx context.Context, owner, id uuid.UUID, name string)
 
 // RenameKey is [Store.RenameKey] in a transaction.
 func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) error {
-	return tx.changeKey(owner, id, func(k *record.Key, at record.Stamp) (bool, error) {
-		if k.Name.Value == name {
-			return false, nil
-		}
-		if err := tx.checkName(name); err != nil {
-			return false, err
-		}
-		expired, err := tx.checkNameFree(owner, name)
-		if err != nil {
-			return false, err
-		}
-		if err := tx.giveWay(expired); err != nil {
-			return false, err
-		}
-		return true, tx.setName(k, name, at)
-	})
+	return tx.changeKey(owner, id, func(k *record.Key, at record.Stamp) (bool, error) { return tx.rename(k, name, at) })
+}
+
+// rename gives a key a name, and reports whether the key had another one.
+func (tx *Tx) rename(k *record.Key, name string, at record.Stamp) (changed bool, err error) {
+	if k.Name.Value == name {
+		return false, nil
+	}
+	if err := tx.checkName(name); err != nil {
+		return false, err
+	}
+	expired, err := tx.checkNameFree(k.Owner, name)
+	if err != nil {
+		return false, err
+	}
+	if err := tx.giveWay(expired); err != nil {
+		return false, err
+	}
+	return true, tx.setName(k, name, at)
 }
 
 // setName gives a key a name that is free.

@@ -131,6 +131,14 @@ var storeCalls = map[string]storeCall{
 		_, _, err := s.MintKeys(ctx, 2, nil)
 		return err
 	}},
+	"EnsureKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, _, err := s.EnsureKey(ctx, h.user, latchkey.KeySpec{Name: "desktop"}, h.minted)
+		return err
+	}},
+	"EnsureServerKey": {true, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, _, err := s.EnsureServerKey(ctx, latchkey.KeySpec{Name: "desktop"}, h.minted)
+		return err
+	}},
 	"Key": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
 		_, err := s.Key(ctx, h.user, h.key.ID)
 		return err
@@ -291,6 +299,14 @@ var txCalls = map[string]txCall{
 	"EnableUser":  {true, func(tx *latchkey.Tx, h household) error { return tx.EnableUser(h.user) }},
 	"DisableUser": {true, func(tx *latchkey.Tx, h household) error { return tx.DisableUser(h.user) }},
 	"DeleteUser":  {true, func(tx *latchkey.Tx, h household) error { return tx.DeleteUser(h.user) }},
+	"EnsureKey": {true, func(tx *latchkey.Tx, h household) error {
+		_, _, err := tx.EnsureKey(h.user, latchkey.KeySpec{Name: "desktop"}, h.minted)
+		return err
+	}},
+	"EnsureServerKey": {true, func(tx *latchkey.Tx, h household) error {
+		_, _, err := tx.EnsureServerKey(latchkey.KeySpec{Name: "desktop"}, h.minted)
+		return err
+	}},
 	"InsertKey": {true, func(tx *latchkey.Tx, h household) error {
 		_, err := tx.InsertKey(h.user, latchkey.KeySpec{Name: "desktop"}, h.minted)
 		return err

@@ -71,6 +71,7 @@ var outcomes = []struct {
 	{latchkey.ErrGroupDisabled, exitRefused, "latchkey group enable restores it"},
 	{latchkey.ErrNetworkNotAllowed, exitRefused, "give the caller's address with --from; latchkey key set --networks changes the networks"},
 
+	{latchkey.ErrKeyDeleted, exitConflict, "mint another key; a deleted key never comes back"},
 	{latchkey.ErrInvalidName, exitUsage, "choose another name"},
 	{latchkey.ErrInvalidIdentity, exitUsage, "an identity is an e-mail address or PROVIDER:SUBJECT; see latchkey help"},
 	{latchkey.ErrInvalidRotation, exitConflict, "see latchkey key show"},
