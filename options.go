@@ -93,13 +93,13 @@ type Options struct {
 	// lost: keys that were disabled or deleted since then are as they were before.
 	RecoverFromSafetyCopy bool
 
-	// OnChange is a hook for what callers change in users, keys and groups. The store calls it in
-	// the transaction of the change, when the function of [Store.Update] has returned, or at the
-	// end of a call that is no Update. It is called once for each record that a call has changed,
-	// in the order of the changes: deleting a user changes the user's keys, too. A call that
-	// changes nothing does not call it, and neither does what the store does by itself, such as
-	// hashing anew. [Store.Repair] calls it for what it disables and deletes. [Salvage] and
-	// [Restore] do not call it.
+	// OnChange is a hook for what callers change in users, keys and groups, and for
+	// [Store.ResetClock]. The store calls it in the transaction of the change, when the function of
+	// [Store.Update] has returned, or at the end of a call that is no Update. It is called once for
+	// each record that a call has changed, in the order of the changes: deleting a user changes the
+	// user's keys, too. A call that changes nothing does not call it, and neither does what the
+	// store does by itself, such as hashing anew. [Store.Repair] calls it for what it disables and
+	// deletes. [Salvage] and [Restore] do not call it.
 	//
 	// What OnChange writes by tx, for example with [Tx.AppTable], is in the transaction. If it
 	// changes users, keys or groups, it is called for these changes, too. If it returns an error,

@@ -60,7 +60,6 @@ import (
 	"math"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -240,7 +239,7 @@ const ActionBegun latchkey.Action = "audit.begun"
 // A trail also begins without Begin, with the first change that [Trail.Record] records.
 //
 // Errors: [ErrBroken] if what is there cannot be removed; an error of [latchkey.AppTable].
-func Begin(tx *latchkey.Tx, actor string, at time.Time) error {
+func Begin(tx *latchkey.Tx, actor string) error {
 	table := tx.AppTable(TableName)
 	last, err := removeAll(table)
 	if err != nil {
@@ -253,7 +252,7 @@ func Begin(tx *latchkey.Tx, actor string, at time.Time) error {
 	if err := table.Put(anchorKey, anchor.encode()); err != nil {
 		return err
 	}
-	_, err = put(table, anchor, latchkey.Change{Actions: []latchkey.Action{ActionBegun}, Time: at, Actor: actor})
+	_, err = put(table, anchor, latchkey.Change{Actions: []latchkey.Action{ActionBegun}, Time: tx.Now(), Actor: actor})
 	return err
 }
 

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -126,14 +125,13 @@ func TestABrokenTrailLetsAKeyBeDisabledAndNoneBeMade(t *testing.T) {
 		t.Errorf("the key is %+v, %v", k, err)
 	}
 
-	update(t, s, func(tx *latchkey.Tx) error { return audit.Begin(tx, "ada", s.Now()) })
+	update(t, s, func(tx *latchkey.Tx) error { return audit.Begin(tx, "ada") })
 	must(t, s.EnableKey(t.Context(), latchkey.ServerOwner, key.ID))
 	must(t, trail.Health())
 	must(t, verify(t, s))
 }
 
 func TestATrailBegunAnewGoesOnWithLaterNumbers(t *testing.T) {
-	at := time.UnixMilli(1).UTC()
 	for _, tt := range []struct {
 		about string
 		spoil func(e latchkey.Engine)
@@ -155,9 +153,9 @@ func TestATrailBegunAnewGoesOnWithLaterNumbers(t *testing.T) {
 			record(t, s, trail, 1, 5)
 			known := currentHead(t, s)
 			tt.spoil(e)
-			update(t, s, func(tx *latchkey.Tx) error { return audit.Begin(tx, "ada", at) })
+			update(t, s, func(tx *latchkey.Tx) error { return audit.Begin(tx, "ada") })
 			all := entries(t, s, 0)
-			if len(all) != 1 || all[0].Number <= 5 || all[0].Change.Actor != "ada" || !all[0].Change.Time.Equal(at) || fmt.Sprint(all[0].Change.Actions) != "[audit.begun]" {
+			if len(all) != 1 || all[0].Number <= 5 || all[0].Change.Actor != "ada" || all[0].Change.Time.After(s.Now()) || fmt.Sprint(all[0].Change.Actions) != "[audit.begun]" {
 				t.Errorf("the trail has %+v", all)
 			}
 			record(t, s, trail, 1, 1)
@@ -171,7 +169,7 @@ func TestATrailBegunAnewGoesOnWithLaterNumbers(t *testing.T) {
 
 func TestATrailCanBeginBeforeTheFirstChange(t *testing.T) {
 	s, _, trail := openEngine(t)
-	update(t, s, func(tx *latchkey.Tx) error { return audit.Begin(tx, "ada", s.Now()) })
+	update(t, s, func(tx *latchkey.Tx) error { return audit.Begin(tx, "ada") })
 	record(t, s, trail, 1, 1)
 	if all := entries(t, s, 0); len(all) != 2 || all[0].Number != 1 {
 		t.Errorf("the trail has %+v", all)
@@ -184,7 +182,7 @@ func TestAnEntryWithTheLastNumberDoesNotKeepATrailFromBeginning(t *testing.T) {
 	update(t, s, func(tx *latchkey.Tx) error {
 		return tx.AppTable(audit.TableName).Put([]byte("e\xff\xff\xff\xff\xff\xff\xff\xff"), make([]byte, 50))
 	})
-	update(t, s, func(tx *latchkey.Tx) error { return audit.Begin(tx, "ada", s.Now()) })
+	update(t, s, func(tx *latchkey.Tx) error { return audit.Begin(tx, "ada") })
 	record(t, s, trail, 1, 1)
 	must(t, verify(t, s))
 	if h := currentHead(t, s); h.Number == math.MaxUint64 || h.Number == 0 {

@@ -85,12 +85,11 @@ begun the trail. Keep a copy of the file before.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var head audit.Head
 			err := c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
-				now := s.Now()
 				return s.Update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
 					if head, err = audit.CurrentHead(tx); !anew && (err != nil || head != (audit.Head{})) {
 						return errors.Join(errTrail, err)
 					}
-					if err := audit.Begin(tx, c.actor, now); err != nil {
+					if err := audit.Begin(tx, c.actor); err != nil {
 						return err
 					}
 					head, err = audit.CurrentHead(tx)
