@@ -40,6 +40,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/boltpage",
 		"github.com/latchkeydb/latchkey/internal/clock",
 		"github.com/latchkeydb/latchkey/internal/durable",
+		"github.com/latchkeydb/latchkey/internal/flight",
 		"github.com/latchkeydb/latchkey/internal/inside",
 		"github.com/latchkeydb/latchkey/internal/names",
 		"github.com/latchkeydb/latchkey/internal/permits",

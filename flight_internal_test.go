@@ -66,8 +66,8 @@ func TestALoginJoinsARunningHashWhoseCallersHaveLeft(t *testing.T) {
 		before := stats(t, s).Hashes
 
 		// The test takes the part of the hash, which begins and ends when the test says so.
-		call, first := s.flight.join(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
-		if !first || !s.flight.begin(call) {
+		call, first := s.flight.Join(hashQuestion(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID)))
+		if !first || !s.flight.Begin(call) {
 			t.Fatal("the hash does not begin")
 		}
 		ctx, leave := context.WithCancel(t.Context())
@@ -75,14 +75,14 @@ func TestALoginJoinsARunningHashWhoseCallersHaveLeft(t *testing.T) {
 		synctest.Wait()
 		wantWaiting(t, left)
 		leave()
-		s.flight.leave(call)
+		s.flight.Leave(call)
 		synctest.Wait()
 		wantOutcome(t, left, context.Canceled)
 
 		later := loginAside(t.Context(), s, token)
 		synctest.Wait()
 		wantWaiting(t, later)
-		s.flight.done(call, true, nil)
+		s.flight.Done(call, true, nil)
 		synctest.Wait()
 		wantOutcome(t, later, nil)
 		wantHashes(t, s, before, 0)
@@ -124,12 +124,13 @@ func TestNothingIsHashedWhenTheLastCallerLeavesAsThePermitComes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	call, _ := s.flight.join(key.ID, secret, stored.phc)
-	call.callers = 0 // as after a leave that came too late to stop the permit
+	call, _ := s.flight.Join(hashQuestion(key.ID, secret, stored.phc))
+	call.Context = t.Context() // as if the caller left too late to stop the permit
+	s.flight.Leave(call)
 	if ok, err := s.compare(call, stored, &secret, &v); ok || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %t, %v, want false, Canceled", ok, err)
 	}
-	s.flight.done(call, false, nil)
+	s.flight.Done(call, false, nil)
 	wantHashes(t, s, before, 0)
 	wantIdle(t, s.hasher)
 }
@@ -191,14 +192,14 @@ func TestALoginDoesNotJoinAHashForAnotherVerifier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, nil)
 		key, token := addServerKey(t, s, "laptop")
-		call, _ := s.flight.join(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
-		s.flight.begin(call)
+		call, _ := s.flight.Join(hashQuestion(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID)))
+		s.flight.Begin(call)
 
 		other := newVerifier(make([]byte, secretSize), LightCost)
 		plantVerifier(t, s, key.ID, other.String())
 		outcome := loginAside(t.Context(), s, token)
 		synctest.Wait()
-		s.flight.done(call, true, nil) // true for the verifier that was replaced
+		s.flight.Done(call, true, nil) // true for the verifier that was replaced
 		synctest.Wait()
 		wantOutcome(t, outcome, ErrInvalidToken)
 	})

@@ -2,6 +2,7 @@ package latchkey
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -315,7 +317,7 @@ func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [secre
 	if err != nil {
 		return false, err
 	}
-	c, first := s.flight.join(stored.key, secret, phc)
+	c, first := s.flight.Join(hashQuestion(stored.key, secret, phc))
 	if c == nil {
 		s.counters.add(statBusy, 1)
 		return false, ErrBusy
@@ -324,14 +326,19 @@ func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [secre
 		// In the background, because the hash goes on for other callers if this one leaves.
 		started := s.goBackground(func() {
 			ok, err := s.compare(c, stored, &secret, &v)
-			s.flight.done(c, ok, err)
+			s.flight.Done(c, ok, err)
 		})
 		if !started {
-			s.flight.done(c, false, ErrClosed)
+			s.flight.Done(c, false, ErrClosed)
 		}
 		s.prefetch(ctx, stored)
 	}
-	return s.flight.wait(ctx, c)
+	return s.flight.Wait(ctx, c)
+}
+
+// hashQuestion tells the question whether a secret makes a verifier of a key from other questions.
+func hashQuestion(key uuid.UUID, secret [secretSize]byte, phc string) flight.Key {
+	return sha256.Sum256(slices.Concat(key[:], secret[:], []byte(phc)))
 }
 
 // prefetch reads the pages that lookUp will need after the hash, so that the disk delivers them
@@ -340,11 +347,11 @@ func (s *Store) prefetch(ctx context.Context, v *storedVerifier) { _, _ = s.look
 
 // compare waits for a permit, hashes secret, and reports whether v was made from it. It hashes
 // nothing if no caller waits for the result any more.
-func (s *Store) compare(c *hashCall, stored *storedVerifier, secret *[secretSize]byte, v *verifier) (ok bool, err error) {
-	if err := s.hasher.acquire(c.ctx, hashLogin, v.cost); err != nil {
+func (s *Store) compare(c *flight.Call, stored *storedVerifier, secret *[secretSize]byte, v *verifier) (ok bool, err error) {
+	if err := s.hasher.acquire(c.Context, hashLogin, v.cost); err != nil {
 		return false, err
 	}
-	if begun := s.flight.begin(c); begun {
+	if begun := s.flight.Begin(c); begun {
 		s.counters.add(statHashes, 1)
 		ok = v.matches(secret[:])
 	} else {

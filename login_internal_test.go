@@ -43,8 +43,8 @@ func TestAKeyRevokedDuringTheHashIsRefused(t *testing.T) {
 				s := open(t, nil)
 				user, key, token := addHolder(t, s)
 
-				call, _ := s.flight.join(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID))
-				s.flight.begin(call)
+				call, _ := s.flight.Join(hashQuestion(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID)))
+				s.flight.Begin(call)
 				outcome := loginAside(t.Context(), s, token)
 				synctest.Wait()
 				wantWaiting(t, outcome)
@@ -52,7 +52,7 @@ func TestAKeyRevokedDuringTheHashIsRefused(t *testing.T) {
 				if err := tt.revoke(t.Context(), s, user.ID, key.ID); err != nil {
 					t.Fatal(err)
 				}
-				s.flight.done(call, true, nil)
+				s.flight.Done(call, true, nil)
 				synctest.Wait()
 				wantOutcome(t, outcome, tt.want)
 				for range 3 {

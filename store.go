@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/inside"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
@@ -29,7 +30,7 @@ type Store struct {
 	random           *randomSource
 	cache            *cache
 	hasher           *hasher
-	flight           *singleflight
+	flight           *flight.Group
 	rehashes         *rehashes
 	unended          sync.Map // key ID → unendedToken
 	counters         *counters
@@ -144,7 +145,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		random:           opts.random(),
 		cache:            newCache(opts.cacheSize()),
 		hasher:           newHasher(opts.hashMemory(), opts.hashQueue(), c),
-		flight:           newSingleflight(opts.hashQueue()),
+		flight:           flight.New(opts.hashQueue()),
 		rehashes:         newRehashes(),
 		counters:         c,
 		transactions:     inside.New(),
