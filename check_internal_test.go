@@ -489,6 +489,35 @@ func TestAGroupWithARecordOfAnEarlierStateIsDisabledByRepair(t *testing.T) {
 	}
 }
 
+func TestAGroupWhoseRecordIsLostIsDisabledBySalvage(t *testing.T) {
+	s := open(t, nil)
+	must(t, s.Update(t.Context(), func(tx *Tx) error {
+		for i := range 500 { // so that the table has pages of its own
+			if err := tx.DisableGroup(fmt.Sprintf("group %03d", i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	_, token, err := s.CreateServerKey(t.Context(), KeySpec{Name: "door", Group: "group 250"})
+	must(t, err)
+	closeStore(t, s)
+	file, err := os.ReadFile(pathOf(s))
+	must(t, err)
+	page := leafThat(t, file, func(k, v []byte) bool { return string(k) == "group 250" && tableOf(k, v) == tableGroups })
+	clear(file[page*boltpage.PageSize:][:boltpage.PageSize])
+	broken, out := filepath.Join(t.TempDir(), "broken.db"), filepath.Join(t.TempDir(), "keys.db")
+	must(t, os.WriteFile(broken, file, 0o600))
+
+	report, err := Salvage(t.Context(), broken, out)
+	if err != nil || report.Uncertain == 0 {
+		t.Fatalf("got %+v, %v, want uncertain groups", report, err)
+	}
+	s = openPath(t, out, nil)
+	wantRefused(t, s, token, ErrGroupDisabled)
+	wantSound(t, s)
+}
+
 func TestARecordThatCannotBeReadIsOneFinding(t *testing.T) {
 	for name, spoil := range map[string]func(h *inhabited){
 		"a user's": func(h *inhabited) { h.spoil(tableUsers, h.ada.ID[:]) },

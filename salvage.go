@@ -31,10 +31,10 @@ type SalvageReport struct {
 
 	BadPages   int // pages in use that could not be read
 	BadRecords int // records with a wrong checksum
-	// Uncertain is the number of users and keys that came back disabled because their records may
-	// not be of the last commit: a meta page or the list of free pages is lost, or the change index
-	// has a later change of the record. They are disabled because that change may have revoked
-	// them.
+	// Uncertain is the number of users, keys and groups that came back disabled because their
+	// records may not be of the last commit: a meta page or the list of free pages is lost, or the
+	// change index has a later change of the record. They are disabled because that change may have
+	// revoked them. A group is also one of them if its record is lost.
 	Uncertain int
 	// Orphaned is the number of users whose record is lost, but whose keys are not. These
 	// users came back disabled, with the identity that the index has for them, or with
@@ -294,6 +294,12 @@ func (s *salvage) readDomain() error {
 // decode decodes the users and keys that were found. Deletion wins over them. Uncertain users, keys
 // and groups are disabled.
 func (s *salvage) decode() {
+	for at := range s.changes {
+		// A group is never deleted, so its record is lost, and the group may have been disabled.
+		if _, ok := s.found[at]; !ok && at.table == tableGroups {
+			s.found[at] = salvaged{uncertain: true}
+		}
+	}
 	for at, found := range s.found {
 		id, _ := uuid.FromBytes([]byte(at.key))
 		flag, err := &record.Flag{}, error(nil)
