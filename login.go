@@ -109,7 +109,7 @@ type answer struct {
 	elsewhere error // the refusal of callers outside the networks; nil without networks
 	ends      int64 // when the token stops being good, in Unix seconds; 0 means never
 
-	// replaced is the good verifier that a login must end before it succeeds. An answer that has
+	// replaced is the verifier that a login must retire before it succeeds. An answer that has
 	// one is not remembered.
 	replaced *record.Verifier
 }
@@ -154,10 +154,11 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken, from netip.Addr) (
 		}
 		mark := s.cache.mark(id)
 		a, err := s.lookUp(ctx, v)
+		remembered := a
 		if err == nil && a != nil && a.replaced != nil && a.refusal(s.clock, from) == nil {
-			if err = s.endReplaced(ctx, id, a.replaced); err == nil {
-				mark = s.cache.mark(id)
-				a, err = s.lookUp(ctx, v)
+			if a, err = s.endReplaced(ctx, v, a.replaced, from); err == nil {
+				mark = s.cache.mark(id) // the end was a change of the key
+				remembered, _ = s.lookUp(context.WithoutCancel(ctx), v)
 			}
 		}
 		if err != nil {
@@ -166,8 +167,8 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken, from netip.Addr) (
 		if a == nil { // the key or the verifier is gone meanwhile
 			continue
 		}
-		if a.replaced == nil {
-			s.cache.put(newCacheEntry(&t, a), mark)
+		if remembered != nil && remembered.replaced == nil {
+			s.cache.put(newCacheEntry(&t, remembered), mark)
 		}
 		if err := a.refusal(s.clock, from); err != nil {
 			s.counters.add(statRefused, 1)
@@ -237,7 +238,7 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 	if err != nil || k == nil || !hasVerifier(k, v, tx.now()) {
 		return nil, err
 	}
-	used, replaced := k.Verifiers.Used(v.id, tx.now())
+	used, replaced := k.Verifiers.Used(v.id)
 	a := &answer{principal: Principal{
 		KeyID: k.ID, KeyName: k.Name.Value, Owner: k.Owner, ServerKey: k.Owner == ServerOwner,
 		Scopes: NewScopes(k.Scopes.Value...), Expires: k.Expires.Value, metadata: packMetadata(k.Metadata.Value),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/google/uuid"
@@ -201,23 +202,34 @@ type unendedToken struct {
 	cause string    // why the end could not be written
 }
 
-// endReplaced ends the token that was replaced by the one that logs in for the first time. If the
-// store cannot write, this process refuses the old token from then on, and a later write ends it.
+// endReplaced ends the token that was replaced by the one that logs in for the first time, and
+// returns the answer to the login, which is one step with the end. It ends nothing if the login is
+// refused. If the store cannot write, this process refuses the old token from then on, and a later
+// write ends it.
 //
-// It returns ErrClosed or ctx's error.
-func (s *Store) endReplaced(ctx context.Context, key uuid.UUID, old *record.Verifier) error {
-	err := s.Update(ctx, func(tx *Tx) error { return tx.endToken(key, old.ID) })
+// It returns ErrClosed, ctx's error, or an error of lookUp.
+func (s *Store) endReplaced(ctx context.Context, v *storedVerifier, old *record.Verifier, from netip.Addr) (*answer, error) {
+	a, err := write(ctx, s, func(tx *Tx) (*answer, error) {
+		a, err := tx.lookUp(v)
+		if err != nil || a == nil || a.replaced == nil || a.refusal(s.clock, from) != nil {
+			return a, err
+		}
+		if err := tx.endToken(v.key, old.ID); err != nil {
+			return nil, err
+		}
+		return tx.lookUp(v)
+	})
 	switch {
 	case err == nil || errors.Is(err, ErrClosed):
-		return err
+		return a, err
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
-	s.unended.Store(key, unendedToken{old.ID, old.End, err.Error()})
-	forget := staleLogins{keys: []uuid.UUID{key}}
+	s.unended.Store(v.key, unendedToken{old.ID, old.End, err.Error()})
+	forget := staleLogins{keys: []uuid.UUID{v.key}}
 	s.cache.hold(forget)
 	s.cache.release(forget)
-	return nil
+	return s.lookUp(context.WithoutCancel(ctx), v)
 }
 
 // endToken retires a verifier, unless it is gone.

@@ -128,14 +128,13 @@ func (vs Verifiers) find(id VerifierID) (i int, found bool) {
 	return slices.BinarySearchFunc(vs.All, id, func(v Verifier, id VerifierID) int { return bytes.Compare(v.ID[:], id[:]) })
 }
 
-// Used returns the verifier with an ID, and the good verifier that a login with it must end, or nil
-// if there is none.
-func (vs Verifiers) Used(id VerifierID, now time.Time) (v Verifier, replaced *Verifier) {
+// Used returns the verifier with an ID, and the verifier that a login with it must retire, or nil
+// if there is none. A verifier whose end has passed must be retired too, because somebody may set
+// the clock back.
+func (vs Verifiers) Used(id VerifierID) (v Verifier, replaced *Verifier) {
 	v, _ = vs.Find(id)
-	for _, other := range vs.Good(now) {
-		if v.UntilUsed && other.ID == v.Replaces {
-			replaced = &other
-		}
+	if other, found := vs.Find(v.Replaces); v.UntilUsed && found && !other.Retired {
+		replaced = &other
 	}
 	return v, replaced
 }

@@ -256,17 +256,15 @@ func TestAVerifierThatIsUsedEndsTheOneThatItReplaces(t *testing.T) {
 	for name, tt := range map[string]struct {
 		vs   record.Verifiers
 		id   record.VerifierID
-		now  int64
 		ends bool
 	}{
-		"the new one":                         {untilUsed, second.ID, 0, true},
-		"the old one":                         {untilUsed, first.ID, 0, false},
-		"the new one after the overlap":       {untilUsed, second.ID, 10, false},
-		"the new one, with the old retired":   {untilUsed.Retire(first.ID), second.ID, 0, false},
-		"the new one of another rotation":     {plain, second.ID, 0, false},
-		"the new one, with the old forgotten": {untilUsed.Retire(first.ID).Forget(), second.ID, 0, false},
+		"the new one":                         {untilUsed, second.ID, true},
+		"the old one":                         {untilUsed, first.ID, false},
+		"the new one, with the old retired":   {untilUsed.Retire(first.ID), second.ID, false},
+		"the new one of another rotation":     {plain, second.ID, false},
+		"the new one, with the old forgotten": {untilUsed.Retire(first.ID).Forget(), second.ID, false},
 	} {
-		v, replaced := tt.vs.Used(tt.id, time.Unix(tt.now, 0))
+		v, replaced := tt.vs.Used(tt.id)
 		if v.ID != tt.id || (replaced != nil) != tt.ends || replaced != nil && replaced.ID != first.ID {
 			t.Errorf("%s: used %v, replaced %v", name, v.ID, replaced)
 		}
