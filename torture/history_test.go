@@ -45,13 +45,14 @@ type call struct {
 	method    string
 	person    int
 	user, key int
+	token     int // of the key, from 1
 	name      string
 }
 
 // An answer is the result of a call.
 type answer struct {
 	outcome  string
-	made     int // number of the new user or key
+	made     int // number of the new user, key or token
 	name     string
 	scopes   string
 	disabled bool
@@ -83,6 +84,16 @@ type issuedKey struct {
 	owner uuid.UUID
 	id    uuid.UUID
 	token string
+
+	rotated []string // the tokens that rotations have made
+}
+
+// tokenWith returns a token by its number.
+func (k issuedKey) tokenWith(number int) string {
+	if number == 1 {
+		return k.token
+	}
+	return k.rotated[number-2]
 }
 
 // recordHistory makes two people with three keys each, and then starts all callers.
@@ -116,8 +127,12 @@ func (r *recorder) callSomething(caller int, random *rand.Rand) {
 	user, key := p.choose(random)
 	name := pick(random, keyNames)
 	switch n := random.IntN(100); {
+	case n < 53:
+		k := r.people[who].issued(key)
+		all := 1 + len(k.rotated)
+		r.logIn(caller, who, key, max(1, all-random.IntN(3)))
 	case n < 55:
-		r.logIn(caller, who, key)
+		r.rotate(caller, call{method: "RotateKey", person: who, key: key, name: pick(random, []string{"", "overlap", "until used"})})
 	case n < 58:
 		where := pick(random, []string{"", "away"})
 		r.changeKey(caller, call{method: "SetNetworks", person: who, key: key, name: where}, r.moveTo(where))
@@ -193,14 +208,34 @@ func (r *recorder) do(caller int, c call, fn func(ctx context.Context) answer) {
 	r.history = append(r.history, op)
 }
 
-func (r *recorder) logIn(caller, who, key int) {
+func (r *recorder) logIn(caller, who, key, token int) {
 	k := r.people[who].issued(key)
-	r.do(caller, call{method: "Login", person: who, key: key}, func(ctx context.Context) answer {
-		principal, err := r.login(ctx, k.token)
+	r.do(caller, call{method: "Login", person: who, key: key, token: token}, func(ctx context.Context) answer {
+		principal, err := r.login(ctx, k.tokenWith(token))
 		if err == nil && (principal.KeyID != k.id || principal.UserID != k.owner) {
 			return answer{outcome: fmt.Sprintf("logged in as %+v", principal)}
 		}
 		return answer{outcome: outcome(err), name: principal.KeyName, scopes: principal.Scopes.String()}
+	})
+}
+
+func (r *recorder) rotate(caller int, c call) {
+	p := &r.people[c.person]
+	k := p.issued(c.key)
+	rotation := latchkey.Rotation{UntilUsed: c.name == "until used"}
+	if c.name != "" {
+		rotation.Overlap = time.Hour
+	}
+	r.do(caller, c, func(ctx context.Context) answer {
+		_, token, err := r.store.RotateKey(ctx, k.owner, k.id, rotation)
+		if err != nil {
+			return answer{outcome: outcome(err)}
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		known := &p.keys[c.key-1]
+		known.rotated = append(known.rotated, token)
+		return answer{outcome: "ok", made: 1 + len(known.rotated)}
 	})
 }
 
@@ -279,7 +314,7 @@ func (r *recorder) createKey(caller, who, user int, name string) {
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.keys = append(p.keys, issuedKey{owner, key.ID, token})
+		p.keys = append(p.keys, issuedKey{owner: owner, id: key.ID, token: token})
 		return answer{outcome: "ok", made: len(p.keys)}
 	})
 }
@@ -297,6 +332,10 @@ type keyState struct {
 	away     bool // it has a network
 	name     string
 	scopes   string
+
+	token     int // the number of the newest token
+	old       int // the number of the one before it, while that is good; else 0
+	untilUsed bool
 }
 
 // key returns the state of a key. A key that was never made counts as dead.
@@ -337,7 +376,7 @@ func (s personState) next(c call, made int) (answer, personState) {
 		}
 	case "Login":
 		switch {
-		case !k.alive:
+		case !k.alive || c.token != k.token && c.token != k.old:
 			return answer{outcome: "ErrInvalidToken"}, s
 		case k.disabled:
 			return answer{outcome: "ErrKeyDisabled"}, s
@@ -347,6 +386,10 @@ func (s personState) next(c call, made int) (answer, personState) {
 			return answer{outcome: "ErrNetworkNotAllowed"}, s
 		}
 		ok.name, ok.scopes = k.name, k.scopes
+		if k.untilUsed && c.token == k.token && k.old != 0 {
+			k.old = 0
+			return ok, s.withKey(c.key, k)
+		}
 		return ok, s
 	default:
 		if !k.alive {
@@ -368,7 +411,14 @@ func (s personState) next(c call, made int) (answer, personState) {
 			return answer{outcome: "ErrKeyNameTaken"}, s
 		}
 		ok.made = made
-		return ok, s.withKey(made, keyState{alive: true, name: c.name})
+		return ok, s.withKey(made, keyState{alive: true, name: c.name, token: 1})
+	case "RotateKey":
+		k.old, k.untilUsed = 0, c.name == "until used"
+		if c.name != "" {
+			k.old = k.token
+		}
+		k.token, ok.made = made, made
+		return ok, s.withKey(c.key, k)
 	case "Key":
 		ok.name, ok.scopes, ok.disabled = k.name, k.scopes, k.disabled
 		return ok, s
@@ -405,7 +455,7 @@ var revocationModel = porcupine.Model{
 	Init: func() any { return personState{} },
 	Step: func(state, input, output any) (bool, any) {
 		got := output.(answer)
-		if got.outcome == "canceled" || got.outcome == "ErrBusy" && slices.Contains([]string{"Login", "CreateKey"}, input.(call).method) {
+		if got.outcome == "canceled" || got.outcome == "ErrBusy" && slices.Contains([]string{"Login", "CreateKey", "RotateKey"}, input.(call).method) {
 			return true, state // such a call has changed nothing
 		}
 		want, next := state.(personState).next(input.(call), got.made)
@@ -417,14 +467,15 @@ var revocationModel = porcupine.Model{
 	},
 	DescribeOperation: func(input, output any) string {
 		c, a := input.(call), output.(answer)
-		return fmt.Sprintf("%s(user %d, key %d, %q) → %+v", c.method, c.user, c.key, c.name, a)
+		return fmt.Sprintf("%s(user %d, key %d, token %d, %q) → %+v", c.method, c.user, c.key, c.token, c.name, a)
 	},
 	DescribeState: func(state any) string {
 		s := state.(personState)
 		lines := []string{fmt.Sprintf("user %d, disabled: %t", s.user, s.disabled)}
 		for number, k := range s.keys {
 			if k.alive {
-				lines = append(lines, fmt.Sprintf("key %d %q %q, disabled: %t, away: %t", number, k.name, k.scopes, k.disabled, k.away))
+				lines = append(lines, fmt.Sprintf("key %d %q %q, disabled: %t, away: %t, tokens %d and %d, until used: %t",
+					number, k.name, k.scopes, k.disabled, k.away, k.token, k.old, k.untilUsed))
 			}
 		}
 		return strings.Join(lines, "; ")

@@ -94,6 +94,9 @@ type step struct {
 	inside   []step // of Update and View
 	ending   string // of Update
 	clock    time.Duration
+
+	overlap   time.Duration // of RotateKey
+	untilUsed bool
 }
 
 // A ref stands for one of the users, keys, tokens or minted keys that the program has met so far. 0
@@ -163,6 +166,8 @@ func (s step) text(n counts) string {
 		text += " after " + user
 	case "Key", "DisableKey", "EnableKey", "DeleteKey":
 		text += " " + key
+	case "RotateKey":
+		text += fmt.Sprintf(" %s, with an overlap of %s, until used: %t", key, s.overlap, s.untilUsed)
 	case "RenameKey":
 		text += fmt.Sprintf(" %s, to %s", key, quoted(s.name))
 	case "SetExpiry":
@@ -221,7 +226,7 @@ var (
 	readings = words("User", 1, "UserByIdentity", 1, "Users", 1, "Key", 1, "Keys", 2, "KeyByID", 1, "AllKeys", 4, "Group", 1, "Groups", 1)
 
 	insideSteps = slices.Concat(changes, readings, words("InsertKey", 6))
-	topSteps    = slices.Concat(changes, readings, words("CreateKey", 12, "CreateKeys", 3, "MintKey", 2, "InsertKey", 2,
+	topSteps    = slices.Concat(changes, readings, words("CreateKey", 12, "RotateKey", 5, "CreateKeys", 3, "MintKey", 2, "InsertKey", 2,
 		"Login", 20, "Update", 8, "View", 2, "Stats", 1, "move the clock", 5, "reopen", 2))
 
 	spoils = words("", 30, "another character", 3, "cut short", 1, "one more character", 1, "upper case", 1,
@@ -266,6 +271,7 @@ var (
 	// Most refs stand for something new, and few for something that does not exist.
 	refs = []ref{0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, refServer, refServer, refNil, refStranger}
 
+	overlaps  = []time.Duration{0, time.Hour, time.Hour, time.Second, 400 * time.Millisecond, -time.Second}
 	durations = []time.Duration{0, 0, 0, 0, 0, time.Hour, time.Hour, 1500 * time.Millisecond, 600 * time.Millisecond, -time.Second}
 	shifts    = []time.Duration{time.Millisecond, 700 * time.Millisecond, 2 * time.Second, time.Hour, -time.Hour}
 )
@@ -335,12 +341,14 @@ func drawStep(t *rapid.T, kinds []string) step {
 		for range evenly(t, []int{2, 1, 3, 0}) {
 			s.requests = append(s.requests, drawStep(t, []string{"CreateKey"}))
 		}
-	case "Key", "RenameKey", "DisableKey", "EnableKey", "DeleteKey", "SetExpiry", "SetScopes", "SetNetworks", "SetMetadata":
+	case "Key", "RotateKey", "RenameKey", "DisableKey", "EnableKey", "DeleteKey", "SetExpiry", "SetScopes", "SetNetworks", "SetMetadata":
 		s.key = evenly(t, refs)
 		if s.byOwner = evenly(t, []bool{true, true, true, true, true, false}); !s.byOwner {
 			s.user = evenly(t, refs)
 		}
 		switch s.do {
+		case "RotateKey":
+			s.overlap, s.untilUsed = evenly(t, overlaps), evenly(t, []bool{false, true})
 		case "RenameKey":
 			s.name = evenly(t, names)
 		case "SetExpiry":

@@ -183,6 +183,17 @@ func (p *player) topCall(s step) string {
 		}
 		keys, tokens, err := p.store.CreateKeys(ctx, requests, nil)
 		return p.created(keys, tokens, err)
+	case "RotateKey":
+		owner, id, r := p.owner(s), p.keyID(s.key), latchkey.Rotation{Overlap: s.overlap, UntilUsed: s.untilUsed}
+		rotate := func() (latchkey.Key, string, error) { return p.store.RotateKey(ctx, owner, id, r) }
+		if owner == latchkey.ServerOwner {
+			rotate = func() (latchkey.Key, string, error) { return p.store.RotateServerKey(ctx, id, r) }
+		}
+		key, token, err := rotate()
+		if err == nil {
+			p.tokens = append(p.tokens, token)
+		}
+		return orError(p.keyText(key), err)
 	case "MintKey":
 		m, token, err := p.store.MintKey(ctx)
 		p.mints, p.tokens = append(p.mints, m), append(p.tokens, token)
@@ -211,7 +222,7 @@ func (p *player) created(keys []latchkey.Key, tokens []string, err error) string
 	}
 	var texts []string
 	for i, k := range keys {
-		p.keys = append(p.keys, issuedKey{k.Owner, k.ID, tokens[i]})
+		p.keys = append(p.keys, issuedKey{owner: k.Owner, id: k.ID, token: tokens[i]})
 		p.tokens = append(p.tokens, tokens[i])
 		texts = append(texts, p.keyText(k))
 	}

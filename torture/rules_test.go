@@ -55,7 +55,13 @@ type ruledMint struct {
 }
 
 // ruledToken is the token of a key or of a minted key.
-type ruledToken struct{ key, mint int }
+type ruledToken struct {
+	key, mint int
+
+	ended    bool
+	end      time.Time // of an overlap; the zero time is never
+	replaces int       // the token that the first login ends, plus 1; 0 for none
+}
 
 // These owners are no users.
 const (
@@ -179,6 +185,8 @@ func (r *rules) call(s step) []string {
 		r.mints = append(r.mints, ruledMint{created: r.now.Truncate(time.Millisecond), key: -1})
 		r.tokens = append(r.tokens, ruledToken{key: -1, mint: len(r.mints) - 1})
 		return []string{"ok"}
+	case "RotateKey":
+		return r.rotateKey(s)
 	case "DisableKey", "EnableKey", "DeleteKey", "RenameKey", "Key", "SetExpiry", "SetScopes", "SetNetworks", "SetMetadata":
 		return r.onKey(s)
 	case "SetUserGroup":
@@ -643,6 +651,49 @@ func (r *rules) onKey(s step) []string {
 	return []string{"ok"}
 }
 
+// keyOf returns the key of a token, or -1 if its minted key was not inserted.
+func (r *rules) keyOf(token int) int {
+	if t := r.tokens[token]; t.key < 0 {
+		return r.mints[t.mint].key
+	}
+	return r.tokens[token].key
+}
+
+// rotateKey gives a key another token. Only the newest of the others can stay good.
+func (r *rules) rotateKey(s step) []string {
+	var errs []string
+	key := s.key.index(len(r.keys))
+	if key < 0 || r.keys[key].deleted || !s.byOwner && r.keys[key].owner != r.user(s.user) {
+		errs = append(errs, "ErrKeyNotFound")
+	}
+	if s.overlap < 0 || s.untilUsed && s.overlap == 0 {
+		errs = append(errs, "ErrInvalidRotation")
+	}
+	if errs != nil {
+		return errs
+	}
+	made := ruledToken{key: key, mint: -1}
+	newest := true
+	for i := len(r.tokens) - 1; i >= 0; i-- {
+		t := &r.tokens[i]
+		if r.keyOf(i) != key || t.ended {
+			continue
+		}
+		if newest && s.overlap > 0 {
+			t.end = r.now.Add(s.overlap + time.Second - 1).Truncate(time.Second)
+			if s.untilUsed {
+				made.replaces = i + 1
+			}
+		} else {
+			t.ended = true
+		}
+		newest = false
+	}
+	r.tokens = append(r.tokens, made)
+	r.changed = true
+	return []string{r.keyText(key)}
+}
+
 func (r *rules) listKeys(owner int) []string {
 	if owner != ownServer && !r.live(owner) {
 		return []string{"ErrUserNotFound"}
@@ -658,16 +709,17 @@ func (r *rules) listKeys(owner int) []string {
 }
 
 func (r *rules) login(s step) []string {
-	key := -1
-	if i := s.token.index(len(r.tokens)); i >= 0 && s.spoil == "" {
-		if key = r.tokens[i].key; key < 0 {
-			key = r.mints[r.tokens[i].mint].key
-		}
+	key, token := -1, s.token.index(len(r.tokens))
+	if token >= 0 && s.spoil == "" {
+		key = r.keyOf(token)
 	}
 	if key < 0 || r.keys[key].deleted {
 		return []string{"ErrInvalidToken"}
 	}
-	k := r.keys[key]
+	k, t := r.keys[key], &r.tokens[token]
+	if t.ended || !t.end.IsZero() && !r.now.Before(t.end) {
+		return []string{"ErrInvalidToken"}
+	}
 	switch {
 	case k.disabled:
 		return []string{"ErrKeyDisabled"}
@@ -679,6 +731,9 @@ func (r *rules) login(s step) []string {
 		return []string{"ErrGroupDisabled"}
 	case !slices.Contains(networkLists[k.networks].from, s.from):
 		return []string{"ErrNetworkNotAllowed"}
+	}
+	if t.replaces > 0 && !r.tokens[t.replaces-1].ended {
+		r.tokens[t.replaces-1].ended, r.changed = true, true
 	}
 	user, identity := "nobody", ":\"\""
 	if k.owner != ownServer {

@@ -154,6 +154,7 @@ var outcomes = []struct {
 	{latchkey.ErrInvalidIdentity, "ErrInvalidIdentity"},
 	{latchkey.ErrInvalidExpiry, "ErrInvalidExpiry"},
 	{latchkey.ErrInvalidMintedKey, "ErrInvalidMintedKey"},
+	{latchkey.ErrInvalidRotation, "ErrInvalidRotation"},
 	{latchkey.ErrReadOnly, "ErrReadOnly"},
 	{latchkey.ErrBusy, "ErrBusy"},
 	{context.Canceled, "canceled"},
