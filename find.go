@@ -34,7 +34,8 @@ const (
 	KeyExpired
 )
 
-// KeyByID returns the key with an ID, of any owner.
+// KeyByID returns the key with an ID, of any owner. It is for administrators. [Store.Key] answers
+// the request of a user.
 //
 // It returns [ErrKeyNotFound], or an error of [Store.View].
 func (s *Store) KeyByID(ctx context.Context, id uuid.UUID) (Key, error) {
