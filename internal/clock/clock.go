@@ -68,15 +68,22 @@ func (c *Clock) milli() int64 {
 		return c.Wall().UnixMilli()
 	}
 	l := c.line.Load()
-	now := min(l.at(time.Since(c.opened)), record.LastTime.UnixMicro()) / 1000
-	if c.given != nil {
-		now = max(now, c.Wall().UnixMilli())
+	if c.given == nil {
+		return l.tell(l.at(time.Since(c.opened)))
 	}
-	return l.tell(now)
+	wall := c.Wall() // before the monotonic clock, so that a pause between both moves nothing ahead
+	return l.tell(l.follow(wall, time.Since(c.opened)))
 }
 
 // at returns the time in microseconds, after the monotonic clock has counted open.
 func (l *line) at(open time.Duration) int64 { return l.base.Load() + open.Microseconds() }
+
+// follow moves the time forward to the wall clock's, unless it is there already, and returns the
+// time as at does.
+func (l *line) follow(wall time.Time, open time.Duration) int64 {
+	l.raise(wall.UnixMicro() - open.Microseconds())
+	return l.at(open)
+}
 
 // raise moves base forward, unless it is there already.
 func (l *line) raise(base int64) {
@@ -85,8 +92,10 @@ func (l *line) raise(base int64) {
 	}
 }
 
-// tell returns now, or the latest time that was told if that is later.
-func (l *line) tell(now int64) int64 {
+// tell returns a time in milliseconds that at has returned, or the latest time that was told if
+// that is later.
+func (l *line) tell(at int64) int64 {
+	now := min(at, record.LastTime.UnixMicro()) / 1000
 	for {
 		latest := l.latest.Load()
 		if now <= latest {
@@ -147,15 +156,13 @@ func (c *Clock) Run(done <-chan struct{}) {
 // It lets the time run slower if the time is ahead by no more than Tolerance.
 func (c *Clock) look() {
 	l := c.line.Load()
-	wall, open := c.Wall().UnixMicro(), time.Since(c.opened)
-	base := l.base.Load()
-	switch ahead := base + open.Microseconds() - wall; {
-	case ahead < 0:
-		l.raise(wall - open.Microseconds())
-	case ahead <= Tolerance.Microseconds():
+	wall, open := c.Wall(), time.Since(c.opened)
+	now := l.follow(wall, open)
+	l.tell(now)
+	if ahead := now - wall.UnixMicro(); ahead <= Tolerance.Microseconds() {
+		base := now - open.Microseconds()
 		l.base.CompareAndSwap(base, base-min(ahead, slew.Microseconds()))
 	}
-	c.milli()
 }
 
 // Raise moves the time forward to t, unless it is there already.
