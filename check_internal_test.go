@@ -504,7 +504,7 @@ func TestAGroupWhoseRecordIsLostIsDisabledBySalvage(t *testing.T) {
 	closeStore(t, s)
 	file, err := os.ReadFile(pathOf(s))
 	must(t, err)
-	page := leafThat(t, file, func(k, v []byte) bool { return string(k) == "group 250" && tableOf(k, v) == tableGroups })
+	page := leafThat(t, file, func(k, v []byte) bool { return string(k) == "group 250" && isTracked(tableGroups, k, v) })
 	clear(file[page*boltpage.PageSize:][:boltpage.PageSize])
 	broken, out := filepath.Join(t.TempDir(), "broken.db"), filepath.Join(t.TempDir(), "keys.db")
 	must(t, os.WriteFile(broken, file, 0o600))

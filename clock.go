@@ -126,7 +126,7 @@ func (s *Store) ResetClock(ctx context.Context) error {
 }
 
 // metaClock is the key of the remembered time in the table meta.
-var metaClock = []byte("clock")
+var metaClock = []byte(record.MetaClock)
 
 // loadClock returns what the file remembers of the time. If that is nothing, loadClock returns the
 // zero Clock.

@@ -27,10 +27,10 @@ type domain struct {
 
 // Keys of the table meta.
 var (
-	metaFormat  = []byte("format")
-	metaDomain  = []byte("domain")
-	metaTags    = []byte("tags")
-	metaReplica = []byte("replica")
+	metaFormat  = []byte(record.MetaFormat)
+	metaDomain  = []byte(record.MetaDomain)
+	metaTags    = []byte(record.MetaTags)
+	metaReplica = []byte(record.MetaReplica)
 
 	metaExport = []byte("export") // not in the table; see DomainSecrets.Export
 )

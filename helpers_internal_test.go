@@ -404,13 +404,20 @@ func reopenWithOldPages(t testing.TB, s *Store, entries map[string]uuid.UUID, ch
 	file, err := os.ReadFile(path)
 	must(t, err)
 	for table, id := range entries {
-		has := func(k, v []byte) bool { return bytes.Equal(k, id[:]) && tableOf(k, v) == table }
+		has := func(k, v []byte) bool { return bytes.Equal(k, id[:]) && isTracked(table, k, v) }
 		now, old := leafThat(t, file, has)*boltpage.PageSize, leafThat(t, before, has)*boltpage.PageSize
 		const number = 8 // the page's own number
 		copy(file[now+number:now+boltpage.PageSize], before[old+number:])
 	}
 	must(t, os.WriteFile(path, file, 0o600))
 	return openPath(t, path, nil)
+}
+
+// isTracked reports whether an entry is a record of a tracked table.
+func isTracked(table string, k, v []byte) bool {
+	_, sealed, ok := boltpage.SplitTracked(v)
+	_, err := openRecord(table, k, sealed)
+	return ok && err == nil
 }
 
 // leafThat returns the leaf page in use of a bbolt file that has a certain entry.

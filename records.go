@@ -9,27 +9,23 @@ import (
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// The tables of a store. The records of users, keys and groups, and what is left of deleted ones,
-// can be replicated, so the engine tracks their changes. The other tables are indexes that can be
-// made again from the records, or belong to this store alone. Package record has the bytes of a
-// record, and docs/formats.md has the fields and test vectors.
+// The tables of a store, which package record describes.
 const (
-	tableUsers     = "users"     // user ID → record.User
-	tableKeys      = "keys"      // key ID → record.Key
-	tableGroups    = "groups"    // name → record.Group
-	tableDeadUsers = "deadusers" // user ID → record.UserTombstone
-	tableDeadKeys  = "deadkeys"  // key ID → record.KeyTombstone
-
-	tableMeta       = "meta"       // "format", "domain", "tags", "replica", "clock" → a record each
-	tableIdentities = "identities" // provider 0 subject → user ID
-	tableNames      = "names"      // owner, name, 0, key ID → an empty value
-	tableMembers    = "members"    // group, 0, ID of a user or server key → an empty value
-	tableHashes     = "hashes"     // key ID, verifier ID → hash at the store's cost, as a record
-	tableData       = "data"       // name 0 key → bytes of an application, as a record
+	tableUsers      = record.TableUsers
+	tableKeys       = record.TableKeys
+	tableGroups     = record.TableGroups
+	tableDeadUsers  = record.TableDeadUsers
+	tableDeadKeys   = record.TableDeadKeys
+	tableMeta       = record.TableMeta
+	tableIdentities = record.TableIdentities
+	tableNames      = record.TableNames
+	tableMembers    = record.TableMembers
+	tableHashes     = record.TableHashes
+	tableData       = record.TableData
 )
 
 var (
-	trackedTables = []string{tableUsers, tableKeys, tableGroups, tableDeadUsers, tableDeadKeys}
+	trackedTables = record.TrackedTables()
 	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHashes, tableData}, trackedTables...)
 )
 

@@ -1,0 +1,34 @@
+package record
+
+// The tables of a store. The records of users, keys and groups, and what is left of deleted ones,
+// can be replicated, so the engine tracks their changes. The other tables are indexes that can be
+// made again from the records, or belong to one store alone. docs/formats.md has the fields and
+// test vectors.
+const (
+	TableUsers     = "users"     // user ID → User
+	TableKeys      = "keys"      // key ID → Key
+	TableGroups    = "groups"    // name → Group
+	TableDeadUsers = "deadusers" // user ID → UserTombstone
+	TableDeadKeys  = "deadkeys"  // key ID → KeyTombstone
+
+	TableMeta       = "meta"       // "format", "domain", "tags", "replica", "clock" → a record each
+	TableIdentities = "identities" // provider 0 subject → user ID
+	TableNames      = "names"      // owner, name, 0, key ID → an empty value
+	TableMembers    = "members"    // group, 0, ID of a user or server key → an empty value
+	TableHashes     = "hashes"     // key ID, verifier ID → hash at the store's cost, as a record
+	TableData       = "data"       // name 0 key → bytes of an application, as a record
+)
+
+// TrackedTables returns the tables whose changes the engine tracks.
+func TrackedTables() []string {
+	return []string{TableUsers, TableKeys, TableGroups, TableDeadUsers, TableDeadKeys}
+}
+
+// The keys of the table meta.
+const (
+	MetaFormat  = "format"
+	MetaDomain  = "domain"
+	MetaTags    = "tags"
+	MetaReplica = "replica"
+	MetaClock   = "clock"
+)

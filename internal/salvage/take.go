@@ -1,0 +1,144 @@
+package salvage
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/record"
+)
+
+// entryKind is the kind of an entry in a leaf page, as far as a salvage needs to know.
+type entryKind int
+
+const (
+	otherEntry entryKind = iota
+	domainEntry
+	dataEntry
+	changesEntry
+	identityEntry
+	trackedEntry // a record of a tracked table
+	badEntry     // the record of a user or key, with a wrong checksum
+)
+
+// kindOf returns the kind of an entry. A leaf page does not tell which table it is of, so kindOf
+// judges by the form and the checksum of the entry.
+func (s *salvage) kindOf(k, v []byte) entryKind {
+	switch {
+	case isDomainKey(k):
+		return domainEntry
+	case isRecord(record.TableData, k, v):
+		return dataEntry
+	case isChange(k, v):
+		return changesEntry
+	case s.isIdentityEntry(k, v):
+		return identityEntry
+	case tableOf(k, v) != "":
+		return trackedEntry
+	case len(k) == len(uuid.UUID{}) && len(v) > 0:
+		return badEntry
+	}
+	return otherEntry
+}
+
+// isDomainKey reports whether k is the key of a record in the table meta.
+func isDomainKey(k []byte) bool {
+	switch string(k) {
+	case record.MetaFormat, record.MetaDomain, record.MetaTags, record.MetaReplica, record.MetaClock:
+		return true
+	}
+	return false
+}
+
+func isChange(k, v []byte) bool {
+	_, table, _, ok := boltpage.SplitChange(k, v)
+	return ok && slices.Contains(tracked, table)
+}
+
+var tracked = record.TrackedTables()
+
+// tableOf returns the tracked table that an entry is a record of, or "".
+func tableOf(k, v []byte) string {
+	_, sealed, ok := boltpage.SplitTracked(v)
+	for _, table := range tracked {
+		if ok && isRecord(table, k, sealed) {
+			return table
+		}
+	}
+	return ""
+}
+
+func isRecord(table string, k, v []byte) bool {
+	_, err := record.Open(table, k, v)
+	return err == nil
+}
+
+func (s *salvage) isIdentityEntry(k, v []byte) bool {
+	i, ok := splitIdentity(k)
+	return ok && len(v) == len(uuid.UUID{}) && s.rules.Valid(i.Provider, i.Subject)
+}
+
+// splitIdentity returns the identity with this key in the index.
+func splitIdentity(k []byte) (i record.Identity, ok bool) {
+	provider, subject, ok := bytes.Cut(k, []byte{0})
+	return record.Identity{Provider: string(provider), Subject: string(subject)}, ok
+}
+
+// take keeps an entry of a page. From a page that is not in use it takes only records of the table
+// meta, of which every version is good.
+func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
+	kind := s.kindOf(k, v)
+	if stale && kind != domainEntry {
+		return
+	}
+	switch kind {
+	case domainEntry:
+		s.takeMeta(k, v)
+	case dataEntry:
+		for i, has := range s.candidates {
+			if has(page) {
+				message, _ := record.Open(record.TableData, k, v)
+				s.data[i][string(k)] = bytes.Clone(message)
+			}
+		}
+	case changesEntry:
+		place, table, key, _ := boltpage.SplitChange(k, v)
+		at := entryKey{table, string(key)}
+		s.changes[at] = max(s.changes[at], place)
+	case identityEntry:
+		s.identities[uuid.UUID(v)], _ = splitIdentity(k)
+	case trackedEntry:
+		place, sealed, _ := boltpage.SplitTracked(v)
+		at := entryKey{tableOf(k, v), string(k)}
+		if old, ok := s.found[at]; !ok || old.place < place {
+			message, _ := record.Open(at.table, k, sealed)
+			s.found[at] = version{bytes.Clone(message), place, uncertain}
+		}
+	case badEntry:
+		s.Counts.BadRecords++
+	}
+}
+
+func (s *salvage) takeMeta(k, v []byte) {
+	message, err := record.Open(record.TableMeta, k, v)
+	if err != nil {
+		return
+	}
+	switch string(k) {
+	case record.MetaTags:
+		if tags, err := record.DecodeTagSecrets(message); err == nil {
+			s.tags = s.tags.Merge(tags)
+		}
+		return
+	case record.MetaReplica:
+		r, err := record.DecodeReplica(message)
+		s.shared = s.shared || err == nil && r.Shared
+	case record.MetaClock:
+		if c, err := record.DecodeClock(message); err == nil {
+			s.Clock = s.Clock.Later(c)
+		}
+	}
+	s.Meta[string(k)] = bytes.Clone(v)
+}
