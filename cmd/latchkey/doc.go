@@ -97,6 +97,7 @@
 //	domain ...      {"domain":ID,"file":FILE}; show has no file
 //	mint            {"domain":ID,"id":ID,"name":TEXT,"minted":TEXT,"token":TOKEN}; no token
 //	                with --token
+//	apply           {"dry_run":BOOL,"changes":[CHANGE, ...]}
 //	serve           {"url":URL}, when the server is ready
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"clock_resets":N,
 //	                 "health":[TEXT, ...]}
@@ -132,6 +133,9 @@
 //	CHANGE          {"actions":[TEXT, ...],"time":TIME,"actor":TEXT,"user":ID,"key":ID,"owner":ID,
 //	                 "provider":TEXT,"group":TEXT,"name":TEXT,"expires":TIME,"scopes":SCOPES,
 //	                 "networks":[TEXT, ...]}, with the fields that the change has
+//	CHANGE          {"action":"create", "change" or "delete","kind":"user", "key" or "server key",
+//	                 "id":ID,"owner":TEXT,"name":TEXT,
+//	                 "fields":[{"name":TEXT,"before":TEXT,"after":TEXT}, ...]}
 //	FINDING         {"name":TEXT,"state":STATE,"text":TEXT,"advice":TEXT}
 //	STATE           "good", "skipped", "warning" or "problem"
 //	REASON          "invalid_token", "key_disabled", "key_expired", "user_disabled",
@@ -155,7 +159,7 @@
 //
 //	0    success; login: the token is good
 //	1    a failure that is not listed here
-//	2    the command line is wrong, or a file that serve was told to read
+//	2    the command line is wrong, or a file that serve or apply was told to read
 //	3    a user, key, store, file or directory does not exist
 //	4    a conflict: an identity or a name is taken, a limit is reached, a user is anonymous,
 //	     a user would have no identity, a file exists already, or the audit trail begins after a
@@ -164,7 +168,7 @@
 //	6    another program has the store open
 //	7    the store is damaged, its audit trail is broken, or the file is not a store
 //	8    the store has a newer format than this latchkey can read
-//	9    doctor: the store works, but there are warnings
+//	9    doctor: the store works, but there are warnings; apply --dry-run: there are differences
 //	10   scan: a live token was found, or with --no-store any token
 //	130  interrupted; nothing was changed, unless the error says otherwise
 package main

@@ -47,6 +47,7 @@ var outcomes = []struct {
 	{errAddress, exitFailed, "give --addr another address; port 0 is any free port"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{errPruned, exitInterrupted, "repeat the command to delete the others"},
+	{errDiffers, exitWarned, "leave out --dry-run to make the changes"},
 	{errRepaired, exitInterrupted, "latchkey check shows the damage that is left"},
 	{errLeaked, exitLeaked, "a token that others can read is no secret; disable its key, or rotate the key without overlap"},
 	{errUnread, exitFailed, "the output says why"},

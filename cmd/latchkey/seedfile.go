@@ -67,7 +67,7 @@ func parseDocument(data []byte) (*yaml.Node, error) {
 	case err != nil:
 		return nil, yamlError(err)
 	}
-	return nil, fmt.Errorf("line %d: there is a second document; a seed is one document", second.Line)
+	return nil, fmt.Errorf("line %d: there is a second document; the file must be one document", second.Line)
 }
 
 // yamlError returns err without the name of the library.
@@ -108,6 +108,13 @@ func (c *seedCheck) node(n *yaml.Node, typ reflect.Type, path string) error {
 			return nodeError(n, path, "it must be text or a number")
 		}
 		return nil
+	case typ == reflect.TypeFor[manifestTime]() && n.Kind == yaml.ScalarNode:
+		return nil
+	case typ.Kind() == reflect.Pointer:
+		delete(c.open, n)
+		return c.node(n, typ.Elem(), path)
+	case typ.Kind() == reflect.Map:
+		return c.texts(n, path)
 	case typ.Kind() == reflect.String:
 		return checkText(n, path)
 	case typ.Kind() == reflect.Bool:
@@ -124,6 +131,19 @@ func (c *seedCheck) node(n *yaml.Node, typ reflect.Type, path string) error {
 		return nil
 	}
 	return c.fields(n, typ, path)
+}
+
+// texts is node for texts by their names.
+func (c *seedCheck) texts(n *yaml.Node, path string) error {
+	if n.Kind != yaml.MappingNode {
+		return nodeError(n, path, "it must have names and texts, as in {site: Turin}")
+	}
+	for _, part := range n.Content {
+		if err := c.node(part, reflect.TypeFor[string](), path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func checkText(n *yaml.Node, path string) error {
@@ -155,6 +175,9 @@ func checkBool(n *yaml.Node, path string) error {
 func (c *seedCheck) fields(n *yaml.Node, typ reflect.Type, path string) error {
 	fields, names := map[string]reflect.Type{}, []string{}
 	for i := range typ.NumField() {
+		if !typ.Field(i).IsExported() {
+			continue
+		}
 		name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
 		fields[name] = typ.Field(i).Type
 		names = append(names, name)
