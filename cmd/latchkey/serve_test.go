@@ -27,6 +27,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/appservices"
 )
 
 // startServe runs serve in this process, like a shell, and returns its URL, its log and a channel
@@ -377,5 +378,22 @@ func shutdown(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(cmd.Process.Signal(syscall.SIGTERM))
 	if err := cmd.Wait(); err != nil {
 		ts.Fatalf("serve ended with %v: %s", err, ts.ReadFile("log"))
+	}
+}
+
+func TestAStoreGoesBackWithItsClockOnlyIfATestMovesThat(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		server server
+		want   bool
+	}{
+		{"plain", server{}, false},
+		{"a seed without a value", server{seed: &seedDocument{}}, false},
+		{"--control", server{control: true}, true},
+		{"a seed with a value", server{seed: &seedDocument{Seed: appservices.Seed{Value: "a value of a seed"}}}, true},
+	} {
+		if tt.server.startClock(); tt.server.stores.TestClock != tt.want {
+			t.Errorf("%s: TestClock is %t, want %t", tt.name, tt.server.stores.TestClock, tt.want)
+		}
 	}
 }
