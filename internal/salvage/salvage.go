@@ -58,16 +58,7 @@ type Identities struct {
 //
 // Errors: ctx's error, or the operating system's error.
 func Read(ctx context.Context, f *os.File, rules Identities) (Found, error) {
-	s := &salvage{
-		rules:      rules,
-		found:      map[entryKey]version{},
-		changes:    map[entryKey]boltpage.Place{},
-		identities: map[uuid.UUID]record.Identity{},
-		groups:     map[string]*record.Group{},
-		writer:     record.NewWriter(),
-	}
-	s.Meta = map[string][]byte{}
-	s.Users, s.Keys = map[uuid.UUID]*record.User{}, map[uuid.UUID]*record.Key{}
+	s := newSalvage(rules)
 	if err := s.read(ctx, f); err != nil {
 		return s.Found, err
 	}
@@ -99,6 +90,20 @@ type salvage struct {
 
 	groups map[string]*record.Group
 	writer record.Writer // of disablings
+}
+
+func newSalvage(rules Identities) *salvage {
+	return &salvage{
+		Found: Found{
+			Meta: map[string][]byte{}, Users: map[uuid.UUID]*record.User{}, Keys: map[uuid.UUID]*record.Key{},
+		},
+		rules:      rules,
+		found:      map[entryKey]version{},
+		changes:    map[entryKey]boltpage.Place{},
+		identities: map[uuid.UUID]record.Identity{},
+		groups:     map[string]*record.Group{},
+		writer:     record.NewWriter(),
+	}
 }
 
 // entryKey is the key of an entry of a tracked table.

@@ -1,0 +1,83 @@
+package salvage
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/record"
+)
+
+// anyIdentity has no rule for identities. The tests of the root package try the rules.
+var anyIdentity = Identities{
+	Valid:     func(string, string) bool { return true },
+	Anonymous: "anon-user",
+	Lost:      "custom-function",
+}
+
+// userWith returns a user with an identity.
+func userWith(id uuid.UUID, subject string) record.User {
+	u := record.User{ID: id}
+	return u.SetIdentity(record.Identity{Provider: "local-userpass", Subject: subject, Stamp: u.Next(uuid.New())})
+}
+
+// takeUser takes the record of a user as it was changed in a commit.
+func (s *salvage) takeUser(u record.User, commit uint64) {
+	sealed := record.Seal(record.TableUsers, u.ID[:], u.Encode())
+	s.take(2, u.ID[:], boltpage.JoinTracked(boltpage.NewPlace(commit, 0), sealed), false, false)
+}
+
+// takeChange takes an entry of the change index.
+func (s *salvage) takeChange(user uuid.UUID, commit uint64) {
+	s.take(2, boltpage.NewPlace(commit, 0).Key(), boltpage.ChangedEntry(record.TableUsers, user[:]), false, false)
+}
+
+func TestTheLatestVersionOfARecordIsTaken(t *testing.T) {
+	id := uuid.New()
+	for _, commits := range [][]uint64{{1, 2}, {2, 1}} {
+		s := newSalvage(anyIdentity)
+		for _, commit := range commits {
+			s.takeUser(userWith(id, []string{1: "first", 2: "second"}[commit]), commit)
+		}
+		s.decode()
+		if u := s.Users[id]; u == nil || !u.Has("local-userpass", "second") {
+			t.Errorf("versions in the order %d: got %+v, want the second", commits, u)
+		}
+	}
+}
+
+func TestARecordWithALaterChangeComesBackDisabled(t *testing.T) {
+	for changed, disabled := range map[uint64]bool{0: false, 1: false, 2: false, 3: true} {
+		s, id := newSalvage(anyIdentity), uuid.New()
+		s.takeUser(userWith(id, "ada"), 2)
+		s.takeChange(id, changed)
+		s.takeChange(id, 1)
+		s.decode()
+		if u := s.Users[id]; u == nil || u.Flag.IsDisabled() != disabled || (s.Counts.Uncertain == 1) != disabled {
+			t.Errorf("read from commit 2, and changed in %d: got %+v, %d uncertain", changed, u, s.Counts.Uncertain)
+		}
+	}
+}
+
+func TestAnIdentityStaysWithTheUserWhoGotItLast(t *testing.T) {
+	low, high := uuid.UUID{1}, uuid.UUID{2}
+	for _, last := range []uuid.UUID{low, high} {
+		s := newSalvage(anyIdentity)
+		for _, id := range []uuid.UUID{low, high} {
+			commit := uint64(1)
+			if id == last {
+				commit = 2
+			}
+			s.takeUser(userWith(id, "ada"), commit)
+		}
+		s.decode()
+		s.reconcile()
+		for id, u := range s.Users {
+			lost := u.Has("custom-function", "lost:"+id.String())
+			if u.Has("local-userpass", "ada") != (id == last) || lost == (id == last) {
+				t.Errorf("%s got the identity last: %s has %+v", last, id, u.Linked())
+			}
+		}
+	}
+}
