@@ -236,7 +236,7 @@ func TestEnsuringAKeyRefusesWhatNoKeyCanHaveAndChangesNothing(t *testing.T) {
 func TestEnsuringAKeyThatHasExpiredLeavesItsNameOrRevivesIt(t *testing.T) {
 	c := newClock()
 	opts := light()
-	opts.Now = c.now
+	opts.Now, opts.TestClock = c.now, true
 	s := openWith(t, opts)
 	ada := addUser(t, s, "ada")
 	minted := mint(t, s)
