@@ -34,8 +34,9 @@
 // The store's time never runs backwards, so a key that has expired stays expired when the clock is
 // set back; see [Store.Now].
 //
-// A token is never stored. The store keeps an argon2id hash of the token's secret, and never shows
-// the hash. A token that this store did not make is refused without reading the disk.
+// A token is never stored. The store keeps an argon2id hash of the token's secret. Nothing shows
+// the hash but backups and [MintedKey.Export]. A token that was not made in the store's domain is
+// refused without reading the disk.
 //
 // # Transactions
 //
