@@ -24,7 +24,8 @@ type Tx struct {
 	ended    bool
 	writes   int     // how many there were; after a write, the cursor of a scan must seek again
 	undos    []write // what undo writes, the last one first
-	halfDone error   // the error of a change that had begun to write
+	run      run
+	halfDone error // the error of a change that had begun to write
 }
 
 // Format prints nothing of what a transaction has read and written.
@@ -36,6 +37,7 @@ type write struct {
 	key, value []byte
 	tracked    bool    // the table is to be tracked
 	entries    *uint64 // the number of entries to set instead, for a repair
+	dense      bool    // it is one of many in the order of their keys
 }
 
 // apply makes the write in a transaction of bbolt.
@@ -62,6 +64,9 @@ func (w write) apply(tx *bbolt.Tx) error {
 	}
 	if w.value == nil {
 		return b.Delete(w.key)
+	}
+	if w.dense {
+		b.FillPercent = denseFill
 	}
 	return b.Put(w.key, w.value) // bbolt keeps the slice until it commits
 }
@@ -244,7 +249,31 @@ func (tx *Tx) replace(w write, old []byte) error {
 	}
 	w.key, w.value = bytes.Clone(w.key), bytes.Clone(w.value)
 	tx.undos = append(tx.undos, write{table: w.table, key: w.key, value: old})
+	w.dense = tx.run.isLong(w.table, w.key)
 	return tx.set(w)
+}
+
+// denseFill is how full bbolt makes the pages that it splits when many entries come in the order of
+// their keys. By default it leaves half of a page for entries that come between others.
+const denseFill = 0.95
+
+// longRun is how many writes in the order of their keys are many. They fill about a page.
+const longRun = 64
+
+// run is the writes to one table that came one after another, in the order of their keys.
+type run struct {
+	table  string
+	last   []byte
+	length int
+}
+
+// isLong adds a write, and reports whether the run is long.
+func (r *run) isLong(table string, key []byte) bool {
+	if r.length++; r.table != table || bytes.Compare(r.last, key) >= 0 {
+		*r = run{table: table}
+	}
+	r.last = key
+	return r.length >= longRun
 }
 
 // setEntries sets the number of entries that a table counts. It remembers how to undo that.
