@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/lastuse"
 )
 
 // maxCacheSize keeps the index of the cache well below the address space of a 32-bit machine.
@@ -33,6 +35,7 @@ type cache struct {
 	newest, oldest *cacheEntry // the ends of the queue
 	hand           *cacheEntry // where SIEVE continues its search; nil means at the oldest
 	revoked        revocationGate
+	aside          *lastuse.Set // of tokens that are not in the cache any more
 }
 
 // staleLogins are the keys, and the users and groups with all their keys, whose entries in the
@@ -61,6 +64,8 @@ type cacheEntry struct {
 
 	next         atomic.Pointer[cacheEntry] // in the same bucket
 	visited      atomic.Bool                // since the hand passed by
+	used         atomic.Uint32              // the minute of the last login since 1970, or 0
+	written      uint32                     // the minute in the table of last uses
 	newer, older *cacheEntry
 }
 
@@ -93,7 +98,7 @@ func (e *cacheEntry) matches(t *parsedToken) bool {
 }
 
 func newCache(limit int) *cache {
-	c := &cache{limit: limit, revoked: newRevocationGate()}
+	c := &cache{limit: limit, revoked: newRevocationGate(), aside: lastuse.NewSet(maxUsesAside)}
 	if limit > 0 {
 		size := bits.Len(uint(limit - 1)) // on average at most one entry in a bucket
 		c.buckets, c.shift = make([]atomic.Pointer[cacheEntry], 1<<size), 64-size
@@ -140,6 +145,7 @@ func (c *cache) put(e *cacheEntry, mark uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.limit == 0 || !c.revoked.admits(&e.principal, mark) {
+		c.setAsideLocked(e)
 		return
 	}
 	old := c.findLocked(string(e.keyDigits[:]), e.principal.TokenID)
@@ -208,6 +214,9 @@ func (c *cache) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.revoked.countAll()
+	for e := c.oldest; e != nil; e = e.newer {
+		c.setAsideLocked(e)
+	}
 	for i := range c.buckets {
 		c.buckets[i].Store(nil)
 	}
@@ -250,6 +259,7 @@ func (c *cache) findLocked(key, tokenID string) *cacheEntry {
 }
 
 func (c *cache) removeLocked(e *cacheEntry) {
+	c.setAsideLocked(e)
 	link := c.bucket(string(e.keyDigits[:]))
 	for link.Load() != e {
 		link = &link.Load().next
@@ -269,6 +279,74 @@ func (c *cache) removeLocked(e *cacheEntry) {
 		c.oldest = e.newer
 	}
 	c.count--
+}
+
+// use notes that the token was used in a minute. It stores nothing in most logins, because that
+// would move the cache line between processors.
+func (e *cacheEntry) use(minute uint32) {
+	if e.used.Load() < minute {
+		e.used.Store(minute)
+	}
+}
+
+// lastUse returns the last use of an entry's token.
+func (e *cacheEntry) lastUse() lastuse.Use {
+	return lastuse.Use{ID: lastuse.Join(e.principal.KeyID, e.verifier), Minute: e.used.Load()}
+}
+
+// setAside keeps the last use of a token that is not remembered.
+func (c *cache) setAside(e *cacheEntry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setAsideLocked(e)
+}
+
+func (c *cache) setAsideLocked(e *cacheEntry) {
+	if u := e.lastUse(); u.Minute > e.written {
+		c.aside.Add(u)
+	}
+}
+
+// unwritten returns the last uses that no batch has written, in the order of their keys.
+func (c *cache) unwritten() []lastuse.Use {
+	c.mu.Lock()
+	uses := c.aside.AppendTo(nil)
+	for e := c.oldest; e != nil; e = e.newer {
+		if u := e.lastUse(); u.Minute > e.written {
+			uses = append(uses, u)
+		}
+	}
+	c.mu.Unlock()
+	return lastuse.Sort(uses)
+}
+
+// wrote notes that a batch has written last uses.
+func (c *cache) wrote(uses []lastuse.Use) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, u := range uses {
+		c.aside.Remove(u)
+		if e := c.findLocked(digitsOf(u.ID.Key()), tokenID(u.ID.Verifier())); e != nil {
+			e.written = u.Minute
+		}
+	}
+}
+
+// lastUse returns the minute of the last use of a key, as far as it is in memory, or 0.
+func (c *cache) lastUse(key uuid.UUID) uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	latest := c.aside.Latest(key)
+	if c.limit == 0 {
+		return latest
+	}
+	digits := digitsOf(key)
+	for e := c.bucket(digits).Load(); e != nil; e = e.next.Load() {
+		if string(e.keyDigits[:]) == digits {
+			latest = max(latest, e.used.Load())
+		}
+	}
+	return latest
 }
 
 // revocationGate tells which answers may be remembered: answers that were read after the last

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/lastuse"
 	"github.com/latchkeydb/latchkey/internal/names"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
@@ -199,6 +200,7 @@ func (c *checker) run() error {
 	c.each(tableGroups, c.inspectGroup)
 	c.each(tableMembers, c.inspectMember)
 	c.each(tableHashes, c.inspectHash)
+	c.each(tableLastUse, c.inspectLastUse)
 	c.each(tableData, c.inspectData)
 	return c.err
 }
@@ -493,6 +495,20 @@ func (c *checker) inspectHash(e Entry) {
 	}
 	if k == nil {
 		c.reportDerived(fix, "there is a hash of key %s, which is gone", id)
+	}
+}
+
+// inspectLastUse inspects the last use of a token. A damaged one cannot be made again, but a use
+// that is not known does no harm.
+func (c *checker) inspectLastUse(e Entry) {
+	fix := func() error { return c.tx.delete(tableLastUse, e.Key) }
+	if _, err := decodeLastUse(e.Key, e.Value); err != nil || len(e.Key) != len(lastuse.ID{}) {
+		c.reportDerived(fix, "the last use %x cannot be read", e.Key)
+		return
+	}
+	id := lastuse.ID(e.Key).Key()
+	if k, err := c.tx.getKey(id); err == nil && k == nil {
+		c.reportDerived(fix, "there is a last use of key %s, which is gone", id)
 	}
 }
 

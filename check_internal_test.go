@@ -145,6 +145,14 @@ var wrongs = []struct {
 		h.put(tableHashes, h.hashID(h.lost.ID), record.Seal(tableHashes, h.hashID(h.lost.ID), m))
 	}},
 
+	{"a last use is damaged", true, func(h *inhabited) { h.put(tableLastUse, h.hashID(h.laptop.ID), []byte("damage")) }},
+	{"a last use is of a key that is gone", true, func(h *inhabited) {
+		h.put(tableLastUse, h.hashID(h.lost.ID), record.Seal(tableLastUse, h.hashID(h.lost.ID), record.EncodeLastUse(5)))
+	}},
+	{"a last use has a key that is too short", true, func(h *inhabited) {
+		h.put(tableLastUse, []byte("key"), record.Seal(tableLastUse, []byte("key"), record.EncodeLastUse(5)))
+	}},
+
 	{"an application's record is damaged", false, func(h *inhabited) {
 		h.put(tableData, []byte("notes\x00ada"), record.Seal(tableData, []byte("notes\x00bob"), []byte("met")))
 	}},

@@ -120,7 +120,7 @@ func TestTheTickNeedsNoClock(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		before := reads
-		if got, want := s.clock.Minute(), now.Unix()/60; got != want || reads != before {
+		if got, want := s.clock.Minute(), uint32(now.Unix()/60); got != want || reads != before {
 			t.Errorf("it is minute %d, want %d, after %d readings", got, want, reads-before)
 		}
 	})

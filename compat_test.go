@@ -81,8 +81,7 @@ func checkCorpus(t *testing.T, name string) {
 		}
 		for _, token := range want.Tokens {
 			if token.Key.ID != uuid.Nil {
-				key, err := s.Key(t.Context(), token.Key.Owner, token.Key.ID)
-				must(t, err)
+				key := keyOf(t, s, token.Key.Owner, token.Key.ID)
 				if !equalJSON(t, key, token.Key) {
 					t.Errorf("%s: got key %+v, want %+v", how, key, token.Key)
 				}

@@ -39,6 +39,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/boltengine",
 		"github.com/latchkeydb/latchkey/internal/boltpage",
 		"github.com/latchkeydb/latchkey/internal/clock",
+		"github.com/latchkeydb/latchkey/internal/lastuse",
 		"github.com/latchkeydb/latchkey/internal/durable",
 		"github.com/latchkeydb/latchkey/internal/flight",
 		"github.com/latchkeydb/latchkey/internal/inside",

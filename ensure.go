@@ -143,7 +143,6 @@ func (tx *Tx) ensureKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		return Key{}, false, err
 	}
 	err = tx.changeKey(owner, m.id, func(k *record.Key, at record.Stamp) (_ bool, err error) {
-		defer func() { key = toKey(k) }()
 		set := func(c bool, e error) { changed, err = changed || c, cmp.Or(err, e) }
 		set(tx.setExpiry(k, n.Expires, at))
 		if err == nil && !k.ExpiredAt(tx.now()) {
@@ -158,6 +157,9 @@ func (tx *Tx) ensureKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		}
 		return changed, err
 	})
+	if err == nil {
+		key, err = tx.KeyByID(m.id)
+	}
 	if err != nil {
 		return Key{}, false, err
 	}

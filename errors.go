@@ -161,6 +161,10 @@ var (
 	// ErrSafetyCopyFailed is a finding of [Store.Health]: the last attempt to make a safety copy
 	// failed. The text says since when, and why.
 	ErrSafetyCopyFailed = errors.New("the safety copy cannot be made")
+	// ErrLastUseFailed is a finding of [Store.Health]: the last attempt to write the last uses of
+	// keys failed. The store keeps them in memory, and tries again after a minute. The text says
+	// since when, and why.
+	ErrLastUseFailed = errors.New("the last uses of keys cannot be written")
 	// ErrRotationNotDurable is a finding of [Store.Health]: the first login with a new token was to
 	// end the old one, and the store could not write that. This process refuses the old token. Its
 	// end is on disk after the next change that succeeds. Until then another process, or this one

@@ -22,6 +22,9 @@ type KeyFilter struct {
 	State      KeyState
 	// ExpiringBefore lists the keys that have not expired, but will have expired at this time.
 	ExpiringBefore time.Time
+	// UnusedSince lists the keys that were made before this time and have not been used since then,
+	// as far as the store knows: see [Key].LastUsed.
+	UnusedSince time.Time
 }
 
 // A KeyState is a state of a key. It does not depend on the key's user and group.
@@ -52,7 +55,7 @@ func (tx *Tx) KeyByID(id uuid.UUID) (Key, error) {
 	if k == nil {
 		return Key{}, ErrKeyNotFound
 	}
-	return toKey(k), nil
+	return tx.toKey(k)
 }
 
 // AllKeys yields the keys of all owners that f lists, if their IDs are greater than after, in the
@@ -142,11 +145,11 @@ func (tx *Tx) keysAfter(after uuid.UUID, ids []uuid.UUID) iter.Seq2[Key, error] 
 			if err == nil {
 				k, err = decodeEntry(tableKeys, e, record.DecodeKey)
 			}
-			if err != nil {
-				yield(Key{}, err)
-				return
+			var key Key
+			if err == nil {
+				key, err = tx.toKey(k)
 			}
-			if !yield(toKey(k), nil) {
+			if !yield(key, err) || err != nil {
 				return
 			}
 		}
@@ -162,7 +165,8 @@ func (f *KeyFilter) filter(keys iter.Seq2[Key, error], now time.Time) iter.Seq2[
 			case err != nil:
 			case f.Owner != uuid.Nil && f.Owner != k.Owner, !strings.HasPrefix(k.Name, f.NamePrefix),
 				f.State == KeyEnabled && (expired || k.Disabled), f.State == KeyDisabled && !k.Disabled, f.State == KeyExpired && !expired,
-				!f.ExpiringBefore.IsZero() && (expired || k.Expires.IsZero() || k.Expires.After(f.ExpiringBefore)):
+				!f.ExpiringBefore.IsZero() && (expired || k.Expires.IsZero() || k.Expires.After(f.ExpiringBefore)),
+				!f.UnusedSince.IsZero() && !k.unusedSince(f.UnusedSince):
 				continue
 			}
 			if !yield(k, err) || err != nil {

@@ -14,6 +14,8 @@ import (
 //
 //   - [ErrSafetyCopyFailed] means that the last safety copy could not be made. Logins and changes
 //     go on.
+//   - [ErrLastUseFailed] means that the last uses of keys could not be written. The store tries
+//     again.
 //   - [ErrRotationNotDurable] means that the store could not write that an old token has ended.
 //     This process refuses the token.
 //   - [ErrRecovered] means that this opening recovered the store from its safety copy.
@@ -34,23 +36,23 @@ func (s *Store) Health(ctx context.Context) error {
 	if e, ok := s.engine.(EngineHealther); ok {
 		findings = append(findings, e.EngineHealth(ctx))
 	}
-	findings = append(findings, s.safetyCopy.finding(), s.unendedFinding())
+	findings = append(findings, s.safetyCopy.finding(ErrSafetyCopyFailed), s.lastUses.state.finding(ErrLastUseFailed), s.unendedFinding())
 	if s.recovered {
 		findings = append(findings, ErrRecovered)
 	}
 	return errors.Join(append(findings, s.clockFinding())...)
 }
 
-// copyState is the outcome of the last attempt to make a safety copy. It is safe for concurrent
-// use.
-type copyState struct {
+// attempts is the outcome of the last attempt at something that the store does in the background.
+// It is safe for concurrent use.
+type attempts struct {
 	mu    sync.Mutex
 	err   error     // of the last attempt
 	since time.Time // of the first of the attempts that failed one after another
 }
 
-// attempted records an attempt to make a copy, which ended with err.
-func (c *copyState) attempted(err error, now time.Time) {
+// attempted records an attempt that ended with err.
+func (c *attempts) attempted(err error, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil && c.err == nil {
@@ -59,12 +61,12 @@ func (c *copyState) attempted(err error, now time.Time) {
 	c.err = err
 }
 
-// finding returns what is wrong, or nil.
-func (c *copyState) finding() error {
+// finding returns the last error as a finding of a kind, or nil.
+func (c *attempts) finding(kind error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err == nil {
 		return nil
 	}
-	return fmt.Errorf("%w since %s: %w", ErrSafetyCopyFailed, c.since.Format(time.RFC3339), c.err)
+	return fmt.Errorf("%w since %s: %w", kind, c.since.Format(time.RFC3339), c.err)
 }

@@ -110,6 +110,15 @@ func createKeys(ctx context.Context, s *latchkey.Store, requests []latchkey.KeyR
 	return keys, tokens, err
 }
 
+// keyOf returns a key as the store has it now, without its last use.
+func keyOf(t testing.TB, s *latchkey.Store, owner, id uuid.UUID) latchkey.Key {
+	t.Helper()
+	key, err := s.Key(t.Context(), owner, id)
+	must(t, err)
+	key.LastUsed = time.Time{}
+	return key
+}
+
 // insertKey turns a minted key into a key of owner, a user or ServerOwner.
 func insertKey(tx *latchkey.Tx, owner uuid.UUID, n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, error) {
 	if owner == latchkey.ServerOwner {

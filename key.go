@@ -43,6 +43,9 @@ type Key struct {
 	// Tokens are the tokens of the key that have not been replaced, the oldest first: one, or two
 	// after a rotation with an overlap. The older one is good until it ends.
 	Tokens []KeyToken `json:"-"`
+	// LastUsed is when a token of the key was last used for a login that succeeded, to the minute,
+	// in UTC. The zero time means that no use is known. See [Options].LastUseEvery.
+	LastUsed time.Time `json:"last_used,omitzero"`
 }
 
 // KeySpec describes a key to be made.
@@ -659,7 +662,7 @@ func (tx *Tx) Key(owner, id uuid.UUID) (Key, error) {
 	if err != nil {
 		return Key{}, err
 	}
-	return toKey(k), nil
+	return tx.toKey(k)
 }
 
 // liveKey returns the record of a key that belongs to owner, or ErrKeyNotFound.
@@ -702,7 +705,11 @@ func (tx *Tx) Keys(owner uuid.UUID) ([]Key, error) {
 	})
 	keys := make([]Key, len(records))
 	for i, k := range records {
-		keys[i] = toKey(k)
+		key, err := tx.toKey(k)
+		if err != nil {
+			return nil, err
+		}
+		keys[i] = key
 	}
 	return keys, nil
 }
@@ -840,6 +847,9 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if err := tx.deleteHashes(k, record.Verifiers{}); err != nil {
 		return err
 	}
+	if err := tx.deleteLastUses(k, record.Verifiers{}); err != nil {
+		return err
+	}
 	tx.countDeleted(k)
 	tx.forgetKey(id)
 	if err := tx.delete(tableKeys, id[:]); err != nil {
@@ -848,6 +858,14 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	return tx.putRecord(tableDeadKeys, id[:], k.Tombstone().Encode())
 }
 
+// toKey returns what callers may know of a key.
+func (tx *Tx) toKey(k *record.Key) (key Key, err error) {
+	key = toKey(k)
+	key.LastUsed, err = tx.lastUsed(k.ID)
+	return orZero(key, err)
+}
+
+// toKey returns a key without its last use.
 func toKey(k *record.Key) Key {
 	var tokens []KeyToken
 	for _, v := range k.Verifiers.Good(time.Time{}) {

@@ -144,8 +144,8 @@ func TestAKeyDoesNotExistForAnyoneButItsOwner(t *testing.T) {
 	}
 	for token, want := range map[string]latchkey.Key{token: adas, serverToken: servers} {
 		wantLogin(t, s, token, want.ID)
-		if got, err := s.Key(t.Context(), want.Owner, want.ID); err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("key: got %+v, %v, want %+v", got, err, want)
+		if got := keyOf(t, s, want.Owner, want.ID); !reflect.DeepEqual(got, want) {
+			t.Errorf("key: got %+v, want %+v", got, want)
 		}
 	}
 }
@@ -182,8 +182,8 @@ func TestAKeyIsFetchedAsItWasMadeAlsoAfterReopening(t *testing.T) {
 	closeStore(t, s)
 
 	s = openFile(t, path, opts)
-	if got, err := s.Key(t.Context(), ada, made.ID); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("Key: got %+v, %v, want %+v", got, err, want)
+	if got := keyOf(t, s, ada, made.ID); !reflect.DeepEqual(got, want) {
+		t.Errorf("Key: got %+v, want %+v", got, want)
 	}
 	if got, err := s.Keys(t.Context(), ada); err != nil || !reflect.DeepEqual(got, []latchkey.Key{want}) {
 		t.Errorf("Keys: got %+v, %v, want %+v", got, err, want)
@@ -664,8 +664,8 @@ func TestAnExpiredKeyMakesWayForAKeyWithItsName(t *testing.T) {
 
 					id := expiring.ID.String()
 					expiring.Name = tt.cut + tt.separator + id[len(id)-8:]
-					if got, err := s.Key(t.Context(), owner, expiring.ID); err != nil || !reflect.DeepEqual(got, expiring) {
-						t.Errorf("the expired key is %+v, %v, want %+v", got, err, expiring)
+					if got := keyOf(t, s, owner, expiring.ID); !reflect.DeepEqual(got, expiring) {
+						t.Errorf("the expired key is %+v, want %+v", got, expiring)
 					}
 					if taker := keysNamed(t, s, owner, tt.name); len(taker) != 1 || taker[0].ID == expiring.ID {
 						t.Errorf("the name has the keys %+v, want one new key", taker)
@@ -942,8 +942,8 @@ func TestARenamedKeyIsTheSameKey(t *testing.T) {
 	must(t, s.EnableKey(t.Context(), ada, want.ID))
 	want.Name, want.Disablings = "desktop", 1
 	for range 2 { // as it stands, and after reopening
-		if got, err := s.Key(t.Context(), ada, want.ID); err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("got %+v, %v, want %+v", got, err, want)
+		if got := keyOf(t, s, ada, want.ID); !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
 		}
 		wantName("desktop")
 		closeStore(t, s)
@@ -1098,8 +1098,8 @@ func TestAKeyExpiresWhenItsSecondBegins(t *testing.T) {
 			wantLogin(t, s, foreverToken, forever.ID)
 
 			// The key still exists, and only the clock decides whether it logs in.
-			if got, err := s.Key(t.Context(), ada, key.ID); err != nil || !reflect.DeepEqual(got, key) {
-				t.Errorf("got %+v, %v, want %+v", got, err, key)
+			if got := keyOf(t, s, ada, key.ID); !reflect.DeepEqual(got, key) {
+				t.Errorf("got %+v, want %+v", got, key)
 			}
 			must(t, s.RenameKey(t.Context(), ada, key.ID, "former visitor"))
 			must(t, s.DisableKey(t.Context(), ada, key.ID))

@@ -1,6 +1,7 @@
 package latchkey
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -91,6 +92,7 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 			s.counters.add(statRefused, 1)
 			return Principal{}, err
 		}
+		e.use(s.clock.Minute())
 		return e.principal, nil
 	}
 	s.counters.add(statMisses, 1)
@@ -100,6 +102,7 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 // answer is what the store tells a caller that has proven the secret of a key.
 type answer struct {
 	principal Principal
+	verifier  record.VerifierID // of the token
 
 	disabled  error // the refusal if the key is disabled; else nil
 	expires   int64 // Unix seconds; 0 means never
@@ -167,12 +170,18 @@ func (s *Store) loginCold(ctx context.Context, t parsedToken, from netip.Addr) (
 		if a == nil { // the key or the verifier is gone meanwhile
 			continue
 		}
-		if remembered != nil && remembered.replaced == nil {
-			s.cache.put(newCacheEntry(&t, remembered), mark)
+		e, refusal := newCacheEntry(&t, cmp.Or(remembered, a)), a.refusal(s.clock, from)
+		if refusal == nil {
+			e.use(s.clock.Minute())
 		}
-		if err := a.refusal(s.clock, from); err != nil {
+		if remembered != nil && remembered.replaced == nil {
+			s.cache.put(e, mark)
+		} else {
+			s.cache.setAside(e)
+		}
+		if refusal != nil {
 			s.counters.add(statRefused, 1)
-			return Principal{}, err
+			return Principal{}, refusal
 		}
 		return a.principal, nil
 	}
@@ -243,7 +252,7 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 		KeyID: k.ID, KeyName: k.Name.Value, Owner: k.Owner, ServerKey: k.Owner == ServerOwner,
 		Scopes: NewScopes(k.Scopes.Value...), Expires: k.Expires.Value, metadata: packMetadata(k.Metadata.Value),
 		TokenID: tokenID(v.id),
-	}, replaced: replaced}
+	}, verifier: v.id, replaced: replaced}
 	if !used.End.IsZero() {
 		a.ends = used.End.Unix()
 	}

@@ -569,6 +569,7 @@ func TestAnEntryCachedDuringACommitIsForgottenWhenItReturns(t *testing.T) {
 					e.afterCommit = meanwhile
 				}
 				must(t, tt.change(c, t.Context()))
+				e.beforeUpdate, e.beforeCommit, e.afterCommit = nil, nil, nil
 				for range 3 {
 					c.wantOutcome(t, "a login after it", tt.after)
 				}
@@ -601,6 +602,7 @@ func TestALoginThatEndsBetweenTheCommitAndTheReturnOfAChangeCachesNothingStale(t
 			c.wantOutcome(t, "the login that looked before", tt.before)
 			close(mayReturn)
 			must(t, <-returned)
+			e.afterCommit = nil
 			for range 3 {
 				c.wantOutcome(t, "a login after it", tt.after)
 			}

@@ -165,8 +165,8 @@ func TestMetadataAreReplacedWhole(t *testing.T) {
 			given["room"] = "changed"
 		}
 		key.Metadata = metadata
-		if got, err := s.Key(t.Context(), ada, key.ID); err != nil || !reflect.DeepEqual(got, key) {
-			t.Errorf("the key is %+v, %v, want %+v", got, err, key)
+		if got := keyOf(t, s, ada, key.ID); !reflect.DeepEqual(got, key) {
+			t.Errorf("the key is %+v, want %+v", got, key)
 		}
 		if got, err := s.User(t.Context(), ada); err != nil || !reflect.DeepEqual(got.Metadata, metadata) {
 			t.Errorf("the user has %q, %v, want %q", got.Metadata, err, metadata)

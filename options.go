@@ -93,6 +93,13 @@ type Options struct {
 	// lost: keys that were disabled or deleted since then are as they were before.
 	RecoverFromSafetyCopy bool
 
+	// LastUseEvery is how often the store writes when tokens were last used, at most; see
+	// [Key].LastUsed. It also writes that in Close. A crash loses the uses since the last time. A
+	// shorter time costs more writes: each batch writes one page of 4,096 bytes for about 75 keys,
+	// or for each key if they are few among many. The default is one hour. With a negative duration
+	// the store writes no last uses, and knows those since it was opened.
+	LastUseEvery time.Duration
+
 	// OnChange is a hook for what callers change in users, keys and groups, and for
 	// [Store.ResetClock]. The store calls it in the transaction of the change, when the function of
 	// [Store.Update] has returned, or at the end of a call that is no Update. It is called once for
@@ -225,6 +232,17 @@ func (o *Options) safetyCopyEvery() time.Duration {
 
 func (o *Options) recoverFromSafetyCopy() bool {
 	return o != nil && o.RecoverFromSafetyCopy && !o.ReadOnly
+}
+
+// lastUseEvery is one hour by default. It is 0 if last uses are never written.
+func (o *Options) lastUseEvery() time.Duration {
+	switch {
+	case o == nil || o.LastUseEvery == 0 && !o.ReadOnly:
+		return time.Hour
+	case o.LastUseEvery < 0 || o.ReadOnly:
+		return 0
+	}
+	return o.LastUseEvery
 }
 
 func (o *Options) onChange() func(tx *Tx, c Change) error {

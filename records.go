@@ -21,12 +21,13 @@ const (
 	tableNames      = record.TableNames
 	tableMembers    = record.TableMembers
 	tableHashes     = record.TableHashes
+	tableLastUse    = record.TableLastUse
 	tableData       = record.TableData
 )
 
 var (
 	trackedTables = record.TrackedTables()
-	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHashes, tableData}, trackedTables...)
+	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHashes, tableLastUse, tableData}, trackedTables...)
 )
 
 // openRecord returns the message of a record.

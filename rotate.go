@@ -177,7 +177,9 @@ func (tx *Tx) rotate(owner, id uuid.UUID, r Rotation, minted MintedKey, strict b
 			vs = vs.Overlap(current.ID, next.ID, tx.now().Add(r.Overlap+time.Second-1))
 		}
 		err = tx.setVerifiers(k, vs)
-		key = toKey(k)
+		if err == nil {
+			key, err = tx.toKey(k)
+		}
 		return true, err
 	})
 	return orZero(key, err)
@@ -190,6 +192,9 @@ func (tx *Tx) setVerifiers(k *record.Key, vs record.Verifiers) error {
 		vs = vs.Forget()
 	}
 	err := tx.deleteHashes(k, vs)
+	if err == nil {
+		err = tx.deleteLastUses(k, vs)
+	}
 	k.Verifiers = vs
 	return err
 }

@@ -173,9 +173,9 @@ func TestTheFirstLoginWithTheNewTokenEndsTheOldOneDurably(t *testing.T) {
 	if n := hashes(t, s) - before; n != 1 {
 		t.Errorf("two logins with the new token took %d hashes, want 1", n)
 	}
-	sequence := stats(t, s).Sequence
 	closeStore(t, s)
 	s = openFile(t, path, light())
+	sequence := stats(t, s).Sequence
 	wantRefused(t, s, old, latchkey.ErrInvalidToken)
 	wantLogin(t, s, token, key.ID)
 	if now := stats(t, s).Sequence; now != sequence {

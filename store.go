@@ -7,6 +7,7 @@ import (
 	"iter"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -34,7 +35,8 @@ type Store struct {
 	rehashes         *rehashes
 	unended          sync.Map // key ID → unendedToken
 	counters         *counters
-	safetyCopy       copyState
+	safetyCopy       attempts
+	lastUses         lastUseBatches
 	writer           atomic.Pointer[record.Writer] // for disablings; nil if the store only reads
 	refused          atomic.Pointer[refusal]       // nil unless all logins are refused
 	recovered        bool                          // this opening used the safety copy
@@ -169,7 +171,10 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 	if err := s.readClock(context.Background()); err != nil {
 		return nil, err
 	}
-	s.watchers.Go(func() { s.clock.Run(s.closing) })
+	if s.lastUses.every = opts.lastUseEvery(); s.lastUses.every > 0 {
+		s.lastUses.due = time.Now().Add(s.lastUses.every)
+	}
+	s.watchers.Go(func() { s.clock.Run(s.closing, s.writeLastUsesIfDue) })
 	return s, nil
 }
 
@@ -194,9 +199,12 @@ func (s *Store) close() error {
 	s.mu.Unlock()
 	close(s.closing)
 	s.hasher.Close(ErrClosed)
-	s.cache.clear()
 	s.background.Wait()
 	s.watchers.Wait()
+	if s.lastUses.every > 0 {
+		_ = s.writeLastUses(context.Background())
+	}
+	s.cache.clear()
 	return s.engine.Close()
 }
 
@@ -263,6 +271,11 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := s.canWait(); err != nil {
 		return err
 	}
+	return s.update(ctx, fn)
+}
+
+// update is Update also while the store closes.
+func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 	if s.readOnly {
 		return ErrReadOnly
 	}

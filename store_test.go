@@ -190,6 +190,12 @@ var storeCalls = map[string]storeCall{
 		}
 		return last
 	}},
+	"UnusedSince": {false, func(ctx context.Context, s *latchkey.Store, _ household) (last error) {
+		for _, err := range s.UnusedSince(ctx, time.Now()) {
+			last = err
+		}
+		return last
+	}},
 	"Group": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
 		_, err := s.Group(ctx, "home")
 		return err
@@ -343,6 +349,12 @@ var txCalls = map[string]txCall{
 	}},
 	"ExpiringBefore": {false, func(tx *latchkey.Tx, _ household) (last error) {
 		for _, err := range tx.ExpiringBefore(time.Now()) {
+			last = err
+		}
+		return last
+	}},
+	"UnusedSince": {false, func(tx *latchkey.Tx, _ household) (last error) {
+		for _, err := range tx.UnusedSince(time.Now()) {
 			last = err
 		}
 		return last

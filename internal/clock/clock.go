@@ -109,11 +109,11 @@ func (l *line) tell(at int64) int64 {
 
 // Minute returns the time in minutes since 1970, as Run saw it last. It reads no clock and takes no
 // lock. A test clock has no such time, so Minute reads it.
-func (c *Clock) Minute() int64 {
+func (c *Clock) Minute() uint32 {
 	if c.test {
-		return c.milli() / 60_000
+		return uint32(c.milli() / 60_000)
 	}
-	return c.line.Load().latest.Load() / 60_000
+	return uint32(c.line.Load().latest.Load() / 60_000)
 }
 
 // Wall returns the wall clock's time, in the range of the times that a record can have.
@@ -135,11 +135,8 @@ func (c *Clock) Wall() time.Time {
 // Ahead returns how far the time is ahead of the wall clock.
 func (c *Clock) Ahead() time.Duration { return c.Now().Sub(c.Wall()) }
 
-// Run looks at the wall clock at each interval of Every, until done is closed.
-func (c *Clock) Run(done <-chan struct{}) {
-	if c.test {
-		return
-	}
+// Run looks at the wall clock at each interval of Every, and then calls each, until done is closed.
+func (c *Clock) Run(done <-chan struct{}, each func()) {
 	ticks := time.NewTicker(Every)
 	defer ticks.Stop()
 	for {
@@ -147,7 +144,10 @@ func (c *Clock) Run(done <-chan struct{}) {
 		case <-done:
 			return
 		case <-ticks.C:
-			c.look()
+			if !c.test {
+				c.look()
+			}
+			each()
 		}
 	}
 }

@@ -35,7 +35,7 @@ func run(t *testing.T, least time.Time, test func(t *testing.T, c *Clock, w *wal
 		c := New(w.now, least)
 		done := make(chan struct{})
 		var running sync.WaitGroup
-		running.Go(func() { c.Run(done) })
+		running.Go(func() { c.Run(done, func() {}) })
 		test(t, c, w)
 		close(done)
 		running.Wait()
@@ -215,14 +215,14 @@ func TestTheMinuteIsThatOfTheLastLookAndNoClockIsRead(t *testing.T) {
 		wait(5 * time.Minute)
 		w.set(start.Add(-time.Hour))
 		before := w.reads.Load()
-		if got, want := c.Minute(), start.Add(5*time.Minute).Unix()/60; got != want {
+		if got, want := c.Minute(), uint32(start.Add(5*time.Minute).Unix()/60); got != want {
 			t.Errorf("it is minute %d, want %d", got, want)
 		}
 		if allocs := testing.AllocsPerRun(10, func() { c.Minute() }); allocs != 0 || w.reads.Load() != before {
 			t.Errorf("%v allocations, and %d readings of the clock", allocs, w.reads.Load()-before)
 		}
 		wait(5 * time.Minute)
-		if got, want := c.Minute(), start.Add(10*time.Minute).Unix()/60; got != want {
+		if got, want := c.Minute(), uint32(start.Add(10*time.Minute).Unix()/60); got != want {
 			t.Errorf("it is minute %d later, want %d", got, want)
 		}
 	})
@@ -232,7 +232,13 @@ func TestATestClockGoesBackAndStandsAndNobodyElseReadsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at := start
 		c := NewTest(func() time.Time { return at })
-		c.Run(nil) // returns
+		done, ticks := make(chan struct{}), atomic.Int64{}
+		go c.Run(done, func() { ticks.Add(1) })
+		defer close(done)
+		wait(2 * Every)
+		if n := ticks.Load(); n != 2 {
+			t.Errorf("after two intervals there were %d calls", n)
+		}
 		want(t, c, start)
 		time.Sleep(time.Hour)
 		want(t, c, start)

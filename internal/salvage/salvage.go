@@ -27,8 +27,8 @@ type Found struct {
 	Clock   record.Clock      // the latest version, or the zero value
 	Users   map[uuid.UUID]*record.User
 	Keys    map[uuid.UUID]*record.Key
-	// Records are the records of tracked tables, in the order of their last changes. The records of
-	// applications follow.
+	// Records are the records of tracked tables, in the order of their last changes. The last uses
+	// of keys and the records of applications follow.
 	Records []Record
 }
 
@@ -87,6 +87,7 @@ type salvage struct {
 	changes    map[entryKey]boltpage.Place   // the last change of each entry in the change index
 	identities map[uuid.UUID]record.Identity // the identities in the index, by user
 	data       []map[string][]byte           // messages of application records, for each candidate
+	uses       map[string]uint32             // the latest version of each last use
 
 	groups map[string]*record.Group
 	writer record.Writer // of disablings
@@ -102,6 +103,7 @@ func newSalvage(rules Identities) *salvage {
 		changes:    map[entryKey]boltpage.Place{},
 		identities: map[uuid.UUID]record.Identity{},
 		groups:     map[string]*record.Group{},
+		uses:       map[string]uint32{},
 		writer:     record.NewWriter(),
 	}
 }
@@ -169,6 +171,11 @@ func (s *salvage) encode() {
 	})
 	for _, at := range inOrder {
 		s.Records = append(s.Records, Record{at.table, []byte(at.key), now[at]})
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.uses)) {
+		if s.Keys[uuid.UUID([]byte(id[:16]))] != nil {
+			s.Records = append(s.Records, Record{record.TableLastUse, []byte(id), record.EncodeLastUse(s.uses[id])})
+		}
 	}
 	data := s.certainData()
 	for _, k := range slices.Sorted(maps.Keys(data)) {

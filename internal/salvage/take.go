@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/lastuse"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -19,6 +20,7 @@ const (
 	dataEntry
 	changesEntry
 	identityEntry
+	lastUseEntry
 	trackedEntry // a record of a tracked table
 	badEntry     // the record of a user or key, with a wrong checksum
 )
@@ -33,6 +35,8 @@ func (s *salvage) kindOf(k, v []byte) entryKind {
 		return dataEntry
 	case isChange(k, v):
 		return changesEntry
+	case len(k) == len(lastuse.ID{}) && isRecord(record.TableLastUse, k, v):
+		return lastUseEntry
 	case s.isIdentityEntry(k, v):
 		return identityEntry
 	case tableOf(k, v) != "":
@@ -109,6 +113,11 @@ func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
 		s.changes[at] = max(s.changes[at], place)
 	case identityEntry:
 		s.identities[uuid.UUID(v)], _ = splitIdentity(k)
+	case lastUseEntry:
+		message, _ := record.Open(record.TableLastUse, k, v)
+		if minute, err := record.DecodeLastUse(message); err == nil {
+			s.uses[string(k)] = max(s.uses[string(k)], minute)
+		}
 	case trackedEntry:
 		place, sealed, _ := boltpage.SplitTracked(v)
 		at := entryKey{tableOf(k, v), string(k)}

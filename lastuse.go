@@ -1,0 +1,185 @@
+package latchkey
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/lastuse"
+	"github.com/latchkeydb/latchkey/internal/record"
+)
+
+// A login notes the minute in the entry of the cache, if the entry has an earlier one. It reads no
+// clock for that, because the goroutine of the store's clock moves the minute on. A batch writes
+// the minutes to the table of last uses, for each verifier by itself. So no login writes.
+
+// lastUseChunk is the number of last uses in one transaction of a batch. A change that comes
+// meanwhile waits for no more than one such transaction.
+const lastUseChunk = 8_000
+
+// lastUseRetry is after how long a batch is tried again if it failed, or Options.LastUseEvery if
+// that is shorter.
+const lastUseRetry = time.Minute
+
+// maxUsesAside bounds the number of last uses that are kept of tokens that are not in the cache.
+const maxUsesAside = 1 << 16
+
+// lastUseBatches tells when the next batch is due.
+type lastUseBatches struct {
+	every   time.Duration // 0 means never
+	due     time.Time     // not to be read while running
+	running atomic.Bool
+	state   attempts
+}
+
+// writeLastUsesIfDue begins a batch if it is time. The goroutine of the clock calls it each second.
+func (s *Store) writeLastUsesIfDue() {
+	b := &s.lastUses
+	if b.every == 0 || b.running.Load() || time.Now().Before(b.due) {
+		return
+	}
+	b.running.Store(true)
+	s.goBackground(func() {
+		defer b.running.Store(false)
+		err := s.writeLastUses(context.Background())
+		b.state.attempted(err, s.now())
+		wait := b.every
+		if err != nil {
+			wait = min(wait, lastUseRetry)
+		}
+		b.due = time.Now().Add(wait)
+	})
+}
+
+// writeLastUses writes the last uses that are not on disk yet, in the order of their keys.
+func (s *Store) writeLastUses(ctx context.Context) error {
+	chunk := lastUseChunk
+	if e, ok := s.engine.(EngineBounder); ok {
+		chunk = min(chunk, e.MaxWrites()/2)
+	}
+	for uses := range slices.Chunk(s.cache.unwritten(), chunk) {
+		err := s.update(ctx, func(tx *Tx) error {
+			for _, u := range uses {
+				k, err := tx.getKey(u.ID.Key())
+				if err == nil && k != nil {
+					err = tx.raiseLastUse(k, u.ID.Verifier(), u.Minute)
+				}
+				if unlessCorrupt(err) != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		s.cache.wrote(uses)
+	}
+	return nil
+}
+
+// raiseLastUse writes the last use of a verifier, unless a later one is there. The use of a
+// verifier that has ended counts for the current one.
+func (tx *Tx) raiseLastUse(k *record.Key, verifier record.VerifierID, minute uint32) error {
+	good := k.Verifiers.Good(tx.now())
+	if len(good) > 0 && !slices.ContainsFunc(good, func(v record.Verifier) bool { return v.ID == verifier }) {
+		verifier = good[len(good)-1].ID
+	}
+	id := lastuse.Join(k.ID, verifier)
+	sealed, err := tx.etx.Get(tableLastUse, id[:])
+	if err != nil {
+		return err
+	}
+	var has uint32
+	if sealed != nil {
+		has, _ = decodeLastUse(id[:], sealed) // damage is written over
+	}
+	// The minute in the table is after the store's time if ResetClock was called.
+	now := max(has, minute)
+	if now = min(now, uint32(tx.now().Unix()/60)); now == has {
+		return nil
+	}
+	return tx.putRecord(tableLastUse, id[:], record.EncodeLastUse(now))
+}
+
+func decodeLastUse(key, sealed []byte) (minute uint32, err error) {
+	message, err := openRecord(tableLastUse, key, sealed)
+	if err == nil {
+		minute, err = record.DecodeLastUse(message)
+	}
+	return minute, recordError(err)
+}
+
+// lastUsesOf yields the entries of a key in the table of last uses.
+func (tx *Tx) lastUsesOf(key uuid.UUID) iter.Seq2[Entry, error] {
+	end := lastuse.Join(key, [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+	return tx.etx.Scan(tableLastUse, key[:], append(end[:], 0))
+}
+
+// lastUsed returns when a key was used last, or the zero time. It is never after the store's time.
+func (tx *Tx) lastUsed(key uuid.UUID) (time.Time, error) {
+	latest := tx.store.cache.lastUse(key)
+	for e, err := range tx.lastUsesOf(key) {
+		var minute uint32
+		if err == nil {
+			minute, err = decodeLastUse(e.Key, e.Value)
+		}
+		if err != nil {
+			return time.Time{}, err
+		}
+		latest = max(latest, minute)
+	}
+	if latest == 0 {
+		return time.Time{}, nil
+	}
+	return time.Unix(min(int64(latest), tx.now().Unix()/60)*60, 0).UTC(), nil
+}
+
+// deleteLastUses deletes the last uses of a key, except those of verifiers that are in kept and not
+// retired. The latest of what it deletes counts for the current verifier in kept.
+func (tx *Tx) deleteLastUses(k *record.Key, kept record.Verifiers) error {
+	var latest uint32
+	for e, err := range tx.lastUsesOf(k.ID) {
+		if err != nil {
+			return err
+		}
+		if len(e.Key) == len(lastuse.ID{}) {
+			if v, found := kept.Find(lastuse.ID(e.Key).Verifier()); found && !v.Retired {
+				continue
+			}
+		}
+		minute, _ := decodeLastUse(e.Key, e.Value) // damage does not keep a key from being changed
+		latest = max(latest, minute)
+		if err := tx.delete(tableLastUse, e.Key); err != nil {
+			return err
+		}
+	}
+	good := kept.Good(tx.now())
+	if latest == 0 || len(good) == 0 {
+		return nil
+	}
+	after := *k
+	after.Verifiers = kept
+	return tx.raiseLastUse(&after, good[len(good)-1].ID, latest)
+}
+
+// UnusedSince is [Store.AllKeys] for the keys that have not been used since t, as
+// [KeyFilter].UnusedSince says.
+func (s *Store) UnusedSince(ctx context.Context, t time.Time) iter.Seq2[Key, error] {
+	return s.AllKeys(ctx, KeyFilter{UnusedSince: t}, uuid.Nil)
+}
+
+// UnusedSince is [Store.UnusedSince] in a transaction.
+func (tx *Tx) UnusedSince(t time.Time) iter.Seq2[Key, error] {
+	return tx.AllKeys(KeyFilter{UnusedSince: t}, uuid.Nil)
+}
+
+// unusedSince reports whether a key has not been used since t. A use is known to the minute, and
+// counts until its minute is over.
+func (k *Key) unusedSince(t time.Time) bool {
+	return k.Created.Before(t) && (k.LastUsed.IsZero() || !k.LastUsed.Add(time.Minute).After(t))
+}
