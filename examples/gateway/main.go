@@ -92,6 +92,7 @@ func handler(store *latchkey.Store, backend *url.URL) http.Handler {
 			answer(w, doc, err)
 		})))
 	}
+	// The list has when each key was last used.
 	admin("GET /admin/keys", func(ctx context.Context, _ uuid.UUID, _ latchkey.KeySpec) (any, error) {
 		return store.Keys(ctx, latchkey.ServerOwner)
 	})

@@ -157,9 +157,12 @@ func TestTheLifeOfAKeyThroughTheGateway(t *testing.T) {
 		t.Errorf("the list is %s", got)
 	}
 
-	// The keys are there after a restart.
+	// The keys are there after a restart, and so is when they were last used.
 	g.stop()
 	g = start(t, path)
+	if got := g.do(t, admin, "GET", "/admin/keys", "", 200); strings.Count(got, `"last_used":"`) != 2 {
+		t.Errorf("the list is %s", got)
+	}
 	g.do(t, token, "GET", "/value/1", "", 200)
 	g.do(t, admin, "DELETE", one, "", 200)
 	g.do(t, token, "GET", "/value/1", "", 401)
