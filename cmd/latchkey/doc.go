@@ -87,7 +87,7 @@
 //	key list        [KEY, ...]; of all owners one KEY on each line
 //	key create      {"key":KEY,"token":TOKEN}
 //	key rotate      {"key":KEY,"token":TOKEN}, with the new token
-//	key prune       [KEY, ...]; with --yes the keys that were deleted
+//	key prune       [KEY, ...]; with --yes the keys that were changed
 //	key ...         KEY after the command; a deleted key as it was before
 //	group list      one GROUP on each line
 //	group ...       GROUP after the command

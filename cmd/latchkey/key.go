@@ -218,6 +218,7 @@ func keyShowCommand(c *cli) *cobra.Command {
 						fields = append(fields, "Old token", "good until "+formatTime(t.Ends))
 					}
 				}
+				fields = append(fields, "Used", formatLastUse(key))
 				return c.printFields(key, fields...)
 			})
 		},
@@ -305,6 +306,14 @@ func formatKeyState(k latchkey.Key, now time.Time) string {
 
 func isExpired(k latchkey.Key, now time.Time) bool {
 	return !k.Expires.IsZero() && !k.Expires.After(now)
+}
+
+// formatLastUse returns when k was last used, as far as the store knows.
+func formatLastUse(k latchkey.Key) string {
+	if k.LastUsed.IsZero() {
+		return "never"
+	}
+	return formatTime(k.LastUsed)
 }
 
 func formatExpiry(k latchkey.Key) string {

@@ -141,16 +141,16 @@ func (k *keyListing) listOwner(ctx context.Context, args []string, f latchkey.Ke
 	slices.SortFunc(keys, func(a, b latchkey.Key) int {
 		return cmp.Or(a.Created.Compare(b.Created), bytes.Compare(a.ID[:], b.ID[:]))
 	})
-	rows := [][]string{{"NAME", "STATE", "CREATED", "EXPIRES", "ID"}}
+	rows := [][]string{{"NAME", "STATE", "CREATED", "EXPIRES", "LAST USED", "ID"}}
 	for _, key := range keys {
-		rows = append(rows, []string{shown(key.Name), formatKeyState(key, now), formatTime(key.Created), formatExpiry(key), key.ID.String()})
+		rows = append(rows, []string{shown(key.Name), formatKeyState(key, now), formatTime(key.Created), formatExpiry(key), formatLastUse(key), key.ID.String()})
 	}
 	return k.printTable(keys, rows)
 }
 
 // keyRow is the format of a row of keys of all owners. Its columns have fixed widths, so that a
 // list of any length is printed while it is read.
-const keyRow = "%-36s  %-8s  %-20s  %-20s  %-36s  %s\n"
+const keyRow = "%-36s  %-8s  %-20s  %-20s  %-20s  %-36s  %s\n"
 
 // listAll writes the keys of all owners.
 func (k *keyListing) listAll(ctx context.Context, w io.Writer, s *latchkey.Store, f latchkey.KeyFilter, after uuid.UUID) error {
@@ -158,7 +158,7 @@ func (k *keyListing) listAll(ctx context.Context, w io.Writer, s *latchkey.Store
 		return err
 	}
 	if !k.json {
-		fmt.Fprintf(w, keyRow, "ID", "STATE", "CREATED", "EXPIRES", "OWNER", "NAME")
+		fmt.Fprintf(w, keyRow, "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "OWNER", "NAME")
 	}
 	left := k.limit
 	for key, err := range s.AllKeys(ctx, f, after) {
@@ -183,6 +183,6 @@ func (k *keyListing) writeKeyRow(w io.Writer, key latchkey.Key, now time.Time) e
 	if key.Owner == latchkey.ServerOwner {
 		owner = "server"
 	}
-	_, err := fmt.Fprintf(w, keyRow, key.ID, formatKeyState(key, now), formatTime(key.Created), formatExpiry(key), owner, plain(shown(key.Name)))
+	_, err := fmt.Fprintf(w, keyRow, key.ID, formatKeyState(key, now), formatTime(key.Created), formatExpiry(key), formatLastUse(key), owner, plain(shown(key.Name)))
 	return err
 }

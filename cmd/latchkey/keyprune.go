@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -12,49 +13,65 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// errPruned means that key prune was interrupted after it had deleted some keys.
+// errPruned means that key prune was interrupted after it had changed some keys.
 var errPruned = errors.New("interrupted")
 
-// pruneBatch is how many keys key prune deletes in one transaction. A commit takes some
+// pruneBatch is how many keys key prune changes in one transaction. A commit takes some
 // milliseconds, so larger batches would hardly be faster, and an interrupt would wait longer.
 const pruneBatch = 100
 
 // pruning is one run of the command key prune.
 type pruning struct {
 	*cli
-	expired, yes bool
+	expired, remove, yes bool
+	unused               string
 }
 
 func keyPruneCommand(c *cli) *cobra.Command {
 	p := &pruning{cli: c}
 	cmd := &cobra.Command{
-		Use:   "prune --expired",
-		Short: "List the keys of all owners that have expired, or delete them",
+		Use:   "prune (--expired | --unused DURATION)",
+		Short: "List the keys of all owners that have expired or are not used, and delete or disable them",
 		Long: `List the keys of all users and of the server that have expired. With --yes, delete them for good, and
-print what was deleted. Without --yes, nothing is deleted.
+print what was deleted. Without --yes, nothing is changed.
+
+With --unused, list the keys that are older than the duration and have not been used for so long. With
+--yes, disable them, so that they can be enabled again, or with --delete delete them for good. Without
+--delete, keys that are disabled already are left out. A program writes the last uses of keys once an
+hour, or as seldom as it was told to, and when it closes the store. After a crash, a key that was used
+since then seems to be unused. So choose a duration of weeks.
 
 Whether a key has expired is decided by the store's time, which goes by the clock of this machine and
 never back. If it is ahead, keys that are still good are listed, too, so look at the list before you
 delete. latchkey doctor looks at the clock.
 
-The exit status is 0, also if there are no expired keys. If the command is interrupted after some keys
-were deleted, the output has these keys, and the exit status is 130.`,
+The exit status is 0, also if there are no such keys. If the command is interrupted after some keys
+were changed, the output has these keys, and the exit status is 130.`,
 		Example: examples(
 			"latchkey key prune --expired",
 			"latchkey key prune --expired --yes",
+			"latchkey key prune --unused 90d",
+			"latchkey key prune --unused 1y --delete --yes",
 		),
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context()) },
 	}
 	cmd.Flags().BoolVar(&p.expired, "expired", false, "the keys that have expired")
-	cmd.Flags().BoolVarP(&p.yes, "yes", "y", false, "delete the keys")
+	cmd.Flags().BoolVarP(&p.yes, "yes", "y", false, "change the keys")
+	cmd.Flags().StringVar(&p.unused, "unused", "", "the keys that were not used for this `DURATION`, such as 90d")
+	cmd.Flags().BoolVar(&p.remove, "delete", false, "with --unused: delete the keys for good")
+	_ = cmd.RegisterFlagCompletionFunc("unused", cobra.FixedCompletions([]string{"30d", "90d", "1y"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveKeepOrder))
 	return cmd
 }
 
 func (p *pruning) run(ctx context.Context) error {
-	if !p.expired {
-		return usagef("say which keys; give --expired")
+	if p.expired == (p.unused != "") {
+		return usagef("say which keys; give --expired, or --unused with a duration")
 	}
+	if _, ok := ago(p.unused, time.Now()); !ok && !p.expired {
+		return usagef("--unused takes a duration, such as 90d or 1y")
+	}
+	p.remove = p.remove || p.expired
 	if !p.yes {
 		return p.view(ctx, func(tx *latchkey.Tx) error {
 			keys, owners, err := p.find(tx)
@@ -65,22 +82,37 @@ func (p *pruning) run(ctx context.Context) error {
 		})
 	}
 	return p.withStore(ctx, latchkey.Options{}, func(s *latchkey.Store) error {
-		deleted, err := p.delete(ctx, s)
-		if err != nil && len(deleted) == 0 {
+		pruned, err := p.prune(ctx, s)
+		if err != nil && len(pruned) == 0 {
 			return err
 		}
-		return errors.Join(err, p.printDeleted(deleted))
+		return errors.Join(err, p.printPruned(pruned))
 	})
 }
 
-// find returns the expired keys, and for each of them its owner as a list shows it.
-func (p *pruning) find(tx *latchkey.Tx) (expired []latchkey.Key, owners []string, err error) {
-	now := tx.Now()
+// ago returns the time that is a duration before now. It reports false unless the duration is more
+// than nothing.
+func ago(duration string, now time.Time) (time.Time, bool) {
+	later, ok := parseDuration(duration, now)
+	return now.Add(-later.Sub(now)), ok && later.After(now)
+}
+
+// find returns the keys to prune, and for each of them its owner as a list shows it.
+func (p *pruning) find(tx *latchkey.Tx) (found []latchkey.Key, owners []string, err error) {
+	unused := map[uuid.UUID]bool{}
+	if since, ok := ago(p.unused, tx.Now()); ok {
+		for key, err := range tx.UnusedSince(since) {
+			if err != nil {
+				return nil, nil, err
+			}
+			unused[key.ID] = p.remove || !key.Disabled
+		}
+	}
 	add := func(id uuid.UUID, owner func() string) error {
 		keys, err := tx.Keys(id)
 		for _, key := range keys {
-			if isExpired(key, now) {
-				expired, owners = append(expired, key), append(owners, owner())
+			if unused[key.ID] || p.expired && isExpired(key, tx.Now()) {
+				found, owners = append(found, key), append(owners, owner())
 			}
 		}
 		return err
@@ -94,24 +126,41 @@ func (p *pruning) find(tx *latchkey.Tx) (expired []latchkey.Key, owners []string
 		}
 	}
 	err = add(latchkey.ServerOwner, func() string { return "server" })
-	return expired, owners, err
+	return found, owners, err
 }
 
 func (p *pruning) printFound(keys []latchkey.Key, owners []string) error {
-	rows := [][]string{{"OWNER", "NAME", "EXPIRED", "ID"}}
+	column, when := "LAST USED", formatLastUse
+	if p.expired {
+		column, when = "EXPIRED", formatExpiry
+	}
+	rows := [][]string{{"OWNER", "NAME", column, "ID"}}
 	for i, key := range keys {
-		rows = append(rows, []string{owners[i], shown(key.Name), formatTime(key.Expires), key.ID.String()})
+		rows = append(rows, []string{owners[i], shown(key.Name), when(key), key.ID.String()})
 	}
 	if len(keys) == 0 && !p.json {
-		rows = [][]string{{"no key has expired"}}
+		rows = [][]string{{p.none()}}
 	}
 	return p.printTable(nonNil(keys), rows)
 }
 
-// delete deletes the expired keys in s, and returns those that it has deleted, also with an error.
+// none says that there is no key to prune.
+func (p *pruning) none() string {
+	if p.expired {
+		return "no key has expired"
+	}
+	return "no key has been unused for so long"
+}
+
+// prune deletes or disables the keys in s that it finds. It returns those that it has changed, also
+// with an error.
 //
 // Errors: errPruned with [context.Canceled]; the errors of [latchkey.Store.Update].
-func (p *pruning) delete(ctx context.Context, s *latchkey.Store) (deleted []latchkey.Key, err error) {
+func (p *pruning) prune(ctx context.Context, s *latchkey.Store) (pruned []latchkey.Key, err error) {
+	change := (*latchkey.Tx).DisableKey
+	if p.remove {
+		change = (*latchkey.Tx).DeleteKey
+	}
 	var found []latchkey.Key
 	err = s.View(ctx, func(tx *latchkey.Tx) (err error) {
 		found, _, err = p.find(tx)
@@ -122,29 +171,37 @@ func (p *pruning) delete(ctx context.Context, s *latchkey.Store) (deleted []latc
 		found = found[len(batch):]
 		err = s.Update(ctx, func(tx *latchkey.Tx) error {
 			for _, key := range batch {
-				if err := tx.DeleteKey(key.Owner, key.ID); err != nil {
+				if err := change(tx, key.Owner, key.ID); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 		if err == nil {
-			deleted = append(deleted, batch...)
+			pruned = append(pruned, batch...)
 		}
 	}
-	if errors.Is(err, context.Canceled) && len(deleted) > 0 {
-		err = fmt.Errorf("%w after %d keys were deleted: %w", errPruned, len(deleted), err)
+	if errors.Is(err, context.Canceled) && len(pruned) > 0 {
+		err = fmt.Errorf("%w after %d keys were %s: %w", errPruned, len(pruned), p.done(), err)
 	}
-	return deleted, err
+	return pruned, err
 }
 
-func (p *pruning) printDeleted(keys []latchkey.Key) error {
+// done says what was done to the keys.
+func (p *pruning) done() string {
+	if p.remove {
+		return "deleted"
+	}
+	return "disabled"
+}
+
+func (p *pruning) printPruned(keys []latchkey.Key) error {
 	return p.print(nonNil(keys), func(w io.Writer) {
 		for _, key := range keys {
-			fmt.Fprintf(w, "deleted key %s (%s)\n", plain(key.Name), key.ID)
+			fmt.Fprintf(w, "%s key %s (%s)\n", p.done(), plain(key.Name), key.ID)
 		}
 		if len(keys) == 0 {
-			fmt.Fprintln(w, "no key has expired")
+			fmt.Fprintln(w, p.none())
 		}
 	})
 }
