@@ -181,7 +181,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 // Close waits for calls in progress, and closes the store. Calls that wait for a permit to hash end
 // with [ErrClosed]. The minting of several keys ends with [ErrClosed] after the hashes that are
 // running. After Close has begun, every call but Close returns [ErrClosed]. Closing a closed store
-// does nothing.
+// does nothing. Close writes the last uses of keys. If it cannot, they are lost.
 //
 // It returns [ErrInTransaction] if a function of [Store.Update] or [Store.View] calls it, and then
 // the store stays open. Otherwise it returns the engine's error. The store is closed all the same.

@@ -20,9 +20,9 @@ import (
 // keyListing is one run of the command key list.
 type keyListing struct {
 	*cli
-	owner                                 ownerArg
-	group, prefix, state, expiring, after string
-	limit                                 uint
+	owner                                         ownerArg
+	group, prefix, state, expiring, unused, after string
+	limit                                         uint
 }
 
 func keyListCommand(c *cli) *cobra.Command {
@@ -36,9 +36,9 @@ be made in parts: give the last ID of one part to --after for the next part.
 
 ` + userHelp + `
 
---group, --prefix, --state and --expiring-within list only the keys that agree with all of them. A key
-that is disabled and has expired is in both of these states. The state of a key says nothing of its
-user and its group: latchkey user list and latchkey group list have their states.
+--group, --prefix, --state, --expiring-within and --unused list only the keys that agree with all of
+them. A key that is disabled and has expired is in both of these states. The state of a key says
+nothing of its user and its group: latchkey user list and latchkey group list have their states.
 
 With --json, the list of one owner is a JSON document. Of the list of all owners, each line is one.`,
 		Example: examples(
@@ -61,6 +61,7 @@ With --json, the list of one owner is a JSON document. Of the list of all owners
 	flags.StringVar(&k.prefix, "prefix", "", "only keys whose names begin with `TEXT`")
 	flags.StringVar(&k.state, "state", "", "only keys in this `STATE`: enabled, disabled or expired")
 	flags.StringVar(&k.expiring, "expiring-within", "", "only keys that will have expired after this `DURATION`, such as 30d")
+	flags.StringVar(&k.unused, "unused", "", "only keys that were not used for this `DURATION`, such as 90d")
 	flags.StringVar(&k.after, "after", "", "of all owners: begin after the key with this `ID`")
 	flags.UintVar(&k.limit, "limit", 0, "of all owners: list at most `N` keys (default all)")
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"enabled", "disabled", "expired"}, cobra.ShellCompDirectiveNoFileComp))
@@ -99,6 +100,11 @@ func (k *keyListing) filter(now time.Time) (f latchkey.KeyFilter, after uuid.UUI
 	if k.expiring != "" {
 		if f.ExpiringBefore, ok = parseTime(k.expiring, now); !ok || !f.ExpiringBefore.After(now) {
 			return f, after, usagef("--expiring-within takes a duration (1y, 2w, 90d, 12h) or a date in the future")
+		}
+	}
+	if k.unused != "" {
+		if f.UnusedSince, ok = ago(k.unused, now); !ok {
+			return f, after, usagef("--unused takes a duration, such as 90d or 1y")
 		}
 	}
 	if after, ok = parseID(k.after); !ok && k.after != "" {
