@@ -8,12 +8,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -46,17 +44,6 @@ func newSeed(t testing.TB) uint64 {
 		}
 	})
 	return seed
-}
-
-// waitUntil lets other goroutines run until done reports true. It fails the test after a minute,
-// which is far longer than anything here takes.
-func waitUntil(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !done(); runtime.Gosched() {
-		if time.Now().After(end) {
-			t.Fatalf("it did not happen within a minute: %s", what)
-		}
-	}
 }
 
 // open opens a store in a new file, and closes it when the test ends. Nil options mean LightCost.

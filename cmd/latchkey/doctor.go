@@ -170,7 +170,7 @@ func diagnose(ctx context.Context, path string) (*diagnosis, error) {
 	}
 	d.add(lookAtDirectory(file)...)
 	d.add(lookAtSpace(file)...)
-	behind, findings := lookInside(ctx, path)
+	findings, behind := lookInside(ctx, path)
 	d.add(findings...)
 	d.add(lookAtClock(time.Now(), file.info.ModTime(), behind))
 	d.add(lookAtSafetyCopy(ctx, path, file.info)...)
@@ -203,21 +203,21 @@ func lookAtLock(holders []durable.Holder, openErr error) []finding {
 
 // lookInside opens the store for reading, and looks for damage. If the store says that the clock is
 // behind, behind is that error.
-func lookInside(ctx context.Context, path string) (behind error, findings []finding) {
+func lookInside(ctx context.Context, path string) (findings []finding, behind error) {
 	holders := durable.Holders(path)
 	s, err := latchkey.Open(path, &latchkey.Options{ReadOnly: true, LockTimeout: -1})
 	findings = lookAtLock(holders, err)
 	switch {
 	case errors.Is(err, latchkey.ErrLocked):
-		return nil, append(findings, skipped("contents", "not looked at, because another program has the store open for writing"))
+		return append(findings, skipped("contents", "not looked at, because another program has the store open for writing")), nil
 	case errors.Is(err, latchkey.ErrNewerFormat):
-		return nil, append(findings, problem("format", err))
+		return append(findings, problem("format", err)), nil
 	case errors.Is(err, latchkey.ErrCorrupt):
-		return nil, append(findings, damaged(path, err))
+		return append(findings, damaged(path, err)), nil
 	case errors.Is(err, latchkey.ErrNotStore):
-		return nil, append(findings, notStore(path, err))
+		return append(findings, notStore(path, err)), nil
 	case err != nil:
-		return nil, append(findings, problem("contents", err))
+		return append(findings, problem("contents", err)), nil
 	}
 	defer s.Close()
 	findings = append(findings, good("format", "this latchkey can read and write it"))
@@ -236,8 +236,8 @@ func lookInside(ctx context.Context, path string) (behind error, findings []find
 	if sound {
 		findings = append(findings, good("damage", "none"))
 	}
-	behind, more := lookAtHealth(ctx, s)
-	return behind, append(findings, more...)
+	more, behind := lookAtHealth(ctx, s)
+	return append(findings, more...), behind
 }
 
 // notStore returns the finding of a file that never was a store.
@@ -296,7 +296,7 @@ func countContents(ctx context.Context, s *latchkey.Store) (findings []finding) 
 
 // lookAtHealth returns what the open store says about itself. If the store says that the clock is
 // behind, behind is that error.
-func lookAtHealth(ctx context.Context, s *latchkey.Store) (behind error, findings []finding) {
+func lookAtHealth(ctx context.Context, s *latchkey.Store) (findings []finding, behind error) {
 	for _, err := range splitError(s.Health(ctx)) {
 		switch {
 		case ctx.Err() != nil:
@@ -306,7 +306,7 @@ func lookAtHealth(ctx context.Context, s *latchkey.Store) (behind error, finding
 			findings = append(findings, problem("health", err))
 		}
 	}
-	return behind, findings
+	return findings, behind
 }
 
 // splitError returns the errors that [errors.Join] has joined.
