@@ -3,6 +3,7 @@ package latchkey
 import (
 	"errors"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,15 +114,16 @@ func TestASalvagedStoreRemembersTheTime(t *testing.T) {
 
 func TestTheTickNeedsNoClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		reads := 0
-		now := time.Date(2036, 1, 2, 3, 4, 5, 0, time.UTC)
-		s := open(t, &Options{Cost: LightCost, Now: func() time.Time { reads++; return now }})
-		now = now.Add(time.Hour)
+		var reads, seconds atomic.Int64
+		begin := time.Date(2036, 1, 2, 3, 4, 5, 0, time.UTC)
+		now := func() time.Time { return begin.Add(time.Duration(seconds.Load()) * time.Second) }
+		s := open(t, &Options{Cost: LightCost, Now: func() time.Time { reads.Add(1); return now() }})
+		seconds.Store(3600)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		before := reads
-		if got, want := s.clock.Minute(), uint32(now.Unix()/60); got != want || reads != before {
-			t.Errorf("it is minute %d, want %d, after %d readings", got, want, reads-before)
+		before := reads.Load()
+		if got, want := s.clock.Minute(), uint32(now().Unix()/60); got != want || reads.Load() != before {
+			t.Errorf("it is minute %d, want %d, after %d readings", got, want, reads.Load()-before)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -25,8 +26,23 @@ import (
 // usesEngine is an engine that notes what is written to the table of last uses.
 type usesEngine struct {
 	Engine
+	mu      sync.Mutex
 	written [][]byte // the keys
 	fail    error    // of writing to the table
+}
+
+// count returns how many entries were written.
+func (e *usesEngine) count() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.written)
+}
+
+// failWith sets the error of writing to the table.
+func (e *usesEngine) failWith(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fail = err
 }
 
 func (e *usesEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
@@ -40,6 +56,8 @@ type usesTx struct {
 
 func (tx usesTx) Put(table string, key, value []byte) error {
 	if table == tableLastUse {
+		tx.e.mu.Lock()
+		defer tx.e.mu.Unlock()
 		if tx.e.fail != nil {
 			return tx.e.fail
 		}
@@ -49,16 +67,31 @@ func (tx usesTx) Put(table string, key, value []byte) error {
 }
 
 // useClock is a clock that a test sets.
-type useClock struct{ at time.Time }
+type useClock struct {
+	mu sync.Mutex
+	at time.Time
+}
 
-func newUseClock() *useClock { return &useClock{time.Date(2030, 1, 1, 12, 0, 30, 0, time.UTC)} }
+func newUseClock() *useClock { return &useClock{at: time.Date(2030, 1, 1, 12, 0, 30, 0, time.UTC)} }
+
+func (c *useClock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *useClock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
 
 func (c *useClock) options(cacheSize int) *Options {
-	return &Options{Cost: LightCost, CacheSize: cacheSize, Now: func() time.Time { return c.at }, TestClock: true}
+	return &Options{Cost: LightCost, CacheSize: cacheSize, Now: c.now, TestClock: true}
 }
 
 // minute is the minute that the clock is in.
-func (c *useClock) minute() time.Time { return c.at.Truncate(time.Minute) }
+func (c *useClock) minute() time.Time { return c.now().Truncate(time.Minute) }
 
 func openUses(t testing.TB, opts *Options) (*Store, *usesEngine) {
 	t.Helper()
@@ -94,7 +127,7 @@ func TestALoginNotesTheMinuteAndWritesNothing(t *testing.T) {
 	before := stats(t, s).Sequence
 	wantLogin(t, s, token, key.ID)
 	wantUsed(t, s, key.ID, clock.minute())
-	clock.at = clock.at.Add(90 * time.Second)
+	clock.add(90 * time.Second)
 	wantLogin(t, s, token, key.ID)
 	wantUsed(t, s, key.ID, clock.minute())
 	if got := stats(t, s).Sequence; got != before || len(e.written) != 0 {
@@ -102,7 +135,7 @@ func TestALoginNotesTheMinuteAndWritesNothing(t *testing.T) {
 	}
 	used := clock.minute()
 	must(t, s.DisableKey(t.Context(), ServerOwner, key.ID))
-	clock.at = clock.at.Add(time.Hour)
+	clock.add(time.Hour)
 	wantRefused(t, s, token, ErrKeyDisabled)
 	wantRefused(t, s, token, ErrKeyDisabled) // by the cache
 	wantUsed(t, s, key.ID, used)
@@ -121,7 +154,7 @@ func TestABatchIsWrittenInTheOrderOfKeysAndNothingTwice(t *testing.T) {
 		wantLogin(t, s, tokens[i], keys[i].ID)
 	}
 	used := clock.minute()
-	clock.at = clock.at.Add(time.Hour)
+	clock.add(time.Hour)
 	writeUses(t, s)
 	if len(e.written) != len(keys) || !slices.IsSortedFunc(e.written, bytes.Compare) {
 		t.Errorf("the batch wrote %x", e.written)
@@ -185,7 +218,7 @@ func TestCloseWritesTheLastUsesAndACrashLosesThem(t *testing.T) {
 	s = reopen(t, s, clock.options(0))
 	wantUsed(t, s, key.ID, used)
 
-	clock.at = clock.at.Add(time.Hour)
+	clock.add(time.Hour)
 	wantLogin(t, s, token, key.ID)
 	wantUsed(t, s, key.ID, clock.minute())
 	must(t, s.engine.Close()) // as after a crash, Close cannot write
@@ -229,7 +262,7 @@ func TestABatchIsWrittenAtMostOnceInTheIntervalAndTriedAgainWhenItFails(t *testi
 			t.Helper()
 			time.Sleep(d)
 			synctest.Wait()
-			if got := len(e.written); got != want {
+			if got := e.count(); got != want {
 				t.Errorf("%d entries were written, want %d", got, want)
 			}
 		}
@@ -238,14 +271,14 @@ func TestABatchIsWrittenAtMostOnceInTheIntervalAndTriedAgainWhenItFails(t *testi
 		after(time.Minute, 1)
 		wantLogin(t, s, token, key.ID)
 		after(9*time.Minute, 1)
-		e.fail = syscall.ENOSPC
+		e.failWith(syscall.ENOSPC)
 		after(2*time.Minute, 1)
 		err := s.Health(t.Context())
 		if !errors.Is(err, ErrLastUseFailed) || !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("Health: got %v", err)
 		}
 		wantLogin(t, s, token, key.ID)
-		e.fail = nil
+		e.failWith(nil)
 		after(time.Minute+time.Second, 2)
 		must(t, s.Health(t.Context()))
 	})
@@ -253,23 +286,23 @@ func TestABatchIsWrittenAtMostOnceInTheIntervalAndTriedAgainWhenItFails(t *testi
 
 func TestLastUsesAreNeverAfterTheStoresTime(t *testing.T) {
 	clock := newUseClock()
-	opts := &Options{Cost: LightCost, Now: func() time.Time { return clock.at }}
+	opts := &Options{Cost: LightCost, Now: clock.now}
 	s, _ := openUses(t, opts)
 	key, token := addServerKey(t, s, "door")
-	clock.at = clock.at.Add(48 * time.Hour)
+	clock.add(48 * time.Hour)
 	s.Now()
 	wantLogin(t, s, token, key.ID)
 	writeUses(t, s)
 	late := clock.minute()
 	wantUsed(t, s, key.ID, late)
-	clock.at = clock.at.Add(-48 * time.Hour)
+	clock.add(-48 * time.Hour)
 	wantUsed(t, s, key.ID, late) // the store's time does not go back by itself
 	must(t, s.ResetClock(t.Context()))
 	wantUsed(t, s, key.ID, clock.minute())
 	s.cache.clear()
 	wantLogin(t, s, token, key.ID)
 	writeUses(t, s)
-	clock.at = clock.at.Add(time.Hour)
+	clock.add(time.Hour)
 	wantUsed(t, s, key.ID, clock.minute().Add(-time.Hour))
 }
 
@@ -297,7 +330,7 @@ func TestARotatedKeyKeepsItsLastUseAndADeletedKeyLosesIt(t *testing.T) {
 	wantLogin(t, s, otherToken, other.ID)
 	used := clock.minute()
 	writeUses(t, s)
-	clock.at = clock.at.Add(time.Hour)
+	clock.add(time.Hour)
 	_, second, err := s.RotateServerKey(t.Context(), key.ID, Rotation{})
 	must(t, err)
 	wantUsed(t, s, key.ID, used)
@@ -312,7 +345,7 @@ func TestARotatedKeyKeepsItsLastUseAndADeletedKeyLosesIt(t *testing.T) {
 	_, third, err := s.RotateServerKey(t.Context(), key.ID, Rotation{})
 	must(t, err)
 	writeUses(t, s)
-	clock.at = clock.at.Add(time.Hour)
+	clock.add(time.Hour)
 	wantUsed(t, s, key.ID, used)
 	current = storedKey(t, s, key.ID).Verifiers.All[0].ID
 	if got := usesOf(t, s, key.ID); !slices.Equal(got, []lastuse.ID{lastuse.Join(key.ID, current)}) {
@@ -348,7 +381,7 @@ func TestADamagedLastUseIsAnErrorAndDoesNotHoldAChangeUp(t *testing.T) {
 		must(t, s.EnableKey(t.Context(), ServerOwner, key.ID))
 		wantLogin(t, s, token, key.ID)
 	}
-	clock.at = clock.at.Add(time.Hour)
+	clock.add(time.Hour)
 	wantLogin(t, s, token, key.ID)
 	writeUses(t, s) // over the damage
 	wantUsed(t, s, key.ID, clock.minute())
