@@ -425,15 +425,23 @@ func (e *fullEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) erro
 	return e.Engine.Update(ctx, fn)
 }
 
-func TestTheEndOfAnOldTokenIsWrittenWithTheNextChangeIfTheDiskWasFull(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "keys.db")
+// openRotated opens a store on a fullEngine, with a key whose old token is good until the new one
+// is used.
+func openRotated(t *testing.T) (s *latchkey.Store, e *fullEngine, path string, key latchkey.Key, old, token string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "keys.db")
 	bolt, err := latchkey.OpenBoltEngine(path, nil)
 	must(t, err)
-	e := &fullEngine{Engine: bolt}
-	s, err := latchkey.OpenWith(e, light())
+	e = &fullEngine{Engine: bolt}
+	s, err = latchkey.OpenWith(e, light())
 	must(t, err)
-	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
-	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
+	key, old = addKey(t, s, addUser(t, s, "ada"), "laptop")
+	token = rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
+	return s, e, path, key, old, token
+}
+
+func TestTheEndOfAnOldTokenIsWrittenWithTheNextChangeIfTheDiskWasFull(t *testing.T) {
+	s, e, path, key, old, token := openRotated(t)
 	wantLogin(t, s, old, key.ID)
 	e.fails = errors.New("no space left on device")
 	wantLogin(t, s, token, key.ID)
@@ -455,14 +463,7 @@ func TestTheEndOfAnOldTokenIsWrittenWithTheNextChangeIfTheDiskWasFull(t *testing
 // A process that ends before the end of the old token is on disk leaves the token good, until the
 // new token logs in again.
 func TestAfterACrashTheNewTokenEndsTheOldOneAgain(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "keys.db")
-	bolt, err := latchkey.OpenBoltEngine(path, nil)
-	must(t, err)
-	e := &fullEngine{Engine: bolt}
-	s, err := latchkey.OpenWith(e, light())
-	must(t, err)
-	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
-	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
+	s, e, path, key, old, token := openRotated(t)
 	e.fails = errors.New("no space left on device")
 	wantLogin(t, s, token, key.ID)
 	closeStore(t, s)

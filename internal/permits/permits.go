@@ -54,7 +54,7 @@ type waiter struct {
 func New(limit int64, kinds, maxCalls int) *Pool {
 	return &Pool{
 		Slots: runtime.GOMAXPROCS(0), limit: limit, maxCalls: maxCalls,
-		calls: make([]int, kinds), queues: make([][]*waiter, kinds), last: 0,
+		calls: make([]int, kinds), queues: make([][]*waiter, kinds),
 	}
 }
 
