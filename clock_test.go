@@ -58,6 +58,7 @@ func withClock(t *testing.T, test func(t *testing.T, c *clockCase)) {
 func (c *clockCase) options() *latchkey.Options {
 	opts := light()
 	opts.Now = c.wall.now
+	opts.FileCheckEvery = -1 // hours pass in most of these tests, and nothing happens to the file
 	return opts
 }
 
@@ -324,6 +325,7 @@ func TestAReaderThatGoesOnWithAnotherFileLearnsItsTime(t *testing.T) {
 		c.wall.set(morning)
 		opts := c.options()
 		opts.ReadOnly = true
+		opts.FileCheckEvery = time.Second
 		c.openWith(opts)
 		c.wantNow(morning)
 		c.wantGood()
