@@ -50,15 +50,27 @@ func (e *Engine) comparePath() error {
 
 // isReplaced reports whether another file is at the path of the file that is open.
 func (e *Engine) isReplaced() (bool, error) {
-	mine, err := e.file.Stat()
-	if err != nil {
-		return false, err
+	mine := e.identity.Load()
+	if mine == nil || mine.file != e.file {
+		info, err := e.file.Stat()
+		if err != nil {
+			return false, err
+		}
+		mine = &identity{e.file, info}
+		e.identity.Store(mine)
 	}
 	there, err := os.Stat(e.given)
 	if err != nil {
 		return false, err
 	}
-	return !os.SameFile(mine, there), nil
+	return !os.SameFile(mine.info, there), nil
+}
+
+// identity is what the system tells of a file that is open. Of this, which file it is never
+// changes.
+type identity struct {
+	file *os.File
+	info os.FileInfo
 }
 
 // EngineHealth tells whether the file is at its path, is unchanged, and can be written.

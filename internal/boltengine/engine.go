@@ -69,6 +69,7 @@ type Engine struct {
 	news       announcements
 	checked    boltpage.Checked
 	lastCommit atomic.Pointer[knownCommit] // the last commit that is known to be on disk
+	identity   atomic.Pointer[identity]    // of file, or of a file before it, or nil
 	commits    atomic.Uint64
 	closeOnce  sync.Once
 	unmark     func() // of durable.MarkOpen

@@ -105,14 +105,25 @@ func (t *Tables) table(name string) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree := &tree{Tables: t, levels: -1}
-	if i, found := leaf.Search([]byte(name)); found {
-		value := leaf.Value(i)
-		if tree.root, tree.inline, err = tableRoot(value); err != nil {
-			return nil, fmt.Errorf("table %q: %w", name, err)
-		}
-		tree.tally = Tally(binary.LittleEndian.Uint64(value[bucketSequence:]))
+	i, found := leaf.Search([]byte(name))
+	if !found {
+		t.tables[name] = &tree{Tables: t, levels: -1}
+		return t.tables[name], nil
 	}
+	return t.rooted(name, leaf.Value(i))
+}
+
+// rooted returns the tree of a table whose entry in the tree of tables is value.
+func (t *Tables) rooted(name string, value []byte) (*tree, error) {
+	if tree := t.tables[name]; tree != nil {
+		return tree, nil
+	}
+	root, inline, err := tableRoot(value)
+	if err != nil {
+		return nil, fmt.Errorf("table %q: %w", name, err)
+	}
+	tree := &tree{Tables: t, root: root, inline: inline, levels: -1}
+	tree.tally = Tally(binary.LittleEndian.Uint64(value[bucketSequence:]))
 	t.tables[name] = tree
 	return tree, nil
 }
@@ -121,20 +132,29 @@ func (t *Tables) table(name string) (*tree, error) {
 //
 // Errors: an [Error]; a [ForeignError] if the file is another program's.
 func (t *Tables) CheckMarker(m Meta) error {
+	_, err := t.marker(m)
+	return err
+}
+
+// marker returns the table [Marker] of the commit m, as [Tables.CheckMarker] checks it.
+func (t *Tables) marker(m Meta) (*tree, error) {
 	name := []byte(Marker)
 	leaf, _, err := t.names.find(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	i, found := leaf.Search(name)
 	if !found {
-		return foreign("it is a bbolt file of another program")
+		return nil, foreign("it is a bbolt file of another program")
 	}
-	commit := binary.LittleEndian.Uint64(leaf.Value(i)[bucketSequence:])
-	if commit != m.Commit && commit != 0 { // early builds did not number commits
-		return damaged("the root, page %d, is of commit %d, and the last is %d", m.Root, commit, m.Commit)
+	tree, err := t.rooted(Marker, leaf.Value(i))
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if commit := uint64(tree.tally); commit != m.Commit && commit != 0 { // early builds did not number commits
+		return nil, damaged("the root, page %d, is of commit %d, and the last is %d", m.Root, commit, m.Commit)
+	}
+	return tree, nil
 }
 
 // Tally is the sequence of a table's bucket, as bbolt calls it. It says how many entries the table
@@ -205,11 +225,12 @@ func ReadMark(r io.ReaderAt) (Mark, error) {
 //
 // Errors: those of [Tables.CheckMarker].
 func (t *Tables) Mark(m Meta) (Mark, error) {
-	if err := t.CheckMarker(m); err != nil {
+	marker, err := t.marker(m)
+	if err != nil {
 		return Mark{}, err
 	}
 	mark := Mark{Commit: m.Commit}
-	leaf, _, err := t.Find(Marker, nil)
+	leaf, _, err := marker.find(nil)
 	if err != nil {
 		return Mark{}, err
 	}
