@@ -198,6 +198,7 @@ func (e *Env) openBareBolt() (*bareBolt, error) {
 	if err != nil {
 		return nil, err
 	}
+	db.AllocSize = 128 << 10 // by how much the file grows at a time, with a sync of its own
 	e.onClose(db.Close)
 	return &bareBolt{db: db}, db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range bareBuckets {
