@@ -201,7 +201,7 @@ func (e *Env) openBareBolt() (*bareBolt, error) {
 	db.AllocSize = 128 << 10 // by how much the file grows at a time, with a sync of its own
 	e.onClose(db.Close)
 	return &bareBolt{db: db}, db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range bareBuckets {
+		for _, name := range append(bareBuckets, "mark") {
 			if _, err := tx.CreateBucket([]byte(name)); err != nil {
 				return err
 			}
@@ -224,8 +224,9 @@ func (w *bareBolt) measure(write func(func(*bbolt.Tx) error) error) func(b *test
 	}
 }
 
-// put writes three entries of the same sizes as the store's, under keys that grow as those of the
-// store do.
+// put writes entries of the same sizes as the store's, under keys that grow as those of the store
+// do: the key, its name, the change, the number of entries of each bucket, and the mark of the
+// commit.
 func (w *bareBolt) put(tx *bbolt.Tx) error {
 	w.n++
 	id := binary.BigEndian.AppendUint64(nil, w.n)
@@ -236,11 +237,13 @@ func (w *bareBolt) put(tx *bbolt.Tx) error {
 		{name, nil},
 		{id, []byte("keys\x00" + string(keyID))},
 	} {
-		if err := tx.Bucket([]byte(bareBuckets[i])).Put(entry.key, entry.value); err != nil {
+		b := tx.Bucket([]byte(bareBuckets[i]))
+		if err := errors.Join(b.SetSequence(w.n), b.Put(entry.key, entry.value)); err != nil {
 			return err
 		}
 	}
-	return nil
+	mark := tx.Bucket([]byte("mark"))
+	return errors.Join(mark.SetSequence(w.n), mark.Put([]byte("random"), id), mark.Put([]byte("sequence"), id))
 }
 
 // keyMaker makes server keys, each with a name of its own.

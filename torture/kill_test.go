@@ -93,8 +93,8 @@ func runAndKill(t *testing.T, random *rand.Rand, a assignment) []entry {
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
-	// If the store hangs, no more lines come, so kill the process after a minute.
-	watchdog := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	// If the store hangs, no more lines come, so kill the process after five minutes.
+	watchdog := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
 	defer watchdog.Stop()
 
 	// One time in eight, the wait begins at the start of the process, to hit the opening of the
@@ -110,7 +110,7 @@ func runAndKill(t *testing.T, random *rand.Rand, a assignment) []entry {
 	}
 	<-time.After(wait)
 	if !watchdog.Stop() {
-		t.Errorf("round %d: the writers stood still for a minute", a.Round)
+		t.Errorf("round %d: the writers stood still for five minutes", a.Round)
 	}
 	must(t, cmd.Process.Kill())
 	for {

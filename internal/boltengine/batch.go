@@ -241,7 +241,7 @@ func (e *Engine) commit(b *batch) error {
 			return err
 		})
 	}
-	if err := e.compareFile(); err != nil {
+	if err := e.compareBatch(b); err != nil {
 		b.damage = err // what was found besides, by the members too, may come of it
 		e.failChanged(err)
 	}

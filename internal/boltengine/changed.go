@@ -21,11 +21,32 @@ import (
 // Errors: [ErrFileChanged]; [ErrFileGone] besides if there is no file at the path; the operating
 // system's error if the path cannot be looked at. Damage is not compareFile's to report, so it
 // returns nil for it.
-func (e *Engine) compareFile() error {
+func (e *Engine) compareFile() error { return e.compare(e.readMark) }
+
+// compareBatch is compareFile for a batch that is about to be committed. It reads the map, because
+// each read of the file itself makes the system write when the file was read last.
+func (e *Engine) compareBatch(b *batch) error {
+	return e.compare(func() (mark boltpage.Mark, err error) {
+		err = contain(func() (err error) {
+			mark, err = mappedPages(b.tx, nil).ReadMark()
+			return err
+		})
+		if err != nil {
+			return e.readMark() // the file may be longer than the map, or shorter
+		}
+		return mark, nil
+	})
+}
+
+// readMark reads the mark of the last commit from the file.
+func (e *Engine) readMark() (boltpage.Mark, error) { return boltpage.ReadMark(e.file) }
+
+// compare is compareFile with a function that reads the mark of the last commit.
+func (e *Engine) compare(read func() (boltpage.Mark, error)) error {
 	if err := e.comparePath(); err != nil {
 		return err
 	}
-	mark, err := boltpage.ReadMark(e.file)
+	mark, err := read()
 	var damage *boltpage.Error
 	switch last := e.lastCommit.Load(); {
 	case errors.As(err, &damage), err == nil && mark == last.mark:

@@ -35,6 +35,7 @@ func (tx *Tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "bbolt transaction") }
 type write struct {
 	table      string
 	key, value []byte
+	was        bool    // the key has a value before the write
 	tracked    bool    // the table is to be tracked
 	entries    *uint64 // the number of entries to set instead, for a repair
 	dense      bool    // it is one of many in the order of their keys
@@ -51,10 +52,10 @@ func (w write) apply(tx *bbolt.Tx) error {
 		return b.SetSequence(uint64(boltpage.NewTally(*w.entries, tally.Tracked())))
 	}
 	entries := tally.Entries()
-	switch was := b.Get(w.key) != nil; {
-	case was && w.value == nil && entries > 0:
+	switch {
+	case w.was && w.value == nil && entries > 0:
 		entries--
-	case !was && w.value != nil:
+	case !w.was && w.value != nil:
 		entries++
 	}
 	if now := boltpage.NewTally(entries, tally.Tracked() || w.tracked); now != tally {
@@ -248,7 +249,8 @@ func (tx *Tx) replace(w write, old []byte) error {
 		}
 	}
 	w.key, w.value = bytes.Clone(w.key), bytes.Clone(w.value)
-	tx.undos = append(tx.undos, write{table: w.table, key: w.key, value: old})
+	tx.undos = append(tx.undos, write{table: w.table, key: w.key, value: old, was: w.value != nil})
+	w.was = old != nil
 	w.dense = tx.run.isLong(w.table, w.key)
 	return tx.set(w)
 }

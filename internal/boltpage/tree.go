@@ -221,6 +221,15 @@ func ReadMark(r io.ReaderAt) (Mark, error) {
 	return NewTables(NewPages(r, m.End), m.Root, false).Mark(m)
 }
 
+// ReadMark is the function [ReadMark] for pages that need not be the pages of the last commit.
+func (p *Pages) ReadMark() (Mark, error) {
+	m, sound := ReadMeta(p)
+	if sound < 2 {
+		return Mark{}, ErrLastLost
+	}
+	return NewTables(p, m.Root, false).Mark(m)
+}
+
 // Mark returns the mark of the commit m.
 //
 // Errors: those of [Tables.CheckMarker].
