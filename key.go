@@ -861,7 +861,7 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 // toKey returns what callers may know of a key.
 func (tx *Tx) toKey(k *record.Key) (key Key, err error) {
 	key = toKey(k)
-	key.LastUsed, err = tx.lastUsed(k.ID)
+	key.LastUsed, err = tx.lastUsed(k)
 	return orZero(key, err)
 }
 

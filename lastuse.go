@@ -121,17 +121,22 @@ func (tx *Tx) lastUsesOf(key uuid.UUID) iter.Seq2[Entry, error] {
 }
 
 // lastUsed returns when a key was used last, or the zero time. It is never after the store's time.
-func (tx *Tx) lastUsed(key uuid.UUID) (time.Time, error) {
-	latest := tx.store.cache.lastUse(key)
-	for e, err := range tx.lastUsesOf(key) {
-		var minute uint32
-		if err == nil {
-			minute, err = decodeLastUse(e.Key, e.Value)
+func (tx *Tx) lastUsed(k *record.Key) (time.Time, error) {
+	latest := tx.store.cache.lastUse(k.ID)
+	for _, v := range k.Verifiers.All {
+		if v.Retired {
+			continue // its last use went over to another verifier
+		}
+		id := lastuse.Join(k.ID, v.ID)
+		sealed, err := tx.etx.Get(tableLastUse, id[:])
+		if err == nil && sealed != nil {
+			var minute uint32
+			minute, err = decodeLastUse(id[:], sealed)
+			latest = max(latest, minute)
 		}
 		if err != nil {
 			return time.Time{}, err
 		}
-		latest = max(latest, minute)
 	}
 	if latest == 0 {
 		return time.Time{}, nil
