@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
 // A program cannot keep others from deleting, moving, replacing or overwriting its file. A write to
@@ -73,25 +74,24 @@ func (e *Engine) comparePath() error {
 func (e *Engine) isReplaced() (bool, error) {
 	mine := e.identity.Load()
 	if mine == nil || mine.file != e.file {
-		info, err := e.file.Stat()
+		id, err := durable.IdentityOf(e.file)
 		if err != nil {
 			return false, err
 		}
-		mine = &identity{e.file, info}
+		mine = &identity{e.file, id}
 		e.identity.Store(mine)
 	}
-	there, err := os.Stat(e.given)
+	there, err := durable.IdentityAt(e.given)
 	if err != nil {
 		return false, err
 	}
-	return !os.SameFile(mine.info, there), nil
+	return !mine.Is(there), nil
 }
 
-// identity is what the system tells of a file that is open. Of this, which file it is never
-// changes.
+// identity is the identity of a file that is open. It never changes.
 type identity struct {
 	file *os.File
-	info os.FileInfo
+	durable.Identity
 }
 
 // EngineHealth tells whether the file is at its path, is unchanged, and can be written.
