@@ -151,7 +151,8 @@ func (t *Tables) marker(m Meta) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	if commit := uint64(tree.tally); commit != m.Commit && commit != 0 { // early builds did not number commits
+	// Early builds did not number their commits.
+	if commit := uint64(tree.tally); commit != m.Commit && commit != 0 {
 		return nil, damaged("the root, page %d, is of commit %d, and the last is %d", m.Root, commit, m.Commit)
 	}
 	return tree, nil

@@ -42,7 +42,7 @@ func identity(dir int, path string, flags int) (Identity, error) {
 		case nil:
 			return Identity{uint64(st.Dev_major), uint64(st.Dev_minor), st.Ino}, nil
 		case unix.EINTR:
-		case unix.ENOSYS, unix.EPERM: // before Linux 4.11, and in a container that filters system calls
+		case unix.ENOSYS, unix.EPERM: // before Linux 4.11, or where a filter forbids the call
 			return oldIdentity(dir, path, flags)
 		default:
 			return Identity{}, err
