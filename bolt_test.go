@@ -880,7 +880,11 @@ func TestAProcessThatWaitsForAFileThatIsCompactedGetsTheNewFile(t *testing.T) {
 		opened <- err
 	}()
 	for len(opened) == 0 && e.(latchkey.CommitCounter).Commits() < 200 {
-		compact(t, e)
+		err := e.(latchkey.EngineCompacter).Compact(t.Context())
+		// Windows cannot replace the file while the other process looks whether the lock is free.
+		if runtime.GOOS != "windows" || !errors.Is(err, fs.ErrPermission) {
+			must(t, err)
+		}
 		setEntry(t, e, "after", "1")
 	}
 	must(t, e.Close())
