@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/lastuse"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // maxCacheSize keeps the index of the cache well below the address space of a 32-bit machine.
@@ -57,7 +58,7 @@ func (s *staleLogins) add(more staleLogins) {
 
 // A cacheEntry is of one secret of a key. During a rotation a key can have two.
 type cacheEntry struct {
-	keyDigits [keyIDDigits]byte // the key's ID, as in its tokens
+	keyDigits [tokenform.KeyDigits]byte // the key's ID, as in its tokens
 	salt      [8]byte
 	digest    [sha256.Size]byte
 	answer
@@ -70,24 +71,24 @@ type cacheEntry struct {
 }
 
 // newCacheEntry makes the entry of a key whose token has just been proven.
-func newCacheEntry(t *parsedToken, a *answer) *cacheEntry {
+func newCacheEntry(t *tokenform.Token, a *answer) *cacheEntry {
 	e := &cacheEntry{answer: *a}
-	copy(e.keyDigits[:], t.keyDigits())
+	copy(e.keyDigits[:], t.KeyDigits())
 	rand.Read(e.salt[:])
 	e.digest = e.sum(t)
 	return e
 }
 
 // sum hashes the salt and the secret. They have 52 bytes, and one block of SHA-256 has room for 55.
-func (e *cacheEntry) sum(t *parsedToken) [sha256.Size]byte {
-	var block [len(e.salt) + bodyDigits - keyIDDigits]byte
+func (e *cacheEntry) sum(t *tokenform.Token) [sha256.Size]byte {
+	var block [len(e.salt) + tokenform.SecretDigits]byte
 	copy(block[:], e.salt[:])
-	copy(block[len(e.salt):], t.secretDigits())
+	copy(block[len(e.salt):], t.SecretDigits())
 	return sha256.Sum256(block[:])
 }
 
 // matches reports, in constant time, whether the secret of a token is the one that was proven.
-func (e *cacheEntry) matches(t *parsedToken) bool {
+func (e *cacheEntry) matches(t *tokenform.Token) bool {
 	digest := e.sum(t)
 	// By words, because crypto/subtle compares bytes.
 	diff := uint64(0)
@@ -110,15 +111,15 @@ func newCache(limit int) *cache {
 // spreads them by Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4), because digits
 // use few of the bits of a byte.
 func (c *cache) bucket(key string) *atomic.Pointer[cacheEntry] {
-	return &c.buckets[word8(key[keyIDDigits-8:])*0x9e3779b97f4a7c15>>c.shift]
+	return &c.buckets[tokenform.Word8(key[tokenform.KeyDigits-8:])*0x9e3779b97f4a7c15>>c.shift]
 }
 
 // get returns the entry of a genuine token, or nil. It takes no lock and allocates nothing.
-func (c *cache) get(t *parsedToken) *cacheEntry {
+func (c *cache) get(t *tokenform.Token) *cacheEntry {
 	if len(c.buckets) == 0 {
 		return nil
 	}
-	key := t.keyDigits()
+	key := t.KeyDigits()
 	for e := c.bucket(key).Load(); e != nil; e = e.next.Load() {
 		if string(e.keyDigits[:]) == key && e.matches(t) {
 			// Not stored each time, because that would move the cache line between processors.
@@ -182,7 +183,7 @@ func (c *cache) hold(s staleLogins) {
 	defer c.mu.Unlock()
 	c.revoked.count(s, 1)
 	for _, id := range s.keys {
-		for e := c.findLocked(digitsOf(id), ""); e != nil; e = c.findLocked(digitsOf(id), "") {
+		for e := c.findLocked(tokenform.Digits(id), ""); e != nil; e = c.findLocked(tokenform.Digits(id), "") {
 			c.removeLocked(e)
 		}
 	}
@@ -326,7 +327,7 @@ func (c *cache) wrote(uses []lastuse.Use) {
 	defer c.mu.Unlock()
 	for _, u := range uses {
 		c.aside.Remove(u)
-		if e := c.findLocked(digitsOf(u.ID.Key()), tokenID(u.ID.Verifier())); e != nil {
+		if e := c.findLocked(tokenform.Digits(u.ID.Key()), tokenID(u.ID.Verifier())); e != nil {
 			e.written = u.Minute
 		}
 	}
@@ -340,7 +341,7 @@ func (c *cache) lastUse(key uuid.UUID) uint32 {
 	if c.limit == 0 {
 		return latest
 	}
-	digits := digitsOf(key)
+	digits := tokenform.Digits(key)
 	for e := c.bucket(digits).Load(); e != nil; e = e.next.Load() {
 		if string(e.keyDigits[:]) == digits {
 			latest = max(latest, e.used.Load())

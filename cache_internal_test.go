@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // cacheID makes an ID with a number, which is also the place of the ID in a small table.
@@ -23,8 +25,13 @@ func cacheID(n uint64) (id uuid.UUID) {
 }
 
 // cacheToken is the token that newEntry takes for a key.
-func cacheToken(id uuid.UUID) *parsedToken {
-	return &parsedToken{body: digitsOf(id) + strings.Repeat("1", bodyDigits-keyIDDigits)}
+func cacheToken(id uuid.UUID) *tokenform.Token { return tokenOf(id, [tokenform.SecretSize]byte{1}) }
+
+// tokenOf is a token with a secret, taken apart.
+func tokenOf(id uuid.UUID, secret [tokenform.SecretSize]byte) *tokenform.Token {
+	form, t := tokenform.New("lk", [16]byte{}), &tokenform.Token{}
+	form.Parse(form.Make(id, secret), t)
+	return t
 }
 
 // newEntry makes the entry of a key.
@@ -537,14 +544,14 @@ func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
 	s := open(t, nil)
 	key, token := addServerKey(t, s, "laptop")
 	wantLogin(t, s, token, key.ID)
-	var parsed parsedToken
-	s.tokens.parse(token, &parsed)
+	var parsed tokenform.Token
+	s.tokens.Parse(token, &parsed)
 	v, err := parseVerifier(verifierOf(t, s, key.ID))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, secret, _ := parsed.decode()
-	kept := [][]byte{secret[:8], []byte(parsed.secretDigits()[:wordDigits]), v.hash[:8], v.salt[:8], []byte("argon2id")}
+	_, secret, _ := parsed.Decode()
+	kept := [][]byte{secret[:8], []byte(parsed.SecretDigits()[:11]), v.hash[:8], v.salt[:8], []byte("argon2id")}
 
 	leaks := func(entry any) (n int) {
 		for _, text := range bytesIn(reflect.ValueOf(entry), make(map[uintptr]bool)) {
@@ -567,19 +574,19 @@ func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
 	}{e, fmt.Errorf("login with %s: %w", token, ErrKeyExpired)}); n == 0 {
 		t.Error("a planted token was not found: the test shows nothing")
 	}
-	if n := leaks(&struct{ leak parsedToken }{parsed}); n == 0 {
+	if n := leaks(&struct{ leak tokenform.Token }{parsed}); n == 0 {
 		t.Error("a planted secret was not found: the test shows nothing")
 	}
 }
 
 func TestTwoEntriesOfOneSecretHaveDifferentSalts(t *testing.T) {
-	secret := &parsedToken{body: strings.Repeat("1", bodyDigits)}
+	secret := cacheToken(uuid.Nil)
 	a := newCacheEntry(secret, &answer{})
 	b := newCacheEntry(secret, &answer{})
 	if a.salt == b.salt || bytes.Equal(a.digest[:], b.digest[:]) {
 		t.Error("two entries of one secret are alike")
 	}
-	other := &parsedToken{body: secret.body[:bodyDigits-1] + "0"}
+	other := tokenOf(uuid.Nil, [tokenform.SecretSize]byte{1, 31: 1})
 	if !a.matches(secret) || a.matches(other) {
 		t.Errorf("the secret matches: %t, and one with another last digit: %t", a.matches(secret), a.matches(other))
 	}

@@ -47,6 +47,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/permits",
 		"github.com/latchkeydb/latchkey/internal/record",
 		"github.com/latchkeydb/latchkey/internal/salvage",
+		"github.com/latchkeydb/latchkey/internal/tokenform",
 		"github.com/google/uuid",
 		"go.etcd.io/bbolt",
 		"go.etcd.io/bbolt/errors",

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // formatVersion is the version of the store's format that this build writes, and the latest that it
@@ -126,7 +127,7 @@ func readDomain(get func(key []byte) ([]byte, error)) (*domain, error) {
 
 // checkComplete returns ErrCorrupt unless the domain can make tokens.
 func (d *domain) checkComplete() error {
-	if _, signs := d.tags.Signing(); !signs || !validPrefix(d.Prefix) {
+	if _, signs := d.tags.Signing(); !signs || !tokenform.ValidPrefix(d.Prefix) {
 		return fmt.Errorf("%w: the domain is incomplete", ErrCorrupt)
 	}
 	return nil
@@ -200,17 +201,16 @@ func (d *domain) records() map[string][]byte {
 	return records
 }
 
-// tokenFormat returns the format of the domain's tokens. The first secret makes new tags.
-func (d *domain) tokenFormat() *tokenFormat {
-	f := &tokenFormat{prefix: d.Prefix + "_"}
+// tokenForm returns the form of the domain's tokens.
+func (d *domain) tokenForm() *tokenform.Form {
 	signing, _ := d.tags.Signing()
-	f.tags = append(f.tags, newTagKey(signing.Secret))
+	var others [][16]byte
 	for _, t := range d.tags.Accepted() {
 		if t.Number != signing.Number {
-			f.tags = append(f.tags, newTagKey(t.Secret))
+			others = append(others, t.Secret)
 		}
 	}
-	return f
+	return tokenform.New(d.Prefix, signing.Secret, others...)
 }
 
 // userID derives the ID of the user whose first identity is i. former is the number of users who

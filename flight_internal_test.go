@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 func TestLoginsOfOneColdKeyShareOneHash(t *testing.T) {
@@ -195,7 +197,7 @@ func TestALoginDoesNotJoinAHashForAnotherVerifier(t *testing.T) {
 		call, _ := s.flight.Join(hashQuestion(key.ID, secretOf(t, s, token), verifierOf(t, s, key.ID)))
 		s.flight.Begin(call)
 
-		other := newVerifier(make([]byte, secretSize), LightCost)
+		other := newVerifier(make([]byte, tokenform.SecretSize), LightCost)
 		plantVerifier(t, s, key.ID, other.String())
 		outcome := loginAside(t.Context(), s, token)
 		synctest.Wait()

@@ -18,6 +18,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // Helpers of the tests inside the package, which look into a store, plant records, or hook into it.
@@ -231,13 +232,13 @@ func wantHashes(t testing.TB, s *Store, before, n uint64) {
 }
 
 // secretOf returns the secret in a token.
-func secretOf(t testing.TB, s *Store, token string) [secretSize]byte {
+func secretOf(t testing.TB, s *Store, token string) [tokenform.SecretSize]byte {
 	t.Helper()
-	var parsed parsedToken
-	if !s.tokens.parse(token, &parsed) {
+	var parsed tokenform.Token
+	if !s.tokens.Parse(token, &parsed) {
 		t.Fatal("it is no token")
 	}
-	_, secret, _ := parsed.decode()
+	_, secret, _ := parsed.Decode()
 	return secret
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/names"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // ServerOwner is the owner of server keys, which belong to no user and let a service log in as
@@ -313,7 +314,7 @@ func (s *Store) inParallel(ctx context.Context, n int, progress func(done, total
 type drawnKey struct {
 	id       uuid.UUID
 	created  time.Time
-	secret   [secretSize]byte
+	secret   [tokenform.SecretSize]byte
 	verifier record.VerifierID
 	replaces record.VerifierID // see mintedKey
 }
@@ -345,7 +346,7 @@ func (s *Store) mint(ctx context.Context, d drawnKey) (MintedKey, string, error)
 		id: d.id, domain: s.domain.ID, created: d.created, replaces: d.replaces,
 		verifier: record.Verifier{ID: d.verifier, PHC: v.String()},
 	}
-	return MintedKey{conceal(m)}, s.tokens.format(d.id, d.secret), nil
+	return MintedKey{conceal(m)}, s.tokens.Make(d.id, d.secret), nil
 }
 
 // InsertKey turns a minted key into a key of a user.
@@ -574,7 +575,7 @@ func CheckAppServicesName(name string) error {
 		return err
 	}
 	for _, c := range name {
-		if c >= utf8.RuneSelf || digitValues[c] == notADigit && c != '_' && c != '-' {
+		if c >= utf8.RuneSelf || !tokenform.IsDigit(byte(c)) && c != '_' && c != '-' {
 			return fmt.Errorf("%w: %s has %q; a name can only contain ASCII letters, digits, '_' and '-'", ErrInvalidName, names.Quote(name), c)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // A Principal is the holder of a key that has logged in.
@@ -76,13 +77,13 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 	if r := s.refused.Load(); r != nil {
 		return Principal{}, r.err
 	}
-	var t parsedToken
-	if !s.tokens.parse(token, &t) {
+	var t tokenform.Token
+	if !s.tokens.Parse(token, &t) {
 		s.counters.add(statMalformed, 1)
 		return Principal{}, ErrInvalidToken
 	}
 	// Before everything that depends on which keys exist.
-	if !s.tokens.genuine(&t) {
+	if !s.tokens.Genuine(&t) {
 		s.counters.add(statForged, 1)
 		return Principal{}, ErrInvalidToken
 	}
@@ -140,8 +141,8 @@ func (a *answer) refusal(clock *storeClock, from netip.Addr) error {
 // loginCold reads the verifier of the key, hashes the secret, and then reads everything that the
 // answer depends on. So a key that is revoked while loginCold hashes is refused, and is not
 // remembered.
-func (s *Store) loginCold(ctx context.Context, t parsedToken, from netip.Addr) (Principal, error) {
-	id, secret, ok := t.decode()
+func (s *Store) loginCold(ctx context.Context, t tokenform.Token, from netip.Addr) (Principal, error) {
+	id, secret, ok := t.Decode()
 	if !ok {
 		s.counters.add(statUnknown, 1)
 		return Principal{}, ErrInvalidToken
@@ -196,7 +197,7 @@ type storedVerifier struct {
 }
 
 // proveStored returns the good verifier of a key that was made from a secret, or nil.
-func (s *Store) proveStored(ctx context.Context, key uuid.UUID, secret [secretSize]byte) (*storedVerifier, error) {
+func (s *Store) proveStored(ctx context.Context, key uuid.UUID, secret [tokenform.SecretSize]byte) (*storedVerifier, error) {
 	candidates, err := s.lookUpVerifiers(ctx, key, record.Hint(secret[:]))
 	if err != nil {
 		return nil, err
@@ -318,7 +319,7 @@ func loginError(key uuid.UUID, err error) error {
 // same time share one hash.
 //
 // It returns ErrBusy, ErrCorrupt, ErrCostTooHigh, ErrClosed or ctx's error.
-func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [secretSize]byte) (bool, error) {
+func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [tokenform.SecretSize]byte) (bool, error) {
 	phc := stored.phc
 	if stored.own != "" {
 		phc = stored.own
@@ -347,7 +348,7 @@ func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [secre
 }
 
 // hashQuestion tells the question whether a secret makes a verifier of a key from other questions.
-func hashQuestion(key uuid.UUID, secret [secretSize]byte, phc string) flight.Key {
+func hashQuestion(key uuid.UUID, secret [tokenform.SecretSize]byte, phc string) flight.Key {
 	return sha256.Sum256(slices.Concat(key[:], secret[:], []byte(phc)))
 }
 
@@ -357,7 +358,7 @@ func (s *Store) prefetch(ctx context.Context, v *storedVerifier) { _, _ = s.look
 
 // compare waits for a permit, hashes secret, and reports whether v was made from it. It hashes
 // nothing if no caller waits for the result any more.
-func (s *Store) compare(c *flight.Call, stored *storedVerifier, secret *[secretSize]byte, v *verifier) (ok bool, err error) {
+func (s *Store) compare(c *flight.Call, stored *storedVerifier, secret *[tokenform.SecretSize]byte, v *verifier) (ok bool, err error) {
 	if err := s.hasher.acquire(c.Context, hashLogin, v.cost); err != nil {
 		return false, err
 	}

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // revocations are the ways to revoke a key, and the error of its logins afterwards.
@@ -217,4 +219,31 @@ func TestALoginThatWaitsForItsHashWhenTheStoreClosesReturnsErrClosed(t *testing.
 		}
 		wantIdle(t, s.hasher)
 	})
+}
+
+func TestATokenWithATagAndAWordTooLargeIsRefused(t *testing.T) {
+	var vectors struct {
+		Regexp  string
+		Genuine []any
+		Refused []struct {
+			About, Kind, Prefix, Token string
+			TagSecret                  hexBytes `json:"tag_secret"`
+		}
+	}
+	readVectors(t, "tokens.json", &vectors)
+	tried := uint64(0)
+	for _, v := range vectors.Refused {
+		if v.Kind != "tagged" {
+			continue
+		}
+		s := reopenWithTags(t, open(t, nil), record.TagSecrets{}.Add([16]byte(v.TagSecret)).Set(0, record.TagUsed))
+		wantRefused(t, s, v.Token, ErrInvalidToken)
+		if st := stats(t, s); st.Unknown != 1 {
+			t.Errorf("%s: got %+v, want one unknown token", v.About, st)
+		}
+		tried++
+	}
+	if tried == 0 {
+		t.Error("there are no such tokens in the vectors")
+	}
 }

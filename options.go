@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/latchkeydb/latchkey/internal/boltengine"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // Options changes how a store is opened. A nil *Options, and one whose fields are all zero, is the
@@ -274,8 +275,8 @@ func (o *Options) validate() error {
 	switch c := o.cost(); {
 	case d != nil && o.TokenPrefix != "" && o.TokenPrefix != d.Prefix:
 		return fmt.Errorf("%w: TokenPrefix is %q, and the prefix of Domain is %q", ErrInvalidOptions, o.TokenPrefix, d.Prefix)
-	case !validPrefix(o.tokenPrefix()):
-		return fmt.Errorf("%w: TokenPrefix %q is not 1 to %d ASCII letters and digits", ErrInvalidOptions, o.tokenPrefix(), maxPrefix)
+	case !tokenform.ValidPrefix(o.tokenPrefix()):
+		return fmt.Errorf("%w: TokenPrefix %q is not 1 to %d ASCII letters and digits", ErrInvalidOptions, o.tokenPrefix(), tokenform.MaxPrefix)
 	case !c.valid():
 		return fmt.Errorf("%w: Cost %+v is out of range", ErrInvalidOptions, c)
 	case c.bytes() > o.hashMemory():

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // A verifier is hashed at the cost of the store that made its key. If this store has another cost,
@@ -45,7 +46,7 @@ func newRehashes() *rehashes { return &rehashes{pending: make(map[hashID]rehash)
 
 // hashAnew begins to compute a verifier at the store's cost. The login that has proven the secret
 // does not wait for it.
-func (s *Store) hashAnew(v *storedVerifier, secret *[secretSize]byte) {
+func (s *Store) hashAnew(v *storedVerifier, secret *[tokenform.SecretSize]byte) {
 	h := rehash{hashID: hashID{v.key, v.id}, old: v.phc}
 	if s.readOnly || !s.rehashes.begin(h) {
 		return

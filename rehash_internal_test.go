@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // oldCost is the cost of keys that were made before the store was opened with LightCost.
@@ -83,7 +85,7 @@ func TestALoginWritesNothing(t *testing.T) {
 func TestAVerifierThatChangedMeanwhileIsNotOverwritten(t *testing.T) {
 	s, key, token := openWithOldKey(t)
 	loginAndRehash(t, s, token, key.ID)
-	other := newVerifier(make([]byte, secretSize), oldCost)
+	other := newVerifier(make([]byte, tokenform.SecretSize), oldCost)
 	plantVerifier(t, s, key.ID, other.String())
 	addUser(t, s, "ada")
 	if got := verifierOf(t, s, key.ID); got != other.String() {
@@ -162,9 +164,9 @@ func TestASecretThatIsNotTheKeysGetsNoVerifier(t *testing.T) {
 	s, key, _ := openWithOldKey(t)
 	// Only a holder of the tag secret can make this token. It is hashed, because the ID of the
 	// verifier begins like the hash of the secret.
-	wrong := [secretSize]byte{1}
+	wrong := [tokenform.SecretSize]byte{1}
 	plantHint(t, s, key.ID, wrong[:])
-	wantRefused(t, s, s.tokens.format(key.ID, wrong), ErrInvalidToken)
+	wantRefused(t, s, s.tokens.Make(key.ID, wrong), ErrInvalidToken)
 	s.background.Wait()
 	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, oldCost)
@@ -199,7 +201,7 @@ func TestAWriteDuringTheHashLeavesTheNewVerifierForTheNext(t *testing.T) {
 	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, oldCost)
 
-	anew := newVerifier(make([]byte, secretSize), LightCost)
+	anew := newVerifier(make([]byte, tokenform.SecretSize), LightCost)
 	h.new = anew.String()
 	s.rehashes.end(h)
 	addUser(t, s, "grace")

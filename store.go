@@ -14,6 +14,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/inside"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // A Store is an open handle on one body of users and keys. It is safe for concurrent use. Close it
@@ -21,7 +22,7 @@ import (
 type Store struct {
 	engine           Engine
 	domain           *domain
-	tokens           *tokenFormat
+	tokens           *tokenform.Form
 	cost             Cost
 	maxKeys          int
 	appServicesNames bool
@@ -167,7 +168,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 	if given := opts.domain(); given != nil && given.ID != d.ID {
 		return nil, fmt.Errorf("%w: Domain is %s, but the store was made in the domain %s, which it keeps", ErrInvalidOptions, given.ID, d.ID)
 	}
-	s.domain, s.tokens = d, d.tokenFormat()
+	s.domain, s.tokens = d, d.tokenForm()
 	if err := s.readClock(context.Background()); err != nil {
 		return nil, err
 	}

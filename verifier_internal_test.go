@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 type verifierVectors struct {
@@ -21,7 +23,7 @@ func TestVerifiersAreMadeAndReadAsTheVectorsSay(t *testing.T) {
 	readVectors(t, "verifiers.json", &vectors)
 	for _, v := range vectors.Matching {
 		t.Run(v.PHC, func(t *testing.T) {
-			secret := [secretSize]byte(v.Secret)
+			secret := [tokenform.SecretSize]byte(v.Secret)
 			want := verifier{cost: Cost{v.Memory, v.Passes, v.Lanes}, salt: [saltSize]byte(v.Salt)}
 			want.hash = want.compute(secret[:])
 			if !bytes.Equal(want.hash[:], v.Hash) {
@@ -37,7 +39,7 @@ func TestVerifiersAreMadeAndReadAsTheVectorsSay(t *testing.T) {
 			if !got.matches(secret[:]) {
 				t.Error("the secret does not match")
 			}
-			secret[secretSize-1] ^= 1
+			secret[tokenform.SecretSize-1] ^= 1
 			if got.matches(secret[:]) {
 				t.Error("a secret with another last bit matches")
 			}
@@ -62,7 +64,7 @@ func TestCostsAreReadUpToTheirBounds(t *testing.T) {
 }
 
 func TestEveryVerifierHasASaltOfItsOwn(t *testing.T) {
-	secret := make([]byte, secretSize)
+	secret := make([]byte, tokenform.SecretSize)
 	a, b := newVerifier(secret, LightCost), newVerifier(secret, LightCost)
 	if a.salt == b.salt || a.hash == b.hash {
 		t.Error("two verifiers of one secret are alike")

@@ -1,13 +1,5 @@
-package latchkey
-
-import (
-	"encoding/binary"
-	"math/bits"
-	"strings"
-
-	"github.com/google/uuid"
-)
-
+// Package tokenform makes the tokens of a domain and takes them apart.
+//
 // A token is
 //
 //	<prefix>_<key ID, 22 digits><secret, 44 digits><tag, 11 digits>
@@ -21,14 +13,28 @@ import (
 // the stores of the domain can make it. So a token that somebody else invents is refused at the
 // price of a MAC, and the time does not tell which key IDs exist. The MAC is over the digits and
 // not over the bytes, so that a login that the cache answers need not decode the digits.
+package tokenform
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// The sizes of the parts of a token.
+const (
+	SecretSize   = 32 // in bytes
+	KeyDigits    = 2 * wordDigits
+	SecretDigits = 4 * wordDigits
+	MaxPrefix    = 16 // in bytes, without the underscore
+)
 
 const (
-	secretSize   = 32
 	wordDigits   = 11 // base-62 digits of 8 bytes
-	keyIDDigits  = 2 * wordDigits
-	bodyDigits   = keyIDDigits + 4*wordDigits // of the key ID and the secret
-	tokenDigits  = bodyDigits + wordDigits    // of a token after its prefix
-	maxPrefix    = 16
+	bodyDigits   = KeyDigits + SecretDigits
+	tokenDigits  = bodyDigits + wordDigits // of a token after its prefix
 	base62Digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	notADigit    = 0x80
 )
@@ -44,19 +50,22 @@ var digitValues = func() (values [256]uint8) {
 	return values
 }()
 
-// parsedToken is a token taken apart.
-type parsedToken struct {
+// A Token is a token taken apart.
+type Token struct {
 	// body has the bodyDigits digits of the key ID and the secret. The tag is a MAC of them.
 	body string
 	tag  uint64
 }
 
-func (t *parsedToken) keyDigits() string    { return t.body[:keyIDDigits] }
-func (t *parsedToken) secretDigits() string { return t.body[keyIDDigits:] }
+// KeyDigits returns the digits of the key ID.
+func (t *Token) KeyDigits() string { return t.body[:KeyDigits] }
 
-// decode returns the key ID and the secret. It reports false if a group of digits is greater than 8
+// SecretDigits returns the digits of the secret.
+func (t *Token) SecretDigits() string { return t.body[KeyDigits:] }
+
+// Decode returns the key ID and the secret. It reports false if a group of digits is greater than 8
 // bytes can hold. No store makes such a token, but a holder of the tag secret can.
-func (t *parsedToken) decode() (id uuid.UUID, secret [secretSize]byte, ok bool) {
+func (t *Token) Decode() (id uuid.UUID, secret [SecretSize]byte, ok bool) {
 	var b [len(id) + len(secret)]byte
 	for i := range len(b) / 8 {
 		word, ok := parseWord(t.body[i*wordDigits:][:wordDigits])
@@ -65,22 +74,30 @@ func (t *parsedToken) decode() (id uuid.UUID, secret [secretSize]byte, ok bool) 
 		}
 		binary.BigEndian.PutUint64(b[i*8:], word)
 	}
-	return uuid.UUID(b[:len(id)]), [secretSize]byte(b[len(id):]), true
+	return uuid.UUID(b[:len(id)]), [SecretSize]byte(b[len(id):]), true
 }
 
-// tokenFormat makes and checks the tokens of one domain.
-type tokenFormat struct {
+// A Form makes and checks the tokens of one domain.
+type Form struct {
 	prefix string // including the underscore
 	tags   []tagKey
 }
 
-// tagKey is a secret of the domain for tags, as the two halves of a SipHash key. The first one of a
-// domain tags new tokens. Tokens that were tagged under the others are good until these are
-// retired.
+// tagKey is a secret of the domain for tags, as the two halves of a SipHash key.
 type tagKey struct{ k0, k1 uint64 }
 
-// format returns the token of a key.
-func (f *tokenFormat) format(id uuid.UUID, secret [secretSize]byte) string {
+// New returns the form of the tokens of a domain with a prefix. Under the secret signing it tags
+// new tokens. Tokens that were tagged under one of the others are good, too.
+func New(prefix string, signing [16]byte, others ...[16]byte) *Form {
+	f := &Form{prefix: prefix + "_", tags: []tagKey{newTagKey(signing)}}
+	for _, secret := range others {
+		f.tags = append(f.tags, newTagKey(secret))
+	}
+	return f
+}
+
+// Make returns the token of a key.
+func (f *Form) Make(id uuid.UUID, secret [SecretSize]byte) string {
 	digits := make([]byte, 0, len(f.prefix)+tokenDigits)
 	digits = append(digits, f.prefix...)
 	digits = appendWords(digits, id[:])
@@ -88,9 +105,9 @@ func (f *tokenFormat) format(id uuid.UUID, secret [secretSize]byte) string {
 	return string(appendWord(digits, f.tags[0].tag(string(digits[len(f.prefix):]))))
 }
 
-// digitsOf returns the digits of a key's ID, as its tokens have them.
-func digitsOf(id uuid.UUID) string {
-	return string(appendWords(make([]byte, 0, keyIDDigits), id[:]))
+// Digits returns the digits of a key's ID, as its tokens have them.
+func Digits(id uuid.UUID) string {
+	return string(appendWords(make([]byte, 0, KeyDigits), id[:]))
 }
 
 // appendWords appends the digits of b, whose length is a multiple of 8.
@@ -110,9 +127,9 @@ func appendWord(digits []byte, word uint64) []byte {
 	return append(digits, w[:]...)
 }
 
-// parse takes a token apart, and reports whether it has the prefix, the length, the alphabet and
+// Parse takes a token apart, and reports whether it has the prefix, the length, the alphabet and
 // the form of a tag. It does not check whether the tag is right.
-func (f *tokenFormat) parse(token string, t *parsedToken) (ok bool) {
+func (f *Form) Parse(token string, t *Token) (ok bool) {
 	if len(token) != len(f.prefix)+tokenDigits || token[:len(f.prefix)] != f.prefix {
 		return false
 	}
@@ -128,9 +145,9 @@ func (f *tokenFormat) parse(token string, t *parsedToken) (ok bool) {
 // allDigits reports whether s has nothing but digits of base 62. s has 8 bytes or more. allDigits
 // looks at 8 bytes at once. That takes less time than a table, and the same time for all bytes.
 func allDigits(s string) bool {
-	bad := misfits(word8(s[len(s)-8:]))
+	bad := misfits(Word8(s[len(s)-8:]))
 	for ; len(s) > 8; s = s[8:] {
-		bad |= misfits(word8(s))
+		bad |= misfits(Word8(s))
 	}
 	return bad&(0x80*everyByte) == 0
 }
@@ -151,8 +168,8 @@ func misfits(w uint64) uint64 {
 	return w | ^(w + from0) | (small+after9)&^(small+fromA) | (small + afterZ)
 }
 
-// word8 returns the first 8 bytes of s as a little-endian number.
-func word8(s string) uint64 {
+// Word8 returns the first 8 bytes of s as a little-endian number.
+func Word8(s string) uint64 {
 	_ = s[7]
 	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
 		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
@@ -177,9 +194,9 @@ func parseWord(digits string) (word uint64, ok bool) {
 	return word, bad == 0 && hi+carry == 0
 }
 
-// genuine reports whether a store of this domain made the token. It takes the same time for every
+// Genuine reports whether a store of this domain made the token. It takes the same time for every
 // token.
-func (f *tokenFormat) genuine(t *parsedToken) bool {
+func (f *Form) Genuine(t *Token) bool {
 	good := uint64(0)
 	for _, k := range f.tags {
 		diff := k.tag(t.body) ^ t.tag
@@ -199,13 +216,13 @@ func (k tagKey) tag(body string) uint64 {
 	const whole, odd = bodyDigits / 8 * 8, bodyDigits % 8
 	_ = body[bodyDigits-1]
 	for i := 0; i < whole; i += 8 {
-		m := word8(body[i:])
+		m := Word8(body[i:])
 		v3 ^= m
 		v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
 		v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
 		v0 ^= m
 	}
-	last := word8(body[bodyDigits-8:])>>(64-8*odd) | bodyDigits<<56 // the odd bytes and the length
+	last := Word8(body[bodyDigits-8:])>>(64-8*odd) | bodyDigits<<56 // the odd bytes and the length
 	v3 ^= last
 	v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
 	v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
@@ -236,13 +253,16 @@ func newTagKey(secret [16]byte) tagKey {
 	return tagKey{binary.LittleEndian.Uint64(secret[:8]), binary.LittleEndian.Uint64(secret[8:])}
 }
 
-// validPrefix reports whether s can be the prefix of tokens: 1 to 16 ASCII letters and digits.
-func validPrefix(s string) bool {
-	if len(s) == 0 || len(s) > maxPrefix {
+// IsDigit reports whether c is a digit of base 62.
+func IsDigit(c byte) bool { return digitValues[c] != notADigit }
+
+// ValidPrefix reports whether s can be the prefix of tokens: 1 to 16 ASCII letters and digits.
+func ValidPrefix(s string) bool {
+	if len(s) == 0 || len(s) > MaxPrefix {
 		return false
 	}
 	for i := range len(s) {
-		if digitValues[s[i]] == notADigit {
+		if !IsDigit(s[i]) {
 			return false
 		}
 	}
