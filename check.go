@@ -82,7 +82,7 @@ func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
 		}
 		return c.repaired, err
 	})
-	s.cache.clear()
+	s.cache.Clear()
 	return repaired, wrapf(err, "repair")
 }
 

@@ -61,7 +61,7 @@ func (s *Store) writeLastUses(ctx context.Context) error {
 	if e, ok := s.engine.(EngineBounder); ok {
 		chunk = min(chunk, e.MaxWrites()/2)
 	}
-	for uses := range slices.Chunk(s.cache.unwritten(), chunk) {
+	for uses := range slices.Chunk(s.cache.Unwritten(), chunk) {
 		err := s.update(ctx, func(tx *Tx) error {
 			for _, u := range uses {
 				k, err := tx.getKey(u.ID.Key())
@@ -77,7 +77,7 @@ func (s *Store) writeLastUses(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.cache.wrote(uses)
+		s.cache.Wrote(uses)
 	}
 	return nil
 }
@@ -122,7 +122,7 @@ func (tx *Tx) lastUsesOf(key uuid.UUID) iter.Seq2[Entry, error] {
 
 // lastUsed returns when a key was used last, or the zero time. It is never after the store's time.
 func (tx *Tx) lastUsed(k *record.Key) (time.Time, error) {
-	latest := tx.store.cache.lastUse(k.ID)
+	latest := tx.store.cache.LastUse(k.ID)
 	for _, v := range k.Verifiers.All {
 		if v.Retired {
 			continue // its last use went over to another verifier

@@ -19,8 +19,10 @@ import (
 	"github.com/google/uuid"
 	"go.etcd.io/bbolt"
 
+	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/lastuse"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // usesEngine is an engine that notes what is written to the table of last uses.
@@ -178,7 +180,7 @@ func TestABatchIsWrittenInTheOrderOfKeysAndNothingTwice(t *testing.T) {
 
 func TestLastUsesAreCompleteWhateverTheCacheForgets(t *testing.T) {
 	for name, forget := range map[string]func(s *Store, key Key) error{
-		"all": func(s *Store, _ Key) error { s.cache.clear(); return nil },
+		"all": func(s *Store, _ Key) error { s.cache.Clear(); return nil },
 		"a changed key": func(s *Store, key Key) error {
 			return s.RenameKey(context.Background(), key.Owner, key.ID, "gate")
 		},
@@ -299,7 +301,7 @@ func TestLastUsesAreNeverAfterTheStoresTime(t *testing.T) {
 	wantUsed(t, s, key.ID, late) // the store's time does not go back by itself
 	must(t, s.ResetClock(t.Context()))
 	wantUsed(t, s, key.ID, clock.minute())
-	s.cache.clear()
+	s.cache.Clear()
 	wantLogin(t, s, token, key.ID)
 	writeUses(t, s)
 	clock.add(time.Hour)
@@ -426,11 +428,15 @@ func TestABatchOf100000KeysWritesAtMost6MB(t *testing.T) {
 			return nil
 		}))
 	}
+	var token tokenform.Token // no login presents one
+	s.tokens.Parse(s.tokens.Make(uuid.New(), [tokenform.SecretSize]byte{}), &token)
 	written := countWrites(s)
 	for i, what := range []string{"first", "second"} {
-		s.cache.aside = lastuse.NewSet(n)
+		s.cache = cache.New(0, n, (*answer).holder)
 		for _, id := range ids {
-			s.cache.aside.Add(lastuse.Use{ID: id, Minute: uint32(s.Now().Unix()/60) - 5 + uint32(i)})
+			e := cache.NewEntry(&token, answer{principal: Principal{KeyID: id.Key()}, verifier: id.Verifier()})
+			e.Use(uint32(s.Now().Unix()/60) - 5 + uint32(i))
+			s.cache.SetAside(e)
 		}
 		before, commits := *written, stats(t, s).Commits
 		writeUses(t, s)
@@ -443,7 +449,7 @@ func TestABatchOf100000KeysWritesAtMost6MB(t *testing.T) {
 		if most := uint64(n/lastUseChunk + 1); commits > most {
 			t.Errorf("the %s batch took %d commits, want at most %d", what, commits, most)
 		}
-		if got := len(s.cache.unwritten()); got != 0 {
+		if got := len(s.cache.Unwritten()); got != 0 {
 			t.Errorf("%d uses are left", got)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
@@ -87,14 +88,14 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 		s.counters.add(statForged, 1)
 		return Principal{}, ErrInvalidToken
 	}
-	if e := s.cache.get(&t); e != nil && !e.hasEnded(s.clock) {
+	if e := s.cache.Get(&t); e != nil && !e.Answer.hasEnded(s.clock) {
 		s.counters.add(statHits, 1)
-		if err := e.refusal(s.clock, from); err != nil {
+		if err := e.Answer.refusal(s.clock, from); err != nil {
 			s.counters.add(statRefused, 1)
 			return Principal{}, err
 		}
-		e.use(s.clock.Minute())
-		return e.principal, nil
+		e.Use(s.clock.Minute())
+		return e.Answer.principal, nil
 	}
 	s.counters.add(statMisses, 1)
 	return s.loginCold(ctx, t, from) // by value, so that t stays off the heap here
@@ -116,6 +117,11 @@ type answer struct {
 	// replaced is the verifier that a login must retire before it succeeds. An answer that has
 	// one is not remembered.
 	replaced *record.Verifier
+}
+
+// holder returns whose answer it is.
+func (a *answer) holder() cache.Holder {
+	return cache.Holder{Key: a.principal.KeyID, Verifier: a.verifier, User: a.principal.UserID, Group: a.principal.Group}
 }
 
 // hasEnded reports whether the token has stopped being good, since a rotation.
@@ -156,12 +162,12 @@ func (s *Store) loginCold(ctx context.Context, t tokenform.Token, from netip.Add
 			s.counters.add(statUnknown, 1)
 			return Principal{}, ErrInvalidToken
 		}
-		mark := s.cache.mark(id)
+		mark := s.cache.Mark(id)
 		a, err := s.lookUp(ctx, v)
 		remembered := a
 		if err == nil && a != nil && a.replaced != nil && a.refusal(s.clock, from) == nil {
 			if a, err = s.endReplaced(ctx, v, a.replaced, from); err == nil {
-				mark = s.cache.mark(id) // the end was a change of the key
+				mark = s.cache.Mark(id) // the end was a change of the key
 				remembered, _ = s.lookUp(context.WithoutCancel(ctx), v)
 			}
 		}
@@ -171,14 +177,14 @@ func (s *Store) loginCold(ctx context.Context, t tokenform.Token, from netip.Add
 		if a == nil { // the key or the verifier is gone meanwhile
 			continue
 		}
-		e, refusal := newCacheEntry(&t, cmp.Or(remembered, a)), a.refusal(s.clock, from)
+		e, refusal := cache.NewEntry(&t, *cmp.Or(remembered, a)), a.refusal(s.clock, from)
 		if refusal == nil {
-			e.use(s.clock.Minute())
+			e.Use(s.clock.Minute())
 		}
 		if remembered != nil && remembered.replaced == nil {
-			s.cache.put(e, mark)
+			s.cache.Put(e, mark)
 		} else {
-			s.cache.setAside(e)
+			s.cache.SetAside(e)
 		}
 		if refusal != nil {
 			s.counters.add(statRefused, 1)

@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // revocations are the ways to revoke a key, and the error of its logins afterwards.
@@ -245,5 +250,119 @@ func TestATokenWithATagAndAWordTooLargeIsRefused(t *testing.T) {
 	}
 	if tried == 0 {
 		t.Error("there are no such tokens in the vectors")
+	}
+}
+
+// bytesIn collects the bytes of everything that can be reached from v, except through atomic
+// pointers. It returns a string for each array, slice and string.
+func bytesIn(v reflect.Value, seen map[uintptr]bool) (found []string) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() && !seen[v.Pointer()] {
+			seen[v.Pointer()] = true
+			found = bytesIn(v.Elem(), seen)
+		}
+	case reflect.Interface:
+		if !v.IsNil() {
+			found = bytesIn(v.Elem(), seen)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			found = append(found, bytesIn(v.Field(i), seen)...)
+		}
+	case reflect.String:
+		found = []string{v.String()}
+	case reflect.Array, reflect.Slice:
+		var flat []byte
+		for i := range v.Len() {
+			if e := v.Index(i); e.Kind() == reflect.Uint8 {
+				flat = append(flat, byte(e.Uint()))
+			} else {
+				found = append(found, bytesIn(e, seen)...)
+			}
+		}
+		found = append(found, string(flat))
+	}
+	return found
+}
+
+func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
+	s := open(t, nil)
+	key, token := addServerKey(t, s, "laptop")
+	wantLogin(t, s, token, key.ID)
+	var parsed tokenform.Token
+	s.tokens.Parse(token, &parsed)
+	v, err := parseVerifier(verifierOf(t, s, key.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, secret, _ := parsed.Decode()
+	kept := [][]byte{secret[:8], []byte(parsed.SecretDigits()[:11]), v.hash[:8], v.salt[:8], []byte("argon2id")}
+
+	leaks := func(entry any) (n int) {
+		for _, text := range bytesIn(reflect.ValueOf(entry), make(map[uintptr]bool)) {
+			for _, secret := range kept {
+				n += strings.Count(text, string(secret))
+			}
+		}
+		return n
+	}
+	e := s.cache.Get(&parsed)
+	if e == nil {
+		t.Fatal("the key is not in the cache")
+	}
+	if n := leaks(e); n != 0 {
+		t.Errorf("the entry holds what it must not in %d places", n)
+	}
+	if n := leaks(struct {
+		*cache.Entry[answer]
+		leak error
+	}{e, fmt.Errorf("login with %s: %w", token, ErrKeyExpired)}); n == 0 {
+		t.Error("a planted token was not found: the test shows nothing")
+	}
+	if n := leaks(&struct{ leak tokenform.Token }{parsed}); n == 0 {
+		t.Error("a planted secret was not found: the test shows nothing")
+	}
+}
+
+// BenchmarkCacheMemory measures the memory of a key in a full cache of the default size: the entry,
+// the name of the key, and a share of the table.
+func BenchmarkCacheMemory(b *testing.B) {
+	const keys = 10_000
+	s := open(b, &Options{Cost: LightCost, CacheSize: keys})
+	minted, tokens, err := s.MintKeys(b.Context(), keys, nil)
+	if err == nil {
+		err = s.Update(b.Context(), func(tx *Tx) error {
+			for i, m := range minted {
+				if _, err := tx.InsertServerKey(KeySpec{Name: fmt.Sprintf("device-%05d", i)}, m); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC() // frees the memory that finalizers of the first run have released
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for b.Loop() {
+		s.cache = cache.New(0, 0, (*answer).holder)
+		before := heap()
+		s.cache = cache.New(keys, 0, (*answer).holder)
+		for _, token := range tokens {
+			if _, err := s.Login(b.Context(), token); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric((float64(heap())-float64(before))/keys, "bytes/key")
+	}
+	if s.cache.Size() != keys {
+		b.Fatalf("the cache has %d keys, want %d", s.cache.Size(), keys)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/latchkeydb/latchkey/internal/boltengine"
+	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
@@ -283,8 +284,8 @@ func (o *Options) validate() error {
 		return fmt.Errorf("%w: one hash at Cost takes %d bytes, and HashMemory has %d", ErrInvalidOptions, c.bytes(), o.hashMemory())
 	case o.hashQueue() < 0:
 		return fmt.Errorf("%w: HashQueue is negative; 0 is the default", ErrInvalidOptions)
-	case o.cacheSize() > maxCacheSize:
-		return fmt.Errorf("%w: CacheSize is greater than %d", ErrInvalidOptions, maxCacheSize)
+	case o.cacheSize() > cache.MaxSize:
+		return fmt.Errorf("%w: CacheSize is greater than %d", ErrInvalidOptions, cache.MaxSize)
 	}
 	return nil
 }

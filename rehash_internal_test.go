@@ -229,7 +229,7 @@ func TestVerifiersThatWaitForAWriteAreBounded(t *testing.T) {
 		t.Errorf("%d verifiers wait, want %d", n, maxRehashes)
 	}
 	addUser(t, s, "ada") // makes room
-	s.cache.clear()
+	s.cache.Clear()
 	loginAndRehash(t, s, token, key.ID)
 	addUser(t, s, "grace")
 	wantCost(t, s, key.ID, LightCost)
@@ -256,7 +256,7 @@ func TestAVerifierThatWaitsForAWriteIsNotHashedAgain(t *testing.T) {
 	s, key, token := openWithOldKey(t)
 	loginAndRehash(t, s, token, key.ID)
 	before := stats(t, s).Hashes
-	s.cache.clear()
+	s.cache.Clear()
 	loginAndRehash(t, s, token, key.ID)
 	wantHashes(t, s, before, 1)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -231,9 +232,9 @@ func (s *Store) endReplaced(ctx context.Context, v *storedVerifier, old *record.
 		return nil, ctx.Err()
 	}
 	s.unended.Store(v.key, unendedToken{old.ID, old.End, err.Error()})
-	forget := staleLogins{keys: []uuid.UUID{v.key}}
-	s.cache.hold(forget)
-	s.cache.release(forget)
+	forget := cache.Stale{Keys: []uuid.UUID{v.key}}
+	s.cache.Hold(forget)
+	s.cache.Release(forget)
 	return s.lookUp(context.WithoutCancel(ctx), v)
 }
 

@@ -113,7 +113,7 @@ func TestACachedTokenThatHasEndedIsReadAgainAndNotHashed(t *testing.T) {
 	token := rotateServerKey(t, s, key, Rotation{Overlap: time.Minute})
 	wantLogin(t, s, old, key.ID)
 	wantLogin(t, s, token, key.ID)
-	if n := s.cache.size(); n != 2 {
+	if n := s.cache.Size(); n != 2 {
 		t.Errorf("the cache has %d entries, want 2", n)
 	}
 	before := stats(t, s)
@@ -128,7 +128,7 @@ func TestACachedTokenThatHasEndedIsReadAgainAndNotHashed(t *testing.T) {
 		t.Errorf("%d hashes, %d logins of unknown tokens; want 0 and 2", after.Hashes-before.Hashes, after.Unknown-before.Unknown)
 	}
 	must(t, s.DisableKey(t.Context(), ServerOwner, key.ID))
-	if n := s.cache.size(); n != 0 {
+	if n := s.cache.Size(); n != 0 {
 		t.Errorf("after the disabling the cache has %d entries", n)
 	}
 }

@@ -66,7 +66,7 @@ func (s *Store) Stats(ctx context.Context) (Stats, error) {
 		Refused:   s.counters.sum(statRefused),
 		Busy:      s.counters.sum(statBusy),
 
-		CacheSize: s.cache.size(),
+		CacheSize: s.cache.Size(),
 		Hashes:    s.counters.sum(statHashes),
 		HashWait:  time.Duration(s.counters.sum(statHashWait)),
 		HashPeak:  s.hasher.Peak(),

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/inside"
 	"github.com/latchkeydb/latchkey/internal/record"
@@ -30,7 +31,7 @@ type Store struct {
 	clock            *storeClock
 	onChange         func(tx *Tx, c Change) error // may be nil
 	random           *randomSource
-	cache            *cache
+	cache            *cache.Cache[answer]
 	hasher           *hasher
 	flight           *flight.Group
 	rehashes         *rehashes
@@ -146,7 +147,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		clock:            newStoreClock(opts),
 		onChange:         opts.onChange(),
 		random:           opts.random(),
-		cache:            newCache(opts.cacheSize()),
+		cache:            cache.New(opts.cacheSize(), maxUsesAside, (*answer).holder),
 		hasher:           newHasher(opts.hashMemory(), opts.hashQueue(), c),
 		flight:           flight.New(opts.hashQueue()),
 		rehashes:         newRehashes(),
@@ -205,7 +206,7 @@ func (s *Store) close() error {
 	if s.lastUses.every > 0 {
 		_ = s.writeLastUses(context.Background())
 	}
-	s.cache.clear()
+	s.cache.Clear()
 	return s.engine.Close()
 }
 
@@ -283,7 +284,7 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 	var done effects
 	// Release after an error too. A commit whose last sync failed can be visible all the same, and
 	// a stale entry would then let a revoked key log in.
-	defer func() { s.cache.release(done.stale) }()
+	defer func() { s.cache.Release(done.stale) }()
 
 	err := s.engine.Update(ctx, func(etx EngineTx) error {
 		tx := s.newTx(etx)
@@ -305,8 +306,8 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 			return err
 		}
 		// Before the commit, because the commit can be seen before Update returns.
-		s.cache.hold(e.stale)
-		e.stale.add(done.stale) // an earlier run of fn holds these
+		s.cache.Hold(e.stale)
+		e.stale.Add(done.stale) // an earlier run of fn holds these
 		done = e
 		return nil
 	})
@@ -315,7 +316,7 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 	}
 	switch {
 	case errors.Is(err, ErrCommitUnknown):
-		s.cache.clear()
+		s.cache.Clear()
 	case err == nil:
 		if done.clock != nil {
 			s.clock.adopt(*done.clock)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -25,7 +26,7 @@ type Tx struct {
 	keyCounts map[uuid.UUID]*keyCount
 	began     time.Time     // see now
 	newClock  *record.Clock // what ResetClock has written
-	stale     staleLogins
+	stale     cache.Stale
 	ended     map[uuid.UUID]unendedToken // whose ends were written by endUnended
 
 	onChange func(tx *Tx, c Change) error // nil unless the transaction has a hook to call
@@ -35,7 +36,7 @@ type Tx struct {
 
 // effects are what the store has to do when a transaction commits, besides the commit.
 type effects struct {
-	stale    staleLogins
+	stale    cache.Stale
 	rehashes []rehash      // no longer waiting for a write
 	rehashed uint64        // how many of rehashes were written
 	clock    *record.Clock // what the file has then, or nil if that was not written
@@ -103,10 +104,10 @@ func (tx *Tx) now() time.Time {
 }
 
 // forgetKey makes the cache forget the key before the transaction commits.
-func (tx *Tx) forgetKey(id uuid.UUID) { tx.stale.keys = append(tx.stale.keys, id) }
+func (tx *Tx) forgetKey(id uuid.UUID) { tx.stale.Keys = append(tx.stale.Keys, id) }
 
 // forgetUser makes the cache forget all keys of the user before the transaction commits.
-func (tx *Tx) forgetUser(id uuid.UUID) { tx.stale.users = append(tx.stale.users, id) }
+func (tx *Tx) forgetUser(id uuid.UUID) { tx.stale.Users = append(tx.stale.Users, id) }
 
 // forgetGroup makes the cache forget all keys in the group before the transaction commits.
-func (tx *Tx) forgetGroup(name string) { tx.stale.groups = append(tx.stale.groups, name) }
+func (tx *Tx) forgetGroup(name string) { tx.stale.Groups = append(tx.stale.Groups, name) }

@@ -42,7 +42,7 @@ func (s *Store) lookAtFile(ctx context.Context) {
 			return
 		}
 		if moved {
-			s.cache.clear()      // the new file is in use, so no answer of the old one is kept
+			s.cache.Clear()      // the new file is in use, so no answer of the old one is kept
 			_ = s.readClock(ctx) // Check tells about damage
 		}
 	}

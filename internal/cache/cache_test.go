@@ -1,14 +1,11 @@
-package latchkey
+package cache
 
 import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
-	"reflect"
-	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,6 +14,18 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
+
+// answer is an answer that has nothing but its holder.
+type answer struct{ of Holder }
+
+func (a *answer) holder() Holder { return a.of }
+
+type (
+	cache = Cache[answer]
+	entry = Entry[answer]
+)
+
+func newCache(limit int) *cache { return New(limit, 100, (*answer).holder) }
 
 // cacheID makes an ID with a number, which is also the place of the ID in a small table.
 func cacheID(n uint64) (id uuid.UUID) {
@@ -34,30 +43,30 @@ func tokenOf(id uuid.UUID, secret [tokenform.SecretSize]byte) *tokenform.Token {
 	return t
 }
 
-// newEntry makes the entry of a key.
-func newEntry(id, owner uuid.UUID) *cacheEntry {
-	who := Principal{KeyID: id, UserID: owner, Group: groupOf(owner)}
-	if owner == ServerOwner {
-		who.UserID, who.ServerKey = uuid.Nil, true
+// newEntry makes the entry of a key. The owner of a server key is uuid.Max.
+func newEntry(id, owner uuid.UUID) *entry {
+	of := Holder{Key: id, User: owner, Group: groupOf(owner)}
+	if owner == uuid.Max {
+		of.User = uuid.Nil
 	}
-	return newCacheEntry(cacheToken(id), &answer{principal: who})
+	return NewEntry(cacheToken(id), answer{of})
 }
 
 // groupOf returns the group that newEntry gives to the keys of an owner.
 func groupOf(owner uuid.UUID) string { return fmt.Sprint("group of ", owner) }
 
 // remember puts an entry for an ID into the cache, and returns it.
-func remember(c *cache, id uuid.UUID) *cacheEntry { return rememberOf(c, id, ServerOwner) }
+func remember(c *cache, id uuid.UUID) *entry { return rememberOf(c, id, uuid.Max) }
 
-func rememberOf(c *cache, id, owner uuid.UUID) *cacheEntry {
-	mark := c.mark(id)
+func rememberOf(c *cache, id, owner uuid.UUID) *entry {
+	mark := c.Mark(id)
 	e := newEntry(id, owner)
-	c.put(e, mark)
+	c.Put(e, mark)
 	return e
 }
 
 // entries lists the queue from the oldest to the newest.
-func (c *cache) entries() (entries []*cacheEntry) {
+func (c *Cache[A]) entries() (entries []*Entry[A]) {
 	for e := c.oldest; e != nil; e = e.newer {
 		entries = append(entries, e)
 	}
@@ -69,7 +78,7 @@ func (c *cache) entries() (entries []*cacheEntry) {
 func wantConsistent(t testing.TB, c *cache) {
 	t.Helper()
 	queue := c.entries()
-	var backwards []*cacheEntry
+	var backwards []*entry
 	for e := c.newest; e != nil; e = e.older {
 		backwards = append(backwards, e)
 	}
@@ -82,12 +91,12 @@ func wantConsistent(t testing.TB, c *cache) {
 		for e := c.buckets[i].Load(); e != nil; e = e.next.Load() {
 			inTable++
 			if c.bucket(string(e.keyDigits[:])) != &c.buckets[i] || !slices.Contains(queue, e) {
-				t.Fatalf("key %s is in a wrong bucket, or not in the queue", e.principal.KeyID)
+				t.Fatalf("key %s is in a wrong bucket, or not in the queue", e.Answer.of.Key)
 			}
 		}
 	}
-	if inTable != len(queue) || c.size() != len(queue) || len(queue) > c.limit {
-		t.Fatalf("%d entries in the table, %d in the queue, %d counted, at most %d", inTable, len(queue), c.size(), c.limit)
+	if inTable != len(queue) || c.Size() != len(queue) || len(queue) > c.limit {
+		t.Fatalf("%d entries in the table, %d in the queue, %d counted, at most %d", inTable, len(queue), c.Size(), c.limit)
 	}
 	if c.hand != nil && !slices.Contains(queue, c.hand) {
 		t.Fatal("the hand is on an entry that is gone")
@@ -108,15 +117,15 @@ const modelGroups = 4
 func modelOwner(id uuid.UUID) uuid.UUID { return cacheID(1<<20 + uint64(id[15])%modelGroups) }
 
 type modelEntry struct {
-	entry   *cacheEntry
+	entry   *entry
 	visited bool
 }
 
 func (m *cacheModel) find(id uuid.UUID) int {
-	return slices.IndexFunc(m.queue, func(e *modelEntry) bool { return e.entry.principal.KeyID == id })
+	return slices.IndexFunc(m.queue, func(e *modelEntry) bool { return e.entry.Answer.of.Key == id })
 }
 
-func (m *cacheModel) get(id uuid.UUID) *cacheEntry {
+func (m *cacheModel) get(id uuid.UUID) *entry {
 	i := m.find(id)
 	if i < 0 {
 		return nil
@@ -125,8 +134,8 @@ func (m *cacheModel) get(id uuid.UUID) *cacheEntry {
 	return m.queue[i].entry
 }
 
-func (m *cacheModel) put(e *cacheEntry) {
-	m.drop(e.principal.KeyID)
+func (m *cacheModel) put(e *entry) {
+	m.drop(e.Answer.of.Key)
 	if m.limit == 0 {
 		return
 	}
@@ -145,7 +154,7 @@ func (m *cacheModel) drop(id uuid.UUID) {
 // dropOwner drops all keys of an owner. No other owner is in the same group.
 func (m *cacheModel) dropOwner(owner uuid.UUID) {
 	for i := 0; i < len(m.queue); {
-		if m.queue[i].entry.principal.UserID == owner {
+		if m.queue[i].entry.Answer.of.User == owner {
 			m.removeAt(i)
 		} else {
 			i++
@@ -190,8 +199,8 @@ func TestTheCacheBehavesAsItsModel(t *testing.T) {
 				id := cacheID(number())
 				switch random.IntN(12) {
 				default:
-					if got, want := c.get(cacheToken(id)), m.get(id); got != want {
-						t.Fatalf("seed %d, step %d: get: got %v, want %v", seed, step, got, want)
+					if got, want := c.Get(cacheToken(id)), m.get(id); got != want {
+						t.Fatalf("seed %d, step %d: Get: got %v, want %v", seed, step, got, want)
 					}
 				case 0, 1, 2, 3:
 					m.put(rememberOf(c, id, modelOwner(id)))
@@ -201,42 +210,42 @@ func TestTheCacheBehavesAsItsModel(t *testing.T) {
 					m.drop(id)
 					m.drop(other)
 				case 5:
-					mark := c.mark(id)
+					mark := c.Mark(id)
 					other := cacheID(number())
 					c.drop([]uuid.UUID{other})
 					m.drop(other)
 					e := newEntry(id, modelOwner(id))
-					c.put(e, mark)
+					c.Put(e, mark)
 					if id[15] != other[15] {
 						m.put(e)
 					}
 				case 7:
 					// An answer that was read before the drop of any group is not remembered.
-					mark, owner := c.mark(id), modelOwner(cacheID(number()))
-					c.dropAll(staleLogins{groups: []string{groupOf(owner)}})
+					mark, owner := c.Mark(id), modelOwner(cacheID(number()))
+					c.dropAll(Stale{Groups: []string{groupOf(owner)}})
 					m.dropOwner(owner)
-					c.put(newEntry(id, modelOwner(id)), mark)
+					c.Put(newEntry(id, modelOwner(id)), mark)
 				case 8:
 					// During a commit, no key of its group is remembered, and every other key is.
 					owner := modelOwner(cacheID(number()))
-					s := staleLogins{groups: []string{groupOf(owner)}}
-					c.hold(s)
+					s := Stale{Groups: []string{groupOf(owner)}}
+					c.Hold(s)
 					m.dropOwner(owner)
 					if e := rememberOf(c, id, modelOwner(id)); modelOwner(id) != owner {
 						m.put(e)
 					}
-					c.release(s)
+					c.Release(s)
 				case 6:
 					if random.IntN(20) == 0 {
-						c.clear()
+						c.Clear()
 						m.queue, m.hand = nil, nil
 					}
 				}
-				var want []*cacheEntry
+				var want []*entry
 				for _, e := range m.queue {
 					want = append(want, e.entry)
 					if e.visited != e.entry.visited.Load() {
-						t.Fatalf("seed %d, step %d: key %s is visited: %t, want %t", seed, step, e.entry.principal.KeyID, !e.visited, e.visited)
+						t.Fatalf("seed %d, step %d: key %s is visited: %t, want %t", seed, step, e.entry.Answer.of.Key, !e.visited, e.visited)
 					}
 				}
 				if got := c.entries(); !slices.Equal(got, want) {
@@ -256,16 +265,16 @@ func TestAScanOfManyKeysDoesNotPushOutThoseInUse(t *testing.T) {
 	for n := range uint64(50) {
 		id := cacheID(n)
 		remember(c, id)
-		c.get(cacheToken(id))
+		c.Get(cacheToken(id))
 	}
 	for n := range uint64(10_000) {
 		remember(c, cacheID(1000+n))
 	}
-	if c.size() != 100 {
-		t.Errorf("the cache has %d entries, want 100", c.size())
+	if c.Size() != 100 {
+		t.Errorf("the cache has %d entries, want 100", c.Size())
 	}
 	for n := range uint64(50) {
-		if id := cacheID(n); c.get(cacheToken(id)) == nil {
+		if id := cacheID(n); c.Get(cacheToken(id)) == nil {
 			t.Errorf("key %d was pushed out", n)
 		}
 	}
@@ -276,15 +285,15 @@ func TestAKeyThatIsNotUsedAnyMoreLeavesTheCache(t *testing.T) {
 	for n := range uint64(10) {
 		id := cacheID(n)
 		remember(c, id)
-		c.get(cacheToken(id))
+		c.Get(cacheToken(id))
 	}
 	for n := range uint64(20) {
 		id := cacheID(100 + n)
 		remember(c, id)
-		c.get(cacheToken(id))
+		c.Get(cacheToken(id))
 	}
 	for n := range uint64(10) {
-		if id := cacheID(n); c.get(cacheToken(id)) != nil {
+		if id := cacheID(n); c.Get(cacheToken(id)) != nil {
 			t.Errorf("key %d is still there after 20 others were used", n)
 		}
 	}
@@ -298,20 +307,20 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 	}{
 		{"drop", func(c *cache, id uuid.UUID) { c.drop([]uuid.UUID{id}) }},
 		{"drop among others", func(c *cache, id uuid.UUID) { c.drop([]uuid.UUID{cacheID(7), id, cacheID(8)}) }},
-		{"drop of the user", func(c *cache, _ uuid.UUID) { c.dropAll(staleLogins{users: []uuid.UUID{cacheID(9)}}) }},
-		{"drop of the group", func(c *cache, _ uuid.UUID) { c.dropAll(staleLogins{groups: []string{groupOf(cacheID(9))}}) }},
-		{"clear", func(c *cache, _ uuid.UUID) { c.clear() }},
+		{"drop of the user", func(c *cache, _ uuid.UUID) { c.dropAll(Stale{Users: []uuid.UUID{cacheID(9)}}) }},
+		{"drop of the group", func(c *cache, _ uuid.UUID) { c.dropAll(Stale{Groups: []string{groupOf(cacheID(9))}}) }},
+		{"clear", func(c *cache, _ uuid.UUID) { c.Clear() }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCache(10)
 			id := cacheID(1)
-			mark := c.mark(id)
+			mark := c.Mark(id)
 			tt.drop(c, id)
-			c.put(newEntry(id, cacheID(9)), mark)
-			if c.get(cacheToken(id)) != nil || c.size() != 0 {
+			c.Put(newEntry(id, cacheID(9)), mark)
+			if c.Get(cacheToken(id)) != nil || c.Size() != 0 {
 				t.Error("it was remembered")
 			}
-			if remember(c, id); c.get(cacheToken(id)) == nil {
+			if remember(c, id); c.Get(cacheToken(id)) == nil {
 				t.Error("what was read after it is not remembered")
 			}
 		})
@@ -320,13 +329,13 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 
 func TestAnAnswerReadWhileACommitWasUnderWayIsNotRememberedAfterIt(t *testing.T) {
 	id, user := cacheID(1), cacheID(9)
-	for _, what := range []staleLogins{{keys: []uuid.UUID{id}}, {users: []uuid.UUID{user}}, {groups: []string{groupOf(user)}}} {
+	for _, what := range []Stale{{Keys: []uuid.UUID{id}}, {Users: []uuid.UUID{user}}, {Groups: []string{groupOf(user)}}} {
 		c := newCache(10)
-		c.hold(what)
-		mark := c.mark(id)
-		c.release(what)
-		c.put(newEntry(id, user), mark)
-		if c.get(cacheToken(id)) != nil {
+		c.Hold(what)
+		mark := c.Mark(id)
+		c.Release(what)
+		c.Put(newEntry(id, user), mark)
+		if c.Get(cacheToken(id)) != nil {
 			t.Errorf("it was remembered, for all the drops of %v", what)
 		}
 	}
@@ -335,18 +344,18 @@ func TestAnAnswerReadWhileACommitWasUnderWayIsNotRememberedAfterIt(t *testing.T)
 func TestACommitKeepsNoOtherKeyOutOfTheCache(t *testing.T) {
 	c := newCache(1000)
 	held := cacheID(1)
-	one, two := staleLogins{keys: []uuid.UUID{held}}, staleLogins{keys: []uuid.UUID{held, cacheID(2)}}
-	c.hold(one)
-	c.hold(two)
-	c.release(two)
+	one, two := Stale{Keys: []uuid.UUID{held}}, Stale{Keys: []uuid.UUID{held, cacheID(2)}}
+	c.Hold(one)
+	c.Hold(two)
+	c.Release(two)
 	for n := range uint64(1000) { // some have the same last byte
 		id := cacheID(n)
-		if remember(c, id); (c.get(cacheToken(id)) == nil) != (id == held) {
+		if remember(c, id); (c.Get(cacheToken(id)) == nil) != (id == held) {
 			t.Errorf("key %d is remembered: %t", n, id == held)
 		}
 	}
-	c.release(one)
-	if remember(c, held); c.get(cacheToken(held)) == nil {
+	c.Release(one)
+	if remember(c, held); c.Get(cacheToken(held)) == nil {
 		t.Error("the key is not remembered after the commit")
 	}
 	if len(c.revoked.holds) != 0 {
@@ -356,14 +365,14 @@ func TestACommitKeepsNoOtherKeyOutOfTheCache(t *testing.T) {
 
 func TestADropOfAUserOrAGroupForgetsAllItsKeysAndNoOther(t *testing.T) {
 	user, other := cacheID(1000), cacheID(1001)
-	for name, drop := range map[string]staleLogins{
-		"user":                {users: []uuid.UUID{user}},
-		"group":               {groups: []string{groupOf(user)}},
-		"group, beside a key": {groups: []string{groupOf(user)}, keys: []uuid.UUID{cacheID(3)}},
+	for name, drop := range map[string]Stale{
+		"user":                {Users: []uuid.UUID{user}},
+		"group":               {Groups: []string{groupOf(user)}},
+		"group, beside a key": {Groups: []string{groupOf(user)}, Keys: []uuid.UUID{cacheID(3)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCache(100)
-			owners := []uuid.UUID{user, other, ServerOwner}
+			owners := []uuid.UUID{user, other, uuid.Max}
 			rememberAll := func() {
 				for n := range uint64(90) {
 					rememberOf(c, cacheID(n), owners[n%3])
@@ -373,18 +382,18 @@ func TestADropOfAUserOrAGroupForgetsAllItsKeysAndNoOther(t *testing.T) {
 				t.Helper()
 				for n := range uint64(90) {
 					id := cacheID(n)
-					if got := c.get(cacheToken(id)) != nil; got != (want || owners[n%3] != user) {
+					if got := c.Get(cacheToken(id)) != nil; got != (want || owners[n%3] != user) {
 						t.Errorf("%s: key %d of %s is remembered: %t", when, n, owners[n%3], got)
 					}
 				}
 				wantConsistent(t, c)
 			}
 			rememberAll()
-			c.hold(drop)
+			c.Hold(drop)
 			wantUser("after the hold", false)
 			rememberAll()
 			wantUser("during it", false)
-			c.release(drop)
+			c.Release(drop)
 			wantUser("after it", false)
 			rememberAll()
 			wantUser("after that", true)
@@ -403,7 +412,7 @@ func TestADropForgetsNoOtherKey(t *testing.T) {
 	gone := cacheID(500)
 	c.drop([]uuid.UUID{gone})
 	for n := range uint64(1000) {
-		if id := cacheID(n); (c.get(cacheToken(id)) == nil) != (id == gone) {
+		if id := cacheID(n); (c.Get(cacheToken(id)) == nil) != (id == gone) {
 			t.Errorf("key %d is remembered: %t", n, id == gone)
 		}
 	}
@@ -415,7 +424,7 @@ func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
 	c.buckets, c.shift = c.buckets[:2], 63
 	const keys, rounds = 32, 3000
 	// dropped has the entry of each key that was dropped last. It is set after drop has returned.
-	var dropped [keys]atomic.Pointer[cacheEntry]
+	var dropped [keys]atomic.Pointer[entry]
 	var done atomic.Bool
 
 	var writers, readers sync.WaitGroup
@@ -427,7 +436,7 @@ func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
 				e := remember(c, id)
 				c.drop([]uuid.UUID{id})
 				dropped[n].Store(e)
-				if c.get(cacheToken(id)) != nil {
+				if c.Get(cacheToken(id)) != nil {
 					t.Errorf("key %d is met after its drop", n)
 				}
 			}
@@ -438,12 +447,12 @@ func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
 			for n := 0; !done.Load(); n = (n + 1) % keys {
 				id := cacheID(uint64(n))
 				before := dropped[n].Load()
-				switch e := c.get(cacheToken(id)); {
+				switch e := c.Get(cacheToken(id)); {
 				case e == nil:
 				case e == before:
 					t.Errorf("key %d: the entry that was dropped before is met", n)
-				case e.principal.KeyID != id:
-					t.Errorf("key %d: the entry of %s is met", n, e.principal.KeyID)
+				case e.Answer.of.Key != id:
+					t.Errorf("key %d: the entry of %s is met", n, e.Answer.of.Key)
 				}
 			}
 		})
@@ -452,8 +461,8 @@ func TestReadersMeetNoEntryThatWasDroppedBeforeTheyBegan(t *testing.T) {
 	done.Store(true)
 	readers.Wait()
 	wantConsistent(t, c)
-	if c.size() != 0 {
-		t.Errorf("%d entries are left, want 0", c.size())
+	if c.Size() != 0 {
+		t.Errorf("%d entries are left, want 0", c.Size())
 	}
 }
 
@@ -467,8 +476,8 @@ func TestTheCacheStaysConsistentUnderConcurrentUse(t *testing.T) {
 				id := cacheID(random.Uint64N(100))
 				switch random.IntN(8) {
 				default:
-					if e := c.get(cacheToken(id)); e != nil && e.principal.KeyID != id {
-						t.Errorf("got the entry of %s, want that of %s", e.principal.KeyID, id)
+					if e := c.Get(cacheToken(id)); e != nil && e.Answer.of.Key != id {
+						t.Errorf("got the entry of %s, want that of %s", e.Answer.of.Key, id)
 					}
 				case 0, 1, 2:
 					remember(c, id)
@@ -476,7 +485,7 @@ func TestTheCacheStaysConsistentUnderConcurrentUse(t *testing.T) {
 					c.drop([]uuid.UUID{id})
 				case 4:
 					if random.IntN(100) == 0 {
-						c.clear()
+						c.Clear()
 					}
 				}
 			}
@@ -499,7 +508,7 @@ func TestAnEntryThatIsReplacedIsNeverMissed(t *testing.T) {
 		done.Store(true)
 	})
 	for !done.Load() {
-		if c.get(cacheToken(id)) == nil {
+		if c.Get(cacheToken(id)) == nil {
 			t.Error("the key is remembered, and was not found")
 			break
 		}
@@ -507,82 +516,10 @@ func TestAnEntryThatIsReplacedIsNeverMissed(t *testing.T) {
 	writer.Wait()
 }
 
-// bytesIn collects the bytes of everything that can be reached from v, except through atomic
-// pointers. It returns a string for each array, slice and string.
-func bytesIn(v reflect.Value, seen map[uintptr]bool) (found []string) {
-	switch v.Kind() {
-	case reflect.Pointer:
-		if !v.IsNil() && !seen[v.Pointer()] {
-			seen[v.Pointer()] = true
-			found = bytesIn(v.Elem(), seen)
-		}
-	case reflect.Interface:
-		if !v.IsNil() {
-			found = bytesIn(v.Elem(), seen)
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			found = append(found, bytesIn(v.Field(i), seen)...)
-		}
-	case reflect.String:
-		found = []string{v.String()}
-	case reflect.Array, reflect.Slice:
-		var flat []byte
-		for i := range v.Len() {
-			if e := v.Index(i); e.Kind() == reflect.Uint8 {
-				flat = append(flat, byte(e.Uint()))
-			} else {
-				found = append(found, bytesIn(e, seen)...)
-			}
-		}
-		found = append(found, string(flat))
-	}
-	return found
-}
-
-func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
-	s := open(t, nil)
-	key, token := addServerKey(t, s, "laptop")
-	wantLogin(t, s, token, key.ID)
-	var parsed tokenform.Token
-	s.tokens.Parse(token, &parsed)
-	v, err := parseVerifier(verifierOf(t, s, key.ID))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, secret, _ := parsed.Decode()
-	kept := [][]byte{secret[:8], []byte(parsed.SecretDigits()[:11]), v.hash[:8], v.salt[:8], []byte("argon2id")}
-
-	leaks := func(entry any) (n int) {
-		for _, text := range bytesIn(reflect.ValueOf(entry), make(map[uintptr]bool)) {
-			for _, secret := range kept {
-				n += strings.Count(text, string(secret))
-			}
-		}
-		return n
-	}
-	e := s.cache.get(&parsed)
-	if e == nil {
-		t.Fatal("the key is not in the cache")
-	}
-	if n := leaks(e); n != 0 {
-		t.Errorf("the entry holds what it must not in %d places", n)
-	}
-	if n := leaks(struct {
-		*cacheEntry
-		leak error
-	}{e, fmt.Errorf("login with %s: %w", token, ErrKeyExpired)}); n == 0 {
-		t.Error("a planted token was not found: the test shows nothing")
-	}
-	if n := leaks(&struct{ leak tokenform.Token }{parsed}); n == 0 {
-		t.Error("a planted secret was not found: the test shows nothing")
-	}
-}
-
 func TestTwoEntriesOfOneSecretHaveDifferentSalts(t *testing.T) {
 	secret := cacheToken(uuid.Nil)
-	a := newCacheEntry(secret, &answer{})
-	b := newCacheEntry(secret, &answer{})
+	a := NewEntry(secret, answer{})
+	b := NewEntry(secret, answer{})
 	if a.salt == b.salt || bytes.Equal(a.digest[:], b.digest[:]) {
 		t.Error("two entries of one secret are alike")
 	}
@@ -598,53 +535,11 @@ func TestTwoEntriesOfOneSecretHaveDifferentSalts(t *testing.T) {
 	}
 }
 
-// BenchmarkCacheMemory measures the memory of a key in a full cache of the default size: the entry,
-// the name of the key, and a share of the table.
-func BenchmarkCacheMemory(b *testing.B) {
-	const keys = 10_000
-	s := open(b, &Options{Cost: LightCost, CacheSize: keys})
-	minted, tokens, err := s.MintKeys(b.Context(), keys, nil)
-	if err == nil {
-		err = s.Update(b.Context(), func(tx *Tx) error {
-			for i, m := range minted {
-				if _, err := tx.InsertServerKey(KeySpec{Name: fmt.Sprintf("device-%05d", i)}, m); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
-	heap := func() uint64 {
-		runtime.GC()
-		runtime.GC() // frees the memory that finalizers of the first run have released
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	for b.Loop() {
-		s.cache = newCache(0)
-		before := heap()
-		s.cache = newCache(keys)
-		for _, token := range tokens {
-			if _, err := s.Login(b.Context(), token); err != nil {
-				b.Fatal(err)
-			}
-		}
-		b.ReportMetric((float64(heap())-float64(before))/keys, "bytes/key")
-	}
-	if s.cache.size() != keys {
-		b.Fatalf("the cache has %d keys, want %d", s.cache.size(), keys)
-	}
-}
-
 // drop is the effect of a change of keys on the cache, if nothing happens between its commit and
 // its return.
-func (c *cache) drop(keys []uuid.UUID) { c.dropAll(staleLogins{keys: keys}) }
+func (c *Cache[A]) drop(keys []uuid.UUID) { c.dropAll(Stale{Keys: keys}) }
 
-func (c *cache) dropAll(s staleLogins) {
-	c.hold(s)
-	c.release(s)
+func (c *Cache[A]) dropAll(s Stale) {
+	c.Hold(s)
+	c.Release(s)
 }
