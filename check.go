@@ -265,9 +265,9 @@ func (c *checker) behind(table string, from []byte) (next []byte) {
 // id decodes a key or value of 16 bytes, and reports whether it is an ID. It yields a finding if
 // not.
 func (c *checker) id(table string, b []byte) (id uuid.UUID, ok bool) {
-	id, err := decodeUUID(b)
+	id, err := record.DecodeID(b)
 	if err != nil {
-		c.reportError(fmt.Errorf("table %s: %w", table, err))
+		c.reportError(fmt.Errorf("table %s: %w", table, recordError(err)))
 		return id, false
 	}
 	return id, true
@@ -279,8 +279,8 @@ func (c *checker) inspectDeadUser(e Entry) {
 	if !ok {
 		return
 	}
-	if _, err := decodeRecord(tableDeadUsers, id, e.Value, record.DecodeUserTombstone); err != nil {
-		c.reportError(err)
+	if _, err := record.Unseal(tableDeadUsers, id[:], e.Value, record.DecodeUserTombstone); err != nil {
+		c.reportError(recordError(err))
 		return
 	}
 	if value, ok := c.get(tableUsers, id[:]); ok && value != nil {
@@ -293,9 +293,9 @@ func (c *checker) inspectUser(e Entry) {
 	if !ok {
 		return
 	}
-	u, err := decodeRecord(tableUsers, id, e.Value, record.DecodeUser)
+	u, err := record.Unseal(tableUsers, id[:], e.Value, record.DecodeUser)
 	if err != nil {
-		c.reportError(err)
+		c.reportError(recordError(err))
 		return
 	}
 	linked := u.Linked()
@@ -327,7 +327,7 @@ func (c *checker) inspectMembership(group string, id uuid.UUID) {
 	if group == "" {
 		return
 	}
-	member := memberIndexKey(group, id)
+	member := record.MemberKey(group, id)
 	if entry, ok := c.get(tableMembers, member); ok && entry == nil {
 		c.reportDerived(func() error { return c.tx.put(tableMembers, member, nil) }, "%s is not in the index of members", id)
 	}
@@ -335,7 +335,7 @@ func (c *checker) inspectMembership(group string, id uuid.UUID) {
 
 // hasIdentity reports whether a user exists and has the identity with this key in the index.
 func (c *checker) hasIdentity(userID, identity []byte) bool {
-	id, err := decodeUUID(userID)
+	id, err := record.DecodeID(userID)
 	if err != nil {
 		return false
 	}
@@ -345,7 +345,7 @@ func (c *checker) hasIdentity(userID, identity []byte) bool {
 }
 
 func (c *checker) inspectIdentity(e Entry) {
-	id, err := decodeUUID(e.Value)
+	id, err := record.DecodeID(e.Value)
 	if err == nil {
 		if _, err := c.tx.getUser(id); err != nil {
 			return // there is a finding about the user's record
@@ -363,8 +363,8 @@ func (c *checker) inspectDeadKey(e Entry) {
 	if !ok {
 		return
 	}
-	if _, err := decodeRecord(tableDeadKeys, id, e.Value, record.DecodeKeyTombstone); err != nil {
-		c.reportError(err)
+	if _, err := record.Unseal(tableDeadKeys, id[:], e.Value, record.DecodeKeyTombstone); err != nil {
+		c.reportError(recordError(err))
 		return
 	}
 	if value, ok := c.get(tableKeys, id[:]); ok && value != nil {
@@ -377,9 +377,9 @@ func (c *checker) inspectKey(e Entry) {
 	if !ok {
 		return
 	}
-	k, err := decodeRecord(tableKeys, id, e.Value, record.DecodeKey)
+	k, err := record.Unseal(tableKeys, id[:], e.Value, record.DecodeKey)
 	if err != nil {
-		c.reportError(err)
+		c.reportError(recordError(err))
 		return
 	}
 	for _, v := range k.Verifiers.All {
@@ -396,7 +396,7 @@ func (c *checker) inspectKey(e Entry) {
 	if problem := names.Problem(names.Stored, k.Name.Value); problem != "" {
 		c.report("key %s: its name %s %s", id, names.Quote(k.Name.Value), problem)
 	}
-	name := nameIndexKey(k.Owner, k.Name.Value, id)
+	name := record.NameKey(k.Owner, k.Name.Value, id)
 	if entry, ok := c.get(tableNames, name); ok && entry == nil {
 		c.reportDerived(func() error { return c.tx.put(tableNames, name, nil) }, "key %s is not in the index of names", id)
 	}
@@ -428,7 +428,7 @@ func (c *checker) inspectOrphan(k *record.Key) {
 
 func (c *checker) inspectName(e Entry) {
 	fix := func() error { return c.tx.delete(tableNames, e.Key) }
-	name, id, err := splitNameIndexKey(e.Key)
+	name, id, err := record.SplitNameKey(e.Key)
 	if err != nil {
 		c.reportDerived(fix, "the index of names has the entry %x", e.Key)
 		return
@@ -454,14 +454,14 @@ func (c *checker) inspectData(e Entry) {
 }
 
 func (c *checker) inspectGroup(e Entry) {
-	if _, err := decodeGroup(string(e.Key), e.Value); err != nil {
-		c.reportError(err)
+	if _, err := record.UnsealGroup(string(e.Key), e.Value); err != nil {
+		c.reportError(recordError(err))
 	}
 }
 
 func (c *checker) inspectMember(e Entry) {
 	fix := func() error { return c.tx.delete(tableMembers, e.Key) }
-	group, id, err := splitMemberIndexKey(e.Key)
+	group, id, err := record.SplitMemberKey(e.Key)
 	if err != nil {
 		c.reportDerived(fix, "the index of members has the entry %x", e.Key)
 		return

@@ -89,34 +89,34 @@ var wrongs = []struct {
 		h.putVerifier(v.String())
 	}},
 	{"a key has a name that none can have", false, func(h *inhabited) {
-		h.remove(tableNames, nameIndexKey(h.laptop.Owner, h.laptop.Name.Value, h.laptop.ID))
+		h.remove(tableNames, record.NameKey(h.laptop.Owner, h.laptop.Name.Value, h.laptop.ID))
 		h.laptop.Name.Value = "a\nb"
-		h.put(tableNames, nameIndexKey(h.laptop.Owner, h.laptop.Name.Value, h.laptop.ID), nil)
+		h.put(tableNames, record.NameKey(h.laptop.Owner, h.laptop.Name.Value, h.laptop.ID), nil)
 		h.putKey(h.laptop)
 	}},
 	{"two keys of one owner have one name", false, func(h *inhabited) {
 		other, _ := addServerKey(h.t, h.Store, "restore")
-		h.remove(tableNames, nameIndexKey(ServerOwner, "restore", other.ID))
+		h.remove(tableNames, record.NameKey(ServerOwner, "restore", other.ID))
 		k := storedKey(h.t, h.Store, other.ID)
 		k.Name.Value = h.backup.Name.Value
-		h.put(tableNames, nameIndexKey(ServerOwner, k.Name.Value, k.ID), nil)
+		h.put(tableNames, record.NameKey(ServerOwner, k.Name.Value, k.ID), nil)
 		h.putKey(k)
 	}},
 
 	{"a name is not in the index", true, func(h *inhabited) {
-		h.remove(tableNames, nameIndexKey(h.laptop.Owner, h.laptop.Name.Value, h.laptop.ID))
+		h.remove(tableNames, record.NameKey(h.laptop.Owner, h.laptop.Name.Value, h.laptop.ID))
 	}},
 	{"the index has another name for a key", true, func(h *inhabited) {
-		h.put(tableNames, nameIndexKey(h.laptop.Owner, "phone", h.laptop.ID), nil)
+		h.put(tableNames, record.NameKey(h.laptop.Owner, "phone", h.laptop.ID), nil)
 	}},
 	{"the index has another owner for a key", true, func(h *inhabited) {
-		h.put(tableNames, nameIndexKey(h.bob.ID, h.laptop.Name.Value, h.laptop.ID), nil)
+		h.put(tableNames, record.NameKey(h.bob.ID, h.laptop.Name.Value, h.laptop.ID), nil)
 	}},
 	{"the index has a name of a deleted key", true, func(h *inhabited) {
-		h.put(tableNames, nameIndexKey(h.lost.Owner, "lost", h.lost.ID), nil)
+		h.put(tableNames, record.NameKey(h.lost.Owner, "lost", h.lost.ID), nil)
 	}},
 	{"the index has a name of a key that never was", true, func(h *inhabited) {
-		h.put(tableNames, nameIndexKey(h.ada.ID, "phone", uuid.UUID{1}), nil)
+		h.put(tableNames, record.NameKey(h.ada.ID, "phone", uuid.UUID{1}), nil)
 	}},
 	{"the index of names has a key that is too short", true, func(h *inhabited) { h.put(tableNames, h.ada.ID[:], nil) }},
 	{"the index of names has a key without its zero", true, func(h *inhabited) {
@@ -126,13 +126,13 @@ var wrongs = []struct {
 	{"a group's record is damaged", false, func(h *inhabited) {
 		h.put(tableGroups, []byte("plant"), record.Seal(tableGroups, []byte("garden"), nil))
 	}},
-	{"a user is not in the index of members", true, func(h *inhabited) { h.remove(tableMembers, memberIndexKey("plant", h.bob.ID)) }},
-	{"a key is not in the index of members", true, func(h *inhabited) { h.remove(tableMembers, memberIndexKey("plant", h.backup.ID)) }},
-	{"the index of members has a user of no group", true, func(h *inhabited) { h.put(tableMembers, memberIndexKey("plant", h.ada.ID), nil) }},
+	{"a user is not in the index of members", true, func(h *inhabited) { h.remove(tableMembers, record.MemberKey("plant", h.bob.ID)) }},
+	{"a key is not in the index of members", true, func(h *inhabited) { h.remove(tableMembers, record.MemberKey("plant", h.backup.ID)) }},
+	{"the index of members has a user of no group", true, func(h *inhabited) { h.put(tableMembers, record.MemberKey("plant", h.ada.ID), nil) }},
 	{"the index of members has a key of another group", true, func(h *inhabited) {
-		h.put(tableMembers, memberIndexKey("garden", h.backup.ID), nil)
+		h.put(tableMembers, record.MemberKey("garden", h.backup.ID), nil)
 	}},
-	{"the index of members has a key that is gone", true, func(h *inhabited) { h.put(tableMembers, memberIndexKey("plant", h.lost.ID), nil) }},
+	{"the index of members has a key that is gone", true, func(h *inhabited) { h.put(tableMembers, record.MemberKey("plant", h.lost.ID), nil) }},
 	{"the index of members has a key that is too short", true, func(h *inhabited) { h.put(tableMembers, []byte("plant"), nil) }},
 
 	{"a hash is damaged", true, func(h *inhabited) { h.put(tableHashes, h.hashID(h.laptop.ID), []byte("damage")) }},
@@ -175,9 +175,9 @@ func (h *inhabited) lovelace() Identity { return identityOf(h.ada.Linked()[1]) }
 
 // giveLaptopTo changes the owner of the laptop, which no call does.
 func (h *inhabited) giveLaptopTo(owner uuid.UUID) {
-	h.remove(tableNames, nameIndexKey(h.laptop.Owner, h.laptop.Name.Value, h.laptop.ID))
+	h.remove(tableNames, record.NameKey(h.laptop.Owner, h.laptop.Name.Value, h.laptop.ID))
 	h.laptop.Owner = owner
-	h.put(tableNames, nameIndexKey(owner, h.laptop.Name.Value, h.laptop.ID), nil)
+	h.put(tableNames, record.NameKey(owner, h.laptop.Name.Value, h.laptop.ID), nil)
 	h.putKey(h.laptop)
 }
 
@@ -574,22 +574,22 @@ func TestADamagedIndexIsAnErrorAndNeverAnotherUser(t *testing.T) {
 			return err
 		}},
 		{"a name of another user's key", func(h *inhabited) {
-			h.put(tableNames, nameIndexKey(h.bob.ID, "mine", h.laptop.ID), nil)
+			h.put(tableNames, record.NameKey(h.bob.ID, "mine", h.laptop.ID), nil)
 		}, func(h *inhabited) error {
 			_, err := h.Keys(h.t.Context(), h.bob.ID)
 			return err
 		}},
 		{"a name of a deleted key", func(h *inhabited) {
-			h.put(tableNames, nameIndexKey(h.ada.ID, "lost", h.lost.ID), nil)
+			h.put(tableNames, record.NameKey(h.ada.ID, "lost", h.lost.ID), nil)
 		}, func(h *inhabited) error {
 			_, err := h.Keys(h.t.Context(), h.ada.ID)
 			return err
 		}},
 		{"a name of a key that never was, when its user is deleted", func(h *inhabited) {
-			h.put(tableNames, nameIndexKey(h.ada.ID, "phone", uuid.UUID{1}), nil)
+			h.put(tableNames, record.NameKey(h.ada.ID, "phone", uuid.UUID{1}), nil)
 		}, func(h *inhabited) error { return h.DeleteUser(h.t.Context(), h.ada.ID) }},
 		{"a name of another user's key, when the one who has it not is deleted", func(h *inhabited) {
-			h.put(tableNames, nameIndexKey(h.bob.ID, "mine", h.laptop.ID), nil)
+			h.put(tableNames, record.NameKey(h.bob.ID, "mine", h.laptop.ID), nil)
 		}, func(h *inhabited) error { return h.DeleteUser(h.t.Context(), h.bob.ID) }},
 		{"an unreadable entry among a user's names", func(h *inhabited) {
 			h.put(tableNames, append(h.ada.ID[:], bytes.Repeat([]byte{1}, 40)...), nil)

@@ -143,13 +143,13 @@ func (tx *Tx) keysAfter(after uuid.UUID, ids []uuid.UUID) iter.Seq2[Key, error] 
 		for e, err := range tx.etx.Scan(tableKeys, append(after[:], 0), nil) {
 			k := &record.Key{}
 			if err == nil {
-				k, err = decodeEntry(tableKeys, e, record.DecodeKey)
+				k, err = record.Unseal(tableKeys, e.Key, e.Value, record.DecodeKey)
 			}
 			var key Key
 			if err == nil {
 				key, err = tx.toKey(k)
 			}
-			if !yield(key, err) || err != nil {
+			if !yield(key, recordError(err)) || err != nil {
 				return
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -191,19 +190,8 @@ func (tx *Tx) getGroup(name string) (*record.Group, error) {
 	if err != nil || sealed == nil {
 		return nil, err
 	}
-	return decodeGroup(name, sealed)
-}
-
-func decodeGroup(name string, sealed []byte) (*record.Group, error) {
-	message, err := openRecord(tableGroups, []byte(name), sealed)
-	if err != nil {
-		return nil, err
-	}
-	g, err := record.DecodeGroup(name, message)
-	if err != nil {
-		return nil, fmt.Errorf("table %s, record of %s: %w", tableGroups, names.Quote(name), recordError(err))
-	}
-	return &g, nil
+	g, err := record.UnsealGroup(name, sealed)
+	return g, recordError(err)
 }
 
 // setGroup moves a user or a server key to a group, and reports whether it was in another. An empty
@@ -217,49 +205,29 @@ func (tx *Tx) setGroup(groups *record.Groups, id uuid.UUID, group string, at rec
 	if err := checkGroup(group); err != nil {
 		return false, err
 	}
-	if err := tx.deleteMember(groups.Now(), id); err != nil {
-		return false, err
+	if was := groups.Now(); was != "" {
+		if err := tx.delete(tableMembers, record.MemberKey(was, id)); err != nil {
+			return false, err
+		}
 	}
 	*groups = groups.Set(group, at)
 	if group == "" {
 		return true, nil
 	}
-	return true, tx.put(tableMembers, memberIndexKey(group, id), nil)
-}
-
-// deleteMember takes a user or a server key out of the index of members.
-func (tx *Tx) deleteMember(group string, id uuid.UUID) error {
-	if group == "" {
-		return nil
-	}
-	return tx.delete(tableMembers, memberIndexKey(group, id))
+	return true, tx.put(tableMembers, record.MemberKey(group, id), nil)
 }
 
 // membersOf returns the IDs of the users and the server keys in a group.
 func (tx *Tx) membersOf(group string) (ids []uuid.UUID, err error) {
-	for e, err := range tx.etx.Scan(tableMembers, memberIndexKey(group, uuid.Nil), append(memberIndexKey(group, uuid.Max), 0)) {
+	for e, err := range tx.etx.Scan(tableMembers, record.MemberKey(group, uuid.Nil), append(record.MemberKey(group, uuid.Max), 0)) {
 		var id uuid.UUID
 		if err == nil {
-			_, id, err = splitMemberIndexKey(e.Key)
+			_, id, err = record.SplitMemberKey(e.Key)
 		}
 		if err != nil {
-			return nil, err
+			return nil, recordError(err)
 		}
 		ids = append(ids, id)
 	}
 	return ids, nil
-}
-
-// memberIndexKey returns the key of an entry in the index of members: group, a zero byte, the ID of
-// a user or a server key. No group has a zero byte in its name.
-func memberIndexKey(group string, id uuid.UUID) []byte {
-	return slices.Concat([]byte(group), []byte{0}, id[:])
-}
-
-func splitMemberIndexKey(key []byte) (group string, id uuid.UUID, err error) {
-	if len(key) < 1+1+len(id) || key[len(key)-len(id)-1] != 0 {
-		return "", id, fmt.Errorf("%w: bad entry in the index of members", ErrCorrupt)
-	}
-	copy(id[:], key[len(key)-len(id):])
-	return string(key[:len(key)-len(id)-1]), id, nil
 }

@@ -397,7 +397,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err := tx.giveWay(expired); err != nil {
 		return Key{}, err
 	}
-	if err := tx.put(tableNames, nameIndexKey(owner, n.Name, m.id), nil); err != nil {
+	if err := tx.put(tableNames, record.NameKey(owner, n.Name, m.id), nil); err != nil {
 		return Key{}, err
 	}
 	k := &record.Key{ID: m.id, Owner: owner, Created: m.created}
@@ -603,14 +603,14 @@ func nameTaken(name string) error { return fmt.Errorf("%w: %s", ErrKeyNameTaken,
 
 // keyNamed returns the record of owner's key with a name, or nil if there is none.
 func (tx *Tx) keyNamed(owner uuid.UUID, name string) (*record.Key, error) {
-	low := nameIndexKey(owner, name, uuid.Nil)
-	for e, err := range tx.etx.Scan(tableNames, low, append(nameIndexKey(owner, name, uuid.Max), 0)) {
+	low := record.NameKey(owner, name, uuid.Nil)
+	for e, err := range tx.etx.Scan(tableNames, low, append(record.NameKey(owner, name, uuid.Max), 0)) {
 		if err != nil {
 			return nil, err
 		}
-		_, id, err := splitNameIndexKey(e.Key)
+		_, id, err := record.SplitNameKey(e.Key)
 		if err != nil {
-			return nil, err
+			return nil, recordError(err)
 		}
 		return tx.indexedKey(owner, id)
 	}
@@ -722,9 +722,9 @@ func (tx *Tx) keysOf(owner uuid.UUID) iter.Seq2[uuid.UUID, error] {
 		for e, err := range tx.etx.Scan(tableNames, owner[:], append(owner[:], 0xff)) {
 			var id uuid.UUID
 			if err == nil {
-				_, id, err = splitNameIndexKey(e.Key)
+				_, id, err = record.SplitNameKey(e.Key)
 			}
-			if !yield(id, err) || err != nil {
+			if !yield(id, recordError(err)) || err != nil {
 				return
 			}
 		}
@@ -781,11 +781,11 @@ func (tx *Tx) rename(k *record.Key, name string, at record.Stamp) (changed bool,
 
 // setName gives a key a name that is free.
 func (tx *Tx) setName(k *record.Key, name string, at record.Stamp) error {
-	if err := tx.delete(tableNames, nameIndexKey(k.Owner, k.Name.Value, k.ID)); err != nil {
+	if err := tx.delete(tableNames, record.NameKey(k.Owner, k.Name.Value, k.ID)); err != nil {
 		return err
 	}
 	k.Name = record.Register[string]{Value: name, Stamp: at}
-	return tx.put(tableNames, nameIndexKey(k.Owner, name, k.ID), nil)
+	return tx.put(tableNames, record.NameKey(k.Owner, name, k.ID), nil)
 }
 
 // EnableKey lets a disabled key of owner log in again. Enabling an enabled key changes nothing.
@@ -839,10 +839,7 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := tx.delete(tableNames, nameIndexKey(owner, k.Name.Value, id)); err != nil {
-		return err
-	}
-	if err := tx.deleteMember(k.Groups.Now(), id); err != nil {
+	if err := tx.deleteEntries(k.Index()); err != nil {
 		return err
 	}
 	if err := tx.deleteHashes(k, record.Verifiers{}); err != nil {
@@ -878,18 +875,4 @@ func toKey(k *record.Key) Key {
 		Scopes: NewScopes(k.Scopes.Value...), Networks: k.Networks.Value, Metadata: k.Metadata.Value, Group: k.Groups.Now(),
 		Tokens: tokens,
 	}
-}
-
-// nameIndexKey returns the key of an entry in the index of names: owner, name, a zero byte, the
-// key's ID. No name has a zero byte.
-func nameIndexKey(owner uuid.UUID, name string, id uuid.UUID) []byte {
-	return slices.Concat(owner[:], []byte(name), []byte{0}, id[:])
-}
-
-func splitNameIndexKey(key []byte) (name string, id uuid.UUID, err error) {
-	if len(key) < 16+1+16 || key[len(key)-17] != 0 {
-		return "", id, fmt.Errorf("%w: bad entry in the index of names", ErrCorrupt)
-	}
-	copy(id[:], key[len(key)-16:])
-	return string(key[16 : len(key)-17]), id, nil
 }

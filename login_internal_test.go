@@ -80,10 +80,10 @@ func TestAKeyThatTheIndexesHaveLostIsRevokedWithItsUserOrGroup(t *testing.T) {
 					wantLogin(t, s, token, key.ID)
 				}
 				must(t, s.Update(t.Context(), func(tx *Tx) error {
-					if err := tx.deleteMember("acme", user.ID); err != nil {
+					if err := tx.delete(tableMembers, record.MemberKey("acme", user.ID)); err != nil {
 						return err
 					}
-					return tx.etx.Delete(tableNames, nameIndexKey(user.ID, "laptop", key.ID))
+					return tx.etx.Delete(tableNames, record.NameKey(user.ID, "laptop", key.ID))
 				}))
 				must(t, tt.revoke(t.Context(), s, user.ID, key.ID))
 				if who, err := s.Login(t.Context(), token); err == nil {

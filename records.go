@@ -49,39 +49,14 @@ func recordError(err error) error {
 	return err
 }
 
-// decodeRecord decodes the record that a table has under an ID.
-//
-// It returns ErrCorrupt or ErrNewerFormat.
-func decodeRecord[T any](table string, id uuid.UUID, sealed []byte, decode func(uuid.UUID, []byte) (T, error)) (*T, error) {
-	message, err := openRecord(table, id[:], sealed)
-	if err != nil {
-		return nil, err
-	}
-	r, err := decode(id, message)
-	if err != nil {
-		return nil, fmt.Errorf("table %s, record of %s: %w", table, id, recordError(err))
-	}
-	return &r, nil
-}
-
-// decodeEntry decodes an entry of a table whose keys are IDs.
-//
-// It returns ErrCorrupt or ErrNewerFormat.
-func decodeEntry[T any](table string, e Entry, decode func(uuid.UUID, []byte) (T, error)) (*T, error) {
-	id, err := decodeUUID(e.Key)
-	if err != nil {
-		return nil, err
-	}
-	return decodeRecord(table, id, e.Value, decode)
-}
-
 // getRecord returns the record that a table has under an ID, or nil if there is none.
 func getRecord[T any](tx *Tx, table string, id uuid.UUID, decode func(uuid.UUID, []byte) (T, error)) (*T, error) {
 	sealed, err := tx.etx.Get(table, id[:])
 	if err != nil || sealed == nil {
 		return nil, err
 	}
-	return decodeRecord(table, id, sealed, decode)
+	r, err := record.Unseal(table, id[:], sealed, decode)
+	return r, recordError(err)
 }
 
 // getUser returns the record of a user, or nil if there is no such user now.
@@ -112,6 +87,16 @@ func (tx *Tx) isUsed(table, dead string, id uuid.UUID) (bool, error) {
 func (tx *Tx) has(table string, key []byte) (bool, error) {
 	value, err := tx.etx.Get(table, key)
 	return value != nil, err
+}
+
+// deleteEntries deletes the entries of indexes that are made from a record.
+func (tx *Tx) deleteEntries(entries []record.IndexEntry) error {
+	for _, e := range entries {
+		if err := tx.delete(e.Table, e.Key); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // putUser writes the record of a user.
@@ -193,13 +178,6 @@ func (tx *Tx) setDisabled(f *record.Flag, disable bool) (changed bool) {
 func (s *Store) drawWriter() {
 	w := record.NewWriter()
 	s.writer.Store(&w)
-}
-
-func decodeUUID(b []byte) (id uuid.UUID, err error) {
-	if len(b) != len(id) {
-		return uuid.UUID{}, fmt.Errorf("%w: an ID of %d bytes", ErrCorrupt, len(b))
-	}
-	return uuid.UUID(b), nil
 }
 
 // errMissing returns the error for a record that is in an index but does not exist.

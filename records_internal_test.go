@@ -176,8 +176,8 @@ func TestTheLargestKeysOfIndexesAreWithinWhatEveryEngineServes(t *testing.T) {
 	longest := slices.MaxFunc(providers, func(a, b Provider) int { return len(a) - len(b) })
 	for what, key := range map[string][]byte{
 		"an identity": Identity{longest, long}.indexKey(),
-		"a name":      nameIndexKey(ServerOwner, long, ServerOwner),
-		"a member":    memberIndexKey(strings.Repeat("x", MaxGroup), ServerOwner),
+		"a name":      record.NameKey(ServerOwner, long, ServerOwner),
+		"a member":    record.MemberKey(strings.Repeat("x", MaxGroup), ServerOwner),
 	} {
 		if n := len(key); n > MaxEngineKey {
 			t.Errorf("the key of %s can have %d bytes, and %d is the most", what, n, MaxEngineKey)

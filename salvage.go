@@ -11,6 +11,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/durable"
 	"github.com/latchkeydb/latchkey/internal/names"
+	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/salvage"
 )
 
@@ -138,25 +139,15 @@ func writeRecords(ctx context.Context, e Engine, d *domain, found salvage.Found)
 // putSalvaged writes a record and its entries in the indexes.
 func (tx *Tx) putSalvaged(r salvage.Record, found salvage.Found) error {
 	id, _ := uuid.FromBytes(r.Key)
-	group := ""
+	var index []record.IndexEntry
 	switch r.Table {
 	case tableUsers:
-		u := found.Users[id]
-		for _, i := range u.Linked() {
-			if err := tx.put(tableIdentities, identityOf(i).indexKey(), id[:]); err != nil {
-				return err
-			}
-		}
-		group = u.Groups.Now()
+		index = found.Users[id].Index()
 	case tableKeys:
-		k := found.Keys[id]
-		if err := tx.put(tableNames, nameIndexKey(k.Owner, k.Name.Value, id), nil); err != nil {
-			return err
-		}
-		group = k.Groups.Now()
+		index = found.Keys[id].Index()
 	}
-	if group != "" {
-		if err := tx.put(tableMembers, memberIndexKey(group, id), nil); err != nil {
+	for _, e := range index {
+		if err := tx.put(e.Table, e.Key, e.Value); err != nil {
 			return err
 		}
 	}

@@ -265,9 +265,9 @@ func (tx *Tx) UserByIdentity(i Identity) (User, error) {
 	if value == nil {
 		return User{}, ErrUserNotFound
 	}
-	id, err := decodeUUID(value)
+	id, err := record.DecodeID(value)
 	if err != nil {
-		return User{}, err
+		return User{}, recordError(err)
 	}
 	user, err := tx.User(id)
 	if errors.Is(err, ErrUserNotFound) || err == nil && !slices.Contains(user.Identities, i) {
@@ -294,10 +294,10 @@ func (tx *Tx) Users(after uuid.UUID) iter.Seq2[User, error] {
 		for e, err := range tx.etx.Scan(tableUsers, append(after[:], 0), nil) {
 			var u *record.User
 			if err == nil {
-				u, err = decodeEntry(tableUsers, e, record.DecodeUser)
+				u, err = record.Unseal(tableUsers, e.Key, e.Value, record.DecodeUser)
 			}
 			if err != nil {
-				yield(User{}, err)
+				yield(User{}, recordError(err))
 				return
 			}
 			if !yield(toUser(u), nil) {
@@ -456,12 +456,7 @@ func (tx *Tx) DeleteUser(id uuid.UUID) (err error) {
 			return err
 		}
 	}
-	for _, i := range u.Linked() {
-		if err := tx.delete(tableIdentities, identityOf(i).indexKey()); err != nil {
-			return err
-		}
-	}
-	if err := tx.deleteMember(u.Groups.Now(), id); err != nil {
+	if err := tx.deleteEntries(u.Index()); err != nil {
 		return err
 	}
 	tx.forgetUser(id)
@@ -491,11 +486,8 @@ func isAnonymous(u *record.User) bool {
 	return !slices.ContainsFunc(u.Linked(), func(i record.Identity) bool { return Provider(i.Provider) != ProviderAnonymous })
 }
 
-// indexKey returns the key of the identity in the index: provider, a zero byte, subject. No
-// provider has a zero byte in its name.
-func (i Identity) indexKey() []byte {
-	return slices.Concat([]byte(i.Provider), []byte{0}, []byte(i.Subject))
-}
+// indexKey returns the key of the identity in the index.
+func (i Identity) indexKey() []byte { return record.IdentityKey(string(i.Provider), i.Subject) }
 
 // CheckIdentity returns [ErrInvalidIdentity] unless a user can be made with i. The provider must be
 // one of those above. The subject must be 1 to 256 bytes of UTF-8 without control characters. It

@@ -82,14 +82,14 @@ func TestIndexEntriesAreAsTheVectorsSay(t *testing.T) {
 		case tableIdentities:
 			key, value = Identity{f.Provider, f.Subject}.indexKey(), f.ID[:]
 		case tableNames:
-			key, value = nameIndexKey(f.Owner, f.Name, f.ID), nil
-			if name, id, err := splitNameIndexKey(v.Key); name != f.Name || id != f.ID || err != nil {
-				t.Errorf("splitNameIndexKey: got %q, %s, %v", name, id, err)
+			key, value = record.NameKey(f.Owner, f.Name, f.ID), nil
+			if name, id, err := record.SplitNameKey(v.Key); name != f.Name || id != f.ID || err != nil {
+				t.Errorf("record.SplitNameKey: got %q, %s, %v", name, id, err)
 			}
 		case tableMembers:
-			key, value = memberIndexKey(f.Group, f.ID), nil
-			if group, id, err := splitMemberIndexKey(v.Key); group != f.Group || id != f.ID || err != nil {
-				t.Errorf("splitMemberIndexKey: got %q, %s, %v", group, id, err)
+			key, value = record.MemberKey(f.Group, f.ID), nil
+			if group, id, err := record.SplitMemberKey(v.Key); group != f.Group || id != f.ID || err != nil {
+				t.Errorf("record.SplitMemberKey: got %q, %s, %v", group, id, err)
 			}
 		case tableHashes:
 			key = hashID{f.ID, record.VerifierID(f.Verifier)}.tableKey()

@@ -35,7 +35,7 @@ func DecodeDomain(message []byte) (d Domain, err error) {
 		}
 		switch f.Num {
 		case 1:
-			err = decodeID(f.Bytes, &d.ID)
+			d.ID, err = DecodeID(f.Bytes)
 		case 2:
 			hasSecret = copy(d.UserSecret[:], f.Bytes) == len(f.Bytes) && len(f.Bytes) == len(d.UserSecret)
 		case 3:
@@ -77,7 +77,7 @@ func DecodeReplica(message []byte) (r Replica, err error) {
 		}
 		switch f.Num {
 		case 1:
-			err = decodeID(f.Bytes, &r.ID)
+			r.ID, err = DecodeID(f.Bytes)
 		case 2:
 			r.Shared = f.Number != 0
 		}

@@ -2,6 +2,7 @@ package record
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 )
 
@@ -115,6 +116,21 @@ func DecodeGroup(name string, message []byte) (g Group, err error) {
 	}
 	g.Unknown = g.Unknown.sorted()
 	return g, nil
+}
+
+// UnsealGroup decodes the record that the table of groups has under a name.
+//
+// Errors: those of [Open] and [DecodeGroup].
+func UnsealGroup(name string, sealed []byte) (*Group, error) {
+	message, err := Open(TableGroups, []byte(name), sealed)
+	if err != nil {
+		return nil, err
+	}
+	g, err := DecodeGroup(name, message)
+	if err != nil {
+		return nil, fmt.Errorf("table %s, record of %q: %w", TableGroups, name, err)
+	}
+	return &g, nil
 }
 
 // Merge returns what two versions of one group merge to.

@@ -176,7 +176,8 @@ func DecodeKey(id uuid.UUID, message []byte) (k Key, err error) {
 		case keyCreated:
 			k.Created, err = decodeMilliseconds(f.Number)
 		case keyOwner:
-			owned, err = true, decodeID(f.Bytes, &k.Owner)
+			owned = true
+			k.Owner, err = DecodeID(f.Bytes)
 		case keyReplicas: // in t already
 		case keyFlag:
 			k.Flag, err = decodeFlag(f.Bytes)

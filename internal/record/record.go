@@ -20,6 +20,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/google/uuid"
 )
 
 // Version is the version of records that this build writes, and the only version that it reads.
@@ -86,6 +88,25 @@ func Open(table string, key, sealed []byte) (message []byte, err error) {
 		return nil, fmt.Errorf("%w: %s/%x has version %d", ErrDamaged, table, key, v)
 	}
 	return sealed[1:n], nil
+}
+
+// Unseal decodes the record that a table has under an ID.
+//
+// Errors: those of [Open] and of decode.
+func Unseal[T any](table string, key, sealed []byte, decode func(uuid.UUID, []byte) (T, error)) (*T, error) {
+	id, err := DecodeID(key)
+	if err != nil {
+		return nil, fmt.Errorf("table %s: %w", table, err)
+	}
+	message, err := Open(table, key, sealed)
+	if err != nil {
+		return nil, err
+	}
+	r, err := decode(id, message)
+	if err != nil {
+		return nil, fmt.Errorf("table %s, record of %s: %w", table, id, err)
+	}
+	return &r, nil
 }
 
 // tooMany returns ErrDamaged if there are more of something than a record can have.

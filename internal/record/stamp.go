@@ -102,8 +102,8 @@ func decodeReplicas(message []byte, field int) (t replicaTable, err error) {
 			return nil, err
 		}
 		if f.Num == field {
-			var id uuid.UUID
-			if err := decodeID(f.Bytes, &id); err != nil {
+			id, err := DecodeID(f.Bytes)
+			if err != nil {
 				return nil, err
 			}
 			t = append(t, id)

@@ -118,7 +118,8 @@ func DecodeKeyTombstone(id uuid.UUID, message []byte) (d KeyTombstone, err error
 		}
 		switch f.Num {
 		case keyOwner:
-			owned, err = true, decodeID(f.Bytes, &d.Owner)
+			owned = true
+			d.Owner, err = DecodeID(f.Bytes)
 		case keyReplicas: // in t already
 		case keyGroups:
 			err = d.Groups.add(f.Bytes, t)

@@ -152,10 +152,12 @@ func (u Unknown) merge(other Unknown) Unknown {
 	return joinUnknown(all)
 }
 
-func decodeID(b []byte, id *uuid.UUID) error {
+// DecodeID reads an ID.
+//
+// Errors: [ErrDamaged].
+func DecodeID(b []byte) (id uuid.UUID, err error) {
 	if len(b) != len(id) {
-		return fmt.Errorf("%w: an ID of %d bytes", ErrDamaged, len(b))
+		return id, fmt.Errorf("%w: an ID of %d bytes", ErrDamaged, len(b))
 	}
-	copy(id[:], b)
-	return nil
+	return uuid.UUID(b), nil
 }

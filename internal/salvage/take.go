@@ -80,14 +80,8 @@ func isRecord(table string, k, v []byte) bool {
 }
 
 func (s *salvage) isIdentityEntry(k, v []byte) bool {
-	i, ok := splitIdentity(k)
-	return ok && len(v) == len(uuid.UUID{}) && s.rules.Valid(i.Provider, i.Subject)
-}
-
-// splitIdentity returns the identity with this key in the index.
-func splitIdentity(k []byte) (i record.Identity, ok bool) {
-	provider, subject, ok := bytes.Cut(k, []byte{0})
-	return record.Identity{Provider: string(provider), Subject: string(subject)}, ok
+	provider, subject, ok := record.SplitIdentityKey(k)
+	return ok && len(v) == len(uuid.UUID{}) && s.rules.Valid(provider, subject)
 }
 
 // take keeps an entry of a page. From a page that is not in use it takes only records of the table
@@ -112,7 +106,8 @@ func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
 		at := entryKey{table, string(key)}
 		s.changes[at] = max(s.changes[at], place)
 	case identityEntry:
-		s.identities[uuid.UUID(v)], _ = splitIdentity(k)
+		provider, subject, _ := record.SplitIdentityKey(k)
+		s.identities[uuid.UUID(v)] = record.Identity{Provider: provider, Subject: subject}
 	case lastUseEntry:
 		message, _ := record.Open(record.TableLastUse, k, v)
 		if minute, err := record.DecodeLastUse(message); err == nil {
