@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/check"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -759,10 +760,10 @@ func TestACheckThatIsInterruptedBeforeAnyReadFindsNothing(t *testing.T) {
 		etx := &interruptedTx{before: n}
 		err := h.engine.View(t.Context(), func(inner EngineTx) error {
 			etx.EngineTx = inner
-			return newChecker(t.Context(), h.newTx(etx), func(finding error) bool {
-				t.Errorf("interrupted before read %d: %v", n, finding)
-				return true
-			}).run()
+			return h.newTx(etx).eachFinding(t.Context(), func(f check.Finding) error {
+				t.Errorf("interrupted before read %d: %v", n, f.Err)
+				return nil
+			})
 		})
 		if !etx.interrupted() {
 			must(t, err)

@@ -39,6 +39,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/boltengine",
 		"github.com/latchkeydb/latchkey/internal/boltpage",
 		"github.com/latchkeydb/latchkey/internal/cache",
+		"github.com/latchkeydb/latchkey/internal/check",
 		"github.com/latchkeydb/latchkey/internal/clock",
 		"github.com/latchkeydb/latchkey/internal/lastuse",
 		"github.com/latchkeydb/latchkey/internal/durable",

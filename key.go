@@ -436,7 +436,7 @@ func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) (expired *reco
 		if err != nil {
 			return nil, err
 		}
-		if isAnonymous(u) {
+		if u.IsAnonymous() {
 			return nil, ErrAnonymousUser
 		}
 	}

@@ -75,8 +75,7 @@ var salvagedIdentities = salvage.Identities{
 	Valid: func(provider, subject string) bool {
 		return Identity{Provider(provider), subject}.check(names.Stored) == nil
 	},
-	Anonymous: string(ProviderAnonymous),
-	Lost:      string(ProviderCustomFunction),
+	Lost: string(ProviderCustomFunction),
 }
 
 // salvagedDomain returns the domain of the new store.

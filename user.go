@@ -375,7 +375,7 @@ func (tx *Tx) UnlinkIdentity(userID uuid.UUID, i Identity) (User, error) {
 		if len(u.Linked()) == 0 {
 			return false, ErrLastIdentity
 		}
-		if isAnonymous(u) {
+		if u.IsAnonymous() {
 			n, err := tx.countKeys(userID)
 			if err != nil {
 				return false, err
@@ -480,11 +480,6 @@ func toUser(u *record.User) User {
 func identityOf(i record.Identity) Identity { return Identity{Provider(i.Provider), i.Subject} }
 
 func hasIdentity(u *record.User, i Identity) bool { return u.Has(string(i.Provider), i.Subject) }
-
-// isAnonymous reports whether the user has no identity but anonymous ones.
-func isAnonymous(u *record.User) bool {
-	return !slices.ContainsFunc(u.Linked(), func(i record.Identity) bool { return Provider(i.Provider) != ProviderAnonymous })
-}
 
 // indexKey returns the key of the identity in the index.
 func (i Identity) indexKey() []byte { return record.IdentityKey(string(i.Provider), i.Subject) }

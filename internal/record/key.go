@@ -10,6 +10,9 @@ import (
 	"github.com/google/uuid"
 )
 
+// ServerOwner is the owner of keys that belong to no user.
+var ServerOwner = uuid.Max
+
 // A Key is what a table keeps of an API key.
 type Key struct {
 	ID        uuid.UUID // the table's key

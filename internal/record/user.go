@@ -55,6 +55,14 @@ func (u User) Has(provider, subject string) bool {
 	})
 }
 
+// Anonymous is the provider of anonymous identities.
+const Anonymous = "anon-user"
+
+// IsAnonymous reports whether the user has no identity but anonymous ones.
+func (u User) IsAnonymous() bool {
+	return !slices.ContainsFunc(u.Identities, func(i Identity) bool { return !i.Unlinked && i.Provider != Anonymous })
+}
+
 func (i Identity) compareNames(other Identity) int {
 	return cmp.Or(strings.Compare(i.Provider, other.Provider), strings.Compare(i.Subject, other.Subject))
 }

@@ -13,9 +13,6 @@ import (
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// serverOwner is the owner of the keys that belong to no user.
-var serverOwner = uuid.Max
-
 // decode decodes the users and keys that were found. Deletion wins over them. Uncertain users, keys
 // and groups are disabled.
 func (s *salvage) decode() {
@@ -79,7 +76,7 @@ func (s *salvage) reconcile() {
 	taken := map[ownedName]bool{}
 	for _, id := range sortedIDs(s.Keys) {
 		k := s.Keys[id]
-		if k.Owner != serverOwner {
+		if k.Owner != record.ServerOwner {
 			if s.isDeleted(record.TableDeadUsers, k.Owner) {
 				delete(s.Keys, id)
 				s.found[keyOf(record.TableDeadKeys, id)] = version{message: k.Tombstone().Encode()}
@@ -129,18 +126,13 @@ func (s *salvage) reconcileIdentities() {
 				*u = u.SetIdentity(i)
 			}
 		}
-		if len(u.Linked()) == 0 || hasKeys[id] && s.isAnonymous(u) {
+		if len(u.Linked()) == 0 || hasKeys[id] && u.IsAnonymous() {
 			s.link(u, s.lostIdentity(id))
 		}
 		if !s.shared {
 			*u = u.Forget()
 		}
 	}
-}
-
-// isAnonymous reports whether the user has no identity but anonymous ones.
-func (s *salvage) isAnonymous(u *record.User) bool {
-	return !slices.ContainsFunc(u.Linked(), func(i record.Identity) bool { return i.Provider != s.rules.Anonymous })
 }
 
 // link links an identity to a user now.
@@ -158,7 +150,7 @@ func (s *salvage) lostIdentity(id uuid.UUID) record.Identity {
 // first of the keys.
 func (s *salvage) orphanOwner(id uuid.UUID, created time.Time) *record.User {
 	i, ok := s.identities[id]
-	if !ok || i.Provider == s.rules.Anonymous {
+	if !ok || i.Provider == record.Anonymous {
 		i = s.lostIdentity(id)
 	}
 	u := &record.User{ID: id, Created: created, Flag: record.Flag{}.Disable(s.writer)}

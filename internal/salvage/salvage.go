@@ -48,8 +48,6 @@ type Record struct {
 type Identities struct {
 	// Valid reports whether a user can have an identity.
 	Valid func(provider, subject string) bool
-	// Anonymous is the provider of anonymous identities.
-	Anonymous string
 	// Lost is the provider of the identity that a user gets whose identities are lost.
 	Lost string
 }

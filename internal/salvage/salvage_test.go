@@ -11,9 +11,8 @@ import (
 
 // anyIdentity has no rule for identities. The tests of the root package try the rules.
 var anyIdentity = Identities{
-	Valid:     func(string, string) bool { return true },
-	Anonymous: "anon-user",
-	Lost:      "custom-function",
+	Valid: func(string, string) bool { return true },
+	Lost:  "custom-function",
 }
 
 // userWith returns a user with an identity.
