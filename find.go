@@ -91,12 +91,21 @@ func (tx *Tx) AllKeys(f KeyFilter, after uuid.UUID) iter.Seq2[Key, error] {
 
 // ExpiringBefore is [Store.AllKeys] for the keys that have not expired, but will have expired at t.
 func (s *Store) ExpiringBefore(ctx context.Context, t time.Time) iter.Seq2[Key, error] {
-	return s.AllKeys(ctx, KeyFilter{ExpiringBefore: t}, uuid.Nil)
+	return s.AllKeys(ctx, KeyFilter{ExpiringBefore: setTime(t)}, uuid.Nil)
 }
 
 // ExpiringBefore is [Store.ExpiringBefore] in a transaction.
 func (tx *Tx) ExpiringBefore(t time.Time) iter.Seq2[Key, error] {
-	return tx.AllKeys(KeyFilter{ExpiringBefore: t}, uuid.Nil)
+	return tx.AllKeys(KeyFilter{ExpiringBefore: setTime(t)}, uuid.Nil)
+}
+
+// setTime returns t for a field of a filter. For the zero time, with which the filter would list
+// all keys, it returns the next one.
+func setTime(t time.Time) time.Time {
+	if t.IsZero() {
+		t = t.Add(1)
+	}
+	return t
 }
 
 // indexedKeys returns the IDs of the keys that an index has for the owner or the group of a filter,

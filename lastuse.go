@@ -175,12 +175,12 @@ func (tx *Tx) deleteLastUses(k *record.Key, kept record.Verifiers) error {
 // UnusedSince is [Store.AllKeys] for the keys that have not been used since t, as
 // [KeyFilter].UnusedSince says.
 func (s *Store) UnusedSince(ctx context.Context, t time.Time) iter.Seq2[Key, error] {
-	return s.AllKeys(ctx, KeyFilter{UnusedSince: t}, uuid.Nil)
+	return s.AllKeys(ctx, KeyFilter{UnusedSince: setTime(t)}, uuid.Nil)
 }
 
 // UnusedSince is [Store.UnusedSince] in a transaction.
 func (tx *Tx) UnusedSince(t time.Time) iter.Seq2[Key, error] {
-	return tx.AllKeys(KeyFilter{UnusedSince: t}, uuid.Nil)
+	return tx.AllKeys(KeyFilter{UnusedSince: setTime(t)}, uuid.Nil)
 }
 
 // unusedSince reports whether a key has not been used since t. A use is known to the minute, and

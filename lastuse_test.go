@@ -28,6 +28,7 @@ func TestKeysThatHaveNotBeenUsedSinceATimeAreFound(t *testing.T) {
 		wantNames(t, tx.UnusedSince(day), "once", "never")
 		return nil
 	}))
+	wantNames(t, s.UnusedSince(t.Context(), time.Time{})) // and not all keys
 	// The use of a minute counts until the minute is over.
 	wantNames(t, s.UnusedSince(t.Context(), now), "once", "never")
 	wantNames(t, s.UnusedSince(t.Context(), now.Add(time.Minute)), "once", "never", "used", "new")
