@@ -29,15 +29,23 @@ type player struct {
 	store   *latchkey.Store
 	opened  int
 	now     time.Time
+	steady  bool // the clock is never set back
 
-	users  []uuid.UUID // in the order of their creation, as in rules
-	keys   []issuedKey
-	mints  []latchkey.MintedKey
-	tokens []string
-	lines  history
+	users     []uuid.UUID // in the order of their creation, as in rules
+	keys      []issuedKey
+	mints     []latchkey.MintedKey
+	rotations []mintedToken
+	tokens    []string
+	lines     history
 
 	trail *audit.Trail
 	told  int // the number of changes that the hook was called for
+}
+
+// mintedToken is a token of MintToken.
+type mintedToken struct {
+	latchkey.MintedKey
+	key issuedKey
 }
 
 func newPlayer(t *rapid.T, c configuration, path string, foreign *foreigner) *player {
@@ -130,7 +138,7 @@ func (p *player) playAll(program []step) history {
 func (p *player) note(what, answer string) { p.lines = append(p.lines, line(what, answer)) }
 
 func (p *player) counts() counts {
-	return counts{len(p.users), len(p.keys), len(p.tokens), len(p.mints)}
+	return counts{len(p.users), len(p.keys), len(p.tokens), len(p.mints), len(p.rotations)}
 }
 
 func (p *player) sequence() uint64 {
@@ -168,7 +176,7 @@ func (p *player) topCall(s step) string {
 	ctx := context.Background()
 	switch s.do {
 	case "CreateKey":
-		owner, n := p.userID(s.user), latchkey.KeySpec{Name: s.name, Expires: p.expiry(s)}
+		owner, n := p.userID(s.user), p.spec(s)
 		create := func() (latchkey.Key, string, error) { return p.store.CreateKey(ctx, owner, n) }
 		if owner == latchkey.ServerOwner {
 			create = func() (latchkey.Key, string, error) { return p.store.CreateServerKey(ctx, n) }
@@ -178,8 +186,7 @@ func (p *player) topCall(s step) string {
 	case "CreateKeys":
 		var requests []latchkey.KeyRequest
 		for _, r := range s.requests {
-			n := latchkey.KeySpec{Name: r.name, Expires: p.expiry(r)}
-			requests = append(requests, latchkey.KeyRequest{Owner: p.userID(r.user), KeySpec: n})
+			requests = append(requests, latchkey.KeyRequest{Owner: p.userID(r.user), KeySpec: p.spec(r)})
 		}
 		keys, tokens, err := p.store.CreateKeys(ctx, requests, nil)
 		return p.created(keys, tokens, err)
@@ -194,6 +201,13 @@ func (p *player) topCall(s step) string {
 			p.tokens = append(p.tokens, token)
 		}
 		return orError(p.keyText(key), err)
+	case "MintToken":
+		m, token, err := p.store.MintToken(ctx, p.owner(s), p.keyID(s.key))
+		if err == nil {
+			key := p.keys[s.key.index(len(p.keys))]
+			p.rotations, p.tokens = append(p.rotations, mintedToken{m, key}), append(p.tokens, token)
+		}
+		return outcome(err)
 	case "MintKey":
 		m, token, err := p.store.MintKey(ctx)
 		p.mints, p.tokens = append(p.mints, m), append(p.tokens, token)
@@ -309,6 +323,12 @@ type calls interface {
 	Groups(after string) iter.Seq2[latchkey.Group, error]
 	KeyByID(id uuid.UUID) (latchkey.Key, error)
 	AllKeys(f latchkey.KeyFilter, after uuid.UUID) iter.Seq2[latchkey.Key, error]
+	ExpiringBefore(at time.Time) iter.Seq2[latchkey.Key, error]
+	UnusedSince(at time.Time) iter.Seq2[latchkey.Key, error]
+	EnsureKey(user uuid.UUID, n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, bool, error)
+	EnsureServerKey(n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, bool, error)
+	RotateKey(owner, id uuid.UUID, r latchkey.Rotation, m latchkey.MintedKey) (latchkey.Key, error)
+	RotateServerKey(id uuid.UUID, r latchkey.Rotation, m latchkey.MintedKey) (latchkey.Key, error)
 }
 
 // call makes one of the calls that a store and a transaction have in common.
@@ -346,7 +366,7 @@ func (p *player) call(c calls, s step) string {
 	case "DeleteUser":
 		return outcome(c.DeleteUser(user))
 	case "InsertKey":
-		n := latchkey.KeySpec{Name: s.name, Expires: p.expiry(s)}
+		n := p.spec(s)
 		insert := func() (latchkey.Key, error) { return c.InsertKey(user, n, p.minted(s.mint)) }
 		if user == latchkey.ServerOwner {
 			insert = func() (latchkey.Key, error) { return c.InsertServerKey(n, p.minted(s.mint)) }
@@ -356,6 +376,44 @@ func (p *player) call(c calls, s step) string {
 			p.keys = append(p.keys, issuedKey{owner: k.Owner, id: k.ID})
 		}
 		return orError(p.keyText(k), err)
+	case "EnsureKey":
+		n := p.spec(s)
+		ensure := func() (latchkey.Key, bool, error) { return c.EnsureKey(user, n, p.minted(s.mint)) }
+		if user == latchkey.ServerOwner {
+			ensure = func() (latchkey.Key, bool, error) { return c.EnsureServerKey(n, p.minted(s.mint)) }
+		}
+		k, changed, err := ensure()
+		if err == nil && p.keyName(k.ID) == keyName(-1) {
+			p.keys = append(p.keys, issuedKey{owner: k.Owner, id: k.ID})
+		}
+		return orError(p.keyText(k)+ensured(changed), err)
+	case "RotateWith":
+		r := latchkey.Rotation{Overlap: s.overlap, UntilUsed: s.untilUsed}
+		minted := p.foreign.mint
+		if i := s.mint.index(len(p.rotations)); i >= 0 {
+			minted = p.rotations[i].MintedKey
+			if s.byOwner {
+				owner, key = p.rotations[i].key.owner, p.rotations[i].key.id
+			}
+		} else if s.mint == refNil {
+			minted = latchkey.MintedKey{}
+		}
+		rotate := func() (latchkey.Key, error) { return c.RotateKey(owner, key, r, minted) }
+		if owner == latchkey.ServerOwner {
+			rotate = func() (latchkey.Key, error) { return c.RotateServerKey(key, r, minted) }
+		}
+		k, err := rotate()
+		return orError(p.keyText(k), err)
+	case "LastUsed":
+		k, err := c.KeyByID(key)
+		return orError(k.LastUsed.Format(time.RFC3339), err)
+	case "UnusedSince":
+		keys, err := keysIn(c.UnusedSince(p.now.Add(s.since)))
+		found := slices.ContainsFunc(keys, func(k latchkey.Key) bool { return k.ID == key })
+		return orError(fmt.Sprint(found), err)
+	case "ExpiringBefore":
+		keys, err := keysIn(c.ExpiringBefore(p.expiry(s)))
+		return orError(p.inOrder(keys), err)
 	case "SetUserGroup":
 		return outcome(c.SetUserGroup(user, s.group))
 	case "SetKeyGroup":
@@ -476,16 +534,7 @@ func (p *player) allKeys(c calls, s step) string {
 	if s.user != refNil {
 		f.Owner = p.userID(s.user)
 	}
-	list := func(after uuid.UUID) (keys []latchkey.Key, err error) {
-		for k, err := range c.AllKeys(f, after) {
-			if err != nil {
-				return nil, err
-			}
-			keys = append(keys, k)
-		}
-		return keys, nil
-	}
-	all, err := list(uuid.Nil)
+	all, err := keysIn(c.AllKeys(f, uuid.Nil))
 	if err != nil {
 		return outcome(err)
 	}
@@ -494,11 +543,27 @@ func (p *player) allKeys(c calls, s step) string {
 	}
 	if len(all) > 0 {
 		middle := len(all) / 2
-		rest, err := list(all[middle].ID)
+		rest, err := keysIn(c.AllKeys(f, all[middle].ID))
 		if err != nil || !slices.EqualFunc(rest, all[middle+1:], func(a, b latchkey.Key) bool { return a.ID == b.ID }) {
 			return fmt.Sprintf("other keys after a cursor: %v", err)
 		}
 	}
+	return p.inOrder(all)
+}
+
+// keysIn collects keys.
+func keysIn(list iter.Seq2[latchkey.Key, error]) (keys []latchkey.Key, err error) {
+	for k, err := range list {
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+// inOrder returns the text of keys in the order in which they were made.
+func (p *player) inOrder(all []latchkey.Key) string {
 	place := func(k latchkey.Key) int {
 		return slices.IndexFunc(p.keys, func(made issuedKey) bool { return made.id == k.ID })
 	}
@@ -548,6 +613,16 @@ func (p *player) minted(r ref) latchkey.MintedKey {
 	return p.foreign.mint
 }
 
+// spec returns what a step gives to a key.
+func (p *player) spec(s step) latchkey.KeySpec {
+	return latchkey.KeySpec{
+		Name: s.name, Expires: p.expiry(s), Group: s.group,
+		Scopes:   latchkey.NewScopes(scopeLists[s.spec.scopes]...),
+		Networks: networkLists[s.spec.networks].networks(),
+		Metadata: metadataLists[s.spec.metadata],
+	}
+}
+
 func (p *player) expiry(s step) time.Time {
 	if s.expires == 0 {
 		return time.Time{}
@@ -588,7 +663,11 @@ func plainIdentity(i latchkey.Identity, user uuid.UUID) latchkey.Identity {
 
 func (p *player) keyText(k latchkey.Key) string {
 	carried := carriedText(k.Scopes, k.Networks, k.Metadata, k.Group)
-	return keyText(p.keyName(k.ID), p.ownerName(k.Owner), plainName(k.Name, k.ID), carried, k.Created, k.Expires, k.Disabled)
+	used := k.LastUsed
+	if !p.steady {
+		used = time.Time{} // the step LastUsed tells it
+	}
+	return keyText(p.keyName(k.ID), p.ownerName(k.Owner), plainName(k.Name, k.ID), carried, k.Created, k.Expires, used, k.Disabled)
 }
 
 // plainName returns the name of a key as the rules know it. They do not know the digits of the
@@ -723,6 +802,38 @@ func (a alone) KeyByID(id uuid.UUID) (latchkey.Key, error) {
 
 func (a alone) AllKeys(f latchkey.KeyFilter, after uuid.UUID) iter.Seq2[latchkey.Key, error] {
 	return a.s.AllKeys(context.Background(), f, after)
+}
+
+func (a alone) ExpiringBefore(at time.Time) iter.Seq2[latchkey.Key, error] {
+	return a.s.ExpiringBefore(context.Background(), at)
+}
+
+func (a alone) UnusedSince(at time.Time) iter.Seq2[latchkey.Key, error] {
+	return a.s.UnusedSince(context.Background(), at)
+}
+
+func (a alone) EnsureKey(user uuid.UUID, n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, bool, error) {
+	return a.s.EnsureKey(context.Background(), user, n, m)
+}
+
+func (a alone) EnsureServerKey(n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, bool, error) {
+	return a.s.EnsureServerKey(context.Background(), n, m)
+}
+
+func (a alone) RotateKey(owner, id uuid.UUID, r latchkey.Rotation, m latchkey.MintedKey) (key latchkey.Key, err error) {
+	err = a.s.Update(context.Background(), func(tx *latchkey.Tx) (err error) {
+		key, err = tx.RotateKey(owner, id, r, m)
+		return err
+	})
+	return key, err
+}
+
+func (a alone) RotateServerKey(id uuid.UUID, r latchkey.Rotation, m latchkey.MintedKey) (key latchkey.Key, err error) {
+	err = a.s.Update(context.Background(), func(tx *latchkey.Tx) (err error) {
+		key, err = tx.RotateServerKey(id, r, m)
+		return err
+	})
+	return key, err
 }
 
 // foreigner has a user, a key, a token and a minted key of a store in another domain.

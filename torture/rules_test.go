@@ -14,13 +14,15 @@ import (
 // rules play a program in memory, by the documentation of each call, and compute the expected
 // answers. If a call breaks several rules at once, the error of each of these rules is right.
 type rules struct {
-	now      time.Time
-	users    []ruledUser // all users that ever existed, in the order of creation
-	keys     []ruledKey
-	mints    []ruledMint
-	tokens   []ruledToken
-	groups   map[string]bool // whether each group is disabled that ever was
-	expected []expectation
+	now       time.Time
+	steady    bool        // the clock is never set back
+	users     []ruledUser // all users that ever existed, in the order of creation
+	keys      []ruledKey
+	mints     []ruledMint
+	tokens    []ruledToken
+	rotations []ruledRotation // what MintToken has minted
+	groups    map[string]bool // whether each group is disabled that ever was
+	expected  []expectation
 
 	changed bool // whether the current step has changed something
 	// touched is whether the current step asked for a state that held already. It may count as a
@@ -47,6 +49,10 @@ type ruledKey struct {
 
 	scopes, networks, metadata int    // in scopeLists, networkLists, metadataLists
 	group                      string // of a server key
+
+	// uses are the minutes that can be the last use, the latest one first. There are several only
+	// if the clock was set back.
+	uses []time.Time
 }
 
 type ruledMint struct {
@@ -54,7 +60,14 @@ type ruledMint struct {
 	key     int // -1 until it is inserted
 }
 
-// ruledToken is the token of a key or of a minted key.
+// ruledRotation is a token that was minted for a rotation.
+type ruledRotation struct {
+	key, token int
+	replaces   int // the token that was the newest one of the key then
+}
+
+// ruledToken is the token of a key or of a minted key. If it is for a rotation that has not come,
+// it is of neither, and key and mint are -1.
 type ruledToken struct {
 	key, mint int
 
@@ -78,7 +91,9 @@ const (
 
 var programStart = time.Date(2026, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
 
-func newRules() *rules { return &rules{now: programStart, groups: map[string]bool{}} }
+func newRules(steady bool) *rules {
+	return &rules{now: programStart, steady: steady, groups: map[string]bool{}}
+}
 
 func (r *rules) playAll(program []step) []expectation {
 	for _, s := range program {
@@ -109,7 +124,7 @@ func (r *rules) expect(what string, allowed []string) {
 }
 
 func (r *rules) counts() counts {
-	return counts{len(r.users), len(r.keys), len(r.tokens), len(r.mints)}
+	return counts{len(r.users), len(r.keys), len(r.tokens), len(r.mints), len(r.rotations)}
 }
 
 // update plays the steps of a write transaction. A step that fails changes nothing. The ending
@@ -145,7 +160,7 @@ func (r *rules) view(s step) {
 		switch {
 		case tried.changed:
 			allowed = []string{"ErrReadOnly"}
-		case in.do == "InsertKey" || slices.Contains(changes, in.do):
+		case slices.Contains([]string{"InsertKey", "EnsureKey", "RotateWith"}, in.do) || slices.Contains(changes, in.do):
 			allowed = append(allowed, "ErrReadOnly")
 		}
 		r.expect("  "+what, allowed)
@@ -159,7 +174,7 @@ func isError(answer string) bool { return strings.HasPrefix(answer, "Err") }
 func (r *rules) copy() *rules {
 	c := *r
 	c.users, c.keys, c.mints, c.tokens = slices.Clone(r.users), slices.Clone(r.keys), slices.Clone(r.mints), slices.Clone(r.tokens)
-	c.groups = maps.Clone(r.groups)
+	c.rotations, c.groups = slices.Clone(r.rotations), maps.Clone(r.groups)
 	return &c
 }
 
@@ -185,8 +200,12 @@ func (r *rules) call(s step) []string {
 		r.mints = append(r.mints, ruledMint{created: r.now.Truncate(time.Millisecond), key: -1})
 		r.tokens = append(r.tokens, ruledToken{key: -1, mint: len(r.mints) - 1})
 		return []string{"ok"}
-	case "RotateKey":
+	case "EnsureKey":
+		return r.ensureKey(s)
+	case "RotateKey", "RotateWith":
 		return r.rotateKey(s)
+	case "MintToken":
+		return r.mintToken(s)
 	case "DisableKey", "EnableKey", "DeleteKey", "RenameKey", "Key", "SetExpiry", "SetScopes", "SetNetworks", "SetMetadata":
 		return r.onKey(s)
 	case "SetUserGroup":
@@ -206,6 +225,12 @@ func (r *rules) call(s step) []string {
 		return []string{"ErrKeyNotFound"}
 	case "AllKeys":
 		return r.allKeys(s)
+	case "ExpiringBefore":
+		return r.expiringBefore(s)
+	case "LastUsed":
+		return r.lastUsed(s)
+	case "UnusedSince":
+		return r.unusedSince(s)
 	case "Keys":
 		return r.listKeys(r.user(s.user))
 	case "Login":
@@ -214,6 +239,12 @@ func (r *rules) call(s step) []string {
 		return r.stats()
 	case "move the clock":
 		r.now = r.now.Add(s.clock)
+		for i := range r.keys {
+			if k := &r.keys[i]; len(k.uses) > 0 && r.minute().Before(k.uses[0]) {
+				// The file has no later time if it is written now.
+				k.uses = append(slices.Clone(k.uses), r.minute())
+			}
+		}
 		return []string{"ok"}
 	case "reopen":
 		return []string{"ok"}
@@ -343,7 +374,7 @@ func (r *rules) set(disabled *bool, disable bool) {
 
 // setMetadata sets metadata, of which those with an empty name are invalid.
 func (r *rules) setMetadata(metadata *int, to int) []string {
-	if _, invalid := metadataLists[to][""]; invalid {
+	if invalidMetadata(to) {
 		return []string{"ErrInvalidMetadata"}
 	}
 	r.changed = r.changed || *metadata != to
@@ -471,6 +502,53 @@ func (r *rules) allKeys(s step) []string {
 	return []string{strings.Join(list, "; ")}
 }
 
+func (r *rules) expiringBefore(s step) []string {
+	if s.expires == 0 {
+		return []string{""} // nothing expires before the zero time
+	}
+	return r.allKeys(step{user: refNil, expires: s.expires})
+}
+
+// minute is when the minute began.
+func (r *rules) minute() time.Time { return r.now.Truncate(time.Minute) }
+
+// usesOf returns the times that the last use of a key can have. They are never after now.
+func (r *rules) usesOf(key int) []time.Time {
+	uses := slices.Clone(r.keys[key].uses)
+	for i, at := range uses {
+		if at.After(r.minute()) {
+			uses[i] = r.minute()
+		}
+	}
+	if uses == nil {
+		uses = []time.Time{{}}
+	}
+	return uses
+}
+
+func (r *rules) lastUsed(s step) (answers []string) {
+	key := s.key.index(len(r.keys))
+	if key < 0 || r.keys[key].deleted {
+		return []string{"ErrKeyNotFound"}
+	}
+	for _, at := range r.usesOf(key) {
+		answers = append(answers, at.Format(time.RFC3339))
+	}
+	return answers
+}
+
+// unusedSince tells whether one key is among those that were not used since a time.
+func (r *rules) unusedSince(s step) (answers []string) {
+	key, since := s.key.index(len(r.keys)), r.now.Add(s.since)
+	if key < 0 || r.keys[key].deleted || !r.keys[key].created.Before(since) {
+		return []string{"false"}
+	}
+	for _, at := range r.usesOf(key) {
+		answers = append(answers, fmt.Sprint(at.IsZero() || !at.Add(time.Minute).After(since)))
+	}
+	return answers
+}
+
 func (r *rules) userByIdentity(s step) []string {
 	if !validIdentity(s.identity) {
 		return []string{"ErrInvalidIdentity"}
@@ -521,6 +599,7 @@ func (r *rules) create(s step) []string {
 		made.keys = append(made.keys, ruledKey{
 			owner: made.user(request.user), name: request.name,
 			created: created.Truncate(time.Millisecond), expires: made.expiry(request),
+			scopes: request.spec.scopes, networks: request.spec.networks, metadata: request.spec.metadata, group: request.group,
 		})
 		if mint >= 0 {
 			made.mints[mint].key = key
@@ -561,8 +640,84 @@ func (r *rules) newKeyErrors(s step) (errs []string) {
 	if e := r.expiry(s); !e.IsZero() && !e.After(r.now) {
 		errs = append(errs, "ErrInvalidExpiry")
 	}
+	return append(errs, specErrors(owner, s)...)
+}
+
+// specErrors returns the errors of what a key is to carry.
+func specErrors(owner int, s step) (errs []string) {
+	if invalidScopes(s.spec.scopes) {
+		errs = append(errs, "ErrInvalidScope")
+	}
+	if networkLists[s.spec.networks].invalid {
+		errs = append(errs, "ErrInvalidNetwork")
+	}
+	if invalidMetadata(s.spec.metadata) {
+		errs = append(errs, "ErrInvalidMetadata")
+	}
+	if !validGroup(s.group) || owner != ownServer && s.group != "" {
+		errs = append(errs, "ErrInvalidGroup")
+	}
 	return errs
 }
+
+func invalidScopes(list int) bool { return slices.Contains(scopeLists[list], "with a blank") }
+
+// invalidMetadata reports whether there is text without a name.
+func invalidMetadata(list int) bool {
+	_, invalid := metadataLists[list][""]
+	return invalid
+}
+
+// ensureKey makes the key that was minted, or brings it in line, and tells whether it has changed.
+func (r *rules) ensureKey(s step) []string {
+	mint := s.mint.index(len(r.mints))
+	if mint < 0 {
+		return append(r.newKeyErrors(s), "ErrInvalidMintedKey")
+	}
+	key := r.mints[mint].key
+	if key < 0 {
+		s.do = "InsertKey"
+		answers := r.create(s)
+		if !isError(answers[0]) {
+			answers[0] += ensured(true)
+		}
+		return answers
+	}
+	if r.keys[key].deleted {
+		return []string{"ErrKeyDeleted"}
+	}
+	tried := r.copy()
+	tried.changed = false
+	k := &tried.keys[key]
+	errs := specErrors(k.owner, s)
+	if r.user(s.user) != k.owner {
+		errs = append(errs, "ErrInvalidMintedKey")
+	}
+	if found := tried.setExpiry(key, r.expiry(s)); found[0] != "ok" {
+		errs = append(errs, found...)
+	}
+	if !tried.expired(key) {
+		if found := tried.rename(key, s.name); found[0] != "ok" {
+			errs = append(errs, found...)
+		}
+	}
+	if errs != nil {
+		return errs
+	}
+	to := s.spec
+	tried.changed = tried.changed || k.scopes != to.scopes || !sameNetworks(k.networks, to.networks) || k.metadata != to.metadata || k.group != s.group
+	k.scopes, k.networks, k.metadata, k.group = to.scopes, to.networks, to.metadata, s.group
+	answer := tried.keyText(key) + ensured(tried.changed)
+	tried.changed = tried.changed || r.changed
+	*r = *tried
+	return []string{answer}
+}
+
+// ensured describes whether a call of EnsureKey has changed something.
+func ensured(changed bool) string { return fmt.Sprintf(", changed: %t", changed) }
+
+// sameNetworks reports whether two of networkLists are the same networks.
+func sameNetworks(a, b int) bool { return slices.Equal(networkLists[a].from, networkLists[b].from) }
 
 // expiry returns the time when a new key expires. It is a full second, and never later than the
 // time that was asked for.
@@ -623,7 +778,7 @@ func (r *rules) onKey(s step) []string {
 	case "SetMetadata":
 		return r.setMetadata(&k.metadata, s.carried)
 	case "SetScopes":
-		if slices.Contains(scopeLists[s.carried], "with a blank") {
+		if invalidScopes(s.carried) {
 			return []string{"ErrInvalidScope"}
 		}
 		r.changed = r.changed || k.scopes != s.carried
@@ -633,41 +788,73 @@ func (r *rules) onKey(s step) []string {
 		if to.invalid {
 			return []string{"ErrInvalidNetwork"}
 		}
-		// Two of the lists are the same networks.
-		r.changed = r.changed || !slices.Equal(networkLists[k.networks].from, to.from)
+		r.changed = r.changed || !sameNetworks(k.networks, s.carried)
 		k.networks = s.carried
 	case "RenameKey":
-		switch {
-		case k.name == s.name:
-		case !newName(s.name):
-			return []string{"ErrInvalidName"}
-		case r.nameTaken(k.owner, s.name):
-			return []string{"ErrKeyNameTaken"}
-		default:
-			r.giveWay(k.owner, s.name)
-			k.name, r.changed = s.name, true
-		}
+		return r.rename(key, s.name)
 	}
 	return []string{"ok"}
 }
 
-// keyOf returns the key of a token, or -1 if its minted key was not inserted.
+func (r *rules) rename(key int, name string) []string {
+	k := &r.keys[key]
+	switch {
+	case k.name == name:
+	case !newName(name):
+		return []string{"ErrInvalidName"}
+	case r.nameTaken(k.owner, name):
+		return []string{"ErrKeyNameTaken"}
+	default:
+		r.giveWay(k.owner, name)
+		k.name, r.changed = name, true
+	}
+	return []string{"ok"}
+}
+
+// keyOf returns the key of a token, or -1 if its minted key was not inserted, or its rotation has
+// not come.
 func (r *rules) keyOf(token int) int {
-	if t := r.tokens[token]; t.key < 0 {
+	if t := r.tokens[token]; t.mint >= 0 {
 		return r.mints[t.mint].key
 	}
 	return r.tokens[token].key
 }
 
+// newestToken returns the newest token of a key. There is always one, and it is good.
+func (r *rules) newestToken(key int) int {
+	for i := len(r.tokens) - 1; i >= 0; i-- {
+		if r.keyOf(i) == key && !r.tokens[i].ended {
+			return i
+		}
+	}
+	panic("a key without a token")
+}
+
+func (r *rules) mintToken(s step) []string {
+	key := s.key.index(len(r.keys))
+	if key < 0 || r.keys[key].deleted || !s.byOwner && r.keys[key].owner != r.user(s.user) {
+		return []string{"ErrKeyNotFound"}
+	}
+	r.rotations = append(r.rotations, ruledRotation{key: key, token: len(r.tokens), replaces: r.newestToken(key)})
+	r.tokens = append(r.tokens, ruledToken{key: -1, mint: -1})
+	return []string{"ok"}
+}
+
 // rotateKey gives a key another token. Only the newest of the others can stay good.
 func (r *rules) rotateKey(s step) []string {
 	var errs []string
-	key := s.key.index(len(r.keys))
+	key, rotation := s.key.index(len(r.keys)), s.mint.index(len(r.rotations))
+	if s.do == "RotateWith" && s.byOwner && rotation >= 0 {
+		key = r.rotations[rotation].key
+	}
 	if key < 0 || r.keys[key].deleted || !s.byOwner && r.keys[key].owner != r.user(s.user) {
 		errs = append(errs, "ErrKeyNotFound")
 	}
 	if s.overlap < 0 || s.untilUsed && s.overlap == 0 {
 		errs = append(errs, "ErrInvalidRotation")
+	}
+	if s.do == "RotateWith" && (rotation < 0 || key < 0 || r.rotations[rotation].key != key || r.rotations[rotation].replaces != r.newestToken(key)) {
+		errs = append(errs, "ErrInvalidMintedKey")
 	}
 	if errs != nil {
 		return errs
@@ -689,7 +876,11 @@ func (r *rules) rotateKey(s step) []string {
 		}
 		newest = false
 	}
-	r.tokens = append(r.tokens, made)
+	if s.do == "RotateWith" {
+		r.tokens[r.rotations[rotation].token] = made
+	} else {
+		r.tokens = append(r.tokens, made)
+	}
 	r.changed = true
 	return []string{r.keyText(key)}
 }
@@ -732,6 +923,9 @@ func (r *rules) login(s step) []string {
 	case !slices.Contains(networkLists[k.networks].from, s.from):
 		return []string{"ErrNetworkNotAllowed"}
 	}
+	if minute, uses := r.minute(), k.uses; len(uses) == 0 || !minute.Before(uses[0]) {
+		r.keys[key].uses = []time.Time{minute}
+	}
 	if t.replaces > 0 && !r.tokens[t.replaces-1].ended {
 		r.tokens[t.replaces-1].ended, r.changed = true, true
 	}
@@ -769,7 +963,11 @@ func (r *rules) keyText(key int) string {
 		networks = networkLists[slices.IndexFunc(networkLists, func(l networkList) bool { return l.name == "home" })]
 	}
 	carried := carriedText(latchkey.NewScopes(scopeLists[k.scopes]...), networks.networks(), metadataLists[k.metadata], k.group)
-	return keyText(keyName(key), userName(k.owner), k.name, carried, k.created, k.expires, k.disabled)
+	var used time.Time
+	if r.steady {
+		used = r.usesOf(key)[0]
+	}
+	return keyText(keyName(key), userName(k.owner), k.name, carried, k.created, k.expires, used, k.disabled)
 }
 
 func validIdentity(i latchkey.Identity) bool {

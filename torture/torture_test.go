@@ -43,7 +43,7 @@ func setChecks() {
 	given := make(map[string]bool)
 	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if !given["rapid.checks"] {
-		checks := form.Amount("40", "3000")
+		checks := form.Amount("80", "3000")
 		if underRace {
 			checks = form.Amount("20", "1000")
 		}
@@ -146,6 +146,7 @@ var outcomes = []struct {
 	{latchkey.ErrInvalidGroup, "ErrInvalidGroup"},
 	{latchkey.ErrUserNotFound, "ErrUserNotFound"},
 	{latchkey.ErrKeyNotFound, "ErrKeyNotFound"},
+	{latchkey.ErrKeyDeleted, "ErrKeyDeleted"},
 	{latchkey.ErrKeyNameTaken, "ErrKeyNameTaken"},
 	{latchkey.ErrIdentityTaken, "ErrIdentityTaken"},
 	{latchkey.ErrTooManyKeys, "ErrTooManyKeys"},
