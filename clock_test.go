@@ -58,7 +58,7 @@ func withClock(t *testing.T, test func(t *testing.T, c *clockCase)) {
 func (c *clockCase) options() *latchkey.Options {
 	opts := light()
 	opts.Now = c.wall.now
-	opts.FileCheckEvery = -1 // hours pass in most of these tests, and nothing happens to the file
+	opts.FileCheckEvery = -1 // hours pass, and a look each second would take most of a test's time
 	return opts
 }
 
@@ -324,8 +324,7 @@ func TestAReaderThatGoesOnWithAnotherFileLearnsItsTime(t *testing.T) {
 		overwriteFile(t, c.path, before)
 		c.wall.set(morning)
 		opts := c.options()
-		opts.ReadOnly = true
-		opts.FileCheckEvery = time.Second
+		opts.ReadOnly, opts.FileCheckEvery = true, time.Second
 		c.openWith(opts)
 		c.wantNow(morning)
 		c.wantGood()

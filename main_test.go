@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"testing"
 )
 
@@ -13,6 +14,9 @@ func TestMain(m *testing.M) { os.Exit(runTests(m)) }
 
 func runTests(m *testing.M) (code int) {
 	flag.Parse()
+	if testing.Short() && os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400) // the heap is small, and collecting it takes a quarter of the time
+	}
 	isChild := os.Getenv(childVariable) != "" // which uses the directory of its parent
 	if testing.Short() && !isChild && runtime.GOOS == "linux" {
 		if dir, err := os.MkdirTemp("/dev/shm", "latchkey-"); err == nil {
