@@ -75,15 +75,13 @@ func (o *ownerArg) findKey(tx *latchkey.Tx, args []string) (key latchkey.Key, re
 
 // keyCreation is one run of the command key create.
 type keyCreation struct {
-	*cli
-	owner   ownerArg
+	tokenMaker
 	carried carriedFlags
 	group   string
-	opts    latchkey.Options // the options that the store is opened with
 }
 
 func keyCreateCommand(c *cli) *cobra.Command {
-	k := &keyCreation{cli: c}
+	k := &keyCreation{tokenMaker: tokenMaker{cli: c}}
 	cmd := &cobra.Command{
 		Use:   "create (USER | --server) NAME",
 		Short: "Create a key, and show its token once",
@@ -113,13 +111,10 @@ small devices and tests. It is safe, because a token has too many random bits to
 		ValidArgsFunction: k.owner.complete(c, false),
 		RunE:              func(cmd *cobra.Command, args []string) error { return k.run(cmd.Context(), args) },
 	}
-	k.owner.addFlag(cmd)
+	k.addFlags(cmd)
 	k.carried.addFlags(cmd)
 	addGroupFlag(c, cmd, &k.group, "the group `NAME` of a server key (default none)")
-	cmd.Flags().Var((*costFlag)(&k.opts.Cost), "cost", "the cost of hashing the key (or set LATCHKEY_COST)")
-	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
 	addMaxKeysFlag(cmd, &k.opts.MaxKeysPerUser)
-	c.quietFlag(cmd, "the token")
 	return cmd
 }
 
@@ -141,10 +136,8 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		if err := k.printNewToken(key, token, fmt.Sprintf("created key %s (%s)", plain(key.Name), key.ID)); err != nil {
-			return fmt.Errorf("key %s was created, but its token could not be shown (delete the key, and create another): %w", key.ID, err)
-		}
-		return nil
+		done := fmt.Sprintf("created key %s (%s)", plain(key.Name), key.ID)
+		return k.show(key, token, done, "was created, but its token could not be shown (delete the key, and create another)")
 	})
 }
 
@@ -169,22 +162,6 @@ func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []stri
 		return s.CreateServerKey(ctx, spec)
 	}
 	return s.CreateKey(ctx, owner, spec)
-}
-
-// printNewToken prints a key, what was done to it, and its new token. No other function prints a
-// token.
-func (c *cli) printNewToken(key latchkey.Key, token, done string) error {
-	doc := struct {
-		Key   latchkey.Key `json:"key"`
-		Token string       `json:"token"`
-	}{key, token}
-	return c.print(doc, func(w io.Writer) {
-		if c.quiet {
-			fmt.Fprintln(w, token)
-			return
-		}
-		fmt.Fprintf(w, "%s\n\n    %s\n\nThis is the token of the key. It is never shown again, so keep it now.\n", done, token)
-	})
 }
 
 func keyShowCommand(c *cli) *cobra.Command {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/latchkeydb/latchkey"
 )
 
@@ -63,6 +65,12 @@ func parseDuration(s string, now time.Time) (time.Time, bool) {
 // costFlag is the value of a flag that takes a cost: a name, or parameters in the form of a PHC
 // string.
 type costFlag latchkey.Cost
+
+// addCostFlag adds the flag --cost to cmd.
+func addCostFlag(cmd *cobra.Command, cost *latchkey.Cost) {
+	cmd.Flags().Var((*costFlag)(cost), "cost", "the cost of hashing the key (or set LATCHKEY_COST)")
+	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
+}
 
 func (c *costFlag) Set(s string) error {
 	named := map[string]latchkey.Cost{"default": latchkey.DefaultCost, "light": latchkey.LightCost}

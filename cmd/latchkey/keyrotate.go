@@ -12,15 +12,13 @@ import (
 
 // keyRotation is one run of the command key rotate.
 type keyRotation struct {
-	*cli
-	owner     ownerArg
+	tokenMaker
 	overlap   string
 	untilUsed bool
-	opts      latchkey.Options // the options that the store is opened with
 }
 
 func keyRotateCommand(c *cli) *cobra.Command {
-	r := &keyRotation{cli: c}
+	r := &keyRotation{tokenMaker: tokenMaker{cli: c}}
 	cmd := &cobra.Command{
 		Use:   "rotate (USER | --server) KEY",
 		Short: "Give a key a new token, and show the token once",
@@ -47,13 +45,10 @@ A key has at most two good tokens. A rotation during an overlap ends the older o
 		ValidArgsFunction: r.owner.complete(c, true),
 		RunE:              func(cmd *cobra.Command, args []string) error { return r.run(cmd.Context(), args) },
 	}
-	r.owner.addFlag(cmd)
+	r.addFlags(cmd)
 	cmd.Flags().StringVar(&r.overlap, "overlap", "", "the `DURATION` for which the old token stays good (default none)")
 	cmd.Flags().BoolVar(&r.untilUsed, "until-used", false, "end the old token at the first login with the new one; needs --overlap")
-	cmd.Flags().Var((*costFlag)(&r.opts.Cost), "cost", "the cost of hashing the token (or set LATCHKEY_COST)")
-	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("overlap", cobra.FixedCompletions([]string{"1h", "24h", "7d"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveKeepOrder))
-	c.quietFlag(cmd, "the token")
 	return cmd
 }
 
@@ -88,10 +83,7 @@ func (r *keyRotation) run(ctx context.Context, args []string) error {
 			return err
 		}
 		done := fmt.Sprintf("rotated key %s (%s)\n%s", plain(key.Name), key.ID, r.oldToken(key))
-		if err := r.printNewToken(key, token, done); err != nil {
-			return fmt.Errorf("key %s has a new token, but it could not be shown (rotate the key again): %w", key.ID, err)
-		}
-		return nil
+		return r.show(key, token, done, "has a new token, but it could not be shown (rotate the key again)")
 	})
 }
 

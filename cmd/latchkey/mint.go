@@ -17,7 +17,7 @@ import (
 type minting struct {
 	*cli
 	domain, tokenFile string
-	cost              costFlag
+	cost              latchkey.Cost
 }
 
 func mintCommand(c *cli) *cobra.Command {
@@ -47,10 +47,9 @@ entry. The entry is indented as an entry of server_keys.`,
 	}
 	cmd.Flags().StringVar(&m.domain, "domain", "", "the `FILE` with the secrets of the domain, in place of a store")
 	cmd.Flags().StringVar(&m.tokenFile, "token", "", "write the token to a new `FILE`")
-	cmd.Flags().Var(&m.cost, "cost", "the cost of hashing the key (or set LATCHKEY_COST)")
+	addCostFlag(cmd, &m.cost)
 	_ = cmd.RegisterFlagCompletionFunc("domain", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 	_ = cmd.RegisterFlagCompletionFunc("token", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
-	_ = cmd.RegisterFlagCompletionFunc("cost", cobra.FixedCompletions([]string{"default", "light"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -65,7 +64,7 @@ func (m *minting) run(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	key, token, err := mintNamed(ctx, name, latchkey.Options{Domain: domain, Cost: latchkey.Cost(m.cost), HashMemory: 1 << 30})
+	key, token, err := mintNamed(ctx, name, latchkey.Options{Domain: domain, Cost: m.cost, HashMemory: 1 << 30})
 	if err != nil {
 		return err
 	}
