@@ -91,6 +91,9 @@ func (s *Store) Repair(ctx context.Context) (repaired int, err error) {
 		return n, err
 	})
 	s.cache.Clear()
+	if err == nil {
+		err = s.learnHandles(ctx)
+	}
 	return repaired, wrapf(err, "repair")
 }
 
@@ -230,14 +233,11 @@ func (tx *Tx) checked() check.Tables {
 			}
 			return skipper.NextReadable(table, from)
 		},
-		Verifier: func(v record.Verifier) error {
-			_, err := parseVerifier(v.PHC)
-			return err
-		},
+		Verifier: tx.store.checkVerifier,
 		Hash: func(key, value []byte) error {
-			phc, err := decodeHash(key, value)
+			own, err := decodeHash(key, value)
 			if err == nil {
-				_, err = parseVerifier(phc)
+				_, err = parseVerifier(own.phc)
 			}
 			return err
 		},

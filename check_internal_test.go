@@ -136,6 +136,18 @@ var wrongs = []struct {
 	{"the index of members has a key that is gone", true, func(h *inhabited) { h.put(tableMembers, record.MemberKey("plant", h.lost.ID), nil) }},
 	{"the index of members has a key that is too short", true, func(h *inhabited) { h.put(tableMembers, []byte("plant"), nil) }},
 
+	{"a key is not in the index of handles", true, func(h *inhabited) {
+		h.backup.Verifiers.All[0].Handle = record.Handle{1}
+		h.putKey(h.backup)
+	}},
+	{"the index of handles has another handle of a key", true, func(h *inhabited) {
+		h.put(tableHandles, record.HandleKey(record.Handle{1}, h.laptop.ID), nil)
+	}},
+	{"the index of handles has a key that is gone", true, func(h *inhabited) {
+		h.put(tableHandles, record.HandleKey(record.Handle{1}, h.lost.ID), nil)
+	}},
+	{"the index of handles has a key that is too short", true, func(h *inhabited) { h.put(tableHandles, h.ada.ID[:], nil) }},
+
 	{"a hash is damaged", true, func(h *inhabited) { h.put(tableHashes, h.hashID(h.laptop.ID), []byte("damage")) }},
 	{"a hash is no PHC string", true, func(h *inhabited) {
 		h.put(tableHashes, h.hashID(h.laptop.ID), record.Seal(tableHashes, h.hashID(h.laptop.ID), nil))

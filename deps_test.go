@@ -44,6 +44,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/lastuse",
 		"github.com/latchkeydb/latchkey/internal/durable",
 		"github.com/latchkeydb/latchkey/internal/flight",
+		"github.com/latchkeydb/latchkey/internal/foreign",
 		"github.com/latchkeydb/latchkey/internal/inside",
 		"github.com/latchkeydb/latchkey/internal/names",
 		"github.com/latchkeydb/latchkey/internal/permits",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,14 +29,28 @@ func (m MintedKey) ID() uuid.UUID {
 
 // Export returns the minted key as a text for a configuration: the IDs of the domain and of the
 // key, and the stored verifier. Nobody can log in with the text. A reader of the text can test
-// guesses of the secret, but the secret has too many random bits to be guessed. If m is empty, so
-// is the text.
+// guesses of the secret, but the secret of a key that was not made elsewhere has too many random
+// bits to be guessed. If m is empty, so is the text.
 func (m MintedKey) Export() string {
 	if m.m == nil {
 		return ""
 	}
 	k := m.m()
+	if k.isForeign() {
+		return fmt.Sprintf("%s/%x/%d/%s", foreignText, k.verifier.Handle[:], milliseconds(k.created), k.verifier.PHC)
+	}
 	return fmt.Sprintf("%s/%s/%x/%s", k.domain, k.id, k.verifier.ID[:], k.verifier.PHC)
+}
+
+// foreignText begins the text of a foreign key, in place of a domain.
+const foreignText = "foreign"
+
+// milliseconds returns a time in Unix milliseconds, or 0 for the zero time.
+func milliseconds(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
 }
 
 // ParseMintedKey reads the text that [MintedKey.Export] returned.
@@ -46,6 +61,20 @@ func ParseMintedKey(text string) (MintedKey, error) {
 	if len(parts) != 4 {
 		return MintedKey{}, wrapf(fmt.Errorf("%w: the text is not one of Export", ErrInvalidMintedKey), "parse minted key")
 	}
+	minted, ok := MintedKey{}, false
+	if parts[0] == foreignText {
+		minted, ok = parseForeign(parts)
+	} else {
+		minted, ok = parseMinted(parts)
+	}
+	// The comparison catches what the calls above let pass.
+	if !ok || minted.Export() != text {
+		return MintedKey{}, wrapf(fmt.Errorf("%w: the text is damaged", ErrInvalidMintedKey), "parse minted key")
+	}
+	return minted, nil
+}
+
+func parseMinted(parts []string) (minted MintedKey, ok bool) {
 	var m mintedKey
 	m.domain, _ = uuid.Parse(parts[0])
 	m.id, _ = uuid.Parse(parts[1])
@@ -57,13 +86,52 @@ func ParseMintedKey(text string) (MintedKey, error) {
 		ms = ms<<8 | int64(b)
 	}
 	m.created = time.UnixMilli(ms).UTC()
-	minted := MintedKey{conceal(m)}
 	_, err := parseVerifier(m.verifier.PHC)
-	// The comparison catches what the calls above let pass.
-	if err != nil || minted.Export() != text || m.id.Version() != 7 || m.id.Variant() != uuid.RFC4122 || m.created.After(record.LastTime) {
-		return MintedKey{}, wrapf(fmt.Errorf("%w: the text is damaged", ErrInvalidMintedKey), "parse minted key")
+	return MintedKey{conceal(m)}, err == nil && m.id.Version() == 7 && m.id.Variant() == uuid.RFC4122 && !m.created.After(record.LastTime)
+}
+
+// parseForeign does not read the verifier, because only [Options].Foreign can.
+func parseForeign(parts []string) (minted MintedKey, ok bool) {
+	var handle ForeignHandle
+	b, _ := hex.DecodeString(parts[1])
+	copy(handle[:], b)
+	ms, _ := strconv.ParseInt(parts[2], 10, 64)
+	var created time.Time
+	if ms != 0 {
+		created = time.UnixMilli(ms).UTC()
 	}
-	return minted, nil
+	return MintForeign(handle, parts[3], created), handle != ForeignHandle{} && ms >= 0 && !created.After(record.LastTime)
+}
+
+// ExportKey returns an existing key as a [MintedKey], for another store of the domain, or for any
+// store if the key was made elsewhere. It has the newest good token of the key. With backups, it is
+// the only way to take stored verifiers out of a store, by [MintedKey.Export].
+//
+// It returns [ErrKeyNotFound]; [ErrInvalidRotation] if no token of the key is good; or an error of
+// [Store.View].
+func (s *Store) ExportKey(ctx context.Context, id uuid.UUID) (MintedKey, error) {
+	m, err := read(ctx, s, func(tx *Tx) (MintedKey, error) { return tx.ExportKey(id) })
+	return m, wrapf(err, "export key %s", id)
+}
+
+// ExportKey is [Store.ExportKey] in a transaction.
+func (tx *Tx) ExportKey(id uuid.UUID) (MintedKey, error) {
+	k, err := tx.getKey(id)
+	if err != nil {
+		return MintedKey{}, err
+	}
+	if k == nil {
+		return MintedKey{}, ErrKeyNotFound
+	}
+	v, err := tx.currentVerifier(k)
+	if err != nil {
+		return MintedKey{}, err
+	}
+	if v.Handle != (record.Handle{}) {
+		return MintForeign(ForeignHandle(v.Handle), v.PHC, k.Created), nil
+	}
+	m := mintedKey{id: id, domain: tx.store.domain.ID, created: k.Created, verifier: record.Verifier{ID: v.ID, PHC: v.PHC}}
+	return MintedKey{conceal(m)}, nil
 }
 
 // EnsureKey makes the key of a user that was minted, unless the key exists already, and gives the
@@ -112,10 +180,13 @@ func (tx *Tx) EnsureServerKey(n KeySpec, minted MintedKey) (key Key, changed boo
 }
 
 func (tx *Tx) ensureKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, changed bool, err error) {
-	if minted.m == nil || minted.m().domain != tx.store.domain.ID {
-		return Key{}, false, fmt.Errorf("%w: it is empty or of another domain", ErrInvalidMintedKey)
+	var m mintedKey
+	if minted.m != nil {
+		m = minted.m()
 	}
-	m := minted.m()
+	if !m.isFor(tx.store.domain.ID) {
+		return Key{}, false, fmt.Errorf("%w: it is empty or of another domain, or its verifier is too long", ErrInvalidMintedKey)
+	}
 	k, err := tx.getKey(m.id)
 	if err != nil {
 		return Key{}, false, err

@@ -310,8 +310,8 @@ func ownHashOf(t testing.TB, s *Store, id uuid.UUID) string {
 			if !bytes.HasPrefix(e.Key, id[:]) { // not by a bound, because verifiers' IDs are random
 				break
 			}
-			phc, err := decodeHash(e.Key, e.Value)
-			return &phc, err
+			own, err := decodeHash(e.Key, e.Value)
+			return &own.phc, err
 		}
 		return nil, nil
 	})

@@ -216,7 +216,7 @@ func conceal[T any](v T) concealed[T] { return func() T { return v } }
 
 type mintedKey struct {
 	id       uuid.UUID
-	domain   uuid.UUID
+	domain   uuid.UUID // zero for a foreign key
 	created  time.Time
 	verifier record.Verifier
 	replaces record.VerifierID // zero unless it is for a rotation
@@ -368,12 +368,15 @@ func (tx *Tx) InsertServerKey(n KeySpec, minted MintedKey) (Key, error) {
 
 func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, err error) {
 	defer tx.wholeSince(tx.writes, &err)
-	if minted.m == nil || minted.m().domain != tx.store.domain.ID {
+	if minted.m == nil {
 		return Key{}, ErrInvalidMintedKey
 	}
 	m := minted.m()
-	if m.replaces != (record.VerifierID{}) {
+	if !m.isFor(tx.store.domain.ID) || m.replaces != (record.VerifierID{}) {
 		return Key{}, ErrInvalidMintedKey
+	}
+	if m.created.IsZero() {
+		m.created = tx.now()
 	}
 	expired, err := tx.checkNewKey(owner, n, 0)
 	if err != nil {
@@ -400,9 +403,14 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err := tx.put(tableNames, record.NameKey(owner, n.Name, m.id), nil); err != nil {
 		return Key{}, err
 	}
-	k := &record.Key{ID: m.id, Owner: owner, Created: m.created}
+	k := &record.Key{ID: m.id, Owner: owner, Created: m.created, Foreign: m.isForeign()}
 	at := k.Next(tx.store.domain.replica.ID)
 	k.Verifiers = k.Verifiers.Add(m.verifier)
+	if m.isForeign() {
+		if err := tx.insertHandle(m.verifier.Handle, k.ID); err != nil {
+			return Key{}, err
+		}
+	}
 	k.Name = registerOf(n.Name, false, at)
 	k.Expires = registerOf(expires, expires.IsZero(), at)
 	k.Scopes = registerOf(n.Scopes.All(), n.Scopes.IsZero(), at)

@@ -80,6 +80,9 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 	}
 	var t tokenform.Token
 	if !s.tokens.Parse(token, &t) {
+		if s.foreign != nil {
+			return s.loginForeign(ctx, token, from)
+		}
 		s.counters.add(statMalformed, 1)
 		return Principal{}, ErrInvalidToken
 	}
@@ -89,16 +92,35 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 		return Principal{}, ErrInvalidToken
 	}
 	if e := s.cache.Get(&t); e != nil && !e.Answer.hasEnded(s.clock) {
-		s.counters.add(statHits, 1)
-		if err := e.Answer.refusal(s.clock, from); err != nil {
-			s.counters.add(statRefused, 1)
-			return Principal{}, err
-		}
-		e.Use(s.clock.Minute())
-		return e.Answer.principal, nil
+		return s.answerCached(e, from)
 	}
 	s.counters.add(statMisses, 1)
-	return s.loginCold(ctx, t, from) // by value, so that t stays off the heap here
+	id, secret, ok := t.Decode()
+	if !ok {
+		s.counters.add(statUnknown, 1)
+		return Principal{}, ErrInvalidToken
+	}
+	return s.loginCold(ctx, &presented{key: id, secret: secret}, from)
+}
+
+// answerCached is the end of a login that the cache decides.
+func (s *Store) answerCached(e *cache.Entry[answer], from netip.Addr) (Principal, error) {
+	s.counters.add(statHits, 1)
+	if err := e.Answer.refusal(s.clock, from); err != nil {
+		s.counters.add(statRefused, 1)
+		return Principal{}, err
+	}
+	e.Use(s.clock.Minute())
+	return e.Answer.principal, nil
+}
+
+// presented is a token that waits for its proof. A foreign token is of one of the keys with a
+// handle, and its secret is derived from it.
+type presented struct {
+	key    uuid.UUID
+	secret [tokenform.SecretSize]byte
+	handle record.Handle // zero if the token is not foreign
+	token  string        // a foreign token
 }
 
 // answer is what the store tells a caller that has proven the secret of a key.
@@ -147,14 +169,9 @@ func (a *answer) refusal(clock *storeClock, from netip.Addr) error {
 // loginCold reads the verifier of the key, hashes the secret, and then reads everything that the
 // answer depends on. So a key that is revoked while loginCold hashes is refused, and is not
 // remembered.
-func (s *Store) loginCold(ctx context.Context, t tokenform.Token, from netip.Addr) (Principal, error) {
-	id, secret, ok := t.Decode()
-	if !ok {
-		s.counters.add(statUnknown, 1)
-		return Principal{}, ErrInvalidToken
-	}
+func (s *Store) loginCold(ctx context.Context, p *presented, from netip.Addr) (Principal, error) {
 	for {
-		v, err := s.proveStored(ctx, id, secret)
+		v, err := s.proveStored(ctx, p)
 		if err != nil {
 			return Principal{}, wrapf(err, "login")
 		}
@@ -162,12 +179,12 @@ func (s *Store) loginCold(ctx context.Context, t tokenform.Token, from netip.Add
 			s.counters.add(statUnknown, 1)
 			return Principal{}, ErrInvalidToken
 		}
-		mark := s.cache.Mark(id)
+		mark := s.cache.Mark(v.key)
 		a, err := s.lookUp(ctx, v)
 		remembered := a
 		if err == nil && a != nil && a.replaced != nil && a.refusal(s.clock, from) == nil {
 			if a, err = s.endReplaced(ctx, v, a.replaced, from); err == nil {
-				mark = s.cache.Mark(id) // the end was a change of the key
+				mark = s.cache.Mark(v.key) // the end was a change of the key
 				remembered, _ = s.lookUp(context.WithoutCancel(ctx), v)
 			}
 		}
@@ -177,9 +194,13 @@ func (s *Store) loginCold(ctx context.Context, t tokenform.Token, from netip.Add
 		if a == nil { // the key or the verifier is gone meanwhile
 			continue
 		}
+		t := tokenform.Untagged(v.key, p.secret)
 		e, refusal := cache.NewEntry(&t, *cmp.Or(remembered, a)), a.refusal(s.clock, from)
 		if refusal == nil {
 			e.Use(s.clock.Minute())
+		}
+		if v.isForeign() {
+			s.foreign.Note(p.handle, v.key)
 		}
 		if remembered != nil && remembered.replaced == nil {
 			s.cache.Put(e, mark)
@@ -194,48 +215,66 @@ func (s *Store) loginCold(ctx context.Context, t tokenform.Token, from netip.Add
 	}
 }
 
-// storedVerifier is a verifier of a key, as the key's record has it.
+// storedVerifier is a verifier of a key, as the key's record has it, and the token to check.
 type storedVerifier struct {
-	key uuid.UUID
-	id  record.VerifierID
-	phc string
-	own string // of the same secret at the store's own cost; empty if there is none
+	key   uuid.UUID
+	id    record.VerifierID
+	phc   string
+	own   string // of the same secret at the store's own cost; empty if there is none
+	token string // a foreign token; else empty
+	among int    // how many verifiers the foreign token may be of
 }
 
-// proveStored returns the good verifier of a key that was made from a secret, or nil.
-func (s *Store) proveStored(ctx context.Context, key uuid.UUID, secret [tokenform.SecretSize]byte) (*storedVerifier, error) {
-	candidates, err := s.lookUpVerifiers(ctx, key, record.Hint(secret[:]))
-	if err != nil {
-		return nil, err
-	}
+func (v *storedVerifier) isForeign() bool { return v.token != "" }
+
+// proveStored returns the good verifier that was made from a token, or nil.
+func (s *Store) proveStored(ctx context.Context, p *presented) (*storedVerifier, error) {
+	candidates, err := s.lookUpVerifiers(ctx, p)
 	for _, v := range candidates { // mostly none or one
-		if proven, err := s.prove(ctx, v, secret); err != nil || proven {
-			return v, err
+		proven, failed := s.prove(ctx, v, p.secret)
+		if proven {
+			return v, nil
 		}
+		err = cmp.Or(err, failed)
 	}
-	return nil, nil
+	return nil, err
 }
 
-// lookUpVerifiers returns the good verifiers of a key that can be of a secret with a hint.
-func (s *Store) lookUpVerifiers(ctx context.Context, key uuid.UUID, hint [2]byte) (found []*storedVerifier, err error) {
-	err = s.View(ctx, func(tx *Tx) error {
+// lookUpVerifiers returns the good verifiers that can be of a token.
+func (s *Store) lookUpVerifiers(ctx context.Context, p *presented) (found []*storedVerifier, err error) {
+	hint := record.Hint(p.secret[:])
+	err = s.View(ctx, func(tx *Tx) (err error) {
 		found = nil
-		k, err := tx.getKey(key)
-		if err != nil || k == nil {
-			return err
+		keys := []uuid.UUID{p.key}
+		if p.token != "" {
+			keys, err = tx.keysWith(p.handle)
 		}
-		for _, v := range k.Verifiers.Good(tx.now()) {
-			if !v.ID.Matches(hint) {
-				continue
-			}
-			own, err := tx.getHash(key, v.ID)
+		for _, key := range keys {
+			k, err := tx.getKey(key)
 			if err != nil {
 				return err
 			}
-			found = append(found, &storedVerifier{key, v.ID, v.PHC, own})
+			if k == nil {
+				continue
+			}
+			for _, v := range k.Verifiers.Good(tx.now()) {
+				if v.Handle != p.handle || p.token == "" && !v.ID.Matches(hint) {
+					continue
+				}
+				own, err := tx.getHash(key, v.ID)
+				if err != nil {
+					return err
+				}
+				if own.hint == "" || own.hint == string(hint[:]) {
+					found = append(found, &storedVerifier{key: key, id: v.ID, phc: v.PHC, own: own.phc, token: p.token})
+				}
+			}
 		}
-		return nil
+		return err
 	})
+	for _, v := range found {
+		v.among = len(found)
+	}
 	return found, err
 }
 
@@ -321,36 +360,69 @@ func loginError(key uuid.UUID, err error) error {
 	return fmt.Errorf("latchkey: login with key %s: %w", key, err)
 }
 
-// prove reports whether a verifier was made from secret. Callers that ask the same question at the
-// same time share one hash.
+// prove reports whether a verifier was made from a token with a secret. Callers that ask the same
+// question at the same time share one hash.
 //
 // It returns ErrBusy, ErrCorrupt, ErrCostTooHigh, ErrClosed or ctx's error.
 func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [tokenform.SecretSize]byte) (bool, error) {
-	phc := stored.phc
-	if stored.own != "" {
-		phc = stored.own
+	h := loginHash{storedVerifier: stored, secret: secret, hasher: s.hasher, flight: s.flight}
+	phc := cmp.Or(stored.own, stored.phc)
+	if stored.isForeign() {
+		h.hasher, h.flight = s.foreign.hasher, s.foreign.flight
 	}
-	v, err := parseVerifier(phc)
+	var err error
+	if stored.isForeign() && stored.own == "" {
+		h.matches, h.cost, err = s.foreign.check(stored.token, phc)
+	} else {
+		var v verifier
+		v, err = parseVerifier(phc)
+		h.matches, h.cost = func() (bool, error) { return v.matches(secret[:]), nil }, v.cost
+	}
 	if err != nil {
 		return false, err
 	}
-	c, first := s.flight.Join(hashQuestion(stored.key, secret, phc))
+	if h.cost == (Cost{}) {
+		return h.matches() // a digest, which takes no time and need not be hashed anew
+	}
+	c, first := h.flight.Join(hashQuestion(stored.key, secret, phc))
 	if c == nil {
 		s.counters.add(statBusy, 1)
 		return false, ErrBusy
 	}
 	if first {
-		// In the background, because the hash goes on for other callers if this one leaves.
-		started := s.goBackground(func() {
-			ok, err := s.compare(c, stored, &secret, &v)
-			s.flight.Done(c, ok, err)
-		})
-		if !started {
-			s.flight.Done(c, false, ErrClosed)
-		}
+		s.begin(c, &h)
 		s.prefetch(ctx, stored)
 	}
-	return s.flight.Wait(ctx, c)
+	return h.flight.Wait(ctx, c)
+}
+
+// loginHash is the hash that proves a token.
+type loginHash struct {
+	*storedVerifier
+	secret  [tokenform.SecretSize]byte
+	cost    Cost
+	matches func() (bool, error) // hashes, and reports whether the verifier was made from the token
+
+	// Where the hash waits. The hashes for foreign tokens wait apart from all others.
+	hasher *hasher
+	flight *flight.Group
+}
+
+// begin begins a hash in the background, because the hash goes on for other callers if the first
+// one leaves. The hashes for a foreign key are spaced out, because a stranger may know its handle.
+func (s *Store) begin(c *flight.Call, h *loginHash) {
+	if h.isForeign() && !s.foreign.Take(h.key, time.Now(), time.Duration(h.among)*time.Second) {
+		s.counters.add(statBusy, 1)
+		h.flight.Done(c, false, ErrBusy)
+		return
+	}
+	started := s.goBackground(func() {
+		ok, err := s.compare(c, h)
+		h.flight.Done(c, ok, err)
+	})
+	if !started {
+		h.flight.Done(c, false, ErrClosed)
+	}
 }
 
 // hashQuestion tells the question whether a secret makes a verifier of a key from other questions.
@@ -362,21 +434,25 @@ func hashQuestion(key uuid.UUID, secret [tokenform.SecretSize]byte, phc string) 
 // while the hash runs.
 func (s *Store) prefetch(ctx context.Context, v *storedVerifier) { _, _ = s.lookUp(ctx, v) }
 
-// compare waits for a permit, hashes secret, and reports whether v was made from it. It hashes
-// nothing if no caller waits for the result any more.
-func (s *Store) compare(c *flight.Call, stored *storedVerifier, secret *[tokenform.SecretSize]byte, v *verifier) (ok bool, err error) {
-	if err := s.hasher.acquire(c.Context, hashLogin, v.cost); err != nil {
+// compare waits for a permit, hashes, and reports whether the verifier was made from the token. It
+// hashes nothing if no caller waits for the result any more.
+func (s *Store) compare(c *flight.Call, h *loginHash) (ok bool, err error) {
+	if err := h.hasher.acquire(c.Context, hashLogin, h.cost); err != nil {
 		return false, err
 	}
-	if begun := s.flight.Begin(c); begun {
-		s.counters.add(statHashes, 1)
-		ok = v.matches(secret[:])
-	} else {
-		err = context.Canceled
+	defer h.hasher.release(h.cost)
+	if !h.flight.Begin(c) {
+		return false, context.Canceled
 	}
-	s.hasher.release(v.cost)
-	if ok && v.cost != s.cost {
-		s.hashAnew(stored, secret)
+	s.counters.add(statHashes, 1)
+	if ok, err = h.matches(); !ok {
+		return false, err
 	}
-	return ok, err
+	if h.isForeign() {
+		s.foreign.Forget(h.key)
+	}
+	if h.cost != s.cost {
+		s.hashAnew(h.storedVerifier, &h.secret)
+	}
+	return true, nil
 }

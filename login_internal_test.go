@@ -2,6 +2,8 @@ package latchkey
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"reflect"
@@ -9,10 +11,12 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/cache"
+	"github.com/latchkeydb/latchkey/internal/foreign"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
@@ -364,5 +368,54 @@ func BenchmarkCacheMemory(b *testing.B) {
 	}
 	if s.cache.Size() != keys {
 		b.Fatalf("the cache has %d keys, want %d", s.cache.Size(), keys)
+	}
+}
+
+// digests is a Foreign for tokens that begin with "old".
+type digests struct{}
+
+func (digests) Handles(token string) []ForeignHandle {
+	if !strings.HasPrefix(token, "old") {
+		return nil
+	}
+	return []ForeignHandle{{1}}
+}
+
+func (digests) Memory(string) (int64, error) { return 0, nil }
+
+func (digests) Verify(token, verifier string) (bool, error) {
+	sum := sha256.Sum256([]byte(token))
+	return verifier == hex.EncodeToString(sum[:]), nil
+}
+
+// A thief of the file knows the tag secret and the digests of foreign tokens.
+func TestTheFileIsNotEnoughToLogInWithAForeignKey(t *testing.T) {
+	s := open(t, &Options{Cost: LightCost, Foreign: digests{}})
+	sum := sha256.Sum256([]byte("old token"))
+	m := MintForeign(ForeignHandle{1}, hex.EncodeToString(sum[:]), time.Time{})
+	key, _, err := s.EnsureServerKey(t.Context(), KeySpec{Name: "old"}, m)
+	must(t, err)
+	forged := s.tokens.Make(key.ID, sum)
+	for range 2 {
+		wantRefused(t, s, forged, ErrInvalidToken)
+		wantRefused(t, s, "old"+forged, ErrInvalidToken)
+		wantLogin(t, s, "old token", key.ID) // the second time it is in the cache
+	}
+	// The holder of the old token could make a token of it, if the file was stolen, too. It is no
+	// token that the store has made.
+	made := s.tokens.Make(key.ID, foreign.Secret("old token"))
+	s.cache.Clear()
+	wantRefused(t, s, made, ErrInvalidToken)
+}
+
+func TestACachedLoginWithAForeignTokenAllocatesLittle(t *testing.T) {
+	s := open(t, &Options{Cost: LightCost, Foreign: digests{}})
+	sum := sha256.Sum256([]byte("old token"))
+	_, _, err := s.EnsureServerKey(t.Context(), KeySpec{Name: "old"}, MintForeign(ForeignHandle{1}, hex.EncodeToString(sum[:]), time.Time{}))
+	must(t, err)
+	ctx := t.Context()
+	n := testing.AllocsPerRun(100, func() { _, _ = s.Login(ctx, "old token") })
+	if n > 2 { // the list of handles, and the token that the cache is asked for
+		t.Errorf("%v allocations, want at most 2", n)
 	}
 }

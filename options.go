@@ -76,6 +76,17 @@ type Options struct {
 	// one kind does not keep out the others. The default is 1,024.
 	HashQueue int
 
+	// Foreign knows the tokens of keys that were made elsewhere and are in the store, see
+	// [MintForeign] and package keyimport. Without it, these keys stay in the store, and their
+	// holders are refused with [ErrInvalidToken].
+	//
+	// While there are such keys, a string in the form of one of their tokens costs a hash of
+	// SHA-256, and a look at a filter in memory that takes 2 to 4 bytes for each key. A string with
+	// the handle of a key may cost a slow hash, at most one a second for each handle. Such hashes
+	// run one after another beside all others, and may take HashMemory once more. At most 64 calls
+	// wait for them, and further ones get [ErrBusy].
+	Foreign Foreign
+
 	// CacheSize is how many verified keys the store remembers. Their logins need neither the disk
 	// nor argon2. The default is 10,000 keys, which take about 2.5 MiB. The most is 16,777,216. A
 	// negative number means no cache. Disabling or deleting a user searches the whole cache, which

@@ -20,6 +20,7 @@ const (
 	tableIdentities = record.TableIdentities
 	tableNames      = record.TableNames
 	tableMembers    = record.TableMembers
+	tableHandles    = record.TableHandles
 	tableHashes     = record.TableHashes
 	tableLastUse    = record.TableLastUse
 	tableData       = record.TableData
@@ -27,7 +28,7 @@ const (
 
 var (
 	trackedTables = record.TrackedTables()
-	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHashes, tableLastUse, tableData}, trackedTables...)
+	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHandles, tableHashes, tableLastUse, tableData}, trackedTables...)
 )
 
 // openRecord returns the message of a record.

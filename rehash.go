@@ -19,8 +19,9 @@ import (
 // rehash is the hash of a verifier's secret at the store's cost. The next write stores it.
 type rehash struct {
 	hashID
-	old string // the verifier in the key's record
-	new string // empty until the hash is finished
+	old  string // the verifier in the key's record
+	hint string // see ownHash
+	new  string // empty until the hash is finished
 }
 
 // hashID names a verifier of a key.
@@ -48,6 +49,10 @@ func newRehashes() *rehashes { return &rehashes{pending: make(map[hashID]rehash)
 // does not wait for it.
 func (s *Store) hashAnew(v *storedVerifier, secret *[tokenform.SecretSize]byte) {
 	h := rehash{hashID: hashID{v.key, v.id}, old: v.phc}
+	if v.isForeign() {
+		hint := record.Hint(secret[:])
+		h.hint = string(hint[:])
+	}
 	if s.readOnly || !s.rehashes.begin(h) {
 		return
 	}
@@ -126,6 +131,7 @@ func (tx *Tx) applyRehashes() (pending []rehash, written uint64, err error) {
 		}
 		var m record.Message
 		m.Bytes(hashPHC, []byte(h.new))
+		m.Bytes(hashHint, []byte(h.hint))
 		if err := tx.putRecord(tableHashes, h.tableKey(), m); err != nil {
 			return nil, 0, err
 		}
@@ -134,51 +140,68 @@ func (tx *Tx) applyRehashes() (pending []rehash, written uint64, err error) {
 	return pending, written, nil
 }
 
-// hashPHC is the only field of a record in the table of hashes.
-const hashPHC = 1
+// The fields of a record in the table of hashes.
+const (
+	hashPHC  = 1
+	hashHint = 2
+)
 
-// getHash returns the hash of a verifier's secret at the store's own cost, or "".
-func (tx *Tx) getHash(key uuid.UUID, verifier record.VerifierID) (string, error) {
+// An ownHash is the hash of a verifier's secret at the store's own cost. For a foreign verifier,
+// whose ID says nothing about the secret, there is also a hint, so that a string with the handle of
+// the key is mostly refused without a hash.
+type ownHash struct{ phc, hint string }
+
+// getHash returns the hash of a verifier's secret at the store's own cost, or the zero ownHash.
+func (tx *Tx) getHash(key uuid.UUID, verifier record.VerifierID) (ownHash, error) {
 	id := hashID{key, verifier}.tableKey()
 	sealed, err := tx.etx.Get(tableHashes, id)
 	if err != nil || sealed == nil {
-		return "", err
+		return ownHash{}, err
 	}
 	return decodeHash(id, sealed)
 }
 
-func decodeHash(key, sealed []byte) (phc string, err error) {
+func decodeHash(key, sealed []byte) (h ownHash, err error) {
 	message, err := openRecord(tableHashes, key, sealed)
 	if err != nil {
-		return "", err
+		return h, err
 	}
 	for f, err := range record.Fields(message) {
 		if err != nil {
-			return "", recordError(err)
+			return h, recordError(err)
 		}
-		if f.Num == hashPHC {
-			phc = string(f.Bytes)
+		switch f.Num {
+		case hashPHC:
+			h.phc = string(f.Bytes)
+		case hashHint:
+			h.hint = string(f.Bytes)
 		}
 	}
-	return phc, nil
+	return h, nil
 }
 
 // isAtCost reports whether there is a hash at the store's own cost already. Another transaction may
 // have written it, which shares its commit with this one.
 func (tx *Tx) isAtCost(id hashID) bool {
-	phc, err := tx.getHash(id.key, id.verifier)
-	if err != nil || phc == "" {
+	own, err := tx.getHash(id.key, id.verifier)
+	if err != nil || own.phc == "" {
 		return false
 	}
-	v, err := parseVerifier(phc)
+	v, err := parseVerifier(own.phc)
 	return err == nil && v.cost == tx.store.cost
 }
 
-// deleteHashes deletes the hashes of a key, except those of verifiers in kept that are not retired.
+// deleteHashes deletes the hashes of a key and its entries in the index of handles, except those
+// of verifiers in kept that are not retired.
 func (tx *Tx) deleteHashes(k *record.Key, kept record.Verifiers) error {
 	for _, v := range k.Verifiers.All {
 		if left, found := kept.Find(v.ID); found && !left.Retired {
 			continue
+		}
+		if v.Handle != (record.Handle{}) {
+			if err := tx.delete(tableHandles, record.HandleKey(v.Handle, k.ID)); err != nil {
+				return err
+			}
 		}
 		if err := tx.delete(tableHashes, hashID{k.ID, v.ID}.tableKey()); err != nil {
 			return err

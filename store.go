@@ -34,6 +34,7 @@ type Store struct {
 	cache            *cache.Cache[answer]
 	hasher           *hasher
 	flight           *flight.Group
+	foreign          *foreignKeys // nil without Options.Foreign
 	rehashes         *rehashes
 	unended          sync.Map // key ID → unendedToken
 	counters         *counters
@@ -150,6 +151,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		cache:            cache.New(opts.cacheSize(), maxUsesAside, (*answer).holder),
 		hasher:           newHasher(opts.hashMemory(), opts.hashQueue(), c),
 		flight:           flight.New(opts.hashQueue()),
+		foreign:          newForeignKeys(opts, c),
 		rehashes:         newRehashes(),
 		counters:         c,
 		transactions:     inside.New(),
@@ -171,6 +173,9 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 	}
 	s.domain, s.tokens = d, d.tokenForm()
 	if err := s.readClock(context.Background()); err != nil {
+		return nil, err
+	}
+	if err := s.learnHandles(context.Background()); err != nil {
 		return nil, err
 	}
 	if s.lastUses.every = opts.lastUseEvery(); s.lastUses.every > 0 {
@@ -201,6 +206,9 @@ func (s *Store) close() error {
 	s.mu.Unlock()
 	close(s.closing)
 	s.hasher.Close(ErrClosed)
+	if s.foreign != nil {
+		s.foreign.hasher.Close(ErrClosed)
+	}
 	s.background.Wait()
 	s.watchers.Wait()
 	if s.lastUses.every > 0 {

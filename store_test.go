@@ -123,6 +123,10 @@ var storeCalls = map[string]storeCall{
 		_, _, err := s.CreateKeys(ctx, []latchkey.KeyRequest{{Owner: h.user, KeySpec: latchkey.KeySpec{Name: "desktop"}}}, nil)
 		return err
 	}},
+	"ExportKey": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, err := s.ExportKey(ctx, h.key.ID)
+		return err
+	}},
 	"MintKey": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
 		_, _, err := s.MintKey(ctx)
 		return err
@@ -286,6 +290,7 @@ var txCalls = map[string]txCall{
 		_, err := tx.CreateUser(latchkey.UserSpec{Identity: email("bob")})
 		return err
 	}},
+	"ExportKey":      {false, func(tx *latchkey.Tx, h household) error { _, err := tx.ExportKey(h.key.ID); return err }},
 	"User":           {false, func(tx *latchkey.Tx, h household) error { _, err := tx.User(h.user); return err }},
 	"UserByIdentity": {false, func(tx *latchkey.Tx, _ household) error { _, err := tx.UserByIdentity(email("ada")); return err }},
 	"Users": {false, func(tx *latchkey.Tx, _ household) (last error) {

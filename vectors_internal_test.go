@@ -68,6 +68,8 @@ type storeVectors struct {
 			Group    string
 			Verifier hexBytes
 			PHC      string
+			Handle   hexBytes
+			Hint     hexBytes
 		}
 	}
 }
@@ -91,13 +93,16 @@ func TestIndexEntriesAreAsTheVectorsSay(t *testing.T) {
 			if group, id, err := record.SplitMemberKey(v.Key); group != f.Group || id != f.ID || err != nil {
 				t.Errorf("record.SplitMemberKey: got %q, %s, %v", group, id, err)
 			}
+		case tableHandles:
+			key = record.HandleKey(record.Handle(f.Handle), f.ID)
 		case tableHashes:
 			key = hashID{f.ID, record.VerifierID(f.Verifier)}.tableKey()
 			var m record.Message
 			m.Bytes(hashPHC, []byte(f.PHC))
+			m.Bytes(hashHint, f.Hint)
 			value = record.Seal(tableHashes, key, m)
-			if phc, err := decodeHash(v.Key, v.Value); phc != f.PHC || err != nil {
-				t.Errorf("decodeHash: got %q, %v", phc, err)
+			if own, err := decodeHash(v.Key, v.Value); own != (ownHash{f.PHC, string(f.Hint)}) || err != nil {
+				t.Errorf("decodeHash: got %q, %v", own, err)
 			}
 		}
 		if !bytes.Equal(key, v.Key) || !bytes.Equal(value, v.Value) {

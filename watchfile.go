@@ -44,6 +44,7 @@ func (s *Store) lookAtFile(ctx context.Context) {
 		if moved {
 			s.cache.Clear()      // the new file is in use, so no answer of the old one is kept
 			_ = s.readClock(ctx) // Check tells about damage
+			_ = s.learnHandles(ctx)
 		}
 	}
 	var r *refusal

@@ -76,6 +76,7 @@ func Findings(ctx context.Context, t Tables) iter.Seq2[Finding, error] {
 		c.each(record.TableNames, c.inspectName)
 		c.each(record.TableGroups, c.inspectGroup)
 		c.each(record.TableMembers, c.inspectMember)
+		c.each(record.TableHandles, c.inspectHandle)
 		c.each(record.TableHashes, c.inspectHash)
 		c.each(record.TableLastUse, c.inspectLastUse)
 		c.each(record.TableData, c.inspectData)
@@ -349,6 +350,17 @@ func (c *checker) inspectMember(e Entry) {
 		return
 	}
 	c.reportWrong(record.TableMembers, e.Key, "the index of members has %s in group %q, but it is in another or is gone", id, group)
+}
+
+func (c *checker) inspectHandle(e Entry) {
+	_, id, err := record.SplitHandleKey(e.Key)
+	if err != nil {
+		c.reportWrong(record.TableHandles, e.Key, "the index of handles has the entry %x", e.Key)
+		return
+	}
+	if k, ok := c.key(id[:]); ok && (k == nil || !has(k.Index(), record.TableHandles, e.Key)) {
+		c.reportWrong(record.TableHandles, e.Key, "the index of handles has an entry for key %s, which has another handle or is gone", id)
+	}
 }
 
 // inspectHash inspects a hash at the store's own cost. It can be made again by a login.

@@ -25,7 +25,13 @@ func (u User) Index() (entries []IndexEntry) {
 // Index returns the entries of the indexes that are made from the key.
 func (k Key) Index() []IndexEntry {
 	name := IndexEntry{Table: TableNames, Key: NameKey(k.Owner, k.Name.Value, k.ID)}
-	return append([]IndexEntry{name}, memberEntries(k.Groups.Now(), k.ID)...)
+	entries := append([]IndexEntry{name}, memberEntries(k.Groups.Now(), k.ID)...)
+	for _, v := range k.Verifiers.All {
+		if v.Handle != (Handle{}) && !v.Retired {
+			entries = append(entries, IndexEntry{Table: TableHandles, Key: HandleKey(v.Handle, k.ID)})
+		}
+	}
+	return entries
 }
 
 // memberEntries returns the entries of a user or a key in the index of members: one, or none
@@ -80,6 +86,19 @@ func SplitMemberKey(key []byte) (group string, id uuid.UUID, err error) {
 		err = fmt.Errorf("%w: an entry without a group in the index of members", ErrDamaged)
 	}
 	return group, id, err
+}
+
+// HandleKey returns the key of an entry in the index of handles: the handle and the key's ID.
+func HandleKey(h Handle, id uuid.UUID) []byte { return append(h[:], id[:]...) }
+
+// SplitHandleKey returns what [HandleKey] was called with.
+//
+// Errors: [ErrDamaged].
+func SplitHandleKey(key []byte) (h Handle, id uuid.UUID, err error) {
+	if len(key) != len(h)+len(id) {
+		return h, id, fmt.Errorf("%w: bad entry in the index of handles", ErrDamaged)
+	}
+	return Handle(key[:len(h)]), uuid.UUID(key[len(h):]), nil
 }
 
 // splitEntry splits a text, a zero byte and an ID.

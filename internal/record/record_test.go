@@ -283,6 +283,8 @@ func TestMessagesThatAreNoRecordAreDamaged(t *testing.T) {
 		{"a verifier with an ID of 7 bytes", slices.Concat(owner, verifier(field(1, make([]byte, 7))))},
 		{"a verifier that replaces an ID of 7 bytes", slices.Concat(owner, verifier(field(1, make([]byte, 8)), field(3, make([]byte, 7))))},
 		{"a verifier with a base of 7 bytes", slices.Concat(owner, verifier(field(1, make([]byte, 8)), field(8, field(2, make([]byte, 7)))))},
+		{"a verifier with a handle of 15 bytes", slices.Concat(owner, verifier(field(1, make([]byte, 8)), field(9, make([]byte, 15))))},
+		{"a verifier with a handle of 17 bytes", slices.Concat(owner, verifier(field(1, make([]byte, 8)), field(9, make([]byte, 17))))},
 		{"a verifier that ends after the year 9999", slices.Concat(owner, verifier(field(1, make([]byte, 8)), varint(5, 253402300800)))},
 		{"a verifier that is too long", slices.Concat(owner, verifier(field(1, make([]byte, 8)), field(2, make([]byte, record.MaxPHC+1))))},
 		{"two verifiers with one ID", slices.Concat(owner, field(6, field(1, field(1, make([]byte, 8))), field(1, field(1, make([]byte, 8)))))},
@@ -421,6 +423,7 @@ func TestRecordsWithinTheBoundsFit(t *testing.T) {
 		key.Verifiers = key.Verifiers.Add(record.Verifier{
 			ID: record.VerifierID{1, byte(i)}, Replaces: record.VerifierID{1}, PHC: strings.Repeat("x", record.MaxPHC),
 			Generation: most - 1, End: record.LastTime, UntilUsed: true, Base: record.Base{Generation: most - 1, ID: record.VerifierID{1}},
+			Handle: record.Handle{1},
 		})
 	}
 	for i := range record.MaxSuperseded {

@@ -15,6 +15,7 @@ const (
 	TableIdentities = "identities" // provider 0 subject → user ID
 	TableNames      = "names"      // owner, name, 0, key ID → an empty value
 	TableMembers    = "members"    // group, 0, ID of a user or server key → an empty value
+	TableHandles    = "handles"    // handle, key ID → an empty value
 	TableHashes     = "hashes"     // key ID, verifier ID → hash at the store's cost, as a record
 	TableLastUse    = "lastuse"    // key ID, verifier ID → minute of the last use, as a record
 	TableData       = "data"       // name 0 key → bytes of an application, as a record

@@ -127,6 +127,7 @@ type jsonVerifiers struct {
 		UntilUsed  bool     `json:"until_used"`
 		Retired    bool     `json:"retired"`
 		Base       jsonBase `json:"base"`
+		Handle     hexBytes `json:"handle"`
 		Unknown    hexBytes `json:"unknown"`
 	} `json:"all"`
 	Superseded []jsonBase `json:"superseded"`
@@ -138,9 +139,11 @@ type jsonVerifiers struct {
 func (j jsonVerifiers) verifiers() record.Verifiers {
 	vs := record.Verifiers{Floor: j.Floor, BaseFloor: j.BaseFloor, Sealed: j.Sealed}
 	for _, v := range j.All {
+		var handle record.Handle
+		copy(handle[:], v.Handle)
 		vs.All = append(vs.All, record.Verifier{
 			ID: verifierID(v.ID), PHC: v.PHC, Replaces: verifierID(v.Replaces), Generation: v.Generation, End: seconds(v.EndS),
-			UntilUsed: v.UntilUsed, Retired: v.Retired, Base: v.Base.base(), Unknown: v.Unknown.unknown(),
+			UntilUsed: v.UntilUsed, Retired: v.Retired, Base: v.Base.base(), Handle: handle, Unknown: v.Unknown.unknown(),
 		})
 	}
 	for _, b := range j.Superseded {

@@ -39,11 +39,18 @@ func NewVerifierID(secret []byte, fill func([]byte)) (id VerifierID) {
 // Matches reports whether the verifier can be that of the secret with a hint.
 func (id VerifierID) Matches(hint [2]byte) bool { return id[0] == hint[0] && id[1] == hint[1] }
 
+// A Handle is what a key that was made elsewhere is found by: some bytes of a hash of a part of its
+// token, or of the whole token. Two keys can have one handle. The zero Handle is none.
+type Handle [16]byte
+
 // A Verifier is what is stored for one secret of a key.
 type Verifier struct {
 	ID VerifierID
-	// PHC is the argon2id hash of the secret. It is empty once the verifier is retired.
+	// PHC is the argon2id hash of the secret. If there is a handle, PHC is what another system kept
+	// of the whole token. It is empty once the verifier is retired.
 	PHC string
+	// Handle finds the token of a key that was made elsewhere. Otherwise it is zero.
+	Handle Handle
 	// Replaces is the verifier that a rotation replaced by this one. The first verifier of a key
 	// replaces the zero ID.
 	Replaces VerifierID
@@ -226,6 +233,9 @@ func (vs Verifiers) merge(other Verifiers) Verifiers {
 // replicas choose the same one.
 func (v Verifier) merge(other Verifier) Verifier {
 	v.PHC = max(v.PHC, other.PHC)
+	if bytes.Compare(v.Handle[:], other.Handle[:]) < 0 {
+		v.Handle = other.Handle
+	}
 	if bytes.Compare(v.Replaces[:], other.Replaces[:]) < 0 {
 		v.Replaces = other.Replaces
 	}
@@ -385,6 +395,9 @@ func (v Verifier) encode() []byte {
 	m.Bool(6, v.UntilUsed)
 	m.Bool(7, v.Retired)
 	m.Bytes(8, v.Base.encode())
+	if v.Handle != (Handle{}) {
+		m.Bytes(9, v.Handle[:])
+	}
 	return append(m, v.Unknown.sorted()...)
 }
 
@@ -418,6 +431,10 @@ func decodeVerifier(b []byte) (v Verifier, err error) {
 			v.Retired = f.Number != 0
 		case 8:
 			v.Base, err = decodeBase(f.Bytes)
+		case 9:
+			if copy(v.Handle[:], f.Bytes) != len(f.Bytes) || len(f.Bytes) != len(v.Handle) {
+				err = fmt.Errorf("%w: a handle has %d bytes", ErrDamaged, len(f.Bytes))
+			}
 		default:
 			v.Unknown.add(f)
 		}

@@ -208,13 +208,14 @@ func TestForgettingLeavesTheGoodVerifiersAlone(t *testing.T) {
 
 func TestOfTwoVersionsOfAVerifierOneIsChosen(t *testing.T) {
 	a := record.Verifier{ID: record.VerifierID{1}, PHC: "a", Replaces: record.VerifierID{8}, Generation: 3, Base: record.Base{Generation: 1, ID: record.VerifierID{3}}}
+	a.Handle = record.Handle{2}
 	b := record.Verifier{
 		ID: record.VerifierID{1}, PHC: "b", Replaces: record.VerifierID{7}, Generation: 2,
-		End: time.Unix(5, 0), UntilUsed: true, Base: record.Base{Generation: 2, ID: record.VerifierID{2}},
+		End: time.Unix(5, 0), UntilUsed: true, Base: record.Base{Generation: 2, ID: record.VerifierID{2}}, Handle: record.Handle{1, 9},
 	}
 	want := record.Verifier{
 		ID: record.VerifierID{1}, PHC: "b", Replaces: record.VerifierID{8}, Generation: 3,
-		End: time.Unix(5, 0), UntilUsed: true, Base: record.Base{Generation: 2, ID: record.VerifierID{2}},
+		End: time.Unix(5, 0), UntilUsed: true, Base: record.Base{Generation: 2, ID: record.VerifierID{2}}, Handle: record.Handle{2},
 	}
 	va, vb := record.Verifiers{All: []record.Verifier{a}}, record.Verifiers{All: []record.Verifier{b}}
 	for _, merged := range []record.Verifiers{mergeVerifiers(t, va, vb), mergeVerifiers(t, vb, va)} {

@@ -63,6 +63,11 @@ func (t *Token) KeyDigits() string { return t.body[:KeyDigits] }
 // SecretDigits returns the digits of the secret.
 func (t *Token) SecretDigits() string { return t.body[KeyDigits:] }
 
+// Untagged returns the token of a key without a tag. No string is such a token.
+func Untagged(id uuid.UUID, secret [SecretSize]byte) Token {
+	return Token{body: string(appendWords(appendWords(make([]byte, 0, bodyDigits), id[:]), secret[:]))}
+}
+
 // Decode returns the key ID and the secret. It reports false if a group of digits is greater than 8
 // bytes can hold. No store makes such a token, but a holder of the tag secret can.
 func (t *Token) Decode() (id uuid.UUID, secret [SecretSize]byte, ok bool) {

@@ -147,6 +147,7 @@ def base(b):
 def verifier(v):
     m = field(1, bytes.fromhex(v["id"])) + field(2, v["phc"]) + field(3, bytes.fromhex(v["replaces"])) + field(4, v["generation"])
     m += field(5, v["end_s"]) + field(6, v["until_used"]) + field(7, v["retired"]) + field(8, base(v["base"]))
+    m += field(9, bytes.fromhex(v["handle"]))
     return m + bytes.fromhex(v["unknown"])
 
 
@@ -259,7 +260,7 @@ def merge_verifiers(a, b):
             "id": v["id"], "phc": max(old["phc"], v["phc"], key=str.encode), "replaces": max(old["replaces"], v["replaces"]),
             "generation": max(old["generation"], v["generation"]), "end_s": min(ends, default=0),
             "until_used": old["until_used"] or v["until_used"], "retired": old["retired"] or v["retired"],
-            "base": max(old["base"], v["base"], key=base_order), "unknown": merge_unknown(old["unknown"], v["unknown"])}
+            "base": max(old["base"], v["base"], key=base_order), "handle": max(old["handle"], v["handle"]), "unknown": merge_unknown(old["unknown"], v["unknown"])}
     bases = {base_order(s): s for s in a["superseded"] + b["superseded"]}
     floor = floor_of(max(a["floor"], b["floor"]), [v["generation"] for v in by_id.values()], 64)
     base_floor = floor_of(max(a["base_floor"], b["base_floor"]), [g for g, _ in bases], 512)
@@ -374,7 +375,7 @@ def base_of(generation=0, name=None):
 
 def verifier_of(name, generation=0, replaces=None, **changes):
     return {"id": some(name, 8).hex(), "phc": "$argon2id$" + name, "replaces": some(replaces, 8).hex() if replaces else "",
-            "generation": generation, "end_s": 0, "until_used": False, "retired": False, "base": base_of(), "unknown": ""} | changes
+            "generation": generation, "end_s": 0, "until_used": False, "retired": False, "base": base_of(), "handle": "", "unknown": ""} | changes
 
 
 def retired(name, generation=0, replaces=None, **changes):
@@ -464,6 +465,8 @@ def records():
     add("keys", "a server key", key(owner=str(uuid.UUID(int=2**128 - 1)), name=reg("backup-job", at(1))))
     add("keys", "made before 1970, expires in the last second that there is", key(created_ms=0, expires=reg(LAST, at(2))))
     add("keys", "with floors", key(verifiers=verifiers_of(verifier_of("v9", 9, "v8", base=base_of(9, "v9")), floor=3, base_floor=4)))
+    add("keys", "made elsewhere", key(foreign=True, verifiers=verifiers_of(
+        verifier_of("v1", phc="$sha256$" + some("digest", 32).hex(), handle=some("digest", 32)[:16].hex()))))
     add("keys", "sealed in every way", key(flag=flag_of(sealed=True), verifiers=SEALED))
     add("keys", "moved to no group and never in one before", key(groups=[reg("", at(2))]))
     add("users", "new", user())
@@ -585,6 +588,8 @@ def merges():
         ("sealed wins", SEALED, verifiers_of(v1)),
         ("two versions of one verifier", verifiers_of(v1 | {"phc": "a", "replaces": "02" * 8, "generation": 3, "base": base_of(1, "x"), "until_used": True}),
          verifiers_of(v1 | {"phc": "b", "replaces": "01" * 8, "generation": 2, "base": base_of(2, "y"), "unknown": later("x", number=90)})),
+        ("two handles of one verifier", verifiers_of(v1 | {"handle": "02" * 16}), verifiers_of(v1 | {"handle": "01" * 16})),
+        ("a handle, and the verifier retired", verifiers_of(v1 | {"handle": "02" * 16}), verifiers_of(retired("v1"))),
     ]:
         add("keys", f"verifiers: {about}", key(verifiers=a), key(verifiers=b))
 
@@ -648,8 +653,11 @@ def store():
     index("identities", b"local-userpass\0ada@example.com", uid(ADA), provider="local-userpass", subject="ada@example.com", id=ADA)
     index("names", uid(ADA) + b"laptop\0" + uid(LAPTOP), b"", owner=ADA, name="laptop", id=LAPTOP)
     index("members", b"plant 7\0" + uid(ADA), b"", group="plant 7", id=ADA)
+    index("handles", some("digest", 32)[:16] + uid(LAPTOP), b"", handle=some("digest", 32)[:16].hex(), id=LAPTOP)
     phc, hash_key = "$argon2id$v=19$m=64,t=1,p=1$gL6Apb/Mokmy8/YdzmAfvQ$YHmbZ+LKTATi/0Rf6xp9hUgG9KYbOCB1m7QbZ783Sns", uid(LAPTOP) + some("v1", 8)
     index("hashes", hash_key, seal("hashes", hash_key, field(1, phc)), id=LAPTOP, verifier=some("v1", 8).hex(), phc=phc)
+    hash_key = uid(LAPTOP) + some("v2", 8)
+    index("hashes", hash_key, seal("hashes", hash_key, field(1, phc) + field(2, b"\x12\x34")), id=LAPTOP, verifier=some("v2", 8).hex(), phc=phc, hint="1234")
     return out
 
 
