@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"net/rpc"
 	"os"
 	"os/exec"
@@ -53,6 +54,8 @@ type Call struct {
 	ReadOnly              bool
 	RecoverFromSafetyCopy bool
 	Cost                  latchkey.Cost // zero stands for lightest
+	Ahead                 time.Duration // of the store's clock
+	Rotation              latchkey.Rotation
 
 	Subject string // of a user
 	User    uuid.UUID
@@ -145,7 +148,11 @@ func (p *Program) Do(c Call, a *Answer) error {
 
 func (p *Program) do(ctx context.Context, c Call, a *Answer) error {
 	if c.Do == "open" {
-		s, err := latchkey.Open(c.Path, &latchkey.Options{Cost: cmp.Or(c.Cost, lightest), ReadOnly: c.ReadOnly, RecoverFromSafetyCopy: c.RecoverFromSafetyCopy})
+		opts := &latchkey.Options{Cost: cmp.Or(c.Cost, lightest), ReadOnly: c.ReadOnly, RecoverFromSafetyCopy: c.RecoverFromSafetyCopy}
+		if c.Ahead > 0 {
+			opts.Now = func() time.Time { return time.Now().Add(c.Ahead) }
+		}
+		s, err := latchkey.Open(c.Path, opts)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.stores[c.Path] = s
@@ -189,6 +196,28 @@ func (p *Program) do(ctx context.Context, c Call, a *Answer) error {
 		return s.EnableKey(ctx, c.User, c.Key)
 	case "delete key":
 		return s.DeleteKey(ctx, c.User, c.Key)
+	case "set expiry":
+		return s.SetExpiry(ctx, c.User, c.Key, time.Now().Add(24*time.Hour))
+	case "set scopes":
+		return s.SetScopes(ctx, c.User, c.Key, latchkey.NewScopes("files:read", "mail:send"))
+	case "set networks":
+		return s.SetNetworks(ctx, c.User, c.Key, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")})
+	case "set metadata":
+		return s.SetMetadata(ctx, c.User, c.Key, map[string]string{"room": "4"})
+	case "set key group":
+		return s.SetKeyGroup(ctx, c.Key, c.Names[0])
+	case "rotate key":
+		_, token, err := s.RotateKey(ctx, c.User, c.Key, c.Rotation)
+		a.Tokens = []string{token}
+		return err
+	case "set user metadata":
+		return s.SetUserMetadata(ctx, c.User, map[string]string{"room": "4"})
+	case "set user group":
+		return s.SetUserGroup(ctx, c.User, c.Names[0])
+	case "disable group":
+		return s.DisableGroup(ctx, c.Names[0])
+	case "enable group":
+		return s.EnableGroup(ctx, c.Names[0])
 	case "disable user":
 		return s.DisableUser(ctx, c.User)
 	case "enable user":

@@ -95,6 +95,10 @@ func (s State) apply(c Call, a Answer) State {
 		k := h.Keys[c.Name]
 		k.Disabled = c.Do == "disable key"
 		h.Keys[c.Name] = k
+	case "rotate key":
+		k := h.Keys[c.Name]
+		k.Token = a.Tokens[0]
+		h.Keys[c.Name] = k
 	case "delete key":
 		delete(h.Keys, c.Name)
 	case "disable user", "enable user":

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/torture/disk"
@@ -39,6 +40,9 @@ func TestAChangeIsOneCommitOfAtMostTheBytesInTheTableAndALoginWritesNothing(t *t
 			for _, op := range operations {
 				check(op.name, w.measure(op))
 			}
+			check("create a user, and remember the time", w.measureTime())
+			check("close a store, 1 key used", w.measureLastUses(1))
+			check("close a store, 20 keys of a user used", w.measureLastUses(20))
 			check("any change, with the new hash of a key", w.measureRehash())
 		})
 	}
@@ -84,6 +88,26 @@ var operations = []operation{
 	{"enable a key", 20, changing, func(_ *worn, i int) Call {
 		return Call{Do: "enable key", Subject: subject(i), Name: "phone"}
 	}},
+	{"set the expiry date of a key", 20, changing, ofKey("set expiry")},
+	{"set the scopes of a key", 20, changing, ofKey("set scopes")},
+	{"set the metadata of a key", 20, changing, ofKey("set metadata")},
+	{"rotate a key", 20, changing, ofKey("rotate key")},
+	{"rotate a key, with an overlap", 20, changing, func(w *worn, i int) Call {
+		c := ofKey("rotate key")(w, i)
+		c.Rotation = latchkey.Rotation{Overlap: time.Hour, UntilUsed: true}
+		return c
+	}},
+	{"log in, which ends the old token", 20, changing, func(w *worn, i int) Call { return w.logIn(w.key(i, "phone").Token) }},
+	{"set the networks of a key", 20, changing, ofKey("set networks")},
+	{"set the group of a server key", 20, changing, func(_ *worn, i int) Call {
+		return Call{Do: "set key group", Name: fmt.Sprintf("%d of 0", i), Names: []string{subject(i)}}
+	}},
+	{"set the metadata of a user", 20, changing, func(_ *worn, i int) Call { return Call{Do: "set user metadata", Subject: subject(i)} }},
+	{"set the group of a user", 20, changing, func(_ *worn, i int) Call {
+		return Call{Do: "set user group", Subject: subject(i), Names: []string{subject(i)}}
+	}},
+	{"disable a group", 20, changing, func(_ *worn, i int) Call { return Call{Do: "disable group", Names: []string{subject(i)}} }},
+	{"enable a group", 20, changing, func(_ *worn, i int) Call { return Call{Do: "enable group", Names: []string{subject(i)}} }},
 	{"disable a user", 20, changing, func(_ *worn, i int) Call { return Call{Do: "disable user", Subject: subject(i)} }},
 	{"enable a user", 20, changing, func(_ *worn, i int) Call { return Call{Do: "enable user", Subject: subject(i)} }},
 	{"delete a key", 20, changing, func(_ *worn, i int) Call {
@@ -93,9 +117,14 @@ var operations = []operation{
 	{"log in, token invented", 20, reading, func(w *worn, i int) Call {
 		return w.logIn(strings.Repeat("0", len(w.gone[i])))
 	}},
-	{"delete a user with 20 keys", 3, changing, func(_ *worn, i int) Call {
-		return Call{Do: "delete user", Subject: fmt.Sprint("old-", i)}
+	{"delete an old key", 20, changing, func(_ *worn, i int) Call {
+		return Call{Do: "delete key", Subject: "old-1", Name: fmt.Sprintf("%d of 1", i)}
 	}},
+	{"delete an old key that was used", 20, changing, func(_ *worn, i int) Call {
+		return Call{Do: "delete key", Subject: "old-3", Name: fmt.Sprintf("%d of 3", i)}
+	}},
+	{"delete a user with 20 keys", 1, changing, func(_ *worn, _ int) Call { return Call{Do: "delete user", Subject: "old-0"} }},
+	{"delete a user with 20 keys that were used", 1, changing, func(_ *worn, _ int) Call { return Call{Do: "delete user", Subject: "old-2"} }},
 	{"open a store", 3, opening, func(w *worn, _ int) Call {
 		w.want(w.ask(Call{Do: "close"}))
 		return Call{Do: "open"}
@@ -103,6 +132,11 @@ var operations = []operation{
 }
 
 func subject(i int) string { return fmt.Sprint("new-", i) }
+
+// ofKey makes calls on the key of a new user.
+func ofKey(do string) func(w *worn, i int) Call {
+	return func(_ *worn, i int) Call { return Call{Do: do, Subject: subject(i), Name: "phone"} }
+}
 
 func numbered(i, n int) (names []string) {
 	for j := range n {
@@ -112,24 +146,36 @@ func numbered(i, n int) (names []string) {
 }
 
 // worn is a store on a disk that counts writes.
-type worn struct{ *victim }
+type worn struct {
+	*victim
+	ahead time.Duration // of the store's clock
+}
 
-// newWorn makes a store with users of 20 keys each.
+// newWorn makes a store with users of 20 keys each. Only the keys of the first two users have not
+// been used.
 func newWorn(t *testing.T, users int) *worn {
 	t.Helper()
 	d := disk.New()
 	dir, _ := mount(t, d)
-	w := &worn{&victim{t: t, disk: d, dir: dir, state: newState(), program: start(t, "wear")}}
+	w := &worn{victim: &victim{t: t, disk: d, dir: dir, state: newState(), program: start(t, "wear")}}
 	w.want(w.ask(Call{Do: "open"}))
 	for i := range users {
 		c := Call{Do: "create user with keys", Subject: fmt.Sprint("old-", i), Names: numbered(i, 20)}
 		if i < 5 {
-			w.want(w.ask(c))
+			a, err := w.ask(c)
+			w.want(a, err)
+			if i >= 2 {
+				w.want(w.ask(Call{Do: "log in", Tokens: a.Tokens}))
+			}
 			continue
 		}
 		c.Path = filepath.Join(dir, "keys.db") // the tests use only the first users
-		must(t, w.program.call(t, c).Failure.err())
+		a := w.program.call(t, c)
+		must(t, a.Failure.err())
+		w.want(w.ask(Call{Do: "log in", Tokens: a.Tokens}))
 	}
+	w.want(w.ask(Call{Do: "close"}))
+	w.want(w.ask(Call{Do: "open"}))
 	return w
 }
 
@@ -148,6 +194,42 @@ func (w *worn) measure(op operation) (bytes []int64) {
 		bytes = append(bytes, cost.Bytes)
 	}
 	return bytes
+}
+
+// measureTime makes changes after which the file remembers a later time.
+func (w *worn) measureTime() (bytes []int64) {
+	w.t.Helper()
+	for i := range 5 {
+		w.reopen()
+		cost, _ := w.cost(Call{Do: "create user", Subject: fmt.Sprint("late-", i)})
+		bytes = append(bytes, cost.Bytes)
+	}
+	return bytes
+}
+
+// measureLastUses logs in with some keys of a user, and closes the store, which writes the last
+// uses, and the time.
+func (w *worn) measureLastUses(keys int) (bytes []int64) {
+	w.t.Helper()
+	for range 5 {
+		w.reopen()
+		for _, key := range numbered(4, 20)[:keys] {
+			w.want(w.ask(w.logIn(w.state["old-4"].Keys[key].Token)))
+		}
+		before := w.disk.Counts()
+		w.want(w.ask(Call{Do: "close"}))
+		bytes = append(bytes, w.disk.Counts().Since(before).Bytes)
+		w.want(w.ask(Call{Do: "open"}))
+	}
+	return bytes
+}
+
+// reopen opens the store again two minutes later.
+func (w *worn) reopen() {
+	w.t.Helper()
+	w.ahead += 2 * time.Minute
+	w.want(w.ask(Call{Do: "close"}))
+	w.want(w.ask(Call{Do: "open", Ahead: w.ahead}))
 }
 
 // measureRehash opens the store at another cost, logs in with a key, and makes changes until one of
