@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/lastuse"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -70,6 +71,7 @@ type storeVectors struct {
 			PHC      string
 			Handle   hexBytes
 			Hint     hexBytes
+			Minute   uint32
 		}
 	}
 }
@@ -104,6 +106,15 @@ func TestIndexEntriesAreAsTheVectorsSay(t *testing.T) {
 			if own, err := decodeHash(v.Key, v.Value); own != (ownHash{f.PHC, string(f.Hint)}) || err != nil {
 				t.Errorf("decodeHash: got %q, %v", own, err)
 			}
+		case tableLastUse:
+			id := lastuse.Join(f.ID, [8]byte(f.Verifier))
+			key = id[:]
+			value = record.Seal(tableLastUse, key, record.EncodeLastUse(f.Minute))
+			if minute, err := decodeLastUse(v.Key, v.Value); minute != f.Minute || err != nil {
+				t.Errorf("decodeLastUse: got %d, %v", minute, err)
+			}
+		default:
+			t.Errorf("table %s: no test", v.Table)
 		}
 		if !bytes.Equal(key, v.Key) || !bytes.Equal(value, v.Value) {
 			t.Errorf("table %s: got %x → %x, want %x → %x", v.Table, key, value, v.Key, v.Value)

@@ -1,11 +1,13 @@
 package salvage
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/lastuse"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -78,5 +80,29 @@ func TestAnIdentityStaysWithTheUserWhoGotItLast(t *testing.T) {
 				t.Errorf("%s got the identity last: %s has %+v", last, id, u.Linked())
 			}
 		}
+	}
+}
+
+func TestTheLastUseOfAKeyThatIsGoneDoesNotComeBack(t *testing.T) {
+	s := newSalvage(anyIdentity)
+	s.takeUser(userWith(uuid.UUID{1}, "ada"), 1)
+	there := record.Key{ID: uuid.UUID{2}, Owner: uuid.UUID{1}}
+	s.take(2, there.ID[:], boltpage.JoinTracked(boltpage.NewPlace(1, 1), record.Seal(record.TableKeys, there.ID[:], there.Encode())), false, false)
+	verifier, gone := [8]byte{7}, uuid.UUID{3}
+	used := lastuse.Join(there.ID, verifier)
+	for _, u := range []lastuse.Use{{ID: used, Minute: 2}, {ID: used, Minute: 1}, {ID: lastuse.Join(gone, verifier), Minute: 3}} {
+		s.take(2, u.ID[:], record.Seal(record.TableLastUse, u.ID[:], record.EncodeLastUse(u.Minute)), false, false)
+	}
+	s.decode()
+	s.reconcile()
+	s.encode()
+	var uses []Record
+	for _, r := range s.Records {
+		if r.Table == record.TableLastUse {
+			uses = append(uses, r)
+		}
+	}
+	if want := []Record{{record.TableLastUse, used[:], record.EncodeLastUse(2)}}; !reflect.DeepEqual(uses, want) {
+		t.Errorf("got the last uses %v, want %v", uses, want)
 	}
 }

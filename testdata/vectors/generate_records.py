@@ -658,6 +658,8 @@ def store():
     index("hashes", hash_key, seal("hashes", hash_key, field(1, phc)), id=LAPTOP, verifier=some("v1", 8).hex(), phc=phc)
     hash_key = uid(LAPTOP) + some("v2", 8)
     index("hashes", hash_key, seal("hashes", hash_key, field(1, phc) + field(2, b"\x12\x34")), id=LAPTOP, verifier=some("v2", 8).hex(), phc=phc, hint="1234")
+    minute, use_key = 29_455_384, uid(LAPTOP) + some("v1", 8)  # 2026-01-02 03:04
+    index("lastuse", use_key, seal("lastuse", use_key, field(1, minute)), id=LAPTOP, verifier=some("v1", 8).hex(), minute=minute)
     return out
 
 
