@@ -608,6 +608,58 @@ func ExampleStore_AllKeys() {
 	// Output: laptop true
 }
 
+// A job disables the keys that nobody has used for 90 days.
+func ExampleStore_UnusedSince() {
+	dir, err := os.MkdirTemp("", "latchkey")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	now := time.Date(2029, 1, 1, 12, 0, 0, 0, time.UTC)
+	store, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{
+		Cost: latchkey.LightCost,
+		// The store writes last uses once a day. A crash loses those of the last day.
+		LastUseEvery: 24 * time.Hour,
+		Now:          func() time.Time { return now }, TestClock: true, // for this example
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	ctx := context.Background()
+
+	var tokens []string
+	for _, name := range []string{"backup-job", "old-script"} {
+		_, token, err := store.CreateServerKey(ctx, latchkey.KeySpec{Name: name})
+		if err != nil {
+			log.Fatal(err)
+		}
+		tokens = append(tokens, token)
+	}
+	now = now.AddDate(0, 4, 0)
+	if _, err := store.Login(ctx, tokens[0]); err != nil {
+		log.Fatal(err)
+	}
+
+	for key, err := range store.UnusedSince(ctx, now.AddDate(0, 0, -90)) {
+		if err == nil {
+			err = store.DisableKey(ctx, key.Owner, key.ID)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("disabled", key.Name)
+	}
+	keys, err := store.Keys(ctx, latchkey.ServerOwner)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(keys[0].Name, "was used on", keys[0].LastUsed.Format(time.DateTime))
+	// Output:
+	// disabled old-script
+	// backup-job was used on 2029-05-01 12:00:00
+}
+
 func ExampleStore_Check() {
 	store, done := openExample()
 	defer done()
