@@ -49,6 +49,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/names",
 		"github.com/latchkeydb/latchkey/internal/permits",
 		"github.com/latchkeydb/latchkey/internal/record",
+		"github.com/latchkeydb/latchkey/internal/safetycopy",
 		"github.com/latchkeydb/latchkey/internal/salvage",
 		"github.com/latchkeydb/latchkey/internal/tokenform",
 		"github.com/google/uuid",

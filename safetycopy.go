@@ -4,22 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/durable"
+	"github.com/latchkeydb/latchkey/internal/safetycopy"
 )
 
 // A safety copy is a backup that the store makes of itself, beside its file.
-
-const (
-	safetySuffix  = ".safety"
-	damagedSuffix = ".damaged"
-)
 
 // keepSafetyCopy makes a copy at once, and then at each interval if anything has changed. It
 // returns when the store begins to close.
@@ -58,7 +52,7 @@ func repeatInterrupted(ctx context.Context, fn func() error) error {
 }
 
 func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
-	return durable.Replace(path+safetySuffix, func(tmp *os.File) error {
+	return durable.Replace(safetycopy.Name(path), func(tmp *os.File) error {
 		if err := durable.CopyAccessList(tmp, path); err != nil {
 			return err
 		}
@@ -75,7 +69,7 @@ func (s *Store) makeSafetyCopy(ctx context.Context, path string) error {
 func openUnlessGone(path string, opts *Options) (*Store, error) {
 	file := durable.Resolve(path)
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) && !opts.readOnly() {
-		if _, err := os.Stat(file + safetySuffix); err == nil {
+		if _, err := os.Stat(safetycopy.Name(file)); err == nil {
 			err := fmt.Errorf("%w, and its safety copy is there", ErrFileGone)
 			if opts.mustExist() {
 				err = fmt.Errorf("%w: %w", err, fs.ErrNotExist)
@@ -96,7 +90,7 @@ func openOrRecover(path string, opts *Options) (*Store, error) {
 	once.LockTimeout = -1
 	for end := time.Now().Add(opts.lockTimeout()); ; {
 		s, err := tryOpenOrRecover(path, &once)
-		if errors.Is(err, errReplaced) {
+		if errors.Is(err, safetycopy.ErrReplaced) {
 			continue
 		}
 		if !errors.Is(err, ErrLocked) && !durable.IsBusy(err) || !time.Now().Before(end) {
@@ -106,37 +100,33 @@ func openOrRecover(path string, opts *Options) (*Store, error) {
 	}
 }
 
-// errReplaced means that another program has put another file in the place of a file that was
-// damaged or gone.
-var errReplaced = errors.New("another program has replaced the file")
-
 // tryOpenOrRecover is openOrRecover without waiting.
 //
-// Errors: errReplaced; [ErrLocked], or an error that durable.IsBusy knows, if another program has
-// the file or its safety copy open; the errors of [Open].
+// Errors: safetycopy.ErrReplaced; [ErrLocked], or an error that durable.IsBusy knows, if another
+// program has the file or its safety copy open; the errors of [Open].
 func tryOpenOrRecover(given string, opts *Options) (*Store, error) {
 	path := durable.Resolve(given) // the safety copy is beside the file itself
 	// The file is held open, so that another file is not mistaken for this one.
 	f, err := boltengine.OpenRegular(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		switch err = replaceLost(path); {
+		switch err = safetycopy.ReplaceLost(path, restore); {
 		case err == nil:
 			return openRecovered(given, opts)
 		case errors.Is(err, fs.ErrExist):
-			return nil, errReplaced
+			return nil, safetycopy.ErrReplaced
 		case errors.Is(err, fs.ErrNotExist): // there is no safety copy either
 			return openFile(given, opts)
 		}
-		return nil, wrapf(err, "use safety copy %s", path+safetySuffix)
+		return nil, wrapf(err, "use safety copy %s", safetycopy.Name(path))
 	}
 	if errors.Is(err, ErrNotStore) {
-		if _, statErr := os.Stat(path + safetySuffix); statErr != nil {
+		if _, statErr := os.Stat(safetycopy.Name(path)); statErr != nil {
 			return nil, wrapf(err, "open %s", path)
 		}
-		if err := moveAway(path); err != nil {
-			return nil, wrapf(err, "use safety copy %s", path+safetySuffix)
+		if err := safetycopy.MoveAway(path); err != nil {
+			return nil, wrapf(err, "use safety copy %s", safetycopy.Name(path))
 		}
-		return nil, errReplaced
+		return nil, safetycopy.ErrReplaced
 	}
 	if err != nil {
 		return nil, wrapOpen(err, path)
@@ -146,15 +136,15 @@ func tryOpenOrRecover(given string, opts *Options) (*Store, error) {
 		_ = f.Close()
 		return s, err
 	}
-	copyErr := replaceDamaged(path, f)
-	if errors.Is(copyErr, errReplaced) {
-		return nil, errReplaced
+	copyErr := safetycopy.ReplaceDamaged(path, f, restore)
+	if errors.Is(copyErr, safetycopy.ErrReplaced) {
+		return nil, safetycopy.ErrReplaced
 	}
 	if errors.Is(copyErr, fs.ErrNotExist) { // there is no safety copy
 		return nil, err
 	}
 	if copyErr != nil {
-		return nil, fmt.Errorf("%w; use safety copy %s: %w", err, path+safetySuffix, copyErr)
+		return nil, fmt.Errorf("%w; use safety copy %s: %w", err, safetycopy.Name(path), copyErr)
 	}
 	return openRecovered(given, opts)
 }
@@ -168,112 +158,9 @@ func openRecovered(path string, opts *Options) (*Store, error) {
 	return s, err
 }
 
-// moveAway gives the thing at path, which is no file, the name of a damaged file. If a crash
-// follows, there is nothing at path, and the next opening recovers the store.
-func moveAway(path string) error {
-	kept := path + damagedSuffix
-	if err := durable.Remove(kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := durable.Rename(path, kept); err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(path))
-}
-
-// replaceLost makes the file at path from its safety copy. It returns fs.ErrNotExist if there is no
-// safety copy.
-func replaceLost(path string) error {
-	safe, err := durable.OpenFile(path+safetySuffix, os.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	defer safe.Close()
-	return durable.Create(path, func(tmp *os.File) error {
-		if err := durable.CopyAccessList(tmp, path+safetySuffix); err != nil {
-			return err
-		}
-		return restore(context.Background(), safe, tmp)
-	})
-}
-
-// replaceDamaged puts the safety copy in the place of the damaged file at path. It closes the
-// damaged file, and keeps it under another name.
-//
-// There is a file at path at all times, so that a crash never leaves room for a new and empty
-// store. replaceDamaged holds the lock of the damaged file. So a program that has the file open
-// keeps it, and if several programs find the damage, only one of them replaces the file.
-//
-// Where an open file cannot be replaced, replaceDamaged closes the damaged file before it replaces
-// it, and the lock ends. There replaceDamaged also holds the lock of the safety copy, until the
-// file is replaced.
-func replaceDamaged(path string, damaged *os.File) error {
-	defer damaged.Close()
-	if err := boltengine.LockNow(damaged); err != nil {
-		return err
-	}
-	defer durable.Unlock(damaged)
-	safe, err := durable.OpenFile(path+safetySuffix, os.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	defer safe.Close()
-	if !durable.ReplacesOpenFiles {
-		if err := boltengine.LockNow(safe); err != nil {
-			return err
-		}
-	}
-	info, err := damaged.Stat()
-	if err != nil {
-		return err
-	}
-	now, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if !os.SameFile(now, info) {
-		return errReplaced
-	}
-	if err := keepDamaged(path, damaged); err != nil {
-		return err
-	}
-	if !durable.ReplacesOpenFiles {
-		_ = damaged.Close()
-	}
-	return durable.Replace(path, func(tmp *os.File) error { return restore(context.Background(), safe, tmp) })
-}
-
-// keepDamaged gives the damaged file at path a second name. A link does not read the file, whose
-// pages may be unreadable, and takes no space. If the file system has no links, keepDamaged copies
-// the file.
-func keepDamaged(path string, damaged *os.File) error {
-	kept := path + damagedSuffix
-	info, err := damaged.Stat()
-	if err != nil {
-		return err
-	}
-	if was, err := os.Stat(kept); err == nil && os.SameFile(was, info) {
-		// An earlier recovery ended before it replaced the file.
-		return durable.SyncDir(filepath.Dir(path))
-	}
-	if err := durable.Remove(kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if os.Link(path, kept) == nil {
-		return durable.SyncDir(filepath.Dir(path))
-	}
-	return durable.Replace(kept, func(tmp *os.File) error {
-		if err := durable.CopyAccessList(tmp, path); err != nil {
-			return err
-		}
-		_, err := io.Copy(tmp, damaged)
-		return err
-	})
-}
-
 // wayOut adds to ErrCorrupt and ErrNotStore the ways out for the file at path.
 func wayOut(path string, err error) error {
-	_, statErr := os.Lstat(path + safetySuffix)
+	_, statErr := os.Lstat(safetycopy.Name(path))
 	way := ""
 	switch {
 	case errors.Is(err, ErrCorrupt) && statErr == nil:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+
+	"github.com/latchkeydb/latchkey/internal/safetycopy"
 )
 
 func TestASafetyCopyThatIsInterruptedIsMadeAgain(t *testing.T) {
@@ -20,7 +22,7 @@ func TestASafetyCopyThatIsInterruptedIsMadeAgain(t *testing.T) {
 	if runs != 2 {
 		t.Errorf("it took %d runs, want 2", runs)
 	}
-	c := openPath(t, pathOf(s)+safetySuffix, nil)
+	c := openPath(t, safetycopy.Name(pathOf(s)), nil)
 	if _, err := c.User(t.Context(), user.ID); err != nil {
 		t.Error(err)
 	}
