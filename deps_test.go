@@ -47,6 +47,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/foreign",
 		"github.com/latchkeydb/latchkey/internal/inside",
 		"github.com/latchkeydb/latchkey/internal/names",
+		"github.com/latchkeydb/latchkey/internal/packed",
 		"github.com/latchkeydb/latchkey/internal/permits",
 		"github.com/latchkeydb/latchkey/internal/record",
 		"github.com/latchkeydb/latchkey/internal/safetycopy",

@@ -13,6 +13,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/flight"
+	"github.com/latchkeydb/latchkey/internal/packed"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
@@ -41,11 +42,11 @@ type Principal struct {
 	// [Key].Tokens has the ID and the token has not ended.
 	TokenID string `json:"token_id"`
 
-	metadata packedMetadata
+	metadata packed.Metadata
 }
 
 // Metadata returns the text that the key's metadata have under a name, or "". It reads nothing.
-func (p Principal) Metadata(name string) string { return p.metadata.get(name) }
+func (p Principal) Metadata(name string) string { return p.metadata.Get(name) }
 
 // Login checks a token, and returns its principal. Call it for every request: the login of a key
 // that has logged in before takes two short hashes, and neither the disk nor a lock. A token that
@@ -296,7 +297,7 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 	used, replaced := k.Verifiers.Used(v.id)
 	a := &answer{principal: Principal{
 		KeyID: k.ID, KeyName: k.Name.Value, Owner: k.Owner, ServerKey: k.Owner == ServerOwner,
-		Scopes: NewScopes(k.Scopes.Value...), Expires: k.Expires.Value, metadata: packMetadata(k.Metadata.Value),
+		Scopes: NewScopes(k.Scopes.Value...), Expires: k.Expires.Value, metadata: packed.PackMetadata(k.Metadata.Value),
 		TokenID: tokenID(v.id),
 	}, verifier: v.id, replaced: replaced}
 	if !used.End.IsZero() {

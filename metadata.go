@@ -2,10 +2,8 @@ package latchkey
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"maps"
-	"slices"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -77,38 +75,4 @@ func (tx *Tx) SetUserMetadata(user uuid.UUID, metadata map[string]string) error 
 		return setRegister(&u.Metadata, metadata, maps.Equal(metadata, u.Metadata.Value), at), checkMetadata(metadata)
 	})
 	return err
-}
-
-// packedMetadata are metadata in one string, so that a [Principal] is a value that can be compared.
-// Each name, in order, and each value has its length before it, in two bytes.
-type packedMetadata string
-
-func packMetadata(metadata map[string]string) packedMetadata {
-	var b []byte
-	for _, name := range slices.Sorted(maps.Keys(metadata)) {
-		for _, text := range []string{name, metadata[name]} {
-			b = binary.LittleEndian.AppendUint16(b, uint16(len(text)))
-			b = append(b, text...)
-		}
-	}
-	return packedMetadata(b)
-}
-
-// get returns the value of a name, or "".
-func (p packedMetadata) get(name string) string {
-	for len(p) > 0 {
-		var found, value string
-		found, p = p.first()
-		value, p = p.first()
-		if found == name {
-			return value
-		}
-	}
-	return ""
-}
-
-// first returns the first text, and what follows it.
-func (p packedMetadata) first() (text string, rest packedMetadata) {
-	end := 2 + int(p[0]) + int(p[1])<<8
-	return string(p[2:end]), p[end:]
 }

@@ -2,13 +2,13 @@ package latchkey
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/packed"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -30,8 +30,7 @@ import (
 // once. In JSON it is one string with a blank between two scopes, as OAuth writes them (RFC 6749,
 // section 3.3). The zero Scopes permits nothing.
 type Scopes struct {
-	// list has the scopes in the order of their bytes, in the form that pack writes.
-	list string
+	list packed.Scopes
 	// invalid says why the scopes cannot be stored, or is empty.
 	invalid string
 }
@@ -42,7 +41,11 @@ const (
 	MaxScope  = 128 // bytes of one scope
 )
 
-const reservedScopes = "latchkey:"
+// The build fails unless these are the limits of a record.
+var (
+	_ = [1]struct{}{}[MaxScopes-record.MaxScopes]
+	_ = [1]struct{}{}[MaxScope-record.MaxScope]
+)
 
 // NewScopes returns scopes. Their order does not matter, and neither does it matter if a scope is
 // given twice.
@@ -61,107 +64,19 @@ func NewScopes(scopes ...string) Scopes {
 		scopes = scopes[:MaxScopes]
 	}
 	scopes = slices.DeleteFunc(scopes, func(scope string) bool {
-		if validScope(scope) {
+		if packed.ValidScope(scope) {
 			return false
 		}
 		s.invalid = fmt.Sprintf("%.80q is not 1 to %d characters of ASCII without blanks, quotes and backslashes, or is a wildcard of reserved scopes", scope, MaxScope)
 		return true
 	})
-	s.list = pack(scopes)
+	s.list = packed.PackScopes(scopes)
 	return s
 }
 
-// A packed list of n scopes is a byte with n - 1 and two flags, a mark of one byte for each scope,
-// two bytes for each scope that say where its text ends, and the texts. So Has compares a text only
-// with the scopes that have the mark of the text.
-const (
-	packedCount     = MaxScopes - 1 // the number of scopes, less one
-	packedWildcards = MaxScopes     // some scope is a wildcard that ends in ":*"
-	packedAll       = 2 * MaxScopes // one scope is "*"
-)
-
-func pack(scopes []string) string {
-	if len(scopes) == 0 {
-		return ""
-	}
-	head := byte(len(scopes) - 1)
-	var marks, ends, texts []byte
-	for _, scope := range scopes {
-		switch {
-		case scope == "*":
-			head |= packedAll
-		case isWildcard(scope):
-			head |= packedWildcards
-		}
-		marks = append(marks, mark(scope[:len(scope)-1], scope[len(scope)-1]))
-		texts = append(texts, scope...)
-		ends = binary.LittleEndian.AppendUint16(ends, uint16(len(texts)))
-	}
-	return string(slices.Concat([]byte{head}, marks, ends, texts))
-}
-
-// mark returns the mark of a scope, which is a text and one more character.
-func mark(text string, last byte) byte {
-	n := len(text)
-	h := uint32(n)<<8 | uint32(last)
-	if n > 0 {
-		h += uint32(text[n-1])<<16 + uint32(text[n/2])<<4
-	}
-	return byte(h * 0x9e3779b1 >> 24)
-}
-
-// has reports whether the list has the scope that is a text and one more character.
-func (s Scopes) has(text string, last byte) bool {
-	n := int(s.list[0]&packedCount) + 1
-	marks, ends, texts := s.list[1:1+n], s.list[1+n:1+3*n], s.list[1+3*n:]
-	want := mark(text, last)
-	for i := 0; i < n; i++ {
-		next := strings.IndexByte(marks[i:], want)
-		if next < 0 {
-			return false
-		}
-		i += next
-		end, start := int(ends[2*i])|int(ends[2*i+1])<<8, 0
-		if i > 0 {
-			start = int(ends[2*i-2]) | int(ends[2*i-1])<<8
-		}
-		if scope := texts[start:end]; len(scope) == len(text)+1 && scope[len(text)] == last && scope[:len(text)] == text {
-			return true
-		}
-	}
-	return false
-}
-
-// isWildcard reports whether a scope permits all that begins with the text before its star.
-func isWildcard(scope string) bool { return scope == "*" || strings.HasSuffix(scope, ":*") }
-
-func validScope(scope string) bool {
-	if isWildcard(scope) && strings.HasPrefix(scope, reservedScopes) {
-		return false
-	}
-	return len(scope) > 0 && len(scope) <= MaxScope && !strings.ContainsFunc(scope, notInScopes)
-}
-
-func notInScopes(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }
-
 // Has reports whether the scopes permit a scope. Has("") is false. Has takes some nanoseconds,
 // however many scopes there are, and allocates nothing.
-func (s Scopes) Has(scope string) bool {
-	if s.list == "" || scope == "" {
-		return false
-	}
-	if s.has(scope[:len(scope)-1], scope[len(scope)-1]) {
-		return true
-	}
-	if s.list[0]&packedWildcards != 0 {
-		for i := range len(scope) - 1 {
-			if scope[i] == ':' && s.has(scope[:i+1], '*') {
-				return true
-			}
-		}
-	}
-	return s.list[0]&packedAll != 0 && !strings.HasPrefix(scope, reservedScopes)
-}
+func (s Scopes) Has(scope string) bool { return s.list.Has(scope) }
 
 // Covers reports whether the scopes permit all that other permits. A program that lets its callers
 // make keys gives no key more than its maker has.
@@ -175,20 +90,7 @@ func (s Scopes) Covers(other Scopes) bool {
 }
 
 // All returns the scopes in the order of their bytes. Without any it returns an empty slice.
-func (s Scopes) All() []string {
-	if s.list == "" {
-		return []string{}
-	}
-	n := int(s.list[0]&packedCount) + 1
-	ends, texts := s.list[1+n:1+3*n], s.list[1+3*n:]
-	all := make([]string, n)
-	start := 0
-	for i := range all {
-		end := int(ends[2*i]) | int(ends[2*i+1])<<8
-		all[i], start = texts[start:end], end
-	}
-	return all
-}
+func (s Scopes) All() []string { return s.list.All() }
 
 // IsZero reports whether there are no scopes.
 func (s Scopes) IsZero() bool { return s == Scopes{} }
