@@ -36,6 +36,7 @@ func goCommand(t *testing.T, goos string, args ...string) string {
 func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 	allowed := []string{
 		"github.com/latchkeydb/latchkey",
+		"github.com/latchkeydb/latchkey/internal/address",
 		"github.com/latchkeydb/latchkey/internal/boltengine",
 		"github.com/latchkeydb/latchkey/internal/boltpage",
 		"github.com/latchkeydb/latchkey/internal/cache",

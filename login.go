@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/address"
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/packed"
@@ -161,7 +162,7 @@ func (a *answer) refusal(clock *storeClock, from netip.Addr) error {
 		return a.expired
 	case a.blocked != nil:
 		return a.blocked
-	case a.elsewhere != nil && !inNetworks(a.networks, from):
+	case a.elsewhere != nil && !address.In(a.networks, from):
 		return a.elsewhere
 	}
 	return nil

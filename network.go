@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/address"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -27,12 +28,9 @@ func normalNetworks(networks []netip.Prefix) ([]netip.Prefix, error) {
 		if !n.IsValid() {
 			return nil, fmt.Errorf("%w: network %d is none", ErrInvalidNetwork, i)
 		}
-		if addr := n.Addr(); addr.Is4In6() {
-			// The first 96 bits say that it is an IPv4 address.
-			if n.Bits() < 96 {
-				return nil, fmt.Errorf("%w: %s has IPv4 addresses and others", ErrInvalidNetwork, n)
-			}
-			n = netip.PrefixFrom(addr.Unmap(), n.Bits()-96)
+		n, ok := address.PlainNetwork(n)
+		if !ok {
+			return nil, fmt.Errorf("%w: %s has IPv4 addresses and others", ErrInvalidNetwork, n)
 		}
 		normal = append(normal, n.Masked())
 	}
@@ -71,15 +69,4 @@ func (tx *Tx) SetNetworks(owner, id uuid.UUID, networks []netip.Prefix) error {
 // it.
 func (s *Store) LoginFrom(ctx context.Context, token string, addr netip.Addr) (Principal, error) {
 	return s.login(ctx, token, addr)
-}
-
-// inNetworks reports whether an address is in one of the networks of a key.
-func inNetworks(networks []netip.Prefix, addr netip.Addr) bool {
-	addr = addr.Unmap().WithZone("") // a Prefix has no address with a zone
-	for _, n := range networks {
-		if n.Contains(addr) {
-			return true
-		}
-	}
-	return false
 }

@@ -10,6 +10,8 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/latchkeydb/latchkey"
+
+	"github.com/latchkeydb/latchkey/internal/address"
 )
 
 // limits bounds how often something happens for each key, such as an address. It remembers the keys
@@ -96,7 +98,7 @@ type writeKey struct {
 //
 // Errors: errTooManyWrites.
 func (c *call) countWrite(what string) error {
-	if wait := c.h.writes.take(writeKey{what, network(c.h.remote(c.r))}); wait > 0 {
+	if wait := c.h.writes.take(writeKey{what, address.Counted(c.h.remote(c.r))}); wait > 0 {
 		return errTooManyWrites(what, wait)
 	}
 	return nil

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+
+	"github.com/latchkeydb/latchkey/internal/address"
 )
 
 // lines bounds how many hashes of a kind one address has in the store's queues, so that an address
@@ -92,7 +94,7 @@ func (l *lines) drop(key lineKey, own *line) {
 // inLine runs hash when the address of the request has a place in the store's queue for a kind of
 // hash.
 func (c *call) inLine(kind hashKind, hash func() error) error {
-	key := lineKey{kind, network(c.h.remote(c.r))}
+	key := lineKey{kind, address.Counted(c.h.remote(c.r))}
 	if err := c.h.lines.enter(c.ctx(), key); err != nil {
 		return err
 	}

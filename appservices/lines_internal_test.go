@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"github.com/latchkeydb/latchkey"
+
+	"github.com/latchkeydb/latchkey/internal/address"
 )
 
 func lineOf(kind hashKind, addr string) lineKey {
-	return lineKey{kind, network(netip.MustParseAddr(addr))}
+	return lineKey{kind, address.Counted(netip.MustParseAddr(addr))}
 }
 
 func TestAnAddressStandsInItsOwnLine(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/address"
+
 	"github.com/latchkeydb/latchkey"
 )
 
@@ -114,7 +116,7 @@ func (c *call) prove() (document, *credential, error) {
 }
 
 func (c *call) failureKey() failureKey {
-	return failureKey{latchkey.Provider(c.params[1]), network(c.h.remote(c.r))}
+	return failureKey{latchkey.Provider(c.params[1]), address.Counted(c.h.remote(c.r))}
 }
 
 // failed counts a failed login. It returns err, or another refusal if too many logins have failed.

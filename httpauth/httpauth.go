@@ -46,6 +46,7 @@ import (
 	"time"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/address"
 )
 
 // Options changes how requests are checked. A nil *Options, or one with only zero fields, is the
@@ -181,7 +182,7 @@ func PrincipalFrom(ctx context.Context) (latchkey.Principal, bool) {
 // login checks the limits and the token of a request.
 func (a *Auth) login(r *http.Request) (latchkey.Principal, error) {
 	addr := a.address(r)
-	if wait := a.addresses.take(network(addr), a.opts.Now); wait > 0 {
+	if wait := a.addresses.take(address.Counted(addr), a.opts.Now); wait > 0 {
 		return latchkey.Principal{}, &limitError{"too many requests from the address", wait}
 	}
 	token, err := a.token(r)

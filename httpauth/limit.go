@@ -2,7 +2,6 @@ package httpauth
 
 import (
 	"math"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -72,15 +71,4 @@ func (l *limits[K]) findLocked(key K) *rate.Limiter {
 	}
 	l.young[key] = found
 	return found
-}
-
-// network returns the network that counts as one address. For IPv6 this is a network of 64 bits,
-// because a single host can use all of its addresses.
-func network(addr netip.Addr) netip.Prefix {
-	bits := addr.BitLen()
-	if addr.Is6() {
-		bits = 64
-	}
-	p, _ := addr.Prefix(bits)
-	return p
 }
