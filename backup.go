@@ -81,8 +81,8 @@ func makeReplica(ctx context.Context, path string) error {
 		if err != nil {
 			return err
 		}
-		d.replica.ID = uuid.New()
-		return etx.Put(tableMeta, metaReplica, record.Seal(tableMeta, metaReplica, d.replica.Encode()))
+		d.Replica.ID = uuid.New()
+		return etx.Put(tableMeta, metaReplica, record.Seal(tableMeta, metaReplica, d.Replica.Encode()))
 	})
 	if closeErr := e.Close(); err == nil {
 		err = closeErr

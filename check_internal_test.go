@@ -170,12 +170,12 @@ var wrongs = []struct {
 		h.put(tableData, []byte("notes\x00ada"), record.Seal(tableData, []byte("notes\x00bob"), []byte("met")))
 	}},
 
-	{"the format is damaged", false, func(h *inhabited) { h.spoil(tableMeta, metaFormat) }},
-	{"the format is missing", false, func(h *inhabited) { h.remove(tableMeta, metaFormat) }},
-	{"the domain is damaged", false, func(h *inhabited) { h.spoil(tableMeta, metaDomain) }},
-	{"the domain is missing", false, func(h *inhabited) { h.remove(tableMeta, metaDomain) }},
+	{"the format is damaged", false, func(h *inhabited) { h.spoil(tableMeta, []byte(record.MetaFormat)) }},
+	{"the format is missing", false, func(h *inhabited) { h.remove(tableMeta, []byte(record.MetaFormat)) }},
+	{"the domain is damaged", false, func(h *inhabited) { h.spoil(tableMeta, []byte(record.MetaDomain)) }},
+	{"the domain is missing", false, func(h *inhabited) { h.remove(tableMeta, []byte(record.MetaDomain)) }},
 	{"the domain is another", false, func(h *inhabited) {
-		h.put(tableMeta, metaDomain, open(h.t, nil).domain.records()[string(metaDomain)])
+		h.put(tableMeta, []byte(record.MetaDomain), open(h.t, nil).domain.Records()[record.MetaDomain])
 	}},
 	{"the tag secrets are damaged", false, func(h *inhabited) { h.spoil(tableMeta, metaTags) }},
 	{"the tag secrets are missing", false, func(h *inhabited) { h.remove(tableMeta, metaTags) }},
@@ -680,7 +680,7 @@ func TestDamageHalfWayThroughAnOperationFailsItsTransaction(t *testing.T) {
 
 func TestAStoreWhoseFormatIsLostIsNotTakenForAnEmptyOne(t *testing.T) {
 	h := openInhabited(t)
-	h.remove(tableMeta, metaFormat)
+	h.remove(tableMeta, []byte(record.MetaFormat))
 	path := pathOf(h.Store)
 	closeStore(t, h.Store)
 	if _, err := Open(path, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {

@@ -131,9 +131,9 @@ var metaClock = []byte(record.MetaClock)
 // loadClock returns what the file remembers of the time. If that is nothing, loadClock returns the
 // zero Clock.
 func loadClock(etx EngineTx) (record.Clock, error) {
-	message, err := getMessage(metaRecords(etx), metaClock)
+	message, err := record.GetMeta(metaRecords(etx), record.MetaClock)
 	if err != nil || message == nil {
-		return record.Clock{}, err
+		return record.Clock{}, recordError(err)
 	}
 	c, err := record.DecodeClock(message)
 	return c, recordError(err)

@@ -1,13 +1,13 @@
 package latchkey
 
 import (
-	"encoding/pem"
 	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // DomainSecrets are what a store needs to be one of a domain: the domain's ID, the prefix of its
@@ -17,10 +17,14 @@ import (
 //
 // Nobody can log in with them. But their holder can make tokens that every store of the domain has
 // to look up, and can find the user of an ID by guessing identities.
-type DomainSecrets struct{ d concealed[*domain] }
+type DomainSecrets struct{ d concealed[*record.Meta] }
 
 // DomainSecrets returns the secrets of the domain, for [Options].Domain of another store.
-func (s *Store) DomainSecrets() DomainSecrets { return DomainSecrets{conceal(s.domain)} }
+func (s *Store) DomainSecrets() DomainSecrets {
+	d := *s.domain
+	d.Tags = s.tokens.Load().Secrets
+	return DomainSecrets{conceal(&d)}
+}
 
 // Format writes the ID of the domain, and keeps the secrets out of anything that prints them.
 func (d DomainSecrets) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "secrets of domain %s", d.ID()) }
@@ -33,60 +37,28 @@ func (d DomainSecrets) ID() uuid.UUID {
 	return d.d().ID
 }
 
-// pemDomain is the type of the PEM block (RFC 7468) that has the secrets of a domain.
-const pemDomain = "LATCHKEY DOMAIN SECRETS"
-
 // Export returns the secrets as a text, for a file that nobody else may read. If d is empty, so is
 // the text.
 func (d DomainSecrets) Export() []byte {
 	if d.d == nil {
 		return nil
 	}
-	var m record.Message
-	m.Bytes(1, d.d().Encode())
-	m.Bytes(2, d.d().tags.Encode())
-	return pem.EncodeToMemory(&pem.Block{
-		Type:    pemDomain,
-		Headers: map[string]string{"Domain": d.ID().String()},
-		Bytes:   record.Seal(tableMeta, metaExport, m),
-	})
+	return d.d().Export()
 }
 
 // ParseDomainSecrets reads the text that [DomainSecrets.Export] returned.
 //
 // It returns [ErrInvalidOptions] if the text is no such text or is damaged, or [ErrNewerFormat].
 func ParseDomainSecrets(text []byte) (DomainSecrets, error) {
-	d, err := parseDomain(text)
-	if err != nil && !errors.Is(err, ErrNewerFormat) {
+	d, err := record.ParseExport(text)
+	switch {
+	case errors.Is(err, record.ErrNewer):
+		err = recordError(err)
+	case err != nil || !tokenform.ValidPrefix(d.Prefix):
 		err = fmt.Errorf("%w: the secrets of a domain are damaged or incomplete", ErrInvalidOptions)
 	}
 	if err != nil {
 		return DomainSecrets{}, wrapf(err, "parse domain secrets")
 	}
 	return DomainSecrets{conceal(d)}, nil
-}
-
-func parseDomain(text []byte) (*domain, error) {
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != pemDomain {
-		return nil, ErrCorrupt
-	}
-	message, err := openRecord(tableMeta, metaExport, block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	d, parts := &domain{}, map[int][]byte{}
-	for f, err := range record.Fields(message) {
-		if err != nil {
-			return nil, recordError(err)
-		}
-		parts[f.Num] = f.Bytes
-	}
-	if d.Domain, err = record.DecodeDomain(parts[1]); err != nil {
-		return nil, recordError(err)
-	}
-	if d.tags, err = record.DecodeTagSecrets(parts[2]); err != nil {
-		return nil, recordError(err)
-	}
-	return d, d.checkComplete()
 }

@@ -28,9 +28,10 @@ func (m MintedKey) ID() uuid.UUID {
 }
 
 // Export returns the minted key as a text for a configuration: the IDs of the domain and of the
-// key, and the stored verifier. Nobody can log in with the text. A reader of the text can test
-// guesses of the secret, but the secret of a key that was not made elsewhere has too many random
-// bits to be guessed. If m is empty, so is the text.
+// key, the number of the tag secret of the token unless it is 0, and the stored verifier. Nobody
+// can log in with the text. A reader of the text can test guesses of the secret, but the secret of
+// a key that was not made elsewhere has too many random bits to be guessed. If m is empty, so is
+// the text.
 func (m MintedKey) Export() string {
 	if m.m == nil {
 		return ""
@@ -39,7 +40,11 @@ func (m MintedKey) Export() string {
 	if k.isForeign() {
 		return fmt.Sprintf("%s/%x/%d/%s", foreignText, k.verifier.Handle[:], milliseconds(k.created), k.verifier.PHC)
 	}
-	return fmt.Sprintf("%s/%s/%x/%s", k.domain, k.id, k.verifier.ID[:], k.verifier.PHC)
+	tag := ""
+	if k.verifier.Tag > 0 {
+		tag = fmt.Sprintf(".%d", k.verifier.Tag)
+	}
+	return fmt.Sprintf("%s/%s/%x%s/%s", k.domain, k.id, k.verifier.ID[:], tag, k.verifier.PHC)
 }
 
 // foreignText begins the text of a foreign key, in place of a domain.
@@ -78,7 +83,9 @@ func parseMinted(parts []string) (minted MintedKey, ok bool) {
 	var m mintedKey
 	m.domain, _ = uuid.Parse(parts[0])
 	m.id, _ = uuid.Parse(parts[1])
-	id, _ := hex.DecodeString(parts[2])
+	verifier, tag, _ := strings.Cut(parts[2], ".")
+	id, _ := hex.DecodeString(verifier)
+	m.verifier.Tag, _ = strconv.ParseUint(tag, 10, 64)
 	copy(m.verifier.ID[:], id)
 	m.verifier.PHC = parts[3]
 	ms := int64(0)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/latchkeydb/latchkey/internal/boltengine"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // These are all the errors that a caller can branch on, with [errors.Is]. A call wraps them with
@@ -91,9 +92,13 @@ var (
 	// never comes back. Mint another one.
 	ErrKeyDeleted = errors.New("key was deleted")
 	// ErrInvalidMintedKey means that a [MintedKey] is empty, was minted by a store of another
-	// domain, or has been inserted already. For a rotation it means that the MintedKey was not
-	// minted for the key, or that the key was rotated since then. Mint another one.
+	// domain or under a tag secret that this store does not accept, or has been inserted already.
+	// For a rotation it means that the MintedKey was not minted for the key, or that the key was
+	// rotated since then. Mint another one.
 	ErrInvalidMintedKey = errors.New("minted key cannot be inserted")
+	// ErrInvalidTagSecret means that a step of the replacement of a tag secret cannot be taken now.
+	// The text says why, and which step to take first. See [TagSecret].
+	ErrInvalidTagSecret = record.ErrTagSecret
 	// ErrInvalidData means that a name, key or value is outside the limits of [AppTable].
 	ErrInvalidData = errors.New("invalid application data")
 	// ErrInvalidOptions means that a field of [Options] is out of range, or contradicts the options

@@ -570,6 +570,48 @@ func ExampleStore_EnsureServerKey() {
 	// sensor <nil>
 }
 
+func ExampleStore_RetireTagSecret() {
+	ctx := context.Background()
+	store, done := openExample()
+	defer done()
+	user := ada(store)
+	_, oldToken, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "laptop"})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// A domain with several stores takes each step over in all of them, by TakeTagSecrets.
+	number, err := store.AddTagSecret(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := store.UseTagSecret(ctx, number); err != nil {
+		log.Fatal(err)
+	}
+	var newToken string
+	for key, err := range store.AllKeys(ctx, latchkey.KeyFilter{TagSecretBefore: number}, uuid.Nil) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		// Days may pass here, because the old token stays good until its tag secret is retired.
+		_, newToken, err = store.RotateKey(ctx, key.Owner, key.ID, latchkey.Rotation{Overlap: 30 * 24 * time.Hour})
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := store.RetireTagSecret(ctx, number-1); err != nil {
+		log.Fatal(err)
+	}
+
+	_, err = store.Login(ctx, oldToken)
+	fmt.Println(errors.Is(err, latchkey.ErrInvalidToken))
+	who, err := store.Login(ctx, newToken)
+	fmt.Println(who.KeyName, err)
+	// Output:
+	// true
+	// laptop <nil>
+}
+
 func ExampleStore_Users() {
 	store, done := openExample()
 	defer done()

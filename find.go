@@ -25,6 +25,10 @@ type KeyFilter struct {
 	// UnusedSince lists the keys that were made before this time and have not been used since then,
 	// as far as the store knows: see [Key].LastUsed.
 	UnusedSince time.Time
+	// TagSecretBefore lists the keys that need a rotation before the tag secrets with lower numbers
+	// are retired, and those that need one because they have no good token any more: the newest
+	// token is under such a secret. See [TagSecret].
+	TagSecretBefore uint64
 }
 
 // A KeyState is a state of a key. It does not depend on the key's user and group.
@@ -165,6 +169,13 @@ func (tx *Tx) keysAfter(after uuid.UUID, ids []uuid.UUID) iter.Seq2[Key, error] 
 	}
 }
 
+// taggedBefore reports whether the newest token of a key was made under a tag secret with a lower
+// number, or is good no more.
+func (k *Key) taggedBefore(number uint64) bool {
+	n := len(k.Tokens)
+	return n == 0 || !k.Tokens[n-1].Foreign && k.Tokens[n-1].TagSecret < number
+}
+
 // filter yields those of keys that the filter lists at a moment, as far as an index does not tell.
 func (f *KeyFilter) filter(keys iter.Seq2[Key, error], now time.Time) iter.Seq2[Key, error] {
 	return func(yield func(Key, error) bool) {
@@ -175,7 +186,8 @@ func (f *KeyFilter) filter(keys iter.Seq2[Key, error], now time.Time) iter.Seq2[
 			case f.Owner != uuid.Nil && f.Owner != k.Owner, !strings.HasPrefix(k.Name, f.NamePrefix),
 				f.State == KeyEnabled && (expired || k.Disabled), f.State == KeyDisabled && !k.Disabled, f.State == KeyExpired && !expired,
 				!f.ExpiringBefore.IsZero() && (expired || k.Expires.IsZero() || k.Expires.After(f.ExpiringBefore)),
-				!f.UnusedSince.IsZero() && !k.unusedSince(f.UnusedSince):
+				!f.UnusedSince.IsZero() && !k.unusedSince(f.UnusedSince),
+				f.TagSecretBefore > 0 && !k.taggedBefore(f.TagSecretBefore):
 				continue
 			}
 			if !yield(k, err) || err != nil {

@@ -235,7 +235,7 @@ func wantHashes(t testing.TB, s *Store, before, n uint64) {
 func secretOf(t testing.TB, s *Store, token string) [tokenform.SecretSize]byte {
 	t.Helper()
 	var parsed tokenform.Token
-	if !s.tokens.Parse(token, &parsed) {
+	if !s.tokens.Load().Parse(token, &parsed) {
 		t.Fatal("it is no token")
 	}
 	_, secret, _ := parsed.Decode()

@@ -30,7 +30,7 @@ type Change struct {
 	// the group's name. A deleted user or key has the group that it was in.
 	Group string `json:"group,omitempty"`
 	// Name, Expires, Scopes and Networks are those that the key has after the change. A deleted key
-	// has those that it had.
+	// has those that it had. In a change of a tag secret, Name is the secret's number.
 	Name     string         `json:"name,omitempty"`
 	Expires  time.Time      `json:"expires,omitzero"`
 	Scopes   Scopes         `json:"scopes,omitzero"`
@@ -69,6 +69,10 @@ const (
 	ActionGroupDisabled Action = "group.disabled"
 	ActionGroupEnabled  Action = "group.enabled"
 	ActionGroupChanged  Action = "group.changed" // in a way that has no action of its own
+
+	ActionTagSecretAdded   Action = "tag-secret.added"
+	ActionTagSecretUsed    Action = "tag-secret.used"
+	ActionTagSecretRetired Action = "tag-secret.retired"
 
 	ActionClockReset Action = "clock.reset" // by [Store.ResetClock]
 )

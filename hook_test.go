@@ -70,7 +70,7 @@ func wantChanges(t testing.TB, cs *changeList, want ...string) {
 	}
 }
 
-// withoutHook are the calls of Store and Tx that write, but change no user, key or group.
+// withoutHook are the calls of Store and Tx that write, but change nothing that the hook is about.
 var withoutHook = []string{"Repair", "Compact", "Update", "AppTable"}
 
 func TestTheHookIsCalledForEveryCallThatChangesSomething(t *testing.T) {

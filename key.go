@@ -42,7 +42,8 @@ type Key struct {
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Group    string            `json:"group,omitempty"` // of a server key
 	// Tokens are the tokens of the key that have not been replaced, the oldest first: one, or two
-	// after a rotation with an overlap. The older one is good until it ends.
+	// after a rotation with an overlap. The older one is good until it ends. A token whose tag
+	// secret is retired is not among them.
 	Tokens []KeyToken `json:"-"`
 	// LastUsed is when a token of the key was last used for a login that succeeded, to the minute,
 	// in UTC. The zero time means that no use is known. See [Options].LastUseEvery.
@@ -342,11 +343,13 @@ func (s *Store) mint(ctx context.Context, d drawnKey) (MintedKey, string, error)
 	if err != nil {
 		return MintedKey{}, "", err
 	}
+	tokens := s.tokens.Load()
+	signing, _ := tokens.Secrets.Signing()
 	m := mintedKey{
 		id: d.id, domain: s.domain.ID, created: d.created, replaces: d.replaces,
-		verifier: record.Verifier{ID: d.verifier, PHC: v.String()},
+		verifier: record.Verifier{ID: d.verifier, PHC: v.String(), Tag: signing.Number},
 	}
-	return MintedKey{conceal(m)}, s.tokens.Make(d.id, d.secret), nil
+	return MintedKey{conceal(m)}, tokens.Make(d.id, d.secret), nil
 }
 
 // InsertKey turns a minted key into a key of a user.
@@ -374,6 +377,9 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	m := minted.m()
 	if !m.isFor(tx.store.domain.ID) || m.replaces != (record.VerifierID{}) {
 		return Key{}, ErrInvalidMintedKey
+	}
+	if err := tx.checkTag(m.verifier); err != nil {
+		return Key{}, err
 	}
 	if m.created.IsZero() {
 		m.created = tx.now()
@@ -404,7 +410,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		return Key{}, err
 	}
 	k := &record.Key{ID: m.id, Owner: owner, Created: m.created, Foreign: m.isForeign()}
-	at := k.Next(tx.store.domain.replica.ID)
+	at := k.Next(tx.store.domain.Replica.ID)
 	k.Verifiers = k.Verifiers.Add(m.verifier)
 	if m.isForeign() {
 		if err := tx.insertHandle(m.verifier.Handle, k.ID); err != nil {
@@ -423,7 +429,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err := tx.putKey(k); err != nil {
 		return Key{}, err
 	}
-	return toKey(k), nil
+	return tx.toUnusedKey(k), nil
 }
 
 // checkNewKey returns an error if owner cannot have one more key with the name and expiry date in
@@ -866,16 +872,18 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 
 // toKey returns what callers may know of a key.
 func (tx *Tx) toKey(k *record.Key) (key Key, err error) {
-	key = toKey(k)
+	key = tx.toUnusedKey(k)
 	key.LastUsed, err = tx.lastUsed(k)
 	return orZero(key, err)
 }
 
-// toKey returns a key without its last use.
-func toKey(k *record.Key) Key {
+// toUnusedKey returns a key without its last use.
+func (tx *Tx) toUnusedKey(k *record.Key) Key {
 	var tokens []KeyToken
 	for _, v := range k.Verifiers.Good(time.Time{}) {
-		tokens = append(tokens, KeyToken{tokenID(v.ID), v.End})
+		if !v.Tagged() || tx.store.tokens.Load().Secrets.Accepts(v.Tag) {
+			tokens = append(tokens, KeyToken{ID: tokenID(v.ID), Ends: v.End, TagSecret: v.Tag, Foreign: !v.Tagged()})
+		}
 	}
 	return Key{
 		ID: k.ID, Owner: k.Owner, Name: k.Name.Value, Created: k.Created, Expires: k.Expires.Value,

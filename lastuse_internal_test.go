@@ -429,7 +429,7 @@ func TestABatchOf100000KeysWritesAtMost6MB(t *testing.T) {
 		}))
 	}
 	var token tokenform.Token // no login presents one
-	s.tokens.Parse(s.tokens.Make(uuid.New(), [tokenform.SecretSize]byte{}), &token)
+	s.tokens.Load().Parse(s.tokens.Load().Make(uuid.New(), [tokenform.SecretSize]byte{}), &token)
 	written := countWrites(s)
 	for i, what := range []string{"first", "second"} {
 		s.cache = cache.New(0, n, (*answer).holder)

@@ -245,7 +245,7 @@ func TestATokenWithATagAndAWordTooLargeIsRefused(t *testing.T) {
 		if v.Kind != "tagged" {
 			continue
 		}
-		s := reopenWithTags(t, open(t, nil), record.TagSecrets{}.Add([16]byte(v.TagSecret)).Set(0, record.TagUsed))
+		s := reopenWithTags(t, open(t, nil), record.FirstTagSecret([16]byte(v.TagSecret)))
 		wantRefused(t, s, v.Token, ErrInvalidToken)
 		if st := stats(t, s); st.Unknown != 1 {
 			t.Errorf("%s: got %+v, want one unknown token", v.About, st)
@@ -295,7 +295,7 @@ func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
 	key, token := addServerKey(t, s, "laptop")
 	wantLogin(t, s, token, key.ID)
 	var parsed tokenform.Token
-	s.tokens.Parse(token, &parsed)
+	s.tokens.Load().Parse(token, &parsed)
 	v, err := parseVerifier(verifierOf(t, s, key.ID))
 	if err != nil {
 		t.Fatal(err)
@@ -395,7 +395,7 @@ func TestTheFileIsNotEnoughToLogInWithAForeignKey(t *testing.T) {
 	m := MintForeign(ForeignHandle{1}, hex.EncodeToString(sum[:]), time.Time{})
 	key, _, err := s.EnsureServerKey(t.Context(), KeySpec{Name: "old"}, m)
 	must(t, err)
-	forged := s.tokens.Make(key.ID, sum)
+	forged := s.tokens.Load().Make(key.ID, sum)
 	for range 2 {
 		wantRefused(t, s, forged, ErrInvalidToken)
 		wantRefused(t, s, "old"+forged, ErrInvalidToken)
@@ -403,7 +403,7 @@ func TestTheFileIsNotEnoughToLogInWithAForeignKey(t *testing.T) {
 	}
 	// The holder of the old token could make a token of it, if the file was stolen, too. It is no
 	// token that the store has made.
-	made := s.tokens.Make(key.ID, foreign.Secret("old token"))
+	made := s.tokens.Load().Make(key.ID, foreign.Secret("old token"))
 	s.cache.Clear()
 	wantRefused(t, s, made, ErrInvalidToken)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/cache"
+	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
@@ -185,7 +186,7 @@ func (o *Options) tokenPrefix() string {
 }
 
 // domain returns the domain that a new store is to be of, or nil for a domain of its own.
-func (o *Options) domain() *domain {
+func (o *Options) domain() *record.Meta {
 	if o == nil || o.Domain.d == nil {
 		return nil
 	}

@@ -123,7 +123,7 @@ func (tx *Tx) changeUser(id uuid.UUID, change func(u *record.User, at record.Sta
 	if u, err = tx.liveUser(id); err != nil {
 		return nil, err
 	}
-	if changed, err := change(u, u.Next(tx.store.domain.replica.ID)); err != nil || !changed {
+	if changed, err := change(u, u.Next(tx.store.domain.Replica.ID)); err != nil || !changed {
 		return u, err
 	}
 	tx.forgetUser(id)
@@ -139,7 +139,7 @@ func (tx *Tx) changeKey(owner, id uuid.UUID, change func(k *record.Key, at recor
 	if err != nil {
 		return err
 	}
-	if changed, err := change(k, k.Next(tx.store.domain.replica.ID)); err != nil || !changed {
+	if changed, err := change(k, k.Next(tx.store.domain.Replica.ID)); err != nil || !changed {
 		return err
 	}
 	tx.forgetKey(id)
@@ -159,7 +159,7 @@ func setRegister[T any](r *record.Register[T], value T, same bool, at record.Sta
 // In a store that has or had replicas, disabling a disabled record changes the flag, because
 // another replica may be enabling the record just now.
 func (tx *Tx) setDisabled(f *record.Flag, disable bool) (changed bool) {
-	shared := tx.store.domain.replica.Shared
+	shared := tx.store.domain.Replica.Shared
 	switch {
 	case disable && (shared || !f.IsDisabled()):
 		*f = f.Disable(*tx.store.writer.Load())

@@ -166,7 +166,7 @@ func TestASecretThatIsNotTheKeysGetsNoVerifier(t *testing.T) {
 	// verifier begins like the hash of the secret.
 	wrong := [tokenform.SecretSize]byte{1}
 	plantHint(t, s, key.ID, wrong[:])
-	wantRefused(t, s, s.tokens.Make(key.ID, wrong), ErrInvalidToken)
+	wantRefused(t, s, s.tokens.Load().Make(key.ID, wrong), ErrInvalidToken)
 	s.background.Wait()
 	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, oldCost)

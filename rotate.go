@@ -38,6 +38,10 @@ func (r Rotation) check() error {
 type KeyToken struct {
 	ID   string    // see [Principal].TokenID
 	Ends time.Time // to the second, in UTC; the zero time means never
+	// TagSecret is the number of the tag secret that the token was made under; see [TagSecret]. A
+	// token from elsewhere has none, and then Foreign is true.
+	TagSecret uint64
+	Foreign   bool
 }
 
 // tokenID returns the ID of a verifier as callers see it.
@@ -169,8 +173,11 @@ func (tx *Tx) rotate(owner, id uuid.UUID, r Rotation, minted MintedKey, strict b
 		if m.id != id || m.domain != tx.store.domain.ID || strict && m.replaces != current.ID {
 			return false, ErrInvalidMintedKey
 		}
+		if err := tx.checkTag(m.verifier); err != nil {
+			return false, err
+		}
 		next := current.Next(m.verifier.ID, m.verifier.PHC)
-		next.UntilUsed = r.UntilUsed
+		next.UntilUsed, next.Tag = r.UntilUsed, m.verifier.Tag
 		vs := k.Verifiers.Add(next)
 		if r.Overlap == 0 {
 			vs = vs.Supersede(next.ID)
@@ -189,7 +196,7 @@ func (tx *Tx) rotate(owner, id uuid.UUID, r Rotation, minted MintedKey, strict b
 // setVerifiers gives a key other verifiers, and deletes the hashes of those that are retired. In a
 // store that never had a replica, retired verifiers are forgotten.
 func (tx *Tx) setVerifiers(k *record.Key, vs record.Verifiers) error {
-	if !tx.store.domain.replica.Shared {
+	if !tx.store.domain.Replica.Shared {
 		vs = vs.Forget()
 	}
 	err := tx.deleteHashes(k, vs)

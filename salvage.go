@@ -60,7 +60,7 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 	}
 	defer f.Close()
 	found, err := salvage.Read(ctx, f, salvagedIdentities)
-	var d *domain
+	var d *record.Meta
 	if err == nil {
 		d, err = salvagedDomain(found)
 	}
@@ -81,7 +81,7 @@ var salvagedIdentities = salvage.Identities{
 // salvagedDomain returns the domain of the new store.
 //
 // It returns ErrCorrupt if some of the domain is lost, or ErrNewerFormat.
-func salvagedDomain(found salvage.Found) (*domain, error) {
+func salvagedDomain(found salvage.Found) (*record.Meta, error) {
 	d, err := readDomain(func(key []byte) ([]byte, error) { return found.Meta[string(key)], nil })
 	if err != nil {
 		return nil, err
@@ -89,12 +89,12 @@ func salvagedDomain(found salvage.Found) (*domain, error) {
 	if d == nil {
 		return nil, errNoFormat
 	}
-	d.replica = found.Replica
+	d.Replica = found.Replica
 	return d, nil
 }
 
 // writeSalvaged makes the file of the new store at path.
-func writeSalvaged(ctx context.Context, path string, d *domain, found salvage.Found) error {
+func writeSalvaged(ctx context.Context, path string, d *record.Meta, found salvage.Found) error {
 	if err := boltengine.Init(path); err != nil {
 		return err
 	}
@@ -111,9 +111,9 @@ func writeSalvaged(ctx context.Context, path string, d *domain, found salvage.Fo
 const salvageBatch = 10_000
 
 // writeRecords writes the records that were found, with their entries in the indexes.
-func writeRecords(ctx context.Context, e Engine, d *domain, found salvage.Found) error {
+func writeRecords(ctx context.Context, e Engine, d *record.Meta, found salvage.Found) error {
 	err := e.Update(ctx, func(etx EngineTx) error {
-		if err := d.create(etx); err != nil || found.Clock.Time.IsZero() {
+		if err := createDomain(etx, d); err != nil || found.Clock.Time.IsZero() {
 			return err
 		}
 		return (&Tx{etx: etx}).putClock(found.Clock)

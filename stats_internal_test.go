@@ -15,7 +15,7 @@ func TestASecretThatIsNotTheKeysCountsAsUnknown(t *testing.T) {
 	s := open(t, nil)
 	key, _ := addServerKey(t, s, "laptop")
 	// Only a holder of the tag secret can make this token.
-	other := s.tokens.Make(key.ID, [tokenform.SecretSize]byte{1})
+	other := s.tokens.Load().Make(key.ID, [tokenform.SecretSize]byte{1})
 	wantRefused(t, s, other, ErrInvalidToken)
 	// The ID of the key's verifier does not begin like the hash of this secret, so that nothing is
 	// hashed. The one hash is from the making of the key.
@@ -34,7 +34,7 @@ func TestAWrongSecretOfACachedKeyIsNoHit(t *testing.T) {
 	s := open(t, nil)
 	key, token := addServerKey(t, s, "laptop")
 	wantLogin(t, s, token, key.ID)
-	wantRefused(t, s, s.tokens.Make(key.ID, [tokenform.SecretSize]byte{1}), ErrInvalidToken)
+	wantRefused(t, s, s.tokens.Load().Make(key.ID, [tokenform.SecretSize]byte{1}), ErrInvalidToken)
 	if st := stats(t, s); st.Hits != 0 || st.Misses != 2 || st.Unknown != 1 {
 		t.Errorf("got %+v, want no hit, 2 misses and 1 unknown", st)
 	}

@@ -22,8 +22,8 @@ import (
 // when done.
 type Store struct {
 	engine           Engine
-	domain           *domain
-	tokens           *tokenform.Form
+	domain           *record.Meta
+	tokens           tokenform.Current
 	cost             Cost
 	maxKeys          int
 	appServicesNames bool
@@ -171,7 +171,8 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 	if given := opts.domain(); given != nil && given.ID != d.ID {
 		return nil, fmt.Errorf("%w: Domain is %s, but the store was made in the domain %s, which it keeps", ErrInvalidOptions, given.ID, d.ID)
 	}
-	s.domain, s.tokens = d, d.tokenForm()
+	s.domain = d
+	s.tokens.Begin(d.Prefix, d.Tags)
 	if err := s.readClock(context.Background()); err != nil {
 		return nil, err
 	}
@@ -290,9 +291,13 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 		return ErrReadOnly
 	}
 	var done effects
+	holds := uint64(0) // of the tag secrets
 	// Release after an error too. A commit whose last sync failed can be visible all the same, and
 	// a stale entry would then let a revoked key log in.
-	defer func() { s.cache.Release(done.stale) }()
+	defer func() {
+		s.cache.Release(done.stale)
+		s.tokens.Release(holds, s.readTagSecrets)
+	}()
 
 	err := s.engine.Update(ctx, func(etx EngineTx) error {
 		tx := s.newTx(etx)
@@ -315,6 +320,10 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 		}
 		// Before the commit, because the commit can be seen before Update returns.
 		s.cache.Hold(e.stale)
+		if tx.newTags != nil {
+			s.tokens.Hold(*tx.newTags)
+			holds++
+		}
 		e.stale.Add(done.stale) // an earlier run of fn holds these
 		done = e
 		return nil
@@ -475,7 +484,7 @@ func (s *Store) DomainID() uuid.UUID { return s.domain.ID }
 
 // ReplicaID returns the ID of this store among the replicas of its domain. A store that [Salvage]
 // makes has another ID, because it may lack some of the last changes.
-func (s *Store) ReplicaID() uuid.UUID { return s.domain.replica.ID }
+func (s *Store) ReplicaID() uuid.UUID { return s.domain.Replica.ID }
 
 // Format keeps the secrets of the domain out of anything that prints a Store.
 func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Store") }

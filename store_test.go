@@ -24,10 +24,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
 // household is the content of a store on which every call can succeed: a user with two identities
-// and two keys, a server key, and a disabled group, the attic.
+// and two keys, a server key, a disabled group, the attic, and tag secret 1, which is accepted.
 type household struct {
 	user       uuid.UUID    // ada, also known as byron
 	key, spare latchkey.Key // of the user; spare is disabled
@@ -52,6 +53,8 @@ func addHousehold(t testing.TB, s *latchkey.Store) (h household) {
 	must(t, s.DisableGroup(t.Context(), "attic"))
 	h.newToken = mintToken(t, s, h.key)
 	h.newServerToken = mintToken(t, s, serverKey)
+	_, err = s.AddTagSecret(t.Context())
+	must(t, err)
 	return h
 }
 
@@ -89,7 +92,28 @@ var storeCalls = map[string]storeCall{
 		return err
 	}},
 	"ResetClock": {true, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.ResetClock(ctx) }},
-	"Health":     {false, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.Health(ctx) }},
+	"TagSecrets": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		_, err := s.TagSecrets(ctx)
+		return err
+	}},
+	"AddTagSecret": {true, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		_, err := s.AddTagSecret(ctx)
+		return err
+	}},
+	"UseTagSecret":    {true, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.UseTagSecret(ctx, 1) }},
+	"RetireTagSecret": {true, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.RetireTagSecret(ctx, 1) }},
+	"TakeTagSecrets": {true, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		other, err := memory.Open(&latchkey.Options{Domain: s.DomainSecrets()})
+		if err != nil {
+			return err
+		}
+		defer other.Close()
+		if _, err := other.AddTagSecret(context.Background()); err != nil {
+			return err
+		}
+		return s.TakeTagSecrets(ctx, other.DomainSecrets())
+	}},
+	"Health": {false, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.Health(ctx) }},
 	"UserByIdentity": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
 		_, err := s.UserByIdentity(ctx, email("ada"))
 		return err
@@ -881,8 +905,8 @@ func TestACallWhoseFunctionRunsTwiceChangesTheStoreOnce(t *testing.T) {
 	must(t, s.DeleteKey(t.Context(), h.user, keys[0].ID))
 	stats, err := s.Stats(t.Context())
 	must(t, err)
-	if stats.Users != 1 || stats.Keys != 5 || stats.Sequence != 10 {
-		t.Errorf("%d users and %d keys at sequence %d, want 1 and 5 at 10", stats.Users, stats.Keys, stats.Sequence)
+	if stats.Users != 1 || stats.Keys != 5 || stats.Sequence != 11 {
+		t.Errorf("%d users and %d keys at sequence %d, want 1 and 5 at 11", stats.Users, stats.Keys, stats.Sequence)
 	}
 	got, err := s.Keys(t.Context(), h.user)
 	must(t, err)

@@ -24,8 +24,9 @@ type Tx struct {
 
 	// keyCounts has the number of keys of each owner whose keys were counted.
 	keyCounts map[uuid.UUID]*keyCount
-	began     time.Time     // see now
-	newClock  *record.Clock // what ResetClock has written
+	began     time.Time          // see now
+	newClock  *record.Clock      // what ResetClock has written
+	newTags   *record.TagSecrets // what a step of a replacement has written
 	stale     cache.Stale
 	ended     map[uuid.UUID]unendedToken // whose ends were written by endUnended
 

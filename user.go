@@ -108,7 +108,7 @@ func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 		return User{}, err
 	}
 	u := record.User{ID: id, Created: tx.store.now()}
-	at := u.Next(tx.store.domain.replica.ID)
+	at := u.Next(tx.store.domain.Replica.ID)
 	u = u.SetIdentity(record.Identity{Provider: string(i.Provider), Subject: i.Subject, Stamp: at})
 	u.Metadata = registerOf(record.Metadata(maps.Clone(n.Metadata)), len(n.Metadata) == 0, at)
 	if _, err := tx.setGroup(&u.Groups, id, n.Group, at); err != nil {
@@ -150,7 +150,7 @@ func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 		return uuid.UUID{}, err
 	}
 	former, err := tx.countFormerUsers(*i)
-	return tx.store.domain.userID(*i, former), err
+	return tx.store.domain.UserID(i.indexKey(), former), err
 }
 
 // countFormerUsers returns how many users began with the identity i, or ErrIdentityTaken if the
@@ -163,7 +163,7 @@ func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 // the number of a lost one although a later user has i, and claim finds that out, too.
 func (tx *Tx) countFormerUsers(i Identity) (uint64, error) {
 	exists := func(number uint64) (bool, error) {
-		id := tx.store.domain.userID(i, number)
+		id := tx.store.domain.UserID(i.indexKey(), number)
 		u, err := tx.getUser(id)
 		switch {
 		case err != nil:
@@ -369,7 +369,7 @@ func (tx *Tx) UnlinkIdentity(userID uuid.UUID, i Identity) (User, error) {
 			return false, ErrIdentityNotFound
 		}
 		*u = u.SetIdentity(record.Identity{Provider: string(i.Provider), Subject: i.Subject, Stamp: at, Unlinked: true})
-		if !tx.store.domain.replica.Shared {
+		if !tx.store.domain.Replica.Shared {
 			*u = u.Forget()
 		}
 		if len(u.Linked()) == 0 {

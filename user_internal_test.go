@@ -32,7 +32,7 @@ func TestAUserMadeAgainHasTheIDOfTheNumberOfFormerUsers(t *testing.T) {
 			counter.reads = 0
 			user, err := tx.CreateUser(UserSpec{Identity: ada})
 			must(t, err)
-			if want := s.domain.userID(ada, former); user.ID != want {
+			if want := s.domain.UserID(ada.indexKey(), former); user.ID != want {
 				t.Fatalf("after %d users: got user %s, want %s", former, user.ID, want)
 			}
 			if counter.reads > 20 { // 2 × log₂ 600, and one more
@@ -85,7 +85,7 @@ func TestAnIdentityThatGoesBackToAFormerUserIsTakenAndThenFreeAgain(t *testing.T
 			_, err = tx.UnlinkIdentity(other.ID, ada)
 			must(t, err)
 			user, err := tx.CreateUser(UserSpec{Identity: ada})
-			if want := s.domain.userID(ada, 5); err != nil || user.ID != want {
+			if want := s.domain.UserID(ada.indexKey(), 5); err != nil || user.ID != want {
 				t.Errorf("after user %d: got user %s, %v, want %s", holder, user.ID, err, want)
 			}
 			return nil
@@ -181,7 +181,7 @@ func TestALostTombstoneGivesAwayNeitherAnIdentityNorTheIDOfALiveUser(t *testing.
 			last, err := tx.CreateUser(UserSpec{Identity: ada})
 			must(t, err)
 			ids[last.ID] = true
-			id := s.domain.userID(ada, lost)
+			id := s.domain.UserID(ada.indexKey(), lost)
 			delete(ids, id)
 			must(t, tx.etx.Delete(tableDeadUsers, id[:]))
 

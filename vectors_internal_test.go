@@ -44,8 +44,8 @@ func TestUserIDsAreDerivedAsTheVectorsSay(t *testing.T) {
 	}
 	readVectors(t, "user_ids.json", &vectors)
 	for _, v := range vectors.UserIDs {
-		d := &domain{Domain: record.Domain{UserSecret: [32]byte(v.UserSecret)}}
-		if got := d.userID(Identity{Provider(v.Provider), v.Subject}, v.Former); got != v.ID {
+		d := &record.Meta{Domain: record.Domain{UserSecret: [32]byte(v.UserSecret)}}
+		if got := d.UserID(Identity{Provider(v.Provider), v.Subject}.indexKey(), v.Former); got != v.ID {
 			t.Errorf("(%s, %s) after %d former users: got %s, want %s", v.Provider, v.Subject, v.Former, got, v.ID)
 		}
 	}
@@ -145,9 +145,10 @@ func TestTheRecordsOfMetaAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
 		}
 		tags struct {
 			All []struct {
-				Number uint64
-				Secret hexBytes
-				State  record.TagState
+				Number    uint64
+				Secret    hexBytes
+				State     record.TagState
+				ChangedMS int64 `json:"changed_ms"`
 			}
 			Floor uint64
 		}
@@ -168,23 +169,26 @@ func TestTheRecordsOfMetaAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
 		}
 	}
 
-	if want.format.Version != formatVersion {
+	if want.format.Version != record.FormatVersion {
 		t.Fatalf("the vectors are of version %d", want.format.Version)
 	}
-	d := &domain{
+	d := &record.Meta{
 		Domain:  record.Domain{ID: want.domain.ID, UserSecret: [32]byte(want.domain.UserSecret), Prefix: want.domain.Prefix},
-		tags:    record.TagSecrets{Floor: want.tags.Floor},
-		replica: record.Replica{ID: want.replica.ID, Shared: want.replica.Shared},
+		Tags:    record.TagSecrets{Floor: want.tags.Floor},
+		Replica: record.Replica{ID: want.replica.ID, Shared: want.replica.Shared},
 	}
 	for _, s := range want.tags.All {
 		tag := record.TagSecret{Number: s.Number, State: s.State}
 		copy(tag.Secret[:], s.Secret)
-		d.tags.All = append(d.tags.All, tag)
+		if s.ChangedMS > 0 {
+			tag.Changed = time.UnixMilli(s.ChangedMS).UTC()
+		}
+		d.Tags.All = append(d.Tags.All, tag)
 	}
 	if got, err := readDomain(metaRecords(tx)); err != nil || !reflect.DeepEqual(got, d) {
 		t.Errorf("got %+v, %v, want %+v", got, err, d)
 	}
-	for key, sealed := range d.records() {
+	for key, sealed := range d.Records() {
 		if !bytes.Equal(sealed, tx.records[tableMeta+"/"+key]) {
 			t.Errorf("%s: wrote %x", key, sealed)
 		}

@@ -42,6 +42,7 @@ func (s *Store) lookAtFile(ctx context.Context) {
 			return
 		}
 		if moved {
+			s.tokens.Reload(s.readTagSecrets)
 			s.cache.Clear()      // the new file is in use, so no answer of the old one is kept
 			_ = s.readClock(ctx) // Check tells about damage
 			_ = s.learnHandles(ctx)

@@ -56,7 +56,7 @@ func fullKey() record.Key {
 	second := first.Next(record.VerifierID{2}, "$argon2id$second")
 	second.UntilUsed, second.Unknown = true, later(90, "verifier")
 	third := second.Next(record.VerifierID{3}, "$argon2id$third")
-	third.Handle = record.Handle{1, 15: 9}
+	third.Handle, third.Tag = record.Handle{1, 15: 9}, 7
 	k := record.Key{
 		ID: keyID, Owner: userID,
 		Created:  time.UnixMilli(1767323045678).UTC(),

@@ -128,6 +128,7 @@ type jsonVerifiers struct {
 		Retired    bool     `json:"retired"`
 		Base       jsonBase `json:"base"`
 		Handle     hexBytes `json:"handle"`
+		Tag        uint64   `json:"tag"`
 		Unknown    hexBytes `json:"unknown"`
 	} `json:"all"`
 	Superseded []jsonBase `json:"superseded"`
@@ -143,7 +144,7 @@ func (j jsonVerifiers) verifiers() record.Verifiers {
 		copy(handle[:], v.Handle)
 		vs.All = append(vs.All, record.Verifier{
 			ID: verifierID(v.ID), PHC: v.PHC, Replaces: verifierID(v.Replaces), Generation: v.Generation, End: seconds(v.EndS),
-			UntilUsed: v.UntilUsed, Retired: v.Retired, Base: v.Base.base(), Handle: handle, Unknown: v.Unknown.unknown(),
+			UntilUsed: v.UntilUsed, Retired: v.Retired, Base: v.Base.base(), Handle: handle, Tag: v.Tag, Unknown: v.Unknown.unknown(),
 		})
 	}
 	for _, b := range j.Superseded {
@@ -171,6 +172,8 @@ type jsonTag struct {
 	Number uint64   `json:"number"`
 	Secret hexBytes `json:"secret"`
 	State  uint64   `json:"state"`
+	// ChangedMS is 0 for a secret that has not changed since the domain was made.
+	ChangedMS int64 `json:"changed_ms"`
 }
 
 // record returns the record of a table.
@@ -219,6 +222,9 @@ func (j jsonRecord) record(table, id string) any {
 		for _, tag := range j.All {
 			next := record.TagSecret{Number: tag.Number, State: record.TagState(tag.State)}
 			copy(next.Secret[:], tag.Secret)
+			if tag.ChangedMS > 0 {
+				next.Changed = time.UnixMilli(tag.ChangedMS).UTC()
+			}
 			s.All = append(s.All, next)
 		}
 		return s

@@ -66,8 +66,14 @@ type Verifier struct {
 	Base Base
 	// Retired says that the verifier is good no more.
 	Retired bool
+	// Tag is the number of the tag secret under which the token was made. See Tagged.
+	Tag     uint64
 	Unknown Unknown
 }
+
+// Tagged reports whether the token was made under a tag secret. The token of a key that was made
+// elsewhere was not.
+func (v Verifier) Tagged() bool { return v.Handle == Handle{} }
 
 // A Base names a rotation without overlap by the verifier that the rotation made, and the
 // generation of that verifier. The zero Base stands for the making of the key.
@@ -242,7 +248,7 @@ func (v Verifier) merge(other Verifier) Verifier {
 	if v.Base.compare(other.Base) < 0 {
 		v.Base = other.Base
 	}
-	v.Generation = max(v.Generation, other.Generation)
+	v.Generation, v.Tag = max(v.Generation, other.Generation), max(v.Tag, other.Tag)
 	v.End = earlier(v.End, other.End)
 	v.UntilUsed = v.UntilUsed || other.UntilUsed
 	v.Retired = v.Retired || other.Retired
@@ -398,6 +404,7 @@ func (v Verifier) encode() []byte {
 	if v.Handle != (Handle{}) {
 		m.Bytes(9, v.Handle[:])
 	}
+	m.Number(10, v.Tag)
 	return append(m, v.Unknown.sorted()...)
 }
 
@@ -435,6 +442,8 @@ func decodeVerifier(b []byte) (v Verifier, err error) {
 			if copy(v.Handle[:], f.Bytes) != len(f.Bytes) || len(f.Bytes) != len(v.Handle) {
 				err = fmt.Errorf("%w: a handle has %d bytes", ErrDamaged, len(f.Bytes))
 			}
+		case 10:
+			v.Tag = f.Number
 		default:
 			v.Unknown.add(f)
 		}

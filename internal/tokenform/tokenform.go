@@ -84,8 +84,9 @@ func (t *Token) Decode() (id uuid.UUID, secret [SecretSize]byte, ok bool) {
 
 // A Form makes and checks the tokens of one domain.
 type Form struct {
-	prefix string // including the underscore
-	tags   []tagKey
+	prefix  string // including the underscore
+	signing tagKey // of new tokens
+	tags    []tagKey
 }
 
 // tagKey is a secret of the domain for tags, as the two halves of a SipHash key.
@@ -94,7 +95,8 @@ type tagKey struct{ k0, k1 uint64 }
 // New returns the form of the tokens of a domain with a prefix. Under the secret signing it tags
 // new tokens. Tokens that were tagged under one of the others are good, too.
 func New(prefix string, signing [16]byte, others ...[16]byte) *Form {
-	f := &Form{prefix: prefix + "_", tags: []tagKey{newTagKey(signing)}}
+	f := &Form{prefix: prefix + "_", signing: newTagKey(signing)}
+	f.tags = append(f.tags, f.signing)
 	for _, secret := range others {
 		f.tags = append(f.tags, newTagKey(secret))
 	}
@@ -107,7 +109,7 @@ func (f *Form) Make(id uuid.UUID, secret [SecretSize]byte) string {
 	digits = append(digits, f.prefix...)
 	digits = appendWords(digits, id[:])
 	digits = appendWords(digits, secret[:])
-	return string(appendWord(digits, f.tags[0].tag(string(digits[len(f.prefix):]))))
+	return string(appendWord(digits, f.signing.tag(string(digits[len(f.prefix):]))))
 }
 
 // Digits returns the digits of a key's ID, as its tokens have them.
@@ -201,9 +203,12 @@ func parseWord(digits string) (word uint64, ok bool) {
 
 // Genuine reports whether a store of this domain made the token. It takes the same time for every
 // token.
-func (f *Form) Genuine(t *Token) bool {
+func (f *Form) Genuine(t *Token) bool { return genuine(f.tags, t) }
+
+// genuine reports whether the tag of a token was made under one of some secrets.
+func genuine(tags []tagKey, t *Token) bool {
 	good := uint64(0)
-	for _, k := range f.tags {
+	for _, k := range tags {
 		diff := k.tag(t.body) ^ t.tag
 		good |= 1 ^ (diff|-diff)>>63
 	}

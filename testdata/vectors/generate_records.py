@@ -147,7 +147,7 @@ def base(b):
 def verifier(v):
     m = field(1, bytes.fromhex(v["id"])) + field(2, v["phc"]) + field(3, bytes.fromhex(v["replaces"])) + field(4, v["generation"])
     m += field(5, v["end_s"]) + field(6, v["until_used"]) + field(7, v["retired"]) + field(8, base(v["base"]))
-    m += field(9, bytes.fromhex(v["handle"]))
+    m += field(9, bytes.fromhex(v["handle"])) + field(10, v["tag"])
     return m + bytes.fromhex(v["unknown"])
 
 
@@ -195,7 +195,7 @@ def dead_key_message(d):
 
 
 def tags_message(t):
-    m = b"".join(element(1, field(1, s["number"]) + field(2, bytes.fromhex(s["secret"])) + field(3, s["state"])) for s in t["all"])
+    m = b"".join(element(1, field(1, s["number"]) + field(2, bytes.fromhex(s["secret"])) + field(3, s["state"]) + field(4, s["changed_ms"])) for s in t["all"])
     return m + field(2, t["floor"])
 
 
@@ -260,7 +260,7 @@ def merge_verifiers(a, b):
             "id": v["id"], "phc": max(old["phc"], v["phc"], key=str.encode), "replaces": max(old["replaces"], v["replaces"]),
             "generation": max(old["generation"], v["generation"]), "end_s": min(ends, default=0),
             "until_used": old["until_used"] or v["until_used"], "retired": old["retired"] or v["retired"],
-            "base": max(old["base"], v["base"], key=base_order), "handle": max(old["handle"], v["handle"]), "unknown": merge_unknown(old["unknown"], v["unknown"])}
+            "base": max(old["base"], v["base"], key=base_order), "handle": max(old["handle"], v["handle"]), "tag": max(old["tag"], v["tag"]), "unknown": merge_unknown(old["unknown"], v["unknown"])}
     bases = {base_order(s): s for s in a["superseded"] + b["superseded"]}
     floor = floor_of(max(a["floor"], b["floor"]), [v["generation"] for v in by_id.values()], 64)
     base_floor = floor_of(max(a["base_floor"], b["base_floor"]), [g for g, _ in bases], 512)
@@ -329,7 +329,9 @@ def merge_tags(a, b):
     by_number = {}
     for t in a["all"] + b["all"]:
         old = by_number.get(t["number"], t)
-        by_number[t["number"]] = {"number": t["number"], "secret": max(old["secret"], t["secret"]), "state": max(old["state"], t["state"])}
+        state = max(old["state"], t["state"])
+        changes = [s["changed_ms"] for s in (old, t) if s["state"] == state and s["changed_ms"]]
+        by_number[t["number"]] = {"number": t["number"], "secret": max(old["secret"], t["secret"]), "state": state, "changed_ms": min(changes, default=0)}
     floor = floor_of(max(a["floor"], b["floor"]), by_number, 32)
     all = [t | {"secret": "" if t["state"] >= 2 else t["secret"]} for n, t in sorted(by_number.items()) if n >= floor]
     return {"all": all, "floor": floor}
@@ -375,7 +377,7 @@ def base_of(generation=0, name=None):
 
 def verifier_of(name, generation=0, replaces=None, **changes):
     return {"id": some(name, 8).hex(), "phc": "$argon2id$" + name, "replaces": some(replaces, 8).hex() if replaces else "",
-            "generation": generation, "end_s": 0, "until_used": False, "retired": False, "base": base_of(), "handle": "", "unknown": ""} | changes
+            "generation": generation, "end_s": 0, "until_used": False, "retired": False, "base": base_of(), "handle": "", "tag": 0, "unknown": ""} | changes
 
 
 def retired(name, generation=0, replaces=None, **changes):
@@ -419,7 +421,7 @@ def dead_key(**changes):
 
 
 def tags(*all, floor=0):
-    return {"all": [{"number": n, "secret": s, "state": t} for n, s, t in all], "floor": floor}
+    return {"all": [{"number": n, "secret": s, "state": t, "changed_ms": sum(c)} for n, s, t, *c in all], "floor": floor}
 
 
 KINDS = {
@@ -441,7 +443,7 @@ FULL_KEY = key(
     flag=flag_of(writer("w1", 3, 3), writer("w2", 2, 1), base=5),
     verifiers=verifiers_of(
         retired("v1"), verifier_of("v2", 1, "v1", end_s=1798859045, base=base_of(1, "v2")),
-        verifier_of("v3", 2, "v2", until_used=True, base=base_of(1, "v2"), unknown=later("verifier", number=90)),
+        verifier_of("v3", 2, "v2", until_used=True, base=base_of(1, "v2"), tag=2, unknown=later("verifier", number=90)),
         superseded=[base_of()]),
     name=reg("Ada's \u2603", at(5, "there")), expires=reg(1798859045, at(6)), scopes=reg(["files:*", "files:read"], at(7)),
     networks=reg(["10.1.2.3/8", "2001:db8::1/64"], at(8, "there")), metadata=reg({"": "x", "note": "", "site": "Oslo"}, at(9)),
@@ -479,7 +481,7 @@ def records():
     add("deadusers", "a tombstone", dead_user())
     add("deadusers", "a tombstone with groups", dead_user(groups=[reg("south", at(4)), reg("north", at(1, "there"))], unknown=later("x")))
     add("tags", "of a new domain", tags((0, some("tag 0", 16).hex(), 1)))
-    add("tags", "in each state", tags((3, "", 2), (4, some("tag 4", 16).hex(), 1), (5, some("tag 5", 16).hex(), 0), floor=3))
+    add("tags", "in each state", tags((3, "", 2, 1767323045678), (4, some("tag 4", 16).hex(), 1), (5, some("tag 5", 16).hex(), 0, 1767323045679), floor=3))
 
     def refused(about, error, record, id=LAPTOP):
         out["refused"].append({"about": about, "error": error, "id": id, "record": record.hex()})
@@ -586,8 +588,8 @@ def merges():
         ("a generation at the end of the numbers: sealed", verifiers_of(*[verifier_of(f"p{i}", 2**64 - 1) for i in range(40)]),
          verifiers_of(*[verifier_of(f"p{i}", 2**64 - 1) for i in range(40, 65)])),
         ("sealed wins", SEALED, verifiers_of(v1)),
-        ("two versions of one verifier", verifiers_of(v1 | {"phc": "a", "replaces": "02" * 8, "generation": 3, "base": base_of(1, "x"), "until_used": True}),
-         verifiers_of(v1 | {"phc": "b", "replaces": "01" * 8, "generation": 2, "base": base_of(2, "y"), "unknown": later("x", number=90)})),
+        ("two versions of one verifier", verifiers_of(v1 | {"phc": "a", "replaces": "02" * 8, "generation": 3, "base": base_of(1, "x"), "tag": 5, "until_used": True}),
+         verifiers_of(v1 | {"phc": "b", "replaces": "01" * 8, "generation": 2, "base": base_of(2, "y"), "tag": 4, "unknown": later("x", number=90)})),
         ("two handles of one verifier", verifiers_of(v1 | {"handle": "02" * 16}), verifiers_of(v1 | {"handle": "01" * 16})),
         ("a handle, and the verifier retired", verifiers_of(v1 | {"handle": "02" * 16}), verifiers_of(retired("v1"))),
     ]:
@@ -628,6 +630,8 @@ def merges():
     zero, one = (0, some("tag 0", 16).hex(), 1), (1, some("tag 1", 16).hex(), 0)
     add("tags", "the union", tags(zero), tags(one))
     add("tags", "the higher state", tags(zero, one), tags((0, "", 2), (1, some("tag 1", 16).hex(), 1)))
+    add("tags", "the change to the higher state", tags((0, "01" * 16, 0, 5)), tags((0, "01" * 16, 1, 7)))
+    add("tags", "the earlier of two changes", tags((0, "01" * 16, 1, 7), (1, "", 2, 9)), tags((0, "01" * 16, 1, 5), (1, "", 2)))
     add("tags", "two secrets with one number", tags((0, "01" * 16, 1)), tags((0, "02" * 16, 0)))
     add("tags", "more than 32", tags(*[(n, "03" * 16, 1) for n in range(30)]), tags(*[(n, "03" * 16, 1) for n in range(10, 40)]))
     return {"merges": out}
@@ -643,7 +647,7 @@ def store():
         out["indexes"].append({"table": table, "key": key.hex(), "value": value.hex(), "fields": fields})
 
     domain, user_secret = some_id("domain", 4), some("user secret", 32)
-    all_tags = tags((3, "", 2), (4, some("tag 4", 16).hex(), 1), (5, some("tag 5", 16).hex(), 0)) | {"floor": 2}
+    all_tags = tags((3, "", 2, 1767323045678), (4, some("tag 4", 16).hex(), 1), (5, some("tag 5", 16).hex(), 0)) | {"floor": 2}
     meta("format", field(1, 1), version=1)
     meta("domain", field(1, uid(domain)) + field(2, user_secret) + field(3, "lk"), id=domain, user_secret=user_secret.hex(), prefix="lk")
     meta("tags", tags_message(all_tags), **all_tags)
