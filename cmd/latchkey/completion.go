@@ -89,6 +89,13 @@ func (o *ownerArg) complete(c *cli, takesKey bool) completer {
 // complete returns what each offers and begins with prefix. It leaves out texts that a terminal
 // does not show as they are.
 func (c *cli) complete(cmd *cobra.Command, prefix string, each func(tx *latchkey.Tx, offer func(text, state string) error) error) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return c.completeStore(cmd, prefix, func(ctx context.Context, s *latchkey.Store, offer func(text, state string) error) error {
+		return s.View(ctx, func(tx *latchkey.Tx) error { return each(tx, offer) })
+	})
+}
+
+// completeStore is complete for what is not read in a transaction.
+func (c *cli) completeStore(cmd *cobra.Command, prefix string, each func(ctx context.Context, s *latchkey.Store, offer func(text, state string) error) error) ([]cobra.Completion, cobra.ShellCompDirective) {
 	errEnough := errors.New("enough")
 	var offered []cobra.Completion
 	if c.begin(cmd) != nil {
@@ -97,8 +104,8 @@ func (c *cli) complete(cmd *cobra.Command, prefix string, each func(tx *latchkey
 	c.wait = 0
 	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
 	defer cancel()
-	_ = c.view(ctx, func(tx *latchkey.Tx) error {
-		return each(tx, func(text, state string) error {
+	_ = c.withStoreReadOnly(ctx, func(s *latchkey.Store) error {
+		return each(ctx, s, func(text, state string) error {
 			if len(offered) == maxCompletions {
 				return errEnough
 			}

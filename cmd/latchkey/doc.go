@@ -95,6 +95,10 @@
 //	scan            one LEAK on each line, and {"file":FILE,"error":TEXT} for an unreadable file;
 //	                with --disable, then {"disabled":KEY} for each key that was disabled
 //	domain ...      {"domain":ID,"file":FILE}; show has no file
+//	domain secret list
+//	                {"secrets":[SECRET, ...],"without_token":N}, each SECRET with "keys":N
+//	domain secret add, use, retire
+//	                SECRET after the command
 //	mint            {"domain":ID,"id":ID,"name":TEXT,"minted":TEXT,"token":TOKEN}; no token
 //	                with --token
 //	apply           {"dry_run":BOOL,"changes":[CHANGE, ...]}
@@ -126,6 +130,8 @@
 //	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL,
 //	                 "identity":IDENTITY,"group":TEXT,"scopes":SCOPES,"expires":TIME,
 //	                 "token_id":TEXT}
+//	SECRET          {"number":N,"state":"accepted", "used" or "retired","changed":TIME}; the first
+//	                one of a domain has no "changed" until it is retired
 //	LEAK            {"file":FILE,"line":N,"column":N,"state":"live", "refused", "unknown" or
 //	                 "unchecked","reason":REASON,"key_id":ID,"principal":PRINCIPAL}
 //	HEAD            the number of an entry, a colon, and the hash of the entry

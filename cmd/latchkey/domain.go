@@ -13,8 +13,8 @@ import (
 )
 
 func domainCommands(c *cli) *cobra.Command {
-	cmd := parentCommand("domain", "Show the store's domain, and export its secrets")
-	cmd.AddCommand(domainShowCommand(c), domainExportCommand(c))
+	cmd := parentCommand("domain", "Show the store's domain, export its secrets, and replace its tag secret")
+	cmd.AddCommand(domainShowCommand(c), domainExportCommand(c), domainSecretCommands(c))
 	return cmd
 }
 

@@ -22,6 +22,7 @@ type keyListing struct {
 	*cli
 	owner                                         ownerArg
 	group, prefix, state, expiring, unused, after string
+	tagBefore                                     uint64
 	limit                                         uint
 }
 
@@ -36,8 +37,10 @@ be made in parts: give the last ID of one part to --after for the next part.
 
 ` + userHelp + `
 
---group, --prefix, --state, --expiring-within and --unused list only the keys that agree with all of
-them. A key that is disabled and has expired is in both of these states. The state of a key says
+--group, --prefix, --state, --expiring-within, --unused and --tag-secret-before list only the keys that
+agree with all of them. The last one lists the keys that need a rotation before the tag secrets with
+lower numbers are retired, or that need one because they have no good token: see latchkey help domain
+secret. A key that is disabled and has expired is in both of these states. The state of a key says
 nothing of its user and its group: latchkey user list and latchkey group list have their states.
 
 With --json, the list of one owner is a JSON document. Of the list of all owners, each line is one.`,
@@ -62,6 +65,7 @@ With --json, the list of one owner is a JSON document. Of the list of all owners
 	flags.StringVar(&k.state, "state", "", "only keys in this `STATE`: enabled, disabled or expired")
 	flags.StringVar(&k.expiring, "expiring-within", "", "only keys that will have expired after this `DURATION`, such as 30d")
 	flags.StringVar(&k.unused, "unused", "", "only keys that were not used for this `DURATION`, such as 90d")
+	flags.Uint64Var(&k.tagBefore, "tag-secret-before", 0, "only keys without a token under tag secret `N` or a later one")
 	flags.StringVar(&k.after, "after", "", "of all owners: begin after the key with this `ID`")
 	flags.UintVar(&k.limit, "limit", 0, "of all owners: list at most `N` keys (default all)")
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"enabled", "disabled", "expired"}, cobra.ShellCompDirectiveNoFileComp))
@@ -92,7 +96,7 @@ var keyStates = map[string]latchkey.KeyState{
 
 // filter returns the filter that the flags describe, and the ID to begin after.
 func (k *keyListing) filter(now time.Time) (f latchkey.KeyFilter, after uuid.UUID, err error) {
-	f.NamePrefix = k.prefix
+	f.NamePrefix, f.TagSecretBefore = k.prefix, k.tagBefore
 	var ok bool
 	if f.State, ok = keyStates[k.state]; !ok {
 		return f, after, usagef("--state takes enabled, disabled or expired")
