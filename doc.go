@@ -35,8 +35,11 @@
 // set back; see [Store.Now].
 //
 // A token is never stored. The store keeps an argon2id hash of the token's secret. Nothing shows
-// the hash but backups and [MintedKey.Export]. A token that was not made in the store's domain is
-// refused without reading the disk.
+// the hash but backups and [MintedKey.Export], which package keyimport uses to export keys. A token
+// that was not made in the store's domain is refused without reading the disk.
+//
+// Keys that were made elsewhere are an exception to both, see [Options].Foreign: the store keeps
+// the hash that the other system kept, and looks up a string that may be one of their tokens.
 //
 // # Transactions
 //
