@@ -86,7 +86,7 @@ var wrongs = []struct {
 	{"a key's verifier would take all memory", false, func(h *inhabited) {
 		v, err := parseVerifier(h.laptop.Verifiers.All[0].PHC)
 		must(h.t, err)
-		v.cost.Memory = maxCostMemory + 1
+		v.Cost.Memory = 1<<20 + 1
 		h.putVerifier(v.String())
 	}},
 	{"a key has a name that none can have", false, func(h *inhabited) {

@@ -50,6 +50,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/names",
 		"github.com/latchkeydb/latchkey/internal/packed",
 		"github.com/latchkeydb/latchkey/internal/permits",
+		"github.com/latchkeydb/latchkey/internal/phc",
 		"github.com/latchkeydb/latchkey/internal/record",
 		"github.com/latchkeydb/latchkey/internal/safetycopy",
 		"github.com/latchkeydb/latchkey/internal/salvage",

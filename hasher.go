@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/latchkeydb/latchkey/internal/permits"
+	"github.com/latchkeydb/latchkey/internal/phc"
 )
 
 // hasher makes hashes one after another, as memory and processors allow.
@@ -46,9 +47,9 @@ func (h *hasher) end(kind hashKind) { h.End(int(kind)) }
 
 // hash makes the verifier of a key's secret, after it has waited for a permit. Its errors are those
 // of acquire.
-func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (verifier, error) {
+func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (phc.Verifier, error) {
 	if err := h.acquire(ctx, hashKey, cost); err != nil {
-		return verifier{}, err
+		return phc.Verifier{}, err
 	}
 	defer h.release(cost)
 	h.counters.add(statHashes, 1)

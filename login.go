@@ -15,6 +15,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/packed"
+	"github.com/latchkeydb/latchkey/internal/phc"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
@@ -370,17 +371,17 @@ func loginError(key uuid.UUID, err error) error {
 // It returns ErrBusy, ErrCorrupt, ErrCostTooHigh, ErrClosed or ctx's error.
 func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [tokenform.SecretSize]byte) (bool, error) {
 	h := loginHash{storedVerifier: stored, secret: secret, hasher: s.hasher, flight: s.flight}
-	phc := cmp.Or(stored.own, stored.phc)
+	text := cmp.Or(stored.own, stored.phc)
 	if stored.isForeign() {
 		h.hasher, h.flight = s.foreign.hasher, s.foreign.flight
 	}
 	var err error
 	if stored.isForeign() && stored.own == "" {
-		h.matches, h.cost, err = s.foreign.check(stored.token, phc)
+		h.matches, h.cost, err = s.foreign.check(stored.token, text)
 	} else {
-		var v verifier
-		v, err = parseVerifier(phc)
-		h.matches, h.cost = func() (bool, error) { return v.matches(secret[:]), nil }, v.cost
+		var v phc.Verifier
+		v, err = parseVerifier(text)
+		h.matches, h.cost = func() (bool, error) { return v.Matches(secret[:]), nil }, Cost(v.Cost)
 	}
 	if err != nil {
 		return false, err
@@ -388,7 +389,7 @@ func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [token
 	if h.cost == (Cost{}) {
 		return h.matches() // a digest, which takes no time and need not be hashed anew
 	}
-	c, first := h.flight.Join(hashQuestion(stored.key, secret, phc))
+	c, first := h.flight.Join(hashQuestion(stored.key, secret, text))
 	if c == nil {
 		s.counters.add(statBusy, 1)
 		return false, ErrBusy

@@ -301,7 +301,7 @@ func TestAnEntryHoldsNeitherSecretNorTokenNorVerifier(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, secret, _ := parsed.Decode()
-	kept := [][]byte{secret[:8], []byte(parsed.SecretDigits()[:11]), v.hash[:8], v.salt[:8], []byte("argon2id")}
+	kept := [][]byte{secret[:8], []byte(parsed.SecretDigits()[:11]), v.Hash[:8], v.Salt[:8], []byte("argon2id")}
 
 	leaks := func(entry any) (n int) {
 		for _, text := range bytesIn(reflect.ValueOf(entry), make(map[uintptr]bool)) {

@@ -1,6 +1,10 @@
 package latchkey
 
-import "context"
+import (
+	"context"
+
+	"github.com/latchkeydb/latchkey/internal/phc"
+)
 
 // HashPassword hashes a password with argon2id, at the store's cost and with a new salt, and
 // returns the verifier as a PHC string. The store does not keep the verifier; [Tx.AppTable] is a
@@ -25,10 +29,10 @@ func (s *Store) HashPassword(ctx context.Context, password string) (verifier str
 func (s *Store) CheckPassword(ctx context.Context, verifier, password string) (ok bool, err error) {
 	v, err := parseVerifier(verifier)
 	if verifier == "" {
-		v.cost, err = s.cost, nil
+		v.Cost, err = phc.Cost(s.cost), nil
 	}
 	if err == nil {
-		err = s.hashInTurn(ctx, hashCheck, v.cost, func() { ok = v.matches([]byte(password)) && verifier != "" })
+		err = s.hashInTurn(ctx, hashCheck, Cost(v.Cost), func() { ok = v.Matches([]byte(password)) && verifier != "" })
 	}
 	return ok, wrapf(err, "check password")
 }
@@ -37,7 +41,7 @@ func (s *Store) CheckPassword(ctx context.Context, verifier, password string) (o
 // replace it by one of [Store.HashPassword] when somebody has proved the password.
 func (s *Store) NeedsRehash(verifier string) bool {
 	v, err := parseVerifier(verifier)
-	return err == nil && v.cost != s.cost
+	return err == nil && Cost(v.Cost) != s.cost
 }
 
 // hashInTurn runs hash when it has a permit of a kind.

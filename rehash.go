@@ -188,7 +188,7 @@ func (tx *Tx) isAtCost(id hashID) bool {
 		return false
 	}
 	v, err := parseVerifier(own.phc)
-	return err == nil && v.cost == tx.store.cost
+	return err == nil && Cost(v.Cost) == tx.store.cost
 }
 
 // deleteHashes deletes the hashes of a key and its entries in the index of handles, except those

@@ -40,8 +40,8 @@ func wantCost(t testing.TB, s *Store, id uuid.UUID, want Cost) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.cost != want {
-		t.Errorf("the key is hashed at %+v, want %+v", v.cost, want)
+	if Cost(v.Cost) != want {
+		t.Errorf("the key is hashed at %+v, want %+v", v.Cost, want)
 	}
 }
 
