@@ -108,6 +108,24 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 	return s.loginCold(ctx, &presented{key: id, secret: secret}, from)
 }
 
+// Inspect returns what [Store.Login] would return for a token, and leaves no trace. It is for a
+// token that somebody has found. The token does not count as used, no old token ends, nothing is
+// cached or hashed anew, and of the counters only those of hashes move. Each call with a token of
+// the store costs an argon2 hash. A token of a key that was made elsewhere is [ErrInvalidToken].
+func (s *Store) Inspect(ctx context.Context, token string) (Principal, error) {
+	err := s.canWait()
+	if r := s.refused.Load(); err == nil && r != nil {
+		err = r.err
+	}
+	var t tokenform.Token
+	if tokens := s.tokens.Load(); err == nil && tokens.Parse(token, &t) && tokens.Genuine(&t) {
+		if id, secret, ok := t.Decode(); ok {
+			return s.loginCold(ctx, &presented{key: id, secret: secret, noTrace: true}, netip.Addr{})
+		}
+	}
+	return Principal{}, cmp.Or(err, ErrInvalidToken)
+}
+
 // answerCached is the end of a login that the cache decides.
 func (s *Store) answerCached(e *cache.Entry[answer], from netip.Addr) (Principal, error) {
 	s.counters.add(statHits, 1)
@@ -126,6 +144,8 @@ type presented struct {
 	secret [tokenform.SecretSize]byte
 	handle record.Handle // zero if the token is not foreign
 	token  string        // a foreign token
+
+	noTrace bool // the login is an Inspect
 }
 
 // answer is what the store tells a caller that has proven the secret of a key.
@@ -181,11 +201,16 @@ func (s *Store) loginCold(ctx context.Context, p *presented, from netip.Addr) (P
 			return Principal{}, wrapf(err, "login")
 		}
 		if v == nil {
-			s.counters.add(statUnknown, 1)
+			if !p.noTrace {
+				s.counters.add(statUnknown, 1)
+			}
 			return Principal{}, ErrInvalidToken
 		}
 		mark := s.cache.Mark(v.key)
 		a, err := s.lookUp(ctx, v)
+		if err == nil && a != nil && p.noTrace {
+			return orZero(a.principal, a.refusal(s.clock, from))
+		}
 		remembered := a
 		if err == nil && a != nil && a.replaced != nil && a.refusal(s.clock, from) == nil {
 			if a, err = s.endReplaced(ctx, v, a.replaced, from); err == nil {
@@ -228,6 +253,8 @@ type storedVerifier struct {
 	own   string // of the same secret at the store's own cost; empty if there is none
 	token string // a foreign token; else empty
 	among int    // how many verifiers the foreign token may be of
+
+	noTrace bool // the login is an Inspect
 }
 
 func (v *storedVerifier) isForeign() bool { return v.token != "" }
@@ -271,7 +298,7 @@ func (s *Store) lookUpVerifiers(ctx context.Context, p *presented) (found []*sto
 					return err
 				}
 				if own.hint == "" || own.hint == string(hint[:]) {
-					found = append(found, &storedVerifier{key: key, id: v.ID, phc: v.PHC, own: own.phc, token: p.token})
+					found = append(found, &storedVerifier{key: key, id: v.ID, phc: v.PHC, own: own.phc, token: p.token, noTrace: p.noTrace})
 				}
 			}
 		}
@@ -456,7 +483,7 @@ func (s *Store) compare(c *flight.Call, h *loginHash) (ok bool, err error) {
 	if h.isForeign() {
 		s.foreign.Forget(h.key)
 	}
-	if h.cost != s.cost {
+	if h.cost != s.cost && !h.noTrace {
 		s.hashAnew(h.storedVerifier, &h.secret)
 	}
 	return true, nil

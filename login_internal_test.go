@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -418,4 +419,44 @@ func TestACachedLoginWithAForeignTokenAllocatesLittle(t *testing.T) {
 	if n > 2 { // the list of handles, and the token that the cache is asked for
 		t.Errorf("%v allocations, want at most 2", n)
 	}
+}
+
+func TestInspectingATokenAnswersAsALoginAndLeavesNoTrace(t *testing.T) {
+	s, key, old := openWithOldKey(t) // a login would hash it anew
+	_, token, err := s.RotateServerKey(t.Context(), key.ID, Rotation{Overlap: time.Hour, UntilUsed: true})
+	must(t, err)
+	gone, goneToken := addServerKey(t, s, "gone")
+	must(t, s.DeleteKey(t.Context(), ServerOwner, gone.ID))
+	off, offToken := addServerKey(t, s, "off")
+	must(t, s.DisableKey(t.Context(), ServerOwner, off.ID))
+	before, content := stats(t, s), dump(t, s)
+	for range 2 {
+		for _, good := range []string{token, old} { // the new one would end the old one
+			if who, err := s.Inspect(t.Context(), good); err != nil || who.KeyID != key.ID || who.KeyName != "laptop" {
+				t.Errorf("got %+v, %v", who, err)
+			}
+		}
+		for bad, want := range map[string]error{
+			offToken: ErrKeyDisabled, goneToken: ErrInvalidToken, "lk_": ErrInvalidToken, old[:len(old)-1] + "!": ErrInvalidToken,
+			strings.Repeat("0", len(old)): ErrInvalidToken, old[:40] + "0000" + old[44:]: ErrInvalidToken,
+		} {
+			if who, err := s.Inspect(t.Context(), bad); !errors.Is(err, want) || who != (Principal{}) {
+				t.Errorf("%s: got %+v, %v, want %v", bad, who, err, want)
+			}
+		}
+	}
+	after := stats(t, s)
+	after.Hashes, after.HashWait, after.HashPeak = before.Hashes, before.HashWait, before.HashPeak
+	if after != before {
+		t.Errorf("the counters were %+v, and are %+v", before, after)
+	}
+	if waiting := len(s.rehashes.pending); waiting > 0 {
+		t.Errorf("%d hashes wait for a write", waiting)
+	}
+	must(t, s.writeLastUses(t.Context()))
+	if now := dump(t, s); !slices.Equal(now, content) {
+		t.Errorf("the store had\n%s\nand has\n%s", strings.Join(content, "\n"), strings.Join(now, "\n"))
+	}
+	wantUsed(t, s, key.ID, time.Time{})
+	wantLogin(t, s, old, key.ID)
 }

@@ -270,6 +270,10 @@ var storeCalls = map[string]storeCall{
 		_, err := s.Login(ctx, h.token)
 		return err
 	}},
+	"Inspect": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
+		_, err := s.Inspect(ctx, h.token)
+		return err
+	}},
 	"LoginFrom": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
 		_, err := s.LoginFrom(ctx, h.token, netip.MustParseAddr("192.0.2.1"))
 		return err

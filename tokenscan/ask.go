@@ -45,19 +45,14 @@ var answers = []Answer{
 
 // Ask returns what a store knows of a token that was found.
 //
-// Ask is a login. So that it leaves no trace, give it a store that was opened with
-// [latchkey.Options].ReadOnly: such a store writes nothing, so that the key counts as unused if it
-// was, and a rotation goes on as if the token had not been presented. Only this store then refuses
-// the old token after the new one, if the rotation is one with [latchkey.Rotation].UntilUsed. A
-// program that has its store open for writing can make a copy with [latchkey.Store.Backup], and
-// open the copy. Without ReadOnly the login counts as a use of the key, with all that follows.
+// Ask leaves no trace, also in a store that is open for writing: see [latchkey.Store.Inspect]. The
+// key counts as unused if it was, and a rotation goes on as if the token had not been presented.
 //
-// A token of the store costs one argon2 hash, unless the store has its key in the cache. Any other
-// string costs less than a microsecond.
+// A token of the store costs one argon2 hash. Any other string costs less than a microsecond.
 //
 // Errors: those of [latchkey.Store.Login] that say nothing about the token.
 func Ask(ctx context.Context, store *latchkey.Store, f Found) (Answer, error) {
-	who, err := store.Login(ctx, f.Token())
+	who, err := store.Inspect(ctx, f.Token())
 	if err == nil {
 		return Answer{State: Live, Principal: who}, nil
 	}

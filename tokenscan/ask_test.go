@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/latchkeytest"
@@ -67,25 +68,32 @@ func TestAStoreTellsWhichTokensAreGood(t *testing.T) {
 	}
 }
 
-func TestAskingAStoreThatOnlyReadsChangesNoByte(t *testing.T) {
+func TestAskingLeavesNoTrace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	// The key has another cost than the store that is asked, so that a login would hash it anew.
 	s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost})
 	must(t, err)
-	_, token := create(t, s, latchkey.KeySpec{Name: "laptop"})
+	key, old := create(t, s, latchkey.KeySpec{Name: "laptop"})
+	_, token, err := s.RotateServerKey(t.Context(), key.ID, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
+	must(t, err)
 	must(t, s.Close())
 	before, err := os.ReadFile(path)
 	must(t, err)
 
-	s, err = latchkey.Open(path, &latchkey.Options{ReadOnly: true})
-	must(t, err)
-	if a, err := ask(t, s, token); err != nil || a.State != tokenscan.Live {
-		t.Errorf("got %+v, %v", a, err)
-	}
-	must(t, s.Close())
-	after, err := os.ReadFile(path)
-	must(t, err)
-	if string(before) != string(after) {
-		t.Error("the file has changed")
+	// The key has another cost than the store that is asked, so that a login would hash it anew.
+	for _, readOnly := range []bool{true, false} {
+		s, err = latchkey.Open(path, &latchkey.Options{ReadOnly: readOnly})
+		must(t, err)
+		// A login with the new token would end the old one.
+		for _, good := range []string{token, old} {
+			if a, err := ask(t, s, good); err != nil || a.State != tokenscan.Live || a.Principal.KeyID != key.ID {
+				t.Errorf("got %+v, %v", a, err)
+			}
+		}
+		must(t, s.Close())
+		after, err := os.ReadFile(path)
+		must(t, err)
+		if string(before) != string(after) {
+			t.Errorf("with ReadOnly %t, the file has changed", readOnly)
+		}
 	}
 }

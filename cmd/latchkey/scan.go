@@ -246,7 +246,7 @@ func (r *contextReader) Read(b []byte) (int, error) {
 }
 
 // ask returns what the store knows of a token. It asks only once about each token of the store,
-// because a login may cost a hash.
+// because an answer costs a hash.
 func (s *scanning) ask(ctx context.Context, found tokenscan.Found) (tokenscan.Answer, error) {
 	if s.store == nil {
 		s.found++
@@ -255,7 +255,7 @@ func (s *scanning) ask(ctx context.Context, found tokenscan.Found) (tokenscan.An
 	answer, known := s.answers[found.Token()]
 	if !known {
 		var err error
-		if answer, err = s.askAnew(ctx, found); err != nil {
+		if answer, err = tokenscan.Ask(ctx, s.store, found); err != nil {
 			return answer, err
 		}
 		if answer.State != tokenscan.Unknown {
@@ -267,24 +267,6 @@ func (s *scanning) ask(ctx context.Context, found tokenscan.Found) (tokenscan.An
 		s.found++
 	}
 	return answer, nil
-}
-
-// askAnew asks the store about a token. A key has two tokens during a rotation, and a store that
-// only reads refuses the older one when it has met the newer one. So askAnew opens the store once
-// more for each of the two.
-func (s *scanning) askAnew(ctx context.Context, found tokenscan.Found) (answer tokenscan.Answer, err error) {
-	key, err := s.store.KeyByID(ctx, found.KeyID)
-	switch {
-	case err != nil && !errors.Is(err, latchkey.ErrKeyNotFound):
-		return answer, err
-	case len(key.Tokens) < 2:
-		return tokenscan.Ask(ctx, s.store, found)
-	}
-	err = s.withStoreReadOnly(ctx, func(store *latchkey.Store) (err error) {
-		answer, err = tokenscan.Ask(ctx, store, found)
-		return err
-	})
-	return answer, err
 }
 
 // print prints a token that was found, without the token.
