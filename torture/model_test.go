@@ -105,6 +105,7 @@ type step struct {
 	ending   string // of Update
 	clock    time.Duration
 
+	secret    int           // the number of a tag secret; of AllKeys, 0 for all
 	overlap   time.Duration // of RotateKey and RotateWith
 	untilUsed bool
 }
@@ -181,7 +182,9 @@ func (s step) text(n counts) string {
 		if s.user == refNil {
 			user = "everybody"
 		}
-		text += fmt.Sprintf(" of %s, in group %q, named %q and so on, in state %d, expiring in %s", user, s.group, s.name, s.state, s.expires)
+		text += fmt.Sprintf(" of %s, in group %q, named %q and so on, in state %d, expiring in %s, under secrets before %d", user, s.group, s.name, s.state, s.expires, s.secret)
+	case "UseTagSecret", "RetireTagSecret":
+		text += fmt.Sprintf(" %d", s.secret)
 	case "Users":
 		text += " after " + user
 	case "Key", "DisableKey", "EnableKey", "DeleteKey", "MintToken":
@@ -254,7 +257,7 @@ var (
 	insideSteps = slices.Concat(changes, readings, words("InsertKey", 6, "EnsureKey", 6, "RotateWith", 8))
 	topSteps    = slices.Concat(changes, readings, words("CreateKey", 12, "RotateKey", 5, "CreateKeys", 3, "MintKey", 3, "InsertKey", 2,
 		"EnsureKey", 6, "MintToken", 8, "RotateWith", 12,
-		"Login", 24, "Update", 8, "View", 2, "Stats", 1, "move the clock", 6, "reopen", 2))
+		"Login", 24, "Update", 8, "View", 2, "Stats", 1, "AddTagSecret", 2, "UseTagSecret", 3, "RetireTagSecret", 2, "TagSecrets", 1, "move the clock", 6, "reopen", 2))
 
 	spoils = words("", 30, "another character", 3, "cut short", 1, "one more character", 1, "upper case", 1,
 		"another prefix", 1, "nothing left", 1)
@@ -373,6 +376,7 @@ func drawStep(t *rapid.T, kinds []string) step {
 		s.user = evenly(t, []ref{refNil, refNil, refNil, refServer, 0, 1, 2})
 		s.group, s.name = evenly(t, []string{"", "", "acme", "plant 7", "*"}), evenly(t, prefixes)
 		s.state, s.expires = latchkey.KeyState(rapid.IntRange(0, 3).Draw(t, "state")), evenly(t, durations)
+		s.secret = evenly(t, []int{0, 0, 0, 0, 1, 1, 2, 3})
 	case "CreateKey", "InsertKey", "EnsureKey":
 		s.user, s.name, s.expires = evenly(t, refs), evenly(t, names), evenly(t, durations)
 		s.spec = evenly(t, specs)
@@ -417,6 +421,8 @@ func drawStep(t *rapid.T, kinds []string) step {
 		if s.do == "Update" {
 			s.ending = evenly(t, []string{endWell, endWell, endWell, endBadly, endAtFirstError})
 		}
+	case "UseTagSecret", "RetireTagSecret":
+		s.secret = evenly(t, []int{0, 0, 1, 1, 1, 2, 2, 3, 4, 5, 6})
 	case "move the clock":
 		s.clock = evenly(t, shifts)
 	}

@@ -212,6 +212,8 @@ func (p *player) topCall(s step) string {
 		m, token, err := p.store.MintKey(ctx)
 		p.mints, p.tokens = append(p.mints, m), append(p.tokens, token)
 		return outcome(err)
+	case "AddTagSecret", "UseTagSecret", "RetireTagSecret", "TagSecrets":
+		return p.onTagSecret(s)
 	case "Login":
 		return p.login(s)
 	case "Stats":
@@ -530,7 +532,7 @@ func (p *player) listKeys(c calls, owner uuid.UUID) string {
 // allKeys lists the keys that agree with a filter, in the order in which they were made. If listing
 // from a cursor gives other keys, it says so instead.
 func (p *player) allKeys(c calls, s step) string {
-	f := latchkey.KeyFilter{Group: s.group, NamePrefix: s.name, State: s.state, ExpiringBefore: p.expiry(s)}
+	f := latchkey.KeyFilter{Group: s.group, NamePrefix: s.name, State: s.state, ExpiringBefore: p.expiry(s), TagSecretBefore: uint64(s.secret)}
 	if s.user != refNil {
 		f.Owner = p.userID(s.user)
 	}

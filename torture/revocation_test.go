@@ -148,6 +148,14 @@ func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 	disableGroup := func(c calls) error { return c.DisableGroup(context.Background(), "acme") }
 	enableGroup := func(c calls) error { return c.EnableGroup(context.Background(), "acme") }
 	leaveGroup := func(c calls) error { return c.SetUserGroup(context.Background(), c.user, "") }
+	useNewTagSecret := func(c calls) error {
+		number, err := c.AddTagSecret(context.Background())
+		if err != nil {
+			return err
+		}
+		return c.UseTagSecret(context.Background(), number)
+	}
+	retireTagSecret := func(c calls) error { return c.RetireTagSecret(context.Background(), 0) }
 	for _, tt := range []struct {
 		name   string
 		before func(calls) error // made before the login that is remembered; nil for none
@@ -168,6 +176,7 @@ func TestAChangeThatOneCallHasSeenHoldsForEveryLoginAfterIt(t *testing.T) {
 		{"a user who is enabled twice", disableUser, enableUser, enableUser, "ok", "ok"},
 		{"a group that is disabled twice", nil, disableGroup, disableGroup, "ok", "ErrGroupDisabled"},
 		{"a group that is enabled twice", disableGroup, enableGroup, enableGroup, "ok", "ok"},
+		{"a tag secret that is retired twice", useNewTagSecret, retireTagSecret, retireTagSecret, "ok", "ErrInvalidToken"},
 		{"a user who leaves a disabled group twice", disableGroup, leaveGroup, leaveGroup, "ok", "ok"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -22,6 +22,7 @@ type rules struct {
 	tokens    []ruledToken
 	rotations []ruledRotation // what MintToken has minted
 	groups    map[string]bool // whether each group is disabled that ever was
+	secrets   ruledSecrets
 	expected  []expectation
 
 	changed bool // whether the current step has changed something
@@ -58,6 +59,7 @@ type ruledKey struct {
 type ruledMint struct {
 	created time.Time
 	key     int // -1 until it is inserted
+	token   int
 }
 
 // ruledRotation is a token that was minted for a rotation.
@@ -70,6 +72,7 @@ type ruledRotation struct {
 // it is of neither, and key and mint are -1.
 type ruledToken struct {
 	key, mint int
+	secret    int // the number of the tag secret
 
 	ended    bool
 	end      time.Time // of an overlap; the zero time is never
@@ -92,7 +95,7 @@ const (
 var programStart = time.Date(2026, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
 
 func newRules(steady bool) *rules {
-	return &rules{now: programStart, steady: steady, groups: map[string]bool{}}
+	return &rules{now: programStart, steady: steady, groups: map[string]bool{}, secrets: ruledSecrets{latchkey.TagSecretUsed}}
 }
 
 func (r *rules) playAll(program []step) []expectation {
@@ -197,8 +200,8 @@ func (r *rules) call(s step) []string {
 	case "CreateKey", "InsertKey", "CreateKeys":
 		return r.create(s)
 	case "MintKey":
-		r.mints = append(r.mints, ruledMint{created: r.now.Truncate(time.Millisecond), key: -1})
-		r.tokens = append(r.tokens, ruledToken{key: -1, mint: len(r.mints) - 1})
+		r.mints = append(r.mints, ruledMint{created: r.now.Truncate(time.Millisecond), key: -1, token: len(r.tokens)})
+		r.tokens = append(r.tokens, ruledToken{key: -1, mint: len(r.mints) - 1, secret: r.secrets.used()})
 		return []string{"ok"}
 	case "EnsureKey":
 		return r.ensureKey(s)
@@ -233,6 +236,8 @@ func (r *rules) call(s step) []string {
 		return r.unusedSince(s)
 	case "Keys":
 		return r.listKeys(r.user(s.user))
+	case "AddTagSecret", "UseTagSecret", "RetireTagSecret", "TagSecrets":
+		return r.onTagSecret(s)
 	case "Login":
 		return r.login(s)
 	case "Stats":
@@ -494,7 +499,8 @@ func (r *rules) allKeys(s step) []string {
 		before := r.now.Add(s.expires)
 		if k.deleted || s.user != refNil && k.owner != r.user(s.user) || s.group != "" && r.groupOf(k) != s.group ||
 			!strings.HasPrefix(k.name, s.name) || !state[s.state] ||
-			s.expires != 0 && (k.expires.IsZero() || expired || k.expires.After(before)) {
+			s.expires != 0 && (k.expires.IsZero() || expired || k.expires.After(before)) ||
+			s.secret > 0 && !r.taggedBefore(i, s.secret) {
 			continue
 		}
 		list = append(list, r.keyText(i))
@@ -584,7 +590,7 @@ func (r *rules) create(s step) []string {
 			found = append(found, "ErrUserNotFound")
 		}
 		if s.do == "InsertKey" {
-			if mint = s.mint.index(len(r.mints)); mint < 0 || r.mints[mint].key >= 0 {
+			if mint = s.mint.index(len(r.mints)); mint < 0 || r.mints[mint].key >= 0 || !r.goodTag(r.mints[mint].token) {
 				found = append(found, "ErrInvalidMintedKey")
 			} else {
 				created = r.mints[mint].created
@@ -604,7 +610,7 @@ func (r *rules) create(s step) []string {
 		if mint >= 0 {
 			made.mints[mint].key = key
 		} else {
-			made.tokens = append(made.tokens, ruledToken{key: key, mint: -1})
+			made.tokens = append(made.tokens, ruledToken{key: key, mint: -1, secret: r.secrets.used()})
 		}
 		made.changed = true
 		texts = append(texts, made.keyText(key))
@@ -836,7 +842,7 @@ func (r *rules) mintToken(s step) []string {
 		return []string{"ErrKeyNotFound"}
 	}
 	r.rotations = append(r.rotations, ruledRotation{key: key, token: len(r.tokens), replaces: r.newestToken(key)})
-	r.tokens = append(r.tokens, ruledToken{key: -1, mint: -1})
+	r.tokens = append(r.tokens, ruledToken{key: -1, mint: -1, secret: r.secrets.used()})
 	return []string{"ok"}
 }
 
@@ -853,13 +859,13 @@ func (r *rules) rotateKey(s step) []string {
 	if s.overlap < 0 || s.untilUsed && s.overlap == 0 {
 		errs = append(errs, "ErrInvalidRotation")
 	}
-	if s.do == "RotateWith" && (rotation < 0 || key < 0 || r.rotations[rotation].key != key || r.rotations[rotation].replaces != r.newestToken(key)) {
+	if s.do == "RotateWith" && (rotation < 0 || !r.goodTag(r.rotations[rotation].token) || key < 0 || r.rotations[rotation].key != key || r.rotations[rotation].replaces != r.newestToken(key)) {
 		errs = append(errs, "ErrInvalidMintedKey")
 	}
 	if errs != nil {
 		return errs
 	}
-	made := ruledToken{key: key, mint: -1}
+	made := ruledToken{key: key, mint: -1, secret: r.secrets.used()}
 	newest := true
 	for i := len(r.tokens) - 1; i >= 0; i-- {
 		t := &r.tokens[i]
@@ -877,6 +883,7 @@ func (r *rules) rotateKey(s step) []string {
 		newest = false
 	}
 	if s.do == "RotateWith" {
+		made.secret = r.tokens[r.rotations[rotation].token].secret
 		r.tokens[r.rotations[rotation].token] = made
 	} else {
 		r.tokens = append(r.tokens, made)
@@ -908,7 +915,7 @@ func (r *rules) login(s step) []string {
 		return []string{"ErrInvalidToken"}
 	}
 	k, t := r.keys[key], &r.tokens[token]
-	if t.ended || !t.end.IsZero() && !r.now.Before(t.end) {
+	if !r.goodTag(token) || t.ended || !t.end.IsZero() && !r.now.Before(t.end) {
 		return []string{"ErrInvalidToken"}
 	}
 	switch {

@@ -156,6 +156,7 @@ var outcomes = []struct {
 	{latchkey.ErrInvalidExpiry, "ErrInvalidExpiry"},
 	{latchkey.ErrInvalidMintedKey, "ErrInvalidMintedKey"},
 	{latchkey.ErrInvalidRotation, "ErrInvalidRotation"},
+	{latchkey.ErrInvalidTagSecret, "ErrInvalidTagSecret"},
 	{latchkey.ErrReadOnly, "ErrReadOnly"},
 	{latchkey.ErrBusy, "ErrBusy"},
 	{context.Canceled, "canceled"},
