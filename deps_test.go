@@ -49,6 +49,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/inside",
 		"github.com/latchkeydb/latchkey/internal/names",
 		"github.com/latchkeydb/latchkey/internal/packed",
+		"github.com/latchkeydb/latchkey/internal/parallel",
 		"github.com/latchkeydb/latchkey/internal/permits",
 		"github.com/latchkeydb/latchkey/internal/phc",
 		"github.com/latchkeydb/latchkey/internal/record",

@@ -8,13 +8,13 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/names"
+	"github.com/latchkeydb/latchkey/internal/parallel"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
@@ -262,7 +262,16 @@ func (s *Store) mintKeys(ctx context.Context, drawn []drawnKey, progress func(do
 	}
 	defer s.hasher.end(hashKey)
 	minted, tokens := make([]MintedKey, len(drawn)), make([]string, len(drawn))
-	err := s.inParallel(ctx, len(drawn), progress, func(ctx context.Context, i int) (err error) {
+	after := func(done int) error {
+		if s.closed.Load() {
+			return ErrClosed
+		}
+		if progress != nil {
+			progress(done, len(drawn))
+		}
+		return nil
+	}
+	err := parallel.Each(ctx, len(drawn), s.hasher.Slots, after, func(ctx context.Context, i int) (err error) {
 		minted[i], tokens[i], err = s.mint(ctx, drawn[i])
 		return err
 	})
@@ -270,45 +279,6 @@ func (s *Store) mintKeys(ctx context.Context, drawn []drawnKey, progress func(do
 		return nil, nil, err
 	}
 	return minted, tokens, nil
-}
-
-// inParallel calls hash with each number below n, as many calls at once as can run. After each call
-// it calls progress, if that is not nil, in the goroutine of the caller, so that the caller can
-// recover from a panic of progress. When inParallel returns, no call of hash is running.
-//
-// It returns the first error of hash, ErrClosed if the store begins to close, or ctx's error.
-func (s *Store) inParallel(ctx context.Context, n int, progress func(done, total int), hash func(ctx context.Context, i int) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	results := make(chan error)
-	done := 0
-	defer func() {
-		cancel() // the calls that are left return at once
-		for ; done < n; done++ {
-			<-results
-		}
-	}()
-	var next atomic.Int64
-	for range min(n, s.hasher.Slots) {
-		go func() {
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				results <- hash(ctx, i)
-			}
-		}()
-	}
-	for done < n {
-		err := <-results
-		done++
-		if err != nil {
-			return err
-		}
-		if s.closed.Load() {
-			return ErrClosed
-		}
-		if progress != nil {
-			progress(done, n)
-		}
-	}
-	return ctx.Err()
 }
 
 // drawnKey is a key whose secret has not been hashed yet.
