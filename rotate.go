@@ -182,7 +182,7 @@ func (tx *Tx) rotate(owner, id uuid.UUID, r Rotation, minted MintedKey, strict b
 		if r.Overlap == 0 {
 			vs = vs.Supersede(next.ID)
 		} else {
-			vs = vs.Overlap(current.ID, next.ID, tx.now().Add(r.Overlap+time.Second-1))
+			vs = vs.Overlap(current.ID, next.ID, tx.now().Add(r.Overlap).Add(time.Second-1))
 		}
 		err = tx.setVerifiers(k, vs)
 		if err == nil {

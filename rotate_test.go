@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"reflect"
@@ -111,6 +112,13 @@ func TestAnOverlapIsNeverShorterThanItWasAskedToBe(t *testing.T) {
 	wantLogin(t, s, old, key.ID)
 	now.advance(300 * time.Millisecond)
 	wantRefused(t, s, old, latchkey.ErrInvalidToken)
+}
+
+func TestAnOverlapOfAnyLengthLeavesTheOldTokenGood(t *testing.T) {
+	s := open(t)
+	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
+	rotate(t, s, key, latchkey.Rotation{Overlap: math.MaxInt64})
+	wantLogin(t, s, old, key.ID)
 }
 
 func TestTheTokensOfAKeyAreToldWithTheirEnds(t *testing.T) {
