@@ -137,7 +137,7 @@ func (tx *Tx) ExportKey(id uuid.UUID) (MintedKey, error) {
 	if v.Handle != (record.Handle{}) {
 		return MintForeign(ForeignHandle(v.Handle), v.PHC, k.Created), nil
 	}
-	m := mintedKey{id: id, domain: tx.store.domain.ID, created: k.Created, verifier: record.Verifier{ID: v.ID, PHC: v.PHC}}
+	m := mintedKey{id: id, domain: tx.store.domain.ID, created: k.Created, verifier: record.Verifier{ID: v.ID, PHC: v.PHC, Tag: v.Tag}}
 	return MintedKey{conceal(m)}, nil
 }
 

@@ -271,6 +271,22 @@ func TestAKeyThatWasMintedUnderARetiredTagSecretIsNotInserted(t *testing.T) {
 	}), latchkey.ErrInvalidMintedKey)
 }
 
+func TestAnExportedKeyHasTheTagSecretOfItsToken(t *testing.T) {
+	s := open(t)
+	useNewTagSecret(t, s)
+	key, token := addKey(t, s, latchkey.ServerOwner, "doorbell")
+	must(t, s.RetireTagSecret(t.Context(), 0))
+	minted, err := s.ExportKey(t.Context(), key.ID)
+	must(t, err)
+	other := openWith(t, &latchkey.Options{Cost: latchkey.LightCost, Domain: s.DomainSecrets()})
+	moved, _, err := other.EnsureServerKey(t.Context(), latchkey.KeySpec{Name: "doorbell"}, minted)
+	must(t, err)
+	if len(moved.Tokens) != 1 || moved.Tokens[0].TagSecret != 1 {
+		t.Errorf("the tokens are %+v", moved.Tokens)
+	}
+	wantLogin(t, other, token, key.ID)
+}
+
 func TestTheTokenThatAForeignKeyCameWithOutlivesTheTagSecrets(t *testing.T) {
 	s, _ := openForeign(t)
 	useNewTagSecret(t, s)
