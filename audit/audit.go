@@ -62,6 +62,7 @@ import (
 	"sync"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/plainjson"
 )
 
 // TableName is the name of the trail's [latchkey.AppTable].
@@ -209,7 +210,7 @@ func put(table *latchkey.AppTable, last Head, c latchkey.Change) (next Head, err
 }
 
 func encodeEntry(last Head, c latchkey.Change) ([]byte, error) {
-	change, err := json.Marshal(c)
+	change, err := plainjson.Marshal(c)
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}

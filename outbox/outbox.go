@@ -38,6 +38,7 @@ import (
 	"fmt"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/plainjson"
 )
 
 // Options changes how an outbox is kept. A nil *Options, or one with only zero fields, is the
@@ -176,7 +177,7 @@ func (o *Outbox) append(table *latchkey.AppTable, c latchkey.Change) error {
 	if err != nil {
 		return err
 	}
-	value, err := json.Marshal(c)
+	value, err := plainjson.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("outbox: %w", err)
 	}
