@@ -3,6 +3,7 @@ package latchkey
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -44,7 +45,11 @@ func (m MintedKey) Export() string {
 	if k.verifier.Tag > 0 {
 		tag = fmt.Sprintf(".%d", k.verifier.Tag)
 	}
-	return fmt.Sprintf("%s/%s/%x%s/%s", k.domain, k.id, k.verifier.ID[:], tag, k.verifier.PHC)
+	id := k.id.String()
+	if k.id.Version() != 7 { // a foreign key since its rotation, whose ID does not have the time
+		id += fmt.Sprintf("@%d", milliseconds(k.created))
+	}
+	return fmt.Sprintf("%s/%s/%x%s/%s", k.domain, id, k.verifier.ID[:], tag, k.verifier.PHC)
 }
 
 // foreignText begins the text of a foreign key, in place of a domain.
@@ -82,19 +87,21 @@ func ParseMintedKey(text string) (MintedKey, error) {
 func parseMinted(parts []string) (minted MintedKey, ok bool) {
 	var m mintedKey
 	m.domain, _ = uuid.Parse(parts[0])
-	m.id, _ = uuid.Parse(parts[1])
+	key, ms, _ := strings.Cut(parts[1], "@")
+	m.id, _ = uuid.Parse(key)
 	verifier, tag, _ := strings.Cut(parts[2], ".")
 	id, _ := hex.DecodeString(verifier)
 	m.verifier.Tag, _ = strconv.ParseUint(tag, 10, 64)
 	copy(m.verifier.ID[:], id)
 	m.verifier.PHC = parts[3]
-	ms := int64(0)
-	for _, b := range m.id[:6] {
-		ms = ms<<8 | int64(b)
+	created, _ := strconv.ParseInt(ms, 10, 64)
+	if m.id.Version() == 7 {
+		created = int64(binary.BigEndian.Uint64(m.id[:]) >> 16)
 	}
-	m.created = time.UnixMilli(ms).UTC()
+	m.created = time.UnixMilli(created).UTC()
 	_, err := parseVerifier(m.verifier.PHC)
-	return MintedKey{conceal(m)}, err == nil && m.id.Version() == 7 && m.id.Variant() == uuid.RFC4122 && !m.created.After(record.LastTime)
+	ok = err == nil && m.id.Variant() == uuid.RFC4122 && (m.id.Version() == 7 || m.id.Version() == 8)
+	return MintedKey{conceal(m)}, ok && created >= 0 && !m.created.After(record.LastTime)
 }
 
 // parseForeign does not read the verifier, because only [Options].Foreign can.

@@ -586,16 +586,24 @@ func TestAnExportedKeyIsGoodInAnotherStoreOfTheDomain(t *testing.T) {
 	key, first := addKey(t, s, latchkey.ServerOwner, "new")
 	_, token, err := s.RotateServerKey(t.Context(), key.ID, latchkey.Rotation{})
 	must(t, err)
+	rotated := addOldServerKey(t, s, "slow", "old.b.1")
+	_, third, err := s.RotateServerKey(t.Context(), rotated.ID, latchkey.Rotation{})
+	must(t, err)
 	opts.Domain = s.DomainSecrets()
 	other := openWith(t, opts)
-	for i, id := range []uuid.UUID{old.ID, key.ID} {
+	for i, id := range []uuid.UUID{old.ID, key.ID, rotated.ID} {
 		m, err := s.ExportKey(t.Context(), id)
 		must(t, err)
 		read, err := latchkey.ParseMintedKey(m.Export())
 		must(t, err)
-		_, _, err = other.EnsureServerKey(t.Context(), latchkey.KeySpec{Name: fmt.Sprint(i)}, read)
+		made, _, err := other.EnsureServerKey(t.Context(), latchkey.KeySpec{Name: fmt.Sprint(i)}, read)
 		must(t, err)
+		if was, err := s.KeyByID(t.Context(), id); err != nil || !made.Created.Equal(was.Created) || made.ID != id {
+			t.Errorf("made %+v, and it was %+v", made, was)
+		}
 	}
+	wantLogin(t, other, third, rotated.ID)
+	wantRefused(t, other, "old.b.1", latchkey.ErrInvalidToken)
 	wantLogin(t, other, "old.a.1", old.ID)
 	wantLogin(t, other, token, key.ID)
 	wantRefused(t, other, first, latchkey.ErrInvalidToken)

@@ -379,7 +379,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err := tx.put(tableNames, record.NameKey(owner, n.Name, m.id), nil); err != nil {
 		return Key{}, err
 	}
-	k := &record.Key{ID: m.id, Owner: owner, Created: m.created, Foreign: m.isForeign()}
+	k := &record.Key{ID: m.id, Owner: owner, Created: m.created, Foreign: m.id.Version() == 8}
 	at := k.Next(tx.store.domain.Replica.ID)
 	k.Verifiers = k.Verifiers.Add(m.verifier)
 	if m.isForeign() {

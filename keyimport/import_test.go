@@ -294,22 +294,29 @@ func TestAnExportIsImportedAsItWas(t *testing.T) {
 	_, second, err := s.RotateServerKey(ctx, rotated.ID, latchkey.Rotation{Overlap: time.Hour})
 	must(t, err)
 
+	moved, err := general().Scheme.Key(digest(1), "", time.UnixMilli(1767323045678))
+	must(t, err)
+	_, _, err = s.EnsureServerKey(ctx, latchkey.KeySpec{Name: "moved"}, moved)
+	must(t, err)
+	_, third, err := s.RotateServerKey(ctx, moved.ID(), latchkey.Rotation{})
+	must(t, err)
+
 	bare := export(t, s, false)
 	if strings.Contains(bare, "argon2id$") || strings.Contains(bare, "$2b$") || strings.Contains(bare, "minted") || strings.Contains(bare, token) {
 		t.Errorf("the export has verifiers:\n%s", bare)
 	}
-	if got := problems(t, bare, keyimport.Latchkey()); len(got) != 6 || !strings.HasSuffix(got[0], "only an export with verifiers can be imported") {
+	if got := problems(t, bare, keyimport.Latchkey()); len(got) != 7 || !strings.HasSuffix(got[0], "only an export with verifiers can be imported") {
 		t.Errorf("got %q", got)
 	}
 	text := export(t, s, true)
 	domain := s.DomainSecrets()
 	other := openStore(t, filepath.Join(t.TempDir(), "other.db"), latchkey.Options{Domain: domain}, f.Scheme, old)
 	r := importText(t, other, keyimport.Latchkey(), text, nil)
-	if len(r.Keys) != 6 || len(r.Users) != 3 {
+	if len(r.Keys) != 7 || len(r.Users) != 3 {
 		t.Errorf("got %+v", r)
 	}
 	for token, id := range map[string]uuid.UUID{
-		token: key.ID, second: rotated.ID, holders[1].tokens[0]: readKeys(t, readFile(t, "better-auth.jsonl"), f)[0].Key.ID(),
+		token: key.ID, second: rotated.ID, third: moved.ID(), holders[1].tokens[0]: readKeys(t, readFile(t, "better-auth.jsonl"), f)[0].Key.ID(),
 	} {
 		who, err := other.Login(ctx, token)
 		if err != nil || who.KeyID != id {
@@ -323,7 +330,7 @@ func TestAnExportIsImportedAsItWas(t *testing.T) {
 		}
 	}
 	before := sequence(t, other)
-	if again := importText(t, other, keyimport.Latchkey(), text, nil); again.Known != 6 || sequence(t, other) != before {
+	if again := importText(t, other, keyimport.Latchkey(), text, nil); again.Known != 7 || sequence(t, other) != before {
 		t.Errorf("the second import: %+v", again)
 	}
 
@@ -331,7 +338,7 @@ func TestAnExportIsImportedAsItWas(t *testing.T) {
 	stranger := newStore(t)
 	_, err = keyimport.Import(ctx, stranger, keyimport.Latchkey(), readKeys(t, text, keyimport.Latchkey()), nil)
 	var errs keyimport.Errors
-	if !errors.As(err, &errs) || len(errs) != 2 || !errors.Is(err, latchkey.ErrInvalidMintedKey) {
+	if !errors.As(err, &errs) || len(errs) != 3 || !errors.Is(err, latchkey.ErrInvalidMintedKey) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -81,11 +81,14 @@ type LineError struct {
 // Unwrap returns the error of the store that is the reason, if there is one.
 func (e LineError) Unwrap() error { return e.err }
 
-func (e LineError) Error() string {
+func (e LineError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Text()) }
+
+// Text returns the error without the number of the line.
+func (e LineError) Text() string {
 	if e.Field == "" {
-		return fmt.Sprintf("line %d: %s", e.Line, e.Reason)
+		return e.Reason
 	}
-	return fmt.Sprintf("line %d: %.80q: %s", e.Line, e.Field, e.Reason)
+	return fmt.Sprintf("%.80q: %s", e.Field, e.Reason)
 }
 
 // Errors are all that is wrong with what was read, in the order of lines; after 100 there are no

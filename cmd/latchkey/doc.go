@@ -102,6 +102,11 @@
 //	mint            {"domain":ID,"id":ID,"name":TEXT,"minted":TEXT,"token":TOKEN}; no token
 //	                with --token
 //	apply           {"dry_run":BOOL,"changes":[CHANGE, ...]}
+//	import          {"dry_run":BOOL,"users":[ID, ...],"keys":[ID, ...],"disabled":[ID, ...],
+//	                 "known":N,"expired":[LINE, ...]}: users and keys that were made, keys that
+//	                were disabled, the number of those that were there already, and the lines of
+//	                expired ones; or one {"line":N,"error":TEXT} for each line that is wrong
+//	export          {"file":FILE}; nothing if the export goes to standard output
 //	serve           {"url":URL}, when the server is ready
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"clock_resets":N,
 //	                 "health":[TEXT, ...]}
@@ -165,7 +170,7 @@
 //
 //	0    success; login: the token is good
 //	1    a failure that is not listed here
-//	2    the command line is wrong, or a file that serve or apply was told to read
+//	2    the command line is wrong, or a file that serve, apply or import was told to read
 //	3    a user, key, store, file or directory does not exist
 //	4    a conflict: an identity or a name is taken, a limit is reached, a user is anonymous,
 //	     a user would have no identity, a file exists already, or the audit trail begins after a

@@ -14,6 +14,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/keyimport"
 )
 
 // The exit statuses, on which scripts depend. The manual in doc.go lists them.
@@ -52,6 +53,7 @@ var outcomes = []struct {
 	{errRepaired, exitInterrupted, "latchkey check shows the damage that is left"},
 	{errLeaked, exitLeaked, "a token that others can read is no secret; disable its key, or rotate the key without overlap"},
 	{errUnread, exitFailed, "the output says why"},
+	{errWrongLines, exitUsage, "the output says what is wrong"},
 	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
 
 	{latchkey.ErrUserNotFound, exitNotFound, "see latchkey user list"},
@@ -74,6 +76,8 @@ var outcomes = []struct {
 	{latchkey.ErrNetworkNotAllowed, exitRefused, "give the caller's address with --from; latchkey key set --networks changes the networks"},
 
 	{latchkey.ErrKeyDeleted, exitConflict, "mint another key; a deleted key never comes back"},
+	{keyimport.ErrInvalidScheme, exitUsage, "see latchkey help import"},
+	{latchkey.ErrInvalidMintedKey, exitConflict, "see latchkey help import or latchkey help mint"},
 	{latchkey.ErrInvalidName, exitUsage, "choose another name"},
 	{latchkey.ErrInvalidIdentity, exitUsage, "an identity is an e-mail address or PROVIDER:SUBJECT; see latchkey help"},
 	{latchkey.ErrInvalidRotation, exitConflict, "see latchkey key show"},

@@ -101,7 +101,11 @@ func (c *cli) open(path string, opts latchkey.Options) (*latchkey.Store, error) 
 	}
 	// A command computes one hash, so a hash of any cost may have the memory.
 	opts.HashMemory = cmp.Or(opts.HashMemory, 1<<30)
-	return latchkey.Open(path, &opts)
+	s, err := latchkey.Open(path, &opts)
+	if err != nil {
+		return nil, err
+	}
+	return withSchemes(s, path, opts)
 }
 
 // withStoreReadOnly opens the store for reading only, which several processes can do at the same

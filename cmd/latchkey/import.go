@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/durable"
+	"github.com/latchkeydb/latchkey/keyimport"
+)
+
+// formats are the formats of import. The format general has a scheme of the command line.
+var formats = map[string]func() keyimport.Format{
+	"general":        func() keyimport.Format { return keyimport.General(keyimport.Scheme{}) },
+	"unkey":          keyimport.Unkey,
+	"better-auth":    keyimport.BetterAuth,
+	"django-api-key": keyimport.DjangoAPIKey,
+	"latchkey":       keyimport.Latchkey,
+}
+
+// importing is one run of the command import.
+type importing struct {
+	*cli
+	format   string
+	scheme   keyimport.Scheme
+	hash     string
+	length   string
+	ignore   []string
+	provider string
+	dryRun   bool
+	maxKeys  int
+}
+
+func importCommand(c *cli) *cobra.Command {
+	i := &importing{cli: c}
+	cmd := &cobra.Command{
+		Use:   "import FILE",
+		Short: "Take over the keys of another system, whose holders keep their tokens",
+		Long: `Take over the keys in FILE, or in standard input if FILE is -. The holders of the keys go on with the
+tokens that they have. If anything is wrong, import changes nothing, and prints each line that is
+wrong. A second import of the same file changes nothing.
+
+FILE has CSV with the names of fields in the first record, or JSON lines. --format is one of
+
+    better-auth      the table of the API key plugin of better-auth
+    django-api-key   the table of djangorestframework-api-key, version 3 and later
+    unkey            the elements of "keys" in a migration of Unkey
+    latchkey         what latchkey export --with-verifiers writes
+    general          the fields hash, handle, name, owner, created, expires, scopes, networks, metadata,
+                     group and disabled, all but hash optional
+
+With --format general, --scheme is a name for the form of the tokens, and --hash is how the other system
+hashes a token: sha256 or sha512 of the whole token in hexadecimal digits, bcrypt or argon2id. For the
+last two, the field handle has the part of the token that a key is found by: what stands before a
+separator (--handle-until), or the last characters (--handle-last). Give the same flags each time.
+
+A user is made for each owner: an identity of --provider, with what the other system calls the owner. A
+key without an owner becomes a server key. A key that the store has already stays as it is, but it is
+disabled if it is disabled in FILE. A key that has expired is passed over. A key that was deleted in the
+store is an error, because a deleted key never comes back.
+
+With --dry-run, import says what it would do, and changes nothing.`,
+		Example: examples(
+			"latchkey import --dry-run --format better-auth keys.jsonl",
+			"latchkey import --format general --scheme old --hash bcrypt --handle-until . keys.csv",
+		),
+		Args:              takes("FILE"),
+		ValidArgsFunction: completeFile,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := i.parse(cmd)
+			if err != nil {
+				return err
+			}
+			return i.run(cmd.Context(), f, args[0])
+		},
+	}
+	flags := cmd.Flags()
+	names := slices.Sorted(maps.Keys(formats))
+	flags.StringVar(&i.format, "format", "general", "the `FORMAT` of the file: "+strings.Join(names, ", "))
+	flags.StringVar(&i.scheme.Name, "scheme", "", "a `NAME` for the form of the tokens")
+	flags.StringVar(&i.hash, "hash", "", "the `HASH` of the tokens: sha256, sha512, bcrypt or argon2id")
+	flags.StringVar(&i.scheme.Handle.Separator, "handle-until", "", "the `TEXT` that ends the part of a token by which its key is found")
+	flags.IntVar(&i.scheme.Handle.Count, "handle-count", 0, "which `NUMBER` of these texts ends the part (default the first)")
+	flags.IntVar(&i.scheme.Handle.Last, "handle-last", 0, "the `NUMBER` of characters at the end of a token by which its key is found")
+	flags.StringVar(&i.scheme.Prefix, "token-prefix", "", "the `TEXT` that begins every token")
+	flags.StringVar(&i.length, "token-length", "", "the `RANGE` of the lengths of tokens, such as 20-40")
+	flags.StringArrayVar(&i.ignore, "ignore", nil, "the `FIELD` that is not to be looked at; can be repeated")
+	flags.StringVar(&i.provider, "provider", string(latchkey.ProviderCustomToken), "the `PROVIDER` of the identities of owners")
+	flags.BoolVar(&i.dryRun, "dry-run", false, "say what would be done, and change nothing")
+	addMaxKeysFlag(cmd, &i.maxKeys)
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("hash", cobra.FixedCompletions([]string{"sha256", "sha512", "bcrypt", "argon2id"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// parse returns the format that the flags say.
+func (i *importing) parse(cmd *cobra.Command) (f keyimport.Format, err error) {
+	newFormat, known := formats[i.format]
+	if !known {
+		return f, usagef("there is no format %q; see latchkey help import", i.format)
+	}
+	if err := checkMaxKeys(i.maxKeys); err != nil {
+		return f, err
+	}
+	f = newFormat()
+	i.scheme.Hash = keyimport.Hash(i.hash)
+	if i.length != "" {
+		var end string
+		if _, err := fmt.Sscanf(i.length+" .", "%d-%d %s", &i.scheme.MinLength, &i.scheme.MaxLength, &end); err != nil || end != "." {
+			return f, usagef("--token-length is two numbers with a hyphen between them, such as 20-40")
+		}
+	}
+	for _, name := range []string{"scheme", "hash", "handle-until", "handle-count", "handle-last"} {
+		if i.format != "general" && cmd.Flags().Changed(name) {
+			return f, usagef("--%s is for --format general", name)
+		}
+	}
+	for _, name := range []string{"token-prefix", "token-length"} {
+		if i.format == "latchkey" && cmd.Flags().Changed(name) {
+			return f, usagef("--%s is not for --format latchkey, because the file has the schemes", name)
+		}
+	}
+	switch {
+	case i.format == "general" && (i.scheme.Name == "" || i.hash == ""):
+		return f, usagef("--format general needs --scheme and --hash")
+	case i.format == "general":
+		f = keyimport.General(i.scheme)
+	default:
+		if i.scheme.Prefix != "" {
+			f.Scheme.Prefix = i.scheme.Prefix
+		}
+		if i.length != "" {
+			f.Scheme.MinLength, f.Scheme.MaxLength = i.scheme.MinLength, i.scheme.MaxLength
+		}
+	}
+	return f, nil
+}
+
+// importJSON is what is printed of an import.
+type importJSON struct {
+	DryRun   bool        `json:"dry_run"`
+	Users    []uuid.UUID `json:"users"`
+	Keys     []uuid.UUID `json:"keys"`
+	Disabled []uuid.UUID `json:"disabled"`
+	Known    int         `json:"known"`
+	Expired  []int       `json:"expired"`
+}
+
+func (i *importing) run(ctx context.Context, f keyimport.Format, path string) error {
+	var file io.Reader = i.stdin
+	if path != "-" {
+		data, err := readOwn(path)
+		if err != nil {
+			return explainMissing(err, path)
+		}
+		file = bytes.NewReader(data)
+	}
+	entries, err := keyimport.Read(file, f, &keyimport.Options{Ignore: i.ignore})
+	if err != nil {
+		return i.explain(err, path)
+	}
+	return i.withStore(ctx, latchkey.Options{MaxKeysPerUser: i.maxKeys}, func(s *latchkey.Store) error {
+		r, err := keyimport.Import(ctx, s, f, entries, &keyimport.ImportOptions{Provider: latchkey.Provider(i.provider), DryRun: i.dryRun})
+		if err != nil {
+			return i.explain(err, path)
+		}
+		doc := importJSON{i.dryRun, append([]uuid.UUID{}, r.Users...), append([]uuid.UUID{}, r.Keys...), append([]uuid.UUID{}, r.Disabled...),
+			r.Known, append([]int{}, r.Expired...)}
+		return i.print(doc, func(w io.Writer) {
+			fmt.Fprintf(w, "keys imported:      %d\nusers made:         %d\nalready there:      %d\n", len(r.Keys), len(r.Users), r.Known)
+			if len(r.Disabled) > 0 {
+				fmt.Fprintf(w, "disabled now:       %d\n", len(r.Disabled))
+			}
+			if len(r.Expired) > 0 {
+				fmt.Fprintf(w, "expired, left out:  %d, the first in line %d\n", len(r.Expired), r.Expired[0])
+			}
+			if i.dryRun {
+				fmt.Fprintln(w, "Nothing was changed, because of --dry-run.")
+			}
+		})
+	})
+}
+
+// errWrongLines means that lines of a file are wrong. The output has them.
+var errWrongLines = errors.New("nothing was imported, because lines are wrong")
+
+// explain prints the lines that an error says are wrong, and returns the error of the command.
+func (i *importing) explain(err error, path string) error {
+	var lines keyimport.Errors
+	if !errors.As(err, &lines) {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for _, line := range lines {
+		doc := struct {
+			Line  int    `json:"line"`
+			Error string `json:"error"`
+		}{line.Line, redact(line.Text())}
+		if err := i.print(doc, func(w io.Writer) { fmt.Fprintln(w, plain(redact(line.Error()))) }); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: %w", path, errWrongLines)
+}
+
+func exportCommand(c *cli) *cobra.Command {
+	var withVerifiers bool
+	cmd := &cobra.Command{
+		Use:   "export FILE",
+		Short: "Write users and keys as JSON lines",
+		Long: `Write users and keys to a new FILE that only you can read, or to standard output if FILE is -. Each line
+is an object of JSON: a user, a key with its owner, or the form of the tokens of keys that were
+imported.
+
+With --with-verifiers, a key has its stored verifier, and latchkey import --format latchkey reads the
+file. A key that a store has made is good only in stores of its domain; see latchkey help init. A key
+that was imported is good in every store.
+
+WARNING: keep a file with verifiers as safe as the store.
+
+An export has no tokens, no audit trail, nothing of deleted keys, and no anonymous users. latchkey backup
+copies everything.`,
+		Example: examples(
+			"latchkey export - | grep north",
+			"latchkey export --with-verifiers keys.jsonl",
+		),
+		Args:              takes("FILE"),
+		ValidArgsFunction: completeFile,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts := &keyimport.ExportOptions{WithVerifiers: withVerifiers}
+			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
+				if args[0] == "-" {
+					return keyimport.Export(cmd.Context(), s, c.stdout, opts)
+				}
+				err := durable.Create(args[0], func(tmp *os.File) error { return keyimport.Export(cmd.Context(), s, tmp, opts) })
+				if err != nil {
+					return explainExisting(err, args[0])
+				}
+				doc := struct {
+					File string `json:"file"`
+				}{args[0]}
+				return c.print(doc, func(w io.Writer) { fmt.Fprintf(w, "wrote %s\n", plain(args[0])) })
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&withVerifiers, "with-verifiers", false, "write the stored verifiers, so that the keys can be imported")
+	return cmd
+}
+
+// withSchemes opens a store again if it has keys that were made elsewhere, so that their holders
+// can log in. The damage of a scheme is no reason to refuse all else.
+func withSchemes(s *latchkey.Store, path string, opts latchkey.Options) (*latchkey.Store, error) {
+	schemes, err := keyimport.StoredSchemes(context.Background(), s)
+	if err != nil || len(schemes) == 0 {
+		return s, nil
+	}
+	foreign, err := keyimport.New(schemes...)
+	if err != nil {
+		return s, nil
+	}
+	opts.Foreign = foreign
+	if err := s.Close(); err != nil {
+		return nil, err
+	}
+	return latchkey.Open(path, &opts)
+}
