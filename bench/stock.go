@@ -213,11 +213,16 @@ func (e *Env) openWarm(size int) (*latchkey.Store, []string, error) {
 // openNew opens a new store until the Env is closed. The store hashes at the light cost, so that
 // the hash does not hide the time of the store.
 func (e *Env) openNew() (*latchkey.Store, error) {
+	return e.openNewWith(&latchkey.Options{Cost: latchkey.LightCost})
+}
+
+// openNewWith is openNew with options.
+func (e *Env) openNewWith(opts *latchkey.Options) (*latchkey.Store, error) {
 	dir, err := e.tempDir()
 	if err != nil {
 		return nil, err
 	}
-	s, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
+	s, err := latchkey.Open(filepath.Join(dir, "keys.db"), opts)
 	if err == nil {
 		e.onClose(s.Close)
 	}

@@ -42,6 +42,10 @@ var UnderWrites = Group{
 			}
 		}
 		w := &writer{store: s}
+		batch, err := e.openBatch()
+		if err != nil {
+			return nil, err
+		}
 		return []Case{
 			{Name: "login/quiet", Unit: "p99-ns", Body: func(b *testing.B) error { return latencies(b, s, tokens) }},
 			{
@@ -54,8 +58,76 @@ var UnderWrites = Group{
 					return errors.Join(err, stop())
 				},
 			},
+			{
+				Name: "login/batch", Unit: "p99-ns", Ratios: []Ratio{{To: "login/quiet", Max: 3}},
+				Body: batch.measure,
+			},
 		}, nil
 	},
+}
+
+// batchedStore is a store that writes the last uses of many keys each few seconds.
+type batchedStore struct {
+	*fullStore
+	tokens []string
+}
+
+// openBatch opens a new store with many keys, all of which are in the cache.
+func (e *Env) openBatch() (*batchedStore, error) {
+	n := e.largest(100_000)
+	f, err := e.openFull(&latchkey.Options{Cost: quickCost, CacheSize: n})
+	if err != nil {
+		return nil, err
+	}
+	ctx := context.Background()
+	minted, tokens, err := f.MintKeys(ctx, n, nil)
+	if err != nil {
+		return nil, err
+	}
+	err = f.Update(ctx, func(tx *latchkey.Tx) error {
+		for i, m := range minted {
+			if _, err := tx.InsertServerKey(latchkey.KeySpec{Name: fmt.Sprint(i)}, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	b := &batchedStore{f, tokens}
+	return b, errors.Join(err, b.useAll())
+}
+
+// useAll logs in with all keys.
+func (s *batchedStore) useAll() error {
+	for _, token := range s.tokens {
+		if err := login(s.Store, token); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measure times logins from the beginning of a batch on.
+func (s *batchedStore) measure(b *testing.B) error {
+	if err := s.useAll(); err != nil {
+		return err
+	}
+	commits := func() uint64 {
+		st, err := s.Stats(context.Background())
+		if err != nil {
+			b.Fatal(err)
+		}
+		return st.Commits
+	}
+	start := commits()
+	for began := time.Now(); commits() == start; time.Sleep(time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			return errors.New("no batch of last uses came within a minute")
+		}
+	}
+	start = commits()
+	err := latencies(b, s.Store, s.tokens[:64])
+	b.ReportMetric(float64(commits()-start)/b.Elapsed().Seconds(), "commits/s")
+	return err
 }
 
 // latencies times each login. It subtracts the cost of reading the clock, which is a large part of
