@@ -3,119 +3,17 @@ package latchkey
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// This file has keys that come from a configuration: the text of a minted key, and the calls that
-// bring a key in line with its entry.
-
-// ID returns the ID that the key will have, or [uuid.Nil] if m is empty.
-func (m MintedKey) ID() uuid.UUID {
-	if m.m == nil {
-		return uuid.Nil
-	}
-	return m.m().id
-}
-
-// Export returns the minted key as a text for a configuration: the IDs of the domain and of the
-// key, the number of the tag secret of the token unless it is 0, and the stored verifier. Nobody
-// can log in with the text. A reader of the text can test guesses of the secret, but the secret of
-// a key that was not made elsewhere has too many random bits to be guessed. If m is empty, so is
-// the text.
-func (m MintedKey) Export() string {
-	if m.m == nil {
-		return ""
-	}
-	k := m.m()
-	if k.isForeign() {
-		return fmt.Sprintf("%s/%x/%d/%s", foreignText, k.verifier.Handle[:], milliseconds(k.created), k.verifier.PHC)
-	}
-	tag := ""
-	if k.verifier.Tag > 0 {
-		tag = fmt.Sprintf(".%d", k.verifier.Tag)
-	}
-	id := k.id.String()
-	if k.id.Version() != 7 { // a foreign key since its rotation, whose ID does not have the time
-		id += fmt.Sprintf("@%d", milliseconds(k.created))
-	}
-	return fmt.Sprintf("%s/%s/%x%s/%s", k.domain, id, k.verifier.ID[:], tag, k.verifier.PHC)
-}
-
-// foreignText begins the text of a foreign key, in place of a domain.
-const foreignText = "foreign"
-
-// milliseconds returns a time in Unix milliseconds, or 0 for the zero time.
-func milliseconds(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMilli()
-}
-
-// ParseMintedKey reads the text that [MintedKey.Export] returned.
-//
-// It returns [ErrInvalidMintedKey].
-func ParseMintedKey(text string) (MintedKey, error) {
-	parts := strings.SplitN(text, "/", 4)
-	if len(parts) != 4 {
-		return MintedKey{}, wrapf(fmt.Errorf("%w: the text is not one of Export", ErrInvalidMintedKey), "parse minted key")
-	}
-	minted, ok := MintedKey{}, false
-	if parts[0] == foreignText {
-		minted, ok = parseForeign(parts)
-	} else {
-		minted, ok = parseMinted(parts)
-	}
-	// The comparison catches what the calls above let pass.
-	if !ok || minted.Export() != text {
-		return MintedKey{}, wrapf(fmt.Errorf("%w: the text is damaged", ErrInvalidMintedKey), "parse minted key")
-	}
-	return minted, nil
-}
-
-func parseMinted(parts []string) (minted MintedKey, ok bool) {
-	var m mintedKey
-	m.domain, _ = uuid.Parse(parts[0])
-	key, ms, _ := strings.Cut(parts[1], "@")
-	m.id, _ = uuid.Parse(key)
-	verifier, tag, _ := strings.Cut(parts[2], ".")
-	id, _ := hex.DecodeString(verifier)
-	m.verifier.Tag, _ = strconv.ParseUint(tag, 10, 64)
-	copy(m.verifier.ID[:], id)
-	m.verifier.PHC = parts[3]
-	created, _ := strconv.ParseInt(ms, 10, 64)
-	if m.id.Version() == 7 {
-		created = int64(binary.BigEndian.Uint64(m.id[:]) >> 16)
-	}
-	m.created = time.UnixMilli(created).UTC()
-	_, err := parseVerifier(m.verifier.PHC)
-	ok = err == nil && m.id.Variant() == uuid.RFC4122 && (m.id.Version() == 7 || m.id.Version() == 8)
-	return MintedKey{conceal(m)}, ok && created >= 0 && !m.created.After(record.LastTime)
-}
-
-// parseForeign does not read the verifier, because only [Options].Foreign can.
-func parseForeign(parts []string) (minted MintedKey, ok bool) {
-	var handle ForeignHandle
-	b, _ := hex.DecodeString(parts[1])
-	copy(handle[:], b)
-	ms, _ := strconv.ParseInt(parts[2], 10, 64)
-	var created time.Time
-	if ms != 0 {
-		created = time.UnixMilli(ms).UTC()
-	}
-	return MintForeign(handle, parts[3], created), handle != ForeignHandle{} && ms >= 0 && !created.After(record.LastTime)
-}
+// This file has keys that come from a configuration: the calls that bring a key in line with its
+// entry, and that make an entry of a key.
 
 // ExportKey returns an existing key as a [MintedKey], for another store of the domain, or for any
 // store if the key was made elsewhere. It has the newest good token of the key. With backups, it is

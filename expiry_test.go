@@ -1,6 +1,7 @@
 package latchkey_test
 
 import (
+	"encoding/json"
 	"reflect"
 	"testing"
 	"time"
@@ -150,4 +151,88 @@ func TestARevivedKeyKeepsTheNameThatItGotWhenItMadeWay(t *testing.T) {
 	wantError(t, s.RenameKey(t.Context(), ada, heir.ID, who.KeyName), latchkey.ErrKeyNameTaken)
 	must(t, s.RenameKey(t.Context(), ada, heir.ID, "desktop"))
 	must(t, s.RenameKey(t.Context(), ada, old.ID, "laptop"))
+}
+
+func TestAnExpiryDateMustLieAhead(t *testing.T) {
+	c := newClock()
+	opts := light()
+	opts.Now, opts.TestClock = c.now, true
+	s := openWith(t, opts)
+	ada := addUser(t, s, "ada")
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "this very second", Expires: c.now()}, latchkey.ErrInvalidExpiry)
+	c.advance(250 * time.Millisecond)
+	for _, tt := range []struct {
+		name  string
+		ahead time.Duration
+		want  error
+	}{
+		{"a year ago", -365 * 24 * time.Hour, latchkey.ErrInvalidExpiry},
+		{"a nanosecond ago", -1, latchkey.ErrInvalidExpiry},
+		{"now", 0, latchkey.ErrInvalidExpiry},
+		{"later in the second that has begun, to which it is rounded", 700 * time.Millisecond, latchkey.ErrInvalidExpiry},
+		{"the next second", 750 * time.Millisecond, nil},
+		{"in 250 years", 250 * 365 * 24 * time.Hour, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := latchkey.KeySpec{Name: tt.name, Expires: c.now().Add(tt.ahead)}
+			if tt.want != nil {
+				wantNoKey(t, s, ada, n, tt.want)
+				return
+			}
+			_, _, err := s.CreateKey(t.Context(), ada, n)
+			must(t, err)
+		})
+	}
+	wantNoKey(t, s, ada, latchkey.KeySpec{Name: "the year 1", Expires: time.Time{}.Add(1)}, latchkey.ErrInvalidExpiry)
+}
+
+func TestAnExpiryDateIsAtMostTheLastSecondThatJSONCanHold(t *testing.T) {
+	s := open(t)
+	last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	key, _, err := s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "the last second", Expires: last})
+	must(t, err)
+	if _, err := json.Marshal(key); err != nil {
+		t.Error(err)
+	}
+	for _, later := range []time.Time{last.Add(time.Second), time.Unix(1<<62, 0)} {
+		wantNoKey(t, s, latchkey.ServerOwner, latchkey.KeySpec{Name: "later", Expires: later}, latchkey.ErrInvalidExpiry)
+	}
+}
+
+func TestAKeyExpiresWhenItsSecondBegins(t *testing.T) {
+	for name, cacheSize := range map[string]int{"cached": 0, "not cached": -1} {
+		t.Run(name, func(t *testing.T) {
+			c := newClock()
+			opts := light()
+			opts.Now, opts.TestClock, opts.CacheSize = c.now, true, cacheSize
+			s := openWith(t, opts)
+			ada := addUser(t, s, "ada")
+			expires := c.now().Add(time.Hour)
+			key, token, err := s.CreateKey(t.Context(), ada, latchkey.KeySpec{Name: "visitor", Expires: expires})
+			must(t, err)
+			forever, foreverToken := addKey(t, s, ada, "resident")
+
+			wantLogin(t, s, token, key.ID)
+			c.set(expires.Add(-1))
+			wantLogin(t, s, token, key.ID)
+			c.set(expires)
+			wantRefused(t, s, token, latchkey.ErrKeyExpired)
+			c.set(expires.AddDate(100, 0, 0))
+			wantRefused(t, s, token, latchkey.ErrKeyExpired)
+			wantLogin(t, s, foreverToken, forever.ID)
+
+			// The key still exists, and only the clock decides whether it logs in.
+			if got := keyOf(t, s, ada, key.ID); !reflect.DeepEqual(got, key) {
+				t.Errorf("got %+v, want %+v", got, key)
+			}
+			must(t, s.RenameKey(t.Context(), ada, key.ID, "former visitor"))
+			must(t, s.DisableKey(t.Context(), ada, key.ID))
+			wantRefused(t, s, token, latchkey.ErrKeyDisabled)
+			must(t, s.EnableKey(t.Context(), ada, key.ID))
+			wantRefused(t, s, token, latchkey.ErrKeyExpired)
+			c.set(expires.Add(-1))
+			wantLogin(t, s, token, key.ID)
+			must(t, s.DeleteKey(t.Context(), ada, key.ID))
+		})
+	}
 }

@@ -54,13 +54,6 @@ func MintForeign(handle ForeignHandle, verifier string, created time.Time) Minte
 	return MintedKey{conceal(m)}
 }
 
-func (m *mintedKey) isForeign() bool { return m.verifier.Handle != record.Handle{} }
-
-// isFor reports whether a store of a domain can have the key.
-func (m *mintedKey) isFor(domain uuid.UUID) bool {
-	return m.domain == domain && !m.isForeign() || m.isForeign() && len(m.verifier.PHC) > 0 && len(m.verifier.PHC) <= record.MaxPHC
-}
-
 // foreignKeys has what a store needs to log in holders of foreign keys.
 type foreignKeys struct {
 	Foreign

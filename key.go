@@ -9,14 +9,11 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/names"
-	"github.com/latchkeydb/latchkey/internal/parallel"
 	"github.com/latchkeydb/latchkey/internal/record"
-	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
 // ServerOwner is the owner of server keys, which belong to no user and let a service log in as
@@ -201,125 +198,6 @@ func requestError(err error, i, total int) error {
 		return err
 	}
 	return fmt.Errorf("request %d: %w", i, err)
-}
-
-// A MintedKey is a key that has an ID and a hash, but no owner and no name. [Tx.InsertKey] or
-// [Tx.InsertServerKey] turns it into a key. A MintedKey of [Store.MintToken] is for [Tx.RotateKey]
-// instead. Printing it shows only its ID, and marshaling it shows nothing.
-type MintedKey struct{ m concealed[mintedKey] }
-
-// concealed holds a value that must not be printed. fmt prints the contents of unexported fields
-// without asking their Format methods, and follows pointers. Of a function it prints no more than
-// an address.
-type concealed[T any] func() T
-
-func conceal[T any](v T) concealed[T] { return func() T { return v } }
-
-type mintedKey struct {
-	id       uuid.UUID
-	domain   uuid.UUID // zero for a foreign key
-	created  time.Time
-	verifier record.Verifier
-	replaces record.VerifierID // zero unless it is for a rotation
-}
-
-// Format writes the ID of the key, and keeps the verifier out of anything that prints a MintedKey.
-func (m MintedKey) Format(f fmt.State, _ rune) {
-	if m.m == nil {
-		fmt.Fprint(f, "empty minted key")
-		return
-	}
-	fmt.Fprintf(f, "minted key %s", m.m().id)
-}
-
-// MintKey draws a secret, hashes it, and returns a MintedKey for [Tx.InsertKey] and the token.
-// Nothing is written. The token is good only after the key was inserted. MintKey waits for a permit
-// to hash, as long as ctx lasts.
-//
-// It returns [ErrBusy], [ErrClosed] or ctx's error.
-func (s *Store) MintKey(ctx context.Context) (MintedKey, string, error) {
-	minted, tokens, err := s.MintKeys(ctx, 1, nil)
-	if err != nil {
-		return MintedKey{}, "", err
-	}
-	return minted[0], tokens[0], nil
-}
-
-// MintKeys is [Store.MintKey] n times, in parallel. progress is called as in [Store.CreateKeys].
-//
-// It returns [ErrBusy], [ErrClosed] or ctx's error.
-func (s *Store) MintKeys(ctx context.Context, n int, progress func(done, total int)) ([]MintedKey, []string, error) {
-	minted, tokens, err := s.mintKeys(ctx, s.draw(max(n, 0)), progress)
-	return minted, tokens, wrapf(err, "mint keys")
-}
-
-func (s *Store) mintKeys(ctx context.Context, drawn []drawnKey, progress func(done, total int)) ([]MintedKey, []string, error) {
-	if s.closed.Load() {
-		return nil, nil, ErrClosed
-	}
-	if err := s.hasher.begin(hashKey); err != nil {
-		return nil, nil, err
-	}
-	defer s.hasher.end(hashKey)
-	minted, tokens := make([]MintedKey, len(drawn)), make([]string, len(drawn))
-	after := func(done int) error {
-		if s.closed.Load() {
-			return ErrClosed
-		}
-		if progress != nil {
-			progress(done, len(drawn))
-		}
-		return nil
-	}
-	err := parallel.Each(ctx, len(drawn), s.hasher.Slots, after, func(ctx context.Context, i int) (err error) {
-		minted[i], tokens[i], err = s.mint(ctx, drawn[i])
-		return err
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return minted, tokens, nil
-}
-
-// drawnKey is a key whose secret has not been hashed yet.
-type drawnKey struct {
-	id       uuid.UUID
-	created  time.Time
-	secret   [tokenform.SecretSize]byte
-	verifier record.VerifierID
-	replaces record.VerifierID // see mintedKey
-}
-
-// draw makes n new keys, each with an ID and a secret.
-func (s *Store) draw(n int) []drawnKey {
-	drawn := make([]drawnKey, n)
-	for i := range drawn {
-		s.random.fill(drawn[i].secret[:])
-		drawn[i].id, drawn[i].created = s.newID()
-	}
-	for i := range drawn {
-		drawn[i].verifier = record.NewVerifierID(drawn[i].secret[:], s.random.fill)
-	}
-	return drawn
-}
-
-// mint hashes the secret of a new key. Close waits for the hash.
-func (s *Store) mint(ctx context.Context, d drawnKey) (MintedKey, string, error) {
-	if !s.enter() {
-		return MintedKey{}, "", ErrClosed
-	}
-	defer s.background.Done()
-	v, err := s.hasher.hash(ctx, d.secret[:], s.cost)
-	if err != nil {
-		return MintedKey{}, "", err
-	}
-	tokens := s.tokens.Load()
-	signing, _ := tokens.Secrets.Signing()
-	m := mintedKey{
-		id: d.id, domain: s.domain.ID, created: d.created, replaces: d.replaces,
-		verifier: record.Verifier{ID: d.verifier, PHC: v.String(), Tag: signing.Number},
-	}
-	return MintedKey{conceal(m)}, tokens.Make(d.id, d.secret), nil
 }
 
 // InsertKey turns a minted key into a key of a user.
@@ -534,73 +412,6 @@ func (tx *Tx) countDeleted(k *record.Key) {
 	}
 }
 
-func (tx *Tx) checkName(name string) error {
-	if tx.store.appServicesNames {
-		return CheckAppServicesName(name)
-	}
-	return checkText(names.Name, name)
-}
-
-// checkText returns ErrInvalidName if a name breaks the rules for a text of kind k.
-func checkText(k names.Kind, name string) error {
-	if problem := names.Problem(k, name); problem != "" {
-		return fmt.Errorf("%w: %s %s", ErrInvalidName, names.Quote(name), problem)
-	}
-	return nil
-}
-
-// CheckAppServicesName returns [ErrInvalidName] unless name is a key name that the hosted service
-// accepted: 1 to 256 ASCII letters, digits, '_' and '-'. The hosted service also accepted names in
-// the form of an ID, which only a store with [Options].AppServicesNames accepts.
-// CheckAppServicesName is for programs that serve the SDKs of that service from a store without the
-// option.
-func CheckAppServicesName(name string) error {
-	if err := checkText(names.Stored, name); err != nil {
-		return err
-	}
-	for _, c := range name {
-		if c >= utf8.RuneSelf || !tokenform.IsDigit(byte(c)) && c != '_' && c != '-' {
-			return fmt.Errorf("%w: %s has %q; a name can only contain ASCII letters, digits, '_' and '-'", ErrInvalidName, names.Quote(name), c)
-		}
-	}
-	return nil
-}
-
-// checkNameFree returns ErrKeyNameTaken if another key of owner has a name, and does not make way.
-// If an expired key has the name, checkNameFree returns its record, for giveWay.
-func (tx *Tx) checkNameFree(owner uuid.UUID, name string) (expired *record.Key, err error) {
-	k, err := tx.keyNamed(owner, name)
-	if err != nil || k == nil {
-		return nil, err
-	}
-	if !k.ExpiredAt(tx.now()) {
-		return nil, nameTaken(name)
-	}
-	other, err := tx.keyNamed(owner, tx.nameOfExpired(k))
-	if err == nil && other != nil {
-		err = fmt.Errorf("%w by an expired key, which cannot make way because %s is taken, too", nameTaken(name), names.Quote(tx.nameOfExpired(k)))
-	}
-	return k, err
-}
-
-func nameTaken(name string) error { return fmt.Errorf("%w: %s", ErrKeyNameTaken, names.Quote(name)) }
-
-// keyNamed returns the record of owner's key with a name, or nil if there is none.
-func (tx *Tx) keyNamed(owner uuid.UUID, name string) (*record.Key, error) {
-	low := record.NameKey(owner, name, uuid.Nil)
-	for e, err := range tx.etx.Scan(tableNames, low, append(record.NameKey(owner, name, uuid.Max), 0)) {
-		if err != nil {
-			return nil, err
-		}
-		_, id, err := record.SplitNameKey(e.Key)
-		if err != nil {
-			return nil, recordError(err)
-		}
-		return tx.indexedKey(owner, id)
-	}
-	return nil, nil
-}
-
 // indexedKey returns the record of a key that the index of names has for owner, or ErrCorrupt.
 func (tx *Tx) indexedKey(owner, id uuid.UUID) (*record.Key, error) {
 	k, err := tx.getKey(id)
@@ -608,28 +419,6 @@ func (tx *Tx) indexedKey(owner, id uuid.UUID) (*record.Key, error) {
 		err = errMissing("key", id)
 	}
 	return k, err
-}
-
-// giveWay renames an expired key, so that its name is free. A nil k means that the name is free
-// already.
-func (tx *Tx) giveWay(k *record.Key) error {
-	if k == nil {
-		return nil
-	}
-	return tx.changeKey(k.Owner, k.ID, func(k *record.Key, at record.Stamp) (bool, error) {
-		return true, tx.setName(k, tx.nameOfExpired(k), at)
-	})
-}
-
-// nameOfExpired returns the name that an expired key gets when another key takes its name. The last
-// digits of an ID are random, and the first ones are the time.
-func (tx *Tx) nameOfExpired(k *record.Key) string {
-	separator := "~"
-	if tx.store.appServicesNames {
-		separator = "-"
-	}
-	suffix := fmt.Sprintf("%s%x", separator, k.ID[12:])
-	return names.Cut(k.Name.Value, names.MaxLength-len(suffix)) + suffix
 }
 
 // Key returns the key of owner with an ID.
@@ -728,48 +517,6 @@ func (tx *Tx) keyRecordsOf(owner uuid.UUID) iter.Seq2[*record.Key, error] {
 			}
 		}
 	}
-}
-
-// RenameKey gives a key of owner another name. If the key has that name already, nothing changes.
-// If an expired key of owner has the name, that key makes way, as [KeySpec].Name says.
-//
-// It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it;
-// [ErrInvalidName]; [ErrKeyNameTaken]; or an error of [Store.Update].
-func (s *Store) RenameKey(ctx context.Context, owner, id uuid.UUID, name string) error {
-	err := s.Update(ctx, func(tx *Tx) error { return tx.RenameKey(owner, id, name) })
-	return wrapf(err, "rename key %s", id)
-}
-
-// RenameKey is [Store.RenameKey] in a transaction.
-func (tx *Tx) RenameKey(owner, id uuid.UUID, name string) error {
-	return tx.changeKey(owner, id, func(k *record.Key, at record.Stamp) (bool, error) { return tx.rename(k, name, at) })
-}
-
-// rename gives a key a name, and reports whether the key had another one.
-func (tx *Tx) rename(k *record.Key, name string, at record.Stamp) (changed bool, err error) {
-	if k.Name.Value == name {
-		return false, nil
-	}
-	if err := tx.checkName(name); err != nil {
-		return false, err
-	}
-	expired, err := tx.checkNameFree(k.Owner, name)
-	if err != nil {
-		return false, err
-	}
-	if err := tx.giveWay(expired); err != nil {
-		return false, err
-	}
-	return true, tx.setName(k, name, at)
-}
-
-// setName gives a key a name that is free.
-func (tx *Tx) setName(k *record.Key, name string, at record.Stamp) error {
-	if err := tx.delete(tableNames, record.NameKey(k.Owner, k.Name.Value, k.ID)); err != nil {
-		return err
-	}
-	k.Name = record.Register[string]{Value: name, Stamp: at}
-	return tx.put(tableNames, record.NameKey(k.Owner, name, k.ID), nil)
 }
 
 // EnableKey lets a disabled key of owner log in again. Enabling an enabled key changes nothing.
