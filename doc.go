@@ -28,8 +28,8 @@
 // [Store.DeleteUser] or [Store.DisableGroup] has returned does not succeed. A login that begins
 // after [Store.SetExpiry], [Store.SetScopes], [Store.SetNetworks], [Store.SetMetadata],
 // [Store.SetKeyGroup] or [Store.SetUserGroup] has returned is judged by the new value. No
-// login with the old token succeeds that begins after a [Store.RotateKey] without overlap has
-// returned.
+// login with an old token succeeds that begins after a [Store.RotateKey] without overlap, or the
+// [Store.RetireTagSecret] of its tag secret, has returned.
 //
 // The store's time never runs backwards, so a key that has expired stays expired when the clock is
 // set back; see [Store.Now].

@@ -158,6 +158,28 @@ func TestASessionEndsWithTheTokenThatOpenedIt(t *testing.T) {
 	}
 }
 
+func TestASessionEndsWithTheTagSecretOfTheTokenThatOpenedIt(t *testing.T) {
+	d := newDouble(t, &appservices.Options{CustomFunction: byName})
+	owner := d.signUp("ada@example.com")
+	_, token := d.createKey(owner.refresh, "device")
+	_, serverToken := d.serverKey("backup")
+	u, server := d.loginKey(token), d.loginKey(serverToken)
+	number, err := d.store.AddTagSecret(t.Context())
+	must(t, err)
+	must(t, d.store.UseTagSecret(t.Context(), number))
+	_, newToken := d.createKey(owner.refresh, "new")
+	next := d.loginKey(newToken)
+	d.profile(u.access)
+	d.refresh(server.refresh).want(http.StatusCreated)
+
+	must(t, d.store.RetireTagSecret(t.Context(), 0))
+	d.ended(u)
+	d.ended(server)
+	d.profile(next.access)
+	d.refresh(next.refresh).want(http.StatusCreated)
+	d.refresh(owner.refresh).want(http.StatusCreated)
+}
+
 func TestASessionExpiresWithTheKeyThatOpenedIt(t *testing.T) {
 	d := newDouble(t, &appservices.Options{CustomFunction: byName, AccessTokenLife: time.Hour})
 	d.signUp("ada@example.com")

@@ -255,6 +255,13 @@ var Forged = Group{
 		for i, stranger := range strangers {
 			existing[i] = withKeyID(stranger, st.Warm[i])
 		}
+		replacing, err := e.openNew() // its tag secret
+		if err != nil {
+			return nil, err
+		}
+		if _, err := replacing.AddTagSecret(context.Background()); err != nil {
+			return nil, err
+		}
 		refuse := func(tokens []string) func(*testing.B) error { return refusals(s, &counting.views, tokens) }
 		return []Case{
 			{Name: "sha256", Body: oneHash},
@@ -265,6 +272,10 @@ var Forged = Group{
 			{
 				Name: "login/id=unknown", Body: refuse(strangers),
 				Ratios: []Ratio{{To: "sha256", Max: 4}, {To: "login/id=existing", Min: 1 / 1.05, Max: 1.05}}, NoAllocs: true,
+			},
+			{
+				Name: "login/secrets=2", Body: refusals(replacing, new(atomic.Int64), strangers),
+				Ratios: []Ratio{{To: "sha256", Max: 4}}, NoAllocs: true,
 			},
 		}, nil
 	},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"testing"
@@ -203,6 +204,29 @@ func TestOfTwoChangesToOneStateOfATagSecretTheEarlierWins(t *testing.T) {
 	for _, merged := range []record.TagSecrets{a.Merge(b), b.Merge(a), s.Merge(b), b.Merge(s)} {
 		if got := merged.All[1].Changed; !got.Equal(clock(6)) {
 			t.Errorf("it changed at %v", got)
+		}
+	}
+}
+
+func TestMergingTagSecretsDoesNotDependOnTheOrder(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	some := func() (s record.TagSecrets) {
+		for range random.IntN(5) {
+			s.All = append(s.All, record.TagSecret{
+				Number: random.Uint64N(40), Secret: [16]byte{byte(random.IntN(3))}, State: record.TagState(random.IntN(3)), Changed: clock(random.Int64N(3)),
+			})
+		}
+		for range random.IntN(2) * 34 {
+			s.All = append(s.All, record.TagSecret{Number: random.Uint64N(40), Secret: [16]byte{1}})
+		}
+		s.Floor = random.Uint64N(4)
+		return s.Merge(record.TagSecrets{})
+	}
+	for range 2000 {
+		a, b, c := some(), some(), some()
+		one, other := a.Merge(b).Merge(c), c.Merge(a.Merge(b))
+		if third := b.Merge(c).Merge(a); !reflect.DeepEqual(one, other) || !reflect.DeepEqual(one, third) || !reflect.DeepEqual(one.Merge(b), one) {
+			t.Fatalf("%+v\n%+v\n%+v\nmerge to\n%+v\n%+v\n%+v", a, b, c, one, other, third)
 		}
 	}
 }
