@@ -36,6 +36,9 @@ func (tx *Tx) ExportKey(id uuid.UUID) (MintedKey, error) {
 		return MintedKey{}, ErrKeyNotFound
 	}
 	v, err := tx.currentVerifier(k)
+	if err == nil && tx.checkTag(v) != nil {
+		err = fmt.Errorf("%w: the tag secret of the token is retired", ErrInvalidRotation)
+	}
 	if err != nil {
 		return MintedKey{}, err
 	}

@@ -41,11 +41,8 @@ func (s *Store) TagSecrets(ctx context.Context) (all []TagSecret, err error) {
 	secrets, err := read(ctx, s, (*Tx).tagSecrets)
 	signing, _ := secrets.Signing()
 	for _, t := range secrets.All {
-		state := TagSecretAccepted
-		switch {
-		case t.State == record.TagRetired:
-			state = TagSecretRetired
-		case t.Number == signing.Number:
+		state := [...]TagSecretState{TagSecretAccepted, TagSecretAccepted, TagSecretRetired}[t.State]
+		if t.Number == signing.Number {
 			state = TagSecretUsed
 		}
 		all = append(all, TagSecret{t.Number, state, t.Changed})

@@ -285,6 +285,12 @@ func TestAnExportedKeyHasTheTagSecretOfItsToken(t *testing.T) {
 		t.Errorf("the tokens are %+v", moved.Tokens)
 	}
 	wantLogin(t, other, token, key.ID)
+
+	addTagSecret(t, s, 2)
+	must(t, s.UseTagSecret(t.Context(), 2))
+	must(t, s.RetireTagSecret(t.Context(), 1))
+	_, err = s.ExportKey(t.Context(), key.ID)
+	wantError(t, err, latchkey.ErrInvalidRotation)
 }
 
 func TestTheTokenThatAForeignKeyCameWithOutlivesTheTagSecrets(t *testing.T) {
