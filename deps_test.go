@@ -80,6 +80,27 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 	}
 }
 
+func TestTheMapOfTheHouseHasEveryFileAndPackage(t *testing.T) {
+	houseMap := string(readFile(t, "CONTRIBUTING.md"))
+	files, err := filepath.Glob("*.go")
+	must(t, err)
+	packages, err := filepath.Glob(filepath.Join("internal", "*"))
+	must(t, err)
+	for _, name := range files {
+		if !strings.HasSuffix(name, "_test.go") && !strings.Contains(houseMap, "`"+name+"`") {
+			t.Errorf("CONTRIBUTING.md does not have %s", name)
+		}
+	}
+	for _, name := range packages {
+		if !strings.Contains(houseMap, "`"+filepath.ToSlash(name)+"/`") {
+			t.Errorf("CONTRIBUTING.md does not have %s", name)
+		}
+	}
+	if len(files) == 0 || len(packages) == 0 {
+		t.Error("nothing was found, so this test shows nothing")
+	}
+}
+
 // source is the source of a package, without its tests.
 type source struct {
 	dir   string
@@ -91,7 +112,7 @@ type source struct {
 // comes first.
 func parsePackages(t *testing.T) (all []source) {
 	t.Helper()
-	for _, dir := range []string{".", "appservices", "appservices/appservicestest", "enginetest", "httpauth", "latchkeytest", "tokenscan"} {
+	for _, dir := range []string{".", "appservices", "appservices/appservicestest", "enginetest", "audit", "httpauth", "keyimport", "latchkeytest", "outbox", "tokenscan"} {
 		all = append(all, parsePackage(t, dir))
 	}
 	return all

@@ -544,6 +544,7 @@ type BrokenError struct {
 	Reason string
 }
 
+// Error returns the number of the entry and the reason.
 func (e *BrokenError) Error() string {
 	return fmt.Sprintf("%v: entry %d: %s", ErrBroken, e.Number, e.Reason)
 }

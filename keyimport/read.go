@@ -81,6 +81,7 @@ type LineError struct {
 // Unwrap returns the error of the store that is the reason, if there is one.
 func (e LineError) Unwrap() error { return e.err }
 
+// Error returns the error with the number of the line.
 func (e LineError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Text()) }
 
 // Text returns the error without the number of the line.
@@ -95,6 +96,7 @@ func (e LineError) Text() string {
 // more.
 type Errors []LineError
 
+// Error returns the errors, one a line.
 func (e Errors) Error() string {
 	lines := make([]string, len(e))
 	for i := range e {
