@@ -312,12 +312,8 @@ func (s *Store) lookUpVerifiers(ctx context.Context, p *presented) (found []*sto
 
 // lookUp returns the answer to the holder of the secret of a verifier. It returns nil if the key
 // does not have the verifier any more.
-func (s *Store) lookUp(ctx context.Context, v *storedVerifier) (a *answer, err error) {
-	err = s.View(ctx, func(tx *Tx) (err error) {
-		a, err = tx.lookUp(v)
-		return err
-	})
-	return a, err
+func (s *Store) lookUp(ctx context.Context, v *storedVerifier) (*answer, error) {
+	return read(ctx, s, func(tx *Tx) (*answer, error) { return tx.lookUp(v) })
 }
 
 func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {

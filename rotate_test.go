@@ -552,3 +552,52 @@ func TestALoginFromAnAddressThatIsRefusedEndsNoToken(t *testing.T) {
 	from(token, inside, nil)
 	from(old, inside, latchkey.ErrInvalidToken)
 }
+
+// groupOnce is an engine that calls a function after a write, and cannot read groups in the
+// transaction after that.
+type groupOnce struct {
+	latchkey.Engine
+	after  func()
+	broken bool
+}
+
+func (e *groupOnce) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	after := e.after
+	e.after = nil
+	err := e.Engine.Update(ctx, fn)
+	if after != nil {
+		after()
+		e.broken = true
+	}
+	return err
+}
+
+func (e *groupOnce) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	broken := e.broken
+	e.broken = false
+	return e.Engine.View(ctx, func(etx latchkey.EngineTx) error { return fn(groupTx{etx, broken}) })
+}
+
+type groupTx struct {
+	latchkey.EngineTx
+	broken bool
+}
+
+func (tx groupTx) Get(table string, key []byte) ([]byte, error) {
+	if tx.broken && table == "groups" {
+		return nil, errors.New("input/output error")
+	}
+	return tx.EngineTx.Get(table, key)
+}
+
+func TestAnAnswerThatCouldNotBeReadIsNotRemembered(t *testing.T) {
+	e := &groupOnce{Engine: openBolt(t)}
+	s := openEngine(t, e, light())
+	key, _ := addKey(t, s, latchkey.ServerOwner, "laptop")
+	must(t, s.SetKeyGroup(t.Context(), key.ID, "acme"))
+	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
+	// The group is disabled as soon as the old token has ended.
+	e.after = func() { must(t, s.DisableGroup(t.Context(), "acme")) }
+	wantLogin(t, s, token, key.ID)
+	wantRefused(t, s, token, latchkey.ErrGroupDisabled)
+}
