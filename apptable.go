@@ -69,7 +69,7 @@ func (t *AppTable) Put(key, value []byte) error {
 	if err != nil {
 		return err
 	}
-	t.tx.appWrote = true
+	t.tx.appWrites++
 	return t.tx.etx.Put(tableData, k, record.Seal(tableData, k, value))
 }
 
@@ -81,7 +81,7 @@ func (t *AppTable) Delete(key []byte) error {
 	if err != nil {
 		return err
 	}
-	t.tx.appWrote = true
+	t.tx.appWrites++
 	return t.tx.etx.Delete(tableData, k)
 }
 

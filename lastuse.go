@@ -57,11 +57,7 @@ func (s *Store) writeLastUsesIfDue() {
 
 // writeLastUses writes the last uses that are not on disk yet, in the order of their keys.
 func (s *Store) writeLastUses(ctx context.Context) error {
-	chunk := lastUseChunk
-	if e, ok := s.engine.(EngineBounder); ok {
-		chunk = min(chunk, e.MaxWrites()/2)
-	}
-	for uses := range slices.Chunk(s.cache.Unwritten(), chunk) {
+	for uses := range slices.Chunk(s.cache.Unwritten(), min(lastUseChunk, s.maxWrites/2)) {
 		err := s.update(ctx, func(tx *Tx) error {
 			for _, u := range uses {
 				k, err := tx.getKey(u.ID.Key())

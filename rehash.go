@@ -114,10 +114,12 @@ func (r *rehashes) done(written []rehash) {
 	}
 }
 
-// applyRehashes writes the hashes that wait. It leaves out a hash if its key does not have the
-// verifier any more. It returns all hashes that waited, and the number of those that it wrote.
+// applyRehashes writes the hashes that wait, as far as there is room. It leaves out a hash if its
+// key does not have the verifier any more. It returns the hashes that need not wait any more, and
+// the number of those that it wrote.
 func (tx *Tx) applyRehashes() (pending []rehash, written uint64, err error) {
 	pending = tx.store.rehashes.ready()
+	pending = pending[:min(len(pending), max(tx.room(), 0))]
 	for _, h := range pending {
 		k, err := tx.getKey(h.key)
 		if errors.Is(err, ErrCorrupt) {

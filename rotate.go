@@ -261,14 +261,21 @@ func (tx *Tx) endToken(key uuid.UUID, old record.VerifierID) error {
 	return tx.putKey(k)
 }
 
+// unendedWrites is how many writes the end of one token takes at most, with those of a hook.
+const unendedWrites = 32
+
 // endUnended ends tokens whose end could not be written before, if the transaction has changed
-// something.
+// something, and as far as there is room.
 func (tx *Tx) endUnended() (err error) {
 	if tx.writes == 0 {
 		return nil
 	}
 	tx.ended = make(map[uuid.UUID]unendedToken)
+	room := tx.room() / unendedWrites
 	tx.store.unended.Range(func(key, value any) bool {
+		if len(tx.ended) >= room {
+			return false
+		}
 		id, t := key.(uuid.UUID), value.(unendedToken)
 		switch err = tx.endToken(id, t.old); {
 		case err == nil:

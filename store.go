@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,7 @@ type Store struct {
 	maxKeys          int
 	appServicesNames bool
 	readOnly         bool
+	maxWrites        int // of one transaction
 	clock            *storeClock
 	onChange         func(tx *Tx, c Change) error // may be nil
 	random           *randomSource
@@ -145,6 +147,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		maxKeys:          opts.maxKeysPerUser(),
 		appServicesNames: opts.appServicesNames(),
 		readOnly:         opts.readOnly(),
+		maxWrites:        math.MaxInt,
 		clock:            newStoreClock(opts),
 		onChange:         opts.onChange(),
 		random:           opts.random(),
@@ -159,6 +162,9 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 	}
 	if !s.readOnly {
 		s.drawWriter()
+	}
+	if b, ok := e.(EngineBounder); ok {
+		s.maxWrites = b.MaxWrites()
 	}
 	e.Track(trackedTables...)
 	d, err := openDomain(context.Background(), e, opts, s.random)

@@ -18,9 +18,9 @@ type Tx struct {
 	store *Store
 	etx   EngineTx
 
-	writes   int   // the number of puts and deletes in the store's own tables
-	appWrote bool  // something was put or deleted in an AppTable
-	halfDone error // the error of an operation that had begun to write
+	writes    int   // the number of puts and deletes in the store's own tables
+	appWrites int   // the same in an AppTable
+	halfDone  error // the error of an operation that had begun to write
 
 	// keyCounts has the number of keys of each owner whose keys were counted.
 	keyCounts map[uuid.UUID]*keyCount
@@ -62,11 +62,16 @@ func (tx *Tx) finish() (e effects, err error) {
 	if tx.writes > 0 {
 		e.rehashes, e.rehashed, err = tx.applyRehashes()
 	}
-	if err == nil && (tx.writes > 0 || tx.appWrote) {
+	if err == nil && (tx.writes > 0 || tx.appWrites > 0) {
 		e.clock, err = tx.rememberTime()
 	}
 	return e, err
 }
+
+// room returns how many writes there is room for, if the engine bounds transactions. One more is
+// kept for the time. What waits for a write takes no more than the room, because a change that is
+// small enough for the engine must not fail.
+func (tx *Tx) room() int { return tx.store.maxWrites - tx.writes - tx.appWrites - 1 }
 
 // wholeSince is deferred by every operation that writes more than once. writes is the number of
 // writes before the operation. If the operation fails after it has begun to write, wholeSince makes
