@@ -616,3 +616,22 @@ func TestAnExportedKeyIsGoodInAnotherStoreOfTheDomain(t *testing.T) {
 	_, _, err = s.EnsureServerKey(t.Context(), latchkey.KeySpec{Name: "new"}, m)
 	wantError(t, err, latchkey.ErrKeyDeleted)
 }
+
+// An import that has returned survives a crash before the first use, and a crash before the new
+// hash is written costs no more than another hash.
+func TestAForeignKeyOutlivesACrash(t *testing.T) {
+	opts, _ := withSystem()
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, opts)
+	key := addOldServerKey(t, s, "slow", "old.a.1")
+	crashed := func() *latchkey.Store {
+		t.Helper()
+		other := filepath.Join(t.TempDir(), "keys.db")
+		overwriteFile(t, other, readFile(t, path))
+		return openFile(t, other, opts)
+	}
+	before := crashed()
+	wantLogin(t, s, "old.a.1", key.ID)
+	wantLogin(t, before, "old.a.1", key.ID)
+	wantLogin(t, crashed(), "old.a.1", key.ID)
+}

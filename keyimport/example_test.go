@@ -1,13 +1,60 @@
 package keyimport_test
 
 import (
+	"context"
 	"fmt"
 	"log"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/keyimport"
 )
+
+// A program takes over the keys of its old system at its first start, and at each later one.
+func ExampleImport() {
+	ctx := context.Background()
+	old := keyimport.BetterAuth()
+	foreign, err := keyimport.New(old.Scheme)
+	if err != nil {
+		log.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "latchkey")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	store, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{Foreign: foreign})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+
+	export := `{"key":"qHHyTPJZJCv8arhDP3mA787sEn0IcN8LxCMpbjzsFIk","name":"laptop","userId":"ada","permissions":"{\"files\":[\"read\"]}"}`
+	for range 2 {
+		entries, err := keyimport.Read(strings.NewReader(export), old, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		report, err := keyimport.Import(ctx, store, old, entries, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(len(report.Keys), "imported,", report.Known, "known")
+	}
+	who, err := store.Login(ctx, "app_VpWJIoVAnwZTxacjGdySNERVnfbAmFKeRzzxHWdHTuvjHqyylyrNeaQqJzhbZjfq")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(who.KeyName, "of", who.Identity.Subject, "may", who.Scopes)
+
+	// Output:
+	// 1 imported, 0 known
+	// 0 imported, 1 known
+	// laptop of ada may files:read
+}
 
 func ExampleRead() {
 	export := `{"key":"zp1qJdAGilk8aMlA66Ojo1_eZ2N9iRbCkPrePAo9RPY","name":"laptop","userId":"ada","permissions":"{\"files\":[\"read\"]}"}

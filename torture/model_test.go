@@ -255,7 +255,7 @@ var (
 		"LastUsed", 4, "UnusedSince", 8, "Group", 1, "Groups", 1)
 
 	insideSteps = slices.Concat(changes, readings, words("InsertKey", 6, "EnsureKey", 6, "RotateWith", 8))
-	topSteps    = slices.Concat(changes, readings, words("CreateKey", 12, "RotateKey", 5, "CreateKeys", 3, "MintKey", 3, "InsertKey", 2,
+	topSteps    = slices.Concat(changes, readings, words("CreateKey", 12, "RotateKey", 5, "CreateKeys", 3, "MintKey", 3, "MintForeign", 2, "InsertKey", 4,
 		"EnsureKey", 6, "MintToken", 8, "RotateWith", 12,
 		"Login", 24, "Update", 8, "View", 2, "Stats", 1, "AddTagSecret", 2, "UseTagSecret", 3, "RetireTagSecret", 2, "TagSecrets", 1, "move the clock", 6, "reopen", 2))
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/keyimport"
 )
 
 // player plays a program on a store.
@@ -54,7 +56,19 @@ func newPlayer(t *rapid.T, c configuration, path string, foreign *foreigner) *pl
 	return p
 }
 
+// elsewhere has the form of tokens that were made elsewhere.
+var elsewhere = keyimport.Scheme{Name: "elsewhere", Hash: keyimport.SHA256, Prefix: "old-"}
+
+// tokenFromElsewhere returns the n-th token that was made elsewhere.
+func tokenFromElsewhere(n int) string {
+	return fmt.Sprintf("old-%.16x", sha256.Sum256(fmt.Append(nil, n)))
+}
+
 func (p *player) open() {
+	foreign, err := keyimport.New(elsewhere)
+	if err != nil {
+		p.t.Fatal(err)
+	}
 	s, err := latchkey.Open(p.path, &latchkey.Options{
 		Cost:           p.config.costs[p.opened%len(p.config.costs)],
 		CacheSize:      p.config.cacheSize,
@@ -62,6 +76,7 @@ func (p *player) open() {
 		Now:            func() time.Time { return p.now },
 		TestClock:      true,
 		OnChange:       p.onChange,
+		Foreign:        foreign,
 	})
 	if err != nil {
 		p.t.Fatalf("Open: %v", err)
@@ -210,6 +225,11 @@ func (p *player) topCall(s step) string {
 		return outcome(err)
 	case "MintKey":
 		m, token, err := p.store.MintKey(ctx)
+		p.mints, p.tokens = append(p.mints, m), append(p.tokens, token)
+		return outcome(err)
+	case "MintForeign":
+		token := tokenFromElsewhere(len(p.tokens))
+		m, err := elsewhere.Key(fmt.Sprintf("%x", sha256.Sum256([]byte(token))), "", p.now)
 		p.mints, p.tokens = append(p.mints, m), append(p.tokens, token)
 		return outcome(err)
 	case "AddTagSecret", "UseTagSecret", "RetireTagSecret", "TagSecrets":

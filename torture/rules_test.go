@@ -72,7 +72,7 @@ type ruledRotation struct {
 // it is of neither, and key and mint are -1.
 type ruledToken struct {
 	key, mint int
-	secret    int // the number of the tag secret
+	secret    int // the number of the tag secret, or noSecret
 
 	ended    bool
 	end      time.Time // of an overlap; the zero time is never
@@ -202,6 +202,10 @@ func (r *rules) call(s step) []string {
 	case "MintKey":
 		r.mints = append(r.mints, ruledMint{created: r.now.Truncate(time.Millisecond), key: -1, token: len(r.tokens)})
 		r.tokens = append(r.tokens, ruledToken{key: -1, mint: len(r.mints) - 1, secret: r.secrets.used()})
+		return []string{"ok"}
+	case "MintForeign":
+		r.mints = append(r.mints, ruledMint{created: r.now.Truncate(time.Millisecond), key: -1, token: len(r.tokens)})
+		r.tokens = append(r.tokens, ruledToken{key: -1, mint: len(r.mints) - 1, secret: noSecret})
 		return []string{"ok"}
 	case "EnsureKey":
 		return r.ensureKey(s)

@@ -3,6 +3,7 @@ package torture_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -56,9 +57,12 @@ func (r *rules) onTagSecret(s step) []string {
 	return []string{answer}
 }
 
+// noSecret stands for the tag secret of a token that was made elsewhere. It is never retired.
+const noSecret = math.MaxInt
+
 // goodTag reports whether the secret is not retired under which a token was made.
 func (r *rules) goodTag(token int) bool {
-	return r.secrets[r.tokens[token].secret] != latchkey.TagSecretRetired
+	return r.tokens[token].secret == noSecret || r.secrets[r.tokens[token].secret] != latchkey.TagSecretRetired
 }
 
 // taggedBefore reports whether the newest good token of a key was made under an older secret, or
