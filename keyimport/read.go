@@ -64,7 +64,7 @@ type Options struct {
 
 // The bounds of what is read.
 const (
-	MaxEntries = 1_000_000
+	MaxEntries = 200_000 // which bbolt takes in some minutes in one transaction
 	maxLine    = 1 << 20 // bytes of a line of JSON
 	maxErrors  = 100
 )
