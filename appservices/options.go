@@ -169,8 +169,11 @@ type Options struct {
 	// last 1,000 refused requests have a page.
 	LogPages bool
 
-	// Now is the handler's clock. The store has a clock of its own, which should show the same
-	// time. Several goroutines call Now at once. The default is [time.Now].
+	// Now is the handler's clock. Sessions and links in mails expire by it, because the SDKs
+	// compare the times in a session with the clock of their own machine. So a session lasts longer
+	// if this clock is set back. Keys expire by the store's time, which never runs backwards, and a
+	// key that has expired ends its sessions. Both clocks should show the same time. Several
+	// goroutines call Now at once. The default is [time.Now].
 	Now func() time.Time
 
 	// InsecureRand is the source of session IDs, device IDs, tokens in mails, and the key that

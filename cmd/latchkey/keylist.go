@@ -74,7 +74,7 @@ With --json, the list of one owner is a JSON document. Of the list of all owners
 }
 
 func (k *keyListing) run(ctx context.Context, args []string) error {
-	filter, after, err := k.filter(time.Now())
+	_, after, err := k.filter(time.Now()) // before the store is opened
 	if err != nil {
 		return err
 	}
@@ -82,10 +82,10 @@ func (k *keyListing) run(ctx context.Context, args []string) error {
 		if k.after != "" || k.limit != 0 {
 			return usagef("--after and --limit are for the list of all owners; leave out USER and --server, or leave out these flags")
 		}
-		return k.listOwner(ctx, args, filter)
+		return k.listOwner(ctx, args)
 	}
 	out := bufio.NewWriter(k.stdout)
-	err = k.withStoreReadOnly(ctx, func(s *latchkey.Store) error { return k.listAll(ctx, out, s, filter, after) })
+	err = k.withStoreReadOnly(ctx, func(s *latchkey.Store) error { return k.listAll(ctx, out, s, after) })
 	return errors.Join(err, out.Flush())
 }
 
@@ -94,7 +94,7 @@ var keyStates = map[string]latchkey.KeyState{
 	"": 0, "enabled": latchkey.KeyEnabled, "disabled": latchkey.KeyDisabled, "expired": latchkey.KeyExpired,
 }
 
-// filter returns the filter that the flags describe, and the ID to begin after.
+// filter returns the filter that the flags describe at a time, and the ID to begin after.
 func (k *keyListing) filter(now time.Time) (f latchkey.KeyFilter, after uuid.UUID, err error) {
 	f.NamePrefix, f.TagSecretBefore = k.prefix, k.tagBefore
 	var ok bool
@@ -126,11 +126,15 @@ func (k *keyListing) withGroup(tx *latchkey.Tx, f *latchkey.KeyFilter) (err erro
 }
 
 // listOwner prints the keys of one owner.
-func (k *keyListing) listOwner(ctx context.Context, args []string, f latchkey.KeyFilter) error {
+func (k *keyListing) listOwner(ctx context.Context, args []string) error {
 	keys := []latchkey.Key{}
 	var now time.Time
 	err := k.view(ctx, func(tx *latchkey.Tx) (err error) {
 		now = tx.Now()
+		f, _, err := k.filter(now)
+		if err != nil {
+			return err
+		}
 		if f.Owner, _, err = k.owner.find(tx, args); err != nil {
 			return err
 		}
@@ -163,7 +167,11 @@ func (k *keyListing) listOwner(ctx context.Context, args []string, f latchkey.Ke
 const keyRow = "%-36s  %-8s  %-20s  %-20s  %-20s  %-36s  %s\n"
 
 // listAll writes the keys of all owners.
-func (k *keyListing) listAll(ctx context.Context, w io.Writer, s *latchkey.Store, f latchkey.KeyFilter, after uuid.UUID) error {
+func (k *keyListing) listAll(ctx context.Context, w io.Writer, s *latchkey.Store, after uuid.UUID) error {
+	f, _, err := k.filter(s.Now())
+	if err != nil {
+		return err
+	}
 	if err := s.View(ctx, func(tx *latchkey.Tx) error { return k.withGroup(tx, &f) }); err != nil {
 		return err
 	}
