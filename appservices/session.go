@@ -67,6 +67,19 @@ type sessionClaim struct {
 // isOfUserKey reports whether a user key opened the session.
 func (s *session) isOfUserKey() bool { return s.Key != uuid.Nil && s.User != uuid.Nil }
 
+// actor is the actor of the changes that a session makes. It has IDs only, because a trail keeps it
+// when the user is deleted.
+func (s *session) actor() string {
+	var names []string
+	if s.User != uuid.Nil {
+		names = append(names, "user "+s.User.String())
+	}
+	if s.Key != uuid.Nil {
+		names = append(names, "key "+s.Key.String())
+	}
+	return strings.Join(names, ", ")
+}
+
 // An identityClaim is the identity that opened a session, in the form that clients see.
 type identityClaim struct {
 	ID         string            `json:"id"`
@@ -282,6 +295,7 @@ func (c *call) bearerSession(typ string) (*session, error) {
 	}
 	s := cl.session()
 	s.signing = signing
+	c.r = c.r.WithContext(latchkey.WithActor(c.ctx(), s.actor()))
 	return s, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -643,4 +644,35 @@ func TestTokensAreGoodWhereTheirAppIDIsKnown(t *testing.T) {
 	d = start()
 	d.refresh(u.refresh).want(http.StatusCreated)
 	d.refresh(again.refresh).want(http.StatusCreated)
+}
+
+func TestTheActorOfAChangeIsTheUserAndTheKeyOfTheSession(t *testing.T) {
+	var actors []string
+	clock := appservices.NewClock(start)
+	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{
+		Cost: latchkey.LightCost, Now: clock.Now, TestClock: true,
+		OnChange: func(_ *latchkey.Tx, c latchkey.Change) error {
+			actors = append(actors, fmt.Sprintf("%s: %s", c.Actions[0], c.Actor))
+			return nil
+		},
+	})
+	must(t, err)
+	t.Cleanup(func() { store.Close() })
+	d := serve(t, store, clock, &appservices.Options{AllowKeySessions: true})
+	u := d.signUp("ada@example.com")
+	user := d.user("ada@example.com").ID
+	_, token := d.createKey(u.refresh, "laptop")
+	keys, err := store.Keys(t.Context(), user)
+	must(t, err)
+	d.createKey(d.loginKey(token).refresh, "phone")
+	d.send("DELETE", prefix+"/auth/delete", u.access, nil).noContent()
+
+	byUser, byKey := fmt.Sprintf("user %s", user), fmt.Sprintf("user %s, key %s", user, keys[0].ID)
+	want := []string{
+		"user.created: ", "key.created: " + byUser, "key.created: " + byKey,
+		"key.deleted: " + byUser, "key.deleted: " + byUser, "user.deleted: " + byUser,
+	}
+	if !slices.Equal(actors, want) {
+		t.Errorf("the hook was told\n%s\nwant\n%s", strings.Join(actors, "\n"), strings.Join(want, "\n"))
+	}
 }
