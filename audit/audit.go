@@ -153,7 +153,7 @@ func (t *Trail) Record(tx *latchkey.Tx, c latchkey.Change) error {
 var takingAway = []latchkey.Action{
 	latchkey.ActionUserDeleted, latchkey.ActionUserDisabled, latchkey.ActionIdentityUnlinked,
 	latchkey.ActionKeyDeleted, latchkey.ActionKeyDisabled, latchkey.ActionKeyTokenEnded,
-	latchkey.ActionGroupDisabled,
+	latchkey.ActionGroupDisabled, latchkey.ActionTagSecretRetired,
 }
 
 // asBroken adds [ErrBroken] to the error of a record that is damaged or of a later version.

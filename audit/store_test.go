@@ -117,14 +117,18 @@ func TestABrokenTrailLetsAKeyBeDisabledAndNoneBeMade(t *testing.T) {
 	key, other := addKey(t, s, "billing"), addKey(t, s, "backup")
 	user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderCustomToken, Subject: "ada"}})
 	must(t, err)
+	number, err := s.AddTagSecret(t.Context())
+	must(t, err)
+	must(t, s.UseTagSecret(t.Context(), number))
 	must(t, trail.Health())
 	damage(t, e, []byte{'h'})
 
+	must(t, s.RetireTagSecret(t.Context(), 0))
 	must(t, s.DisableKey(t.Context(), latchkey.ServerOwner, key.ID))
 	must(t, s.DeleteKey(t.Context(), latchkey.ServerOwner, other.ID))
 	must(t, s.DeleteUser(t.Context(), user.ID))
-	if err := trail.Health(); !errors.Is(err, audit.ErrBroken) || !errors.Is(err, latchkey.ErrCorrupt) || !strings.HasSuffix(err.Error(), "without an entry: 3") {
-		t.Errorf("Health: got %v, want 3 changes without an entry", err)
+	if err := trail.Health(); !errors.Is(err, audit.ErrBroken) || !errors.Is(err, latchkey.ErrCorrupt) || !strings.HasSuffix(err.Error(), "without an entry: 4") {
+		t.Errorf("Health: got %v, want 4 changes without an entry", err)
 	}
 	if err := verify(t, s); !errors.Is(err, audit.ErrBroken) {
 		t.Errorf("Verify: got %v, want ErrBroken", err)

@@ -190,6 +190,8 @@ func showObject(c latchkey.Change) string {
 		return fmt.Sprintf("user %s", c.User)
 	case c.Group != "":
 		return "group " + c.Group
+	case c.Name != "":
+		return "tag secret " + c.Name
 	}
 	return "the store"
 }
