@@ -68,11 +68,11 @@ const maxEmptyReads = 100
 // of the text. With an empty prefix it yields tokens of any prefix. The text can be of any length
 // and need not be text at all: FindTokens reads it once, and keeps 64 KiB of it in memory.
 //
-// A token with a given prefix is also found behind other characters, as in "%3Dlk_…" or "\nlk_…",
-// where the text has escape sequences. With an empty prefix these characters would be taken for a
-// part of the prefix. FindTokens leaves out digits that do not stand for groups of 8 bytes. Of the
-// strings of random letters and digits in the form of a token, one in 1,400 remains. FindTokens
-// does not find tokens in texts that are compressed, encrypted, in base64 or in UTF-16.
+// A token with a given prefix is also found behind other characters, as in "%3Dlk_…" or
+// "\nlk_…", where the text has escape sequences. With an empty prefix these characters would be
+// taken for a part of the prefix. FindTokens leaves out digits that do not stand for groups of 8
+// bytes. Of the strings of random letters and digits in the form of a token, one in 1,400 remains.
+// FindTokens does not find tokens in texts that are compressed, encrypted, in base64 or in UTF-16.
 //
 // If r returns an error other than [io.EOF], the error is the last element.
 func FindTokens(r io.Reader, prefix string) iter.Seq2[Found, error] {
