@@ -10,13 +10,13 @@ import (
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
-// DomainSecrets are what a store needs to be one of a domain: the domain's ID, the prefix of its
-// tokens, the secrets of the tags of tokens, and the secret of user IDs. With them, several stores
-// make keys for each other: see [MintedKey.Export]. Printing them shows only the ID, and marshaling
-// shows nothing.
+// DomainSecrets are what a new store needs to belong to a domain: the domain's ID, the prefix of
+// its tokens, the secrets of the tags of tokens, and the secret of user IDs. The stores of one
+// domain can make keys for each other: see [MintedKey.Export]. Printing DomainSecrets shows only
+// the ID, and marshaling them shows nothing.
 //
-// Nobody can log in with them. But their holder can make tokens that every store of the domain has
-// to look up, and can find the user of an ID by guessing identities.
+// Nobody can log in with the secrets. But their holder can make tokens that every store of the
+// domain has to look up, and can find the user of an ID by guessing identities.
 type DomainSecrets struct{ d concealed[*record.Meta] }
 
 // DomainSecrets returns the secrets of the domain, for [Options].Domain of another store.

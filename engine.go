@@ -76,14 +76,14 @@ type Engine interface {
 // A key has 1 to 512 bytes, and a value 0 to 65,536 bytes. The caller may keep and change the
 // slices that it gets, and those that it gave. A table that was never written is empty.
 type EngineTx interface {
-	// Get returns the value of key, not nil even when it is empty; or nil if there is none. It sees
+	// Get returns the value of key, or nil if there is none. An empty value is not nil. Get sees
 	// what its own transaction wrote.
 	Get(table string, key []byte) ([]byte, error)
 
-	// Scan yields the entries with from ≤ key < to in the order of their keys, compared as bytes.
-	// A nil from is the table's beginning, a nil to its end. It may be written to on the way: each
-	// step goes to the next greater key that there is at that moment. An error is yielded once, as
-	// the last element.
+	// Scan yields the entries with from ≤ key < to in the order of their keys, compared as bytes. A
+	// nil from means the beginning of the table, and a nil to means its end. The body of the loop
+	// may write to the table: each step goes to the next greater key that there is at that moment.
+	// An error is yielded once, as the last element.
 	Scan(table string, from, to []byte) iter.Seq2[Entry, error]
 
 	// Put sets the value of key.
@@ -99,8 +99,8 @@ type EngineTx interface {
 	// Changes yields the entries of tracked tables that commits after the sequence since have
 	// changed: each entry once, by its last change, in the order of sequences. Changes with one
 	// sequence come in the order of their tables, and then of their keys. An entry that was deleted
-	// is not yielded. The table may not be written to on the way. An error is yielded once, as the
-	// last element.
+	// is not yielded. The body of the loop must not write to the tables. An error is yielded once,
+	// as the last element.
 	//
 	// In an Update, what the transaction itself has written counts as changed by a commit after
 	// Sequence.

@@ -16,8 +16,9 @@ import (
 // entry, and that make an entry of a key.
 
 // ExportKey returns an existing key as a [MintedKey], for another store of the domain, or for any
-// store if the key was made elsewhere. It has the newest good token of the key. With backups, it is
-// the only way to take stored verifiers out of a store, by [MintedKey.Export].
+// store if the key was made elsewhere. The MintedKey has the verifier of the newest good token.
+// Besides a backup, [MintedKey.Export] of this MintedKey is the only way to take a stored verifier
+// out of a store.
 //
 // It returns [ErrKeyNotFound]; [ErrInvalidRotation] if no token of the key is good; or an error of
 // [Store.View].

@@ -93,8 +93,11 @@ var (
 	ErrKeyDeleted = errors.New("key was deleted")
 	// ErrInvalidMintedKey means that a [MintedKey] is empty, was minted by a store of another
 	// domain or under a tag secret that this store does not accept, or has been inserted already.
-	// For a rotation it means that the MintedKey was not minted for the key, or that the key was
-	// rotated since then. Mint another one.
+	// For a foreign key it means that 8 other keys have its handle, or that its verifier has more
+	// than 256 bytes. For a rotation it means that the MintedKey was not minted for the key, or
+	// that the key was rotated since then. For [Store.EnsureKey] it means that the key has another
+	// owner, or was made with another secret. For [ParseMintedKey] it means that the text is
+	// damaged. Mint another one.
 	ErrInvalidMintedKey = errors.New("minted key cannot be inserted")
 	// ErrInvalidTagSecret means that a step of the replacement of a tag secret cannot be taken now.
 	// The text says why, and which step to take first. See [TagSecret].

@@ -25,9 +25,9 @@ type KeyFilter struct {
 	// UnusedSince lists the keys that were made before this time and have not been used since then,
 	// as far as the store knows: see [Key].LastUsed.
 	UnusedSince time.Time
-	// TagSecretBefore lists the keys that need a rotation before the tag secrets with lower numbers
-	// are retired, and those that need one because they have no good token any more: the newest
-	// token is under such a secret. See [TagSecret].
+	// TagSecretBefore lists the keys whose newest token was made under a tag secret with a lower
+	// number, and the keys that have no good token any more. Rotate these keys before those secrets
+	// are retired. See [TagSecret].
 	TagSecretBefore uint64
 }
 

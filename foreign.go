@@ -19,8 +19,8 @@ import (
 // A Foreign knows the tokens of foreign keys, which were made elsewhere and are in the store now.
 // Package keyimport has one. A Foreign is safe for concurrent use.
 type Foreign interface {
-	// Handles returns what the keys are found by that a token may be of. For a string that has the
-	// form of no foreign token it returns nothing. It takes at most one hash for each form that the
+	// Handles returns the handles of the keys that a token may belong to. For a string that has the
+	// form of no foreign token it returns none. It takes at most one hash for each form that the
 	// string has. The store calls Handles only with strings that are not in the form of its own
 	// tokens.
 	Handles(token string) []ForeignHandle
@@ -38,8 +38,9 @@ type Foreign interface {
 	Verify(token, verifier string) (bool, error)
 }
 
-// A ForeignHandle is what a foreign key is found by: 16 bytes of a hash of its token, or of a part
-// of its token. Up to 8 keys of a store can have one handle. The zero ForeignHandle is none.
+// A ForeignHandle is 16 bytes by which the store finds a foreign key: a part of a hash of its
+// token, or of a hash of a part of its token. Up to 8 keys of a store can have the same handle. The
+// zero ForeignHandle stands for no handle.
 type ForeignHandle [16]byte
 
 // MintForeign returns a foreign key, for example for [Tx.EnsureKey]. The store finds the key by

@@ -13,9 +13,9 @@ import (
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// A Change says what a call has changed in one user, key or group, and names the caller. It has no
-// token, secret, verifier or metadata, and of an identity only the provider, so it can be logged
-// and kept. See [Options].OnChange.
+// A Change says what a call has changed in one user, key, group or tag secret, or in the store's
+// time, and names the caller. It has no token, secret, verifier or metadata, and of an identity
+// only the provider, so it can be logged and kept. See [Options].OnChange.
 type Change struct {
 	// Actions are what was done, usually one thing. There is always one.
 	Actions []Action  `json:"actions"`
@@ -37,7 +37,8 @@ type Change struct {
 	Networks []netip.Prefix `json:"networks,omitempty"`
 }
 
-// An Action is one thing that was done to a user, a key or a group.
+// An Action is one thing that was done to a user, a key, a group, a tag secret, or the store's
+// time.
 type Action string
 
 // The actions. A later version may have more of them.

@@ -25,7 +25,8 @@ type Key struct {
 	ID    uuid.UUID `json:"id"`
 	Owner uuid.UUID `json:"owner"` // a user's ID, or [ServerOwner]
 	Name  string    `json:"name"`  // unique among its owner's keys
-	// Created is when the key was minted, by the store's clock, to the millisecond, in UTC.
+	// Created is when the key was minted, by the store's clock, or the time that was given to
+	// [MintForeign]. It is to the millisecond, in UTC.
 	Created  time.Time `json:"created"`
 	Expires  time.Time `json:"expires,omitzero"` // to the second, in UTC; the zero time means never
 	Disabled bool      `json:"disabled"`         // a disabled key does not log in

@@ -18,7 +18,7 @@ import (
 
 // A MintedKey is a key that has an ID and a hash, but no owner and no name. [Tx.InsertKey] or
 // [Tx.InsertServerKey] turns it into a key. A MintedKey of [Store.MintToken] is for [Tx.RotateKey]
-// instead. Printing it shows only its ID, and marshaling it shows nothing.
+// instead. Printing a MintedKey shows only its ID, and marshaling it shows nothing.
 type MintedKey struct{ m concealed[mintedKey] }
 
 // concealed holds a value that must not be printed. fmt prints the contents of unexported fields

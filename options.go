@@ -40,7 +40,7 @@ type Options struct {
 	// opening it with another one returns [ErrInvalidOptions].
 	TokenPrefix string
 
-	// Domain makes a new store one of an existing domain. The store takes keys that were minted for
+	// Domain puts a new store into an existing domain. The store takes keys that were minted for
 	// the domain, and its tokens have the domain's prefix. See [Store.DomainSecrets]. Without
 	// Domain, a new store begins a domain of its own. A store keeps the domain that it was made in,
 	// and opening it with another one returns [ErrInvalidOptions].
@@ -81,11 +81,11 @@ type Options struct {
 	// [MintForeign] and package keyimport. Without it, these keys stay in the store, and their
 	// holders are refused with [ErrInvalidToken].
 	//
-	// While there are such keys, a string in the form of one of their tokens costs a hash of
-	// SHA-256, and a look at a filter in memory that takes 2 to 4 bytes for each key. A string with
-	// the handle of a key may cost a slow hash, at most one a second for each handle. Such hashes
-	// run one after another beside all others, and may take HashMemory once more. At most 64 calls
-	// wait for them, and further ones get [ErrBusy].
+	// With Foreign, a string in the form of one of these tokens costs a hash of SHA-256, and a look
+	// at a filter in memory that takes 2 to 4 bytes for each key. A string with the handle of a key
+	// may cost a slow hash, at most one a second for each handle. Such hashes run one after another
+	// beside all others, and may take HashMemory once more. At most 64 calls wait for them, and
+	// further ones get [ErrBusy].
 	Foreign Foreign
 
 	// CacheSize is how many verified keys the store remembers. Their logins need neither the disk
@@ -114,13 +114,14 @@ type Options struct {
 	// the store writes no last uses, and knows those since it was opened.
 	LastUseEvery time.Duration
 
-	// OnChange is a hook for what callers change in users, keys and groups, and for
-	// [Store.ResetClock]. The store calls it in the transaction of the change, when the function of
-	// [Store.Update] has returned, or at the end of a call that is no Update. It is called once for
-	// each record that a call has changed, in the order of the changes: deleting a user changes the
-	// user's keys, too. A call that changes nothing does not call it, and neither does what the
-	// store does by itself, such as hashing anew. [Store.Repair] calls it for what it disables and
-	// deletes. [Salvage] and [Restore] do not call it.
+	// OnChange is a hook for what callers change in users, keys and groups, for each step of the
+	// replacement of a tag secret, and for [Store.ResetClock]. The store calls it in the
+	// transaction of the change, when the function of [Store.Update] has returned, or at the end of
+	// a call that is no Update. It is called once for each record that a call has changed, in the
+	// order of the changes: deleting a user changes the user's keys, too. A call that changes
+	// nothing does not call it, and neither does what the store does by itself, such as hashing
+	// anew. [Store.Repair] calls it for what it disables and deletes. [Salvage] and [Restore] do
+	// not call it.
 	//
 	// What OnChange writes by tx, for example with [Tx.AppTable], is in the transaction. If it
 	// changes users, keys or groups, it is called for these changes, too. If it returns an error,
@@ -140,10 +141,11 @@ type Options struct {
 	InsecureRand io.Reader
 
 	// Now replaces the clock, for devices that know the time better than their operating system
-	// does. Only creation times, new IDs and expiry dates depend on it. If Now goes back or stands
-	// still, the store's time goes on all the same; see [Store.Now]. Each login of a key with an
-	// expiry date calls Now. Several goroutines may call it at once. The default is the system's
-	// clock.
+	// does. It decides creation times, new IDs, expiry dates, the ends of old tokens, last uses and
+	// the times of changes, and nothing else. If Now goes back or stands still, the store's time
+	// goes on all the same; see [Store.Now]. Each login of a key with an expiry date, or with a
+	// token that has an end, calls Now. Several goroutines may call it at once. The default is the
+	// system's clock.
 	Now func() time.Time
 
 	// TestClock makes the store believe the clock whatever it says, also when it goes back or

@@ -19,8 +19,8 @@ type Rotation struct {
 	// Overlap is how long the old token stays good beside the new one, rounded up to a full second
 	// of the store's clock.
 	Overlap time.Duration
-	// UntilUsed ends the old token before that, at the first login with the new one. It needs an
-	// Overlap.
+	// UntilUsed ends the old token at the first login with the new one, if that comes before the
+	// end of the overlap. It needs an Overlap.
 	UntilUsed bool
 }
 
@@ -136,8 +136,8 @@ func (tx *Tx) currentVerifier(k *record.Key) (record.Verifier, error) {
 	return good[len(good)-1], nil
 }
 
-// RotateKey is [Store.RotateKey] in a transaction, with the token of a [Store.MintToken] since the
-// last rotation of the key.
+// RotateKey is [Store.RotateKey] in a transaction. minted must be of a [Store.MintToken] that was
+// called after the last rotation of the key.
 //
 // It returns [ErrInvalidMintedKey] or the errors of [Store.RotateKey].
 func (tx *Tx) RotateKey(owner, id uuid.UUID, r Rotation, minted MintedKey) (Key, error) {

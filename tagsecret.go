@@ -9,8 +9,8 @@ import (
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
-// A TagSecret is what the store tells of one of the secrets under which the stores of a domain make
-// and check the tags of tokens. [DomainSecrets] have the secret itself.
+// A TagSecret is what the store tells about one of the secrets under which the stores of a domain
+// make and check the tags of tokens. [DomainSecrets] have the secret itself.
 //
 // A tag secret that somebody else may know is replaced step by step: [Store.AddTagSecret],
 // [Store.UseTagSecret], new tokens for all keys, [Store.RetireTagSecret]. Where a domain has
@@ -22,14 +22,14 @@ type TagSecret struct {
 	Changed time.Time      `json:"changed,omitzero"` // of the last step; zero if there was none yet
 }
 
-// A TagSecretState is how far a tag secret has come.
+// A TagSecretState is the last step that a tag secret has taken.
 type TagSecretState string
 
 // The states.
 const (
 	TagSecretAccepted TagSecretState = "accepted" // tokens under it are good
 	TagSecretUsed     TagSecretState = "used"     // and new tokens are made under it
-	TagSecretRetired  TagSecretState = "retired"  // tokens under it are good no more
+	TagSecretRetired  TagSecretState = "retired"  // tokens under it are refused
 )
 
 // TagSecrets returns the domain's tag secrets in the order of their numbers, without those that
@@ -65,8 +65,8 @@ func (s *Store) AddTagSecret(ctx context.Context) (number uint64, err error) {
 	return orZero(number, wrapf(err, "add a tag secret"))
 }
 
-// UseTagSecret makes new tokens under a tag secret that was added. Old tokens stay good. Without
-// a rotation, a key keeps its old token. A tag secret that is in use stays in use.
+// UseTagSecret lets the store make new tokens under a tag secret that was added. Old tokens stay
+// good. Without a rotation, a key keeps its old token. A tag secret that is in use stays in use.
 //
 // It returns [ErrInvalidTagSecret] if there is no such secret, or if it is retired or older than
 // the one in use; or an error of [Store.Update].

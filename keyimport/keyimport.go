@@ -15,9 +15,10 @@
 // # What an imported key costs
 //
 // A token of the store's own has a tag, so that a string which is no token is refused for the price
-// of a MAC. A foreign token has none. While a store has imported keys, a string of their form costs
-// one hash and a look at a filter in memory, and a string that the filter lets pass costs a look at
-// the file. So make the forms of schemes as narrow as the tokens are.
+// of a MAC. A foreign token has none. In a store that was opened with [latchkey.Options].Foreign, a
+// string in the form of a foreign token costs one hash and a look at a filter in memory, and a
+// string that the filter lets pass costs a look at the file. So make the forms of schemes as narrow
+// as the tokens are.
 //
 // Tokens with a digest of the whole token ([SHA256], [SHA512]) are found by it, and a string that
 // is no token costs nothing more. Tokens with a [Bcrypt] or [Argon2id] hash, which has a salt, are
@@ -77,7 +78,7 @@ func New(schemes ...Scheme) (*Keys, error) {
 	return k, nil
 }
 
-// Handles returns what the keys are found by that a token may be of.
+// Handles returns the handles of the keys that a token may belong to, at most one for each scheme.
 func (k *Keys) Handles(token string) (handles []latchkey.ForeignHandle) {
 	for i := range k.schemes {
 		if h, ok := k.schemes[i].handle(token); ok {

@@ -108,8 +108,8 @@ func printable(text string) bool {
 	return true
 }
 
-// handle returns what the key of a token is found by. It is not ok if the string is no token of the
-// scheme.
+// handle returns the handle of the keys that a token may belong to. ok is false if the string is no
+// token of the scheme.
 func (s *Scheme) handle(token string) (h latchkey.ForeignHandle, ok bool) {
 	if len(token) < s.minLength() || len(token) > s.maxLength() || !strings.HasPrefix(token, s.Prefix) || !printable(token) {
 		return h, false
@@ -149,7 +149,7 @@ func (h Handle) of(token string) (text string, ok bool) {
 	return text, text != "" && len(text) <= MaxHandle
 }
 
-// handleOf returns what keys with a handle are found by.
+// handleOf returns the handle that a store has for a part of a token.
 func (s *Scheme) handleOf(text string) latchkey.ForeignHandle {
 	sum := sha256.Sum256([]byte(s.Name + "\x00" + text))
 	return latchkey.ForeignHandle(sum[:16])

@@ -16,8 +16,8 @@ const Every = time.Second
 const Tolerance = 10 * time.Minute
 
 // slew is how much of the lead over the clock the time gives up in each interval of Every. The time
-// then runs slower by a thousandth. A quartz drifts less, and a thousandth is too little to make it
-// worthwhile to hold a clock back, so that a key lasts longer.
+// then runs slower by a thousandth. A quartz drifts less. And a thousandth is so little that nobody
+// gains much by holding a clock back to make a key last longer.
 const slew = Every / 1000
 
 // A Clock tells the time of a store. Its time goes by the monotonic clock of the system, and jumps

@@ -1,5 +1,5 @@
-// Package foreign has what keeps strings cheap that look like tokens of imported keys: a filter of
-// the handles that there are, the keys that were found last, and a pace for slow hashes.
+// Package foreign makes strings cheap to refuse that look like tokens of foreign keys. It has a
+// filter of the handles that there are, the keys that were found last, and a pace for slow hashes.
 package foreign
 
 import (

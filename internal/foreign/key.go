@@ -8,7 +8,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// IDs returns the IDs that an imported key and its verifier have in every store. They are derived
+// IDs returns the IDs that a foreign key and its verifier have in every store. They are derived
 // from the handle and the verifier, so a key that is imported twice is one key, and a key that was
 // deleted is known by its ID.
 func IDs(h record.Handle, verifier string) (key uuid.UUID, id record.VerifierID) {
@@ -20,7 +20,7 @@ func IDs(h record.Handle, verifier string) (key uuid.UUID, id record.VerifierID)
 	return key, id
 }
 
-// Secret returns what the token of an imported key has in place of a secret. It is no digest that
+// Secret returns what the token of a foreign key has in place of a secret. It is no digest that
 // another system may have stored, so nobody can make it without the token.
 func Secret(token string) [32]byte { return hash("latchkey foreign token\x00", token) }
 

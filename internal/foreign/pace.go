@@ -19,7 +19,8 @@ type Pace struct {
 	young, older map[uuid.UUID]time.Time // when the next hash may begin
 }
 
-// Take reports whether a hash for a key may begin now. If so, the next one may begin after every.
+// Take reports whether a hash for a key may begin now. If so, the next hash may begin after a pause
+// of every.
 func (p *Pace) Take(key uuid.UUID, now time.Time, every time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

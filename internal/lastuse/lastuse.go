@@ -1,4 +1,4 @@
-// Package lastuse keeps in which minute tokens were used last, until a batch writes that.
+// Package lastuse keeps the minute in which each token was last used, until a batch writes it.
 package lastuse
 
 import (
