@@ -274,7 +274,7 @@ func (s *scanning) print(path string, found tokenscan.Found, answer tokenscan.An
 	path = redact(path)
 	doc := leak{File: path, Line: found.Line, Column: found.Column, State: answer.State, Reason: reason(answer.Reason), KeyID: found.KeyID}
 	key := "key " + found.KeyID.String()
-	if who := answer.Principal; who.KeyID == found.KeyID {
+	if who := answer.Principal; who.KeyID != uuid.Nil {
 		doc.Principal = &who
 		key = fmt.Sprintf("key %s (%s)", plain(who.KeyName), who.KeyID)
 	}
