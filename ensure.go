@@ -101,7 +101,11 @@ func (tx *Tx) ensureKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		m = minted.m()
 	}
 	if !m.isFor(tx.store.domain.ID) {
-		return Key{}, false, fmt.Errorf("%w: it is empty or of another domain, or its verifier is too long", ErrInvalidMintedKey)
+		why := "it is empty, or its verifier is too long"
+		if m.domain != uuid.Nil {
+			why = fmt.Sprintf("it is of domain %s, and the store is of domain %s", m.domain, tx.store.domain.ID)
+		}
+		return Key{}, false, fmt.Errorf("%w: %s", ErrInvalidMintedKey, why)
 	}
 	k, err := tx.getKey(m.id)
 	if err != nil {

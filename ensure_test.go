@@ -139,7 +139,7 @@ func TestEnsuringAKeyRefusesAnotherOwnerSecretOrDomain(t *testing.T) {
 		}{
 			"another user":    {bob, minted, "another owner", latchkey.ErrInvalidMintedKey},
 			"another secret":  {ada, secret, "another secret", latchkey.ErrInvalidMintedKey},
-			"another domain":  {ada, mint(t, stranger), "another domain", latchkey.ErrInvalidMintedKey},
+			"another domain":  {ada, mint(t, stranger), "it is of domain", latchkey.ErrInvalidMintedKey},
 			"an empty key":    {ada, latchkey.MintedKey{}, "", latchkey.ErrInvalidMintedKey},
 			"the server":      {latchkey.ServerOwner, minted, "", latchkey.ErrUserNotFound},
 			"an unknown user": {uuid.New(), mint(t, s), "", latchkey.ErrUserNotFound},

@@ -232,7 +232,7 @@ func putScheme(tx *latchkey.Tx, s Scheme) error {
 	case have == nil:
 		return schemes.Put([]byte(s.Name), b)
 	case string(have) != string(b):
-		return fmt.Errorf("%w %.80q: the store has another one with the name", ErrInvalidScheme, s.Name)
+		return fmt.Errorf("%w %.80q: the store has another one with the name; keep that one, or choose another name", ErrInvalidScheme, s.Name)
 	}
 	return nil
 }

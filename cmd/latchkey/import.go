@@ -107,7 +107,7 @@ With --dry-run, import says what it would do, and changes nothing.`,
 func (i *importing) parse(cmd *cobra.Command) (f keyimport.Format, err error) {
 	newFormat, known := formats[i.format]
 	if !known {
-		return f, usagef("there is no format %q; see latchkey help import", i.format)
+		return f, usagef("there is no format %q; the formats are %s", i.format, strings.Join(slices.Sorted(maps.Keys(formats)), ", "))
 	}
 	if err := checkMaxKeys(i.maxKeys); err != nil {
 		return f, err
@@ -132,7 +132,9 @@ func (i *importing) parse(cmd *cobra.Command) (f keyimport.Format, err error) {
 	}
 	switch {
 	case i.format == "general" && (i.scheme.Name == "" || i.hash == ""):
-		return f, usagef("--format general needs --scheme and --hash")
+		return f, usagef("--format is general if it is left out, and then needs --scheme and --hash")
+	case i.format == "general" && (i.hash == "bcrypt" || i.hash == "argon2id") && (i.scheme.Handle.Separator == "") == (i.scheme.Handle.Last == 0):
+		return f, usagef("--hash %s needs --handle-until or --handle-last, because such a hash does not say which token it is of", i.hash)
 	case i.format == "general":
 		f = keyimport.General(i.scheme)
 	default:
