@@ -73,7 +73,7 @@ var outcomes = []struct {
 	{latchkey.ErrKeyExpired, exitRefused, "create another key, or set a later date with latchkey key set --expires"},
 	{latchkey.ErrUserDisabled, exitRefused, "latchkey user enable restores it"},
 	{latchkey.ErrGroupDisabled, exitRefused, "latchkey group enable restores it"},
-	{latchkey.ErrNetworkNotAllowed, exitRefused, "give the caller's address with --from; latchkey key set --networks changes the networks"},
+	{latchkey.ErrNetworkNotAllowed, exitRefused, "--from gives the caller's address, and latchkey key set --networks changes the networks"},
 
 	{latchkey.ErrKeyDeleted, exitConflict, "mint another key; a deleted key never comes back"},
 	{keyimport.ErrInvalidScheme, exitUsage, "see latchkey help import"},
@@ -82,7 +82,7 @@ var outcomes = []struct {
 	{latchkey.ErrInvalidIdentity, exitUsage, "an identity is an e-mail address or PROVIDER:SUBJECT; see latchkey help"},
 	{latchkey.ErrInvalidRotation, exitConflict, "see latchkey key show"},
 	{latchkey.ErrInvalidTagSecret, exitConflict, "see latchkey domain secret list"},
-	{latchkey.ErrInvalidExpiry, exitUsage, "give --expires a time in the future"},
+	{latchkey.ErrInvalidExpiry, exitUsage, "give a time in the future"},
 	{latchkey.ErrInvalidScope, exitUsage, "see latchkey help key create"},
 	{latchkey.ErrInvalidNetwork, exitUsage, "see latchkey help key create"},
 	{latchkey.ErrInvalidMetadata, exitUsage, "see latchkey help key create"},
@@ -188,7 +188,7 @@ func shorten(word string) string {
 // outcome returns the exit status of err, and the advice if there is one.
 func outcome(cmd *cobra.Command, err error) (status int, advice string) {
 	if errors.As(err, &usageError{}) {
-		return exitUsage, "see " + cmd.CommandPath() + " --help"
+		return exitUsage, "see " + strings.TrimSuffix(cmd.CommandPath(), " help") + " --help"
 	}
 	var sick *sickError
 	if errors.As(err, &sick) {
