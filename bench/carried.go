@@ -65,7 +65,7 @@ var Carried = Group{
 				b.ReportAllocs()
 				for b.Loop() {
 					if !scopes.Has("users:list") || !scopes.Has("files:read") || scopes.Has("mail:write") {
-						return errors.New("Has is wrong")
+						return errors.New("a scope is judged wrongly")
 					}
 				}
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/3, "ns/Has")
