@@ -89,7 +89,7 @@ type Options struct {
 	Foreign Foreign
 
 	// CacheSize is how many verified keys the store remembers. Their logins need neither the disk
-	// nor argon2. The default is 10,000 keys, which take about 2.5 MiB. The most is 16,777,216. A
+	// nor argon2. The default is 10,000 keys, which take about 5 MiB. The most is 16,777,216. A
 	// negative number means no cache. Disabling or deleting a user searches the whole cache, which
 	// takes a tenth of a millisecond at the default.
 	CacheSize int

@@ -14,7 +14,8 @@ import (
 
 // Carried compares cached logins of keys that carry something with those of a bare key, in a store
 // without a hook that writes no last uses. The caller logs in from the second of two networks, so
-// that both are compared with the address.
+// that both are compared with the address. What everything costs together is also compared with one
+// hash.
 var Carried = Group{
 	Name:  "carried",
 	Title: "What do scopes, metadata, networks, an expiry date, a hook and last use add to a cached login?",
@@ -30,7 +31,7 @@ var Carried = Group{
 		scopes := latchkey.NewScopes("admin", "files:*", "mail:read", "users:list")
 		metadata := map[string]string{"room": "4", "shift": "night"}
 		networks := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}
-		var cases []Case
+		cases := []Case{{Name: "sha256", Body: oneHash}}
 		for _, c := range []struct {
 			name string
 			spec latchkey.KeySpec
@@ -58,7 +59,7 @@ var Carried = Group{
 		}
 		return append(cases,
 			Case{
-				Name: "scopes+metadata+hook+lastuse", NoAllocs: true, Ratios: []Ratio{{To: "bare", Max: 1.15}},
+				Name: "scopes+metadata+hook+lastuse", NoAllocs: true, Ratios: []Ratio{{To: "bare", Max: 1.15}, {To: "sha256", Max: 2.3}},
 				Body: full.logins(token),
 			},
 			Case{Name: "Scopes.Has", NoAllocs: true, Max: 20, Body: func(b *testing.B) error {
