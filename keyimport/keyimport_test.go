@@ -246,6 +246,7 @@ func TestAHashThatIsNotTheSchemesIsRefusedAndNotShown(t *testing.T) {
 		{"argon2id for bcrypt", prefixed("p"), "$argon2id$v=19$m=64,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "x"},
 		{"no handle", prefixed("p"), bcrypt, ""},
 		{"a handle that is too long", prefixed("p"), bcrypt, strings.Repeat("x", 129)},
+		{"a handle that leaves bcrypt nothing of the secret", prefixed("p"), bcrypt, strings.Repeat("x", 56)},
 		{"a handle with a blank", prefixed("p"), bcrypt, "a b"},
 		{"a handle of another length", last, bcrypt, "123"},
 	} {

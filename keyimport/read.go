@@ -267,6 +267,9 @@ func (d *reader) entry(line int, fields map[string]any) {
 	row := &row{reader: d, line: line, fields: fields, errs: len(d.errs)}
 	e := d.format.read(row)
 	e.Line = line
+	if !d.format.own {
+		row.refuseReserved(e.Scopes)
+	}
 	row.refuseOthers()
 	if len(d.errs) > row.errs || d.full() {
 		return

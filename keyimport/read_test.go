@@ -232,6 +232,9 @@ func TestAllThatIsWrongIsSaidLineByLine(t *testing.T) {
 		{"permissions that are none", `{"key":"` + digest(1) + `","permissions":"{\"files\":\"read\"}","metadata":"3"}`, keyimport.BetterAuth(), []string{
 			`line 1: "permissions": it has a value that is no list of texts`, `line 1: "metadata": it is no object of JSON`,
 		}},
+		{"reserved scopes", `{"key":"` + digest(1) + `","permissions":{"latchkey":["admin"],"files":["read"]}}`, keyimport.BetterAuth(), []string{
+			`line 1: the scope "latchkey:admin" is reserved, so a key of another system cannot have it`,
+		}},
 		{"a hash of Django's", "hashed_key,name\npbkdf2_sha256$1000000$zQtX8XlvPZGIqeUysFVCqo$vyptnBDdChU6M+6VE8OPuJjZSiqxvw1snR8q6SR6V78=,a\n", keyimport.DjangoAPIKey(), []string{
 			`line 2: "hashed_key": it is no sha512; the key gets one when it is used with version 3 or later`,
 		}},

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/latchkeydb/latchkey"
 )
 
 // A row has the fields of one entry. Of CSV all of them are texts, and a field without a text is
@@ -210,6 +212,16 @@ func (r *row) refuse(names ...string) {
 	for _, name := range names {
 		if r.get(name) != nil {
 			r.fail(name, "a store has no such limit, so the key would have none")
+		}
+	}
+}
+
+// refuseReserved fails if a scope is one of those that the project's own parts ask for. Another
+// system has not meant to permit what they do.
+func (r *row) refuseReserved(scopes latchkey.Scopes) {
+	for _, scope := range scopes.All() {
+		if strings.HasPrefix(scope, "latchkey:") {
+			r.fail("", "the scope %.80q is reserved, so a key of another system cannot have it", scope)
 		}
 	}
 }

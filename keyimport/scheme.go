@@ -39,6 +39,11 @@ const (
 	MaxTokenLength = 512 // bytes of a token
 	MaxHandle      = 128 // bytes of a handle
 	maxSchemeName  = 64
+
+	// maxBcryptHandle is how many bytes of a token can come before its secret if the hash is
+	// bcrypt, which takes no notice of more than 72 bytes. At least 16 of them must be of the
+	// secret.
+	maxBcryptHandle = 72 - 16
 )
 
 // A Scheme says how a system hashes its tokens, and what its tokens look like. All tokens are of
@@ -187,6 +192,9 @@ func (s Scheme) Key(hash, handle string, created time.Time) (latchkey.MintedKey,
 	}
 	if handle == "" || len(handle) > MaxHandle || !printable(handle) || s.Handle.Last != 0 && len(handle) != s.Handle.Last {
 		return latchkey.MintedKey{}, fmt.Errorf("%w: the handle %.80q is none of the scheme %s", ErrInvalidVerifier, handle, s.Name)
+	}
+	if s.Hash == Bcrypt && s.Handle.Last == 0 && len(handle)+len(s.Handle.Separator) > maxBcryptHandle {
+		return latchkey.MintedKey{}, fmt.Errorf("%w: bcrypt uses 72 bytes of a token, and the handle leaves less than 16 of them to the secret", ErrInvalidVerifier)
 	}
 	return latchkey.MintForeign(s.handleOf(handle), hash, created), nil
 }
