@@ -267,26 +267,40 @@ func decodeMessage(e latchkey.Entry) (m Message, err error) {
 	return m, nil
 }
 
-// Acknowledge removes a message and all before it. A number that was acknowledged before changes
-// nothing, and neither does one that no message has had yet.
+// acknowledgedAtOnce is how many messages Acknowledge removes in one transaction. An engine that
+// bounds its transactions takes 100 writes at least.
+const acknowledgedAtOnce = 90
+
+// Acknowledge removes a message and all before it, in several transactions if they are many. A
+// number that was acknowledged before changes nothing, and neither does one that no message has had
+// yet.
 //
 // Errors: those of [latchkey.Store.Update].
 func (o *Outbox) Acknowledge(ctx context.Context, store *latchkey.Store, number uint64) error {
-	return store.Update(ctx, func(tx *latchkey.Tx) error {
-		table := tx.AppTable(o.name)
-		s, err := o.state(table)
+	for done := false; !done; {
+		err := store.Update(ctx, func(tx *latchkey.Tx) (err error) {
+			done, err = o.acknowledge(tx.AppTable(o.name), number)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		if number <= s.acknowledged || number > s.last {
-			return nil
+	}
+	return nil
+}
+
+// acknowledge removes some messages up to a number, and reports whether no more are left.
+func (o *Outbox) acknowledge(table *latchkey.AppTable, number uint64) (done bool, err error) {
+	s, err := o.state(table)
+	if err != nil || number <= s.acknowledged || number > s.last {
+		return true, err
+	}
+	last := min(number, s.first()+acknowledgedAtOnce-1)
+	for n := s.first(); n <= last; n++ {
+		if err := table.Delete(messageKey(n)); err != nil {
+			return false, err
 		}
-		for n := s.first(); n <= number; n++ {
-			if err := table.Delete(messageKey(n)); err != nil {
-				return err
-			}
-		}
-		s.acknowledged = number
-		return o.putState(table, s)
-	})
+	}
+	s.acknowledged = last
+	return last == number, o.putState(table, s)
 }
