@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/mint"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -46,7 +47,7 @@ func (tx *Tx) ExportKey(id uuid.UUID) (MintedKey, error) {
 	if v.Handle != (record.Handle{}) {
 		return MintForeign(ForeignHandle(v.Handle), v.PHC, k.Created), nil
 	}
-	m := mintedKey{id: id, domain: tx.store.domain.ID, created: k.Created, verifier: record.Verifier{ID: v.ID, PHC: v.PHC, Tag: v.Tag}}
+	m := mint.Key{ID: id, Domain: tx.store.domain.ID, Created: k.Created, Verifier: record.Verifier{ID: v.ID, PHC: v.PHC, Tag: v.Tag}}
 	return MintedKey{conceal(m)}, nil
 }
 
@@ -96,23 +97,23 @@ func (tx *Tx) EnsureServerKey(n KeySpec, minted MintedKey) (key Key, changed boo
 }
 
 func (tx *Tx) ensureKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, changed bool, err error) {
-	var m mintedKey
+	var m mint.Key
 	if minted.m != nil {
 		m = minted.m()
 	}
-	if !m.isFor(tx.store.domain.ID) {
+	if !m.IsFor(tx.store.domain.ID) {
 		why := "it is empty, or its verifier is too long"
-		if m.domain != uuid.Nil {
-			why = fmt.Sprintf("it is of domain %s, and the store is of domain %s", m.domain, tx.store.domain.ID)
+		if m.Domain != uuid.Nil {
+			why = fmt.Sprintf("it is of domain %s, and the store is of domain %s", m.Domain, tx.store.domain.ID)
 		}
 		return Key{}, false, fmt.Errorf("%w: %s", ErrInvalidMintedKey, why)
 	}
-	k, err := tx.getKey(m.id)
+	k, err := tx.getKey(m.ID)
 	if err != nil {
 		return Key{}, false, err
 	}
 	if k == nil {
-		deleted, err := tx.has(tableDeadKeys, m.id[:])
+		deleted, err := tx.has(tableDeadKeys, m.ID[:])
 		if err == nil && deleted {
 			err = ErrKeyDeleted
 		}
@@ -126,14 +127,14 @@ func (tx *Tx) ensureKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	}
 	for _, v := range k.Verifiers.All {
 		// The first verifier may be gone since a rotation.
-		if v.Generation == 0 && (v.ID != m.verifier.ID || !v.Retired && v.PHC != m.verifier.PHC) {
+		if v.Generation == 0 && (v.ID != m.Verifier.ID || !v.Retired && v.PHC != m.Verifier.PHC) {
 			return Key{}, false, fmt.Errorf("%w: the key was made with another secret", ErrInvalidMintedKey)
 		}
 	}
 	if err := checkSpec(owner, n); err != nil {
 		return Key{}, false, err
 	}
-	err = tx.changeKey(owner, m.id, func(k *record.Key, at record.Stamp) (_ bool, err error) {
+	err = tx.changeKey(owner, m.ID, func(k *record.Key, at record.Stamp) (_ bool, err error) {
 		set := func(c bool, e error) { changed, err = changed || c, cmp.Or(err, e) }
 		set(tx.setExpiry(k, n.Expires, at))
 		if err == nil && !k.ExpiredAt(tx.now()) {
@@ -149,7 +150,7 @@ func (tx *Tx) ensureKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		return changed, err
 	})
 	if err == nil {
-		key, err = tx.KeyByID(m.id)
+		key, err = tx.KeyByID(m.ID)
 	}
 	if err != nil {
 		return Key{}, false, err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/foreign"
+	"github.com/latchkeydb/latchkey/internal/mint"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
@@ -50,9 +51,7 @@ type ForeignHandle [16]byte
 // A foreign key belongs to no domain. Its ID is derived from the handle and the verifier. So a key
 // that is moved twice is one key, and a key that was deleted stays deleted.
 func MintForeign(handle ForeignHandle, verifier string, created time.Time) MintedKey {
-	m := mintedKey{created: created, verifier: record.Verifier{PHC: verifier, Handle: record.Handle(handle)}}
-	m.id, m.verifier.ID = foreign.IDs(m.verifier.Handle, verifier)
-	return MintedKey{conceal(m)}
+	return MintedKey{conceal(mint.Foreign(record.Handle(handle), verifier, created))}
 }
 
 // foreignKeys has what a store needs to log in holders of foreign keys.

@@ -224,20 +224,20 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		return Key{}, ErrInvalidMintedKey
 	}
 	m := minted.m()
-	if !m.isFor(tx.store.domain.ID) || m.replaces != (record.VerifierID{}) {
+	if !m.IsFor(tx.store.domain.ID) || m.Replaces != (record.VerifierID{}) {
 		return Key{}, ErrInvalidMintedKey
 	}
-	if err := tx.checkTag(m.verifier); err != nil {
+	if err := tx.checkTag(m.Verifier); err != nil {
 		return Key{}, err
 	}
-	if m.created.IsZero() {
-		m.created = tx.now()
+	if m.Created.IsZero() {
+		m.Created = tx.now()
 	}
 	expired, err := tx.checkNewKey(owner, n, 0)
 	if err != nil {
 		return Key{}, err
 	}
-	used, err := tx.isUsed(tableKeys, tableDeadKeys, m.id)
+	used, err := tx.isUsed(tableKeys, tableDeadKeys, m.ID)
 	if err != nil {
 		return Key{}, err
 	}
@@ -255,14 +255,14 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err := tx.giveWay(expired); err != nil {
 		return Key{}, err
 	}
-	if err := tx.put(tableNames, record.NameKey(owner, n.Name, m.id), nil); err != nil {
+	if err := tx.put(tableNames, record.NameKey(owner, n.Name, m.ID), nil); err != nil {
 		return Key{}, err
 	}
-	k := &record.Key{ID: m.id, Owner: owner, Created: m.created, Foreign: m.id.Version() == 8}
+	k := &record.Key{ID: m.ID, Owner: owner, Created: m.Created, Foreign: m.FromElsewhere()}
 	at := k.Next(tx.store.domain.Replica.ID)
-	k.Verifiers = k.Verifiers.Add(m.verifier)
-	if m.isForeign() {
-		if err := tx.insertHandle(m.verifier.Handle, k.ID); err != nil {
+	k.Verifiers = k.Verifiers.Add(m.Verifier)
+	if m.IsForeign() {
+		if err := tx.insertHandle(m.Verifier.Handle, k.ID); err != nil {
 			return Key{}, err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/cache"
+	"github.com/latchkeydb/latchkey/internal/mint"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -166,18 +167,18 @@ func (tx *Tx) rotate(owner, id uuid.UUID, r Rotation, minted MintedKey, strict b
 		if err != nil {
 			return false, err
 		}
-		var m mintedKey
+		var m mint.Key
 		if minted.m != nil {
 			m = minted.m()
 		}
-		if m.id != id || m.domain != tx.store.domain.ID || strict && m.replaces != current.ID {
+		if m.ID != id || m.Domain != tx.store.domain.ID || strict && m.Replaces != current.ID {
 			return false, ErrInvalidMintedKey
 		}
-		if err := tx.checkTag(m.verifier); err != nil {
+		if err := tx.checkTag(m.Verifier); err != nil {
 			return false, err
 		}
-		next := current.Next(m.verifier.ID, m.verifier.PHC)
-		next.UntilUsed, next.Tag = r.UntilUsed, m.verifier.Tag
+		next := current.Next(m.Verifier.ID, m.Verifier.PHC)
+		next.UntilUsed, next.Tag = r.UntilUsed, m.Verifier.Tag
 		vs := k.Verifiers.Add(next)
 		if r.Overlap == 0 {
 			vs = vs.Supersede(next.ID)
