@@ -58,13 +58,23 @@ func (s *Store) writeLastUsesIfDue() {
 // writeLastUses writes the last uses that are not on disk yet, in the order of their keys.
 func (s *Store) writeLastUses(ctx context.Context) error {
 	for uses := range slices.Chunk(s.cache.Unwritten(), min(lastUseChunk, s.maxWrites/2)) {
+		var raised []lastuse.Use
+		var seen uint64
+		raise := func(tx *Tx) (err error) {
+			raised, err = tx.raisedLastUses(uses)
+			seen = tx.Sequence()
+			return err
+		}
+		// The keys are read before the transaction, because other changes wait for it.
+		tried := s.viewLong(ctx, raise)
 		err := s.update(ctx, func(tx *Tx) error {
-			for _, u := range uses {
-				k, err := tx.getKey(u.ID.Key())
-				if err == nil && k != nil {
-					err = tx.raiseLastUse(k, u.ID.Verifier(), u.Minute)
+			if tried != nil || tx.Sequence() != seen {
+				if err := raise(tx); err != nil {
+					return err
 				}
-				if unlessCorrupt(err) != nil {
+			}
+			for _, u := range raised {
+				if err := tx.putRecord(tableLastUse, u.ID[:], record.EncodeLastUse(u.Minute)); err != nil {
 					return err
 				}
 			}
@@ -78,9 +88,25 @@ func (s *Store) writeLastUses(ctx context.Context) error {
 	return nil
 }
 
-// raiseLastUse writes the last use of a verifier, unless a later one is there. The use of a
-// verifier that has ended counts for the current one.
-func (tx *Tx) raiseLastUse(k *record.Key, verifier record.VerifierID, minute uint32) error {
+// raisedLastUses returns the entries that last uses change in the table.
+func (tx *Tx) raisedLastUses(uses []lastuse.Use) (raised []lastuse.Use, err error) {
+	for _, u := range uses {
+		k, err := tx.getKey(u.ID.Key())
+		if err == nil && k != nil {
+			if u, err = tx.raisedLastUse(k, u.ID.Verifier(), u.Minute); u.Minute > 0 {
+				raised = append(raised, u)
+			}
+		}
+		if unlessCorrupt(err) != nil {
+			return nil, err
+		}
+	}
+	return lastuse.Sort(raised), nil // two verifiers of a key can have the same entry
+}
+
+// raisedLastUse returns the entry that the last use of a verifier changes in the table, or none if
+// a later use is there. The use of a verifier that has ended counts for the current one.
+func (tx *Tx) raisedLastUse(k *record.Key, verifier record.VerifierID, minute uint32) (u lastuse.Use, err error) {
 	good := k.Verifiers.Good(tx.now())
 	if len(good) > 0 && !slices.ContainsFunc(good, func(v record.Verifier) bool { return v.ID == verifier }) {
 		verifier = good[len(good)-1].ID
@@ -88,7 +114,7 @@ func (tx *Tx) raiseLastUse(k *record.Key, verifier record.VerifierID, minute uin
 	id := lastuse.Join(k.ID, verifier)
 	sealed, err := tx.etx.Get(tableLastUse, id[:])
 	if err != nil {
-		return err
+		return u, err
 	}
 	var has uint32
 	if sealed != nil {
@@ -97,9 +123,18 @@ func (tx *Tx) raiseLastUse(k *record.Key, verifier record.VerifierID, minute uin
 	// The minute in the table is after the store's time if ResetClock was called.
 	now := max(has, minute)
 	if now = min(now, uint32(tx.now().Unix()/60)); now == has {
-		return nil
+		return u, nil
 	}
-	return tx.putRecord(tableLastUse, id[:], record.EncodeLastUse(now))
+	return lastuse.Use{ID: id, Minute: now}, nil
+}
+
+// raiseLastUse writes the last use of a verifier, unless a later one is there.
+func (tx *Tx) raiseLastUse(k *record.Key, verifier record.VerifierID, minute uint32) error {
+	u, err := tx.raisedLastUse(k, verifier, minute)
+	if err != nil || u.Minute == 0 {
+		return err
+	}
+	return tx.putRecord(tableLastUse, u.ID[:], record.EncodeLastUse(u.Minute))
 }
 
 func decodeLastUse(key, sealed []byte) (minute uint32, err error) {

@@ -31,6 +31,8 @@ type usesEngine struct {
 	mu      sync.Mutex
 	written [][]byte // the keys
 	fail    error    // of writing to the table
+	read    int      // records of keys, in write transactions
+	before  func()   // called before the next write transaction
 }
 
 // count returns how many entries were written.
@@ -48,12 +50,23 @@ func (e *usesEngine) failWith(err error) {
 }
 
 func (e *usesEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
+	if before := e.before; before != nil {
+		e.before = nil
+		before()
+	}
 	return e.Engine.Update(ctx, func(tx EngineTx) error { return fn(usesTx{tx, e}) })
 }
 
 type usesTx struct {
 	EngineTx
 	e *usesEngine
+}
+
+func (tx usesTx) Get(table string, key []byte) ([]byte, error) {
+	if table == tableKeys {
+		tx.e.read++
+	}
+	return tx.EngineTx.Get(table, key)
 }
 
 func (tx usesTx) Put(table string, key, value []byte) error {
@@ -176,6 +189,77 @@ func TestABatchIsWrittenInTheOrderOfKeysAndNothingTwice(t *testing.T) {
 	}
 	wantUsed(t, s, keys[10].ID, clock.minute())
 	wantSound(t, s)
+}
+
+func TestABatchReadsTheKeysBeforeItHoldsUpOtherChanges(t *testing.T) {
+	clock := newUseClock()
+	s, e := openUses(t, clock.options(0))
+	var tokens []string
+	var keys []Key
+	for i := range 3 {
+		key, token := addServerKey(t, s, fmt.Sprint(i))
+		keys, tokens = append(keys, key), append(tokens, token)
+	}
+	logIn := func() {
+		for i, token := range tokens {
+			wantLogin(t, s, token, keys[i].ID)
+		}
+	}
+	logIn()
+	e.read = 0
+	writeUses(t, s)
+	if e.read != 0 || len(e.written) != len(keys) {
+		t.Errorf("the transaction of the batch read %d keys and wrote %d", e.read, len(e.written))
+	}
+
+	// What changes in between counts.
+	clock.add(time.Hour)
+	logIn()
+	used := clock.minute()
+	e.before = func() {
+		must(t, s.DeleteKey(t.Context(), ServerOwner, keys[0].ID))
+		_, _, err := s.RotateServerKey(t.Context(), keys[1].ID, Rotation{})
+		must(t, err)
+	}
+	writeUses(t, s)
+	wantUsed(t, s, keys[1].ID, used)
+	wantUsed(t, s, keys[2].ID, used)
+	must(t, s.View(t.Context(), func(tx *Tx) error {
+		for i, want := range []int{0, 1, 1} {
+			got := 0
+			for _, err := range tx.lastUsesOf(keys[i].ID) {
+				must(t, err)
+				got++
+			}
+			if got != want {
+				t.Errorf("key %d has %d last uses, want %d", i, got, want)
+			}
+		}
+		return nil
+	}))
+	wantSound(t, s)
+}
+
+func TestOfTheUsesOfAnOldAndANewTokenTheLatestCounts(t *testing.T) {
+	clock := newUseClock()
+	s, e := openUses(t, clock.options(0))
+	for i := range 8 { // the IDs of the tokens are random, and so is their order
+		key, old := addServerKey(t, s, fmt.Sprint(i))
+		_, token, err := s.RotateServerKey(t.Context(), key.ID, Rotation{Overlap: time.Hour})
+		must(t, err)
+		wantLogin(t, s, token, key.ID)
+		clock.add(5 * time.Minute)
+		wantLogin(t, s, old, key.ID)
+		used := clock.minute()
+		clock.add(2 * time.Hour)
+		before := e.count()
+		writeUses(t, s)
+		if n := e.count() - before; n != 1 {
+			t.Errorf("the batch wrote %d entries, want 1 of the token that is good", n)
+		}
+		s.cache.Clear()
+		wantUsed(t, s, key.ID, used)
+	}
 }
 
 func TestLastUsesAreCompleteWhateverTheCacheForgets(t *testing.T) {
