@@ -240,6 +240,10 @@ therefore cannot be compared.`,
 					fmt.Fprintln(w, doc.Head)
 					return
 				}
+				if doc.Head == (audit.Head{}) {
+					fmt.Fprintln(w, "the store has no audit trail; latchkey audit begin begins one")
+					return
+				}
 				fmt.Fprintf(w, "the audit trail is whole, with %d entries\nhead %s\n", doc.Entries, doc.Head)
 			})
 		},
