@@ -19,7 +19,7 @@ var errKeysLeft = errors.New("keys would be left without a good token, and nothi
 func domainSecretCommands(c *cli) *cobra.Command {
 	cmd := parentCommand("secret", "Replace the secret under which the domain's tokens are made")
 	cmd.Long = `Replace the tag secret of the domain, under which its stores make tokens. By the tag that ends a token,
-a store refuses strings that the domain did not make before it looks anything up. Whoever has the tag
+a store refuses strings that the domain did not make before it looks anything up. Somebody with the tag
 secret, from a stolen file, backup or file of latchkey domain export, can keep the store busy, but
 cannot log in. The tag is a part of each token, so a new secret needs new tokens:
 
@@ -197,7 +197,8 @@ func domainSecretTakeCommand(c *cli) *cobra.Command {
 		Use:   "take FILE",
 		Short: "Take the steps that another store of the domain has taken",
 		Long: `Take the steps over that another store of the domain has taken with its tag secrets. latchkey domain
-export has written FILE from that store. Retired secrets are retired here, too.`,
+export has written FILE from that store. Retired secrets are retired here, too. A step that the store
+has taken already changes nothing.`,
 		Example:           examples("latchkey domain secret take domain.pem"),
 		Args:              takes("FILE"),
 		ValidArgsFunction: completeFile,
@@ -214,7 +215,7 @@ export has written FILE from that store. Retired secrets are retired here, too.`
 				return err
 			}
 			return c.print(doc, func(w io.Writer) {
-				fmt.Fprintf(w, "took the tag secrets of domain %s from %s\n", doc.Domain, plain(doc.File))
+				fmt.Fprintf(w, "the store has the tag secrets in %s, of domain %s\n", plain(doc.File), doc.Domain)
 			})
 		},
 	}
