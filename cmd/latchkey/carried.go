@@ -23,12 +23,14 @@ type carriedFlags struct {
 // carriedHelp explains the flags.
 const carriedHelp = `--expires says when the key stops logging in. It takes a date, which means the first moment of that
 day in UTC (2027-01-31), a time in the format of RFC 3339 (2027-01-31T18:00:00Z), a duration from now
-in years, weeks, days or hours (1y, 2w, 90d, 12h, 1h30m), or never.
+in years, weeks, days, hours or minutes (1y, 2w, 90d, 12h, 30m), or never. A new key without --expires
+never expires.
 
 --scopes says what the key permits: texts that mean something to the program that checks the token,
-with blanks between them, such as "files:read mail:*". A scope that ends in ":*" permits every scope
-that begins with the text before the star, and "*" permits everything that is not reserved. A key
-without scopes logs in and is permitted nothing.
+with blanks between them, such as "files:read mail:*". A comma does not separate scopes, because it can
+be a part of one. A scope that ends in ":*" permits every scope that begins with the text before the
+star, and "*" permits everything that is not reserved. A key without scopes logs in and is permitted
+nothing.
 
 --networks says where the key may be used from: networks or addresses with blanks or commas between
 them, such as "192.0.2.0/24 2001:db8::/32". Without networks the key may be used from everywhere. The
@@ -38,9 +40,9 @@ program must give the caller's address when it checks the token.
 
 func (f *carriedFlags) addFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.expires, "expires", "", "the time `WHEN` the key stops logging in (default never)")
-	flags.StringVar(&f.scopes, "scopes", "", "the `SCOPES` of the key, with blanks between them (default none)")
-	flags.StringVar(&f.networks, "networks", "", "the `NETWORKS` that the key may be used from (default everywhere)")
+	flags.StringVar(&f.expires, "expires", "", "the time `WHEN` the key stops logging in, or never")
+	flags.StringVar(&f.scopes, "scopes", "", "the `SCOPES` of the key, with blanks between them; empty for none")
+	flags.StringVar(&f.networks, "networks", "", "the `NETWORKS` that the key may be used from; empty for everywhere")
 	addMetadataFlag(cmd, &f.metadata)
 	_ = cmd.RegisterFlagCompletionFunc("expires", cobra.FixedCompletions([]string{"1w", "90d", "1y", "never"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveKeepOrder))
 }

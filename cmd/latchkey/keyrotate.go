@@ -29,7 +29,7 @@ token again, because the store does not keep it.
 ` + keyHelp + `
 
 Without --overlap, the old token stops logging in at once. --overlap says how long the old token
-stays good beside the new one, as a duration in years, weeks, days or hours (1y, 2w, 7d, 24h, 1h30m).
+stays good beside the new one, as a duration in years, weeks, days, hours or minutes (2w, 7d, 24h, 30m).
 With --until-used, the first login with the new token ends the old one before that. latchkey login
 is no such login, because it changes nothing.
 
