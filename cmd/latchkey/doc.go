@@ -50,9 +50,11 @@
 // is in another form with "(not NFC)".
 //
 // The command key create shows the token of the new key, and key rotate shows the new token of a
-// key. No command shows a token again. The command
-// login reads a token from standard input and never takes one as an argument, because every process
-// on the machine can see arguments. PowerShell has no <, so the session above ends there with
+// key. No command shows a token again.
+//
+// The command login reads a token from standard input. It never takes a token as an argument,
+// because every process on the machine can see arguments. PowerShell has no <, so the session above
+// ends there with
 //
 //	Get-Content token | latchkey login
 //
@@ -69,6 +71,19 @@
 // are whole, and whether they are those that an earlier audit verify has seen. If the trail is
 // broken, commands can still disable and delete, and print a warning. All other changes are
 // refused.
+//
+// # Manifests, domains and other systems
+//
+// A manifest is a file that says which users and keys a store is to have. The command apply brings
+// a store in line with a manifest. The command mint makes a token, and the entry of its key for a
+// manifest.
+//
+// Every store belongs to a domain, and takes tokens that were made in this domain. To make several
+// stores that take the same tokens, write the secrets of the domain of one of them with domain
+// export, and make the others with init --domain.
+//
+// The command import takes over the keys of another system, whose holders keep their tokens. The
+// command export writes users and keys as JSON lines.
 //
 // # Serving
 //
@@ -101,7 +116,7 @@
 //	                SECRET after the command
 //	mint            {"domain":ID,"id":ID,"name":TEXT,"minted":TEXT,"token":TOKEN}; no token
 //	                with --token
-//	apply           {"dry_run":BOOL,"changes":[CHANGE, ...]}
+//	apply           {"dry_run":BOOL,"changes":[DIFFERENCE, ...]}
 //	import          {"dry_run":BOOL,"users":[ID, ...],"keys":[ID, ...],"disabled":[ID, ...],
 //	                 "known":N,"expired":[LINE, ...]}: users and keys that were made, keys that
 //	                were disabled, the number of those that were there already, and the lines of
@@ -129,7 +144,7 @@
 //	IDENTITY        {"provider":TEXT,"subject":TEXT}
 //	KEY             {"id":ID,"owner":ID,"name":TEXT,"created":TIME,"expires":TIME,
 //	                 "disabled":BOOL,"scopes":SCOPES,"networks":[TEXT, ...],
-//	                 "metadata":{TEXT:TEXT, ...},"group":TEXT}
+//	                 "metadata":{TEXT:TEXT, ...},"group":TEXT,"last_used":TIME}
 //	GROUP           {"name":TEXT,"disabled":BOOL}
 //	SCOPES          TEXT with a blank between two scopes
 //	PRINCIPAL       {"key_id":ID,"key_name":TEXT,"owner":ID,"user_id":ID,"server_key":BOOL,
@@ -144,7 +159,7 @@
 //	CHANGE          {"actions":[TEXT, ...],"time":TIME,"actor":TEXT,"user":ID,"key":ID,"owner":ID,
 //	                 "provider":TEXT,"group":TEXT,"name":TEXT,"expires":TIME,"scopes":SCOPES,
 //	                 "networks":[TEXT, ...]}, with the fields that the change has
-//	CHANGE          {"action":"create", "change" or "delete","kind":"user", "key" or "server key",
+//	DIFFERENCE      {"action":"create", "change" or "delete","kind":"user", "key" or "server key",
 //	                 "id":ID,"owner":TEXT,"name":TEXT,
 //	                 "fields":[{"name":TEXT,"before":TEXT,"after":TEXT}, ...]}
 //	FINDING         {"name":TEXT,"state":STATE,"text":TEXT,"advice":TEXT}
@@ -159,10 +174,11 @@
 //
 // A warning is {"warning":TEXT,"advice":TEXT} there, and the command goes on.
 //
-// TIME has the format of RFC 3339. A key that never expires has no "expires". The owner of a server
-// key is ffffffff-ffff-ffff-ffff-ffffffffffff, and the principal of a server key has no "user_id"
-// and no "identity". A group, metadata, scopes and networks are absent if there are none.
-// The version has no "commit" if the build did not know it.
+// TIME has the format of RFC 3339. A key that never expires has no "expires", and a key that was
+// not used has no "last_used". The owner of a server key is ffffffff-ffff-ffff-ffff-ffffffffffff,
+// and the principal of a server key has no "user_id" and no "identity". A group, metadata, scopes
+// and networks are absent if there are none. The version has no "commit" if the build did not know
+// it.
 //
 // # Exit status
 //
@@ -170,11 +186,12 @@
 //
 //	0    success; login: the token is good
 //	1    a failure that is not listed here
-//	2    the command line is wrong, or a file that serve, apply or import was told to read
+//	2    the command line is wrong, or a file that the command was told to read
 //	3    a user, key, store, file or directory does not exist
 //	4    a conflict: an identity or a name is taken, a limit is reached, a user is anonymous,
-//	     a user would have no identity, a file exists already, or the audit trail begins after a
-//	     HEAD that verify was given
+//	     a user would have no identity, a file or an audit trail exists already, the audit trail
+//	     begins after a HEAD that verify was given, a key of a manifest was deleted or is of
+//	     another domain, or a step with a tag secret cannot be taken
 //	5    login: the token is refused
 //	6    another program has the store open
 //	7    the store is damaged, its audit trail is broken, or the file is not a store

@@ -57,9 +57,10 @@ func newRoot(c *cli) *cobra.Command {
 	flags.BoolVar(&c.json, "json", false, "print JSON")
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
-	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), groupCommands(c), loginCommand(c), scanCommand(c), serveCommand(c), statsCommand(c), doctorCommand(c), clockCommands(c), checkCommand(c),
-		auditCommands(c), backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c), versionCommand(c), manCommand(),
-		domainCommands(c), mintCommand(c), applyCommand(c), importCommand(c), exportCommand(c))
+	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), groupCommands(c), loginCommand(c), scanCommand(c), auditCommands(c),
+		mintCommand(c), applyCommand(c), domainCommands(c), importCommand(c), exportCommand(c), serveCommand(c),
+		statsCommand(c), doctorCommand(c), clockCommands(c), checkCommand(c), backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c),
+		versionCommand(c), manCommand())
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Args = func(_ *cobra.Command, args []string) error { return isCommand(root, args) }
