@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -35,8 +36,8 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "the `ADDRESS` to listen on")
 	backend := flag.String("backend", "http://127.0.0.1:9000", "the `URL` of the web server")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	context.AfterFunc(ctx, stop) // the second interrupt ends the program at once
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal ends the program at once
 	if err := run(ctx, *path, *addr, *backend, os.Stdout); err != nil {
 		log.Fatal(err)
 	}
@@ -83,9 +84,11 @@ func handler(store *latchkey.Store, backend *url.URL) http.Handler {
 		mux.Handle(pattern, auth.Require("keys:admin")(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			id, _ := uuid.Parse(r.PathValue("id")) // no key has the ID that is left after an error
 			var body latchkey.KeySpec
-			err := json.NewDecoder(io.LimitReader(r.Body, 1<<16)).Decode(&body)
+			decoder := json.NewDecoder(io.LimitReader(r.Body, 1<<16))
+			decoder.DisallowUnknownFields() // a mistyped "expires" would make a key for ever
+			err := decoder.Decode(&body)
 			if err != nil && (err != io.EOF || r.Method == http.MethodPut) {
-				http.Error(w, "the body is not JSON of a key", http.StatusBadRequest)
+				http.Error(w, "the body is not JSON of a key: "+err.Error(), http.StatusBadRequest)
 				return
 			}
 			doc, err := call(r.Context(), id, body)

@@ -125,6 +125,7 @@ func TestTheLifeOfAKeyThroughTheGateway(t *testing.T) {
 	g.do(t, admin, "POST", "/admin/keys", `{"name":""}`, 400)
 	g.do(t, admin, "POST", "/admin/keys", `{"name":"late","expires":"1999-01-01T00:00:00Z"}`, 400)
 	g.do(t, admin, "POST", "/admin/keys", `no JSON`, 400)
+	g.do(t, admin, "POST", "/admin/keys", `{"name":"sensor 2","expire":"2999-01-01T00:00:00Z"}`, 400)
 	g.do(t, admin, "POST", "/admin/keys/"+key.ID.String()+"x/disable", "", 404)
 
 	one := "/admin/keys/" + key.ID.String()
