@@ -18,7 +18,7 @@ import (
 const userHelp = "USER is the ID of a user or one of the user's identities, such as an e-mail address."
 
 func userCommands(c *cli) *cobra.Command {
-	cmd := parentCommand("user", "Add, list, show, link, change, disable, enable and delete users")
+	cmd := parentCommand("user", "Add, list, show, link, unlink, change, disable, enable and delete users")
 	cmd.AddCommand(
 		userAddCommand(c),
 		userListCommand(c),
