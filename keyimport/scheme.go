@@ -128,7 +128,7 @@ func (s *Scheme) handle(token string) (h latchkey.ForeignHandle, ok bool) {
 		return latchkey.ForeignHandle(sum[:len(h)]), true
 	}
 	text, ok := s.Handle.of(token)
-	if !ok {
+	if !ok || s.hidesSecret(text) {
 		return h, false
 	}
 	return s.handleOf(text), true
@@ -152,6 +152,11 @@ func (h Handle) of(token string) (text string, ok bool) {
 	}
 	text = token[:end-len(h.Separator)]
 	return text, text != "" && len(text) <= MaxHandle
+}
+
+// hidesSecret reports whether bcrypt would take too little notice of the secret behind a handle.
+func (s *Scheme) hidesSecret(handle string) bool {
+	return s.Hash == Bcrypt && s.Handle.Last == 0 && len(handle)+len(s.Handle.Separator) > maxBcryptHandle
 }
 
 // handleOf returns the handle that a store has for a part of a token.
@@ -193,7 +198,7 @@ func (s Scheme) Key(hash, handle string, created time.Time) (latchkey.MintedKey,
 	if handle == "" || len(handle) > MaxHandle || !printable(handle) || s.Handle.Last != 0 && len(handle) != s.Handle.Last {
 		return latchkey.MintedKey{}, fmt.Errorf("%w: the handle %.80q is none of the scheme %s", ErrInvalidVerifier, handle, s.Name)
 	}
-	if s.Hash == Bcrypt && s.Handle.Last == 0 && len(handle)+len(s.Handle.Separator) > maxBcryptHandle {
+	if s.hidesSecret(handle) {
 		return latchkey.MintedKey{}, fmt.Errorf("%w: bcrypt uses 72 bytes of a token, and the handle leaves less than 16 of them to the secret", ErrInvalidVerifier)
 	}
 	return latchkey.MintForeign(s.handleOf(handle), hash, created), nil
