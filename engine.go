@@ -80,10 +80,10 @@ type EngineTx interface {
 	// what its own transaction wrote.
 	Get(table string, key []byte) ([]byte, error)
 
-	// Scan yields the entries with from ≤ key < to in the order of their keys, compared as bytes. A
-	// nil from means the beginning of the table, and a nil to means its end. The body of the loop
-	// may write to the table: each step goes to the next greater key that there is at that moment.
-	// An error is yielded once, as the last element.
+	// Scan yields the entries with from ≤ key < to in the order of their keys, compared as bytes.
+	// A nil from means the beginning of the table, and a nil to means its end. The body of the
+	// loop may write to the table: each step goes to the next greater key that there is at that
+	// moment. An error is yielded once, as the last element.
 	Scan(table string, from, to []byte) iter.Seq2[Entry, error]
 
 	// Put sets the value of key.

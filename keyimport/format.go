@@ -42,8 +42,9 @@ func (f Format) validate() error {
 //	group
 //	disabled  true or false
 //
-// All fields but hash can be absent. A time is as in RFC 3339, or a number of milliseconds since
-// 1970. Lists and objects are of JSON, in CSV too.
+// All fields but hash can be absent. A time is as in RFC 3339, also with a blank in the place of
+// the T, or without a zone, which means UTC; or a date; or a number of milliseconds since 1970.
+// Lists and objects are of JSON, in CSV too.
 func General(s Scheme) Format {
 	return Format{Scheme: s, read: func(r *row) Entry {
 		return Entry{

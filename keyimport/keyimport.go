@@ -22,11 +22,11 @@
 //
 // Tokens with a digest of the whole token ([SHA256], [SHA512]) are found by it, and a string that
 // is no token costs nothing more. Tokens with a [Bcrypt] or [Argon2id] hash, which has a salt, are
-// found by a handle: a part of the token that is stored in clear, such as a prefix. If a handle
-// exists, a string with it costs a slow hash. The store makes at most one such hash a second for
-// each handle, and has a queue of its own for them. So a stranger with the handle of a key can make
-// the first login of its holder wait, or fail with [latchkey.ErrBusy]. After the first login, the
-// store has a hash at its own cost, and knows most wrong tokens without it.
+// found by a handle: a part of the token that the other system keeps in clear, such as a prefix. If
+// a handle exists, a string with it costs a slow hash. The store makes at most one such hash a
+// second for each handle, and has a queue of its own for them. So a stranger with the handle of a
+// key can make the first login of its holder wait, or fail with [latchkey.ErrBusy]. After the first
+// login, the store has a hash at its own cost, and knows most wrong tokens without it.
 //
 // The store does not see tokens that are in the form of its own tokens: its prefix, an underscore,
 // and 77 letters and digits. Give the store another prefix if the old tokens look like that.
