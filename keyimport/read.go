@@ -141,6 +141,8 @@ func Read(r io.Reader, f Format, opts *Options) ([]Entry, error) {
 		return nil, err
 	case first[0] == '{':
 		err = d.jsonLines(br)
+	case first[0] == '[':
+		d.fail(1, "", "it is an array of JSON; write each element of the array on a line of its own, as jq -c '.[]' does")
 	default:
 		err = d.csv(br)
 	}

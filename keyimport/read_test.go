@@ -217,6 +217,7 @@ func TestAllThatIsWrongIsSaidLineByLine(t *testing.T) {
 		{"no JSON", `{"hash":"` + digest(1) + `"}` + "\n{\n[]\nnull\n{} {}\n", general(), []string{
 			"line 2: it is not one object of JSON", "line 3: it is not one object of JSON", "line 4: it is not one object of JSON", "line 5: it is not one object of JSON",
 		}},
+		{"an array", `[{"hash":"` + digest(1) + `"}]`, general(), []string{"line 1: it is an array of JSON; write each element of the array on a line of its own, as jq -c '.[]' does"}},
 		{"a record that is short", "hash,name\n" + digest(1) + "\n" + digest(2) + ",b,c\n", general(), []string{
 			"line 2: it has another number of fields than the first record", "line 3: it has another number of fields than the first record",
 		}},

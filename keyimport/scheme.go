@@ -195,7 +195,10 @@ func (s Scheme) Key(hash, handle string, created time.Time) (latchkey.MintedKey,
 		}
 		return latchkey.MintForeign(h, hash, created), nil
 	}
-	if handle == "" || len(handle) > MaxHandle || !printable(handle) || s.Handle.Last != 0 && len(handle) != s.Handle.Last {
+	if handle == "" {
+		return latchkey.MintedKey{}, fmt.Errorf("%w: a hash with a salt needs the handle of its token", ErrInvalidVerifier)
+	}
+	if len(handle) > MaxHandle || !printable(handle) || s.Handle.Last != 0 && len(handle) != s.Handle.Last {
 		return latchkey.MintedKey{}, fmt.Errorf("%w: the handle %.80q is none of the scheme %s", ErrInvalidVerifier, handle, s.Name)
 	}
 	if s.hidesSecret(handle) {

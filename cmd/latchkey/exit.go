@@ -53,7 +53,7 @@ var outcomes = []struct {
 	{errRepaired, exitInterrupted, "latchkey check shows the damage that is left"},
 	{errLeaked, exitLeaked, "a token that others can read is no secret; disable its key, or rotate the key without overlap"},
 	{errUnread, exitFailed, "the output says why"},
-	{errWrongLines, exitUsage, "the output says what is wrong"},
+	{errWrongLines, exitUsage, "correct the lines that the output names, or leave a field out with --ignore"},
 	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
 
 	{latchkey.ErrUserNotFound, exitNotFound, "see latchkey user list"},

@@ -93,7 +93,7 @@ With --dry-run, import says what it would do, and changes nothing.`,
 	flags.IntVar(&i.scheme.Handle.Count, "handle-count", 0, "which `NUMBER` of these texts ends the part (default the first)")
 	flags.IntVar(&i.scheme.Handle.Last, "handle-last", 0, "the `NUMBER` of characters at the end of a token by which its key is found")
 	flags.StringVar(&i.scheme.Prefix, "token-prefix", "", "the `TEXT` that begins every token")
-	flags.StringVar(&i.length, "token-length", "", "the `RANGE` of the lengths of tokens, such as 20-40")
+	flags.StringVar(&i.length, "token-length", "", "the `RANGE` of the lengths of tokens, such as 20-40 (default 16-512, or what the system has)")
 	flags.StringArrayVar(&i.ignore, "ignore", nil, "the `FIELD` that is not to be looked at; can be repeated")
 	flags.StringVar(&i.provider, "provider", string(latchkey.ProviderCustomToken), "the `PROVIDER` of the identities of owners")
 	flags.BoolVar(&i.dryRun, "dry-run", false, "say what would be done, and change nothing")
