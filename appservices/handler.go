@@ -19,10 +19,9 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/loggable"
 )
 
 // A Handler answers the client API of one or more apps. It is an [http.Handler], and is safe for
@@ -397,55 +396,20 @@ func (h *Handler) logRequest(c *call, status int, took time.Duration) {
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("method", loggable(c.r.Method)),
-		slog.String("path", loggable(c.r.URL.Path)),
+		slog.String("method", loggable.Text(c.r.Method)),
+		slog.String("path", loggable.Text(c.r.URL.Path)),
 		slog.Int("status", status),
 		slog.Duration("duration", took),
 		slog.String("remote", h.remote(c.r).String()),
 		slog.String("request_id", c.requestID),
 	}
 	if c.code != "" {
-		attrs = append(attrs, slog.String("error_code", loggable(c.code)))
+		attrs = append(attrs, slog.String("error_code", loggable.Text(c.code)))
 	}
 	if c.reason != "" {
-		attrs = append(attrs, slog.String("reason", loggable(c.reason)))
+		attrs = append(attrs, slog.String("reason", loggable.Text(c.reason)))
 	}
 	h.log.LogAttrs(c.ctx(), slog.LevelInfo, "request", attrs...)
-}
-
-const (
-	maxLogged     = 300 // bytes of a text in the log
-	maxLoggedWord = 40  // no token is as short
-)
-
-// loggable returns a text that a client may have made up in a form for the log. It replaces the
-// words that are long enough to be a token, and cuts the text off.
-func loggable(text string) string {
-	var b strings.Builder
-	for len(text) > 0 {
-		n := strings.IndexFunc(text, endsWord)
-		if n < 0 {
-			n = len(text)
-		}
-		word := text[:n]
-		if n > maxLoggedWord {
-			word = "…"
-		}
-		if text = text[n:]; text != "" {
-			_, size := utf8.DecodeRuneInString(text)
-			word, text = word+text[:size], text[size:]
-		}
-		if b.Len()+len(word) > maxLogged {
-			return b.String() + "…"
-		}
-		b.WriteString(word)
-	}
-	return b.String()
-}
-
-// endsWord reports whether a character cannot be part of a token.
-func endsWord(r rune) bool {
-	return r != '_' && r != '-' && r != '.' && r != '=' && r != '+' && r != '%' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 }
 
 // newRequestID returns an ID that need not be secret. It does not read Options.InsecureRand, so

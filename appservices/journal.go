@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/latchkeydb/latchkey/internal/loggable"
 	"github.com/latchkeydb/latchkey/internal/loopback"
 )
 
@@ -61,8 +62,8 @@ func (c *call) record(status int) {
 		return
 	}
 	c.h.journal.add(entry{
-		RequestID: c.requestID, Time: time.Now().UTC(), Method: loggable(c.r.Method), Path: loggable(c.r.URL.Path),
-		Remote: c.h.remote(c.r).String(), Status: status, Code: loggable(c.code), Reason: loggable(c.reason),
+		RequestID: c.requestID, Time: time.Now().UTC(), Method: loggable.Text(c.r.Method), Path: loggable.Text(c.r.URL.Path),
+		Remote: c.h.remote(c.r).String(), Status: status, Code: loggable.Text(c.code), Reason: loggable.Text(c.reason),
 	})
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"github.com/latchkeydb/latchkey/internal/loggable"
 )
 
 // This file answers the calls of the hosted service that the handler does not have. Each answer
@@ -189,7 +191,7 @@ func (h *Handler) noteMissing(c *call, what string) {
 	}
 	h.mu.Unlock()
 	if !known {
-		h.log.WarnContext(c.ctx(), "a client has called a part of App Services that this double does not have", "missing", loggable(what), "request_id", c.requestID)
+		h.log.WarnContext(c.ctx(), "a client has called a part of App Services that this double does not have", "missing", loggable.Text(what), "request_id", c.requestID)
 	}
 }
 

@@ -428,6 +428,22 @@ func TestRefusalsAreLoggedWithTheirReason(t *testing.T) {
 	}
 }
 
+func TestNoTokenInAPathIsLogged(t *testing.T) {
+	digits := strings.Repeat("Zz1", 26)[:77]
+	for _, path := range []string{
+		"/files/lk_" + digits, "/lk_" + digits + "/x", "/" + strings.Repeat("x/", 80) + "lk_" + digits,
+		"/" + strings.Repeat("lk_"+digits+"/", 60), "/0123456789abcdefx_" + digits,
+	} {
+		var log bytes.Buffer
+		r := request()
+		r.URL.Path = path
+		serve(httpauth.NewWith(&fakeStore{}, &httpauth.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}).Require()(handler), r)
+		if got := log.String(); !strings.Contains(got, "…") || strings.Contains(got, "Zz1") {
+			t.Errorf("%s: got %s", path, got)
+		}
+	}
+}
+
 func TestARequestAfterADisablingIsRefused(t *testing.T) {
 	store := latchkeytest.New(t)
 	key, token, err := store.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "laptop", Scopes: latchkey.NewScopes("files:*")})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/loggable"
 )
 
 // An outcome says how a request is answered whose check ended with an error.
@@ -144,7 +145,7 @@ func seconds(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }
 
-// log logs a refusal. A path is cut, because callers choose it.
+// log logs a refusal.
 func (a *Auth) log(r *http.Request, status int, err error) {
 	if a.opts.Logger == nil {
 		return
@@ -155,5 +156,5 @@ func (a *Auth) log(r *http.Request, status int, err error) {
 	}
 	a.opts.Logger.LogAttrs(r.Context(), level, "request refused",
 		slog.Int("status", status), slog.String("address", a.address(r).String()),
-		slog.String("method", r.Method), slog.String("path", fmt.Sprintf("%.200s", r.URL.Path)), slog.String("reason", err.Error()))
+		slog.String("method", loggable.Text(r.Method)), slog.String("path", loggable.Text(r.URL.Path)), slog.String("reason", err.Error()))
 }
