@@ -149,6 +149,7 @@ func TestADamagedTextOfAMintedKeyIsRefused(t *testing.T) {
 
 func FuzzParseMintedKey(f *testing.F) {
 	f.Add(mint(f, open(f)).Export())
+	f.Add(mintOld("digest", "old-1").Export())
 	f.Fuzz(func(t *testing.T, text string) {
 		if m, err := latchkey.ParseMintedKey(text); err == nil && m.Export() != text {
 			t.Errorf("%q became %q", text, m.Export())
