@@ -83,7 +83,7 @@ func TestADamagedTimeIsFoundAndKeepsNoChangeBack(t *testing.T) {
 	}
 }
 
-func TestWhatALaterBuildRemembersOfTheTimeIsKept(t *testing.T) {
+func TestFieldsOfTheTimeFromALaterBuildAreKept(t *testing.T) {
 	s := open(t, nil)
 	var later record.Message
 	later.Number(9, 9)

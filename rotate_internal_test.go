@@ -69,7 +69,7 @@ func TestAStoreThatNeverHadAReplicaForgetsEndedTokens(t *testing.T) {
 }
 
 // Another replica may have the verifiers, so the record keeps that they have ended.
-func TestAStoreWithReplicasKeepsWhatHasEnded(t *testing.T) {
+func TestAStoreWithReplicasKeepsVerifiersThatHaveEnded(t *testing.T) {
 	s := open(t, nil)
 	key, first := addServerKey(t, s, "laptop")
 	before := storedKey(t, s, key.ID)

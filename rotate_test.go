@@ -482,7 +482,7 @@ func TestAfterACrashTheNewTokenEndsTheOldOneAgain(t *testing.T) {
 	must(t, s.Health(t.Context()))
 }
 
-func TestALoginWhoseContextEndsBeforeTheOldTokenHasEndedIsNone(t *testing.T) {
+func TestALoginFailsIfItsContextEndsBeforeTheOldTokenHasEnded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	e := &fullEngine{Engine: openBolt(t)}
 	s := openEngine(t, e, light())

@@ -10,7 +10,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-func TestAScopePermitsItsOwnNameAndAWildcardWhatBeginsWithIt(t *testing.T) {
+func TestAScopePermitsItsOwnNameAndAWildcardAllNamesThatBeginWithIt(t *testing.T) {
 	for _, tt := range []struct {
 		scopes []string
 		has    []string

@@ -125,7 +125,7 @@ func prefixed(name string) keyimport.Scheme {
 	return keyimport.Scheme{Name: name, Hash: keyimport.Bcrypt, Handle: keyimport.Handle{Separator: "."}}
 }
 
-func TestAKeyIsFoundByWhatItsTokenIsFoundBy(t *testing.T) {
+func TestAKeyAndItsTokenHaveTheSameHandle(t *testing.T) {
 	const token = "app_ab12.secret-secret-3456"
 	digest := sha256.Sum256([]byte(token))
 	bcrypt := "$2b$04$" + strings.Repeat("a", 53)

@@ -88,7 +88,7 @@ func TestEveryTokenOfTheVectorsIsFound(t *testing.T) {
 	}
 }
 
-func TestWhatHasTheFormOfNoTokenIsNotFound(t *testing.T) {
+func TestAStringThatIsNotInTheFormOfATokenIsNotFound(t *testing.T) {
 	trimmed := map[string]bool{"a space before": true, "a newline after": true}
 	for _, v := range readVectors(t).Refused {
 		got := find(t, strings.NewReader(v.Token), "lk")
@@ -110,7 +110,7 @@ func sample(t testing.TB) string {
 	return readVectors(t).Genuine[0].Token
 }
 
-func TestATokenIsFoundBetweenWhateverIsNoDigit(t *testing.T) {
+func TestATokenIsFoundBetweenCharactersThatAreNoDigits(t *testing.T) {
 	token := sample(t)
 	digits := token[len("lk_"):]
 	for _, tt := range []struct {

@@ -35,7 +35,7 @@ func (e inside) publish(path string) {
 	must(e.t, os.Rename(path+".new", path))
 }
 
-func TestWhoWaitsForACommitHearsOfAFileThatTakesThePlace(t *testing.T) {
+func TestAReaderThatWaitsForACommitHearsOfAFileThatTakesThePlace(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows replaces no file that is mapped")
 	}

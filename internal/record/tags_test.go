@@ -144,7 +144,7 @@ func TestStepsThatContradictEachOtherAreNotTaken(t *testing.T) {
 	wantStepRefused(t, "five would be accepted", a, after, err)
 }
 
-func TestWhatHasChangedInTagSecrets(t *testing.T) {
+func TestSinceReturnsTheTagSecretsThatHaveChanged(t *testing.T) {
 	s := record.FirstTagSecret([16]byte{1})
 	if changed := s.Since(s); changed != nil {
 		t.Errorf("nothing has changed, and Since has %+v", changed)
