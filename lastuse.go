@@ -13,9 +13,9 @@ import (
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// A login notes the minute in the entry of the cache, if the entry has an earlier one. It reads no
-// clock for that, because the goroutine of the store's clock moves the minute on. A batch writes
-// the minutes to the table of last uses, for each verifier by itself. So no login writes.
+// A login notes the minute in its entry of the cache, if the entry has an earlier minute. The login
+// reads no clock for that, because the goroutine of the store's clock moves the minute on. A batch
+// writes the minutes to the table of last uses, one entry for each verifier. So no login writes.
 
 // lastUseChunk is the number of last uses in one transaction of a batch. A change that comes
 // meanwhile waits for no more than one such transaction.

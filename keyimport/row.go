@@ -49,7 +49,7 @@ func (r *row) text(name string) string {
 	return ""
 }
 
-// boolean returns a truth, or what there is without the field.
+// boolean returns the value of a field, or otherwise if the field is not there.
 func (r *row) boolean(name string, otherwise bool) bool {
 	switch v := r.get(name).(type) {
 	case nil:
@@ -203,7 +203,7 @@ func (r *row) metadata(name string) map[string]string {
 	return metadata
 }
 
-// without notes fields that say nothing that a store keeps.
+// without marks fields as known that hold nothing for a store.
 func (r *row) without(names ...string) { r.used = append(r.used, names...) }
 
 // refuse fails if a field is there that bounds the use of a key in a way that a store does not

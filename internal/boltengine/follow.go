@@ -127,8 +127,8 @@ func (f *Follower) follow() (moved bool, err error) {
 		if stamp == now.version.stamp {
 			return false, nil
 		}
-		// The file was overwritten in place. Whoever does that may not have finished, so the file
-		// must stay as it is from one look to the next.
+		// The file was overwritten in place, and the program that does it may not have finished. So
+		// the file must stay as it is from one look to the next.
 		if stamp != f.changing {
 			f.changing = stamp
 			return false, fmt.Errorf("%w: another program is writing to %s", ErrFileChanged, f.path)

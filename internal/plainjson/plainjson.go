@@ -1,4 +1,4 @@
-// Package plainjson writes JSON that is not for a web page.
+// Package plainjson writes JSON that is kept in a store or printed, and not put into a web page.
 package plainjson
 
 import (
