@@ -95,12 +95,15 @@ func (s TagSecrets) find(number uint64) (t TagSecret, found bool) {
 
 // Add returns the secrets with one more, which has the next number and is accepted, and the number.
 //
-// Errors: [ErrTagSecret] if too many are accepted, or if the domain had too many since the oldest
-// accepted one.
+// Errors: [ErrTagSecret] if too many are accepted, if the domain had too many since the oldest
+// accepted one, or if no number is left, which only a forged export can bring about.
 func (s TagSecrets) Add(secret [16]byte, now time.Time) (next TagSecrets, number uint64, err error) {
 	number = s.Floor
 	if n := len(s.All); n > 0 {
 		number = s.All[n-1].Number + 1
+	}
+	if number == math.MaxUint64 { // a record with it cannot be read
+		return s, 0, fmt.Errorf("%w: the domain has no more numbers for tag secrets", ErrTagSecret)
 	}
 	next = s.Merge(TagSecrets{All: []TagSecret{{Number: number, Secret: secret, Changed: now}}})
 	if n := len(s.Accepted()); n >= MaxAcceptedTags || len(next.Accepted()) != n+1 {

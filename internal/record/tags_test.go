@@ -127,6 +127,12 @@ func TestNoMoreThanFourTagSecretsAreAccepted(t *testing.T) {
 	wantTags(t, "taken from the other store", taken, 0, 0, 3, 4, 5)
 }
 
+func TestNoTagSecretIsAddedWithoutANumberThatCanBeRead(t *testing.T) {
+	s := record.TagSecrets{All: []record.TagSecret{{Number: math.MaxUint64 - 1, Secret: [16]byte{1}, State: record.TagUsed}}}
+	after, _, err := s.Add([16]byte{2}, clock(1))
+	wantStepRefused(t, "one after the last number", s, after, err)
+}
+
 func TestStepsThatContradictEachOtherAreNotTaken(t *testing.T) {
 	s := record.FirstTagSecret([16]byte{1})
 	a, b := add(t, s, 2, 1), add(t, s, 3, 1)
