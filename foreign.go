@@ -110,7 +110,11 @@ func (s *Store) learnHandles(ctx context.Context) error {
 // foreign tokens are in the cache under the IDs of their keys, as other answers are.
 func (s *Store) loginForeign(ctx context.Context, token string, from netip.Addr) (Principal, error) {
 	known := false
-	for _, h := range s.foreign.Handles(token) {
+	var handles []ForeignHandle
+	if !s.foreign.IsEmpty() {
+		handles = s.foreign.Handles(token)
+	}
+	for _, h := range handles {
 		handle := record.Handle(h)
 		if !s.foreign.Has(handle) {
 			continue

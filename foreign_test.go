@@ -24,6 +24,7 @@ import (
 // "old.<handle>.<name>" by that of the handle. A verifier is the kind of its check, "digest",
 // "slow" or "vast", and the hash of the token.
 type system struct {
+	asked  atomic.Int64 // for handles
 	checks atomic.Int64
 	before func() // each slow check
 }
@@ -34,6 +35,7 @@ func hashOf(text string) (h latchkey.ForeignHandle, digits string) {
 }
 
 func (f *system) Handles(token string) []latchkey.ForeignHandle {
+	f.asked.Add(1)
 	if strings.HasPrefix(token, "lk_") {
 		panic("the store asks for its own tokens")
 	}
@@ -634,4 +636,19 @@ func TestAForeignKeyOutlivesACrash(t *testing.T) {
 	wantLogin(t, s, "old.a.1", key.ID)
 	wantLogin(t, before, "old.a.1", key.ID)
 	wantLogin(t, crashed(), "old.a.1", key.ID)
+}
+
+func TestAStoreWithoutForeignKeysAsksNobodyAboutATokenOfAnotherForm(t *testing.T) {
+	s, asked := openForeign(t)
+	_, err := s.Login(t.Context(), "old-nobody")
+	if wantError(t, err, latchkey.ErrInvalidToken); asked.asked.Load() != 0 {
+		t.Error("Foreign was asked for handles")
+	}
+	before, err := s.Stats(t.Context())
+	must(t, err)
+	_, err = s.Login(t.Context(), "old-nobody")
+	wantError(t, err, latchkey.ErrInvalidToken)
+	if after, err := s.Stats(t.Context()); err != nil || after.Malformed != before.Malformed+1 {
+		t.Errorf("%d malformed tokens are counted, %v, and before %d", after.Malformed, err, before.Malformed)
+	}
 }

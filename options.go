@@ -81,11 +81,11 @@ type Options struct {
 	// [MintForeign] and package keyimport. Without it, these keys stay in the store, and their
 	// holders are refused with [ErrInvalidToken].
 	//
-	// With Foreign, a string in the form of one of these tokens costs a hash of SHA-256, and a look
-	// at a filter in memory that takes 2 to 4 bytes for each key. A string with the handle of a key
-	// may cost a slow hash, at most one a second for each handle. Such hashes run one after another
-	// beside all others, and may take HashMemory once more. At most 64 calls wait for them, and
-	// further ones get [ErrBusy].
+	// While the store has such keys, a string in the form of one of their tokens costs a hash of
+	// SHA-256, and a look at a filter in memory that takes 2 to 4 bytes for each key. A string with
+	// the handle of a key may cost a slow hash, at most one a second for each handle. Such hashes
+	// run one after another beside all others, and may take HashMemory once more. At most 64 calls
+	// wait for them, and further ones get [ErrBusy].
 	Foreign Foreign
 
 	// CacheSize is how many verified keys the store remembers. Their logins need neither the disk

@@ -32,6 +32,9 @@ const (
 	leastWords    = 1 << 6
 )
 
+// IsEmpty reports whether no handle was added.
+func (f *Filter) IsEmpty() bool { return f.layers.Load() == nil }
+
 // Has reports whether a handle may have been added. It looks at up to 8 places in each layer.
 func (f *Filter) Has(h record.Handle) bool {
 	layers := f.layers.Load()
