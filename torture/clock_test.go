@@ -95,7 +95,7 @@ func (w *jumpingClock) fail(format string, args ...any) {
 }
 
 func (w *jumpingClock) playAll(steps []clockStep) {
-	w.ahead = time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC).Sub(time.Now())
+	w.ahead = time.Until(time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC))
 	w.low, w.high, w.kept = release, release, release
 	w.open()
 	w.create(10 * time.Minute)

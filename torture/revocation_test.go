@@ -10,11 +10,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/anishathalye/porcupine"
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/torture/internal/form"
 )
 
@@ -31,6 +33,9 @@ func TestEveryHistoryOfLoginsAndRevocationsIsLinearizable(t *testing.T) {
 		{"all keys cached, and slow between steps", latchkey.Options{}, true},
 		{"few keys cached, and slow between steps", latchkey.Options{CacheSize: 3}, true},
 		{"no key cached, and few can wait", latchkey.Options{CacheSize: -1, HashQueue: 3}, true},
+		{"an audit trail, and last uses that are written all the time", latchkey.Options{
+			OnChange: audit.New(nil).Record, LastUseEvery: time.Millisecond,
+		}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			seed := form.NewSeed(t)

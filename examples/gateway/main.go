@@ -86,8 +86,7 @@ func handler(store *latchkey.Store, backend *url.URL) http.Handler {
 			var body latchkey.KeySpec
 			decoder := json.NewDecoder(io.LimitReader(r.Body, 1<<16))
 			decoder.DisallowUnknownFields() // a mistyped "expires" would make a key for ever
-			err := decoder.Decode(&body)
-			if err != nil && (err != io.EOF || r.Method == http.MethodPut) {
+			if err := decoder.Decode(&body); err != nil && (err != io.EOF || r.Method == http.MethodPut) {
 				http.Error(w, "the body is not JSON of a key: "+err.Error(), http.StatusBadRequest)
 				return
 			}
