@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,7 +74,7 @@ var release = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 type jumpingClock struct {
 	path  string
 	store *latchkey.Store
-	ahead time.Duration // of the clock that jumps over the one that does not
+	ahead atomic.Int64 // of the clock that jumps over the one that does not, in nanoseconds
 
 	low, high time.Time // the bounds of the store's time
 	kept      time.Time // the earliest time that the file can remember
@@ -86,7 +87,7 @@ type jumpingClock struct {
 	broken  string // the promise that was broken
 }
 
-func (w *jumpingClock) clock() time.Time { return time.Now().Add(w.ahead) }
+func (w *jumpingClock) clock() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) }
 
 func (w *jumpingClock) fail(format string, args ...any) {
 	if w.broken == "" {
@@ -95,7 +96,7 @@ func (w *jumpingClock) fail(format string, args ...any) {
 }
 
 func (w *jumpingClock) playAll(steps []clockStep) {
-	w.ahead = time.Until(time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC))
+	w.ahead.Store(int64(time.Until(time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC))))
 	w.low, w.high, w.kept = release, release, release
 	w.open()
 	w.create(10 * time.Minute)
@@ -155,7 +156,7 @@ func (w *jumpingClock) play(s clockStep) {
 	switch s.do {
 	case "jump":
 		w.now()
-		w.ahead += s.by
+		w.ahead.Add(int64(s.by))
 	case "pause":
 		// The time runs slower by a thousandth while it is a little ahead of the clock.
 		slower := s.by / 1000
