@@ -2,6 +2,7 @@ package disk_test
 
 import (
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/latchkeydb/latchkey/torture/disk"
@@ -11,14 +12,14 @@ import (
 // many is stuck.
 const manyCalls = 10_000
 
-// mount mounts a disk. If that is impossible, mount skips the test, or ends it if the environment
-// variable CI is set.
+// mount mounts a disk. If that is impossible, mount skips the test. On Linux, it ends the test if
+// the environment variable CI is set.
 func mount(t testing.TB, d *disk.Disk) (dir string, unmount func()) {
 	t.Helper()
 	dir = t.TempDir()
 	end, err := d.Mount(dir)
 	switch {
-	case err != nil && os.Getenv("CI") != "":
+	case err != nil && os.Getenv("CI") != "" && runtime.GOOS == "linux":
 		t.Fatal(err)
 	case err != nil:
 		t.Skip(err)
