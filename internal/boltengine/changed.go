@@ -24,8 +24,8 @@ import (
 // returns nil for it.
 func (e *Engine) compareFile() error { return e.compare(e.readMark) }
 
-// compareBatch is compareFile for a batch that is about to be committed. It reads the map, because
-// each read of the file itself makes the system write when the file was read last.
+// compareBatch is compareFile for a batch that is about to be committed. It reads the map. If it
+// read the file itself, the system would note the time of the read, and would have to write that.
 func (e *Engine) compareBatch(b *batch) error {
 	return e.compare(func() (mark boltpage.Mark, err error) {
 		err = contain(func() (err error) {
