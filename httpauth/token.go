@@ -18,13 +18,15 @@ var (
 //
 // Errors: errNoToken, errTwoTokens, errBearer, errBasic.
 func (a *Auth) token(r *http.Request) (token string, err error) {
-	for _, v := range r.Header[a.opts.Header] { // none without the option
-		if token, err = oneToken(token, strings.TrimSpace(v)); err != nil {
-			return "", err
+	if a.opts.Header != "" {
+		for _, v := range r.Header[a.opts.Header] {
+			if token, err = oneToken(token, strings.TrimSpace(v)); err != nil {
+				return "", err
+			}
 		}
-	}
-	if token != "" {
-		return token, nil
+		if token != "" {
+			return token, nil
+		}
 	}
 	if a.opts.Header == authorization {
 		return "", errNoToken
@@ -53,7 +55,7 @@ func (a *Auth) fromAuthorization(v string) (token string, err error) {
 	switch {
 	case strings.EqualFold(scheme, "Bearer"):
 		rest = strings.Trim(rest, " ")
-		if rest == "" || strings.ContainsAny(rest, " ,\t") {
+		if rest == "" || hasByte(rest, ' ') || hasByte(rest, ',') || hasByte(rest, '\t') {
 			return "", errBearer
 		}
 		return rest, nil
@@ -66,6 +68,10 @@ func (a *Auth) fromAuthorization(v string) (token string, err error) {
 	}
 	return "", nil
 }
+
+// hasByte reports whether s contains b. It takes less time than [strings.ContainsAny], which makes a
+// set first.
+func hasByte(s string, b byte) bool { return strings.IndexByte(s, b) >= 0 }
 
 // oneToken returns the token that was found, or else the one that was found before.
 //
