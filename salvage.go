@@ -43,9 +43,9 @@ type SalvageReport struct {
 // No program should have broken open. If out is a symbolic link to a file that does not exist,
 // Salvage makes that file, as [Open] does.
 //
-// Tokens stay good. Deleted users and keys stay deleted, unless the page with their tombstone is
-// lost. [SalvageReport] says which records come back disabled. The new store is another replica of
-// the domain.
+// Tokens stay good. Deleted users and keys stay deleted, unless their tombstone is lost and its
+// entry in the change index, too, which is in another page. [SalvageReport] says which records come
+// back disabled. The new store is another replica of the domain.
 //
 // It returns [ErrNotStore] if broken is no regular file; [ErrCorrupt] if the record of the domain
 // is lost, because no token can be checked without it; [ErrNewerFormat]; [fs.ErrExist] if out

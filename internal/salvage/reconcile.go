@@ -16,6 +16,7 @@ import (
 // decode decodes the users and keys that were found. Deletion wins over them. Uncertain users, keys
 // and groups are disabled.
 func (s *salvage) decode() {
+	s.remakeTombstones()
 	for at := range s.changes {
 		// A group is never deleted, so its record is lost, and the group may have been disabled.
 		if _, ok := s.found[at]; !ok && at.table == record.TableGroups {
@@ -56,6 +57,31 @@ func (s *salvage) decode() {
 		case found.uncertain || found.place < s.changes[at]:
 			*flag = flag.Disable(s.writer)
 			s.Counts.Uncertain++
+		}
+	}
+}
+
+// remakeTombstones makes tombstones for the users and keys of which only the change index says that
+// they were deleted. A page can hold living keys in one commit and tombstones in a later commit. If
+// such a page falls back to the earlier commit, a key is there and its tombstone is not.
+func (s *salvage) remakeTombstones() {
+	for at, place := range s.changes {
+		if _, ok := s.found[at]; ok {
+			continue
+		}
+		id, _ := uuid.FromBytes([]byte(at.key))
+		switch at.table {
+		case record.TableDeadUsers:
+			u, err := record.DecodeUser(id, s.found[keyOf(record.TableUsers, id)].message)
+			if err != nil { // also if there is no record of the user
+				u = record.User{ID: id}
+			}
+			s.found[at] = version{message: u.Tombstone().Encode(), place: place}
+		case record.TableDeadKeys:
+			k, err := record.DecodeKey(id, s.found[keyOf(record.TableKeys, id)].message)
+			if err == nil { // otherwise nobody knows the owner, and nothing of the key comes back
+				s.found[at] = version{message: k.Tombstone().Encode(), place: place}
+			}
 		}
 	}
 }

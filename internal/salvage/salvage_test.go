@@ -61,6 +61,38 @@ func TestARecordWithALaterChangeComesBackDisabled(t *testing.T) {
 	}
 }
 
+// A page with the records of a user and a key can fall back in the place of a page with tombstones.
+func TestAUserAndAKeyStayDeletedIfOnlyTheChangeIndexSaysSo(t *testing.T) {
+	for _, userThere := range []bool{true, false} {
+		s, owner := newSalvage(anyIdentity), uuid.UUID{1}
+		key := record.Key{ID: uuid.UUID{2}, Owner: record.ServerOwner}
+		owned := record.Key{ID: uuid.UUID{3}, Owner: owner}
+		if userThere {
+			s.takeUser(userWith(owner, "ada"), 1)
+		}
+		for _, k := range []record.Key{key, owned} {
+			s.take(2, k.ID[:], boltpage.JoinTracked(boltpage.NewPlace(1, 1), record.Seal(record.TableKeys, k.ID[:], k.Encode())), false, false)
+		}
+		s.take(2, boltpage.NewPlace(2, 0).Key(), boltpage.ChangedEntry(record.TableDeadKeys, key.ID[:]), false, false)
+		s.take(2, boltpage.NewPlace(3, 0).Key(), boltpage.ChangedEntry(record.TableDeadUsers, owner[:]), false, false)
+		s.decode()
+		s.reconcile()
+		s.encode()
+		if len(s.Users) != 0 || len(s.Keys) != 0 {
+			t.Errorf("user there: %t: got the users %v and the keys %v", userThere, s.Users, s.Keys)
+		}
+		dead := map[string]bool{}
+		for _, r := range s.Records {
+			dead[r.Table+string(r.Key)] = true
+		}
+		for _, at := range []entryKey{keyOf(record.TableDeadKeys, key.ID), keyOf(record.TableDeadKeys, owned.ID), keyOf(record.TableDeadUsers, owner)} {
+			if !dead[at.table+at.key] {
+				t.Errorf("user there: %t: there is no tombstone in %s for %x", userThere, at.table, at.key)
+			}
+		}
+	}
+}
+
 func TestAnIdentityStaysWithTheUserWhoGotItLast(t *testing.T) {
 	low, high := uuid.UUID{1}, uuid.UUID{2}
 	for _, last := range []uuid.UUID{low, high} {
