@@ -31,7 +31,11 @@ const (
 // AppTable returns the table with a name. A name has 1 to [MaxAppName] lower-case ASCII letters,
 // digits and hyphens. With any other name, every method of the table returns [ErrInvalidData].
 func (tx *Tx) AppTable(name string) *AppTable {
+	if t := tx.appTable; t != nil && string(t.prefix[:len(t.prefix)-1]) == name {
+		return t
+	}
 	t := &AppTable{tx: tx, prefix: append([]byte(name), 0)}
+	tx.appTable = t
 	for i := range len(name) {
 		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
 			t.err = fmt.Errorf("%w: the name %.80q has more than lower-case ASCII letters, digits and hyphens", ErrInvalidData, name)

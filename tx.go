@@ -30,6 +30,8 @@ type Tx struct {
 	stale     cache.Stale
 	ended     map[uuid.UUID]unendedToken // whose ends were written by endUnended
 
+	appTable *AppTable // what AppTable has returned last
+
 	onChange func(tx *Tx, c Change) error // nil unless the transaction has a hook to call
 	actor    string
 	changes  []Change // for which the hook was not called yet

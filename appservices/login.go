@@ -62,7 +62,7 @@ func (c *call) loginByGet() (reply, error) {
 	}
 	options, err := base64.StdEncoding.DecodeString(device)
 	if err != nil || !json.Valid(options) {
-		options = null
+		options = []byte("null")
 	}
 	c.r.Body = io.NopCloser(strings.NewReader(`{"options":{"device":` + string(options) + `}}`))
 	c.params = append(c.params, string(latchkey.ProviderAnonymous))

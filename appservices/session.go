@@ -101,12 +101,12 @@ type claims struct {
 	Session        sessionClaim `json:"latchkey"`
 
 	// Only in a refresh token.
-	SessionID      string          `json:"baas_id,omitempty"`
-	StitchID       string          `json:"stitch_id,omitempty"`
-	Data           json.RawMessage `json:"baas_data,omitempty"` // null
-	StitchData     json.RawMessage `json:"stitch_data,omitempty"`
-	Identity       identityClaim   `json:"baas_identity,omitzero"`
-	StitchIdentity identityClaim   `json:"stitch_ident,omitzero"`
+	SessionID      string        `json:"baas_id,omitempty"`
+	StitchID       string        `json:"stitch_id,omitempty"`
+	Data           any           `json:"baas_data,omitempty"` // null
+	StitchData     any           `json:"stitch_data,omitempty"`
+	Identity       identityClaim `json:"baas_identity,omitzero"`
+	StitchIdentity identityClaim `json:"stitch_ident,omitzero"`
 
 	// Only in an access token. The claims about the session are enough to make a refresh token,
 	// because linking an identity gives a new one. The handler does not read UserData.
@@ -166,7 +166,8 @@ func (c *call) newRefreshToken(p *principal, s *session, now time.Time) (string,
 	return c.app.sign(cl)
 }
 
-var null = json.RawMessage("null")
+// null is null in JSON, also for a field that is left out if it is empty.
+var null any = (*struct{})(nil)
 
 // newAccessToken returns a token for calls.
 func (c *call) newAccessToken(p *principal, s *session, now time.Time) (string, error) {

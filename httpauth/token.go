@@ -69,8 +69,8 @@ func (a *Auth) fromAuthorization(v string) (token string, err error) {
 	return "", nil
 }
 
-// hasByte reports whether s contains b. It takes less time than [strings.ContainsAny], which makes a
-// set first.
+// hasByte reports whether s contains b. It takes less time than [strings.ContainsAny], which makes
+// a set first.
 func hasByte(s string, b byte) bool { return strings.IndexByte(s, b) >= 0 }
 
 // oneToken returns the token that was found, or else the one that was found before.

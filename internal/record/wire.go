@@ -139,7 +139,12 @@ func joinUnknown(all map[int][]byte) (u Unknown) {
 }
 
 // sorted returns the same fields in the order of their numbers.
-func (u Unknown) sorted() Unknown { return joinUnknown(u.byNumber()) }
+func (u Unknown) sorted() Unknown {
+	if len(u) == 0 { // as nearly always
+		return nil
+	}
+	return joinUnknown(u.byNumber())
+}
 
 // merge takes, for each number, the greater of both values, compared as bytes.
 func (u Unknown) merge(other Unknown) Unknown {
