@@ -20,6 +20,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/foreign"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
+	"github.com/latchkeydb/latchkey/internal/vector"
 )
 
 // revocations are the ways to revoke a key, and the error of its logins afterwards.
@@ -237,10 +238,10 @@ func TestATokenWithATagAndAWordTooLargeIsRefused(t *testing.T) {
 		Genuine []any
 		Refused []struct {
 			About, Kind, Prefix, Token string
-			TagSecret                  hexBytes `json:"tag_secret"`
+			TagSecret                  vector.Hex `json:"tag_secret"`
 		}
 	}
-	readVectors(t, "tokens.json", &vectors)
+	vector.Read(t, "tokens.json", &vectors)
 	tried := uint64(0)
 	for _, v := range vectors.Refused {
 		if v.Kind != "tagged" {

@@ -2,10 +2,7 @@ package latchkey
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"reflect"
 	"testing"
 	"time"
@@ -14,35 +11,19 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/lastuse"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/vector"
 )
-
-// hexBytes are bytes that are in hexadecimal in a test vector.
-type hexBytes []byte
-
-// readVectors reads a file of testdata/vectors. The README there describes the files.
-func readVectors(t testing.TB, name string, vectors any) {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join("testdata", "vectors", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(vectors); err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-}
 
 func TestUserIDsAreDerivedAsTheVectorsSay(t *testing.T) {
 	var vectors struct {
 		UserIDs []struct {
-			UserSecret        hexBytes `json:"user_secret"`
+			UserSecret        vector.Hex `json:"user_secret"`
 			Provider, Subject string
 			Former            uint64
 			ID                uuid.UUID
 		} `json:"user_ids"`
 	}
-	readVectors(t, "user_ids.json", &vectors)
+	vector.Read(t, "user_ids.json", &vectors)
 	for _, v := range vectors.UserIDs {
 		d := &record.Meta{Domain: record.Domain{UserSecret: [32]byte(v.UserSecret)}}
 		if got := d.UserID(Identity{Provider(v.Provider), v.Subject}.indexKey(), v.Former); got != v.ID {
@@ -54,12 +35,12 @@ func TestUserIDsAreDerivedAsTheVectorsSay(t *testing.T) {
 type storeVectors struct {
 	Meta []struct {
 		Key    string
-		Record hexBytes
+		Record vector.Hex
 		Fields json.RawMessage
 	}
 	Indexes []struct {
 		Table      string
-		Key, Value hexBytes
+		Key, Value vector.Hex
 		Fields     struct {
 			Provider Provider
 			Subject  string
@@ -67,10 +48,10 @@ type storeVectors struct {
 			Owner    uuid.UUID
 			Name     string
 			Group    string
-			Verifier hexBytes
+			Verifier vector.Hex
 			PHC      string
-			Handle   hexBytes
-			Hint     hexBytes
+			Handle   vector.Hex
+			Hint     vector.Hex
 			Minute   uint32
 		}
 	}
@@ -78,7 +59,7 @@ type storeVectors struct {
 
 func TestIndexEntriesAreAsTheVectorsSay(t *testing.T) {
 	var vectors storeVectors
-	readVectors(t, "store.json", &vectors)
+	vector.Read(t, "store.json", &vectors)
 	for _, v := range vectors.Indexes {
 		f := v.Fields
 		var key, value []byte
@@ -134,19 +115,19 @@ func (tx metaTx) Get(table string, key []byte) ([]byte, error) {
 
 func TestTheRecordsOfMetaAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
 	var vectors storeVectors
-	readVectors(t, "store.json", &vectors)
+	vector.Read(t, "store.json", &vectors)
 	tx := metaTx{records: make(map[string][]byte)}
 	var want struct {
 		format struct{ Version uint64 }
 		domain struct {
 			ID         uuid.UUID
-			UserSecret hexBytes `json:"user_secret"`
+			UserSecret vector.Hex `json:"user_secret"`
 			Prefix     string
 		}
 		tags struct {
 			All []struct {
 				Number    uint64
-				Secret    hexBytes
+				Secret    vector.Hex
 				State     record.TagState
 				ChangedMS int64 `json:"changed_ms"`
 			}
@@ -200,9 +181,4 @@ func TestTheRecordsOfMetaAreWrittenAndReadAsTheVectorsSay(t *testing.T) {
 	if got := record.Seal(tableMeta, metaClock, c.Encode()); !bytes.Equal(got, tx.records[tableMeta+"/clock"]) {
 		t.Errorf("clock: wrote %x", got)
 	}
-}
-
-func (h *hexBytes) UnmarshalText(text []byte) (err error) {
-	*h, err = hex.DecodeString(string(text))
-	return err
 }

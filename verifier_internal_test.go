@@ -3,6 +3,8 @@ package latchkey
 import (
 	"errors"
 	"testing"
+
+	"github.com/latchkeydb/latchkey/internal/vector"
 )
 
 func TestAVerifierOutOfBoundsInTheFileIsDamageAndIsNeverHashed(t *testing.T) {
@@ -10,7 +12,7 @@ func TestAVerifierOutOfBoundsInTheFileIsDamageAndIsNeverHashed(t *testing.T) {
 		Matching []any
 		Refused  []struct{ About, PHC string }
 	}
-	readVectors(t, "verifiers.json", &vectors)
+	vector.Read(t, "verifiers.json", &vectors)
 	s := open(t, nil)
 	key, token := addServerKey(t, s, "laptop")
 	before := stats(t, s).Hashes

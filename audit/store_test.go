@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/internal/largest"
 )
 
 // openTrail opens the store in a file, with a trail.
@@ -93,18 +93,8 @@ func TestWritersAtOnceKeepTheChain(t *testing.T) {
 
 func TestTheLargestChangeThatThereCanBeIsRecorded(t *testing.T) {
 	s, _ := openTrail(t, filepath.Join(t.TempDir(), "keys.db"))
-	long := strings.Repeat("<", 120)
-	spec := latchkey.KeySpec{Name: long + long, Group: long}
-	var scopes []string
-	for i := range latchkey.MaxScopes {
-		scopes = append(scopes, fmt.Sprint(long, "&", 100_000+i))
-	}
-	spec.Scopes = latchkey.NewScopes(scopes...)
-	for i := range latchkey.MaxNetworks {
-		spec.Networks = append(spec.Networks, netip.MustParsePrefix(fmt.Sprintf("2001:db8:1111:2222:3333:4444:5555:66%02x/128", i)))
-	}
-	ctx := latchkey.WithActor(t.Context(), strings.Repeat("\x01", latchkey.MaxActor))
-	key, _, err := s.CreateServerKey(ctx, spec)
+	ctx := latchkey.WithActor(t.Context(), largest.Actor())
+	key, _, err := s.CreateServerKey(ctx, largest.KeySpec())
 	must(t, err)
 	must(t, s.DisableKey(ctx, key.Owner, key.ID))
 	if n := len(entries(t, s, 0)); n != 2 {

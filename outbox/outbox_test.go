@@ -5,10 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"reflect"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/largest"
 	"github.com/latchkeydb/latchkey/latchkeytest"
 	"github.com/latchkeydb/latchkey/outbox"
 )
@@ -271,21 +270,11 @@ func TestTheLargestChangeThatThereCanBeIsKept(t *testing.T) {
 	s, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost, OnChange: box.Append})
 	must(t, err)
 	defer s.Close()
-	long := strings.Repeat("<", 120)
-	spec := latchkey.KeySpec{Name: long + long, Group: long}
-	var scopes []string
-	for i := range latchkey.MaxScopes {
-		scopes = append(scopes, fmt.Sprint(long, "&", 100_000+i))
-	}
-	spec.Scopes = latchkey.NewScopes(scopes...)
-	for i := range latchkey.MaxNetworks {
-		spec.Networks = append(spec.Networks, netip.MustParsePrefix(fmt.Sprintf("2001:db8:1111:2222:3333:4444:5555:66%02x/128", i)))
-	}
-	ctx := latchkey.WithActor(t.Context(), strings.Repeat("\x01", latchkey.MaxActor))
-	key, _, err := s.CreateServerKey(ctx, spec)
+	ctx := latchkey.WithActor(t.Context(), largest.Actor())
+	key, _, err := s.CreateServerKey(ctx, largest.KeySpec())
 	must(t, err)
 	must(t, s.DisableKey(ctx, key.Owner, key.ID))
-	if m := next(t, s, box); len(m) != 2 || !m[1].Change.Scopes.Has(scopes[0]) {
+	if m := next(t, s, box); len(m) != 2 || len(m[1].Change.Scopes.All()) != latchkey.MaxScopes {
 		t.Errorf("got %d messages, want 2", len(m))
 	}
 }

@@ -2,35 +2,14 @@ package phc
 
 import (
 	"bytes"
-	"encoding/hex"
-	"encoding/json"
-	"os"
-	"path/filepath"
 	"testing"
+
+	"github.com/latchkeydb/latchkey/internal/vector"
 )
-
-func readVectors(t testing.TB, name string, vectors any) {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join("..", "..", "testdata", "vectors", name))
-	if err == nil {
-		err = json.Unmarshal(data, vectors)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// hexBytes are bytes in hexadecimal.
-type hexBytes []byte
-
-func (b *hexBytes) UnmarshalText(text []byte) (err error) {
-	*b, err = hex.DecodeString(string(text))
-	return err
-}
 
 type verifierVectors struct {
 	Matching []struct {
-		Secret, Salt, Hash hexBytes
+		Secret, Salt, Hash vector.Hex
 		Memory, Passes     uint32
 		Lanes              uint8
 		PHC                string
@@ -40,7 +19,7 @@ type verifierVectors struct {
 
 func TestVerifiersAreMadeAndReadAsTheVectorsSay(t *testing.T) {
 	var vectors verifierVectors
-	readVectors(t, "verifiers.json", &vectors)
+	vector.Read(t, "verifiers.json", &vectors)
 	for _, v := range vectors.Matching {
 		t.Run(v.PHC, func(t *testing.T) {
 			secret := [32]byte(v.Secret)
@@ -93,7 +72,7 @@ func TestEveryVerifierHasASaltOfItsOwn(t *testing.T) {
 
 func FuzzParseVerifier(f *testing.F) {
 	var vectors verifierVectors
-	readVectors(f, "verifiers.json", &vectors)
+	vector.Read(f, "verifiers.json", &vectors)
 	for _, v := range vectors.Matching {
 		f.Add(v.PHC)
 	}

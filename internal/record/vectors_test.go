@@ -2,12 +2,8 @@ package record_test
 
 import (
 	"bytes"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"reflect"
 	"testing"
 	"time"
@@ -15,29 +11,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/vector"
 )
 
 // The test vectors in testdata/vectors, whose README says what is in them. A program in another
 // language made them from docs/formats.md alone.
 
-func readVectors(t testing.TB, name string, vectors any) {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join("..", "..", "testdata", "vectors", name))
-	must(t, err)
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	must(t, decoder.Decode(vectors))
-}
-
-// hexBytes are bytes in hexadecimal.
-type hexBytes []byte
-
-func (b *hexBytes) UnmarshalText(text []byte) (err error) {
-	*b, err = hex.DecodeString(string(text))
-	return err
-}
-
-func (b hexBytes) unknown() record.Unknown {
+func unknown(b vector.Hex) record.Unknown {
 	if len(b) == 0 {
 		return nil
 	}
@@ -59,7 +39,7 @@ type jsonRecord struct {
 	Identities []jsonIdentity                `json:"identities"`
 	Dropped    *jsonStamp                    `json:"dropped"`
 	Foreign    bool                          `json:"foreign"`
-	Unknown    hexBytes                      `json:"unknown"`
+	Unknown    vector.Hex                    `json:"unknown"`
 	All        []jsonTag                     `json:"all"`
 	Floor      uint64                        `json:"floor"`
 }
@@ -87,9 +67,9 @@ func (r jsonRegister[T]) register() record.Register[T] {
 
 type jsonFlag struct {
 	Writers []struct {
-		Writer   hexBytes `json:"writer"`
-		Disabled uint64   `json:"disabled"`
-		Enabled  uint64   `json:"enabled"`
+		Writer   vector.Hex `json:"writer"`
+		Disabled uint64     `json:"disabled"`
+		Enabled  uint64     `json:"enabled"`
 	} `json:"writers"`
 	Base   uint64 `json:"base"`
 	Sealed bool   `json:"sealed"`
@@ -104,11 +84,11 @@ func (j jsonFlag) flag() record.Flag {
 }
 
 type jsonBase struct {
-	Generation uint64   `json:"generation"`
-	ID         hexBytes `json:"id"`
+	Generation uint64     `json:"generation"`
+	ID         vector.Hex `json:"id"`
 }
 
-func verifierID(b hexBytes) (id record.VerifierID) {
+func verifierID(b vector.Hex) (id record.VerifierID) {
 	copy(id[:], b)
 	return id
 }
@@ -119,17 +99,17 @@ func (b jsonBase) base() record.Base {
 
 type jsonVerifiers struct {
 	All []struct {
-		ID         hexBytes `json:"id"`
-		PHC        string   `json:"phc"`
-		Replaces   hexBytes `json:"replaces"`
-		Generation uint64   `json:"generation"`
-		EndS       int64    `json:"end_s"`
-		UntilUsed  bool     `json:"until_used"`
-		Retired    bool     `json:"retired"`
-		Base       jsonBase `json:"base"`
-		Handle     hexBytes `json:"handle"`
-		Tag        uint64   `json:"tag"`
-		Unknown    hexBytes `json:"unknown"`
+		ID         vector.Hex `json:"id"`
+		PHC        string     `json:"phc"`
+		Replaces   vector.Hex `json:"replaces"`
+		Generation uint64     `json:"generation"`
+		EndS       int64      `json:"end_s"`
+		UntilUsed  bool       `json:"until_used"`
+		Retired    bool       `json:"retired"`
+		Base       jsonBase   `json:"base"`
+		Handle     vector.Hex `json:"handle"`
+		Tag        uint64     `json:"tag"`
+		Unknown    vector.Hex `json:"unknown"`
 	} `json:"all"`
 	Superseded []jsonBase `json:"superseded"`
 	Floor      uint64     `json:"floor"`
@@ -144,7 +124,7 @@ func (j jsonVerifiers) verifiers() record.Verifiers {
 		copy(handle[:], v.Handle)
 		vs.All = append(vs.All, record.Verifier{
 			ID: verifierID(v.ID), PHC: v.PHC, Replaces: verifierID(v.Replaces), Generation: v.Generation, End: seconds(v.EndS),
-			UntilUsed: v.UntilUsed, Retired: v.Retired, Base: v.Base.base(), Handle: handle, Tag: v.Tag, Unknown: v.Unknown.unknown(),
+			UntilUsed: v.UntilUsed, Retired: v.Retired, Base: v.Base.base(), Handle: handle, Tag: v.Tag, Unknown: unknown(v.Unknown),
 		})
 	}
 	for _, b := range j.Superseded {
@@ -165,13 +145,13 @@ type jsonIdentity struct {
 	Subject  string     `json:"subject"`
 	Stamp    *jsonStamp `json:"stamp"`
 	Unlinked bool       `json:"unlinked"`
-	Unknown  hexBytes   `json:"unknown"`
+	Unknown  vector.Hex `json:"unknown"`
 }
 
 type jsonTag struct {
-	Number uint64   `json:"number"`
-	Secret hexBytes `json:"secret"`
-	State  uint64   `json:"state"`
+	Number uint64     `json:"number"`
+	Secret vector.Hex `json:"secret"`
+	State  uint64     `json:"state"`
 	// ChangedMS is 0 for a secret that has not changed since the domain was made.
 	ChangedMS int64 `json:"changed_ms"`
 }
@@ -198,25 +178,25 @@ func (j jsonRecord) record(table, id string) any {
 			ID: uuid.MustParse(id), Owner: j.Owner, Created: created, Name: j.Name.register(), Verifiers: j.Verifiers.verifiers(),
 			Expires: record.Register[time.Time]{Value: seconds(j.Expires.Value), Stamp: j.Expires.Stamp.stamp()},
 			Scopes:  j.Scopes.register(), Networks: j.Networks.register(), Metadata: j.Metadata.register(), Groups: groups,
-			Flag: j.Flag.flag(), Foreign: j.Foreign, Unknown: j.Unknown.unknown(),
+			Flag: j.Flag.flag(), Foreign: j.Foreign, Unknown: unknown(j.Unknown),
 		}
 	case "users":
 		u := record.User{
 			ID: uuid.MustParse(id), Created: created, Metadata: j.Metadata.register(), Groups: groups, Flag: j.Flag.flag(),
-			Dropped: j.Dropped.stamp(), Unknown: j.Unknown.unknown(),
+			Dropped: j.Dropped.stamp(), Unknown: unknown(j.Unknown),
 		}
 		for _, i := range j.Identities {
 			u.Identities = append(u.Identities, record.Identity{
-				Provider: i.Provider, Subject: i.Subject, Stamp: i.Stamp.stamp(), Unlinked: i.Unlinked, Unknown: i.Unknown.unknown(),
+				Provider: i.Provider, Subject: i.Subject, Stamp: i.Stamp.stamp(), Unlinked: i.Unlinked, Unknown: unknown(i.Unknown),
 			})
 		}
 		return u
 	case "groups":
-		return record.Group{Name: id, Flag: j.Flag.flag(), Unknown: j.Unknown.unknown()}
+		return record.Group{Name: id, Flag: j.Flag.flag(), Unknown: unknown(j.Unknown)}
 	case "deadkeys":
-		return record.KeyTombstone{ID: uuid.MustParse(id), Owner: j.Owner, Groups: groups, Foreign: j.Foreign, Unknown: j.Unknown.unknown()}
+		return record.KeyTombstone{ID: uuid.MustParse(id), Owner: j.Owner, Groups: groups, Foreign: j.Foreign, Unknown: unknown(j.Unknown)}
 	case "deadusers":
-		return record.UserTombstone{ID: uuid.MustParse(id), Groups: groups, Unknown: j.Unknown.unknown()}
+		return record.UserTombstone{ID: uuid.MustParse(id), Groups: groups, Unknown: unknown(j.Unknown)}
 	case "tags":
 		s := record.TagSecrets{Floor: j.Floor}
 		for _, tag := range j.All {
@@ -270,17 +250,17 @@ func TestRecordsAreThoseOfTheVectors(t *testing.T) {
 			About  string     `json:"about"`
 			Table  string     `json:"table"`
 			ID     string     `json:"id"`
-			Record hexBytes   `json:"record"`
+			Record vector.Hex `json:"record"`
 			Fields jsonRecord `json:"fields"`
 		} `json:"records"`
 		Refused []struct {
-			About  string    `json:"about"`
-			Error  string    `json:"error"`
-			ID     uuid.UUID `json:"id"`
-			Record hexBytes  `json:"record"`
+			About  string     `json:"about"`
+			Error  string     `json:"error"`
+			ID     uuid.UUID  `json:"id"`
+			Record vector.Hex `json:"record"`
 		} `json:"refused"`
 	}
-	readVectors(t, "records.json", &vectors)
+	vector.Read(t, "records.json", &vectors)
 	for _, v := range vectors.Records {
 		k, key := tableKind(t, v.Table, v.ID)
 		message, err := record.Open(v.Table, key, v.Record)
@@ -313,15 +293,15 @@ func TestRecordsAreThoseOfTheVectors(t *testing.T) {
 func TestRecordsMergeAsInTheVectors(t *testing.T) {
 	var vectors struct {
 		Merges []struct {
-			About  string    `json:"about"`
-			Table  string    `json:"table"`
-			ID     string    `json:"id"`
-			A      hexBytes  `json:"a"`
-			B      hexBytes  `json:"b"`
-			Merged *hexBytes `json:"merged"`
+			About  string      `json:"about"`
+			Table  string      `json:"table"`
+			ID     string      `json:"id"`
+			A      vector.Hex  `json:"a"`
+			B      vector.Hex  `json:"b"`
+			Merged *vector.Hex `json:"merged"`
 		} `json:"merges"`
 	}
-	readVectors(t, "merges.json", &vectors)
+	vector.Read(t, "merges.json", &vectors)
 	for _, v := range vectors.Merges {
 		k, _ := tableKind(t, v.Table, v.ID)
 		a, err := k.decode(v.A)

@@ -4,50 +4,29 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
-	"encoding/json"
 	"math"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/vector"
 )
 
 type tokenVectors struct {
 	Regexp  string
 	Genuine []struct {
 		About, Prefix, Token string
-		TagSecret            hexBytes  `json:"tag_secret"`
-		KeyID                uuid.UUID `json:"key_id"`
-		Secret, Tag          hexBytes
+		TagSecret            vector.Hex `json:"tag_secret"`
+		KeyID                uuid.UUID  `json:"key_id"`
+		Secret, Tag          vector.Hex
 	}
 	Refused []struct {
 		About, Kind, Prefix, Token string
-		TagSecret                  hexBytes `json:"tag_secret"`
+		TagSecret                  vector.Hex `json:"tag_secret"`
 	}
-}
-
-func readVectors(t testing.TB, name string, vectors any) {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join("..", "..", "testdata", "vectors", name))
-	if err == nil {
-		err = json.Unmarshal(data, vectors)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// hexBytes are bytes in hexadecimal.
-type hexBytes []byte
-
-func (b *hexBytes) UnmarshalText(text []byte) (err error) {
-	*b, err = hex.DecodeString(string(text))
-	return err
 }
 
 func vectorForm(prefix string, tagSecret []byte) *Form { return New(prefix, [16]byte(tagSecret)) }
@@ -56,10 +35,10 @@ func TestTagsAreSipHashOfTheReferenceVectors(t *testing.T) {
 	var vectors struct {
 		Tags []struct {
 			About             string
-			Key, Message, Tag hexBytes
+			Key, Message, Tag vector.Hex
 		}
 	}
-	readVectors(t, "tags.json", &vectors)
+	vector.Read(t, "tags.json", &vectors)
 	for _, v := range vectors.Tags {
 		t.Run(v.About, func(t *testing.T) {
 			tag := newTagKey([16]byte(v.Key)).tag(string(v.Message))
@@ -72,7 +51,7 @@ func TestTagsAreSipHashOfTheReferenceVectors(t *testing.T) {
 
 func TestTokensAreMadeAndReadAsTheVectorsSay(t *testing.T) {
 	var vectors tokenVectors
-	readVectors(t, "tokens.json", &vectors)
+	vector.Read(t, "tokens.json", &vectors)
 	form := regexp.MustCompile(vectors.Regexp)
 	for _, v := range vectors.Genuine {
 		t.Run(v.About, func(t *testing.T) {
@@ -119,7 +98,7 @@ func TestTokensAreMadeAndReadAsTheVectorsSay(t *testing.T) {
 
 func TestEveryMintedTokenMatchesTheDocumentedRegexp(t *testing.T) {
 	var vectors tokenVectors
-	readVectors(t, "tokens.json", &vectors)
+	vector.Read(t, "tokens.json", &vectors)
 	form := regexp.MustCompile(vectors.Regexp)
 	for _, prefix := range []string{"k", "lk", "abcdefghij012345"} {
 		f := vectorForm(prefix, make([]byte, 16))
@@ -209,7 +188,7 @@ func TestTokensSortAsTheirKeyIDsDo(t *testing.T) {
 
 func FuzzParseToken(f *testing.F) {
 	var vectors tokenVectors
-	readVectors(f, "tokens.json", &vectors)
+	vector.Read(f, "tokens.json", &vectors)
 	for _, v := range vectors.Genuine {
 		f.Add(v.Token)
 	}
