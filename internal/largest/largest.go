@@ -12,8 +12,8 @@ import (
 // Actor returns an actor that takes six times its length in JSON.
 func Actor() string { return strings.Repeat("\x01", latchkey.MaxActor) }
 
-// KeySpec returns the spec of the server key whose change is the largest in JSON, which escapes < and
-// &.
+// KeySpec returns the spec of the server key whose change is the largest in JSON, which escapes <
+// and &.
 func KeySpec() latchkey.KeySpec {
 	long := strings.Repeat("<", 120)
 	spec := latchkey.KeySpec{Name: long + long, Group: long}

@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// Read reads a file of vectors into v. A field that v does not have fails the test. The test runs in
-// the directory of its package, which is the module's root or at most three directories below it.
+// Read reads a file of vectors into v. A field that v does not have fails the test. The test runs
+// in the directory of its package, which is the module's root or at most three directories below
+// it.
 func Read(t testing.TB, name string, v any) {
 	t.Helper()
 	path := filepath.Join("testdata", "vectors", name)
