@@ -1,0 +1,2 @@
+// Package admin lets people administer a store that a program has open.
+package admin

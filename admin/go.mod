@@ -1,0 +1,3 @@
+module github.com/latchkeydb/latchkey/admin
+
+go 1.25.0
