@@ -318,6 +318,9 @@ var txCalls = map[string]txCall{
 		_, err := tx.CreateUser(latchkey.UserSpec{Identity: email("bob")})
 		return err
 	}},
+	"UserSequence":   {false, func(tx *latchkey.Tx, h household) error { _, err := tx.UserSequence(h.user); return err }},
+	"KeySequence":    {false, func(tx *latchkey.Tx, h household) error { _, err := tx.KeySequence(h.key.ID); return err }},
+	"GroupSequence":  {false, func(tx *latchkey.Tx, _ household) error { _, err := tx.GroupSequence("north"); return err }},
 	"ExportKey":      {false, func(tx *latchkey.Tx, h household) error { _, err := tx.ExportKey(h.key.ID); return err }},
 	"User":           {false, func(tx *latchkey.Tx, h household) error { _, err := tx.User(h.user); return err }},
 	"UserByIdentity": {false, func(tx *latchkey.Tx, _ household) error { _, err := tx.UserByIdentity(email("ada")); return err }},

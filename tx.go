@@ -50,10 +50,6 @@ type effects struct {
 // Format keeps stored verifiers out of anything that prints a Tx.
 func (tx *Tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Tx") }
 
-// Sequence returns the sequence of the last commit that the transaction sees, which is before its
-// own. Each commit has a greater sequence than the one before. See [Store.Wait].
-func (tx *Tx) Sequence() uint64 { return tx.etx.Sequence() }
-
 // finish ends a transaction that changed something. It writes the new verifiers that wait for a
 // write, and the time if that is due. It returns halfDone if an operation failed half-way.
 func (tx *Tx) finish() (e effects, err error) {

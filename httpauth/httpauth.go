@@ -133,7 +133,7 @@ func (a *Auth) Require(scopes ...string) func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			known, _ := r.Context().Value(principalKey{}).(*principalContext)
 			if known == nil || known.auth != a { // a principal of another store means nothing here
-				who, err := a.login(r)
+				who, err := a.Login(r)
 				if err != nil {
 					a.refuse(w, r, err)
 					return
@@ -141,11 +141,9 @@ func (a *Auth) Require(scopes ...string) func(http.Handler) http.Handler {
 				known = &principalContext{Context: r.Context(), auth: a, who: who}
 				r = r.WithContext(known)
 			}
-			for _, scope := range scopes {
-				if !known.who.Scopes.Has(scope) {
-					a.refuse(w, r, &scopeError{missing: scope, asked: strings.Join(scopes, " ")})
-					return
-				}
+			if err := checkScopes(known.who, scopes); err != nil {
+				a.refuse(w, r, err)
+				return
 			}
 			next.ServeHTTP(w, r)
 		})
@@ -177,6 +175,32 @@ func PrincipalFrom(ctx context.Context) (latchkey.Principal, bool) {
 		return known.who, true
 	}
 	return latchkey.Principal{}, false
+}
+
+// Login checks the limits of a request, its token, and that the token's key permits every scope. It
+// is for handlers that answer a refusal in a format of their own, with [Auth.Refusal]. Other
+// handlers use [Auth.Require].
+//
+// Errors: those of [latchkey.Store.LoginFrom]; others, which [Status] and Refusal know.
+func (a *Auth) Login(r *http.Request, scopes ...string) (latchkey.Principal, error) {
+	who, err := a.login(r)
+	if err == nil {
+		err = checkScopes(who, scopes)
+	}
+	if err != nil {
+		return latchkey.Principal{}, err
+	}
+	return who, nil
+}
+
+// checkScopes returns an errScope if a principal lacks one of scopes.
+func checkScopes(who latchkey.Principal, scopes []string) error {
+	for _, scope := range scopes {
+		if !who.Scopes.Has(scope) {
+			return &scopeError{missing: scope, asked: strings.Join(scopes, " ")}
+		}
+	}
+	return nil
 }
 
 // login checks the limits and the token of a request.

@@ -361,6 +361,49 @@ func TestRequestsOfAKeyAreLimited(t *testing.T) {
 	}
 }
 
+func TestAHandlerCanAnswerARefusalInAFormatOfItsOwn(t *testing.T) {
+	auth := httpauth.NewWith(&fakeStore{}, &httpauth.Options{PerKey: httpauth.Limit{PerSecond: 1}, Now: func() time.Time { return time.Unix(0, 0) }})
+	for _, tt := range []struct {
+		name    string
+		request *http.Request
+		scopes  []string
+		status  int
+		text    string
+		header  string
+		value   string
+	}{
+		{"a good token", bearer(), []string{"files:read"}, 200, "", "", ""},
+		{"the limit", bearer(), nil, 429, "too many requests of the key", "Retry-After", "1"},
+		{"no token", request(), nil, 401, "the request has no token", "Www-Authenticate", `Bearer realm="latchkey"`},
+		{"a bad token", request("Authorization", "Bearer lk_bad"), nil, 401, "invalid token", "Www-Authenticate", `Bearer realm="latchkey", error="invalid_token"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			who, err := auth.Login(tt.request, tt.scopes...)
+			if tt.status == 200 {
+				if err != nil || who.KeyID != keyID {
+					t.Errorf("got %+v, %v", who, err)
+				}
+				return
+			}
+			h := http.Header{}
+			status, text := auth.Refusal(h, tt.request, err)
+			if status != tt.status || text != tt.text || h.Get(tt.header) != tt.value || h.Get("Cache-Control") != "no-store" || who.KeyID == keyID {
+				t.Errorf("got %d %q %v for %v", status, text, h, err)
+			}
+		})
+	}
+}
+
+func TestLoginRefusesAKeyWithoutAScope(t *testing.T) {
+	auth := httpauth.NewWith(&fakeStore{}, nil)
+	who, err := auth.Login(bearer(), "files:read", "files:write")
+	h := http.Header{}
+	status, text := auth.Refusal(h, bearer(), err)
+	if status != 403 || who.KeyID == keyID || !strings.Contains(text, "files:write") || !strings.Contains(h.Get("WWW-Authenticate"), "insufficient_scope") {
+		t.Errorf("got %d %q %v, and the principal %+v", status, text, h, who)
+	}
+}
+
 func TestALimitThatIsNoneLetsEverythingPass(t *testing.T) {
 	for _, perSecond := range []float64{0, -1, math.NaN(), math.Inf(1), math.Inf(-1)} {
 		limit := httpauth.Limit{PerSecond: perSecond, Burst: 1}

@@ -87,11 +87,19 @@ func Status(err error) int {
 
 // refuse answers a request that does not pass.
 func (a *Auth) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	status, text := a.Refusal(w.Header(), r, err)
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	fmt.Fprintln(w, text)
+}
+
+// Refusal returns the status for a request that [Auth.Login] has refused with err, and what the
+// caller may be told. It sets the headers of a refusal in h: Cache-Control, WWW-Authenticate and
+// Retry-After. It writes the line of [Options].Logger. The program writes the answer.
+func (a *Auth) Refusal(h http.Header, r *http.Request, err error) (status int, reason string) {
 	o := outcomeOf(err)
-	h := w.Header()
 	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
 	if o.code != "" || o.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", a.challenge(o.code, err))
 	}
@@ -106,8 +114,7 @@ func (a *Auth) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("Retry-After", seconds(o.retry))
 	}
 	a.log(r, o.status, err)
-	w.WriteHeader(o.status)
-	fmt.Fprintln(w, text(o, err))
+	return o.status, text(o, err)
 }
 
 // text returns what the caller is told: the reason, unless the reason is not the caller's business.
