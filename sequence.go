@@ -7,9 +7,9 @@ import "github.com/google/uuid"
 func (tx *Tx) Sequence() uint64 { return tx.etx.Sequence() }
 
 // UserSequence returns the sequence of the commit that last changed a user, or 0 if there is no
-// such user. A program that shows a user to somebody who then changes the user can compare the
-// sequences, so that nobody overwrites a change unseen. A user that this transaction has changed
-// has a greater sequence than [Tx.Sequence].
+// such user. A program that shows a user, and changes it later, can compare the two sequences, so
+// that nobody overwrites a change unseen. A user that this transaction has changed has a greater
+// sequence than [Tx.Sequence].
 //
 // It returns an error of [Store.View].
 func (tx *Tx) UserSequence(id uuid.UUID) (uint64, error) {

@@ -1,0 +1,151 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+func (c *call) showStore() error {
+	return c.answer(http.StatusOK, StoreInfo{Domain: c.store.DomainID(), Replica: c.store.ReplicaID(), Now: c.store.Now()})
+}
+
+// showHealth answers with what is wrong. The status is 200 also then, because the question was
+// answered; only a store that is closed is a problem.
+func (c *call) showHealth() error {
+	err := c.store.Health(c.r.Context())
+	if errors.Is(err, latchkey.ErrClosed) {
+		return err
+	}
+	if c.opts.Trail != nil {
+		err = errors.Join(err, c.opts.Trail.Health())
+	}
+	health := Health{OK: err == nil, Findings: []Problem{}}
+	for _, finding := range split(err) {
+		health.Findings = append(health.Findings, *problemOf(finding))
+	}
+	return c.answer(http.StatusOK, health)
+}
+
+// split returns the errors that [errors.Join] has joined.
+func split(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var texts []string
+	var parts []error
+	for _, e := range joined.Unwrap() {
+		texts = append(texts, e.Error())
+		parts = append(parts, split(e)...)
+	}
+	if strings.Join(texts, "\n") != err.Error() { // one error with several causes
+		return []error{err}
+	}
+	return parts
+}
+
+func (c *call) showStats() error {
+	s, err := c.store.Stats(c.r.Context())
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, Stats{
+		Sequence: s.Sequence, Users: s.Users, Keys: s.Keys, ClockResets: s.ClockResets,
+		Hits: s.Hits, Misses: s.Misses, Malformed: s.Malformed, Forged: s.Forged, Unknown: s.Unknown, Refused: s.Refused, Busy: s.Busy,
+		CacheSize: s.CacheSize, Hashes: s.Hashes, HashWaitSeconds: s.HashWait.Seconds(), HashPeak: s.HashPeak, Rehashed: s.Rehashed, Commits: s.Commits,
+	})
+}
+
+// alone runs fn unless it is running for another request.
+//
+// Errors: errInProgress; an error of fn.
+func alone(mu *sync.Mutex, fn func() error) error {
+	if !mu.TryLock() {
+		return errInProgress
+	}
+	defer mu.Unlock()
+	return fn()
+}
+
+// writeBackup answers with a backup. When the backup fails after its first byte, the connection is
+// broken off, so that no client takes half of a backup for a whole one.
+func (c *call) writeBackup() error {
+	return alone(&c.backup, func() error {
+		b := &backupWriter{w: c.w, control: http.NewResponseController(c.w)}
+		err := c.store.Backup(c.r.Context(), b)
+		if err == nil || !b.begun {
+			return err
+		}
+		c.log(problemOf(err), err)
+		panic(http.ErrAbortHandler)
+	})
+}
+
+// A backupWriter begins an answer at the first byte.
+type backupWriter struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	begun   bool
+}
+
+func (b *backupWriter) Write(p []byte) (int, error) {
+	if !b.begun {
+		b.begun = true
+		b.w.Header().Set("Content-Type", "application/octet-stream")
+		b.w.Header().Set("Content-Disposition", `attachment; filename="latchkey.backup"`)
+	}
+	// Space that becomes free during a backup is not used again, so the file grows while a client
+	// stands still.
+	_ = b.control.SetWriteDeadline(time.Now().Add(writeWithin))
+	return b.w.Write(p)
+}
+
+// maxFindings bounds the answer about a store with much damage.
+const maxFindings = 1000
+
+// checkStore answers with the damage in the store.
+func (c *call) checkStore() error {
+	return alone(&c.check, func() error {
+		answer := Findings{Findings: []Problem{}}
+		for err := range c.store.Check(c.r.Context()) {
+			if !isDamage(err) {
+				return err // the check has not come to its end
+			}
+			if answer.More = len(answer.Findings) == maxFindings; answer.More {
+				break
+			}
+			answer.Findings = append(answer.Findings, *problemOf(err))
+		}
+		return c.answer(http.StatusOK, answer)
+	})
+}
+
+// isDamage reports whether an error of [latchkey.Store.Check] is a finding.
+func isDamage(err error) bool {
+	for _, end := range []error{latchkey.ErrClosed, latchkey.ErrInTransaction, latchkey.ErrInterrupted, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, end) {
+			return false
+		}
+	}
+	return errors.Is(err, latchkey.ErrCorrupt) || errors.Is(err, latchkey.ErrNumbering) || errors.Is(err, latchkey.ErrNewerFormat)
+}
+
+func (c *call) compactStore() error {
+	return alone(&c.compact, func() error {
+		if err := c.store.Compact(c.r.Context()); err != nil {
+			return fmt.Errorf("compact: %w", err)
+		}
+		c.w.WriteHeader(http.StatusNoContent)
+		return nil
+	})
+}

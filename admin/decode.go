@@ -1,0 +1,137 @@
+package admin
+
+import (
+	"bytes"
+	"encoding"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/latchkeydb/latchkey/internal/loggable"
+)
+
+// maxBody bounds the body of a request. The largest key has 64 scopes, 64 KiB of metadata and some
+// networks, which take a few hundred KiB if each character is an escape sequence.
+const maxBody = 1 << 20
+
+// decode reads the body of a request into v. An empty body leaves v as it is if mayBeEmpty is true.
+//
+// Unlike package json, decode refuses a field that is there twice, and a field whose name has other
+// upper and lower case: two programs could read such a body differently. No error has a value of
+// the body, because the value may be a token in the wrong place.
+//
+// Errors: errMediaType, errTooLarge, errBadRequest, or an error of reading.
+func (c *call) decode(v any, mayBeEmpty bool) error {
+	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return fmt.Errorf("%w: the largest has %d bytes", errTooLarge, maxBody)
+	case err != nil:
+		return fmt.Errorf("%w: the body ends too early", errBadRequest)
+	case len(body) == 0 && mayBeEmpty:
+		return nil
+	}
+	// A page of another site can send other types without asking the browser.
+	if media, _, err := mime.ParseMediaType(c.r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		return errMediaType
+	}
+	if !utf8.Valid(body) || !json.Valid(body) {
+		return fmt.Errorf("%w: the body is no JSON in UTF-8", errBadRequest)
+	}
+	return decodeValue(body, reflect.ValueOf(v).Elem(), "")
+}
+
+// decodeValue decodes valid JSON. path says where in the body the value is.
+func decodeValue(text []byte, v reflect.Value, path string) error {
+	if o, ok := v.Addr().Interface().(optional); ok {
+		inner, null := o.set()
+		if null && isNull(text) {
+			return nil
+		}
+		return decodeValue(text, inner, path)
+	}
+	_, isText := v.Addr().Interface().(encoding.TextUnmarshaler)
+	_, isJSON := v.Addr().Interface().(json.Unmarshaler)
+	switch {
+	case isText || isJSON:
+	case v.Kind() == reflect.Struct:
+		return decodeObject(text, path, func(name string) (reflect.Value, bool) { return field(v, name) })
+	case v.Kind() == reflect.Map:
+		// Only to find names that are there twice.
+		err := decodeObject(text, path, func(string) (reflect.Value, bool) { return reflect.New(v.Type().Elem()).Elem(), true })
+		if err != nil {
+			return err
+		}
+	}
+	if isNull(text) || json.Unmarshal(text, v.Addr().Interface()) != nil {
+		return fmt.Errorf("%w: the field %s has another form than it should", errBadRequest, path)
+	}
+	return nil
+}
+
+func isNull(text []byte) bool { return bytes.Equal(bytes.TrimSpace(text), []byte("null")) }
+
+// decodeObject decodes an object, whose fields are where get says.
+func decodeObject(text []byte, path string, get func(name string) (reflect.Value, bool)) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	if open, err := d.Token(); err != nil || open != json.Delim('{') {
+		if path == "" {
+			return fmt.Errorf("%w: the body is no object", errBadRequest)
+		}
+		return fmt.Errorf("%w: the field %s is no object", errBadRequest, path)
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		token, err := d.Token()
+		name, _ := token.(string)
+		inside := strings.TrimPrefix(path+"."+loggable.Text(name), ".")
+		if err != nil || seen[name] {
+			return fmt.Errorf("%w: the field %s is there twice", errBadRequest, inside)
+		}
+		seen[name] = true
+		v, ok := get(name)
+		if !ok {
+			return fmt.Errorf("%w: there is no field %s", errBadRequest, inside)
+		}
+		var raw json.RawMessage
+		if err := d.Decode(&raw); err != nil {
+			return fmt.Errorf("%w: the body is no JSON", errBadRequest)
+		}
+		if err := decodeValue(raw, v, inside); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// field returns the field of a struct that has a name in JSON.
+func field(v reflect.Value, name string) (reflect.Value, bool) {
+	for i := range v.NumField() {
+		if tag, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ","); tag == name && name != "" {
+			return v.Field(i), true
+		}
+	}
+	return reflect.Value{}, false
+}
+
+// writeJSON writes an answer.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.WriteHeader(status)
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(v) // the client is gone
+}
+
+// answer answers with v.
+func (c *call) answer(status int, v any) error {
+	c.w.Header().Set("Content-Type", "application/json")
+	writeJSON(c.w, status, v)
+	return nil
+}

@@ -1,0 +1,36 @@
+package admin
+
+import "slices"
+
+// Routes returns the method and path of each route.
+func Routes() (all []string) {
+	for _, r := range routes {
+		all = append(all, r.method+" "+r.path)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Kinds returns the errors in the table of problems, and the name of each.
+func Kinds() map[string]error {
+	all := map[string]error{}
+	for _, k := range kinds {
+		all[k.name] = k.err
+	}
+	return all
+}
+
+// ProblemOf returns the problem of an error.
+var ProblemOf = problemOf
+
+// MaxBody and MaxScan are bounds.
+const (
+	MaxBody = maxBody
+	MaxScan = maxScan
+)
+
+// HoldBackup makes a backup be in progress until the function is called.
+func (h *Handler) HoldBackup() (done func()) {
+	h.backup.Lock()
+	return h.backup.Unlock
+}

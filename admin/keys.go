@@ -1,0 +1,412 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/tokenscan"
+)
+
+// listKeys answers with a page of keys.
+func (c *call) listKeys() error {
+	q, err := c.query("limit", "cursor", "owner", "group", "name_prefix", "search", "state", "expiring_before", "unused_since", "tag_secret_before")
+	if err != nil {
+		return err
+	}
+	w, err := windowOf(q)
+	if err != nil {
+		return err
+	}
+	after, err := w.afterID()
+	if err != nil {
+		return err
+	}
+	filter, err := keyFilter(q)
+	if err != nil {
+		return err
+	}
+	search := strings.ToLower(q.Get("search"))
+	keep := func(k latchkey.Key) bool { return strings.Contains(strings.ToLower(k.Name), search) }
+	found, next, err := take(w, c.store.AllKeys(c.r.Context(), filter, after), keep, func(k latchkey.Key) string { return k.ID.String() })
+	if err != nil {
+		return err
+	}
+	list := List[Key]{Items: make([]Key, 0, len(found)), Next: next}
+	// The keys are read again, so that each is of the same moment as its ETag.
+	err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) error {
+		for _, k := range found {
+			switch key, err := readKey(tx, k.ID); {
+			case errors.Is(err, latchkey.ErrKeyNotFound): // it was deleted just now
+			case err != nil:
+				return err
+			default:
+				list.Items = append(list.Items, key)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, list)
+}
+
+// keyFilter reads the parameters of a list of keys.
+func keyFilter(q url.Values) (f latchkey.KeyFilter, err error) {
+	if text := q.Get("owner"); text != "" {
+		var owner Owner
+		if owner.UnmarshalText([]byte(text)) != nil {
+			return f, badParameter("owner", "the ID of a user, or server")
+		}
+		f.Owner = uuid.UUID(owner)
+	}
+	f.Group, f.NamePrefix = q.Get("group"), q.Get("name_prefix")
+	switch q.Get("state") {
+	case "":
+	case "enabled":
+		f.State = latchkey.KeyEnabled
+	case "disabled":
+		f.State = latchkey.KeyDisabled
+	case "expired":
+		f.State = latchkey.KeyExpired
+	default:
+		return f, badParameter("state", "enabled, disabled or expired")
+	}
+	if f.ExpiringBefore, err = timeParameter(q, "expiring_before"); err != nil {
+		return f, err
+	}
+	if f.UnusedSince, err = timeParameter(q, "unused_since"); err != nil {
+		return f, err
+	}
+	f.TagSecretBefore, err = numberParameter(q, "tag_secret_before", 1, math.MaxUint32, 0)
+	return f, err
+}
+
+// readKey returns a key with its ETag.
+func readKey(tx *latchkey.Tx, id uuid.UUID) (Key, error) {
+	k, err := tx.KeyByID(id)
+	if err != nil {
+		return Key{}, err
+	}
+	sequence, err := tx.KeySequence(id)
+	return keyOf(k, sequence, tx.Now()), err
+}
+
+// keyOf returns a key of the store as the API shows it.
+func keyOf(k latchkey.Key, sequence uint64, now time.Time) Key {
+	key := Key{
+		ID: k.ID, Owner: Owner(k.Owner), Name: k.Name, Created: k.Created, Expires: k.Expires,
+		Expired: !k.Expires.IsZero() && !now.Before(k.Expires), Disabled: k.Disabled,
+		Scopes: k.Scopes.All(), Networks: append([]netip.Prefix{}, k.Networks...), Metadata: k.Metadata,
+		Group: k.Group, Tokens: []Token{}, LastUsed: k.LastUsed, ETag: etag(sequence),
+	}
+	if key.Metadata == nil {
+		key.Metadata = map[string]string{}
+	}
+	for _, t := range k.Tokens {
+		key.Tokens = append(key.Tokens, Token{ID: t.ID, Ends: t.Ends, TagSecret: t.TagSecret, Foreign: t.Foreign})
+	}
+	return key
+}
+
+// keyNow returns a key as it is now.
+func (c *call) keyNow(id uuid.UUID) (key Key, err error) {
+	err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
+		key, err = readKey(tx, id)
+		return err
+	})
+	return key, err
+}
+
+// answerKey answers with a key as it is now.
+func (c *call) answerKey(id uuid.UUID) error {
+	key, err := c.keyNow(id)
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("ETag", key.ETag)
+	return c.answer(http.StatusOK, key)
+}
+
+func (c *call) showKey() error {
+	id, err := c.pathID("key")
+	if err != nil {
+		return err
+	}
+	return c.answerKey(id)
+}
+
+// createKey makes a key of a user.
+func (c *call) createKey() error {
+	user, err := c.pathID("user")
+	if err != nil {
+		return err
+	}
+	return c.create(func(tx *latchkey.Tx, n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, error) {
+		return tx.InsertKey(user, n, m)
+	})
+}
+
+func (c *call) createServerKey() error {
+	return c.create(func(tx *latchkey.Tx, n latchkey.KeySpec, m latchkey.MintedKey) (latchkey.Key, error) {
+		return tx.InsertServerKey(n, m)
+	})
+}
+
+// create makes a key, which insert inserts in a transaction.
+func (c *call) create(insert func(*latchkey.Tx, latchkey.KeySpec, latchkey.MintedKey) (latchkey.Key, error)) error {
+	var n NewKey
+	if err := c.decode(&n, false); err != nil {
+		return err
+	}
+	spec := latchkey.KeySpec{Name: n.Name, Expires: n.Expires, Scopes: latchkey.NewScopes(n.Scopes...), Networks: n.Networks, Metadata: n.Metadata, Group: n.Group}
+	// A repetition ends before the slow hash.
+	id, repeated, err := c.once(n, nil)
+	var minted latchkey.MintedKey
+	var token string
+	var key latchkey.Key
+	if err == nil && !repeated {
+		if minted, token, err = c.store.MintKey(c.r.Context()); err != nil {
+			return err
+		}
+		id, repeated, err = c.once(n, func(tx *latchkey.Tx) (uuid.UUID, error) {
+			key, err = insert(tx, spec, minted)
+			return key.ID, err
+		})
+	}
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("Location", "/v1/keys/"+id.String())
+	if repeated {
+		return c.answerRepeated(id)
+	}
+	return c.answerToken(http.StatusCreated, key, token)
+}
+
+// answerRepeated answers the repetition of a creation.
+func (c *call) answerRepeated(id uuid.UUID) error {
+	key, err := c.keyNow(id)
+	if errors.Is(err, latchkey.ErrKeyNotFound) {
+		return latchkey.ErrKeyDeleted
+	}
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("ETag", key.ETag)
+	return c.answer(http.StatusOK, KeyWithToken{Key: key, Repeated: true,
+		Advice: "The key was made by an earlier request with this Idempotency-Key, and its token was in the answer. If that answer is lost, rotate the key to get another token."})
+}
+
+// answerToken answers with a key and its new token. It must not fail, because nobody can get the
+// token again: a key that cannot be read now is the one that the transaction has returned.
+func (c *call) answerToken(status int, k latchkey.Key, token string) error {
+	key, err := c.keyNow(k.ID)
+	if err != nil {
+		key = keyOf(k, 0, c.store.Now())
+	}
+	c.w.Header().Set("ETag", key.ETag)
+	return c.answer(status, KeyWithToken{Key: key, Token: token})
+}
+
+// changeKey changes the fields of a key that the body has, in one transaction. Only a disabling
+// needs no ETag, because it must not fail when the key was changed meanwhile.
+func (c *call) changeKey() error {
+	id, err := c.pathID("key")
+	if err != nil {
+		return err
+	}
+	var change KeyChange
+	if err := c.decode(&change, false); err != nil {
+		return err
+	}
+	onlyDisables := change.Disabled.Value && !change.Name.Set && !change.Expires.Set && !change.Scopes.Set &&
+		!change.Networks.Set && !change.Metadata.Set && !change.Group.Set
+	err = c.store.Update(c.r.Context(), func(tx *latchkey.Tx) error {
+		key, err := tx.KeyByID(id)
+		if err != nil {
+			return err
+		}
+		if err := c.matchKey(tx, id, !onlyDisables); err != nil {
+			return err
+		}
+		return change.apply(tx, key)
+	})
+	if err != nil {
+		return err
+	}
+	return c.answerKey(id)
+}
+
+// apply makes the change.
+func (change KeyChange) apply(tx *latchkey.Tx, key latchkey.Key) error {
+	if change.Name.Set {
+		if err := tx.RenameKey(key.Owner, key.ID, change.Name.Value); err != nil {
+			return err
+		}
+	}
+	if change.Expires.Set {
+		var expires time.Time
+		if t := change.Expires.Value; t != nil {
+			expires = *t
+		}
+		if err := tx.SetExpiry(key.Owner, key.ID, expires); err != nil {
+			return err
+		}
+	}
+	if change.Scopes.Set {
+		if err := tx.SetScopes(key.Owner, key.ID, latchkey.NewScopes(change.Scopes.Value...)); err != nil {
+			return err
+		}
+	}
+	if change.Networks.Set {
+		if err := tx.SetNetworks(key.Owner, key.ID, change.Networks.Value); err != nil {
+			return err
+		}
+	}
+	if change.Metadata.Set {
+		if err := tx.SetMetadata(key.Owner, key.ID, change.Metadata.Value); err != nil {
+			return err
+		}
+	}
+	if change.Group.Set {
+		if key.Owner != latchkey.ServerOwner {
+			return fmt.Errorf("%w: a key of a user is in the group of the user", latchkey.ErrInvalidGroup)
+		}
+		if err := tx.SetKeyGroup(key.ID, change.Group.Value); err != nil {
+			return err
+		}
+	}
+	switch {
+	case !change.Disabled.Set:
+		return nil
+	case change.Disabled.Value:
+		return tx.DisableKey(key.Owner, key.ID)
+	}
+	return tx.EnableKey(key.Owner, key.ID)
+}
+
+func (c *call) deleteKey() error {
+	id, err := c.pathID("key")
+	if err != nil {
+		return err
+	}
+	err = c.store.Update(c.r.Context(), func(tx *latchkey.Tx) error {
+		key, err := tx.KeyByID(id)
+		if err != nil {
+			return err
+		}
+		if err := c.matchKey(tx, id, false); err != nil {
+			return err
+		}
+		return tx.DeleteKey(key.Owner, id)
+	})
+	if err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// maxOverlap is the longest overlap of a rotation, which is more than a hundred years.
+const maxOverlap = math.MaxInt32
+
+// rotateKey gives a key a new token. It needs an ETag, so that a repetition after a lost answer
+// does not end the token that somebody else has got meanwhile.
+func (c *call) rotateKey() error {
+	id, err := c.pathID("key")
+	if err != nil {
+		return err
+	}
+	var n Rotation
+	if err := c.decode(&n, true); err != nil {
+		return err
+	}
+	if n.OverlapSeconds < 0 || n.OverlapSeconds > maxOverlap {
+		return fmt.Errorf("%w: overlap_seconds must be from 0 to %d", latchkey.ErrInvalidRotation, maxOverlap)
+	}
+	rotation := latchkey.Rotation{Overlap: time.Duration(n.OverlapSeconds) * time.Second, UntilUsed: n.UntilUsed}
+	var key latchkey.Key
+	read := func(tx *latchkey.Tx) (err error) {
+		if key, err = tx.KeyByID(id); err != nil {
+			return err
+		}
+		return c.matchKey(tx, id, true)
+	}
+	if err := c.store.View(c.r.Context(), read); err != nil { // before the slow hash
+		return err
+	}
+	minted, token, err := c.store.MintToken(c.r.Context(), key.Owner, id)
+	if err != nil {
+		return err
+	}
+	err = c.store.Update(c.r.Context(), func(tx *latchkey.Tx) (err error) {
+		if err := read(tx); err != nil {
+			return err
+		}
+		if key.Owner == latchkey.ServerOwner {
+			key, err = tx.RotateServerKey(id, rotation, minted)
+		} else {
+			key, err = tx.RotateKey(key.Owner, id, rotation, minted)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return c.answerToken(http.StatusOK, key, token)
+}
+
+// exportKey answers with the stored verifier of a key.
+func (c *call) exportKey() error {
+	id, err := c.pathID("key")
+	if err != nil {
+		return err
+	}
+	minted, err := c.store.ExportKey(c.r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, ExportedKey{minted.Export()})
+}
+
+// findToken answers with the key of a token that somebody has found. The token is in the body,
+// because URLs are logged.
+func (c *call) findToken() error {
+	var body struct {
+		Token string `json:"token"`
+	}
+	if err := c.decode(&body, false); err != nil {
+		return err
+	}
+	for found, err := range tokenscan.FindTokens(strings.NewReader(body.Token), "") {
+		if err != nil {
+			return err
+		}
+		answer, err := tokenscan.Ask(c.r.Context(), c.store, found)
+		if err != nil {
+			return err
+		}
+		if answer.State == tokenscan.Unknown || found.Token() != body.Token {
+			break
+		}
+		f := FoundToken{State: string(answer.State)}
+		if answer.Reason != nil {
+			f.Reason = problemOf(answer.Reason).Type
+		}
+		if f.Key, err = c.keyNow(found.KeyID); err != nil {
+			return err
+		}
+		return c.answer(http.StatusOK, f)
+	}
+	return errTokenUnknown
+}

@@ -1,0 +1,186 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/audit"
+)
+
+// A Problem is the body of an answer that is no success, as RFC 9457 describes it. It is also the
+// error that a client gets. [errors.Is] finds the error of package latchkey that the problem
+// stands for.
+type Problem struct {
+	Type   string `json:"type"`  // stable: programs branch on it
+	Title  string `json:"title"` // the same for each problem of the type
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"` // what is wrong this time
+
+	header http.Header
+}
+
+// Error returns the detail, or else the title.
+func (p *Problem) Error() string {
+	if p.Detail != "" {
+		return p.Detail
+	}
+	return p.Title
+}
+
+// Is reports whether the problem stands for an error of package latchkey or of package audit.
+func (p *Problem) Is(target error) bool {
+	for _, k := range kinds {
+		if k.err == target && typeOf(k.name) == p.Type {
+			return true
+		}
+	}
+	return false
+}
+
+// typeOf returns the type of a problem with a name.
+func typeOf(name string) string { return "urn:latchkey:problem:" + name }
+
+// A kind is a kind of problem.
+type kind struct {
+	err    error
+	status int
+	name   string // the end of the type
+	retry  string // the header Retry-After, in seconds; empty for none
+}
+
+// kinds is the table of all problems. The first one that fits is the answer.
+var kinds = []kind{
+	// The handler's own.
+	{err: errBadRequest, status: http.StatusBadRequest, name: "invalid-request"},
+	{err: errBadID, status: http.StatusBadRequest, name: "invalid-id"},
+	{err: errBadCursor, status: http.StatusBadRequest, name: "invalid-cursor"},
+	{err: errTooLarge, status: http.StatusRequestEntityTooLarge, name: "body-too-large"},
+	{err: errMediaType, status: http.StatusUnsupportedMediaType, name: "unsupported-media-type"},
+	{err: errNoRoute, status: http.StatusNotFound, name: "no-such-route"},
+	{err: errMethod, status: http.StatusMethodNotAllowed, name: "method-not-allowed"},
+	{err: errUnconditional, status: http.StatusPreconditionRequired, name: "precondition-required"},
+	{err: errChanged, status: http.StatusPreconditionFailed, name: "changed-meanwhile"},
+	{err: errIdempotencyReused, status: http.StatusUnprocessableEntity, name: "idempotency-key-reused"},
+	{err: errInProgress, status: http.StatusConflict, name: "in-progress", retry: "5"},
+	{err: errTooManyStreams, status: http.StatusServiceUnavailable, name: "too-many-streams", retry: "5"},
+	{err: errNoSecrets, status: http.StatusForbidden, name: "key-required"},
+	{err: errCrossOrigin, status: http.StatusForbidden, name: "cross-origin"},
+	{err: errTokenUnknown, status: http.StatusNotFound, name: "token-unknown"},
+
+	// Errors of the store that the request is about.
+	{err: latchkey.ErrUserNotFound, status: http.StatusNotFound, name: "user-not-found"},
+	{err: latchkey.ErrKeyNotFound, status: http.StatusNotFound, name: "key-not-found"},
+	{err: latchkey.ErrIdentityNotFound, status: http.StatusNotFound, name: "identity-not-found"},
+	{err: latchkey.ErrKeyDeleted, status: http.StatusGone, name: "key-deleted"},
+	{err: latchkey.ErrKeyNameTaken, status: http.StatusConflict, name: "key-name-taken"},
+	{err: latchkey.ErrIdentityTaken, status: http.StatusConflict, name: "identity-taken"},
+	{err: latchkey.ErrLastIdentity, status: http.StatusConflict, name: "last-identity"},
+	{err: latchkey.ErrUserHasKeys, status: http.StatusConflict, name: "user-has-keys"},
+	{err: latchkey.ErrTooManyKeys, status: http.StatusConflict, name: "too-many-keys"},
+	{err: latchkey.ErrTooManyIdentities, status: http.StatusConflict, name: "too-many-identities"},
+	{err: latchkey.ErrAnonymousUser, status: http.StatusConflict, name: "anonymous-user"},
+	{err: latchkey.ErrInvalidTagSecret, status: http.StatusConflict, name: "invalid-tag-secret"},
+	{err: latchkey.ErrReadOnly, status: http.StatusConflict, name: "read-only"},
+	{err: latchkey.ErrInvalidName, status: http.StatusUnprocessableEntity, name: "invalid-name"},
+	{err: latchkey.ErrInvalidScope, status: http.StatusUnprocessableEntity, name: "invalid-scope"},
+	{err: latchkey.ErrInvalidNetwork, status: http.StatusUnprocessableEntity, name: "invalid-network"},
+	{err: latchkey.ErrInvalidMetadata, status: http.StatusUnprocessableEntity, name: "invalid-metadata"},
+	{err: latchkey.ErrInvalidGroup, status: http.StatusUnprocessableEntity, name: "invalid-group"},
+	{err: latchkey.ErrInvalidIdentity, status: http.StatusUnprocessableEntity, name: "invalid-identity"},
+	{err: latchkey.ErrInvalidExpiry, status: http.StatusUnprocessableEntity, name: "invalid-expiry"},
+	{err: latchkey.ErrInvalidRotation, status: http.StatusUnprocessableEntity, name: "invalid-rotation"},
+	{err: latchkey.ErrInvalidMintedKey, status: http.StatusUnprocessableEntity, name: "invalid-minted-key"},
+
+	// Why a token that was found is refused.
+	{err: latchkey.ErrInvalidToken, status: http.StatusNotFound, name: "invalid-token"},
+	{err: latchkey.ErrKeyDisabled, status: http.StatusConflict, name: "key-disabled"},
+	{err: latchkey.ErrKeyExpired, status: http.StatusConflict, name: "key-expired"},
+	{err: latchkey.ErrUserDisabled, status: http.StatusConflict, name: "user-disabled"},
+	{err: latchkey.ErrGroupDisabled, status: http.StatusConflict, name: "group-disabled"},
+	{err: latchkey.ErrNetworkNotAllowed, status: http.StatusConflict, name: "network-not-allowed"},
+
+	// The store cannot do it now.
+	{err: latchkey.ErrBusy, status: http.StatusServiceUnavailable, name: "busy", retry: "1"},
+	{err: latchkey.ErrInterrupted, status: http.StatusServiceUnavailable, name: "interrupted", retry: "1"},
+	{err: latchkey.ErrClosed, status: http.StatusServiceUnavailable, name: "closed", retry: "5"},
+	// ErrCommitUnknown comes first, because it alone leaves open whether the change happened.
+	{err: latchkey.ErrCommitUnknown, status: http.StatusInternalServerError, name: "commit-unknown"},
+	{err: latchkey.ErrSyncFailed, status: http.StatusInternalServerError, name: "sync-failed"},
+	{err: latchkey.ErrFileGone, status: http.StatusServiceUnavailable, name: "file-gone"},
+	{err: latchkey.ErrFileChanged, status: http.StatusServiceUnavailable, name: "file-changed"},
+	{err: latchkey.ErrLocked, status: http.StatusServiceUnavailable, name: "locked"},
+
+	// The store is broken, or the program has a fault.
+	{err: latchkey.ErrNumbering, status: http.StatusInternalServerError, name: "numbering"},
+	{err: latchkey.ErrCorrupt, status: http.StatusInternalServerError, name: "corrupt"},
+	{err: latchkey.ErrNewerFormat, status: http.StatusInternalServerError, name: "newer-format"},
+	{err: latchkey.ErrNotStore, status: http.StatusInternalServerError, name: "not-a-store"},
+	{err: latchkey.ErrCostTooHigh, status: http.StatusInternalServerError, name: "cost-too-high"},
+	{err: latchkey.ErrTransactionTooLarge, status: http.StatusInternalServerError, name: "transaction-too-large"},
+	{err: latchkey.ErrInTransaction, status: http.StatusInternalServerError, name: "in-transaction"},
+	{err: latchkey.ErrInvalidData, status: http.StatusInternalServerError, name: "invalid-data"},
+	{err: latchkey.ErrInvalidOptions, status: http.StatusInternalServerError, name: "invalid-options"},
+
+	// Findings about the health of the store.
+	{err: latchkey.ErrReaderHoldsUp, status: http.StatusServiceUnavailable, name: "reader-holds-up"},
+	{err: latchkey.ErrSafetyCopyFailed, status: http.StatusServiceUnavailable, name: "safety-copy-failed"},
+	{err: latchkey.ErrLastUseFailed, status: http.StatusServiceUnavailable, name: "last-use-failed"},
+	{err: latchkey.ErrRotationNotDurable, status: http.StatusServiceUnavailable, name: "rotation-not-durable"},
+	{err: latchkey.ErrClockBehind, status: http.StatusServiceUnavailable, name: "clock-behind"},
+	{err: latchkey.ErrRecovered, status: http.StatusServiceUnavailable, name: "recovered"},
+	{err: audit.ErrBroken, status: http.StatusInternalServerError, name: "audit-broken"},
+	{err: audit.ErrPruned, status: http.StatusConflict, name: "audit-pruned"},
+
+	{err: errors.ErrUnsupported, status: http.StatusNotImplemented, name: "unsupported"},
+	{err: context.Canceled, status: http.StatusServiceUnavailable, name: "canceled"},
+	{err: context.DeadlineExceeded, status: http.StatusServiceUnavailable, name: "timeout"},
+	{err: errOther, status: http.StatusInternalServerError, name: "internal"},
+}
+
+// The handler's own errors. Their texts are the titles of problems.
+var (
+	errBadRequest        = errors.New("the request is not as openapi.yaml describes it")
+	errBadID             = errors.New("the path has something else where an ID is expected")
+	errBadCursor         = errors.New("the cursor is not one that the API has given")
+	errTooLarge          = errors.New("the body is too large")
+	errMediaType         = errors.New("the body must be application/json")
+	errNoRoute           = errors.New("the API has no such path")
+	errMethod            = errors.New("the path does not have the method")
+	errUnconditional     = errors.New("the change needs the header If-Match with the ETag of what it changes, or a star")
+	errChanged           = errors.New("it was changed meanwhile: read it again")
+	errIdempotencyReused = errors.New("the Idempotency-Key was used for another request")
+	errInProgress        = errors.New("the same work is in progress already")
+	errTooManyStreams    = errors.New("too many streams of changes are open")
+	errNoSecrets         = errors.New("backups and exports need a key with the scope " + ScopeAdmin)
+	errCrossOrigin       = errors.New("the page of another site cannot administer the store")
+	errTokenUnknown      = errors.New("the token is none of this store")
+	errOther             = errors.New("something went wrong")
+)
+
+// problemOf returns the problem of an error.
+func problemOf(err error) *Problem {
+	var p *Problem
+	if errors.As(err, &p) {
+		return p
+	}
+	k := kindOf(err)
+	p = &Problem{Type: typeOf(k.name), Title: k.err.Error(), Status: k.status}
+	if text := err.Error(); text != p.Title {
+		p.Detail = text
+	}
+	if k.retry != "" {
+		p.header = http.Header{"Retry-After": {k.retry}}
+	}
+	return p
+}
+
+func kindOf(err error) kind {
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return k
+		}
+	}
+	return kinds[len(kinds)-1]
+}

@@ -1,0 +1,231 @@
+package admin
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/audit"
+)
+
+// This file has what goes over the wire, for the handler and for clients. openapi.yaml explains the
+// fields.
+
+// A List is one page of a list. Without Next it is the last page. A page can be short, or empty,
+// and still have a Next.
+type List[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"` // the parameter cursor of the next page
+}
+
+// An Owner is the owner of a key: the ID of a user, or [latchkey.ServerOwner], which is "server" as
+// a text.
+type Owner uuid.UUID
+
+// MarshalText returns the ID, or "server".
+func (o Owner) MarshalText() ([]byte, error) {
+	if uuid.UUID(o) == latchkey.ServerOwner {
+		return []byte("server"), nil
+	}
+	return []byte(uuid.UUID(o).String()), nil
+}
+
+// UnmarshalText reads an ID, or "server".
+func (o *Owner) UnmarshalText(text []byte) error {
+	if string(text) == "server" {
+		*o = Owner(latchkey.ServerOwner)
+		return nil
+	}
+	id, err := parseID(string(text))
+	*o = Owner(id)
+	return err
+}
+
+// A User is a user as the API shows it.
+type User struct {
+	latchkey.User
+	ETag string `json:"etag"`
+}
+
+// A Key is a key as the API shows it.
+type Key struct {
+	ID       uuid.UUID         `json:"id"`
+	Owner    Owner             `json:"owner"`
+	Name     string            `json:"name"`
+	Created  time.Time         `json:"created"`
+	Expires  time.Time         `json:"expires,omitzero"`
+	Expired  bool              `json:"expired"` // by the store's time
+	Disabled bool              `json:"disabled"`
+	Scopes   []string          `json:"scopes"`
+	Networks []netip.Prefix    `json:"networks"`
+	Metadata map[string]string `json:"metadata"`
+	Group    string            `json:"group,omitempty"`
+	Tokens   []Token           `json:"tokens"`
+	LastUsed time.Time         `json:"last_used,omitzero"`
+	ETag     string            `json:"etag"`
+}
+
+// A Token is what the API shows of one token of a key. It is not the token itself.
+type Token struct {
+	ID        string    `json:"id"`
+	Ends      time.Time `json:"ends,omitzero"`
+	TagSecret uint64    `json:"tag_secret"`
+	Foreign   bool      `json:"foreign,omitempty"`
+}
+
+// A Group is a group as the API shows it.
+type Group struct {
+	latchkey.Group
+	ETag string `json:"etag"`
+}
+
+// A NewUser is the body of the creation of a user.
+type NewUser struct {
+	Identity latchkey.Identity `json:"identity"`
+	Group    string            `json:"group,omitempty"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+// A NewKey is the body of the creation of a key.
+type NewKey struct {
+	Name     string            `json:"name"`
+	Expires  time.Time         `json:"expires,omitzero"`
+	Scopes   []string          `json:"scopes,omitempty"`
+	Networks []netip.Prefix    `json:"networks,omitempty"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Group    string            `json:"group,omitempty"` // of a server key
+}
+
+// A KeyWithToken is the answer to the creation or the rotation of a key. If the creation was a
+// repetition, Repeated is true and there is no token.
+type KeyWithToken struct {
+	Key      Key    `json:"key"`
+	Token    string `json:"token,omitempty"`
+	Repeated bool   `json:"repeated,omitempty"`
+	Advice   string `json:"advice,omitempty"`
+}
+
+// A Rotation is the body of a rotation.
+type Rotation struct {
+	OverlapSeconds int64 `json:"overlap_seconds,omitempty"`
+	UntilUsed      bool  `json:"until_used,omitempty"`
+}
+
+// An Optional is a field of a change. A field that is not set stays as it is.
+type Optional[T any] struct {
+	Set   bool
+	Value T
+}
+
+// Some returns an Optional that is set.
+func Some[T any](value T) Optional[T] { return Optional[T]{true, value} }
+
+// IsZero reports whether the field is not set.
+func (o Optional[T]) IsZero() bool { return !o.Set }
+
+// MarshalJSON returns the value.
+func (o Optional[T]) MarshalJSON() ([]byte, error) { return json.Marshal(o.Value) }
+
+// optional is what decodeValue knows of an [Optional].
+type optional interface {
+	// set notes that the field is there. It returns the value, and reports whether it can be null.
+	set() (value reflect.Value, nullable bool)
+}
+
+func (o *Optional[T]) set() (reflect.Value, bool) {
+	o.Set = true
+	v := reflect.ValueOf(&o.Value).Elem()
+	return v, v.Kind() == reflect.Pointer
+}
+
+// A UserChange is the body of a change of a user.
+type UserChange struct {
+	Disabled Optional[bool]              `json:"disabled,omitzero"`
+	Group    Optional[string]            `json:"group,omitzero"`
+	Metadata Optional[map[string]string] `json:"metadata,omitzero"`
+}
+
+// A KeyChange is the body of a change of a key. An expiry date of nil is none.
+type KeyChange struct {
+	Name     Optional[string]            `json:"name,omitzero"`
+	Disabled Optional[bool]              `json:"disabled,omitzero"`
+	Expires  Optional[*time.Time]        `json:"expires,omitzero"`
+	Scopes   Optional[[]string]          `json:"scopes,omitzero"`
+	Networks Optional[[]netip.Prefix]    `json:"networks,omitzero"`
+	Metadata Optional[map[string]string] `json:"metadata,omitzero"`
+	Group    Optional[string]            `json:"group,omitzero"`
+}
+
+// A GroupChange is the body of a change of a group.
+type GroupChange struct {
+	Disabled Optional[bool] `json:"disabled,omitzero"`
+}
+
+// A FoundToken is the answer about a token that somebody has found.
+type FoundToken struct {
+	Key    Key    `json:"key"`
+	State  string `json:"state"`            // "live" or "refused"
+	Reason string `json:"reason,omitempty"` // the type of a problem
+}
+
+// An ExportedKey is a key for another store of the domain, as [latchkey.MintedKey.Export] has it.
+type ExportedKey struct {
+	Minted string `json:"minted"`
+}
+
+// AuditPage is one page of the audit trail.
+type AuditPage struct {
+	List[audit.Entry]
+	Head audit.Head `json:"head"` // of the trail when the page was read
+}
+
+// AuditVerdict says whether the audit trail is a chain that has the heads that were given.
+type AuditVerdict struct {
+	OK      bool       `json:"ok"`
+	Head    audit.Head `json:"head"`
+	Problem *Problem   `json:"problem,omitempty"`
+}
+
+// Health says how the store is.
+type Health struct {
+	OK       bool      `json:"ok"`
+	Findings []Problem `json:"findings"`
+}
+
+// Findings are what is wrong in the store.
+type Findings struct {
+	Findings []Problem `json:"findings"`
+	More     bool      `json:"more"` // there are findings beyond those
+}
+
+// StoreInfo says which store it is.
+type StoreInfo struct {
+	Domain  uuid.UUID `json:"domain"`
+	Replica uuid.UUID `json:"replica"`
+	Now     time.Time `json:"now"` // the store's time
+}
+
+// Stats are the counters of the store, see [latchkey.Stats].
+type Stats struct {
+	Sequence        uint64  `json:"sequence"`
+	Users           uint64  `json:"users"`
+	Keys            uint64  `json:"keys"`
+	ClockResets     uint64  `json:"clock_resets"`
+	Hits            uint64  `json:"hits"`
+	Misses          uint64  `json:"misses"`
+	Malformed       uint64  `json:"malformed"`
+	Forged          uint64  `json:"forged"`
+	Unknown         uint64  `json:"unknown"`
+	Refused         uint64  `json:"refused"`
+	Busy            uint64  `json:"busy"`
+	CacheSize       int     `json:"cache_size"`
+	Hashes          uint64  `json:"hashes"`
+	HashWaitSeconds float64 `json:"hash_wait_seconds"`
+	HashPeak        int64   `json:"hash_peak"`
+	Rehashed        uint64  `json:"rehashed"`
+	Commits         uint64  `json:"commits"`
+}
