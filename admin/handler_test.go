@@ -100,8 +100,10 @@ func TestEveryErrorOfTheStoreHasATypeOfItsOwn(t *testing.T) {
 		if p.Type != "urn:latchkey:problem:"+name {
 			t.Errorf("%s: got %s", name, p.Type)
 		}
-		if !errors.Is(p, err) || errors.Is(p, errors.New("another")) {
-			t.Errorf("%s: a client does not find the error of the problem", name)
+		for other, otherErr := range kinds {
+			if errors.Is(p, otherErr) != (other == name) {
+				t.Errorf("%s: a client takes the problem for %s, or for nothing", name, other)
+			}
 		}
 	}
 	if p := admin.ProblemOf(errors.New("what")); p.Status != 500 || p.Detail != "what" {
