@@ -11,6 +11,11 @@
 // The file openapi.yaml, which the handler serves as /v1/openapi.yaml, describes every route.
 // docs/admin.md tells how to use them.
 //
+// [Listen] serves the API on a socket beside the store's file, for the program's user alone. [Dial]
+// and [Transport] find the socket, and check which user answers there.
+//
+//	socket, err := admin.Listen(store, "keys.db", nil)
+//
 // # Callers
 //
 // Without [Options].Authenticate, each request needs a key of the store with the scope

@@ -51,8 +51,8 @@ func MarkOpen(path string) (unmark func()) {
 	})
 }
 
-// isOpenHere reports whether this process has the file at path open, under whatever name.
-func isOpenHere(path string) bool {
+// IsOpenHere reports whether this process has the file at path open, under whatever name.
+func IsOpenHere(path string) bool {
 	file, err := os.Stat(path)
 	if err != nil {
 		return false
@@ -70,7 +70,7 @@ func isOpenHere(path string) bool {
 // WhoHas says which process has the lock on the file at path, as in "process 7 (serve) has it
 // open", and whether it is this process. It returns "" if that is not known.
 func WhoHas(path string) string {
-	here := isOpenHere(path)
+	here := IsOpenHere(path)
 	var names []string
 	for _, h := range Holders(path) {
 		here = here || h.PID == os.Getpid()
