@@ -60,26 +60,44 @@ func decodeValue(text []byte, v reflect.Value, path string) error {
 	_, isText := v.Addr().Interface().(encoding.TextUnmarshaler)
 	_, isJSON := v.Addr().Interface().(json.Unmarshaler)
 	switch {
-	case isText || isJSON:
+	case isText || isJSON: // whatever its kind is
 	case v.Kind() == reflect.Struct:
-		return decodeObject(text, path, func(name string) (reflect.Value, bool) { return field(v, name) })
-	case v.Kind() == reflect.Map:
-		// Only to find names that are there twice.
-		err := decodeObject(text, path, func(string) (reflect.Value, bool) { return reflect.New(v.Type().Elem()).Elem(), true })
-		if err != nil {
-			return err
+		return decodeObject(text, path, func(name string) (reflect.Value, bool) { return field(v, name) }, func(string) {})
+	case v.Kind() == reflect.Map && !isNull(text):
+		v.Set(reflect.MakeMap(v.Type()))
+		value := reflect.New(v.Type().Elem()).Elem()
+		return decodeObject(text, path, func(string) (reflect.Value, bool) { return value, true }, func(name string) {
+			v.SetMapIndex(reflect.ValueOf(name), value)
+		})
+	case v.Kind() == reflect.Slice && !isNull(text):
+		var items []json.RawMessage
+		if json.Unmarshal(text, &items) != nil {
+			return badField(path)
 		}
+		v.Set(reflect.MakeSlice(v.Type(), len(items), len(items)))
+		for i, item := range items {
+			if err := decodeValue(item, v.Index(i), path); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	if isNull(text) || json.Unmarshal(text, v.Addr().Interface()) != nil {
-		return fmt.Errorf("%w: the field %s has another form than it should", errBadRequest, path)
+		return badField(path)
 	}
 	return nil
 }
 
+// badField returns the error for a field with another form than it should have.
+func badField(path string) error {
+	return fmt.Errorf("%w: the field %s has another form than it should", errBadRequest, path)
+}
+
 func isNull(text []byte) bool { return bytes.Equal(bytes.TrimSpace(text), []byte("null")) }
 
-// decodeObject decodes an object, whose fields are where get says.
-func decodeObject(text []byte, path string, get func(name string) (reflect.Value, bool)) error {
+// decodeObject decodes an object. get returns the place of a field, and set is called when the field
+// has been decoded.
+func decodeObject(text []byte, path string, get func(name string) (reflect.Value, bool), set func(name string)) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if open, err := d.Token(); err != nil || open != json.Delim('{') {
 		if path == "" {
@@ -107,6 +125,7 @@ func decodeObject(text []byte, path string, get func(name string) (reflect.Value
 		if err := decodeValue(raw, v, inside); err != nil {
 			return err
 		}
+		set(name)
 	}
 	return nil
 }

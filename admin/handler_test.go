@@ -226,6 +226,12 @@ func TestABodyThatIsNotAsDescribedIsRefused(t *testing.T) {
 		{"null for a text", `{"name":null}`, 400, "invalid-request"},
 		{"a time that is none", `{"name":"a","expires":"tomorrow"}`, 400, "invalid-request"},
 		{"a network that is none", `{"name":"a","networks":["all"]}`, 400, "invalid-request"},
+		{"null for a network", `{"name":"a","networks":[null]}`, 400, "invalid-request"},
+		{"null for a scope", `{"name":"a","scopes":[null]}`, 400, "invalid-request"},
+		{"null for the text of a name", `{"name":"a","metadata":{"a":null}}`, 400, "invalid-request"},
+		{"no list", `{"name":"a","scopes":{}}`, 400, "invalid-request"},
+		{"null for a list", `{"name":"a","scopes":null}`, 400, "invalid-request"},
+		{"null for an object", `{"name":"a","metadata":null}`, 400, "invalid-request"},
 		{"no UTF-8", "{\"name\":\"\xff\"}", 400, "invalid-request"},
 		{"deep", `{"metadata":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`, 400, "invalid-request"},
 		{"large", `{"name":"` + strings.Repeat("a", admin.MaxBody) + `"}`, 413, "body-too-large"},
@@ -251,7 +257,8 @@ func TestAParameterThatIsNotAsDescribedIsRefused(t *testing.T) {
 	for _, target := range []string{
 		"/v1/keys?stat=enabled", "/v1/keys?state=lost", "/v1/keys?limit=0", "/v1/keys?limit=1001", "/v1/keys?limit=x",
 		"/v1/keys?state=enabled&state=disabled", "/v1/keys?owner=ada", "/v1/keys?expiring_before=tomorrow", "/v1/keys?%zz",
-		"/v1/keys?tag_secret_before=-1", "/v1/users?disabled=yes", "/v1/changes?x=1",
+		"/v1/keys?tag_secret_before=-1", "/v1/keys?state=", "/v1/keys?owner=", "/v1/keys?limit=", "/v1/keys?unused_since=", "/v1/users?disabled=",
+		"/v1/users?disabled=yes", "/v1/changes?x=1",
 	} {
 		a.do("GET", target, nil).problem(400, "invalid-request")
 	}
@@ -507,6 +514,7 @@ func TestTheTrailIsVerified(t *testing.T) {
 		t.Errorf("got %+v", v)
 	}
 	a.do("POST", "/v1/audit/verify", nil).is(200)
+	a.do("POST", "/v1/audit/verify", `{"heads":[null]}`).problem(400, "invalid-request")
 	body["heads"] = slices.Repeat([]string{first.String()}, 1001)
 	a.do("POST", "/v1/audit/verify", body).problem(400, "invalid-request")
 }

@@ -62,21 +62,21 @@ func (c *call) listKeys() error {
 
 // keyFilter reads the parameters of a list of keys.
 func keyFilter(q url.Values) (f latchkey.KeyFilter, err error) {
-	if text := q.Get("owner"); text != "" {
+	if q.Has("owner") {
 		var owner Owner
-		if owner.UnmarshalText([]byte(text)) != nil {
+		if owner.UnmarshalText([]byte(q.Get("owner"))) != nil {
 			return f, badParameter("owner", "the ID of a user, or server")
 		}
 		f.Owner = uuid.UUID(owner)
 	}
 	f.Group, f.NamePrefix = q.Get("group"), q.Get("name_prefix")
-	switch q.Get("state") {
-	case "":
-	case "enabled":
+	switch state := q.Get("state"); {
+	case !q.Has("state"):
+	case state == "enabled":
 		f.State = latchkey.KeyEnabled
-	case "disabled":
+	case state == "disabled":
 		f.State = latchkey.KeyDisabled
-	case "expired":
+	case state == "expired":
 		f.State = latchkey.KeyExpired
 	default:
 		return f, badParameter("state", "enabled, disabled or expired")

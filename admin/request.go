@@ -53,7 +53,7 @@ func badParameter(name, want string) error {
 
 // timeParameter returns a parameter that is a time, or the zero time.
 func timeParameter(q url.Values, name string) (time.Time, error) {
-	if q.Get(name) == "" {
+	if !q.Has(name) {
 		return time.Time{}, nil
 	}
 	t, err := time.Parse(time.RFC3339, q.Get(name))
@@ -65,7 +65,7 @@ func timeParameter(q url.Values, name string) (time.Time, error) {
 
 // numberParameter returns a parameter that is a number from low to high, or otherwise.
 func numberParameter(q url.Values, name string, low, high, otherwise uint64) (uint64, error) {
-	if q.Get(name) == "" {
+	if !q.Has(name) {
 		return otherwise, nil
 	}
 	n, err := strconv.ParseUint(q.Get(name), 10, 64)

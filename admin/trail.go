@@ -20,6 +20,9 @@ func (c *call) listAudit() error {
 	if err != nil {
 		return err
 	}
+	if w.cursor == "" {
+		q.Del("cursor") // the beginning, as in other lists
+	}
 	after, err := numberParameter(q, "cursor", 0, math.MaxUint64, 0)
 	if err != nil {
 		return errBadCursor

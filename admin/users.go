@@ -25,7 +25,7 @@ func (c *call) listUsers() error {
 		return err
 	}
 	disabled := q.Get("disabled")
-	if disabled != "" && disabled != "true" && disabled != "false" {
+	if q.Has("disabled") && disabled != "true" && disabled != "false" {
 		return badParameter("disabled", "true or false")
 	}
 	var list List[User]
