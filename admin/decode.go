@@ -95,8 +95,8 @@ func badField(path string) error {
 
 func isNull(text []byte) bool { return bytes.Equal(bytes.TrimSpace(text), []byte("null")) }
 
-// decodeObject decodes an object. get returns the place of a field, and set is called when the field
-// has been decoded.
+// decodeObject decodes an object. get returns the place of a field, and set is called when the
+// field has been decoded.
 func decodeObject(text []byte, path string, get func(name string) (reflect.Value, bool), set func(name string)) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if open, err := d.Token(); err != nil || open != json.Delim('{') {

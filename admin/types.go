@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"time"
@@ -108,6 +109,9 @@ type KeyWithToken struct {
 	Repeated bool   `json:"repeated,omitempty"`
 	Advice   string `json:"advice,omitempty"`
 }
+
+// Format keeps the token out of anything that prints the answer.
+func (k KeyWithToken) Format(f fmt.State, _ rune) { fmt.Fprint(f, "a token of the key ", k.Key.ID) }
 
 // A Rotation is the body of a rotation.
 type Rotation struct {

@@ -1,0 +1,400 @@
+package admin
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/audit"
+)
+
+// A Client calls the API. Its methods return a [*Problem] for an answer that is no success, so that
+// [errors.Is] finds the errors of package latchkey. It is safe for concurrent use.
+//
+// The argument match of a method is the ETag of what the method changes, AnyETag for whatever is
+// there, or "" for no such header; docs/admin.md says which changes need it.
+type Client struct {
+	http  *http.Client
+	base  string
+	token string
+}
+
+// Format keeps the token out of anything that prints a Client.
+func (c Client) Format(f fmt.State, _ rune) { fmt.Fprint(f, "admin.Client of ", c.base) }
+
+// AnyETag lets a change go through whatever was changed meanwhile.
+const AnyETag = "*"
+
+// NewClient returns a client of the API at a base URL, such as "https://keys.example.com". It sends
+// requests with client, or with [http.DefaultClient] if client is nil, and with a token unless that
+// is empty.
+func NewClient(client *http.Client, base, token string) *Client {
+	if client == nil {
+		client = http.DefaultClient
+	}
+	return &Client{http: client, base: strings.TrimSuffix(base, "/"), token: token}
+}
+
+// maxAnswer bounds an answer that a client reads into memory.
+const maxAnswer = 64 << 20
+
+// A request is one request of a client.
+type request struct {
+	method, path string
+	query        url.Values
+	match        string // If-Match
+	idempotency  string // Idempotency-Key
+	lastEvent    string // Last-Event-ID
+	body         any
+}
+
+// send sends a request, and returns the answer if it is a success. The caller closes the body.
+func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
+	target := c.base + q.path
+	if len(q.query) > 0 {
+		target += "?" + q.query.Encode()
+	}
+	var body io.Reader
+	if q.body != nil {
+		text, err := json.Marshal(q.body)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(text)
+	}
+	r, err := http.NewRequestWithContext(ctx, q.method, target, body)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range map[string]string{"If-Match": q.match, "Idempotency-Key": q.idempotency, "Last-Event-ID": q.lastEvent} {
+		if value != "" {
+			r.Header.Set(name, value)
+		}
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	res, err := c.http.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode < 300 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	var p Problem
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxBody)).Decode(&p); err != nil || p.Type == "" {
+		return nil, fmt.Errorf("%s does not answer as the API does: status %d", c.base, res.StatusCode)
+	}
+	return nil, &p
+}
+
+// send sends a request, and decodes the answer.
+func send[T any](ctx context.Context, c *Client, q request) (v T, err error) {
+	res, err := c.send(ctx, q)
+	if err != nil {
+		return v, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode == http.StatusNoContent {
+		return v, nil
+	}
+	err = json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&v)
+	return v, err
+}
+
+// none is the answer without a body.
+type none struct{}
+
+// all yields the items of all pages of a list.
+func all[T any](ctx context.Context, c *Client, path string, query url.Values) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		q := url.Values{}
+		for name, values := range query {
+			q[name] = values
+		}
+		for {
+			page, err := send[List[T]](ctx, c, request{method: "GET", path: path, query: q})
+			if err != nil {
+				var zero T
+				yield(zero, err)
+				return
+			}
+			for _, item := range page.Items {
+				if !yield(item, nil) {
+					return
+				}
+			}
+			if page.Next == "" {
+				return
+			}
+			q.Set("cursor", page.Next)
+		}
+	}
+}
+
+func pathOf(kind string, id uuid.UUID, rest string) string {
+	return "/v1/" + kind + "/" + id.String() + rest
+}
+
+// Store returns which store it is.
+func (c *Client) Store(ctx context.Context) (StoreInfo, error) {
+	return send[StoreInfo](ctx, c, request{method: "GET", path: "/v1/store"})
+}
+
+// Users yields the users that the parameters of the route allow, which can be nil for all.
+func (c *Client) Users(ctx context.Context, query url.Values) iter.Seq2[User, error] {
+	return all[User](ctx, c, "/v1/users", query)
+}
+
+// UserByIdentity returns the user of an identity.
+//
+// Errors: [latchkey.ErrUserNotFound].
+func (c *Client) UserByIdentity(ctx context.Context, i latchkey.Identity) (User, error) {
+	for u, err := range c.Users(ctx, identityQuery(i)) {
+		return u, err
+	}
+	return User{}, latchkey.ErrUserNotFound
+}
+
+func identityQuery(i latchkey.Identity) url.Values {
+	return url.Values{"provider": {string(i.Provider)}, "subject": {i.Subject}}
+}
+
+// User returns a user.
+func (c *Client) User(ctx context.Context, id uuid.UUID) (User, error) {
+	return send[User](ctx, c, request{method: "GET", path: pathOf("users", id, "")})
+}
+
+// CreateUser makes a user. idempotencyKey may be empty.
+func (c *Client) CreateUser(ctx context.Context, n NewUser, idempotencyKey string) (User, error) {
+	return send[User](ctx, c, request{method: "POST", path: "/v1/users", body: n, idempotency: idempotencyKey})
+}
+
+// ChangeUser changes a user.
+func (c *Client) ChangeUser(ctx context.Context, id uuid.UUID, change UserChange, match string) (User, error) {
+	return send[User](ctx, c, request{method: "PATCH", path: pathOf("users", id, ""), body: change, match: match})
+}
+
+// DeleteUser deletes a user and all keys of the user.
+func (c *Client) DeleteUser(ctx context.Context, id uuid.UUID, match string) error {
+	_, err := send[none](ctx, c, request{method: "DELETE", path: pathOf("users", id, ""), match: match})
+	return err
+}
+
+// LinkIdentity gives a user another identity.
+func (c *Client) LinkIdentity(ctx context.Context, id uuid.UUID, i latchkey.Identity) (User, error) {
+	return send[User](ctx, c, request{method: "POST", path: pathOf("users", id, "/identities"), body: i})
+}
+
+// UnlinkIdentity takes an identity from a user.
+func (c *Client) UnlinkIdentity(ctx context.Context, id uuid.UUID, i latchkey.Identity) (User, error) {
+	return send[User](ctx, c, request{method: "DELETE", path: pathOf("users", id, "/identities"), query: identityQuery(i)})
+}
+
+// Keys yields the keys that a filter lists.
+func (c *Client) Keys(ctx context.Context, f latchkey.KeyFilter) iter.Seq2[Key, error] {
+	return all[Key](ctx, c, "/v1/keys", filterQuery(f))
+}
+
+// filterQuery returns the parameters of a filter.
+func filterQuery(f latchkey.KeyFilter) url.Values {
+	q := url.Values{}
+	set := func(name, value string) {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	if f.Owner != uuid.Nil {
+		owner, _ := Owner(f.Owner).MarshalText()
+		set("owner", string(owner))
+	}
+	set("group", f.Group)
+	set("name_prefix", f.NamePrefix)
+	set("state", map[latchkey.KeyState]string{latchkey.KeyEnabled: "enabled", latchkey.KeyDisabled: "disabled", latchkey.KeyExpired: "expired"}[f.State])
+	if !f.ExpiringBefore.IsZero() {
+		set("expiring_before", f.ExpiringBefore.Format(time.RFC3339Nano))
+	}
+	if !f.UnusedSince.IsZero() {
+		set("unused_since", f.UnusedSince.Format(time.RFC3339Nano))
+	}
+	if f.TagSecretBefore > 0 {
+		set("tag_secret_before", strconv.FormatUint(f.TagSecretBefore, 10))
+	}
+	return q
+}
+
+// Key returns a key.
+func (c *Client) Key(ctx context.Context, id uuid.UUID) (Key, error) {
+	return send[Key](ctx, c, request{method: "GET", path: pathOf("keys", id, "")})
+}
+
+// CreateKey makes a key of owner, which is a user or [latchkey.ServerOwner]. It returns the key and
+// its token. idempotencyKey may be empty. If the key was made by an earlier call with the same
+// idempotencyKey, token is empty: rotate the key if nobody has its token.
+func (c *Client) CreateKey(ctx context.Context, owner uuid.UUID, n NewKey, idempotencyKey string) (key Key, token string, err error) {
+	path := pathOf("users", owner, "/keys")
+	if owner == latchkey.ServerOwner {
+		path = "/v1/server-keys"
+	}
+	made, err := send[KeyWithToken](ctx, c, request{method: "POST", path: path, body: n, idempotency: idempotencyKey})
+	return made.Key, made.Token, err
+}
+
+// ChangeKey changes a key.
+func (c *Client) ChangeKey(ctx context.Context, id uuid.UUID, change KeyChange, match string) (Key, error) {
+	return send[Key](ctx, c, request{method: "PATCH", path: pathOf("keys", id, ""), body: change, match: match})
+}
+
+// DeleteKey deletes a key.
+func (c *Client) DeleteKey(ctx context.Context, id uuid.UUID, match string) error {
+	_, err := send[none](ctx, c, request{method: "DELETE", path: pathOf("keys", id, ""), match: match})
+	return err
+}
+
+// RotateKey gives a key a new token, and returns the key and the token.
+func (c *Client) RotateKey(ctx context.Context, id uuid.UUID, r Rotation, match string) (key Key, token string, err error) {
+	made, err := send[KeyWithToken](ctx, c, request{method: "POST", path: pathOf("keys", id, "/rotate"), body: r, match: match})
+	return made.Key, made.Token, err
+}
+
+// ExportKey returns a key with its stored verifier.
+func (c *Client) ExportKey(ctx context.Context, id uuid.UUID) (latchkey.MintedKey, error) {
+	e, err := send[ExportedKey](ctx, c, request{method: "GET", path: pathOf("keys", id, "/export")})
+	if err != nil {
+		return latchkey.MintedKey{}, err
+	}
+	return latchkey.ParseMintedKey(e.Minted)
+}
+
+// FindToken returns the key of a token.
+func (c *Client) FindToken(ctx context.Context, token string) (FoundToken, error) {
+	return send[FoundToken](ctx, c, request{method: "POST", path: "/v1/find-token", body: map[string]string{"token": token}})
+}
+
+// Groups yields the groups.
+func (c *Client) Groups(ctx context.Context) iter.Seq2[Group, error] {
+	return all[Group](ctx, c, "/v1/groups", nil)
+}
+
+// Group returns a group.
+func (c *Client) Group(ctx context.Context, name string) (Group, error) {
+	return send[Group](ctx, c, request{method: "GET", path: groupPath(name)})
+}
+
+// ChangeGroup disables or enables a group.
+func (c *Client) ChangeGroup(ctx context.Context, name string, change GroupChange, match string) (Group, error) {
+	return send[Group](ctx, c, request{method: "PATCH", path: groupPath(name), body: change, match: match})
+}
+
+// groupPath returns the path of a group. A dot is escaped, too, because ".." would be taken for the
+// path above.
+func groupPath(name string) string {
+	return "/v1/groups/" + strings.ReplaceAll(url.PathEscape(name), ".", "%2E")
+}
+
+// Audit yields the entries of the audit trail after a number.
+func (c *Client) Audit(ctx context.Context, after uint64) iter.Seq2[audit.Entry, error] {
+	return all[audit.Entry](ctx, c, "/v1/audit", url.Values{"cursor": {strconv.FormatUint(after, 10)}})
+}
+
+// VerifyAudit looks whether the audit trail is a chain that has the heads.
+func (c *Client) VerifyAudit(ctx context.Context, heads ...audit.Head) (AuditVerdict, error) {
+	body := struct {
+		Heads []audit.Head `json:"heads"`
+	}{append([]audit.Head{}, heads...)}
+	return send[AuditVerdict](ctx, c, request{method: "POST", path: "/v1/audit/verify", body: body})
+}
+
+// Health returns what is wrong with the store.
+func (c *Client) Health(ctx context.Context) (Health, error) {
+	return send[Health](ctx, c, request{method: "GET", path: "/v1/health"})
+}
+
+// Stats returns the counters of the store.
+func (c *Client) Stats(ctx context.Context) (Stats, error) {
+	return send[Stats](ctx, c, request{method: "GET", path: "/v1/stats"})
+}
+
+// Check returns the damage in the store.
+func (c *Client) Check(ctx context.Context) (Findings, error) {
+	return send[Findings](ctx, c, request{method: "POST", path: "/v1/check"})
+}
+
+// Compact gives unused space back to the file system.
+func (c *Client) Compact(ctx context.Context) error {
+	_, err := send[none](ctx, c, request{method: "POST", path: "/v1/compact"})
+	return err
+}
+
+// Backup writes a backup to w. When Backup returns an error, what w has is of no use.
+func (c *Client) Backup(ctx context.Context, w io.Writer) error {
+	res, err := c.send(ctx, request{method: "GET", path: "/v1/backup"})
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(w, res.Body)
+	return err
+}
+
+// An Event is an event of the stream of changes. openapi.yaml lists them.
+type Event struct {
+	Name string // "ready", "change", "commit", "lost" or "problem"
+	ID   uint64 // of a change: the number of its entry in the audit trail
+	Data json.RawMessage
+}
+
+// Changes yields the events of the stream of changes. If last is not 0, the stream goes on after the
+// entry of the audit trail with that number. Its last element is an error: [io.EOF] if the program
+// has ended the stream.
+func (c *Client) Changes(ctx context.Context, last uint64) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		q := request{method: "GET", path: "/v1/changes"}
+		if last > 0 {
+			q.lastEvent = strconv.FormatUint(last, 10)
+		}
+		res, err := c.send(ctx, q)
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		defer res.Body.Close()
+		lines := bufio.NewScanner(res.Body)
+		lines.Buffer(nil, maxBody)
+		var e Event
+		for lines.Scan() {
+			name, value, _ := strings.Cut(lines.Text(), ": ")
+			switch name {
+			case "event":
+				e.Name = value
+			case "id":
+				e.ID, _ = strconv.ParseUint(value, 10, 64)
+			case "data":
+				e.Data = json.RawMessage(value)
+			case "":
+				if e.Name != "" && !yield(e, nil) {
+					return
+				}
+				e = Event{}
+			}
+		}
+		yield(Event{}, cmp.Or(ctx.Err(), lines.Err(), io.EOF))
+	}
+}

@@ -1,0 +1,217 @@
+package admin_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
+)
+
+// newClient returns a client that sends every request with the token of an administrator.
+func newClient(t *testing.T, a *api) (*admin.Client, string) {
+	_, token := a.newServerKey(latchkey.KeySpec{Name: "admin", Scopes: latchkey.NewScopes(admin.ScopeAdmin)})
+	server := serveAPI(t, a)
+	return admin.NewClient(server.Client(), server.URL+"/", token), token
+}
+
+func collect[T any](t *testing.T, all iter.Seq2[T, error]) (items []T) {
+	t.Helper()
+	for item, err := range all {
+		if err != nil {
+			t.Fatal(err)
+		}
+		items = append(items, item)
+	}
+	return items
+}
+
+func TestAClientDoesWhatTheAPICan(t *testing.T) {
+	a := newAPI(t, &admin.Options{})
+	c, _ := newClient(t, a)
+	ctx := t.Context()
+	ok := func(err error) { t.Helper(); a.must(err) }
+
+	ada := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada"}
+	other := latchkey.Identity{Provider: latchkey.ProviderCustomToken, Subject: "1 &/ü"}
+	user, err := c.CreateUser(ctx, admin.NewUser{Identity: ada, Group: "a/.."}, "u")
+	ok(err)
+	again, err := c.CreateUser(ctx, admin.NewUser{Identity: ada, Group: "a/.."}, "u")
+	ok(err)
+	_, err = c.LinkIdentity(ctx, user.ID, other)
+	ok(err)
+	found, err := c.UserByIdentity(ctx, other)
+	ok(err)
+	if again.ID != user.ID || found.ID != user.ID || len(found.Identities) != 2 {
+		t.Errorf("got %+v and %+v", again, found)
+	}
+	user, err = c.UnlinkIdentity(ctx, user.ID, other)
+	ok(err)
+	user, err = c.ChangeUser(ctx, user.ID, admin.UserChange{Metadata: admin.Some(map[string]string{"room": "4"})}, user.ETag)
+	ok(err)
+	if user.Metadata["room"] != "4" || user.Group != "a/.." {
+		t.Errorf("got %+v", user)
+	}
+
+	expires := time.Date(2090, 1, 1, 0, 0, 0, 0, time.UTC)
+	made, old, err := c.CreateKey(ctx, user.ID, admin.NewKey{Name: "laptop", Expires: expires, Scopes: []string{"a"}}, "")
+	ok(err)
+	a.loginIs(old, nil)
+	job, _, err := c.CreateKey(ctx, latchkey.ServerOwner, admin.NewKey{Name: "job"}, "j")
+	ok(err)
+	repeated, none, err := c.CreateKey(ctx, latchkey.ServerOwner, admin.NewKey{Name: "job"}, "j")
+	ok(err)
+	if none != "" || repeated.ID != job.ID {
+		t.Errorf("got %+v and the token %q", repeated, none)
+	}
+	key, err := c.ChangeKey(ctx, made.ID, admin.KeyChange{Expires: admin.Some[*time.Time](nil), Name: admin.Some("phone")}, admin.AnyETag)
+	ok(err)
+	if key.Name != "phone" || !key.Expires.IsZero() || len(key.Scopes) != 1 {
+		t.Errorf("got %+v", key)
+	}
+	_, err = c.ChangeKey(ctx, key.ID, admin.KeyChange{Expires: admin.Some(&expires)}, made.ETag)
+	var problem *admin.Problem
+	if !errors.As(err, &problem) || problem.Status != http.StatusPreconditionFailed {
+		t.Errorf("got %v", err)
+	}
+	rotated, token, err := c.RotateKey(ctx, key.ID, admin.Rotation{OverlapSeconds: 60}, key.ETag)
+	ok(err)
+	a.loginIs(token, nil)
+	a.loginIs(old, nil)
+	f, err := c.FindToken(ctx, token)
+	ok(err)
+	minted, err := c.ExportKey(ctx, key.ID)
+	ok(err)
+	if len(rotated.Tokens) != 2 || f.Key.ID != key.ID || minted.ID() != key.ID {
+		t.Errorf("got %+v, %v", f, minted)
+	}
+	for _, tt := range []struct {
+		filter latchkey.KeyFilter
+		want   int
+	}{
+		{latchkey.KeyFilter{}, 3},
+		{latchkey.KeyFilter{Owner: user.ID}, 1},
+		{latchkey.KeyFilter{Owner: latchkey.ServerOwner, NamePrefix: "jo"}, 1},
+		{latchkey.KeyFilter{Group: "a/.."}, 1},
+		{latchkey.KeyFilter{State: latchkey.KeyDisabled}, 0},
+		{latchkey.KeyFilter{ExpiringBefore: expires.Add(time.Hour)}, 0},
+		{latchkey.KeyFilter{UnusedSince: expires}, 3},
+		{latchkey.KeyFilter{TagSecretBefore: 1}, 3},
+	} {
+		if keys := collect(t, c.Keys(ctx, tt.filter)); len(keys) != tt.want {
+			t.Errorf("%+v: got %+v", tt.filter, keys)
+		}
+	}
+
+	group, err := c.ChangeGroup(ctx, "a/..", admin.GroupChange{Disabled: admin.Some(true)}, "")
+	ok(err)
+	a.loginIs(token, latchkey.ErrGroupDisabled)
+	read, err := c.Group(ctx, "a/..")
+	ok(err)
+	if groups := collect(t, c.Groups(ctx)); !group.Disabled || group != read || len(groups) != 1 || groups[0] != group {
+		t.Errorf("got %+v, %+v, %+v", group, read, groups)
+	}
+
+	entries := collect(t, c.Audit(ctx, 2))
+	verdict, err := c.VerifyAudit(ctx, entries[len(entries)-1].Head())
+	ok(err)
+	if entries[0].Number != 3 || !verdict.OK || verdict.Head.Number != entries[len(entries)-1].Number {
+		t.Errorf("got %+v, %+v", entries, verdict)
+	}
+	ok(c.DeleteKey(ctx, key.ID, ""))
+	if _, err := c.Key(ctx, key.ID); !errors.Is(err, latchkey.ErrKeyNotFound) {
+		t.Errorf("got %v", err)
+	}
+	ok(c.DeleteUser(ctx, user.ID, ""))
+	if _, err := c.User(ctx, user.ID); !errors.Is(err, latchkey.ErrUserNotFound) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := c.UserByIdentity(ctx, ada); !errors.Is(err, latchkey.ErrUserNotFound) {
+		t.Errorf("got %v", err)
+	}
+
+	info, err := c.Store(ctx)
+	ok(err)
+	stats, err := c.Stats(ctx)
+	ok(err)
+	health, err := c.Health(ctx)
+	ok(err)
+	damage, err := c.Check(ctx)
+	ok(err)
+	ok(c.Compact(ctx))
+	if info.Domain != a.store.DomainID() || stats.Keys != 2 || !health.OK || len(damage.Findings) > 0 {
+		t.Errorf("got %+v, %+v, %+v, %+v", info, stats, health, damage)
+	}
+	var backup bytes.Buffer
+	ok(c.Backup(ctx, &backup))
+	ok(latchkey.Restore(ctx, &backup, filepath.Join(t.TempDir(), "restored.db")))
+}
+
+func TestAClientFollowsChanges(t *testing.T) {
+	a := newAPI(t, &admin.Options{})
+	c, _ := newClient(t, a)
+	var names []string
+	for e, err := range c.Changes(t.Context(), 0) {
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				t.Error(err)
+			}
+			break
+		}
+		switch names = append(names, fmt.Sprint(e.Name, e.ID)); e.Name {
+		case "ready":
+			a.newUser("ada")
+		case "commit":
+			a.handler.Close()
+		}
+	}
+	if got := strings.Join(names, " "); got != "ready0 change2 commit0" {
+		t.Errorf("got %s", got)
+	}
+	for _, err := range c.Changes(t.Context(), 0) { // the handler is closed
+		if !errors.Is(err, latchkey.ErrClosed) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+func TestABackupThatBreaksOffIsAnError(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(make([]byte, 5000))
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer server.Close()
+	if err := admin.NewClient(nil, server.URL, "").Backup(t.Context(), io.Discard); err == nil {
+		t.Error("half of a backup passed for a whole one")
+	}
+}
+
+func TestAClientTellsThatAnotherServerAnswers(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	_, err := admin.NewClient(nil, server.URL, "").Health(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAClientPrintsWithoutItsToken(t *testing.T) {
+	a := newAPI(t, &admin.Options{})
+	c, token := newClient(t, a)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		answer := admin.KeyWithToken{Token: token}
+		if text := fmt.Sprintf(verb, c) + fmt.Sprintf(verb, *c) + fmt.Sprintf(verb, answer) + fmt.Sprintf(verb, &answer); strings.Contains(text, token[20:]) {
+			t.Errorf("%s prints %s", verb, text)
+		}
+	}
+}
