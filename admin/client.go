@@ -361,9 +361,9 @@ type Event struct {
 	Data json.RawMessage
 }
 
-// Changes yields the events of the stream of changes. If last is not 0, the stream goes on after the
-// entry of the audit trail with that number. Its last element is an error: [io.EOF] if the program
-// has ended the stream.
+// Changes yields the events of the stream of changes. If last is not 0, the stream goes on after
+// the entry of the audit trail with that number. The last element is an error: [io.EOF] if the
+// program has ended the stream.
 func (c *Client) Changes(ctx context.Context, last uint64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		q := request{method: "GET", path: "/v1/changes"}

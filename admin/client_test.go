@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -181,6 +182,33 @@ func TestAClientFollowsChanges(t *testing.T) {
 		if !errors.Is(err, latchkey.ErrClosed) {
 			t.Errorf("got %v", err)
 		}
+	}
+}
+
+func TestAClientGoesOnToTheNextPage(t *testing.T) {
+	a := newAPI(t, &admin.Options{})
+	c, _ := newClient(t, a)
+	for i := range 5 {
+		a.newUser(fmt.Sprint(i))
+	}
+	if users := collect(t, c.Users(t.Context(), url.Values{"limit": {"2"}})); len(users) != 5 {
+		t.Errorf("got %d users, want 5", len(users))
+	}
+	var ids []uint64
+	for e, err := range c.Changes(t.Context(), 3) {
+		a.must(err)
+		if e.Name == "change" {
+			ids = append(ids, e.ID)
+		}
+		if e.ID == 6 {
+			break
+		}
+	}
+	if fmt.Sprint(ids) != "[4 5 6]" {
+		t.Errorf("got the changes %v", ids)
+	}
+	if g, err := c.Group(t.Context(), ".."); err != nil || g.Name != ".." {
+		t.Errorf("got %+v, %v", g, err)
 	}
 }
 
