@@ -86,7 +86,7 @@ func (c *call) writeBackup() error {
 		if err == nil || !b.begun {
 			return err
 		}
-		c.log(problemOf(err), err)
+		c.logFailed(problemOf(err), err)
 		panic(http.ErrAbortHandler)
 	})
 }

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 	"path"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
-	"github.com/latchkeydb/latchkey/internal/loggable"
 )
 
 // Options changes how a store is administered. A nil *Options, and one whose fields are all zero,
@@ -29,8 +27,9 @@ type Options struct {
 	// some kilobytes. The default is 64.
 	MaxStreams int
 
-	// Logger gets a line for each answer with a status of 500 or more. No line has a token. The
-	// default is no log.
+	// Logger gets a line for each change, and for each answer that has secrets or has a status of
+	// 500 or more. docs/admin.md lists the lines. No line has a token, a name or anything else of
+	// the body of a request. The default is no log.
 	Logger *slog.Logger
 }
 
@@ -107,7 +106,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve answers a request with a function, or with the problem that the function returns.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, secret bool, fn func(*call) error) {
 	caller, _ := r.Context().Value(callerKey{}).(Caller)
-	c := &call{Handler: h, w: w, r: r, caller: caller}
+	answer := &statusWriter{ResponseWriter: w}
+	c := &call{Handler: h, w: answer, r: r, caller: caller}
+	defer c.logDone(answer, secret) // also if half of a backup was sent
 	if secret && !caller.Secrets {
 		c.refuse(errNoSecrets)
 		return
@@ -120,19 +121,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, secret bool, fn 
 // refuse answers a request with the problem of an error.
 func (c *call) refuse(err error) {
 	p := problemOf(err)
-	c.log(p, err)
+	c.logFailed(p, err)
 	for name, values := range p.header {
 		c.w.Header()[name] = values
 	}
 	c.w.Header().Set("Content-Type", "application/problem+json")
 	writeJSON(c.w, p.Status, p)
-}
-
-func (c *call) log(p *Problem, err error) {
-	if c.opts.Logger == nil || p.Status < 500 || errors.Is(err, latchkey.ErrBusy) || c.r.Context().Err() != nil {
-		return
-	}
-	c.opts.Logger.LogAttrs(c.r.Context(), slog.LevelError, "administration failed",
-		slog.Int("status", p.Status), slog.String("method", loggable.Text(c.r.Method)),
-		slog.String("path", loggable.Text(c.r.URL.Path)), slog.String("reason", err.Error()))
 }
