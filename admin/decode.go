@@ -7,12 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"mime"
 	"net/http"
+	"net/netip"
 	"reflect"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/internal/loggable"
 )
 
@@ -82,10 +86,21 @@ func decodeValue(text []byte, v reflect.Value, path string) error {
 		}
 		return nil
 	}
-	if isNull(text) || json.Unmarshal(text, v.Addr().Interface()) != nil {
+	if isNull(text) {
 		return badField(path)
 	}
-	return nil
+	if json.Unmarshal(text, v.Addr().Interface()) == nil {
+		return nil
+	}
+	// For openapi.yaml, a network is any text, and 60.0 is an integer.
+	if text[0] == '"' && v.Type() == reflect.TypeFor[netip.Prefix]() {
+		return fmt.Errorf("%w in the field %s", latchkey.ErrInvalidNetwork, path)
+	}
+	if n, err := strconv.ParseFloat(string(text), 64); err == nil && v.CanInt() && n == math.Trunc(n) && math.Abs(n) < 1<<53 {
+		v.SetInt(int64(n))
+		return nil
+	}
+	return badField(path)
 }
 
 // badField returns the error for a field with another form than it should have.

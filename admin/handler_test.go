@@ -225,7 +225,7 @@ func TestABodyThatIsNotAsDescribedIsRefused(t *testing.T) {
 		{"a number for a text", `{"name":1}`, 400, "invalid-request"},
 		{"null for a text", `{"name":null}`, 400, "invalid-request"},
 		{"a time that is none", `{"name":"a","expires":"tomorrow"}`, 400, "invalid-request"},
-		{"a network that is none", `{"name":"a","networks":["all"]}`, 400, "invalid-request"},
+		{"a network that is none", `{"name":"a","networks":["all"]}`, 422, "invalid-network"},
 		{"null for a network", `{"name":"a","networks":[null]}`, 400, "invalid-request"},
 		{"null for a scope", `{"name":"a","scopes":[null]}`, 400, "invalid-request"},
 		{"null for the text of a name", `{"name":"a","metadata":{"a":null}}`, 400, "invalid-request"},
@@ -263,7 +263,7 @@ func TestAParameterThatIsNotAsDescribedIsRefused(t *testing.T) {
 		a.do("GET", target, nil).problem(400, "invalid-request")
 	}
 	for _, target := range []string{"/v1/keys?cursor=x", "/v1/users?cursor=x", "/v1/groups?cursor=!", "/v1/audit?cursor=x"} {
-		a.do("GET", target, nil).problem(400, "invalid-cursor")
+		a.do("GET", target, nil).problem(422, "invalid-cursor")
 	}
 	for _, target := range []string{"/v1/keys/x", "/v1/users/x", "/v1/keys/" + strings.ToUpper(uuid.NewString()), "/v1/keys/urn:uuid:" + uuid.NewString()} {
 		a.do("GET", target, nil).problem(400, "invalid-id")

@@ -255,11 +255,14 @@ func TestARotationReplacesTheToken(t *testing.T) {
 	a.loginIs(third.Token, nil)
 
 	server, old := a.newServerKey(latchkey.KeySpec{Name: "job"})
-	rotated := get[admin.KeyWithToken](a.do("POST", keyPath(server.ID)+"/rotate", `{"overlap_seconds":60,"until_used":true}`, "If-Match", "*").is(200))
+	rotated := get[admin.KeyWithToken](a.do("POST", keyPath(server.ID)+"/rotate", `{"overlap_seconds":60.0,"until_used":true}`, "If-Match", "*").is(200))
 	a.loginIs(rotated.Token, nil)
 	a.loginIs(old, latchkey.ErrInvalidToken)
 	for _, body := range []string{`{"overlap_seconds":-1}`, `{"overlap_seconds":-9223372036854775808}`, `{"overlap_seconds":9223372036854775807}`, `{"until_used":true}`} {
 		a.do("POST", keyPath(server.ID)+"/rotate", body, "If-Match", "*").problem(422, "invalid-rotation")
+	}
+	for _, body := range []string{`{"overlap_seconds":1.5}`, `{"overlap_seconds":"60"}`, `{"overlap_seconds":1e300}`} {
+		a.do("POST", keyPath(server.ID)+"/rotate", body, "If-Match", "*").problem(400, "invalid-request")
 	}
 	a.loginIs(rotated.Token, nil)
 }

@@ -55,7 +55,7 @@ var kinds = []kind{
 	// The handler's own.
 	{err: errBadRequest, status: http.StatusBadRequest, name: "invalid-request"},
 	{err: errBadID, status: http.StatusBadRequest, name: "invalid-id"},
-	{err: errBadCursor, status: http.StatusBadRequest, name: "invalid-cursor"},
+	{err: errBadCursor, status: http.StatusUnprocessableEntity, name: "invalid-cursor"},
 	{err: errTooLarge, status: http.StatusRequestEntityTooLarge, name: "body-too-large"},
 	{err: errMediaType, status: http.StatusUnsupportedMediaType, name: "unsupported-media-type"},
 	{err: errNoRoute, status: http.StatusNotFound, name: "no-such-route"},
