@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -110,12 +111,15 @@ func createKeys(ctx context.Context, s *latchkey.Store, requests []latchkey.KeyR
 	return keys, tokens, err
 }
 
-// keyOf returns a key as the store has it now, without its last use.
+// keyOf returns a key as the store has it now, without its last uses.
 func keyOf(t testing.TB, s *latchkey.Store, owner, id uuid.UUID) latchkey.Key {
 	t.Helper()
 	key, err := s.Key(t.Context(), owner, id)
 	must(t, err)
-	key.LastUsed = time.Time{}
+	key.LastUsed, key.Tokens = time.Time{}, slices.Clone(key.Tokens)
+	for i := range key.Tokens {
+		key.Tokens[i].LastUsed = time.Time{}
+	}
 	return key
 }
 

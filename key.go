@@ -591,11 +591,11 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 // toKey returns what callers may know of a key.
 func (tx *Tx) toKey(k *record.Key) (key Key, err error) {
 	key = tx.toUnusedKey(k)
-	key.LastUsed, err = tx.lastUsed(k)
+	err = tx.addLastUses(&key, k)
 	return orZero(key, err)
 }
 
-// toUnusedKey returns a key without its last use.
+// toUnusedKey returns a key without its last uses.
 func (tx *Tx) toUnusedKey(k *record.Key) Key {
 	var tokens []KeyToken
 	for _, v := range k.Verifiers.Good(time.Time{}) {

@@ -105,11 +105,12 @@ func (tx *Tx) raisedLastUses(uses []lastuse.Use) (raised []lastuse.Use, err erro
 }
 
 // raisedLastUse returns the entry that the last use of a verifier changes in the table, or none if
-// a later use is there. The use of a verifier that has ended counts for the current one.
+// a later use is there. The use of a verifier that is retired counts for the oldest one that is
+// not.
 func (tx *Tx) raisedLastUse(k *record.Key, verifier record.VerifierID, minute uint32) (u lastuse.Use, err error) {
-	good := k.Verifiers.Good(tx.now())
-	if len(good) > 0 && !slices.ContainsFunc(good, func(v record.Verifier) bool { return v.ID == verifier }) {
-		verifier = good[len(good)-1].ID
+	kept := k.Verifiers.Good(time.Time{})
+	if len(kept) > 0 && !slices.ContainsFunc(kept, func(v record.Verifier) bool { return v.ID == verifier }) {
+		verifier = kept[0].ID
 	}
 	id := lastuse.Join(k.ID, verifier)
 	sealed, err := tx.etx.Get(tableLastUse, id[:])
@@ -151,32 +152,42 @@ func (tx *Tx) lastUsesOf(key uuid.UUID) iter.Seq2[Entry, error] {
 	return tx.etx.Scan(tableLastUse, key[:], append(end[:], 0))
 }
 
-// lastUsed returns when a key was used last, or the zero time. It is never after the store's time.
-func (tx *Tx) lastUsed(k *record.Key) (time.Time, error) {
-	latest := tx.store.cache.LastUse(k.ID)
-	for _, v := range k.Verifiers.All {
-		if v.Retired {
-			continue // its last use went over to another verifier
-		}
+// addLastUses sets when a key and its tokens were used last. No time is after the store's.
+func (tx *Tx) addLastUses(key *Key, k *record.Key) error {
+	uses := tx.store.cache.LastUses(k.ID)
+	for _, v := range k.Verifiers.Good(time.Time{}) {
 		id := lastuse.Join(k.ID, v.ID)
 		sealed, err := tx.etx.Get(tableLastUse, id[:])
 		if err == nil && sealed != nil {
 			var minute uint32
 			minute, err = decodeLastUse(id[:], sealed)
-			latest = max(latest, minute)
+			uses = append(uses, lastuse.Use{ID: id, Minute: minute})
 		}
 		if err != nil {
-			return time.Time{}, err
+			return err
 		}
 	}
-	if latest == 0 {
-		return time.Time{}, nil
+	later := func(t *time.Time, used time.Time) {
+		if used.After(*t) {
+			*t = used
+		}
 	}
-	return time.Unix(min(int64(latest), tx.now().Unix()/60)*60, 0).UTC(), nil
+	for _, u := range uses {
+		if u.Minute == 0 {
+			continue
+		}
+		used := time.Unix(min(int64(u.Minute), tx.now().Unix()/60)*60, 0).UTC()
+		later(&key.LastUsed, used)
+		id := tokenID(u.ID.Verifier())
+		if i := slices.IndexFunc(key.Tokens, func(t KeyToken) bool { return t.ID == id }); len(key.Tokens) > 0 {
+			later(&key.Tokens[max(i, 0)].LastUsed, used)
+		}
+	}
+	return nil
 }
 
 // deleteLastUses deletes the last uses of a key, except those of verifiers that are in kept and not
-// retired. The latest of what it deletes counts for the current verifier in kept.
+// retired. The latest of what it deletes counts for the oldest verifier in kept.
 func (tx *Tx) deleteLastUses(k *record.Key, kept record.Verifiers) error {
 	var latest uint32
 	for e, err := range tx.lastUsesOf(k.ID) {
@@ -194,13 +205,13 @@ func (tx *Tx) deleteLastUses(k *record.Key, kept record.Verifiers) error {
 			return err
 		}
 	}
-	good := kept.Good(tx.now())
-	if latest == 0 || len(good) == 0 {
+	all := kept.Good(time.Time{})
+	if latest == 0 || len(all) == 0 {
 		return nil
 	}
 	after := *k
 	after.Verifiers = kept
-	return tx.raiseLastUse(&after, good[len(good)-1].ID, latest)
+	return tx.raiseLastUse(&after, all[0].ID, latest)
 }
 
 // UnusedSince is [Store.AllKeys] for the keys that have not been used since t, as

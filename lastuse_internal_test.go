@@ -251,7 +251,8 @@ func TestOfTheUsesOfAnOldAndANewTokenTheLatestCounts(t *testing.T) {
 		clock.add(5 * time.Minute)
 		wantLogin(t, s, old, key.ID)
 		used := clock.minute()
-		clock.add(2 * time.Hour)
+		_, _, err = s.RotateServerKey(t.Context(), key.ID, Rotation{})
+		must(t, err)
 		before := e.count()
 		writeUses(t, s)
 		if n := e.count() - before; n != 1 {
@@ -448,6 +449,67 @@ func TestARotatedKeyKeepsItsLastUseAndADeletedKeyLosesIt(t *testing.T) {
 		t.Errorf("the other key has %x", got)
 	}
 	wantSound(t, s)
+}
+
+func TestEachTokenOfARotatedKeyHasItsLastUse(t *testing.T) {
+	for _, cacheSize := range []int{0, -1} {
+		clock := newUseClock()
+		s, _ := openUses(t, clock.options(cacheSize))
+		key, first := addServerKey(t, s, "door")
+		var want []time.Time
+		wantEach := func(when string) {
+			t.Helper()
+			got := []time.Time{}
+			k, err := s.KeyByID(t.Context(), key.ID)
+			must(t, err)
+			for _, token := range k.Tokens {
+				got = append(got, token.LastUsed)
+			}
+			if !slices.EqualFunc(got, want, time.Time.Equal) {
+				t.Errorf("cache of %d, %s: the tokens were used last at %v, want %v", cacheSize, when, got, want)
+			}
+		}
+		rotate := func() (token string) {
+			t.Helper()
+			clock.add(time.Hour)
+			_, token, err := s.RotateServerKey(t.Context(), key.ID, Rotation{Overlap: 24 * time.Hour})
+			must(t, err)
+			return token
+		}
+		want = []time.Time{{}}
+		wantEach("before the first login")
+		wantLogin(t, s, first, key.ID)
+		want = []time.Time{clock.minute()}
+		wantEach("after a login")
+
+		second := rotate()
+		want = append(want, time.Time{})
+		wantEach("after a rotation")
+		wantLogin(t, s, second, key.ID)
+		want[1] = clock.minute()
+		wantEach("after a login with the new token")
+		writeUses(t, s)
+		wantEach("after a batch")
+
+		// The first token ends by the second rotation. Nobody has used the third one.
+		clock.add(time.Hour)
+		wantLogin(t, s, first, key.ID)
+		want = []time.Time{clock.minute(), {}}
+		rotate()
+		wantEach("after a second rotation")
+		writeUses(t, s)
+		wantEach("after a second rotation and a batch")
+
+		// The second token ends by its date, before a batch has its last use.
+		clock.add(time.Hour)
+		wantLogin(t, s, second, key.ID)
+		want[0] = clock.minute()
+		clock.add(48 * time.Hour)
+		wantEach("after the end of the second token")
+		writeUses(t, s)
+		wantEach("after the end of the second token and a batch")
+		wantSound(t, s)
+	}
 }
 
 func TestADamagedLastUseIsAnErrorAndDoesNotHoldAChangeUp(t *testing.T) {

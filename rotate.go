@@ -43,6 +43,9 @@ type KeyToken struct {
 	// token from elsewhere has none, and then Foreign is true.
 	TagSecret uint64
 	Foreign   bool
+	// LastUsed is when the token was last used, as [Key].LastUsed is for the key. The last use of
+	// a token that was replaced counts for the oldest token that was not.
+	LastUsed time.Time
 }
 
 // tokenID returns the ID of a verifier as callers see it.

@@ -132,15 +132,13 @@ func TestTheTokensOfAKeyAreToldWithTheirEnds(t *testing.T) {
 	if first.TokenID == second.TokenID || len(first.TokenID) != 16 {
 		t.Errorf("the tokens are called %q and %q", first.TokenID, second.TokenID)
 	}
-	got, err := s.Key(t.Context(), key.Owner, key.ID)
-	must(t, err)
+	got := keyOf(t, s, key.Owner, key.ID)
 	want := []latchkey.KeyToken{{ID: first.TokenID, Ends: now.now().Add(time.Hour)}, {ID: second.TokenID}}
 	if !reflect.DeepEqual(got.Tokens, want) {
 		t.Errorf("the tokens are %v, want %v", got.Tokens, want)
 	}
 	rotate(t, s, key, latchkey.Rotation{})
-	got, err = s.Key(t.Context(), key.Owner, key.ID)
-	must(t, err)
+	got = keyOf(t, s, key.Owner, key.ID)
 	if len(got.Tokens) != 1 || got.Tokens[0].ID == second.TokenID {
 		t.Errorf("after a rotation without overlap the tokens are %v", got.Tokens)
 	}

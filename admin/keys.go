@@ -113,7 +113,7 @@ func keyOf(k latchkey.Key, sequence uint64, now time.Time) Key {
 		key.Metadata = map[string]string{}
 	}
 	for _, t := range k.Tokens {
-		key.Tokens = append(key.Tokens, Token{ID: t.ID, Ends: t.Ends, TagSecret: t.TagSecret, Foreign: t.Foreign})
+		key.Tokens = append(key.Tokens, Token{ID: t.ID, Ends: t.Ends, TagSecret: t.TagSecret, Foreign: t.Foreign, LastUsed: t.LastUsed})
 	}
 	return key
 }

@@ -248,6 +248,9 @@ func TestARotationReplacesTheToken(t *testing.T) {
 		t.Errorf("got %+v", second.Key)
 	}
 	a.loginIs(old, nil)
+	if k := get[admin.Key](a.do("GET", keyPath(k.ID), nil)); k.Tokens[0].LastUsed.IsZero() || !k.Tokens[1].LastUsed.IsZero() {
+		t.Errorf("after a login with the old token: got %+v", k.Tokens)
+	}
 	a.loginIs(second.Token, nil)
 	third := get[admin.KeyWithToken](a.do("POST", keyPath(k.ID)+"/rotate", nil, "If-Match", second.Key.ETag).is(200))
 	a.loginIs(old, latchkey.ErrInvalidToken)

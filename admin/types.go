@@ -76,6 +76,7 @@ type Token struct {
 	Ends      time.Time `json:"ends,omitzero"`
 	TagSecret uint64    `json:"tag_secret"`
 	Foreign   bool      `json:"foreign,omitempty"`
+	LastUsed  time.Time `json:"last_used,omitzero"`
 }
 
 // A Group is a group as the API shows it.

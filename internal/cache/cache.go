@@ -336,19 +336,20 @@ func (c *Cache[A]) Wrote(uses []lastuse.Use) {
 	}
 }
 
-// LastUse returns the minute of the last use of a key, as far as it is in memory, or 0.
-func (c *Cache[A]) LastUse(key uuid.UUID) uint32 {
+// LastUses returns the last uses of a key's tokens, as far as they are in memory. A token can be
+// among them twice.
+func (c *Cache[A]) LastUses(key uuid.UUID) []lastuse.Use {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	latest := c.aside.Latest(key)
+	uses := c.aside.Of(key)
 	if c.limit == 0 {
-		return latest
+		return uses
 	}
 	digits := tokenform.Digits(key)
 	for e := c.bucket(digits).Load(); e != nil; e = e.next.Load() {
 		if string(e.keyDigits[:]) == digits {
-			latest = max(latest, e.used.Load())
+			uses = append(uses, c.lastUseOf(e))
 		}
 	}
-	return latest
+	return uses
 }

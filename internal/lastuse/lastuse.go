@@ -68,13 +68,8 @@ func find(uses []Use, id ID) int {
 	return slices.IndexFunc(uses, func(u Use) bool { return u.ID == id })
 }
 
-// Latest returns the minute of the last use of a key's tokens, or 0.
-func (s *Set) Latest(key uuid.UUID) (minute uint32) {
-	for _, u := range s.byKey[key] {
-		minute = max(minute, u.Minute)
-	}
-	return minute
-}
+// Of returns the uses of a key's tokens.
+func (s *Set) Of(key uuid.UUID) []Use { return slices.Clone(s.byKey[key]) }
 
 // AppendTo appends all uses of the set to others.
 func (s *Set) AppendTo(others []Use) []Use {
