@@ -6,10 +6,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -30,6 +32,7 @@ type Client struct {
 	http  *http.Client
 	base  string
 	token string
+	actor string
 }
 
 // Format keeps the token out of anything that prints a Client.
@@ -48,6 +51,19 @@ func NewClient(client *http.Client, base, token string) *Client {
 	return &Client{http: client, base: strings.TrimSuffix(base, "/"), token: token}
 }
 
+// As returns a client whose changes have an actor in the audit trail, where callers have no key: on
+// a socket, and with [Local]. Other handlers name the actor by the key.
+func (c *Client) As(actor string) *Client {
+	as := *c
+	as.actor = actor
+	return &as
+}
+
+// ErrNoAnswer means that the program which serves the API could not be reached, or that it did not
+// answer to the end. If the request was for a change, and the program may have got it, the error is
+// also [latchkey.ErrCommitUnknown].
+var ErrNoAnswer = errors.New("the program that has the store open does not answer")
+
 // maxAnswer bounds an answer that a client reads into memory.
 const maxAnswer = 64 << 20
 
@@ -59,7 +75,30 @@ type request struct {
 	idempotency  string // Idempotency-Key
 	lastEvent    string // Last-Event-ID
 	body         any
+	reads        bool // the request changes nothing, whatever its method is
 }
+
+// unanswered returns the error for a request that got no answer, or a part of one. sent says that
+// the program may have got the request.
+func (q request) unanswered(ctx context.Context, err error, sent bool) error {
+	var inURL *url.Error
+	if errors.As(err, &inURL) { // it repeats the method and the URL
+		err = inURL.Err
+	}
+	switch changes := !q.reads && q.method != http.MethodGet; {
+	case sent && changes:
+		return perhapsDone{fmt.Errorf("%w: %w", ErrNoAnswer, err)}
+	case ctx.Err() != nil: // nobody waits for the answer
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w: %w", ErrNoAnswer, err)
+}
+
+// perhapsDone is an error after which a change may have been made.
+type perhapsDone struct{ error }
+
+func (e perhapsDone) Unwrap() error        { return e.error }
+func (e perhapsDone) Is(target error) bool { return target == latchkey.ErrCommitUnknown }
 
 // send sends a request, and returns the answer if it is a success. The caller closes the body.
 func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
@@ -90,9 +129,14 @@ func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	res, err := c.http.Do(r)
+	if c.actor != "" {
+		r.Header.Set(actorHeader, url.PathEscape(c.actor))
+	}
+	sent := false
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }}
+	res, err := c.http.Do(r.WithContext(httptrace.WithClientTrace(ctx, trace)))
 	if err != nil {
-		return nil, err
+		return nil, q.unanswered(ctx, err, sent)
 	}
 	if res.StatusCode < 300 {
 		return res, nil
@@ -100,7 +144,7 @@ func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
 	defer res.Body.Close()
 	var p Problem
 	if err := json.NewDecoder(io.LimitReader(res.Body, maxBody)).Decode(&p); err != nil || p.Type == "" {
-		return nil, fmt.Errorf("%s does not answer as the API does: status %d", c.base, res.StatusCode)
+		return nil, fmt.Errorf("%w as the API does: status %d", ErrNoAnswer, res.StatusCode)
 	}
 	return nil, &p
 }
@@ -115,8 +159,10 @@ func send[T any](ctx context.Context, c *Client, q request) (v T, err error) {
 	if res.StatusCode == http.StatusNoContent {
 		return v, nil
 	}
-	err = json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&v)
-	return v, err
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&v); err != nil {
+		return v, q.unanswered(ctx, err, true)
+	}
+	return v, nil
 }
 
 // none is the answer without a body.
@@ -125,7 +171,7 @@ type none struct{}
 // all yields the items of all pages of a list.
 func all[T any](ctx context.Context, c *Client, path string, query url.Values) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		q := url.Values{}
+		q := url.Values{"limit": {strconv.Itoa(maxLimit)}}
 		for name, values := range query {
 			q[name] = values
 		}
@@ -285,7 +331,7 @@ func (c *Client) ExportKey(ctx context.Context, id uuid.UUID) (latchkey.MintedKe
 
 // FindToken returns the key of a token.
 func (c *Client) FindToken(ctx context.Context, token string) (FoundToken, error) {
-	return send[FoundToken](ctx, c, request{method: "POST", path: "/v1/find-token", body: map[string]string{"token": token}})
+	return send[FoundToken](ctx, c, request{method: "POST", path: "/v1/find-token", body: map[string]string{"token": token}, reads: true})
 }
 
 // Groups yields the groups.
@@ -319,7 +365,7 @@ func (c *Client) VerifyAudit(ctx context.Context, heads ...audit.Head) (AuditVer
 	body := struct {
 		Heads []audit.Head `json:"heads"`
 	}{append([]audit.Head{}, heads...)}
-	return send[AuditVerdict](ctx, c, request{method: "POST", path: "/v1/audit/verify", body: body})
+	return send[AuditVerdict](ctx, c, request{method: "POST", path: "/v1/audit/verify", body: body, reads: true})
 }
 
 // Health returns what is wrong with the store.
@@ -334,12 +380,12 @@ func (c *Client) Stats(ctx context.Context) (Stats, error) {
 
 // Check returns the damage in the store.
 func (c *Client) Check(ctx context.Context) (Findings, error) {
-	return send[Findings](ctx, c, request{method: "POST", path: "/v1/check"})
+	return send[Findings](ctx, c, request{method: "POST", path: "/v1/check", reads: true})
 }
 
 // Compact gives unused space back to the file system.
 func (c *Client) Compact(ctx context.Context) error {
-	_, err := send[none](ctx, c, request{method: "POST", path: "/v1/compact"})
+	_, err := send[none](ctx, c, request{method: "POST", path: "/v1/compact", reads: true})
 	return err
 }
 

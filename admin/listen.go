@@ -56,8 +56,8 @@ var closeWait = time.Second
 // of these places. Listen replaces a socket that a program has left behind which crashed.
 //
 // On the socket there is no key. Each request may do everything, because its sender could also read
-// and write the file. The actor is "local user" and the ID of the user. Listen does not use
-// [Options].Authenticate.
+// and write the file. The actor is "local user" and the ID of the user, unless a request names
+// another actor; see [Client.As]. Listen does not use [Options].Authenticate.
 //
 // Close the Socket before the store.
 //
@@ -77,14 +77,6 @@ func Listen(store *latchkey.Store, path string, opts *Options) (*Socket, error) 
 	}
 	s.server.RegisterOnShutdown(handler.Close)
 	return s, nil
-}
-
-type localUserKey struct{}
-
-// localUser is the Authenticate of a socket.
-func localUser(r *http.Request) (Caller, error) {
-	id, _ := r.Context().Value(localUserKey{}).(string)
-	return Caller{Actor: "local user " + id, Secrets: true}, nil
 }
 
 // listen serves handler for the store in the file at path.

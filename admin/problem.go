@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
@@ -17,6 +18,8 @@ type Problem struct {
 	Title  string `json:"title"` // the same for each problem of the type
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"` // what is wrong this time
+	// Also has the types of the other errors that the error is.
+	Also []string `json:"also,omitempty"`
 
 	header http.Header
 }
@@ -32,8 +35,8 @@ func (p *Problem) Error() string {
 // Is reports whether the problem stands for an error of package latchkey or of package audit.
 func (p *Problem) Is(target error) bool {
 	for _, k := range kinds {
-		if k.err == target && typeOf(k.name) == p.Type {
-			return true
+		if k.err == target {
+			return typeOf(k.name) == p.Type || slices.Contains(p.Also, typeOf(k.name))
 		}
 	}
 	return false
@@ -61,7 +64,7 @@ var kinds = []kind{
 	{err: errNoRoute, status: http.StatusNotFound, name: "no-such-route"},
 	{err: errMethod, status: http.StatusMethodNotAllowed, name: "method-not-allowed"},
 	{err: errUnconditional, status: http.StatusPreconditionRequired, name: "precondition-required"},
-	{err: errChanged, status: http.StatusPreconditionFailed, name: "changed-meanwhile"},
+	{err: ErrChanged, status: http.StatusPreconditionFailed, name: "changed-meanwhile"},
 	{err: errIdempotencyReused, status: http.StatusUnprocessableEntity, name: "idempotency-key-reused"},
 	{err: errInProgress, status: http.StatusConflict, name: "in-progress", retry: "5"},
 	{err: errTooManyStreams, status: http.StatusServiceUnavailable, name: "too-many-streams", retry: "5"},
@@ -139,6 +142,10 @@ var kinds = []kind{
 	{err: errOther, status: http.StatusInternalServerError, name: "internal"},
 }
 
+// ErrChanged means that something was changed after the ETag was read that the change was given.
+// Read it again, and decide anew.
+var ErrChanged = errors.New("it was changed meanwhile: read it again")
+
 // The handler's own errors. Their texts are the titles of problems.
 var (
 	errBadRequest        = errors.New("the request is not as openapi.yaml describes it")
@@ -149,7 +156,6 @@ var (
 	errNoRoute           = errors.New("the API has no such path")
 	errMethod            = errors.New("the path does not have the method")
 	errUnconditional     = errors.New("the change needs the header If-Match with the ETag of what it changes, or a star")
-	errChanged           = errors.New("it was changed meanwhile: read it again")
 	errIdempotencyReused = errors.New("the Idempotency-Key was used for another request")
 	errInProgress        = errors.New("the same work is in progress already")
 	errTooManyStreams    = errors.New("too many streams of changes are open")
@@ -169,6 +175,11 @@ func problemOf(err error) *Problem {
 	p = &Problem{Type: typeOf(k.name), Title: k.err.Error(), Status: k.status}
 	if text := err.Error(); text != p.Title {
 		p.Detail = text
+	}
+	for _, other := range kinds {
+		if other != k && errors.Is(err, other.err) {
+			p.Also = append(p.Also, typeOf(other.name))
+		}
 	}
 	if k.retry != "" {
 		p.header = http.Header{"Retry-After": {k.retry}}

@@ -81,7 +81,7 @@ func etag(sequence uint64) string { return `"` + strconv.FormatUint(sequence, 10
 // match compares the header If-Match with the sequence of the entry that is to be changed. It is
 // called in the transaction of the change.
 //
-// Errors: errChanged; errUnconditional if required is true and there is no such header.
+// Errors: ErrChanged; errUnconditional if required is true and there is no such header.
 func (c *call) match(sequence uint64, required bool) error {
 	values := c.r.Header.Values("If-Match")
 	if len(values) == 0 {
@@ -95,7 +95,7 @@ func (c *call) match(sequence uint64, required bool) error {
 			return nil
 		}
 	}
-	return errChanged
+	return ErrChanged
 }
 
 // matchKey is match for a key.

@@ -70,6 +70,18 @@ type Key struct {
 	ETag     string            `json:"etag"`
 }
 
+// Stored returns the key as package latchkey has it. The number of its disablings is unknown.
+func (k Key) Stored() latchkey.Key {
+	key := latchkey.Key{
+		ID: k.ID, Owner: uuid.UUID(k.Owner), Name: k.Name, Created: k.Created, Expires: k.Expires, Disabled: k.Disabled,
+		Scopes: latchkey.NewScopes(k.Scopes...), Networks: k.Networks, Metadata: k.Metadata, Group: k.Group, LastUsed: k.LastUsed,
+	}
+	for _, t := range k.Tokens {
+		key.Tokens = append(key.Tokens, latchkey.KeyToken(t))
+	}
+	return key
+}
+
 // A Token is what the API shows of one token of a key. It is not the token itself.
 type Token struct {
 	ID        string    `json:"id"`

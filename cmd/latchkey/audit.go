@@ -51,9 +51,9 @@ func keepTrail(opts *latchkey.Options) *audit.Trail {
 	return trail
 }
 
-// warnOfTrail says on standard error that a change went through without an entry in the trail.
-func (c *cli) warnOfTrail() {
-	err := c.trail.Health()
+// warnOfTrail says on standard error that a change went through without an entry in the trail, if
+// err is the health of the trail.
+func (c *cli) warnOfTrail(err error) {
 	if err == nil {
 		return
 	}

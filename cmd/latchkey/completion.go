@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 // This file has what a shell offers when Tab is pressed. A completion never fails and never waits:
@@ -106,6 +107,34 @@ func (c *cli) completeStore(cmd *cobra.Command, prefix string, each func(ctx con
 	defer cancel()
 	_ = c.withStoreReadOnly(ctx, func(s *latchkey.Store) error {
 		return each(ctx, s, func(text, state string) error {
+			if len(offered) == maxCompletions {
+				return errEnough
+			}
+			if strings.HasPrefix(text, prefix) && plain(text) == text {
+				offered = append(offered, cobra.CompletionWithDesc(text, state))
+			}
+			return ctx.Err()
+		})
+	})
+	return offered, cobra.ShellCompDirectiveNoFileComp
+}
+
+// An offering takes a text to offer and its state, and returns an error when no more are wanted.
+type offering func(text, state string) error
+
+// offer returns what each offers and begins with prefix. It leaves out texts that a terminal does
+// not show as they are.
+func (c *cli) offer(cmd *cobra.Command, prefix string, each func(ctx context.Context, client *admin.Client, offer offering) error) ([]cobra.Completion, cobra.ShellCompDirective) {
+	errEnough := errors.New("enough")
+	var offered []cobra.Completion
+	if c.begin(cmd) != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	c.wait, c.verbose = 0, false
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
+	defer cancel()
+	_ = c.reading(ctx, func(client *admin.Client) error {
+		return each(ctx, client, func(text, state string) error {
 			if len(offered) == maxCompletions {
 				return errEnough
 			}

@@ -22,8 +22,14 @@
 //
 // Several commands that only read the store can run at the same time. A command that writes needs
 // the file to itself. While another program has the store open for writing, no command can open it.
-// The flag --wait says how long a command waits for the file before it fails. The error names the
-// program that has the file, where the system tells.
+//
+// A program that has the store open can serve its administration on a socket beside the file: a Go
+// program with admin.Listen, and latchkey serve by itself. Commands then go through the socket of
+// that program, with the same output and the same exit status. Only the user of the program, and
+// root, can do so. The flag --verbose says on standard error which way a command took.
+//
+// If the program serves no socket, a command waits for the file. The flag --wait says how long it
+// waits before it fails. The error names the program that has the file, where the system tells.
 //
 // The command doctor looks at a store that does not work as it should, and says what to do. It
 // never changes a file.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/keyimport"
 )
@@ -54,6 +55,7 @@ var outcomes = []struct {
 	{errLeaked, exitLeaked, "a token that others can read is no secret; disable its key, or rotate the key without overlap"},
 	{errUnread, exitFailed, "the output says why"},
 	{errWrongLines, exitUsage, "correct the lines that the output names, or leave a field out with --ignore"},
+	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
 	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
 
 	{latchkey.ErrUserNotFound, exitNotFound, "see latchkey user list"},
@@ -93,6 +95,8 @@ var outcomes = []struct {
 	{audit.ErrBroken, exitDamaged, trailAdvice},
 	{audit.ErrPruned, exitConflict, "give a later HEAD"},
 
+	{admin.ErrUntrusted, exitLocked, "run the command as the user of the program that has the store open"},
+	{admin.ErrNoAnswer, exitFailed, "look whether that program still runs, and repeat the command"},
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},
 	{latchkey.ErrFileChanged, exitFailed, "another program has deleted, replaced or changed the file; find out which one, and repeat the command"},
 	{latchkey.ErrFileGone, exitConflict, "latchkey restore puts the copy in its place; to start a new store, remove the copy"},
@@ -100,7 +104,6 @@ var outcomes = []struct {
 	{latchkey.ErrCorrupt, exitDamaged, "latchkey doctor shows the damage and the ways out"},
 	{latchkey.ErrNotStore, exitDamaged, "check that it is the right file"},
 	{latchkey.ErrReadOnly, exitDamaged, "latchkey init was interrupted; delete the file, and run latchkey init again"},
-	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
 	{latchkey.ErrInterrupted, exitFailed, "repeat the command"},
 	{latchkey.ErrClockBehind, exitFailed, "set the clock before you repeat the command"},
 	{latchkey.ErrSyncFailed, exitFailed, "check the disk before you repeat the command"},

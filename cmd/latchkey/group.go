@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 // groupHelp explains the argument GROUP.
@@ -21,8 +23,8 @@ func groupCommands(c *cli) *cobra.Command {
 	cmd := parentCommand("group", "List, disable and enable groups of users and server keys")
 	cmd.AddCommand(
 		groupListCommand(c),
-		groupChangeCommand(c, "disable", "Stop all keys in a group from logging in until the group is enabled", (*latchkey.Tx).DisableGroup),
-		groupChangeCommand(c, "enable", "Let the keys in a disabled group log in again", (*latchkey.Tx).EnableGroup),
+		groupChangeCommand(c, "disable", "Stop all keys in a group from logging in until the group is enabled", true),
+		groupChangeCommand(c, "enable", "Let the keys in a disabled group log in again", false),
 	)
 	return cmd
 }
@@ -42,13 +44,13 @@ With --json, each line is a JSON document.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := bufio.NewWriter(c.stdout)
-			err := c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
+			err := c.reading(cmd.Context(), func(client *admin.Client) error {
 				if !c.json {
 					fmt.Fprintf(out, groupRow, "STATE", "NAME")
 				}
-				for g, err := range s.Groups(cmd.Context(), "") {
+				for g, err := range client.Groups(cmd.Context()) {
 					if err == nil {
-						err = c.writeGroupRow(out, g)
+						err = c.writeGroupRow(out, g.Group)
 					}
 					if err != nil {
 						return err
@@ -70,7 +72,7 @@ func (c *cli) writeGroupRow(w io.Writer, g latchkey.Group) error {
 }
 
 // groupChangeCommand returns the command name, which makes one change to one group.
-func groupChangeCommand(c *cli, name, short string, change func(*latchkey.Tx, string) error) *cobra.Command {
+func groupChangeCommand(c *cli, name, short string, disabled bool) *cobra.Command {
 	return &cobra.Command{
 		Use:   name + " GROUP",
 		Short: short,
@@ -81,23 +83,25 @@ group later do as the group does. Keys and users that are disabled themselves st
 		Args:              takes("GROUP"),
 		ValidArgsFunction: c.completeGroup,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var g latchkey.Group
+			ctx := cmd.Context()
+			var g admin.Group
 			var known bool
-			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
+			err := c.changing(ctx, func(client *admin.Client) (err error) {
 				var group string
-				if group, known, err = findGroup(tx, args[0]); err != nil {
+				if group, known, err = findGroup(ctx, client, args[0]); err != nil {
 					return err
 				}
-				if err := change(tx, group); err != nil {
-					return err
+				if group == "" {
+					return fmt.Errorf("%w: the name is empty", latchkey.ErrInvalidGroup)
 				}
-				g, err = tx.Group(group)
+				change := admin.GroupChange{Disabled: admin.Some(disabled)}
+				g, err = client.ChangeGroup(ctx, group, change, admin.AnyETag)
 				return err
 			})
 			if err != nil {
 				return err
 			}
-			return c.print(g, func(w io.Writer) {
+			return c.print(g.Group, func(w io.Writer) {
 				fmt.Fprintf(w, "%sd group %s", name, plain(g.Name))
 				if !known { // perhaps it is mistyped
 					fmt.Fprint(w, ", which has no members yet")
@@ -110,7 +114,26 @@ group later do as the group does. Keys and users that are disabled themselves st
 
 // findGroup returns the name of the group that an argument means, and reports whether the group has
 // members or was disabled. See newName for names that are not in normal form.
-func findGroup(tx *latchkey.Tx, arg string) (name string, known bool, err error) {
+func findGroup(ctx context.Context, client *admin.Client, arg string) (name string, known bool, err error) {
+	if arg == "" { // no group
+		return "", false, nil
+	}
+	normal := norm.NFC.String(arg)
+	for g, err := range client.Groups(ctx) {
+		switch {
+		case err != nil:
+			return "", false, err
+		case g.Name == arg:
+			return arg, true, nil
+		case g.Name == normal:
+			known = true
+		}
+	}
+	return normal, known, nil
+}
+
+// findGroupTx is findGroup in a transaction.
+func findGroupTx(tx *latchkey.Tx, arg string) (name string, known bool, err error) {
 	if arg == "" { // no group
 		return "", false, nil
 	}
@@ -133,8 +156,8 @@ func (c *cli) completeGroup(cmd *cobra.Command, args []string, prefix string) ([
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return c.complete(cmd, prefix, func(tx *latchkey.Tx, offer func(text, state string) error) error {
-		for g, err := range tx.Groups("") {
+	return c.offer(cmd, prefix, func(ctx context.Context, client *admin.Client, offer offering) error {
+		for g, err := range client.Groups(ctx) {
 			if err == nil {
 				err = offer(g.Name, formatState(g.Disabled))
 			}

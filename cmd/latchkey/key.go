@@ -149,7 +149,7 @@ func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []stri
 		if owner, rest, err = k.owner.find(tx, args); err != nil {
 			return err
 		}
-		if spec.Group, _, err = findGroup(tx, k.group); err != nil {
+		if spec.Group, _, err = findGroupTx(tx, k.group); err != nil {
 			return err
 		}
 		spec.Name, err = newName(tx, owner, uuid.Nil, rest[0])

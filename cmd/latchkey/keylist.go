@@ -120,7 +120,7 @@ func (k *keyListing) filter(now time.Time) (f latchkey.KeyFilter, after uuid.UUI
 // withGroup adds the group of the flag --group to the filter.
 func (k *keyListing) withGroup(tx *latchkey.Tx, f *latchkey.KeyFilter) (err error) {
 	if k.group != "" {
-		f.Group, _, err = findGroup(tx, k.group)
+		f.Group, _, err = findGroupTx(tx, k.group)
 	}
 	return err
 }

@@ -100,7 +100,7 @@ func (k *keySetting) set(ctx context.Context, s *latchkey.Store, args []string, 
 
 // move moves a server key to another group.
 func (k *keySetting) move(tx *latchkey.Tx, key latchkey.Key) error {
-	group, _, err := findGroup(tx, k.group)
+	group, _, err := findGroupTx(tx, k.group)
 	if err != nil {
 		return err
 	}

@@ -26,8 +26,10 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"latchkey": func() {
+			end := serveFirst(os.Args[1:])
 			stderr := &tokenGuard{Writer: os.Stderr}
 			status := runUntilSignal(stderr)
+			end()
 			if stderr.met {
 				status = 99
 			}
@@ -49,7 +51,13 @@ func (g *tokenGuard) Write(p []byte) (int, error) {
 
 // TestScripts runs each file in testdata as a shell session. The store is keys.db unless a script
 // names another one. The store must be sound when the script ends.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { testScripts(t, false) }
+
+// TestScriptsThroughTheSocket runs the same files while a server has the store open, for all
+// commands but those in direct. See serveFirst.
+func TestScriptsThroughTheSocket(t *testing.T) { testScripts(t, true) }
+
+func testScripts(t *testing.T, socket bool) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
@@ -58,6 +66,9 @@ func TestScripts(t *testing.T) {
 			env.Setenv("LATCHKEY_STORE", "keys.db")
 			env.Setenv("LATCHKEY_COST", "light")
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // no pause at the end, with -race
+			if socket {
+				env.Setenv(socketEnv, "1")
+			}
 			env.Values[holder{}] = &holder{}
 			env.Values[serving{}] = &serving{}
 			env.Defer(func() { checkStore(t, filepath.Join(env.WorkDir, "keys.db")) })

@@ -23,6 +23,8 @@ type cli struct {
 	actor string
 	json  bool
 	quiet bool
+	// verbose makes the command say what it does, on standard error.
+	verbose bool
 
 	stdin  *os.File
 	stdout io.Writer
@@ -55,6 +57,7 @@ func newRoot(c *cli) *cobra.Command {
 	flags.DurationVar(&c.wait, "wait", time.Second, "wait at most `DURATION` for a store that another program has open")
 	flags.StringVar(&c.actor, "actor", "", "the `NAME` that the audit trail gives for who makes a change (or set LATCHKEY_ACTOR; default the account's name)")
 	flags.BoolVar(&c.json, "json", false, "print JSON")
+	flags.BoolVar(&c.verbose, "verbose", false, "say on standard error whether the command opened the file, or went through the socket of a program")
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
 	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), groupCommands(c), loginCommand(c), scanCommand(c), auditCommands(c),

@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -87,7 +88,7 @@ func (c *cli) withStore(ctx context.Context, opts latchkey.Options, fn func(*lat
 	}
 	err = fn(s)
 	if !errors.Is(err, audit.ErrBroken) { // the error says so already
-		c.warnOfTrail()
+		c.warnOfTrail(c.trail.Health())
 	}
 	return errors.Join(err, s.Close())
 }
@@ -95,8 +96,14 @@ func (c *cli) withStore(ctx context.Context, opts latchkey.Options, fn func(*lat
 // open opens the store at path, or makes a new one. It may wait for another program that has the
 // store open.
 func (c *cli) open(path string, opts latchkey.Options) (*latchkey.Store, error) {
-	opts.LockTimeout = c.wait
-	if c.wait == 0 {
+	return openStore(path, opts, c.wait)
+}
+
+// openStore opens the store at path, or makes a new one. It waits for another program that has the
+// store open.
+func openStore(path string, opts latchkey.Options, wait time.Duration) (*latchkey.Store, error) {
+	opts.LockTimeout = wait
+	if wait == 0 {
 		opts.LockTimeout = -1 // do not wait; zero would mean the default
 	}
 	// A command computes one hash, so a hash of any cost may have the memory.

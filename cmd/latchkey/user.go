@@ -70,7 +70,7 @@ NAME=VALUE is a text of your own. Give it once for each name.`,
 			}
 			var user latchkey.User
 			err = c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-				if spec.Group, _, err = findGroup(tx, group); err != nil {
+				if spec.Group, _, err = findGroupTx(tx, group); err != nil {
 					return err
 				}
 				spec.Identity = latchkey.Identity{Provider: latchkey.ProviderAnonymous}
@@ -256,7 +256,7 @@ user out of the group. --metadata NAME=VALUE is a text of your own. Give it once
 					return err
 				}
 				if moves {
-					if group, _, err = findGroup(tx, group); err != nil {
+					if group, _, err = findGroupTx(tx, group); err != nil {
 						return err
 					}
 					if err := tx.SetUserGroup(user.ID, group); err != nil {

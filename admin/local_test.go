@@ -1,0 +1,153 @@
+package admin_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
+)
+
+func TestALocalClientDoesEverythingWithoutAKey(t *testing.T) {
+	a := newAPI(t, nil)
+	client := admin.Local(a.store, &admin.Options{Trail: a.trail})
+	ctx := t.Context()
+	key, token, err := client.CreateKey(ctx, latchkey.ServerOwner, admin.NewKey{Name: "job"}, "")
+	a.must(err)
+	a.loginIs(token, nil)
+	if _, err := client.ChangeKey(ctx, key.ID, admin.KeyChange{Disabled: admin.Some(true)}, ""); err != nil {
+		t.Error(err)
+	}
+	a.loginIs(token, latchkey.ErrKeyDisabled)
+	var backup bytes.Buffer
+	a.must(client.Backup(ctx, &backup))
+	if backup.Len() < 4096 {
+		t.Errorf("the backup has %d bytes", backup.Len())
+	}
+	if _, err := client.Key(ctx, latchkey.ServerOwner); !errors.Is(err, latchkey.ErrKeyNotFound) {
+		t.Errorf("got %v, want ErrKeyNotFound", err)
+	}
+}
+
+func TestALocalClientFollowsChangesAsTheyHappen(t *testing.T) {
+	a := newAPI(t, nil)
+	client := admin.Local(a.store, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var names []string
+	for e, err := range client.Changes(ctx, 0) {
+		if err != nil {
+			if !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+			break
+		}
+		switch names = append(names, e.Name); e.Name {
+		case "ready":
+			a.newServerKey(latchkey.KeySpec{Name: "job"})
+		case "commit":
+			cancel()
+		}
+	}
+	if len(names) != 3 || names[0] != "ready" || names[1] != "change" || names[2] != "commit" {
+		t.Errorf("got %v", names)
+	}
+}
+
+func TestAnEndedContextEndsALocalCallAsItEndsACallOfTheStore(t *testing.T) {
+	a := newAPI(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := admin.Local(a.store, nil).CreateUser(ctx, admin.NewUser{Identity: latchkey.Identity{Provider: "anonymous"}}, "")
+	if !errors.Is(err, context.Canceled) || errors.Is(err, latchkey.ErrCommitUnknown) {
+		t.Errorf("got %v, want context.Canceled, and nothing left open", err)
+	}
+}
+
+func TestALocalAnswerThatIsBrokenOffIsNoWholeAnswer(t *testing.T) {
+	a := newAPI(t, nil)
+	a.newServerKey(latchkey.KeySpec{Name: "job"})
+	w := &failAfter{n: 4096}
+	if err := admin.Local(a.store, nil).Backup(t.Context(), w); !errors.Is(err, errFull) {
+		t.Errorf("got %v, want the writer's error", err)
+	}
+	if err := os.Truncate(a.path, 8192); err != nil { // the store cannot be read to its end
+		t.Fatal(err)
+	}
+	var backup bytes.Buffer
+	if err := admin.Local(a.store, nil).Backup(t.Context(), &backup); err == nil {
+		t.Errorf("a backup of a broken file succeeded")
+	}
+}
+
+var errFull = errors.New("full")
+
+// failAfter is a writer that takes n bytes.
+type failAfter struct{ n int }
+
+func (w *failAfter) Write(p []byte) (int, error) {
+	if w.n -= len(p); w.n < 0 {
+		return 0, errFull
+	}
+	return len(p), nil
+}
+
+func TestOnlyASocketAndALocalClientNameTheActorByAHeader(t *testing.T) {
+	a := newAPI(t, &admin.Options{})
+	_, token := a.newServerKey(latchkey.KeySpec{Name: "admin", Scopes: latchkey.NewScopes(admin.ScopeAdmin)})
+	const name = "Zoë %41"
+	create := func(c *admin.Client, subject string) {
+		t.Helper()
+		_, err := c.As(name).CreateUser(t.Context(), admin.NewUser{Identity: latchkey.Identity{Provider: "custom-token", Subject: subject}}, "")
+		a.must(err)
+	}
+	server := httptest.NewServer(a.handler)
+	defer server.Close()
+	create(admin.NewClient(server.Client(), server.URL, token), "1")
+	create(admin.Local(a.store, nil), "2")
+	socket, err := admin.Listen(a.store, a.path, nil)
+	a.must(err)
+	defer socket.Close()
+	through := admin.Transport(a.path)
+	defer through.CloseIdleConnections()
+	create(admin.NewClient(&http.Client{Transport: through}, "http://latchkey", ""), "3")
+
+	var actors []string
+	for e, err := range admin.Local(a.store, nil).Audit(t.Context(), 1) {
+		a.must(err)
+		actors = append(actors, e.Change.Actor)
+	}
+	if len(actors) != 3 || actors[0] == name || actors[1] != name || actors[2] != name {
+		t.Errorf("got the actors %q", actors)
+	}
+
+	r, err := http.NewRequest("GET", "http://latchkey/v1/store", nil)
+	a.must(err)
+	r.Header.Set("Latchkey-Actor", "%zz")
+	reply, err := (&http.Client{Transport: through}).Do(r)
+	a.must(err)
+	defer reply.Body.Close()
+	if text, _ := io.ReadAll(reply.Body); reply.StatusCode != 400 || !bytes.Contains(text, []byte("Latchkey-Actor")) {
+		t.Errorf("got %d %s", reply.StatusCode, text)
+	}
+}
+
+func TestAProblemIsEachErrorThatTheErrorWas(t *testing.T) {
+	a := newAPI(t, nil)
+	if err := os.Remove(a.path); err != nil {
+		t.Skip("the system removes no open file")
+	}
+	_, err := admin.Local(a.store, nil).CreateUser(t.Context(), admin.NewUser{Identity: latchkey.Identity{Provider: "anonymous"}}, "")
+	if !errors.Is(err, latchkey.ErrFileChanged) || !errors.Is(err, latchkey.ErrFileGone) {
+		t.Errorf("got %#v, want ErrFileChanged and ErrFileGone", err)
+	}
+	if errors.Is(err, latchkey.ErrKeyNotFound) {
+		t.Error("the problem is ErrKeyNotFound, too")
+	}
+}

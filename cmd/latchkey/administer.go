@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/audit"
+)
+
+// This file has the one way of all commands to a store: the API of package admin. The command opens
+// the file and serves the API within its own process. While another program has the file, the
+// command speaks to that program, through the socket beside the file.
+
+// reading runs fn with a client of the store. fn changes nothing, so several processes can have the
+// file open at the same time.
+func (c *cli) reading(ctx context.Context, fn func(*admin.Client) error) error {
+	return c.administer(ctx, true, fn)
+}
+
+// changing runs fn with a client of the store. It warns if a change of fn has no entry in the audit
+// trail.
+func (c *cli) changing(ctx context.Context, fn func(*admin.Client) error) error {
+	return c.administer(ctx, false, func(client *admin.Client) error {
+		err := fn(client)
+		if errors.Is(err, audit.ErrBroken) { // the error says so already
+			return err
+		}
+		// An error of the question says nothing of the trail.
+		health, _ := client.Health(context.WithoutCancel(ctx))
+		for _, finding := range health.Findings {
+			if errors.Is(&finding, audit.ErrBroken) {
+				c.warnOfTrail(&finding)
+			}
+		}
+		return err
+	})
+}
+
+// administer runs fn with a client of the store, which must exist.
+//
+// Errors: errNoStore; an error of [latchkey.Open], such as [latchkey.ErrLocked] if a program has
+// the file and does not serve it; [admin.ErrUntrusted]; an error of fn.
+func (c *cli) administer(ctx context.Context, readOnly bool, fn func(*admin.Client) error) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", path, errNoStore)
+	}
+	client, end, err := c.reach(ctx, path, readOnly)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(client.As(c.actor)), end())
+}
+
+// reach returns a client of the store in the file at path, and a function that ends its work. While
+// another program has the file, reach looks for the socket of that program before it waits for the
+// file. It looks again after it has waited, because the program may have begun to serve meanwhile.
+func (c *cli) reach(ctx context.Context, path string, readOnly bool) (client *admin.Client, end func() error, err error) {
+	for _, wait := range []time.Duration{0, c.wait} {
+		if client, end, err = c.openHere(ctx, path, readOnly, wait); !errors.Is(err, latchkey.ErrLocked) {
+			return client, end, err
+		}
+		client, end, dialErr := c.dial(ctx, path)
+		if !errors.Is(dialErr, admin.ErrNotServed) {
+			return client, end, dialErr
+		}
+		if c.wait == 0 {
+			break
+		}
+	}
+	return nil, nil, err
+}
+
+// openHere opens the file, and returns a client of the API within this process.
+func (c *cli) openHere(ctx context.Context, path string, readOnly bool, wait time.Duration) (*admin.Client, func() error, error) {
+	opts := latchkey.Options{ReadOnly: readOnly}
+	trail := keepTrail(&opts)
+	s, err := await(ctx, func() (*latchkey.Store, error) {
+		s, err := openStore(path, opts, wait)
+		if err == nil && ctx.Err() != nil { // nobody waits for the store any more
+			return nil, errors.Join(ctx.Err(), s.Close())
+		}
+		return s, err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	c.explain("opened %s", path)
+	return admin.Local(s, &admin.Options{Trail: trail}), s.Close, nil
+}
+
+// dial returns a client of the API of the program that has the file open.
+//
+// Errors: [admin.ErrNotServed]; [admin.ErrUntrusted]; the operating system's error.
+func (c *cli) dial(ctx context.Context, path string) (*admin.Client, func() error, error) {
+	conn, err := admin.Dial(ctx, path)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.explain("a program has %s open; the command goes through its socket %s", path, conn.RemoteAddr().String())
+	transport := admin.Transport(path)
+	dial, first := transport.DialContext, make(chan net.Conn, 1)
+	first <- conn
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		select {
+		case conn := <-first:
+			return conn, nil
+		default:
+			return dial(ctx, network, addr)
+		}
+	}
+	end := func() error {
+		transport.CloseIdleConnections()
+		select {
+		case conn := <-first: // there was no request
+			return conn.Close()
+		default:
+			return nil
+		}
+	}
+	return admin.NewClient(&http.Client{Transport: transport}, "http://latchkey", ""), end, nil
+}
+
+// explain says on standard error what the command does, with --verbose.
+func (c *cli) explain(format string, args ...any) {
+	if !c.verbose {
+		return
+	}
+	message := line(fmt.Sprintf(format, args...))
+	if c.json {
+		_ = writeJSON(c.stderr, struct {
+			Note string `json:"note"`
+		}{message})
+		return
+	}
+	fmt.Fprintf(c.stderr, "latchkey: %s\n", message)
+}
+
+// unlessChanged runs fn, which reads something and then changes it. fn runs again if another
+// program has changed what fn had read.
+//
+// Errors: an error of fn.
+func unlessChanged(fn func() error) error {
+	for {
+		if err := fn(); !errors.Is(err, admin.ErrChanged) {
+			return err
+		}
+	}
+}
