@@ -204,6 +204,12 @@ func (c *Client) Store(ctx context.Context) (StoreInfo, error) {
 	return send[StoreInfo](ctx, c, request{method: "GET", path: "/v1/store"})
 }
 
+// SignInURL returns a URL that signs one browser in on the page of the program. It is a secret.
+func (c *Client) SignInURL(ctx context.Context) (string, error) {
+	answer, err := send[SignInURL](ctx, c, request{method: "POST", path: "/v1/page/sign-in-url"})
+	return answer.URL, err
+}
+
 // Users yields the users that the parameters of the route allow, which can be nil for all.
 func (c *Client) Users(ctx context.Context, query url.Values) iter.Seq2[User, error] {
 	return all[User](ctx, c, "/v1/users", query)

@@ -23,6 +23,10 @@ type Options struct {
 	// is a part of the answer about health.
 	Trail *audit.Trail
 
+	// Page is a page for browsers that administers the same store, if there is one. Callers that
+	// may have secrets can then have sign-in URLs of the page.
+	Page *Page
+
 	// MaxStreams is how many streams of changes can be open at once. Each takes a goroutine and
 	// some kilobytes. The default is 64.
 	MaxStreams int

@@ -34,8 +34,7 @@ func (c *call) listKeys() error {
 	if err != nil {
 		return err
 	}
-	search := strings.ToLower(q.Get("search"))
-	keep := func(k latchkey.Key) bool { return strings.Contains(strings.ToLower(k.Name), search) }
+	keep := c.keySearch(q.Get("search"))
 	found, next, err := take(w, c.store.AllKeys(c.r.Context(), filter, after), keep, func(k latchkey.Key) string { return k.ID.String() })
 	if err != nil {
 		return err
@@ -58,6 +57,31 @@ func (c *call) listKeys() error {
 		return err
 	}
 	return c.answer(http.StatusOK, list)
+}
+
+// keySearch returns a function that reports whether a key has a text in its name, its ID, or a
+// subject or the ID of its owner.
+func (c *call) keySearch(text string) func(latchkey.Key) bool {
+	if text == "" {
+		return func(latchkey.Key) bool { return true }
+	}
+	text = strings.ToLower(text)
+	owners := map[uuid.UUID]bool{} // whether the owner has the text
+	return func(k latchkey.Key) bool {
+		if strings.Contains(strings.ToLower(k.Name), text) || strings.Contains(k.ID.String(), text) {
+			return true
+		}
+		if k.Owner == latchkey.ServerOwner {
+			return false
+		}
+		has, known := owners[k.Owner]
+		if !known {
+			u, err := c.store.User(c.r.Context(), k.Owner)
+			has = err == nil && hasText(u, text)
+			owners[k.Owner] = has
+		}
+		return has
+	}
 }
 
 // keyFilter reads the parameters of a list of keys.
@@ -98,7 +122,33 @@ func readKey(tx *latchkey.Tx, id uuid.UUID) (Key, error) {
 		return Key{}, err
 	}
 	sequence, err := tx.KeySequence(id)
-	return keyOf(k, sequence, tx.Now()), err
+	if err != nil {
+		return Key{}, err
+	}
+	key := keyOf(k, sequence, tx.Now())
+	group := k.Group
+	if k.Owner != latchkey.ServerOwner {
+		switch u, err := tx.User(k.Owner); {
+		case errors.Is(err, latchkey.ErrUserNotFound): // a damaged store
+		case err != nil:
+			return Key{}, err
+		default:
+			key.Identity, group = u.Identities[0], u.Group
+			if u.Disabled {
+				key.Stopped = "user"
+			}
+		}
+	}
+	if group != "" && key.Stopped == "" {
+		g, err := tx.Group(group)
+		if err != nil {
+			return Key{}, err
+		}
+		if g.Disabled {
+			key.Stopped = "group"
+		}
+	}
+	return key, nil
 }
 
 // keyOf returns a key of the store as the API shows it.

@@ -71,6 +71,11 @@ var kinds = []kind{
 	{err: errNoSecrets, status: http.StatusForbidden, name: "key-required"},
 	{err: errCrossOrigin, status: http.StatusForbidden, name: "cross-origin"},
 	{err: errTokenUnknown, status: http.StatusNotFound, name: "token-unknown"},
+	{err: errSignedOut, status: http.StatusUnauthorized, name: "signed-out"},
+	{err: errLinkUsed, status: http.StatusForbidden, name: "sign-in-url-used"},
+	{err: errWrongHost, status: http.StatusMisdirectedRequest, name: "wrong-host"},
+	{err: errNoTLS, status: http.StatusForbidden, name: "tls-required"},
+	{err: errNoPage, status: http.StatusNotFound, name: "no-page"},
 
 	// Errors of the store that the request is about.
 	{err: latchkey.ErrUserNotFound, status: http.StatusNotFound, name: "user-not-found"},
@@ -162,6 +167,11 @@ var (
 	errNoSecrets         = errors.New("backups and exports need a key with the scope " + ScopeAdmin)
 	errCrossOrigin       = errors.New("the page of another site cannot administer the store")
 	errTokenUnknown      = errors.New("the token is none of this store")
+	errSignedOut         = errors.New("the page is not signed in: open the URL that latchkey page prints")
+	errLinkUsed          = errors.New("the sign-in URL was used before, or is too old: latchkey page prints another one")
+	errWrongHost         = errors.New("the page is not reached by this host name")
+	errNoTLS             = errors.New("the page needs TLS for requests of other machines")
+	errNoPage            = errors.New("the program serves no page")
 	errOther             = errors.New("something went wrong")
 )
 

@@ -18,6 +18,7 @@ type route struct {
 var routes = []route{
 	{method: "GET", path: "/v1/openapi.yaml", serve: (*call).description},
 	{method: "GET", path: "/v1/store", serve: (*call).showStore},
+	{method: "POST", path: "/v1/page/sign-in-url", serve: (*call).createSignInURL, secret: true},
 
 	{method: "GET", path: "/v1/users", serve: (*call).listUsers},
 	{method: "POST", path: "/v1/users", serve: (*call).createUser},

@@ -56,11 +56,13 @@ type User struct {
 type Key struct {
 	ID       uuid.UUID         `json:"id"`
 	Owner    Owner             `json:"owner"`
+	Identity latchkey.Identity `json:"identity,omitzero"` // the first one of the owner
 	Name     string            `json:"name"`
 	Created  time.Time         `json:"created"`
 	Expires  time.Time         `json:"expires,omitzero"`
 	Expired  bool              `json:"expired"` // by the store's time
 	Disabled bool              `json:"disabled"`
+	Stopped  string            `json:"stopped,omitempty"` // "user" or "group": which is disabled
 	Scopes   []string          `json:"scopes"`
 	Networks []netip.Prefix    `json:"networks"`
 	Metadata map[string]string `json:"metadata"`
@@ -193,6 +195,14 @@ type FoundToken struct {
 type ExportedKey struct {
 	Minted string `json:"minted"`
 }
+
+// A SignInURL signs one browser in on the page.
+type SignInURL struct {
+	URL string `json:"url"` // a secret
+}
+
+// Format keeps the URL out of anything that prints the answer.
+func (SignInURL) Format(f fmt.State, _ rune) { fmt.Fprint(f, "a sign-in URL") }
 
 // AuditPage is one page of the audit trail.
 type AuditPage struct {

@@ -42,7 +42,7 @@ func (c *call) listUsers() error {
 		search := strings.ToLower(q.Get("search"))
 		keep := func(u latchkey.User) bool {
 			return (!q.Has("group") || u.Group == q.Get("group")) &&
-				(disabled == "" || u.Disabled == (disabled == "true")) && hasSubject(u, search)
+				(disabled == "" || u.Disabled == (disabled == "true")) && hasText(u, search)
 		}
 		found, list.Next, err = take(w, c.store.Users(c.r.Context(), after), keep, func(u latchkey.User) string { return u.ID.String() })
 		if err != nil {
@@ -69,7 +69,11 @@ func (c *call) listUsers() error {
 	return c.answer(http.StatusOK, list)
 }
 
-func hasSubject(u latchkey.User, search string) bool {
+// hasText reports whether a user has a text, in lower case, in a subject or in the ID.
+func hasText(u latchkey.User, search string) bool {
+	if strings.Contains(u.ID.String(), search) {
+		return true
+	}
 	for _, i := range u.Identities {
 		if strings.Contains(strings.ToLower(i.Subject), search) {
 			return true

@@ -47,6 +47,7 @@ var outcomes = []struct {
 	{errDirectory, exitConflict, "name a file"},
 	{errLink, exitConflict, "choose another name, or remove the link"},
 	{errAddress, exitFailed, "give --addr another address; port 0 is any free port"},
+	{errAdminAddress, exitFailed, "give --admin another address; port 0 is any free port"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{errPruned, exitInterrupted, "repeat the command to delete the others"},
 	{errKeysLeft, exitConflict, "rotate the keys that latchkey key list --tag-secret-before shows, or give --yes"},
@@ -57,6 +58,8 @@ var outcomes = []struct {
 	{errWrongLines, exitUsage, "correct the lines that the output names, or leave a field out with --ignore"},
 	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
 	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
+
+	{admin.ErrNotServed, exitNotFound, "start latchkey serve --admin with this store"},
 
 	{latchkey.ErrUserNotFound, exitNotFound, "see latchkey user list"},
 	{latchkey.ErrKeyNotFound, exitNotFound, "see latchkey key list"},

@@ -61,7 +61,7 @@ func newRoot(c *cli) *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
 	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), groupCommands(c), loginCommand(c), scanCommand(c), auditCommands(c),
-		mintCommand(c), applyCommand(c), domainCommands(c), importCommand(c), exportCommand(c), serveCommand(c),
+		mintCommand(c), applyCommand(c), domainCommands(c), importCommand(c), exportCommand(c), serveCommand(c), pageCommand(c),
 		statsCommand(c), doctorCommand(c), clockCommands(c), checkCommand(c), backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c),
 		versionCommand(c), manCommand())
 	root.InitDefaultHelpCmd()

@@ -20,7 +20,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/appservices"
+	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
@@ -46,6 +48,7 @@ type server struct {
 	opts         appservices.Options
 
 	customToken customTokenFlags
+	page        pageServer
 
 	seed   *seedDocument // nil without --seed
 	log    *slog.Logger
@@ -71,9 +74,15 @@ func serveCommand(c *cli) *cobra.Command {
 			"latchkey serve --ephemeral --seed seed.yaml --tokens tokens.json",
 			"latchkey serve --ephemeral --addr 127.0.0.1:0 --control > url",
 			"latchkey serve --ephemeral --app-id myapp-abcde --custom-token-key jwks.json --custom-token-field email=mail",
+			"latchkey serve --store keys.db --admin",
 			"latchkey serve --store keys.db --app-id myapp-abcde --public-url https://keys.example.com --trust-forwarded",
 		),
-		Args: takes(),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if s.page.on() && len(args) > 0 {
+				return errors.New("serve takes no arguments; an address of --admin follows an equals sign, as in --admin=127.0.0.1:9091")
+			}
+			return takes()(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd) },
 	}
 	s.addFlags(cmd)
@@ -98,6 +107,12 @@ func (s *server) run(cmd *cobra.Command) error {
 		return fmt.Errorf("%w: %w", errAddress, err)
 	}
 	defer listener.Close()
+	if s.page.on() {
+		if err := s.page.listen(); err != nil {
+			return err
+		}
+		defer s.page.listener.Close()
+	}
 	if !listener.Addr().(*net.TCPAddr).IP.IsLoopback() {
 		s.log.Warn("other machines can reach this address, and without TLS others on the network can read the requests", "addr", listener.Addr().String())
 		if s.opts.PublicURL == "" {
@@ -171,10 +186,15 @@ func (s *server) setLimits() {
 	}
 }
 
-// serveMemory serves stores in memory: one store for all apps if there is a seed, or else a store
-// for each app. The stores need no closing, because they end with the process.
+// serveMemory serves stores in memory: one store for all apps if there is a seed or a page for
+// administrators, or else a store for each app. The stores need no closing, because they end with
+// the process.
 func (s *server) serveMemory(ctx context.Context, listener net.Listener) error {
-	if s.seed == nil {
+	if s.page.on() { // which shows the trail
+		s.trail = audit.New(nil)
+		s.stores.OnChange = s.trail.Record
+	}
+	if s.seed == nil && !s.page.on() {
 		s.opts.OpenApp = func(context.Context, string) (*latchkey.Store, error) { return memory.Open(&s.stores) }
 		return s.serve(ctx, listener, nil)
 	}
@@ -211,6 +231,17 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 	srv := appservices.NewServer(listener.Addr().String(), handler)
 	if s.control {
 		srv.Handler = newControl(handler, s.clock, s.log)
+	}
+	if s.page.on() {
+		end, err := s.page.start(one, admin.Options{Trail: s.trail, Logger: s.log}, s.log)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			limit, cancel := context.WithTimeout(forced, shutdownTime)
+			defer cancel()
+			end(limit)
+		}()
 	}
 	actor := context.WithoutCancel(ctx)
 	srv.BaseContext = func(net.Listener) context.Context { return actor }
@@ -265,15 +296,25 @@ func onSignals(parent context.Context) (first, second context.Context, stop func
 	}
 }
 
-// printURL prints the URL of the server, which listens on addr.
+// printURL prints the URL of the server, which listens on addr, and a sign-in URL of the page. Only
+// standard output has the sign-in URL, because it is a secret.
 func (s *server) printURL(addr *net.TCPAddr) error {
 	host := addr.IP.String()
 	if addr.IP.IsUnspecified() {
 		host = "127.0.0.1"
 	}
 	doc := struct {
-		URL string `json:"url"`
-	}{"http://" + net.JoinHostPort(host, strconv.Itoa(addr.Port))}
+		URL  string `json:"url"`
+		Page string `json:"page,omitempty"`
+	}{URL: "http://" + net.JoinHostPort(host, strconv.Itoa(addr.Port))}
+	if s.page.on() {
+		doc.Page = s.page.page.SignInURL()
+	}
 	s.log.Info("serving", "url", doc.URL, "app_ids", s.opts.AppIDs)
-	return s.print(doc, func(w io.Writer) { fmt.Fprintln(w, doc.URL) })
+	return s.print(doc, func(w io.Writer) {
+		fmt.Fprintln(w, doc.URL)
+		if doc.Page != "" {
+			fmt.Fprintln(w, doc.Page)
+		}
+	})
 }

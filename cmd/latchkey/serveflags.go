@@ -54,6 +54,8 @@ func (s *server) addFlags(cmd *cobra.Command) {
 	flags.StringArrayVar(&s.opts.AllowedOrigins, "allow-origin", nil, "an `ORIGIN` whose pages may send requests, such as https://app.example.com, or null; can be repeated (default any)")
 	flags.BoolVar(&s.opts.AllowPrivateNetwork, "allow-private-network", false, "let public pages send requests to a private address, which Chromium asks for")
 
+	s.page.addFlags(flags)
+
 	// Answers, tests and the log.
 	flags.BoolVar(&s.opts.ExplainForbidden, "explain-forbidden", false, "say the reason in answers with status 403, which otherwise have no body")
 	flags.BoolVar(&s.opts.OldTexts, "old-texts", false, "answer failed logins with the texts of before May 2024, for Kotlin SDKs up to 1.16")
@@ -64,7 +66,7 @@ func (s *server) addFlags(cmd *cobra.Command) {
 
 // completeFlags sets what a shell offers for the values of the flags.
 func (s *server) completeFlags(cmd *cobra.Command) {
-	for _, file := range []string{"seed", "tokens", "custom-token-key"} {
+	for _, file := range []string{"seed", "tokens", "custom-token-key", "admin-cert", "admin-key"} {
 		_ = cmd.RegisterFlagCompletionFunc(file, cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 	}
 	for flag, values := range map[string][]string{
@@ -96,6 +98,9 @@ func (s *server) checkFlags(storeGiven bool) error {
 		return usagef("--failed-logins must be a number above 0, or -1 for no limit")
 	case s.opts.FailedLoginBurst < 1:
 		return usagef("--failed-login-burst must be at least 1")
+	}
+	if err := s.page.check(); err != nil {
+		return err
 	}
 	if err := s.customToken.check(s.opts.AppIDs); err != nil {
 		return err

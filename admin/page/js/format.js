@@ -1,0 +1,100 @@
+import { h, visible } from "./dom.js";
+let offset = 0;
+export function setStoreTime(now) {
+    offset = Date.parse(now) - Date.now();
+}
+export function storeNow() {
+    return Date.now() + offset;
+}
+const short = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+const minute = 60_000, hour = 60 * minute, day = 24 * hour;
+export function distance(time) {
+    const ms = time - storeNow(), size = Math.abs(ms);
+    if (size < minute)
+        return ms > 0 ? "in less than a minute" : "just now";
+    if (size < hour)
+        return relative.format(Math.trunc(ms / minute), "minute");
+    if (size < day)
+        return relative.format(Math.trunc(ms / hour), "hour");
+    if (size < 60 * day)
+        return relative.format(Math.trunc(ms / day), "day");
+    if (size < 730 * day)
+        return relative.format(Math.trunc(ms / (30.44 * day)), "month");
+    return relative.format(Math.trunc(ms / (365.25 * day)), "year");
+}
+function exactly(time) {
+    return `${exact.format(Date.parse(time))} (${time})`;
+}
+export function when(time) {
+    return h("time", { datetime: time, title: exactly(time) }, short.format(Date.parse(time)));
+}
+export function ago(time, otherwise = "never") {
+    if (time === undefined)
+        return h("span", { class: "faint" }, otherwise);
+    return h("time", { datetime: time, title: exactly(time) }, distance(Date.parse(time)));
+}
+export function whenAndAgo(time, otherwise = "never") {
+    if (time === undefined)
+        return h("span", {}, otherwise);
+    return h("span", {}, when(time), " ", h("span", { class: "faint" }, `(${distance(Date.parse(time))})`));
+}
+const soon = 14 * day;
+export function expiry(key) {
+    if (key.expires === undefined)
+        return h("span", { class: "faint" }, "never");
+    const at = Date.parse(key.expires);
+    if (key.expired || at <= storeNow())
+        return badge(`expired ${distance(at)}`, "bad", exactly(key.expires));
+    if (at - storeNow() < soon)
+        return badge(`expires ${distance(at)}`, "warn", exactly(key.expires));
+    return ago(key.expires);
+}
+export function badge(text, tone, title) {
+    return h("span", { class: `badge ${tone}`, title }, text);
+}
+export function keyState(key) {
+    if (key.disabled)
+        return badge("disabled", "off");
+    if (key.expired)
+        return badge("expired", "bad");
+    if (key.stopped)
+        return badge(`${key.stopped} disabled`, "off", `The key does not log in, because its ${key.stopped} is disabled.`);
+    return badge("enabled", "good");
+}
+export function count(n, one, many = one + "s") {
+    return `${n.toLocaleString()} ${n === 1 ? one : many}`;
+}
+export function quote(word) {
+    return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+export function line(...words) {
+    return ["latchkey", ...words.map(quote)].join(" ");
+}
+function typable(text) {
+    return text !== "" && !text.startsWith("-") && visible(text) === text && text.normalize("NFC") === text;
+}
+export function identityWord(i) {
+    return i.provider === "local-userpass" && !i.subject.includes(":") ? i.subject : `${i.provider}:${i.subject}`;
+}
+function personWord(first, id) {
+    return first && typable(first.subject) ? identityWord(first) : id;
+}
+export function userWord(user) {
+    return personWord(user.identities[0], user.id);
+}
+export function ownerWords(key) {
+    return [key.owner === "server" ? "--server" : personWord(key.identity, key.owner)];
+}
+export function keyWords(key) {
+    return [...ownerWords(key), typable(key.name) ? key.name : key.id];
+}
+export function ownerTitle(key) {
+    if (key.owner === "server")
+        return "server";
+    return key.identity ? key.identity.subject || key.identity.provider : key.owner;
+}
+export function userTitle(user) {
+    return user.identities.map((i) => i.subject || i.provider).join(", ");
+}

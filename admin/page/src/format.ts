@@ -1,0 +1,135 @@
+// Times, durations and command lines as people read them.
+
+import { h, visible } from "./dom.js";
+import type { Identity, Key, User } from "./api.js";
+
+let offset = 0; // of the store's time from the browser's, in ms
+
+// setStoreTime notes the store's time, which decides which keys have expired.
+export function setStoreTime(now: string): void {
+	offset = Date.parse(now) - Date.now();
+}
+
+// storeNow returns the store's time.
+export function storeNow(): number {
+	return Date.now() + offset;
+}
+
+const short = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+
+const minute = 60_000, hour = 60 * minute, day = 24 * hour;
+
+// distance returns how far a time is from now, such as "3 days ago".
+export function distance(time: number): string {
+	const ms = time - storeNow(), size = Math.abs(ms);
+	if (size < minute) return ms > 0 ? "in less than a minute" : "just now";
+	if (size < hour) return relative.format(Math.trunc(ms / minute), "minute");
+	if (size < day) return relative.format(Math.trunc(ms / hour), "hour");
+	if (size < 60 * day) return relative.format(Math.trunc(ms / day), "day");
+	if (size < 730 * day) return relative.format(Math.trunc(ms / (30.44 * day)), "month");
+	return relative.format(Math.trunc(ms / (365.25 * day)), "year");
+}
+
+function exactly(time: string): string {
+	return `${exact.format(Date.parse(time))} (${time})`;
+}
+
+// when returns a time in the reader's zone. The exact time is its title.
+export function when(time: string): HTMLElement {
+	return h("time", { datetime: time, title: exactly(time) }, short.format(Date.parse(time)));
+}
+
+// ago returns how far a time is from now. The exact time is its title.
+export function ago(time: string | undefined, otherwise = "never"): HTMLElement {
+	if (time === undefined) return h("span", { class: "faint" }, otherwise);
+	return h("time", { datetime: time, title: exactly(time) }, distance(Date.parse(time)));
+}
+
+// whenAndAgo returns both.
+export function whenAndAgo(time: string | undefined, otherwise = "never"): HTMLElement {
+	if (time === undefined) return h("span", {}, otherwise);
+	return h("span", {}, when(time), " ", h("span", { class: "faint" }, `(${distance(Date.parse(time))})`));
+}
+
+const soon = 14 * day;
+
+// expiry returns when a key expires, with a badge if that is soon.
+export function expiry(key: Key): HTMLElement {
+	if (key.expires === undefined) return h("span", { class: "faint" }, "never");
+	const at = Date.parse(key.expires);
+	if (key.expired || at <= storeNow()) return badge(`expired ${distance(at)}`, "bad", exactly(key.expires));
+	if (at - storeNow() < soon) return badge(`expires ${distance(at)}`, "warn", exactly(key.expires));
+	return ago(key.expires);
+}
+
+// badge returns a short text in a frame.
+export function badge(text: string, tone: "good" | "warn" | "bad" | "off", title?: string): HTMLElement {
+	return h("span", { class: `badge ${tone}`, title }, text);
+}
+
+// keyState returns whether a key logs in.
+export function keyState(key: Key): HTMLElement {
+	if (key.disabled) return badge("disabled", "off");
+	if (key.expired) return badge("expired", "bad");
+	if (key.stopped) return badge(`${key.stopped} disabled`, "off", `The key does not log in, because its ${key.stopped} is disabled.`);
+	return badge("enabled", "good");
+}
+
+// count returns a number and a noun.
+export function count(n: number, one: string, many = one + "s"): string {
+	return `${n.toLocaleString()} ${n === 1 ? one : many}`;
+}
+
+// quote returns a word of a command line for a POSIX shell.
+export function quote(word: string): string {
+	return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
+// line returns a command line of the command latchkey.
+export function line(...words: string[]): string {
+	return ["latchkey", ...words.map(quote)].join(" ");
+}
+
+// typable reports whether a text from the store can be typed as an argument: it does not look like
+// a flag, and what one sees is what it is.
+function typable(text: string): boolean {
+	return text !== "" && !text.startsWith("-") && visible(text) === text && text.normalize("NFC") === text;
+}
+
+// identityWord returns an identity as the command reads it.
+export function identityWord(i: Identity): string {
+	return i.provider === "local-userpass" && !i.subject.includes(":") ? i.subject : `${i.provider}:${i.subject}`;
+}
+
+// personWord returns the argument USER for a user with an identity and an ID.
+function personWord(first: Identity | undefined, id: string): string {
+	return first && typable(first.subject) ? identityWord(first) : id;
+}
+
+// userWord returns the argument USER for a user.
+export function userWord(user: User): string {
+	return personWord(user.identities[0], user.id);
+}
+
+// ownerWords returns the arguments that name the owner of a key.
+export function ownerWords(key: Key): string[] {
+	return [key.owner === "server" ? "--server" : personWord(key.identity, key.owner)];
+}
+
+// keyWords returns the arguments that name a key.
+export function keyWords(key: Key): string[] {
+	return [...ownerWords(key), typable(key.name) ? key.name : key.id];
+}
+
+// ownerTitle returns how people know the owner of a key.
+export function ownerTitle(key: Key): string {
+	if (key.owner === "server") return "server";
+	return key.identity ? key.identity.subject || key.identity.provider : key.owner;
+}
+
+// userTitle returns how people know a user.
+export function userTitle(user: User): string {
+	return user.identities.map((i) => i.subject || i.provider).join(", ");
+}

@@ -1,0 +1,60 @@
+package admin
+
+import (
+	"iter"
+	"net/url"
+
+	"github.com/google/uuid"
+)
+
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+	// maxScan bounds how many entries one request looks at to fill a page, so that a filter that
+	// nothing passes does not read a large store in one request.
+	maxScan = 10_000
+)
+
+// A window is the part of a list that a request asks for.
+type window struct {
+	limit  int
+	cursor string
+}
+
+// window reads the parameters limit and cursor.
+func windowOf(q url.Values) (w window, err error) {
+	limit, err := numberParameter(q, "limit", 1, maxLimit, defaultLimit)
+	return window{int(limit), q.Get("cursor")}, err
+}
+
+// afterID returns the ID that the cursor stands for.
+func (w window) afterID() (uuid.UUID, error) {
+	if w.cursor == "" {
+		return uuid.Nil, nil
+	}
+	id, err := parseID(w.cursor)
+	if err != nil {
+		return uuid.Nil, errBadCursor
+	}
+	return id, nil
+}
+
+// take returns the entries of one page: those of all that keep accepts. next is the place of the
+// last entry that was looked at, or "" if all has ended.
+func take[T any](w window, all iter.Seq2[T, error], keep func(T) bool, place func(T) string) (items []T, next string, err error) {
+	scanned, last := 0, ""
+	for item, err := range all {
+		if err != nil {
+			return nil, "", err
+		}
+		if len(items) == w.limit || scanned == maxScan {
+			return items, last, nil // there is at least one more
+		}
+		scanned++
+		last = place(item)
+		if keep(item) {
+			items = append(items, item)
+		}
+	}
+	return items, "", nil
+}
