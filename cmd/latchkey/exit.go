@@ -48,6 +48,7 @@ var outcomes = []struct {
 	{errLink, exitConflict, "choose another name, or remove the link"},
 	{errAddress, exitFailed, "give --addr another address; port 0 is any free port"},
 	{errAdminAddress, exitFailed, "give --admin another address; port 0 is any free port"},
+	{errMetricsAddress, exitFailed, "give --metrics another address; port 0 is any free port"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{errPruned, exitInterrupted, "repeat the command to delete the others"},
 	{errKeysLeft, exitConflict, "rotate the keys that latchkey key list --tag-secret-before shows, or give --yes"},

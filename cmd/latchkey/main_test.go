@@ -102,6 +102,10 @@ func testScripts(t *testing.T, socket bool) {
 			"mailed":     mailed,
 			"glob":       glob,
 			"shutdown":   shutdown,
+			"metrics":    metricsURL,
+
+			"administer":  administer,
+			"stalesocket": staleSocket,
 		},
 	})
 }

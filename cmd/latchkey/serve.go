@@ -42,6 +42,7 @@ type server struct {
 	tokenFile    string
 	endSessions  bool
 	control      bool
+	noSocket     bool
 	confirmation choiceFlag
 	logFormat    choiceFlag
 	cost         latchkey.Cost
@@ -49,6 +50,7 @@ type server struct {
 
 	customToken customTokenFlags
 	page        pageServer
+	metrics     metricsServer
 
 	seed   *seedDocument // nil without --seed
 	log    *slog.Logger
@@ -112,6 +114,12 @@ func (s *server) run(cmd *cobra.Command) error {
 			return err
 		}
 		defer s.page.listener.Close()
+	}
+	if s.metrics.on() {
+		if err := s.metrics.listen(s.log); err != nil {
+			return err
+		}
+		defer s.metrics.listener.Close()
 	}
 	if !listener.Addr().(*net.TCPAddr).IP.IsLoopback() {
 		s.log.Warn("other machines can reach this address, and without TLS others on the network can read the requests", "addr", listener.Addr().String())
@@ -243,6 +251,10 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 			end(limit)
 		}()
 	}
+	if s.metrics.on() {
+		defer s.metrics.start(one, s.log)()
+	}
+	defer s.openSocket(one)()
 	actor := context.WithoutCancel(ctx)
 	srv.BaseContext = func(net.Listener) context.Context { return actor }
 	ended := make(chan error, 1)

@@ -54,7 +54,10 @@ func (s *server) addFlags(cmd *cobra.Command) {
 	flags.StringArrayVar(&s.opts.AllowedOrigins, "allow-origin", nil, "an `ORIGIN` whose pages may send requests, such as https://app.example.com, or null; can be repeated (default any)")
 	flags.BoolVar(&s.opts.AllowPrivateNetwork, "allow-private-network", false, "let public pages send requests to a private address, which Chromium asks for")
 
+	// Administrators and monitoring.
 	s.page.addFlags(flags)
+	flags.BoolVar(&s.noSocket, "no-socket", false, "open no socket beside the store's file, by which this user can administer the store meanwhile")
+	s.metrics.addFlags(flags)
 
 	// Answers, tests and the log.
 	flags.BoolVar(&s.opts.ExplainForbidden, "explain-forbidden", false, "say the reason in answers with status 403, which otherwise have no body")
@@ -84,6 +87,8 @@ func (s *server) checkFlags(storeGiven bool) error {
 		return usagef("--ephemeral and --store cannot be used together")
 	case !s.ephemeral && s.store == "":
 		return usagef("no store is named; give --store FILE, set LATCHKEY_STORE, or give --ephemeral")
+	case s.metrics.on() && s.ephemeral && s.seedFile == "":
+		return usagef("--metrics is about one store; give --store FILE, or --seed FILE too")
 	case s.endSessions && s.ephemeral:
 		return usagef("--end-sessions is for a store that had sessions before; give --store FILE")
 	case s.opts.InsecureKeySessions && !s.ephemeral:
