@@ -366,6 +366,12 @@ func (c *Client) Audit(ctx context.Context, after uint64) iter.Seq2[audit.Entry,
 	return all[audit.Entry](ctx, c, "/v1/audit", url.Values{"cursor": {strconv.FormatUint(after, 10)}})
 }
 
+// AuditHead returns the head of the audit trail, which is zero if there is no trail.
+func (c *Client) AuditHead(ctx context.Context) (audit.Head, error) {
+	page, err := send[AuditPage](ctx, c, request{method: "GET", path: "/v1/audit", query: url.Values{"limit": {"1"}}})
+	return page.Head, err
+}
+
 // VerifyAudit looks whether the audit trail is a chain that has the heads.
 func (c *Client) VerifyAudit(ctx context.Context, heads ...audit.Head) (AuditVerdict, error) {
 	body := struct {

@@ -221,6 +221,14 @@ func (o *Outbox) Next(ctx context.Context, store *latchkey.Store) ([]Message, er
 	}
 }
 
+// Peek returns what [Outbox.Next] returns, but does not wait if there is nothing.
+//
+// Errors: [ErrDamaged]; an error of [latchkey.Store.View].
+func (o *Outbox) Peek(ctx context.Context, store *latchkey.Store) ([]Message, error) {
+	messages, _, err := o.peek(ctx, store)
+	return messages, err
+}
+
 // peek returns the oldest messages without waiting, and the sequence of the last commit.
 func (o *Outbox) peek(ctx context.Context, store *latchkey.Store) (messages []Message, sequence uint64, err error) {
 	err = store.View(ctx, func(tx *latchkey.Tx) error {

@@ -73,6 +73,9 @@
 // command. The flag --actor, or the environment variable LATCHKEY_ACTOR, gives another name.
 // Nothing proves the name. The command serve makes all its changes under one name.
 //
+// The command watch follows the trail: it prints each change as it is made, or runs a command for
+// it.
+//
 // Each entry has a hash of the entry before it. The command audit verify looks whether the entries
 // are whole, and whether they are those that an earlier audit verify has seen. If the trail is
 // broken, commands can still disable and delete, and print a warning. All other changes are
@@ -131,6 +134,8 @@
 //	serve           {"url":URL}, when the server is ready
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"clock_resets":N,
 //	                 "health":[TEXT, ...]}
+//	watch           one ENTRY on each line, always in JSON, or {"lost":true}; with --outbox
+//	                {"number":N,"change":CHANGE} in place of ENTRY
 //	doctor          {"file":FILE,"state":STATE,"findings":[FINDING, ...]}
 //	clock reset     {"before":TIME,"after":TIME}
 //	check           {"sound":BOOL,"repaired":N,"findings":[TEXT, ...]}

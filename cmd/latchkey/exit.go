@@ -52,6 +52,7 @@ var outcomes = []struct {
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{errPruned, exitInterrupted, "repeat the command to delete the others"},
 	{errKeysLeft, exitConflict, "rotate the keys that latchkey key list --tag-secret-before shows, or give --yes"},
+	{errState, exitConflict, "name another file with --state, or remove that one"},
 	{errDiffers, exitWarned, "leave out --dry-run to make the changes"},
 	{errRepaired, exitInterrupted, "latchkey check shows the damage that is left"},
 	{errLeaked, exitLeaked, "a token that others can read is no secret; disable its key, or rotate the key without overlap"},

@@ -20,6 +20,7 @@ var direct = map[string]string{
 	"salvage": "it reads a file that no program could open",
 	"doctor":  "it looks at the file, and its output depends on who has the file open",
 	"serve":   "it is a server itself",
+	"watch":   "it opens the file again and again",
 }
 
 // unconverted has the commands that do not work through the socket yet.
