@@ -2,7 +2,8 @@ export class Problem extends Error {
     kind;
     status;
     constructor(finding) {
-        super(finding.detail ?? finding.title);
+        const text = finding.detail ?? finding.title;
+        super(text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : "."));
         this.kind = finding.type.replace("urn:latchkey:problem:", "");
         this.status = finding.status;
     }

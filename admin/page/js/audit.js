@@ -50,10 +50,9 @@ export function auditView(show) {
         result.replaceChildren("Verifying…");
         try {
             const v = await call("POST", "/v1/audit/verify", { body: {} });
-            const headText = `${v.head.number}:${v.head.hash}`;
             result.replaceChildren();
             if (v.ok)
-                add(result, h("p", {}, `The trail is a whole chain up to entry ${v.head.number}. Keep this head elsewhere, to show later that nothing was changed: `, h("code", {}, headText), " ", copyButton(() => headText)));
+                add(result, h("p", {}, `The trail is a whole chain up to entry ${parseInt(v.head, 10)}. Keep this head elsewhere, to show later that nothing was changed: `, h("code", {}, v.head), " ", copyButton(() => v.head)));
             else
                 add(result, h("p", { class: "failed" }, v.problem?.detail ?? v.problem?.title ?? "The trail is broken."));
         }
@@ -64,7 +63,7 @@ export function auditView(show) {
     const head = heading("Audit", button("Verify the chain", () => void verify()));
     const before = async (number, limit, signal, background) => {
         const after = Math.max(0, number - 1 - limit);
-        const page = await call("GET", "/v1/audit", { query: { cursor: String(after), limit: String(limit) }, signal, background });
+        const page = await call("GET", "/v1/audit", { query: { cursor: after === 0 ? undefined : String(after), limit: String(limit) }, signal, background });
         const items = page.items.filter((e) => e.number < number).reverse();
         return after === 0 || items.length < Math.min(limit, number - 1 - after) ? { items } : { items, next: String(items.at(-1).number) };
     };
@@ -74,7 +73,7 @@ export function auditView(show) {
             if (after)
                 return before(after.number, limit, signal, background);
             const first = await call("GET", "/v1/audit", { query: { limit: "1" }, signal, background });
-            return first.items.length === 0 ? { items: [] } : before(first.head.number + 1, limit, signal, background);
+            return first.items.length === 0 ? { items: [] } : before(parseInt(first.head, 10) + 1, limit, signal, background);
         },
         resume: (cursor, limit, signal) => before(Number(cursor), limit, signal, false),
     });

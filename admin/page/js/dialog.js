@@ -38,10 +38,8 @@ export class Dialog {
             this.close();
     }
     close() {
-        if (this.root.open)
-            this.root.close();
-        else
-            this.gone();
+        this.root.close();
+        this.gone();
     }
     gone() {
         if (!dialogs.delete(this))

@@ -24,7 +24,7 @@ export type Change = {
 	group?: string; name?: string; expires?: string; scopes?: string[]; networks?: string[];
 };
 export type Entry = { number: number; change: Change; hash: string };
-export type Head = { number: number; hash: string };
+export type Head = string; // a number, a colon and a hash
 export type AuditPage = List<Entry> & { head: Head };
 export type Verdict = { ok: boolean; head: Head; problem?: Finding };
 export type Finding = { type: string; title: string; status: number; detail?: string };
@@ -38,7 +38,8 @@ export class Problem extends Error {
 	readonly kind: string;
 	readonly status: number;
 	constructor(finding: Finding) {
-		super(finding.detail ?? finding.title);
+		const text = finding.detail ?? finding.title;
+		super(text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : "."));
 		this.kind = finding.type.replace("urn:latchkey:problem:", "");
 		this.status = finding.status;
 	}

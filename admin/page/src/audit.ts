@@ -54,9 +54,8 @@ export function auditView(show: Show): View {
 		result.replaceChildren("Verifying…");
 		try {
 			const v = await call<Verdict>("POST", "/v1/audit/verify", { body: {} });
-			const headText = `${v.head.number}:${v.head.hash}`;
 			result.replaceChildren();
-			if (v.ok) add(result, h("p", {}, `The trail is a whole chain up to entry ${v.head.number}. Keep this head elsewhere, to show later that nothing was changed: `, h("code", {}, headText), " ", copyButton(() => headText)));
+			if (v.ok) add(result, h("p", {}, `The trail is a whole chain up to entry ${parseInt(v.head, 10)}. Keep this head elsewhere, to show later that nothing was changed: `, h("code", {}, v.head), " ", copyButton(() => v.head)));
 			else add(result, h("p", { class: "failed" }, v.problem?.detail ?? v.problem?.title ?? "The trail is broken."));
 		} catch (err) {
 			result.replaceChildren((err as Error).message);
@@ -66,7 +65,7 @@ export function auditView(show: Show): View {
 	// The API lists the oldest entry first, and here the newest one comes first.
 	const before = async (number: number, limit: number, signal: AbortSignal, background: boolean): Promise<Page<Entry>> => {
 		const after = Math.max(0, number - 1 - limit);
-		const page = await call<AuditPage>("GET", "/v1/audit", { query: { cursor: String(after), limit: String(limit) }, signal, background });
+		const page = await call<AuditPage>("GET", "/v1/audit", { query: { cursor: after === 0 ? undefined : String(after), limit: String(limit) }, signal, background });
 		const items = page.items.filter((e) => e.number < number).reverse();
 		// Older entries may have been pruned.
 		return after === 0 || items.length < Math.min(limit, number - 1 - after) ? { items } : { items, next: String(items.at(-1)!.number) };
@@ -76,7 +75,7 @@ export function auditView(show: Show): View {
 		load: async (after, limit, signal, background) => {
 			if (after) return before(after.number, limit, signal, background);
 			const first = await call<AuditPage>("GET", "/v1/audit", { query: { limit: "1" }, signal, background });
-			return first.items.length === 0 ? { items: [] } : before(first.head.number + 1, limit, signal, background);
+			return first.items.length === 0 ? { items: [] } : before(parseInt(first.head, 10) + 1, limit, signal, background);
 		},
 		resume: (cursor, limit, signal) => before(Number(cursor), limit, signal, false),
 	});

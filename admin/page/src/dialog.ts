@@ -45,8 +45,8 @@ export class Dialog {
 	}
 
 	close(): void {
-		if (this.root.open) this.root.close();
-		else this.gone();
+		this.root.close();
+		this.gone(); // now, and not when the browser tells of it
 	}
 
 	// gone tidies up after the dialog, once.

@@ -51,8 +51,8 @@ export class Table<T> {
 	constructor(private readonly o: Options<T>) {
 		const head = h("div", { role: "row", class: "row head" });
 		for (const c of o.columns) head.append(h("span", { role: "columnheader", class: c.class }, c.title === "" ? h("span", { class: "hidden" }, "Actions") : c.title));
-		this.space = h("div", { role: "rowgroup", class: "space" });
-		this.scroller = h("div", { class: "scroller", tabindex: "0", role: "none", "aria-label": o.label }, this.space);
+		this.space = h("div", { role: "presentation", class: "space" });
+		this.scroller = h("div", { class: "scroller", tabindex: "0", role: "rowgroup", "aria-label": `Rows of ${o.label}` }, this.space);
 		this.note = h("div", { class: "note" });
 		this.table = h("div", { role: "table", class: "table", "aria-label": o.label, id: newID() }, h("div", { role: "rowgroup", class: "headgroup" }, head), this.scroller);
 		this.root = h("div", { class: "tablebox" }, this.table, this.note);
@@ -310,7 +310,9 @@ export class Table<T> {
 
 	private drawNote(): void {
 		const state = this.problem ? "problem" : this.items.length > 0 ? "" : this.loading ? "loading" : this.next === undefined ? "empty" : "loading";
-		this.root.classList.toggle("bare", state !== "" && this.items.length === 0);
+		const bare = state !== "" && this.items.length === 0;
+		if (bare && this.scroller.contains(document.activeElement)) document.querySelector<HTMLElement>("h1")?.focus({ preventScroll: true });
+		this.root.classList.toggle("bare", bare);
 		if (this.note.dataset["state"] === state && state !== "problem") return;
 		this.note.dataset["state"] = state;
 		this.note.replaceChildren();
