@@ -205,6 +205,8 @@ func (c *Client) Store(ctx context.Context) (StoreInfo, error) {
 }
 
 // SignInURL returns a URL that signs one browser in on the page of the program. It is a secret.
+//
+// Errors: [ErrNoPage].
 func (c *Client) SignInURL(ctx context.Context) (string, error) {
 	answer, err := send[SignInURL](ctx, c, request{method: "POST", path: "/v1/page/sign-in-url"})
 	return answer.URL, err

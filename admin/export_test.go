@@ -34,3 +34,6 @@ func (h *Handler) HoldBackup() (done func()) {
 	h.backup.Lock()
 	return h.backup.Unlock
 }
+
+// PageFiles are the files of the page.
+var PageFiles = pageFiles

@@ -19,6 +19,9 @@ import (
 // begins with http. Every other page needs TLS, and a URL that begins with https.
 var ErrPageURL = errors.New("the URL of a page begins with https, or with http and a loopback address, and has no path")
 
+// ErrNoPage means that the program has no [Page], or does not name it in [Options].
+var ErrNoPage = errors.New("the program serves no page")
+
 // Page serves a page for browsers, on which people administer a store, and the API that the page
 // uses. It is safe for concurrent use.
 //
@@ -67,7 +70,7 @@ func NewPage(store *latchkey.Store, base string, opts *Options) (*Page, error) {
 			return Caller{Actor: s.actor}, nil
 		}
 		if r.Header.Get("Authorization") == "" {
-			return Caller{}, errSignedOut
+			return Caller{}, problemOf(errSignedOut)
 		}
 		return byKey(r)
 	}
@@ -219,7 +222,7 @@ func (p *Page) serveAPI(w http.ResponseWriter, r *http.Request) {
 // createSignInURL answers with a sign-in URL of the page.
 func (c *call) createSignInURL() error {
 	if c.opts.Page == nil {
-		return errNoPage
+		return ErrNoPage
 	}
 	return c.answer(http.StatusCreated, SignInURL{c.opts.Page.SignInURL()})
 }

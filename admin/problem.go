@@ -75,7 +75,7 @@ var kinds = []kind{
 	{err: errLinkUsed, status: http.StatusForbidden, name: "sign-in-url-used"},
 	{err: errWrongHost, status: http.StatusMisdirectedRequest, name: "wrong-host"},
 	{err: errNoTLS, status: http.StatusForbidden, name: "tls-required"},
-	{err: errNoPage, status: http.StatusNotFound, name: "no-page"},
+	{err: ErrNoPage, status: http.StatusNotFound, name: "no-page"},
 
 	// Errors of the store that the request is about.
 	{err: latchkey.ErrUserNotFound, status: http.StatusNotFound, name: "user-not-found"},
@@ -171,7 +171,6 @@ var (
 	errLinkUsed          = errors.New("the sign-in URL was used before, or is too old: latchkey page prints another one")
 	errWrongHost         = errors.New("the page is not reached by this host name")
 	errNoTLS             = errors.New("the page needs TLS for requests of other machines")
-	errNoPage            = errors.New("the program serves no page")
 	errOther             = errors.New("something went wrong")
 )
 

@@ -62,6 +62,8 @@ var outcomes = []struct {
 	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
 
 	{admin.ErrNotServed, exitNotFound, "start latchkey serve --admin with this store"},
+	{admin.ErrNoPage, exitNotFound, "start latchkey serve --admin with this store"},
+	{admin.ErrPageURL, exitUsage, "give another --admin-url"},
 
 	{latchkey.ErrUserNotFound, exitNotFound, "see latchkey user list"},
 	{latchkey.ErrKeyNotFound, exitNotFound, "see latchkey key list"},
