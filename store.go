@@ -488,6 +488,9 @@ func (s *Store) newTx(etx EngineTx) *Tx {
 // DomainID returns the ID of the domain, which is all the stores that share users and keys.
 func (s *Store) DomainID() uuid.UUID { return s.domain.ID }
 
+// TokenPrefix returns what every token of the domain begins with, before an underscore.
+func (s *Store) TokenPrefix() string { return s.domain.Prefix }
+
 // ReplicaID returns the ID of this store among the replicas of its domain. A store that [Salvage]
 // makes has another ID, because it may lack some of the last changes.
 func (s *Store) ReplicaID() uuid.UUID { return s.domain.Replica.ID }

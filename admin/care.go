@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -13,7 +14,7 @@ import (
 )
 
 func (c *call) showStore() error {
-	return c.answer(http.StatusOK, StoreInfo{Domain: c.store.DomainID(), Replica: c.store.ReplicaID(), Now: c.store.Now()})
+	return c.answer(http.StatusOK, StoreInfo{Domain: c.store.DomainID(), Replica: c.store.ReplicaID(), Now: c.store.Now(), TokenPrefix: c.store.TokenPrefix()})
 }
 
 // showHealth answers with what is wrong. The status is 200 also then, because the question was
@@ -77,37 +78,54 @@ func alone(mu *sync.Mutex, fn func() error) error {
 	return fn()
 }
 
-// writeBackup answers with a backup. When the backup fails after its first byte, the connection is
-// broken off, so that no client takes half of a backup for a whole one.
+// writeBackup answers with a backup.
 func (c *call) writeBackup() error {
 	return alone(&c.backup, func() error {
-		b := &backupWriter{w: c.w, control: http.NewResponseController(c.w)}
-		err := c.store.Backup(c.r.Context(), b)
-		if err == nil || !b.begun {
-			return err
-		}
-		c.logFailed(problemOf(err), err)
-		panic(http.ErrAbortHandler)
+		return c.download("application/octet-stream", "latchkey.backup", func(w io.Writer) error { return c.store.Backup(c.r.Context(), w) })
 	})
 }
 
-// A backupWriter begins an answer at the first byte.
-type backupWriter struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
-	begun   bool
+// download answers with what write writes. When write fails after its first byte, the connection is
+// broken off, so that no client takes half of the answer for the whole of it.
+func (c *call) download(media, file string, write func(io.Writer) error) error {
+	d := &downloadWriter{w: c.w, control: http.NewResponseController(c.w), media: media, file: file}
+	err := write(d)
+	switch {
+	case err == nil:
+		d.begin()
+		return nil
+	case !d.begun:
+		return err
+	}
+	c.logFailed(problemOf(err), err)
+	if cause, ok := c.r.Context().Value(causeKey{}).(*error); ok {
+		*cause = err
+	}
+	panic(http.ErrAbortHandler)
 }
 
-func (b *backupWriter) Write(p []byte) (int, error) {
-	if !b.begun {
-		b.begun = true
-		b.w.Header().Set("Content-Type", "application/octet-stream")
-		b.w.Header().Set("Content-Disposition", `attachment; filename="latchkey.backup"`)
+// A downloadWriter begins an answer at the first byte.
+type downloadWriter struct {
+	w           http.ResponseWriter
+	control     *http.ResponseController
+	media, file string
+	begun       bool
+}
+
+func (d *downloadWriter) begin() {
+	if !d.begun {
+		d.begun = true
+		d.w.Header().Set("Content-Type", d.media)
+		d.w.Header().Set("Content-Disposition", `attachment; filename="`+d.file+`"`)
 	}
+}
+
+func (d *downloadWriter) Write(p []byte) (int, error) {
+	d.begin()
 	// Space that becomes free during a backup is not used again, so the file grows while a client
 	// stands still.
-	_ = b.control.SetWriteDeadline(time.Now().Add(writeWithin))
-	return b.w.Write(p)
+	_ = d.control.SetWriteDeadline(time.Now().Add(writeWithin))
+	return d.w.Write(p)
 }
 
 // maxFindings bounds the answer about a store with much damage.
@@ -138,6 +156,17 @@ func isDamage(err error) bool {
 		}
 	}
 	return errors.Is(err, latchkey.ErrCorrupt) || errors.Is(err, latchkey.ErrNumbering) || errors.Is(err, latchkey.ErrNewerFormat)
+}
+
+// repairStore repairs what can be derived from users and keys.
+func (c *call) repairStore() error {
+	return alone(&c.check, func() error {
+		n, err := c.store.Repair(c.r.Context())
+		if err != nil {
+			return err
+		}
+		return c.answer(http.StatusOK, Repaired{n})
+	})
 }
 
 func (c *call) compactStore() error {

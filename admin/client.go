@@ -71,10 +71,12 @@ const maxAnswer = 64 << 20
 type request struct {
 	method, path string
 	query        url.Values
-	match        string // If-Match
-	idempotency  string // Idempotency-Key
-	lastEvent    string // Last-Event-ID
-	body         any
+	match        string    // If-Match
+	idempotency  string    // Idempotency-Key
+	lastEvent    string    // Last-Event-ID
+	body         any       // is sent as JSON
+	raw          io.Reader // is sent in place of body, with the media type
+	media        string
 	reads        bool // the request changes nothing, whatever its method is
 }
 
@@ -106,8 +108,9 @@ func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
 	if len(q.query) > 0 {
 		target += "?" + q.query.Encode()
 	}
-	var body io.Reader
+	body := q.raw
 	if q.body != nil {
+		q.media = "application/json"
 		text, err := json.Marshal(q.body)
 		if err != nil {
 			return nil, err
@@ -124,7 +127,7 @@ func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
 		}
 	}
 	if body != nil {
-		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Content-Type", q.media)
 	}
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
@@ -374,6 +377,12 @@ func (c *Client) AuditHead(ctx context.Context) (audit.Head, error) {
 	return page.Head, err
 }
 
+// AuditPage returns at most limit entries of the audit trail after a number, and the trail's head.
+func (c *Client) AuditPage(ctx context.Context, after uint64, limit int) (AuditPage, error) {
+	q := url.Values{"cursor": {strconv.FormatUint(after, 10)}, "limit": {strconv.Itoa(limit)}}
+	return send[AuditPage](ctx, c, request{method: "GET", path: "/v1/audit", query: q})
+}
+
 // VerifyAudit looks whether the audit trail is a chain that has the heads.
 func (c *Client) VerifyAudit(ctx context.Context, heads ...audit.Head) (AuditVerdict, error) {
 	body := struct {
@@ -405,13 +414,128 @@ func (c *Client) Compact(ctx context.Context) error {
 
 // Backup writes a backup to w. When Backup returns an error, what w has is of no use.
 func (c *Client) Backup(ctx context.Context, w io.Writer) error {
-	res, err := c.send(ctx, request{method: "GET", path: "/v1/backup"})
+	return c.download(ctx, w, request{method: "GET", path: "/v1/backup"})
+}
+
+// download sends a request, and writes the body of the answer to w.
+func (c *Client) download(ctx context.Context, w io.Writer, q request) error {
+	res, err := c.send(ctx, q)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
 	_, err = io.Copy(w, res.Body)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return q.unanswered(ctx, err, true)
+	}
 	return err
+}
+
+// Export writes users and keys to w, as JSON lines. When Export returns an error, what w has is not
+// all of them.
+func (c *Client) Export(ctx context.Context, w io.Writer, withVerifiers bool) error {
+	return c.download(ctx, w, request{method: "GET", path: "/v1/export", query: flags("with_verifiers", withVerifiers)})
+}
+
+// flags returns parameters that are true: each is a name and whether it is set.
+func flags(pairs ...any) url.Values {
+	q := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1].(bool) {
+			q.Set(pairs[i].(string), "true")
+		}
+	}
+	return q
+}
+
+// Import makes the keys in a file that another system has exported. When lines are wrong, the error
+// is [ErrWrongLines], and a [*Problem] whose Lines says what is wrong.
+func (c *Client) Import(ctx context.Context, file io.Reader, i Import) (Imported, error) {
+	return send[Imported](ctx, c, request{
+		method: "POST", path: "/v1/import", query: i.query(), raw: file, media: "application/octet-stream", reads: i.DryRun,
+	})
+}
+
+// Apply brings users and keys in line with a manifest, which is YAML or JSON.
+//
+// Errors: [ErrManifest] if the manifest is wrong; those of users and keys, with the line.
+func (c *Client) Apply(ctx context.Context, manifest []byte, opts ApplyOptions) (Applied, error) {
+	return send[Applied](ctx, c, request{
+		method: "POST", path: "/v1/apply", query: flags("prune", opts.Prune, "dry_run", opts.DryRun),
+		raw: bytes.NewReader(manifest), media: "application/yaml", reads: opts.DryRun,
+	})
+}
+
+// DomainSecrets returns the secrets of the domain, for another store.
+func (c *Client) DomainSecrets(ctx context.Context) (latchkey.DomainSecrets, error) {
+	var text bytes.Buffer
+	if err := c.download(ctx, &text, request{method: "GET", path: "/v1/domain-secrets"}); err != nil {
+		return latchkey.DomainSecrets{}, err
+	}
+	return latchkey.ParseDomainSecrets(text.Bytes())
+}
+
+// TakeTagSecrets takes the steps that another store of the domain has taken with its tag secrets.
+func (c *Client) TakeTagSecrets(ctx context.Context, d latchkey.DomainSecrets) (TagSecrets, error) {
+	return send[TagSecrets](ctx, c, request{method: "POST", path: "/v1/domain-secrets", raw: bytes.NewReader(d.Export()), media: "application/octet-stream"})
+}
+
+// TagSecrets returns the tag secrets, and with count also how many keys have a token under each,
+// for which the store reads all keys.
+func (c *Client) TagSecrets(ctx context.Context, count bool) (TagSecrets, error) {
+	return send[TagSecrets](ctx, c, request{method: "GET", path: "/v1/tag-secrets", query: flags("count", count)})
+}
+
+// AddTagSecret adds a tag secret. Each call adds another one.
+func (c *Client) AddTagSecret(ctx context.Context) (latchkey.TagSecret, error) {
+	return send[latchkey.TagSecret](ctx, c, request{method: "POST", path: "/v1/tag-secrets"})
+}
+
+// UseTagSecret makes the store use a tag secret for new tokens.
+func (c *Client) UseTagSecret(ctx context.Context, number uint64) (latchkey.TagSecret, error) {
+	return send[latchkey.TagSecret](ctx, c, request{method: "POST", path: tagSecretPath(number, "use")})
+}
+
+// RetireTagSecret ends all tokens under a tag secret, for good.
+//
+// Errors: [ErrKeysLeft] if keys would be left without a good token, unless force is true.
+func (c *Client) RetireTagSecret(ctx context.Context, number uint64, force bool) (latchkey.TagSecret, error) {
+	return send[latchkey.TagSecret](ctx, c, request{method: "POST", path: tagSecretPath(number, "retire"), body: map[string]bool{"force": force}})
+}
+
+func tagSecretPath(number uint64, step string) string {
+	return fmt.Sprintf("/v1/tag-secrets/%d/%s", number, step)
+}
+
+// Clock returns the store's time.
+func (c *Client) Clock(ctx context.Context) (Clock, error) {
+	return send[Clock](ctx, c, request{method: "GET", path: "/v1/clock"})
+}
+
+// ResetClock sets the store's time to the clock of the machine.
+func (c *Client) ResetClock(ctx context.Context) (ClockReset, error) {
+	return send[ClockReset](ctx, c, request{method: "POST", path: "/v1/clock/reset"})
+}
+
+// Repair repairs what can be derived from users and keys, and returns the number of findings that
+// it has repaired.
+func (c *Client) Repair(ctx context.Context) (int, error) {
+	r, err := send[Repaired](ctx, c, request{method: "POST", path: "/v1/repair"})
+	return r.Repaired, err
+}
+
+// BeginAudit begins an audit trail, or with anew another one in place of the one that is there. It
+// returns the head.
+//
+// Errors: [ErrTrail] if there is a trail, unless anew is true.
+func (c *Client) BeginAudit(ctx context.Context, anew bool) (audit.Head, error) {
+	begun, err := send[AuditBegun](ctx, c, request{method: "POST", path: "/v1/audit/begin", body: map[string]bool{"anew": anew}})
+	return begun.Head, err
+}
+
+// PruneAudit removes all entries of the audit trail but the last keep.
+func (c *Client) PruneAudit(ctx context.Context, keep uint64) (AuditPruned, error) {
+	return send[AuditPruned](ctx, c, request{method: "POST", path: "/v1/audit/prune", body: map[string]uint64{"keep": keep}})
 }
 
 // An Event is an event of the stream of changes. openapi.yaml lists them.

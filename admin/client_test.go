@@ -16,6 +16,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/keyimport"
 )
 
 // newClient returns a client that sends every request with the token of an administrator.
@@ -219,8 +220,8 @@ func TestABackupThatBreaksOffIsAnError(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	}))
 	defer server.Close()
-	if err := admin.NewClient(nil, server.URL, "").Backup(t.Context(), io.Discard); err == nil {
-		t.Error("half of a backup passed for a whole one")
+	if err := admin.NewClient(nil, server.URL, "").Backup(t.Context(), io.Discard); !errors.Is(err, admin.ErrNoAnswer) {
+		t.Errorf("half of a backup: got %v", err)
 	}
 }
 
@@ -241,5 +242,130 @@ func TestAClientPrintsWithoutItsToken(t *testing.T) {
 		if text := fmt.Sprintf(verb, c) + fmt.Sprintf(verb, *c) + fmt.Sprintf(verb, answer) + fmt.Sprintf(verb, &answer); strings.Contains(text, token[20:]) {
 			t.Errorf("%s prints %s", verb, text)
 		}
+	}
+}
+
+func TestAClientMovesManifestsImportsAndExports(t *testing.T) {
+	a := newAPI(t, &admin.Options{})
+	c, _ := newClient(t, a)
+	ctx := t.Context()
+	minted, token := a.mint()
+	text := []byte(a.manifest(minted))
+	for _, tt := range []struct {
+		opts admin.ApplyOptions
+		want int
+	}{{admin.ApplyOptions{DryRun: true}, 2}, {admin.ApplyOptions{}, 2}, {admin.ApplyOptions{Prune: true}, 0}} {
+		got, err := c.Apply(ctx, text, tt.opts)
+		a.must(err)
+		if len(got.Changes) != tt.want || got.DryRun != tt.opts.DryRun {
+			t.Errorf("%+v: got %+v", tt.opts, got)
+		}
+	}
+	a.loginIs(token, nil)
+	if _, err := c.Apply(ctx, []byte("a: 1"), admin.ApplyOptions{}); !errors.Is(err, admin.ErrManifest) || !strings.HasPrefix(err.Error(), "line 1: ") {
+		t.Errorf("got %v", err)
+	}
+
+	i := admin.Import{
+		Format: "general", Ignore: []string{"a,b", "c&d"}, Provider: latchkey.ProviderLocalUserpass,
+		Scheme: keyimport.Scheme{Name: "old", Hash: keyimport.Bcrypt, Handle: keyimport.Handle{Separator: "&", Count: 2}, Prefix: "p=", MinLength: 20, MaxLength: 40},
+	}
+	const hash = "$2a$04$abcdefghijklmnopqrstuuWz1KuOGQ7/QKLkmBpK8QhYqeUZ2Xk4e"
+	file := "hash,handle,owner,\"a,b\",c&d\n" + hash + ",p=1&2,bob,x,y\n"
+	dry := i
+	dry.DryRun = true
+	for _, i := range []admin.Import{dry, i} {
+		got, err := c.Import(ctx, strings.NewReader(file), i)
+		a.must(err)
+		if len(got.Keys) != 1 || len(got.Users) != 1 || got.DryRun != i.DryRun {
+			t.Errorf("got %+v", got)
+		}
+	}
+	schemes, err := keyimport.StoredSchemes(ctx, a.store)
+	if err != nil || len(schemes) != 1 || schemes[0] != i.Scheme {
+		t.Errorf("the store has %+v, %v", schemes, err)
+	}
+	if _, err := c.UserByIdentity(ctx, latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "bob"}); err != nil {
+		t.Error(err)
+	}
+	i.Scheme = keyimport.Scheme{Name: "older", Hash: keyimport.Bcrypt, Handle: keyimport.Handle{Last: 8}}
+	if _, err := c.Import(ctx, strings.NewReader("hash,handle\n"+hash+",12345678\n"), i); err != nil {
+		t.Error(err)
+	}
+	var p *admin.Problem
+	if _, err := c.Import(ctx, strings.NewReader("hash\nx\n"), i); !errors.Is(err, admin.ErrWrongLines) || !errors.As(err, &p) || p.Lines[0].Line != 2 {
+		t.Errorf("got %v", err)
+	}
+
+	for with, want := range map[bool]bool{true: true, false: false} {
+		var out bytes.Buffer
+		a.must(c.Export(ctx, &out, with))
+		if strings.Contains(out.String(), "minted") != want || !strings.Contains(out.String(), "laptop") {
+			t.Errorf("got %s", &out)
+		}
+	}
+}
+
+func TestAClientTakesCareOfTheStore(t *testing.T) {
+	a := newAPI(t, &admin.Options{})
+	c, _ := newClient(t, a)
+	ctx := t.Context()
+	added, err := c.AddTagSecret(ctx)
+	a.must(err)
+	used, err := c.UseTagSecret(ctx, added.Number)
+	a.must(err)
+	if used.State != latchkey.TagSecretUsed {
+		t.Errorf("got %+v", used)
+	}
+	if _, err := c.RetireTagSecret(ctx, 0, false); !errors.Is(err, admin.ErrKeysLeft) {
+		t.Errorf("got %v", err)
+	}
+	counted, err := c.TagSecrets(ctx, true)
+	a.must(err)
+	plain, err := c.TagSecrets(ctx, false)
+	a.must(err)
+	if *counted.Secrets[0].Keys != 1 || plain.Secrets[0].Keys != nil || len(plain.Secrets) != 2 {
+		t.Errorf("got %+v and %+v", counted, plain)
+	}
+	secrets, err := c.DomainSecrets(ctx)
+	a.must(err)
+	if secrets.ID() != a.store.DomainID() {
+		t.Errorf("got %v", secrets)
+	}
+	if _, err := c.TakeTagSecrets(ctx, secrets); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.TakeTagSecrets(ctx, latchkey.DomainSecrets{}); !errors.Is(err, latchkey.ErrInvalidTagSecret) {
+		t.Errorf("got %v", err)
+	}
+
+	clock, err := c.Clock(ctx)
+	a.must(err)
+	reset, err := c.ResetClock(ctx)
+	a.must(err)
+	if clock.Now.IsZero() || reset.After.IsZero() {
+		t.Errorf("got %+v and %+v", clock, reset)
+	}
+	if n, err := c.Repair(ctx); n != 0 || err != nil {
+		t.Errorf("got %d, %v", n, err)
+	}
+
+	if _, err := c.BeginAudit(ctx, false); !errors.Is(err, admin.ErrTrail) {
+		t.Errorf("got %v", err)
+	}
+	head, err := c.BeginAudit(ctx, true)
+	a.must(err)
+	pruned, err := c.PruneAudit(ctx, 0)
+	a.must(err)
+	if head.Number == 0 || pruned.Entries != 1 {
+		t.Errorf("got %v and %+v", head, pruned)
+	}
+
+	// At last, because it ends the token of the client.
+	if _, err := c.RetireTagSecret(ctx, 0, true); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Clock(ctx); err == nil {
+		t.Error("a token under a retired secret is good")
 	}
 }

@@ -12,8 +12,10 @@ import (
 	"net/http"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/latchkeydb/latchkey"
@@ -44,12 +46,53 @@ func (c *call) decode(v any, mayBeEmpty bool) error {
 	}
 	// A page of another site can send other types without asking the browser.
 	if media, _, err := mime.ParseMediaType(c.r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return errMediaType
+		return fmt.Errorf("%w: it must be application/json", errMediaType)
 	}
 	if !utf8.Valid(body) || !json.Valid(body) {
 		return fmt.Errorf("%w: the body is no JSON in UTF-8", errBadRequest)
 	}
 	return decodeValue(body, reflect.ValueOf(v).Elem(), "")
+}
+
+// body returns the body of a request, which has one of the media types. A page of another site
+// cannot send these without asking the browser. Reading fails with errTooLarge after most bytes,
+// and with errBadRequest if the body ends too early, or if the client sends nothing for a while.
+//
+// Errors: errMediaType.
+func (c *call) body(most int64, types ...string) (io.Reader, error) {
+	media, _, err := mime.ParseMediaType(c.r.Header.Get("Content-Type"))
+	if err != nil || !slices.Contains(types, media) {
+		return nil, fmt.Errorf("%w: it must be %s", errMediaType, strings.Join(types, " or "))
+	}
+	return &bodyReader{http.MaxBytesReader(c.w, c.r.Body, most), http.NewResponseController(c.w), most}, nil
+}
+
+// readWithin is how long a client may take to send something.
+const readWithin = 30 * time.Second
+
+// A bodyReader reads the body of a request.
+type bodyReader struct {
+	r       io.Reader
+	control *http.ResponseController
+	most    int64
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	// A writer without deadlines is one of a test, or of a client within the program.
+	_ = b.control.SetReadDeadline(time.Now().Add(readWithin))
+	n, err := b.r.Read(p)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.As(err, &tooLarge):
+		err = fmt.Errorf("%w: the largest has %d bytes", errTooLarge, b.most)
+	case !errors.Is(err, io.EOF):
+		err = fmt.Errorf("%w: the body ends too early", errBadRequest)
+	}
+	// The server ends a request whose connection cannot be read.
+	_ = b.control.SetReadDeadline(time.Time{})
+	return n, err
 }
 
 // decodeValue decodes valid JSON. path says where in the body the value is.

@@ -37,3 +37,17 @@ func (h *Handler) HoldBackup() (done func()) {
 
 // PageFiles are the files of the page.
 var PageFiles = pageFiles
+
+// SetMaxImport changes the bound of an import until the function is called.
+func SetMaxImport(most int64) (done func()) {
+	before := maxImport
+	maxImport = most
+	return func() { maxImport = before }
+}
+
+// SetPruneStep changes how many entries one transaction removes until the function is called.
+func SetPruneStep(n uint64) (done func()) {
+	before := pruneStep
+	pruneStep = n
+	return func() { pruneStep = before }
+}

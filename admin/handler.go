@@ -48,8 +48,12 @@ type Handler struct {
 	end     context.CancelFunc
 	streams chan struct{} // has an element for each open stream
 	backup  sync.Mutex    // is held by the one backup, and so on
-	check   sync.Mutex
+	check   sync.Mutex    // or repair
 	compact sync.Mutex
+	apply   sync.Mutex
+	imports sync.Mutex
+	export  sync.Mutex
+	tags    sync.Mutex // is held by the one addition of a tag secret
 }
 
 // New returns a handler for a store. opts may be nil.

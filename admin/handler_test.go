@@ -23,6 +23,10 @@ package admin_test
 //   - a page that leaves entries out, or never ends: TestPagesHaveEveryEntryOnce
 //   - a filter that reads the whole store in one request: TestAPageLooksAtABoundedNumberOfEntries
 //   - half of a backup that passes for a whole one: TestABackupThatFailsBreaksTheConnectionOff
+//   - a manifest, an import or tag secrets that are hostile or large: apply_test.go,
+//     imports_test.go, domain_test.go
+//   - work that goes on after its request was cancelled:
+//     TestAnApplicationThatIsCancelledChangesNothing, TestAnImportThatIsCancelledChangesNothing
 //   - a backup that is begun many times: TestOneBackupIsInProgressAtATime
 //   - a stream that misses a change, or that outlives its server: changes_test.go
 
@@ -47,6 +51,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/latchkeytest"
 )
 
@@ -164,7 +169,10 @@ func TestBackupAndExportNeedACallerThatMayHaveSecrets(t *testing.T) {
 	key, _ := a.newServerKey(latchkey.KeySpec{Name: "backup-job"})
 	a.do("GET", keyPath(key.ID), nil).is(200)
 	a.do("GET", keyPath(key.ID)+"/export", nil).problem(403, "key-required")
-	a.do("GET", "/v1/backup", nil).problem(403, "key-required")
+	for _, path := range []string{"/v1/backup", "/v1/export", "/v1/export?with_verifiers=true", "/v1/domain-secrets"} {
+		a.do("GET", path, nil).problem(403, "key-required")
+		a.do("HEAD", path, nil).is(405)
+	}
 
 	trusted := newAPI(t, nil)
 	key, _ = trusted.newServerKey(latchkey.KeySpec{Name: "backup-job"})
@@ -305,6 +313,23 @@ func TestNoAnswerRepeatsATokenThatIsInTheWrongPlace(t *testing.T) {
 		{"POST", "/v1/server-keys", `{"name":"b"}`, []string{"Idempotency-Key", lost}},
 		{"POST", "/v1/server-keys", `{"name":"c"}`, []string{"Idempotency-Key", lost}},
 		{"POST", "/v1/server-keys", `{"name":"c"}`, []string{"Content-Type", lost}},
+		{"POST", "/v1/apply?" + lost + "=1", "", []string{"Content-Type", yamlType}},
+		{"POST", "/v1/apply?prune=" + lost, "", []string{"Content-Type", yamlType}},
+		{"POST", "/v1/apply", "domain: " + lost, []string{"Content-Type", yamlType}},
+		{"POST", "/v1/apply", lost + ": 1", []string{"Content-Type", yamlType}},
+		{"POST", "/v1/apply", "server_keys: [{networks: [" + lost + "]}]\ndomain: " + a.store.DomainID().String(), []string{"Content-Type", yamlType}},
+		{"POST", "/v1/apply", "users: [{identity: '" + lost + ":a'}]\ndomain: " + a.store.DomainID().String(), []string{"Content-Type", yamlType}},
+		{"POST", "/v1/apply", "", []string{"Content-Type", lost}},
+		{"POST", "/v1/import?format=" + lost, "", []string{"Content-Type", csvType}},
+		{"POST", "/v1/import?format=unkey&ignore=" + lost, lost + "\n" + lost, []string{"Content-Type", csvType}},
+		{"POST", "/v1/import?format=general&hash=sha256&scheme=" + lost, "", []string{"Content-Type", csvType}},
+		{"POST", "/v1/import?format=general&scheme=x&hash=" + lost, "", []string{"Content-Type", csvType}},
+		{"POST", general + "&provider=" + lost, "hash,owner\n" + digest("a") + "," + lost, []string{"Content-Type", csvType}},
+		{"POST", general, "hash,networks\n" + digest("a") + "," + lost, []string{"Content-Type", csvType}},
+		{"POST", "/v1/import?format=latchkey", `{"user":"` + lost + `"}`, []string{"Content-Type", csvType}},
+		{"POST", "/v1/domain-secrets", lost, []string{"Content-Type", binaryType}},
+		{"POST", "/v1/tag-secrets/" + lost + "/use", nil, nil},
+		{"POST", "/v1/audit/prune", `{"keep":"` + lost + `"}`, nil},
 	} {
 		w := a.do(tt.method, tt.target, tt.body, tt.headers...)
 		if strings.Contains(w.Body.String(), secret) || strings.Contains(fmt.Sprint(w.Header()), secret) {
@@ -356,8 +381,16 @@ func TestEveryChangeHasItsActor(t *testing.T) {
 	a.do("PATCH", userPath(user.ID), `{"disabled":true}`).is(200)
 	a.do("DELETE", keyPath(key.ID), nil).is(204)
 	a.do("DELETE", userPath(user.ID), nil).is(204)
+	minted, _ := a.mint()
+	a.do("POST", "/v1/apply", a.manifest(minted), "Content-Type", yamlType).is(200)
+	a.do("POST", general, "hash,name,owner\n"+digest("a")+",a,bob\n", "Content-Type", csvType).is(200)
+	a.do("POST", "/v1/tag-secrets", nil).is(201)
+	a.do("POST", "/v1/tag-secrets/1/use", nil).is(200)
+	a.do("POST", "/v1/tag-secrets/0/retire", `{"force":true}`).is(200)
+	a.do("POST", "/v1/clock/reset", nil).is(200)
+	a.do("POST", "/v1/audit/prune", `{"keep":100}`).is(200)
 	page := get[admin.AuditPage](a.do("GET", "/v1/audit", nil).is(200))
-	if len(page.Items) < 12 {
+	if len(page.Items) < 21 {
 		t.Errorf("the trail has %d entries", len(page.Items))
 	}
 	for _, e := range page.Items {
@@ -397,7 +430,7 @@ func TestTheStoreTellsAboutItself(t *testing.T) {
 	_, token := a.newKey(user, "laptop")
 	a.loginIs(token, nil)
 	info := get[admin.StoreInfo](a.do("GET", "/v1/store", nil).is(200))
-	if info.Domain != a.store.DomainID() || info.Replica != a.store.ReplicaID() || info.Now.IsZero() {
+	if info.Domain != a.store.DomainID() || info.Replica != a.store.ReplicaID() || info.Now.IsZero() || !strings.HasPrefix(token, info.TokenPrefix+"_") {
 		t.Errorf("got %+v", info)
 	}
 	stats := get[admin.Stats](a.do("GET", "/v1/stats", nil).is(200))
@@ -529,5 +562,108 @@ func TestTimesAreTheStores(t *testing.T) {
 	now = now.Add(24 * time.Hour)
 	if !get[admin.Key](a.do("GET", keyPath(key.ID), nil).is(200)).Expired {
 		t.Error("the key has not expired")
+	}
+}
+
+func TestTheTrailIsBegunAndPruned(t *testing.T) {
+	a := newAPI(t, nil)
+	begun := get[admin.AuditBegun](a.do("POST", "/v1/audit/begin", nil).is(201))
+	a.do("POST", "/v1/audit/begin", `{}`).problem(409, "audit-begun")
+	for i := range 9 {
+		a.newUser(fmt.Sprint("user", i))
+	}
+	verdict := get[admin.AuditVerdict](a.do("POST", "/v1/audit/verify", map[string]any{"heads": []audit.Head{begun.Head}}).is(200))
+	if !verdict.OK || verdict.Entries != 10 {
+		t.Errorf("got %+v", verdict)
+	}
+	for _, body := range []string{``, `{}`, `{"keep":-1}`, `{"keep":null}`, `{"keep":1,"x":1}`} {
+		if w := a.do("POST", "/v1/audit/prune", body); w.Code < 400 {
+			t.Errorf("%s: got %d", body, w.Code)
+		}
+	}
+	defer admin.SetPruneStep(2)()
+	if got := get[admin.AuditPruned](a.do("POST", "/v1/audit/prune", `{"keep":3}`).is(200)); got.Entries != 10 || got.Removed != 7 {
+		t.Errorf("got %+v", got)
+	}
+	verdict = get[admin.AuditVerdict](a.do("POST", "/v1/audit/verify", nil).is(200))
+	if !verdict.OK || verdict.Entries != 3 {
+		t.Errorf("got %+v", verdict)
+	}
+	verdict = get[admin.AuditVerdict](a.do("POST", "/v1/audit/verify", map[string]any{"heads": []audit.Head{begun.Head}}).is(200))
+	if verdict.OK || !errors.Is(verdict.Problem, audit.ErrPruned) {
+		t.Errorf("got %+v", verdict)
+	}
+	if got := get[admin.AuditPruned](a.do("POST", "/v1/audit/prune", `{"keep":9007199254740991}`).is(200)); got.Removed != 0 {
+		t.Errorf("got %+v", got)
+	}
+	anew := get[admin.AuditBegun](a.do("POST", "/v1/audit/begin", `{"anew":true}`).is(201))
+	page := get[admin.AuditPage](a.do("GET", "/v1/audit", nil))
+	if len(page.Items) != 1 || page.Head != anew.Head || page.Items[0].Change.Actor != "root" {
+		t.Errorf("got %+v, want the head %s", page, anew.Head)
+	}
+}
+
+func TestTheStoresTimeIsShownAndReset(t *testing.T) {
+	now := time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC)
+	a := newAPIWith(t, latchkey.Options{Now: func() time.Time { return now }}, nil)
+	a.newUser("ada") // the store remembers the time
+	now = now.Add(-24 * time.Hour)
+	clock := get[admin.Clock](a.do("GET", "/v1/clock", nil).is(200))
+	if !clock.Now.After(now) || clock.Resets != 0 {
+		t.Errorf("got %+v", clock)
+	}
+	reset := get[admin.ClockReset](a.do("POST", "/v1/clock/reset", nil).is(200))
+	clock = get[admin.Clock](a.do("GET", "/v1/clock", nil).is(200))
+	if reset.Before.Sub(reset.After) < 23*time.Hour || clock.Resets != 1 || clock.Now.Sub(now) > time.Hour {
+		t.Errorf("got %+v, and then %+v", reset, clock)
+	}
+}
+
+func TestARepairMendsWhatACheckFinds(t *testing.T) {
+	a := newAPI(t, nil)
+	_, token := a.newServerKey(latchkey.KeySpec{Name: "job"})
+	if got := get[admin.Repaired](a.do("POST", "/v1/repair", nil).is(200)); got.Repaired != 0 {
+		t.Errorf("got %+v", got)
+	}
+	a.must(a.store.Close())
+	a.do("POST", "/v1/repair", nil).problem(503, "closed")
+	spoilNames(t, a.path)
+	var err error
+	a.store, err = latchkey.Open(a.path, &latchkey.Options{Cost: latchkey.LightCost})
+	a.must(err)
+	a.handler = admin.New(a.store, &admin.Options{Authenticate: everybody})
+	if got := get[admin.Findings](a.do("POST", "/v1/check", nil).is(200)); len(got.Findings) == 0 {
+		t.Error("the check finds nothing")
+	}
+	if got := get[admin.Repaired](a.do("POST", "/v1/repair", nil).is(200)); got.Repaired != 1 {
+		t.Errorf("got %+v", got)
+	}
+	if got := get[admin.Findings](a.do("POST", "/v1/check", nil).is(200)); len(got.Findings) != 0 {
+		t.Errorf("after the repair the check finds %+v", got)
+	}
+	a.loginIs(token, nil)
+}
+
+// spoilNames deletes the index of names from the file of a store that is closed.
+func spoilNames(t testing.TB, path string) {
+	t.Helper()
+	e, err := latchkey.OpenBoltEngine(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	err = e.Update(t.Context(), func(tx latchkey.EngineTx) error {
+		for entry, err := range tx.Scan("names", nil, nil) {
+			if err != nil {
+				return err
+			}
+			if err := tx.Delete("names", slices.Clone(entry.Key)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

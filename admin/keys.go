@@ -452,11 +452,13 @@ func (c *call) findToken() error {
 		f := FoundToken{State: string(answer.State)}
 		if answer.Reason != nil {
 			f.Reason = problemOf(answer.Reason).Type
+		} else {
+			f.Principal = &answer.Principal
 		}
 		if f.Key, err = c.keyNow(found.KeyID); err != nil {
 			return err
 		}
 		return c.answer(http.StatusOK, f)
 	}
-	return errTokenUnknown
+	return ErrTokenUnknown
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/latchkeytest"
+	"github.com/latchkeydb/latchkey/tokenscan"
 )
 
 func TestAKeyGetsWhatTheBodySays(t *testing.T) {
@@ -387,11 +388,11 @@ func TestATokenThatWasFoundLeadsToItsKey(t *testing.T) {
 	find := func() admin.FoundToken {
 		return get[admin.FoundToken](a.do("POST", "/v1/find-token", map[string]string{"token": token}).is(200))
 	}
-	if f := find(); f.Key.ID != k.ID || f.State != "live" || f.Reason != "" || !f.Key.LastUsed.IsZero() {
+	if f := find(); f.Key.ID != k.ID || f.State != "live" || f.Reason != "" || !f.Key.LastUsed.IsZero() || f.Answer().Principal.KeyID != k.ID || f.Answer().Reason != nil {
 		t.Errorf("got %+v", f)
 	}
 	a.must(a.store.DisableKey(t.Context(), latchkey.ServerOwner, k.ID))
-	if f := find(); f.Key.ID != k.ID || f.State != "refused" || f.Reason != "urn:latchkey:problem:key-disabled" {
+	if f := find(); f.Key.ID != k.ID || f.State != "refused" || f.Reason != "urn:latchkey:problem:key-disabled" || f.Answer().State != tokenscan.Refused || f.Answer().Reason != latchkey.ErrKeyDisabled {
 		t.Errorf("got %+v", f)
 	}
 	for _, other := range []string{"", "lk_x", token + "x", token[:len(token)-1], "x " + token} {

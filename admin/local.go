@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -53,7 +55,7 @@ type within struct{ handler http.Handler }
 func (t within) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, written := io.Pipe()
 	w := &pipeWriter{header: http.Header{}, body: written, begun: make(chan int, 1)}
-	asServed := r.Clone(r.Context())
+	asServed := r.Clone(context.WithValue(r.Context(), causeKey{}, &w.cause))
 	if asServed.Body == nil {
 		asServed.Body = http.NoBody
 	}
@@ -72,7 +74,12 @@ type pipeWriter struct {
 	sent   http.Header // the header when the answer began
 	body   *io.PipeWriter
 	begun  chan int // gets the status
+	cause  error    // why the answer was broken off
 }
+
+// causeKey is of the place for the reason why an answer is broken off. Over a network there is no
+// such place.
+type causeKey struct{}
 
 func (w *pipeWriter) serve(handler http.Handler, r *http.Request) {
 	defer func() {
@@ -80,7 +87,7 @@ func (w *pipeWriter) serve(handler http.Handler, r *http.Request) {
 			panic(v)
 		} else if v != nil { // the answer is broken off
 			w.WriteHeader(http.StatusInternalServerError)
-			_ = w.body.CloseWithError(io.ErrUnexpectedEOF)
+			_ = w.body.CloseWithError(cmp.Or(w.cause, io.ErrUnexpectedEOF))
 		}
 	}()
 	handler.ServeHTTP(w, r)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"regexp"
 	"slices"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/keyimport"
 )
 
 // A Problem is the body of an answer that is no success, as RFC 9457 describes it. It is also the
@@ -20,8 +22,16 @@ type Problem struct {
 	Detail string `json:"detail,omitempty"` // what is wrong this time
 	// Also has the types of the other errors that the error is.
 	Also []string `json:"also,omitempty"`
+	// Lines says what is wrong with which line of an import. After 100 there are no more.
+	Lines []ProblemLine `json:"lines,omitempty"`
 
 	header http.Header
+}
+
+// A ProblemLine says what is wrong with one line of a body.
+type ProblemLine struct {
+	Line  int    `json:"line"`
+	Error string `json:"error"`
 }
 
 // Error returns the detail, or else the title.
@@ -70,12 +80,17 @@ var kinds = []kind{
 	{err: errTooManyStreams, status: http.StatusServiceUnavailable, name: "too-many-streams", retry: "5"},
 	{err: errNoSecrets, status: http.StatusForbidden, name: "key-required"},
 	{err: errCrossOrigin, status: http.StatusForbidden, name: "cross-origin"},
-	{err: errTokenUnknown, status: http.StatusNotFound, name: "token-unknown"},
 	{err: errSignedOut, status: http.StatusUnauthorized, name: "signed-out"},
 	{err: errLinkUsed, status: http.StatusForbidden, name: "sign-in-url-used"},
 	{err: errWrongHost, status: http.StatusMisdirectedRequest, name: "wrong-host"},
 	{err: errNoTLS, status: http.StatusForbidden, name: "tls-required"},
 	{err: ErrNoPage, status: http.StatusNotFound, name: "no-page"},
+	{err: ErrTokenUnknown, status: http.StatusNotFound, name: "token-unknown"},
+	{err: ErrManifest, status: http.StatusUnprocessableEntity, name: "invalid-manifest"},
+	{err: ErrWrongLines, status: http.StatusUnprocessableEntity, name: "wrong-lines"},
+	{err: ErrKeysLeft, status: http.StatusConflict, name: "keys-left"},
+	{err: ErrTrail, status: http.StatusConflict, name: "audit-begun"},
+	{err: keyimport.ErrInvalidScheme, status: http.StatusUnprocessableEntity, name: "invalid-scheme"},
 
 	// Errors of the store that the request is about.
 	{err: latchkey.ErrUserNotFound, status: http.StatusNotFound, name: "user-not-found"},
@@ -147,6 +162,9 @@ var kinds = []kind{
 	{err: errOther, status: http.StatusInternalServerError, name: "internal"},
 }
 
+// ErrTokenUnknown means that a string is no token of the store, or no longer one.
+var ErrTokenUnknown = errors.New("the token is none of this store")
+
 // ErrChanged means that something was changed after the ETag was read that the change was given.
 // Read it again, and decide anew.
 var ErrChanged = errors.New("it was changed meanwhile: read it again")
@@ -157,7 +175,7 @@ var (
 	errBadID             = errors.New("the path has something else where an ID is expected")
 	errBadCursor         = errors.New("the cursor is not one that the API has given")
 	errTooLarge          = errors.New("the body is too large")
-	errMediaType         = errors.New("the body must be application/json")
+	errMediaType         = errors.New("the body has another media type than it should")
 	errNoRoute           = errors.New("the API has no such path")
 	errMethod            = errors.New("the path does not have the method")
 	errUnconditional     = errors.New("the change needs the header If-Match with the ETag of what it changes, or a star")
@@ -166,7 +184,6 @@ var (
 	errTooManyStreams    = errors.New("too many streams of changes are open")
 	errNoSecrets         = errors.New("backups and exports need a key with the scope " + ScopeAdmin)
 	errCrossOrigin       = errors.New("the page of another site cannot administer the store")
-	errTokenUnknown      = errors.New("the token is none of this store")
 	errSignedOut         = errors.New("the page is not signed in: open the URL that latchkey page prints")
 	errLinkUsed          = errors.New("the sign-in URL was used before, or is too old: latchkey page prints another one")
 	errWrongHost         = errors.New("the page is not reached by this host name")
@@ -182,7 +199,7 @@ func problemOf(err error) *Problem {
 	}
 	k := kindOf(err)
 	p = &Problem{Type: typeOf(k.name), Title: k.err.Error(), Status: k.status}
-	if text := err.Error(); text != p.Title {
+	if text := withoutTokens(err.Error()); text != p.Title {
 		p.Detail = text
 	}
 	for _, other := range kinds {
@@ -204,3 +221,10 @@ func kindOf(err error) kind {
 	}
 	return kinds[len(kinds)-1]
 }
+
+// tokenForm matches every token, whatever the prefix of its store.
+var tokenForm = regexp.MustCompile(`[0-9A-Za-z]{1,16}_[0-9A-Za-z]{77}`)
+
+// withoutTokens replaces the tokens in a text. A text about a body can have a token that was in the
+// wrong place of the body.
+func withoutTokens(text string) string { return tokenForm.ReplaceAllString(text, "[token]") }

@@ -30,13 +30,17 @@ func (c *call) pathID(name string) (uuid.UUID, error) { return parseID(c.r.PathV
 // query returns the parameters of the request, each of which is one of allowed and there once.
 //
 // Errors: errBadRequest.
-func (c *call) query(allowed ...string) (url.Values, error) {
+func (c *call) query(allowed ...string) (url.Values, error) { return c.queryWith("", allowed...) }
+
+// queryWith is query with a parameter that can be there several times.
+func (c *call) queryWith(repeated string, allowed ...string) (url.Values, error) {
 	values, err := url.ParseQuery(c.r.URL.RawQuery)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the query of the URL cannot be read", errBadRequest)
 	}
 	for name, all := range values {
 		switch {
+		case name == repeated && name != "":
 		case !slices.Contains(allowed, name):
 			return nil, fmt.Errorf("%w: there is no parameter %s", errBadRequest, loggable.Text(name))
 		case len(all) > 1:
@@ -49,6 +53,14 @@ func (c *call) query(allowed ...string) (url.Values, error) {
 // badParameter returns the error for a parameter.
 func badParameter(name, want string) error {
 	return fmt.Errorf("%w: the parameter %s must be %s", errBadRequest, name, want)
+}
+
+// boolParameter returns a parameter that is true or false, or false.
+func boolParameter(q url.Values, name string) (bool, error) {
+	if v := q.Get(name); q.Has(name) && v != "true" && v != "false" {
+		return false, badParameter(name, "true or false")
+	}
+	return q.Get(name) == "true", nil
 }
 
 // timeParameter returns a parameter that is a time, or the zero time.

@@ -42,14 +42,30 @@ var routes = []route{
 	{method: "GET", path: "/v1/groups/{group}", serve: (*call).showGroup},
 	{method: "PATCH", path: "/v1/groups/{group}", serve: (*call).changeGroup},
 
+	{method: "POST", path: "/v1/apply", serve: (*call).applyManifest},
+	{method: "POST", path: "/v1/import", serve: (*call).importKeys},
+	{method: "GET", path: "/v1/export", serve: (*call).exportKeys, secret: true},
+
+	{method: "GET", path: "/v1/domain-secrets", serve: (*call).exportDomain, secret: true},
+	{method: "POST", path: "/v1/domain-secrets", serve: (*call).takeTagSecrets},
+	{method: "GET", path: "/v1/tag-secrets", serve: (*call).listTagSecrets},
+	{method: "POST", path: "/v1/tag-secrets", serve: (*call).addTagSecret},
+	{method: "POST", path: "/v1/tag-secrets/{number}/use", serve: (*call).useTagSecret},
+	{method: "POST", path: "/v1/tag-secrets/{number}/retire", serve: (*call).retireTagSecret},
+
 	{method: "GET", path: "/v1/audit", serve: (*call).listAudit},
+	{method: "POST", path: "/v1/audit/begin", serve: (*call).beginAudit},
 	{method: "POST", path: "/v1/audit/verify", serve: (*call).verifyAudit},
+	{method: "POST", path: "/v1/audit/prune", serve: (*call).pruneAudit},
 	{method: "GET", path: "/v1/changes", serve: (*call).streamChanges},
 
 	{method: "GET", path: "/v1/health", serve: (*call).showHealth},
 	{method: "GET", path: "/v1/stats", serve: (*call).showStats},
+	{method: "GET", path: "/v1/clock", serve: (*call).showClock},
+	{method: "POST", path: "/v1/clock/reset", serve: (*call).resetClock},
 	{method: "GET", path: "/v1/backup", serve: (*call).writeBackup, secret: true},
 	{method: "POST", path: "/v1/check", serve: (*call).checkStore},
+	{method: "POST", path: "/v1/repair", serve: (*call).repairStore},
 	{method: "POST", path: "/v1/compact", serve: (*call).compactStore},
 }
 

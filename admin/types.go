@@ -10,7 +10,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin/internal/manifest"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/keyimport"
+	"github.com/latchkeydb/latchkey/tokenscan"
 )
 
 // This file has what goes over the wire, for the handler and for clients. openapi.yaml explains the
@@ -189,6 +192,22 @@ type FoundToken struct {
 	Key    Key    `json:"key"`
 	State  string `json:"state"`            // "live" or "refused"
 	Reason string `json:"reason,omitempty"` // the type of a problem
+	// Principal is the holder of a token that is live and has no Reason.
+	Principal *latchkey.Principal `json:"principal,omitempty"`
+}
+
+// Answer returns what [tokenscan.Ask] has answered about the token.
+func (f FoundToken) Answer() tokenscan.Answer {
+	a := tokenscan.Answer{State: tokenscan.State(f.State)}
+	for _, k := range kinds {
+		if f.Reason == typeOf(k.name) {
+			a.Reason = k.err
+		}
+	}
+	if f.Principal != nil {
+		a.Principal = *f.Principal
+	}
+	return a
 }
 
 // An ExportedKey is a key for another store of the domain, as [latchkey.MintedKey.Export] has it.
@@ -213,6 +232,7 @@ type AuditPage struct {
 // AuditVerdict says whether the audit trail is a chain that has the heads that were given.
 type AuditVerdict struct {
 	OK      bool       `json:"ok"`
+	Entries uint64     `json:"entries"` // of a trail that is whole
 	Head    audit.Head `json:"head"`
 	Problem *Problem   `json:"problem,omitempty"`
 }
@@ -234,6 +254,8 @@ type StoreInfo struct {
 	Domain  uuid.UUID `json:"domain"`
 	Replica uuid.UUID `json:"replica"`
 	Now     time.Time `json:"now"` // the store's time
+	// TokenPrefix begins every token that the store makes, before an underscore.
+	TokenPrefix string `json:"token_prefix"`
 }
 
 // Stats are the counters of the store, see [latchkey.Stats].
@@ -255,4 +277,83 @@ type Stats struct {
 	HashPeak        int64   `json:"hash_peak"`
 	Rehashed        uint64  `json:"rehashed"`
 	Commits         uint64  `json:"commits"`
+}
+
+// ApplyOptions changes how a manifest is applied.
+type ApplyOptions struct {
+	Prune  bool // delete what manifests of the name have made, and this one no longer has
+	DryRun bool // change nothing
+}
+
+// Applied is the answer to a manifest.
+type Applied struct {
+	DryRun  bool            `json:"dry_run"`
+	Changes []AppliedChange `json:"changes"`
+}
+
+// An AppliedChange is one change to a user or a key, with the fields Action, Kind, ID, Owner, Name
+// and Fields. A field in Fields has a Name, and the values Before and After.
+type AppliedChange = manifest.Change
+
+// An Import says how an import is read and made. docs/import.md explains it.
+type Import struct {
+	Format string // "general", or the name of a system
+	// Scheme is the scheme of the format general. In other formats only its prefix and its lengths
+	// count, if they are set.
+	Scheme   keyimport.Scheme
+	Ignore   []string          // names of fields that are not looked at
+	Provider latchkey.Provider // of the identities of owners; the default is custom-token
+	DryRun   bool              // change nothing
+}
+
+// Imported is the answer to an import, as [keyimport.Report] explains it.
+type Imported struct {
+	DryRun   bool        `json:"dry_run"`
+	Users    []uuid.UUID `json:"users"`
+	Keys     []uuid.UUID `json:"keys"`
+	Disabled []uuid.UUID `json:"disabled"`
+	Known    int         `json:"known"`
+	Expired  []int       `json:"expired"`
+}
+
+// TagSecrets are the tag secrets of the domain, but not the secrets themselves.
+type TagSecrets struct {
+	Secrets []TagSecret `json:"secrets"`
+	// WithoutToken is how many keys have no good token, if they were counted.
+	WithoutToken *int `json:"without_token,omitempty"`
+}
+
+// A TagSecret is a tag secret as the API shows it.
+type TagSecret struct {
+	latchkey.TagSecret
+	// Keys is how many keys have their newest token under the secret, if they were counted.
+	Keys *int `json:"keys,omitempty"`
+}
+
+// A Clock is the store's time.
+type Clock struct {
+	Now    time.Time `json:"now"`
+	Resets uint64    `json:"resets"` // how often the time was reset
+}
+
+// A ClockReset is the answer to a reset of the store's time.
+type ClockReset struct {
+	Before time.Time `json:"before"`
+	After  time.Time `json:"after"`
+}
+
+// Repaired is the answer to a repair.
+type Repaired struct {
+	Repaired int `json:"repaired"` // the number of findings
+}
+
+// AuditBegun is the answer to the beginning of an audit trail.
+type AuditBegun struct {
+	Head audit.Head `json:"head"`
+}
+
+// AuditPruned is the answer to the removal of the oldest entries of the audit trail.
+type AuditPruned struct {
+	Entries uint64 `json:"entries"` // before
+	Removed uint64 `json:"removed"`
 }

@@ -40,12 +40,13 @@ func (w window) afterID() (uuid.UUID, error) {
 }
 
 // take returns the entries of one page: those of all that keep accepts. next is the place of the
-// last entry that was looked at, or "" if all has ended.
+// last entry that was looked at, or "" if all has ended. With an error, take returns the entries
+// before it.
 func take[T any](w window, all iter.Seq2[T, error], keep func(T) bool, place func(T) string) (items []T, next string, err error) {
 	scanned, last := 0, ""
 	for item, err := range all {
 		if err != nil {
-			return nil, "", err
+			return items, last, err
 		}
 		if len(items) == w.limit || scanned == maxScan {
 			return items, last, nil // there is at least one more

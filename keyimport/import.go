@@ -55,7 +55,7 @@ type Report struct {
 // Errors: [Errors], with what is wrong line by line, each with the error of the store;
 // [ErrInvalidScheme] if the store has another scheme with the name; an error of
 // [latchkey.Store.Update], for example [latchkey.ErrTransactionTooLarge] from an engine that bounds
-// its transactions.
+// its transactions; ctx's error.
 func Import(ctx context.Context, s *latchkey.Store, f Format, entries []Entry, opts *ImportOptions) (Report, error) {
 	if err := f.validate(); err != nil {
 		return Report{}, err
@@ -63,7 +63,7 @@ func Import(ctx context.Context, s *latchkey.Store, f Format, entries []Entry, o
 	var r Report
 	err := s.Update(ctx, func(tx *latchkey.Tx) error {
 		i := importing{tx: tx, provider: opts.provider()}
-		if err := i.all(f, entries); err != nil {
+		if err := i.all(ctx, f, entries); err != nil {
 			return err
 		}
 		r = i.Report
@@ -88,7 +88,7 @@ type importing struct {
 	provider latchkey.Provider
 }
 
-func (i *importing) all(f Format, entries []Entry) error {
+func (i *importing) all(ctx context.Context, f Format, entries []Entry) error {
 	var errs Errors
 	if f.Scheme.Name != "" && slices.ContainsFunc(entries, func(e Entry) bool { return e.isKey() }) {
 		if err := putScheme(i.tx, f.Scheme); err != nil {
@@ -96,6 +96,9 @@ func (i *importing) all(f Format, entries []Entry) error {
 		}
 	}
 	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		err := i.entry(e)
 		switch {
 		case err == nil:

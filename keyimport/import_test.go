@@ -2,6 +2,8 @@ package keyimport_test
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -372,5 +374,32 @@ func TestADamagedExportIsRefusedLineByLine(t *testing.T) {
 		if !strings.HasPrefix(line, "line ") || strings.Contains(line, "aaaa") {
 			t.Errorf("%d: %s", i, line)
 		}
+	}
+}
+
+// countingContext counts how often somebody asks whether it has ended. It ends after left times.
+type countingContext struct {
+	context.Context
+	left int
+}
+
+func (c *countingContext) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestAnImportEndsWithItsContext(t *testing.T) {
+	f := keyimport.General(keyimport.Scheme{Name: "old", Hash: keyimport.SHA256})
+	text := "hash\n"
+	for i := range 50 {
+		text += fmt.Sprintf("%x\n", sha256.Sum256([]byte{byte(i)}))
+	}
+	s := newStore(t, f.Scheme)
+	entries := readKeys(t, text, f)
+	before := sequence(t, s)
+	if _, err := keyimport.Import(&countingContext{t.Context(), 40}, s, f, entries, nil); !errors.Is(err, context.Canceled) || sequence(t, s) != before {
+		t.Errorf("got %v, and %d commits", err, sequence(t, s)-before)
 	}
 }

@@ -84,7 +84,8 @@ func (c *cli) reach(ctx context.Context, path string, readOnly bool) (client *ad
 
 // openHere opens the file, and returns a client of the API within this process.
 func (c *cli) openHere(ctx context.Context, path string, readOnly bool, wait time.Duration) (*admin.Client, func() error, error) {
-	opts := latchkey.Options{ReadOnly: readOnly}
+	opts := c.opts
+	opts.ReadOnly = readOnly
 	trail := keepTrail(&opts)
 	s, err := await(ctx, func() (*latchkey.Store, error) {
 		s, err := openStore(path, opts, wait)

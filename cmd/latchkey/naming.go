@@ -3,47 +3,30 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/google/uuid"
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/identities"
 )
 
 // This file finds the users and keys that arguments name. The manual in doc.go has the rules.
 
-// parseID parses an ID and reports whether s is one. It accepts only the form that the command
-// prints.
-func parseID(s string) (id uuid.UUID, ok bool) {
-	if len(s) != 36 {
-		return id, false
-	}
-	id, err := uuid.Parse(s)
-	return id, err == nil
-}
+// parseID parses an ID and reports whether s is one.
+func parseID(s string) (id uuid.UUID, ok bool) { return identities.ParseID(s) }
 
-// parseIdentity parses PROVIDER:SUBJECT, or the subject of a local-userpass identity. The store
-// checks the provider. A subject with a colon in it always needs the provider, because
-// custom-tokn:42 is more likely a mistyped provider than an address.
+// parseIdentity parses PROVIDER:SUBJECT, or the subject of a local-userpass identity.
 func parseIdentity(s string) (latchkey.Identity, error) {
-	if _, ok := parseID(s); ok {
-		return latchkey.Identity{}, usagef("%s has the form of an ID, but an identity is needed here; if it is the subject of an identity, write local-userpass:%[1]s", s)
+	identity, err := identities.Parse(s)
+	if err != nil {
+		return identity, usageError{err}
 	}
-	if provider, subject, ok := strings.Cut(s, ":"); ok {
-		return latchkey.Identity{Provider: latchkey.Provider(provider), Subject: subject}, nil
-	}
-	return latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: s}, nil
+	return identity, nil
 }
 
 // formatIdentity returns the shortest text that parseIdentity parses as i.
-func formatIdentity(i latchkey.Identity) string {
-	short, err := parseIdentity(i.Subject)
-	if err == nil && short == i {
-		return i.Subject
-	}
-	return string(i.Provider) + ":" + i.Subject
-}
+func formatIdentity(i latchkey.Identity) string { return identities.Format(i) }
 
 // The same letter can be written in several ways, for example é as one character or as an e with a
 // combining accent. People cannot see the difference, and their systems type one or the other. The

@@ -30,6 +30,11 @@ type cli struct {
 	stdout io.Writer
 	stderr io.Writer
 
+	// opts has the options that flags such as --max-keys give the store. given has those of the
+	// flags that are on the command line.
+	opts  latchkey.Options
+	given []string
+
 	trail *audit.Trail // of the store that is open
 
 	begun bool // whether the command line is right, so that later errors are not usage errors

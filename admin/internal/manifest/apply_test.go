@@ -1,7 +1,8 @@
-package main
+package manifest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -52,16 +53,11 @@ func TestApplyGoesInStepsOnAnEngineThatBoundsTransactions(t *testing.T) {
 	}
 	apply := func(text string) int {
 		t.Helper()
-		m, err := parseManifest([]byte(text))
+		m, err := Parse([]byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := &applying{cli: &cli{}, prune: true, manifest: m}
-		steps, err := a.steps(t.Context(), s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		changes, err := a.apply(t.Context(), s, steps)
+		changes, err := m.Apply(t.Context(), s, Options{Prune: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,14 +74,64 @@ func TestApplyGoesInStepsOnAnEngineThatBoundsTransactions(t *testing.T) {
 	}
 }
 
-func FuzzParseManifest(f *testing.F) {
+// cancelling is an engine that cancels a context when something is written, and counts the writes.
+type cancelling struct {
+	latchkey.Engine
+	cancel func()
+	writes int
+}
+
+func (c *cancelling) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	return c.Engine.Update(ctx, func(tx latchkey.EngineTx) error { return fn(cancellingTx{tx, c}) })
+}
+
+type cancellingTx struct {
+	latchkey.EngineTx
+	c *cancelling
+}
+
+func (tx cancellingTx) Put(table string, key, value []byte) error {
+	tx.c.writes++
+	tx.c.cancel()
+	return tx.EngineTx.Put(table, key, value)
+}
+
+func TestAnApplicationEndsWithItsContext(t *testing.T) {
+	e, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
+	must(t, err)
+	c := &cancelling{Engine: e, cancel: func() {}}
+	s, err := latchkey.OpenWith(c, &latchkey.Options{Cost: latchkey.LightCost})
+	must(t, err)
+	defer s.Close()
+	text := fmt.Sprintf("domain: %s\nusers:\n", s.DomainID())
+	for i := range 100 {
+		text += fmt.Sprintf("- identity: ada%d\n", i)
+	}
+	m, err := Parse([]byte(text))
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	c.cancel, c.writes = cancel, 0
+	changes, err := m.Apply(ctx, s, Options{})
+	if !errors.Is(err, context.Canceled) || len(changes) > 0 || c.writes > 20 {
+		t.Errorf("got %v and %v after %d writes", changes, err, c.writes)
+	}
+}
+
+func FuzzParse(f *testing.F) {
 	f.Add("domain: 11111111-1111-4111-8111-111111111111\nusers:\n  - identity: ada@example.com\n    group: a\n    metadata: {a: b}\n    disabled: yes\n    keys: []\n")
 	f.Add("domain: &a 11111111-1111-4111-8111-111111111111\nserver_keys: [{name: *a, expires: 2001-01-01, networks: [10.0.0.0/8]}]\n")
 	f.Add("users: {a: 'b")
 	f.Add("users: &u [{keys: *u}]\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		if _, err := parseManifest([]byte(text)); err != nil && !strings.Contains(err.Error(), "line") {
+		if _, err := Parse([]byte(text)); err != nil && !strings.Contains(err.Error(), "line") {
 			t.Errorf("the error %q names no line", err)
 		}
 	})
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -1,4 +1,4 @@
-package main
+package manifest
 
 import (
 	"errors"
@@ -185,20 +185,17 @@ func (w *applyWorld) draw() string {
 // apply applies a manifest, first as a dry run, and then twice. It reports whether the world can go
 // on: after an error, steps that were taken in transactions of their own stay.
 func (w *applyWorld) apply(text string, whole bool) bool {
-	m, err := parseManifest([]byte(text))
+	m, err := Parse([]byte(text))
 	if err != nil {
 		w.Fatalf("%v\n%s", err, text)
 	}
 	prune := w.random.IntN(3) == 0
-	run := func(dryRun bool) ([]applyChange, error) {
-		a := &applying{cli: &cli{}, prune: prune, dryRun: dryRun, manifest: m}
-		steps, err := a.steps(w.Context(), w.s)
-		must(w, err)
-		return a.apply(w.Context(), w.s, steps)
+	run := func(dryRun bool) ([]Change, error) {
+		return m.Apply(w.Context(), w.s, Options{Prune: prune, DryRun: dryRun})
 	}
 	before := w.state()
 	after, wantErrs := w.play(before, m, prune)
-	var dry []applyChange
+	var dry []Change
 	var dryErr error
 	if whole {
 		dry, dryErr = run(true)
@@ -253,7 +250,7 @@ func (w *applyWorld) want(text, what string, got, want applyState) {
 }
 
 // told checks that the changes are those of the store.
-func (w *applyWorld) told(changes []applyChange, before, after applyState) {
+func (w *applyWorld) told(changes []Change, before, after applyState) {
 	w.Helper()
 	told := map[uuid.UUID]string{}
 	for _, c := range changes {
@@ -290,17 +287,17 @@ func (w *applyWorld) told(changes []applyChange, before, after applyState) {
 }
 
 // remember notes for which manifest users and keys were made.
-func (w *applyWorld) remember(m *manifest, have applyState) {
+func (w *applyWorld) remember(m *Manifest, have applyState) {
 	for _, u := range m.Users {
 		if id := have.users[u.identity].ID; w.by[id] == "" && !w.ever[id] {
-			w.by[id] = m.Manifest
+			w.by[id] = m.Name
 		}
 		for _, k := range u.Keys {
-			w.by[k.minted.ID()] = m.Manifest
+			w.by[k.minted.ID()] = m.Name
 		}
 	}
 	for _, k := range m.ServerKeys {
-		w.by[k.minted.ID()] = m.Manifest
+		w.by[k.minted.ID()] = m.Name
 	}
 	for _, u := range have.users {
 		w.ever[u.ID] = true
@@ -308,13 +305,13 @@ func (w *applyWorld) remember(m *manifest, have applyState) {
 }
 
 // play returns what a store has after a manifest, or the errors of which apply may return each.
-func (w *applyWorld) play(have applyState, m *manifest, prune bool) (applyState, []error) {
+func (w *applyWorld) play(have applyState, m *Manifest, prune bool) (applyState, []error) {
 	a := applyState{maps.Clone(have.users), maps.Clone(have.keys)}
 	for _, u := range have.users {
 		w.ever[u.ID] = true
 	}
 	if prune {
-		maps.DeleteFunc(a.keys, func(id uuid.UUID, _ latchkey.Key) bool { return w.by[id] == m.Manifest && !m.has(id) })
+		maps.DeleteFunc(a.keys, func(id uuid.UUID, _ latchkey.Key) bool { return w.by[id] == m.Name && !m.has(id) })
 	}
 	for _, e := range m.Users {
 		u, exists := a.users[e.identity]
@@ -344,8 +341,8 @@ func (w *applyWorld) play(have applyState, m *manifest, prune bool) (applyState,
 	}
 	if prune {
 		maps.DeleteFunc(a.users, func(identity latchkey.Identity, u latchkey.User) bool {
-			listed := slices.ContainsFunc(m.Users, func(e manifestUsr) bool { return e.identity == identity })
-			return w.by[u.ID] == m.Manifest && !listed && len(a.keysOf(u.ID)) == 0
+			listed := slices.ContainsFunc(m.Users, func(e User) bool { return e.identity == identity })
+			return w.by[u.ID] == m.Name && !listed && len(a.keysOf(u.ID)) == 0
 		})
 	}
 	return a, nil
@@ -372,7 +369,7 @@ func (w *applyWorld) expired(k latchkey.Key) bool {
 	return !k.Expires.IsZero() && !k.Expires.After(w.now)
 }
 
-func (w *applyWorld) playKey(a applyState, owner uuid.UUID, e manifestKey) (errs []error) {
+func (w *applyWorld) playKey(a applyState, owner uuid.UUID, e Key) (errs []error) {
 	id, to := e.minted.ID(), e.spec
 	k, exists := a.keys[id]
 	past := w.expired(latchkey.Key{Expires: to.Expires})

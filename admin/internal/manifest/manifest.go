@@ -1,4 +1,9 @@
-package main
+// Package manifest brings users and keys of a store in line with a manifest, which says what users
+// and keys the store is to have. docs/manifests.md explains manifests.
+//
+//   - manifest.go reads manifests.
+//   - apply.go applies them.
+package manifest
 
 import (
 	"bytes"
@@ -14,35 +19,36 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin/yamldoc"
+	"github.com/latchkeydb/latchkey/internal/identities"
 )
 
-// This file reads manifests, which say what users and keys a store is to have. They are YAML, like
-// seeds.
-
-// manifest is a manifest as it is written.
-type manifest struct {
-	Domain     string        `json:"domain"`
-	Manifest   string        `json:"manifest"` // its name
-	Users      []manifestUsr `json:"users"`
-	ServerKeys []manifestKey `json:"server_keys" yaml:"server_keys"`
+// A Manifest is a manifest as it is written.
+type Manifest struct {
+	Domain     string `json:"domain"`
+	Name       string `json:"manifest" yaml:"manifest"`
+	Users      []User `json:"users"`
+	ServerKeys []Key  `json:"server_keys" yaml:"server_keys"`
 }
 
-type manifestUsr struct {
+// A User is the entry of a user.
+type User struct {
 	line     int
 	Identity string            `json:"identity"`
 	Group    *string           `json:"group"`
 	Metadata map[string]string `json:"metadata"`
 	Disabled *bool             `json:"disabled"`
-	Keys     []manifestKey     `json:"keys"`
+	Keys     []Key             `json:"keys"`
 
 	identity latchkey.Identity
 }
 
-type manifestKey struct {
+// A Key is the entry of a key.
+type Key struct {
 	line     int
 	Name     string            `json:"name"`
 	Minted   string            `json:"minted"`
-	Expires  manifestTime      `json:"expires"`
+	Expires  Time              `json:"expires"`
 	Scopes   []string          `json:"scopes"`
 	Networks []string          `json:"networks"`
 	Metadata map[string]string `json:"metadata"`
@@ -53,49 +59,59 @@ type manifestKey struct {
 	minted latchkey.MintedKey
 }
 
-// manifestTime is a date or a time, with or without quotes.
-type manifestTime string
+// A Time is a date or a time, with or without quotes.
+type Time string
 
-func (u *manifestUsr) UnmarshalYAML(n *yaml.Node) error {
-	type entry manifestUsr
+// scalars are the types of scalars that are neither texts nor booleans.
+var scalars = map[reflect.Type]yamldoc.Scalar{
+	reflect.TypeFor[Time](): func(n *yaml.Node) string {
+		if n.Kind != yaml.ScalarNode {
+			return "it must be text"
+		}
+		return ""
+	},
+}
+
+// UnmarshalYAML reads the entry, and notes its line.
+func (u *User) UnmarshalYAML(n *yaml.Node) error {
+	type entry User
 	u.line = n.Line
 	return n.Decode((*entry)(u))
 }
 
-func (k *manifestKey) UnmarshalYAML(n *yaml.Node) error {
-	type entry manifestKey
+// UnmarshalYAML reads the entry, and notes its line.
+func (k *Key) UnmarshalYAML(n *yaml.Node) error {
+	type entry Key
 	k.line = n.Line
 	return n.Decode((*entry)(k))
 }
 
-// parseManifest reads a manifest, and checks what can be checked without a store. Its errors have
-// the line.
-func parseManifest(data []byte) (*manifest, error) {
-	m, err := readManifest(data)
+// Parse reads a manifest, and checks what can be checked without a store. Its errors have the line.
+func Parse(data []byte) (*Manifest, error) {
+	m, err := read(data)
 	// The library has no line if the end of the file is missing.
 	if err != nil && !strings.Contains(err.Error(), "line ") {
-		err = atLine(bytes.Count(data, []byte("\n"))+1, err)
+		err = yamldoc.AtLine(bytes.Count(data, []byte("\n"))+1, err)
 	}
 	return m, err
 }
 
-func readManifest(data []byte) (*manifest, error) {
-	root, err := parseDocument(data)
+func read(data []byte) (*Manifest, error) {
+	root, err := yamldoc.Parse(data)
 	if err != nil {
 		return nil, err
 	}
-	m := &manifest{}
+	m := &Manifest{}
 	if root == nil {
 		return nil, fmt.Errorf("line 1: the manifest is empty; it must have the field domain")
 	}
-	check := &seedCheck{open: map[*yaml.Node]bool{}}
-	if err := check.node(root, reflect.TypeFor[manifest](), ""); err != nil {
+	if err := yamldoc.Check(root, reflect.TypeFor[Manifest](), scalars); err != nil {
 		return nil, err
 	}
 	if err := root.Decode(m); err != nil {
-		return nil, yamlError(err)
+		return nil, yamldoc.Error(err)
 	}
-	domain, ok := parseID(m.Domain)
+	domain, ok := identities.ParseID(m.Domain)
 	if !ok {
 		return nil, fmt.Errorf("line %d: domain must be the ID of the domain; latchkey domain show prints it", root.Line)
 	}
@@ -103,17 +119,18 @@ func readManifest(data []byte) (*manifest, error) {
 }
 
 // resolve fills in the fields of users and keys that the store takes.
-func (m *manifest) resolve(domain uuid.UUID) error {
+func (m *Manifest) resolve(domain uuid.UUID) error {
 	users, ids := map[latchkey.Identity]int{}, map[uuid.UUID]int{}
 	for i := range m.Users {
 		u := &m.Users[i]
-		identity, err := parseIdentity(u.Identity)
+		identity, err := identities.Parse(u.Identity)
 		if err == nil {
-			u.identity = normalized(identity)
+			u.identity = identity
+			u.identity.Subject = norm.NFC.String(identity.Subject)
 			err = latchkey.CheckIdentity(u.identity)
 		}
 		if err != nil {
-			return atLine(u.line, err)
+			return yamldoc.AtLine(u.line, err)
 		}
 		if users[u.identity] > 0 {
 			return fmt.Errorf("line %d: the user is on line %d already", u.line, users[u.identity])
@@ -127,7 +144,7 @@ func (m *manifest) resolve(domain uuid.UUID) error {
 }
 
 // resolveKeys is resolve for the keys of one owner. ids has the line of each key so far.
-func resolveKeys(keys []manifestKey, domain uuid.UUID, ids map[uuid.UUID]int) error {
+func resolveKeys(keys []Key, domain uuid.UUID, ids map[uuid.UUID]int) error {
 	names := map[string]int{}
 	for i := range keys {
 		k := &keys[i]
@@ -144,14 +161,14 @@ func resolveKeys(keys []manifestKey, domain uuid.UUID, ids map[uuid.UUID]int) er
 			err = fmt.Errorf("the owner has a key of this name on line %d already", names[k.spec.Name])
 		}
 		if err != nil {
-			return atLine(k.line, err)
+			return yamldoc.AtLine(k.line, err)
 		}
 		ids[id], names[k.spec.Name] = k.line, k.line
 	}
 	return nil
 }
 
-func (k *manifestKey) resolve() (err error) {
+func (k *Key) resolve() (err error) {
 	if k.minted, err = latchkey.ParseMintedKey(k.Minted); err != nil {
 		return fmt.Errorf("minted is not what latchkey mint prints, or is damaged")
 	}
@@ -176,15 +193,8 @@ func (k *manifestKey) resolve() (err error) {
 }
 
 // has reports whether a key is in the manifest.
-func (m *manifest) has(key uuid.UUID) bool {
-	is := func(k manifestKey) bool { return k.minted.ID() == key }
+func (m *Manifest) has(key uuid.UUID) bool {
+	is := func(k Key) bool { return k.minted.ID() == key }
 	return slices.ContainsFunc(m.ServerKeys, is) ||
-		slices.ContainsFunc(m.Users, func(u manifestUsr) bool { return slices.ContainsFunc(u.Keys, is) })
-}
-
-func atLine(line int, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("line %d: %w", line, err)
+		slices.ContainsFunc(m.Users, func(u User) bool { return slices.ContainsFunc(u.Keys, is) })
 }
