@@ -15,14 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
 )
-
-// errTrail means that the store has an audit trail already.
-var errTrail = errors.New("the store has an audit trail")
-
-// auditStep is how many entries a command reads or removes in one transaction.
-const auditStep = 1000
 
 func auditCommands(c *cli) *cobra.Command {
 	cmd := parentCommand("audit", "Begin, show, verify and prune the audit trail")
@@ -84,17 +79,9 @@ begun the trail. Keep a copy of the file before.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var head audit.Head
-			err := c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
-				return s.Update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-					if head, err = audit.CurrentHead(tx); !anew && (err != nil || head != (audit.Head{})) {
-						return errors.Join(errTrail, err)
-					}
-					if err := audit.Begin(tx, c.actor); err != nil {
-						return err
-					}
-					head, err = audit.CurrentHead(tx)
-					return err
-				})
+			err := c.changing(cmd.Context(), func(client *admin.Client) (err error) {
+				head, err = client.BeginAudit(cmd.Context(), anew)
+				return err
 			})
 			if err != nil {
 				return err
@@ -125,8 +112,8 @@ With --json, each line is a JSON document.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := bufio.NewWriter(c.stdout)
-			err := c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
-				return c.writeEntries(cmd.Context(), out, s, after, limit)
+			err := c.reading(cmd.Context(), func(client *admin.Client) error {
+				return c.writeEntries(cmd.Context(), out, client, after, limit)
 			})
 			return errors.Join(err, out.Flush())
 		},
@@ -137,34 +124,23 @@ With --json, each line is a JSON document.`,
 }
 
 // writeEntries writes the first limit entries after one, or all of them if limit is 0.
-func (c *cli) writeEntries(ctx context.Context, w io.Writer, s *latchkey.Store, after, limit uint64) error {
+func (c *cli) writeEntries(ctx context.Context, w io.Writer, client *admin.Client, after, limit uint64) error {
 	if !c.json {
 		fmt.Fprintf(w, entryRow, "NUMBER", "TIME", "ACTOR", "ACTION", "OF")
 	}
-	for left := limit; ; {
-		var page []audit.Entry
-		err := s.View(ctx, func(tx *latchkey.Tx) error {
-			for e, err := range audit.Entries(tx, after) {
-				if err != nil || len(page) == auditStep {
-					return err
-				}
-				page = append(page, e)
-			}
-			return nil
-		})
-		for _, e := range page {
-			if err := c.writeEntry(w, e); err != nil {
-				return err
-			}
-			if left--; left == 0 {
-				return nil
-			}
-			after = e.Number
+	left := limit
+	for e, err := range client.Audit(ctx, after) {
+		if err == nil {
+			err = c.writeEntry(w, e)
 		}
-		if err != nil || len(page) == 0 {
+		if err != nil {
 			return err
 		}
+		if left--; left == 0 {
+			return nil
+		}
 	}
+	return nil
 }
 
 func (c *cli) writeEntry(w io.Writer, e audit.Entry) error {
@@ -225,11 +201,12 @@ therefore cannot be compared.`,
 				Entries uint64     `json:"entries"`
 				Head    audit.Head `json:"head"`
 			}{}
-			err := c.view(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-				if err := audit.Verify(tx, known...); err != nil {
-					return err
+			err := c.reading(cmd.Context(), func(client *admin.Client) error {
+				verdict, err := client.VerifyAudit(cmd.Context(), known...)
+				if err == nil && verdict.Problem != nil {
+					return verdict.Problem
 				}
-				doc.Head, doc.Entries, err = countEntries(tx)
+				doc.Head, doc.Entries = verdict.Head, verdict.Entries
 				return err
 			})
 			if err != nil {
@@ -252,17 +229,6 @@ therefore cannot be compared.`,
 	return cmd
 }
 
-// countEntries returns the head of the trail and the number of its entries.
-func countEntries(tx *latchkey.Tx) (head audit.Head, n uint64, err error) {
-	if head, err = audit.CurrentHead(tx); err != nil {
-		return head, 0, err
-	}
-	for first, err := range audit.Entries(tx, 0) {
-		return head, head.Number - first.Number + 1, err
-	}
-	return head, 0, nil
-}
-
 func auditPruneCommand(c *cli) *cobra.Command {
 	var keep uint64
 	var yes bool
@@ -278,26 +244,21 @@ keep the head that latchkey audit verify prints.`,
 			if !cmd.Flags().Changed("keep") {
 				return usagef("say how many entries stay; give --keep")
 			}
-			doc := struct {
-				Entries uint64 `json:"entries"` // before
-				Removed uint64 `json:"removed"` // or those to remove, without --yes
-			}{}
-			count := func(tx *latchkey.Tx) (err error) {
-				_, doc.Entries, err = countEntries(tx)
-				doc.Removed = doc.Entries - min(doc.Entries, keep)
-				return err
-			}
+			var doc admin.AuditPruned
 			if !yes {
-				if err := c.view(cmd.Context(), count); err != nil {
+				err := c.reading(cmd.Context(), func(client *admin.Client) (err error) {
+					doc.Entries, err = countEntries(cmd.Context(), client)
+					return err
+				})
+				if err != nil {
 					return err
 				}
+				doc.Removed = doc.Entries - min(doc.Entries, keep)
 				return c.print(doc, func(w io.Writer) { fmt.Fprintf(w, "to remove: %d of %d entries\n", doc.Removed, doc.Entries) })
 			}
-			err := c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
-				if err := s.View(cmd.Context(), count); err != nil {
-					return err
-				}
-				return pruneTrail(cmd.Context(), s, doc.Entries, doc.Entries-doc.Removed)
+			err := c.changing(cmd.Context(), func(client *admin.Client) (err error) {
+				doc, err = client.PruneAudit(cmd.Context(), keep)
+				return err
 			})
 			if err != nil {
 				return err
@@ -310,13 +271,11 @@ keep the head that latchkey audit verify prints.`,
 	return cmd
 }
 
-// pruneTrail removes the oldest of the entries until keep are left, in steps.
-func pruneTrail(ctx context.Context, s *latchkey.Store, entries, keep uint64) error {
-	for entries > keep {
-		entries = max(keep, entries-min(entries, auditStep))
-		if err := s.Update(ctx, func(tx *latchkey.Tx) error { return audit.Prune(tx, entries) }); err != nil {
-			return err
-		}
+// countEntries returns the number of the trail's entries.
+func countEntries(ctx context.Context, client *admin.Client) (uint64, error) {
+	page, err := client.AuditPage(ctx, 0, 1)
+	if err != nil || len(page.Items) == 0 {
+		return 0, err
 	}
-	return nil
+	return page.Head.Number - page.Items[0].Number + 1, nil
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
@@ -25,11 +26,11 @@ as the store, because it contains the same secrets.`,
 		Args:              takes("FILE"),
 		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
+			return c.reading(cmd.Context(), func(client *admin.Client) error {
 				if args[0] == "-" {
-					return s.Backup(cmd.Context(), c.stdout)
+					return client.Backup(cmd.Context(), c.stdout)
 				}
-				written, err := c.backUp(cmd.Context(), s, args[0])
+				written, err := c.backUp(cmd.Context(), client, args[0])
 				if err != nil {
 					return err
 				}
@@ -44,7 +45,7 @@ as the store, because it contains the same secrets.`,
 }
 
 // backUp writes a backup to a new file. If backUp fails, there is no file.
-func (c *cli) backUp(ctx context.Context, s *latchkey.Store, path string) (written int64, err error) {
+func (c *cli) backUp(ctx context.Context, client *admin.Client, path string) (written int64, err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return 0, explainExisting(fs.ErrExist, path)
 	}
@@ -55,7 +56,7 @@ func (c *cli) backUp(ctx context.Context, s *latchkey.Store, path string) (writt
 	err = durable.Create(path, func(tmp *os.File) error {
 		defer p.end()
 		p.w = tmp
-		return s.Backup(ctx, p)
+		return client.Backup(ctx, p)
 	})
 	return p.written, explainExisting(err, path)
 }
@@ -160,12 +161,12 @@ both files. The new file no longer contains anything that deleted users and keys
 space.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
+			return c.changing(cmd.Context(), func(client *admin.Client) error {
 				before, err := os.Stat(c.store)
 				if err != nil {
 					return err
 				}
-				if err := s.Compact(cmd.Context()); err != nil {
+				if err := client.Compact(cmd.Context()); err != nil {
 					return err
 				}
 				after, err := os.Stat(c.store)

@@ -4,11 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 func clockCommands(c *cli) *cobra.Command {
@@ -31,20 +30,16 @@ that were made in the meantime keep their creation times. The store counts the r
 stats shows the number.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error { return c.resetClock(cmd.Context(), s) })
+			return c.changing(cmd.Context(), func(client *admin.Client) error { return c.resetClock(cmd.Context(), client) })
 		},
 	}
 }
 
-func (c *cli) resetClock(ctx context.Context, s *latchkey.Store) error {
-	doc := struct {
-		Before time.Time `json:"before"`
-		After  time.Time `json:"after"`
-	}{Before: s.Now()}
-	if err := s.ResetClock(ctx); err != nil {
+func (c *cli) resetClock(ctx context.Context, client *admin.Client) error {
+	doc, err := client.ResetClock(ctx)
+	if err != nil {
 		return err
 	}
-	doc.After = s.Now()
 	return c.print(doc, func(w io.Writer) {
 		fmt.Fprintf(w, "the store's time was %s, and is %s now\n", formatTime(doc.Before), formatTime(doc.After))
 	})

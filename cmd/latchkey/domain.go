@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
@@ -30,8 +31,12 @@ func domainShowCommand(c *cli) *cobra.Command {
 		Short: "Show the ID of the store's domain, which a manifest has to name",
 		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
-				doc := domainJSON{Domain: s.DomainID().String()}
+			return c.reading(cmd.Context(), func(client *admin.Client) error {
+				store, err := client.Store(cmd.Context())
+				if err != nil {
+					return err
+				}
+				doc := domainJSON{Domain: store.Domain.String()}
 				return c.printFields(doc, "Domain", doc.Domain)
 			})
 		},
@@ -52,11 +57,15 @@ which user has an ID by guessing addresses. Never put FILE into a repository.`,
 		Args:              takes("FILE"),
 		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
-				if err := writeNew(args[0], s.DomainSecrets().Export()); err != nil {
+			return c.reading(cmd.Context(), func(client *admin.Client) error {
+				secrets, err := client.DomainSecrets(cmd.Context())
+				if err != nil {
 					return err
 				}
-				doc := domainJSON{s.DomainID().String(), args[0]}
+				if err := writeNew(args[0], secrets.Export()); err != nil {
+					return err
+				}
+				doc := domainJSON{secrets.ID().String(), args[0]}
 				return c.print(doc, func(w io.Writer) {
 					fmt.Fprintf(w, "wrote the secrets of domain %s to %s\n", doc.Domain, plain(doc.File))
 				})

@@ -2,19 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
-
-// errKeysLeft means that a tag secret was not retired, because keys would be left without a token.
-var errKeysLeft = errors.New("keys would be left without a good token, and nothing was changed")
 
 func domainSecretCommands(c *cli) *cobra.Command {
 	cmd := parentCommand("secret", "Replace the secret under which the domain's tokens are made")
@@ -36,20 +32,6 @@ domain secret take.`
 	return cmd
 }
 
-// tagSecretJSON is what is printed of a tag secret in a list. Keys is the number of keys whose
-// newest token was made under the secret.
-type tagSecretJSON struct {
-	latchkey.TagSecret
-	Keys int `json:"keys"`
-}
-
-// tagSecretsJSON is what is printed of all tag secrets. WithoutToken is the number of keys that
-// have no good token.
-type tagSecretsJSON struct {
-	Secrets      []tagSecretJSON `json:"secrets"`
-	WithoutToken int             `json:"without_token"`
-}
-
 func domainSecretListCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
@@ -59,9 +41,9 @@ steps, and how many keys have their newest token under each. Expired keys are no
 reads all keys.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var doc tagSecretsJSON
-			err := c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) (err error) {
-				doc, err = countTagSecrets(cmd.Context(), s)
+			var doc admin.TagSecrets
+			err := c.reading(cmd.Context(), func(client *admin.Client) (err error) {
+				doc, err = client.TagSecrets(cmd.Context(), true)
 				return err
 			})
 			if err != nil {
@@ -73,38 +55,14 @@ reads all keys.`,
 				if !t.Changed.IsZero() {
 					since = formatTime(t.Changed)
 				}
-				rows = append(rows, []string{strconv.FormatUint(t.Number, 10), string(t.State), since, strconv.Itoa(t.Keys)})
+				rows = append(rows, []string{strconv.FormatUint(t.Number, 10), string(t.State), since, strconv.Itoa(*t.Keys)})
 			}
-			if doc.WithoutToken > 0 {
-				rows = append(rows, []string{"-", "no token", "", strconv.Itoa(doc.WithoutToken)})
+			if *doc.WithoutToken > 0 {
+				rows = append(rows, []string{"-", "no token", "", strconv.Itoa(*doc.WithoutToken)})
 			}
 			return c.printTable(doc, rows)
 		},
 	}
-}
-
-// countTagSecrets returns the tag secrets of a store, and counts the keys that have not expired.
-func countTagSecrets(ctx context.Context, s *latchkey.Store) (doc tagSecretsJSON, err error) {
-	secrets, err := s.TagSecrets(ctx)
-	if err != nil {
-		return doc, err
-	}
-	keys := map[uint64]int{}
-	for key, err := range s.AllKeys(ctx, latchkey.KeyFilter{}, uuid.Nil) {
-		switch n := len(key.Tokens); {
-		case err != nil:
-			return doc, err
-		case isExpired(key, s.Now()):
-		case n == 0:
-			doc.WithoutToken++
-		case !key.Tokens[n-1].Foreign:
-			keys[key.Tokens[n-1].TagSecret]++
-		}
-	}
-	for _, t := range secrets {
-		doc.Secrets = append(doc.Secrets, tagSecretJSON{t, keys[t.Number]})
-	}
-	return doc, nil
 }
 
 func domainSecretAddCommand(c *cli) *cobra.Command {
@@ -116,10 +74,8 @@ on, and makes none until latchkey domain secret use. All tokens stay good. At mo
 accepted at once.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var number uint64
-			return c.changeTagSecret(cmd.Context(), &number, "added", func(s *latchkey.Store) (err error) {
-				number, err = s.AddTagSecret(cmd.Context())
-				return err
+			return c.changeTagSecret(cmd.Context(), "added", func(client *admin.Client) (latchkey.TagSecret, error) {
+				return client.AddTagSecret(cmd.Context())
 			})
 		},
 	}
@@ -140,8 +96,8 @@ that is restored from an older one does not know the new secret.`,
 			if err != nil {
 				return err
 			}
-			return c.changeTagSecret(cmd.Context(), &number, "now using", func(s *latchkey.Store) error {
-				return s.UseTagSecret(cmd.Context(), number)
+			return c.changeTagSecret(cmd.Context(), "now using", func(client *admin.Client) (latchkey.TagSecret, error) {
+				return client.UseTagSecret(cmd.Context(), number)
 			})
 		},
 	}
@@ -163,33 +119,13 @@ gives them new tokens. Expired keys do not count.`,
 			if err != nil {
 				return err
 			}
-			return c.changeTagSecret(cmd.Context(), &number, "retired", func(s *latchkey.Store) error {
-				if !yes {
-					if err := wantNoKeyLeft(cmd.Context(), s, number); err != nil {
-						return err
-					}
-				}
-				return s.RetireTagSecret(cmd.Context(), number)
+			return c.changeTagSecret(cmd.Context(), "retired", func(client *admin.Client) (latchkey.TagSecret, error) {
+				return client.RetireTagSecret(cmd.Context(), number, yes)
 			})
 		},
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "also if keys are left without a good token")
 	return cmd
-}
-
-// wantNoKeyLeft returns errKeysLeft if a key has its newest token under a tag secret that is not in
-// use.
-func wantNoKeyLeft(ctx context.Context, s *latchkey.Store, number uint64) error {
-	doc, err := countTagSecrets(ctx, s)
-	if err != nil {
-		return err
-	}
-	for _, t := range doc.Secrets {
-		if t.Number == number && t.State == latchkey.TagSecretAccepted && t.Keys > 0 {
-			return fmt.Errorf("%w: their number is %d", errKeysLeft, t.Keys)
-		}
-	}
-	return nil
 }
 
 func domainSecretTakeCommand(c *cli) *cobra.Command {
@@ -208,8 +144,9 @@ has taken already changes nothing.`,
 				return err
 			}
 			doc := domainJSON{secrets.ID().String(), args[0]}
-			err = c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
-				return s.TakeTagSecrets(cmd.Context(), secrets)
+			err = c.changing(cmd.Context(), func(client *admin.Client) error {
+				_, err := client.TakeTagSecrets(cmd.Context(), secrets)
+				return err
 			})
 			if err != nil {
 				return err
@@ -221,26 +158,15 @@ has taken already changes nothing.`,
 	}
 }
 
-// changeTagSecret changes a tag secret by change, and prints the secret with this number, and what
-// was done.
-func (c *cli) changeTagSecret(ctx context.Context, number *uint64, done string, change func(*latchkey.Store) error) error {
-	var all []latchkey.TagSecret
-	err := c.withStore(ctx, latchkey.Options{}, func(s *latchkey.Store) (err error) {
-		if err := change(s); err != nil {
-			return err
-		}
-		all, err = s.TagSecrets(ctx)
+// changeTagSecret changes a tag secret by change, and prints the secret and what was done.
+func (c *cli) changeTagSecret(ctx context.Context, done string, change func(*admin.Client) (latchkey.TagSecret, error)) error {
+	var doc latchkey.TagSecret
+	err := c.changing(ctx, func(client *admin.Client) (err error) {
+		doc, err = change(client)
 		return err
 	})
 	if err != nil {
 		return err
-	}
-	// A secret that was retired long ago is not listed.
-	doc := latchkey.TagSecret{Number: *number, State: latchkey.TagSecretRetired}
-	for _, t := range all {
-		if t.Number == *number {
-			doc = t
-		}
 	}
 	return c.print(doc, func(w io.Writer) { fmt.Fprintf(w, "%s tag secret %d\n", done, doc.Number) })
 }
@@ -258,9 +184,9 @@ func (c *cli) completeTagSecret(cmd *cobra.Command, args []string, prefix string
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return c.completeStore(cmd, prefix, func(ctx context.Context, s *latchkey.Store, offer func(text, state string) error) error {
-		all, err := s.TagSecrets(ctx)
-		for _, t := range all {
+	return c.offer(cmd, prefix, func(ctx context.Context, client *admin.Client, offer offering) error {
+		all, err := client.TagSecrets(ctx, false)
+		for _, t := range all.Secrets {
 			if err == nil && t.State == latchkey.TagSecretAccepted {
 				err = offer(strconv.FormatUint(t.Number, 10), string(t.State))
 			}

@@ -51,13 +51,13 @@ var outcomes = []struct {
 	{errMetricsAddress, exitFailed, "give --metrics another address; port 0 is any free port"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{errPruned, exitInterrupted, "repeat the command to delete the others"},
-	{errKeysLeft, exitConflict, "rotate the keys that latchkey key list --tag-secret-before shows, or give --yes"},
+	{admin.ErrKeysLeft, exitConflict, "rotate the keys that latchkey key list --tag-secret-before shows, or give --yes"},
 	{errState, exitConflict, "name another file with --state, or remove that one"},
 	{errDiffers, exitWarned, "leave out --dry-run to make the changes"},
 	{errRepaired, exitInterrupted, "latchkey check shows the damage that is left"},
 	{errLeaked, exitLeaked, "a token that others can read is no secret; disable its key, or rotate the key without overlap"},
 	{errUnread, exitFailed, "the output says why"},
-	{errWrongLines, exitUsage, "correct the lines that the output names, or leave a field out with --ignore"},
+	{admin.ErrWrongLines, exitUsage, "correct the lines that the output names, or leave a field out with --ignore"},
 	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
 	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
 
@@ -98,7 +98,7 @@ var outcomes = []struct {
 	{latchkey.ErrInvalidGroup, exitUsage, "choose another group"},
 	{latchkey.ErrInvalidOptions, exitUsage, "see latchkey help"},
 
-	{errTrail, exitConflict, "latchkey audit show shows it, and begin --anew removes its entries"},
+	{admin.ErrTrail, exitConflict, "latchkey audit show shows it, and begin --anew removes its entries"},
 	{audit.ErrBroken, exitDamaged, trailAdvice},
 	{audit.ErrPruned, exitConflict, "give a later HEAD"},
 

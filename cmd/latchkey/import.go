@@ -6,39 +6,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strings"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/internal/durable"
 	"github.com/latchkeydb/latchkey/keyimport"
 )
 
 // formats are the formats of import. The format general has a scheme of the command line.
-var formats = map[string]func() keyimport.Format{
-	"general":        func() keyimport.Format { return keyimport.General(keyimport.Scheme{}) },
-	"unkey":          keyimport.Unkey,
-	"better-auth":    keyimport.BetterAuth,
-	"django-api-key": keyimport.DjangoAPIKey,
-	"latchkey":       keyimport.Latchkey,
-}
+var formats = []string{"better-auth", "django-api-key", "general", "latchkey", "unkey"}
 
 // importing is one run of the command import.
 type importing struct {
 	*cli
-	format   string
-	scheme   keyimport.Scheme
-	hash     string
-	length   string
-	ignore   []string
-	provider string
-	dryRun   bool
-	maxKeys  int
+	admin.Import
+	hash, length, provider string
 }
 
 func importCommand(c *cli) *cobra.Command {
@@ -77,89 +64,66 @@ With --dry-run, import says what it would do, and changes nothing.`,
 		Args:              takes("FILE"),
 		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := i.parse(cmd)
-			if err != nil {
+			if err := i.parse(cmd); err != nil {
 				return err
 			}
-			return i.run(cmd.Context(), f, args[0])
+			return i.run(cmd.Context(), args[0])
 		},
 	}
 	flags := cmd.Flags()
-	names := slices.Sorted(maps.Keys(formats))
-	flags.StringVar(&i.format, "format", "general", "the `FORMAT` of the file: "+strings.Join(names, ", "))
-	flags.StringVar(&i.scheme.Name, "scheme", "", "a `NAME` for the form of the tokens")
+	flags.StringVar(&i.Format, "format", "general", "the `FORMAT` of the file: "+strings.Join(formats, ", "))
+	flags.StringVar(&i.Scheme.Name, "scheme", "", "a `NAME` for the form of the tokens")
 	flags.StringVar(&i.hash, "hash", "", "the `HASH` of the tokens: sha256, sha512, bcrypt or argon2id")
-	flags.StringVar(&i.scheme.Handle.Separator, "handle-until", "", "the `TEXT` that ends the part of a token by which its key is found")
-	flags.IntVar(&i.scheme.Handle.Count, "handle-count", 0, "which `NUMBER` of these texts ends the part (default the first)")
-	flags.IntVar(&i.scheme.Handle.Last, "handle-last", 0, "the `NUMBER` of characters at the end of a token by which its key is found")
-	flags.StringVar(&i.scheme.Prefix, "token-prefix", "", "the `TEXT` that begins every token")
+	flags.StringVar(&i.Scheme.Handle.Separator, "handle-until", "", "the `TEXT` that ends the part of a token by which its key is found")
+	flags.IntVar(&i.Scheme.Handle.Count, "handle-count", 0, "which `NUMBER` of these texts ends the part (default the first)")
+	flags.IntVar(&i.Scheme.Handle.Last, "handle-last", 0, "the `NUMBER` of characters at the end of a token by which its key is found")
+	flags.StringVar(&i.Scheme.Prefix, "token-prefix", "", "the `TEXT` that begins every token")
 	flags.StringVar(&i.length, "token-length", "", "the `RANGE` of the lengths of tokens, such as 20-40 (default 16-512, or what the system has)")
-	flags.StringArrayVar(&i.ignore, "ignore", nil, "the `FIELD` that is not to be looked at; can be repeated")
+	flags.StringArrayVar(&i.Ignore, "ignore", nil, "the `FIELD` that is not to be looked at; can be repeated")
 	flags.StringVar(&i.provider, "provider", string(latchkey.ProviderCustomToken), "the `PROVIDER` of the identities of owners")
-	flags.BoolVar(&i.dryRun, "dry-run", false, "say what would be done, and change nothing")
-	addMaxKeysFlag(cmd, &i.maxKeys)
-	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
+	flags.BoolVar(&i.DryRun, "dry-run", false, "say what would be done, and change nothing")
+	addMaxKeysFlag(cmd, &i.opts.MaxKeysPerUser)
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("hash", cobra.FixedCompletions([]string{"sha256", "sha512", "bcrypt", "argon2id"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// parse returns the format that the flags say.
-func (i *importing) parse(cmd *cobra.Command) (f keyimport.Format, err error) {
-	newFormat, known := formats[i.format]
-	if !known {
-		return f, usagef("there is no format %q; the formats are %s", i.format, strings.Join(slices.Sorted(maps.Keys(formats)), ", "))
+// parse checks the flags, and completes the import that they say.
+func (i *importing) parse(cmd *cobra.Command) error {
+	if !slices.Contains(formats, i.Format) {
+		return usagef("there is no format %q; the formats are %s", i.Format, strings.Join(formats, ", "))
 	}
-	if err := checkMaxKeys(i.maxKeys); err != nil {
-		return f, err
+	if err := checkMaxKeys(i.opts.MaxKeysPerUser); err != nil {
+		return err
 	}
-	f = newFormat()
-	i.scheme.Hash = keyimport.Hash(i.hash)
+	i.Scheme.Hash, i.Provider = keyimport.Hash(i.hash), latchkey.Provider(i.provider)
 	if i.length != "" {
 		var end string
-		if _, err := fmt.Sscanf(i.length+" .", "%d-%d %s", &i.scheme.MinLength, &i.scheme.MaxLength, &end); err != nil || end != "." {
-			return f, usagef("--token-length is two numbers with a hyphen between them, such as 20-40")
+		if _, err := fmt.Sscanf(i.length+" .", "%d-%d %s", &i.Scheme.MinLength, &i.Scheme.MaxLength, &end); err != nil || end != "." {
+			return usagef("--token-length is two numbers with a hyphen between them, such as 20-40")
 		}
 	}
 	for _, name := range []string{"scheme", "hash", "handle-until", "handle-count", "handle-last"} {
-		if i.format != "general" && cmd.Flags().Changed(name) {
-			return f, usagef("--%s is for --format general", name)
+		if i.Format != "general" && cmd.Flags().Changed(name) {
+			return usagef("--%s is for --format general", name)
 		}
 	}
 	for _, name := range []string{"token-prefix", "token-length"} {
-		if i.format == "latchkey" && cmd.Flags().Changed(name) {
-			return f, usagef("--%s is not for --format latchkey, because the file has the schemes", name)
+		if i.Format == "latchkey" && cmd.Flags().Changed(name) {
+			return usagef("--%s is not for --format latchkey, because the file has the schemes", name)
 		}
 	}
 	switch {
-	case i.format == "general" && (i.scheme.Name == "" || i.hash == ""):
-		return f, usagef("--format is general if it is left out, and then needs --scheme and --hash")
-	case i.format == "general" && (i.hash == "bcrypt" || i.hash == "argon2id") && (i.scheme.Handle.Separator == "") == (i.scheme.Handle.Last == 0):
-		return f, usagef("--hash %s needs --handle-until or --handle-last, because such a hash does not say which token it is of", i.hash)
-	case i.format == "general":
-		f = keyimport.General(i.scheme)
-	default:
-		if i.scheme.Prefix != "" {
-			f.Scheme.Prefix = i.scheme.Prefix
-		}
-		if i.length != "" {
-			f.Scheme.MinLength, f.Scheme.MaxLength = i.scheme.MinLength, i.scheme.MaxLength
-		}
+	case i.Format == "general" && (i.Scheme.Name == "" || i.hash == ""):
+		return usagef("--format is general if it is left out, and then needs --scheme and --hash")
+	case i.Format == "general" && (i.hash == "bcrypt" || i.hash == "argon2id") && (i.Scheme.Handle.Separator == "") == (i.Scheme.Handle.Last == 0):
+		return usagef("--hash %s needs --handle-until or --handle-last, because such a hash does not say which token it is of", i.hash)
 	}
-	return f, nil
+	return nil
 }
 
-// importJSON is what is printed of an import.
-type importJSON struct {
-	DryRun   bool        `json:"dry_run"`
-	Users    []uuid.UUID `json:"users"`
-	Keys     []uuid.UUID `json:"keys"`
-	Disabled []uuid.UUID `json:"disabled"`
-	Known    int         `json:"known"`
-	Expired  []int       `json:"expired"`
-}
-
-func (i *importing) run(ctx context.Context, f keyimport.Format, path string) error {
-	var file io.Reader = i.stdin
+func (i *importing) run(ctx context.Context, path string) error {
+	file := interruptible(ctx, i.stdin)
 	if path != "-" {
 		data, err := readOwn(path)
 		if err != nil {
@@ -167,51 +131,39 @@ func (i *importing) run(ctx context.Context, f keyimport.Format, path string) er
 		}
 		file = bytes.NewReader(data)
 	}
-	entries, err := keyimport.Read(file, f, &keyimport.Options{Ignore: i.ignore})
-	if err != nil {
-		return i.explain(err, path)
-	}
-	return i.withStore(ctx, latchkey.Options{MaxKeysPerUser: i.maxKeys}, func(s *latchkey.Store) error {
-		r, err := keyimport.Import(ctx, s, f, entries, &keyimport.ImportOptions{Provider: latchkey.Provider(i.provider), DryRun: i.dryRun})
+	return i.changing(ctx, func(client *admin.Client) error {
+		done, err := client.Import(ctx, file, i.Import)
 		if err != nil {
-			return i.explain(err, path)
+			return i.explainLines(err, path)
 		}
-		doc := importJSON{i.dryRun, append([]uuid.UUID{}, r.Users...), append([]uuid.UUID{}, r.Keys...), append([]uuid.UUID{}, r.Disabled...),
-			r.Known, append([]int{}, r.Expired...)}
-		return i.print(doc, func(w io.Writer) {
-			fmt.Fprintf(w, "keys imported:      %d\nusers made:         %d\nalready there:      %d\n", len(r.Keys), len(r.Users), r.Known)
-			if len(r.Disabled) > 0 {
-				fmt.Fprintf(w, "disabled now:       %d\n", len(r.Disabled))
+		return i.print(done, func(w io.Writer) {
+			fmt.Fprintf(w, "keys imported:      %d\nusers made:         %d\nalready there:      %d\n", len(done.Keys), len(done.Users), done.Known)
+			if len(done.Disabled) > 0 {
+				fmt.Fprintf(w, "disabled now:       %d\n", len(done.Disabled))
 			}
-			if len(r.Expired) > 0 {
-				fmt.Fprintf(w, "expired, left out:  %d, the first in line %d\n", len(r.Expired), r.Expired[0])
+			if len(done.Expired) > 0 {
+				fmt.Fprintf(w, "expired, left out:  %d, the first in line %d\n", len(done.Expired), done.Expired[0])
 			}
-			if i.dryRun {
+			if done.DryRun {
 				fmt.Fprintln(w, "Nothing was changed, because of --dry-run.")
 			}
 		})
 	})
 }
 
-// errWrongLines means that lines of a file are wrong. The output has them.
-var errWrongLines = errors.New("nothing was imported, because lines are wrong")
-
-// explain prints the lines that an error says are wrong, and returns the error of the command.
-func (i *importing) explain(err error, path string) error {
-	var lines keyimport.Errors
-	if !errors.As(err, &lines) {
+// explainLines prints the lines that an error says are wrong, and returns the error of the command.
+func (i *importing) explainLines(err error, path string) error {
+	var p *admin.Problem
+	if !errors.Is(err, admin.ErrWrongLines) || !errors.As(err, &p) {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	for _, line := range lines {
-		doc := struct {
-			Line  int    `json:"line"`
-			Error string `json:"error"`
-		}{line.Line, redact(line.Text())}
-		if err := i.print(doc, func(w io.Writer) { fmt.Fprintln(w, plain(redact(line.Error()))) }); err != nil {
+	for _, wrong := range p.Lines {
+		err := i.print(wrong, func(w io.Writer) { fmt.Fprintln(w, plain(fmt.Sprintf("line %d: %s", wrong.Line, wrong.Error))) })
+		if err != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("%s: %w", path, errWrongLines)
+	return fmt.Errorf("%s: %w", path, admin.ErrWrongLines)
 }
 
 func exportCommand(c *cli) *cobra.Command {
@@ -238,12 +190,11 @@ copies everything.`,
 		Args:              takes("FILE"),
 		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opts := &keyimport.ExportOptions{WithVerifiers: withVerifiers}
-			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
+			return c.reading(cmd.Context(), func(client *admin.Client) error {
 				if args[0] == "-" {
-					return keyimport.Export(cmd.Context(), s, c.stdout, opts)
+					return client.Export(cmd.Context(), c.stdout, withVerifiers)
 				}
-				err := durable.Create(args[0], func(tmp *os.File) error { return keyimport.Export(cmd.Context(), s, tmp, opts) })
+				err := durable.Create(args[0], func(tmp *os.File) error { return client.Export(cmd.Context(), tmp, withVerifiers) })
 				if err != nil {
 					return explainExisting(err, args[0])
 				}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
@@ -56,9 +57,9 @@ entry. The entry is indented as an entry of server_keys.`,
 func (m *minting) run(ctx context.Context, name string) error {
 	domain, err := readDomain(m.domain)
 	if err == nil && m.domain == "" {
-		err = m.withStoreReadOnly(ctx, func(s *latchkey.Store) error {
-			domain = s.DomainSecrets()
-			return nil
+		err = m.reading(ctx, func(client *admin.Client) (err error) {
+			domain, err = client.DomainSecrets(ctx)
+			return err
 		})
 	}
 	if err != nil {

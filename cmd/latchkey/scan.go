@@ -9,13 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"golang.org/x/text/encoding/unicode"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/tokenscan"
 )
 
@@ -46,7 +46,7 @@ type scanning struct {
 	disable, noStore bool
 	prefix           string
 
-	store   *latchkey.Store             // nil with noStore
+	client  *admin.Client               // nil with noStore
 	answers map[string]tokenscan.Answer // by token, without tokens that the store does not know
 	keys    []uuid.UUID                 // of the tokens in answers, without repeats
 	found   int                         // of the tokens that make scan fail, with repeats
@@ -113,11 +113,12 @@ func (s *scanning) run(cmd *cobra.Command, paths []string) error {
 		}
 		return s.verdict()
 	}
-	err := s.withStoreReadOnly(ctx, func(store *latchkey.Store) (err error) {
-		s.store = store
-		if s.prefix, err = prefixOf(ctx, store); err != nil {
+	err := s.reading(ctx, func(client *admin.Client) error {
+		store, err := client.Store(ctx)
+		if err != nil {
 			return err
 		}
+		s.client, s.prefix = client, store.TokenPrefix
 		return s.scan(ctx, paths)
 	})
 	if err == nil && s.disable && len(s.keys) > 0 {
@@ -127,13 +128,6 @@ func (s *scanning) run(cmd *cobra.Command, paths []string) error {
 		return err
 	}
 	return s.verdict()
-}
-
-// prefixOf returns the prefix of a store's tokens, from a token that nobody gets.
-func prefixOf(ctx context.Context, store *latchkey.Store) (string, error) {
-	_, token, err := store.MintKey(ctx)
-	prefix, _, _ := strings.Cut(token, "_")
-	return prefix, err
 }
 
 // verdict returns the error of a scan that has found something.
@@ -248,14 +242,17 @@ func (r *contextReader) Read(b []byte) (int, error) {
 // ask returns what the store knows of a token. It asks only once about each token of the store,
 // because an answer costs a hash.
 func (s *scanning) ask(ctx context.Context, found tokenscan.Found) (tokenscan.Answer, error) {
-	if s.store == nil {
+	if s.client == nil {
 		s.found++
 		return tokenscan.Answer{State: unchecked}, nil
 	}
 	answer, known := s.answers[found.Token()]
 	if !known {
-		var err error
-		if answer, err = tokenscan.Ask(ctx, s.store, found); err != nil {
+		of, err := s.client.FindToken(ctx, found.Token())
+		switch answer = of.Answer(); {
+		case errors.Is(err, admin.ErrTokenUnknown):
+			answer.State = tokenscan.Unknown
+		case err != nil:
 			return answer, err
 		}
 		if answer.State != tokenscan.Unknown {
@@ -308,35 +305,32 @@ func (s *scanning) notRead(path string, err error) error {
 	return s.cli.print(doc, func(w io.Writer) { fmt.Fprintf(w, "%s: not read: %s\n", plain(path), doc.Error) })
 }
 
-// disableKeys disables the keys of the tokens that were found, in one transaction, and prints the
-// keys that were not disabled before.
+// disableKeys disables the keys of the tokens that were found, and prints the keys that were not
+// disabled before. It goes on when the command is interrupted.
 func (s *scanning) disableKeys(ctx context.Context) error {
-	var disabled []latchkey.Key
-	err := s.update(ctx, func(tx *latchkey.Tx) error {
-		disabled = nil
+	ctx = context.WithoutCancel(ctx)
+	return s.changing(ctx, func(client *admin.Client) error {
 		for _, id := range s.keys {
-			key, err := tx.KeyByID(id)
-			switch {
-			case errors.Is(err, latchkey.ErrKeyNotFound) || err == nil && key.Disabled:
-				continue // deleted meanwhile, or another token of a key that is disabled by now
-			case err == nil:
-				err = tx.DisableKey(key.Owner, key.ID)
+			key, err := client.Key(ctx, id)
+			if err == nil && key.Disabled {
+				continue // it is another token of a key that is disabled by now
+			}
+			if err == nil {
+				key, err = client.ChangeKey(ctx, id, admin.KeyChange{Disabled: admin.Some(true)}, "")
+			}
+			if errors.Is(err, latchkey.ErrKeyNotFound) {
+				continue // it was deleted meanwhile
 			}
 			if err != nil {
 				return err
 			}
-			key.Disabled = true
-			disabled = append(disabled, key)
+			doc := struct {
+				Disabled latchkey.Key `json:"disabled"`
+			}{key.Stored()}
+			if err := s.cli.print(doc, func(w io.Writer) { fmt.Fprintf(w, "disabled key %s (%s)\n", plain(key.Name), key.ID) }); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
-	for _, key := range disabled {
-		if err == nil {
-			doc := struct {
-				Disabled latchkey.Key `json:"disabled"`
-			}{key}
-			err = s.cli.print(doc, func(w io.Writer) { fmt.Fprintf(w, "disabled key %s (%s)\n", plain(key.Name), key.ID) })
-		}
-	}
-	return err
 }

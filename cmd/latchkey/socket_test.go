@@ -26,7 +26,6 @@ var direct = map[string]string{
 // unconverted has the commands that do not work through the socket yet.
 var unconverted = []string{
 	"user", "key", "login", "completion", "__complete", "__completeNoDesc",
-	"scan", "audit", "mint", "domain", "import", "export", "stats", "clock", "check", "backup", "compact",
 }
 
 // serveFirst opens the store that a command line names, and serves its socket, if socketEnv is set.

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
 )
 
@@ -188,12 +189,16 @@ func statsCommand(c *cli) *cobra.Command {
 		Short: "Show how much is in the store",
 		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
-				stats, err := s.Stats(cmd.Context())
+			return c.reading(cmd.Context(), func(client *admin.Client) error {
+				stats, err := client.Stats(cmd.Context())
 				if err != nil {
 					return err
 				}
 				info, err := os.Stat(c.store)
+				if err != nil {
+					return err
+				}
+				health, err := client.Health(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -206,7 +211,7 @@ func statsCommand(c *cli) *cobra.Command {
 					Bytes    int64    `json:"bytes"`
 					Resets   uint64   `json:"clock_resets"`
 					Health   []string `json:"health"`
-				}{stats.Users, stats.Keys, stats.Sequence, info.Size(), stats.ClockResets, healthOf(cmd.Context(), s)}
+				}{stats.Users, stats.Keys, stats.Sequence, info.Size(), stats.ClockResets, healthOf(health)}
 				return c.printFields(doc,
 					"Users", fmt.Sprint(doc.Users),
 					"Keys", fmt.Sprint(doc.Keys),
@@ -219,11 +224,11 @@ func statsCommand(c *cli) *cobra.Command {
 	}
 }
 
-// healthOf returns what s says is wrong, as texts.
-func healthOf(ctx context.Context, s *latchkey.Store) []string {
+// healthOf returns what is wrong with a store, as texts.
+func healthOf(health admin.Health) []string {
 	texts := []string{}
-	for _, err := range splitError(s.Health(ctx)) {
-		texts = append(texts, line(text(err)))
+	for _, finding := range health.Findings {
+		texts = append(texts, line(text(&finding)))
 	}
 	return texts
 }
@@ -239,19 +244,19 @@ store is sound, and 7 if it is damaged.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if repair {
-				return c.withStore(cmd.Context(), latchkey.Options{}, func(s *latchkey.Store) error {
-					repaired, err := s.Repair(cmd.Context())
+				return c.changing(cmd.Context(), func(client *admin.Client) error {
+					repaired, err := client.Repair(cmd.Context())
 					if err != nil {
 						return err
 					}
-					err = c.check(cmd.Context(), s, repaired)
+					err = c.check(cmd.Context(), client, repaired)
 					if repaired > 0 && errors.Is(err, context.Canceled) {
 						err = fmt.Errorf("check %s: %w: repaired: %d", c.store, errRepaired, repaired)
 					}
 					return err
 				})
 			}
-			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error { return c.check(cmd.Context(), s, 0) })
+			return c.reading(cmd.Context(), func(client *admin.Client) error { return c.check(cmd.Context(), client, 0) })
 		},
 	}
 	cmd.Flags().BoolVar(&repair, "repair", false, "repair what can be derived, then check")
@@ -260,20 +265,27 @@ store is sound, and 7 if it is damaged.`,
 
 // check prints the damage that it finds in the store. repaired is the number of findings that were
 // repaired before.
-func (c *cli) check(ctx context.Context, s *latchkey.Store, repaired int) error {
+func (c *cli) check(ctx context.Context, client *admin.Client, repaired int) error {
 	doc := struct {
 		Sound    bool     `json:"sound"`
 		Repaired int      `json:"repaired"`
 		Findings []string `json:"findings"`
 	}{Repaired: repaired, Findings: []string{}}
-	for finding := range s.Check(ctx) {
-		if !errors.Is(finding, latchkey.ErrCorrupt) {
-			return finding
+	found, err := client.Check(ctx)
+	if err != nil {
+		return err
+	}
+	for _, finding := range found.Findings {
+		if !errors.Is(&finding, latchkey.ErrCorrupt) {
+			return &finding
 		}
 		doc.Findings = append(doc.Findings, plain(finding.Error()))
 	}
+	if found.More {
+		doc.Findings = append(doc.Findings, "and more")
+	}
 	doc.Sound = len(doc.Findings) == 0
-	err := c.print(doc, func(w io.Writer) {
+	err = c.print(doc, func(w io.Writer) {
 		if repaired > 0 {
 			fmt.Fprintf(w, "repaired: %d\n", repaired)
 		}
