@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,9 +117,11 @@ who may read it, its directory, the programs that have it open, the free space, 
 damage, and the safety copy. doctor never changes a file, and works on every file: a store that is
 damaged or locked, a file that is no store, a directory, and a name without a file.
 
-While another program has the store open for writing, doctor does not look into the file. It opens a
-store that is free for reading, so a program that starts in this moment waits for doctor, for as long
-as it reads the whole file.
+While another program has the store open for writing, doctor does not look into the file. It asks the
+program, through its socket, how it is, what the store has, and whether there is damage. It says so if
+the program serves no socket, if it does not answer, and if somebody else has the name of the socket. A
+store that is free is opened for reading, so a program that starts in this moment waits for doctor, for
+as long as it reads the whole file.
 
 Each finding is good, skipped (it could not be looked at, and that is no fault), a warning (the store
 works, but somebody should do something), or a problem. A monitor can use the exit status: 0 if there
@@ -165,6 +168,8 @@ func diagnose(ctx context.Context, path string) (*diagnosis, error) {
 	file, findings := lookAtFile(path)
 	d.add(findings...)
 	if file == nil {
+		findings, _ = lookAtSocket(ctx, path, false)
+		d.add(findings...)
 		d.add(lookAtSafetyCopy(ctx, path, nil)...)
 		return d, ctx.Err()
 	}
@@ -209,7 +214,11 @@ func lookInside(ctx context.Context, path string) (findings []finding, behind er
 	findings = lookAtLock(holders, err)
 	switch {
 	case errors.Is(err, latchkey.ErrLocked):
-		return append(findings, skipped("contents", "not looked at, because another program has the store open for writing")), nil
+		asked, behind := lookAtSocket(ctx, path, true)
+		if !slices.ContainsFunc(asked, func(f finding) bool { return f.Name == "contents" }) {
+			asked = append(asked, skipped("contents", "not looked at, because another program has the store open for writing"))
+		}
+		return append(findings, asked...), behind
 	case errors.Is(err, latchkey.ErrNewerFormat):
 		return append(findings, problem("format", err)), nil
 	case errors.Is(err, latchkey.ErrCorrupt):
@@ -237,6 +246,8 @@ func lookInside(ctx context.Context, path string) (findings []finding, behind er
 		findings = append(findings, good("damage", "none"))
 	}
 	more, behind := lookAtHealth(ctx, s)
+	findings = append(findings, more...)
+	more, _ = lookAtSocket(ctx, path, false)
 	return append(findings, more...), behind
 }
 
@@ -303,10 +314,40 @@ func lookAtHealth(ctx context.Context, s *latchkey.Store) (findings []finding, b
 		case errors.Is(err, latchkey.ErrClockBehind):
 			behind = err
 		default:
-			findings = append(findings, problem("health", err))
+			findings = append(findings, unhealthy(err))
 		}
 	}
 	return findings, behind
+}
+
+// healthAdvice has what to do about the findings of [latchkey.Store.Health] that no command returns
+// as its error. The store works with all of them. A program that has the store open finds them.
+var healthAdvice = []struct {
+	err    error
+	advice string
+}{
+	{latchkey.ErrSafetyCopyFailed, "make room where the copy is to be, and see that the program can write there; it tries again by itself"},
+	{latchkey.ErrLastUseFailed, "make room on the disk, and see that it works; the program tries again by itself"},
+	{latchkey.ErrRotationNotDurable, "see that the disk works; until something is written, a restart of the program lets the old token in again"},
+	{latchkey.ErrReaderHoldsUp, "have the program end its long View; changes wait for it"},
+	{latchkey.ErrRecovered, "disable and delete again what was revoked after the safety copy was made; the finding goes with a restart of the program"},
+}
+
+// unhealthy returns the finding for a finding of [latchkey.Store.Health].
+func unhealthy(err error) finding {
+	for _, a := range healthAdvice {
+		if errors.Is(err, a.err) {
+			return warning("health", line(text(err)), a.advice)
+		}
+	}
+	f := problem("health", err)
+	switch {
+	case errors.Is(err, latchkey.ErrSyncFailed):
+		f.Advice = "see that the disk works and has room, and start the program again; until then it accepts no changes"
+	case f.Advice == "":
+		f.Advice = "see the log of the program"
+	}
+	return f
 }
 
 // splitError returns the errors that [errors.Join] has joined.

@@ -74,7 +74,7 @@ func dialAt(ctx context.Context, p place, users []int) (net.Conn, error) {
 	}
 	user, err := peerOf(conn.(*net.UnixConn))
 	if errors.Is(err, errors.ErrUnsupported) || err == nil && slices.Contains(users, user) {
-		return conn, nil
+		return dialed{conn.(*net.UnixConn), p}, nil
 	}
 	_ = conn.Close()
 	if err == nil {
@@ -82,3 +82,12 @@ func dialAt(ctx context.Context, p place, users []int) (net.Conn, error) {
 	}
 	return nil, err
 }
+
+// A dialed is a connection whose remote address is the path of the socket. The system tells the
+// name under which the socket was made.
+type dialed struct {
+	*net.UnixConn
+	at place
+}
+
+func (d dialed) RemoteAddr() net.Addr { return &net.UnixAddr{Name: d.at.path(), Net: "unix"} }

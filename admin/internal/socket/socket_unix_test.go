@@ -172,6 +172,14 @@ func TestASocketLiesBesideItsFileAndGoesWithItsListener(t *testing.T) {
 	if l.Path() != file+".sock" {
 		t.Errorf("the socket is %s", l.Path())
 	}
+	conn, err := Dial(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if conn.RemoteAddr().String() != l.Path() {
+		t.Errorf("the connection is to %s", conn.RemoteAddr())
+	}
 	wantNames(t, filepath.Dir(file), "keys.db", "keys.db.sock")
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
