@@ -16,6 +16,13 @@
 //
 //	socket, err := admin.Listen(store, "keys.db", nil)
 //
+// [NewPage] returns a page for browsers, on which people administer the store. They sign in with a
+// URL that works once.
+//
+//	page, err := admin.NewPage(store, "http://127.0.0.1:9091", nil)
+//	fmt.Println(page.SignInURL())
+//	err = http.ListenAndServe("127.0.0.1:9091", page)
+//
 // # Callers
 //
 // Without [Options].Authenticate, each request needs a key of the store with the scope

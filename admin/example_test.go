@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
@@ -74,4 +76,38 @@ func ExampleNew() {
 	// Output:
 	// 201 true
 	// 401 urn:latchkey:problem:unauthorized
+}
+
+// A program serves the page to browsers on the same machine, and prints a URL that signs one of
+// them in.
+func ExampleNewPage() {
+	store, _, done := exampleStore()
+	defer done()
+
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	page, err := admin.NewPage(store, "http://"+listener.Addr().String(), nil)
+	if err != nil {
+		panic(err)
+	}
+	server := &http.Server{Handler: page, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	server.RegisterOnShutdown(page.Close)
+	go func() { _ = server.Serve(listener) }()
+	defer server.Shutdown(context.Background())
+
+	signIn := page.SignInURL() // to be printed, and not to be logged
+	_, fragment, _ := strings.Cut(signIn, "#")
+	fmt.Println("the fragment begins with", fragment[:8])
+
+	res, err := http.Get("http://" + listener.Addr().String())
+	if err != nil {
+		panic(err)
+	}
+	res.Body.Close()
+	fmt.Println(res.Status)
+	// Output:
+	// the fragment begins with sign-in=
+	// 200 OK
 }

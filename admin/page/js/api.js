@@ -9,23 +9,32 @@ export class Problem extends Error {
     }
 }
 const stored = "latchkey-session";
+let mine = null;
 export function session() {
     try {
-        return JSON.parse(localStorage.getItem(stored) ?? "null");
+        return JSON.parse(localStorage.getItem(stored) ?? "null") ?? mine;
     }
     catch {
-        return null;
+        return mine;
     }
 }
 function setSession(s) {
-    if (s)
-        localStorage.setItem(stored, JSON.stringify(s));
-    else
-        localStorage.removeItem(stored);
+    mine = s;
+    try {
+        if (s)
+            localStorage.setItem(stored, JSON.stringify(s));
+        else
+            localStorage.removeItem(stored);
+    }
+    catch { }
 }
 export function onSession(run) {
-    addEventListener("storage", (e) => { if (e.key === stored || e.key === null)
-        run(); });
+    addEventListener("storage", (e) => {
+        if (e.key !== stored && e.key !== null)
+            return;
+        mine = null;
+        run();
+    });
 }
 let signedOut = () => { };
 export function onSignedOut(run) {

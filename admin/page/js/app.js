@@ -23,6 +23,7 @@ class Frame {
     links = new Map();
     live = h("span", { class: "live" });
     stream;
+    timer;
     view = null;
     shown = "";
     constructor(actor) {
@@ -35,11 +36,14 @@ class Frame {
         app.replaceChildren(h("header", { class: "top" }, h("a", { class: "skip", href: "#main", on: { click: (e) => { e.preventDefault(); this.main.querySelector("h1")?.focus(); } } }, "Skip to the content"), h("span", { class: "brand" }, h("img", { src: "/icon.svg", alt: "", width: "22", height: "22" }), "Latchkey"), nav, h("span", { class: "who" }, this.live, h("span", { class: "faint", title: "The audit trail names this session so." }, actor), button("Sign out", () => void leave(), { class: "small quiet" }))), this.main);
         this.setLive(null);
         addEventListener("hashchange", this.route);
+        this.timer = setInterval(() => { if (!document.hidden)
+            this.view?.changed(); }, 60_000);
         this.stream = new Stream(() => this.view?.changed(), (live) => this.setLive(live));
         this.route();
     }
     close() {
         removeEventListener("hashchange", this.route);
+        clearInterval(this.timer);
         this.stream.close();
         this.view?.close();
         closeDialogs();

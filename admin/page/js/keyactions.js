@@ -213,7 +213,7 @@ export class KeyActions {
                 this.watcher.put(answer.key);
                 setTimeout(() => {
                     if (answer.token !== undefined)
-                        showToken(answer.key.id, answer.key.name, answer.token, [], () => { });
+                        showToken(answer.key.id, answer.key.name, answer.token, [], () => say("The key is created."));
                     else
                         this.lost(answer.key);
                 });

@@ -51,23 +51,32 @@ type Session = { actor: string; proof: string };
 
 const stored = "latchkey-session";
 
+let mine: Session | null = null; // where the browser keeps nothing
+
 // session returns the session, or null.
 export function session(): Session | null {
 	try {
-		return JSON.parse(localStorage.getItem(stored) ?? "null") as Session | null;
+		return JSON.parse(localStorage.getItem(stored) ?? "null") as Session | null ?? mine;
 	} catch {
-		return null;
+		return mine;
 	}
 }
 
 function setSession(s: Session | null): void {
-	if (s) localStorage.setItem(stored, JSON.stringify(s));
-	else localStorage.removeItem(stored);
+	mine = s;
+	try {
+		if (s) localStorage.setItem(stored, JSON.stringify(s));
+		else localStorage.removeItem(stored);
+	} catch { /* the session is good for this tab, until it is loaded again */ }
 }
 
 // onSession runs a function when another tab signs in or out.
 export function onSession(run: () => void): void {
-	addEventListener("storage", (e) => { if (e.key === stored || e.key === null) run(); });
+	addEventListener("storage", (e) => {
+		if (e.key !== stored && e.key !== null) return;
+		mine = null;
+		run();
+	});
 }
 
 let signedOut: () => void = () => {};

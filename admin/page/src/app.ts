@@ -33,6 +33,7 @@ class Frame {
 	private readonly links = new Map<string, HTMLAnchorElement>();
 	private readonly live = h("span", { class: "live" });
 	private readonly stream: Stream;
+	private readonly timer: number;
 	private view: View | null = null;
 	private shown = ""; // the route without the ID of an entry
 
@@ -52,12 +53,15 @@ class Frame {
 			this.main);
 		this.setLive(null);
 		addEventListener("hashchange", this.route);
+		// Uses of keys are no changes, and times such as "2 minutes ago" pass.
+		this.timer = setInterval(() => { if (!document.hidden) this.view?.changed(); }, 60_000);
 		this.stream = new Stream(() => this.view?.changed(), (live) => this.setLive(live));
 		this.route();
 	}
 
 	close(): void {
 		removeEventListener("hashchange", this.route);
+		clearInterval(this.timer);
 		this.stream.close();
 		this.view?.close();
 		closeDialogs();

@@ -212,7 +212,7 @@ export class KeyActions {
 				const answer = await call<KeyWithToken>("POST", path, { body, idempotency: once.of([path, body]) });
 				this.watcher.put(answer.key);
 				setTimeout(() => {
-					if (answer.token !== undefined) showToken(answer.key.id, answer.key.name, answer.token, [], () => {});
+					if (answer.token !== undefined) showToken(answer.key.id, answer.key.name, answer.token, [], () => say("The key is created."));
 					else this.lost(answer.key);
 				});
 			},

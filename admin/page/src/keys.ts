@@ -9,15 +9,16 @@ import { filter, heading, nothing, searchField, type View } from "./view.js";
 
 type Show = { server: boolean; owner?: string; group?: string; showUser: (id: string) => void; mark: (id: string) => void; all: () => void };
 
-// looksLikeToken reports whether a text may be a token. A token must not get into a URL.
+// looksLikeToken reports whether a text may be a token, or a part of one. A token must not get into
+// a URL.
 function looksLikeToken(text: string): boolean {
-	return text.length > 30 && !/\s/.test(text) && !/^[0-9a-f-]{36}$/i.test(text) && !text.includes("@");
+	return /^[0-9A-Za-z]{1,16}_[0-9A-Za-z]{22,}$/.test(text) || text.length >= 60 && !/[\s@]/.test(text);
 }
 
 // keysView returns the view of all keys, or of the server keys.
 export function keysView(show: Show): View {
 	let details: KeyDetails | null = null;
-	let text = "";
+	let text = "", asName = false; // what is searched for, and whether it is no token for certain
 	const actions = new KeyActions({
 		put: (key) => {
 			table.put(key);
@@ -42,7 +43,8 @@ export function keysView(show: Show): View {
 				? button("Enable", () => actions.enable(k), { class: "small", "data-part": "state", "data-focus": `${k.id} state`, "aria-label": `Enable ${visible(k.name)}` })
 				: button("Disable", () => actions.disable(k), { class: "small", "data-part": "state", "data-focus": `${k.id} state`, "aria-label": `Disable ${visible(k.name)}` })] },
 		],
-		empty: () => filtered() ? nothing("No key fits.", "Clear search and filters", clear)
+		empty: () => looksLikeToken(text) && !asName ? nothing("This looks like a token, and no key of the store has it.", "Search the names for it", () => { asName = true; load(); })
+			: filtered() ? nothing("No key fits.", "Clear search and filters", clear)
 			: nothing(show.server ? "There are no server keys. A server key authenticates a service." : "There are no keys yet.", show.server ? "New server key" : "New key", create),
 		changed: () => { head.count.textContent = table.summary(); },
 	});
@@ -52,7 +54,7 @@ export function keysView(show: Show): View {
 		else call<User>("GET", userPath(show.owner)).then((u) => actions.create(u), (err: Error) => say(err.message));
 	};
 	const head = heading(show.server ? "Server keys" : "Keys", button(show.server ? "New server key" : "New key", create, { class: "primary" }));
-	const search = searchField("Search keys", show.server ? "Name or ID" : "Name of the key, user, ID, or a token that was found", (t) => { text = t; load(); });
+	const search = searchField("Search keys", show.server ? "Name or ID" : "Name of the key, user, ID, or a token that was found", (t) => { text = t; asName = false; load(); });
 	const state = filter("State", [["", "all"], ["enabled", "enabled"], ["disabled", "disabled"], ["expired", "expired"]], () => load());
 	const expires = filter("Expires within", [["", "any time"], ["7", "7 days"], ["30", "30 days"], ["90", "90 days"]], () => load());
 	const unused = filter("Unused for", [["", "any time"], ["30", "30 days"], ["90", "90 days"], ["365", "a year"]], () => load());
@@ -102,7 +104,7 @@ export function keysView(show: Show): View {
 		return { id: (k) => k.id, load: (_after, _limit, signal) => load(signal), resume: (_cursor, _limit, signal) => load(signal) };
 	};
 	const load = (): void => {
-		if (looksLikeToken(text)) table.show(byToken(text));
+		if (looksLikeToken(text) && !asName) table.show(byToken(text));
 		else table.show(source());
 	};
 	const open = (key: Key): void => {
