@@ -108,11 +108,11 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 	return s.loginCold(ctx, &presented{key: id, secret: secret}, from)
 }
 
-// Inspect returns what [Store.Login] would return for a token, and leaves no trace. It is for a
+// Inspect returns what [Store.LoginFrom] would return for a token, and leaves no trace. It is for a
 // token that somebody has found. The token does not count as used, no old token ends, nothing is
 // cached or hashed anew, and of the counters only those of hashes move. Each call with a token of
 // the store costs an argon2 hash. A token of a key that was made elsewhere is [ErrInvalidToken].
-func (s *Store) Inspect(ctx context.Context, token string) (Principal, error) {
+func (s *Store) Inspect(ctx context.Context, token string, from netip.Addr) (Principal, error) {
 	err := s.canWait()
 	if r := s.refused.Load(); err == nil && r != nil {
 		err = r.err
@@ -120,7 +120,7 @@ func (s *Store) Inspect(ctx context.Context, token string) (Principal, error) {
 	var t tokenform.Token
 	if tokens := s.tokens.Load(); err == nil && tokens.Parse(token, &t) && tokens.Genuine(&t) {
 		if id, secret, ok := t.Decode(); ok {
-			return s.loginCold(ctx, &presented{key: id, secret: secret, noTrace: true}, netip.Addr{})
+			return s.loginCold(ctx, &presented{key: id, secret: secret, noTrace: true}, from)
 		}
 	}
 	return Principal{}, cmp.Or(err, ErrInvalidToken)

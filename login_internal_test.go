@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"runtime"
 	"slices"
@@ -433,7 +434,7 @@ func TestInspectingATokenAnswersAsALoginAndLeavesNoTrace(t *testing.T) {
 	before, content := stats(t, s), dump(t, s)
 	for range 2 {
 		for _, good := range []string{token, old} { // the new one would end the old one
-			if who, err := s.Inspect(t.Context(), good); err != nil || who.KeyID != key.ID || who.KeyName != "laptop" {
+			if who, err := s.Inspect(t.Context(), good, netip.Addr{}); err != nil || who.KeyID != key.ID || who.KeyName != "laptop" {
 				t.Errorf("got %+v, %v", who, err)
 			}
 		}
@@ -441,7 +442,7 @@ func TestInspectingATokenAnswersAsALoginAndLeavesNoTrace(t *testing.T) {
 			offToken: ErrKeyDisabled, goneToken: ErrInvalidToken, "lk_": ErrInvalidToken, old[:len(old)-1] + "!": ErrInvalidToken,
 			strings.Repeat("0", len(old)): ErrInvalidToken, old[:40] + "0000" + old[44:]: ErrInvalidToken,
 		} {
-			if who, err := s.Inspect(t.Context(), bad); !errors.Is(err, want) || who != (Principal{}) {
+			if who, err := s.Inspect(t.Context(), bad, netip.Addr{}); !errors.Is(err, want) || who != (Principal{}) {
 				t.Errorf("%s: got %+v, %v, want %v", bad, who, err, want)
 			}
 		}

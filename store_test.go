@@ -271,7 +271,7 @@ var storeCalls = map[string]storeCall{
 		return err
 	}},
 	"Inspect": {false, func(ctx context.Context, s *latchkey.Store, h household) error {
-		_, err := s.Inspect(ctx, h.token)
+		_, err := s.Inspect(ctx, h.token, netip.Addr{})
 		return err
 	}},
 	"LoginFrom": {false, func(ctx context.Context, s *latchkey.Store, h household) error {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -33,6 +34,7 @@ type Client struct {
 	base  string
 	token string
 	actor string
+	dry   bool
 }
 
 // Format keeps the token out of anything that prints a Client.
@@ -58,6 +60,17 @@ func (c *Client) As(actor string) *Client {
 	as.actor = actor
 	return &as
 }
+
+// DryRun returns a client that deletes and unlinks nothing. Its methods return what they would
+// return if they did. It makes no other change.
+func (c *Client) DryRun() *Client {
+	dry := *c
+	dry.dry = true
+	return &dry
+}
+
+// errNotDry means that a client of DryRun was asked for a change that cannot be tried.
+var errNotDry = errors.New("only deleting and unlinking can be tried")
 
 // ErrNoAnswer means that the program which serves the API could not be reached, or that it did not
 // answer to the end. If the request was for a change, and the program may have got it, the error is
@@ -104,6 +117,15 @@ func (e perhapsDone) Is(target error) bool { return target == latchkey.ErrCommit
 
 // send sends a request, and returns the answer if it is a success. The caller closes the body.
 func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
+	if c.dry && q.method == http.MethodDelete {
+		q.query = maps.Clone(q.query)
+		if q.query == nil {
+			q.query = url.Values{}
+		}
+		q.query.Set("dry_run", "true")
+	} else if c.dry && !q.reads && q.method != http.MethodGet {
+		return nil, errNotDry
+	}
 	target := c.base + q.path
 	if len(q.query) > 0 {
 		target += "?" + q.query.Encode()
@@ -265,9 +287,18 @@ func (c *Client) UnlinkIdentity(ctx context.Context, id uuid.UUID, i latchkey.Id
 	return send[User](ctx, c, request{method: "DELETE", path: pathOf("users", id, "/identities"), query: identityQuery(i)})
 }
 
-// Keys yields the keys that a filter lists.
+// Keys yields the keys that a filter lists, in the order of their IDs.
 func (c *Client) Keys(ctx context.Context, f latchkey.KeyFilter) iter.Seq2[Key, error] {
-	return all[Key](ctx, c, "/v1/keys", filterQuery(f))
+	return c.KeysAfter(ctx, f, uuid.Nil)
+}
+
+// KeysAfter is [Client.Keys] for the keys after one.
+func (c *Client) KeysAfter(ctx context.Context, f latchkey.KeyFilter, after uuid.UUID) iter.Seq2[Key, error] {
+	query := filterQuery(f)
+	if after != uuid.Nil {
+		query.Set("cursor", after.String())
+	}
+	return all[Key](ctx, c, "/v1/keys", query)
 }
 
 // filterQuery returns the parameters of a filter.
@@ -340,7 +371,16 @@ func (c *Client) ExportKey(ctx context.Context, id uuid.UUID) (latchkey.MintedKe
 	return latchkey.ParseMintedKey(e.Minted)
 }
 
+// Login checks a token as [latchkey.Store.LoginFrom] does. The token does not count as used.
+//
+// Errors: those of LoginFrom.
+func (c *Client) Login(ctx context.Context, l Login) (latchkey.Principal, error) {
+	return send[latchkey.Principal](ctx, c, request{method: "POST", path: "/v1/login", body: l, reads: true})
+}
+
 // FindToken returns the key of a token.
+//
+// Errors: [ErrTokenUnknown].
 func (c *Client) FindToken(ctx context.Context, token string) (FoundToken, error) {
 	return send[FoundToken](ctx, c, request{method: "POST", path: "/v1/find-token", body: map[string]string{"token": token}, reads: true})
 }

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -57,9 +58,12 @@ func readGroup(tx *latchkey.Tx, name string) (Group, error) {
 	return Group{g, etag(sequence)}, err
 }
 
-func (c *call) showGroup() error {
+func (c *call) showGroup() error { return c.answerGroup(c.r.Context()) }
+
+// answerGroup answers with the group in the path.
+func (c *call) answerGroup(ctx context.Context) error {
 	var group Group
-	err := c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
+	err := c.store.View(ctx, func(tx *latchkey.Tx) (err error) {
 		group, err = readGroup(tx, c.r.PathValue("group"))
 		return err
 	})
@@ -96,5 +100,5 @@ func (c *call) changeGroup() error {
 	if err != nil {
 		return err
 	}
-	return c.showGroup()
+	return c.answerGroup(c.afterChange())
 }

@@ -87,6 +87,7 @@ type call struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	caller Caller
+	dry    bool // the request is a dry run
 }
 
 // ServeHTTP answers a request.
@@ -125,6 +126,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, secret bool, fn 
 		c.refuse(err)
 	}
 }
+
+// afterChange returns the context for reading the answer to a change. The answer says that the
+// change was made, also if nobody waits for it any more.
+func (c *call) afterChange() context.Context { return context.WithoutCancel(c.r.Context()) }
 
 // refuse answers a request with the problem of an error.
 func (c *call) refuse(err error) {

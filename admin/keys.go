@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -169,8 +170,8 @@ func keyOf(k latchkey.Key, sequence uint64, now time.Time) Key {
 }
 
 // keyNow returns a key as it is now.
-func (c *call) keyNow(id uuid.UUID) (key Key, err error) {
-	err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
+func (c *call) keyNow(ctx context.Context, id uuid.UUID) (key Key, err error) {
+	err = c.store.View(ctx, func(tx *latchkey.Tx) (err error) {
 		key, err = readKey(tx, id)
 		return err
 	})
@@ -178,8 +179,8 @@ func (c *call) keyNow(id uuid.UUID) (key Key, err error) {
 }
 
 // answerKey answers with a key as it is now.
-func (c *call) answerKey(id uuid.UUID) error {
-	key, err := c.keyNow(id)
+func (c *call) answerKey(ctx context.Context, id uuid.UUID) error {
+	key, err := c.keyNow(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -192,7 +193,7 @@ func (c *call) showKey() error {
 	if err != nil {
 		return err
 	}
-	return c.answerKey(id)
+	return c.answerKey(c.r.Context(), id)
 }
 
 // createKey makes a key of a user.
@@ -245,7 +246,7 @@ func (c *call) create(insert func(*latchkey.Tx, latchkey.KeySpec, latchkey.Minte
 
 // answerRepeated answers the repetition of a creation.
 func (c *call) answerRepeated(id uuid.UUID) error {
-	key, err := c.keyNow(id)
+	key, err := c.keyNow(c.r.Context(), id)
 	if errors.Is(err, latchkey.ErrKeyNotFound) {
 		return latchkey.ErrKeyDeleted
 	}
@@ -260,7 +261,7 @@ func (c *call) answerRepeated(id uuid.UUID) error {
 // answerToken answers with a key and its new token. It must not fail, because nobody can get the
 // token again: a key that cannot be read now is the one that the transaction has returned.
 func (c *call) answerToken(status int, k latchkey.Key, token string) error {
-	key, err := c.keyNow(k.ID)
+	key, err := c.keyNow(c.afterChange(), k.ID)
 	if err != nil {
 		key = keyOf(k, 0, c.store.Now())
 	}
@@ -294,7 +295,7 @@ func (c *call) changeKey() error {
 	if err != nil {
 		return err
 	}
-	return c.answerKey(id)
+	return c.answerKey(c.afterChange(), id)
 }
 
 // apply makes the change.
@@ -350,7 +351,7 @@ func (c *call) deleteKey() error {
 	if err != nil {
 		return err
 	}
-	err = c.store.Update(c.r.Context(), func(tx *latchkey.Tx) error {
+	err = c.delete(func(tx *latchkey.Tx) error {
 		key, err := tx.KeyByID(id)
 		if err != nil {
 			return err
@@ -367,8 +368,9 @@ func (c *call) deleteKey() error {
 	return nil
 }
 
-// maxOverlap is the longest overlap of a rotation, which is more than a hundred years.
-const maxOverlap = math.MaxInt32
+// maxOverlap is the longest overlap of a rotation, in seconds: 285 years. A [time.Duration] holds
+// little more.
+const maxOverlap = 9_000_000_000
 
 // rotateKey gives a key a new token. It needs an ETag, so that a repetition after a lost answer
 // does not end the token that somebody else has got meanwhile.
@@ -382,7 +384,7 @@ func (c *call) rotateKey() error {
 		return err
 	}
 	if n.OverlapSeconds < 0 || n.OverlapSeconds > maxOverlap {
-		return fmt.Errorf("%w: overlap_seconds must be from 0 to %d", latchkey.ErrInvalidRotation, maxOverlap)
+		return fmt.Errorf("%w: overlap_seconds must be from 0 to %d", latchkey.ErrInvalidRotation, int64(maxOverlap))
 	}
 	rotation := latchkey.Rotation{Overlap: time.Duration(n.OverlapSeconds) * time.Second, UntilUsed: n.UntilUsed}
 	var key latchkey.Key
@@ -429,6 +431,23 @@ func (c *call) exportKey() error {
 	return c.answer(http.StatusOK, ExportedKey{minted.Export()})
 }
 
+// login answers with the principal of a token. The token does not count as used, unless its key was
+// made elsewhere: only a login finds such a key.
+func (c *call) login() error {
+	var n Login
+	if err := c.decode(&n, false); err != nil {
+		return err
+	}
+	who, err := c.store.Inspect(c.r.Context(), n.Token, n.Address)
+	if errors.Is(err, latchkey.ErrInvalidToken) {
+		who, err = c.store.LoginFrom(c.r.Context(), n.Token, n.Address)
+	}
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, who)
+}
+
 // findToken answers with the key of a token that somebody has found. The token is in the body,
 // because URLs are logged.
 func (c *call) findToken() error {
@@ -455,7 +474,7 @@ func (c *call) findToken() error {
 		} else {
 			f.Principal = &answer.Principal
 		}
-		if f.Key, err = c.keyNow(found.KeyID); err != nil {
+		if f.Key, err = c.keyNow(c.r.Context(), found.KeyID); err != nil {
 			return err
 		}
 		return c.answer(http.StatusOK, f)

@@ -3,6 +3,7 @@ package admin_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -499,5 +500,31 @@ func TestAPageLooksAtABoundedNumberOfEntries(t *testing.T) {
 	page = get[admin.List[admin.User]](a.do("GET", "/v1/users?search=nobody&cursor="+page.Next, nil).is(200))
 	if len(page.Items) > 0 || page.Next != "" {
 		t.Errorf("got %+v", page)
+	}
+}
+
+func TestALoginIsAnsweredAsTheStoreWouldAnswer(t *testing.T) {
+	a := newAPI(t, nil)
+	owner := a.newUser("ada@example.com")
+	key, token, err := a.store.CreateKey(t.Context(), owner, latchkey.KeySpec{
+		Name: "laptop", Scopes: latchkey.NewScopes("files:read"), Networks: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+	})
+	a.must(err)
+	login := func(body any) *answer { return a.do("POST", "/v1/login", body) }
+	login(admin.Login{Token: token}).problem(409, "network-not-allowed")
+	login(admin.Login{Token: token, Address: netip.MustParseAddr("192.0.3.1")}).problem(409, "network-not-allowed")
+	who := get[latchkey.Principal](login(admin.Login{Token: token, Address: netip.MustParseAddr("192.0.2.7")}).is(200))
+	if who.KeyID != key.ID || who.UserID != owner || !who.Scopes.Has("files:read") {
+		t.Errorf("got %+v", who)
+	}
+	if k, err := a.store.Key(t.Context(), owner, key.ID); err != nil || !k.LastUsed.IsZero() {
+		t.Errorf("got %+v, %v, want a key that was not used", k, err)
+	}
+	login(admin.Login{Token: "nonsense"}).problem(404, "invalid-token")
+	login(`{"token":"x","address":"here"}`).problem(400, "invalid-request")
+	a.must(a.store.DisableUser(t.Context(), owner))
+	login(admin.Login{Token: token}).problem(409, "user-disabled")
+	if text := fmt.Sprintf("%v %+v %#v", admin.Login{Token: token}, admin.Login{Token: token}, admin.Login{Token: token}); strings.Contains(text, token) {
+		t.Error("a Login prints its token")
 	}
 }

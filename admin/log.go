@@ -43,7 +43,7 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // is logged, too. The line names users and keys by their IDs alone.
 func (c *call) logDone(w *statusWriter, secret bool) {
 	reads := c.r.Method == http.MethodGet || c.r.Method == http.MethodHead
-	if c.opts.Logger == nil || reads && !secret || w.status == 0 || w.status >= 400 {
+	if c.opts.Logger == nil || reads && !secret || c.dry || w.status == 0 || w.status >= 400 {
 		return
 	}
 	attrs := []slog.Attr{

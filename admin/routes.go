@@ -32,6 +32,7 @@ var routes = []route{
 	{method: "GET", path: "/v1/keys", serve: (*call).listKeys},
 	{method: "POST", path: "/v1/server-keys", serve: (*call).createServerKey},
 	{method: "POST", path: "/v1/find-token", serve: (*call).findToken},
+	{method: "POST", path: "/v1/login", serve: (*call).login},
 	{method: "GET", path: "/v1/keys/{key}", serve: (*call).showKey},
 	{method: "PATCH", path: "/v1/keys/{key}", serve: (*call).changeKey},
 	{method: "DELETE", path: "/v1/keys/{key}", serve: (*call).deleteKey},

@@ -187,6 +187,15 @@ type GroupChange struct {
 	Disabled Optional[bool] `json:"disabled,omitzero"`
 }
 
+// A Login is a token to check, and the address that its sender has, if it is known.
+type Login struct {
+	Token   string     `json:"token"`
+	Address netip.Addr `json:"address,omitzero"`
+}
+
+// Format keeps the token out of anything that prints the body.
+func (l Login) Format(f fmt.State, _ rune) { fmt.Fprint(f, "a token") }
+
 // A FoundToken is the answer about a token that somebody has found.
 type FoundToken struct {
 	Key    Key    `json:"key"`

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -93,9 +94,9 @@ func readUser(tx *latchkey.Tx, id uuid.UUID) (User, error) {
 }
 
 // answerUser answers with a user as it is now.
-func (c *call) answerUser(status int, id uuid.UUID) error {
+func (c *call) answerUser(ctx context.Context, status int, id uuid.UUID) error {
 	var user User
-	err := c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
+	err := c.store.View(ctx, func(tx *latchkey.Tx) (err error) {
 		user, err = readUser(tx, id)
 		return err
 	})
@@ -111,7 +112,7 @@ func (c *call) showUser() error {
 	if err != nil {
 		return err
 	}
-	return c.answerUser(http.StatusOK, id)
+	return c.answerUser(c.r.Context(), http.StatusOK, id)
 }
 
 func (c *call) createUser() error {
@@ -128,9 +129,9 @@ func (c *call) createUser() error {
 	}
 	c.w.Header().Set("Location", "/v1/users/"+id.String())
 	if repeated {
-		return c.answerUser(http.StatusOK, id)
+		return c.answerUser(c.afterChange(), http.StatusOK, id)
 	}
-	return c.answerUser(http.StatusCreated, id)
+	return c.answerUser(c.afterChange(), http.StatusCreated, id)
 }
 
 // changeUser changes the fields of a user that the body has, in one transaction. Only a disabling
@@ -173,7 +174,7 @@ func (c *call) changeUser() error {
 	if err != nil {
 		return err
 	}
-	return c.answerUser(http.StatusOK, id)
+	return c.answerUser(c.afterChange(), http.StatusOK, id)
 }
 
 func (c *call) deleteUser() error {
@@ -181,7 +182,7 @@ func (c *call) deleteUser() error {
 	if err != nil {
 		return err
 	}
-	err = c.store.Update(c.r.Context(), func(tx *latchkey.Tx) error {
+	err = c.delete(func(tx *latchkey.Tx) error {
 		if _, err := tx.User(id); err != nil {
 			return err
 		}
@@ -202,29 +203,32 @@ func (c *call) linkIdentity() error {
 	if err := c.decode(&identity, false); err != nil {
 		return err
 	}
-	return c.changeIdentities(func(tx *latchkey.Tx, id uuid.UUID) error {
+	return c.changeIdentities(func(change func(*latchkey.Tx) error) error {
+		return c.store.Update(c.r.Context(), change)
+	}, func(tx *latchkey.Tx, id uuid.UUID) error {
 		_, err := tx.LinkIdentity(id, identity)
 		return err
 	})
 }
 
 func (c *call) unlinkIdentity() error {
-	q, err := c.query("provider", "subject")
-	if err != nil {
-		return err
-	}
-	return c.changeIdentities(func(tx *latchkey.Tx, id uuid.UUID) error {
-		_, err := tx.UnlinkIdentity(id, latchkey.Identity{Provider: latchkey.Provider(q.Get("provider")), Subject: q.Get("subject")})
+	q := c.r.URL.Query()
+	identity := latchkey.Identity{Provider: latchkey.Provider(q.Get("provider")), Subject: q.Get("subject")}
+	return c.changeIdentities(func(change func(*latchkey.Tx) error) error {
+		return c.delete(change, "provider", "subject")
+	}, func(tx *latchkey.Tx, id uuid.UUID) error {
+		_, err := tx.UnlinkIdentity(id, identity)
 		return err
 	})
 }
 
-func (c *call) changeIdentities(change func(tx *latchkey.Tx, id uuid.UUID) error) error {
+// changeIdentities makes a change in a transaction that run runs.
+func (c *call) changeIdentities(run func(func(*latchkey.Tx) error) error, change func(tx *latchkey.Tx, id uuid.UUID) error) error {
 	id, err := c.pathID("user")
 	if err != nil {
 		return err
 	}
-	err = c.store.Update(c.r.Context(), func(tx *latchkey.Tx) error {
+	err = run(func(tx *latchkey.Tx) error {
 		if _, err := tx.User(id); err != nil {
 			return err
 		}
@@ -236,5 +240,5 @@ func (c *call) changeIdentities(change func(tx *latchkey.Tx, id uuid.UUID) error
 	if err != nil {
 		return err
 	}
-	return c.answerUser(http.StatusOK, id)
+	return c.answerUser(c.afterChange(), http.StatusOK, id)
 }

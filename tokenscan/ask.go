@@ -3,6 +3,7 @@ package tokenscan
 import (
 	"context"
 	"errors"
+	"net/netip"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -52,7 +53,7 @@ var answers = []Answer{
 //
 // Errors: those of [latchkey.Store.Login] that say nothing about the token.
 func Ask(ctx context.Context, store *latchkey.Store, f Found) (Answer, error) {
-	who, err := store.Inspect(ctx, f.Token())
+	who, err := store.Inspect(ctx, f.Token(), netip.Addr{})
 	if err == nil {
 		return Answer{State: Live, Principal: who}, nil
 	}

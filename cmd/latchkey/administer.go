@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
-	"os"
+	"strings"
 	"time"
 
 	"github.com/latchkeydb/latchkey"
@@ -18,6 +17,9 @@ import (
 // This file has the one way of all commands to a store: the API of package admin. The command opens
 // the file and serves the API within its own process. While another program has the file, the
 // command speaks to that program, through the socket beside the file.
+
+// errOwnOptions means that a program with options of its own has the store open.
+var errOwnOptions = errors.New("the program that has the store open has its own options")
 
 // reading runs fn with a client of the store. fn changes nothing, so several processes can have the
 // file open at the same time.
@@ -46,15 +48,12 @@ func (c *cli) changing(ctx context.Context, fn func(*admin.Client) error) error 
 
 // administer runs fn with a client of the store, which must exist.
 //
-// Errors: errNoStore; an error of [latchkey.Open], such as [latchkey.ErrLocked] if a program has
-// the file and does not serve it; [admin.ErrUntrusted]; an error of fn.
+// Errors: errNoStore; errOwnOptions; an error of [latchkey.Open], such as [latchkey.ErrLocked] if a
+// program has the file and does not serve it; [admin.ErrUntrusted]; an error of fn.
 func (c *cli) administer(ctx context.Context, readOnly bool, fn func(*admin.Client) error) error {
-	path, err := c.path()
+	path, err := c.existing()
 	if err != nil {
 		return err
-	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", path, errNoStore)
 	}
 	client, end, err := c.reach(ctx, path, readOnly)
 	if err != nil {
@@ -72,6 +71,9 @@ func (c *cli) reach(ctx context.Context, path string, readOnly bool) (client *ad
 			return client, end, err
 		}
 		client, end, dialErr := c.dial(ctx, path)
+		if dialErr == nil && !readOnly && len(c.given) > 0 {
+			return nil, nil, errors.Join(fmt.Errorf("%s: %w: %s", path, errOwnOptions, strings.Join(c.given, " ")), end())
+		}
 		if !errors.Is(dialErr, admin.ErrNotServed) {
 			return client, end, dialErr
 		}
@@ -86,14 +88,7 @@ func (c *cli) reach(ctx context.Context, path string, readOnly bool) (client *ad
 func (c *cli) openHere(ctx context.Context, path string, readOnly bool, wait time.Duration) (*admin.Client, func() error, error) {
 	opts := c.opts
 	opts.ReadOnly = readOnly
-	trail := keepTrail(&opts)
-	s, err := await(ctx, func() (*latchkey.Store, error) {
-		s, err := openStore(path, opts, wait)
-		if err == nil && ctx.Err() != nil { // nobody waits for the store any more
-			return nil, errors.Join(ctx.Err(), s.Close())
-		}
-		return s, err
-	})
+	s, trail, err := openTrailed(ctx, path, opts, wait)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -205,3 +205,46 @@ func TestAnInterruptThroughTheSocketSaysWhetherAChangeMayHaveBeenMade(t *testing
 		t.Errorf("got %d and %q, want %q", status, stderr.String(), want)
 	}
 }
+
+func TestOptionsOfTheStoreAreRefusedOnTheSocket(t *testing.T) {
+	s, trail, path := heldStore(t)
+	listen(t, s, trail, path)
+	args := []string{"key", "create", "--server", "job", "--store", path}
+	want := path + ": the program that has the store open has its own options: --max-keys; leave the flag out, or close the program"
+	wantRun(t, exitLocked, want, append(args, "--max-keys", "3")...)
+	wantRun(t, exitLocked, ": --cost --max-keys; leave", append(args, "--max-keys", "3", "--cost", "light")...)
+	t.Setenv("LATCHKEY_COST", "light") // a default, not a wish of this command
+	wantRun(t, 0, "", args...)
+	wantRun(t, exitLocked, ": --cost; leave", "key", "rotate", "--server", "job", "--store", path, "--cost", "light")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantRun(t, 0, "", "key", "rotate", "--server", "job", "--store", path, "--cost", "light")
+}
+
+// TestAChangeThatMeetsAnotherIsMadeAgain makes another change after the command has read the key.
+func TestAChangeThatMeetsAnotherIsMadeAgain(t *testing.T) {
+	s, _, path := heldStore(t)
+	ctx := t.Context()
+	key, _, err := s.CreateServerKey(ctx, latchkey.KeySpec{Name: "job", Metadata: map[string]string{"a": "1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := admin.New(s, &admin.Options{Authenticate: func(*http.Request) (admin.Caller, error) { return admin.Caller{}, nil }})
+	met := 0
+	impostor(t, path, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPatch {
+			if met++; met == 1 {
+				if err := s.SetMetadata(ctx, latchkey.ServerOwner, key.ID, map[string]string{"a": "1", "b": "2"}); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		handler.ServeHTTP(w, r)
+	})
+	wantRun(t, 0, "", "key", "set", "--server", "job", "--metadata", "c=3", "--store", path)
+	key, err = s.KeyByID(ctx, key.ID)
+	if err != nil || len(key.Metadata) != 3 || met != 2 {
+		t.Errorf("got %v after %d changes (%v), want three texts after two", key.Metadata, met, err)
+	}
+}

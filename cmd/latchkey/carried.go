@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 // This file has the flags for what a key carries: an expiry date, scopes, networks and metadata.
@@ -64,53 +65,45 @@ func checkMaxKeys(n int) error {
 }
 
 // spec returns the flags as a new key has them.
-func (f *carriedFlags) spec(now time.Time) (spec latchkey.KeySpec, err error) {
+func (f *carriedFlags) spec(now time.Time) (spec admin.NewKey, err error) {
 	if spec.Expires, err = parseExpiry(f.expires, now); err != nil {
 		return spec, err
 	}
 	if spec.Networks, err = parseNetworks(f.networks); err != nil {
 		return spec, err
 	}
-	spec.Scopes = parseScopes(f.scopes)
+	spec.Scopes = strings.Fields(f.scopes)
 	spec.Metadata, err = changeMetadata(nil, f.metadata)
 	return spec, err
 }
 
-// keyChange is one change of a key.
-type keyChange func(tx *latchkey.Tx, key latchkey.Key) error
-
-// changes returns what the flags that were given change in a key.
-func (f *carriedFlags) changes(cmd *cobra.Command, now time.Time) (changes []keyChange, err error) {
+// change returns what the flags that were given change in a key that has metadata, at a time of the
+// store.
+func (f *carriedFlags) change(cmd *cobra.Command, metadata map[string]string, now time.Time) (change admin.KeyChange, err error) {
 	spec, err := f.spec(now)
 	if err != nil {
-		return nil, err
+		return change, err
 	}
-	add := func(flag string, change keyChange) {
-		if cmd.Flags().Changed(flag) {
-			changes = append(changes, change)
+	given := cmd.Flags().Changed
+	if given("expires") {
+		change.Expires = admin.Some(&spec.Expires)
+		if spec.Expires.IsZero() {
+			change.Expires.Value = nil
 		}
 	}
-	add("expires", func(tx *latchkey.Tx, key latchkey.Key) error {
-		expiry, err := parseExpiry(f.expires, tx.Now())
-		if err != nil {
-			return err
-		}
-		return tx.SetExpiry(key.Owner, key.ID, expiry)
-	})
-	add("scopes", func(tx *latchkey.Tx, key latchkey.Key) error { return tx.SetScopes(key.Owner, key.ID, spec.Scopes) })
-	add("networks", func(tx *latchkey.Tx, key latchkey.Key) error { return tx.SetNetworks(key.Owner, key.ID, spec.Networks) })
-	add("metadata", func(tx *latchkey.Tx, key latchkey.Key) error {
-		metadata, err := changeMetadata(key.Metadata, f.metadata)
-		if err != nil {
-			return err
-		}
-		return tx.SetMetadata(key.Owner, key.ID, metadata)
-	})
-	return changes, nil
+	if given("scopes") {
+		change.Scopes = admin.Some(append([]string{}, spec.Scopes...))
+	}
+	if given("networks") {
+		change.Networks = admin.Some(append([]netip.Prefix{}, spec.Networks...))
+	}
+	if given("metadata") {
+		var changed map[string]string
+		changed, err = changeMetadata(metadata, f.metadata)
+		change.Metadata = admin.Some(changed)
+	}
+	return change, err
 }
-
-// parseScopes parses the value of --scopes. The store refuses scopes that are invalid.
-func parseScopes(s string) latchkey.Scopes { return latchkey.NewScopes(strings.Fields(s)...) }
 
 // parseNetworks parses the value of --networks. An address is the network of this address alone.
 func parseNetworks(s string) (networks []netip.Prefix, err error) {

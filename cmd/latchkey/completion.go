@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -40,8 +39,8 @@ func (c *cli) completeUser(cmd *cobra.Command, args []string, prefix string) ([]
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return c.complete(cmd, prefix, func(tx *latchkey.Tx, offer func(text, state string) error) error {
-		for user, err := range tx.Users(uuid.Nil) {
+	return c.complete(cmd, prefix, func(ctx context.Context, client *admin.Client, offer offering) error {
+		for user, err := range client.Users(ctx, nil) {
 			if err != nil {
 				return err
 			}
@@ -55,8 +54,8 @@ func (c *cli) completeUser(cmd *cobra.Command, args []string, prefix string) ([]
 	})
 }
 
-// complete returns a completer for USER, and, if the command takes a KEY, for KEY after it.
-func (o *ownerArg) complete(c *cli, takesKey bool) completer {
+// completer returns a completer for USER, and, if the command takes a KEY, for KEY after it.
+func (o *ownerArg) completer(c *cli, takesKey bool) completer {
 	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		before := 1 // arguments before KEY
 		if o.serverKey {
@@ -68,17 +67,16 @@ func (o *ownerArg) complete(c *cli, takesKey bool) completer {
 		case len(args) > before || !takesKey:
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return c.complete(cmd, prefix, func(tx *latchkey.Tx, offer func(text, state string) error) error {
-			owner, _, err := o.find(tx, args)
+		return c.complete(cmd, prefix, func(ctx context.Context, client *admin.Client, offer offering) error {
+			owner, _, err := o.find(ctx, client, args)
 			if err != nil {
 				return err
 			}
-			keys, err := tx.Keys(owner)
-			if err != nil {
-				return err
-			}
-			for _, key := range keys {
-				if err := offer(key.Name, formatKeyState(key, tx.Now())); err != nil {
+			for key, err := range client.Keys(ctx, latchkey.KeyFilter{Owner: owner}) {
+				if err == nil {
+					err = offer(key.Name, formatKeyState(key))
+				}
+				if err != nil {
 					return err
 				}
 			}
@@ -87,44 +85,12 @@ func (o *ownerArg) complete(c *cli, takesKey bool) completer {
 	}
 }
 
-// complete returns what each offers and begins with prefix. It leaves out texts that a terminal
-// does not show as they are.
-func (c *cli) complete(cmd *cobra.Command, prefix string, each func(tx *latchkey.Tx, offer func(text, state string) error) error) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return c.completeStore(cmd, prefix, func(ctx context.Context, s *latchkey.Store, offer func(text, state string) error) error {
-		return s.View(ctx, func(tx *latchkey.Tx) error { return each(tx, offer) })
-	})
-}
-
-// completeStore is complete for what is not read in a transaction.
-func (c *cli) completeStore(cmd *cobra.Command, prefix string, each func(ctx context.Context, s *latchkey.Store, offer func(text, state string) error) error) ([]cobra.Completion, cobra.ShellCompDirective) {
-	errEnough := errors.New("enough")
-	var offered []cobra.Completion
-	if c.begin(cmd) != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	c.wait = 0
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
-	defer cancel()
-	_ = c.withStoreReadOnly(ctx, func(s *latchkey.Store) error {
-		return each(ctx, s, func(text, state string) error {
-			if len(offered) == maxCompletions {
-				return errEnough
-			}
-			if strings.HasPrefix(text, prefix) && plain(text) == text {
-				offered = append(offered, cobra.CompletionWithDesc(text, state))
-			}
-			return ctx.Err()
-		})
-	})
-	return offered, cobra.ShellCompDirectiveNoFileComp
-}
-
 // An offering takes a text to offer and its state, and returns an error when no more are wanted.
 type offering func(text, state string) error
 
-// offer returns what each offers and begins with prefix. It leaves out texts that a terminal does
-// not show as they are.
-func (c *cli) offer(cmd *cobra.Command, prefix string, each func(ctx context.Context, client *admin.Client, offer offering) error) ([]cobra.Completion, cobra.ShellCompDirective) {
+// complete returns what each offers and begins with prefix. It leaves out texts that a terminal
+// does not show as they are.
+func (c *cli) complete(cmd *cobra.Command, prefix string, each func(ctx context.Context, client *admin.Client, offer offering) error) ([]cobra.Completion, cobra.ShellCompDirective) {
 	errEnough := errors.New("enough")
 	var offered []cobra.Completion
 	if c.begin(cmd) != nil {

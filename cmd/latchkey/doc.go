@@ -28,6 +28,9 @@
 // that program, with the same output and the same exit status. Only the user of the program, and
 // root, can do so. The flag --verbose says on standard error which way a command took.
 //
+// The options of that program hold: the variable LATCHKEY_COST has no effect, and the flags --cost
+// and --max-keys are refused.
+//
 // If the program serves no socket, a command waits for the file. The flag --wait says how long it
 // waits before it fails. The error names the program that has the file, where the system tells.
 //
@@ -47,6 +50,14 @@
 // KEY is the ID or the name of one of the USER's keys. With --server, KEY is a server key. A server
 // key belongs to no user, so USER is left out.
 //
+// An ID names a key by itself, so that USER and --server can be left out before it. So does a token
+// of the key, but no command takes a token as an argument, because every process on the machine can
+// see arguments. The argument - stands for a token on standard input. This finds the key of a token
+// that somebody has found, and disables it:
+//
+//	latchkey key show - < token
+//	latchkey key disable - < token
+//
 // An argument that has the form of an ID is always read as an ID.
 //
 // Names and subjects differ if one letter is upper case in the one and lower case in the other, so
@@ -58,9 +69,8 @@
 // The command key create shows the token of the new key, and key rotate shows the new token of a
 // key. No command shows a token again.
 //
-// The command login reads a token from standard input. It never takes a token as an argument,
-// because every process on the machine can see arguments. PowerShell has no <, so the session above
-// ends there with
+// The command login reads a token from standard input, too. PowerShell has no <, so the session
+// above ends there with
 //
 //	Get-Content token | latchkey login
 //
@@ -204,7 +214,7 @@
 //	     begins after a HEAD that verify was given, a key of a manifest was deleted or is of
 //	     another domain, or a step with a tag secret cannot be taken
 //	5    login: the token is refused
-//	6    another program has the store open
+//	6    another program has the store open, and the command cannot go through it
 //	7    the store is damaged, its audit trail is broken, or the file is not a store
 //	8    the store has a newer format than this latchkey can read
 //	9    doctor: the store works, but there are warnings; apply --dry-run: there are differences

@@ -184,7 +184,7 @@ func (c *cli) completeTagSecret(cmd *cobra.Command, args []string, prefix string
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return c.offer(cmd, prefix, func(ctx context.Context, client *admin.Client, offer offering) error {
+	return c.complete(cmd, prefix, func(ctx context.Context, client *admin.Client, offer offering) error {
 		all, err := client.TagSecrets(ctx, false)
 		for _, t := range all.Secrets {
 			if err == nil && t.State == latchkey.TagSecretAccepted {

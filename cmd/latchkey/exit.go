@@ -102,6 +102,8 @@ var outcomes = []struct {
 	{audit.ErrBroken, exitDamaged, trailAdvice},
 	{audit.ErrPruned, exitConflict, "give a later HEAD"},
 
+	{errOwnOptions, exitLocked, "leave the flag out, or close the program"},
+	{admin.ErrTokenUnknown, exitNotFound, "check that it was copied whole and belongs to this store"},
 	{admin.ErrUntrusted, exitLocked, "run the command as the user of the program that has the store open"},
 	{admin.ErrNoAnswer, exitFailed, "look whether that program still runs, and repeat the command"},
 	{latchkey.ErrLocked, exitLocked, "close the program that has it open, or wait longer with --wait"},
@@ -229,6 +231,9 @@ func asksForJSON(args []string) bool {
 
 // tokenForm matches every token, whatever the prefix of its store.
 var tokenForm = regexp.MustCompile(`[0-9A-Za-z]{1,16}_[0-9A-Za-z]{77}`)
+
+// isToken reports whether an argument has the form of a token.
+func isToken(arg string) bool { return tokenForm.FindString(arg) == arg && arg != "" }
 
 // redact replaces the tokens in message. A message can repeat an argument, and an argument can be a
 // token by mistake, which must not reach a log.

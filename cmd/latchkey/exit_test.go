@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,11 +136,17 @@ func TestASecondSignalEndsACommandThatIsStuckInAWrite(t *testing.T) {
 // endingContext is a context that ends after left calls of Err.
 type endingContext struct {
 	context.Context
-	left int
+	left atomic.Int64
+}
+
+func endingAfter(ctx context.Context, left int) context.Context {
+	e := &endingContext{Context: ctx}
+	e.left.Store(int64(left))
+	return e
 }
 
 func (ctx *endingContext) Err() error {
-	if ctx.left--; ctx.left < 0 {
+	if ctx.left.Add(-1) < 0 {
 		return context.Canceled
 	}
 	return nil
@@ -176,7 +183,7 @@ func TestAnInterruptedCheckSaysWhatItHasRepaired(t *testing.T) {
 			t.Fatal(err)
 		}
 		var stdout, stderr bytes.Buffer
-		status := run(&endingContext{t.Context(), looks}, []string{"check", "--repair", "--store", path}, os.Stdin, &stdout, &stderr)
+		status := run(endingAfter(t.Context(), looks), []string{"check", "--repair", "--store", path}, os.Stdin, &stdout, &stderr)
 		said := strings.TrimPrefix(stderr.String(), "latchkey: ")
 		if status == exitDone && said != "" || status != exitDone && status != exitInterrupted {
 			t.Fatalf("status %d, standard error %q", status, said)

@@ -73,7 +73,7 @@ func (c *cli) writeGroupRow(w io.Writer, g latchkey.Group) error {
 
 // groupChangeCommand returns the command name, which makes one change to one group.
 func groupChangeCommand(c *cli, name, short string, disabled bool) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   name + " GROUP",
 		Short: short,
 		Long: short + `. Keys that come into the
@@ -86,6 +86,7 @@ group later do as the group does. Keys and users that are disabled themselves st
 			ctx := cmd.Context()
 			var g admin.Group
 			var known bool
+			var keys int // to be disabled, in a dry run
 			err := c.changing(ctx, func(client *admin.Client) (err error) {
 				var group string
 				if group, known, err = findGroup(ctx, client, args[0]); err != nil {
@@ -93,6 +94,11 @@ group later do as the group does. Keys and users that are disabled themselves st
 				}
 				if group == "" {
 					return fmt.Errorf("%w: the name is empty", latchkey.ErrInvalidGroup)
+				}
+				if c.dryRun {
+					g.Name, g.Disabled = group, disabled
+					keys, err = count(client.Keys(ctx, latchkey.KeyFilter{Group: group}))
+					return err
 				}
 				change := admin.GroupChange{Disabled: admin.Some(disabled)}
 				g, err = client.ChangeGroup(ctx, group, change, admin.AnyETag)
@@ -102,14 +108,20 @@ group later do as the group does. Keys and users that are disabled themselves st
 				return err
 			}
 			return c.print(g.Group, func(w io.Writer) {
-				fmt.Fprintf(w, "%sd group %s", name, plain(g.Name))
+				fmt.Fprintf(w, "%s group %s", c.did(name, name+"d"), plain(g.Name))
 				if !known { // perhaps it is mistyped
 					fmt.Fprint(w, ", which has no members yet")
+				} else if c.dryRun {
+					fmt.Fprintf(w, ", with %d keys", keys)
 				}
 				fmt.Fprintln(w)
 			})
 		},
 	}
+	if disabled {
+		c.dryRunFlag(cmd)
+	}
+	return cmd
 }
 
 // findGroup returns the name of the group that an argument means, and reports whether the group has
@@ -132,31 +144,12 @@ func findGroup(ctx context.Context, client *admin.Client, arg string) (name stri
 	return normal, known, nil
 }
 
-// findGroupTx is findGroup in a transaction.
-func findGroupTx(tx *latchkey.Tx, arg string) (name string, known bool, err error) {
-	if arg == "" { // no group
-		return "", false, nil
-	}
-	normal := norm.NFC.String(arg)
-	for g, err := range tx.Groups("") {
-		switch {
-		case err != nil:
-			return "", false, err
-		case g.Name == arg:
-			return arg, true, nil
-		case g.Name == normal:
-			known = true
-		}
-	}
-	return normal, known, nil
-}
-
 // completeGroup offers groups for the argument GROUP.
 func (c *cli) completeGroup(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return c.offer(cmd, prefix, func(ctx context.Context, client *admin.Client, offer offering) error {
+	return c.complete(cmd, prefix, func(ctx context.Context, client *admin.Client, offer offering) error {
 		for g, err := range client.Groups(ctx) {
 			if err == nil {
 				err = offer(g.Name, formatState(g.Disabled))

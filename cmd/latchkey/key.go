@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -12,10 +10,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/internal/names"
 )
 
-// keyHelp explains the argument KEY.
-const keyHelp = "KEY is the ID of a key or its name."
+// keyHelp explains the arguments USER and KEY.
+const keyHelp = userHelp + `
+KEY is the ID of a key or its name, or - to read a token of the key from standard input. USER can be
+left out before an ID and before -. The output then says whose key it is.`
 
 func keyCommands(c *cli) *cobra.Command {
 	cmd := parentCommand("key", "Create, list, show, change, rotate, disable, enable, delete, rename and prune keys")
@@ -24,9 +26,9 @@ func keyCommands(c *cli) *cobra.Command {
 		keyListCommand(c),
 		keyShowCommand(c),
 		keyRotateCommand(c),
-		keyChangeCommand(c, "disable", "Stop a key from logging in until it is enabled", (*latchkey.Tx).DisableKey),
-		keyChangeCommand(c, "enable", "Let a disabled key log in again", (*latchkey.Tx).EnableKey),
-		askFirst(c, keyChangeCommand(c, "delete", "Delete a key for good", (*latchkey.Tx).DeleteKey)),
+		keyChangeCommand(c, "disable", "Stop a key from logging in until it is enabled", setKeyDisabled(true)),
+		keyChangeCommand(c, "enable", "Let a disabled key log in again", setKeyDisabled(false)),
+		keyDeleteCommand(c),
 		keyRenameCommand(c),
 		keySetCommand(c),
 		keyPruneCommand(c),
@@ -55,27 +57,18 @@ func (o *ownerArg) takes(names ...string) cobra.PositionalArgs {
 }
 
 // find returns the owner and the arguments that follow USER.
-func (o *ownerArg) find(tx *latchkey.Tx, args []string) (owner uuid.UUID, rest []string, err error) {
+func (o *ownerArg) find(ctx context.Context, client *admin.Client, args []string) (owner uuid.UUID, rest []string, err error) {
 	if o.serverKey {
 		return latchkey.ServerOwner, args, nil
 	}
-	user, err := findUser(tx, args[0])
+	user, err := findUser(ctx, client, args[0])
 	return user.ID, args[1:], err
-}
-
-// findKey returns the key that the arguments name, and the arguments that follow KEY.
-func (o *ownerArg) findKey(tx *latchkey.Tx, args []string) (key latchkey.Key, rest []string, err error) {
-	owner, rest, err := o.find(tx, args)
-	if err != nil {
-		return key, nil, err
-	}
-	key, err = findKey(tx, owner, rest[0])
-	return key, rest[1:], err
 }
 
 // keyCreation is one run of the command key create.
 type keyCreation struct {
 	tokenMaker
+	owner   ownerArg
 	carried carriedFlags
 	group   string
 }
@@ -108,9 +101,10 @@ small devices and tests. It is safe, because a token has too many random bits to
 			"latchkey key create --quiet --server backup-job > token",
 		),
 		Args:              k.owner.takes("NAME"),
-		ValidArgsFunction: k.owner.complete(c, false),
+		ValidArgsFunction: k.owner.completer(c, false),
 		RunE:              func(cmd *cobra.Command, args []string) error { return k.run(cmd.Context(), args) },
 	}
+	k.owner.addFlag(cmd)
 	k.addFlags(cmd)
 	k.carried.addFlags(cmd)
 	addGroupFlag(c, cmd, &k.group, "the group `NAME` of a server key (default none)")
@@ -126,13 +120,8 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 	if _, err := k.carried.spec(time.Now()); err != nil { // before the store is opened
 		return err
 	}
-	return k.withStore(ctx, k.opts, func(s *latchkey.Store) error {
-		spec, err := k.carried.spec(s.Now())
-		if err != nil {
-			return err
-		}
-		spec.Group = k.group
-		key, token, err := k.create(ctx, s, args, spec)
+	return k.changing(ctx, func(client *admin.Client) error {
+		key, token, err := k.create(ctx, client, args)
 		if err != nil {
 			return err
 		}
@@ -141,141 +130,145 @@ func (k *keyCreation) run(ctx context.Context, args []string) error {
 	})
 }
 
-// create creates the key in s, for the user that the arguments name or for the server.
-func (k *keyCreation) create(ctx context.Context, s *latchkey.Store, args []string, spec latchkey.KeySpec) (latchkey.Key, string, error) {
-	var owner uuid.UUID
-	err := s.View(ctx, func(tx *latchkey.Tx) (err error) {
-		var rest []string
-		if owner, rest, err = k.owner.find(tx, args); err != nil {
-			return err
-		}
-		if spec.Group, _, err = findGroupTx(tx, k.group); err != nil {
-			return err
-		}
-		spec.Name, err = newName(tx, owner, uuid.Nil, rest[0])
-		return err
-	})
+// create creates the key, for the user that the arguments name or for the server.
+func (k *keyCreation) create(ctx context.Context, client *admin.Client, args []string) (key admin.Key, token string, err error) {
+	store, err := client.Store(ctx)
 	if err != nil {
-		return latchkey.Key{}, "", err
+		return key, "", err
 	}
-	if k.owner.serverKey {
-		return s.CreateServerKey(ctx, spec)
+	spec, err := k.carried.spec(store.Now)
+	if err != nil {
+		return key, "", err
 	}
-	return s.CreateKey(ctx, owner, spec)
+	owner, rest, err := k.owner.find(ctx, client, args)
+	if err != nil {
+		return key, "", err
+	}
+	if spec.Group, _, err = findGroup(ctx, client, k.group); err != nil {
+		return key, "", err
+	}
+	if spec.Name, err = newName(ctx, client, owner, uuid.Nil, rest[0]); err != nil {
+		return key, "", err
+	}
+	if key, token, err = client.CreateKey(ctx, owner, spec, ""); err != nil {
+		whose := "the server"
+		if owner != latchkey.ServerOwner {
+			whose = "user " + owner.String()
+		}
+		err = fmt.Errorf("create key %s of %s: %w", names.Quote(spec.Name), whose, err)
+	}
+	return key, token, err
 }
 
 func keyShowCommand(c *cli) *cobra.Command {
-	var owner ownerArg
+	k := &keyArg{cli: c}
 	cmd := &cobra.Command{
-		Use:               "show (USER | --server) KEY",
+		Use:               "show [USER | --server] KEY",
 		Short:             "Show a key without its token",
-		Long:              "Show a key without its token.\n\n" + userHelp + "\n" + keyHelp,
-		Args:              owner.takes("KEY"),
-		ValidArgsFunction: owner.complete(c, true),
+		Long:              "Show a key without its token.\n\n" + keyHelp,
+		Args:              k.takes(),
+		ValidArgsFunction: k.completer(c, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.view(cmd.Context(), func(tx *latchkey.Tx) error {
-				key, _, err := owner.findKey(tx, args)
+			return k.reading(cmd.Context(), args, func(client *admin.Client, key admin.Key, _ []string) error {
+				store, err := client.Store(cmd.Context())
 				if err != nil {
 					return err
 				}
-				ownerText := noOwner
-				if key.Owner != latchkey.ServerOwner {
-					ownerText = key.Owner.String()
-				}
-				fields := append([]string{
-					"ID", key.ID.String(),
-					"Name", shown(key.Name),
-					"Owner", ownerText,
-					"Created", formatTime(key.Created),
-					"Expires", formatExpiry(key),
-					"State", formatKeyState(key, tx.Now()),
-				}, showCarried(key.Scopes, key.Networks, key.Metadata, key.Group)...)
-				for _, t := range key.Tokens {
-					if t.Ends.After(tx.Now()) {
-						fields = append(fields, "Old token", "good until "+formatTime(t.Ends))
-					}
-				}
-				fields = append(fields, "Used", formatLastUse(key))
-				return c.printFields(key, fields...)
+				return c.showKey(key, store.Now)
 			})
 		},
 	}
-	owner.addFlag(cmd)
+	k.addFlag(cmd)
 	return cmd
+}
+
+// showKey prints a key at a time of the store.
+func (c *cli) showKey(k admin.Key, now time.Time) error {
+	key := k.Stored()
+	ownerText := noOwner
+	if key.Owner != latchkey.ServerOwner {
+		ownerText = key.Owner.String()
+	}
+	fields := append([]string{
+		"ID", key.ID.String(),
+		"Name", shown(key.Name),
+		"Owner", ownerText,
+		"Created", formatTime(key.Created),
+		"Expires", formatExpiry(key),
+		"State", formatKeyState(k),
+	}, showCarried(key.Scopes, key.Networks, key.Metadata, key.Group)...)
+	for _, t := range key.Tokens {
+		if t.Ends.After(now) {
+			fields = append(fields, "Old token", "good until "+formatTime(t.Ends))
+		}
+	}
+	fields = append(fields, "Used", formatLastUse(key))
+	return c.printFields(key, fields...)
 }
 
 func keyRenameCommand(c *cli) *cobra.Command {
-	var owner ownerArg
+	k := &keyArg{cli: c}
 	cmd := &cobra.Command{
-		Use:               "rename (USER | --server) KEY NAME",
+		Use:               "rename [USER | --server] KEY NAME",
 		Short:             "Give a key another name",
-		Long:              "Give a key another name.\n\n" + userHelp + "\n" + keyHelp,
-		Args:              owner.takes("KEY", "NAME"),
-		ValidArgsFunction: owner.complete(c, true),
+		Long:              "Give a key another name.\n\n" + keyHelp,
+		Args:              k.takes("NAME"),
+		ValidArgsFunction: k.completer(c, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.changeKey(cmd, "renamed", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, rest []string) error {
-				name, err := newName(tx, key.Owner, key.ID, rest[0])
+			return k.change(cmd.Context(), "renamed", args, func(ctx context.Context, client *admin.Client, key admin.Key, rest []string) (admin.Key, error) {
+				name, err := newName(ctx, client, uuid.UUID(key.Owner), key.ID, rest[0])
 				if err != nil {
-					return err
+					return key, err
 				}
-				return tx.RenameKey(key.Owner, key.ID, name)
+				return client.ChangeKey(ctx, key.ID, admin.KeyChange{Name: admin.Some(name)}, admin.AnyETag)
 			})
 		},
 	}
-	owner.addFlag(cmd)
+	k.addFlag(cmd)
 	return cmd
 }
+
+// aKeyChange is one change of one key. It returns the key after the change.
+type aKeyChange func(ctx context.Context, client *admin.Client, key admin.Key, rest []string) (admin.Key, error)
 
 // keyChangeCommand returns the command name, which makes one change to one key.
-func keyChangeCommand(c *cli, name, short string, change func(tx *latchkey.Tx, owner, id uuid.UUID) error) *cobra.Command {
-	var owner ownerArg
+func keyChangeCommand(c *cli, name, short string, change aKeyChange) *cobra.Command {
+	k := &keyArg{cli: c}
 	cmd := &cobra.Command{
-		Use:               name + " (USER | --server) KEY",
+		Use:               name + " [USER | --server] KEY",
 		Short:             short,
-		Long:              short + ".\n\n" + userHelp + "\n" + keyHelp,
-		Args:              owner.takes("KEY"),
-		ValidArgsFunction: owner.complete(c, true),
+		Long:              short + ".\n\n" + keyHelp,
+		Args:              k.takes(),
+		ValidArgsFunction: k.completer(c, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.changeKey(cmd, name+"d", &owner, args, func(tx *latchkey.Tx, key latchkey.Key, _ []string) error {
-				return change(tx, key.Owner, key.ID)
-			})
+			return k.change(cmd.Context(), c.did(name, name+"d"), args, change)
 		},
 	}
-	owner.addFlag(cmd)
+	k.addFlag(cmd)
 	return cmd
 }
 
-// changeKey finds a key and changes it in one transaction, and prints what was done.
-func (c *cli) changeKey(cmd *cobra.Command, done string, owner *ownerArg, args []string, change func(*latchkey.Tx, latchkey.Key, []string) error) error {
-	var key latchkey.Key
-	err := c.update(cmd.Context(), func(tx *latchkey.Tx) error {
-		var rest []string
-		var err error
-		if key, rest, err = owner.findKey(tx, args); err != nil {
-			return err
-		}
-		if err := change(tx, key, rest); err != nil {
-			return err
-		}
-		after, err := tx.Key(key.Owner, key.ID)
-		if errors.Is(err, latchkey.ErrKeyNotFound) {
-			return nil // the output then shows the deleted key as it was before
-		}
-		key = after
-		return err
-	})
-	if err != nil {
-		return err
+// setKeyDisabled returns a change that disables or enables a key.
+func setKeyDisabled(disabled bool) aKeyChange {
+	return func(ctx context.Context, client *admin.Client, key admin.Key, _ []string) (admin.Key, error) {
+		return client.ChangeKey(ctx, key.ID, admin.KeyChange{Disabled: admin.Some(disabled)}, admin.AnyETag)
 	}
-	return c.print(key, func(w io.Writer) { fmt.Fprintf(w, "%s key %s (%s)\n", done, plain(key.Name), key.ID) })
+}
+
+// keyDeleteCommand shows the deleted key as it was before.
+func keyDeleteCommand(c *cli) *cobra.Command {
+	cmd := keyChangeCommand(c, "delete", "Delete a key for good", func(ctx context.Context, client *admin.Client, key admin.Key, _ []string) (admin.Key, error) {
+		return key, c.deleting(client).DeleteKey(ctx, key.ID, "")
+	})
+	return askFirst(c, cmd)
 }
 
 // noOwner is printed in place of the owner of a server key.
 const noOwner = "none: it is a server key"
 
-// formatKeyState returns the state of k at a time of the store.
-func formatKeyState(k latchkey.Key, now time.Time) string {
-	if !k.Disabled && isExpired(k, now) {
+// formatKeyState returns the state of a key when it was read.
+func formatKeyState(k admin.Key) string {
+	if !k.Disabled && k.Expired {
 		return "expired"
 	}
 	return formatState(k.Disabled)

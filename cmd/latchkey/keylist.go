@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 // keyListing is one run of the command key list.
@@ -55,7 +56,7 @@ With --json, the list of one owner is a JSON document. Of the list of all owners
 			}
 			return takes("USER")(cmd, args)
 		},
-		ValidArgsFunction: k.owner.complete(c, false),
+		ValidArgsFunction: k.owner.completer(c, false),
 		RunE:              func(cmd *cobra.Command, args []string) error { return k.run(cmd.Context(), args) },
 	}
 	k.owner.addFlag(cmd)
@@ -85,7 +86,7 @@ func (k *keyListing) run(ctx context.Context, args []string) error {
 		return k.listOwner(ctx, args)
 	}
 	out := bufio.NewWriter(k.stdout)
-	err = k.withStoreReadOnly(ctx, func(s *latchkey.Store) error { return k.listAll(ctx, out, s, after) })
+	err = k.reading(ctx, func(client *admin.Client) error { return k.listAll(ctx, out, client, after) })
 	return errors.Join(err, out.Flush())
 }
 
@@ -117,35 +118,35 @@ func (k *keyListing) filter(now time.Time) (f latchkey.KeyFilter, after uuid.UUI
 	return f, after, nil
 }
 
-// withGroup adds the group of the flag --group to the filter.
-func (k *keyListing) withGroup(tx *latchkey.Tx, f *latchkey.KeyFilter) (err error) {
-	if k.group != "" {
-		f.Group, _, err = findGroupTx(tx, k.group)
+// find returns the filter that the flags describe at the store's time.
+func (k *keyListing) find(ctx context.Context, client *admin.Client) (f latchkey.KeyFilter, err error) {
+	store, err := client.Store(ctx)
+	if err != nil {
+		return f, err
 	}
-	return err
+	if f, _, err = k.filter(store.Now); err == nil && k.group != "" {
+		f.Group, _, err = findGroup(ctx, client, k.group)
+	}
+	return f, err
 }
 
 // listOwner prints the keys of one owner.
 func (k *keyListing) listOwner(ctx context.Context, args []string) error {
 	keys := []latchkey.Key{}
-	var now time.Time
-	err := k.view(ctx, func(tx *latchkey.Tx) (err error) {
-		now = tx.Now()
-		f, _, err := k.filter(now)
+	states := map[uuid.UUID]string{}
+	err := k.reading(ctx, func(client *admin.Client) error {
+		f, err := k.find(ctx, client)
 		if err != nil {
 			return err
 		}
-		if f.Owner, _, err = k.owner.find(tx, args); err != nil {
+		if f.Owner, _, err = k.owner.find(ctx, client, args); err != nil {
 			return err
 		}
-		if err := k.withGroup(tx, &f); err != nil {
-			return err
-		}
-		for key, err := range tx.AllKeys(f, uuid.Nil) {
+		for key, err := range client.Keys(ctx, f) {
 			if err != nil {
 				return err
 			}
-			keys = append(keys, key)
+			keys, states[key.ID] = append(keys, key.Stored()), formatKeyState(key)
 		}
 		return nil
 	})
@@ -157,7 +158,7 @@ func (k *keyListing) listOwner(ctx context.Context, args []string) error {
 	})
 	rows := [][]string{{"NAME", "STATE", "CREATED", "EXPIRES", "LAST USED", "ID"}}
 	for _, key := range keys {
-		rows = append(rows, []string{shown(key.Name), formatKeyState(key, now), formatTime(key.Created), formatExpiry(key), formatLastUse(key), key.ID.String()})
+		rows = append(rows, []string{shown(key.Name), states[key.ID], formatTime(key.Created), formatExpiry(key), formatLastUse(key), key.ID.String()})
 	}
 	return k.printTable(keys, rows)
 }
@@ -167,21 +168,18 @@ func (k *keyListing) listOwner(ctx context.Context, args []string) error {
 const keyRow = "%-36s  %-8s  %-20s  %-20s  %-20s  %-36s  %s\n"
 
 // listAll writes the keys of all owners.
-func (k *keyListing) listAll(ctx context.Context, w io.Writer, s *latchkey.Store, after uuid.UUID) error {
-	f, _, err := k.filter(s.Now())
+func (k *keyListing) listAll(ctx context.Context, w io.Writer, client *admin.Client, after uuid.UUID) error {
+	f, err := k.find(ctx, client)
 	if err != nil {
-		return err
-	}
-	if err := s.View(ctx, func(tx *latchkey.Tx) error { return k.withGroup(tx, &f) }); err != nil {
 		return err
 	}
 	if !k.json {
 		fmt.Fprintf(w, keyRow, "ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "OWNER", "NAME")
 	}
 	left := k.limit
-	for key, err := range s.AllKeys(ctx, f, after) {
+	for key, err := range client.KeysAfter(ctx, f, after) {
 		if err == nil {
-			err = k.writeKeyRow(w, key, s.Now())
+			err = k.writeKeyRow(w, key)
 		}
 		if err != nil {
 			return err
@@ -193,7 +191,8 @@ func (k *keyListing) listAll(ctx context.Context, w io.Writer, s *latchkey.Store
 	return nil
 }
 
-func (k *keyListing) writeKeyRow(w io.Writer, key latchkey.Key, now time.Time) error {
+func (k *keyListing) writeKeyRow(w io.Writer, listed admin.Key) error {
+	key := listed.Stored()
 	if k.json {
 		return writeJSON(w, key)
 	}
@@ -201,6 +200,6 @@ func (k *keyListing) writeKeyRow(w io.Writer, key latchkey.Key, now time.Time) e
 	if key.Owner == latchkey.ServerOwner {
 		owner = "server"
 	}
-	_, err := fmt.Fprintf(w, keyRow, key.ID, formatKeyState(key, now), formatTime(key.Created), formatExpiry(key), formatLastUse(key), owner, plain(shown(key.Name)))
+	_, err := fmt.Fprintf(w, keyRow, key.ID, formatKeyState(listed), formatTime(key.Created), formatExpiry(key), formatLastUse(key), owner, plain(shown(key.Name)))
 	return err
 }

@@ -1,23 +1,28 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 // errPruned means that key prune was interrupted after it had changed some keys.
 var errPruned = errors.New("interrupted")
 
-// pruneBatch is how many keys key prune changes in one transaction. A commit takes some
-// milliseconds, so larger batches would hardly be faster, and an interrupt would wait longer.
+// pruneBatch is how many keys key prune changes at the same time, because changes that wait for
+// each other share a commit. A commit takes some milliseconds, so larger batches would hardly be
+// faster.
 const pruneBatch = 100
 
 // pruning is one run of the command key prune.
@@ -60,6 +65,7 @@ were changed, the output has these keys, and the exit status is 130.`,
 	cmd.Flags().BoolVarP(&p.yes, "yes", "y", false, "change the keys")
 	cmd.Flags().StringVar(&p.unused, "unused", "", "the keys that were not used for this `DURATION`, such as 90d")
 	cmd.Flags().BoolVar(&p.remove, "delete", false, "with --unused: delete the keys for good")
+	c.dryRunFlag(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("unused", cobra.FixedCompletions([]string{"30d", "90d", "1y"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveKeepOrder))
 	return cmd
 }
@@ -72,17 +78,21 @@ func (p *pruning) run(ctx context.Context) error {
 		return usagef("--unused takes a duration, such as 90d or 1y")
 	}
 	p.remove = p.remove || p.expired
-	if !p.yes {
-		return p.view(ctx, func(tx *latchkey.Tx) error {
-			keys, owners, err := p.find(tx)
+	if !p.yes || p.dryRun {
+		return p.reading(ctx, func(client *admin.Client) error {
+			keys, err := p.find(ctx, client)
+			if err != nil {
+				return err
+			}
+			owners, err := p.owners(ctx, client, keys)
 			if err != nil {
 				return err
 			}
 			return p.printFound(keys, owners)
 		})
 	}
-	return p.withStore(ctx, latchkey.Options{}, func(s *latchkey.Store) error {
-		pruned, err := p.prune(ctx, s)
+	return p.changing(ctx, func(client *admin.Client) error {
+		pruned, err := p.prune(ctx, client)
 		if err != nil && len(pruned) == 0 {
 			return err
 		}
@@ -97,36 +107,42 @@ func ago(duration string, now time.Time) (time.Time, bool) {
 	return now.Add(-later.Sub(now)), ok && later.After(now)
 }
 
-// find returns the keys to prune, and for each of them its owner as a list shows it.
-func (p *pruning) find(tx *latchkey.Tx) (found []latchkey.Key, owners []string, err error) {
-	unused := map[uuid.UUID]bool{}
-	if since, ok := ago(p.unused, tx.Now()); ok {
-		for key, err := range tx.UnusedSince(since) {
-			if err != nil {
-				return nil, nil, err
-			}
-			unused[key.ID] = p.remove || !key.Disabled
-		}
+// find returns the keys to prune. Those of one owner stand together, and those of the server last.
+func (p *pruning) find(ctx context.Context, client *admin.Client) (found []latchkey.Key, err error) {
+	store, err := client.Store(ctx)
+	if err != nil {
+		return nil, err
 	}
-	add := func(id uuid.UUID, owner func() string) error {
-		keys, err := tx.Keys(id)
-		for _, key := range keys {
-			if unused[key.ID] || p.expired && isExpired(key, tx.Now()) {
-				found, owners = append(found, key), append(owners, owner())
-			}
-		}
-		return err
+	f := latchkey.KeyFilter{State: latchkey.KeyExpired}
+	if since, ok := ago(p.unused, store.Now); ok {
+		f = latchkey.KeyFilter{UnusedSince: since}
 	}
-	for user, err := range tx.Users(uuid.Nil) {
-		if err == nil {
-			err = add(user.ID, func() string { return showIdentities(user) })
-		}
+	for key, err := range client.Keys(ctx, f) {
 		if err != nil {
-			return nil, nil, err
+			return nil, err
+		}
+		if p.remove || !key.Disabled {
+			found = append(found, key.Stored())
 		}
 	}
-	err = add(latchkey.ServerOwner, func() string { return "server" })
-	return found, owners, err
+	slices.SortStableFunc(found, func(a, b latchkey.Key) int { return bytes.Compare(a.Owner[:], b.Owner[:]) })
+	return found, nil
+}
+
+// owners returns the owner of each key as a list shows it.
+func (p *pruning) owners(ctx context.Context, client *admin.Client, keys []latchkey.Key) (owners []string, err error) {
+	known := map[uuid.UUID]string{latchkey.ServerOwner: "server"}
+	for _, key := range keys {
+		if known[key.Owner] == "" {
+			user, err := client.User(ctx, key.Owner)
+			if err != nil {
+				return nil, err
+			}
+			known[key.Owner] = showIdentities(user.User)
+		}
+		owners = append(owners, known[key.Owner])
+	}
+	return owners, nil
 }
 
 func (p *pruning) printFound(keys []latchkey.Key, owners []string) error {
@@ -152,39 +168,44 @@ func (p *pruning) none() string {
 	return "no key has been unused for so long"
 }
 
-// prune deletes or disables the keys in s that it finds. It returns those that it has changed, also
-// with an error.
+// prune deletes or disables the keys that it finds. It returns those that it has changed, also with
+// an error.
 //
-// Errors: errPruned with [context.Canceled]; the errors of [latchkey.Store.Update].
-func (p *pruning) prune(ctx context.Context, s *latchkey.Store) (pruned []latchkey.Key, err error) {
-	change := (*latchkey.Tx).DisableKey
-	if p.remove {
-		change = (*latchkey.Tx).DeleteKey
-	}
-	var found []latchkey.Key
-	err = s.View(ctx, func(tx *latchkey.Tx) (err error) {
-		found, _, err = p.find(tx)
-		return err
-	})
+// Errors: errPruned with [context.Canceled]; those of a change of a key.
+func (p *pruning) prune(ctx context.Context, client *admin.Client) (pruned []latchkey.Key, err error) {
+	found, err := p.find(ctx, client)
 	for err == nil && len(found) > 0 {
 		batch := found[:min(pruneBatch, len(found))]
 		found = found[len(batch):]
-		err = s.Update(ctx, func(tx *latchkey.Tx) error {
-			for _, key := range batch {
-				if err := change(tx, key.Owner, key.ID); err != nil {
-					return err
-				}
+		errs := make([]error, len(batch))
+		var changes sync.WaitGroup
+		for i, key := range batch {
+			changes.Go(func() { errs[i] = p.change(ctx, client, key.ID) })
+		}
+		changes.Wait()
+		for i, key := range batch {
+			switch {
+			case errs[i] == nil:
+				pruned = append(pruned, key)
+			case errors.Is(errs[i], latchkey.ErrKeyNotFound): // it was deleted meanwhile
+			default:
+				err = errs[i]
 			}
-			return nil
-		})
-		if err == nil {
-			pruned = append(pruned, batch...)
 		}
 	}
 	if errors.Is(err, context.Canceled) && len(pruned) > 0 {
 		err = fmt.Errorf("%w after %d keys were %s: %w", errPruned, len(pruned), p.done(), err)
 	}
 	return pruned, err
+}
+
+// change deletes or disables a key.
+func (p *pruning) change(ctx context.Context, client *admin.Client, id uuid.UUID) error {
+	if p.remove {
+		return client.DeleteKey(ctx, id, "")
+	}
+	_, err := client.ChangeKey(ctx, id, admin.KeyChange{Disabled: admin.Some(true)}, "")
+	return err
 }
 
 // done says what was done to the keys.

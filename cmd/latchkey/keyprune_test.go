@@ -46,7 +46,7 @@ func TestAnInterruptedPruneSaysWhatItHasDeleted(t *testing.T) {
 	interruptedLater := false
 	for looks, before := 0, left(); before > 0; looks++ {
 		var stdout, stderr bytes.Buffer
-		status := run(&endingContext{t.Context(), looks}, []string{"key", "prune", "--expired", "--yes", "--store", path}, os.Stdin, &stdout, &stderr)
+		status := run(endingAfter(t.Context(), looks), []string{"key", "prune", "--expired", "--yes", "--store", path}, os.Stdin, &stdout, &stderr)
 		deleted := strings.Count(stdout.String(), "deleted key ")
 		after := left()
 		if before-after != deleted {

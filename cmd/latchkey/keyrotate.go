@@ -7,25 +7,25 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 // keyRotation is one run of the command key rotate.
 type keyRotation struct {
 	tokenMaker
+	arg       keyArg
 	overlap   string
 	untilUsed bool
 }
 
 func keyRotateCommand(c *cli) *cobra.Command {
-	r := &keyRotation{tokenMaker: tokenMaker{cli: c}}
+	r := &keyRotation{tokenMaker: tokenMaker{cli: c}, arg: keyArg{cli: c}}
 	cmd := &cobra.Command{
-		Use:   "rotate (USER | --server) KEY",
+		Use:   "rotate [USER | --server] KEY",
 		Short: "Give a key a new token, and show the token once",
 		Long: `Give a key a new token, and show the token. Everything else of the key stays. Nothing can show the
 token again, because the store does not keep it.
 
-` + userHelp + `
 ` + keyHelp + `
 
 Without --overlap, the old token stops logging in at once. --overlap says how long the old token
@@ -41,10 +41,11 @@ A key has at most two good tokens. A rotation during an overlap ends the older o
 			"latchkey key rotate --overlap 24h --until-used ada@example.com laptop",
 			"latchkey key rotate --quiet --server --overlap 7d backup-job > token",
 		),
-		Args:              r.owner.takes("KEY"),
-		ValidArgsFunction: r.owner.complete(c, true),
+		Args:              r.arg.takes(),
+		ValidArgsFunction: r.arg.completer(c, true),
 		RunE:              func(cmd *cobra.Command, args []string) error { return r.run(cmd.Context(), args) },
 	}
+	r.arg.addFlag(cmd)
 	r.addFlags(cmd)
 	cmd.Flags().StringVar(&r.overlap, "overlap", "", "the `DURATION` for which the old token stays good (default none)")
 	cmd.Flags().BoolVar(&r.untilUsed, "until-used", false, "end the old token at the first login with the new one; needs --overlap")
@@ -54,31 +55,18 @@ A key has at most two good tokens. A rotation during an overlap ends the older o
 
 // run rotates the key and prints its token.
 func (r *keyRotation) run(ctx context.Context, args []string) error {
-	rotation := latchkey.Rotation{UntilUsed: r.untilUsed}
+	rotation := admin.Rotation{UntilUsed: r.untilUsed}
 	switch now := time.Now(); {
 	case r.overlap != "":
 		end, ok := parseDuration(r.overlap, now)
-		if rotation.Overlap = end.Sub(now); !ok || rotation.Overlap <= 0 {
+		if rotation.OverlapSeconds = int64((end.Sub(now) + time.Second - 1) / time.Second); !ok || !end.After(now) {
 			return usagef("--overlap takes a duration (1y, 2w, 7d, 24h)")
 		}
 	case r.untilUsed:
 		return usagef("--until-used needs --overlap, which ends the old token if nobody uses the new one")
 	}
-	return r.withStore(ctx, r.opts, func(s *latchkey.Store) error {
-		var key latchkey.Key
-		err := s.View(ctx, func(tx *latchkey.Tx) (err error) {
-			key, _, err = r.owner.findKey(tx, args)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		var token string
-		if r.owner.serverKey {
-			key, token, err = s.RotateServerKey(ctx, key.ID, rotation)
-		} else {
-			key, token, err = s.RotateKey(ctx, key.Owner, key.ID, rotation)
-		}
+	return r.arg.changing(ctx, args, func(client *admin.Client, key admin.Key, _ []string) error {
+		key, token, err := client.RotateKey(ctx, key.ID, rotation, key.ETag)
 		if err != nil {
 			return err
 		}
@@ -88,7 +76,7 @@ func (r *keyRotation) run(ctx context.Context, args []string) error {
 }
 
 // oldToken tells what becomes of the old token of a key that was just rotated.
-func (r *keyRotation) oldToken(key latchkey.Key) string {
+func (r *keyRotation) oldToken(key admin.Key) string {
 	if len(key.Tokens) < 2 {
 		return "The old token has ended."
 	}

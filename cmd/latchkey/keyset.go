@@ -2,34 +2,32 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
+	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 // keySetting is one run of the command key set.
 type keySetting struct {
-	*cli
-	owner   ownerArg
+	keyArg
 	carried carriedFlags
 	group   string
-	maxKeys int
 }
 
 func keySetCommand(c *cli) *cobra.Command {
-	k := &keySetting{cli: c}
+	k := &keySetting{keyArg: keyArg{cli: c}}
 	cmd := &cobra.Command{
-		Use:   "set (USER | --server) KEY",
+		Use:   "set [USER | --server] KEY",
 		Short: "Change what a key permits, when it expires, and where it may be used from",
 		Long: `Change the expiry date, the scopes, the networks or the metadata of a key, or the group of a server
 key. The key keeps its token, and what no flag names stays as it is. All changes are made at once, or
 none of them.
 
-` + userHelp + `
 ` + keyHelp + `
 
 ` + carriedHelp + `
@@ -44,65 +42,60 @@ key disable.`,
 			"latchkey key set --scopes \"files:* mail:read\" ada@example.com laptop",
 			"latchkey key set --networks \"\" --metadata room=4 --server backup-job",
 		),
-		Args:              k.owner.takes("KEY"),
-		ValidArgsFunction: k.owner.complete(c, true),
+		Args:              k.takes(),
+		ValidArgsFunction: k.completer(c, true),
 		RunE:              func(cmd *cobra.Command, args []string) error { return k.run(cmd, args) },
 	}
-	k.owner.addFlag(cmd)
+	k.addFlag(cmd)
 	k.carried.addFlags(cmd)
 	addGroupFlag(c, cmd, &k.group, "the group `NAME` that a server key moves to; empty for none")
-	addMaxKeysFlag(cmd, &k.maxKeys)
+	addMaxKeysFlag(cmd, &c.opts.MaxKeysPerUser)
 	return cmd
 }
 
+var errNotServerKey = usagef("--group is for server keys; a user's key belongs to the group of the user, which latchkey user set changes")
+
 func (k *keySetting) run(cmd *cobra.Command, args []string) error {
-	if err := checkMaxKeys(k.maxKeys); err != nil {
+	if err := checkMaxKeys(k.opts.MaxKeysPerUser); err != nil {
 		return err
 	}
-	changes, err := k.carried.changes(cmd, time.Now())
-	if err != nil {
+	if _, err := k.carried.change(cmd, nil, time.Now()); err != nil { // before the store is opened
 		return err
 	}
-	if cmd.Flags().Changed("group") {
-		if !k.owner.serverKey {
-			return usagef("--group is for server keys; a user's key belongs to the group of the user, which latchkey user set changes")
-		}
-		changes = append(changes, k.move)
+	moves := cmd.Flags().Changed("group")
+	if moves && !k.serverKey && len(args) > 1 {
+		return errNotServerKey
 	}
-	if len(changes) == 0 {
+	if !slices.ContainsFunc([]string{"expires", "scopes", "networks", "metadata", "group"}, cmd.Flags().Changed) {
 		return usagef("nothing to set; give --expires, --scopes, --networks, --metadata or --group")
 	}
-	return k.withStore(cmd.Context(), latchkey.Options{MaxKeysPerUser: k.maxKeys}, func(s *latchkey.Store) error {
-		return k.set(cmd.Context(), s, args, changes)
-	})
-}
-
-// set makes the changes to the key that the arguments name, and prints the key.
-func (k *keySetting) set(ctx context.Context, s *latchkey.Store, args []string, changes []keyChange) error {
-	var key latchkey.Key
-	err := s.Update(ctx, func(tx *latchkey.Tx) (err error) {
-		if key, _, err = k.owner.findKey(tx, args); err != nil {
-			return err
+	return k.change(cmd.Context(), "changed", args, func(ctx context.Context, client *admin.Client, key admin.Key, _ []string) (admin.Key, error) {
+		store, err := client.Store(ctx)
+		if err != nil {
+			return key, err
 		}
-		for _, change := range changes {
-			if err := change(tx, key); err != nil {
+		id := key.ID
+		err = unlessChanged(func() error {
+			if key, err = client.Key(ctx, id); err != nil {
 				return err
 			}
-		}
-		key, err = tx.Key(key.Owner, key.ID)
-		return err
+			change, err := k.carried.change(cmd, key.Metadata, store.Now)
+			if err != nil {
+				return err
+			}
+			if moves {
+				if uuid.UUID(key.Owner) != latchkey.ServerOwner {
+					return errNotServerKey
+				}
+				group, _, err := findGroup(ctx, client, k.group)
+				if err != nil {
+					return err
+				}
+				change.Group = admin.Some(group)
+			}
+			key, err = client.ChangeKey(ctx, id, change, key.ETag)
+			return err
+		})
+		return key, err
 	})
-	if err != nil {
-		return err
-	}
-	return k.print(key, func(w io.Writer) { fmt.Fprintf(w, "changed key %s (%s)\n", plain(key.Name), key.ID) })
-}
-
-// move moves a server key to another group.
-func (k *keySetting) move(tx *latchkey.Tx, key latchkey.Key) error {
-	group, _, err := findGroupTx(tx, k.group)
-	if err != nil {
-		return err
-	}
-	return tx.SetKeyGroup(key.ID, group)
 }

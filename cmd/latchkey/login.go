@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 // refusals lists the errors that mean that a token is refused, with the reason that JSON output
@@ -67,18 +68,19 @@ good token and 5 for a refused token. With --json, standard output has the answe
 			if err != nil {
 				return c.refuse(err)
 			}
-			return c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
-				who, err := s.LoginFrom(cmd.Context(), token, addr)
+			ctx := cmd.Context()
+			return c.reading(ctx, func(client *admin.Client) error {
+				who, err := client.Login(ctx, admin.Login{Token: token, Address: addr})
 				if err != nil {
 					return c.refuse(err)
 				}
 				ownerText := noOwner
 				if !who.ServerKey {
-					user, err := s.User(cmd.Context(), who.UserID)
+					user, err := client.User(ctx, who.UserID)
 					if err != nil {
 						return err
 					}
-					ownerText = fmt.Sprintf("%s (%s)", formatIdentities(user), user.ID)
+					ownerText = fmt.Sprintf("%s (%s)", formatIdentities(user.User), user.ID)
 				}
 				return c.printFields(loginAnswer{OK: true, Principal: &who}, append([]string{
 					"Key", fmt.Sprintf("%s (%s)", who.KeyName, who.KeyID),

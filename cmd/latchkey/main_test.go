@@ -67,7 +67,7 @@ func testScripts(t *testing.T, socket bool) {
 			env.Setenv("LATCHKEY_COST", "light")
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // no pause at the end, with -race
 			if socket {
-				env.Setenv(socketEnv, "1")
+				env.Setenv(socketEnv, strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"))
 			}
 			env.Values[holder{}] = &holder{}
 			env.Values[serving{}] = &serving{}

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/google/uuid"
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/internal/identities"
 )
 
@@ -36,14 +39,17 @@ func formatIdentity(i latchkey.Identity) string { return identities.Format(i) }
 // newIdentity returns the identity that the argument IDENTITY names, to be given to a user. The
 // identity is not normalized if a user has it as it was typed, so that the store says that it is
 // taken.
-func newIdentity(tx *latchkey.Tx, arg string) (latchkey.Identity, error) {
+func newIdentity(ctx context.Context, client *admin.Client, arg string) (latchkey.Identity, error) {
 	typed, err := parseIdentity(arg)
 	if err != nil {
 		return typed, err
 	}
-	_, err = tx.UserByIdentity(typed)
-	if errors.Is(err, latchkey.ErrUserNotFound) {
+	_, err = client.UserByIdentity(ctx, typed)
+	switch {
+	case errors.Is(err, latchkey.ErrUserNotFound):
 		return normalized(typed), nil
+	case errors.Is(err, latchkey.ErrInvalidIdentity): // the store says so when it gets the identity
+		return typed, nil
 	}
 	return typed, err
 }
@@ -55,36 +61,41 @@ func normalized(i latchkey.Identity) latchkey.Identity {
 }
 
 // findUser returns the user that the argument USER names.
-func findUser(tx *latchkey.Tx, arg string) (user latchkey.User, err error) {
+func findUser(ctx context.Context, client *admin.Client, arg string) (user admin.User, err error) {
 	if id, ok := parseID(arg); ok {
-		user, err = tx.User(id)
+		user, err = client.User(ctx, id)
 	} else {
 		var identity latchkey.Identity
 		if identity, err = parseIdentity(arg); err == nil {
-			user, err = tx.UserByIdentity(identity)
+			user, err = client.UserByIdentity(ctx, identity)
 		}
 		if normal := normalized(identity); errors.Is(err, latchkey.ErrUserNotFound) && normal != identity {
-			user, err = tx.UserByIdentity(normal)
+			user, err = client.UserByIdentity(ctx, normal)
 		}
 	}
 	if err != nil {
-		return latchkey.User{}, fmt.Errorf("%s: %w", arg, err)
+		return admin.User{}, fmt.Errorf("%s: %w", arg, err)
 	}
 	return user, nil
 }
 
-// findKey returns the key of owner that the argument KEY names.
-func findKey(tx *latchkey.Tx, owner uuid.UUID, arg string) (latchkey.Key, error) {
-	if id, ok := parseID(arg); ok {
-		key, err := tx.Key(owner, id)
-		if err != nil {
-			return latchkey.Key{}, fmt.Errorf("%s: %w", arg, err)
-		}
-		return key, nil
+// findKeyByID returns a key of owner, or of any owner if owner is [uuid.Nil].
+func findKeyByID(ctx context.Context, client *admin.Client, owner, id uuid.UUID) (admin.Key, error) {
+	key, err := client.Key(ctx, id)
+	if err == nil && owner != uuid.Nil && uuid.UUID(key.Owner) != owner {
+		err = latchkey.ErrKeyNotFound
 	}
-	keys, err := tx.Keys(owner)
 	if err != nil {
-		return latchkey.Key{}, err
+		return admin.Key{}, fmt.Errorf("%s: %w", id, err)
+	}
+	return key, nil
+}
+
+// findKeyByName returns the key of owner that the argument KEY names, which is no ID.
+func findKeyByName(ctx context.Context, client *admin.Client, owner uuid.UUID, arg string) (admin.Key, error) {
+	keys, err := keysOf(ctx, client, owner)
+	if err != nil {
+		return admin.Key{}, err
 	}
 	for _, name := range []string{arg, norm.NFC.String(arg)} {
 		for _, key := range keys {
@@ -93,17 +104,47 @@ func findKey(tx *latchkey.Tx, owner uuid.UUID, arg string) (latchkey.Key, error)
 			}
 		}
 	}
-	return latchkey.Key{}, fmt.Errorf("%s: %w", arg, latchkey.ErrKeyNotFound)
+	return admin.Key{}, fmt.Errorf("%s: %w", arg, latchkey.ErrKeyNotFound)
+}
+
+// keysOf returns the keys of owner.
+func keysOf(ctx context.Context, client *admin.Client, owner uuid.UUID) ([]admin.Key, error) {
+	return collect(client.Keys(ctx, latchkey.KeyFilter{Owner: owner}))
+}
+
+// collect returns the items of a list.
+func collect[T any](list iter.Seq2[T, error]) (all []T, err error) {
+	for item, err := range list {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, item)
+	}
+	return all, nil
+}
+
+// count returns how many items a list has.
+func count[T any](list iter.Seq2[T, error]) (n int, err error) {
+	for _, err := range list {
+		if err != nil {
+			return 0, err
+		}
+		n++
+	}
+	return n, nil
 }
 
 // newName returns the name for a key of owner for which the argument NAME asks. If the key exists
 // already, id is its ID. The name is not normalized if another key has it as it was typed, so that
 // the store says that it is taken.
-func newName(tx *latchkey.Tx, owner, id uuid.UUID, arg string) (string, error) {
+func newName(ctx context.Context, client *admin.Client, owner, id uuid.UUID, arg string) (string, error) {
 	if _, ok := parseID(arg); ok { // KEY could not name the key
 		return "", fmt.Errorf("%w: %q has the form of an ID", latchkey.ErrInvalidName, arg)
 	}
-	keys, err := tx.Keys(owner)
+	if norm.NFC.IsNormalString(arg) {
+		return arg, nil
+	}
+	keys, err := keysOf(ctx, client, owner)
 	if err != nil {
 		return "", err
 	}

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
-	"github.com/latchkeydb/latchkey/audit"
 )
 
 // cli is one run of the command. It has the values of the flags that many commands share, and the
@@ -25,6 +25,8 @@ type cli struct {
 	quiet bool
 	// verbose makes the command say what it does, on standard error.
 	verbose bool
+	// dryRun makes a command that destroys say what it would do.
+	dryRun bool
 
 	stdin  *os.File
 	stdout io.Writer
@@ -34,8 +36,6 @@ type cli struct {
 	// flags that are on the command line.
 	opts  latchkey.Options
 	given []string
-
-	trail *audit.Trail // of the store that is open
 
 	begun bool // whether the command line is right, so that later errors are not usage errors
 }
@@ -93,6 +93,11 @@ func (c *cli) begin(cmd *cobra.Command) error {
 			return fmt.Errorf("%s is %q: %w", variable, value, err)
 		}
 	}
+	for _, flag := range []string{"cost", "max-keys"} {
+		if f := cmd.Flags().Lookup(flag); f != nil && f.Changed {
+			c.given = append(c.given, "--"+flag)
+		}
+	}
 	if c.quiet && c.json {
 		return errors.New("--quiet and --json cannot be used together")
 	}
@@ -147,6 +152,8 @@ func examples(lines ...string) string { return "  " + strings.Join(lines, "\n  "
 func takes(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		switch {
+		case slices.ContainsFunc(args, isToken):
+			return errors.New("an argument is a token, which every process on the machine can see; disable its key or rotate it, and give - as KEY, with the token on standard input")
 		case len(args) < len(names):
 			return fmt.Errorf("%s is missing", names[len(args)])
 		case len(args) > len(names) && len(names) == 0:

@@ -36,6 +36,7 @@ const shutdownTime = 4 * time.Second
 // server is one run of the command serve.
 type server struct {
 	*cli
+	trail        *audit.Trail // of the store
 	addr         string
 	ephemeral    bool
 	seedFile     string
@@ -133,15 +134,25 @@ func (s *server) run(cmd *cobra.Command) error {
 	if s.ephemeral {
 		return s.serveMemory(cmd.Context(), listener)
 	}
-	return s.withStore(cmd.Context(), s.stores, func(one *latchkey.Store) error {
-		ctx, cancel := context.WithCancel(cmd.Context())
-		var watch sync.WaitGroup
-		health := func(ctx context.Context) error { return errors.Join(one.Health(ctx), s.trail.Health()) }
-		watch.Go(func() { watchHealth(ctx, time.Tick(healthEvery), health, s.log) })
-		defer watch.Wait()
-		defer cancel()
-		return s.serve(cmd.Context(), listener, one)
-	})
+	path, err := s.existing()
+	if err != nil {
+		return err
+	}
+	var one *latchkey.Store
+	if one, s.trail, err = openTrailed(cmd.Context(), path, s.stores, s.wait); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(cmd.Context())
+	var watch sync.WaitGroup
+	health := func(ctx context.Context) error { return errors.Join(one.Health(ctx), s.trail.Health()) }
+	watch.Go(func() { watchHealth(ctx, time.Tick(healthEvery), health, s.log) })
+	err = s.serve(cmd.Context(), listener, one)
+	cancel()
+	watch.Wait()
+	if !errors.Is(err, audit.ErrBroken) { // the error says so already
+		s.warnOfTrail(s.trail.Health())
+	}
+	return errors.Join(err, one.Close())
 }
 
 func (s *server) startLog() {

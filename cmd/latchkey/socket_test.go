@@ -10,22 +10,35 @@ import (
 	"github.com/latchkeydb/latchkey/admin"
 )
 
-// socketEnv makes the command of the scripts meet a store that a server has open.
+// socketEnv makes the commands of a script meet a store that a server has open. Its value is the
+// name of the script.
 const socketEnv = "LATCHKEY_TEST_SOCKET"
 
-// direct has the commands that meet no server in the scripts, with the reason.
+// direct has the commands that meet no server in the scripts, with the reason. A name is that of a
+// command, of a script and a command, or of a flag.
 var direct = map[string]string{
-	"init":    "it makes the file",
-	"restore": "it makes the file",
-	"salvage": "it reads a file that no program could open",
-	"doctor":  "it looks at the file, and its output depends on who has the file open",
-	"serve":   "it is a server itself",
-	"watch":   "it opens the file again and again",
+	"init":         "it makes the file",
+	"restore":      "it makes the file",
+	"salvage":      "it reads a file that no program could open",
+	"doctor":       "it looks at the file, and its output depends on who has the file open",
+	"serve":        "it is a server itself",
+	"watch":        "it opens the file again and again",
+	"--cost":       "it is refused: see TestOptionsOfTheStoreAreRefusedOnTheSocket",
+	"--max-keys":   "it is refused, as --cost is",
+	"import login": "the token of an imported key counts as used, and the script compares the last uses",
 }
 
-// unconverted has the commands that do not work through the socket yet.
-var unconverted = []string{
-	"user", "key", "login", "completion", "__complete", "__completeNoDesc",
+// isDirect reports whether the command of a command line meets no server.
+func isDirect(args []string) bool {
+	name := ""
+	if len(args) > 0 && strings.HasPrefix(args[0], "__complete") {
+		args = args[1:]
+	}
+	if cmd, _, err := newRoot(&cli{}).Find(args); err == nil {
+		name = strings.Fields(cmd.CommandPath() + " latchkey")[1]
+	}
+	names := append([]string{name, os.Getenv(socketEnv) + " " + name}, args...)
+	return slices.ContainsFunc(names, func(name string) bool { return direct[name] != "" })
 }
 
 // serveFirst opens the store that a command line names, and serves its socket, if socketEnv is set.
@@ -33,42 +46,34 @@ var unconverted = []string{
 // the store cannot be opened, nothing is served, and the command says why. The function that
 // serveFirst returns ends serving.
 func serveFirst(args []string) (end func()) {
-	if os.Getenv(socketEnv) == "" {
-		return func() {}
+	end = func() {}
+	if os.Getenv(socketEnv) == "" || isDirect(args) {
+		return end
 	}
-	c := &cli{store: os.Getenv("LATCHKEY_STORE")}
-	name := ""
-	if cmd, _, err := newRoot(&cli{}).Find(args); err == nil {
-		name = strings.Fields(cmd.CommandPath() + " latchkey")[1]
-	}
-	if len(args) > 0 && strings.HasPrefix(args[0], "__complete") { // cobra adds these when it runs
-		name = args[0]
-	}
+	path := os.Getenv("LATCHKEY_STORE")
 	for i, arg := range args {
 		if value, ok := strings.CutPrefix(arg, "--store="); ok {
-			c.store = value
+			path = value
 		} else if arg == "--store" && i+1 < len(args) {
-			c.store = args[i+1]
+			path = args[i+1]
 		}
 	}
-	if _, ok := direct[name]; ok || slices.Contains(unconverted, name) {
-		return func() {}
-	}
-	if _, err := os.Stat(c.store); err != nil {
-		return func() {}
+	// Opening a file for writing could make a store of it.
+	s, err := openStore(path, latchkey.Options{ReadOnly: true}, 0)
+	if err != nil || s.Close() != nil {
+		return end
 	}
 	opts := latchkey.Options{}
 	trail := keepTrail(&opts)
-	store, err := openStore(c.store, opts, 0)
-	if err != nil {
-		return func() {}
+	if s, err = openStore(path, opts, 0); err != nil {
+		return end
 	}
-	socket, err := admin.Listen(store, c.store, &admin.Options{Trail: trail})
+	socket, err := admin.Listen(s, path, &admin.Options{Trail: trail})
 	if err != nil {
 		panic(err)
 	}
 	return func() {
-		if err := errors.Join(socket.Close(), store.Close()); err != nil {
+		if err := errors.Join(socket.Close(), s.Close()); err != nil {
 			panic(err)
 		}
 	}

@@ -67,37 +67,31 @@ func (c *cli) path() (string, error) {
 	return c.store, nil
 }
 
-// withStore opens the store, runs fn, and closes the store. The store must exist.
-func (c *cli) withStore(ctx context.Context, opts latchkey.Options, fn func(*latchkey.Store) error) error {
+// existing returns the name of the store's file, which exists.
+//
+// Errors: errNoStore.
+func (c *cli) existing() (string, error) {
 	path, err := c.path()
 	if err != nil {
-		return err
+		return "", err
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", path, errNoStore)
+		return "", fmt.Errorf("%s: %w", path, errNoStore)
 	}
-	c.trail = keepTrail(&opts)
+	return path, nil
+}
+
+// openTrailed opens the store at path, and keeps its audit trail.
+func openTrailed(ctx context.Context, path string, opts latchkey.Options, wait time.Duration) (*latchkey.Store, *audit.Trail, error) {
+	trail := keepTrail(&opts)
 	s, err := await(ctx, func() (*latchkey.Store, error) {
-		s, err := c.open(path, opts)
+		s, err := openStore(path, opts, wait)
 		if err == nil && ctx.Err() != nil { // nobody waits for the store any more
 			return nil, errors.Join(ctx.Err(), s.Close())
 		}
 		return s, err
 	})
-	if err != nil {
-		return err
-	}
-	err = fn(s)
-	if !errors.Is(err, audit.ErrBroken) { // the error says so already
-		c.warnOfTrail(c.trail.Health())
-	}
-	return errors.Join(err, s.Close())
-}
-
-// open opens the store at path, or makes a new one. It may wait for another program that has the
-// store open.
-func (c *cli) open(path string, opts latchkey.Options) (*latchkey.Store, error) {
-	return openStore(path, opts, c.wait)
+	return s, trail, err
 }
 
 // openStore opens the store at path, or makes a new one. It waits for another program that has the
@@ -114,22 +108,6 @@ func openStore(path string, opts latchkey.Options, wait time.Duration) (*latchke
 		return nil, err
 	}
 	return withSchemes(s, path, opts)
-}
-
-// withStoreReadOnly opens the store for reading only, which several processes can do at the same
-// time.
-func (c *cli) withStoreReadOnly(ctx context.Context, fn func(*latchkey.Store) error) error {
-	return c.withStore(ctx, latchkey.Options{ReadOnly: true}, fn)
-}
-
-// view runs fn in a read transaction of the store.
-func (c *cli) view(ctx context.Context, fn func(*latchkey.Tx) error) error {
-	return c.withStoreReadOnly(ctx, func(s *latchkey.Store) error { return s.View(ctx, fn) })
-}
-
-// update runs fn in a write transaction of the store.
-func (c *cli) update(ctx context.Context, fn func(*latchkey.Tx) error) error {
-	return c.withStore(ctx, latchkey.Options{}, func(s *latchkey.Store) error { return s.Update(ctx, fn) })
 }
 
 // prefixForm matches the prefixes that tokens can have.
@@ -164,7 +142,7 @@ and its tokens begin as those of the domain do.`,
 			if opts.Domain, err = readDomain(domain); err != nil {
 				return err
 			}
-			s, err := c.open(path, opts)
+			s, err := openStore(path, opts, c.wait)
 			if err == nil {
 				err = s.Close()
 			}

@@ -10,20 +10,44 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 // errNotConfirmed means that the person at the terminal did not answer yes.
 var errNotConfirmed = errors.New("not confirmed; nothing was deleted")
 
+// dryRunFlag adds the flag --dry-run to cmd.
+func (c *cli) dryRunFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&c.dryRun, "dry-run", false, "change nothing, and print what would be done")
+}
+
+// did returns what a command says that it did: verb in the past, or what it would do.
+func (c *cli) did(verb, past string) string {
+	if c.dryRun {
+		return "would " + verb
+	}
+	return past
+}
+
+// deleting returns the client for deletions, which deletes nothing in a dry run.
+func (c *cli) deleting(client *admin.Client) *admin.Client {
+	if c.dryRun {
+		return client.DryRun()
+	}
+	return client
+}
+
 // askFirst makes cmd ask before it runs. Where nobody can be asked, because standard input is no
 // terminal, cmd needs --yes. cmd deletes what its last argument names.
 func askFirst(c *cli, cmd *cobra.Command) *cobra.Command {
 	var yes bool
+	c.dryRunFlag(cmd)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "delete without asking; needed where standard input is no terminal")
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
-		case yes:
+		case yes || c.dryRun:
 		case !c.onTerminal():
 			return usagef("nobody can be asked here whether to delete; give --yes")
 		default:

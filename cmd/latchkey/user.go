@@ -2,16 +2,18 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"net/url"
 	"strings"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 // userHelp explains the argument USER.
@@ -26,9 +28,9 @@ func userCommands(c *cli) *cobra.Command {
 		userLinkCommand(c),
 		userUnlinkCommand(c),
 		userSetCommand(c),
-		userChangeCommand(c, "disable", "Stop a user's keys from logging in until the user is enabled", (*latchkey.Tx).DisableUser),
-		userChangeCommand(c, "enable", "Let a disabled user's keys log in again", (*latchkey.Tx).EnableUser),
-		askFirst(c, userChangeCommand(c, "delete", "Delete a user and all keys of the user for good", (*latchkey.Tx).DeleteUser)),
+		userChangeCommand(c, "disable", "Stop a user's keys from logging in until the user is enabled", setUserDisabled(true)),
+		userChangeCommand(c, "enable", "Let a disabled user's keys log in again", setUserDisabled(false)),
+		userDeleteCommand(c),
 	)
 	return cmd
 }
@@ -63,23 +65,24 @@ NAME=VALUE is a text of your own. Give it once for each name.`,
 					return err
 				}
 			}
-			var spec latchkey.UserSpec
+			var spec admin.NewUser
 			var err error
 			if spec.Metadata, err = changeMetadata(nil, metadata); err != nil {
 				return err
 			}
-			var user latchkey.User
-			err = c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-				if spec.Group, _, err = findGroupTx(tx, group); err != nil {
+			ctx := cmd.Context()
+			var user admin.User
+			err = c.changing(ctx, func(client *admin.Client) (err error) {
+				if spec.Group, _, err = findGroup(ctx, client, group); err != nil {
 					return err
 				}
 				spec.Identity = latchkey.Identity{Provider: latchkey.ProviderAnonymous}
 				if !anonymous {
-					if spec.Identity, err = newIdentity(tx, args[0]); err != nil {
+					if spec.Identity, err = newIdentity(ctx, client, args[0]); err != nil {
 						return err
 					}
 				}
-				user, err = tx.CreateUser(spec)
+				user, err = client.CreateUser(ctx, spec, "")
 				return err
 			})
 			if err != nil {
@@ -119,8 +122,12 @@ With --json, each line is a JSON document.`,
 				return usagef("--after takes the ID of a user")
 			}
 			out := bufio.NewWriter(c.stdout)
-			err := c.withStoreReadOnly(cmd.Context(), func(s *latchkey.Store) error {
-				return c.writeUsers(out, s.Users(cmd.Context(), cursor), limit)
+			err := c.reading(cmd.Context(), func(client *admin.Client) error {
+				query := url.Values{}
+				if ok {
+					query.Set("cursor", cursor.String())
+				}
+				return c.writeUsers(out, client.Users(cmd.Context(), query), limit)
 			})
 			return errors.Join(err, out.Flush())
 		},
@@ -131,7 +138,7 @@ With --json, each line is a JSON document.`,
 }
 
 // writeUsers writes the first limit users, or all of them if limit is 0.
-func (c *cli) writeUsers(w io.Writer, users iter.Seq2[latchkey.User, error], limit uint) error {
+func (c *cli) writeUsers(w io.Writer, users iter.Seq2[admin.User, error], limit uint) error {
 	if !c.json {
 		fmt.Fprintf(w, userRow, "ID", "CREATED", "STATE", "IDENTITIES")
 	}
@@ -140,7 +147,7 @@ func (c *cli) writeUsers(w io.Writer, users iter.Seq2[latchkey.User, error], lim
 		if err != nil {
 			return err
 		}
-		if err := c.writeUserRow(w, user); err != nil {
+		if err := c.writeUserRow(w, user.User); err != nil {
 			return err
 		}
 		if left--; left == 0 {
@@ -166,14 +173,14 @@ func userShowCommand(c *cli) *cobra.Command {
 		Args:              takes("USER"),
 		ValidArgsFunction: c.completeUser,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.view(cmd.Context(), func(tx *latchkey.Tx) error {
-				user, err := findUser(tx, args[0])
+			return c.reading(cmd.Context(), func(client *admin.Client) error {
+				user, err := findUser(cmd.Context(), client, args[0])
 				if err != nil {
 					return err
 				}
-				return c.printFields(user, append([]string{
+				return c.printFields(user.User, append([]string{
 					"ID", user.ID.String(),
-					"Identities", showIdentities(user),
+					"Identities", showIdentities(user.User),
 					"Created", formatTime(user.Created),
 					"State", formatState(user.Disabled),
 				}, showCarried(latchkey.Scopes{}, nil, user.Metadata, user.Group)...)...)
@@ -197,16 +204,17 @@ IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass identity.`,
 			if _, err := parseIdentity(args[1]); err != nil {
 				return err
 			}
-			var user latchkey.User
-			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-				if user, err = findUser(tx, args[0]); err != nil {
+			ctx := cmd.Context()
+			var user admin.User
+			err := c.changing(ctx, func(client *admin.Client) (err error) {
+				if user, err = findUser(ctx, client, args[0]); err != nil {
 					return err
 				}
-				identity, err := newIdentity(tx, args[1])
+				identity, err := newIdentity(ctx, client, args[1])
 				if err != nil {
 					return err
 				}
-				user, err = tx.LinkIdentity(user.ID, identity)
+				user, err = client.LinkIdentity(ctx, user.ID, identity)
 				return err
 			})
 			if err != nil {
@@ -243,28 +251,31 @@ user out of the group. --metadata NAME=VALUE is a text of your own. Give it once
 			if len(metadata) == 0 && !moves {
 				return usagef("nothing to set; give --group or --metadata")
 			}
-			var user latchkey.User
-			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-				if user, err = findUser(tx, args[0]); err != nil {
-					return err
-				}
-				changed, err := changeMetadata(user.Metadata, metadata)
-				if err != nil {
-					return err
-				}
-				if err := tx.SetUserMetadata(user.ID, changed); err != nil {
-					return err
-				}
+			ctx := cmd.Context()
+			var user admin.User
+			err := c.changing(ctx, func(client *admin.Client) error {
+				var change admin.UserChange
 				if moves {
-					if group, _, err = findGroupTx(tx, group); err != nil {
+					name, _, err := findGroup(ctx, client, group)
+					if err != nil {
 						return err
 					}
-					if err := tx.SetUserGroup(user.ID, group); err != nil {
-						return err
-					}
+					change.Group = admin.Some(name)
 				}
-				user, err = tx.User(user.ID)
-				return err
+				return unlessChanged(func() (err error) {
+					if user, err = findUser(ctx, client, args[0]); err != nil {
+						return err
+					}
+					if len(metadata) > 0 {
+						changed, err := changeMetadata(user.Metadata, metadata)
+						if err != nil {
+							return err
+						}
+						change.Metadata = admin.Some(changed)
+					}
+					user, err = client.ChangeUser(ctx, user.ID, change, user.ETag)
+					return err
+				})
 			})
 			if err != nil {
 				return err
@@ -277,8 +288,9 @@ user out of the group. --metadata NAME=VALUE is a text of your own. Give it once
 	return cmd
 }
 
-// userChangeCommand returns the command name, which makes one change to one user.
-func userChangeCommand(c *cli, name, short string, change func(*latchkey.Tx, uuid.UUID) error) *cobra.Command {
+// userChangeCommand returns the command name, which makes one change to one user. change returns
+// the user after the change.
+func userChangeCommand(c *cli, name, short string, change func(context.Context, *admin.Client, admin.User) (admin.User, error)) *cobra.Command {
 	return &cobra.Command{
 		Use:               name + " USER",
 		Short:             short,
@@ -286,37 +298,63 @@ func userChangeCommand(c *cli, name, short string, change func(*latchkey.Tx, uui
 		Args:              takes("USER"),
 		ValidArgsFunction: c.completeUser,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var user latchkey.User
-			err := c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-				if user, err = findUser(tx, args[0]); err != nil {
+			ctx := cmd.Context()
+			var user admin.User
+			err := c.changing(ctx, func(client *admin.Client) (err error) {
+				if user, err = findUser(ctx, client, args[0]); err != nil {
 					return err
 				}
-				if err := change(tx, user.ID); err != nil {
-					return err
-				}
-				after, err := tx.User(user.ID)
-				if errors.Is(err, latchkey.ErrUserNotFound) {
-					return nil // the output then shows the deleted user as it was before
-				}
-				user = after
+				user, err = change(ctx, client, user)
 				return err
 			})
 			if err != nil {
 				return err
 			}
-			return c.printUserDone(name+"d", user)
+			return c.printUserDone(c.did(name, name+"d"), user)
 		},
 	}
 }
 
+// setUserDisabled returns a change of userChangeCommand.
+func setUserDisabled(disabled bool) func(context.Context, *admin.Client, admin.User) (admin.User, error) {
+	return func(ctx context.Context, client *admin.Client, user admin.User) (admin.User, error) {
+		return client.ChangeUser(ctx, user.ID, admin.UserChange{Disabled: admin.Some(disabled)}, admin.AnyETag)
+	}
+}
+
+// userDeleteCommand shows the deleted user as it was before. A dry run also shows the keys.
+func userDeleteCommand(c *cli) *cobra.Command {
+	var keys []admin.Key
+	cmd := userChangeCommand(c, "delete", "Delete a user and all keys of the user for good", func(ctx context.Context, client *admin.Client, user admin.User) (_ admin.User, err error) {
+		if c.dryRun {
+			if keys, err = keysOf(ctx, client, user.ID); err != nil {
+				return user, err
+			}
+		}
+		return user, c.deleting(client).DeleteUser(ctx, user.ID, "")
+	})
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := run(cmd, args); err != nil || c.json {
+			return err
+		}
+		return c.print(nil, func(w io.Writer) {
+			for _, key := range keys {
+				fmt.Fprintf(w, "would delete key %s (%s)\n", plain(key.Name), key.ID)
+			}
+		})
+	}
+	return askFirst(c, cmd)
+}
+
 // printUserDone prints what was done to user.
-func (c *cli) printUserDone(done string, user latchkey.User) error {
-	return c.print(user, func(w io.Writer) {
+func (c *cli) printUserDone(done string, user admin.User) error {
+	return c.print(user.User, func(w io.Writer) {
 		if c.quiet {
 			fmt.Fprintln(w, user.ID)
 			return
 		}
-		fmt.Fprintf(w, "%s user %s (%s)\n", done, plain(formatIdentities(user)), user.ID)
+		fmt.Fprintf(w, "%s user %s (%s)\n", done, plain(formatIdentities(user.User)), user.ID)
 	})
 }
 

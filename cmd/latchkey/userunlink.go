@@ -1,16 +1,17 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
 
-	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
 )
 
 func userUnlinkCommand(c *cli) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "unlink USER IDENTITY",
 		Short: "Take an identity from a user",
 		Long: `Take an identity from a user, so that another user can have it. Do so before an e-mail address is given
@@ -33,16 +34,17 @@ IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass identity.`,
 			if err != nil {
 				return err
 			}
-			var user latchkey.User
-			err = c.update(cmd.Context(), func(tx *latchkey.Tx) (err error) {
-				if user, err = findUser(tx, args[0]); err != nil {
+			ctx := cmd.Context()
+			var user admin.User
+			err = c.changing(ctx, func(client *admin.Client) (err error) {
+				if user, err = findUser(ctx, client, args[0]); err != nil {
 					return err
 				}
 				identity := typed
 				if !slices.Contains(user.Identities, identity) {
 					identity = normalized(identity)
 				}
-				if user, err = tx.UnlinkIdentity(user.ID, identity); err != nil {
+				if user, err = c.deleting(client).UnlinkIdentity(ctx, user.ID, identity); err != nil {
 					return fmt.Errorf("%s: %w", args[1], err)
 				}
 				return nil
@@ -50,9 +52,11 @@ IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass identity.`,
 			if err != nil {
 				return err
 			}
-			return c.printUserDone("unlinked", user)
+			return c.printUserDone(c.did("unlink "+plain(args[1])+" from", "unlinked"), user)
 		},
 	}
+	c.dryRunFlag(cmd)
+	return cmd
 }
 
 // completeIdentityOf completes USER, and then an IDENTITY of that user.
@@ -60,8 +64,8 @@ func (c *cli) completeIdentityOf(cmd *cobra.Command, args []string, prefix strin
 	if len(args) != 1 {
 		return c.completeUser(cmd, args, prefix)
 	}
-	return c.complete(cmd, prefix, func(tx *latchkey.Tx, offer func(text, state string) error) error {
-		user, err := findUser(tx, args[0])
+	return c.complete(cmd, prefix, func(ctx context.Context, client *admin.Client, offer offering) error {
+		user, err := findUser(ctx, client, args[0])
 		if err != nil {
 			return err
 		}
