@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,8 +14,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/latchkeytest"
@@ -482,5 +486,80 @@ func TestCloseEndsStreamsOfChanges(t *testing.T) {
 	}
 	if _, err := io.Copy(io.Discard, reply.Body); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestARevocationThroughTheSocketHoldsWhenItsAnswerIsThere has logins under way all the time, so
+// that the cache knows the token at each moment.
+func TestARevocationThroughTheSocketHoldsWhenItsAnswerIsThere(t *testing.T) {
+	path := newPath(t)
+	store := open(t, path, nil)
+	s, err := Listen(store, path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	transport := Transport(path)
+	defer transport.CloseIdleConnections()
+	client, ctx := NewClient(&http.Client{Transport: transport}, "http://latchkey", ""), t.Context()
+	for i, tt := range []struct {
+		name   string
+		revoke func(user, key uuid.UUID) error
+		want   error
+	}{
+		{"disable the key", func(_, key uuid.UUID) error {
+			_, err := client.ChangeKey(ctx, key, KeyChange{Disabled: Some(true)}, "")
+			return err
+		}, latchkey.ErrKeyDisabled},
+		{"delete the key", func(_, key uuid.UUID) error { return client.DeleteKey(ctx, key, "") }, latchkey.ErrInvalidToken},
+		{"rotate the key", func(_, key uuid.UUID) error {
+			_, _, err := client.RotateKey(ctx, key, Rotation{}, AnyETag)
+			return err
+		}, latchkey.ErrInvalidToken},
+		{"disable the user", func(user, _ uuid.UUID) error {
+			_, err := client.ChangeUser(ctx, user, UserChange{Disabled: Some(true)}, "")
+			return err
+		}, latchkey.ErrUserDisabled},
+		{"delete the user", func(user, _ uuid.UUID) error { return client.DeleteUser(ctx, user, "") }, latchkey.ErrInvalidToken},
+		{"disable the group", func(user, _ uuid.UUID) error {
+			_, err := client.ChangeGroup(ctx, "north", GroupChange{Disabled: Some(true)}, "")
+			return err
+		}, latchkey.ErrGroupDisabled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			identity := latchkey.Identity{Provider: latchkey.ProviderCustomToken, Subject: fmt.Sprint(i)}
+			user, err := client.CreateUser(ctx, NewUser{Identity: identity, Group: "north"}, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			key, token, err := client.CreateKey(ctx, user.ID, NewKey{Name: "laptop"}, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := store.Login(ctx, token); err != nil {
+				t.Fatal(err)
+			}
+			end := make(chan struct{})
+			var logins sync.WaitGroup
+			for range 2 {
+				logins.Go(func() {
+					for {
+						select {
+						case <-end:
+							return
+						default:
+							_, _ = store.Login(ctx, token)
+						}
+					}
+				})
+			}
+			err = tt.revoke(user.ID, key.ID)
+			_, after := store.Login(ctx, token)
+			close(end)
+			logins.Wait()
+			if err != nil || !errors.Is(after, tt.want) {
+				t.Errorf("got %v, and the login %v, want %v", err, after, tt.want)
+			}
+		})
 	}
 }
