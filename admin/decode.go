@@ -26,6 +26,10 @@ import (
 // networks, which take a few hundred KiB if each character is an escape sequence.
 const maxBody = 1 << 20
 
+// maxNumber is the largest number in a body or a path. Programs in JavaScript know larger ones only
+// roughly.
+const maxNumber int64 = 1<<53 - 1
+
 // decode reads the body of a request into v. An empty body leaves v as it is if mayBeEmpty is true.
 //
 // Unlike package json, decode refuses a field that is there twice, and a field whose name has other

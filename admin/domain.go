@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"strconv"
 
@@ -97,8 +96,8 @@ func (c *call) addTagSecret() error {
 	if err := c.decode(&body, true); err != nil {
 		return err
 	}
-	if body.Number.Value < 0 {
-		return fmt.Errorf("%w: the field number must be a number from 0 on", errBadRequest)
+	if body.Number.Value < 0 || body.Number.Value > maxNumber {
+		return fmt.Errorf("%w: the field number must be a number from 0 to %d", errBadRequest, maxNumber)
 	}
 	return alone(&c.tags, func() error {
 		if want := uint64(body.Number.Value); body.Number.Set {
@@ -143,7 +142,7 @@ func (c *call) answerTagSecret(status int, number uint64) error {
 // pathTagSecret returns the number of a tag secret in the path.
 func (c *call) pathTagSecret() (uint64, error) {
 	number, err := strconv.ParseUint(c.r.PathValue("number"), 10, 64)
-	if err != nil || number > math.MaxInt64 {
+	if err != nil || number > uint64(maxNumber) {
 		return 0, fmt.Errorf("%w: it is the number of a tag secret", errBadID)
 	}
 	return number, nil

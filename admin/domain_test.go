@@ -42,6 +42,7 @@ func TestATagSecretIsReplaced(t *testing.T) {
 	a.do("POST", "/v1/tag-secrets", `{"number":4}`).problem(409, "invalid-tag-secret")
 	a.do("POST", "/v1/tag-secrets", `{"number":0}`).problem(409, "invalid-tag-secret")
 	a.do("POST", "/v1/tag-secrets", `{"number":-1}`).problem(400, "invalid-request")
+	a.do("POST", "/v1/tag-secrets", `{"number":9007199254740992}`).problem(400, "invalid-request")
 	a.do("POST", "/v1/tag-secrets", `{"numbers":1}`).problem(400, "invalid-request")
 	states("0 used, 1 retired, 2 accepted")
 
@@ -67,7 +68,7 @@ func TestATagSecretIsReplaced(t *testing.T) {
 		a.do("POST", "/v1/tag-secrets/"+number+"/use", nil).problem(409, "invalid-tag-secret")
 		a.do("POST", "/v1/tag-secrets/"+number+"/retire", nil).problem(409, "invalid-tag-secret")
 	}
-	for _, number := range []string{"x", "-1", "18446744073709551616", token} {
+	for _, number := range []string{"x", "-1", "9007199254740992", "18446744073709551616", token} {
 		a.do("POST", "/v1/tag-secrets/"+number+"/use", nil).problem(400, "invalid-id")
 		a.do("POST", "/v1/tag-secrets/"+number+"/retire", nil).problem(400, "invalid-id")
 	}

@@ -576,7 +576,7 @@ func TestTheTrailIsBegunAndPruned(t *testing.T) {
 	if !verdict.OK || verdict.Entries != 10 {
 		t.Errorf("got %+v", verdict)
 	}
-	for _, body := range []string{``, `{}`, `{"keep":-1}`, `{"keep":null}`, `{"keep":1,"x":1}`} {
+	for _, body := range []string{``, `{}`, `{"keep":-1}`, `{"keep":9007199254740992}`, `{"keep":null}`, `{"keep":1,"x":1}`} {
 		if w := a.do("POST", "/v1/audit/prune", body); w.Code < 400 {
 			t.Errorf("%s: got %d", body, w.Code)
 		}

@@ -138,8 +138,8 @@ func (c *call) pruneAudit() error {
 	if err := c.decode(&body, false); err != nil {
 		return err
 	}
-	if !body.Keep.Set || body.Keep.Value < 0 {
-		return fmt.Errorf("%w: the field keep must be a number from 0 on", errBadRequest)
+	if !body.Keep.Set || body.Keep.Value < 0 || body.Keep.Value > maxNumber {
+		return fmt.Errorf("%w: the field keep must be a number from 0 to %d", errBadRequest, maxNumber)
 	}
 	var pruned AuditPruned
 	err := c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {

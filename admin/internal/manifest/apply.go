@@ -38,7 +38,7 @@ type Options struct {
 //
 // Errors: the errors of users and keys; an error of [latchkey.Store.Update].
 func (m *Manifest) Apply(ctx context.Context, s *latchkey.Store, opts Options) ([]Change, error) {
-	a := &applying{m, opts}
+	a := &applying{m, opts, map[uuid.UUID]string{}, map[uuid.UUID]map[string]uuid.UUID{}}
 	steps, err := a.steps(ctx, s)
 	if err != nil {
 		return nil, err
@@ -50,6 +50,10 @@ func (m *Manifest) Apply(ctx context.Context, s *latchkey.Store, opts Options) (
 type applying struct {
 	*Manifest
 	Options
+	// aside has the names of keys that were put aside, so that other keys can have the names.
+	aside map[uuid.UUID]string
+	// names has the keys of each owner by their names, from before the first change.
+	names map[uuid.UUID]map[string]uuid.UUID
 }
 
 // A Change is one change to a user or a key.
@@ -96,6 +100,8 @@ func (a *applying) apply(ctx context.Context, s *latchkey.Store, steps []step) (
 	switch {
 	case errors.Is(err, errUndo):
 		return changes, nil
+	case errors.Is(err, latchkey.ErrTransactionTooLarge) && a.DryRun:
+		return nil, fmt.Errorf("%w: a dry run takes one transaction, so it cannot tell what the manifest changes", err)
 	case errors.Is(err, latchkey.ErrTransactionTooLarge) && len(steps) > 1:
 		if changes, err = a.apply(ctx, s, steps[:len(steps)/2]); err != nil {
 			return changes, err
@@ -199,10 +205,15 @@ func (a *applying) applyKey(tx *latchkey.Tx, u *User, e *Key) ([]Change, error) 
 	if err != nil {
 		return nil, err
 	}
+	if name, renamed := a.aside[c.ID]; renamed {
+		before.Name = name
+	}
 	var after latchkey.Key
 	if u != nil {
-		after, _, err = tx.EnsureKey(owner, e.spec, e.minted)
-	} else {
+		if err = a.putAside(tx, owner, u.Keys, e); err == nil {
+			after, _, err = tx.EnsureKey(owner, e.spec, e.minted)
+		}
+	} else if err = a.putAside(tx, owner, a.ServerKeys, e); err == nil {
 		after, _, err = tx.EnsureServerKey(e.spec, e.minted)
 	}
 	if c.Action == "create" && errors.Is(err, latchkey.ErrInvalidExpiry) && e.spec.Expires.Year() < 9999 {
@@ -221,6 +232,37 @@ func (a *applying) applyKey(tx *latchkey.Tx, u *User, e *Key) ([]Change, error) 
 	c.Name = after.Name
 	c.differKeys(before, after)
 	return c.unlessEmpty(), err
+}
+
+// putAside renames the key that has the name of an entry, if it is a key of the same owner that
+// gets another name by the manifest. entries are those of the owner.
+func (a *applying) putAside(tx *latchkey.Tx, owner uuid.UUID, entries []Key, e *Key) error {
+	names := a.names[owner]
+	if names == nil {
+		keys, err := tx.Keys(owner)
+		if err != nil {
+			return err
+		}
+		names = map[string]uuid.UUID{}
+		for _, k := range keys {
+			names[k.Name] = k.ID
+		}
+		a.names[owner] = names
+	}
+	id, has := names[e.spec.Name]
+	if !has || id == e.minted.ID() || !slices.ContainsFunc(entries, func(e Key) bool { return e.minted.ID() == id }) {
+		return nil
+	}
+	other, err := tx.Key(owner, id)
+	expired := !other.Expires.IsZero() && !tx.Now().Before(other.Expires) // it makes way by itself
+	if errors.Is(err, latchkey.ErrKeyNotFound) || err == nil && (other.Name != e.spec.Name || expired) {
+		return nil
+	}
+	if err == nil {
+		a.aside[id] = other.Name
+		err = tx.RenameKey(owner, id, "renaming-"+id.String())
+	}
+	return err
 }
 
 // setDisabled disables or enables something, unless it is in the wanted state already.

@@ -141,7 +141,7 @@ func (w *applyWorld) draw() string {
 				continue
 			}
 			day := fmt.Sprintf("expires: %s", w.now.AddDate(0, 0, w.random.IntN(4)-1).Format(time.DateOnly))
-			group, name := "", one(fmt.Sprint("key ", i), "shared")
+			group, name := "", one(fmt.Sprint("key ", i), "shared", "common")
 			if names[name] {
 				continue
 			}
@@ -329,13 +329,13 @@ func (w *applyWorld) play(have applyState, m *Manifest, prune bool) (applyState,
 		}
 		a.users[e.identity] = u
 		for _, k := range e.Keys {
-			if errs := w.playKey(a, u.ID, k); errs != nil {
+			if errs := w.playKey(a, u.ID, e.Keys, k); errs != nil {
 				return a, errs
 			}
 		}
 	}
 	for _, k := range m.ServerKeys {
-		if errs := w.playKey(a, latchkey.ServerOwner, k); errs != nil {
+		if errs := w.playKey(a, latchkey.ServerOwner, m.ServerKeys, k); errs != nil {
 			return a, errs
 		}
 	}
@@ -369,7 +369,7 @@ func (w *applyWorld) expired(k latchkey.Key) bool {
 	return !k.Expires.IsZero() && !k.Expires.After(w.now)
 }
 
-func (w *applyWorld) playKey(a applyState, owner uuid.UUID, e Key) (errs []error) {
+func (w *applyWorld) playKey(a applyState, owner uuid.UUID, entries []Key, e Key) (errs []error) {
 	id, to := e.minted.ID(), e.spec
 	k, exists := a.keys[id]
 	past := w.expired(latchkey.Key{Expires: to.Expires})
@@ -391,6 +391,11 @@ func (w *applyWorld) playKey(a applyState, owner uuid.UUID, e Key) (errs []error
 	if k.Expires = to.Expires; !w.expired(k) && k.Name != to.Name {
 		for _, other := range a.keysOf(owner) {
 			if other.Name != to.Name || other.ID == id {
+				continue
+			}
+			if renamed := slices.ContainsFunc(entries, func(e Key) bool { return e.minted.ID() == other.ID }); renamed && !w.expired(other) {
+				other.Name = "" // until its own entry
+				a.keys[other.ID] = other
 				continue
 			}
 			if !w.expired(other) {

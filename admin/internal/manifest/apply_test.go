@@ -34,15 +34,7 @@ func (tx *boundedTx) Put(table string, key, value []byte) error {
 }
 
 func TestApplyGoesInStepsOnAnEngineThatBoundsTransactions(t *testing.T) {
-	e, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := latchkey.OpenWith(bounded{e, 12}, &latchkey.Options{Cost: latchkey.LightCost})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := openBounded(t, 12)
 	text := fmt.Sprintf("domain: %s\nusers:\n", s.DomainID())
 	for i := range 10 {
 		minted, _, err := s.MintKey(t.Context())
@@ -72,6 +64,77 @@ func TestApplyGoesInStepsOnAnEngineThatBoundsTransactions(t *testing.T) {
 			t.Errorf("apply made %d changes, want %d", n, step.want)
 		}
 	}
+}
+
+func TestKeysSwapTheirNames(t *testing.T) {
+	for _, most := range []int{1 << 20, 12} {
+		s := openBounded(t, most)
+		var mints []latchkey.MintedKey
+		for range 3 {
+			minted, _, err := s.MintKey(t.Context())
+			must(t, err)
+			mints = append(mints, minted)
+		}
+		write := func(names ...string) *Manifest {
+			text := fmt.Sprintf("domain: %s\nserver_keys:\n", s.DomainID())
+			for i, name := range names {
+				text += fmt.Sprintf("- {name: %s, minted: '%s'}\n", name, mints[i].Export())
+			}
+			m, err := Parse([]byte(text))
+			must(t, err)
+			return m
+		}
+		_, err := write("a", "b", "c").Apply(t.Context(), s, Options{})
+		must(t, err)
+		_, _, err = s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "by hand"})
+		must(t, err)
+		changes, err := write("b", "c", "a").Apply(t.Context(), s, Options{})
+		must(t, err)
+		var told []string
+		for _, c := range changes {
+			told = append(told, fmt.Sprint(c.Fields))
+		}
+		if want := "[[{name a b}] [{name b c}] [{name c a}]]"; fmt.Sprint(told) != want {
+			t.Errorf("apply told %v, want %s", told, want)
+		}
+		for i, want := range []string{"b", "c", "a"} {
+			k, err := s.KeyByID(t.Context(), mints[i].ID())
+			if must(t, err); k.Name != want {
+				t.Errorf("key %d is called %s, want %s", i, k.Name, want)
+			}
+		}
+		// A name that a key of no entry has is taken.
+		if _, err := write("b", "by hand").Apply(t.Context(), s, Options{}); !errors.Is(err, latchkey.ErrKeyNameTaken) {
+			t.Errorf("got %v", err)
+		}
+		if again, err := write("b", "c", "a").Apply(t.Context(), s, Options{}); err != nil || len(again) > 0 {
+			t.Errorf("the second application made %v, %v", again, err)
+		}
+	}
+}
+
+func TestADryRunThatTakesSeveralTransactionsSaysSo(t *testing.T) {
+	s := openBounded(t, 12)
+	text := fmt.Sprintf("domain: %s\nusers:\n", s.DomainID())
+	for i := range 10 {
+		text += fmt.Sprintf("- identity: ada%d\n", i)
+	}
+	m, err := Parse([]byte(text))
+	must(t, err)
+	if changes, err := m.Apply(t.Context(), s, Options{DryRun: true}); !errors.Is(err, latchkey.ErrTransactionTooLarge) || len(changes) > 0 {
+		t.Errorf("got %v, %v", changes, err)
+	}
+}
+
+// openBounded opens a store on an engine that takes only so many writes in a transaction.
+func openBounded(t testing.TB, most int) *latchkey.Store {
+	t.Helper()
+	e, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
+	must(t, err)
+	s, err := latchkey.OpenWith(bounded{e, most}, &latchkey.Options{Cost: latchkey.LightCost})
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Close()) })
+	return s
 }
 
 // cancelling is an engine that cancels a context when something is written, and counts the writes.
