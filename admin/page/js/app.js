@@ -119,6 +119,7 @@ function showSignedOut(why) {
     frame?.close();
     frame = null;
     closeDialogs();
+    document.getElementById("status").replaceChildren();
     document.title = "Latchkey";
     history.replaceState(null, "", location.pathname);
     const title = h("h1", { tabindex: "-1" }, "Signed out");

@@ -1,7 +1,7 @@
 import { call, keyPath, Problem } from "./api.js";
-import { add, button, h, name, say } from "./dom.js";
+import { add, button, h, name, newID, say } from "./dom.js";
 import { act, check, commandBox, Dialog, facts, field, input, Invalid, select, showToken } from "./dialog.js";
-import { ago, badge, distance, expiry, identityWord, keyState, keyWords, line, ownerTitle, userTitle, userWord, whenAndAgo } from "./format.js";
+import { ago, badge, distance, expiry, identityWord, keyState, keyWords, line, ownerTitle, userTitle, userWord, when, whenAndAgo } from "./format.js";
 import { Once } from "./view.js";
 function label(key) {
     return h("p", { class: "subject" }, h("strong", {}, name(key.name)), key.owner === "server" ? ", a server key" : ", a key of ", key.owner !== "server" && name(ownerTitle(key)));
@@ -187,6 +187,8 @@ export class KeyActions {
         const who = input(user ? userTitle(user) : "", { type: "search", placeholder: "ada@example.com", readonly: user !== undefined });
         const whoID = () => user ? userWord(user) : who.value.trim() || "USER";
         const content = [owner !== "server" && field("User", who, user ? null : "The identity or the ID of a user who exists."), fields.root];
+        if (owner === undefined)
+            content.push(propose(who));
         act({
             title: owner === "server" ? "New server key" : "New key",
             content,
@@ -231,6 +233,26 @@ export class KeyActions {
         this.watcher.put(now);
         return now;
     }
+}
+function propose(who) {
+    const list = h("datalist", { id: newID() });
+    who.setAttribute("list", list.id);
+    let timer = 0;
+    who.addEventListener("input", () => {
+        clearTimeout(timer);
+        const text = who.value.trim();
+        if (text.length < 2)
+            return;
+        timer = setTimeout(async () => {
+            try {
+                const users = (await call("GET", "/v1/users", { query: { search: text, limit: "8" } })).items;
+                if (text === who.value.trim())
+                    list.replaceChildren(...users.map((u) => h("option", { value: userWord(u) })));
+            }
+            catch { }
+        }, 200);
+    });
+    return list;
 }
 export async function findUser(who) {
     const text = who.value.trim();
@@ -321,7 +343,7 @@ export function tokenTable(key) {
     const body = h("tbody", {});
     key.tokens.forEach((t, i) => {
         const only = key.tokens.length === 1;
-        body.append(h("tr", {}, h("th", { scope: "row" }, only ? "Present" : i === key.tokens.length - 1 ? "New" : "Old", " ", h("code", { class: "faint" }, t.id), t.foreign && badge("made elsewhere", "off")), h("td", {}, t.ends === undefined ? "with the key" : whenAndAgo(t.ends)), h("td", {}, t.last_used !== undefined || !only ? ago(t.last_used, "never") : ago(key.last_used))));
+        body.append(h("tr", {}, h("th", { scope: "row" }, only ? "Present" : i === key.tokens.length - 1 ? "New" : "Old", " ", h("code", { class: "faint" }, t.id), t.foreign && badge("made elsewhere", "off")), h("td", {}, t.ends === undefined ? "no end" : when(t.ends)), h("td", {}, t.last_used !== undefined || !only ? ago(t.last_used, "never") : ago(key.last_used))));
     });
     return h("table", { class: "small" }, h("caption", { class: "hidden" }, "Tokens"), h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Token"), h("th", { scope: "col" }, "Good until"), h("th", { scope: "col" }, "Last used"))), body);
 }

@@ -66,7 +66,7 @@ class UserActions {
                 const body = { identity, ...(group.value.trim() === "" ? {} : { group: group.value.trim() }) };
                 const user = await call("POST", "/v1/users", { body, idempotency: once.of(body) });
                 this.watcher.put(user);
-                say("The user is there.");
+                say("The user is created.");
             },
         });
     }

@@ -139,6 +139,7 @@ function showSignedOut(why: string): void {
 	frame?.close();
 	frame = null;
 	closeDialogs();
+	document.getElementById("status")!.replaceChildren();
 	document.title = "Latchkey";
 	history.replaceState(null, "", location.pathname);
 	const title = h("h1", { tabindex: "-1" }, "Signed out");

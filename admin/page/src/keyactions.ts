@@ -1,9 +1,9 @@
 // What one can do with a key: the dialogs.
 
 import { call, keyPath, Problem, type Key, type KeyWithToken, type List, type User } from "./api.js";
-import { add, button, h, name, say, type Child } from "./dom.js";
+import { add, button, h, name, newID, say, type Child } from "./dom.js";
 import { act, check, commandBox, Dialog, facts, field, input, Invalid, select, showToken } from "./dialog.js";
-import { ago, badge, distance, expiry, identityWord, keyState, keyWords, line, ownerTitle, userTitle, userWord, whenAndAgo } from "./format.js";
+import { ago, badge, distance, expiry, identityWord, keyState, keyWords, line, ownerTitle, userTitle, userWord, when, whenAndAgo } from "./format.js";
 import { Once } from "./view.js";
 
 // A Watcher is told what became of a key.
@@ -192,6 +192,7 @@ export class KeyActions {
 		const who = input(user ? userTitle(user) : "", { type: "search", placeholder: "ada@example.com", readonly: user !== undefined });
 		const whoID = (): string => user ? userWord(user) : who.value.trim() || "USER";
 		const content: Child[] = [owner !== "server" && field("User", who, user ? null : "The identity or the ID of a user who exists."), fields.root];
+		if (owner === undefined) content.push(propose(who));
 		act({
 			title: owner === "server" ? "New server key" : "New key",
 			content,
@@ -232,6 +233,25 @@ export class KeyActions {
 		this.watcher.put(now);
 		return now;
 	}
+}
+
+// propose returns a list that proposes users for what is typed into a field.
+function propose(who: HTMLInputElement): HTMLElement {
+	const list = h("datalist", { id: newID() });
+	who.setAttribute("list", list.id);
+	let timer = 0;
+	who.addEventListener("input", () => {
+		clearTimeout(timer);
+		const text = who.value.trim();
+		if (text.length < 2) return;
+		timer = setTimeout(async () => {
+			try {
+				const users = (await call<List<User>>("GET", "/v1/users", { query: { search: text, limit: "8" } })).items;
+				if (text === who.value.trim()) list.replaceChildren(...users.map((u) => h("option", { value: userWord(u) })));
+			} catch { /* there are no proposals */ }
+		}, 200);
+	});
+	return list;
 }
 
 // findUser returns the user that a field names by an ID or an identity.
@@ -333,7 +353,7 @@ export function tokenTable(key: Key): HTMLElement {
 		const only = key.tokens.length === 1;
 		body.append(h("tr", {},
 			h("th", { scope: "row" }, only ? "Present" : i === key.tokens.length - 1 ? "New" : "Old", " ", h("code", { class: "faint" }, t.id), t.foreign && badge("made elsewhere", "off")),
-			h("td", {}, t.ends === undefined ? "with the key" : whenAndAgo(t.ends)),
+			h("td", {}, t.ends === undefined ? "no end" : when(t.ends)),
 			h("td", {}, t.last_used !== undefined || !only ? ago(t.last_used, "never") : ago(key.last_used))));
 	});
 	return h("table", { class: "small" }, h("caption", { class: "hidden" }, "Tokens"),
