@@ -1,6 +1,6 @@
 import { call, onSession, onSignedOut, Problem, session, signIn, signOut, Stream } from "./api.js";
 import { auditView } from "./audit.js";
-import { closeDialogs } from "./dialog.js";
+import { closeDialogs, mayLeave } from "./dialog.js";
 import { announce, button, h, say } from "./dom.js";
 import { setStoreTime } from "./format.js";
 import { groupsView } from "./groups.js";
@@ -58,6 +58,10 @@ class Frame {
         const known = views.some(([route]) => route === name) ? name : "keys";
         const shown = `${known}?${query ?? ""}`;
         if (shown !== this.shown) {
+            if (!mayLeave()) {
+                history.pushState(null, "", `#/${this.shown.replace(/\?$/, "")}`);
+                return;
+            }
             this.shown = shown;
             this.show(known, new URLSearchParams(query ?? ""));
         }

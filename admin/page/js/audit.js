@@ -26,7 +26,7 @@ export function auditView(show) {
             c.provider !== undefined ? ["Provider", name(c.provider)] : null,
             c.group !== undefined ? ["Group", name(c.group)] : null,
             c.expires !== undefined ? ["Expires", whenAndAgo(c.expires)] : null,
-            c.scopes !== undefined && c.scopes.length > 0 ? ["Scopes", name(c.scopes.join(" "))] : null,
+            c.scopes !== undefined && c.scopes !== "" ? ["Scopes", name(c.scopes)] : null,
             c.networks !== undefined ? ["Networks", c.networks.join(" ")] : null,
             ["Hash", h("code", {}, e.hash)],
         ];

@@ -69,6 +69,9 @@ export function closeDialogs() {
         d.gone();
     }
 }
+export function mayLeave() {
+    return [...dialogs].reverse().every((d) => d.mayClose());
+}
 export function commandBox(command) {
     const code = h("code", {});
     const root = h("div", { class: "command" }, h("div", { class: "commandhead" }, h("span", { class: "faint" }, "The same in a shell"), copyButton(command)), h("pre", { tabindex: "0", role: "region", "aria-label": "Command line" }, code));

@@ -21,7 +21,7 @@ export type List<T> = { items: T[]; next?: string };
 
 export type Change = {
 	actions: string[]; time: string; actor?: string; user?: string; key?: string; owner?: string; provider?: string;
-	group?: string; name?: string; expires?: string; scopes?: string[]; networks?: string[];
+	group?: string; name?: string; expires?: string; scopes?: string; networks?: string[];
 };
 export type Entry = { number: number; change: Change; hash: string };
 export type Head = string; // a number, a colon and a hash

@@ -2,7 +2,7 @@
 
 import { call, onSession, onSignedOut, Problem, session, signIn, signOut, type StoreInfo, Stream } from "./api.js";
 import { auditView } from "./audit.js";
-import { closeDialogs } from "./dialog.js";
+import { closeDialogs, mayLeave } from "./dialog.js";
 import { announce, button, h, say } from "./dom.js";
 import { setStoreTime } from "./format.js";
 import { groupsView } from "./groups.js";
@@ -78,6 +78,10 @@ class Frame {
 		const known = views.some(([route]) => route === name) ? name : "keys";
 		const shown = `${known}?${query ?? ""}`;
 		if (shown !== this.shown) {
+			if (!mayLeave()) { // a token is lost if the browser goes back
+				history.pushState(null, "", `#/${this.shown.replace(/\?$/, "")}`);
+				return;
+			}
 			this.shown = shown;
 			this.show(known, new URLSearchParams(query ?? ""));
 		}

@@ -81,6 +81,11 @@ export function closeDialogs(): void {
 	}
 }
 
+// mayLeave reports whether all dialogs may close. A dialog that may not close asks.
+export function mayLeave(): boolean {
+	return [...dialogs].reverse().every((d) => d.mayClose());
+}
+
 // commandBox shows the command line that does the same.
 export function commandBox(command: () => string): { root: HTMLElement; update: () => void } {
 	const code = h("code", {});
