@@ -14,9 +14,9 @@
 //	err = store.DisableKey(ctx, user.ID, key.ID)
 //	_, err = store.Login(ctx, token) // errors.Is(err, latchkey.ErrKeyDisabled)
 //
-// A key carries [Scopes], which say what it permits. It can have an expiry date, networks that it
-// may be used from, and metadata of the program's own. All of them can be changed while the key is
-// in use, for example with [Store.SetScopes].
+// A key carries [Scopes], which say what the key permits. A key can also have an expiry date,
+// networks that it may be used from, and metadata of the program's own. All of these can be changed
+// while the key is in use, for example with [Store.SetScopes].
 //
 // # What it promises
 //
@@ -27,9 +27,9 @@
 // A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser],
 // [Store.DeleteUser] or [Store.DisableGroup] has returned does not succeed. A login that begins
 // after [Store.SetExpiry], [Store.SetScopes], [Store.SetNetworks], [Store.SetMetadata],
-// [Store.SetKeyGroup] or [Store.SetUserGroup] has returned is judged by the new value. No
-// login with an old token succeeds that begins after a [Store.RotateKey] without overlap, or the
-// [Store.RetireTagSecret] of its tag secret, has returned.
+// [Store.SetKeyGroup] or [Store.SetUserGroup] has returned is judged by the new value. A login with
+// an old token does not succeed if it begins after a [Store.RotateKey] without overlap has
+// returned. The same holds for a token whose tag secret [Store.RetireTagSecret] has retired.
 //
 // The store's time never runs backwards, so a key that has expired stays expired when the clock is
 // set back; see [Store.Now].
@@ -38,8 +38,9 @@
 // the hash but backups and [MintedKey.Export], which package keyimport uses to export keys. A token
 // that was not made in the store's domain is refused without reading the disk.
 //
-// Keys that were made elsewhere are an exception to both, see [Options].Foreign: the store keeps
-// the hash that the other system kept, and looks up a string that may be one of their tokens.
+// Keys that were made elsewhere are an exception, see [Options].Foreign. The store keeps the hash
+// that the other system kept. A string that may be the token of such a key can cost a read of the
+// disk.
 //
 // # Transactions
 //
@@ -49,11 +50,11 @@
 //   - [Store.CreateKey], [Store.CreateServerKey] and [Store.CreateKeys] are two: they check the
 //     request in the first, then hash, and insert the keys in the second. So are [Store.RotateKey]
 //     and [Store.RotateServerKey].
-//   - [Store.Login] is none if the cache knows the key. Otherwise it is up to three reads, or more
-//     if the key changes meanwhile. The first login by a token with [Rotation].UntilUsed also
-//     writes.
-//   - [Store.Users] and [Store.Groups] are one for every 256 of these, and [Store.AllKeys] is one
-//     more than one for every 256 keys that it reads.
+//   - [Store.Login] is none if the cache has the token. Otherwise it is up to three reads, or more
+//     if the key changes meanwhile. The first login with a token that was made with
+//     [Rotation].UntilUsed also writes.
+//   - [Store.Users] and [Store.Groups] are one for every 256 users or groups. [Store.AllKeys] is
+//     one at the beginning, and one more for every 256 keys that it reads.
 //   - [Store.MintKey], [Store.MintKeys], [Store.HashPassword] and [Store.CheckPassword] are none.
 //
 // Hashing is slow, so it never happens inside a transaction: [Store.MintKey] hashes before the
@@ -61,13 +62,13 @@
 // [Store.MintToken] and [Tx.RotateKey] do that.
 //
 // [Options].OnChange is a hook that runs in the transaction of each change. Packages audit and
-// outbox keep the changes by it.
+// outbox have hooks that keep the changes.
 //
 // # Files and engines
 //
-// A store is one bbolt file. One process at a time can write it, or several can read it with
-// [Options].ReadOnly. An [Engine] keeps the store's bytes, and [OpenWith] opens a store on an
-// engine of your own. The package enginetest tests engines.
+// A store is one bbolt file. Either one process has the file open for writing, or several processes
+// have it open for reading, with [Options].ReadOnly. An [Engine] keeps the store's bytes, and
+// [OpenWith] opens a store on an engine of your own. The package enginetest tests engines.
 //
 // # What it does not do
 //
@@ -76,6 +77,7 @@
 // them. It does not hide the contents of the file from a reader of the file. docs/threat-model.md
 // lists the attackers, and says what holds against each.
 //
-// Stores do not replicate yet. The files of today are ready for it, and so the text speaks of
-// domains and replicas.
+// Stores do not replicate yet. The format of the file is ready for replication, so these pages
+// already speak of domains and replicas. A domain is all the stores that will share users and keys.
+// A replica is one of these stores.
 package latchkey

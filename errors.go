@@ -13,9 +13,10 @@ import (
 // These are all the errors that a caller can branch on, with [errors.Is]. A call wraps them with
 // its operation and the name or ID that it was for, never with a token.
 var (
-	// ErrInvalidToken means that the string is no good token of this store. It is malformed or
-	// forged, or its secret is wrong, or its key is unknown or deleted. The error does not tell
-	// which, because the sender may be guessing.
+	// ErrInvalidToken means that the string is no good token of this store. The string is malformed
+	// or forged, its secret is wrong, its key is unknown or deleted, or the token has ended: after
+	// a rotation, or because its tag secret was retired. The error does not tell which, because the
+	// sender may be guessing.
 	ErrInvalidToken = errors.New("invalid token")
 	// ErrKeyDisabled means that the token is good, but its key is disabled. [Store.EnableKey] lets
 	// the key log in again.
@@ -33,9 +34,9 @@ var (
 	// address is in none of them or unknown. [Store.LoginFrom] takes the address, and
 	// [Store.SetNetworks] changes the networks.
 	ErrNetworkNotAllowed = errors.New("key may not be used from this address")
-	// ErrBusy means that too many calls of the same kind wait for a hash already: first logins of
-	// keys, checks of passwords, new passwords, or new keys. Try again in a moment. See
-	// [Options].HashQueue.
+	// ErrBusy means that too many calls of the same kind wait for a hash already: logins that need
+	// a hash, checks of passwords, new passwords, or new keys. Try again in a moment. See
+	// [Options].HashQueue and [Options].Foreign.
 	ErrBusy = errors.New("too many calls are waiting for a hash")
 
 	// ErrUserNotFound means that there is no such user, or that the user was deleted.
@@ -86,18 +87,18 @@ var (
 	// 9999. To stop a key at once, disable it.
 	ErrInvalidExpiry = errors.New("invalid expiry date")
 	// ErrInvalidRotation means that a [Rotation] breaks a rule, or that the key has no good token
-	// that could be replaced. The text says which.
+	// that a rotation could replace or that [Store.ExportKey] could export. The text says which.
 	ErrInvalidRotation = errors.New("invalid rotation")
-	// ErrKeyDeleted means that a minted key was inserted once, and was deleted since. A deleted key
-	// never comes back. Mint another one.
+	// ErrKeyDeleted means that [Store.EnsureKey] or [Store.EnsureServerKey] was given a minted key
+	// that has been inserted and deleted. A deleted key never comes back. Mint another one.
 	ErrKeyDeleted = errors.New("key was deleted")
 	// ErrInvalidMintedKey means that a [MintedKey] is empty, was minted by a store of another
-	// domain or under a tag secret that this store does not accept, or has been inserted already.
-	// For a foreign key it means that 8 other keys have its handle, or that its verifier has more
-	// than 256 bytes. For a rotation it means that the MintedKey was not minted for the key, or
-	// that the key was rotated since then. For [Store.EnsureKey] it means that the key has another
-	// owner, or was made with another secret. For [ParseMintedKey] it means that the text is
-	// damaged. Mint another one.
+	// domain or under a tag secret that this store does not accept, or has been inserted already,
+	// even if the key was deleted since. For a foreign key it means that 8 other keys have its
+	// handle, or that its verifier has more than 256 bytes. For a rotation it means that the
+	// MintedKey was not minted for the key, or that the key was rotated since then. For
+	// [Store.EnsureKey] it means that the key has another owner, or was made with another secret.
+	// For [ParseMintedKey] it means that the text is damaged. Mint another one.
 	ErrInvalidMintedKey = errors.New("minted key cannot be inserted")
 	// ErrInvalidTagSecret means that a step of the replacement of a tag secret cannot be taken now.
 	// The text says why, and which step to take first. See [TagSecret].
@@ -105,12 +106,13 @@ var (
 	// ErrInvalidData means that a name, key or value is outside the limits of [AppTable].
 	ErrInvalidData = errors.New("invalid application data")
 	// ErrInvalidOptions means that a field of [Options] is out of range, or contradicts the options
-	// that the store was made with.
+	// that the store was made with. It also means that a path is empty, or that
+	// [ParseDomainSecrets] cannot read a text. The text of the error says which.
 	ErrInvalidOptions = errors.New("invalid options")
 
 	// ErrLocked means that another process, or this one, has the file open. Close it there, or wait
-	// longer with [Options].LockTimeout. The text says whether it is this process. On Linux it
-	// names another process, if that can be seen from this one.
+	// longer with [Options].LockTimeout. The text says whether it is this process. On Linux the
+	// text also names the other process, if this process may see it.
 	ErrLocked = boltengine.ErrLocked
 	// ErrFileChanged means that the file is no longer as this store left it: it was deleted, moved,
 	// replaced, or overwritten by another program. Changes would be lost, so the store accepts no
@@ -119,11 +121,12 @@ var (
 	// because a key may be revoked there.
 	ErrFileChanged = boltengine.ErrFileChanged
 	// ErrFileGone means that the store's file was there, and is gone. [Open] returns ErrFileGone if
-	// there is no file, but its safety copy: open the store with [Options].RecoverFromSafetyCopy,
-	// or remove the copy to start a new store. An open store returns it beside [ErrFileChanged].
+	// the file is missing and its safety copy exists: open the store with
+	// [Options].RecoverFromSafetyCopy, or remove the copy to start a new store. An open store
+	// returns it beside [ErrFileChanged].
 	ErrFileGone = boltengine.ErrFileGone
-	// ErrClosed means that the store was closed before the call, or while the call waited to hash,
-	// or that the transaction of the call has ended.
+	// ErrClosed means that the store was closed before the call, or while the call waited to hash.
+	// It also means that a method of a [Tx] was called after the end of its transaction.
 	ErrClosed = boltengine.ErrClosed
 	// ErrInTransaction means that a function of [Store.Update] or [Store.View] called a method of
 	// the store that would have waited for the function to end. Call the methods of its [Tx].
@@ -152,15 +155,16 @@ var (
 	// ErrSyncFailed means that an earlier commit could not be synced to the disk, so that the store
 	// accepts no more writes. Close the store, repair the disk, and open the store again.
 	ErrSyncFailed = boltengine.ErrSyncFailed
-	// ErrInterrupted means that a backup, a check or a compaction would have made writers wait, and
-	// has ended. The store was not changed. Call it again.
+	// ErrInterrupted means that a backup, a check, a repair or a compaction has stopped, because
+	// otherwise it would have made writers wait. The store was not changed. Start the operation
+	// again.
 	ErrInterrupted = boltengine.ErrInterrupted
 	// ErrTransactionTooLarge means that the engine bounds its transactions, and that a transaction
 	// has made more changes than the engine takes. Nothing was changed. Make the changes in several
 	// transactions.
 	ErrTransactionTooLarge = boltengine.ErrTransactionTooLarge
 	// ErrNumbering is a finding of [Store.Check] beside [ErrCorrupt]: what the engine derives from
-	// its entries disagrees with them. [Store.Repair] makes it again.
+	// its entries disagrees with the entries. [Store.Repair] derives it again.
 	ErrNumbering = boltengine.ErrNumbering
 	// ErrReaderHoldsUp is a finding of [Store.Health]: a writer waits for a [Store.View] to end,
 	// because the file needs a larger map. The text says since when. Keep the functions of View
@@ -173,11 +177,12 @@ var (
 	// keys failed. The store keeps them in memory, and tries again after a minute. The text says
 	// since when, and why.
 	ErrLastUseFailed = errors.New("the last uses of keys cannot be written")
-	// ErrRotationNotDurable is a finding of [Store.Health]: the first login with a new token was to
-	// end the old one, and the store could not write that. This process refuses the old token. Its
-	// end is on disk after the next change that succeeds. Until then another process, or this one
-	// after a restart, accepts the old token until the new one logs in there or the overlap is
-	// over. The text says why the end could not be written.
+	// ErrRotationNotDurable is a finding of [Store.Health]: the first login with a new token has
+	// ended the old token, but the store could not write the end. This process refuses the old
+	// token. The end is on disk after the next change that succeeds. Before that, another process
+	// can accept the old token, and so can this program after a restart. They refuse it as soon as
+	// the new token logs in there, or when the overlap is over. The text says why the end could not
+	// be written.
 	ErrRotationNotDurable = errors.New("the end of old tokens is not on disk yet")
 	// ErrClockBehind is a finding of [Store.Health]: the clock is more than ten minutes behind the
 	// store's time; see [Store.Now]. Set the clock. If the clock is right, it was far ahead once:
