@@ -24,8 +24,7 @@ import (
 // Use a fast w, such as a file. Backup looks at ctx between two writes to w.
 //
 // It returns w's error, ctx's error, [ErrInterrupted], [ErrClosed], [ErrInTransaction],
-// [ErrCorrupt], or
-// [errors.ErrUnsupported] if the engine cannot make backups.
+// [ErrCorrupt], or [errors.ErrUnsupported] if the engine cannot make backups.
 func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	if err := s.canWait(); err != nil {
 		return err
@@ -41,10 +40,11 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 // whole copy first, so a copy that is damaged or cut short is never put in place. If path is a
 // symbolic link to a file that does not exist, Restore makes that file, as [Open] does. Changes
 // that were made after the backup are lost: keys that were disabled or deleted since then are as
-// they were before.
+// they were before. The restored store is another replica of the domain.
 //
-// It returns [ErrCorrupt] or [ErrNewerFormat] if the copy cannot be used; [fs.ErrExist] if there is
-// a file at path, which stays as it is; r's error; ctx's error; or the operating system's error.
+// It returns [ErrCorrupt], [ErrNotStore] or [ErrNewerFormat] if the copy cannot be used;
+// [fs.ErrExist] if there is a file at path, which stays as it is; [ErrInvalidOptions] if path is
+// empty; r's error; ctx's error; or the operating system's error.
 func Restore(ctx context.Context, r io.Reader, path string) error {
 	_, err := os.Stat(path)
 	switch {
@@ -116,12 +116,12 @@ func checkCopy(ctx context.Context, path string) error {
 // Logins, other reads and writes go on meanwhile. Writes wait only while the new file gets its
 // place, which takes about as long as a commit. The space of the old file is free when the last
 // View or Backup that began before has ended. Compact does not wait for them, except on a system
-// that cannot replace a file that is open. There it looks for a moment without readers for two
-// seconds, and then gives up.
+// that cannot replace a file that is open. There Compact waits at most two seconds for a moment
+// without readers, and then returns an error that says so.
 //
-// It returns ctx's error, [ErrInterrupted] if more than 16 MiB were written meanwhile, or the file
-// has outgrown its map, [ErrReadOnly], [ErrClosed], [ErrInTransaction], [ErrCorrupt],
-// [ErrSyncFailed], [ErrFileChanged], the operating system's error, or [errors.ErrUnsupported] if
+// It returns ctx's error; [ErrInterrupted] if more than 16 MiB were written meanwhile, or if the
+// file has outgrown its map; [ErrReadOnly]; [ErrClosed]; [ErrInTransaction]; [ErrCorrupt];
+// [ErrSyncFailed]; [ErrFileChanged]; the operating system's error; or [errors.ErrUnsupported] if
 // the engine cannot be compacted.
 func (s *Store) Compact(ctx context.Context) error {
 	if err := s.canWait(); err != nil {

@@ -23,14 +23,15 @@ var (
 )
 
 // OpenBoltEngine opens the bbolt file at path as an [Engine]. If there is no file, OpenBoltEngine
-// makes one. Of opts it uses ReadOnly and LockTimeout. [Open] calls OpenBoltEngine. Call it
-// yourself to put an engine of your own between bbolt and the store.
+// makes one. Of opts it uses ReadOnly, MustExist and LockTimeout. A program that puts an engine of
+// its own between bbolt and the store calls OpenBoltEngine and [OpenWith]. Any other program calls
+// [Open].
 //
 // A new file is written with mode 0600 under another name and synced before it gets its own name.
 // So a power cut leaves a whole file or none.
 //
-// Errors: [ErrLocked]; [ErrCorrupt] if the file is damaged or not a store; the operating system's
-// error.
+// Errors: [ErrLocked]; [ErrNotStore]; [ErrCorrupt] if the file is damaged; [ErrInvalidOptions] if
+// path is empty; the operating system's error.
 func OpenBoltEngine(path string, opts *Options) (Engine, error) {
 	e, err := openBolt(path, opts)
 	if err != nil {

@@ -60,20 +60,22 @@ type Store struct {
 // Open opens the store in the file at path. If there is no file, Open makes one with mode 0600.
 // opts may be nil.
 //
-// Only one process at a time can have the file open, unless all of them open it with
-// [Options].ReadOnly.
+// Only one Store at a time can have the file open, in this process or in another, unless all of
+// them are opened with [Options].ReadOnly.
 //
-// Opening a file for writing rewrites and syncs the meta page of its last commit. After a crash or
-// a failed sync, the system may show data that never reached the disk. After the rewrite,
-// everything that was read is durable.
+// After a crash or a failed sync, the operating system may show data that never reached the disk.
+// So opening a file for writing rewrites and syncs the meta page of the last commit. From then on,
+// everything that can be read is durable.
 //
-// Open returns [ErrLocked] if another process has the file open for longer than
-// [Options].LockTimeout; [ErrNewerFormat] if a later version wrote the file; [ErrCorrupt] if the
-// file is damaged or is no store; [ErrFileGone] if there is no file, but a safety copy of one;
-// [ErrReadOnly] if [Options].ReadOnly is set and the making of the store was interrupted;
+// Open returns [ErrLocked] if the file is open elsewhere for longer than [Options].LockTimeout;
+// [ErrNewerFormat] if a later version wrote the file; [ErrNotStore] if the file never was a store;
+// [ErrCorrupt] if the file is damaged; [ErrFileGone] if the file is missing and its safety copy
+// exists; [ErrReadOnly] if [Options].ReadOnly is set and the making of the store was interrupted;
 // [ErrInvalidOptions]; or the operating system's error, such as [fs.ErrNotExist] if the directory
-// is missing. None of these changes the store in the file, although on Windows the file can become
-// longer, up to its map. [ErrCommitUnknown] means that a new store may not have reached the disk.
+// is missing, or if the file is missing and [Options] has ReadOnly or MustExist. An opening that
+// fails with one of these does not change the store, although on Windows the file can become
+// longer, up to the size of its map. [ErrCommitUnknown] means that a new store may not have reached
+// the disk.
 func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
@@ -126,10 +128,10 @@ func openFileEngine(path string, opts *Options) (e boltEngine, err error) {
 
 // OpenWith opens the store that e holds. If e is empty, OpenWith starts a new store in it, with a
 // domain of its own. On success the store owns e and closes it. OpenWith uses all of opts but
-// LockTimeout, SafetyCopyEvery and RecoverFromSafetyCopy, which are about files.
+// LockTimeout, FileCheckEvery, SafetyCopyEvery and RecoverFromSafetyCopy, which are about files.
 //
-// It returns [ErrInvalidOptions], [ErrNewerFormat], [ErrCorrupt], [ErrReadOnly] if e is empty and
-// opts asks for reading only, or an error of e.
+// It returns [ErrInvalidOptions]; [ErrNewerFormat]; [ErrCorrupt]; if e is empty, [ErrReadOnly] with
+// [Options].ReadOnly, and [fs.ErrNotExist] with [Options].MustExist; or an error of e.
 func OpenWith(e Engine, opts *Options) (*Store, error) {
 	s, err := newStore(e, opts)
 	return s, wrapf(err, "open store")
@@ -195,10 +197,11 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 // Close waits for calls in progress, and closes the store. Calls that wait for a permit to hash end
 // with [ErrClosed]. The minting of several keys ends with [ErrClosed] after the hashes that are
 // running. After Close has begun, every call but Close returns [ErrClosed]. Closing a closed store
-// does nothing. Close writes the last uses of keys. If it cannot, they are lost.
+// does nothing. Close writes the last uses of keys. If Close cannot write them, they are lost, and
+// Close does not report that.
 //
-// It returns [ErrInTransaction] if a function of [Store.Update] or [Store.View] calls it, and then
-// the store stays open. Otherwise it returns the engine's error. The store is closed all the same.
+// If a function of [Store.Update] or [Store.View] calls Close, Close returns [ErrInTransaction],
+// and the store stays open. Any other error is the engine's, and the store is closed all the same.
 func (s *Store) Close() (err error) {
 	if s.transactions.Around() {
 		return wrapf(ErrInTransaction, "close")
@@ -271,19 +274,22 @@ func (s *Store) untilClosed() (context.Context, context.CancelFunc) {
 // change anything outside tx, unless each run sets it afresh. tx is not valid after fn has
 // returned.
 //
-// fn must not call methods of the store, because they would wait for fn to end. Such a call returns
-// [ErrInTransaction] at once. But if fn waits for a call of another goroutine, the call is not
-// recognised, and waits as long as its context lasts. tx has the same operations as the store,
-// except those that hash: hashing is slow, and other writers wait meanwhile. Mint keys before, with
+// fn must not call methods of the store, because most of them would wait for fn to end. A call that
+// would wait returns [ErrInTransaction] at once. fn must not wait for another goroutine that calls
+// the store either. The store does not recognise such a call, so the call waits as long as its
+// context lasts. tx has the operations of the store on users and keys, except those that hash,
+// because hashing is slow and other writers wait meanwhile. Mint keys before the transaction, with
 // [Store.MintKey].
 //
 // If an operation of tx fails after it has begun to write, for example because it meets damage, the
 // whole transaction fails, even if fn ignores the error. An operation that fails before it has
 // written anything leaves the transaction as it was.
 //
-// Update returns [ErrReadOnly], [ErrClosed], [ErrInTransaction], [ErrCorrupt], [ErrNewerFormat] if
-// fn meets a record of a later version, ctx's error if ctx ends before fn begins, [ErrSyncFailed],
-// or [ErrCommitUnknown], which alone leaves open whether the change happened.
+// Update returns [ErrReadOnly]; [ErrClosed]; [ErrInTransaction]; [ErrCorrupt]; [ErrNewerFormat] if
+// fn meets a record of a later version; ctx's error if ctx ends before fn begins;
+// [ErrTransactionTooLarge]; [ErrFileChanged]; [ErrSyncFailed]; the operating system's error, for
+// example if the disk is full; or [ErrCommitUnknown], which alone leaves open whether the change
+// happened.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := s.canWait(); err != nil {
 		return err
@@ -365,8 +371,9 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 // [ErrReaderHoldsUp]. Calls that begin to read meanwhile wait for the writer, as long as their
 // contexts last.
 //
-// It returns [ErrClosed], [ErrInTransaction], [ErrCorrupt], [ErrNewerFormat] if fn meets a record
-// of a later version, or ctx's error.
+// It returns [ErrClosed]; [ErrInTransaction]; [ErrCorrupt]; [ErrNewerFormat] if fn meets a record
+// of a later version; ctx's error; or, if the engine had to open its file again and could not,
+// [ErrFileChanged] or the operating system's error.
 func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := s.canWait(); err != nil {
 		return err
@@ -376,9 +383,9 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	})
 }
 
-// Wait waits until a commit after the one with a sequence can be seen by transactions that begin
-// afterwards. [Tx.Sequence] is the sequence to wait after, once a [Store.View] has found nothing
-// new.
+// Wait waits until there is a commit with a sequence greater than after. Transactions that begin
+// afterwards see that commit. To wait for news, read [Tx.Sequence] in a [Store.View] that finds
+// nothing new, and pass it as after.
 //
 // It returns [ErrClosed], also if Close begins meanwhile; [ErrInTransaction]; or ctx's error.
 func (s *Store) Wait(ctx context.Context, after uint64) error {
@@ -485,14 +492,15 @@ func (s *Store) newTx(etx EngineTx) *Tx {
 	return &Tx{store: s, etx: etx}
 }
 
-// DomainID returns the ID of the domain, which is all the stores that share users and keys.
+// DomainID returns the ID of the domain. A domain is all the stores that share users and keys.
 func (s *Store) DomainID() uuid.UUID { return s.domain.ID }
 
 // TokenPrefix returns what every token of the domain begins with, before an underscore.
 func (s *Store) TokenPrefix() string { return s.domain.Prefix }
 
 // ReplicaID returns the ID of this store among the replicas of its domain. A store that [Salvage]
-// makes has another ID, because it may lack some of the last changes.
+// or [Restore] has made, or that was recovered from its safety copy, has a new ID, because it may
+// lack some of the last changes.
 func (s *Store) ReplicaID() uuid.UUID { return s.domain.Replica.ID }
 
 // Format keeps the secrets of the domain out of anything that prints a Store.
