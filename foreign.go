@@ -21,9 +21,9 @@ import (
 // Package keyimport has one. A Foreign is safe for concurrent use.
 type Foreign interface {
 	// Handles returns the handles of the keys that a token may belong to. For a string that has the
-	// form of no foreign token it returns none. It takes at most one hash for each form that the
-	// string has. The store calls Handles only with strings that are not in the form of its own
-	// tokens.
+	// form of no foreign token it returns none. Handles computes at most one hash for each form
+	// that the string has. The store calls Handles only with strings that are not in the form of
+	// its own tokens.
 	Handles(token string) []ForeignHandle
 
 	// Memory returns how many bytes Verify takes for a verifier, or 0 if Verify takes no longer

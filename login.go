@@ -37,11 +37,11 @@ type Principal struct {
 	Group string `json:"group,omitempty"`
 	// Scopes are the permissions of the key.
 	Scopes Scopes `json:"scopes,omitzero"`
-	// Expires is when the key stops logging in. The zero time means never.
+	// Expires is when the key stops logging in, to the second, in UTC. The zero time means never.
 	Expires time.Time `json:"expires,omitzero"`
-	// TokenID tells the tokens of a key apart, of which a rotation can leave two good. It can be
-	// logged. A session that the token has opened can be ended with the token: it is good while
-	// [Key].Tokens has the ID and the token has not ended.
+	// TokenID tells the tokens of a key apart, because a rotation can leave two good tokens.
+	// TokenID can be logged. A program can end a session together with the token that opened the
+	// session: the token is good while [Key].Tokens has its ID and its end has not come.
 	TokenID string `json:"token_id"`
 
 	metadata packed.Metadata
@@ -50,13 +50,15 @@ type Principal struct {
 // Metadata returns the text that the key's metadata have under a name, or "". It reads nothing.
 func (p Principal) Metadata(name string) string { return p.metadata.Get(name) }
 
-// Login checks a token, and returns its principal. Call it for every request: the login of a key
-// that has logged in before takes two short hashes, and neither the disk nor a lock. A token that
-// this domain did not make takes less. Only the first login of a key takes an argon2 hash. Login
-// waits for that hash, as long as ctx lasts. The first login of a token that was made with
-// [Rotation].UntilUsed also waits until the end of the old token is on disk. If the store cannot
-// write, the login succeeds, this process refuses the old token from then on, and [Store.Health]
-// says so.
+// Login checks a token, and returns its principal. Call it for every request. The store remembers
+// tokens that have logged in, see [Options].CacheSize. The login of such a token takes two short
+// hashes, and neither the disk nor a lock. A token that this domain did not make takes less. Any
+// other login reads the disk and takes an argon2 hash: the first login with a token, and the first
+// one after a change of its key, user or group. Login waits for that hash, as long as ctx lasts.
+//
+// The first login with a token that was made with [Rotation].UntilUsed also waits until the end of
+// the old token is on disk. If the store cannot write, the login succeeds, this process refuses the
+// old token from then on, and [Store.Health] says so.
 //
 // A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser],
 // [Store.DeleteUser] or [Store.DisableGroup] has returned does not succeed. A login that begins
@@ -68,7 +70,8 @@ func (p Principal) Metadata(name string) string { return p.metadata.Get(name) }
 // [ErrKeyExpired], [ErrUserDisabled], [ErrGroupDisabled] and [ErrNetworkNotAllowed] that applies.
 // The last one means that the key has networks, so that the caller's address decides: see
 // [Store.LoginFrom]. The other errors say nothing about the token: [ErrBusy], [ErrClosed],
-// [ErrFileChanged], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], and ctx's error.
+// [ErrInTransaction], [ErrFileChanged], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], and ctx's
+// error.
 func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	return s.login(ctx, token, netip.Addr{})
 }
@@ -109,9 +112,12 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 }
 
 // Inspect returns what [Store.LoginFrom] would return for a token, and leaves no trace. It is for a
-// token that somebody has found. The token does not count as used, no old token ends, nothing is
-// cached or hashed anew, and of the counters only those of hashes move. Each call with a token of
-// the store costs an argon2 hash. A token of a key that was made elsewhere is [ErrInvalidToken].
+// token that somebody has found. The token does not count as used, no old token ends, and nothing
+// is cached or hashed anew. Of the counters in [Stats], only those of hashes change. Each call with
+// a token of the store costs an argon2 hash.
+//
+// It returns the errors of [Store.LoginFrom], and [ErrInvalidToken] for every token of a key that
+// was made elsewhere.
 func (s *Store) Inspect(ctx context.Context, token string, from netip.Addr) (Principal, error) {
 	err := s.canWait()
 	if r := s.refused.Load(); err == nil && r != nil {

@@ -25,14 +25,15 @@ type Options struct {
 
 	// FileCheckEvery is how often a store that [Open] has opened looks at its file. A look takes
 	// some microseconds. If the file is gone, [Store.Health] says so. If another file or other
-	// bytes are in its place, logins return [ErrFileChanged]; a store with ReadOnly goes on with
-	// the new file if it is of the same domain and not older. The default is one second. With a
-	// negative duration the store does not look, but each commit still compares the file.
+	// bytes are in its place, logins return [ErrFileChanged]. But a store with ReadOnly goes on
+	// with the new file, if that file is of the same domain and not older. The default is one
+	// second. With a negative duration the store does not look, but each commit still compares the
+	// file.
 	FileCheckEvery time.Duration
 
 	// LockTimeout is how long [Open] waits for another process to close the file, before it returns
-	// [ErrLocked]. The default is one second. With less than 50 ms, or a negative duration, Open
-	// does not wait.
+	// [ErrLocked]. The default is one second. If the duration is negative, or less than 50 ms but
+	// not zero, Open does not wait.
 	LockTimeout time.Duration
 
 	// TokenPrefix begins every token of a new store, before the underscore. It has 1 to 16 ASCII
@@ -49,32 +50,34 @@ type Options struct {
 	// MaxKeysPerUser is how many keys a user can have. The default is 20, as in the hosted service.
 	// A negative number means no limit. Server keys are not limited. Expired keys do not count.
 	// After [Store.ResetClock], a key that had expired can be good again and counts again, so a
-	// user can then have more keys, but gets no others.
+	// user can then have more keys than the limit, but gets no further ones.
 	MaxKeysPerUser int
 
 	// AppServicesNames restricts the names of new and renamed keys to those that the hosted service
-	// accepted: 1 to 256 ASCII letters, digits, '_' and '-'. It accepted names in the form of an
-	// ID, and test suites of its SDKs use them, so the store accepts them too.
+	// accepted: 1 to 256 ASCII letters, digits, '_' and '-'. The hosted service also accepted names
+	// in the form of an ID. The test suites of its SDKs use such names, so the store accepts them,
+	// too.
 	AppServicesNames bool
 
-	// Cost is the cost of hashing a new key's secret. The default is [DefaultCost]. Keys that were
-	// hashed at another cost still log in. After such a login, one of the next writes stores a hash
-	// at Cost.
+	// Cost is the cost of new hashes, both for keys and by [Store.HashPassword]. The default is
+	// [DefaultCost]. Keys that were hashed at another cost still log in. After such a login, one of
+	// the next writes stores a hash at Cost.
 	Cost Cost
 
 	// HashMemory bounds the memory for argon2, in bytes. The bound includes the memory that
 	// finished hashes have left to the garbage collector. Running hashes share half of HashMemory,
 	// except that a single hash may take all of it. When the garbage of finished hashes fills the
 	// other half, the store runs the collector before it goes on. A collection is slow in a program
-	// with a large heap, so give such a program a large HashMemory. One hash of Cost must fit. The
-	// default is 64 MiB.
+	// with a large heap, so give such a program a large HashMemory. One hash at Cost must fit, or
+	// Open returns [ErrInvalidOptions]. The default is 64 MiB.
 	HashMemory int64
 
 	// HashQueue bounds how many calls of each kind can wait for argon2 at once, including the calls
-	// whose hash is running. There are four kinds: first logins of keys, checks of passwords, new
-	// passwords, and new keys. Further calls of the kind get [ErrBusy]. Logins with the same token
-	// count once, and so does a call that makes many keys. The kinds take turns, so that a flood of
-	// one kind does not keep out the others. The default is 1,024.
+	// whose hash is running. There are four kinds: logins that need a hash (see [Store.Login]),
+	// checks of passwords, new passwords, and new keys. Further calls of the kind get [ErrBusy].
+	// Logins with the same token count once, and so does a call that makes many keys. The kinds
+	// take turns, so that a flood of one kind does not keep out the others. The default is 1,024.
+	// Open returns [ErrInvalidOptions] for a negative number.
 	HashQueue int
 
 	// Foreign knows the tokens of keys that were made elsewhere and are in the store, see
@@ -83,15 +86,16 @@ type Options struct {
 	//
 	// While the store has such keys, a string in the form of one of their tokens costs a hash of
 	// SHA-256, and a look at a filter in memory that takes 2 to 4 bytes for each key. A string with
-	// the handle of a key may cost a slow hash, at most one a second for each handle. Such hashes
-	// run one after another beside all others, and may take HashMemory once more. At most 64 calls
-	// wait for them, and further ones get [ErrBusy].
+	// the handle of a key may cost a slow hash, at most one a second for each handle. These slow
+	// hashes run one after another, beside all other hashes, and may take as much memory as
+	// HashMemory again. At most 64 calls wait for these hashes, and further calls get [ErrBusy].
 	Foreign Foreign
 
-	// CacheSize is how many verified keys the store remembers. Their logins need neither the disk
-	// nor argon2. The default is 10,000 keys, which take about 5 MiB. The most is 16,777,216. A
-	// negative number means no cache. Disabling or deleting a user searches the whole cache, which
-	// takes a tenth of a millisecond at the default.
+	// CacheSize is how many tokens the store remembers after their login. Their next logins need
+	// neither the disk nor argon2, until the key, its user or its group changes. The default is
+	// 10,000 tokens, which take about 5 MiB. The most is 16,777,216. A negative number means no
+	// cache. A change of a user or a group searches the whole cache, which takes a tenth of a
+	// millisecond at the default.
 	CacheSize int
 
 	// SafetyCopyEvery is how often the store makes a copy of its file beside the file, with the
@@ -107,27 +111,28 @@ type Options struct {
 	// lost: keys that were disabled or deleted since then are as they were before.
 	RecoverFromSafetyCopy bool
 
-	// LastUseEvery is how often the store writes when tokens were last used, at most; see
-	// [Key].LastUsed. It also writes that in Close. A crash loses the uses since the last time. A
-	// shorter time costs more writes: each batch writes one page of 4,096 bytes for about 75 keys,
-	// or for each key if they are few among many. The default is one hour. With a negative duration
-	// the store writes no last uses, and knows those since it was opened.
+	// LastUseEvery is the time between two batches in which the store writes when tokens were last
+	// used; see [Key].LastUsed. Close writes one more batch. A crash loses the uses since the last
+	// batch. A shorter time costs more writes: each batch writes one page of 4,096 bytes for about
+	// 75 keys, or for each key if they are few among many. The default is one hour. With a negative
+	// duration, or with ReadOnly, the store writes no last uses. It then knows the uses that are on
+	// disk, and the uses since it was opened.
 	LastUseEvery time.Duration
 
 	// OnChange is a hook for what callers change in users, keys and groups, for each step of the
 	// replacement of a tag secret, and for [Store.ResetClock]. The store calls it in the
 	// transaction of the change, when the function of [Store.Update] has returned, or at the end of
 	// a call that is no Update. It is called once for each record that a call has changed, in the
-	// order of the changes: deleting a user changes the user's keys, too. A call that changes
-	// nothing does not call it, and neither does what the store does by itself, such as hashing
-	// anew. [Store.Repair] calls it for what it disables and deletes. [Salvage] and [Restore] do
-	// not call it.
+	// order of the changes: deleting a user changes the user's keys, too. The store does not call
+	// it for a call that changes nothing, or for work of its own, such as hashing anew.
+	// [Store.Repair] calls it for what it disables and deletes. [Salvage] and [Restore] do not call
+	// it.
 	//
 	// What OnChange writes by tx, for example with [Tx.AppTable], is in the transaction. If it
 	// changes users, keys or groups, it is called for these changes, too. If it returns an error,
 	// the transaction is undone, and the call returns the error. It may be called again for a
-	// transaction that the engine runs again. It must not call methods of the store, as in
-	// [Store.Update], and other writers wait until it returns.
+	// transaction that the engine runs again. Like the function of a [Store.Update], it must not
+	// call methods of the store. Other writers wait until it returns.
 	//
 	// An error of OnChange also undoes the disabling or the deletion of a key, which then stays
 	// good. Packages audit and outbox have hooks that keep the changes.
@@ -137,7 +142,7 @@ type Options struct {
 	// parts of IDs, for tests that want the same ones in every run. Never set it in production,
 	// because its output is enough to make every token. The store reads it from one goroutine at a
 	// time. It must not fail, because the program ends if it does. The default is
-	// [crypto/rand.Reader]. Salts always come from there.
+	// [crypto/rand.Reader], from which salts come in any case.
 	InsecureRand io.Reader
 
 	// Now replaces the clock, for devices that know the time better than their operating system
@@ -148,7 +153,7 @@ type Options struct {
 	// system's clock.
 	Now func() time.Time
 
-	// TestClock makes the store believe the clock whatever it says, also when it goes back or
+	// TestClock makes the store's time equal to the clock's, also when the clock goes back or
 	// stands still. The time that the file remembers and the date of the release do not count, and
 	// the file remembers no other time. It is for tests that move Now. Never set it in production,
 	// because keys that have expired are then good again while the clock is set back.
@@ -212,7 +217,8 @@ func (o *Options) cost() Cost {
 	return o.Cost
 }
 
-// hashMemory is 64 MiB by default, which is room for nine hashes of the default cost.
+// hashMemory is 64 MiB by default. Running hashes share half of that, which is room for four hashes
+// of the default cost.
 func (o *Options) hashMemory() int64 {
 	if o == nil || o.HashMemory == 0 {
 		return 64 << 20
@@ -228,7 +234,7 @@ func (o *Options) hashQueue() int {
 	return o.HashQueue
 }
 
-// cacheSize is 10,000 keys by default.
+// cacheSize is 10,000 tokens by default.
 func (o *Options) cacheSize() int {
 	switch {
 	case o == nil || o.CacheSize == 0:

@@ -38,7 +38,8 @@ func (s *Store) CheckPassword(ctx context.Context, verifier, password string) (o
 }
 
 // NeedsRehash reports whether the verifier of a password has another cost than the store's. If so,
-// replace it by one of [Store.HashPassword] when somebody has proved the password.
+// replace the verifier by a new one of [Store.HashPassword] as soon as [Store.CheckPassword] has
+// accepted the password. NeedsRehash reports false for a string that is no verifier.
 func (s *Store) NeedsRehash(verifier string) bool {
 	v, err := parseVerifier(verifier)
 	return err == nil && Cost(v.Cost) != s.cost

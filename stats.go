@@ -21,8 +21,8 @@ type Stats struct {
 	Malformed uint64 // logins refused because the string is not in the form of a token
 	Forged    uint64 // logins refused because this domain did not make the token
 	Unknown   uint64 // logins refused because the key or the token is gone, or the secret is wrong
-	Refused   uint64 // logins refused because something is disabled or expired
-	Busy      uint64 // logins and passwords refused with [ErrBusy]
+	Refused   uint64 // logins refused with a good token: disabled, expired, or from another network
+	Busy      uint64 // calls refused with [ErrBusy]
 
 	CacheSize int           // the number of tokens in the cache now
 	Hashes    uint64        // argon2 hashes that were computed, for logins, passwords and new keys

@@ -7,7 +7,7 @@ import (
 )
 
 // A Cost says how much work one argon2id hash takes (RFC 9106). The zero Cost stands for
-// [DefaultCost].
+// [DefaultCost]. [Open] returns [ErrInvalidOptions] for any other Cost that is out of range.
 type Cost struct {
 	Memory uint32 // in KiB, from 8 × Lanes to 1,048,576
 	Passes uint32 // over the memory, from 1 to 64
@@ -19,8 +19,8 @@ type Cost struct {
 // whose rules demand one. docs/decisions has the argument and the figures.
 var (
 	// DefaultCost is one of the settings for argon2id that the OWASP Password Storage Cheat Sheet
-	// lists as equally good. Among them it is the one that lets a device with 64 MB compute two
-	// hashes at once.
+	// lists as equally good. Of these settings it takes the least memory, so a device with 64 MB
+	// can compute two hashes at once.
 	DefaultCost = Cost{Memory: 7 << 10, Passes: 5, Lanes: 1}
 	// LightCost is for small devices and tests: 64 KiB and one pass. NIST SP 800-63B demands no
 	// slow hash if a secret has 112 random bits or more.
