@@ -16,10 +16,10 @@ import (
 // This file has keys that come from a configuration: the calls that bring a key in line with its
 // entry, and that make an entry of a key.
 
-// ExportKey returns an existing key as a [MintedKey], for another store of the domain, or for any
-// store if the key was made elsewhere. The MintedKey has the verifier of the newest good token.
-// Besides a backup, [MintedKey.Export] of this MintedKey is the only way to take a stored verifier
-// out of a store.
+// ExportKey returns an existing key as a [MintedKey], for another store of the domain. The
+// MintedKey has the verifier of the newest good token. If that token was made elsewhere, any store
+// can insert the MintedKey. Besides a backup, [MintedKey.Export] of this MintedKey is the only way
+// to take a stored verifier out of a store.
 //
 // It returns [ErrKeyNotFound]; [ErrInvalidRotation] if no token of the key is good; or an error of
 // [Store.View].
@@ -51,17 +51,17 @@ func (tx *Tx) ExportKey(id uuid.UUID) (MintedKey, error) {
 	return MintedKey{conceal(m)}, nil
 }
 
-// EnsureKey makes the key of a user that was minted, unless the key exists already, and gives the
-// key everything in n: its name, expiry date, scopes, networks and metadata. It returns the key,
-// and reports whether anything has changed. So a program can call it at each start, with what its
-// configuration says.
+// EnsureKey inserts a minted key as a key of user, unless the store has the key already. Then it
+// gives the key the name, expiry date, scopes, networks and metadata in n. It returns the key, and
+// reports whether anything has changed. So a program can call EnsureKey at each start, with what
+// its configuration says.
 //
 // A key that was disabled stays disabled. A key that was rotated keeps its new token. A key that
 // has expired, and does not get a later date, keeps its name, because it may have made way.
 //
 // It returns [ErrKeyDeleted] if the key was deleted; [ErrInvalidMintedKey] if minted is empty or of
-// another domain, or if the key has another owner or was made with another secret; or the errors of
-// [Store.CreateKey] but [ErrBusy].
+// another domain, if the store does not accept its tag secret, or if the key has another owner or
+// was made with another secret; or the errors of [Store.CreateKey] except [ErrBusy].
 func (s *Store) EnsureKey(ctx context.Context, user uuid.UUID, n KeySpec, minted MintedKey) (key Key, changed bool, err error) {
 	err = s.Update(ctx, func(tx *Tx) (err error) {
 		key, changed, err = tx.EnsureKey(user, n, minted)
@@ -79,7 +79,7 @@ func (tx *Tx) EnsureKey(user uuid.UUID, n KeySpec, minted MintedKey) (key Key, c
 	return tx.ensureKey(user, n, minted)
 }
 
-// EnsureServerKey is [Store.EnsureKey] for a server key, whose group it sets, too.
+// EnsureServerKey is [Store.EnsureKey] for a server key. It also sets the group of the key.
 //
 // It returns the errors of [Store.EnsureKey] that are not about users.
 func (s *Store) EnsureServerKey(ctx context.Context, n KeySpec, minted MintedKey) (key Key, changed bool, err error) {

@@ -14,11 +14,11 @@ import (
 // The zero time means never. If the key has the date already, nothing changes. When SetExpiry
 // returns nil, the change is on disk, and a login that begins afterwards is judged by the new date.
 //
-// A key that has expired logs in again. It keeps its name: if the key has made way for another key,
-// it keeps the name that it got then.
+// A key that has expired logs in again if it gets a later date. If another key took its name
+// meanwhile, the key keeps the name that it got then: see [KeySpec].Name.
 //
 // If replicas change the date while they are apart, one of the dates wins, and it may be the later
-// one. So an end that must hold is a disabling: see [Store.DisableKey].
+// one. If the end must hold, disable the key: see [Store.DisableKey].
 //
 // It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it;
 // [ErrInvalidExpiry]; [ErrTooManyKeys] if the key has expired, and its user has as many other keys

@@ -14,7 +14,8 @@ import (
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// A KeyFilter says which keys [Store.AllKeys] lists: those that agree with every field that is set.
+// A KeyFilter says which keys [Store.AllKeys] lists: the keys that agree with every field. The zero
+// value of a field agrees with every key.
 type KeyFilter struct {
 	Owner      uuid.UUID // a user's ID, or [ServerOwner]
 	Group      string    // of the server key, or of the user that owns the key
@@ -26,15 +27,15 @@ type KeyFilter struct {
 	// as far as the store knows: see [Key].LastUsed.
 	UnusedSince time.Time
 	// TagSecretBefore lists the keys whose newest token was made under a tag secret with a lower
-	// number, and the keys that have no good token any more. Rotate these keys before those secrets
-	// are retired. See [TagSecret].
+	// number, and the keys that have no Tokens any more. Before you retire these tag secrets,
+	// rotate these keys. See [TagSecret].
 	TagSecretBefore uint64
 }
 
 // A KeyState is a state of a key. It does not depend on the key's user and group.
 type KeyState int
 
-// The states. A key that is disabled and has expired is in both of these states.
+// The states. A key that is disabled and has expired is in two states: KeyDisabled and KeyExpired.
 const (
 	KeyEnabled KeyState = iota + 1 // neither disabled nor expired
 	KeyDisabled
@@ -62,11 +63,12 @@ func (tx *Tx) KeyByID(id uuid.UUID) (Key, error) {
 	return tx.toKey(k)
 }
 
-// AllKeys yields the keys of all owners that f lists, if their IDs are greater than after, in the
-// order of IDs. [uuid.Nil] is the beginning. To continue later, pass the ID of the last key that
-// was yielded. As in [Store.Users], the body of the loop may call the store, and writers do not
-// wait. A key that is made, changed or deleted meanwhile may or may not be yielded. For an Owner or
-// a Group, AllKeys reads an index and the keys that it has. Otherwise AllKeys reads every key.
+// AllKeys yields the keys that f lists, of all owners, in the order of their IDs, and only the keys
+// with an ID greater than after. [uuid.Nil] is the beginning. To continue later, pass the ID of the
+// last key that was yielded. As in [Store.Users], the body of the loop may call the store, and
+// writers do not wait. A key that is made, changed or deleted meanwhile may or may not be yielded.
+// If f has an Owner or a Group, AllKeys reads an index, and the keys that the index lists.
+// Otherwise AllKeys reads every key.
 //
 // An error, one of [Store.View], is yielded once, as the last element.
 func (s *Store) AllKeys(ctx context.Context, f KeyFilter, after uuid.UUID) iter.Seq2[Key, error] {

@@ -39,9 +39,10 @@ type Key struct {
 	Networks []netip.Prefix    `json:"networks,omitempty"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Group    string            `json:"group,omitempty"` // of a server key
-	// Tokens are the tokens of the key that have not been replaced, the oldest first: one, or two
-	// after a rotation with an overlap. The older one is good until it ends. A token whose tag
-	// secret is retired is not among them.
+	// Tokens are the newest token of the key and, after a rotation with an overlap, the old token
+	// before it. The old token is good until it ends, and is listed until the next rotation, or
+	// until [Rotation].UntilUsed ends it. A token whose tag secret is retired is not listed, so
+	// Tokens can be empty.
 	Tokens []KeyToken `json:"-"`
 	// LastUsed is when a token of the key was last used for a login that succeeded, to the minute,
 	// in UTC. The zero time means that no use is known. See [Options].LastUseEvery.
@@ -67,17 +68,18 @@ type KeySpec struct {
 	// and is permitted nothing.
 	Scopes Scopes
 	// Networks are where the key may be used from, at most [MaxNetworks]. Without any, the key may
-	// be used from everywhere. A network loses the bits behind its prefix. An IPv4 network that is
-	// written as an IPv6 network becomes an IPv4 network.
+	// be used from everywhere. The bits behind the prefix of a network are set to zero. An IPv4
+	// network that is written as an IPv6 network becomes an IPv4 network, so its prefix must have
+	// 96 bits or more.
 	Networks []netip.Prefix
 	// Metadata are the program's own texts on the key, by name: at most [MaxMetadata] of them, with
 	// [MaxMetadataSize] bytes in all names and values together. Names and values are UTF-8. A name
-	// is not empty and has no control characters.
+	// has 1 to 256 bytes and no control characters.
 	Metadata map[string]string
 	// Group is the tenant, site or project that a server key belongs to, or "". It has at most
-	// [MaxGroup] bytes of UTF-8 without control characters, and does not begin or end with white
-	// space or with an invisible character. It is not "*". The key of a user belongs to the group
-	// of the user, and has no group of its own.
+	// [MaxGroup] bytes of UTF-8 without control characters, does not begin or end with white space
+	// or with an invisible character, and has something visible in it. It is not "*". The key of a
+	// user belongs to the group of the user, and has no group of its own.
 	Group string
 }
 
@@ -121,12 +123,13 @@ func (s *Store) createKey(ctx context.Context, owner uuid.UUID, n KeySpec) (Key,
 }
 
 // CreateKeys makes all of the requested keys in one transaction, or none of them. It returns the
-// keys and their tokens in the order of the requests. Before the transaction begins, it hashes on
-// as many processors as [Options].HashMemory allows. If progress is not nil, CreateKeys calls it
-// after each hash, in the goroutine of the caller, with the number of hashes done and the number of
-// all. Hashing waits for progress to return.
+// keys and their tokens in the order of the requests. Before the transaction begins, CreateKeys
+// hashes on as many processors as [Options].HashMemory allows. If progress is not nil, CreateKeys
+// calls progress after each hash, in the goroutine of the caller, with the number of hashes done
+// and the number of all hashes. Hashing waits for progress to return.
 //
-// It returns the errors of [Store.CreateKey], with the number of the request, from 0, in the text.
+// It returns the errors of [Store.CreateKey]. If there are several requests, the text has the
+// number of the request, counted from 0.
 func (s *Store) CreateKeys(ctx context.Context, requests []KeyRequest, progress func(done, total int)) ([]Key, []string, error) {
 	for i, r := range requests {
 		if r.Owner == ServerOwner {

@@ -43,8 +43,9 @@ func checkMetadata(metadata map[string]string) error {
 // key has the metadata already, nothing changes. When SetMetadata returns nil, the change is on
 // disk, and a login that begins afterwards gets the new metadata.
 //
-// If replicas change the metadata while they are apart, the metadata of one replica win. So a
-// restriction that must hold is a disabling, and no entry in the metadata: see [Store.DisableKey].
+// If replicas change the metadata while they are apart, the metadata of one replica win. If a
+// restriction must hold, do not put it in the metadata, but disable the key: see
+// [Store.DisableKey].
 //
 // It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it;
 // [ErrInvalidMetadata]; or an error of [Store.Update].

@@ -15,7 +15,8 @@ import (
 
 // A MintedKey is a key that has an ID and a hash, but no owner and no name. [Tx.InsertKey] or
 // [Tx.InsertServerKey] turns it into a key. A MintedKey of [Store.MintToken] is for [Tx.RotateKey]
-// instead. Printing a MintedKey shows only its ID, and marshaling it shows nothing.
+// or [Tx.RotateServerKey] instead. Printing a MintedKey shows only its ID, and marshaling it shows
+// nothing.
 type MintedKey struct{ m concealed[mint.Key] }
 
 // concealed holds a value that must not be printed. fmt prints the contents of unexported fields
@@ -55,7 +56,8 @@ func (s *Store) MintKey(ctx context.Context) (MintedKey, string, error) {
 	return minted[0], tokens[0], nil
 }
 
-// MintKeys is [Store.MintKey] n times, in parallel. progress is called as in [Store.CreateKeys].
+// MintKeys is [Store.MintKey] n times, in parallel. It calls progress as [Store.CreateKeys] does.
+// If n is negative, it counts as 0.
 //
 // It returns [ErrBusy], [ErrClosed] or ctx's error.
 func (s *Store) MintKeys(ctx context.Context, n int, progress func(done, total int)) ([]MintedKey, []string, error) {

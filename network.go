@@ -42,8 +42,8 @@ func normalNetworks(networks []netip.Prefix) ([]netip.Prefix, error) {
 // nothing changes. When SetNetworks returns nil, the change is on disk, and a login that begins
 // afterwards is judged by the new networks.
 //
-// If replicas change the networks while they are apart, the networks of one replica win. So a
-// restriction that must hold is a disabling: see [Store.DisableKey].
+// If replicas change the networks while they are apart, the networks of one replica win. If a
+// restriction must hold, disable the key: see [Store.DisableKey].
 //
 // It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it;
 // [ErrInvalidNetwork]; or an error of [Store.Update].
@@ -62,11 +62,14 @@ func (tx *Tx) SetNetworks(owner, id uuid.UUID, networks []netip.Prefix) error {
 
 // LoginFrom is [Store.Login] for a caller with an address. If the key has networks, and addr is in
 // none of them, LoginFrom returns [ErrNetworkNotAllowed]. The zero addr is in no network. An IPv4
-// address that is written as an IPv6 address counts as an IPv4 address, and a zone does not count.
+// address that is written as an IPv6 address counts as an IPv4 address. The zone of an address is
+// ignored.
 //
 // The address must be the caller's own. Behind a proxy, the address of the connection is the
-// proxy's, and a header such as X-Forwarded-For says what the caller wants unless the proxy sets
-// it.
+// address of the proxy. A header such as X-Forwarded-For has whatever the caller wrote, unless the
+// proxy sets the header.
+//
+// It returns the errors of [Store.Login].
 func (s *Store) LoginFrom(ctx context.Context, token string, addr netip.Addr) (Principal, error) {
 	return s.login(ctx, token, addr)
 }

@@ -18,7 +18,7 @@ import (
 // the old token at once.
 type Rotation struct {
 	// Overlap is how long the old token stays good beside the new one, rounded up to a full second
-	// of the store's clock.
+	// of the store's clock. It must not be negative.
 	Overlap time.Duration
 	// UntilUsed ends the old token at the first login with the new one, if that comes before the
 	// end of the overlap. It needs an Overlap.
@@ -43,8 +43,8 @@ type KeyToken struct {
 	// token from elsewhere has none, and then Foreign is true.
 	TagSecret uint64
 	Foreign   bool
-	// LastUsed is when the token was last used, as [Key].LastUsed is for the key. The last use of
-	// a token that was replaced counts for the oldest token that was not.
+	// LastUsed is when the token was last used, as [Key].LastUsed is for the key. When a token
+	// leaves [Key].Tokens, its last use counts for the oldest token that stays.
 	LastUsed time.Time
 }
 
@@ -53,15 +53,16 @@ func tokenID(id record.VerifierID) string { return fmt.Sprintf("%x", id[:]) }
 
 // RotateKey gives a key of owner a new token, and returns the key and the token. The token cannot
 // be seen again. Everything else of the key stays, so a disabled or expired key stays disabled or
-// expired. r says when the old token ends. Without an overlap, no login with the old token that
-// begins after RotateKey has returned succeeds.
+// expired. r says when the old token ends. Without an overlap, a login with the old token does not
+// succeed if it begins after RotateKey has returned.
 //
-// At most two tokens of a key are good. A rotation during an overlap ends the older one at once,
-// and the newer one is good for the new overlap. If a new token gets lost, for example in a crash,
-// rotate the key again. RotateKey waits for a permit to hash, as long as ctx lasts.
+// At most two tokens of a key are good. A rotation during an overlap ends the older token at once.
+// The newer token is then the old one, and stays good for the new overlap. If a new token gets
+// lost, for example in a crash, rotate the key again. RotateKey waits for a permit to hash, as long
+// as ctx lasts.
 //
-// It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it, and for
-// [ServerOwner]; [ErrInvalidRotation]; [ErrBusy]; or an error of [Store.Update]. After
+// It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it, or if owner
+// is [ServerOwner]; [ErrInvalidRotation]; [ErrBusy]; or an error of [Store.Update]. After
 // [ErrCommitUnknown] the old token may have ended.
 func (s *Store) RotateKey(ctx context.Context, owner, id uuid.UUID, r Rotation) (Key, string, error) {
 	if owner == ServerOwner {
@@ -140,8 +141,8 @@ func (tx *Tx) currentVerifier(k *record.Key) (record.Verifier, error) {
 	return good[len(good)-1], nil
 }
 
-// RotateKey is [Store.RotateKey] in a transaction. minted must be of a [Store.MintToken] that was
-// called after the last rotation of the key.
+// RotateKey is [Store.RotateKey] in a transaction. minted must come from a call of
+// [Store.MintToken] after the last rotation of the key.
 //
 // It returns [ErrInvalidMintedKey] or the errors of [Store.RotateKey].
 func (tx *Tx) RotateKey(owner, id uuid.UUID, r Rotation, minted MintedKey) (Key, error) {

@@ -21,10 +21,10 @@ import (
 //   - A scope that ends in ":*" permits every scope that begins with the text before the star, at
 //     any depth: "files:*" permits "files:read" and "files:a:b", but neither "files" nor
 //     "filesx:read".
-//   - The scope "*" permits every scope.
+//   - The scope "*" permits every scope that is not reserved.
 //
 // A star elsewhere is an ordinary character. Scopes that begin with "latchkey:" are reserved for
-// the project's own parts: only a key that lists one by its full name has it.
+// the project's own parts. A key has such a scope only if its scopes have the full name.
 //
 // Scopes is an immutable value, which can be compared with == and used by several goroutines at
 // once. In JSON it is one string with a blank between two scopes, as OAuth writes them (RFC 6749,
@@ -47,13 +47,14 @@ var (
 	_ = [1]struct{}{}[MaxScope-record.MaxScope]
 )
 
-// NewScopes returns scopes. Their order does not matter, and neither does it matter if a scope is
-// given twice.
+// NewScopes returns the Scopes with the given texts. Their order does not matter, and a scope that
+// is given twice counts once.
 //
 // NewScopes cannot fail. A call that stores scopes returns [ErrInvalidScope] if one of them is not
 // 1 to [MaxScope] characters of ASCII that RFC 6749, section 3.3, allows in a scope (no blanks,
 // quotes and backslashes), if one is a wildcard of reserved scopes, or if there are more than
-// [MaxScopes]. Until then such a scope, and each one that is too many, permits nothing.
+// [MaxScopes]. In the Scopes that NewScopes returns, such a scope permits nothing, and neither does
+// a scope beyond [MaxScopes].
 func NewScopes(scopes ...string) Scopes {
 	scopes = slices.Clone(scopes)
 	slices.Sort(scopes)
@@ -79,7 +80,7 @@ func NewScopes(scopes ...string) Scopes {
 func (s Scopes) Has(scope string) bool { return s.list.Has(scope) }
 
 // Covers reports whether the scopes permit all that other permits. A program that lets its callers
-// make keys gives no key more than its maker has.
+// make keys calls Covers, so that no new key permits more than the key of the caller.
 func (s Scopes) Covers(other Scopes) bool {
 	for _, scope := range other.All() {
 		if !s.Has(scope) {
@@ -89,10 +90,11 @@ func (s Scopes) Covers(other Scopes) bool {
 	return true
 }
 
-// All returns the scopes in the order of their bytes. Without any it returns an empty slice.
+// All returns the scopes in the order of their bytes. If there are no scopes, the slice is empty
+// and not nil.
 func (s Scopes) All() []string { return s.list.All() }
 
-// IsZero reports whether there are no scopes.
+// IsZero reports whether s is the zero Scopes. Scopes that cannot be stored are not zero.
 func (s Scopes) IsZero() bool { return s == Scopes{} }
 
 // String returns the scopes with blanks between them.
@@ -101,7 +103,7 @@ func (s Scopes) String() string { return strings.Join(s.All(), " ") }
 // MarshalText returns what [Scopes.String] returns.
 func (s Scopes) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText reads scopes with blanks between them.
+// UnmarshalText reads scopes with white space between them, by [NewScopes]. It returns no error.
 func (s *Scopes) UnmarshalText(b []byte) error {
 	*s = NewScopes(strings.Fields(string(b))...)
 	return nil
@@ -119,8 +121,8 @@ func (s Scopes) validate() error {
 // changes. When SetScopes returns nil, the change is on disk, and a login that begins afterwards
 // gets the new scopes.
 //
-// If replicas change the scopes while they are apart, the scopes of one replica win. So a
-// restriction that must hold is a disabling: see [Store.DisableKey].
+// If replicas change the scopes while they are apart, the scopes of one replica win. If a
+// restriction must hold, disable the key: see [Store.DisableKey].
 //
 // It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it;
 // [ErrInvalidScope]; or an error of [Store.Update].

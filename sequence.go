@@ -2,14 +2,14 @@ package latchkey
 
 import "github.com/google/uuid"
 
-// Sequence returns the sequence of the last commit that the transaction sees, which is before its
-// own. Each commit has a greater sequence than the one before. See [Store.Wait].
+// Sequence returns the sequence of the last commit that the transaction sees. The transaction's own
+// commit comes later. Each commit has a greater sequence than the one before. See [Store.Wait].
 func (tx *Tx) Sequence() uint64 { return tx.etx.Sequence() }
 
 // UserSequence returns the sequence of the commit that last changed a user, or 0 if there is no
-// such user. A program that shows a user, and changes it later, can compare the two sequences, so
-// that nobody overwrites a change unseen. A user that this transaction has changed has a greater
-// sequence than [Tx.Sequence].
+// such user. A program that shows a user, and changes the user later, can read the sequence both
+// times. If the two sequences differ, somebody has changed the user meanwhile. A user that this
+// transaction has changed has a greater sequence than [Tx.Sequence].
 //
 // It returns an error of [Store.View].
 func (tx *Tx) UserSequence(id uuid.UUID) (uint64, error) {

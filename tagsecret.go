@@ -33,8 +33,8 @@ const (
 )
 
 // TagSecrets returns the domain's tag secrets in the order of their numbers, without those that
-// were retired long ago. Exactly one of them is in use. To see which keys still have a token under
-// an older one, list them with [KeyFilter].TagSecretBefore.
+// were retired long ago. Exactly one of them is in use. [KeyFilter].TagSecretBefore lists the keys
+// that still need a token under a newer one.
 //
 // It returns an error of [Store.View].
 func (s *Store) TagSecrets(ctx context.Context) (all []TagSecret, err error) {
@@ -76,8 +76,8 @@ func (s *Store) UseTagSecret(ctx context.Context, number uint64) error {
 	}), "use tag secret %d", number)
 }
 
-// RetireTagSecret ends all tokens under a tag secret, for good. No login with one of them that
-// begins after RetireTagSecret has returned succeeds. A key that has no other token stays, and
+// RetireTagSecret ends all tokens under a tag secret, for good. A login with such a token does not
+// succeed if it begins after RetireTagSecret has returned. A key that has no other token stays, and
 // needs a rotation. A key that was minted under the secret cannot be inserted any more. Retiring a
 // retired secret changes nothing.
 //
