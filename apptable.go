@@ -23,7 +23,7 @@ type AppTable struct {
 
 // The limits of [AppTable].
 const (
-	MaxAppName  = 64
+	MaxAppName  = 64       // bytes; the least is one byte
 	MaxAppKey   = 256      // bytes; the least is one byte
 	MaxAppValue = 32 << 10 // bytes
 )

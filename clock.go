@@ -65,8 +65,8 @@ func (c *storeClock) adopt(has record.Clock) {
 	}
 }
 
-// Now returns the store's time, in UTC and to the millisecond. The store judges expiry dates by it,
-// and it is the creation time of new users and keys.
+// Now returns the store's time, in UTC and to the millisecond. The store judges expiry dates by
+// this time, and gives it to new users and keys as their creation time.
 //
 // The time goes by the clock, which is the system's or [Options].Now, but it never runs backwards
 // in one store. If the clock is set back, the time goes on by the system's monotonic clock. The

@@ -18,30 +18,31 @@ import (
 // An engine numbers its commits. The number of a commit is its sequence, which is greater than the
 // sequence of every commit before it. An Update that writes nothing, or that fails, is no commit.
 // Updates that share a commit share its sequence. A commit also has a random number. Sequences and
-// random numbers outlast the engine, as the entries do.
+// random numbers are as durable as the entries.
 //
 // An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker],
 // [EngineLongViewer], [EngineHealther], [EngineBounder] and [CommitCounter], and its transactions
 // may implement [DamageSkipper] and [EngineRepairer]. The store uses the ones that it finds. An
 // engine that wraps another one passes them on.
 type Engine interface {
-	// View runs fn in a read transaction and returns fn's error as it is, or ctx's if that ends
-	// before fn begins. The transaction sees one state of the whole engine, with every Update that
-	// returned before View was called, and nothing that is committed while it lasts. It does not
-	// wait for writers. Its tx refuses Put and Delete with [ErrReadOnly].
+	// View runs fn in a read transaction, and returns fn's error as it is. If ctx ends before fn
+	// begins, View returns ctx's error. The transaction sees one state of the whole engine, with
+	// every Update that returned before View was called, and nothing that is committed while the
+	// transaction lasts. The transaction does not wait for writers. In it, Put and Delete return
+	// [ErrReadOnly].
 	View(ctx context.Context, fn func(tx EngineTx) error) error
 
-	// Update runs fn in a write transaction; write transactions happen one after another, or as if.
-	// When Update returns nil, what fn wrote is visible to every transaction that begins afterwards
-	// and survives a power cut. When fn fails, nothing of it is ever visible, and Update returns
-	// fn's error as it is. The engine may run fn more than once, and only the last run counts. A
-	// ctx that is done before fn begins ends Update with ctx's error; one that ends later does not
-	// take back a commit.
+	// Update runs fn in a write transaction. The effect of write transactions is as if they ran one
+	// after another. When Update returns nil, what fn wrote is visible to every transaction that
+	// begins afterwards and survives a power cut. When fn fails, nothing of it is ever visible, and
+	// Update returns fn's error as it is. The engine may run fn more than once, and only the last
+	// run counts. If ctx ends before fn begins, Update returns ctx's error. If ctx ends later, that
+	// does not take back a commit.
 	//
-	// When the commit itself fails, nothing of it is visible, but for one case: the error is
-	// [ErrCommitUnknown], and the change may or may not be there. An engine that cannot sync
-	// refuses later Updates with [ErrSyncFailed]. On an engine opened for reading only, Update
-	// returns [ErrReadOnly] and does not run fn.
+	// When the commit itself fails, nothing of it is visible, with one exception: after
+	// [ErrCommitUnknown], the change may or may not be there. An engine that cannot sync refuses
+	// later Updates with [ErrSyncFailed]. On an engine opened for reading only, Update returns
+	// [ErrReadOnly] and does not run fn.
 	//
 	// An engine may bound its transactions, see [EngineBounder]. A larger one fails with
 	// [ErrTransactionTooLarge].
@@ -53,9 +54,9 @@ type Engine interface {
 	// a tracked table has 1 to [MaxTrackedName] bytes, and none of them is zero.
 	Track(tables ...string)
 
-	// Commit returns the sequence and the random number of the last commit. Two commits have the
-	// same random number only if they are one: copies of an engine that were each written to have
-	// commits with the same sequence, but not with the same random number.
+	// Commit returns the sequence and the random number of the last commit. Two different commits
+	// do not have the same random number. Two copies of an engine, each of which was written to,
+	// can have commits with the same sequence, and the random number tells these commits apart.
 	//
 	// Errors: [ErrClosed]; ctx's error.
 	Commit(ctx context.Context) (sequence uint64, random [8]byte, err error)
@@ -73,8 +74,9 @@ type Engine interface {
 // An EngineTx is one transaction of an [Engine]. It must not be used by two goroutines at once.
 // After the function that got it has returned, its methods return [ErrClosed].
 //
-// A key has 1 to 512 bytes, and a value 0 to 65,536 bytes. The caller may keep and change the
-// slices that it gets, and those that it gave. A table that was never written is empty.
+// A key has 1 to [MaxEngineKey] bytes, and a value 0 to [MaxEngineValue] bytes. The caller may keep
+// and change a slice that a method has returned. After a call, the caller may change the slices
+// that it passed. A table that was never written is empty.
 type EngineTx interface {
 	// Get returns the value of key, or nil if there is none. An empty value is not nil. Get sees
 	// what its own transaction wrote.
@@ -164,10 +166,10 @@ type EngineBounder interface {
 // An EngineRepairer is an [EngineTx] that can make the numbering of its engine again.
 // [Store.Repair] uses it.
 type EngineRepairer interface {
-	// RepairEngine makes right, in an Update, what [EngineChecker] yields as an [ErrNumbering]. It
-	// returns how many findings that were. stale has the entries that are older than their last
-	// change, each with the sequence of that change. The transaction takes them for whole from then
-	// on, and their last change is lost.
+	// RepairEngine repairs, in an Update, what [EngineChecker] yields as an [ErrNumbering], and
+	// returns the number of these findings. stale has the entries that are older than their last
+	// change, each with the sequence of that change, which is lost. From then on, the engine treats
+	// these entries as up to date.
 	//
 	// Errors: [ErrReadOnly]; [ErrCorrupt]; ctx's error.
 	RepairEngine(ctx context.Context) (repaired int, stale []TrackedChange, err error)
@@ -210,7 +212,7 @@ var (
 )
 
 // The sizes in bytes of the largest key and the largest value, and of the longest name of a tracked
-// table. Every [Engine] must take them, and need not take larger ones.
+// table. Every [Engine] must accept these sizes, and may refuse larger ones.
 const (
 	MaxEngineKey   = 512
 	MaxEngineValue = 64 << 10

@@ -90,8 +90,8 @@ func (tx *Tx) Group(name string) (Group, error) {
 }
 
 // Groups yields all groups that have members or were disabled, in the order of their names, and
-// only those after the name after. No transaction is open while the body of the loop runs, so the
-// body may call the store.
+// only the groups with a name greater than after. Pass "" to begin. No transaction is open while
+// the body of the loop runs, so the body may call the store.
 //
 // An error, one of [Store.View], is yielded once, as the last element.
 func (s *Store) Groups(ctx context.Context, after string) iter.Seq2[Group, error] {

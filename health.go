@@ -21,7 +21,12 @@ import (
 //   - [ErrRecovered] means that this opening recovered the store from its safety copy.
 //   - [ErrReaderHoldsUp] means that a writer waits for a [Store.View] that does not end.
 //   - [ErrClockBehind] means that the clock is more than ten minutes behind the store's time.
-//   - The engine adds findings of its own; see [EngineHealther].
+//   - [ErrFileChanged] means that the file is no longer as this store left it. [ErrFileGone] comes
+//     with it if there is no file.
+//   - [ErrSyncFailed] means that the store accepts no more changes.
+//   - [ErrCorrupt] means that the store has met damage, and accepts no more changes, or no calls at
+//     all.
+//   - Other engines than the one of [Open] have findings of their own; see [EngineHealther].
 //
 // Health reads no keys and waits for no other call. It returns [ErrClosed] alone after Close, and
 // ctx's error alone if ctx has ended.

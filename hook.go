@@ -14,10 +14,10 @@ import (
 )
 
 // A Change says what a call has changed in one user, key, group or tag secret, or in the store's
-// time, and names the caller. It has no token, secret, verifier or metadata, and of an identity
-// only the provider, so it can be logged and kept. See [Options].OnChange.
+// time, and names the actor. It has no token, secret, verifier or metadata, and of an identity only
+// the provider, so it can be logged and kept. See [Options].OnChange.
 type Change struct {
-	// Actions are what was done, usually one thing. There is always one.
+	// Actions are what was done: usually one action, and never none.
 	Actions []Action  `json:"actions"`
 	Time    time.Time `json:"time"`            // the store's time, to the millisecond, in UTC
 	Actor   string    `json:"actor,omitempty"` // see [WithActor]
@@ -78,14 +78,15 @@ const (
 	ActionClockReset Action = "clock.reset" // by [Store.ResetClock]
 )
 
-// MaxActor is how many bytes the name of an actor can have. The rest of a longer name is cut off.
+// MaxActor is how many bytes the name of an actor can have. The rest of a longer name is cut off,
+// at the end of a character.
 const MaxActor = 256
 
 type actorKey struct{}
 
 // WithActor returns a context for changes that an actor makes, such as an administrator or a
-// service. The name of the actor goes into each [Change]. The store does nothing else with the
-// name: it permits nothing.
+// service. The name of the actor goes into each [Change]. Bytes of the name that are not UTF-8 are
+// replaced by U+FFFD. The store does nothing else with the name, so the name permits nothing.
 func WithActor(ctx context.Context, actor string) context.Context {
 	actor = strings.ToValidUTF8(actor, "\uFFFD")
 	if len(actor) > MaxActor {

@@ -30,7 +30,7 @@ type SalvageReport struct {
 	// Uncertain is the number of users, keys and groups that came back disabled because their
 	// records may not be of the last commit: a meta page or the list of free pages is lost, or the
 	// change index has a later change of the record. They are disabled because that change may have
-	// revoked them. A group is also one of them if its record is lost.
+	// revoked them. A group whose record is lost counts, too.
 	Uncertain int
 	// Orphaned is the number of users whose record is lost, but whose keys are not. These
 	// users came back disabled, with the identity that the index has for them, or with
@@ -43,8 +43,8 @@ type SalvageReport struct {
 // No program should have broken open. If out is a symbolic link to a file that does not exist,
 // Salvage makes that file, as [Open] does.
 //
-// Tokens stay good. Deleted users and keys stay deleted, unless their tombstone is lost and its
-// entry in the change index, too, which is in another page. [SalvageReport] says which records come
+// Tokens stay good. Deleted users and keys stay deleted, unless two pages are lost: the page of the
+// tombstone, and the page of its entry in the change index. [SalvageReport] says which records come
 // back disabled. The new store is another replica of the domain.
 //
 // It returns [ErrNotStore] if broken is no regular file; [ErrCorrupt] if the record of the domain

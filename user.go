@@ -64,7 +64,7 @@ type User struct {
 // UserSpec describes a user to be made.
 type UserSpec struct {
 	// Identity is the user's first identity. The subject of an anonymous identity may be empty.
-	// Then it becomes the user's ID.
+	// Then CreateUser sets the subject to the user's ID.
 	Identity Identity
 	// Group is the tenant, site or project that the user and the user's keys belong to, or "". It
 	// follows the rules of [KeySpec].Group.
@@ -155,10 +155,10 @@ func (tx *Tx) newUserID(i *Identity) (uuid.UUID, error) {
 
 // countFormerUsers returns how many users began with the identity i, or ErrIdentityTaken if the
 // last one of them still has i. These users are numbered from 0, and none of their records is ever
-// removed: a deleted user leaves a tombstone, and a user from whom i was unlinked lives on. So
+// removed: a deleted user leaves a tombstone, and a user that has lost i lives on. So
 // countFormerUsers searches by doubling and bisection instead of reading every record.
 //
-// Any user can have i, because it can be linked to a user who began with another identity. Only
+// Any user can have i, because i can be linked to a user that began with another identity. Only
 // claim finds that out. Salvage may have lost some of the records. Then countFormerUsers may return
 // the number of a lost one although a later user has i, and claim finds that out, too.
 func (tx *Tx) countFormerUsers(i Identity) (uint64, error) {
@@ -349,9 +349,9 @@ func (tx *Tx) changeIdentities(id uuid.UUID, change func(u *record.User, at reco
 	return toUser(u), nil
 }
 
-// UnlinkIdentity takes an identity from a user, so that another user can have it. Unlink an e-mail
-// address before somebody else gets it. The user keeps the ID and the keys. An identity that was
-// unlinked can be linked again.
+// UnlinkIdentity takes an identity from a user, so that another user can have it. Before an e-mail
+// address passes to another person, unlink it. The user keeps the ID and the keys. An identity that
+// was unlinked can be linked again.
 //
 // It returns [ErrUserNotFound]; [ErrIdentityNotFound] if the user has no such identity, even if
 // another user has it; [ErrLastIdentity] if the user has no other identity; [ErrUserHasKeys] if all
@@ -485,10 +485,11 @@ func hasIdentity(u *record.User, i Identity) bool { return u.Has(string(i.Provid
 func (i Identity) indexKey() []byte { return record.IdentityKey(string(i.Provider), i.Subject) }
 
 // CheckIdentity returns [ErrInvalidIdentity] unless a user can be made with i. The provider must be
-// one of those above. The subject must be 1 to 256 bytes of UTF-8 without control characters. It
-// must not begin or end with white space or with an invisible character, such as U+00A0, U+200B or
-// U+FEFF, and something in it must be visible. Unlike [Store.CreateUser], CheckIdentity does not
-// accept an empty subject of an anonymous identity, and does not look for a user who has i already.
+// one of the constants of type [Provider]. The subject must be 1 to 256 bytes of UTF-8 without
+// control characters. It must not begin or end with white space or with an invisible character,
+// such as U+00A0, U+200B or U+FEFF, and something in it must be visible. Unlike [Store.CreateUser],
+// CheckIdentity does not accept an empty subject of an anonymous identity, and does not look for a
+// user that has i already.
 func CheckIdentity(i Identity) error { return i.check(names.Subject) }
 
 // check returns ErrInvalidIdentity if i has no known provider, or if its subject breaks the rules
