@@ -85,8 +85,8 @@ func smallMaps(t testing.TB) {
 	t.Cleanup(func() { boltengine.MapSize = before })
 }
 
-// outgrowMap writes so much that a small map is too small. For that, the engine interrupts whoever
-// reads for long.
+// outgrowMap writes so much that a small map is too small. Because the map must grow, the engine
+// interrupts its long readers.
 func outgrowMap(s *Store) error {
 	return s.engine.Update(context.Background(), func(etx EngineTx) error {
 		for i := range byte(2 * smallMap / MaxEngineValue) {

@@ -77,7 +77,7 @@ func TestAnIdentityThatGoesBackToAFormerUserIsTakenAndThenFreeAgain(t *testing.T
 			}
 			_, err = tx.UnlinkIdentity(users[holder].ID, ada)
 			must(t, err)
-			// A user who began with another identity has no number.
+			// A user that began with another identity has no number.
 			other, err := tx.CreateUser(UserSpec{Identity: lovelace})
 			must(t, err)
 			_, err = tx.LinkIdentity(other.ID, ada)

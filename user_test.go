@@ -229,7 +229,7 @@ func TestAnUnlinkedIdentityIsFreeForAnother(t *testing.T) {
 	if colleague == ada {
 		t.Fatal("the colleague is the first user")
 	}
-	// The other one is linked to somebody who is there already.
+	// The other identity is linked to a user that exists already.
 	_, err = s.UnlinkIdentity(t.Context(), ada, google)
 	must(t, err)
 	_, err = s.LinkIdentity(t.Context(), colleague, google)

@@ -18,8 +18,8 @@ import (
 )
 
 // bbolt reads its file through a memory map. A commit that needs a larger map waits for all readers
-// to end, and whoever begins to read waits for the commit. So the engine decides itself when the
-// map grows:
+// to end, and every new reader waits for the commit. So the engine decides itself when the map
+// grows:
 //
 //   - Ahead of need. When a file has filled a part of its map, and nobody reads at the end of a
 //     commit, the engine opens the file again with a larger map.
@@ -154,7 +154,7 @@ func (e *Engine) commitWithLargerMap(b *batch) error {
 }
 
 // keepReadersOut waits until nobody reads the file, and keeps everybody from beginning to, until
-// letIn is called. Meanwhile EngineHealth tells who holds the writers up.
+// letIn is called. Meanwhile EngineHealth tells that readers hold the writers up.
 func (e *Engine) keepReadersOut() (letIn func()) {
 	e.gate.lock()
 	e.noEntry = make(chan struct{})

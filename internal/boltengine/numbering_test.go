@@ -312,7 +312,7 @@ func TestTheNumberingIsCheckedAndRepaired(t *testing.T) {
 			}) {
 				t.Errorf("CheckEngine: got %q, want %q", findings, tt.finds)
 			}
-			// What is wrong with a value shows twice: the index has an entry, too.
+			// A wrong value shows twice, because the index has an entry, too.
 			if len(findings) > 2 {
 				t.Errorf("CheckEngine: got %q, want one finding", findings)
 			}

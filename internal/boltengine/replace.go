@@ -47,8 +47,8 @@ func (e *Engine) replaceBy(dst *Engine) error {
 	e.lastCommit.Store(&knownCommit{e.db, int(mark.Commit), mark})
 	e.gate.unlock()
 	dst.db, dst.file = nil, nil
-	// Closing the old file waits for its readers, for whom nobody else should wait. A failure to
-	// close it loses nothing.
+	// Closing the old file waits for its readers, and nothing else should wait for them. A failure
+	// to close it loses nothing.
 	e.oldFiles.Go(func() { _ = e.closeFile(oldDB, oldFile) })
 	// The next commits are only in the new file, so its name must last before they are made.
 	if err := durable.SyncDir(filepath.Dir(e.path)); err != nil {

@@ -71,7 +71,7 @@ func (e *Engine) Wait(ctx context.Context, after uint64) error {
 	}
 }
 
-// announcements wakes those who wait for a commit.
+// announcements wakes the callers that wait for a commit.
 type announcements struct {
 	mu   sync.Mutex
 	wake chan struct{} // closed at the next commit, or nil if nobody waits

@@ -169,8 +169,9 @@ func ParseExport(text []byte) (*Meta, error) {
 }
 
 // UserID derives the ID of the user whose first identity has an entry in the index of identities
-// under a key. former is the number of users who began with the identity before. The ID has version
-// 8 (RFC 9562): the first bits of an HMAC-SHA-256, so that it tells nothing about the identity.
+// under a key. former is the number of earlier users that began with the identity. The ID has
+// version 8 (RFC 9562): the first bits of an HMAC-SHA-256, so that it tells nothing about the
+// identity.
 func (d *Domain) UserID(identity []byte, former uint64) (id uuid.UUID) {
 	mac := hmac.New(sha256.New, d.UserSecret[:])
 	mac.Write([]byte("latchkey user\x00"))
