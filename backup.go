@@ -116,8 +116,8 @@ func checkCopy(ctx context.Context, path string) error {
 // Logins, other reads and writes go on meanwhile. Writes wait only while the new file gets its
 // place, which takes about as long as a commit. The space of the old file is free when the last
 // View or Backup that began before has ended. Compact does not wait for them, except on a system
-// that cannot replace a file that is open. There Compact waits at most two seconds for a moment
-// without readers, and then returns an error that says so.
+// that cannot replace a file that is open. There Compact needs a moment without readers. If there
+// is no such moment within two seconds, Compact returns an error that says so.
 //
 // It returns ctx's error; [ErrInterrupted] if more than 16 MiB were written meanwhile, or if the
 // file has outgrown its map; [ErrReadOnly]; [ErrClosed]; [ErrInTransaction]; [ErrCorrupt];

@@ -62,7 +62,7 @@
 // [Store.MintToken] and [Tx.RotateKey] do that.
 //
 // [Options].OnChange is a hook that runs in the transaction of each change. Packages audit and
-// outbox have hooks that keep the changes.
+// outbox have such hooks, which keep the changes.
 //
 // # Files and engines
 //
@@ -74,8 +74,8 @@
 //
 // The package has no sessions and no policy. It tells which user and which key a call comes from,
 // and the program decides what the caller may do. The package hashes passwords, but does not keep
-// them. It does not hide the contents of the file from a reader of the file. docs/threat-model.md
-// lists the attackers, and says what holds against each.
+// them. It does not encrypt the file. docs/threat-model.md lists the attackers, and says what holds
+// against each.
 //
 // Stores do not replicate yet. The format of the file is ready for replication, so these pages
 // already speak of domains and replicas. A domain is all the stores that will share users and keys.

@@ -53,8 +53,9 @@ func (p Principal) Metadata(name string) string { return p.metadata.Get(name) }
 // Login checks a token, and returns its principal. Call it for every request. The store remembers
 // tokens that have logged in, see [Options].CacheSize. The login of such a token takes two short
 // hashes, and neither the disk nor a lock. A token that this domain did not make takes less. Any
-// other login reads the disk and takes an argon2 hash: the first login with a token, and the first
-// one after a change of its key, user or group. Login waits for that hash, as long as ctx lasts.
+// other login reads the disk and takes an argon2 hash: the first login with a token, the first one
+// after a change of its key, user or group, and a login with a token that the store has forgotten
+// in favour of others. Login waits for that hash, as long as ctx lasts.
 //
 // The first login with a token that was made with [Rotation].UntilUsed also waits until the end of
 // the old token is on disk. If the store cannot write, the login succeeds, this process refuses the

@@ -19,8 +19,8 @@ import (
 	"github.com/latchkeydb/latchkey/internal/durable"
 )
 
-// This file makes, backs up, compacts and reopens the file of an engine. A new file is first
-// written whole under another name and synced, so that a power cut leaves the old state or the new.
+// This file makes, backs up and reopens the file of an engine. A new file is first written whole
+// under another name and synced, so that a power cut leaves the old state or the new.
 
 // compactSuffix ends the name of the file that a compaction writes beside the store's file. A crash
 // may leave that file behind. The next opening removes it.
