@@ -528,3 +528,63 @@ func TestALoginIsAnsweredAsTheStoreWouldAnswer(t *testing.T) {
 		t.Error("a Login prints its token")
 	}
 }
+
+func TestKeysAreFoundByWhatPeopleKnow(t *testing.T) {
+	a := newAPI(t, nil)
+	ada, grace := a.newUser("Ada@example.com"), a.newUser("grace@example.com")
+	_, err := a.store.LinkIdentity(t.Context(), ada, latchkey.Identity{Provider: latchkey.ProviderCustomToken, Subject: "staff-42"})
+	a.must(err)
+	laptop, _ := a.newKey(ada, "laptop")
+	phone, _ := a.newKey(grace, "Phone")
+	job, _ := a.newServerKey(latchkey.KeySpec{Name: "nightly-job"})
+	for search, want := range map[string][]string{
+		"LAPTOP": {"laptop"}, "phone": {"Phone"}, "job": {"nightly-job"}, "ada@": {"laptop"}, "STAFF-42": {"laptop"}, "example.com": {"Phone", "laptop"},
+		laptop.ID.String(): {"laptop"}, strings.ToUpper(phone.ID.String()[:23]) + phone.ID.String()[23:]: {"Phone"}, job.ID.String()[9:]: {"nightly-job"},
+		grace.String(): {"Phone"}, "server": nil, "nobody": nil, "": {"Phone", "laptop", "nightly-job"},
+	} {
+		var got []string
+		for _, k := range get[admin.List[admin.Key]](a.do("GET", "/v1/keys?search="+url.QueryEscape(search), nil).is(200)).Items {
+			got = append(got, k.Name)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("search %q: got %q, want %q", search, got, want)
+		}
+	}
+	for search, want := range map[string]uuid.UUID{"ADA": ada, "staff": ada, grace.String()[:20]: grace} {
+		list := get[admin.List[admin.User]](a.do("GET", "/v1/users?search="+search, nil).is(200)).Items
+		if len(list) != 1 || list[0].ID != want {
+			t.Errorf("search %q: got %d users, want %s", search, len(list), want)
+		}
+	}
+}
+
+func TestAKeyTellsWhoseItIsAndWhatStopsIt(t *testing.T) {
+	a := newAPI(t, nil)
+	identity := latchkey.Identity{Provider: latchkey.ProviderCustomToken, Subject: "42"}
+	ada, err := a.store.CreateUser(t.Context(), latchkey.UserSpec{Identity: identity, Group: "acme"})
+	a.must(err)
+	laptop, _ := a.newKey(ada.ID, "laptop")
+	job, _ := a.newServerKey(latchkey.KeySpec{Name: "job", Group: "acme"})
+	other, _ := a.newServerKey(latchkey.KeySpec{Name: "other"})
+	show := func(id uuid.UUID) admin.Key {
+		t.Helper()
+		return get[admin.Key](a.do("GET", keyPath(id), nil).is(200))
+	}
+	if got := show(laptop.ID); got.Identity != identity || got.Stopped != "" {
+		t.Errorf("got %+v, %q", got.Identity, got.Stopped)
+	}
+	if got := show(job.ID); got.Identity != (latchkey.Identity{}) || got.Stopped != "" {
+		t.Errorf("got %+v, %q", got.Identity, got.Stopped)
+	}
+	a.must(a.store.DisableGroup(t.Context(), "acme"))
+	for id, want := range map[uuid.UUID]string{laptop.ID: "group", job.ID: "group", other.ID: ""} {
+		if got := show(id).Stopped; got != want {
+			t.Errorf("in a disabled group: got %q, want %q", got, want)
+		}
+	}
+	a.must(a.store.DisableUser(t.Context(), ada.ID))
+	if got := show(laptop.ID); got.Stopped != "user" || got.Disabled {
+		t.Errorf("of a disabled user: got %q", got.Stopped)
+	}
+}

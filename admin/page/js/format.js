@@ -13,7 +13,7 @@ const minute = 60_000, hour = 60 * minute, day = 24 * hour;
 export function distance(time) {
     const ms = time - storeNow(), size = Math.abs(ms);
     if (size < minute)
-        return ms > 0 ? "in less than a minute" : "just now";
+        return ms > 10_000 ? "in less than a minute" : "just now";
     if (size < hour)
         return relative.format(Math.trunc(ms / minute), "minute");
     if (size < day)

@@ -213,6 +213,8 @@ export class Table {
         if (height !== this.rowHeight) {
             this.scroller.scrollTop *= height / this.rowHeight;
             this.rowHeight = height;
+            for (const row of this.rows.values())
+                row.index = -1;
         }
         this.draw();
     }

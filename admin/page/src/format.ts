@@ -24,7 +24,8 @@ const minute = 60_000, hour = 60 * minute, day = 24 * hour;
 // distance returns how far a time is from now, such as "3 days ago".
 export function distance(time: number): string {
 	const ms = time - storeNow(), size = Math.abs(ms);
-	if (size < minute) return ms > 0 ? "in less than a minute" : "just now";
+	// The clocks of the store and of the browser are not quite in step.
+	if (size < minute) return ms > 10_000 ? "in less than a minute" : "just now";
 	if (size < hour) return relative.format(Math.trunc(ms / minute), "minute");
 	if (size < day) return relative.format(Math.trunc(ms / hour), "hour");
 	if (size < 60 * day) return relative.format(Math.trunc(ms / day), "day");

@@ -38,7 +38,7 @@ export function keysView(show: Show): View {
 			{ title: show.server ? "Group" : "Owner", class: "c-owner", cell: (k) => [show.server ? k.group === undefined ? h("span", { class: "faint" }, "none") : name(k.group) : k.owner === "server" ? h("span", { class: "faint" }, "server key") : name(ownerTitle(k))] },
 			{ title: "State", class: "c-state", cell: (k) => [keyState(k)] },
 			{ title: "Last used", class: "c-used", cell: (k) => [h("span", { class: "narrow" }, "used "), ago(k.last_used)] },
-			{ title: "Expires", class: "c-expires", cell: (k) => [h("span", { class: "narrow" }, k.expires === undefined ? "expires " : ""), expiry(k)] },
+			{ title: "Expires", class: "c-expires", cell: (k) => [h("span", { class: "narrow" }, expiry(k).classList.contains("badge") ? "" : "expires "), expiry(k)] },
 			{ title: "", class: "c-actions", cell: (k) => [k.disabled
 				? button("Enable", () => actions.enable(k), { class: "small", "data-part": "state", "data-focus": `${k.id} state`, "aria-label": `Enable ${visible(k.name)}` })
 				: button("Disable", () => actions.disable(k), { class: "small", "data-part": "state", "data-focus": `${k.id} state`, "aria-label": `Disable ${visible(k.name)}` })] },

@@ -234,6 +234,7 @@ export class Table<T> {
 		if (height !== this.rowHeight) {
 			this.scroller.scrollTop *= height / this.rowHeight;
 			this.rowHeight = height;
+			for (const row of this.rows.values()) row.index = -1; // each row has another place
 		}
 		this.draw();
 	}
