@@ -59,7 +59,7 @@ func serve(dir string) error {
 	handler := admin.New(store, &admin.Options{
 		Authenticate: admin.RequireKey(administrators, nil),
 		Trail:        trail,
-		Logger:       slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Logger:       slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
