@@ -16,7 +16,8 @@ const ScopeAdmin = "latchkey:admin"
 type Caller struct {
 	// Actor is the name for the audit trail, such as "key 019b…".
 	Actor string
-	// Secrets lets the caller have what contains secrets: backups and exported keys. It is for
+	// Secrets lets the caller have what contains secrets: backups, exports and the
+	// secrets of the domain. It is for
 	// callers with a key, and for those that could read the store's file anyway.
 	Secrets bool
 }

@@ -69,10 +69,10 @@ func (c *call) showStats() error {
 
 // alone runs fn unless it is running for another request.
 //
-// Errors: errInProgress; an error of fn.
+// Errors: ErrInProgress; an error of fn.
 func alone(mu *sync.Mutex, fn func() error) error {
 	if !mu.TryLock() {
-		return errInProgress
+		return ErrInProgress
 	}
 	defer mu.Unlock()
 	return fn()

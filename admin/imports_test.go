@@ -7,14 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/keyimport"
+	"github.com/latchkeydb/latchkey/latchkeytest"
 )
 
 const csvType = "text/csv"
@@ -110,6 +115,44 @@ func TestTheBodyOfAnImportIsBounded(t *testing.T) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
+}
+
+// deadlines is a writer and a body of a connection that stands still after the first bytes.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	first *strings.Reader
+	at    time.Time // when reading fails
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	d.at = t
+	return nil
+}
+
+func (d *deadlines) Read(p []byte) (int, error) {
+	if n, err := d.first.Read(p); err == nil {
+		return n, nil
+	}
+	time.Sleep(time.Until(d.at))
+	return 0, os.ErrDeadlineExceeded
+}
+
+func TestAnImportThatStandsStillIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		handler := admin.New(latchkeytest.New(t), &admin.Options{Authenticate: everybody})
+		d := &deadlines{ResponseRecorder: httptest.NewRecorder(), first: strings.NewReader("hash\n")}
+		r := httptest.NewRequest("POST", general, d)
+		r.Header.Set("Content-Type", csvType)
+		before := time.Now()
+		handler.ServeHTTP(d, r)
+		if took := time.Since(before); d.Code != 400 || took != 30*time.Second {
+			t.Errorf("got %d %s after %s", d.Code, d.Body, took)
+		}
+		// The deadline would end the next request on the connection.
+		if !d.at.IsZero() {
+			t.Errorf("the deadline is still %s", d.at)
+		}
+	})
 }
 
 func TestAnImportThatIsCancelledChangesNothing(t *testing.T) {

@@ -76,7 +76,7 @@ var kinds = []kind{
 	{err: errUnconditional, status: http.StatusPreconditionRequired, name: "precondition-required"},
 	{err: ErrChanged, status: http.StatusPreconditionFailed, name: "changed-meanwhile"},
 	{err: errIdempotencyReused, status: http.StatusUnprocessableEntity, name: "idempotency-key-reused"},
-	{err: errInProgress, status: http.StatusConflict, name: "in-progress", retry: "5"},
+	{err: ErrInProgress, status: http.StatusConflict, name: "in-progress", retry: "5"},
 	{err: errTooManyStreams, status: http.StatusServiceUnavailable, name: "too-many-streams", retry: "5"},
 	{err: errNoSecrets, status: http.StatusForbidden, name: "key-required"},
 	{err: errCrossOrigin, status: http.StatusForbidden, name: "cross-origin"},
@@ -162,6 +162,10 @@ var kinds = []kind{
 	{err: errOther, status: http.StatusInternalServerError, name: "internal"},
 }
 
+// ErrInProgress means that the same work is in progress for another request, such as a backup. Wait
+// for its end.
+var ErrInProgress = errors.New("the same work is in progress already")
+
 // ErrTokenUnknown means that a string is no token of the store, or no longer one.
 var ErrTokenUnknown = errors.New("the token is none of this store")
 
@@ -180,7 +184,6 @@ var (
 	errMethod            = errors.New("the path does not have the method")
 	errUnconditional     = errors.New("the change needs the header If-Match with the ETag of what it changes, or a star")
 	errIdempotencyReused = errors.New("the Idempotency-Key was used for another request")
-	errInProgress        = errors.New("the same work is in progress already")
 	errTooManyStreams    = errors.New("too many streams of changes are open")
 	errNoSecrets         = errors.New("backups and exports need a key with the scope " + ScopeAdmin)
 	errCrossOrigin       = errors.New("the page of another site cannot administer the store")

@@ -57,6 +57,7 @@ var outcomes = []struct {
 	{errRepaired, exitInterrupted, "latchkey check shows the damage that is left"},
 	{errLeaked, exitLeaked, "a token that others can read is no secret; disable its key, or rotate the key without overlap"},
 	{errUnread, exitFailed, "the output says why"},
+	{admin.ErrInProgress, exitFailed, "repeat the command when it has ended"},
 	{admin.ErrWrongLines, exitUsage, "correct the lines that the output names, or leave a field out with --ignore"},
 	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
 	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
