@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -85,8 +86,13 @@ func (c *call) writeBackup() error {
 	})
 }
 
+// failureTrailer is the trailer of a download that has failed after its first byte. It has the
+// problem as JSON.
+const failureTrailer = "Latchkey-Problem"
+
 // download answers with what write writes. When write fails after its first byte, the connection is
-// broken off, so that no client takes half of the answer for the whole of it.
+// broken off, so that no client takes half of the answer for the whole of it. A client that reads
+// trailers, and says so by the header TE (RFC 9110, section 10.1.4), gets failureTrailer instead.
 func (c *call) download(media, file string, write func(io.Writer) error) error {
 	d := &downloadWriter{w: c.w, control: http.NewResponseController(c.w), media: media, file: file}
 	err := write(d)
@@ -98,10 +104,12 @@ func (c *call) download(media, file string, write func(io.Writer) error) error {
 		return err
 	}
 	c.logFailed(problemOf(err), err)
-	if cause, ok := c.r.Context().Value(causeKey{}).(*error); ok {
-		*cause = err
+	text, jsonErr := json.Marshal(problemOf(err))
+	if c.r.Header.Get("TE") != "trailers" || jsonErr != nil {
+		panic(http.ErrAbortHandler)
 	}
-	panic(http.ErrAbortHandler)
+	c.w.Header().Set(http.TrailerPrefix+failureTrailer, string(text))
+	return nil
 }
 
 // A downloadWriter begins an answer at the first byte.

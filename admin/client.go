@@ -90,6 +90,7 @@ type request struct {
 	body         any       // is sent as JSON
 	raw          io.Reader // is sent in place of body, with the media type
 	media        string
+	trailers     bool // the client reads the trailer of the answer
 	reads        bool // the request changes nothing, whatever its method is
 }
 
@@ -150,6 +151,9 @@ func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
 	}
 	if body != nil {
 		r.Header.Set("Content-Type", q.media)
+	}
+	if q.trailers {
+		r.Header.Set("TE", "trailers")
 	}
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
@@ -459,16 +463,26 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) error {
 
 // download sends a request, and writes the body of the answer to w.
 func (c *Client) download(ctx context.Context, w io.Writer, q request) error {
+	q.trailers = true
 	res, err := c.send(ctx, q)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
-	_, err = io.Copy(w, res.Body)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := io.Copy(w, res.Body); errors.Is(err, io.ErrUnexpectedEOF) {
+		return q.unanswered(ctx, err, true)
+	} else if err != nil {
+		return err
+	}
+	failure := res.Trailer.Get(failureTrailer)
+	if failure == "" {
+		return nil
+	}
+	var p Problem
+	if err := json.Unmarshal([]byte(failure), &p); err != nil {
 		return q.unanswered(ctx, err, true)
 	}
-	return err
+	return &p
 }
 
 // Export writes users and keys to w, as JSON lines. When Export returns an error, what w has is not

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -210,6 +211,21 @@ func TestAClientGoesOnToTheNextPage(t *testing.T) {
 	}
 	if g, err := c.Group(t.Context(), ".."); err != nil || g.Name != ".." {
 		t.Errorf("got %+v, %v", g, err)
+	}
+}
+
+func TestABackupThatFailsTellsAClientWhy(t *testing.T) {
+	a := newAPI(t, nil)
+	a.newServerKey(latchkey.KeySpec{Name: "job"})
+	server := serveAPI(t, a)
+	a.must(os.Truncate(a.path, 8192)) // the store cannot be read to its end
+	for name, c := range map[string]*admin.Client{
+		"over a network": admin.NewClient(server.Client(), server.URL, ""), "local": admin.Local(a.store, nil),
+	} {
+		var got bytes.Buffer
+		if err := c.Backup(t.Context(), &got); !errors.Is(err, latchkey.ErrCorrupt) || got.Len() == 0 {
+			t.Errorf("%s: got %v after %d bytes", name, err, got.Len())
+		}
 	}
 }
 

@@ -1,12 +1,11 @@
 package admin
 
 import (
-	"cmp"
-	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -54,8 +53,8 @@ type within struct{ handler http.Handler }
 // because the handler does: what the handler answers is what has happened.
 func (t within) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, written := io.Pipe()
-	w := &pipeWriter{header: http.Header{}, body: written, begun: make(chan int, 1)}
-	asServed := r.Clone(context.WithValue(r.Context(), causeKey{}, &w.cause))
+	w := &pipeWriter{header: http.Header{}, body: written, begun: make(chan int, 1), trailer: http.Header{}}
+	asServed := r.Clone(r.Context())
 	if asServed.Body == nil {
 		asServed.Body = http.NoBody
 	}
@@ -64,7 +63,7 @@ func (t within) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{
 		Status: fmt.Sprintf("%d %s", status, http.StatusText(status)), StatusCode: status,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: w.sent, Body: body, ContentLength: -1, Request: r,
+		Header: w.sent, Trailer: w.trailer, Body: body, ContentLength: -1, Request: r,
 	}, nil
 }
 
@@ -74,12 +73,9 @@ type pipeWriter struct {
 	sent   http.Header // the header when the answer began
 	body   *io.PipeWriter
 	begun  chan int // gets the status
-	cause  error    // why the answer was broken off
+	// trailer is complete when the body has ended.
+	trailer http.Header
 }
-
-// causeKey is of the place for the reason why an answer is broken off. Over a network there is no
-// such place.
-type causeKey struct{}
 
 func (w *pipeWriter) serve(handler http.Handler, r *http.Request) {
 	defer func() {
@@ -87,11 +83,16 @@ func (w *pipeWriter) serve(handler http.Handler, r *http.Request) {
 			panic(v)
 		} else if v != nil { // the answer is broken off
 			w.WriteHeader(http.StatusInternalServerError)
-			_ = w.body.CloseWithError(cmp.Or(w.cause, io.ErrUnexpectedEOF))
+			_ = w.body.CloseWithError(io.ErrUnexpectedEOF)
 		}
 	}()
 	handler.ServeHTTP(w, r)
 	w.WriteHeader(http.StatusOK)
+	for name, values := range w.header {
+		if name, is := strings.CutPrefix(name, http.TrailerPrefix); is {
+			w.trailer[name] = values
+		}
+	}
 	_ = w.body.Close()
 }
 
