@@ -1,0 +1,234 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// tutorial is a run of a tutorial as it is written: its Go program, and its commands in one shell.
+type tutorial struct {
+	*testing.T
+	dir     string
+	shell   *exec.Cmd
+	input   io.Writer
+	output  *bufio.Reader
+	program *exec.Cmd
+	ports   *strings.Replacer // from the ports of the tutorial to those that are free here
+	written *strings.Replacer // the other way round
+}
+
+// A block is one block of a tutorial, with the comment before it.
+type block struct{ note, language, text string }
+
+var blockForm = regexp.MustCompile("(?ms)(?:^<!-- ([^\n]*) -->\n)?^```(\\w+)\n(.*?)^```\n")
+
+// blocks returns the blocks of a page.
+func blocks(t *testing.T, page string) (all []block) {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	must(t, err)
+	for _, m := range blockForm.FindAllStringSubmatch(string(text), -1) {
+		all = append(all, block{m[1], m[2], m[3]})
+	}
+	return all
+}
+
+// needs skips the test if a program is missing. In CI it fails.
+func needs(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, name := range programs {
+		if _, err := exec.LookPath(name); err == nil {
+			continue
+		} else if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		} else {
+			t.Skip(err)
+		}
+	}
+}
+
+func newTutorial(t *testing.T) *tutorial {
+	t.Helper()
+	needs(t, "go", "bash", "curl")
+	dir, err := os.MkdirTemp("", "lk") // short enough for a socket
+	must(t, err)
+	tut := &tutorial{T: t, dir: dir}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	var there, back []string
+	for _, port := range []string{"8080", "9091"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		_, free, err := net.SplitHostPort(l.Addr().String())
+		must(t, err)
+		must(t, l.Close())
+		there, back = append(there, "127.0.0.1:"+port, "127.0.0.1:"+free), append(back, "127.0.0.1:"+free, "127.0.0.1:"+port)
+	}
+	tut.ports, tut.written = strings.NewReplacer(there...), strings.NewReplacer(back...)
+	out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "bin", "latchkey"), ".").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	// The module of the program is that of the command, under another name.
+	here, err := os.Getwd()
+	must(t, err)
+	module, err := os.ReadFile("go.mod")
+	must(t, err)
+	sums, err := os.ReadFile("go.sum")
+	must(t, err)
+	root := filepath.Dir(filepath.Dir(here))
+	edited := strings.ReplaceAll(string(module), "=> ../..", "=> "+root)
+	edited = regexp.MustCompile(`(?m)^module .*$`).ReplaceAllString(edited, "module example")
+	must(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte(edited), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "go.sum"), sums, 0o600))
+	tut.startShell()
+	return tut
+}
+
+func (tut *tutorial) environ() []string {
+	return append(os.Environ(), "PATH="+filepath.Join(tut.dir, "bin")+":"+os.Getenv("PATH"), "GOWORK=off", "GOFLAGS=-mod=mod", "LATCHKEY_STORE=", "LATCHKEY_COST=")
+}
+
+// startShell starts the shell of the commands.
+func (tut *tutorial) startShell() {
+	tut.Helper()
+	tut.shell = exec.Command("bash")
+	tut.shell.Dir, tut.shell.Env = tut.dir, tut.environ()
+	read, write, err := os.Pipe()
+	must(tut, err)
+	tut.shell.Stdout, tut.shell.Stderr = write, write
+	tut.input, err = tut.shell.StdinPipe()
+	must(tut, err)
+	must(tut, tut.shell.Start())
+	must(tut, write.Close())
+	tut.output = bufio.NewReader(read)
+	tut.Cleanup(func() {
+		_ = tut.input.(io.Closer).Close()
+		_ = tut.shell.Wait()
+	})
+}
+
+// endOfOutput is printed after each command.
+const endOfOutput = "--- end of output ---"
+
+// command runs a command in the shell, and returns what the command prints.
+func (tut *tutorial) command(text string) (lines []string) {
+	tut.Helper()
+	_, err := fmt.Fprintf(tut.input, "{ %s\n} </dev/null; echo '%s'\n", tut.ports.Replace(text), endOfOutput)
+	must(tut, err)
+	for {
+		line, err := tut.output.ReadString('\n')
+		must(tut, err)
+		if line = strings.TrimSuffix(line, "\n"); line == endOfOutput {
+			return lines
+		}
+		lines = append(lines, tut.written.Replace(line))
+	}
+}
+
+// begin starts the program, and waits until it has printed the lines of the tutorial.
+func (tut *tutorial) begin(command string, want []string) {
+	tut.Helper()
+	tut.program = exec.Command("bash", "-c", "exec "+command)
+	tut.program.Dir, tut.program.Env = tut.dir, tut.environ()
+	tut.program.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // they end together
+	tut.program.Stderr = os.Stderr
+	out, err := tut.program.StdoutPipe()
+	must(tut, err)
+	must(tut, tut.program.Start())
+	tut.Cleanup(tut.end)
+	var lines []string
+	for output := bufio.NewReader(out); len(lines) < len(want); {
+		line, err := output.ReadString('\n')
+		if err != nil {
+			tut.Fatalf("%s has ended: %v", command, err)
+		}
+		lines = append(lines, tut.written.Replace(strings.TrimSuffix(line, "\n")))
+	}
+	tut.compare(command, lines, want)
+}
+
+// end ends the program, as an interrupt does.
+func (tut *tutorial) end() {
+	if tut.program != nil {
+		_ = syscall.Kill(-tut.program.Process.Pid, syscall.SIGINT)
+		_ = tut.program.Wait()
+		tut.program = nil
+	}
+}
+
+var (
+	idForm   = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}`)
+	timeForm = regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
+)
+
+// compare fails the test unless the output is that of the tutorial, apart from IDs and times. An
+// ellipsis in the tutorial stands for anything.
+func (tut *tutorial) compare(command string, got, want []string) {
+	tut.Helper()
+	masked := func(line string) string {
+		return timeForm.ReplaceAllString(idForm.ReplaceAllString(line, "ID"), "TIME")
+	}
+	same := len(got) == len(want)
+	for i := 0; same && i < len(got); i++ {
+		pattern := strings.ReplaceAll(regexp.QuoteMeta(masked(want[i])), "…", ".*")
+		same = regexp.MustCompile("^" + pattern + "$").MatchString(masked(got[i]))
+	}
+	if !same {
+		tut.Errorf("$ %s\ngot:\n%s\nwant:\n%s", command, strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// console runs the commands of a block, and compares their output.
+func (tut *tutorial) console(b block) {
+	tut.Helper()
+	for part := range strings.SplitSeq(strings.TrimPrefix(b.text, "$ "), "\n$ ") {
+		command, rest, _ := strings.Cut(strings.TrimSuffix(part, "\n"), "\n")
+		var want []string
+		if rest != "" {
+			want = strings.Split(rest, "\n")
+		}
+		if b.note == "in the background" {
+			tut.begin(command, want)
+			continue
+		}
+		tut.compare(command, tut.command(command), want)
+	}
+}
+
+func TestTheTutorialOfAdministrationWorksAsWritten(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds two programs")
+	}
+	tut := newTutorial(t)
+	programs, commands := 0, 0
+	for _, b := range blocks(t, "../../docs/tutorial-administration.md") {
+		switch {
+		case strings.HasPrefix(b.note, "not run"):
+			continue
+		case b.note == "the program ends":
+			tut.end()
+		}
+		switch b.language {
+		case "go":
+			programs++
+			must(t, os.WriteFile(filepath.Join(tut.dir, "main.go"), []byte(tut.ports.Replace(b.text)), 0o600))
+		case "console":
+			commands++
+			tut.console(b)
+		}
+	}
+	if programs != 1 || commands < 8 {
+		t.Errorf("the tutorial has %d programs and %d blocks of commands", programs, commands)
+	}
+}
