@@ -30,7 +30,7 @@ export function auditView(show) {
             c.networks !== undefined ? ["Networks", c.networks.join(" ")] : null,
             ["Hash", h("code", {}, e.hash)],
         ];
-        add(d.body, facts(...rows), commandBox(() => line("audit", "show")).root);
+        add(d.body, facts(...rows), commandBox(() => line(["audit", "show"])).root);
         d.open();
     };
     const table = new Table({
@@ -52,7 +52,7 @@ export function auditView(show) {
             const v = await call("POST", "/v1/audit/verify", { body: {} });
             result.replaceChildren();
             if (v.ok)
-                add(result, h("p", {}, `The trail is a whole chain up to entry ${parseInt(v.head, 10)}. Keep this head elsewhere, to show later that nothing was changed: `, h("code", {}, v.head), " ", copyButton(() => v.head)));
+                add(result, h("p", {}, `The trail is a whole chain up to entry ${parseInt(v.head, 10)}. Keep this head elsewhere, to show later that nothing was changed: `, h("code", {}, v.head), " ", copyButton(() => v.head)), commandBox(() => line(["audit", "verify"])).root);
             else
                 add(result, h("p", { class: "failed" }, v.problem?.detail ?? v.problem?.title ?? "The trail is broken."));
         }

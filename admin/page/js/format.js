@@ -67,16 +67,26 @@ export function count(n, one, many = one + "s") {
     return `${n.toLocaleString()} ${n === 1 ? one : many}`;
 }
 export function quote(word) {
-    return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+    if (/^[A-Za-z0-9_@%+=:,./-]+$/.test(word))
+        return word;
+    if (visible(word) === word)
+        return `'${word.replaceAll("'", `'\\''`)}'`;
+    let text = "";
+    for (const c of word) {
+        const code = c.codePointAt(0).toString(16);
+        text += visible(c) === c ? c.replace(/[\\']/, "\\$&") : code.length <= 4 ? `\\u${code.padStart(4, "0")}` : `\\U${code.padStart(8, "0")}`;
+    }
+    return `$'${text}'`;
 }
-export function line(...words) {
-    return ["latchkey", ...words.map(quote)].join(" ");
+export function line(command, args = []) {
+    const all = ["latchkey", ...command, ...(args.some((a) => a.startsWith("-")) ? ["--"] : []), ...args];
+    return all.map(quote).join(" ");
 }
 function typable(text) {
     return text !== "" && !text.startsWith("-") && visible(text) === text && text.normalize("NFC") === text;
 }
 export function identityWord(i) {
-    return i.provider === "local-userpass" && !i.subject.includes(":") ? i.subject : `${i.provider}:${i.subject}`;
+    return i.provider === "local-userpass" && !i.subject.includes(":") && !/^[0-9a-f-]{36}$/i.test(i.subject) ? i.subject : `${i.provider}:${i.subject}`;
 }
 function personWord(first, id) {
     return first && typable(first.subject) ? identityWord(first) : id;
@@ -84,11 +94,11 @@ function personWord(first, id) {
 export function userWord(user) {
     return personWord(user.identities[0], user.id);
 }
-export function ownerWords(key) {
-    return [key.owner === "server" ? "--server" : personWord(key.identity, key.owner)];
-}
-export function keyWords(key) {
-    return [...ownerWords(key), typable(key.name) ? key.name : key.id];
+export function keyLine(key, command, ...args) {
+    const word = typable(key.name) ? key.name : key.id;
+    if (key.owner === "server")
+        return line([...command, "--server"], [word, ...args]);
+    return line(command, [personWord(key.identity, key.owner), word, ...args]);
 }
 export function ownerTitle(key) {
     if (key.owner === "server")

@@ -1,7 +1,7 @@
 import { call, keyPath, Problem } from "./api.js";
 import { add, button, h, name, newID, say } from "./dom.js";
 import { act, check, commandBox, Dialog, facts, field, input, Invalid, select, showToken } from "./dialog.js";
-import { ago, badge, distance, expiry, identityWord, keyState, keyWords, line, ownerTitle, userTitle, userWord, when, whenAndAgo } from "./format.js";
+import { ago, badge, distance, expiry, identityWord, keyLine, keyState, line, ownerTitle, userTitle, userWord, when, whenAndAgo } from "./format.js";
 import { Once } from "./view.js";
 function label(key) {
     return h("p", { class: "subject" }, h("strong", {}, name(key.name)), key.owner === "server" ? ", a server key" : ", a key of ", key.owner !== "server" && name(ownerTitle(key)));
@@ -41,7 +41,7 @@ export class KeyActions {
             content: [label(key), uses(key), h("p", {}, "Its tokens are refused from the next login on. You can enable the key again.")],
             button: "Disable",
             danger: true,
-            command: () => line("key", "disable", ...keyWords(key)),
+            command: () => keyLine(key, ["key", "disable"]),
             run: async () => {
                 this.watcher.put(await call("PATCH", keyPath(key.id), { body: { disabled: true } }));
                 say("The key is disabled.");
@@ -54,7 +54,7 @@ export class KeyActions {
             title: "Enable the key?",
             content: [label(key), box, h("p", {}, "Whoever has a token of the key can log in with it again. If somebody else may have the token, rotate the key as well.")],
             button: "Enable",
-            command: () => line("key", "enable", ...keyWords(key)),
+            command: () => keyLine(key, ["key", "enable"]),
             run: async () => {
                 this.watcher.put(await call("PATCH", keyPath(key.id), { body: { disabled: false }, match: key.etag }));
                 say("The key is enabled.");
@@ -75,7 +75,7 @@ export class KeyActions {
             content: [label(key), box, h("p", {}, "A deleted key never comes back. A disabled key does no harm, so there is no need to delete it."), sure.root],
             button: "Delete",
             danger: true,
-            command: () => line("key", "delete", "--yes", ...keyWords(key)),
+            command: () => keyLine(key, ["key", "delete", "--yes"]),
             run: async () => {
                 if (!sure.box.checked)
                     throw new Invalid(sure.box, "Tick the box first.");
@@ -108,7 +108,7 @@ export class KeyActions {
                 field("How long the present token stays good", overlap, "If somebody else may have the token, choose none."), untilUsed.root],
             button: "Rotate",
             first: overlap,
-            command: () => line("key", "rotate", ...(overlap.value === "0" ? [] : ["--overlap", words[overlap.value]]), ...(until() ? ["--until-used"] : []), ...keyWords(key)),
+            command: () => keyLine(key, ["key", "rotate", ...(overlap.value === "0" ? [] : ["--overlap", words[overlap.value]]), ...(until() ? ["--until-used"] : [])]),
             run: async () => {
                 const seconds = Number(overlap.value);
                 const answer = await call("POST", `${keyPath(key.id)}/rotate`, {
@@ -175,10 +175,10 @@ export class KeyActions {
             flags.push("--group", now.group ?? "");
         const lines = [];
         if (flags.length > 0)
-            lines.push(line("key", "set", ...flags, ...keyWords(key)));
+            lines.push(keyLine(key, ["key", "set", ...flags]));
         if (now.name !== first.name)
-            lines.push(line("key", "rename", ...keyWords(key), now.name));
-        return lines.join("\n") || line("key", "show", ...keyWords(key));
+            lines.push(keyLine(key, ["key", "rename"], now.name));
+        return lines.join("\n") || keyLine(key, ["key", "show"]);
     }
     create(owner) {
         const fields = new KeyFields(owner === "server");
@@ -204,7 +204,9 @@ export class KeyActions {
                     flags.push("--networks", v.networks.join(" "));
                 if (v.group !== undefined)
                     flags.push("--group", v.group);
-                return line("key", "create", ...flags, owner === "server" ? "--server" : whoID(), v.name || "NAME");
+                if (owner === "server")
+                    return line(["key", "create", ...flags, "--server"], [v.name || "NAME"]);
+                return line(["key", "create", ...flags], [whoID(), v.name || "NAME"]);
             },
             run: async () => {
                 const body = fields.body();
@@ -391,7 +393,7 @@ export class KeyDetails {
         const active = document.activeElement?.getAttribute("data-focus");
         const metadata = Object.entries(k.metadata);
         const tools = h("div", { class: "tools" }, k.disabled ? button("Enable", () => a.enable(k), { "data-focus": "d-state", class: "primary" }) : button("Disable", () => a.disable(k), { "data-focus": "d-state", class: "danger" }), button("Rotate", () => a.rotate(k), { "data-focus": "d-rotate" }), button("Edit", () => a.edit(k), { "data-focus": "d-edit" }), button("Delete", () => k.disabled ? a.remove(k) : say("Disable the key first. Delete it when nobody misses it."), { "data-focus": "d-delete", "aria-disabled": k.disabled ? false : "true", "aria-describedby": k.disabled ? false : "why-not" }));
-        const command = commandBox(() => line("key", "show", ...keyWords(k)));
+        const command = commandBox(() => keyLine(k, ["key", "show"]));
         const owner = k.owner === "server" ? h("span", {}, "none: it is a server key") : button("", () => { this.close(); this.showUser(k.owner); }, { class: "link" });
         if (k.owner !== "server")
             owner.append(name(ownerTitle(k)));

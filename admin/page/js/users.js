@@ -57,7 +57,9 @@ class UserActions {
             first: f.subject,
             command: () => {
                 const i = f.value(), flags = group.value.trim() === "" ? [] : ["--group", group.value.trim()];
-                return line("user", "add", ...flags, i.provider === "anon-user" ? "--anonymous" : i.subject === "" ? "IDENTITY" : identityWord(i));
+                if (i.provider === "anon-user")
+                    return line(["user", "add", ...flags, "--anonymous"]);
+                return line(["user", "add", ...flags], [i.subject === "" ? "IDENTITY" : identityWord(i)]);
             },
             run: async () => {
                 const identity = f.value();
@@ -73,7 +75,7 @@ class UserActions {
     disable(u) {
         act({
             title: "Disable the user?", content: [label(u), h("p", {}, "None of the user's keys logs in from now on. You can enable the user again.")], button: "Disable", danger: true,
-            command: () => line("user", "disable", userWord(u)),
+            command: () => line(["user", "disable"], [userWord(u)]),
             run: async () => {
                 this.watcher.put(await call("PATCH", userPath(u.id), { body: { disabled: true } }));
                 say("The user is disabled.");
@@ -83,7 +85,7 @@ class UserActions {
     enable(u) {
         act({
             title: "Enable the user?", content: [label(u), h("p", {}, "The user's keys log in again, except those that are disabled themselves.")], button: "Enable",
-            command: () => line("user", "enable", userWord(u)),
+            command: () => line(["user", "enable"], [userWord(u)]),
             run: async () => {
                 this.watcher.put(await call("PATCH", userPath(u.id), { body: { disabled: false }, match: u.etag }));
                 say("The user is enabled.");
@@ -95,7 +97,7 @@ class UserActions {
         const sure = check("Delete the user and all keys of the user for good");
         act({
             title: "Delete the user?", content: [label(u), h("p", {}, "A deleted user never comes back, and neither do the user's keys."), sure.root], button: "Delete", danger: true,
-            command: () => line("user", "delete", "--yes", userWord(u)),
+            command: () => line(["user", "delete", "--yes"], [userWord(u)]),
             run: async () => {
                 if (!sure.box.checked)
                     throw new Invalid(sure.box, "Tick the box first.");
@@ -110,7 +112,7 @@ class UserActions {
         const group = input(u.group ?? "", { maxlength: "256" });
         act({
             title: "Move the user to a group", content: [label(u), field("Group", group, "The user's keys belong to the group, too. Empty for none.")], button: "Save", first: group,
-            command: () => line("user", "set", "--group", group.value.trim(), userWord(u)),
+            command: () => line(["user", "set", "--group", group.value.trim()], [userWord(u)]),
             run: async () => {
                 this.watcher.put(await call("PATCH", userPath(u.id), { body: { group: group.value.trim() }, match: u.etag }));
                 say("The user is changed.");
@@ -122,7 +124,7 @@ class UserActions {
         const f = identityFields();
         act({
             title: "Link an identity", content: [label(u), f.root], button: "Link", first: f.subject,
-            command: () => line("user", "link", userWord(u), f.value().subject === "" ? "IDENTITY" : identityWord(f.value())),
+            command: () => line(["user", "link"], [userWord(u), f.value().subject === "" ? "IDENTITY" : identityWord(f.value())]),
             run: async () => {
                 const identity = f.value();
                 if (identity.subject === "")
@@ -135,7 +137,7 @@ class UserActions {
     unlink(u, i) {
         act({
             title: "Unlink the identity?", content: [label(u), h("p", {}, "The user is no longer known as ", h("strong", {}, name(identityWord(i))), ". Another user can then get this identity.")], button: "Unlink", danger: true,
-            command: () => line("user", "unlink", userWord(u), identityWord(i)),
+            command: () => line(["user", "unlink"], [userWord(u), identityWord(i)]),
             run: async () => {
                 this.watcher.put(await call("DELETE", `${userPath(u.id)}/identities`, { query: { provider: i.provider, subject: i.subject } }));
                 say("The identity is unlinked.");
@@ -192,7 +194,7 @@ class UserDetails {
             identities.append(h("li", {}, name(i.subject || "(anonymous)"), " ", h("span", { class: "faint" }, i.provider), u.identities.length > 1 && button("Unlink", () => a.unlink(u, i), { class: "small quiet", "aria-label": `Unlink ${visible(i.subject)}` })));
         }
         this.box.replaceChildren();
-        add(this.box, h("p", { class: "title" }, name(userTitle(u)), " ", userState(u)), tools, !u.disabled && h("p", { class: "hint" }, "Only a disabled user can be deleted."), facts(["Identities", identities], ["Group", u.group === undefined ? "none" : name(u.group)], ["Created", whenAndAgo(u.created)], ["ID", h("code", {}, u.id)], ...Object.entries(u.metadata ?? {}).map(([n, v]) => [`metadata: ${n}`, name(v)])), commandBox(() => line("user", "show", userWord(u))).root);
+        add(this.box, h("p", { class: "title" }, name(userTitle(u)), " ", userState(u)), tools, !u.disabled && h("p", { class: "hint" }, "Only a disabled user can be deleted."), facts(["Identities", identities], ["Group", u.group === undefined ? "none" : name(u.group)], ["Created", whenAndAgo(u.created)], ["ID", h("code", {}, u.id)], ...Object.entries(u.metadata ?? {}).map(([n, v]) => [`metadata: ${n}`, name(v)])), commandBox(() => line(["user", "show"], [userWord(u)])).root);
         if (active)
             this.box.querySelector(`[data-focus="${active}"]`)?.focus();
     }

@@ -83,14 +83,24 @@ export function count(n: number, one: string, many = one + "s"): string {
 	return `${n.toLocaleString()} ${n === 1 ? one : many}`;
 }
 
-// quote returns a word of a command line for a POSIX shell.
+// quote returns a word of a command line for a POSIX shell. Characters that cannot be seen are
+// written as escapes, which bash, zsh and ksh read.
 export function quote(word: string): string {
-	return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+	if (/^[A-Za-z0-9_@%+=:,./-]+$/.test(word)) return word;
+	if (visible(word) === word) return `'${word.replaceAll("'", `'\\''`)}'`;
+	let text = "";
+	for (const c of word) {
+		const code = c.codePointAt(0)!.toString(16);
+		text += visible(c) === c ? c.replace(/[\\']/, "\\$&") : code.length <= 4 ? `\\u${code.padStart(4, "0")}` : `\\U${code.padStart(8, "0")}`;
+	}
+	return `$'${text}'`;
 }
 
-// line returns a command line of the command latchkey.
-export function line(...words: string[]): string {
-	return ["latchkey", ...words.map(quote)].join(" ");
+// line returns a command line of the command latchkey. The arguments are not flags, even if one
+// begins as a flag does.
+export function line(command: string[], args: string[] = []): string {
+	const all = ["latchkey", ...command, ...(args.some((a) => a.startsWith("-")) ? ["--"] : []), ...args];
+	return all.map(quote).join(" ");
 }
 
 // typable reports whether a text from the store can be typed as an argument: it does not look like
@@ -101,7 +111,7 @@ function typable(text: string): boolean {
 
 // identityWord returns an identity as the command reads it.
 export function identityWord(i: Identity): string {
-	return i.provider === "local-userpass" && !i.subject.includes(":") ? i.subject : `${i.provider}:${i.subject}`;
+	return i.provider === "local-userpass" && !i.subject.includes(":") && !/^[0-9a-f-]{36}$/i.test(i.subject) ? i.subject : `${i.provider}:${i.subject}`;
 }
 
 // personWord returns the argument USER for a user with an identity and an ID.
@@ -114,14 +124,11 @@ export function userWord(user: User): string {
 	return personWord(user.identities[0], user.id);
 }
 
-// ownerWords returns the arguments that name the owner of a key.
-export function ownerWords(key: Key): string[] {
-	return [key.owner === "server" ? "--server" : personWord(key.identity, key.owner)];
-}
-
-// keyWords returns the arguments that name a key.
-export function keyWords(key: Key): string[] {
-	return [...ownerWords(key), typable(key.name) ? key.name : key.id];
+// keyLine returns a command line for a key. args follow the key.
+export function keyLine(key: Key, command: string[], ...args: string[]): string {
+	const word = typable(key.name) ? key.name : key.id;
+	if (key.owner === "server") return line([...command, "--server"], [word, ...args]);
+	return line(command, [personWord(key.identity, key.owner), word, ...args]);
 }
 
 // ownerTitle returns how people know the owner of a key.

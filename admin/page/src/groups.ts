@@ -25,7 +25,7 @@ export function groupsView(show: Show): View {
 				: "The keys in the group log in again, except those that are disabled themselves or whose user is disabled.")],
 			button: disable ? "Disable" : "Enable",
 			danger: disable,
-			command: () => line("group", disable ? "disable" : "enable", group.name),
+			command: () => line(["group", disable ? "disable" : "enable"], [group.name]),
 			run: async () => {
 				table.put(await call<Group>("PATCH", groupPath(group.name), { body: { disabled: disable }, ...(disable ? {} : { match: group.etag }) }));
 				say(disable ? "The group is disabled." : "The group is enabled.");

@@ -32,7 +32,7 @@ export function healthView(): View {
 			if (closed) return;
 			state.replaceChildren();
 			if (health.ok) add(state, h("p", { class: "title" }, badge("well", "good"), " Nothing is wrong with the store."));
-			else add(state, h("p", { class: "title" }, badge("not well", "bad"), " The store needs attention."), findings(health.findings), commandBox(() => line("doctor")).root);
+			else add(state, h("p", { class: "title" }, badge("not well", "bad"), " The store needs attention."), findings(health.findings), commandBox(() => line(["doctor"])).root);
 			numbers.replaceChildren();
 			for (const [field, label] of names) add(numbers, h("div", { class: "number" }, h("span", { class: "value" }, (stats[field] ?? 0).toLocaleString()), h("span", { class: "faint" }, label)));
 			store.replaceChildren(facts(["Domain", h("code", {}, info.domain)], ["Replica", h("code", {}, info.replica)], ["The store's time", when(info.now)]));
@@ -46,8 +46,8 @@ export function healthView(): View {
 		try {
 			const f = await call<Findings>("POST", "/v1/check", { body: {} });
 			result.replaceChildren();
-			if (f.findings.length === 0) add(result, h("p", {}, badge("sound", "good"), " The check has found no damage."));
-			else add(result, h("p", {}, badge("damaged", "bad"), f.more ? " The check has found much damage. This is the beginning:" : " The check has found damage:"), findings(f.findings), commandBox(() => line("doctor")).root);
+			if (f.findings.length === 0) add(result, h("p", {}, badge("sound", "good"), " The check has found no damage."), commandBox(() => line(["check"])).root);
+			else add(result, h("p", {}, badge("damaged", "bad"), f.more ? " The check has found much damage. This is the beginning:" : " The check has found damage:"), findings(f.findings), commandBox(() => line(["doctor"])).root);
 		} catch (err) {
 			result.replaceChildren(h("p", { class: "failed" }, (err as Error).message));
 		}
@@ -55,7 +55,7 @@ export function healthView(): View {
 	const compact = (): void => {
 		act({
 			title: "Compact the file?", content: [h("p", {}, "The store writes its file anew without unused space. Logins and changes go on meanwhile. It takes as much disk space again.")], button: "Compact",
-			command: () => line("compact"),
+			command: () => line(["compact"]),
 			run: async () => { await call("POST", "/v1/compact"); say("The file is compacted."); },
 		});
 	};
@@ -64,7 +64,7 @@ export function healthView(): View {
 	const timer = setInterval(() => { if (!document.hidden) void load(true); }, 10_000);
 	return {
 		root: h("div", { class: "view health" }, head.root, state, result, h("h2", {}, "Counters"), numbers, h("h2", {}, "Store"), store,
-			h("h2", {}, "Backup"), h("p", {}, "A backup has the secrets of the store, so the page cannot make one."), commandBox(() => line("backup", "keys.backup")).root),
+			h("h2", {}, "Backup"), h("p", {}, "A backup has the secrets of the store, so the page cannot make one."), commandBox(() => line(["backup"], ["keys.backup"])).root),
 		changed: () => void load(true),
 		close: () => { closed = true; clearInterval(timer); },
 	};

@@ -64,7 +64,8 @@ class UserActions {
 			first: f.subject,
 			command: () => {
 				const i = f.value(), flags = group.value.trim() === "" ? [] : ["--group", group.value.trim()];
-				return line("user", "add", ...flags, i.provider === "anon-user" ? "--anonymous" : i.subject === "" ? "IDENTITY" : identityWord(i));
+				if (i.provider === "anon-user") return line(["user", "add", ...flags, "--anonymous"]);
+				return line(["user", "add", ...flags], [i.subject === "" ? "IDENTITY" : identityWord(i)]);
 			},
 			run: async () => {
 				const identity = f.value();
@@ -80,7 +81,7 @@ class UserActions {
 	disable(u: User): void {
 		act({
 			title: "Disable the user?", content: [label(u), h("p", {}, "None of the user's keys logs in from now on. You can enable the user again.")], button: "Disable", danger: true,
-			command: () => line("user", "disable", userWord(u)),
+			command: () => line(["user", "disable"], [userWord(u)]),
 			run: async () => {
 				this.watcher.put(await call<User>("PATCH", userPath(u.id), { body: { disabled: true } }));
 				say("The user is disabled.");
@@ -91,7 +92,7 @@ class UserActions {
 	enable(u: User): void {
 		act({
 			title: "Enable the user?", content: [label(u), h("p", {}, "The user's keys log in again, except those that are disabled themselves.")], button: "Enable",
-			command: () => line("user", "enable", userWord(u)),
+			command: () => line(["user", "enable"], [userWord(u)]),
 			run: async () => {
 				this.watcher.put(await call<User>("PATCH", userPath(u.id), { body: { disabled: false }, match: u.etag }));
 				say("The user is enabled.");
@@ -104,7 +105,7 @@ class UserActions {
 		const sure = check("Delete the user and all keys of the user for good");
 		act({
 			title: "Delete the user?", content: [label(u), h("p", {}, "A deleted user never comes back, and neither do the user's keys."), sure.root], button: "Delete", danger: true,
-			command: () => line("user", "delete", "--yes", userWord(u)),
+			command: () => line(["user", "delete", "--yes"], [userWord(u)]),
 			run: async () => {
 				if (!sure.box.checked) throw new Invalid(sure.box, "Tick the box first.");
 				await call("DELETE", userPath(u.id), { match: u.etag });
@@ -119,7 +120,7 @@ class UserActions {
 		const group = input(u.group ?? "", { maxlength: "256" });
 		act({
 			title: "Move the user to a group", content: [label(u), field("Group", group, "The user's keys belong to the group, too. Empty for none.")], button: "Save", first: group,
-			command: () => line("user", "set", "--group", group.value.trim(), userWord(u)),
+			command: () => line(["user", "set", "--group", group.value.trim()], [userWord(u)]),
 			run: async () => {
 				this.watcher.put(await call<User>("PATCH", userPath(u.id), { body: { group: group.value.trim() }, match: u.etag }));
 				say("The user is changed.");
@@ -132,7 +133,7 @@ class UserActions {
 		const f = identityFields();
 		act({
 			title: "Link an identity", content: [label(u), f.root], button: "Link", first: f.subject,
-			command: () => line("user", "link", userWord(u), f.value().subject === "" ? "IDENTITY" : identityWord(f.value())),
+			command: () => line(["user", "link"], [userWord(u), f.value().subject === "" ? "IDENTITY" : identityWord(f.value())]),
 			run: async () => {
 				const identity = f.value();
 				if (identity.subject === "") throw new Invalid(f.subject, "Give the subject.");
@@ -145,7 +146,7 @@ class UserActions {
 	unlink(u: User, i: Identity): void {
 		act({
 			title: "Unlink the identity?", content: [label(u), h("p", {}, "The user is no longer known as ", h("strong", {}, name(identityWord(i))), ". Another user can then get this identity.")], button: "Unlink", danger: true,
-			command: () => line("user", "unlink", userWord(u), identityWord(i)),
+			command: () => line(["user", "unlink"], [userWord(u), identityWord(i)]),
 			run: async () => {
 				this.watcher.put(await call<User>("DELETE", `${userPath(u.id)}/identities`, { query: { provider: i.provider, subject: i.subject } }));
 				say("The identity is unlinked.");
@@ -214,7 +215,7 @@ class UserDetails {
 			facts(
 				["Identities", identities], ["Group", u.group === undefined ? "none" : name(u.group)], ["Created", whenAndAgo(u.created)], ["ID", h("code", {}, u.id)],
 				...Object.entries(u.metadata ?? {}).map(([n, v]): [string, Child] => [`metadata: ${n}`, name(v)])),
-			commandBox(() => line("user", "show", userWord(u))).root);
+			commandBox(() => line(["user", "show"], [userWord(u)])).root);
 		if (active) this.box.querySelector<HTMLElement>(`[data-focus="${active}"]`)?.focus();
 	}
 }
