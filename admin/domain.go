@@ -39,7 +39,7 @@ func (c *call) listTagSecrets() error {
 	if err != nil {
 		return err
 	}
-	list, err := c.tagSecrets(count)
+	list, err := c.tagSecrets(c.r.Context(), count)
 	if err != nil {
 		return err
 	}
@@ -48,8 +48,8 @@ func (c *call) listTagSecrets() error {
 
 // tagSecrets returns the tag secrets. If count is true, it reads all keys, and counts those that
 // have not expired.
-func (c *call) tagSecrets(count bool) (list TagSecrets, err error) {
-	secrets, err := c.store.TagSecrets(c.r.Context())
+func (c *call) tagSecrets(ctx context.Context, count bool) (list TagSecrets, err error) {
+	secrets, err := c.store.TagSecrets(ctx)
 	if err != nil {
 		return list, err
 	}
@@ -60,7 +60,7 @@ func (c *call) tagSecrets(count bool) (list TagSecrets, err error) {
 	if !count {
 		return list, nil
 	}
-	keys, without, err := countTokens(c.r.Context(), c.store)
+	keys, without, err := countTokens(ctx, c.store)
 	for i := range list.Secrets {
 		n := keys[list.Secrets[i].Number]
 		list.Secrets[i].Keys = &n
@@ -125,7 +125,7 @@ func (c *call) addTagSecret() error {
 
 // answerTagSecret answers with a tag secret as it is now.
 func (c *call) answerTagSecret(status int, number uint64) error {
-	all, err := c.store.TagSecrets(c.r.Context())
+	all, err := c.store.TagSecrets(c.afterChange())
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func (c *call) retireTagSecret() error {
 		return err
 	}
 	if !body.Force {
-		list, err := c.tagSecrets(true)
+		list, err := c.tagSecrets(c.r.Context(), true)
 		if err != nil {
 			return err
 		}
@@ -212,5 +212,9 @@ func (c *call) takeTagSecrets() error {
 	if err := c.store.TakeTagSecrets(c.r.Context(), secrets); err != nil {
 		return err
 	}
-	return c.listTagSecrets()
+	list, err := c.tagSecrets(c.afterChange(), false)
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, list)
 }

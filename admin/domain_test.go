@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -107,4 +108,38 @@ func TestAStoreTakesTheTagSecretsOfAnother(t *testing.T) {
 	}
 	b.do("POST", "/v1/domain-secrets", strings.Repeat("x", 64<<10+1), "Content-Type", binaryType).problem(413, "body-too-large")
 	b.do("POST", "/v1/domain-secrets", text, "Content-Type", "text/plain").problem(415, "unsupported-media-type")
+}
+
+func TestAStepOfATagSecretThatWasTakenIsAnswered(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost, OnChange: func(*latchkey.Tx, latchkey.Change) error {
+		cancel() // the caller goes away during the change
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	c := admin.Local(store, nil)
+	if added, err := c.AddTagSecret(ctx); err != nil || added.Number != 1 {
+		t.Errorf("got %+v, %v", added, err)
+	}
+	secrets := store.DomainSecrets()
+	ctx, cancel = context.WithCancel(t.Context())
+	if used, err := c.UseTagSecret(ctx, 1); err != nil || used.State != latchkey.TagSecretUsed {
+		t.Errorf("got %+v, %v", used, err)
+	}
+	other, err := latchkey.Open(filepath.Join(t.TempDir(), "other.db"), &latchkey.Options{Cost: latchkey.LightCost, Domain: secrets, OnChange: func(*latchkey.Tx, latchkey.Change) error {
+		cancel()
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	if taken, err := admin.Local(other, nil).TakeTagSecrets(ctx, store.DomainSecrets()); err != nil || len(taken.Secrets) != 2 {
+		t.Errorf("got %+v, %v", taken, err)
+	}
 }
