@@ -563,3 +563,15 @@ func TestARevocationThroughTheSocketHoldsWhenItsAnswerIsThere(t *testing.T) {
 		})
 	}
 }
+
+func TestALocalHandlerThatWritesNothingHasAnswered(t *testing.T) {
+	client := http.Client{Transport: within{http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}}
+	reply, err := client.Get("http://latchkey/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reply.Body.Close()
+	if text, err := io.ReadAll(reply.Body); err != nil || len(text) > 0 || reply.StatusCode != http.StatusOK {
+		t.Errorf("got %d %q, %v, want an empty answer", reply.StatusCode, text, err)
+	}
+}

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"sync/atomic"
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
@@ -150,4 +152,90 @@ func TestAProblemIsEachErrorThatTheErrorWas(t *testing.T) {
 	if errors.Is(err, latchkey.ErrKeyNotFound) {
 		t.Error("the problem is ErrKeyNotFound, too")
 	}
+}
+
+// endingContext is a context that ends after left calls of Err.
+type endingContext struct {
+	context.Context
+	left atomic.Int64
+}
+
+func (ctx *endingContext) Err() error {
+	if ctx.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestAnInterruptedChangeIsAnsweredByWhatHasHappened(t *testing.T) {
+	a := newAPI(t, nil)
+	client := admin.Local(a.store, nil)
+	user := a.newUser("ada@example.com")
+	key, _ := a.newKey(user, "laptop")
+	for name, change := range map[string]func(ctx context.Context, disabled bool) (now bool, err error){
+		"key": func(ctx context.Context, disabled bool) (bool, error) {
+			_, err := client.ChangeKey(ctx, key.ID, admin.KeyChange{Disabled: admin.Some(disabled)}, admin.AnyETag)
+			k, readErr := client.Key(t.Context(), key.ID)
+			a.must(readErr)
+			return k.Disabled, err
+		},
+		"user": func(ctx context.Context, disabled bool) (bool, error) {
+			_, err := client.ChangeUser(ctx, user, admin.UserChange{Disabled: admin.Some(disabled)}, admin.AnyETag)
+			u, readErr := client.User(t.Context(), user)
+			a.must(readErr)
+			return u.Disabled, err
+		},
+		"group": func(ctx context.Context, disabled bool) (bool, error) {
+			_, err := client.ChangeGroup(ctx, "acme", admin.GroupChange{Disabled: admin.Some(disabled)}, admin.AnyETag)
+			g, readErr := client.Group(t.Context(), "acme")
+			a.must(readErr)
+			return g.Disabled, err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before, interrupted := false, false
+			for looks := int64(0); looks < 40; looks++ {
+				ctx := &endingContext{Context: t.Context()}
+				ctx.left.Store(looks)
+				now, err := change(ctx, !before)
+				if (err == nil) == (now == before) {
+					t.Fatalf("after %d looks: got the error %v, and disabled is %t as before", looks, err, now)
+				}
+				before, interrupted = now, interrupted || errors.Is(err, context.Canceled)
+			}
+			if !interrupted {
+				t.Error("no change was interrupted")
+			}
+		})
+	}
+}
+
+func TestADryRunAnswersAsADeletionAndChangesNothing(t *testing.T) {
+	var log bytes.Buffer
+	a := newAPI(t, &admin.Options{Authenticate: everybody, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	user := a.newUser("ada@example.com")
+	key, token := a.newKey(user, "laptop")
+	a.do("DELETE", keyPath(key.ID)+"?dry_run=true", nil).is(204)
+	a.do("DELETE", userPath(user)+"?dry_run=true", nil).is(204)
+	a.do("DELETE", userPath(user)+"/identities?provider=local-userpass&subject=ada@example.com&dry_run=true", nil).problem(409, "last-identity")
+	a.do("DELETE", keyPath(key.ID)+"?dry_run=true", nil, "If-Match", `"0"`).problem(412, "changed-meanwhile")
+	a.do("DELETE", keyPath(user)+"?dry_run=true", nil).problem(404, "key-not-found")
+	a.do("DELETE", keyPath(key.ID)+"?dry_run=yes", nil).problem(400, "invalid-request")
+	a.loginIs(token, nil)
+	if log.Len() > 0 {
+		t.Errorf("the log has %s", log.String())
+	}
+
+	dry := admin.Local(a.store, nil).DryRun()
+	a.must(dry.DeleteKey(t.Context(), key.ID, ""))
+	a.must(dry.DeleteUser(t.Context(), user, ""))
+	if _, err := dry.ChangeKey(t.Context(), key.ID, admin.KeyChange{Disabled: admin.Some(true)}, ""); err == nil {
+		t.Error("a client of DryRun changes a key")
+	}
+	if _, err := dry.Login(t.Context(), admin.Login{Token: token}); err != nil {
+		t.Error(err)
+	}
+	a.loginIs(token, nil)
+	a.do("DELETE", keyPath(key.ID)+"?dry_run=false", nil).is(204)
+	a.loginIs(token, latchkey.ErrInvalidToken)
 }

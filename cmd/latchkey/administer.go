@@ -77,9 +77,6 @@ func (c *cli) reach(ctx context.Context, path string, readOnly bool) (client *ad
 		if !errors.Is(dialErr, admin.ErrNotServed) {
 			return client, end, dialErr
 		}
-		if c.wait == 0 {
-			break
-		}
 	}
 	return nil, nil, err
 }

@@ -18,7 +18,7 @@ import (
 
 // heldStore makes a store that this process has open, with an audit trail, in a directory whose
 // path is short enough for a socket.
-func heldStore(t *testing.T) (*latchkey.Store, *audit.Trail, string) {
+func heldStore(t testing.TB) (*latchkey.Store, *audit.Trail, string) {
 	t.Helper()
 	if os.Getenv("LATCHKEY_WINE") != "" {
 		t.Skip("in Wine 8 a client connects to the instance of a pipe that only keeps its name")
@@ -246,5 +246,19 @@ func TestAChangeThatMeetsAnotherIsMadeAgain(t *testing.T) {
 	key, err = s.KeyByID(ctx, key.ID)
 	if err != nil || len(key.Metadata) != 3 || met != 2 {
 		t.Errorf("got %v after %d changes (%v), want three texts after two", key.Metadata, met, err)
+	}
+}
+
+func TestAnInterruptedReadThroughTheSocketHasChangedNothing(t *testing.T) {
+	_, _, path := heldStore(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	impostor(t, path, func(w http.ResponseWriter, r *http.Request) {
+		cancel()
+		<-r.Context().Done()
+	})
+	var stdout, stderr bytes.Buffer
+	status := run(ctx, []string{"group", "list", "--store", path}, os.Stdin, &stdout, &stderr)
+	if want := "latchkey: context canceled; the command was interrupted, and nothing was changed\n"; status != exitInterrupted || stderr.String() != want {
+		t.Errorf("got %d and %q, want %q", status, stderr.String(), want)
 	}
 }

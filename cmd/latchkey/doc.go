@@ -34,6 +34,9 @@
 // If the program serves no socket, a command waits for the file. The flag --wait says how long it
 // waits before it fails. The error names the program that has the file, where the system tells.
 //
+// The flag --dry-run of commands that delete, of group disable and of apply and import prints what
+// the command would do, and changes nothing.
+//
 // The command doctor looks at a store that does not work as it should, and says what to do. It
 // never changes a file.
 //

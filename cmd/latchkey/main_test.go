@@ -75,8 +75,11 @@ func testScripts(t *testing.T, socket bool) {
 			return nil
 		},
 		Condition: func(name string) (bool, error) {
-			if name == "wine" {
+			switch name {
+			case "wine":
 				return os.Getenv("LATCHKEY_WINE") != "", nil
+			case "socket": // the commands go through a socket
+				return socket, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
