@@ -86,7 +86,9 @@ func (a *applying) run(ctx context.Context, path string) error {
 		return explainMissing(err, path)
 	}
 	return a.changing(ctx, func(client *admin.Client) error {
-		done, err := client.Apply(ctx, data, admin.ApplyOptions{Prune: a.prune, DryRun: a.dryRun})
+		done, err := during(a.cli, "applying", func() (admin.Applied, error) {
+			return client.Apply(ctx, data, admin.ApplyOptions{Prune: a.prune, DryRun: a.dryRun})
+		})
 		switch {
 		case errors.Is(err, admin.ErrManifest):
 			return usagef("%s: %w", path, err)

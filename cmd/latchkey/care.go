@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
@@ -49,58 +48,16 @@ func (c *cli) backUp(ctx context.Context, client *admin.Client, path string) (wr
 	if _, err := os.Lstat(path); err == nil {
 		return 0, explainExisting(fs.ErrExist, path)
 	}
-	p := &progress{path: path, terminal: c.stderr, every: 200 * time.Millisecond}
+	p := &progress{path: path, status: status{terminal: c.stderr}, every: 200 * time.Millisecond}
 	if info, err := os.Stat(c.store); err == nil && c.stderrIsTerminal() {
 		p.total = info.Size()
 	}
 	err = durable.Create(path, func(tmp *os.File) error {
-		defer p.end()
+		defer p.status.erase()
 		p.w = tmp
 		return client.Backup(ctx, p)
 	})
 	return p.written, explainExisting(err, path)
-}
-
-// stderrIsTerminal reports whether standard error is a terminal, on which somebody can see
-// progress.
-func (c *cli) stderrIsTerminal() bool {
-	f, ok := c.stderr.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
-
-// progress is a writer that passes everything on to w, and shows on terminal how much of total was
-// written. It shows nothing if total is 0.
-type progress struct {
-	w        io.Writer
-	path     string // the name that errors have, in place of a temporary name
-	terminal io.Writer
-	every    time.Duration
-	total    int64
-	written  int64
-	shown    time.Time
-	line     string // never becomes shorter
-}
-
-func (p *progress) Write(b []byte) (int, error) {
-	n, err := p.w.Write(b)
-	p.written += int64(n)
-	if e, ok := err.(*fs.PathError); ok {
-		err = &fs.PathError{Op: e.Op, Path: p.path, Err: e.Err}
-	}
-	if p.total > 0 && time.Since(p.shown) >= p.every {
-		p.shown = time.Now()
-		p.line = fmt.Sprintf("%d %% of %d MiB", min(100, p.written*100/p.total), p.total>>20)
-		fmt.Fprint(p.terminal, "\r", p.line)
-	}
-	return n, err
-}
-
-// end erases what was shown. It writes blanks, because the console of old versions of Windows knows
-// no escape sequences.
-func (p *progress) end() {
-	if p.line != "" {
-		fmt.Fprintf(p.terminal, "\r%*s\r", len(p.line), "")
-	}
 }
 
 func restoreCommand(c *cli) *cobra.Command {
@@ -129,7 +86,10 @@ disabled or deleted after the backup can log in again.`,
 				defer f.Close()
 				backup = f
 			}
-			if err := latchkey.Restore(cmd.Context(), interruptible(cmd.Context(), backup), path); err != nil {
+			_, err = during(c, "restoring", func() (struct{}, error) {
+				return struct{}{}, latchkey.Restore(cmd.Context(), interruptible(cmd.Context(), backup), path)
+			})
+			if err != nil {
 				return explainExisting(err, path)
 			}
 			doc := struct {
@@ -166,7 +126,8 @@ space.`,
 				if err != nil {
 					return err
 				}
-				if err := client.Compact(cmd.Context()); err != nil {
+				_, err = during(c, "compacting", func() (struct{}, error) { return struct{}{}, client.Compact(cmd.Context()) })
+				if err != nil {
 					return err
 				}
 				after, err := os.Stat(c.store)
@@ -202,7 +163,9 @@ or a key comes back disabled if a later record of it may be lost.`,
 			if _, err := os.Stat(args[0]); errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("%s: %w", args[0], errNoFile)
 			}
-			saved, err := latchkey.Salvage(cmd.Context(), args[0], out)
+			saved, err := during(c, "reading each page", func() (latchkey.SalvageReport, error) {
+				return latchkey.Salvage(cmd.Context(), args[0], out)
+			})
 			if err != nil {
 				return explainExisting(err, out)
 			}

@@ -115,8 +115,10 @@
 //
 // # Output
 //
-// Output without --json or --quiet is for people, and its form may change. With --json, a command
-// prints one JSON document on one line. Fields may be added to these documents:
+// Output without --json or --quiet is for people, and its form may change. On a terminal, long work
+// shows on standard error that it goes on, and doctor marks problems in colour unless the
+// environment variable NO_COLOR is set. With --json, a command prints one JSON document on one
+// line. Fields may be added to these documents:
 //
 //	init            {"store":FILE}
 //	user list       one USER on each line

@@ -62,6 +62,8 @@ type diagnosis struct {
 	File     string    `json:"file"`
 	State    string    `json:"state"` // the worst state of the findings
 	Findings []finding `json:"findings"`
+
+	colour bool // of the marks before problems and warnings
 }
 
 // add adds findings to d.
@@ -139,6 +141,7 @@ newer, and 1 for any other problem. A program that has the store open is no prob
 			if err != nil {
 				return err
 			}
+			d.colour = c.inColour()
 			return errors.Join(c.print(d, d.write), d.err())
 		},
 	}
@@ -152,7 +155,12 @@ func (d *diagnosis) write(w io.Writer) {
 	}
 	for _, f := range d.Findings {
 		mark := "  "
-		if f.State == stateProblem || f.State == stateWarning {
+		switch {
+		case f.State == stateProblem && d.colour:
+			mark = "\x1b[31m!\x1b[0m " // red
+		case f.State == stateWarning && d.colour:
+			mark = "\x1b[33m!\x1b[0m " // yellow
+		case f.State == stateProblem, f.State == stateWarning:
 			mark = "! "
 		}
 		fmt.Fprintf(w, "%s%-*s  %s\n", mark, widest, f.Name, plain(f.Text))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -63,6 +64,35 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestColoursAreForTerminalsThatKnowThemUnlessNoColorIsSet(t *testing.T) {
+	for _, tt := range []struct {
+		env  map[string]string
+		want bool
+	}{
+		{map[string]string{"TERM": "xterm"}, true},
+		{map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, false},
+		{map[string]string{"TERM": "dumb"}, false},
+		{map[string]string{}, false},
+		{map[string]string{"TERM": "xterm", "NO_COLOR": ""}, true},
+	} {
+		if got := knowsColours(func(name string) string { return tt.env[name] }); got != tt.want {
+			t.Errorf("%v: got %v", tt.env, got)
+		}
+	}
+	if (&cli{stdout: &bytes.Buffer{}}).inColour() {
+		t.Error("a buffer is taken for a terminal")
+	}
+	d := &diagnosis{}
+	d.add(good("file", "there"), warning("socket", "left", "remove it"), problem("lock", latchkey.ErrLocked))
+	for _, d.colour = range []bool{false, true} {
+		var out bytes.Buffer
+		d.write(&out)
+		if got := strings.Count(out.String(), "\x1b["); got != map[bool]int{true: 4}[d.colour] {
+			t.Errorf("colour %v: %q", d.colour, out.String())
+		}
 	}
 }
 

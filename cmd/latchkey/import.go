@@ -132,7 +132,7 @@ func (i *importing) run(ctx context.Context, path string) error {
 		file = bytes.NewReader(data)
 	}
 	return i.changing(ctx, func(client *admin.Client) error {
-		done, err := client.Import(ctx, file, i.Import)
+		done, err := during(i.cli, "importing", func() (admin.Imported, error) { return client.Import(ctx, file, i.Import) })
 		if err != nil {
 			return i.explainLines(err, path)
 		}

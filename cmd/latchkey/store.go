@@ -223,7 +223,7 @@ store is sound, and 7 if it is damaged.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if repair {
 				return c.changing(cmd.Context(), func(client *admin.Client) error {
-					repaired, err := client.Repair(cmd.Context())
+					repaired, err := during(c, "repairing", func() (int, error) { return client.Repair(cmd.Context()) })
 					if err != nil {
 						return err
 					}
@@ -249,7 +249,7 @@ func (c *cli) check(ctx context.Context, client *admin.Client, repaired int) err
 		Repaired int      `json:"repaired"`
 		Findings []string `json:"findings"`
 	}{Repaired: repaired, Findings: []string{}}
-	found, err := client.Check(ctx)
+	found, err := during(c, "checking", func() (admin.Findings, error) { return client.Check(ctx) })
 	if err != nil {
 		return err
 	}

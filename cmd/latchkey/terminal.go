@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -62,6 +63,19 @@ func askFirst(c *cli, cmd *cobra.Command) *cobra.Command {
 
 // onTerminal reports whether standard input is a terminal.
 func (c *cli) onTerminal() bool { return term.IsTerminal(int(c.stdin.Fd())) }
+
+// inColour reports whether output may have colours: on a terminal that knows them, unless the
+// variable NO_COLOR says otherwise (no-color.org).
+func (c *cli) inColour() bool {
+	f, ok := c.stdout.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && knowsColours(os.Getenv)
+}
+
+// knowsColours looks at the environment. The consoles of Windows set no TERM.
+func knowsColours(getenv func(string) string) bool {
+	terminal := getenv("TERM")
+	return getenv("NO_COLOR") == "" && terminal != "" && terminal != "dumb"
+}
 
 // confirm asks whether to do what, and returns errNotConfirmed unless the answer is yes.
 func (c *cli) confirm(ctx context.Context, what string) error {
