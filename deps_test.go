@@ -1,10 +1,12 @@
 package latchkey_test
 
 import (
+	"cmp"
 	"go/ast"
 	"go/doc"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"maps"
 	"os/exec"
 	"path"
@@ -77,6 +79,33 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		}
 		if !slices.Contains(paths, "go.etcd.io/bbolt") {
 			t.Errorf("on %s the list has %q, so this test shows nothing", goos, paths)
+		}
+	}
+}
+
+func TestTheThreatModelNamesTestsThatExist(t *testing.T) {
+	tests := map[string]bool{}
+	must(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && (d.Name() == "node_modules" || d.Name() != "." && strings.HasPrefix(d.Name(), ".")) {
+			return cmp.Or(err, fs.SkipDir)
+		}
+		if strings.HasSuffix(path, "_test.go") {
+			for _, match := range regexp.MustCompile(`(?m)^func ((Test|Fuzz)\w+)\(`).FindAllStringSubmatch(string(readFile(t, path)), -1) {
+				tests[match[1]] = true
+			}
+		}
+		return nil
+	}))
+	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`|([\\w/-]+\\.txtar)").FindAllStringSubmatch(string(readFile(t, "docs/threat-model.md")), -1)
+	if len(named) < 100 {
+		t.Errorf("the threat model names %d tests, so this test shows nothing", len(named))
+	}
+	for _, match := range named {
+		if match[1] != "" && !tests[match[1]] {
+			t.Errorf("there is no %s", match[1])
+		}
+		if match[2] != "" {
+			readFile(t, match[2])
 		}
 	}
 }
