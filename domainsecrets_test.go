@@ -29,6 +29,9 @@ func TestAStoreOfADomainTakesItsTokensAndDerivesTheSameUserIDs(t *testing.T) {
 	opts.TokenPrefix = "acme"
 	a := openWith(t, opts)
 	b := openOfDomain(t, a)
+	if a.TokenPrefix() != b.TokenPrefix() || a.TokenPrefix() == "" {
+		t.Errorf("the tokens begin with %q and %q", a.TokenPrefix(), b.TokenPrefix())
+	}
 	if a.DomainID() != b.DomainID() || a.ReplicaID() == b.ReplicaID() {
 		t.Errorf("domains %s and %s, replicas %s and %s; want one domain and two replicas", a.DomainID(), b.DomainID(), a.ReplicaID(), b.ReplicaID())
 	}

@@ -421,7 +421,7 @@ var txCalls = map[string]txCall{
 
 func TestTheTablesOfCallsHaveEveryMethod(t *testing.T) {
 	// fmt calls Format.
-	others := []string{"Close", "DomainID", "DomainSecrets", "Format", "NeedsRehash", "Now", "ReplicaID", "Sequence"}
+	others := []string{"Close", "DomainID", "DomainSecrets", "Format", "NeedsRehash", "Now", "ReplicaID", "Sequence", "TokenPrefix"}
 	for i := range reflect.TypeFor[*latchkey.Store]().NumMethod() {
 		name := reflect.TypeFor[*latchkey.Store]().Method(i).Name
 		if _, ok := storeCalls[name]; !ok && !slices.Contains(others, name) {
