@@ -185,10 +185,16 @@ func send[T any](ctx context.Context, c *Client, q request) (v T, err error) {
 		return v, err
 	}
 	defer res.Body.Close()
-	if res.StatusCode == http.StatusNoContent {
-		return v, nil
+	answer := io.LimitReader(res.Body, maxAnswer)
+	if res.StatusCode != http.StatusNoContent {
+		err = json.NewDecoder(answer).Decode(&v)
 	}
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&v); err != nil {
+	if err == nil {
+		// The answer ends when the program has done everything for the request. A request that
+		// follows too early could be refused, because the same work is still in progress.
+		_, err = io.Copy(io.Discard, answer)
+	}
+	if err != nil {
 		return v, q.unanswered(ctx, err, true)
 	}
 	return v, nil

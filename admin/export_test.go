@@ -1,6 +1,14 @@
 package admin
 
-import "slices"
+import (
+	"net/http"
+	"slices"
+)
+
+// Within returns a client whose requests a handler answers, as those of [Local].
+func Within(handler http.Handler) *Client {
+	return NewClient(&http.Client{Transport: within{handler}}, "http://latchkey", "")
+}
 
 // Routes returns the method and path of each route.
 func Routes() (all []string) {

@@ -9,8 +9,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
@@ -79,6 +82,9 @@ func TestALocalAnswerThatIsBrokenOffIsNoWholeAnswer(t *testing.T) {
 	if err := admin.Local(a.store, nil).Backup(t.Context(), w); !errors.Is(err, errFull) {
 		t.Errorf("got %v, want the writer's error", err)
 	}
+	if runtime.GOOS == "windows" {
+		return // which does not cut a file that is in memory
+	}
 	if err := os.Truncate(a.path, 8192); err != nil { // the store cannot be read to its end
 		t.Fatal(err)
 	}
@@ -100,7 +106,29 @@ func (w *failAfter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func TestACallEndsWhenTheProgramHasDoneEverythingForIt(t *testing.T) {
+	for _, status := range []int{http.StatusOK, http.StatusNoContent} {
+		synctest.Test(t, func(t *testing.T) {
+			done := false
+			client := admin.Within(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(status)
+				if status == http.StatusOK {
+					_, _ = w.Write([]byte("{}"))
+				}
+				time.Sleep(time.Second)
+				done = true
+			}))
+			if err := client.Compact(t.Context()); err != nil || !done {
+				t.Errorf("status %d: the call has ended with %v, and the work has ended: %t", status, err, done)
+			}
+		})
+	}
+}
+
 func TestOnlyASocketAndALocalClientNameTheActorByAHeader(t *testing.T) {
+	if os.Getenv("LATCHKEY_WINE") != "" {
+		t.Skip("in Wine 8 a client connects to the instance of a pipe that only keeps its name")
+	}
 	a := newAPI(t, &admin.Options{})
 	_, token := a.newServerKey(latchkey.KeySpec{Name: "admin", Scopes: latchkey.NewScopes(admin.ScopeAdmin)})
 	const name = "Zoë %41"

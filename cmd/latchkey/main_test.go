@@ -55,7 +55,12 @@ func TestScripts(t *testing.T) { testScripts(t, false) }
 
 // TestScriptsThroughTheSocket runs the same files while a server has the store open, for all
 // commands but those in direct. See serveFirst.
-func TestScriptsThroughTheSocket(t *testing.T) { testScripts(t, true) }
+func TestScriptsThroughTheSocket(t *testing.T) {
+	if os.Getenv("LATCHKEY_WINE") != "" {
+		t.Skip("in Wine 8 a client connects to the instance of a pipe that only keeps its name")
+	}
+	testScripts(t, true)
+}
 
 func testScripts(t *testing.T, socket bool) {
 	testscript.Run(t, testscript.Params{
