@@ -127,7 +127,7 @@ function showSignedOut(why) {
     document.title = "Latchkey";
     history.replaceState(null, "", location.pathname);
     const title = h("h1", { tabindex: "-1" }, "Signed out");
-    app.replaceChildren(h("main", { class: "plain" }, h("img", { src: "/icon.svg", alt: "", width: "40", height: "40" }), title, h("p", {}, why), h("p", {}, "To sign in, run this on the machine of the store, and open the URL that it prints:"), h("pre", { tabindex: "0", role: "region", "aria-label": "Command line" }, h("code", {}, "latchkey page --store FILE")), h("p", { class: "faint" }, "A URL is good once, for 5 minutes.")));
+    app.replaceChildren(h("main", { class: "plain" }, h("img", { src: "/icon.svg", alt: "", width: "40", height: "40" }), title, h("p", {}, why), h("p", {}, "To sign in, run this on the machine of the store, and open the URL that it prints:"), h("pre", { tabindex: "0", role: "group", "aria-label": "Command line" }, h("code", {}, "latchkey page --store FILE")), h("p", { class: "faint" }, "A URL is good once, for 5 minutes.")));
     title.focus();
 }
 async function begin() {

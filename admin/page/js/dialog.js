@@ -74,7 +74,7 @@ export function mayLeave() {
 }
 export function commandBox(command) {
     const code = h("code", {});
-    const root = h("div", { class: "command" }, h("div", { class: "commandhead" }, h("span", { class: "faint" }, "The same in a shell"), copyButton(command)), h("pre", { tabindex: "0", role: "region", "aria-label": "Command line" }, code));
+    const root = h("div", { class: "command" }, h("div", { class: "commandhead" }, h("span", { class: "faint" }, "The same in a shell"), copyButton(command)), h("pre", { tabindex: "0", role: "group", "aria-label": "Command line" }, code));
     const update = () => { code.textContent = command(); };
     update();
     return { root, update };

@@ -89,7 +89,7 @@ export function mayLeave(): boolean {
 // commandBox shows the command line that does the same.
 export function commandBox(command: () => string): { root: HTMLElement; update: () => void } {
 	const code = h("code", {});
-	const root = h("div", { class: "command" }, h("div", { class: "commandhead" }, h("span", { class: "faint" }, "The same in a shell"), copyButton(command)), h("pre", { tabindex: "0", role: "region", "aria-label": "Command line" }, code));
+	const root = h("div", { class: "command" }, h("div", { class: "commandhead" }, h("span", { class: "faint" }, "The same in a shell"), copyButton(command)), h("pre", { tabindex: "0", role: "group", "aria-label": "Command line" }, code));
 	const update = (): void => { code.textContent = command(); };
 	update();
 	return { root, update };
