@@ -8,13 +8,13 @@ import { tour } from "./tour.js";
 const folder = process.argv[2];
 const ends = [];
 const t = { after: (end) => ends.unshift(end) };
-const pictures = { keys: true, key: true, "disable-key": true, token: true };
+const pictures = { light: ["keys", "token"], dark: ["keys"], narrow: ["disable-key"] };
 
 await startBrowser();
 try {
   for (const [suffix, options] of [
-    ["light", { colorScheme: "light", viewport: { width: 1120, height: 640 } }],
-    ["dark", { colorScheme: "dark", viewport: { width: 1120, height: 640 } }],
+    ["light", { colorScheme: "light", viewport: { width: 960, height: 540 } }],
+    ["dark", { colorScheme: "dark", viewport: { width: 960, height: 540 } }],
     ["narrow", { colorScheme: "light", viewport: { width: 360, height: 640 } }],
   ]) {
     const server = await Server.start(t);
@@ -22,9 +22,9 @@ try {
     const person = await Person.meet(t, server, options);
     const tab = await person.signIn();
     await tour(tab, async (name) => {
-      if (!pictures[name]) return;
+      if (!pictures[suffix].includes(name)) return;
       const secret = name === "token" ? tab.getByRole("status", { name: "Token" }) : undefined;
-      await tab.screenshot({ path: join(folder, `page-${name}-${suffix}.png`), animations: "disabled", caret: "hide", mask: secret && [secret] });
+      await tab.screenshot({ path: join(folder, `page-${name}-${suffix}.png`), animations: "disabled", caret: "hide", mask: secret && [secret], maskColor: "#5d8a8c" });
     });
   }
 } finally {

@@ -52,7 +52,7 @@ export class Server {
       printed += text;
       if (printed.split("\n").length > 2) break; // the URL of the double, and a sign-in URL
     }
-    this.printed = printed.split("\n")[1];
+    [this.double, this.printed] = printed.split("\n");
     if (!this.printed) throw new Error(`latchkey serve has ended:\n${this.log}`);
     this.url = new URL(this.printed).origin;
   }
@@ -106,7 +106,14 @@ export class Server {
     return this.api("PATCH", `/v1/keys/${id}`, change, { "If-Match": "*" });
   }
 
-  /** Returns the type of the problem with a token, or "live". */
+  /** Logs in with the token of a user's key, as a client does. */
+  async use(token) {
+    const login = `${this.double}/api/client/v2.0/app/page-abcde/auth/providers/api-key/login`;
+    const reply = await fetch(login, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key: token }) });
+    if (!reply.ok) throw new Error(`${login}: ${await reply.text()}`);
+  }
+
+  /** Returns whether a token is "live" or "refused". */
   async stateOf(token) {
     const found = await this.api("POST", "/v1/find-token", { token });
     return found.state;
@@ -132,5 +139,6 @@ export async function fill(server) {
   await server.api("POST", `/v1/keys/${backup.key.id}/rotate`, { overlap_seconds: 86400 }, { "If-Match": "*" });
   await server.changeKey(build.key.id, { disabled: true });
   await server.api("PATCH", `/v1/users/${linus.id}`, { disabled: true });
+  for (const { token } of [phone, lost]) await server.use(token);
   return { ada, grace, edith, linus, laptop, phone, lost, build, backup, mail };
 }
