@@ -170,12 +170,19 @@ func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
 	if res.StatusCode < 300 {
 		return res, nil
 	}
-	defer res.Body.Close()
+	defer finish(res)
 	var p Problem
 	if err := json.NewDecoder(io.LimitReader(res.Body, maxBody)).Decode(&p); err != nil || p.Type == "" {
 		return nil, fmt.Errorf("%w as the API does: status %d", ErrNoAnswer, res.StatusCode)
 	}
 	return nil, &p
+}
+
+// finish waits for the end of an answer, and closes it. At the end the program has released what
+// the request held, such as the right to be the only check, which the next request may need.
+func finish(res *http.Response) {
+	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxAnswer))
+	_ = res.Body.Close()
 }
 
 // send sends a request, and decodes the answer.
@@ -184,17 +191,11 @@ func send[T any](ctx context.Context, c *Client, q request) (v T, err error) {
 	if err != nil {
 		return v, err
 	}
-	defer res.Body.Close()
-	answer := io.LimitReader(res.Body, maxAnswer)
-	if res.StatusCode != http.StatusNoContent {
-		err = json.NewDecoder(answer).Decode(&v)
+	defer finish(res)
+	if res.StatusCode == http.StatusNoContent {
+		return v, nil
 	}
-	if err == nil {
-		// The answer ends when the program has done everything for the request. A request that
-		// follows too early could be refused, because the same work is still in progress.
-		_, err = io.Copy(io.Discard, answer)
-	}
-	if err != nil {
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&v); err != nil {
 		return v, q.unanswered(ctx, err, true)
 	}
 	return v, nil

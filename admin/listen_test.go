@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -573,5 +574,36 @@ func TestALocalHandlerThatWritesNothingHasAnswered(t *testing.T) {
 	defer reply.Body.Close()
 	if text, err := io.ReadAll(reply.Body); err != nil || len(text) > 0 || reply.StatusCode != http.StatusOK {
 		t.Errorf("got %d %q, %v, want an empty answer", reply.StatusCode, text, err)
+	}
+}
+
+func TestACallEndsAfterItsHandler(t *testing.T) {
+	for name, answer := range map[string]func(http.ResponseWriter){
+		"nothing":   func(w http.ResponseWriter) { w.WriteHeader(http.StatusNoContent) },
+		"a value":   func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"ok":true}`) },
+		"a problem": func(w http.ResponseWriter) { w.WriteHeader(409); _, _ = io.WriteString(w, `{"type":"x","status":409}`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release, ended := make(chan struct{}), false
+				client := NewClient(&http.Client{Transport: within{http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					answer(w)
+					<-release
+				})}}, "http://latchkey", "")
+				go func() {
+					_, _ = client.Health(t.Context())
+					ended = true
+				}()
+				synctest.Wait()
+				if ended {
+					t.Error("the call has ended while its handler goes on")
+				}
+				close(release)
+				synctest.Wait()
+				if !ended {
+					t.Error("the call goes on although its handler has ended")
+				}
+			})
+		})
 	}
 }

@@ -43,6 +43,9 @@ the word Bearer before the token. It reads UTF-8, and UTF-16 with a byte-order m
 
 --from is the address that the caller has. A key with networks is refused without it.
 
+A token does not count as used when login checks it, unless a program has the store open and the key was
+imported.
+
 On a terminal, login asks for the token and does not show what is typed. The exit status is 0 for a
 good token and 5 for a refused token. With --json, standard output has the answer in both cases.`,
 		Example: examples(
