@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -180,7 +179,7 @@ func (c *call) repairStore() error {
 func (c *call) compactStore() error {
 	return alone(&c.compact, func() error {
 		if err := c.store.Compact(c.r.Context()); err != nil {
-			return fmt.Errorf("compact: %w", err)
+			return err
 		}
 		c.w.WriteHeader(http.StatusNoContent)
 		return nil
