@@ -76,8 +76,9 @@ type keyCreation struct {
 func keyCreateCommand(c *cli) *cobra.Command {
 	k := &keyCreation{tokenMaker: tokenMaker{cli: c}}
 	cmd := &cobra.Command{
-		Use:   "create (USER | --server) NAME",
-		Short: "Create a key, and show its token once",
+		SuggestFor: []string{"add", "new"},
+		Use:        "create (USER | --server) NAME",
+		Short:      "Create a key, and show its token once",
 		Long: `Create a key, and show its token. Nothing can show the token again, because the store does not keep
 it.
 
@@ -197,12 +198,17 @@ func (c *cli) showKey(k admin.Key, now time.Time) error {
 		"Expires", formatExpiry(key),
 		"State", formatKeyState(k),
 	}, showCarried(key.Scopes, key.Networks, key.Metadata, key.Group)...)
-	for _, t := range key.Tokens {
-		if t.Ends.After(now) {
-			fields = append(fields, "Old token", "good until "+formatTime(t.Ends))
+	overlap := false
+	for _, t := range k.Tokens { // the old token comes before the new one
+		switch {
+		case t.Ends.After(now):
+			overlap = true
+			fields = append(fields, "Old token", "good until "+formatTime(t.Ends)+", used "+formatUse(t.LastUsed))
+		case t.Ends.IsZero() && overlap:
+			fields = append(fields, "New token", "used "+formatUse(t.LastUsed))
 		}
 	}
-	fields = append(fields, "Used", formatLastUse(key))
+	fields = append(fields, "Used", formatUse(key.LastUsed))
 	return c.printFields(key, fields...)
 }
 
@@ -278,12 +284,12 @@ func isExpired(k latchkey.Key, now time.Time) bool {
 	return !k.Expires.IsZero() && !k.Expires.After(now)
 }
 
-// formatLastUse returns when k was last used, as far as the store knows.
-func formatLastUse(k latchkey.Key) string {
-	if k.LastUsed.IsZero() {
+// formatUse returns the time of the last use of a key or a token, as far as the store knows.
+func formatUse(used time.Time) string {
+	if used.IsZero() {
 		return "never"
 	}
-	return formatTime(k.LastUsed)
+	return formatTime(used)
 }
 
 func formatExpiry(k latchkey.Key) string {

@@ -30,8 +30,9 @@ type keyListing struct {
 func keyListCommand(c *cli) *cobra.Command {
 	k := &keyListing{cli: c}
 	cmd := &cobra.Command{
-		Use:   "list [USER | --server]",
-		Short: "List the keys of a user, the server keys, or all keys",
+		SuggestFor: []string{"find", "search"},
+		Use:        "list [USER | --server]",
+		Short:      "List the keys of a user, the server keys, or all keys",
 		Long: `List the keys of a user, or the server keys, in the order of creation. Without USER and --server, list
 the keys of all owners in the order of their IDs. The order of the IDs stays the same, so this list can
 be made in parts: give the last ID of one part to --after for the next part.
@@ -158,7 +159,7 @@ func (k *keyListing) listOwner(ctx context.Context, args []string) error {
 	})
 	rows := [][]string{{"NAME", "STATE", "CREATED", "EXPIRES", "LAST USED", "ID"}}
 	for _, key := range keys {
-		rows = append(rows, []string{shown(key.Name), states[key.ID], formatTime(key.Created), formatExpiry(key), formatLastUse(key), key.ID.String()})
+		rows = append(rows, []string{shown(key.Name), states[key.ID], formatTime(key.Created), formatExpiry(key), formatUse(key.LastUsed), key.ID.String()})
 	}
 	return k.printTable(keys, rows)
 }
@@ -200,6 +201,6 @@ func (k *keyListing) writeKeyRow(w io.Writer, listed admin.Key) error {
 	if key.Owner == latchkey.ServerOwner {
 		owner = "server"
 	}
-	_, err := fmt.Fprintf(w, keyRow, key.ID, formatKeyState(listed), formatTime(key.Created), formatExpiry(key), formatLastUse(key), owner, plain(shown(key.Name)))
+	_, err := fmt.Fprintf(w, keyRow, key.ID, formatKeyState(listed), formatTime(key.Created), formatExpiry(key), formatUse(key.LastUsed), owner, plain(shown(key.Name)))
 	return err
 }

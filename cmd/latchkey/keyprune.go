@@ -146,7 +146,7 @@ func (p *pruning) owners(ctx context.Context, client *admin.Client, keys []latch
 }
 
 func (p *pruning) printFound(keys []latchkey.Key, owners []string) error {
-	column, when := "LAST USED", formatLastUse
+	column, when := "LAST USED", func(k latchkey.Key) string { return formatUse(k.LastUsed) }
 	if p.expired {
 		column, when = "EXPIRED", formatExpiry
 	}
