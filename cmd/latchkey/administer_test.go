@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -103,9 +104,34 @@ func TestTheSocketNamesTheActorOfTheCommand(t *testing.T) {
 	}
 }
 
+func TestAChangeThatTheProgramDoesNotRecordIsWarnedOf(t *testing.T) {
+	s, trail, path := heldStore(t)
+	socket, err := admin.Listen(s, path, &admin.Options{Trail: trail})
+	if err != nil {
+		t.Fatal(err)
+	}
+	disable := []string{"group", "disable", "acme", "--store", path}
+	enable := []string{"group", "enable", "acme", "--store", path}
+	wantRun(t, 0, "", disable...) // the first entry of the trail
+	wantRun(t, 0, "", enable...)
+	if err := errors.Join(socket.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s, err = latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	listen(t, s, nil, path)
+	wantRun(t, 0, "latchkey: warning: the change has no entry in the audit trail, because the program", disable...)
+	wantRun(t, 0, "", disable...) // which changes nothing
+	wantRun(t, 0, "", "audit", "prune", "--keep", "1", "--yes", "--store", path)
+	wantRun(t, 0, `{"warning":"the change has no entry`, append(enable, "--json")...)
+}
+
 func TestAProgramThatServesNothingIsWaitedFor(t *testing.T) {
 	_, _, path := heldStore(t)
-	want := "; close the program that has it open, or wait longer with --wait"
+	want := "; close the program that has it open, have it call admin.Listen, or wait longer with --wait"
 	wantRun(t, exitLocked, want, "group", "list", "--store", path, "--wait", "0")
 	wantRun(t, exitLocked, want, "group", "list", "--store", path, "--wait", "1ms")
 }

@@ -47,7 +47,7 @@ var systemAdvice = slices.Concat(ownAdvice, []advice{
 // portableAdvice lists the errors that every system has.
 var portableAdvice = []advice{
 	{"make the directory first", []error{fs.ErrNotExist}},
-	{"check who may read and write the file and its directory", []error{fs.ErrPermission}},
+	{"run the command as the user who owns the file, or check who may read and write the file and its directory", []error{fs.ErrPermission}},
 	{"choose another name, or move that file away", []error{fs.ErrExist}},
 }
 

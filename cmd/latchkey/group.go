@@ -21,6 +21,7 @@ set. The keys of a user belong to the group of the user.`
 
 func groupCommands(c *cli) *cobra.Command {
 	cmd := parentCommand("group", "List, disable and enable groups of users and server keys")
+	cmd.Long = cmd.Short + ".\n\n" + groupHelp
 	cmd.AddCommand(
 		groupListCommand(c),
 		groupChangeCommand(c, "disable", "Stop all keys in a group from logging in until the group is enabled", true),

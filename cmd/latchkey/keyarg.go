@@ -89,7 +89,7 @@ func (k *keyArg) find(ctx context.Context, client *admin.Client, before []string
 		return findKeyByName(ctx, client, owner, arg)
 	}
 	found, err := client.FindToken(ctx, token)
-	if err != nil {
+	if err = explainNone(token, err); err != nil {
 		return key, err
 	}
 	return findKeyByID(ctx, client, owner, found.Key.ID)

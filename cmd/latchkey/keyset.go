@@ -22,8 +22,9 @@ type keySetting struct {
 func keySetCommand(c *cli) *cobra.Command {
 	k := &keySetting{keyArg: keyArg{cli: c}}
 	cmd := &cobra.Command{
-		Use:   "set [USER | --server] KEY",
-		Short: "Change what a key permits, when it expires, and where it may be used from",
+		SuggestFor: []string{"edit", "change", "update"},
+		Use:        "set [USER | --server] KEY",
+		Short:      "Change what a key permits, when it expires, and where it may be used from",
 		Long: `Change the expiry date, the scopes, the networks or the metadata of a key, or the group of a server
 key. The key keeps its token, and what no flag names stays as it is. All changes are made at once, or
 none of them.

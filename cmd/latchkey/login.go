@@ -74,7 +74,7 @@ good token and 5 for a refused token. With --json, standard output has the answe
 			ctx := cmd.Context()
 			return c.reading(ctx, func(client *admin.Client) error {
 				who, err := client.Login(ctx, admin.Login{Token: token, Address: addr})
-				if err != nil {
+				if err = explainNone(token, err); err != nil {
 					return c.refuse(err)
 				}
 				ownerText := noOwner

@@ -125,7 +125,7 @@ func asParent(cmd *cobra.Command) *cobra.Command {
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) > 0:
-			return fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+args[0])
+			return noCommand(cmd, args[0])
 		case cmd.HasParent():
 			return fmt.Errorf("%q needs a command after it", cmd.CommandPath())
 		}
@@ -135,11 +135,25 @@ func asParent(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// noCommand returns the error of a command that does not exist below cmd. The error names the
+// commands that may be meant.
+func noCommand(cmd *cobra.Command, name string) error {
+	cmd.SuggestionsMinimumDistance = 2 // letters that are wrong
+	var meant []string
+	for _, s := range cmd.SuggestionsFor(name) {
+		meant = append(meant, cmd.CommandPath()+" "+s)
+	}
+	if len(meant) == 0 {
+		return fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+name)
+	}
+	return fmt.Errorf("there is no command %q; perhaps you mean %s", cmd.CommandPath()+" "+name, strings.Join(meant, " or "))
+}
+
 // isCommand returns an error unless args name a command.
 func isCommand(root *cobra.Command, args []string) error {
 	cmd, rest, err := root.Find(args)
 	if err == nil && len(rest) > 0 {
-		return fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+rest[0])
+		return noCommand(cmd, rest[0])
 	}
 	return err
 }

@@ -147,9 +147,12 @@ The URL is good once, within 5 minutes. Whoever has it can administer the store,
 			if err != nil {
 				return err
 			}
-			client := admin.NewClient(&http.Client{Transport: admin.Transport(path)}, "http://latchkey", "")
-			signIn, err := client.SignInURL(cmd.Context())
+			client, end, err := c.dial(cmd.Context(), path)
 			if err != nil {
+				return fmt.Errorf("page of %s: %w", path, err)
+			}
+			signIn, err := client.SignInURL(cmd.Context())
+			if err = errors.Join(err, end()); err != nil {
 				return fmt.Errorf("page of %s: %w", path, err)
 			}
 			return c.print(struct { // without the Format that hides the URL

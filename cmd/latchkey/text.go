@@ -90,6 +90,14 @@ func trimToken(input []byte) (string, error) {
 	return token, nil
 }
 
+// explainNone says in err, the refusal of a token, that there was no token, if that is so.
+func explainNone(token string, err error) error {
+	if token == "" && err != nil {
+		return fmt.Errorf("%w: standard input has none", err)
+	}
+	return err
+}
+
 // surroundsToken reports whether r can stand around a token that was copied.
 func surroundsToken(r rune) bool {
 	return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Pi, unicode.Pf) || strings.ContainsRune("\"'`„‚", r)

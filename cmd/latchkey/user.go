@@ -40,8 +40,9 @@ func userAddCommand(c *cli) *cobra.Command {
 	var group string
 	var metadata []string
 	cmd := &cobra.Command{
-		Use:   "add (IDENTITY | --anonymous)",
-		Short: "Add a user",
+		SuggestFor: []string{"create", "new"},
+		Use:        "add (IDENTITY | --anonymous)",
+		Short:      "Add a user",
 		Long: `Add a user with an identity. IDENTITY is PROVIDER:SUBJECT, or the subject of a local-userpass
 identity, such as an e-mail address. An anonymous user cannot have keys until an identity is linked
 to it with latchkey user link.
@@ -229,8 +230,9 @@ func userSetCommand(c *cli) *cobra.Command {
 	var group string
 	var metadata []string
 	cmd := &cobra.Command{
-		Use:   "set USER",
-		Short: "Change the group or the metadata of a user",
+		SuggestFor: []string{"edit", "change", "group", "update"},
+		Use:        "set USER",
+		Short:      "Change the group or the metadata of a user",
 		Long: `Change the group or the metadata of a user. What no flag names stays as it is.
 
 ` + userHelp + `
