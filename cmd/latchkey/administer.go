@@ -21,6 +21,8 @@ import (
 // errOwnOptions means that a program with options of its own has the store open.
 var errOwnOptions = errors.New("the program that has the store open has its own options")
 
+const unrecorded = "the change has no entry in the audit trail, because the program that has the store open does not keep the trail"
+
 // reading runs fn with a client of the store. fn changes nothing, so several processes can have the
 // file open at the same time.
 func (c *cli) reading(ctx context.Context, fn func(*admin.Client) error) error {
@@ -31,19 +33,48 @@ func (c *cli) reading(ctx context.Context, fn func(*admin.Client) error) error {
 // trail.
 func (c *cli) changing(ctx context.Context, fn func(*admin.Client) error) error {
 	return c.administer(ctx, false, func(client *admin.Client) error {
+		before := lookAtTrail(ctx, client)
 		err := fn(client)
 		if errors.Is(err, audit.ErrBroken) { // the error says so already
 			return err
+		}
+		if after := lookAtTrail(context.WithoutCancel(ctx), client); after.lacksChangesSince(before) {
+			c.warn(unrecorded, "have the program open the store with the trail; docs/audit.md shows how")
 		}
 		// An error of the question says nothing of the trail.
 		health, _ := client.Health(context.WithoutCancel(ctx))
 		for _, finding := range health.Findings {
 			if errors.Is(&finding, audit.ErrBroken) {
-				c.warnOfTrail(&finding)
+				c.warn(line(text(&finding)), trailAdvice)
 			}
 		}
 		return err
 	})
+}
+
+// trailMark says how far the store and its audit trail were at a time.
+type trailMark struct {
+	head     audit.Head
+	sequence uint64 // of the last commit
+}
+
+// lookAtTrail returns the mark of now. It returns the zero mark if the store has no trail, or if
+// the question fails, because the trail is not what the command is about.
+func lookAtTrail(ctx context.Context, client *admin.Client) trailMark {
+	head, err := client.AuditHead(ctx)
+	if err != nil || head.Number == 0 {
+		return trailMark{}
+	}
+	stats, err := client.Stats(ctx)
+	if err != nil {
+		return trailMark{}
+	}
+	return trailMark{head, stats.Sequence}
+}
+
+// lacksChangesSince reports whether the store was changed since before, and its trail was not.
+func (m trailMark) lacksChangesSince(before trailMark) bool {
+	return before.head.Number > 0 && m.head == before.head && m.sequence > before.sequence
 }
 
 // administer runs fn with a client of the store, which must exist.
@@ -52,10 +83,17 @@ func (c *cli) changing(ctx context.Context, fn func(*admin.Client) error) error 
 // program has the file and does not serve it; [admin.ErrUntrusted]; an error of fn.
 func (c *cli) administer(ctx context.Context, readOnly bool, fn func(*admin.Client) error) error {
 	path, err := c.existing()
-	if err != nil {
-		return err
+	var client *admin.Client
+	var end func() error
+	switch {
+	case err == nil:
+		client, end, err = c.reach(ctx, path, readOnly)
+	case errors.Is(err, errNoStore):
+		// A program may still have the store open whose file was deleted, and can save it.
+		if served, endServed, dialErr := c.dial(ctx, c.store); dialErr == nil {
+			client, end, err = served, endServed, nil
+		}
 	}
-	client, end, err := c.reach(ctx, path, readOnly)
 	if err != nil {
 		return err
 	}

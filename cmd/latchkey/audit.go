@@ -46,23 +46,6 @@ func keepTrail(opts *latchkey.Options) *audit.Trail {
 	return trail
 }
 
-// warnOfTrail says on standard error that a change went through without an entry in the trail, if
-// err is the health of the trail.
-func (c *cli) warnOfTrail(err error) {
-	if err == nil {
-		return
-	}
-	message := line(text(err))
-	if c.json {
-		_ = writeJSON(c.stderr, struct {
-			Warning string `json:"warning"`
-			Advice  string `json:"advice"`
-		}{message, trailAdvice})
-		return
-	}
-	fmt.Fprintf(c.stderr, "latchkey: warning: %s; %s\n", message, trailAdvice)
-}
-
 const trailAdvice = "keep a copy of the file; then latchkey audit begin --anew begins another trail"
 
 func auditBeginCommand(c *cli) *cobra.Command {
@@ -256,7 +239,8 @@ keep the head that latchkey audit verify prints.`,
 				doc.Removed = doc.Entries - min(doc.Entries, keep)
 				return c.print(doc, func(w io.Writer) { fmt.Fprintf(w, "to remove: %d of %d entries\n", doc.Removed, doc.Entries) })
 			}
-			err := c.changing(cmd.Context(), func(client *admin.Client) (err error) {
+			// A pruning has no entry in the trail, so nothing warns of that.
+			err := c.administer(cmd.Context(), false, func(client *admin.Client) (err error) {
 				doc, err = client.PruneAudit(cmd.Context(), keep)
 				return err
 			})

@@ -153,7 +153,7 @@ func (d *diagnosis) write(w io.Writer) {
 	for _, f := range d.Findings {
 		widest = max(widest, len(f.Name))
 	}
-	for _, f := range d.Findings {
+	for i, f := range d.Findings {
 		mark := "  "
 		switch {
 		case f.State == stateProblem && d.colour:
@@ -164,7 +164,8 @@ func (d *diagnosis) write(w io.Writer) {
 			mark = "! "
 		}
 		fmt.Fprintf(w, "%s%-*s  %s\n", mark, widest, f.Name, plain(f.Text))
-		if f.Advice != "" {
+		isRepeated := i+1 < len(d.Findings) && d.Findings[i+1].Advice == f.Advice
+		if f.Advice != "" && !isRepeated {
 			fmt.Fprintf(w, "  %-*s  what to do: %s\n", widest, "", plain(f.Advice))
 		}
 	}
@@ -174,13 +175,18 @@ func (d *diagnosis) write(w io.Writer) {
 func diagnose(ctx context.Context, path string) (*diagnosis, error) {
 	d := &diagnosis{File: path, State: stateGood}
 	file, findings := lookAtFile(path)
-	d.add(findings...)
 	if file == nil {
-		findings, _ = lookAtSocket(ctx, path, false)
+		asked, _ := lookAtSocket(ctx, path, false)
+		if slices.ContainsFunc(asked, func(f finding) bool { return f.Name == "contents" }) {
+			findings[0].Text = "the file is gone, and a program still has the store open"
+			findings[0].Advice = "make no other store there before that one is saved; see below"
+		}
 		d.add(findings...)
+		d.add(asked...)
 		d.add(lookAtSafetyCopy(ctx, path, nil)...)
 		return d, ctx.Err()
 	}
+	d.add(findings...)
 	d.add(lookAtDirectory(file)...)
 	d.add(lookAtSpace(file)...)
 	findings, behind := lookInside(ctx, path)

@@ -82,6 +82,11 @@ func askProgram(ctx context.Context, client *admin.Client, path, socket string) 
 		f.Advice = "find out what the program is doing; it may be stopped or out of memory. A restart of it ends this"
 		return []finding{f}, nil
 	}
+	if errors.Is(err, latchkey.ErrFileChanged) {
+		f := problem("socket", err)
+		f.Advice = "if the file that is there now is the right one, restart the program behind " + socket + ", which refuses all logins until then; if the earlier file is the right one, move it back"
+		return []finding{f}, nil
+	}
 	if err != nil {
 		return []finding{problem("socket", err)}, nil
 	}
@@ -93,7 +98,7 @@ func askProgram(ctx context.Context, client *admin.Client, path, socket string) 
 		}
 		f := unhealthy(&found)
 		if errors.Is(&found, latchkey.ErrFileGone) {
-			f.Advice = "save the store before the program ends: curl --unix-socket " + socket + " http://latchkey/v1/backup -o FILE"
+			f.Advice = "save the store before the program ends: latchkey backup --store " + path + " FILE. Then stop the program, and make the store from FILE: latchkey restore --store " + path + " FILE"
 		}
 		findings = append(findings, f)
 	}

@@ -25,6 +25,16 @@ func wantFinding(t *testing.T, got finding, state, text string) {
 	}
 }
 
+func TestAdviceForSeveralFindingsIsWrittenOnce(t *testing.T) {
+	d := &diagnosis{Findings: []finding{warning("a", "one", "rest"), warning("a", "two", "rest"), warning("b", "three", "eat")}}
+	var out strings.Builder
+	d.write(&out)
+	const want = "! a  one\n! a  two\n     what to do: rest\n! b  three\n     what to do: eat\n"
+	if out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
 func TestAFullDiskIsAProblemAndAlmostFullIsAWarning(t *testing.T) {
 	wantFinding(t, judgeSpace(0, 1<<20), stateProblem, "0 MiB")
 	wantFinding(t, judgeSpace(1<<20-1, 0), stateProblem, "0 MiB")

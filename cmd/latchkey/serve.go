@@ -150,7 +150,9 @@ func (s *server) run(cmd *cobra.Command) error {
 	cancel()
 	watch.Wait()
 	if !errors.Is(err, audit.ErrBroken) { // the error says so already
-		s.warnOfTrail(s.trail.Health())
+		if err := s.trail.Health(); err != nil {
+			s.warn(line(text(err)), trailAdvice)
+		}
 	}
 	return errors.Join(err, one.Close())
 }

@@ -172,8 +172,11 @@ func statsCommand(c *cli) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				info, err := os.Stat(c.store)
-				if err != nil {
+				var size int64
+				switch info, err := os.Stat(c.store); {
+				case err == nil:
+					size = info.Size()
+				case !errors.Is(err, fs.ErrNotExist): // the health says that the file is gone
 					return err
 				}
 				health, err := client.Health(cmd.Context())
@@ -189,7 +192,7 @@ func statsCommand(c *cli) *cobra.Command {
 					Bytes    int64    `json:"bytes"`
 					Resets   uint64   `json:"clock_resets"`
 					Health   []string `json:"health"`
-				}{stats.Users, stats.Keys, stats.Sequence, info.Size(), stats.ClockResets, healthOf(health)}
+				}{stats.Users, stats.Keys, stats.Sequence, size, stats.ClockResets, healthOf(health)}
 				return c.printFields(doc,
 					"Users", fmt.Sprint(doc.Users),
 					"Keys", fmt.Sprint(doc.Keys),
