@@ -1,6 +1,7 @@
 package metrics_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -200,5 +201,17 @@ func TestAClosedStoreStillHasMetrics(t *testing.T) {
 	if status != http.StatusOK || !strings.Contains(after, "\nlatchkey_store_readable 0\n") ||
 		!strings.Contains(after, "\nlatchkey_health_finding{finding=\"closed\"} 1\n") || strings.Contains(after, "latchkey_users") {
 		t.Errorf("the closed store has %d\n%s", status, after)
+	}
+}
+
+func TestAProbeOfAStoreThatCannotBeReadSaysSo(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // no reading succeeds
+	for _, page := range []string{"/healthz", "/readyz"} {
+		w := httptest.NewRecorder()
+		metrics.Handler(latchkeytest.New(t)).ServeHTTP(w, httptest.NewRequest(http.MethodGet, page, nil).WithContext(ctx))
+		if w.Code != http.StatusServiceUnavailable || !strings.HasPrefix(w.Body.String(), "not ok\nunreadable\n") {
+			t.Errorf("%s: got %d %q", page, w.Code, w.Body)
+		}
 	}
 }

@@ -422,6 +422,14 @@ func TestWhatACrashLeftOfTheMakingOfASocketIsRemoved(t *testing.T) {
 	wantNames(t, filepath.Dir(file), "keys.db", "keys.db.sock")
 }
 
+func TestAFileWhosePathIsTooLongForASocketIsNotServedUnlessSomebodyDoes(t *testing.T) {
+	wantDialError(t, newLongFile(t), ErrNotServed)
+	// The name of the file leaves no room for ".sock".
+	file := filepath.Join(filepath.Dir(newFile(t)), strings.Repeat("a", 253))
+	write(t, file)
+	wantDialError(t, file, ErrNotServed)
+}
+
 func TestASocketLiesInTheRuntimeDirectoryWhereItsPathWouldBeTooLong(t *testing.T) {
 	file := newLongFile(t)
 	wantDialError(t, file, ErrNotServed)

@@ -20,6 +20,11 @@ const stranger = 65534
 // asStranger runs fn as another user. Only root can do that.
 func asStranger(t *testing.T, fn func()) {
 	t.Helper()
+	asUser(t, stranger, fn)
+}
+
+func asUser(t *testing.T, user uintptr, fn func()) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can act as another user")
 	}
@@ -28,7 +33,7 @@ func asStranger(t *testing.T, fn func()) {
 		defer close(done)
 		// Linux has a user for each thread. The thread ends with its goroutine.
 		runtime.LockOSThread()
-		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, stranger, stranger, stranger)
+		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, user, user, user)
 		if errno != 0 {
 			done <- errno
 			return
@@ -173,7 +178,18 @@ func TestRootReachesTheProgramOfTheUserWhoOwnsTheFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			greet(t, l, "the user")
+			// The listener compares the user of a connection with its own.
+			go asStranger(t, func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					_, _ = io.WriteString(conn, "the user")
+					_ = conn.Close()
+				}
+			})
+			defer l.Close()
 			if conn, err := Dial(t.Context(), file); err == nil {
 				t.Error("root trusts the program of somebody who does not own the file")
 				_ = conn.Close()
@@ -184,4 +200,23 @@ func TestRootReachesTheProgramOfTheUserWhoOwnsTheFile(t *testing.T) {
 			wantAnswer(t, file, "the user")
 		})
 	}
+}
+
+func TestOnlyRootTrustsTheProgramOfTheFilesOwner(t *testing.T) {
+	const owner = 4711
+	file := newFile(t)
+	openTo(t, filepath.Dir(file))
+	var l *net.UnixListener
+	var err error
+	asUser(t, owner, func() { l, err = net.ListenUnix("unix", &net.UnixAddr{Name: file + ".sock", Net: "unix"}) })
+	if err = errors.Join(err, os.Chmod(file+".sock", 0o666), os.Chown(file, owner, -1)); err != nil {
+		t.Fatal(err)
+	}
+	greet(t, l, "the owner")
+	wantAnswer(t, file, "the owner")
+	asStranger(t, func() {
+		if conn, err := Dial(t.Context(), file); !errors.Is(err, ErrUntrusted) {
+			t.Errorf("got %v, %v, want ErrUntrusted", conn, err)
+		}
+	})
 }
