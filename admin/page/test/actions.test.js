@@ -185,7 +185,12 @@ test("rotating with an overlap shows the last use of both tokens", async (t) => 
   await assertNowhere(person, tab, token);
   assert.deepEqual([await server.stateOf(has.phone.token), await server.stateOf(token)], ["live", "live"]);
   const table = d.getByRole("table", { name: "Tokens" });
-  for (const which of ["Old", "New"]) await table.getByRole("row").filter({ hasText: which }).getByText("never").waitFor();
+  const lastUse = (which) => table.getByRole("row").filter({ hasText: which }).getByRole("cell").last();
+  await lastUse("Old").getByRole("time").waitFor(); // the phone was in use
+  await lastUse("New").getByText("never").waitFor();
+  await server.use(token);
+  await server.changeKey(has.phone.key.id, { metadata: { rotated: "yes" } }); // a use alone is no change that is told at once
+  await lastUse("New").getByRole("time").waitFor();
   await table.getByRole("columnheader", { name: "Last used" }).waitFor();
 });
 
