@@ -20,6 +20,10 @@ type Caller struct {
 	// secrets of the domain. It is for
 	// callers with a key, and for those that could read the store's file anyway.
 	Secrets bool
+	// Again returns an error if the caller may no longer administer the store. It is called before
+	// each part of a stream of changes, a backup or an export is sent, so that these end when a key
+	// is revoked. It may be nil.
+	Again func() error
 }
 
 type callerKey struct{}
@@ -31,6 +35,13 @@ type callerKey struct{}
 // The actor is "key" and the ID of the key.
 func RequireKey(store *latchkey.Store, opts *httpauth.Options) func(*http.Request) (Caller, error) {
 	auth := httpauth.New(store, opts)
+	// A stream or a backup that goes on is no further request.
+	var unlimited httpauth.Options
+	if opts != nil {
+		unlimited = *opts
+	}
+	unlimited.PerKey, unlimited.PerAddress = httpauth.Limit{}, httpauth.Limit{}
+	again := httpauth.New(store, &unlimited)
 	return func(r *http.Request) (Caller, error) {
 		who, err := auth.Login(r, ScopeAdmin)
 		if err != nil {
@@ -38,7 +49,10 @@ func RequireKey(store *latchkey.Store, opts *httpauth.Options) func(*http.Reques
 			status, reason := auth.Refusal(h, r, err)
 			return Caller{}, refusal(status, reason, h)
 		}
-		return Caller{Actor: "key " + who.KeyID.String(), Secrets: true}, nil
+		return Caller{Actor: "key " + who.KeyID.String(), Secrets: true, Again: func() error {
+			_, err := again.Login(r, ScopeAdmin)
+			return err
+		}}, nil
 	}
 }
 

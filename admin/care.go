@@ -93,7 +93,7 @@ const failureTrailer = "Latchkey-Problem"
 // broken off, so that no client takes half of the answer for the whole of it. A client that reads
 // trailers, and says so by the header TE (RFC 9110, section 10.1.4), gets failureTrailer instead.
 func (c *call) download(media, file string, write func(io.Writer) error) error {
-	d := &downloadWriter{w: c.w, control: http.NewResponseController(c.w), media: media, file: file}
+	d := &downloadWriter{w: c.w, again: c.caller.Again, control: http.NewResponseController(c.w), media: media, file: file}
 	err := write(d)
 	switch {
 	case err == nil:
@@ -115,6 +115,7 @@ func (c *call) download(media, file string, write func(io.Writer) error) error {
 type downloadWriter struct {
 	w           http.ResponseWriter
 	control     *http.ResponseController
+	again       func() error
 	media, file string
 	begun       bool
 }
@@ -128,6 +129,11 @@ func (d *downloadWriter) begin() {
 }
 
 func (d *downloadWriter) Write(p []byte) (int, error) {
+	if d.again != nil && d.begun {
+		if err := d.again(); err != nil { // the key was revoked meanwhile
+			return 0, err
+		}
+	}
 	d.begin()
 	// Space that becomes free during a backup is not used again, so the file grows while a client
 	// stands still.

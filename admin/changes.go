@@ -121,6 +121,9 @@ func (s *stream) follow(ctx context.Context) error {
 			if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 				return err
 			}
+			if err := s.again(); err != nil {
+				return err
+			}
 			if err := s.write(": still here\n\n"); err != nil {
 				return err
 			}
@@ -161,6 +164,9 @@ func (s *stream) sendNew(ctx context.Context) (more bool, err error) {
 		}
 		return false, err
 	}
+	if err := s.again(); err != nil {
+		return false, err
+	}
 	for _, e := range entries {
 		if e.Number > s.last+1 { // older entries were pruned before they were sent
 			if err := s.send("lost", "", struct{}{}); err != nil {
@@ -179,6 +185,19 @@ func (s *stream) sendNew(ctx context.Context) (more bool, err error) {
 	return false, s.send("commit", "", struct {
 		Sequence uint64 `json:"sequence"`
 	}{sequence})
+}
+
+// again returns an error if the caller may no longer have the stream, and tells the client so.
+func (s *stream) again() error {
+	if s.caller.Again == nil {
+		return nil
+	}
+	err := s.caller.Again()
+	if err != nil {
+		_ = s.send("problem", "", authenticationProblem(err))
+		_ = s.control.Flush()
+	}
+	return err
 }
 
 // send writes an event. Its data are on one line, because JSON escapes line ends in texts.

@@ -15,6 +15,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/httpauth"
 	"github.com/latchkeydb/latchkey/latchkeytest"
 )
 
@@ -31,6 +32,12 @@ type client struct {
 // follow opens a stream. lastID is the header Last-Event-ID, or empty.
 func follow(t testing.TB, server *httptest.Server, lastID string) *client {
 	t.Helper()
+	return followAs(t, server, lastID, "")
+}
+
+// followAs is follow with a token.
+func followAs(t testing.TB, server *httptest.Server, lastID, token string) *client {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r, err := http.NewRequestWithContext(ctx, "GET", server.URL+"/v1/changes", nil)
 	if err != nil {
@@ -38,6 +45,9 @@ func follow(t testing.TB, server *httptest.Server, lastID string) *client {
 	}
 	if lastID != "" {
 		r.Header.Set("Last-Event-ID", lastID)
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	res, err := server.Client().Do(r)
 	if err != nil || res.StatusCode != 200 || res.Header.Get("Content-Type") != "text/event-stream" || res.Header.Get("Cache-Control") != "no-store" {
@@ -232,4 +242,42 @@ func TestASilentStreamBeats(t *testing.T) {
 			t.Errorf("got %d beats: %s", n, w.Body)
 		}
 	})
+}
+
+func TestAStreamEndsWhenItsKeyIsRevoked(t *testing.T) {
+	for name, revoke := range map[string]func(*api, latchkey.Key){
+		"disabled": func(a *api, k latchkey.Key) { a.must(a.store.DisableKey(a.Context(), k.Owner, k.ID)) },
+		"deleted":  func(a *api, k latchkey.Key) { a.must(a.store.DeleteKey(a.Context(), k.Owner, k.ID)) },
+		"without the scope": func(a *api, k latchkey.Key) {
+			a.must(a.store.SetScopes(a.Context(), k.Owner, k.ID, latchkey.NewScopes("files:read")))
+		},
+		"rotated": func(a *api, k latchkey.Key) {
+			_, _, err := a.store.RotateServerKey(a.Context(), k.ID, latchkey.Rotation{})
+			a.must(err)
+		},
+		"in a group that is disabled": func(a *api, k latchkey.Key) { a.must(a.store.DisableGroup(a.Context(), k.Group)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, nil)
+			// The limit is for requests, and not for what a stream sends.
+			auth := admin.RequireKey(a.store, &httpauth.Options{PerKey: httpauth.Limit{PerSecond: 1e-9, Burst: 1}})
+			a.handler = admin.New(a.store, &admin.Options{Authenticate: auth})
+			key, token := a.newServerKey(latchkey.KeySpec{Name: "admin", Scopes: latchkey.NewScopes(admin.ScopeAdmin), Group: "staff"})
+			c := followAs(t, serveAPI(t, a), "", token)
+			c.until("ready")
+			a.newUser("ada")
+			c.until("change")
+			revoke(a, key)
+			a.newUser("eve")
+			for {
+				e, ok := c.next()
+				if strings.Contains(e.data, "user.created") {
+					t.Fatalf("the stream goes on: %+v", e)
+				}
+				if !ok {
+					break
+				}
+			}
+		})
+	}
 }

@@ -173,6 +173,20 @@ func TestBackupAndExportNeedACallerThatMayHaveSecrets(t *testing.T) {
 		a.do("GET", path, nil).problem(403, "key-required")
 		a.do("HEAD", path, nil).is(405)
 	}
+	// Nor may it make a key that can have them.
+	for _, scope := range []string{admin.ScopeAdmin, "latchkey:replica"} {
+		body := map[string]any{"name": "other", "scopes": []string{"files:read", scope}}
+		a.do("POST", "/v1/server-keys", body).problem(403, "key-required")
+		a.do("POST", userPath(a.newUser(scope))+"/keys", body).problem(403, "key-required")
+		a.do("PATCH", keyPath(key.ID), map[string]any{"scopes": []string{scope}}, "If-Match", "*").problem(403, "key-required")
+		a.must(a.store.SetScopes(t.Context(), key.Owner, key.ID, latchkey.NewScopes(scope)))
+		a.do("POST", keyPath(key.ID)+"/rotate", nil, "If-Match", "*").problem(403, "key-required")
+		a.must(a.store.SetScopes(t.Context(), key.Owner, key.ID, latchkey.Scopes{}))
+	}
+	for _, path := range []string{"/v1/apply", "/v1/import?format=latchkey", "/v1/domain-secrets"} {
+		a.do("POST", path, nil).problem(403, "key-required")
+	}
+	a.do("POST", "/v1/server-keys", `{"name":"other","scopes":["files:read"]}`).is(201)
 
 	trusted := newAPI(t, nil)
 	key, _ = trusted.newServerKey(latchkey.KeySpec{Name: "backup-job"})
@@ -521,6 +535,36 @@ func TestABackupThatFailsBreaksTheConnectionOff(t *testing.T) {
 		}
 	}()
 	a.handler.ServeHTTP(w, httptest.NewRequest("GET", "/v1/backup", nil))
+	t.Error("the handler returned, as for a whole backup")
+}
+
+// revokingWriter revokes a key when it gets the first part of an answer.
+type revokingWriter struct {
+	*httptest.ResponseRecorder
+	revoke func()
+	parts  int
+}
+
+func (w *revokingWriter) Write(p []byte) (int, error) {
+	if w.parts++; w.parts == 1 {
+		w.revoke()
+	}
+	return w.ResponseRecorder.Write(p)
+}
+
+func TestABackupEndsWhenItsKeyIsRevoked(t *testing.T) {
+	a := newAPI(t, nil)
+	a.handler = admin.New(a.store, nil)
+	key, token := a.newServerKey(latchkey.KeySpec{Name: "admin", Scopes: latchkey.NewScopes(admin.ScopeAdmin)})
+	w := &revokingWriter{httptest.NewRecorder(), func() { a.must(a.store.DisableKey(t.Context(), key.Owner, key.ID)) }, 0}
+	defer func() {
+		if v := recover(); v != http.ErrAbortHandler || w.parts != 1 {
+			t.Errorf("got %v after %d parts, want ErrAbortHandler after 1", v, w.parts)
+		}
+	}()
+	r := httptest.NewRequest("GET", "/v1/backup", nil)
+	r.Header.Set("Authorization", "Bearer "+token)
+	a.handler.ServeHTTP(w, r)
 	t.Error("the handler returned, as for a whole backup")
 }
 

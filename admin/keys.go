@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -220,6 +221,9 @@ func (c *call) create(insert func(*latchkey.Tx, latchkey.KeySpec, latchkey.Minte
 		return err
 	}
 	spec := latchkey.KeySpec{Name: n.Name, Expires: n.Expires, Scopes: latchkey.NewScopes(n.Scopes...), Networks: n.Networks, Metadata: n.Metadata, Group: n.Group}
+	if err := c.mayMake(spec.Scopes); err != nil {
+		return err
+	}
 	// A repetition ends before the slow hash.
 	id, repeated, err := c.once(n, nil)
 	var minted latchkey.MintedKey
@@ -242,6 +246,16 @@ func (c *call) create(insert func(*latchkey.Tx, latchkey.KeySpec, latchkey.Minte
 		return c.answerRepeated(id)
 	}
 	return c.answerToken(http.StatusCreated, key, token)
+}
+
+// mayMake returns errNoSecrets if a token of a key with these scopes could get what the caller may
+// not have.
+func (c *call) mayMake(scopes latchkey.Scopes) error {
+	reserved := func(scope string) bool { return strings.HasPrefix(scope, "latchkey:") }
+	if !c.caller.Secrets && slices.ContainsFunc(scopes.All(), reserved) {
+		return errNoSecrets
+	}
+	return nil
 }
 
 // answerRepeated answers the repetition of a creation.
@@ -289,6 +303,11 @@ func (c *call) changeKey() error {
 		}
 		if err := c.matchKey(tx, id, !onlyDisables); err != nil {
 			return err
+		}
+		if change.Scopes.Set {
+			if err := c.mayMake(latchkey.NewScopes(change.Scopes.Value...)); err != nil {
+				return err
+			}
 		}
 		return change.apply(tx, key)
 	})
@@ -390,6 +409,9 @@ func (c *call) rotateKey() error {
 	var key latchkey.Key
 	read := func(tx *latchkey.Tx) (err error) {
 		if key, err = tx.KeyByID(id); err != nil {
+			return err
+		}
+		if err := c.mayMake(key.Scopes); err != nil {
 			return err
 		}
 		return c.matchKey(tx, id, true)

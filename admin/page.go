@@ -67,7 +67,7 @@ func NewPage(store *latchkey.Store, base string, opts *Options) (*Page, error) {
 	}
 	o.Authenticate = func(r *http.Request) (Caller, error) {
 		if s, ok := r.Context().Value(sessionKey{}).(*session); ok {
-			return Caller{Actor: s.actor}, nil
+			return Caller{Actor: s.actor, Again: func() error { return p.sessions.again(s) }}, nil
 		}
 		if r.Header.Get("Authorization") == "" {
 			return Caller{}, problemOf(errSignedOut)

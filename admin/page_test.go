@@ -14,6 +14,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,6 +244,42 @@ func TestASessionEnds(t *testing.T) {
 				if got := b.is(b.serve(b.request("GET", "/v1/store", "")), http.StatusUnauthorized); got != "signed-out" {
 					t.Errorf("got %s", got)
 				}
+			})
+		})
+	}
+}
+
+// The stream of a session ends by the wall clock, although no timer runs while a laptop sleeps, and
+// although somebody can set the clock back.
+func TestTheStreamOfASessionEndsByTheWallClock(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		jump, wait time.Duration
+	}{
+		{"after a sleep", time.Hour, time.Minute},
+		{"after the clock was set back", -time.Minute, 32 * time.Minute},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var by atomic.Int64
+				defer admin.SetWallClock(&by)()
+				b := newSite(t, pageURL).signIn()
+				ended := make(chan struct{})
+				go func() {
+					b.serve(b.request("GET", "/v1/changes", ""))
+					close(ended)
+				}()
+				synctest.Wait()
+				by.Store(int64(tt.jump))
+				time.Sleep(tt.wait)
+				synctest.Wait()
+				select {
+				case <-ended:
+				default:
+					t.Error("the stream of changes goes on")
+				}
+				b.page.Close()
+				<-ended
 			})
 		})
 	}

@@ -185,7 +185,7 @@ var (
 	errUnconditional     = errors.New("the change needs the header If-Match with the ETag of what it changes, or a star")
 	errIdempotencyReused = errors.New("the Idempotency-Key was used for another request")
 	errTooManyStreams    = errors.New("too many streams of changes are open")
-	errNoSecrets         = errors.New("backups and exports need a key with the scope " + ScopeAdmin)
+	errNoSecrets         = errors.New("secrets, and keys that could get them, need a key with the scope " + ScopeAdmin)
 	errCrossOrigin       = errors.New("the page of another site cannot administer the store")
 	errSignedOut         = errors.New("the page is not signed in: open the URL that latchkey page prints")
 	errLinkUsed          = errors.New("the sign-in URL was used before, or is too old: latchkey page prints another one")

@@ -11,7 +11,7 @@ import (
 type route struct {
 	method, path string
 	serve        func(*call) error
-	secret       bool // only for callers that may have secrets
+	secret       bool // only for callers that may have secrets, or make keys that can get them
 }
 
 // routes is the table of the API.
@@ -43,12 +43,12 @@ var routes = []route{
 	{method: "GET", path: "/v1/groups/{group}", serve: (*call).showGroup},
 	{method: "PATCH", path: "/v1/groups/{group}", serve: (*call).changeGroup},
 
-	{method: "POST", path: "/v1/apply", serve: (*call).applyManifest},
-	{method: "POST", path: "/v1/import", serve: (*call).importKeys},
+	{method: "POST", path: "/v1/apply", serve: (*call).applyManifest, secret: true},
+	{method: "POST", path: "/v1/import", serve: (*call).importKeys, secret: true},
 	{method: "GET", path: "/v1/export", serve: (*call).exportKeys, secret: true},
 
 	{method: "GET", path: "/v1/domain-secrets", serve: (*call).exportDomain, secret: true},
-	{method: "POST", path: "/v1/domain-secrets", serve: (*call).takeTagSecrets},
+	{method: "POST", path: "/v1/domain-secrets", serve: (*call).takeTagSecrets, secret: true},
 	{method: "GET", path: "/v1/tag-secrets", serve: (*call).listTagSecrets},
 	{method: "POST", path: "/v1/tag-secrets", serve: (*call).addTagSecret},
 	{method: "POST", path: "/v1/tag-secrets/{number}/use", serve: (*call).useTagSecret},

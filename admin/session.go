@@ -87,8 +87,8 @@ func newSecret() (text string, kept digest) {
 	return text, sha256.Sum256([]byte(text))
 }
 
-// now returns the time of the wall clock, which goes on while a laptop sleeps.
-func now() time.Time { return time.Now().Round(0) }
+// now returns the time of the wall clock, which goes on while a laptop sleeps. Tests change it.
+var now = func() time.Time { return time.Now().Round(0) }
 
 // newLink returns the secret of a sign-in URL.
 func (s *sessions) newLink() string {
@@ -198,13 +198,28 @@ func (s *sessions) endLocked(one *session) {
 	one.stop()
 }
 
-// endIfOver ends a session unless it was used just now.
+// endIfOver ends a session if its time is over by the wall clock. Otherwise it looks again when the
+// time will be over: the session was used just now, or somebody has set the clock back.
 func (s *sessions) endIfOver(one *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !now().Before(one.idle) {
-		s.endLocked(one)
+	if left := one.idle.Sub(now()); left > 0 && s.all[one.key] == one {
+		one.timer.Reset(left)
+		return
 	}
+	s.endLocked(one)
+}
+
+// again returns an error if a session has ended. By the wall clock it can have ended while the
+// machine slept, when no timer runs.
+func (s *sessions) again(one *session) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all[one.key] == one && now().Before(one.idle) {
+		return nil
+	}
+	s.endLocked(one)
+	return problemOf(errSignedOut)
 }
 
 // endAll ends all sessions and all sign-in URLs.
