@@ -1,5 +1,5 @@
 import { Problem } from "./api.js";
-import { add, button, copyButton, h, newID, saveStatus } from "./dom.js";
+import { add, button, copyButton, h, name, newID, saveStatus, visibleLines } from "./dom.js";
 const dialogs = new Set();
 export class Dialog {
     root;
@@ -54,7 +54,7 @@ export class Dialog {
         (back?.isConnected ? back : document.querySelector("h1"))?.focus({ preventScroll: true });
     }
     fail(err) {
-        this.problem.replaceChildren(err instanceof Problem ? err.message : "Something went wrong on the page. Load it again.");
+        this.problem.replaceChildren(err instanceof Problem ? visibleLines(err.message) : "Something went wrong on the page. Load it again.");
         if (!(err instanceof Problem))
             console.error(err);
         this.problem.scrollIntoView({ block: "nearest" });
@@ -75,7 +75,7 @@ export function mayLeave() {
 export function commandBox(command) {
     const code = h("code", {});
     const root = h("div", { class: "command" }, h("div", { class: "commandhead" }, h("span", { class: "faint" }, "The same in a shell"), copyButton(command)), h("pre", { tabindex: "0", role: "group", "aria-label": "Command line" }, code));
-    const update = () => { code.textContent = command(); };
+    const update = () => { code.textContent = visibleLines(command()); };
     update();
     return { root, update };
 }
@@ -181,7 +181,7 @@ export function showToken(keyID, keyName, token, note, after) {
         setTimeout(() => URL.revokeObjectURL(url), 1000);
     }, { class: "small" });
     const done = button("Done", () => d.ask(), { class: "primary" });
-    add(d.body, h("p", {}, "This is the token of the key ", h("strong", {}, h("bdi", {}, keyName)), ". It is shown only now, because the store does not keep it."), h("div", { class: "secretbox" }, shown, h("div", { class: "tools" }, copyButton(() => secret), download)), ...note, stored.root, ask);
+    add(d.body, h("p", {}, "This is the token of the key ", h("strong", {}, name(keyName)), ". It is shown only now, because the store does not keep it."), h("div", { class: "secretbox" }, shown, h("div", { class: "tools" }, copyButton(() => secret), download)), ...note, stored.root, ask);
     d.foot.append(done);
     stored.box.addEventListener("change", () => ask.replaceChildren());
     d.mayClose = () => {

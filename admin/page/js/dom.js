@@ -24,6 +24,9 @@ const hostile = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cs}]/gu;
 export function visible(text) {
     return text.replace(hostile, "\uFFFD");
 }
+export function visibleLines(text) {
+    return text.split("\n").map(visible).join("\n");
+}
 export function name(text, props = {}) {
     const shown = visible(text);
     return h("bdi", { title: shown, ...props }, shown);
@@ -50,7 +53,7 @@ export function saveStatus(from) {
 export function say(text) {
     for (const old of document.querySelectorAll(".toast"))
         old.remove();
-    later(h("p", { class: "toast" }, text), 8000);
+    later(h("p", { class: "toast" }, visibleLines(text)), 8000);
 }
 export function announce(text) {
     later(h("p", { class: "hidden" }, text), 3000);

@@ -67,7 +67,7 @@ export function count(n, one, many = one + "s") {
     return `${n.toLocaleString()} ${n === 1 ? one : many}`;
 }
 export function quote(word) {
-    if (/^[A-Za-z0-9_@%+=:,./-]+$/.test(word))
+    if (/^[A-Za-z0-9_@%+:,./-][A-Za-z0-9_@%+=:,./-]*$/.test(word))
         return word;
     if (visible(word) === word)
         return `'${word.replaceAll("'", `'\\''`)}'`;
@@ -85,8 +85,11 @@ export function line(command, args = []) {
 function typable(text) {
     return text !== "" && !text.startsWith("-") && visible(text) === text && text.normalize("NFC") === text;
 }
+function likeID(text) {
+    return /^[0-9a-f-]{36}$/i.test(text);
+}
 export function identityWord(i) {
-    return i.provider === "local-userpass" && !i.subject.includes(":") && !/^[0-9a-f-]{36}$/i.test(i.subject) ? i.subject : `${i.provider}:${i.subject}`;
+    return i.provider === "local-userpass" && !i.subject.includes(":") && !likeID(i.subject) ? i.subject : `${i.provider}:${i.subject}`;
 }
 function personWord(first, id) {
     return first && typable(first.subject) ? identityWord(first) : id;
@@ -95,7 +98,7 @@ export function userWord(user) {
     return personWord(user.identities[0], user.id);
 }
 export function keyLine(key, command, ...args) {
-    const word = typable(key.name) ? key.name : key.id;
+    const word = typable(key.name) && !likeID(key.name) ? key.name : key.id;
     if (key.owner === "server")
         return line([...command, "--server"], [word, ...args]);
     return line(command, [personWord(key.identity, key.owner), word, ...args]);

@@ -1,5 +1,5 @@
 import { call, keyPath, Problem } from "./api.js";
-import { add, button, h, name, newID, say } from "./dom.js";
+import { add, button, h, name, newID, say, visible } from "./dom.js";
 import { act, check, commandBox, Dialog, facts, field, input, Invalid, select, showToken } from "./dialog.js";
 import { ago, badge, distance, expiry, identityWord, keyLine, keyState, line, ownerTitle, userTitle, userWord, when, whenAndAgo } from "./format.js";
 import { Once } from "./view.js";
@@ -398,7 +398,7 @@ export class KeyDetails {
         if (k.owner !== "server")
             owner.append(name(ownerTitle(k)));
         this.box.replaceChildren();
-        add(this.box, h("p", { class: "title" }, name(k.name), " ", keyState(k)), tools, !k.disabled && h("p", { class: "hint", id: "why-not" }, "Only a disabled key can be deleted."), facts(["Owner", owner], ["Last used", whenAndAgo(k.last_used)], ["Expires", k.expires === undefined ? "never" : h("span", {}, whenAndAgo(k.expires), " ", expiry(k).classList.contains("badge") && expiry(k))], ["Scopes", k.scopes.length === 0 ? "none: it is permitted nothing" : words(k.scopes)], ["Networks", k.networks.length === 0 ? "everywhere" : words(k.networks)], k.group !== undefined ? ["Group", name(k.group)] : null, ["Created", whenAndAgo(k.created)], ["ID", h("code", {}, k.id)], ...metadata.map(([n, v]) => [`metadata: ${n}`, name(v)])), h("h3", {}, "Tokens"), tokenTable(k), command.root);
+        add(this.box, h("p", { class: "title" }, name(k.name), " ", keyState(k)), tools, !k.disabled && h("p", { class: "hint", id: "why-not" }, "Only a disabled key can be deleted."), facts(["Owner", owner], ["Last used", whenAndAgo(k.last_used)], ["Expires", k.expires === undefined ? "never" : h("span", {}, whenAndAgo(k.expires), " ", expiry(k).classList.contains("badge") && expiry(k))], ["Scopes", k.scopes.length === 0 ? "none: it is permitted nothing" : words(k.scopes)], ["Networks", k.networks.length === 0 ? "everywhere" : words(k.networks)], k.group !== undefined ? ["Group", name(k.group)] : null, ["Created", whenAndAgo(k.created)], ["ID", h("code", {}, k.id)], ...metadata.map(([n, v]) => [`metadata: ${visible(n)}`, name(v)])), h("h3", {}, "Tokens"), tokenTable(k), command.root);
         if (active)
             this.box.querySelector(`[data-focus="${active}"]`)?.focus();
     }

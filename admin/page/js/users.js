@@ -194,7 +194,7 @@ class UserDetails {
             identities.append(h("li", {}, name(i.subject || "(anonymous)"), " ", h("span", { class: "faint" }, i.provider), u.identities.length > 1 && button("Unlink", () => a.unlink(u, i), { class: "small quiet", "aria-label": `Unlink ${visible(i.subject)}` })));
         }
         this.box.replaceChildren();
-        add(this.box, h("p", { class: "title" }, name(userTitle(u)), " ", userState(u)), tools, !u.disabled && h("p", { class: "hint" }, "Only a disabled user can be deleted."), facts(["Identities", identities], ["Group", u.group === undefined ? "none" : name(u.group)], ["Created", whenAndAgo(u.created)], ["ID", h("code", {}, u.id)], ...Object.entries(u.metadata ?? {}).map(([n, v]) => [`metadata: ${n}`, name(v)])), commandBox(() => line(["user", "show"], [userWord(u)])).root);
+        add(this.box, h("p", { class: "title" }, name(userTitle(u)), " ", userState(u)), tools, !u.disabled && h("p", { class: "hint" }, "Only a disabled user can be deleted."), facts(["Identities", identities], ["Group", u.group === undefined ? "none" : name(u.group)], ["Created", whenAndAgo(u.created)], ["ID", h("code", {}, u.id)], ...Object.entries(u.metadata ?? {}).map(([n, v]) => [`metadata: ${visible(n)}`, name(v)])), commandBox(() => line(["user", "show"], [userWord(u)])).root);
         if (active)
             this.box.querySelector(`[data-focus="${active}"]`)?.focus();
     }

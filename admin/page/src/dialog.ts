@@ -1,7 +1,7 @@
 // Dialogs: how one asks, shows a token once, and tells the equal command.
 
 import { Problem } from "./api.js";
-import { add, button, copyButton, h, newID, saveStatus, type Child } from "./dom.js";
+import { add, button, copyButton, h, name, newID, saveStatus, visibleLines, type Child } from "./dom.js";
 
 const dialogs = new Set<Dialog>();
 
@@ -63,7 +63,7 @@ export class Dialog {
 	}
 
 	fail(err: unknown): void {
-		this.problem.replaceChildren(err instanceof Problem ? err.message : "Something went wrong on the page. Load it again.");
+		this.problem.replaceChildren(err instanceof Problem ? visibleLines(err.message) : "Something went wrong on the page. Load it again.");
 		if (!(err instanceof Problem)) console.error(err);
 		this.problem.scrollIntoView({ block: "nearest" });
 	}
@@ -90,7 +90,7 @@ export function mayLeave(): boolean {
 export function commandBox(command: () => string): { root: HTMLElement; update: () => void } {
 	const code = h("code", {});
 	const root = h("div", { class: "command" }, h("div", { class: "commandhead" }, h("span", { class: "faint" }, "The same in a shell"), copyButton(command)), h("pre", { tabindex: "0", role: "group", "aria-label": "Command line" }, code));
-	const update = (): void => { code.textContent = command(); };
+	const update = (): void => { code.textContent = visibleLines(command()); };
 	update();
 	return { root, update };
 }
@@ -214,7 +214,7 @@ export function showToken(keyID: string, keyName: string, token: string, note: C
 	}, { class: "small" });
 	const done = button("Done", () => d.ask(), { class: "primary" });
 	add(d.body,
-		h("p", {}, "This is the token of the key ", h("strong", {}, h("bdi", {}, keyName)), ". It is shown only now, because the store does not keep it."),
+		h("p", {}, "This is the token of the key ", h("strong", {}, name(keyName)), ". It is shown only now, because the store does not keep it."),
 		h("div", { class: "secretbox" }, shown, h("div", { class: "tools" }, copyButton(() => secret), download)),
 		...note, stored.root, ask);
 	d.foot.append(done);

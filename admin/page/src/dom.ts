@@ -41,6 +41,11 @@ export function visible(text: string): string {
 	return text.replace(hostile, "\uFFFD");
 }
 
+// visibleLines is visible for a text of several lines.
+export function visibleLines(text: string): string {
+	return text.split("\n").map(visible).join("\n");
+}
+
 // name returns a text from the store, isolated from the direction of the text around it.
 export function name(text: string, props: Props = {}): HTMLElement {
 	const shown = visible(text);
@@ -76,7 +81,7 @@ export function saveStatus(from: Element): void {
 // say shows a message for a while, and has it read aloud.
 export function say(text: string): void {
 	for (const old of document.querySelectorAll(".toast")) old.remove();
-	later(h("p", { class: "toast" }, text), 8000);
+	later(h("p", { class: "toast" }, visibleLines(text)), 8000);
 }
 
 // announce has a message read aloud, and does not show it.

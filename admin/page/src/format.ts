@@ -86,7 +86,8 @@ export function count(n: number, one: string, many = one + "s"): string {
 // quote returns a word of a command line for a POSIX shell. Characters that cannot be seen are
 // written as escapes, which bash, zsh and ksh read.
 export function quote(word: string): string {
-	if (/^[A-Za-z0-9_@%+=:,./-]+$/.test(word)) return word;
+	// The shell zsh replaces a word that begins with =.
+	if (/^[A-Za-z0-9_@%+:,./-][A-Za-z0-9_@%+=:,./-]*$/.test(word)) return word;
 	if (visible(word) === word) return `'${word.replaceAll("'", `'\\''`)}'`;
 	let text = "";
 	for (const c of word) {
@@ -109,9 +110,14 @@ function typable(text: string): boolean {
 	return text !== "" && !text.startsWith("-") && visible(text) === text && text.normalize("NFC") === text;
 }
 
+// likeID reports whether the command takes a text for an ID, which would name somebody else.
+function likeID(text: string): boolean {
+	return /^[0-9a-f-]{36}$/i.test(text);
+}
+
 // identityWord returns an identity as the command reads it.
 export function identityWord(i: Identity): string {
-	return i.provider === "local-userpass" && !i.subject.includes(":") && !/^[0-9a-f-]{36}$/i.test(i.subject) ? i.subject : `${i.provider}:${i.subject}`;
+	return i.provider === "local-userpass" && !i.subject.includes(":") && !likeID(i.subject) ? i.subject : `${i.provider}:${i.subject}`;
 }
 
 // personWord returns the argument USER for a user with an identity and an ID.
@@ -126,7 +132,7 @@ export function userWord(user: User): string {
 
 // keyLine returns a command line for a key. args follow the key.
 export function keyLine(key: Key, command: string[], ...args: string[]): string {
-	const word = typable(key.name) ? key.name : key.id;
+	const word = typable(key.name) && !likeID(key.name) ? key.name : key.id;
 	if (key.owner === "server") return line([...command, "--server"], [word, ...args]);
 	return line(command, [personWord(key.identity, key.owner), word, ...args]);
 }

@@ -1,7 +1,7 @@
 // What one can do with a key: the dialogs.
 
 import { call, keyPath, Problem, type Key, type KeyWithToken, type List, type User } from "./api.js";
-import { add, button, h, name, newID, say, type Child } from "./dom.js";
+import { add, button, h, name, newID, say, visible, type Child } from "./dom.js";
 import { act, check, commandBox, Dialog, facts, field, input, Invalid, select, showToken } from "./dialog.js";
 import { ago, badge, distance, expiry, identityWord, keyLine, keyState, line, ownerTitle, userTitle, userWord, when, whenAndAgo } from "./format.js";
 import { Once } from "./view.js";
@@ -425,7 +425,7 @@ export class KeyDetails {
 				k.group !== undefined ? ["Group", name(k.group)] : null,
 				["Created", whenAndAgo(k.created)],
 				["ID", h("code", {}, k.id)],
-				...metadata.map(([n, v]): [string, Child] => [`metadata: ${n}`, name(v)])),
+				...metadata.map(([n, v]): [string, Child] => [`metadata: ${visible(n)}`, name(v)])),
 			h("h3", {}, "Tokens"), tokenTable(k), command.root);
 		if (active) this.box.querySelector<HTMLElement>(`[data-focus="${active}"]`)?.focus();
 	}

@@ -214,7 +214,7 @@ class UserDetails {
 			!u.disabled && h("p", { class: "hint" }, "Only a disabled user can be deleted."),
 			facts(
 				["Identities", identities], ["Group", u.group === undefined ? "none" : name(u.group)], ["Created", whenAndAgo(u.created)], ["ID", h("code", {}, u.id)],
-				...Object.entries(u.metadata ?? {}).map(([n, v]): [string, Child] => [`metadata: ${n}`, name(v)])),
+				...Object.entries(u.metadata ?? {}).map(([n, v]): [string, Child] => [`metadata: ${visible(n)}`, name(v)])),
 			commandBox(() => line(["user", "show"], [userWord(u)])).root);
 		if (active) this.box.querySelector<HTMLElement>(`[data-focus="${active}"]`)?.focus();
 	}
