@@ -38,12 +38,12 @@ func (c *call) applyManifest() error {
 	if err != nil {
 		return err
 	}
-	text, err := io.ReadAll(body)
-	if err != nil {
-		return err
-	}
-	// The tree of a document takes much more memory than its text.
+	// The text of a manifest takes memory, and the tree of the document takes much more.
 	return alone(&c.apply, func() error {
+		text, err := io.ReadAll(body)
+		if err != nil {
+			return err
+		}
 		m, err := manifest.Parse(text)
 		if err != nil {
 			return manifestError{err}

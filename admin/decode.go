@@ -45,7 +45,9 @@ func (c *call) decode(v any, mayBeEmpty bool) error {
 		return fmt.Errorf("%w: the largest has %d bytes", errTooLarge, maxBody)
 	case err != nil:
 		return fmt.Errorf("%w: the body ends too early", errBadRequest)
-	case len(body) == 0 && mayBeEmpty:
+	}
+	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{}) // see limitReading
+	if len(body) == 0 && mayBeEmpty {
 		return nil
 	}
 	// A page of another site can send other types without asking the browser.
@@ -68,21 +70,34 @@ func (c *call) body(most int64, types ...string) (io.Reader, error) {
 	if err != nil || !slices.Contains(types, media) {
 		return nil, fmt.Errorf("%w: it must be %s", errMediaType, strings.Join(types, " or "))
 	}
-	return &bodyReader{http.MaxBytesReader(c.w, c.r.Body, most), http.NewResponseController(c.w), most}, nil
+	return &bodyReader{http.MaxBytesReader(c.w, c.r.Body, most), http.NewResponseController(c.w), most, nil}, nil
 }
 
-// readWithin is how long a client may take to send something.
+// readWithin is how long a client may take to send a body in JSON, or a part of a longer body.
 const readWithin = 30 * time.Second
+
+// limitReading bounds how long a client may take to send the body of a request, also of a request
+// that is refused: the server reads the rest of the body after the answer. The deadline must not
+// outlast the body, because the server ends a request whose connection cannot be read.
+func limitReading(w http.ResponseWriter, r *http.Request) {
+	if r.Body != nil && r.Body != http.NoBody {
+		// A writer without deadlines is one of a test, or of a client within the program.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readWithin))
+	}
+}
 
 // A bodyReader reads the body of a request.
 type bodyReader struct {
 	r       io.Reader
 	control *http.ResponseController
 	most    int64
+	err     error // of the last reading
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
-	// A writer without deadlines is one of a test, or of a client within the program.
+	if b.err != nil { // and the deadline stays as it is
+		return 0, b.err
+	}
 	_ = b.control.SetReadDeadline(time.Now().Add(readWithin))
 	n, err := b.r.Read(p)
 	var tooLarge *http.MaxBytesError
@@ -91,11 +106,12 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		return n, nil
 	case errors.As(err, &tooLarge):
 		err = fmt.Errorf("%w: the largest has %d bytes", errTooLarge, b.most)
-	case !errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF):
+		_ = b.control.SetReadDeadline(time.Time{}) // see limitReading
+	default:
 		err = fmt.Errorf("%w: the body ends too early", errBadRequest)
 	}
-	// The server ends a request whose connection cannot be read.
-	_ = b.control.SetReadDeadline(time.Time{})
+	b.err = err
 	return n, err
 }
 
@@ -202,12 +218,21 @@ func field(v reflect.Value, name string) (reflect.Value, bool) {
 	return reflect.Value{}, false
 }
 
-// writeJSON writes an answer.
+// writeJSON writes an answer. A client that takes nothing for a while is cut off, so that such
+// clients do not fill the memory with answers.
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	w.WriteHeader(status)
-	e := json.NewEncoder(w)
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
 	e.SetEscapeHTML(false)
-	_ = e.Encode(v) // the client is gone
+	_ = e.Encode(v) // what goes over the wire can be encoded
+	w.WriteHeader(status)
+	control := http.NewResponseController(w)
+	for text.Len() > 0 {
+		_ = control.SetWriteDeadline(time.Now().Add(writeWithin))
+		if _, err := w.Write(text.Next(64 << 10)); err != nil {
+			return // the client is gone
+		}
+	}
 }
 
 // answer answers with v.

@@ -94,6 +94,7 @@ type call struct {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	limitReading(w, r)
 	c := &call{Handler: h, w: w, r: r}
 	if err := h.origin.Check(r); err != nil {
 		c.refuse(errCrossOrigin)

@@ -67,5 +67,5 @@ func (c *call) logFailed(p *Problem, err error) {
 	}
 	c.opts.Logger.LogAttrs(c.r.Context(), slog.LevelError, logFailed,
 		slog.String("actor", loggable.Text(c.caller.Actor)), slog.String("method", loggable.Text(c.r.Method)),
-		slog.String("route", c.r.Pattern), slog.Int("status", p.Status), slog.String("reason", loggable.Text(err.Error())))
+		slog.String("route", c.r.Pattern), slog.Int("status", p.Status), slog.String("reason", loggable.Text(withoutTokens(err.Error()))))
 }

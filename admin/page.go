@@ -99,6 +99,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for _, header := range pageHeaders {
 		w.Header().Set(header[0], header[1])
 	}
+	limitReading(w, r)
 	c := &call{Handler: p.api, w: w, r: r}
 	switch {
 	case !p.isOurs(r.Host):
