@@ -88,7 +88,7 @@ func (p *pruning) run(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			return p.printFound(keys, owners)
+			return p.printFound(stored(keys), owners)
 		})
 	}
 	return p.changing(ctx, func(client *admin.Client) error {
@@ -108,7 +108,7 @@ func ago(duration string, now time.Time) (time.Time, bool) {
 }
 
 // find returns the keys to prune. Those of one owner stand together, and those of the server last.
-func (p *pruning) find(ctx context.Context, client *admin.Client) (found []latchkey.Key, err error) {
+func (p *pruning) find(ctx context.Context, client *admin.Client) (found []admin.Key, err error) {
 	store, err := client.Store(ctx)
 	if err != nil {
 		return nil, err
@@ -122,19 +122,19 @@ func (p *pruning) find(ctx context.Context, client *admin.Client) (found []latch
 			return nil, err
 		}
 		if p.remove || !key.Disabled {
-			found = append(found, key.Stored())
+			found = append(found, key)
 		}
 	}
-	slices.SortStableFunc(found, func(a, b latchkey.Key) int { return bytes.Compare(a.Owner[:], b.Owner[:]) })
+	slices.SortStableFunc(found, func(a, b admin.Key) int { return bytes.Compare(a.Owner[:], b.Owner[:]) })
 	return found, nil
 }
 
 // owners returns the owner of each key as a list shows it.
-func (p *pruning) owners(ctx context.Context, client *admin.Client, keys []latchkey.Key) (owners []string, err error) {
-	known := map[uuid.UUID]string{latchkey.ServerOwner: "server"}
+func (p *pruning) owners(ctx context.Context, client *admin.Client, keys []admin.Key) (owners []string, err error) {
+	known := map[admin.Owner]string{admin.Owner(latchkey.ServerOwner): "server"}
 	for _, key := range keys {
 		if known[key.Owner] == "" {
-			user, err := client.User(ctx, key.Owner)
+			user, err := client.User(ctx, uuid.UUID(key.Owner))
 			if err != nil {
 				return nil, err
 			}
@@ -160,6 +160,14 @@ func (p *pruning) printFound(keys []latchkey.Key, owners []string) error {
 	return p.printTable(nonNil(keys), rows)
 }
 
+// stored returns keys as package latchkey has them.
+func stored(keys []admin.Key) (all []latchkey.Key) {
+	for _, key := range keys {
+		all = append(all, key.Stored())
+	}
+	return all
+}
+
 // none says that there is no key to prune.
 func (p *pruning) none() string {
 	if p.expired {
@@ -168,8 +176,8 @@ func (p *pruning) none() string {
 	return "no key has been unused for so long"
 }
 
-// prune deletes or disables the keys that it finds. It returns those that it has changed, also with
-// an error.
+// prune deletes or disables the keys that it finds. It leaves alone a key that somebody changes
+// meanwhile. It returns those that it has changed, also with an error.
 //
 // Errors: errPruned with [context.Canceled]; those of a change of a key.
 func (p *pruning) prune(ctx context.Context, client *admin.Client) (pruned []latchkey.Key, err error) {
@@ -180,14 +188,15 @@ func (p *pruning) prune(ctx context.Context, client *admin.Client) (pruned []lat
 		errs := make([]error, len(batch))
 		var changes sync.WaitGroup
 		for i, key := range batch {
-			changes.Go(func() { errs[i] = p.change(ctx, client, key.ID) })
+			changes.Go(func() { errs[i] = p.change(ctx, client, key) })
 		}
 		changes.Wait()
 		for i, key := range batch {
 			switch {
 			case errs[i] == nil:
-				pruned = append(pruned, key)
+				pruned = append(pruned, key.Stored())
 			case errors.Is(errs[i], latchkey.ErrKeyNotFound): // it was deleted meanwhile
+			case errors.Is(errs[i], admin.ErrChanged): // it may have a later expiry date now
 			default:
 				err = errs[i]
 			}
@@ -199,12 +208,12 @@ func (p *pruning) prune(ctx context.Context, client *admin.Client) (pruned []lat
 	return pruned, err
 }
 
-// change deletes or disables a key.
-func (p *pruning) change(ctx context.Context, client *admin.Client, id uuid.UUID) error {
+// change deletes or disables a key, unless somebody has changed the key since it was found.
+func (p *pruning) change(ctx context.Context, client *admin.Client, key admin.Key) error {
 	if p.remove {
-		return client.DeleteKey(ctx, id, "")
+		return client.DeleteKey(ctx, key.ID, key.ETag)
 	}
-	_, err := client.ChangeKey(ctx, id, admin.KeyChange{Disabled: admin.Some(true)}, "")
+	_, err := client.ChangeKey(ctx, key.ID, admin.KeyChange{Disabled: admin.Some(true)}, key.ETag)
 	return err
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,8 @@ import (
 	"time"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
 func TestAnInterruptedPruneSaysWhatItHasDeleted(t *testing.T) {
@@ -67,5 +71,54 @@ func TestAnInterruptedPruneSaysWhatItHasDeleted(t *testing.T) {
 	}
 	if !interruptedLater {
 		t.Error("no run was interrupted between two batches")
+	}
+}
+
+// afterwards is a transport to a handler, which calls after when it has answered a request.
+type afterwards struct {
+	handler http.Handler
+	after   func(*http.Request)
+}
+
+func (a afterwards) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	a.handler.ServeHTTP(w, r)
+	a.after(r)
+	return w.Result(), nil
+}
+
+func TestAPruneLeavesAKeyAloneThatIsChangedMeanwhile(t *testing.T) {
+	now := time.Now()
+	s, err := memory.Open(&latchkey.Options{Cost: latchkey.LightCost, Now: func() time.Time { return now }, TestClock: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var keys []latchkey.Key
+	for _, name := range []string{"kept", "gone"} {
+		key, _, err := s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: name, Expires: now.Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
+	now = now.Add(2 * time.Hour)
+	everybody := func(*http.Request) (admin.Caller, error) { return admin.Caller{Secrets: true}, nil }
+	extend := func(r *http.Request) {
+		if r.URL.Path != "/v1/keys" {
+			return
+		}
+		if err := s.SetExpiry(t.Context(), latchkey.ServerOwner, keys[0].ID, now.Add(time.Hour)); err != nil {
+			t.Error(err)
+		}
+	}
+	client := admin.NewClient(&http.Client{Transport: afterwards{admin.New(s, &admin.Options{Authenticate: everybody}), extend}}, "http://latchkey", "")
+	p := &pruning{cli: &cli{}, expired: true, remove: true}
+	pruned, err := p.prune(t.Context(), client)
+	if err != nil || len(pruned) != 1 || pruned[0].ID != keys[1].ID {
+		t.Errorf("got %v, %v, want the key that stayed expired", pruned, err)
+	}
+	if _, err := s.KeyByID(t.Context(), keys[0].ID); err != nil {
+		t.Errorf("the key with a later expiry date: %v", err)
 	}
 }
