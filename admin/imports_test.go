@@ -148,8 +148,7 @@ func TestAnImportThatStandsStillIsCutOff(t *testing.T) {
 		if took := time.Since(before); d.Code != 400 || took != 30*time.Second {
 			t.Errorf("got %d %s after %s", d.Code, d.Body, took)
 		}
-		// The server reads the rest of the body after the answer. It sets the deadline itself before
-		// another request.
+		// The server reads the rest of the body after the answer, and then sets the deadline anew.
 		if d.at.IsZero() {
 			t.Error("the rest of the body has no deadline")
 		}
