@@ -170,9 +170,10 @@ func TestOnlyASocketAndALocalClientNameTheActorByAHeader(t *testing.T) {
 
 func TestAProblemIsEachErrorThatTheErrorWas(t *testing.T) {
 	a := newAPI(t, nil)
-	if err := os.Remove(a.path); err != nil {
-		t.Skip("the system removes no open file")
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows removes a file when nobody has it open any more")
 	}
+	a.must(os.Remove(a.path))
 	_, err := admin.Local(a.store, nil).CreateUser(t.Context(), admin.NewUser{Identity: latchkey.Identity{Provider: "anonymous"}}, "")
 	if !errors.Is(err, latchkey.ErrFileChanged) || !errors.Is(err, latchkey.ErrFileGone) {
 		t.Errorf("got %#v, want ErrFileChanged and ErrFileGone", err)
