@@ -151,7 +151,7 @@ The URL is good once, within 5 minutes. Whoever has it can administer the store,
 			if err != nil {
 				return fmt.Errorf("page of %s: %w", path, err)
 			}
-			signIn, err := client.SignInURL(cmd.Context())
+			signIn, err := client.As(c.actor).SignInURL(cmd.Context())
 			if err = errors.Join(err, end()); err != nil {
 				return fmt.Errorf("page of %s: %w", path, err)
 			}
