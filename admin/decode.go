@@ -157,13 +157,25 @@ func decodeValue(text []byte, v reflect.Value, path string) error {
 	}
 	// For openapi.yaml, a network is any text, and 60.0 is an integer.
 	if text[0] == '"' && v.Type() == reflect.TypeFor[netip.Prefix]() {
-		return fmt.Errorf("%w in the field %s", latchkey.ErrInvalidNetwork, path)
+		return badNetwork(text, path)
 	}
 	if n, err := strconv.ParseFloat(string(text), 64); err == nil && v.CanInt() && n == math.Trunc(n) && math.Abs(n) < 1<<53 {
 		v.SetInt(int64(n))
 		return nil
 	}
 	return badField(path)
+}
+
+// badNetwork returns the error for a text that is no network. The error repeats the text only if it
+// is shorter than a token.
+func badNetwork(text []byte, path string) error {
+	var given string
+	if json.Unmarshal(text, &given) != nil || len(given) > 64 {
+		given = "a text"
+	} else {
+		given = strconv.Quote(given)
+	}
+	return fmt.Errorf("%w: %s in the field %s is not written as 192.0.2.0/24 or 2001:db8::/32", latchkey.ErrInvalidNetwork, given, path)
 }
 
 // badField returns the error for a field with another form than it should have.

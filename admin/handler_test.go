@@ -248,6 +248,7 @@ func TestABodyThatIsNotAsDescribedIsRefused(t *testing.T) {
 		{"null for a text", `{"name":null}`, 400, "invalid-request"},
 		{"a time that is none", `{"name":"a","expires":"tomorrow"}`, 400, "invalid-request"},
 		{"a network that is none", `{"name":"a","networks":["all"]}`, 422, "invalid-network"},
+		{"a long text for a network", `{"name":"a","networks":["` + strings.Repeat("a", 65) + `"]}`, 422, "invalid-network"},
 		{"null for a network", `{"name":"a","networks":[null]}`, 400, "invalid-request"},
 		{"null for a scope", `{"name":"a","scopes":[null]}`, 400, "invalid-request"},
 		{"null for the text of a name", `{"name":"a","metadata":{"a":null}}`, 400, "invalid-request"},
@@ -268,6 +269,10 @@ func TestABodyThatIsNotAsDescribedIsRefused(t *testing.T) {
 			}
 			a.do("POST", "/v1/server-keys", body).problem(tt.status, tt.problem)
 		})
+	}
+	bad := get[admin.Problem](a.do("POST", "/v1/server-keys", `{"name":"a","networks":["10.0.0.0/8","300.1.1.1"]}`))
+	if want := `invalid network: "300.1.1.1" in the field networks is not written as 192.0.2.0/24 or 2001:db8::/32`; bad.Detail != want {
+		t.Errorf("got %q, want %q", bad.Detail, want)
 	}
 	if keys, err := a.store.Keys(t.Context(), latchkey.ServerOwner); err != nil || len(keys) > 0 {
 		t.Errorf("a bad body has made %v, %v", keys, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 
 	"github.com/google/uuid"
 	"golang.org/x/text/unicode/norm"
@@ -72,11 +73,22 @@ func findUser(ctx context.Context, client *admin.Client, arg string) (user admin
 		if normal := normalized(identity); errors.Is(err, latchkey.ErrUserNotFound) && normal != identity {
 			user, err = client.UserByIdentity(ctx, normal)
 		}
+		if small := inSmallLetters(identity); errors.Is(err, latchkey.ErrUserNotFound) && small != identity {
+			if _, smallErr := client.UserByIdentity(ctx, small); smallErr == nil {
+				err = fmt.Errorf("%w: perhaps you mean %s", err, formatIdentity(small))
+			}
+		}
 	}
 	if err != nil {
 		return admin.User{}, fmt.Errorf("%s: %w", arg, err)
 	}
 	return user, nil
+}
+
+// inSmallLetters returns i with a subject without capitals, which telephones write unasked.
+func inSmallLetters(i latchkey.Identity) latchkey.Identity {
+	i.Subject = strings.ToLower(i.Subject)
+	return i
 }
 
 // findKeyByID returns a key of owner, or of any owner if owner is [uuid.Nil].
@@ -102,6 +114,11 @@ func findKeyByName(ctx context.Context, client *admin.Client, owner uuid.UUID, a
 			if key.Name == name {
 				return key, nil
 			}
+		}
+	}
+	for _, key := range keys {
+		if strings.EqualFold(key.Name, arg) {
+			return admin.Key{}, fmt.Errorf("%s: %w: perhaps you mean %s", arg, latchkey.ErrKeyNotFound, key.Name)
 		}
 	}
 	return admin.Key{}, fmt.Errorf("%s: %w", arg, latchkey.ErrKeyNotFound)
