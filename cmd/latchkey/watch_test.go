@@ -267,6 +267,24 @@ func TestAChangeWhoseCommandDidNotEndIsDeliveredAgain(t *testing.T) {
 	r.stop()
 }
 
+func TestTheStateKnowsEachChangeOfSeveralThatWereThere(t *testing.T) {
+	onlyUnix(t)
+	w := newWatched(t)
+	w.listen()
+	for range 3 {
+		w.change()
+	}
+	state := w.path + ".state"
+	r := w.watch("--after", "0", "--state", state, "--exec", `read line; echo "$line"; case $line in '{"number":3,'*) exit 1;; esac`)
+	r.wantNext(1, 2, 3)
+	r.log.await("it runs again")
+	go func() { _, _ = io.Copy(io.Discard, r.lines) }()
+	r.stop()
+	r = w.watch("--state", state)
+	r.wantNext(3)
+	r.stop()
+}
+
 func TestWatchGoesOnWhileItsStateCannotBeWritten(t *testing.T) {
 	w := newWatched(t)
 	w.listen()
@@ -396,6 +414,13 @@ func TestALookSeesEachChangeOfAFile(t *testing.T) {
 	write("two", old.Add(time.Second))
 	if _, changed := look1(first); !changed {
 		t.Error("another time is not seen")
+	}
+	write("one", old)
+	first, _ = look1(look{})
+	must(t, os.Rename(file, file+".old")) // so that the new file has another number
+	write("two", old)
+	if _, changed := look1(first); !changed {
+		t.Error("another file with the same length and time is not seen")
 	}
 	// A file that was changed just now may change again without another time.
 	write("one", time.Now())
