@@ -228,7 +228,7 @@ keep the head that latchkey audit verify prints.`,
 				return usagef("say how many entries stay; give --keep")
 			}
 			var doc admin.AuditPruned
-			if !yes {
+			if !yes || c.dryRun {
 				err := c.reading(cmd.Context(), func(client *admin.Client) (err error) {
 					doc.Entries, err = countEntries(cmd.Context(), client)
 					return err
@@ -252,6 +252,7 @@ keep the head that latchkey audit verify prints.`,
 	}
 	cmd.Flags().Uint64Var(&keep, "keep", 0, "the number `N` of entries that stay")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "remove the others")
+	c.dryRunFlag(cmd)
 	return cmd
 }
 

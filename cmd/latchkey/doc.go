@@ -34,8 +34,8 @@
 // If the program serves no socket, a command waits for the file. The flag --wait says how long it
 // waits before it fails. The error names the program that has the file, where the system tells.
 //
-// The flag --dry-run of commands that delete, of group disable and of apply and import prints what
-// the command would do, and changes nothing.
+// The flag --dry-run of commands that delete, prune or retire, of group disable and of apply and
+// import prints what the command would do, and changes nothing.
 //
 // The command doctor looks at a store that does not work as it should, and says what to do. It
 // never changes a file.

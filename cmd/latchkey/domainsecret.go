@@ -119,12 +119,16 @@ gives them new tokens. Expired keys do not count.`,
 			if err != nil {
 				return err
 			}
+			if c.dryRun {
+				return c.wouldRetire(cmd.Context(), number)
+			}
 			return c.changeTagSecret(cmd.Context(), "retired", func(client *admin.Client) (latchkey.TagSecret, error) {
 				return client.RetireTagSecret(cmd.Context(), number, yes)
 			})
 		},
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "also if keys are left without a good token")
+	c.dryRunFlag(cmd)
 	return cmd
 }
 
@@ -169,6 +173,26 @@ func (c *cli) changeTagSecret(ctx context.Context, done string, change func(*adm
 		return err
 	}
 	return c.print(doc, func(w io.Writer) { fmt.Fprintf(w, "%s tag secret %d\n", done, doc.Number) })
+}
+
+// wouldRetire prints how many keys would be left without a good token.
+func (c *cli) wouldRetire(ctx context.Context, number uint64) error {
+	var all admin.TagSecrets
+	err := c.reading(ctx, func(client *admin.Client) (err error) {
+		all, err = client.TagSecrets(ctx, true)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, t := range all.Secrets {
+		if t.Number == number && t.State != latchkey.TagSecretUsed {
+			return c.print(t, func(w io.Writer) {
+				fmt.Fprintf(w, "would retire tag secret %d\nkeys left without a good token: %d\n", number, *t.Keys)
+			})
+		}
+	}
+	return fmt.Errorf("%w: number %d is in use, or there is no such secret", latchkey.ErrInvalidTagSecret, number)
 }
 
 func parseTagSecret(arg string) (uint64, error) {
