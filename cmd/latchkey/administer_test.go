@@ -284,7 +284,7 @@ func TestAnInterruptedReadThroughTheSocketHasChangedNothing(t *testing.T) {
 	})
 	var stdout, stderr bytes.Buffer
 	status := run(ctx, []string{"group", "list", "--store", path}, os.Stdin, &stdout, &stderr)
-	if want := "latchkey: context canceled; the command was interrupted, and nothing was changed\n"; status != exitInterrupted || stderr.String() != want {
+	if want := "latchkey: interrupted; nothing was changed\n"; status != exitInterrupted || stderr.String() != want {
 		t.Errorf("got %d and %q, want %q", status, stderr.String(), want)
 	}
 }

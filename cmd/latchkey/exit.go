@@ -60,7 +60,7 @@ var outcomes = []struct {
 	{admin.ErrInProgress, exitFailed, "repeat the command when it has ended"},
 	{admin.ErrWrongLines, exitUsage, "correct the lines that the output names, or leave a field out with --ignore"},
 	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
-	{context.Canceled, exitInterrupted, "the command was interrupted, and nothing was changed"},
+	{context.Canceled, exitInterrupted, "nothing was changed"},
 
 	{admin.ErrNotServed, exitNotFound, "start latchkey serve --admin with this store"},
 	{admin.ErrNoPage, exitNotFound, "start latchkey serve --admin with this store"},
@@ -168,6 +168,12 @@ func (c *cli) report(cmd *cobra.Command, err error) int {
 // library, which are for Go programs.
 func text(err error) string {
 	message := strings.TrimPrefix(err.Error(), "latchkey: ")
+	if errors.Is(err, context.Canceled) {
+		message = strings.ReplaceAll(message, context.Canceled.Error(), "interrupted")
+		if strings.HasPrefix(message, "interrupted") { // as errPruned does, which tells more
+			message = strings.TrimSuffix(message, ": interrupted")
+		}
+	}
 	var way interface {
 		error
 		WayOut() string

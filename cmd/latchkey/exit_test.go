@@ -72,7 +72,7 @@ func TestCommandsThatWaitCanBeInterrupted(t *testing.T) {
 		cancel()
 		var stdout, stderr bytes.Buffer
 		status := run(ctx, tt.args, stdin, &stdout, &stderr)
-		want := "latchkey: " + tt.want + "context canceled; the command was interrupted, and nothing was changed\n"
+		want := "latchkey: " + tt.want + "interrupted; nothing was changed\n"
 		if status != exitInterrupted || stderr.String() != want || stdout.Len() != 0 {
 			t.Errorf("%v: status %d, standard error %q, standard output %q; want 130, %q and none", tt.args, status, stderr.String(), stdout.String(), want)
 		}

@@ -19,8 +19,11 @@ var wanted = map[string]string{
 }
 
 // explainFlag returns err, the error of parsing the flags of a command, in the words of this
-// command.
-func explainFlag(_ *cobra.Command, err error) error {
+// command. The flags of a command that does not exist are parsed as those of the command above it.
+func explainFlag(cmd *cobra.Command, err error) error {
+	if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 {
+		return noCommand(cmd, cmd.Flags().Arg(0))
+	}
 	var invalid *pflag.InvalidValueError
 	if !errors.As(err, &invalid) {
 		return err

@@ -56,9 +56,9 @@ func TestAnInterruptedPruneSaysWhatItHasDeleted(t *testing.T) {
 		if before-after != deleted {
 			t.Fatalf("%d keys were deleted, the output has %d", before-after, deleted)
 		}
-		want := "latchkey: context canceled; the command was interrupted, and nothing was changed\n"
+		want := "latchkey: interrupted; nothing was changed\n"
 		if deleted > 0 {
-			want = fmt.Sprintf("latchkey: interrupted after %d keys were deleted: context canceled; repeat the command to delete the others\n", deleted)
+			want = fmt.Sprintf("latchkey: interrupted after %d keys were deleted; repeat the command to delete the others\n", deleted)
 			interruptedLater = true
 		}
 		if status == exitInterrupted && !strings.HasSuffix(stderr.String(), strings.TrimPrefix(want, "latchkey: ")) {
