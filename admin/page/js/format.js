@@ -14,15 +14,16 @@ export function distance(time) {
     const ms = time - storeNow(), size = Math.abs(ms);
     if (size < minute)
         return ms > 10_000 ? "in less than a minute" : "just now";
+    const units = (unit) => ms > 0 ? Math.round(ms / unit) : Math.trunc(ms / unit);
     if (size < hour)
-        return relative.format(Math.trunc(ms / minute), "minute");
+        return relative.format(units(minute), "minute");
     if (size < day)
-        return relative.format(Math.trunc(ms / hour), "hour");
+        return relative.format(units(hour), "hour");
     if (size < 60 * day)
-        return relative.format(Math.trunc(ms / day), "day");
+        return relative.format(units(day), "day");
     if (size < 730 * day)
-        return relative.format(Math.trunc(ms / (30.44 * day)), "month");
-    return relative.format(Math.trunc(ms / (365.25 * day)), "year");
+        return relative.format(units(30.44 * day), "month");
+    return relative.format(units(365.25 * day), "year");
 }
 function exactly(time) {
     return `${exact.format(Date.parse(time))} (${time})`;
@@ -107,6 +108,9 @@ export function ownerTitle(key) {
     if (key.owner === "server")
         return "server";
     return key.identity ? key.identity.subject || key.identity.provider : key.owner;
+}
+export function whose(key) {
+    return key.owner === "server" ? "a server key" : `a key of ${visible(ownerTitle(key))}`;
 }
 export function userTitle(user) {
     return user.identities.map((i) => i.subject || i.provider).join(", ");

@@ -1,6 +1,6 @@
 import { call, keyPath, Problem, userPath } from "./api.js";
 import { button, h, name, say, visible } from "./dom.js";
-import { ago, expiry, keyState, ownerTitle, storeNow } from "./format.js";
+import { ago, expiry, keyState, ownerTitle, storeNow, whose } from "./format.js";
 import { KeyActions, KeyDetails } from "./keyactions.js";
 import { Table } from "./table.js";
 import { filter, heading, nothing, searchField } from "./view.js";
@@ -33,8 +33,8 @@ export function keysView(show) {
             { title: "Last used", class: "c-used", cell: (k) => [h("span", { class: "narrow" }, "used "), ago(k.last_used)] },
             { title: "Expires", class: "c-expires", cell: (k) => [h("span", { class: "narrow" }, expiry(k).classList.contains("badge") ? "" : "expires "), expiry(k)] },
             { title: "", class: "c-actions", cell: (k) => [k.disabled
-                        ? button("Enable", () => actions.enable(k), { class: "small", "data-part": "state", "data-focus": `${k.id} state`, "aria-label": `Enable ${visible(k.name)}` })
-                        : button("Disable", () => actions.disable(k), { class: "small", "data-part": "state", "data-focus": `${k.id} state`, "aria-label": `Disable ${visible(k.name)}` })] },
+                        ? button("Enable", () => actions.enable(k), { class: "small", "data-part": "state", "data-focus": `${k.id} state`, "aria-label": `Enable ${visible(k.name)}`, "aria-description": whose(k) })
+                        : button("Disable", () => actions.disable(k), { class: "small", "data-part": "state", "data-focus": `${k.id} state`, "aria-label": `Disable ${visible(k.name)}`, "aria-description": whose(k) })] },
         ],
         empty: () => looksLikeToken(text) && !asName ? nothing("This looks like a token, and no key of the store has it.", "Search the names for it", () => { asName = true; load(); })
             : filtered() ? nothing("No key fits.", "Clear search and filters", clear)

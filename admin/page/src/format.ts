@@ -26,11 +26,13 @@ export function distance(time: number): string {
 	const ms = time - storeNow(), size = Math.abs(ms);
 	// The clocks of the store and of the browser are not quite in step.
 	if (size < minute) return ms > 10_000 ? "in less than a minute" : "just now";
-	if (size < hour) return relative.format(Math.trunc(ms / minute), "minute");
-	if (size < day) return relative.format(Math.trunc(ms / hour), "hour");
-	if (size < 60 * day) return relative.format(Math.trunc(ms / day), "day");
-	if (size < 730 * day) return relative.format(Math.trunc(ms / (30.44 * day)), "month");
-	return relative.format(Math.trunc(ms / (365.25 * day)), "year");
+	// A key that was made for 30 days just now expires in 30 days, and not in 29.
+	const units = (unit: number): number => ms > 0 ? Math.round(ms / unit) : Math.trunc(ms / unit);
+	if (size < hour) return relative.format(units(minute), "minute");
+	if (size < day) return relative.format(units(hour), "hour");
+	if (size < 60 * day) return relative.format(units(day), "day");
+	if (size < 730 * day) return relative.format(units(30.44 * day), "month");
+	return relative.format(units(365.25 * day), "year");
 }
 
 function exactly(time: string): string {
@@ -144,6 +146,11 @@ export function ownerTitle(key: Key): string {
 }
 
 // userTitle returns how people know a user.
+// whose tells two keys with one name apart, for who hears a list and does not see it.
+export function whose(key: Key): string {
+	return key.owner === "server" ? "a server key" : `a key of ${visible(ownerTitle(key))}`;
+}
+
 export function userTitle(user: User): string {
 	return user.identities.map((i) => i.subject || i.provider).join(", ");
 }
