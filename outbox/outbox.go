@@ -159,6 +159,14 @@ func (o *Outbox) putState(table *latchkey.AppTable, s state) error {
 	return table.Put(stateKey, binary.BigEndian.AppendUint64(b, s.acknowledged))
 }
 
+// Exists reports whether the outbox was ever used: whether it has or had a message.
+//
+// Errors: those of [latchkey.AppTable], but not [latchkey.ErrCorrupt].
+func (o *Outbox) Exists(tx *latchkey.Tx) (bool, error) {
+	s, err := o.state(tx.AppTable(o.name))
+	return s != state{}, err
+}
+
 // Append puts a change into the outbox. It is made for [latchkey.Options].OnChange. If the file is
 // damaged where the outbox is, Append lets the change go through without a message, because a
 // watcher must not stop a revocation.

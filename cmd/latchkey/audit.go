@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/user"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/outbox"
 )
 
 func auditCommands(c *cli) *cobra.Command {
@@ -33,11 +35,20 @@ func osUser() string {
 	return fmt.Sprint("uid ", os.Getuid())
 }
 
-// keepTrail makes the changes to a store go into its audit trail, if it has one. It removes no old
-// entries, because the program that uses the store may keep more than the command would.
+// keepTrail makes the changes to a store go into its audit trail, and into the outbox of the
+// default name, if the store has them. It removes no old entries and messages, because the program
+// that uses the store may keep more than the command would.
 func keepTrail(opts *latchkey.Options) *audit.Trail {
 	trail := audit.New(&audit.Options{MaxEntries: -1})
+	box := outbox.New(&outbox.Options{MaxMessages: math.MaxInt})
 	opts.OnChange = func(tx *latchkey.Tx, change latchkey.Change) error {
+		if exists, err := box.Exists(tx); err != nil {
+			return err
+		} else if exists {
+			if err := box.Append(tx, change); err != nil {
+				return err
+			}
+		}
 		if head, err := audit.CurrentHead(tx); err == nil && head == (audit.Head{}) {
 			return nil
 		}

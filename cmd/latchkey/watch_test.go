@@ -382,6 +382,36 @@ func TestAMessageOfTheOutboxThatWasNotDeliveredStays(t *testing.T) {
 	}
 }
 
+func TestACommandPutsItsChangesIntoAnOutboxThatIsThere(t *testing.T) {
+	w := newWatched(t)
+	w.close()
+	command := func(args ...string) {
+		t.Helper()
+		log := newSafeBuffer()
+		if status := run(t.Context(), append(args, "--store", w.path), os.Stdin, io.Discard, log); status != exitDone {
+			t.Fatalf("%v: status %d: %s", args, status, log)
+		}
+	}
+	command("user", "add", "ada@example.com")
+	box := outbox.New(nil)
+	w.opts.OnChange = box.Append
+	w.open()
+	if left, err := box.Peek(t.Context(), w.store); err != nil || len(left) > 0 {
+		t.Errorf("a store without an outbox has %v, %v", left, err)
+	}
+	w.change()
+	w.close()
+	command("user", "disable", "ada@example.com")
+	r := w.watch("--outbox", "outbox")
+	r.wantNext(1, 2)
+	// The outbox is empty, and is there all the same.
+	r.stop()
+	command("user", "enable", "ada@example.com")
+	r = w.watch("--outbox", "outbox")
+	r.wantNext(3)
+	r.stop()
+}
+
 func TestALookSeesEachChangeOfAFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "keys.db")
 	old := time.Now().Add(-time.Hour)
