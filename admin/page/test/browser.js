@@ -162,6 +162,8 @@ export async function assertNoSideways(tab, where) {
     if (root.scrollWidth > root.clientWidth) found.push(`the document: ${root.scrollWidth} of ${root.clientWidth}`);
     for (const e of document.querySelectorAll("dialog, main, [role=table]")) {
       if (e.scrollWidth > e.clientWidth + 1) found.push(`${e.tagName} ${e.className}: ${e.scrollWidth} of ${e.clientWidth}`);
+      const body = e.querySelector(".body");
+      if (body && body.scrollWidth > body.clientWidth) found.push(`the body of a dialog: ${body.scrollWidth} of ${body.clientWidth}`);
       const box = e.getBoundingClientRect();
       if (box.left < -0.5 || box.right > innerWidth + 0.5) found.push(`${e.tagName} ${e.className}: from ${box.left} to ${box.right}`);
     }

@@ -44,6 +44,7 @@ test("the key of a lost laptop is found and revoked", async (t) => {
   await gone(row(tab, "phone"));
   await pressUntil(tab, "Tab", "lost-laptop");
   await pressUntil(tab, "Tab", "Disable lost-laptop");
+  assert.match(await tab.evaluate(() => document.activeElement.getAttribute("aria-description")), /grace@example\.com/); // others may have the name
   await tab.keyboard.press("Enter");
   const d = dialog(tab, "Disable the key?");
   await d.waitFor();
