@@ -26,7 +26,7 @@ type SalvageReport struct {
 	Data int
 
 	BadPages   int // pages in use that could not be read
-	BadRecords int // records with a wrong checksum
+	BadRecords int // records with a wrong checksum, and entries of pages that cannot be read
 	// Uncertain is the number of users, keys and groups that came back disabled because their
 	// records may not be of the last commit: a meta page or the list of free pages is lost, or the
 	// change index has a later change of the record. They are disabled because that change may have

@@ -76,6 +76,44 @@ func TestSalvageLosesNoMoreThanAPageHolds(t *testing.T) {
 	}
 }
 
+func TestSalvageCountsTheEntriesThatAreLostInAPage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, &latchkey.Options{Cost: lightest})
+	fillStore(t, s, 20)
+	must(t, s.Compact(t.Context()))
+	closeStore(t, s)
+	file, err := os.ReadFile(path)
+	must(t, err)
+	sound, salvaged := salvage(t, path)
+	closeStore(t, salvaged)
+	losses := 0
+	for page := 2; page < len(file)/pageSize; page++ {
+		const leaf = 2
+		header := file[page*pageSize:]
+		if binary.LittleEndian.Uint16(header[8:]) != leaf || binary.LittleEndian.Uint16(header[10:]) < 2 {
+			continue
+		}
+		damaged := bytes.Clone(file)
+		copy(damaged[page*pageSize+24:], bytes.Repeat([]byte{'X'}, 16)) // the first two elements
+		broken := filepath.Join(t.TempDir(), "broken.db")
+		must(t, os.WriteFile(broken, damaged, 0o600))
+		report, err := latchkey.Salvage(t.Context(), broken, filepath.Join(t.TempDir(), "salvaged.db"))
+		if errors.Is(err, latchkey.ErrCorrupt) { // the domain is lost
+			continue
+		}
+		must(t, err)
+		if report.Users < sound.Users || report.Keys < sound.Keys {
+			losses++
+			if report.BadRecords == 0 {
+				t.Errorf("page %d: got %+v, and of the sound file %+v", page, report, sound)
+			}
+		}
+	}
+	if losses == 0 {
+		t.Error("no page had users or keys")
+	}
+}
+
 // salvageData is the number of application records. No page has a tenth of them.
 const salvageData = 2000
 

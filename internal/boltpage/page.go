@@ -177,21 +177,24 @@ func (p *Pages) isListRest(page []byte) bool {
 	return true
 }
 
-// EachEntry calls fn with the entries of a leaf page, and of the buckets that are inline in it.
-func EachEntry(page []byte, fn func(k, v []byte)) {
-	eachElement(page, func(flags uint32, k, v []byte) {
+// EachEntry calls fn with the entries of a leaf page, and of the buckets that are inline in it. It
+// returns the number of entries that cannot be read, because they do not lie within the page.
+func EachEntry(page []byte, fn func(k, v []byte)) (lost int) {
+	inline := 0 // of the buckets
+	lost = eachElement(page, func(flags uint32, k, v []byte) {
 		if flags&bucketFlag == 0 {
 			fn(k, v)
 			return
 		}
 		if len(v) > bucketHeader+pageHeader && binary.LittleEndian.Uint64(v) == 0 {
-			eachElement(v[bucketHeader:], func(flags uint32, k, v []byte) {
+			inline += eachElement(v[bucketHeader:], func(flags uint32, k, v []byte) {
 				if flags&bucketFlag == 0 {
 					fn(k, v)
 				}
 			})
 		}
 	})
+	return lost + inline
 }
 
 // elementCount returns the number of elements that a page claims to have.
@@ -202,12 +205,13 @@ func elementCount(page []byte) int {
 	return int(binary.LittleEndian.Uint16(page[10:]))
 }
 
-// eachElement calls fn with the elements of a leaf page that lie within the page.
-func eachElement(page []byte, fn func(flags uint32, k, v []byte)) {
+// eachElement calls fn with the elements of a leaf page that lie within the page, and returns the
+// number of the others.
+func eachElement(page []byte, fn func(flags uint32, k, v []byte)) (others int) {
 	for i := range elementCount(page) {
 		at := uint64(pageHeader + i*elementSize)
 		if at+elementSize > uint64(len(page)) {
-			return
+			return others + elementCount(page) - i
 		}
 		e := page[at:]
 		key := at + uint64(binary.LittleEndian.Uint32(e[4:]))
@@ -215,8 +219,11 @@ func eachElement(page []byte, fn func(flags uint32, k, v []byte)) {
 		end := value + uint64(binary.LittleEndian.Uint32(e[12:]))
 		if end <= uint64(len(page)) {
 			fn(binary.LittleEndian.Uint32(e), page[key:value], page[value:end])
+		} else {
+			others++
 		}
 	}
+	return others
 }
 
 // branch is an element of a branch page: a page below, and its first key.

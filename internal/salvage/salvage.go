@@ -139,9 +139,12 @@ func (s *salvage) read(ctx context.Context, f *os.File) error {
 		if !ok && !stale {
 			s.Counts.BadPages++
 		}
-		boltpage.EachEntry(page, func(k, v []byte) {
+		lost := boltpage.EachEntry(page, func(k, v []byte) {
 			s.take(id, k, v, stale, !sure && !live(id))
 		})
+		if !stale {
+			s.Counts.BadRecords += lost
+		}
 		id += size
 	}
 	return nil
