@@ -278,7 +278,7 @@ func TestTheStateKnowsEachChangeOfSeveralThatWereThere(t *testing.T) {
 	r := w.watch("--after", "0", "--state", state, "--exec", `read line; echo "$line"; case $line in '{"number":3,'*) exit 1;; esac`)
 	r.wantNext(1, 2, 3)
 	r.log.await("it runs again")
-	go func() { _, _ = io.Copy(io.Discard, r.lines) }()
+	go func(lines io.Reader) { _, _ = io.Copy(io.Discard, lines) }(r.lines)
 	r.stop()
 	r = w.watch("--state", state)
 	r.wantNext(3)
