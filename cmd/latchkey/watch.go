@@ -200,6 +200,7 @@ func (w *watcher) readFile(ctx context.Context) error {
 
 // look is what the file of a store looked like at some time.
 type look struct {
+	id   durable.Identity
 	info fs.FileInfo
 	at   time.Time
 }
@@ -212,12 +213,15 @@ func (l look) again(file string) (now look, changed bool, err error) {
 	if now.info, err = os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		return now, false, fmt.Errorf("%s: %w", file, errNoStore)
 	}
+	if err == nil {
+		now.id, err = durable.IdentityAt(file)
+	}
 	if err != nil {
 		return now, false, err
 	}
 	// Some file systems tell the time of a change only to 2 seconds.
 	const coarse = 3 * time.Second
-	same := l.info != nil && os.SameFile(l.info, now.info) && l.info.Size() == now.info.Size() &&
+	same := l.info != nil && l.id.Is(now.id) && l.info.Size() == now.info.Size() &&
 		l.info.ModTime().Equal(now.info.ModTime()) && l.at.Sub(l.info.ModTime()) > coarse
 	return now, !same, nil
 }

@@ -16,6 +16,11 @@ func IdentityOf(f *os.File) (Identity, error) {
 // IdentityAt returns the identity of the file at path.
 func IdentityAt(path string) (Identity, error) {
 	info, err := os.Stat(path)
+	if err == nil {
+		// On Windows the first comparison reads the identity, by the path. Later the path may lead
+		// to another file.
+		os.SameFile(info, info)
+	}
 	return Identity{info}, err
 }
 
