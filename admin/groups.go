@@ -31,21 +31,11 @@ func (c *call) listGroups() error {
 	if err != nil {
 		return err
 	}
-	list := List[Group]{Items: make([]Group, 0, len(found)), Next: next}
-	err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) error {
-		for _, g := range found {
-			group, err := readGroup(tx, g.Name)
-			if err != nil {
-				return err
-			}
-			list.Items = append(list.Items, group)
-		}
-		return nil
-	})
+	items, err := readAgain(c, found, nil, func(tx *latchkey.Tx, g latchkey.Group) (Group, error) { return readGroup(tx, g.Name) })
 	if err != nil {
 		return err
 	}
-	return c.answer(http.StatusOK, list)
+	return c.answer(http.StatusOK, List[Group]{Items: items, Next: next})
 }
 
 // readGroup returns a group with its ETag.

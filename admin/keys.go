@@ -41,24 +41,11 @@ func (c *call) listKeys() error {
 	if err != nil {
 		return err
 	}
-	list := List[Key]{Items: make([]Key, 0, len(found)), Next: next}
-	// The keys are read again, so that each is of the same moment as its ETag.
-	err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) error {
-		for _, k := range found {
-			switch key, err := readKey(tx, k.ID); {
-			case errors.Is(err, latchkey.ErrKeyNotFound): // it was deleted just now
-			case err != nil:
-				return err
-			default:
-				list.Items = append(list.Items, key)
-			}
-		}
-		return nil
-	})
+	items, err := readAgain(c, found, latchkey.ErrKeyNotFound, func(tx *latchkey.Tx, k latchkey.Key) (Key, error) { return readKey(tx, k.ID) })
 	if err != nil {
 		return err
 	}
-	return c.answer(http.StatusOK, list)
+	return c.answer(http.StatusOK, List[Key]{Items: items, Next: next})
 }
 
 // keySearch returns a function that reports whether a key has a text in its name, its ID, or a

@@ -50,20 +50,7 @@ func (c *call) listUsers() error {
 			return err
 		}
 	}
-	list.Items = make([]User, 0, len(found))
-	// The users are read again, so that each is of the same moment as its ETag.
-	err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) error {
-		for _, u := range found {
-			switch user, err := readUser(tx, u.ID); {
-			case errors.Is(err, latchkey.ErrUserNotFound): // it was deleted just now
-			case err != nil:
-				return err
-			default:
-				list.Items = append(list.Items, user)
-			}
-		}
-		return nil
-	})
+	list.Items, err = readAgain(c, found, latchkey.ErrUserNotFound, func(tx *latchkey.Tx, u latchkey.User) (User, error) { return readUser(tx, u.ID) })
 	if err != nil {
 		return err
 	}

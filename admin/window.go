@@ -1,10 +1,13 @@
 package admin
 
 import (
+	"errors"
 	"iter"
 	"net/url"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
 )
 
 const (
@@ -58,4 +61,24 @@ func take[T any](w window, all iter.Seq2[T, error], keep func(T) bool, place fun
 		}
 	}
 	return items, "", nil
+}
+
+// readAgain reads what was found again, in one transaction, so that each item is of the same moment
+// as its ETag. It leaves out what was deleted just now, for which read returns gone. For what is
+// never deleted, gone is nil.
+func readAgain[Found, Item any](c *call, found []Found, gone error, read func(*latchkey.Tx, Found) (Item, error)) ([]Item, error) {
+	items := make([]Item, 0, len(found))
+	err := c.store.View(c.r.Context(), func(tx *latchkey.Tx) error {
+		items = items[:0] // the function can run again
+		for _, f := range found {
+			switch item, err := read(tx, f); {
+			case err == nil:
+				items = append(items, item)
+			case gone == nil || !errors.Is(err, gone):
+				return err
+			}
+		}
+		return nil
+	})
+	return items, err
 }
