@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -12,7 +13,7 @@ import (
 // listGroups answers with a page of groups. The cursor is the name of a group in base64, because a
 // name can have any character.
 func (c *call) listGroups() error {
-	q, err := c.query("limit", "cursor")
+	q, err := c.query("limit", "cursor", "search")
 	if err != nil {
 		return err
 	}
@@ -24,8 +25,9 @@ func (c *call) listGroups() error {
 	if err != nil || len(after) > latchkey.MaxGroup {
 		return errBadCursor
 	}
-	all := func(latchkey.Group) bool { return true }
-	found, next, err := take(w, c.store.Groups(c.r.Context(), string(after)), all, func(g latchkey.Group) string {
+	search := strings.ToLower(q.Get("search"))
+	has := func(g latchkey.Group) bool { return strings.Contains(strings.ToLower(g.Name), search) }
+	found, next, err := take(w, c.store.Groups(c.r.Context(), string(after)), has, func(g latchkey.Group) string {
 		return base64.RawURLEncoding.EncodeToString([]byte(g.Name))
 	})
 	if err != nil {

@@ -588,3 +588,19 @@ func TestAKeyTellsWhoseItIsAndWhatStopsIt(t *testing.T) {
 		t.Errorf("of a disabled user: got %q", got.Stopped)
 	}
 }
+
+func TestGroupsAreFoundByAPartOfTheirName(t *testing.T) {
+	a := newAPI(t, nil)
+	for _, group := range []string{"North", "northwest", "south"} {
+		a.must(a.store.DisableGroup(t.Context(), group))
+	}
+	for search, want := range map[string]string{"NORTH": "North northwest", "west": "northwest", "": "North northwest south", "east": ""} {
+		var names []string
+		for _, g := range get[admin.List[admin.Group]](a.do("GET", "/v1/groups?search="+search, nil).is(200)).Items {
+			names = append(names, g.Name)
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("search %q: got %q, want %q", search, got, want)
+		}
+	}
+}

@@ -3,7 +3,7 @@ import { button, h, name, say, visible } from "./dom.js";
 import { act } from "./dialog.js";
 import { badge, line } from "./format.js";
 import { Table } from "./table.js";
-import { heading, nothing } from "./view.js";
+import { heading, nothing, searchField } from "./view.js";
 function cursorOf(group) {
     let text = "";
     for (const byte of new TextEncoder().encode(group.name))
@@ -43,14 +43,24 @@ export function groupsView(show) {
                     button(g.disabled ? "Enable" : "Disable", () => change(g, !g.disabled), { class: "small", "data-part": "state", "data-focus": `${g.name} state`, "aria-label": `${g.disabled ? "Enable" : "Disable"} ${visible(g.name)}` })
                 ] },
         ],
-        empty: () => nothing("There are no groups. A group is there as soon as a user or a server key is in it."),
+        empty: () => text !== "" ? nothing("No group fits.") : nothing("There are no groups. A group is there as soon as a user or a server key is in it."),
         changed: () => { head.count.textContent = table.summary(); },
     });
     const head = heading("Groups");
-    const page = (cursor, limit, signal, background) => call("GET", "/v1/groups", { query: { cursor, limit: String(limit) }, signal, background });
-    table.show({ id: (g) => g.name, load: (after, limit, signal, background) => page(after && cursorOf(after), limit, signal, background), resume: (cursor, limit, signal) => page(cursor, limit, signal, false) });
+    let text = "";
+    const search = searchField("Search groups", "Name of the group", (t) => { text = t; load(); });
+    const page = async (cursor, limit, signal, background) => {
+        for (;;) {
+            const list = await call("GET", "/v1/groups", { query: { cursor, limit: String(limit), search: text || undefined }, signal, background });
+            if (list.items.length > 0 || list.next === undefined)
+                return list;
+            cursor = list.next;
+        }
+    };
+    const load = () => table.show({ id: (g) => g.name, load: (after, limit, signal, background) => page(after && cursorOf(after), limit, signal, background), resume: (cursor, limit, signal) => page(cursor, limit, signal, false) });
+    load();
     return {
-        root: h("div", { class: "view groups" }, head.root, h("p", { class: "lead" }, "A group is a tenant, a site or a project. Disabling it stops all its keys at once."), table.root),
+        root: h("div", { class: "view groups" }, head.root, h("p", { class: "lead" }, "A group is a tenant, a site or a project. Disabling it stops all its keys at once."), h("div", { class: "toolbar" }, search.root), table.root),
         changed: () => table.stale(),
         close: () => table.close(),
     };

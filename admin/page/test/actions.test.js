@@ -297,6 +297,9 @@ test("a user leads to the user's keys, and to a new key", async (t) => {
 
 test("disabling a group stops its keys, and enabling it lets them in", async (t) => {
   const { server, has, tab } = await begin(t, "Groups");
+  await tab.getByRole("searchbox", { name: "Search groups" }).fill("west");
+  await sees(tab, "No group fits.");
+  await tab.getByRole("searchbox", { name: "Search groups" }).fill("NOR");
   await press(tab, "Disable north");
   const d = dialog(tab, "Disable the group?");
   await sees(d, "latchkey group disable north");
