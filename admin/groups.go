@@ -13,11 +13,7 @@ import (
 // listGroups answers with a page of groups. The cursor is the name of a group in base64, because a
 // name can have any character.
 func (c *call) listGroups() error {
-	q, err := c.query("limit", "cursor", "search")
-	if err != nil {
-		return err
-	}
-	w, err := windowOf(q)
+	w, q, err := c.window("search")
 	if err != nil {
 		return err
 	}

@@ -20,11 +20,7 @@ import (
 
 // listKeys answers with a page of keys.
 func (c *call) listKeys() error {
-	q, err := c.query("limit", "cursor", "owner", "group", "name_prefix", "search", "state", "expiring_before", "unused_since", "tag_secret_before")
-	if err != nil {
-		return err
-	}
-	w, err := windowOf(q)
+	w, q, err := c.window("owner", "group", "name_prefix", "search", "state", "expiring_before", "unused_since", "tag_secret_before")
 	if err != nil {
 		return err
 	}

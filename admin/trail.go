@@ -13,11 +13,7 @@ import (
 
 // listAudit answers with a page of the audit trail.
 func (c *call) listAudit() error {
-	q, err := c.query("limit", "cursor")
-	if err != nil {
-		return err
-	}
-	w, err := windowOf(q)
+	w, q, err := c.window()
 	if err != nil {
 		return err
 	}

@@ -13,11 +13,7 @@ import (
 
 // listUsers answers with a page of users, or with the user of an identity.
 func (c *call) listUsers() error {
-	q, err := c.query("limit", "cursor", "group", "disabled", "search", "provider", "subject")
-	if err != nil {
-		return err
-	}
-	w, err := windowOf(q)
+	w, q, err := c.window("group", "disabled", "search", "provider", "subject")
 	if err != nil {
 		return err
 	}

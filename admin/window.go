@@ -24,10 +24,17 @@ type window struct {
 	cursor string
 }
 
-// window reads the parameters limit and cursor.
-func windowOf(q url.Values) (w window, err error) {
+// window returns the part of a list that the request asks for, and the parameters of the request.
+// Each of them is limit, cursor, or one of allowed.
+//
+// Errors: errBadRequest.
+func (c *call) window(allowed ...string) (w window, q url.Values, err error) {
+	q, err = c.query(append(allowed, "limit", "cursor")...)
+	if err != nil {
+		return w, nil, err
+	}
 	limit, err := numberParameter(q, "limit", 1, maxLimit, defaultLimit)
-	return window{int(limit), q.Get("cursor")}, err
+	return window{int(limit), q.Get("cursor")}, q, err
 }
 
 // afterID returns the ID that the cursor stands for.

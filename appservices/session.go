@@ -245,8 +245,8 @@ func (c *call) authenticate(typ string) (*session, *principal, error) {
 }
 
 // authenticateToChange does what authenticate does for a call that changes the user of an access
-// token. The session must not have ended, and no user key may have opened it, because a thief who
-// has the key would keep the user for good.
+// token. The session must not have ended, and no user key may have opened it, because a thief with
+// the key would keep the user for good.
 func (c *call) authenticateToChange() (*session, *principal, error) {
 	s, err := c.bearerSession(accessToken)
 	if err != nil {

@@ -8,6 +8,6 @@
 // [prometheus.WrapRegistererWith]. The file dashboard.json is a dashboard for Grafana, and
 // [Dashboard] returns it.
 //
-// Neither the metrics nor the probes name a user or a key, or have a text of an error. So they may
-// be read by everybody who may know how many users and keys there are.
+// Neither the metrics nor the probes name a user or a key, or have a text of an error. But they
+// tell how many users and keys there are.
 package metrics
