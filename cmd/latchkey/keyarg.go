@@ -74,7 +74,7 @@ func (k *keyArg) with(ctx context.Context, args []string, way func(context.Conte
 	})
 }
 
-// find returns the key that arg names, of the owner that before names, if it does.
+// find returns the key that arg names. If before names an owner, the key must be one of that owner.
 func (k *keyArg) find(ctx context.Context, client *admin.Client, before []string, arg, token string) (key admin.Key, err error) {
 	owner := uuid.Nil
 	if k.serverKey || len(before) > 0 {
