@@ -18,6 +18,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 	"github.com/latchkeydb/latchkey/internal/check"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/rehash"
 )
 
 // wrongs are the ways in which a store can be wrong. Repair makes derived data again.
@@ -202,7 +203,7 @@ func (h *inhabited) putVerifier(phc string) {
 
 // hashID returns the key in the table of hashes of a key that has the laptop's verifier.
 func (h *inhabited) hashID(key uuid.UUID) []byte {
-	return hashID{key, h.laptop.Verifiers.All[0].ID}.tableKey()
+	return rehash.ID{Key: key, Verifier: h.laptop.Verifiers.All[0].ID}.TableKey()
 }
 
 func TestCheckFindsEverythingThatIsWrong(t *testing.T) {

@@ -86,7 +86,7 @@ func (s *Store) now() time.Time { return s.clock.Now() }
 func (tx *Tx) Now() time.Time { return tx.now() }
 
 // newID makes an ID of version 7 by the store's time, and returns the time in it.
-func (s *Store) newID() (uuid.UUID, time.Time) { return s.random.id(s.now) }
+func (s *Store) newID() (uuid.UUID, time.Time) { return s.random.ID(s.now) }
 
 // ResetClock sets the store's time to the clock's, if the store's time is ahead. It is the remedy
 // for a clock that was far ahead once, and is right now: the store has remembered the wrong time,

@@ -39,6 +39,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 	allowed := []string{
 		"github.com/latchkeydb/latchkey",
 		"github.com/latchkeydb/latchkey/internal/address",
+		"github.com/latchkeydb/latchkey/internal/attempts",
 		"github.com/latchkeydb/latchkey/internal/boltengine",
 		"github.com/latchkeydb/latchkey/internal/boltpage",
 		"github.com/latchkeydb/latchkey/internal/cache",
@@ -55,7 +56,9 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/parallel",
 		"github.com/latchkeydb/latchkey/internal/permits",
 		"github.com/latchkeydb/latchkey/internal/phc",
+		"github.com/latchkeydb/latchkey/internal/random",
 		"github.com/latchkeydb/latchkey/internal/record",
+		"github.com/latchkeydb/latchkey/internal/rehash",
 		"github.com/latchkeydb/latchkey/internal/safetycopy",
 		"github.com/latchkeydb/latchkey/internal/salvage",
 		"github.com/latchkeydb/latchkey/internal/tokenform",

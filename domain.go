@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/latchkeydb/latchkey/internal/random"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
@@ -16,7 +17,7 @@ var (
 )
 
 // openDomain returns the domain of the store in e, and begins a new store if e is empty.
-func openDomain(ctx context.Context, e Engine, opts *Options, random *randomSource) (d *record.Meta, err error) {
+func openDomain(ctx context.Context, e Engine, opts *Options, random *random.Source) (d *record.Meta, err error) {
 	err = e.View(ctx, func(etx EngineTx) (err error) {
 		d, err = loadDomain(etx)
 		return err
@@ -84,15 +85,15 @@ func readDomain(get func(key []byte) ([]byte, error)) (*record.Meta, error) {
 }
 
 // newDomain returns the domain of a new store: the one of opts, or a new domain with new secrets.
-func newDomain(opts *Options, random *randomSource) *record.Meta {
+func newDomain(opts *Options, random *random.Source) *record.Meta {
 	if given := opts.domain(); given != nil {
-		return &record.Meta{Domain: given.Domain, Tags: given.Tags, Replica: record.Replica{ID: random.uuid(), Shared: true}}
+		return &record.Meta{Domain: given.Domain, Tags: given.Tags, Replica: record.Replica{ID: random.UUID(), Shared: true}}
 	}
 	d := &record.Meta{Domain: record.Domain{Prefix: opts.tokenPrefix()}}
-	d.ID, d.Replica.ID = random.uuid(), random.uuid()
-	random.fill(d.UserSecret[:])
+	d.ID, d.Replica.ID = random.UUID(), random.UUID()
+	random.Fill(d.UserSecret[:])
 	var tag [16]byte
-	random.fill(tag[:])
+	random.Fill(tag[:])
 	d.Tags = record.FirstTagSecret(tag)
 	return d
 }

@@ -3,9 +3,6 @@ package latchkey
 import (
 	"context"
 	"errors"
-	"fmt"
-	"sync"
-	"time"
 )
 
 // Health tells whether the store can do its work: whether its file and its disk are in order, and
@@ -41,37 +38,9 @@ func (s *Store) Health(ctx context.Context) error {
 	if e, ok := s.engine.(EngineHealther); ok {
 		findings = append(findings, e.EngineHealth(ctx))
 	}
-	findings = append(findings, s.safetyCopy.finding(ErrSafetyCopyFailed), s.lastUses.state.finding(ErrLastUseFailed), s.unendedFinding())
+	findings = append(findings, s.safetyCopy.Finding(ErrSafetyCopyFailed), s.lastUses.state.Finding(ErrLastUseFailed), s.unendedFinding())
 	if s.recovered {
 		findings = append(findings, ErrRecovered)
 	}
 	return errors.Join(append(findings, s.clockFinding())...)
-}
-
-// attempts is the outcome of the last attempt at something that the store does in the background.
-// It is safe for concurrent use.
-type attempts struct {
-	mu    sync.Mutex
-	err   error     // of the last attempt
-	since time.Time // of the first of the attempts that failed one after another
-}
-
-// attempted records an attempt that ended with err.
-func (c *attempts) attempted(err error, now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err != nil && c.err == nil {
-		c.since = now
-	}
-	c.err = err
-}
-
-// finding returns the last error as a finding of a kind, or nil.
-func (c *attempts) finding(kind error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil {
-		return nil
-	}
-	return fmt.Errorf("%w since %s: %w", kind, c.since.Format(time.RFC3339), c.err)
 }

@@ -348,7 +348,7 @@ func plantVerifier(t testing.TB, s *Store, id uuid.UUID, phc string) {
 // plantHint gives a key's verifier an ID that fits a secret.
 func plantHint(t testing.TB, s *Store, id uuid.UUID, secret []byte) {
 	t.Helper()
-	changeVerifier(t, s, id, func(v *record.Verifier) { v.ID = record.NewVerifierID(secret, s.random.fill) })
+	changeVerifier(t, s, id, func(v *record.Verifier) { v.ID = record.NewVerifierID(secret, s.random.Fill) })
 }
 
 // changeVerifier changes the verifier of a key that has one. The cache forgets the key.

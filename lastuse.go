@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/attempts"
 	"github.com/latchkeydb/latchkey/internal/lastuse"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
@@ -33,7 +34,7 @@ type lastUseBatches struct {
 	every   time.Duration // 0 means never
 	due     time.Time     // not to be read while running
 	running atomic.Bool
-	state   attempts
+	state   attempts.Outcome
 }
 
 // writeLastUsesIfDue begins a batch if it is time. The goroutine of the clock calls it each second.
@@ -46,7 +47,7 @@ func (s *Store) writeLastUsesIfDue() {
 	s.goBackground(func() {
 		defer b.running.Store(false)
 		err := s.writeLastUses(context.Background())
-		b.state.attempted(err, s.now())
+		b.state.Attempted(err, s.now())
 		wait := b.every
 		if err != nil {
 			wait = min(wait, lastUseRetry)

@@ -452,7 +452,7 @@ func TestInspectingATokenAnswersAsALoginAndLeavesNoTrace(t *testing.T) {
 	if after != before {
 		t.Errorf("the counters were %+v, and are %+v", before, after)
 	}
-	if waiting := len(s.rehashes.pending); waiting > 0 {
+	if waiting := s.rehashes.Len(); waiting > 0 {
 		t.Errorf("%d hashes wait for a write", waiting)
 	}
 	must(t, s.writeLastUses(t.Context()))

@@ -106,11 +106,11 @@ type drawnKey struct {
 func (s *Store) draw(n int) []drawnKey {
 	drawn := make([]drawnKey, n)
 	for i := range drawn {
-		s.random.fill(drawn[i].secret[:])
+		s.random.Fill(drawn[i].secret[:])
 		drawn[i].id, drawn[i].created = s.newID()
 	}
 	for i := range drawn {
-		drawn[i].verifier = record.NewVerifierID(drawn[i].secret[:], s.random.fill)
+		drawn[i].verifier = record.NewVerifierID(drawn[i].secret[:], s.random.Fill)
 	}
 	return drawn
 }

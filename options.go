@@ -7,6 +7,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/cache"
+	"github.com/latchkeydb/latchkey/internal/random"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
@@ -274,11 +275,11 @@ func (o *Options) onChange() func(tx *Tx, c Change) error {
 	return o.OnChange
 }
 
-func (o *Options) random() *randomSource {
+func (o *Options) random() *random.Source {
 	if o == nil {
-		return &randomSource{}
+		return &random.Source{}
 	}
-	return &randomSource{r: o.InsecureRand}
+	return &random.Source{Reader: o.InsecureRand}
 }
 
 // now returns Now, or nil for the system's clock.

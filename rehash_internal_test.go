@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/rehash"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
@@ -174,19 +175,19 @@ func TestASecretThatIsNotTheKeysGetsNoVerifier(t *testing.T) {
 }
 
 func TestAnEarlierHashDoesNotReplaceALaterOne(t *testing.T) {
-	r := newRehashes()
-	id := hashID{key: uuid.New()}
-	early, late := rehash{hashID: id, old: "one", new: "two"}, rehash{hashID: id, old: "three"}
-	r.begin(rehash{hashID: id, old: early.old})
-	r.begin(late) // as after a change of the verifier
-	r.end(early)
-	if all := r.ready(); len(all) != 0 {
+	r := rehash.New()
+	id := rehash.ID{Key: uuid.New()}
+	early, late := rehash.Hash{ID: id, Old: "one", New: "two"}, rehash.Hash{ID: id, Old: "three"}
+	r.Begin(rehash.Hash{ID: id, Old: early.Old})
+	r.Begin(late) // as after a change of the verifier
+	r.End(early)
+	if all := r.Ready(); len(all) != 0 {
 		t.Errorf("%v can be written, want what the later hash will give", all)
 	}
-	late.new = "four"
-	r.end(late)
-	r.done([]rehash{early})
-	if all := r.ready(); len(all) != 1 || all[0] != late {
+	late.New = "four"
+	r.End(late)
+	r.Done([]rehash.Hash{early})
+	if all := r.Ready(); len(all) != 1 || all[0] != late {
 		t.Errorf("%v can be written, want %v", all, late)
 	}
 }
@@ -194,16 +195,16 @@ func TestAnEarlierHashDoesNotReplaceALaterOne(t *testing.T) {
 func TestAWriteDuringTheHashLeavesTheNewVerifierForTheNext(t *testing.T) {
 	s, key, _ := openWithOldKey(t)
 	v := storedVerifierOf(t, s, key.ID)
-	h := rehash{hashID: hashID{v.key, v.id}, old: v.phc}
-	if !s.rehashes.begin(h) {
+	h := rehash.Hash{ID: rehash.ID{Key: v.key, Verifier: v.id}, Old: v.phc}
+	if !s.rehashes.Begin(h) {
 		t.Fatal("the hash does not begin")
 	}
 	addUser(t, s, "ada")
 	wantCost(t, s, key.ID, oldCost)
 
 	anew := newVerifier(make([]byte, tokenform.SecretSize), LightCost)
-	h.new = anew.String()
-	s.rehashes.end(h)
+	h.New = anew.String()
+	s.rehashes.End(h)
 	addUser(t, s, "grace")
 	wantCost(t, s, key.ID, LightCost)
 }
@@ -213,20 +214,20 @@ func TestAReadOnlyStoreHashesNothingAnew(t *testing.T) {
 	s = reopen(t, s, &Options{Cost: LightCost, ReadOnly: true})
 	loginAndRehash(t, s, token, key.ID)
 	wantHashes(t, s, 0, 1)
-	if n := len(s.rehashes.ready()); n != 0 {
+	if n := len(s.rehashes.Ready()); n != 0 {
 		t.Errorf("%d new verifiers wait for a write that cannot come", n)
 	}
 }
 
 func TestVerifiersThatWaitForAWriteAreBounded(t *testing.T) {
 	s, key, token := openWithOldKey(t)
-	for range maxRehashes {
-		s.rehashes.begin(rehash{hashID: hashID{key: uuid.New()}, old: "old", new: "new"})
+	for range rehash.Max {
+		s.rehashes.Begin(rehash.Hash{ID: rehash.ID{Key: uuid.New()}, Old: "old", New: "new"})
 	}
 	loginAndRehash(t, s, token, key.ID)
 	wantHashes(t, s, 0, 1)
-	if n := len(s.rehashes.ready()); n != maxRehashes {
-		t.Errorf("%d verifiers wait, want %d", n, maxRehashes)
+	if n := len(s.rehashes.Ready()); n != rehash.Max {
+		t.Errorf("%d verifiers wait, want %d", n, rehash.Max)
 	}
 	addUser(t, s, "ada") // makes room
 	s.cache.Clear()

@@ -121,8 +121,8 @@ func (s *Store) mintToken(ctx context.Context, owner, id uuid.UUID) (MintedKey, 
 	if err != nil {
 		return MintedKey{}, "", err
 	}
-	s.random.fill(d.secret[:])
-	d.verifier = record.NewVerifierID(d.secret[:], s.random.fill)
+	s.random.Fill(d.secret[:])
+	d.verifier = record.NewVerifierID(d.secret[:], s.random.Fill)
 	minted, tokens, err := s.mintKeys(ctx, []drawnKey{d}, nil)
 	if err != nil {
 		return MintedKey{}, "", err

@@ -31,7 +31,7 @@ func (s *Store) keepSafetyCopy(path string, every time.Duration) {
 				last, made = st.Commits, true
 			}
 			if ctx.Err() == nil {
-				s.safetyCopy.attempted(err, s.now())
+				s.safetyCopy.Attempted(err, s.now())
 			}
 		}
 		select {

@@ -12,10 +12,13 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/attempts"
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/inside"
+	"github.com/latchkeydb/latchkey/internal/random"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/rehash"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
@@ -32,15 +35,15 @@ type Store struct {
 	maxWrites        int // of one transaction
 	clock            *storeClock
 	onChange         func(tx *Tx, c Change) error // may be nil
-	random           *randomSource
+	random           *random.Source
 	cache            *cache.Cache[answer]
 	hasher           *hasher
 	flight           *flight.Group
 	foreign          *foreignKeys // nil without Options.Foreign
-	rehashes         *rehashes
+	rehashes         *rehash.Queue
 	unended          sync.Map // key ID → unendedToken
 	counters         *counters
-	safetyCopy       attempts
+	safetyCopy       attempts.Outcome
 	lastUses         lastUseBatches
 	writer           atomic.Pointer[record.Writer] // for disablings; nil if the store only reads
 	refused          atomic.Pointer[refusal]       // nil unless all logins are refused
@@ -157,7 +160,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		hasher:           newHasher(opts.hashMemory(), opts.hashQueue(), c),
 		flight:           flight.New(opts.hashQueue()),
 		foreign:          newForeignKeys(opts, c),
-		rehashes:         newRehashes(),
+		rehashes:         rehash.New(),
 		counters:         c,
 		transactions:     inside.New(),
 		closing:          make(chan struct{}),
@@ -350,7 +353,7 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 		if done.clock != nil {
 			s.clock.adopt(*done.clock)
 		}
-		s.rehashes.done(done.rehashes)
+		s.rehashes.Done(done.rehashes)
 		for key, t := range done.ended {
 			s.unended.CompareAndDelete(key, t)
 		}

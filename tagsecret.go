@@ -58,7 +58,7 @@ func (s *Store) TagSecrets(ctx context.Context) (all []TagSecret, err error) {
 func (s *Store) AddTagSecret(ctx context.Context) (number uint64, err error) {
 	err = s.changeTagSecrets(ctx, func(tx *Tx, secrets record.TagSecrets) (_ record.TagSecrets, err error) {
 		var secret [16]byte
-		s.random.fill(secret[:])
+		s.random.Fill(secret[:])
 		secrets, number, err = secrets.Add(secret, tx.now())
 		return secrets, err
 	})

@@ -8,6 +8,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/rehash"
 )
 
 // A Tx is a transaction that [Store.Update] or [Store.View] hands to its function. It has the
@@ -40,7 +41,7 @@ type Tx struct {
 // effects are what the store has to do when a transaction commits, besides the commit.
 type effects struct {
 	stale    cache.Stale
-	rehashes []rehash      // no longer waiting for a write
+	rehashes []rehash.Hash // no longer waiting for a write
 	rehashed uint64        // how many of rehashes were written
 	clock    *record.Clock // what the file has then, or nil if that was not written
 

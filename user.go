@@ -175,31 +175,7 @@ func (tx *Tx) countFormerUsers(i Identity) (uint64, error) {
 		}
 		return true, nil
 	}
-	// All users before low exist. In the end, the user high does not.
-	low, high := uint64(0), uint64(0)
-	for {
-		yes, err := exists(high)
-		if err != nil {
-			return 0, err
-		}
-		if !yes {
-			break
-		}
-		low, high = high+1, 2*high+1
-	}
-	for low < high {
-		middle := low + (high-low)/2
-		yes, err := exists(middle)
-		if err != nil {
-			return 0, err
-		}
-		if yes {
-			low = middle + 1
-		} else {
-			high = middle
-		}
-	}
-	return low, nil
+	return names.FirstFree(exists)
 }
 
 // claim enters an identity of a user into the index.

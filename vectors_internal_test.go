@@ -11,6 +11,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/lastuse"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/rehash"
 	"github.com/latchkeydb/latchkey/internal/vector"
 )
 
@@ -79,7 +80,7 @@ func TestIndexEntriesAreAsTheVectorsSay(t *testing.T) {
 		case tableHandles:
 			key = record.HandleKey(record.Handle(f.Handle), f.ID)
 		case tableHashes:
-			key = hashID{f.ID, record.VerifierID(f.Verifier)}.tableKey()
+			key = rehash.ID{Key: f.ID, Verifier: record.VerifierID(f.Verifier)}.TableKey()
 			var m record.Message
 			m.Bytes(hashPHC, []byte(f.PHC))
 			m.Bytes(hashHint, f.Hint)

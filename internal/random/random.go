@@ -1,4 +1,5 @@
-package latchkey
+// Package random draws secrets and IDs.
+package random
 
 import (
 	"crypto/rand"
@@ -10,35 +11,38 @@ import (
 	"github.com/google/uuid"
 )
 
-// randomSource draws the secrets of tokens and domains, and new IDs.
-type randomSource struct {
-	mu sync.Mutex // guards the reading of r
-	r  io.Reader  // nil means the source of the operating system
+// A Source draws the secrets of tokens and domains, and new IDs. It is safe for concurrent use.
+type Source struct {
+	// Reader is where the random bytes come from. Nil means the operating system. One goroutine
+	// reads from it at a time.
+	Reader io.Reader
+
+	mu sync.Mutex // guards the reading of Reader
 
 	idMu sync.Mutex
 	last time.Time // of the last ID
 	made uint16    // how many IDs were made in the millisecond of last before the last ID
 }
 
-// fill fills b with random bytes. If the source fails, the program ends, because it must not go on
+// Fill fills b with random bytes. If the source fails, the program ends, because it must not go on
 // without secrets.
-func (s *randomSource) fill(b []byte) {
-	if s.r == nil {
+func (s *Source) Fill(b []byte) {
+	if s.Reader == nil {
 		rand.Read(b)
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := io.ReadFull(s.r, b); err != nil {
+	if _, err := io.ReadFull(s.Reader, b); err != nil {
 		panic("latchkey: Options.InsecureRand failed: " + err.Error())
 	}
 }
 
-// id makes an ID of version 7 (RFC 9562) for the time that clock returns, and returns that time.
+// ID makes an ID of version 7 (RFC 9562) for the time that clock returns, and returns that time.
 // The time has no parts of a millisecond. The first 4,096 IDs of one millisecond are in the order
 // in which they were made.
-func (s *randomSource) id(clock func() time.Time) (id uuid.UUID, now time.Time) {
-	s.fill(id[8:])
+func (s *Source) ID(clock func() time.Time) (id uuid.UUID, now time.Time) {
+	s.Fill(id[8:])
 	s.idMu.Lock()
 	defer s.idMu.Unlock()
 	// The clock is read with the mutex locked. Otherwise a time that was read earlier could be used
@@ -56,9 +60,9 @@ func (s *randomSource) id(clock func() time.Time) (id uuid.UUID, now time.Time) 
 	return id, now
 }
 
-// uuid makes a random ID of version 4.
-func (s *randomSource) uuid() (id uuid.UUID) {
-	s.fill(id[:])
+// UUID makes a random ID of version 4.
+func (s *Source) UUID() (id uuid.UUID) {
+	s.Fill(id[:])
 	id[6] = id[6]&0x0f | 0x40
 	id[8] = id[8]&0x3f | 0x80
 	return id
