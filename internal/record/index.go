@@ -56,6 +56,42 @@ func SplitIdentityKey(key []byte) (provider, subject string, ok bool) {
 	return string(p), string(s), ok
 }
 
+// Holders returns the users in an entry of the index of identities, in the order of their IDs.
+// There is mostly one. Replicas that were apart can have linked one identity to several users.
+func Holders(value []byte) (users []uuid.UUID) {
+	for id := range slices.Chunk(value, len(uuid.UUID{})) {
+		if len(id) == len(uuid.UUID{}) {
+			users = append(users, uuid.UUID(id))
+		}
+	}
+	return users
+}
+
+// WithHolder returns the value of an entry of the index of identities with a user.
+func WithHolder(value []byte, user uuid.UUID) []byte {
+	users := append(Holders(value), user)
+	slices.SortFunc(users, compareIDs)
+	return joinIDs(slices.Compact(users))
+}
+
+// WithoutHolder returns the value of an entry of the index of identities without a user, and
+// reports whether it had the user.
+func WithoutHolder(value []byte, user uuid.UUID) (left []byte, had bool) {
+	users := Holders(value)
+	i := slices.Index(users, user)
+	if i < 0 {
+		return value, false
+	}
+	return joinIDs(slices.Delete(users, i, i+1)), true
+}
+
+func joinIDs(ids []uuid.UUID) (b []byte) {
+	for _, id := range ids {
+		b = append(b, id[:]...)
+	}
+	return b
+}
+
 // NameKey returns the key of an entry in the index of names: owner, name, a zero byte, the key's
 // ID. No name has a zero byte.
 func NameKey(owner uuid.UUID, name string, id uuid.UUID) []byte {

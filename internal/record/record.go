@@ -67,8 +67,11 @@ func checksum(table string, key, body []byte) uint32 {
 // Seal returns the bytes that a table keeps under a key: the version, the message, and a CRC-32C
 // (RFC 9260, appendix A) of the table's name, the key, and all before it. The checksum shows that a
 // record is damaged, or that it was found under another key.
-func Seal(table string, key, message []byte) []byte {
-	body := append([]byte{Version}, message...)
+func Seal(table string, key, message []byte) []byte { return SealAs(Version, table, key, message) }
+
+// SealAs is Seal as a build with another version does it.
+func SealAs(version byte, table string, key, message []byte) []byte {
+	body := append([]byte{version}, message...)
 	return binary.BigEndian.AppendUint32(body, checksum(table, key, body))
 }
 

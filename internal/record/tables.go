@@ -18,6 +18,7 @@ const (
 	TableHandles    = "handles"    // handle, key ID → an empty value
 	TableHashes     = "hashes"     // key ID, verifier ID → hash at the store's cost, as a record
 	TableLastUse    = "lastuse"    // key ID, verifier ID → minute of the last use, as a record
+	TableLater      = "later"      // table 0 key → a record of a later version
 	TableData       = "data"       // name 0 key → bytes of an application, as a record
 )
 

@@ -667,5 +667,10 @@ def store():
     return out
 
 
-for name, vectors in [("records", records()), ("merges", merges()), ("store", store())]:
-    (HERE / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=True) + "\n")
+def write(**files):
+    for name, vectors in files.items():
+        (HERE / f"{name}.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=True) + "\n")
+
+
+if __name__ == "__main__":
+    write(records=records(), merges=merges(), store=store())
