@@ -210,6 +210,7 @@ func (tx *Tx) inspectDomain() (findings []error) {
 		findings = append(findings, errNoFormat)
 	default:
 		now.Tags, _ = now.Tags.Take(d.Tags) // the tag secrets may have changed since
+		now.Replica.Shared = now.Replica.Shared || d.Replica.Shared
 		if !maps.EqualFunc(d.Records(), now.Records(), bytes.Equal) {
 			findings = append(findings, fmt.Errorf("%w: the domain is not the one that the store was opened with", ErrCorrupt))
 		}
@@ -244,6 +245,6 @@ func (tx *Tx) checked() check.Tables {
 			}
 			return err
 		},
-		Shared: tx.store.domain.Replica.Shared,
+		Shared: tx.isShared(),
 	}
 }

@@ -655,9 +655,9 @@ func TestDamageHalfWayThroughAnOperationFailsItsTransaction(t *testing.T) {
 			_, _, err := h.CreateKey(h.t.Context(), h.ada.ID, KeySpec{Name: "desktop"})
 			must(h.t, err)
 		}, func(h *inhabited, tx *Tx) error {
-			desktop, err := tx.keyNamed(h.ada.ID, "desktop")
+			desktop, err := tx.keysNamed(h.ada.ID, "desktop")
 			must(h.t, err)
-			return tx.RenameKey(h.ada.ID, desktop.ID, "laptop")
+			return tx.RenameKey(h.ada.ID, desktop[0].ID, "laptop")
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -49,6 +49,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/durable",
 		"github.com/latchkeydb/latchkey/internal/flight",
 		"github.com/latchkeydb/latchkey/internal/foreign",
+		"github.com/latchkeydb/latchkey/internal/merge",
 		"github.com/latchkeydb/latchkey/internal/mint",
 		"github.com/latchkeydb/latchkey/internal/inside",
 		"github.com/latchkeydb/latchkey/internal/names",

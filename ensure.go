@@ -142,6 +142,7 @@ func (tx *Tx) ensureKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		}
 		networks, e := normalNetworks(n.Networks)
 		set(setRegister(&k.Networks, networks, slices.Equal(networks, k.Networks.Value), at), e)
+		set(false, tx.checkReserved(k.Scopes.Value, n.Scopes.All()))
 		set(setRegister(&k.Scopes, n.Scopes.All(), slices.Equal(n.Scopes.All(), k.Scopes.Value), at), nil)
 		set(setRegister(&k.Metadata, record.Metadata(n.Metadata), maps.Equal(n.Metadata, k.Metadata.Value), at), nil)
 		if err == nil {

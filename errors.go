@@ -49,6 +49,10 @@ var (
 	// ErrIdentityTaken means that the identity belongs to a user already. [Store.UserByIdentity]
 	// tells to which one.
 	ErrIdentityTaken = errors.New("identity is taken")
+	// ErrIdentityConflict means that several users have the identity, because stores of the domain
+	// that were apart gave it to each of them. It belongs to none of them until
+	// [Store.UnlinkIdentity] has left it to one. The keys of all of them go on.
+	ErrIdentityConflict = errors.New("several users have the identity")
 	// ErrIdentityNotFound means that the user has no such identity, even if another user has it.
 	ErrIdentityNotFound = errors.New("the user has no such identity")
 	// ErrLastIdentity means that the identity is the only one of its user. Link another identity
@@ -103,6 +107,17 @@ var (
 	// ErrInvalidTagSecret means that a step of the replacement of a tag secret cannot be taken now.
 	// The text says why, and which step to take first. See [TagSecret].
 	ErrInvalidTagSecret = record.ErrTagSecret
+	// ErrInvalidRecord means that a [ReplicaRecord] cannot be merged: it is damaged or of another
+	// domain, or contradicts what the store has, such as the owner of a key. The text says which.
+	// Look for the store that it came from.
+	ErrInvalidRecord = errors.New("record of another store cannot be merged")
+	// ErrNotPermitted means that a store may not make a change that another store of the domain
+	// would have to take over. A key whose scopes begin with "latchkey:" belongs to one store
+	// alone. Make the change there.
+	ErrNotPermitted = errors.New("this store may not make the change")
+	// ErrStale means that a store that follows another one has not heard of it for longer than it
+	// may go on alone, so it refuses all logins. See that it can reach the other store.
+	ErrStale = errors.New("nothing was heard of the hub for too long")
 	// ErrInvalidData means that a name, key or value is outside the limits of [AppTable].
 	ErrInvalidData = errors.New("invalid application data")
 	// ErrInvalidOptions means that a field of [Options] is out of range, or contradicts the options

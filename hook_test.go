@@ -71,7 +71,7 @@ func wantChanges(t testing.TB, cs *changeList, want ...string) {
 }
 
 // withoutHook are the calls of Store and Tx that write, but change nothing that the hook is about.
-var withoutHook = []string{"Repair", "Compact", "Update", "AppTable"}
+var withoutHook = []string{"Repair", "Compact", "Update", "AppTable", "Records"}
 
 func TestTheHookIsCalledForEveryCallThatChangesSomething(t *testing.T) {
 	wantCalled := func(t *testing.T, name string, cs *changeList, writes bool) {

@@ -287,7 +287,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 // checkNewKey returns an error if owner cannot have one more key with the name and expiry date in
 // n. others is the number of keys that will be made for owner before this one. If an expired key
 // has the name, checkNewKey returns its record, for giveWay.
-func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) (expired *record.Key, err error) {
+func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) (expired []*record.Key, err error) {
 	if err := tx.checkName(n.Name); err != nil {
 		return nil, err
 	}
@@ -306,7 +306,7 @@ func (tx *Tx) checkNewKey(owner uuid.UUID, n KeySpec, others int) (expired *reco
 			return nil, ErrAnonymousUser
 		}
 	}
-	expired, err = tx.checkNameFree(owner, n.Name)
+	expired, err = tx.checkNameFree(owner, n.Name, uuid.Nil)
 	if err != nil || owner == ServerOwner {
 		return expired, err
 	}
@@ -574,7 +574,7 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := tx.deleteEntries(k.Index()); err != nil {
+	if err := tx.deleteEntries(id, k.Index()); err != nil {
 		return err
 	}
 	if err := tx.deleteHashes(k, record.Verifiers{}); err != nil {
@@ -595,6 +595,9 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 func (tx *Tx) toKey(k *record.Key) (key Key, err error) {
 	key = tx.toUnusedKey(k)
 	err = tx.addLastUses(&key, k)
+	if err == nil {
+		key.Name, err = tx.shownName(k)
+	}
 	return orZero(key, err)
 }
 

@@ -35,7 +35,7 @@ func (tx *Tx) rename(k *record.Key, name string, at record.Stamp) (changed bool,
 	if err := tx.checkName(name); err != nil {
 		return false, err
 	}
-	expired, err := tx.checkNameFree(k.Owner, name)
+	expired, err := tx.checkNameFree(k.Owner, name, k.ID)
 	if err != nil {
 		return false, err
 	}
@@ -47,7 +47,7 @@ func (tx *Tx) rename(k *record.Key, name string, at record.Stamp) (changed bool,
 
 // setName gives a key a name that is free.
 func (tx *Tx) setName(k *record.Key, name string, at record.Stamp) error {
-	if err := tx.delete(tableNames, record.NameKey(k.Owner, k.Name.Value, k.ID)); err != nil {
+	if err := tx.tables().Remove(k.ID, record.IndexEntry{Table: tableNames, Key: record.NameKey(k.Owner, k.Name.Value, k.ID)}); err != nil {
 		return err
 	}
 	k.Name = record.Register[string]{Value: name, Stamp: at}
@@ -86,27 +86,39 @@ func CheckAppServicesName(name string) error {
 	return nil
 }
 
-// checkNameFree returns ErrKeyNameTaken if another key of owner has a name, and does not make way.
-// If an expired key has the name, checkNameFree returns its record, for giveWay.
-func (tx *Tx) checkNameFree(owner uuid.UUID, name string) (expired *record.Key, err error) {
-	k, err := tx.keyNamed(owner, name)
-	if err != nil || k == nil {
-		return nil, err
+// checkNameFree returns ErrKeyNameTaken if another key of owner than self has a name or is shown
+// under it, and does not make way. It returns the expired keys that have the name, for giveWay.
+func (tx *Tx) checkNameFree(owner uuid.UUID, name string, self uuid.UUID) (expired []*record.Key, err error) {
+	expired, err = tx.keysNamed(owner, name)
+	for _, k := range expired {
+		if !k.ExpiredAt(tx.now()) {
+			return nil, nameTaken(name)
+		}
+		others, err := tx.keysNamed(owner, tx.nameWithID(k))
+		if err == nil && len(others) > 0 {
+			err = fmt.Errorf("%w by an expired key, which cannot make way because %s is taken, too", nameTaken(name), names.Quote(tx.nameWithID(k)))
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	if !k.ExpiredAt(tx.now()) {
-		return nil, nameTaken(name)
+	if i := len(name) - len("~01234567"); err == nil && i > 0 && tx.isShared() {
+		var same []*record.Key
+		same, err = tx.keysNamed(owner, name[:i])
+		for _, k := range same {
+			if len(same) > 1 && k.ID != self && tx.nameWithID(k) == name {
+				return nil, nameTaken(name)
+			}
+		}
 	}
-	other, err := tx.keyNamed(owner, tx.nameOfExpired(k))
-	if err == nil && other != nil {
-		err = fmt.Errorf("%w by an expired key, which cannot make way because %s is taken, too", nameTaken(name), names.Quote(tx.nameOfExpired(k)))
-	}
-	return k, err
+	return expired, err
 }
 
 func nameTaken(name string) error { return fmt.Errorf("%w: %s", ErrKeyNameTaken, names.Quote(name)) }
 
-// keyNamed returns the record of owner's key with a name, or nil if there is none.
-func (tx *Tx) keyNamed(owner uuid.UUID, name string) (*record.Key, error) {
+// keysNamed returns the records of owner's keys that have a name. There can be several only in a
+// domain with several stores.
+func (tx *Tx) keysNamed(owner uuid.UUID, name string) (keys []*record.Key, err error) {
 	low := record.NameKey(owner, name, uuid.Nil)
 	for e, err := range tx.etx.Scan(tableNames, low, append(record.NameKey(owner, name, uuid.Max), 0)) {
 		if err != nil {
@@ -116,25 +128,45 @@ func (tx *Tx) keyNamed(owner uuid.UUID, name string) (*record.Key, error) {
 		if err != nil {
 			return nil, recordError(err)
 		}
-		return tx.indexedKey(owner, id)
+		k, err := tx.indexedKey(owner, id)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
 	}
-	return nil, nil
+	return keys, nil
 }
 
-// giveWay renames an expired key, so that its name is free. A nil k means that the name is free
-// already.
-func (tx *Tx) giveWay(k *record.Key) error {
-	if k == nil {
-		return nil
+// giveWay renames expired keys, so that their name is free.
+func (tx *Tx) giveWay(expired []*record.Key) error {
+	for _, k := range expired {
+		err := tx.changeKey(k.Owner, k.ID, func(k *record.Key, at record.Stamp) (bool, error) {
+			return true, tx.setName(k, tx.nameWithID(k), at)
+		})
+		if err != nil {
+			return err
+		}
 	}
-	return tx.changeKey(k.Owner, k.ID, func(k *record.Key, at record.Stamp) (bool, error) {
-		return true, tx.setName(k, tx.nameOfExpired(k), at)
-	})
+	return nil
 }
 
-// nameOfExpired returns the name that an expired key gets when another key takes its name. The last
-// digits of an ID are random, and the first ones are the time.
-func (tx *Tx) nameOfExpired(k *record.Key) string {
+// shownName returns the name under which callers know a key. If stores that were apart gave its
+// name to several keys of the owner, no key is shown under the bare name.
+func (tx *Tx) shownName(k *record.Key) (string, error) {
+	if !tx.isShared() {
+		return k.Name.Value, nil
+	}
+	others, err := tx.tables().Named(k.Owner, k.Name.Value, k.ID)
+	if err != nil || len(others) == 0 {
+		return k.Name.Value, recordError(err)
+	}
+	return tx.nameWithID(k), nil
+}
+
+// nameWithID returns the name that an expired key gets when another key takes its name, and under
+// which a key is shown if another one has its name. The last digits of an ID are random, and the
+// first ones are the time.
+func (tx *Tx) nameWithID(k *record.Key) string {
 	separator := "~"
 	if tx.store.appServicesNames {
 		separator = "-"

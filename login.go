@@ -14,6 +14,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/address"
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/flight"
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/packed"
 	"github.com/latchkeydb/latchkey/internal/phc"
 	"github.com/latchkeydb/latchkey/internal/record"
@@ -71,8 +72,8 @@ func (p Principal) Metadata(name string) string { return p.metadata.Get(name) }
 // [ErrKeyExpired], [ErrUserDisabled], [ErrGroupDisabled] and [ErrNetworkNotAllowed] that applies.
 // The last one means that the key has networks, so that the caller's address decides: see
 // [Store.LoginFrom]. The other errors say nothing about the token: [ErrBusy], [ErrClosed],
-// [ErrInTransaction], [ErrFileChanged], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], and ctx's
-// error.
+// [ErrInTransaction], [ErrFileChanged], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], an error of
+// [Options].Gate, and ctx's error.
 func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	return s.login(ctx, token, netip.Addr{})
 }
@@ -81,6 +82,11 @@ func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Principal, error) {
 	if s.closed.Load() {
 		return Principal{}, ErrClosed
+	}
+	if s.gate != nil {
+		if err := s.gate(); err != nil {
+			return Principal{}, err
+		}
 	}
 	if r := s.refused.Load(); r != nil {
 		return Principal{}, r.err
@@ -121,6 +127,9 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 // was made elsewhere.
 func (s *Store) Inspect(ctx context.Context, token string, from netip.Addr) (Principal, error) {
 	err := s.canWait()
+	if err == nil && s.gate != nil {
+		err = s.gate()
+	}
 	if r := s.refused.Load(); err == nil && r != nil {
 		err = r.err
 	}
@@ -351,6 +360,9 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 	} else if err := tx.lookUpUser(k, a); err != nil {
 		return nil, err
 	}
+	if err := tx.checkAside(k, a); err != nil {
+		return nil, err
+	}
 	g, err := tx.Group(a.principal.Group)
 	if err == nil && g.Disabled && a.blocked == nil {
 		a.blocked = loginError(k.ID, ErrGroupDisabled)
@@ -368,8 +380,13 @@ func (tx *Tx) lookUpUser(k *record.Key, a *answer) error {
 		return tx.errNoOwner(k)
 	}
 	a.principal.UserID, a.principal.Group = k.Owner, u.Groups.Now()
-	if linked := u.Linked(); len(linked) > 0 {
-		a.principal.Identity = identityOf(linked[0])
+	for _, i := range u.Linked() {
+		if conflict, err := tx.isConflict(identityOf(i)); err != nil {
+			return err
+		} else if !conflict {
+			a.principal.Identity = identityOf(i)
+			break
+		}
 	}
 	if u.Flag.IsDisabled() {
 		a.blocked = loginError(k.ID, ErrUserDisabled)
@@ -377,10 +394,30 @@ func (tx *Tx) lookUpUser(k *record.Key, a *answer) error {
 	return nil
 }
 
+// checkAside completes the name of a key in an answer. It returns ErrNewerFormat if a later version
+// has written a record on which the answer depends.
+func (tx *Tx) checkAside(k *record.Key, a *answer) (err error) {
+	if !tx.isShared() {
+		return nil
+	}
+	n, err := tx.etx.Count(tableLater)
+	aside := false
+	if err == nil && n > 0 {
+		aside, err = merge.IsAside(tx.etx.Get, k.ID, k.Owner, a.principal.Group)
+	}
+	if err == nil && aside {
+		err = fmt.Errorf("%w: a later version has written key %s, its user or its group", ErrNewerFormat, k.ID)
+	}
+	if err == nil {
+		a.principal.KeyName, err = tx.shownName(k)
+	}
+	return err
+}
+
 // errNoOwner returns the error for a key whose user does not exist. In a store that has or had
 // replicas, the user may have been deleted elsewhere, or not have arrived yet.
 func (tx *Tx) errNoOwner(k *record.Key) error {
-	if tx.store.domain.Replica.Shared {
+	if tx.isShared() {
 		return ErrInvalidToken
 	}
 	return errMissing("owner", k.Owner)

@@ -126,8 +126,8 @@ type Options struct {
 	// a call that is no Update. It is called once for each record that a call has changed, in the
 	// order of the changes: deleting a user changes the user's keys, too. The store does not call
 	// it for a call that changes nothing, or for work of its own, such as hashing anew.
-	// [Store.Repair] calls it for what it disables and deletes. [Salvage] and [Restore] do not call
-	// it.
+	// [Store.Merge] calls it for what it changes, and [Store.Repair] for what it disables and
+	// deletes. [Salvage] and [Restore] do not call it.
 	//
 	// What OnChange writes by tx, for example with [Tx.AppTable], is in the transaction. If it
 	// changes users, keys or groups, it is called for these changes, too. If it returns an error,
@@ -138,6 +138,12 @@ type Options struct {
 	// An error of OnChange also undoes the disabling or the deletion of a key, which then stays
 	// good. Packages audit and outbox have hooks that keep the changes.
 	OnChange func(tx *Tx, c Change) error
+
+	// Gate is called at the start of each login, and of each [Store.Inspect]. If it returns an
+	// error, the login returns that error and does nothing else. It must return at once, because
+	// every login waits for it. Several goroutines may call it at once. It is for programs that
+	// must stop all logins for a reason of their own, and for the edges of package replica.
+	Gate func() error
 
 	// InsecureRand replaces the source of the secrets of tokens and domains, and of the random
 	// parts of IDs, for tests that want the same ones in every run. Never set it in production,
@@ -273,6 +279,13 @@ func (o *Options) onChange() func(tx *Tx, c Change) error {
 		return nil
 	}
 	return o.OnChange
+}
+
+func (o *Options) gate() func() error {
+	if o == nil {
+		return nil
+	}
+	return o.Gate
 }
 
 func (o *Options) random() *random.Source {

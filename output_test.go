@@ -267,15 +267,17 @@ func TestNothingThatIsPrintedMarshaledOrLoggedShowsASecret(t *testing.T) {
 	all.addToken(t, "a minted key", mintedToken)
 	all.addStored(t, e)
 	for name, v := range map[string]any{
-		"the store":    s,
-		"options":      opts,
-		"the engine":   e,
-		"a user":       user,
-		"a key":        h.key,
-		"a principal":  who,
-		"a minted key": minted,
-		"minted keys":  []latchkey.MintedKey{minted},
-		"statistics":   stats,
+		"the store":              s,
+		"options":                opts,
+		"the engine":             e,
+		"a user":                 user,
+		"a key":                  h.key,
+		"a principal":            who,
+		"a minted key":           minted,
+		"a record for a replica": recordsOf(t, s)[0],
+		"records for replicas":   recordsOf(t, s),
+		"minted keys":            []latchkey.MintedKey{minted},
+		"statistics":             stats,
 	} {
 		all.wantSilent(t, name, v)
 	}

@@ -23,12 +23,13 @@ const (
 	tableHandles    = record.TableHandles
 	tableHashes     = record.TableHashes
 	tableLastUse    = record.TableLastUse
+	tableLater      = record.TableLater
 	tableData       = record.TableData
 )
 
 var (
 	trackedTables = record.TrackedTables()
-	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHandles, tableHashes, tableLastUse, tableData}, trackedTables...)
+	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHandles, tableHashes, tableLastUse, tableLater, tableData}, trackedTables...)
 )
 
 // openRecord returns the message of a record.
@@ -90,10 +91,10 @@ func (tx *Tx) has(table string, key []byte) (bool, error) {
 	return value != nil, err
 }
 
-// deleteEntries deletes the entries of indexes that are made from a record.
-func (tx *Tx) deleteEntries(entries []record.IndexEntry) error {
+// deleteEntries deletes the entries of indexes that are made from the record with an ID.
+func (tx *Tx) deleteEntries(id uuid.UUID, entries []record.IndexEntry) error {
 	for _, e := range entries {
-		if err := tx.delete(e.Table, e.Key); err != nil {
+		if err := tx.tables().Remove(id, e); err != nil {
 			return err
 		}
 	}
@@ -159,7 +160,7 @@ func setRegister[T any](r *record.Register[T], value T, same bool, at record.Sta
 // In a store that has or had replicas, disabling a disabled record changes the flag, because
 // another replica may be enabling the record just now.
 func (tx *Tx) setDisabled(f *record.Flag, disable bool) (changed bool) {
-	shared := tx.store.domain.Replica.Shared
+	shared := tx.isShared()
 	switch {
 	case disable && (shared || !f.IsDisabled()):
 		*f = f.Disable(*tx.store.writer.Load())

@@ -201,7 +201,7 @@ func (tx *Tx) rotate(owner, id uuid.UUID, r Rotation, minted MintedKey, strict b
 // setVerifiers gives a key other verifiers, and deletes the hashes of those that are retired. In a
 // store that never had a replica, retired verifiers are forgotten.
 func (tx *Tx) setVerifiers(k *record.Key, vs record.Verifiers) error {
-	if !tx.store.domain.Replica.Shared {
+	if !tx.isShared() {
 		vs = vs.Forget()
 	}
 	err := tx.deleteHashes(k, vs)

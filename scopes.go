@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/packed"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
@@ -135,6 +136,19 @@ func (s *Store) SetScopes(ctx context.Context, owner, id uuid.UUID, scopes Scope
 func (tx *Tx) SetScopes(owner, id uuid.UUID, scopes Scopes) error {
 	return tx.changeKey(owner, id, func(k *record.Key, at record.Stamp) (bool, error) {
 		all := scopes.All()
+		if err := tx.checkReserved(k.Scopes.Value, all); err != nil {
+			return false, err
+		}
 		return setRegister(&k.Scopes, all, slices.Equal(all, k.Scopes.Value), at), scopes.validate()
 	})
+}
+
+// checkReserved returns ErrInvalidScope if a key would get its first reserved scope in a store that
+// has or had replicas. The key may be in other stores already, and later changes of a key with
+// reserved scopes do not travel.
+func (tx *Tx) checkReserved(was, is []string) error {
+	if merge.IsReserved(was) || !merge.IsReserved(is) || !tx.isShared() {
+		return nil
+	}
+	return fmt.Errorf("%w: an existing key can get no reserved scope, because the domain has several stores; make another key", ErrInvalidScope)
 }

@@ -35,6 +35,8 @@ type Store struct {
 	maxWrites        int // of one transaction
 	clock            *storeClock
 	onChange         func(tx *Tx, c Change) error // may be nil
+	gate             func() error                 // may be nil
+	shared           atomic.Bool                  // the domain has or had another store, for sure
 	random           *random.Source
 	cache            *cache.Cache[answer]
 	hasher           *hasher
@@ -155,6 +157,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		maxWrites:        math.MaxInt,
 		clock:            newStoreClock(opts),
 		onChange:         opts.onChange(),
+		gate:             opts.gate(),
 		random:           opts.random(),
 		cache:            cache.New(opts.cacheSize(), maxUsesAside, (*answer).holder),
 		hasher:           newHasher(opts.hashMemory(), opts.hashQueue(), c),
@@ -183,11 +186,15 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		return nil, fmt.Errorf("%w: Domain is %s, but the store was made in the domain %s, which it keeps", ErrInvalidOptions, given.ID, d.ID)
 	}
 	s.domain = d
+	s.shared.Store(d.Replica.Shared)
 	s.tokens.Begin(d.Prefix, d.Tags)
 	if err := s.readClock(context.Background()); err != nil {
 		return nil, err
 	}
 	if err := s.learnHandles(context.Background()); err != nil {
+		return nil, err
+	}
+	if err := s.mergeLater(context.Background()); err != nil {
 		return nil, err
 	}
 	if s.lastUses.every = opts.lastUseEvery(); s.lastUses.every > 0 {

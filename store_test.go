@@ -2,6 +2,7 @@ package latchkey_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -112,6 +113,34 @@ var storeCalls = map[string]storeCall{
 			return err
 		}
 		return s.TakeTagSecrets(ctx, other.DomainSecrets())
+	}},
+	"Records": {true, func(ctx context.Context, s *latchkey.Store, _ household) (last error) {
+		for _, err := range s.Records(ctx, latchkey.RecordCursor{}) {
+			last = err
+		}
+		return last
+	}},
+	"LastUses": {false, func(ctx context.Context, s *latchkey.Store, _ household) (last error) {
+		for _, err := range s.LastUses(ctx, time.Time{}) {
+			last = err
+		}
+		return last
+	}},
+	"Merge": {true, func(ctx context.Context, s *latchkey.Store, _ household) error {
+		other, err := memory.Open(&latchkey.Options{Domain: s.DomainSecrets()})
+		if err != nil {
+			return err
+		}
+		defer other.Close()
+		_, err = other.CreateUser(context.Background(), latchkey.UserSpec{Identity: email("carol")})
+		var records []latchkey.ReplicaRecord
+		for r, last := range other.Records(context.Background(), latchkey.RecordCursor{}) {
+			records, err = append(records, r), cmp.Or(err, last)
+		}
+		if err == nil {
+			_, err = s.Merge(ctx, records)
+		}
+		return err
 	}},
 	"Health": {false, func(ctx context.Context, s *latchkey.Store, _ household) error { return s.Health(ctx) }},
 	"UserByIdentity": {false, func(ctx context.Context, s *latchkey.Store, _ household) error {
@@ -749,6 +778,9 @@ func TestACallWhoseTransactionFailsAtAnyWriteChangesNothing(t *testing.T) {
 			s := openEngine(t, e, light())
 			h := addHousehold(t, s)
 			wantLogin(t, s, h.token, h.key.ID)
+			if name == "Merge" {
+				recordsOf(t, s) // writes that the domain has several stores, in a transaction of its own
+			}
 			before := dump(t, e)
 			for e.failAt = 1; ; e.failAt++ {
 				err := c.call(t.Context(), s, h)

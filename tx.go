@@ -33,6 +33,8 @@ type Tx struct {
 
 	appTable *AppTable // what AppTable has returned last
 
+	sharing, alone bool // what isShared has found
+
 	onChange func(tx *Tx, c Change) error // nil unless the transaction has a hook to call
 	actor    string
 	changes  []Change // for which the hook was not called yet

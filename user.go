@@ -1,7 +1,6 @@
 package latchkey
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -185,10 +184,20 @@ func (tx *Tx) claim(i Identity, userID uuid.UUID) error {
 		return err
 	}
 	if owner != nil {
-		id, _ := uuid.FromBytes(owner)
+		var id uuid.UUID
+		copy(id[:], owner)
 		return identityTaken(i, id)
 	}
 	return tx.put(tableIdentities, i.indexKey(), userID[:])
+}
+
+// isConflict reports whether several users have an identity, so that it belongs to none of them.
+func (tx *Tx) isConflict(i Identity) (bool, error) {
+	if !tx.isShared() {
+		return false, nil
+	}
+	value, err := tx.etx.Get(tableIdentities, i.indexKey())
+	return len(record.Holders(value)) > 1, err
 }
 
 func identityTaken(i Identity, userID uuid.UUID) error {
@@ -223,7 +232,8 @@ func (tx *Tx) liveUser(id uuid.UUID) (*record.User, error) {
 
 // UserByIdentity returns the user that an identity belongs to.
 //
-// It returns [ErrUserNotFound], [ErrInvalidIdentity], or an error of [Store.View].
+// It returns [ErrUserNotFound], [ErrIdentityConflict], [ErrInvalidIdentity], or an error of
+// [Store.View].
 func (s *Store) UserByIdentity(ctx context.Context, i Identity) (User, error) {
 	user, err := read(ctx, s, func(tx *Tx) (User, error) { return tx.UserByIdentity(i) })
 	return user, wrapf(err, "user with identity (%s, %s)", names.Quote(string(i.Provider)), names.Quote(i.Subject))
@@ -240,6 +250,10 @@ func (tx *Tx) UserByIdentity(i Identity) (User, error) {
 	}
 	if value == nil {
 		return User{}, ErrUserNotFound
+	}
+	holders := record.Holders(value)
+	if len(holders) > 1 {
+		return User{}, fmt.Errorf("%w: of user %s, for one", ErrIdentityConflict, holders[0])
 	}
 	id, err := record.DecodeID(value)
 	if err != nil {
@@ -345,7 +359,7 @@ func (tx *Tx) UnlinkIdentity(userID uuid.UUID, i Identity) (User, error) {
 			return false, ErrIdentityNotFound
 		}
 		*u = u.SetIdentity(record.Identity{Provider: string(i.Provider), Subject: i.Subject, Stamp: at, Unlinked: true})
-		if !tx.store.domain.Replica.Shared {
+		if !tx.isShared() {
 			*u = u.Forget()
 		}
 		if len(u.Linked()) == 0 {
@@ -360,14 +374,7 @@ func (tx *Tx) UnlinkIdentity(userID uuid.UUID, i Identity) (User, error) {
 				return false, ErrUserHasKeys
 			}
 		}
-		owner, err := tx.etx.Get(tableIdentities, i.indexKey())
-		if err != nil {
-			return false, err
-		}
-		if bytes.Equal(owner, userID[:]) { // a damaged index may have another user
-			return true, tx.delete(tableIdentities, i.indexKey())
-		}
-		return true, nil
+		return true, tx.tables().Release(i.indexKey(), userID)
 	})
 }
 
@@ -432,7 +439,7 @@ func (tx *Tx) DeleteUser(id uuid.UUID) (err error) {
 			return err
 		}
 	}
-	if err := tx.deleteEntries(u.Index()); err != nil {
+	if err := tx.deleteEntries(id, u.Index()); err != nil {
 		return err
 	}
 	tx.forgetUser(id)

@@ -79,6 +79,7 @@ func Findings(ctx context.Context, t Tables) iter.Seq2[Finding, error] {
 		c.each(record.TableHandles, c.inspectHandle)
 		c.each(record.TableHashes, c.inspectHash)
 		c.each(record.TableLastUse, c.inspectLastUse)
+		c.each(record.TableLater, c.inspectLater)
 		c.each(record.TableData, c.inspectData)
 		if c.err != nil && c.err != errStopped {
 			yield(Finding{}, c.err)
@@ -226,10 +227,13 @@ func (c *checker) inspectUser(e Entry) {
 		case !ok:
 		case entry.Table != record.TableIdentities:
 			c.inspectIndexed(entry, value, "user", u.ID)
-		case bytes.Equal(value, u.ID[:]):
+		case c.Shared && slices.Contains(record.Holders(value), u.ID), bytes.Equal(value, u.ID[:]):
+		case c.Shared:
+			entry.Value = record.WithHolder(value, u.ID)
+			c.reportMissing(entry, "identity (%s, %q) of user %s is not in the index", provider, subject, u.ID)
 		case !c.hasIdentity(value, entry.Key):
 			c.reportMissing(entry, "identity (%s, %q) of user %s is not in the index", provider, subject, u.ID)
-		case !c.Shared:
+		default:
 			c.reportText("identity (%s, %q) of user %s is also user %x's", provider, subject, u.ID, value)
 		}
 	}
@@ -253,9 +257,32 @@ func has(index []record.IndexEntry, table string, key []byte) bool {
 }
 
 func (c *checker) inspectIdentity(e Entry) {
+	if c.Shared && len(e.Value) > len(uuid.UUID{}) {
+		c.inspectConflict(e)
+		return
+	}
 	if _, ok := c.user(e.Value); ok && !c.hasIdentity(e.Value, e.Key) {
 		id, _ := uuid.FromBytes(e.Value)
 		c.reportWrong(record.TableIdentities, e.Key, "the index of identities has %q for user %s, who has no such identity", e.Key, id)
+	}
+}
+
+// inspectConflict inspects the entry of an identity that several users have.
+func (c *checker) inspectConflict(e Entry) {
+	whole := e.Value
+	for _, user := range record.Holders(e.Value) {
+		if _, ok := c.user(user[:]); ok && !c.hasIdentity(user[:], e.Key) {
+			whole, _ = record.WithoutHolder(whole, user)
+		}
+	}
+	whole = whole[:len(whole)/len(uuid.UUID{})*len(uuid.UUID{})]
+	switch {
+	case len(whole) == len(e.Value):
+	case len(whole) == 0:
+		c.reportWrong(record.TableIdentities, e.Key, "the index of identities has %q for users who have no such identity", e.Key)
+	default:
+		c.reportMissing(record.IndexEntry{Table: record.TableIdentities, Key: e.Key, Value: whole},
+			"the index of identities has %q also for users who have no such identity", e.Key)
 	}
 }
 
@@ -322,6 +349,14 @@ func (c *checker) inspectName(e Entry) {
 	c.previousName = bytes.Clone(ownerAndName)
 	if k, ok := c.key(id[:]); ok && (k == nil || !has(k.Index(), record.TableNames, e.Key)) {
 		c.reportWrong(record.TableNames, e.Key, "the index of names has %q for key %s, which has another name or owner, or is gone", name, id)
+	}
+}
+
+// inspectLater inspects a record of a later version, of which only the checksum can be judged.
+func (c *checker) inspectLater(e Entry) {
+	table, key, _ := bytes.Cut(e.Key, []byte{0})
+	if _, err := record.Open(string(table), key, e.Value); err != nil && !errors.Is(err, record.ErrNewer) {
+		c.reportError(err)
 	}
 }
 

@@ -27,8 +27,8 @@ type ID struct {
 // TableKey returns the key of an entry in the table of hashes.
 func (id ID) TableKey() []byte { return slices.Concat(id.Key[:], id.Verifier[:]) }
 
-// A Queue has verifiers that wait for the next write, so that a login never has to write. It is safe
-// for concurrent use.
+// A Queue has verifiers that wait for the next write, so that a login never has to write. It is
+// safe for concurrent use.
 type Queue struct {
 	mu      sync.Mutex
 	pending map[ID]Hash
