@@ -222,7 +222,8 @@ func TestARecordOfALaterVersionRefusesLoginsAndLosesNothing(t *testing.T) {
 				t.Fatalf("refused: %v", refused[0].Err)
 			}
 			wantRefused(t, h.Store, h.laptopToken, ErrNewerFormat)
-			must(t, h.DisableKey(t.Context(), h.ada.ID, h.laptop.ID)) // what is here can still be changed
+			// The store's own version can still be changed.
+			must(t, h.DisableKey(t.Context(), h.ada.ID, h.laptop.ID))
 			records, err := readAll(t, h.Store, RecordCursor{})
 			must(t, err)
 			if !slices.Contains(named(records), fmt.Sprintf("keys/%x", h.laptop.ID[:])) || slices.ContainsFunc(records, func(r ReplicaRecord) bool { return r.get().IsLater() }) {

@@ -401,7 +401,7 @@ func TestAPrincipalNeverHasAnIdentityThatAnotherUserHas(t *testing.T) {
 	must(t, err)
 	_, err = edge.UnlinkIdentity(t.Context(), ada, email("ada"))
 	must(t, err)
-	addUser(t, edge, "ada") // another person, who has the address now
+	addUser(t, edge, "ada") // now the address belongs to another person
 	_, err = hub.UnlinkIdentity(t.Context(), ada, email("ada"))
 	wantError(t, err, latchkey.ErrLastIdentity)
 	// The hub links ada's address again, so its stamp is the higher one.

@@ -779,7 +779,9 @@ func TestACallWhoseTransactionFailsAtAnyWriteChangesNothing(t *testing.T) {
 			h := addHousehold(t, s)
 			wantLogin(t, s, h.token, h.key.ID)
 			if name == "Merge" {
-				recordsOf(t, s) // writes that the domain has several stores, in a transaction of its own
+				// In a transaction of its own, Merge first writes that the domain has several
+				// stores.
+				recordsOf(t, s)
 			}
 			before := dump(t, e)
 			for e.failAt = 1; ; e.failAt++ {

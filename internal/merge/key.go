@@ -70,8 +70,8 @@ func (t *Tables) changeKey(was *record.Key, is record.Key, index []record.IndexE
 	return t.put(record.TableKeys, is.ID[:], is.Encode())
 }
 
-// unchanged returns the verifiers of is without those whose hash was another one before. What the
-// store keeps of these is of the other secret.
+// unchanged returns the verifiers of is without those whose hash was another one before. The hashes
+// and last uses that the store keeps of these are of the other secret.
 func unchanged(was, is record.Verifiers) record.Verifiers {
 	is.All = slices.DeleteFunc(slices.Clone(is.All), func(v record.Verifier) bool {
 		before, found := was.Find(v.ID)

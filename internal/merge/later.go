@@ -10,16 +10,16 @@ import (
 )
 
 // A build cannot merge a record of a later version. It keeps the record aside, in the table later,
-// and refuses the logins that depend on it. What the store has of the record stays as it is, with
-// all that was changed here, so that nothing is lost when a later build merges both.
+// and refuses the logins that depend on it. The store's own version of the record stays as it is,
+// with all that was changed here, so that nothing is lost when a later build merges both.
 
 // LaterKey returns the key in the table later of a record of another table.
 func LaterKey(table string, key []byte) []byte {
 	return append(append([]byte(table), 0), key...)
 }
 
-// KnownLater returns copies of the records aside that are of no later version any more, because this
-// build is a later one.
+// KnownLater returns copies of the records aside that are of no later version any more, because
+// this build is a later one.
 func (t *Tables) KnownLater(domain uuid.UUID) (copies []record.Copy, err error) {
 	for e, err := range t.Scan(record.TableLater, nil, nil) {
 		if err != nil {

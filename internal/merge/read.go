@@ -36,8 +36,8 @@ type Copied struct {
 // position returns the position behind the record of a change.
 func (c Change) position() Position { return Position{c.Sequence, c.Table + "\x00" + string(c.Key)} }
 
-// ChangesAfter returns the changes after a position, up to those of the commit end. It ends with the
-// last change of a commit, when it has some number of changes.
+// ChangesAfter returns the changes after a position, up to those of the commit end. It ends with
+// the last change of a commit, when it has some number of changes.
 func (t *Tables) ChangesAfter(after Position, end uint64, some int) (changes []Change, err error) {
 	since := after.Sequence
 	if after.Last != "" && since > 0 {
@@ -112,8 +112,8 @@ func (t *Tables) LastUses(domain uuid.UUID, after string, since time.Time) iter.
 	}
 }
 
-// isUsedSince reports whether an entry of the table of last uses has a minute that was not over at a
-// time.
+// isUsedSince reports whether an entry of the table of last uses has a minute that was not over at
+// a time.
 func isUsedSince(e Entry, since time.Time) bool {
 	message, err := record.Open(record.TableLastUse, e.Key, e.Value)
 	if err != nil || len(e.Key) != len(lastuse.ID{}) {

@@ -104,8 +104,8 @@ func (t *Tables) buryUser(d record.UserTombstone) (more bool, err error) {
 	return more, nil
 }
 
-// buryKeyOf deletes a key of a deleted user, and the key's entry in the index of names, which can be
-// wrong.
+// buryKeyOf deletes a key of a deleted user, and the key's entry in the index of names, which can
+// be wrong.
 func (t *Tables) buryKeyOf(owner uuid.UUID, entry []byte) error {
 	_, id, err := record.SplitNameKey(entry)
 	if err == nil {
