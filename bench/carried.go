@@ -57,7 +57,25 @@ var Carried = Group{
 		if err != nil {
 			return nil, err
 		}
+		var stale atomic.Bool // as an edge knows whether it has heard of its hub
+		gated, err := e.openNewWith(&latchkey.Options{Cost: latchkey.LightCost, Gate: func() error {
+			if stale.Load() {
+				return latchkey.ErrStale
+			}
+			return nil
+		}})
+		if err != nil {
+			return nil, err
+		}
+		_, gatedToken, err := gated.CreateServerKey(context.Background(), latchkey.KeySpec{Name: "bare"})
+		if err != nil {
+			return nil, err
+		}
 		return append(cases,
+			Case{
+				Name: "gate", NoAllocs: true, Ratios: []Ratio{{To: "bare", Max: 1.1}},
+				Body: loginsFrom(gated, gatedToken, netip.MustParseAddr("2001:db8::7")),
+			},
 			Case{
 				Name: "scopes+metadata+hook+lastuse", NoAllocs: true, Ratios: []Ratio{{To: "bare", Max: 1.15}, {To: "sha256", Max: 2.3}},
 				Body: full.logins(token),

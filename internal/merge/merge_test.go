@@ -246,6 +246,9 @@ func TestManyKeysOfADeletedUserGoInSeveralTransactions(t *testing.T) {
 	if refused := s.merge(t, copies...); len(refused) > 0 {
 		t.Errorf("refused: %v", refused)
 	}
+	if !slices.Contains(s.stale.Users, ada) {
+		t.Error("keys that are left after the first transaction log in from the cache")
+	}
 	count := map[string]int{}
 	for _, c := range s.copies() {
 		count[c.Table]++
