@@ -77,7 +77,7 @@
 // them. It does not encrypt the file. docs/threat-model.md lists the attackers, and says what holds
 // against each.
 //
-// Stores do not replicate yet. The format of the file is ready for replication, so these pages
-// already speak of domains and replicas. A domain is all the stores that will share users and keys.
-// A replica is one of these stores.
+// A domain is all the stores that share users and keys, and a replica is one of these stores. This
+// package carries nothing over a network: [Store.Records] gives what a replica knows, and
+// [Store.Merge] of another one takes it. docs/replication.md has the rules.
 package latchkey

@@ -20,13 +20,16 @@ import (
 
 // openExample opens a store in a new directory. Programs call [latchkey.Open] with a path of their
 // own.
-func openExample() (*latchkey.Store, func()) {
+func openExample() (*latchkey.Store, func()) { return openExampleIn(latchkey.DomainSecrets{}) }
+
+// openExampleIn is openExample in a domain.
+func openExampleIn(domain latchkey.DomainSecrets) (*latchkey.Store, func()) {
 	dir, err := os.MkdirTemp("", "latchkey")
 	if err != nil {
 		log.Fatal(err)
 	}
 	// LightCost makes the examples fast. For programs, nil options are the safe choice.
-	store, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
+	store, err := latchkey.Open(filepath.Join(dir, "keys.db"), &latchkey.Options{Cost: latchkey.LightCost, Domain: domain})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -610,6 +613,50 @@ func ExampleStore_RetireTagSecret() {
 	// Output:
 	// true
 	// laptop <nil>
+}
+
+func ExampleStore_Merge() {
+	ctx := context.Background()
+	store, done := openExample()
+	defer done()
+	user := ada(store)
+	key, token, err := store.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: "laptop"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	other, doneToo := openExampleIn(store.DomainSecrets())
+	defer doneToo()
+
+	// The cursor says how far the other store has come.
+	var cursor latchkey.RecordCursor
+	follow := func() {
+		var records []latchkey.ReplicaRecord
+		for record, err := range store.Records(ctx, cursor) {
+			if err != nil {
+				log.Fatal(err)
+			}
+			// A program sends record.Export() here, and reads it by ParseReplicaRecord there.
+			records = append(records, record)
+		}
+		refused, err := other.Merge(ctx, records)
+		if err != nil || len(refused) > 0 {
+			log.Fatal(refused, err)
+		}
+		cursor = records[len(records)-1].Cursor()
+	}
+
+	follow()
+	who, err := other.Login(ctx, token)
+	fmt.Println(who.KeyName, err)
+	if err := store.DisableKey(ctx, user.ID, key.ID); err != nil {
+		log.Fatal(err)
+	}
+	follow()
+	_, err = other.Login(ctx, token)
+	fmt.Println(errors.Is(err, latchkey.ErrKeyDisabled))
+	// Output:
+	// laptop <nil>
+	// true
 }
 
 func ExampleStore_Users() {

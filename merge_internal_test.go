@@ -280,3 +280,32 @@ func TestAMergedRetirementTakesItsHashAlong(t *testing.T) {
 		return nil
 	}))
 }
+
+func TestAReservedScopeThatArrivesIsNotPermitted(t *testing.T) {
+	h := openInhabited(t)
+	h.laptop.Scopes = record.Register[[]string]{Value: []string{"latchkey:admin"}, Stamp: record.Stamp{Counter: 9, Replica: uuid.UUID{1}}}
+	c := record.Copy{Domain: h.domain.ID, Table: tableKeys, Key: h.laptop.ID[:], Sealed: sealedKey(h.laptop)}
+	refused, err := h.Merge(t.Context(), []ReplicaRecord{{conceal(replicaRecord{Copy: c})}})
+	must(t, err)
+	if len(refused) != 1 || !errors.Is(refused[0].Err, ErrNotPermitted) {
+		t.Errorf("refused: %v", refused)
+	}
+	if k := storedKey(t, h.Store, h.laptop.ID); len(k.Scopes.Value) > 0 {
+		t.Errorf("the key has %v", k.Scopes.Value)
+	}
+}
+
+func TestAReadOnlyStoreOfADomainWithOthersGivesItsRecords(t *testing.T) {
+	h := openInhabited(t)
+	all, err := readAll(t, h.Store, RecordCursor{})
+	must(t, err)
+	s := reopen(t, h.Store, &Options{Cost: LightCost, ReadOnly: true})
+	again, err := readAll(t, s, RecordCursor{})
+	must(t, err)
+	if !slices.Equal(named(again), named(all)) {
+		t.Errorf("%d records, want %d", len(again), len(all))
+	}
+	if _, err := s.Merge(t.Context(), all); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("Merge: %v, want ErrReadOnly", err)
+	}
+}
