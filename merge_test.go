@@ -604,3 +604,23 @@ func TestATextThatIsNoCopyIsRefused(t *testing.T) {
 	_, err = latchkey.ParseReplicaRecord([]byte{9})
 	wantError(t, err, latchkey.ErrNewerFormat)
 }
+
+func TestRecordsThatTheStoreHasAreNotWrittenAgain(t *testing.T) {
+	hub := open(t)
+	h := addHousehold(t, hub)
+	must(t, hub.DisableGroup(t.Context(), "home"))
+	must(t, hub.DeleteUser(t.Context(), addUser(t, hub, "bob")))
+	must(t, hub.DeleteKey(t.Context(), h.user, h.spare.ID))
+	edge := replicaOf(t, hub, nil)
+	send(t, hub, edge)
+	sequence := func() (n uint64) {
+		must(t, edge.View(t.Context(), func(tx *latchkey.Tx) error { n = tx.Sequence(); return nil }))
+		return n
+	}
+	before := sequence()
+	send(t, hub, edge)
+	send(t, edge, edge)
+	if n := sequence(); n != before {
+		t.Errorf("%d commits for nothing, after which every other store would read the records again", n-before)
+	}
+}

@@ -493,8 +493,8 @@ func TestStoresThatExchangeTheirRecordsAgreeInTheEnd(t *testing.T) {
 				d.exchange(from, to, true)
 			}
 		}
-		// Without faults, all know everything when everybody has heard of everybody, and of what the
-		// others have made of it.
+		// Without faults, each store has everything when it has heard of every other store, and of
+		// the tombstones that the others have made of what they heard.
 		rounds := 0
 		for merged := 1; merged > 0; rounds++ {
 			merged = 0
