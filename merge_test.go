@@ -1,6 +1,8 @@
 package latchkey_test
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -623,4 +625,86 @@ func TestRecordsThatTheStoreHasAreNotWrittenAgain(t *testing.T) {
 	if n := sequence(); n != before {
 		t.Errorf("%d commits for nothing, after which every other store would read the records again", n-before)
 	}
+}
+
+func TestAPrincipalGetsAnIdentityBackWhenTheConflictIsOver(t *testing.T) {
+	hub := open(t)
+	recordsOf(t, hub)
+	edge := replicaOf(t, hub, nil)
+	ada, bob := addUser(t, hub, "ada"), addUser(t, edge, "bob")
+	_, token := addKey(t, hub, ada, "laptop")
+	_, err := edge.LinkIdentity(t.Context(), bob, email("ada"))
+	must(t, err)
+	wantIdentity := func(want latchkey.Identity) {
+		t.Helper()
+		for range 2 { // the second time from the cache
+			who, err := hub.Login(t.Context(), token)
+			must(t, err)
+			if who.Identity != want {
+				t.Errorf("ada logs in as %+v, want %+v", who.Identity, want)
+			}
+		}
+	}
+	wantIdentity(email("ada"))
+	send(t, edge, hub)
+	wantIdentity(latchkey.Identity{})
+	_, err = hub.UnlinkIdentity(t.Context(), bob, email("ada"))
+	must(t, err)
+	wantIdentity(email("ada"))
+
+	_, err = edge.LinkIdentity(t.Context(), bob, email("bobby"))
+	must(t, err)
+	must(t, edge.DeleteUser(t.Context(), bob))
+	wantAgree(t, hub, edge)
+	wantIdentity(email("ada"))
+}
+
+func TestAStoreThatFollowsAnotherHearsOfEverything(t *testing.T) {
+	hub := open(t)
+	edge := replicaOf(t, hub, nil)
+	ctx, stop := context.WithCancel(t.Context())
+	followed := make(chan error, 1)
+	go func() {
+		var cursor latchkey.RecordCursor
+		for {
+			var seen uint64
+			err := hub.View(ctx, func(tx *latchkey.Tx) error { seen = tx.Sequence(); return nil })
+			var records []latchkey.ReplicaRecord
+			for r, last := range hub.Records(ctx, cursor) {
+				if err = cmp.Or(err, last); last == nil {
+					records, cursor = append(records, r), r.Cursor()
+				}
+			}
+			if err == nil {
+				_, err = edge.Merge(ctx, records)
+			}
+			if err == nil {
+				err = hub.Wait(ctx, seen)
+			}
+			if err != nil {
+				followed <- err
+				return
+			}
+		}
+	}()
+	ada := addUser(t, hub, "ada")
+	key, token := addKey(t, hub, ada, "laptop")
+	waitUntil(t, "the key logs in at the other store", func() bool {
+		_, err := edge.Login(t.Context(), token)
+		return err == nil
+	})
+	for range 10 {
+		must(t, hub.DisableKey(t.Context(), ada, key.ID))
+		waitUntil(t, "the key is disabled at the other store", func() bool {
+			_, err := edge.Login(t.Context(), token)
+			return errors.Is(err, latchkey.ErrKeyDisabled)
+		})
+		must(t, hub.EnableKey(t.Context(), ada, key.ID))
+		waitUntil(t, "the key is enabled at the other store", func() bool {
+			_, err := edge.Login(t.Context(), token)
+			return err == nil
+		})
+	}
+	stop()
+	wantError(t, <-followed, context.Canceled)
 }
