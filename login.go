@@ -14,7 +14,6 @@ import (
 	"github.com/latchkeydb/latchkey/internal/address"
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/flight"
-	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/packed"
 	"github.com/latchkeydb/latchkey/internal/phc"
 	"github.com/latchkeydb/latchkey/internal/record"
@@ -400,11 +399,7 @@ func (tx *Tx) checkAside(k *record.Key, a *answer) (err error) {
 	if !tx.isShared() {
 		return nil
 	}
-	n, err := tx.etx.Count(tableLater)
-	aside := false
-	if err == nil && n > 0 {
-		aside, err = merge.IsAside(tx.etx.Get, k.ID, k.Owner, a.principal.Group)
-	}
+	aside, err := tx.tables().IsAside(k.ID, k.Owner, a.principal.Group)
 	if err == nil && aside {
 		err = fmt.Errorf("%w: a later version has written key %s, its user or its group", ErrNewerFormat, k.ID)
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
-	"github.com/latchkeydb/latchkey/internal/rehash"
 )
 
 // A RefusedRecord is a record that [Store.Merge] did not merge.
@@ -87,8 +86,8 @@ func (tx *Tx) tables() *merge.Tables {
 			}
 		},
 		Count: tx.etx.Count, SequenceOf: tx.etx.SequenceOf, Put: tx.put, Delete: tx.delete,
-		Forget:       func(s cache.Stale) { tx.stale.Add(s) },
-		EndVerifiers: tx.endVerifiers,
+		Forget:  func(s cache.Stale) { tx.stale.Add(s) },
+		EndUses: tx.deleteLastUses,
 		LearnHandle: func(h record.Handle) {
 			if tx.store.foreign != nil {
 				tx.store.foreign.Add(h)
@@ -103,23 +102,6 @@ func (tx *Tx) tables() *merge.Tables {
 		Writes:     func() int { return tx.writes },
 		BuryAtOnce: min(256, max(tx.store.maxWrites/25, 1)),
 	}
-}
-
-// endVerifiers deletes the hashes and last uses of verifiers that are not in kept, or are retired
-// there.
-func (tx *Tx) endVerifiers(k *record.Key, kept record.Verifiers) error {
-	for _, v := range k.Verifiers.All {
-		id := rehash.ID{Key: k.ID, Verifier: v.ID}.TableKey()
-		left, found := kept.Find(v.ID)
-		hashed, err := tx.has(tableHashes, id)
-		if err == nil && hashed && (!found || left.Retired) {
-			err = tx.delete(tableHashes, id)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return tx.deleteLastUses(k, kept)
 }
 
 // share writes that the domain has several stores, unless it is known.
@@ -145,12 +127,7 @@ func (s *Store) share(ctx context.Context) error {
 // merging needs.
 func (tx *Tx) isShared() bool {
 	if !tx.sharing && !tx.alone {
-		message, err := record.GetMeta(metaRecords(tx.etx), record.MetaReplica)
-		var r record.Replica
-		if err == nil {
-			r, err = record.DecodeReplica(message)
-		}
-		tx.sharing = err != nil || r.Shared
+		tx.sharing = record.IsShared(metaRecords(tx.etx))
 		tx.alone = !tx.sharing
 	}
 	return tx.sharing

@@ -79,9 +79,9 @@ func (s *store) tables(t testing.TB) *merge.Tables {
 			delete(s.values, at(table, key))
 			return write()
 		},
-		Forget:       s.stale.Add,
-		EndVerifiers: func(*record.Key, record.Verifiers) error { return nil },
-		LearnHandle:  func(record.Handle) {},
+		Forget:      s.stale.Add,
+		EndUses:     func(*record.Key, record.Verifiers) error { return nil },
+		LearnHandle: func(record.Handle) {},
 		CheckPHC: func(phc string) error {
 			if !strings.HasPrefix(phc, "$") {
 				return errors.New("no PHC string")

@@ -12,6 +12,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/lastuse"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/rehash"
 )
 
 // key merges the record of a key. The owner need not have arrived yet.
@@ -61,7 +62,7 @@ func (t *Tables) changeKey(was *record.Key, is record.Key, index []record.IndexE
 	if _, err := seal(record.TableKeys, is.ID[:], is.Encode()); err != nil {
 		return err
 	}
-	if err := t.EndVerifiers(was, unchanged(was.Verifiers, is.Verifiers)); err != nil {
+	if err := t.endVerifiers(was, unchanged(was.Verifiers, is.Verifiers)); err != nil {
 		return err
 	}
 	if err := t.changeIndex(is.ID, index, is.Index()); err != nil {
@@ -78,6 +79,23 @@ func unchanged(was, is record.Verifiers) record.Verifiers {
 		return found && before.PHC != v.PHC
 	})
 	return is
+}
+
+// endVerifiers deletes the hashes and last uses of verifiers of a key that are not in kept, or are
+// retired there.
+func (t *Tables) endVerifiers(k *record.Key, kept record.Verifiers) error {
+	for _, v := range k.Verifiers.All {
+		id := rehash.ID{Key: k.ID, Verifier: v.ID}.TableKey()
+		left, found := kept.Find(v.ID)
+		hash, err := t.Get(record.TableHashes, id)
+		if err == nil && hash != nil && (!found || left.Retired) {
+			err = t.Delete(record.TableHashes, id)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return t.EndUses(k, kept)
 }
 
 // IsReserved reports whether a key with some scopes stays in its store, because a part of the
@@ -132,7 +150,7 @@ func (t *Tables) buryKey(d record.KeyTombstone) error {
 	if ours != nil || damaged {
 		t.Forget(cache.Stale{Keys: []uuid.UUID{d.ID}})
 		if ours != nil {
-			if err := t.EndVerifiers(ours, record.Verifiers{}); err != nil {
+			if err := t.endVerifiers(ours, record.Verifiers{}); err != nil {
 				return err
 			}
 			if err := t.changeIndex(d.ID, ours.Index(), nil); err != nil {

@@ -72,7 +72,10 @@ func (t *Tables) dropAside(c record.Copy) error {
 
 // IsAside reports whether a record of a later version is aside on which the logins with a key
 // depend: one of the key, of its owner or of its group.
-func IsAside(get func(table string, key []byte) ([]byte, error), key, owner uuid.UUID, group string) (bool, error) {
+func (t *Tables) IsAside(key, owner uuid.UUID, group string) (bool, error) {
+	if n, err := t.Count(record.TableLater); err != nil || n == 0 {
+		return false, err
+	}
 	for _, at := range []struct {
 		table string
 		key   []byte
@@ -81,7 +84,7 @@ func IsAside(get func(table string, key []byte) ([]byte, error), key, owner uuid
 		{record.TableUsers, owner[:]}, {record.TableDeadUsers, owner[:]},
 		{record.TableGroups, []byte(group)},
 	} {
-		value, err := get(record.TableLater, LaterKey(at.table, at.key))
+		value, err := t.Get(record.TableLater, LaterKey(at.table, at.key))
 		if err != nil || value != nil {
 			return value != nil, err
 		}

@@ -47,9 +47,9 @@ type Tables struct {
 	Delete func(table string, key []byte) error
 	// Forget makes the cache forget answers before the transaction commits.
 	Forget func(cache.Stale)
-	// EndVerifiers deletes the hashes and last uses of verifiers of a key that are not in kept, or
-	// are retired there.
-	EndVerifiers func(k *record.Key, kept record.Verifiers) error
+	// EndUses deletes the last uses of verifiers of a key that are not in kept, or are retired
+	// there.
+	EndUses func(k *record.Key, kept record.Verifiers) error
 	// LearnHandle is called before the handle of a key is written.
 	LearnHandle func(record.Handle)
 	// CheckPHC returns an error unless a verifier without a handle can be used.

@@ -287,7 +287,7 @@ func TestARecordOfALaterVersionIsKeptAsideAndNothingIsLost(t *testing.T) {
 	s.merge(t, user(ada, []string{"ada"}), key(laptop, ada, "laptop", disabled))
 	ours := s.copies()
 	isAside := func() bool {
-		aside, err := merge.IsAside(s.tables(t).Get, laptop, ada, "home")
+		aside, err := s.tables(t).IsAside(laptop, ada, "home")
 		must(t, err)
 		return aside
 	}

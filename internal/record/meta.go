@@ -82,6 +82,17 @@ func ReadTagSecrets(get func(key []byte) ([]byte, error)) (TagSecrets, error) {
 	return s, err
 }
 
+// IsShared reports whether the record of the replica, which get gets, says that the domain has or
+// had another store. If the record cannot be read, a store must keep what merging needs, too.
+func IsShared(get func(key []byte) ([]byte, error)) bool {
+	message, err := GetMeta(get, MetaReplica)
+	var r Replica
+	if err == nil {
+		r, err = DecodeReplica(message)
+	}
+	return err != nil || r.Shared
+}
+
 // check returns ErrDamaged unless the domain can make tokens.
 func (s TagSecrets) check() error {
 	if _, signs := s.Signing(); !signs {
