@@ -44,7 +44,7 @@ func (s *Store) Merge(ctx context.Context, records []ReplicaRecord) (refused []R
 	}
 	if err == nil {
 		err = m.Merge(func(step func(*merge.Tables) error) error {
-			return s.Update(ctx, func(tx *Tx) error { return step(tx.tables()) })
+			return below{s}.Update(ctx, step)
 		})
 	}
 	for _, r := range m.Refused {
@@ -98,6 +98,7 @@ func (tx *Tx) tables() *merge.Tables {
 			return err
 		},
 		Use:        tx.raiseLastUse,
+		Merging:    tx.merging,
 		Room:       tx.room,
 		Writes:     func() int { return tx.writes },
 		BuryAtOnce: min(256, max(tx.store.maxWrites/25, 1)),

@@ -35,6 +35,7 @@ type Tx struct {
 
 	sharing, alone bool // what isShared has found
 
+	merging  bool                         // the transaction merges what another store has
 	onChange func(tx *Tx, c Change) error // nil unless the transaction has a hook to call
 	actor    string
 	changes  []Change // for which the hook was not called yet

@@ -60,6 +60,9 @@ type Tables struct {
 	// BuryAtOnce is how many keys of a deleted user a transaction deletes. Each takes some ten
 	// writes.
 	BuryAtOnce int
+	// Merging says that the transaction takes in what another store has, so that a hook that is
+	// called in it hears of no change that was made here.
+	Merging bool
 	// Use notes the last use of a verifier, unless a later one is known.
 	Use func(k *record.Key, verifier record.VerifierID, minute uint32) error
 }

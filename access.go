@@ -1,0 +1,33 @@
+package latchkey
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/access"
+	"github.com/latchkeydb/latchkey/internal/merge"
+)
+
+func init() {
+	access.Of = func(store any) access.Store { return below{store.(*Store)} }
+	access.Tables = func(tx any) *merge.Tables { return tx.(*Tx).tables() }
+}
+
+// below is what the packages of this module can do with a store besides its public methods.
+type below struct{ s *Store }
+
+func (b below) DomainID() uuid.UUID             { return b.s.DomainID() }
+func (b below) ReplicaID() uuid.UUID            { return b.s.ReplicaID() }
+func (b below) Share(ctx context.Context) error { return b.s.share(ctx) }
+
+func (b below) View(ctx context.Context, fn func(*merge.Tables) error) error {
+	return b.s.View(ctx, func(tx *Tx) error { return fn(tx.tables()) })
+}
+
+func (b below) Update(ctx context.Context, fn func(*merge.Tables) error) error {
+	return b.s.Update(ctx, func(tx *Tx) error {
+		tx.merging = true
+		return fn(tx.tables())
+	})
+}

@@ -1,0 +1,30 @@
+// Package access lets packages of this module reach what a store has below its public API. Package
+// latchkey sets the functions. It is the only one that does.
+package access
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/merge"
+)
+
+// A Store is a store as replication needs it. Its transactions are those of the store: a change
+// drops cached answers and calls the hook, which finds Tables.Merging set.
+type Store interface {
+	// View runs fn in a read transaction. Tables that write return an error.
+	View(ctx context.Context, fn func(*merge.Tables) error) error
+	// Update runs fn in a write transaction, perhaps more than once.
+	Update(ctx context.Context, fn func(*merge.Tables) error) error
+	// Share writes that the domain has several stores, unless the store knows it.
+	Share(ctx context.Context) error
+	DomainID() uuid.UUID
+	ReplicaID() uuid.UUID
+}
+
+// Of returns the store behind a *latchkey.Store.
+var Of func(store any) Store
+
+// Tables returns the tables of the transaction behind a *latchkey.Tx.
+var Tables func(tx any) *merge.Tables
