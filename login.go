@@ -71,8 +71,8 @@ func (p Principal) Metadata(name string) string { return p.metadata.Get(name) }
 // [ErrKeyExpired], [ErrUserDisabled], [ErrGroupDisabled] and [ErrNetworkNotAllowed] that applies.
 // The last one means that the key has networks, so that the caller's address decides: see
 // [Store.LoginFrom]. The other errors say nothing about the token: [ErrBusy], [ErrClosed],
-// [ErrInTransaction], [ErrFileChanged], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], an error of
-// [Options].Gate, and ctx's error.
+// [ErrInTransaction], [ErrFileChanged], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], an error
+// of [Options].Gate, and ctx's error.
 func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	return s.login(ctx, token, netip.Addr{})
 }

@@ -145,7 +145,8 @@ type PushRequest struct {
 type PushReply struct {
 	// Refused says why the push was refused. It is empty if it was taken.
 	Refused string
-	// Policy is not zero if the edge pushed under an outdated policy: it must get the new one first.
+	// Policy is not zero if the edge pushed under an outdated policy. The edge must get the new one
+	// first.
 	Policy uint64
 }
 
