@@ -6,16 +6,29 @@
 //   - policy.go says what an edge may push, and filter.go which records it gets.
 //   - hub.go has the state of a hub; feed.go what an edge gets; push.go what it gives; claims.go
 //     the revocations that only an edge knows; digest.go the sums by which stores compare.
-//   - edge.go has the state of an edge; pending.go its changes that the hub does not know.
+//   - edge.go has the state of an edge, pending.go its changes that the hub does not know, and
+//     compare.go how the edge compares what it has with the hub.
 package replication
 
 import (
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
+)
+
+// The errors of an edge and a hub.
+var (
+	// ErrNotPermitted means that the policy of an edge does not let it push a change, so the change
+	// was not made.
+	ErrNotPermitted = errors.New("the hub does not permit this change here")
+	// ErrMessage means that bytes are no message, or that a message contradicts what came before.
+	ErrMessage = errors.New("bad message of replication")
+	// ErrNewer means that a message is of a later version, which must not be skipped.
+	ErrNewer = errors.New("message of a later version of replication")
 )
 
 // Push says what an edge may push. Each value includes those before it.
@@ -126,7 +139,7 @@ type Hello struct {
 	Replica  uuid.UUID // the edge's replica ID
 	Cursor   Cursor
 	Policy   uint64 // the version of the policy that the edge has
-	Tags     uint64 // the number of the latest tag secret that the edge has
+	Tags     []byte // what [tagsOf] says of the edge's tag secrets
 	Follow   bool
 }
 
@@ -159,10 +172,10 @@ type Summary struct {
 	Sum   [16]byte // modulo 2¹²⁸, big-endian
 }
 
-// A CompareRequest gives the edge's sums, or, in the second step, what the edge has in the ranges
-// that differ.
+// A CompareRequest gives the edge's sums, or, in a later step, what the edge has in some of the
+// ranges that differ. A later step has Listed, and no Summaries.
 type CompareRequest struct {
-	Cursor    Cursor
+	Cursor    Cursor // the edge's own, all the time
 	Policy    uint64
 	Summaries []Summary
 	Listed    []Summary // ranges that Items list in whole
@@ -175,12 +188,21 @@ type Item struct {
 	Key   []byte
 	Hash  [16]byte
 	Own   bool // changed here, and not yet known to the hub
+	// Signed says that the edge has a copy of the record with the hub's MAC.
+	Signed bool
 }
 
-// A CompareReply has the ranges that differ, or in the second step the messages that make the edge
-// agree, and which records the hub wants.
+// A CompareReply has in the first step the ranges that differ, and a Mark of where the hub stood
+// before it summed. The edge takes the Mark when it has gone through all of these ranges. In a
+// later step the reply has the messages that make the edge agree, and which records the hub wants.
+// Nothing of that moves the cursor.
 type CompareReply struct {
 	Differ   []Summary // without sums
-	Messages []Message // ends with a Mark in the second step
+	Messages []Message // in the first step the Mark alone; later Records and Forgets
 	Wanted   []Item    // which the edge pushes, as Signed or Records
+	// More says that not everything fitted in. The edge then lists the same ranges again.
+	More bool
+	// Refused is not empty if the edge must ask again from the beginning, because it has an
+	// outdated policy or compares with another hub by now.
+	Refused string
 }
