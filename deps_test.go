@@ -38,6 +38,7 @@ func goCommand(t *testing.T, goos string, args ...string) string {
 func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 	allowed := []string{
 		"github.com/latchkeydb/latchkey",
+		"github.com/latchkeydb/latchkey/internal/access",
 		"github.com/latchkeydb/latchkey/internal/address",
 		"github.com/latchkeydb/latchkey/internal/attempts",
 		"github.com/latchkeydb/latchkey/internal/boltengine",

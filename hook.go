@@ -71,6 +71,11 @@ const (
 	ActionGroupEnabled  Action = "group.enabled"
 	ActionGroupChanged  Action = "group.changed" // in a way that has no action of its own
 
+	// A store forgets what its hub does not give it any more. The others still have it.
+	ActionUserForgotten  Action = "user.forgotten"
+	ActionKeyForgotten   Action = "key.forgotten"
+	ActionGroupForgotten Action = "group.forgotten"
+
 	ActionTagSecretAdded   Action = "tag-secret.added"
 	ActionTagSecretUsed    Action = "tag-secret.used"
 	ActionTagSecretRetired Action = "tag-secret.retired"
@@ -148,6 +153,9 @@ func (tx *Tx) compare(table string, key, after []byte) error {
 	}
 	for _, action := range d.Actions {
 		c.Actions = append(c.Actions, Action(action))
+	}
+	if tx.forgets {
+		c.Actions = []Action{Action(strings.TrimSuffix(table, "s") + ".forgotten")}
 	}
 	tx.note(c)
 	return nil

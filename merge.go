@@ -85,9 +85,13 @@ func (tx *Tx) tables() *merge.Tables {
 				tx.etx.Changes(since)(func(c TrackedChange, err error) bool { return yield(merge.Change(c), err) })
 			}
 		},
-		Count: tx.etx.Count, SequenceOf: tx.etx.SequenceOf, Put: tx.put, Delete: tx.delete,
-		Forget:  func(s cache.Stale) { tx.stale.Add(s) },
-		EndUses: tx.deleteLastUses,
+		Count: tx.etx.Count, SequenceOf: tx.etx.SequenceOf, Put: tx.put, Delete: tx.delete, DeleteForgotten: tx.deleteForgotten,
+		PutCopied: func(table string, key, value []byte) error {
+			tx.writes++
+			return tx.etx.Put(table, key, value)
+		},
+		DropCached: func(s cache.Stale) { tx.stale.Add(s) },
+		EndUses:    tx.deleteLastUses,
 		LearnHandle: func(h record.Handle) {
 			if tx.store.foreign != nil {
 				tx.store.foreign.Add(h)

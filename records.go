@@ -24,12 +24,13 @@ const (
 	tableHashes     = record.TableHashes
 	tableLastUse    = record.TableLastUse
 	tableLater      = record.TableLater
+	tableReplica    = record.TableReplica
 	tableData       = record.TableData
 )
 
 var (
 	trackedTables = record.TrackedTables()
-	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHandles, tableHashes, tableLastUse, tableLater, tableData}, trackedTables...)
+	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHandles, tableHashes, tableLastUse, tableLater, tableReplica, tableData}, trackedTables...)
 )
 
 // openRecord returns the message of a record.

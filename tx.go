@@ -36,6 +36,7 @@ type Tx struct {
 	sharing, alone bool // what isShared has found
 
 	merging  bool                         // the transaction merges what another store has
+	forgets  bool                         // a delete is none for the hook
 	onChange func(tx *Tx, c Change) error // nil unless the transaction has a hook to call
 	actor    string
 	changes  []Change // for which the hook was not called yet
@@ -100,6 +101,13 @@ func (tx *Tx) delete(table string, key []byte) error {
 		return err
 	}
 	return tx.etx.Delete(table, key)
+}
+
+// deleteForgotten is delete for a record that the store forgets.
+func (tx *Tx) deleteForgotten(table string, key []byte) error {
+	tx.forgets = true
+	defer func() { tx.forgets = false }()
+	return tx.delete(table, key)
 }
 
 // now returns the time by which the transaction judges expiry dates. It is the same for all of the

@@ -80,7 +80,8 @@ func Findings(ctx context.Context, t Tables) iter.Seq2[Finding, error] {
 		c.each(record.TableHashes, c.inspectHash)
 		c.each(record.TableLastUse, c.inspectLastUse)
 		c.each(record.TableLater, c.inspectLater)
-		c.each(record.TableData, c.inspectData)
+		c.each(record.TableReplica, func(e Entry) { c.inspectSealed(record.TableReplica, e) })
+		c.each(record.TableData, func(e Entry) { c.inspectSealed(record.TableData, e) })
 		if c.err != nil && c.err != errStopped {
 			yield(Finding{}, c.err)
 		}
@@ -360,8 +361,9 @@ func (c *checker) inspectLater(e Entry) {
 	}
 }
 
-func (c *checker) inspectData(e Entry) {
-	if _, err := record.Open(record.TableData, e.Key, e.Value); err != nil {
+// inspectSealed inspects a record of which only the checksum can be judged.
+func (c *checker) inspectSealed(table string, e Entry) {
+	if _, err := record.Open(table, e.Key, e.Value); err != nil {
 		c.reportError(err)
 	}
 }

@@ -32,6 +32,6 @@ func (t *Tables) group(c record.Copy) error {
 			return nil
 		}
 	}
-	t.Forget(cache.Stale{Groups: []string{name}})
+	t.DropCached(cache.Stale{Groups: []string{name}})
 	return t.put(c.Table, c.Key, merged.Encode())
 }

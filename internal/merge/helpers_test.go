@@ -79,7 +79,7 @@ func (s *store) tables(t testing.TB) *merge.Tables {
 			delete(s.values, at(table, key))
 			return write()
 		},
-		Forget:      s.stale.Add,
+		DropCached:  s.stale.Add,
 		EndUses:     func(*record.Key, record.Verifiers) error { return nil },
 		LearnHandle: func(record.Handle) {},
 		CheckPHC: func(phc string) error {

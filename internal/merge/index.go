@@ -55,7 +55,7 @@ func (t *Tables) Claim(identity []byte, user uuid.UUID) error {
 		return fmt.Errorf("%w: %d users have one identity already", ErrInvalid, len(holders))
 	}
 	if len(holders) == 1 && holders[0] != user {
-		t.Forget(cache.Stale{Users: holders})
+		t.DropCached(cache.Stale{Users: holders})
 	}
 	return t.Put(record.TableIdentities, identity, record.WithHolder(value, user))
 }
@@ -74,7 +74,7 @@ func (t *Tables) Release(identity []byte, user uuid.UUID) error {
 		return t.Delete(record.TableIdentities, identity)
 	}
 	if holders := record.Holders(left); len(holders) == 1 {
-		t.Forget(cache.Stale{Users: holders})
+		t.DropCached(cache.Stale{Users: holders})
 	}
 	return t.Put(record.TableIdentities, identity, left)
 }
@@ -93,7 +93,7 @@ func (t *Tables) changeName(entry []byte, change func() error) error {
 	}
 	others, err := t.Named(owner, name, id)
 	if err == nil && len(others) == 1 {
-		t.Forget(cache.Stale{Keys: others})
+		t.DropCached(cache.Stale{Keys: others})
 	}
 	return err
 }

@@ -49,10 +49,10 @@ func (t *Tables) key(id uuid.UUID, c record.Copy) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if bytes.Equal(merged.Encode(), ours.Encode()) {
+	if bytes.Equal(merged.Encode(), ours.Encode()) && !t.Reindex {
 		return nil
 	}
-	t.Forget(cache.Stale{Keys: []uuid.UUID{id}})
+	t.DropCached(cache.Stale{Keys: []uuid.UUID{id}})
 	return t.changeKey(ours, merged, ours.Index())
 }
 
@@ -148,7 +148,7 @@ func (t *Tables) buryKey(d record.KeyTombstone) error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if ours != nil || damaged {
-		t.Forget(cache.Stale{Keys: []uuid.UUID{d.ID}})
+		t.DropCached(cache.Stale{Keys: []uuid.UUID{d.ID}})
 		if ours != nil {
 			if err := t.endVerifiers(ours, record.Verifiers{}); err != nil {
 				return err

@@ -47,11 +47,11 @@ func (t *Tables) setAside(c record.Copy) error {
 	id, _ := uuid.FromBytes(c.Key)
 	switch c.Table {
 	case record.TableUsers, record.TableDeadUsers:
-		t.Forget(cache.Stale{Users: []uuid.UUID{id}})
+		t.DropCached(cache.Stale{Users: []uuid.UUID{id}})
 	case record.TableKeys, record.TableDeadKeys:
-		t.Forget(cache.Stale{Keys: []uuid.UUID{id}})
+		t.DropCached(cache.Stale{Keys: []uuid.UUID{id}})
 	case record.TableGroups:
-		t.Forget(cache.Stale{Groups: []string{string(c.Key)}})
+		t.DropCached(cache.Stale{Groups: []string{string(c.Key)}})
 	}
 	return t.Put(record.TableLater, key, c.Sealed)
 }

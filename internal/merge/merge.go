@@ -7,6 +7,9 @@
 //   - user.go, key.go and group.go merge one kind each, with its tombstones.
 //   - index.go has the entries of indexes that several records can claim.
 //   - later.go keeps records of later versions aside.
+//   - forget.go takes records out of the store, and puts others in the place of what merging has
+//     made.
+//   - copy.go copies whole tables to a store that has nothing yet.
 package merge
 
 import (
@@ -45,8 +48,12 @@ type Tables struct {
 	// Put and Delete write.
 	Put    func(table string, key, value []byte) error
 	Delete func(table string, key []byte) error
-	// Forget makes the cache forget answers before the transaction commits.
-	Forget func(cache.Stale)
+	// PutCopied is Put without the hook, for entries of a first copy.
+	PutCopied func(table string, key, value []byte) error
+	// DeleteForgotten deletes a record that the store forgets, which is no deletion for its users.
+	DeleteForgotten func(table string, key []byte) error
+	// DropCached makes the cache forget answers before the transaction commits.
+	DropCached func(cache.Stale)
 	// EndUses deletes the last uses of verifiers of a key that are not in kept, or are retired
 	// there.
 	EndUses func(k *record.Key, kept record.Verifiers) error
@@ -63,6 +70,9 @@ type Tables struct {
 	// Merging says that the transaction takes in what another store has, so that a hook that is
 	// called in it hears of no change that was made here.
 	Merging bool
+	// Reindex says that a merged record may lack entries in the indexes, because the store has the
+	// record from a first copy. A receiver sets it for the changes since a first copy began.
+	Reindex bool
 	// Use notes the last use of a verifier, unless a later one is known.
 	Use func(k *record.Key, verifier record.VerifierID, minute uint32) error
 }
@@ -190,6 +200,7 @@ func checkText(what, s string) error {
 }
 
 // changeIndex replaces the index entries of an earlier version of a record by those of a later one.
+// With Reindex, the indexes may lack some of the earlier version.
 func (t *Tables) changeIndex(id uuid.UUID, was, is []record.IndexEntry) error {
 	for _, e := range was {
 		if !hasEntry(is, e) {
@@ -199,7 +210,7 @@ func (t *Tables) changeIndex(id uuid.UUID, was, is []record.IndexEntry) error {
 		}
 	}
 	for _, e := range is {
-		if !hasEntry(was, e) {
+		if t.Reindex || !hasEntry(was, e) {
 			if err := t.Enter(id, e); err != nil {
 				return err
 			}

@@ -31,10 +31,10 @@ func (t *Tables) user(id uuid.UUID, c record.Copy) (more bool, err error) {
 	merged, was := *theirs, []record.IndexEntry(nil)
 	if ours != nil {
 		merged, was = ours.Merge(*theirs), ours.Index()
-		if bytes.Equal(merged.Encode(), ours.Encode()) {
+		if bytes.Equal(merged.Encode(), ours.Encode()) && !t.Reindex {
 			return false, nil
 		}
-		t.Forget(cache.Stale{Users: []uuid.UUID{id}})
+		t.DropCached(cache.Stale{Users: []uuid.UUID{id}})
 	}
 	if _, err := seal(c.Table, c.Key, merged.Encode()); err != nil {
 		return false, err
@@ -81,7 +81,7 @@ func (t *Tables) buryUser(d record.UserTombstone) (more bool, err error) {
 		return false, err
 	}
 	if ours != nil || damaged {
-		t.Forget(cache.Stale{Users: []uuid.UUID{d.ID}})
+		t.DropCached(cache.Stale{Users: []uuid.UUID{d.ID}})
 		if ours != nil {
 			if err := t.changeIndex(d.ID, ours.Index(), nil); err != nil {
 				return false, err

@@ -19,6 +19,7 @@ const (
 	TableHashes     = "hashes"     // key ID, verifier ID → hash at the store's cost, as a record
 	TableLastUse    = "lastuse"    // key ID, verifier ID → minute of the last use, as a record
 	TableLater      = "later"      // table 0 key → a record of a later version
+	TableReplica    = "replica"    // a key of package replication → what it keeps, as a record
 	TableData       = "data"       // name 0 key → bytes of an application, as a record
 )
 
