@@ -85,7 +85,7 @@ func (tx *Tx) tables() *merge.Tables {
 				tx.etx.Changes(since)(func(c TrackedChange, err error) bool { return yield(merge.Change(c), err) })
 			}
 		},
-		Count: tx.etx.Count, SequenceOf: tx.etx.SequenceOf, Put: tx.put, Delete: tx.delete, DeleteForgotten: tx.deleteForgotten,
+		Sequence: tx.Sequence, Count: tx.etx.Count, SequenceOf: tx.etx.SequenceOf, Put: tx.put, Delete: tx.delete, DeleteForgotten: tx.deleteForgotten,
 		PutCopied: func(table string, key, value []byte) error {
 			tx.writes++
 			return tx.etx.Put(table, key, value)

@@ -41,6 +41,8 @@ type Tables struct {
 	Scan func(table string, from, to []byte) iter.Seq2[Entry, error]
 	// Count returns the number of entries of a table.
 	Count func(table string) (uint64, error)
+	// Sequence returns the sequence of the last commit that the transaction sees.
+	Sequence func() uint64
 	// Changes yields the changes of tracked tables by commits after a sequence, and SequenceOf
 	// returns the sequence of the last change of an entry, or 0.
 	Changes    func(since uint64) iter.Seq2[Change, error]

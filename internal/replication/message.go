@@ -56,6 +56,9 @@ type Cursor struct {
 	// serve as hubs have the same incarnation, and different eras.
 	Era uuid.UUID
 	At  merge.Position
+	// Policy is the version of the policy under which the edge got what it has. If the groups of
+	// the edge have changed since, the edge has to compare.
+	Policy uint64
 	// Copying is the table of the first copy that is under way, and CopyKey the last key that came.
 	// At is then where the changes after the copy begin.
 	Copying string
@@ -80,10 +83,10 @@ type (
 		At  Cursor // where the stream begins
 	}
 	// Entry is an entry of a table of the edge, in a first copy. Entries of one table come in the
-	// order of their keys.
+	// order of their keys. MAC is as in a Record.
 	Entry struct {
-		Table      string
-		Key, Value []byte
+		Table           string
+		Key, Value, MAC []byte
 	}
 	// Record is a record as the hub has it. MAC is not empty if the record is a tombstone or was
 	// ever disabled: a later hub that has lost the record believes the copy by its MAC.
@@ -107,7 +110,8 @@ type (
 	Mark struct{ At Cursor }
 	// Secrets has the domain's tag secrets, as an export.
 	Secrets struct{ Export []byte }
-	// NewPolicy is the edge's policy from now on.
+	// NewPolicy is the edge's policy from now on. If the groups are others, the stream ends with
+	// it, and the Welcome of the next one tells the edge to compare.
 	NewPolicy struct{ Policy Policy }
 	// Beat says that the hub is there, and what time it has.
 	Beat struct {
@@ -163,8 +167,8 @@ type PushReply struct {
 	Policy uint64
 }
 
-// A Summary is the sum of the hashes of some records, by the kind of record and the first byte of
-// the ID.
+// A Summary is the sum of the hashes of some live records, by the kind of record and the number
+// that [RangeOf] returns.
 type Summary struct {
 	Table string
 	Range byte
@@ -182,7 +186,8 @@ type CompareRequest struct {
 	Items     []Item
 }
 
-// An Item is a record of an edge: a live one, or a tombstone.
+// An Item is a record of an edge: a live one, or a tombstone. A tombstone is in the range of the
+// record that it is of.
 type Item struct {
 	Table string
 	Key   []byte
@@ -198,8 +203,8 @@ type Item struct {
 // Nothing of that moves the cursor.
 type CompareReply struct {
 	Differ   []Summary // without sums
-	Messages []Message // in the first step the Mark alone; later Records and Forgets
-	Wanted   []Item    // which the edge pushes, as Signed or Records
+	Messages []Message // in the first step the Mark alone; later Records, Forgets and Replaces
+	Wanted   []Item    // which the edge pushes, as Signed if it can, else as Records or Claims
 	// More says that not everything fitted in. The edge then lists the same ranges again.
 	More bool
 	// Refused is not empty if the edge must ask again from the beginning, because it has an
