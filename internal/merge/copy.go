@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -129,17 +130,21 @@ func indexed(table string, key []byte) (id uuid.UUID, of string) {
 }
 
 // PutEntries writes entries of a first copy, which are in the order of their keys. The table must
-// have nothing at the first key or behind it.
+// have nothing at the first key or behind it. Of an index, PutEntries writes only the entries that
+// belong to a record that the store has.
 //
 // Errors: [ErrInvalid] if an entry cannot be one of the table or is out of order; an error of t.
 // Something may have been written then.
 func (t *Tables) PutEntries(table string, entries []Entry) error {
+	if !slices.Contains(CopiedTables(), table) {
+		return fmt.Errorf("%w: table %q is not copied", ErrInvalid, table)
+	}
 	if len(entries) == 0 {
 		return nil
 	}
 	for e, err := range t.Scan(table, entries[0].Key, nil) {
 		if err == nil {
-			err = fmt.Errorf("%w: the store has the entry %s/%x, and is not empty", ErrInvalid, table, e.Key)
+			err = fmt.Errorf("%w: the store has the entry %s/%x already", ErrInvalid, table, e.Key)
 		}
 		return err
 	}
@@ -147,11 +152,70 @@ func (t *Tables) PutEntries(table string, entries []Entry) error {
 		if i > 0 && bytes.Compare(entries[i-1].Key, e.Key) >= 0 {
 			return fmt.Errorf("%w: the entry %s/%x is out of order", ErrInvalid, table, e.Key)
 		}
-	}
-	for _, e := range entries {
-		if err := t.PutCopied(table, e.Key, e.Value); err != nil {
+		if err := t.putEntry(table, e); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (t *Tables) putEntry(table string, e Entry) error {
+	var err error
+	switch table {
+	case record.TableIdentities:
+		var holders []byte
+		for _, id := range record.Holders(e.Value) {
+			ok, err := t.isIndexed(table, e.Key, record.TableUsers, id)
+			if err != nil {
+				return err
+			}
+			if ok {
+				holders = record.WithHolder(holders, id)
+			}
+		}
+		e.Value = holders
+	case record.TableNames, record.TableMembers, record.TableHandles:
+		id, of := indexed(table, e.Key)
+		ok, err := t.isIndexed(table, e.Key, of, id)
+		if err == nil && !ok && table == record.TableMembers {
+			ok, err = t.isIndexed(table, e.Key, record.TableKeys, id)
+		}
+		if err != nil || !ok {
+			return err
+		}
+		if h, _, err := record.SplitHandleKey(e.Key); err == nil && table == record.TableHandles {
+			t.LearnHandle(h)
+		}
+		e.Value = []byte{}
+	default:
+		c := record.Copy{Table: table, Key: e.Key, Sealed: e.Value}
+		if err = c.Check(); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		if c.IsLater() {
+			return t.setAside(c)
+		}
+	}
+	if e.Value == nil {
+		return nil
+	}
+	return t.PutCopied(table, e.Key, e.Value)
+}
+
+// isIndexed reports whether an index is to have an entry because of a record with an ID.
+func (t *Tables) isIndexed(table string, key []byte, of string, id uuid.UUID) (bool, error) {
+	var index []record.IndexEntry
+	var err error
+	if of == record.TableUsers {
+		var u *record.User
+		if u, err = get(t, of, id, record.DecodeUser); u != nil {
+			index = u.Index()
+		}
+	} else {
+		var k *record.Key
+		if k, err = get(t, of, id, record.DecodeKey); k != nil {
+			index = k.Index()
+		}
+	}
+	return hasEntry(index, record.IndexEntry{Table: table, Key: key}), err
 }

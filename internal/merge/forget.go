@@ -47,7 +47,11 @@ func (t *Tables) forgetUser(id uuid.UUID) error {
 			return err
 		}
 		if _, key, err := record.SplitNameKey(e.Key); err == nil {
-			if err := t.forgetKey(key); err != nil {
+			k, err := get(t, record.TableKeys, key, record.DecodeKey)
+			if errors.Is(err, record.ErrDamaged) || k != nil && k.Owner == id {
+				err = t.forgetKey(key)
+			}
+			if err != nil {
 				return err
 			}
 		}

@@ -23,6 +23,9 @@ type store struct {
 	values map[string]string
 	most   int // writes of one transaction; 0 for no bound
 	stale  cache.Stale
+
+	forgotten []string // the records that were deleted as forgotten ones
+	ended     []string // the keys whose last uses were ended
 }
 
 func newStore(domain uuid.UUID) *store { return &store{domain: domain, values: map[string]string{}} }
@@ -39,6 +42,17 @@ func (s *store) tables(t testing.TB) *merge.Tables {
 			return errTooMany
 		}
 		return nil
+	}
+	put := func(table string, key, value []byte) error {
+		if len(key) > 512 || len(value) > 65_536 {
+			t.Errorf("an entry of table %s has a key of %d bytes and a value of %d", table, len(key), len(value))
+		}
+		s.values[at(table, key)] = string(value)
+		return write()
+	}
+	remove := func(table string, key []byte) error {
+		delete(s.values, at(table, key))
+		return write()
 	}
 	return &merge.Tables{
 		Get: func(table string, key []byte) ([]byte, error) {
@@ -68,19 +82,18 @@ func (s *store) tables(t testing.TB) *merge.Tables {
 			}
 			return n, nil
 		},
-		Put: func(table string, key, value []byte) error {
-			if len(key) > 512 || len(value) > 65_536 {
-				t.Errorf("an entry of table %s has a key of %d bytes and a value of %d", table, len(key), len(value))
+		Put: put, PutCopied: put, Delete: remove,
+		DeleteForgotten: func(table string, key []byte) error {
+			s.forgotten = append(s.forgotten, at(table, key))
+			return remove(table, key)
+		},
+		DropCached: s.stale.Add,
+		EndUses: func(k *record.Key, kept record.Verifiers) error {
+			if len(kept.All) == 0 {
+				s.ended = append(s.ended, string(k.ID[:]))
 			}
-			s.values[at(table, key)] = string(value)
-			return write()
+			return nil
 		},
-		Delete: func(table string, key []byte) error {
-			delete(s.values, at(table, key))
-			return write()
-		},
-		DropCached:  s.stale.Add,
-		EndUses:     func(*record.Key, record.Verifiers) error { return nil },
 		LearnHandle: func(record.Handle) {},
 		CheckPHC: func(phc string) error {
 			if !strings.HasPrefix(phc, "$") {

@@ -49,7 +49,7 @@ func (t *Tables) key(id uuid.UUID, c record.Copy) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if bytes.Equal(merged.Encode(), ours.Encode()) && !t.Reindex {
+	if bytes.Equal(merged.Encode(), ours.Encode()) {
 		return nil
 	}
 	t.DropCached(cache.Stale{Keys: []uuid.UUID{id}})

@@ -31,7 +31,7 @@ func (t *Tables) user(id uuid.UUID, c record.Copy) (more bool, err error) {
 	merged, was := *theirs, []record.IndexEntry(nil)
 	if ours != nil {
 		merged, was = ours.Merge(*theirs), ours.Index()
-		if bytes.Equal(merged.Encode(), ours.Encode()) && !t.Reindex {
+		if bytes.Equal(merged.Encode(), ours.Encode()) {
 			return false, nil
 		}
 		t.DropCached(cache.Stale{Users: []uuid.UUID{id}})

@@ -80,13 +80,20 @@ func DecodeCopy(b []byte) (c Copy, err error) {
 	if c.Table = travelling[number]; c.Table == "" {
 		return c, fmt.Errorf("%w: a copy of no table", ErrDamaged)
 	}
+	return c, c.Check()
+}
+
+// Check returns [ErrDamaged] unless the copy has a key of the right length, and a record with the
+// right checksum, which may be of a later version.
+func (c Copy) Check() error {
 	if !c.keyFits() || len(c.Sealed) > MaxSize {
-		return c, fmt.Errorf("%w: a copy of table %s with a key of %d bytes and a record of %d", ErrDamaged, c.Table, len(c.Key), len(c.Sealed))
+		return fmt.Errorf("%w: a copy of table %s with a key of %d bytes and a record of %d", ErrDamaged, c.Table, len(c.Key), len(c.Sealed))
 	}
-	if _, err = Open(c.Table, c.Key, c.Sealed); errors.Is(err, ErrNewer) {
+	_, err := Open(c.Table, c.Key, c.Sealed)
+	if errors.Is(err, ErrNewer) {
 		err = nil
 	}
-	return c, err
+	return err
 }
 
 // keyFits reports whether the key can be one of the table.
