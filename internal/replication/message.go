@@ -2,7 +2,7 @@
 // what each does about it. It has no goroutine, no clock, no randomness and no network of its own,
 // so that a simulator can replay any run.
 //
-//   - message.go has the messages, and wire.go their bytes.
+//   - message.go has the messages, wire.go their bytes, and body.go those of requests and replies.
 //   - policy.go says what an edge may push, and filter.go which records it gets.
 //   - hub.go has the state of a hub; feed.go what an edge gets; push.go what it gives; claims.go
 //     the revocations that only an edge knows; digest.go the sums by which stores compare.
