@@ -50,7 +50,7 @@ func (tx *Tx) setName(k *record.Key, name string, at record.Stamp) error {
 	if err := tx.tables().Remove(k.ID, record.IndexEntry{Table: tableNames, Key: record.NameKey(k.Owner, k.Name.Value, k.ID)}); err != nil {
 		return err
 	}
-	k.Name = record.Register[string]{Value: name, Stamp: at}
+	k.Name = k.Name.Set(name, at)
 	return tx.put(tableNames, record.NameKey(k.Owner, name, k.ID), nil)
 }
 

@@ -3,9 +3,11 @@ package latchkey
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -319,5 +321,70 @@ func TestARecordOfALaterVersionIsNotSent(t *testing.T) {
 	must(t, err)
 	if len(left) != len(all)-1 || slices.Contains(named(left), fmt.Sprintf("keys/%x", h.laptop.ID[:])) {
 		t.Errorf("%v are sent", named(left))
+	}
+}
+
+func TestASetterSaysWhichValueOfAnotherReplicaItHasReplaced(t *testing.T) {
+	ctx := t.Context()
+	type field struct {
+		stamp    record.Stamp
+		replaces uint64
+	}
+	for name, f := range map[string]struct {
+		set func(s *Store, owner, id uuid.UUID, i int) error
+		get func(k record.Key) field
+	}{
+		"name": {
+			func(s *Store, owner, id uuid.UUID, i int) error {
+				return s.RenameKey(ctx, owner, id, fmt.Sprint("name ", i))
+			},
+			func(k record.Key) field { return field{k.Name.Stamp, k.Name.Replaces} },
+		},
+		"expires": {
+			func(s *Store, owner, id uuid.UUID, i int) error {
+				return s.SetExpiry(ctx, owner, id, time.Now().Add(time.Duration(i+1)*time.Hour))
+			},
+			func(k record.Key) field { return field{k.Expires.Stamp, k.Expires.Replaces} },
+		},
+		"scopes": {
+			func(s *Store, owner, id uuid.UUID, i int) error {
+				return s.SetScopes(ctx, owner, id, NewScopes(fmt.Sprint("a", i)))
+			},
+			func(k record.Key) field { return field{k.Scopes.Stamp, k.Scopes.Replaces} },
+		},
+		"networks": {
+			func(s *Store, owner, id uuid.UUID, i int) error {
+				return s.SetNetworks(ctx, owner, id, []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", i))})
+			},
+			func(k record.Key) field { return field{k.Networks.Stamp, k.Networks.Replaces} },
+		},
+		"metadata": {
+			func(s *Store, owner, id uuid.UUID, i int) error {
+				return s.SetMetadata(ctx, owner, id, map[string]string{"i": fmt.Sprint(i)})
+			},
+			func(k record.Key) field { return field{k.Metadata.Stamp, k.Metadata.Replaces} },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, nil)
+			u := addUser(t, s, "ada")
+			k, _ := addKey(t, s, u.ID, "laptop")
+			here, there := s.ReplicaID(), uuid.UUID{9}
+			want := uint64(0)
+			for i, by := range []uuid.UUID{here, there, here, here} {
+				before := f.get(storedKey(t, s, k.ID))
+				if by != before.stamp.Replica {
+					want = before.stamp.Counter
+				}
+				s.domain.Replica.ID = by
+				must(t, f.set(s, u.ID, k.ID, i))
+				if got := f.get(storedKey(t, s, k.ID)); got.stamp.Replica != by || got.replaces != want {
+					t.Errorf("write %d replaces %d, want %d", i, got.replaces, want)
+				}
+			}
+			if want == 0 {
+				t.Error("no write replaces that of another replica, so this test shows nothing")
+			}
+		})
 	}
 }

@@ -152,7 +152,7 @@ func (tx *Tx) changeKey(owner, id uuid.UUID, change func(k *record.Key, at recor
 // reports whether the field has changed.
 func setRegister[T any](r *record.Register[T], value T, same bool, at record.Stamp) (changed bool) {
 	if !same {
-		*r = record.Register[T]{Value: value, Stamp: at}
+		*r = r.Set(value, at)
 	}
 	return !same
 }

@@ -30,7 +30,7 @@ func (g Groups) Set(name string, at Stamp) Groups { return g.merge(Groups{{Value
 func (g Groups) merge(other Groups) Groups {
 	all := slices.Concat(g, other)
 	slices.SortFunc(all, func(a, b Register[string]) int {
-		return cmp.Or(b.Stamp.Compare(a.Stamp), cmp.Compare(b.Value, a.Value))
+		return cmp.Or(b.Stamp.Compare(a.Stamp), cmp.Compare(b.Value, a.Value), cmp.Compare(a.Replaces, b.Replaces))
 	})
 	var merged Groups
 	for _, r := range all {
@@ -66,17 +66,14 @@ func (g *Groups) add(b []byte, t replicaTable) error {
 
 // encodeText returns the message of a text and its stamp.
 func encodeText(r Register[string], t replicaTable) []byte {
-	return t.stamped(r.Stamp, func(m *Message) { m.Bytes(3, []byte(r.Value)) })
+	return encodeRegister(r, t, func(m *Message) { m.Bytes(fieldValue, []byte(r.Value)) })
 }
 
-func decodeText(what string, b []byte, t replicaTable, most int) (r Register[string], err error) {
-	r.Stamp, err = t.stampFields(b, func(f Field) (err error) {
-		if f.Num == 3 {
-			r.Value, err = decodeString(what, f.Bytes, most)
-		}
+func decodeText(what string, b []byte, t replicaTable, most int) (Register[string], error) {
+	return decodeRegister(b, t, func(value *string, f Field) (err error) {
+		*value, err = decodeString(what, f.Bytes, most)
 		return err
 	})
-	return r, err
 }
 
 // A Group is what is known of a group beyond its members: whether it is disabled.

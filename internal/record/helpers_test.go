@@ -61,7 +61,7 @@ func fullKey() record.Key {
 		ID: keyID, Owner: userID,
 		Created:  time.UnixMilli(1767323045678).UTC(),
 		Name:     text("laptop", at(3, here)),
-		Expires:  record.Register[time.Time]{Value: time.Unix(1798859045, 0).UTC(), Stamp: at(4, there)},
+		Expires:  record.Register[time.Time]{Value: time.Unix(1798859045, 0).UTC(), Stamp: at(4, there), Replaces: 3},
 		Scopes:   record.Register[[]string]{Value: []string{"files:*", "files:read"}, Stamp: at(5, here)},
 		Metadata: record.Register[record.Metadata]{Value: record.Metadata{"": "x", "note": "", "site": "Oslo"}, Stamp: at(7, here)},
 		Flag:     record.Flag{Base: 5}.Disable(record.Writer{2}).Enable().Disable(record.Writer{1}),
@@ -69,7 +69,7 @@ func fullKey() record.Key {
 		Unknown:  later(900, "key", "key"),
 	}
 	k.Networks = record.Register[[]netip.Prefix]{
-		Value: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/64")}, Stamp: at(6, there),
+		Value: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/64")}, Stamp: at(6, there), Replaces: 300,
 	}
 	k.Groups = k.Groups.Set("north", at(1, here)).Set("", at(8, there))
 	k.Verifiers = k.Verifiers.Add(first).Add(second).Supersede(second.ID).Add(third).EndAt(second.ID, time.Unix(1798859045, 0))

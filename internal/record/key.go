@@ -85,7 +85,7 @@ func encodeString(s string) []byte { return []byte(s) }
 
 func encodeExpiry(t time.Time) []byte {
 	var m Message
-	m.Number(3, encodeSeconds(t))
+	m.Number(fieldValue, encodeSeconds(t))
 	return m
 }
 
@@ -97,7 +97,7 @@ func encodeScopes(scopes []string) []byte {
 
 func scopeFields(m *Message, scopes []string) {
 	for _, s := range scopes {
-		m.element(3, []byte(s))
+		m.element(fieldValue, []byte(s))
 	}
 }
 
@@ -111,7 +111,7 @@ func encodeNetworks(networks []netip.Prefix) []byte {
 // byte).
 func networkFields(m *Message, networks []netip.Prefix) {
 	for _, n := range networks {
-		m.element(3, append(n.Addr().AsSlice(), byte(n.Bits())))
+		m.element(fieldValue, append(n.Addr().AsSlice(), byte(n.Bits())))
 	}
 }
 
@@ -151,9 +151,9 @@ func (k Key) Encode() []byte {
 	m.Bytes(keyFlag, k.Flag.encode())
 	m.Bytes(keyName, encodeText(k.Name, t))
 	m.Bytes(keyVerifiers, k.Verifiers.encode())
-	m.Bytes(keyExpires, t.stamped(k.Expires.Stamp, func(m *Message) { m.Number(3, encodeSeconds(k.Expires.Value)) }))
-	m.Bytes(keyScopes, t.stamped(k.Scopes.Stamp, func(m *Message) { scopeFields(m, k.Scopes.Value) }))
-	m.Bytes(keyNetworks, t.stamped(k.Networks.Stamp, func(m *Message) { networkFields(m, k.Networks.Value) }))
+	m.Bytes(keyExpires, encodeRegister(k.Expires, t, func(m *Message) { m.Number(fieldValue, encodeSeconds(k.Expires.Value)) }))
+	m.Bytes(keyScopes, encodeRegister(k.Scopes, t, func(m *Message) { scopeFields(m, k.Scopes.Value) }))
+	m.Bytes(keyNetworks, encodeRegister(k.Networks, t, func(m *Message) { networkFields(m, k.Networks.Value) }))
 	m.Bytes(keyMetadata, encodeMetadataRegister(k.Metadata, t))
 	k.Groups.fields(&m, keyGroups, t)
 	m.Bool(keyForeign, k.Foreign)
@@ -214,23 +214,17 @@ func DecodeKey(id uuid.UUID, message []byte) (k Key, err error) {
 	return k, nil
 }
 
-func decodeExpires(b []byte, t replicaTable) (r Register[time.Time], err error) {
-	r.Stamp, err = t.stampFields(b, func(f Field) (err error) {
-		if f.Num == 3 {
-			r.Value, err = decodeSeconds(f.Number)
-		}
+func decodeExpires(b []byte, t replicaTable) (Register[time.Time], error) {
+	return decodeRegister(b, t, func(value *time.Time, f Field) (err error) {
+		*value, err = decodeSeconds(f.Number)
 		return err
 	})
-	return r, err
 }
 
-func decodeScopes(b []byte, t replicaTable) (r Register[[]string], err error) {
-	r.Stamp, err = t.stampFields(b, func(f Field) error {
-		if f.Num != 3 {
-			return nil
-		}
+func decodeScopes(b []byte, t replicaTable) (Register[[]string], error) {
+	r, err := decodeRegister(b, t, func(scopes *[]string, f Field) error {
 		scope, err := decodeString("scope", f.Bytes, MaxScope)
-		r.Value = append(r.Value, scope)
+		*scopes = append(*scopes, scope)
 		return err
 	})
 	if err != nil {
@@ -241,13 +235,10 @@ func decodeScopes(b []byte, t replicaTable) (r Register[[]string], err error) {
 	return r, tooMany("scopes", len(r.Value), MaxScopes)
 }
 
-func decodeNetworks(b []byte, t replicaTable) (r Register[[]netip.Prefix], err error) {
-	r.Stamp, err = t.stampFields(b, func(f Field) error {
-		if f.Num != 3 {
-			return nil
-		}
+func decodeNetworks(b []byte, t replicaTable) (Register[[]netip.Prefix], error) {
+	r, err := decodeRegister(b, t, func(networks *[]netip.Prefix, f Field) error {
 		n, err := decodeNetwork(f.Bytes)
-		r.Value = append(r.Value, n)
+		*networks = append(*networks, n)
 		return err
 	})
 	if err != nil {

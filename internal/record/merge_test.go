@@ -95,6 +95,22 @@ func TestOfTwoValuesOfAFieldTheOneWithTheHigherStampWins(t *testing.T) {
 	}
 }
 
+func TestAWriteSaysWhichValueOfAnotherReplicaItHasReplaced(t *testing.T) {
+	var r record.Register[string]
+	for i, tt := range []struct {
+		by   uuid.UUID
+		want uint64
+	}{
+		{here, 0}, {here, 0}, // nothing, and its own
+		{there, 2}, {there, 2}, {there, 2}, // the second write here, and its own
+		{here, 5},
+	} {
+		if r = r.Set("x", at(uint64(i+1), tt.by)); r.Replaces != tt.want || r.Stamp != at(uint64(i+1), tt.by) {
+			t.Errorf("write %d replaces %d, want %d", i+1, r.Replaces, tt.want)
+		}
+	}
+}
+
 func TestTheWholeOfMetadataIsOneField(t *testing.T) {
 	a, b := fullUser(), fullUser()
 	a.Metadata = record.Register[record.Metadata]{Value: record.Metadata{"a": "1", "b": "1"}, Stamp: at(50, here)}

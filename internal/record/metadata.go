@@ -39,30 +39,26 @@ func encodeMetadata(d Metadata) []byte {
 }
 
 func encodeMetadataRegister(r Register[Metadata], t replicaTable) []byte {
-	return t.stamped(r.Stamp, func(m *Message) { r.Value.fields(m, 3) })
+	return encodeRegister(r, t, func(m *Message) { r.Value.fields(m, fieldValue) })
 }
 
-func decodeMetadata(b []byte, t replicaTable) (r Register[Metadata], err error) {
+func decodeMetadata(b []byte, t replicaTable) (Register[Metadata], error) {
 	size := 0
-	r.Stamp, err = t.stampFields(b, func(f Field) error {
-		if f.Num != 3 {
-			return nil
-		}
+	return decodeRegister(b, t, func(d *Metadata, f Field) error {
 		name, value, err := decodeMetadataEntry(f.Bytes)
 		if err != nil {
 			return err
 		}
-		if r.Value == nil {
-			r.Value = Metadata{}
+		if *d == nil {
+			*d = Metadata{}
 		}
-		r.Value[name] = value
+		(*d)[name] = value
 		size += len(name) + len(value)
-		if err := tooMany("entries of metadata", len(r.Value), MaxMetadata); err != nil {
+		if err := tooMany("entries of metadata", len(*d), MaxMetadata); err != nil {
 			return err
 		}
 		return tooMany("bytes of metadata", size, MaxMetadataSize)
 	})
-	return r, err
 }
 
 func decodeMetadataEntry(b []byte) (name, value string, err error) {

@@ -413,6 +413,7 @@ func TestRecordsWithinTheBoundsFit(t *testing.T) {
 	key.Expires = record.Register[time.Time]{Value: record.LastTime, Stamp: stamp()}
 	key.Metadata = record.Register[record.Metadata]{Value: metadata, Stamp: stamp()}
 	key.Networks.Stamp, key.Scopes.Stamp = stamp(), stamp()
+	key.Name.Replaces, key.Expires.Replaces, key.Metadata.Replaces, key.Networks.Replaces, key.Scopes.Replaces = most, most, most, most, most
 	for range record.MaxNetworks {
 		key.Networks.Value = append(key.Networks.Value, netip.MustParsePrefix("ff00::/128"))
 	}

@@ -49,11 +49,22 @@ func next(replica uuid.UUID, stamps []Stamp) Stamp {
 type Register[T any] struct {
 	Value T
 	Stamp Stamp
+	// Replaces is the counter of the stamp of the value that the writer had seen from another
+	// replica, or 0 if there was none. It tells whether a write knew of another write.
+	Replaces uint64
+}
+
+// Set returns the register after a write.
+func (r Register[T]) Set(value T, at Stamp) Register[T] {
+	if r.Stamp.Replica != at.Replica {
+		r.Replaces = r.Stamp.Counter
+	}
+	return Register[T]{value, at, r.Replaces}
 }
 
 // merge returns the version with the higher stamp. Two values under one stamp come of a file that
 // was copied. Then the value with the greater encoding wins, so that all replicas choose the same
-// one.
+// one. Of equal values the one that replaces less wins.
 func (r Register[T]) merge(other Register[T], encode func(T) []byte) Register[T] {
 	switch c := r.Stamp.Compare(other.Stamp); {
 	case c > 0:
@@ -61,7 +72,7 @@ func (r Register[T]) merge(other Register[T], encode func(T) []byte) Register[T]
 	case c < 0:
 		return other
 	}
-	if bytes.Compare(encode(r.Value), encode(other.Value)) >= 0 {
+	if cmp.Or(bytes.Compare(encode(r.Value), encode(other.Value)), cmp.Compare(other.Replaces, r.Replaces)) >= 0 {
 		return r
 	}
 	return other
@@ -116,6 +127,9 @@ func decodeReplicas(message []byte, field int) (t replicaTable, err error) {
 const (
 	fieldCounter = 1
 	fieldReplica = 2
+
+	fieldValue    = 3 // of a register
+	fieldReplaces = 15
 )
 
 // appendStamp writes a stamp.
@@ -160,4 +174,26 @@ func (t replicaTable) stampFields(message []byte, fn func(Field) error) (s Stamp
 	}
 	s.Replica = t[place]
 	return s, nil
+}
+
+// encodeRegister returns the message of a register, whose value has the fields that value writes.
+func encodeRegister[T any](r Register[T], t replicaTable, value func(*Message)) Message {
+	return t.stamped(r.Stamp, func(m *Message) {
+		value(m)
+		m.Number(fieldReplaces, r.Replaces)
+	})
+}
+
+// decodeRegister reads the message of a register. It calls fn with each field of the value.
+func decodeRegister[T any](b []byte, t replicaTable, fn func(value *T, f Field) error) (r Register[T], err error) {
+	r.Stamp, err = t.stampFields(b, func(f Field) error {
+		switch f.Num {
+		case fieldValue:
+			return fn(&r.Value, f)
+		case fieldReplaces:
+			r.Replaces = f.Number
+		}
+		return nil
+	})
+	return r, err
 }

@@ -57,12 +57,13 @@ func (s *jsonStamp) stamp() record.Stamp {
 }
 
 type jsonRegister[T any] struct {
-	Value T          `json:"value"`
-	Stamp *jsonStamp `json:"stamp"`
+	Value    T          `json:"value"`
+	Stamp    *jsonStamp `json:"stamp"`
+	Replaces uint64     `json:"replaces"`
 }
 
 func (r jsonRegister[T]) register() record.Register[T] {
-	return record.Register[T]{Value: r.Value, Stamp: r.Stamp.stamp()}
+	return record.Register[T]{Value: r.Value, Stamp: r.Stamp.stamp(), Replaces: r.Replaces}
 }
 
 type jsonFlag struct {
@@ -176,7 +177,7 @@ func (j jsonRecord) record(table, id string) any {
 	case "keys":
 		return record.Key{
 			ID: uuid.MustParse(id), Owner: j.Owner, Created: created, Name: j.Name.register(), Verifiers: j.Verifiers.verifiers(),
-			Expires: record.Register[time.Time]{Value: seconds(j.Expires.Value), Stamp: j.Expires.Stamp.stamp()},
+			Expires: record.Register[time.Time]{Value: seconds(j.Expires.Value), Stamp: j.Expires.Stamp.stamp(), Replaces: j.Expires.Replaces},
 			Scopes:  j.Scopes.register(), Networks: j.Networks.register(), Metadata: j.Metadata.register(), Groups: groups,
 			Flag: j.Flag.flag(), Foreign: j.Foreign, Unknown: unknown(j.Unknown),
 		}

@@ -131,8 +131,12 @@ def network(text):
     return n.ip.packed + bytes([n.network.prefixlen])
 
 
+def replaces(r):
+    return r.get("replaces", 0)
+
+
 def register(number, name, r, replicas):
-    return field(number, stamp(r["stamp"], replicas) + value(name, r["value"]))
+    return field(number, stamp(r["stamp"], replicas) + value(name, r["value"]) + field(15, replaces(r)))
 
 
 def flag(f):
@@ -212,7 +216,7 @@ def merge_unknown(a, b):
 
 
 def merge_register(name, a, b):
-    key = lambda r: (order(r["stamp"]), r["value"].encode() if name == "name" else value(name, r["value"]))
+    key = lambda r: (order(r["stamp"]), r["value"].encode() if name == "name" else value(name, r["value"]), -replaces(r))
     return max(a, b, key=key)
 
 
@@ -355,8 +359,8 @@ def at(counter, replica="here"):
     return {"counter": counter, "replica": some_id(replica, 4)}
 
 
-def reg(v, s=None):
-    return {"value": v, "stamp": s}
+def reg(v, s=None, replaces=0):
+    return {"value": v, "stamp": s} | ({"replaces": replaces} if replaces else {})
 
 
 def later(*values, number=900):
@@ -445,8 +449,8 @@ FULL_KEY = key(
         retired("v1"), verifier_of("v2", 1, "v1", end_s=1798859045, base=base_of(1, "v2")),
         verifier_of("v3", 2, "v2", until_used=True, base=base_of(1, "v2"), tag=2, unknown=later("verifier", number=90)),
         superseded=[base_of()]),
-    name=reg("Ada's \u2603", at(5, "there")), expires=reg(1798859045, at(6)), scopes=reg(["files:*", "files:read"], at(7)),
-    networks=reg(["10.1.2.3/8", "2001:db8::1/64"], at(8, "there")), metadata=reg({"": "x", "note": "", "site": "Oslo"}, at(9)),
+    name=reg("Ada's \u2603", at(5, "there")), expires=reg(1798859045, at(6), 5), scopes=reg(["files:*", "files:read"], at(7), 200),
+    networks=reg(["10.1.2.3/8", "2001:db8::1/64"], at(8, "there"), 1), metadata=reg({"": "x", "note": "", "site": "Oslo"}, at(9)),
     groups=[reg("", at(10)), reg("north", at(2))], foreign=True, unknown=later(7, "from a later version", number=900))
 FULL_USER = user(
     flag=flag_of(writer("w1", 1)), metadata=reg({"plan": "free"}, at(9, "there")), groups=[reg("north", at(3))], dropped=at(1, "there"),
@@ -563,6 +567,8 @@ def merges():
             ("never set before", None, at(1)), ("equal stamps: the greater value", at(5), at(5)),
         ]:
             add("keys", f"{name}: {about}", key(**{name: reg(low, s)}), key(**{name: reg(high, t)}))
+        add("keys", f"{name}: what the higher counter has replaced", key(**{name: reg(low, at(5), 3)}), key(**{name: reg(high, at(6), 2)}))
+        add("keys", f"{name}: equal stamps and values: the one that replaces less", key(**{name: reg(low, at(5), 3)}), key(**{name: reg(low, at(5), 2)}))
     add("users", "metadata: a higher counter", user(metadata=reg({"a": "1"}, at(2))), user(metadata=reg({"b": ""}, at(3))))
 
     v1, v2, v3 = verifier_of("v1"), verifier_of("v2", 1, "v1"), verifier_of("v3", 1, "v1")
