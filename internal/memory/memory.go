@@ -24,6 +24,17 @@ func Open(opts *latchkey.Options) (*latchkey.Store, error) {
 	return latchkey.OpenWith(newEngine(false), opts)
 }
 
+// NewEngine makes an empty engine, for [latchkey.OpenWith].
+func NewEngine() latchkey.Engine { return newEngine(false) }
+
+// CopyEngine makes an engine that has what another engine of this package has now, or had when it
+// was closed. Neither engine sees what the other one writes from then on.
+func CopyEngine(e latchkey.Engine) latchkey.Engine {
+	c := newEngine(false)
+	c.state.Store(e.(*engine).state.Load())
+	return c
+}
+
 // engine keeps its tables in memory. A table never changes. A writer makes a new table, which
 // shares the unchanged part with the old one. So a reader keeps the state that it began with, and
 // readers and writers do not wait for each other.

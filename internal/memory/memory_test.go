@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"context"
 	"sync"
 	"testing"
 
@@ -17,4 +18,35 @@ func TestTheEngineInMemoryKeepsEveryLaw(t *testing.T) {
 		}
 		return e, nil
 	})
+}
+
+func TestACopyAndItsEngineGoSeparateWays(t *testing.T) {
+	ctx := context.Background()
+	put := func(e latchkey.Engine, value string) {
+		t.Helper()
+		err := e.Update(ctx, func(tx latchkey.EngineTx) error { return tx.Put("table", []byte("key"), []byte(value)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := NewEngine()
+	put(first, "before")
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := CopyEngine(first)
+	third := CopyEngine(second)
+	put(second, "after")
+	for e, want := range map[latchkey.Engine]string{second: "after", third: "before"} {
+		err := e.View(ctx, func(tx latchkey.EngineTx) error {
+			got, err := tx.Get("table", []byte("key"))
+			if string(got) != want || tx.Sequence() == 0 {
+				t.Errorf("got %q after commit %d, want %q", got, tx.Sequence(), want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
