@@ -22,6 +22,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 // A Client calls the API. Its methods return a [*Problem] for an answer that is no success, so that
@@ -597,6 +598,128 @@ func (c *Client) BeginAudit(ctx context.Context, anew bool) (audit.Head, error) 
 // PruneAudit removes all entries of the audit trail but the last keep.
 func (c *Client) PruneAudit(ctx context.Context, keep uint64) (AuditPruned, error) {
 	return send[AuditPruned](ctx, c, request{method: "POST", path: "/v1/audit/prune", body: map[string]uint64{"keep": keep}})
+}
+
+// Hub returns how the hub is.
+//
+// Errors: [ErrNoHub].
+func (c *Client) Hub(ctx context.Context) (replica.HubStatus, error) {
+	return send[replica.HubStatus](ctx, c, request{method: "GET", path: "/v1/hub"})
+}
+
+// Replicas yields the edges of the hub, in the order of their names.
+//
+// Errors: [ErrNoHub].
+func (c *Client) Replicas(ctx context.Context) iter.Seq2[replica.EdgeInfo, error] {
+	return all[replica.EdgeInfo](ctx, c, "/v1/replicas", nil)
+}
+
+// Replica returns an edge of the hub.
+//
+// Errors: [ErrNoHub]; [replica.ErrEdgeNotFound].
+func (c *Client) Replica(ctx context.Context, id uuid.UUID) (replica.EdgeInfo, error) {
+	return send[replica.EdgeInfo](ctx, c, request{method: "GET", path: pathOf("replicas", id, "")})
+}
+
+// SetPolicy gives an edge another policy.
+//
+// Errors: [ErrNoHub]; [ErrPolicy]; [replica.ErrEdgeNotFound].
+func (c *Client) SetPolicy(ctx context.Context, id uuid.UUID, p replica.Policy) (replica.EdgeInfo, error) {
+	body := struct {
+		Policy replica.Policy `json:"policy"`
+	}{p}
+	return send[replica.EdgeInfo](ctx, c, request{method: "PATCH", path: pathOf("replicas", id, ""), body: body})
+}
+
+// RevokeReplica cuts an edge off.
+//
+// Errors: [ErrNoHub]; [replica.ErrEdgeNotFound].
+func (c *Client) RevokeReplica(ctx context.Context, id uuid.UUID) (replica.EdgeInfo, error) {
+	return send[replica.EdgeInfo](ctx, c, request{method: "POST", path: pathOf("replicas", id, "/revoke")})
+}
+
+// Invite returns an invitation, with which one edge can join the hub within an hour. It is a
+// secret.
+//
+// Errors: [ErrNoHub]; [ErrPolicy].
+func (c *Client) Invite(ctx context.Context, p replica.Policy) (string, error) {
+	made, err := send[Invitation](ctx, c, request{method: "POST", path: "/v1/invitations", body: p})
+	return made.Invitation, err
+}
+
+// Claims yields the claims that wait, in the order in which they came.
+//
+// Errors: [ErrNoHub].
+func (c *Client) Claims(ctx context.Context) iter.Seq2[replica.Claim, error] {
+	return all[replica.Claim](ctx, c, "/v1/claims", nil)
+}
+
+// ConfirmClaim makes the change of a claim at the hub.
+//
+// Errors: [ErrNoHub]; [replica.ErrClaimNotFound].
+func (c *Client) ConfirmClaim(ctx context.Context, number uint64) error {
+	_, err := send[none](ctx, c, request{method: "POST", path: claimPath(number, "confirm")})
+	return err
+}
+
+// RefuseClaim drops a claim. The edge that made it takes over what the hub has.
+//
+// Errors: [ErrNoHub]; [replica.ErrClaimNotFound].
+func (c *Client) RefuseClaim(ctx context.Context, number uint64) error {
+	_, err := send[none](ctx, c, request{method: "POST", path: claimPath(number, "refuse")})
+	return err
+}
+
+func claimPath(number uint64, step string) string {
+	return fmt.Sprintf("/v1/claims/%d/%s", number, step)
+}
+
+// Confirmed returns how many edges have taken over a commit of the hub. [Client.Stats] tells the
+// last commit.
+//
+// Errors: [ErrNoHub].
+func (c *Client) Confirmed(ctx context.Context, sequence uint64) (Confirmed, error) {
+	return c.confirmed(ctx, "sequence", strconv.FormatUint(sequence, 10))
+}
+
+// KeyConfirmed returns how many edges have taken over the last change of a key.
+//
+// Errors: [ErrNoHub]; [latchkey.ErrKeyNotFound].
+func (c *Client) KeyConfirmed(ctx context.Context, id uuid.UUID) (Confirmed, error) {
+	return c.confirmed(ctx, "key", id.String())
+}
+
+// UserConfirmed returns how many edges have taken over the last change of a user.
+//
+// Errors: [ErrNoHub]; [latchkey.ErrUserNotFound].
+func (c *Client) UserConfirmed(ctx context.Context, id uuid.UUID) (Confirmed, error) {
+	return c.confirmed(ctx, "user", id.String())
+}
+
+// GroupConfirmed returns how many edges have taken over the last change of a group.
+//
+// Errors: [ErrNoHub].
+func (c *Client) GroupConfirmed(ctx context.Context, name string) (Confirmed, error) {
+	return c.confirmed(ctx, "group", name)
+}
+
+func (c *Client) confirmed(ctx context.Context, what, which string) (Confirmed, error) {
+	return send[Confirmed](ctx, c, request{method: "GET", path: "/v1/confirmed", query: url.Values{what: {which}}})
+}
+
+// Edge returns how the edge is.
+//
+// Errors: [ErrNoEdge].
+func (c *Client) Edge(ctx context.Context) (replica.Status, error) {
+	return send[replica.Status](ctx, c, request{method: "GET", path: "/v1/edge"})
+}
+
+// SyncEdge takes over what is new at the hub of the edge, and pushes what is new at the edge. It
+// returns how the edge is then.
+//
+// Errors: [ErrNoEdge]; [ErrUnreachable]; those of [replica.Edge.Sync].
+func (c *Client) SyncEdge(ctx context.Context) (replica.Status, error) {
+	return send[replica.Status](ctx, c, request{method: "POST", path: "/v1/edge/sync"})
 }
 
 // An Event is an event of the stream of changes. openapi.yaml lists them.

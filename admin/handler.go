@@ -9,6 +9,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 // Options changes how a store is administered. A nil *Options, and one whose fields are all zero,
@@ -26,6 +27,12 @@ type Options struct {
 	// Page is a page for browsers that administers the same store, if there is one. Callers that
 	// may have secrets can then have sign-in URLs of the page.
 	Page *Page
+
+	// Hub is the hub that the program serves over the same store, if it does.
+	Hub *replica.Hub
+
+	// Edge is the edge whose store is administered, if the store is one of an edge.
+	Edge *replica.Edge
 
 	// MaxStreams is how many streams of changes can be open at once. Each takes a goroutine and
 	// some kilobytes. The default is 64.

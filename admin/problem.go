@@ -10,6 +10,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/keyimport"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 // A Problem is the body of an answer that is no success, as RFC 9457 describes it. It is also the
@@ -42,7 +43,7 @@ func (p *Problem) Error() string {
 	return p.Title
 }
 
-// Is reports whether the problem stands for an error of package latchkey or of package audit.
+// Is reports whether the problem stands for an error of package latchkey, audit or replica.
 func (p *Problem) Is(target error) bool {
 	for _, k := range kinds {
 		if k.err == target {
@@ -90,12 +91,32 @@ var kinds = []kind{
 	{err: ErrWrongLines, status: http.StatusUnprocessableEntity, name: "wrong-lines"},
 	{err: ErrKeysLeft, status: http.StatusConflict, name: "keys-left"},
 	{err: ErrTrail, status: http.StatusConflict, name: "audit-begun"},
+	{err: ErrNoHub, status: http.StatusNotFound, name: "no-hub"},
+	{err: ErrNoEdge, status: http.StatusNotFound, name: "no-edge"},
+	{err: ErrPolicy, status: http.StatusUnprocessableEntity, name: "invalid-policy"},
 	{err: keyimport.ErrInvalidScheme, status: http.StatusUnprocessableEntity, name: "invalid-scheme"},
+
+	// Errors of a hub, and of an edge.
+	{err: replica.ErrEdgeNotFound, status: http.StatusNotFound, name: "edge-not-found"},
+	{err: replica.ErrClaimNotFound, status: http.StatusNotFound, name: "claim-not-found"},
+	{err: replica.ErrFollowing, status: http.StatusConflict, name: "follows-already"},
+	{err: replica.ErrUnknownEdge, status: http.StatusConflict, name: "unknown-edge"},
+	{err: replica.ErrRevoked, status: http.StatusConflict, name: "edge-revoked"},
+	{err: replica.ErrRefused, status: http.StatusConflict, name: "push-refused"},
+	{err: replica.ErrWrongHub, status: http.StatusBadGateway, name: "wrong-hub"},
+	{err: replica.ErrHub, status: http.StatusBadGateway, name: "hub-failed"},
+	{err: ErrUnreachable, status: http.StatusBadGateway, name: "hub-unreachable"},
+	{err: replica.ErrInvitation, status: http.StatusConflict, name: "invalid-invitation"},
+	{err: replica.ErrJoined, status: http.StatusConflict, name: "joined-already"},
+	{err: replica.ErrNotEdge, status: http.StatusConflict, name: "not-an-edge"},
 
 	// Errors of the store that the request is about.
 	{err: latchkey.ErrUserNotFound, status: http.StatusNotFound, name: "user-not-found"},
 	{err: latchkey.ErrKeyNotFound, status: http.StatusNotFound, name: "key-not-found"},
 	{err: latchkey.ErrIdentityNotFound, status: http.StatusNotFound, name: "identity-not-found"},
+	{err: latchkey.ErrIdentityConflict, status: http.StatusConflict, name: "identity-conflict"},
+	{err: latchkey.ErrInvalidRecord, status: http.StatusConflict, name: "invalid-record"},
+	{err: latchkey.ErrNotPermitted, status: http.StatusConflict, name: "not-permitted"},
 	{err: latchkey.ErrKeyDeleted, status: http.StatusGone, name: "key-deleted"},
 	{err: latchkey.ErrKeyNameTaken, status: http.StatusConflict, name: "key-name-taken"},
 	{err: latchkey.ErrIdentityTaken, status: http.StatusConflict, name: "identity-taken"},
@@ -125,6 +146,7 @@ var kinds = []kind{
 	{err: latchkey.ErrNetworkNotAllowed, status: http.StatusConflict, name: "network-not-allowed"},
 
 	// The store cannot do it now.
+	{err: latchkey.ErrStale, status: http.StatusServiceUnavailable, name: "stale", retry: "30"},
 	{err: latchkey.ErrBusy, status: http.StatusServiceUnavailable, name: "busy", retry: "1"},
 	{err: latchkey.ErrInterrupted, status: http.StatusServiceUnavailable, name: "interrupted", retry: "1"},
 	{err: latchkey.ErrClosed, status: http.StatusServiceUnavailable, name: "closed", retry: "5"},
@@ -153,6 +175,9 @@ var kinds = []kind{
 	{err: latchkey.ErrRotationNotDurable, status: http.StatusServiceUnavailable, name: "rotation-not-durable"},
 	{err: latchkey.ErrClockBehind, status: http.StatusServiceUnavailable, name: "clock-behind"},
 	{err: latchkey.ErrRecovered, status: http.StatusServiceUnavailable, name: "recovered"},
+	{err: replica.ErrSilent, status: http.StatusServiceUnavailable, name: "hub-silent"},
+	{err: replica.ErrCloned, status: http.StatusServiceUnavailable, name: "edge-cloned"},
+	{err: replica.ErrClaims, status: http.StatusServiceUnavailable, name: "claims-wait"},
 	{err: audit.ErrBroken, status: http.StatusInternalServerError, name: "audit-broken"},
 	{err: audit.ErrPruned, status: http.StatusConflict, name: "audit-pruned"},
 

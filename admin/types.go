@@ -369,3 +369,18 @@ type AuditPruned struct {
 	Entries uint64 `json:"entries"` // before
 	Removed uint64 `json:"removed"`
 }
+
+// An Invitation is the answer to a request for an invitation.
+type Invitation struct {
+	Invitation string `json:"invitation"` // a secret
+}
+
+// Format keeps the invitation out of anything that prints an Invitation.
+func (Invitation) Format(f fmt.State, _ rune) { fmt.Fprint(f, "admin.Invitation") }
+
+// Confirmed tells how many edges have taken over a commit of the hub.
+type Confirmed struct {
+	Sequence uint64 `json:"sequence"` // of the commit
+	Have     int    `json:"have"`
+	All      int    `json:"all"`
+}
