@@ -315,7 +315,7 @@ type TrackedChange struct {
 // change sets key to value, or removes key if value is nil. In a tracked table it moves the entry
 // to the next place in the change index.
 func (tx *Tx) change(table string, key, value []byte) (err error) {
-	old, err := tx.getRaw(table, key)
+	old, err := tx.getOld(table, key)
 	switch {
 	case err != nil:
 		return err

@@ -24,7 +24,7 @@ type Tx struct {
 	ended    bool
 	writes   int     // how many there were; after a write, the cursor of a scan must seek again
 	undos    []write // what undo writes, the last one first
-	run      run
+	runs     map[string]*run
 	halfDone error // the error of a change that had begun to write
 }
 
@@ -228,7 +228,7 @@ func (tx *Tx) Delete(table string, key []byte) error {
 
 // put sets key to value, or removes key if value is nil. It remembers how to undo that.
 func (tx *Tx) put(table string, key, value []byte) error {
-	old, err := tx.getRaw(table, key)
+	old, err := tx.getOld(table, key)
 	if err != nil || old == nil && value == nil {
 		return err
 	}
@@ -251,8 +251,39 @@ func (tx *Tx) replace(w write, old []byte) error {
 	w.key, w.value = bytes.Clone(w.key), bytes.Clone(w.value)
 	tx.undos = append(tx.undos, write{table: w.table, key: w.key, value: old, was: w.value != nil})
 	w.was = old != nil
-	w.dense = tx.run.isLong(w.table, w.key)
-	return tx.set(w)
+	if w.value == nil {
+		return tx.set(w)
+	}
+	r := tx.runOf(w.table)
+	r.add(w.key)
+	w.dense = r.length >= longRun
+	if err := tx.set(w); err != nil || r.length%longRun != 0 || r.greatest != nil {
+		return err
+	}
+	return tx.findGreatest(w.table, r)
+}
+
+// getOld is getRaw for a writer that is about to change key. It need not look for a key that is
+// greater than all others in the table.
+func (tx *Tx) getOld(table string, key []byte) ([]byte, error) {
+	if r := tx.runs[table]; r != nil && r.greatest != nil && bytes.Compare(key, r.greatest) > 0 && !tx.ended {
+		return nil, nil
+	}
+	return tx.getRaw(table, key)
+}
+
+// findGreatest sets the greatest key of a table if the run has written it.
+func (tx *Tx) findGreatest(table string, r *run) error {
+	for e, err := range tx.scanRaw(table, r.last, nil) {
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(e.Key, r.last) {
+			return nil
+		}
+	}
+	r.greatest = r.last
+	return nil
 }
 
 // denseFill is how full bbolt makes the pages that it splits when many entries come in the order of
@@ -262,20 +293,35 @@ const denseFill = 0.95
 // longRun is how many writes in the order of their keys are many. They fill about a page.
 const longRun = 64
 
-// run is the writes to one table that came one after another, in the order of their keys.
+// run is the writes of a transaction to one table that came in the order of their keys.
 type run struct {
-	table  string
 	last   []byte
 	length int
+	// greatest is the greatest key that the table had since the transaction found it out, or nil.
+	greatest []byte
 }
 
-// isLong adds a write, and reports whether the run is long.
-func (r *run) isLong(table string, key []byte) bool {
-	if r.length++; r.table != table || bytes.Compare(r.last, key) >= 0 {
-		*r = run{table: table}
+func (tx *Tx) runOf(table string) *run {
+	r := tx.runs[table]
+	if r == nil {
+		if r = new(run); tx.runs == nil {
+			tx.runs = map[string]*run{}
+		}
+		tx.runs[table] = r
 	}
+	return r
+}
+
+// add adds a write.
+func (r *run) add(key []byte) {
+	if bytes.Compare(r.last, key) >= 0 {
+		r.length = 0
+	}
+	r.length++
 	r.last = key
-	return r.length >= longRun
+	if r.greatest != nil && bytes.Compare(key, r.greatest) > 0 {
+		r.greatest = key
+	}
 }
 
 // setEntries sets the number of entries that a table counts. It remembers how to undo that.

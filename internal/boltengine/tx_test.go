@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -335,5 +336,82 @@ func TestAFileThatIsWrittenWhileItIsCheckedIsNotTakenForDamaged(t *testing.T) {
 			}
 		}}
 		must(t, boltpage.CheckUnlocked(f, false))
+	}
+}
+
+func TestWritesInTheOrderOfTheirKeysAreCountedAndUndone(t *testing.T) {
+	for seed := range uint64(15) {
+		random := rand.New(rand.NewPCG(seed, 14))
+		e := openInside(t)
+		e.db.NoSync = true
+		e.Track("tracked")
+		model := map[string]map[string]string{"tracked": {}, "plain": {}}
+		key := func(i int) []byte { return binary.BigEndian.AppendUint16(nil, uint16(i)) }
+		for range 12 {
+			after := map[string]map[string]string{"tracked": maps.Clone(model["tracked"]), "plain": maps.Clone(model["plain"])}
+			refused := errors.New("refused")
+			fails := random.IntN(4) == 0
+			err := e.Update(t.Context(), func(tx *Tx) error {
+				for range 1 + random.IntN(4) {
+					table := []string{"tracked", "plain"}[random.IntN(2)]
+					from := random.IntN(1000)
+					if random.IntN(2) == 0 { // behind all others, or beginning with the last one
+						for k := range after[table] {
+							from = max(from, int(binary.BigEndian.Uint16([]byte(k)))+random.IntN(2))
+						}
+					}
+					for i := range random.IntN(300) {
+						k := key(from + i)
+						if random.IntN(40) == 0 {
+							k = key(max(0, from+i-random.IntN(20)))
+						}
+						if random.IntN(20) == 0 {
+							must(t, tx.Delete(table, k))
+							delete(after[table], string(k))
+						}
+						value := fmt.Sprint(random.IntN(1000))
+						must(t, tx.Put(table, k, []byte(value)))
+						after[table][string(k)] = value
+					}
+				}
+				if fails {
+					return refused
+				}
+				return nil
+			})
+			if fails {
+				if !errors.Is(err, refused) {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+			} else {
+				must(t, err)
+				model = after
+			}
+			must(t, e.View(t.Context(), func(tx *Tx) error {
+				for table, want := range model {
+					got := map[string]string{}
+					for entry, err := range tx.Scan(table, nil, nil) {
+						must(t, err)
+						got[string(entry.Key)] = string(entry.Value)
+					}
+					n, err := tx.Count(table)
+					must(t, err)
+					if !maps.Equal(got, want) || n != uint64(len(want)) {
+						t.Fatalf("seed %d: table %s has %d entries, counts %d, and should have %d", seed, table, len(got), n, len(want))
+					}
+				}
+				changed := 0
+				for c, err := range tx.Changes(0) {
+					must(t, err)
+					if _, there := model[c.Table][string(c.Key)]; there {
+						changed++
+					}
+				}
+				if changed != len(model["tracked"]) {
+					t.Fatalf("seed %d: %d entries have changed, want %d", seed, changed, len(model["tracked"]))
+				}
+				return nil
+			}))
+		}
 	}
 }

@@ -204,18 +204,31 @@ func (t *Tables) putEntry(table string, e Entry) error {
 
 // isIndexed reports whether an index is to have an entry because of a record with an ID.
 func (t *Tables) isIndexed(table string, key []byte, of string, id uuid.UUID) (bool, error) {
-	var index []record.IndexEntry
-	var err error
-	if of == record.TableUsers {
-		var u *record.User
-		if u, err = get(t, of, id, record.DecodeUser); u != nil {
-			index = u.Index()
-		}
-	} else {
-		var k *record.Key
-		if k, err = get(t, of, id, record.DecodeKey); k != nil {
-			index = k.Index()
-		}
+	sealed, err := t.Get(of, id[:])
+	if err != nil || sealed == nil {
+		return false, err
 	}
-	return hasEntry(index, record.IndexEntry{Table: table, Key: key}), err
+	message, err := record.Open(of, id[:], sealed)
+	if err != nil {
+		return false, err
+	}
+	var index []record.IndexEntry
+	switch {
+	case table == record.TableNames: // most entries are of this index
+		entry, err := record.DecodeNameEntry(id, message)
+		return bytes.Equal(entry, key), err
+	case of == record.TableUsers:
+		u, err := record.DecodeUser(id, message)
+		if err != nil {
+			return false, err
+		}
+		index = u.Index()
+	default:
+		k, err := record.DecodeKey(id, message)
+		if err != nil {
+			return false, err
+		}
+		index = k.Index()
+	}
+	return hasEntry(index, record.IndexEntry{Table: table, Key: key}), nil
 }

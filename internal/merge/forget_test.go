@@ -115,7 +115,7 @@ func TestForgettingKeepsWhatIsNotOfTheRecord(t *testing.T) {
 	}
 	s.wantIndexed(t)
 
-	admin := reserved(t)
+	admin := reservedKey(t)
 	s.plant(admin.Table, admin.Key, string(admin.Sealed))
 	for name, err := range map[string]error{
 		"forget":  s.tables(t).Forget(record.TableKeys, admin.Key),
@@ -132,8 +132,8 @@ func TestForgettingKeepsWhatIsNotOfTheRecord(t *testing.T) {
 	}
 }
 
-// reserved returns a copy of a key with reserved scopes.
-func reserved(t testing.TB) record.Copy {
+// reservedKey returns a copy of a key with reserved scopes.
+func reservedKey(t testing.TB) record.Copy {
 	return key(backup, record.ServerOwner, "admin", func(k *record.Key) {
 		k.Scopes = record.Register[[]string]{Value: []string{"latchkey:admin"}, Stamp: stamp(1, here)}
 	})
@@ -222,7 +222,7 @@ func TestARecordOfALaterVersionReplacesOneThatIsKnown(t *testing.T) {
 func TestAHostileCopyReplacesNothing(t *testing.T) {
 	for i, c := range []record.Copy{
 		key(laptop, ada, "a\x00b"), user(ada, []string{"a\x00b"}), copyOf(record.TableGroups, []byte("*"), nil),
-		copyOf(record.TableKeys, laptop[:], []byte{0xff}), copyOf(record.TableMeta, []byte(record.MetaDomain), nil), reserved(t),
+		copyOf(record.TableKeys, laptop[:], []byte{0xff}), copyOf(record.TableMeta, []byte(record.MetaDomain), nil), reservedKey(t),
 		copyOf(record.TableLastUse, append(laptop[:], make([]byte, 8)...), record.EncodeLastUse(1)),
 	} {
 		s := newStore(domain)

@@ -98,10 +98,13 @@ func (t *Tables) endVerifiers(k *record.Key, kept record.Verifiers) error {
 	return t.EndUses(k, kept)
 }
 
+// reserved is the beginning of reserved scopes.
+const reserved = "latchkey:"
+
 // IsReserved reports whether a key with some scopes stays in its store, because a part of the
 // project uses the key.
 func IsReserved(scopes []string) bool {
-	return slices.ContainsFunc(scopes, func(s string) bool { return strings.HasPrefix(s, "latchkey:") })
+	return slices.ContainsFunc(scopes, func(s string) bool { return strings.HasPrefix(s, reserved) })
 }
 
 // checkKey returns [ErrInvalid] if the key would make a wrong entry in an index or has a verifier

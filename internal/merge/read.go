@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"iter"
@@ -87,9 +88,11 @@ func (t *Tables) Copies(domain uuid.UUID, changes []Change) (copies []Copied, da
 //
 // Errors: [record.ErrDamaged].
 func staysHere(table string, key, sealed []byte) (bool, error) {
-	if _, err := record.Open(table, key, sealed); errors.Is(err, record.ErrNewer) {
+	message, err := record.Open(table, key, sealed)
+	switch {
+	case errors.Is(err, record.ErrNewer):
 		return true, nil
-	} else if err != nil || table != record.TableKeys {
+	case err != nil || table != record.TableKeys || !bytes.Contains(message, []byte(reserved)):
 		return false, err
 	}
 	k, err := record.Unseal(table, key, sealed, record.DecodeKey)

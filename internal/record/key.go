@@ -214,6 +214,33 @@ func DecodeKey(id uuid.UUID, message []byte) (k Key, err error) {
 	return k, nil
 }
 
+// DecodeNameEntry returns the key of the entry in the index of names of the key with a message,
+// without a look at the rest of the message.
+//
+// Errors: [ErrDamaged].
+func DecodeNameEntry(id uuid.UUID, message []byte) (entry []byte, err error) {
+	var owner, name []byte
+	for f, err := range Fields(message) {
+		if err != nil {
+			return nil, err
+		}
+		switch f.Num {
+		case keyOwner:
+			owner = f.Bytes
+		case keyName:
+			for v, err := range Fields(f.Bytes) {
+				if err != nil {
+					return nil, err
+				}
+				if v.Num == fieldValue {
+					name = v.Bytes
+				}
+			}
+		}
+	}
+	return slices.Concat(owner, name, []byte{0}, id[:]), nil
+}
+
 func decodeExpires(b []byte, t replicaTable) (Register[time.Time], error) {
 	return decodeRegister(b, t, func(value *time.Time, f Field) (err error) {
 		*value, err = decodeSeconds(f.Number)
