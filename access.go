@@ -2,6 +2,7 @@ package latchkey
 
 import (
 	"context"
+	"errors"
 
 	"github.com/google/uuid"
 
@@ -20,6 +21,22 @@ type below struct{ s *Store }
 func (b below) DomainID() uuid.UUID             { return b.s.DomainID() }
 func (b below) ReplicaID() uuid.UUID            { return b.s.ReplicaID() }
 func (b below) Share(ctx context.Context) error { return b.s.share(ctx) }
+
+func (b below) TakeTagSecrets(ctx context.Context, export []byte) error {
+	d, err := ParseDomainSecrets(export)
+	if err != nil {
+		return err
+	}
+	return b.s.takeTagSecrets(ctx, d, true)
+}
+
+func (b below) ResetClock(ctx context.Context) error {
+	err := b.s.resetClock(ctx, true)
+	if errors.Is(err, ErrClockBehind) {
+		return nil // nothing has to wait until somebody sets the clock
+	}
+	return err
+}
 
 func (b below) View(ctx context.Context, fn func(*merge.Tables) error) error {
 	return b.s.View(ctx, func(tx *Tx) error { return fn(tx.tables()) })

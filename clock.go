@@ -103,8 +103,12 @@ func (s *Store) newID() (uuid.UUID, time.Time) { return s.random.ID(s.now) }
 //
 // It returns [ErrClockBehind] if the clock is before the release of this version, because then the
 // clock is wrong; or an error of [Store.Update].
-func (s *Store) ResetClock(ctx context.Context) error {
+func (s *Store) ResetClock(ctx context.Context) error { return s.resetClock(ctx, false) }
+
+// resetClock is ResetClock, perhaps as a part of a merge.
+func (s *Store) resetClock(ctx context.Context, merging bool) error {
 	err := s.Update(ctx, func(tx *Tx) error {
+		tx.merging = merging
 		now := s.clock.Wall()
 		if s.clock.IsTest() {
 			return nil

@@ -272,7 +272,7 @@ const unendedWrites = 32
 // endUnended ends tokens whose end could not be written before, if the transaction has changed
 // something, and as far as there is room.
 func (tx *Tx) endUnended() (err error) {
-	if tx.writes == 0 {
+	if tx.writes == 0 || tx.merging { // the hook of an edge must hear of an end that was made here
 		return nil
 	}
 	tx.ended = make(map[uuid.UUID]unendedToken)

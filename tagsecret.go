@@ -94,7 +94,13 @@ func (s *Store) RetireTagSecret(ctx context.Context, number uint64) error {
 // It returns [ErrInvalidTagSecret] if d is empty or of another domain, or if the two stores have
 // taken steps that contradict each other; or an error of [Store.Update].
 func (s *Store) TakeTagSecrets(ctx context.Context, d DomainSecrets) error {
-	return wrapf(s.changeTagSecrets(ctx, func(_ *Tx, secrets record.TagSecrets) (record.TagSecrets, error) {
+	return s.takeTagSecrets(ctx, d, false)
+}
+
+// takeTagSecrets is TakeTagSecrets, perhaps as a part of a merge.
+func (s *Store) takeTagSecrets(ctx context.Context, d DomainSecrets, merging bool) error {
+	return wrapf(s.changeTagSecrets(ctx, func(tx *Tx, secrets record.TagSecrets) (record.TagSecrets, error) {
+		tx.merging = merging
 		if d.ID() != s.domain.ID {
 			return secrets, fmt.Errorf("%w: these are secrets of another domain", ErrInvalidTagSecret)
 		}

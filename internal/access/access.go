@@ -19,6 +19,11 @@ type Store interface {
 	Update(ctx context.Context, fn func(*merge.Tables) error) error
 	// Share writes that the domain has several stores, unless the store knows it.
 	Share(ctx context.Context) error
+	// TakeTagSecrets takes the steps of a replacement of tag secrets from an export of them, and
+	// ResetClock makes the store believe its clock. Both do it as something that comes from
+	// elsewhere.
+	TakeTagSecrets(ctx context.Context, export []byte) error
+	ResetClock(ctx context.Context) error
 	DomainID() uuid.UUID
 	ReplicaID() uuid.UUID
 }

@@ -83,6 +83,15 @@ func (t *Tables) Copies(domain uuid.UUID, changes []Change) (copies []Copied, da
 	return copies, damage, nil
 }
 
+// Travels reports whether other stores get a record. Keys with reserved scopes and records of a
+// later version do not travel.
+//
+// Errors: [record.ErrDamaged].
+func (t *Tables) Travels(table string, key, sealed []byte) (bool, error) {
+	stays, err := staysHere(table, key, sealed)
+	return err == nil && !stays, err
+}
+
 // staysHere reports whether a record does not travel. A record of a later version does not, because
 // this build does not know what it is.
 //

@@ -151,36 +151,36 @@ func decode(body []byte) (Message, error) {
 	}
 	switch kind, message := body[0], body[1:]; kind {
 	case kindWelcome:
-		return known(decodeWelcome(message))
+		return orNone(decodeWelcome(message))
 	case kindEntry:
-		return known(decodeEntry(message))
+		return orNone(decodeEntry(message))
 	case kindRecord:
-		return known(decodeSigned(message))
+		return orNone(decodeSigned(message))
 	case kindForget:
 		e, err := decodeEntry(message)
 		if err == nil {
 			err = checkKey(e.Table, e.Key)
 		}
-		return known(Forget{Table: e.Table, Key: e.Key}, err)
+		return orNone(Forget{Table: e.Table, Key: e.Key}, err)
 	case kindReplace:
-		return known(decodeReplace(message))
+		return orNone(decodeReplace(message))
 	case kindMark:
 		at, err := decodeCursor(message)
-		return known(Mark{at}, err)
+		return orNone(Mark{at}, err)
 	case kindSecrets:
 		export, err := decodeBytes(message, 1, maxExport)
-		return known(Secrets{export}, err)
+		return orNone(Secrets{export}, err)
 	case kindNewPolicy:
 		p, err := decodePolicy(message)
-		return known(NewPolicy{p}, err)
+		return orNone(NewPolicy{p}, err)
 	case kindBeat:
-		return known(decodeBeat(message))
+		return orNone(decodeBeat(message))
 	case kindNextPin:
 		pin, err := decodeBytes(message, 1, sizePin)
 		if err == nil && len(pin) != sizePin {
 			err = bad("a pin of %d bytes", len(pin))
 		}
-		return known(NextPin{pin}, err)
+		return orNone(NextPin{pin}, err)
 	case kindCloned:
 		return Cloned{}, nil
 	default:
@@ -191,8 +191,8 @@ func decode(body []byte) (Message, error) {
 	}
 }
 
-// known returns a message, or nil with an error.
-func known[M Message](m M, err error) (Message, error) {
+// orNone returns a message, or nil with an error.
+func orNone[M Message](m M, err error) (Message, error) {
 	if err != nil {
 		return nil, err
 	}
