@@ -3,6 +3,7 @@ package latchkey
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -12,6 +13,12 @@ import (
 
 func init() {
 	access.Of = func(store any) access.Store { return below{store.(*Store)} }
+	access.AddFinding = func(store any, finding func(context.Context) error) {
+		s := store.(*Store)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.findings = append(slices.Clone(s.findings), finding)
+	}
 	access.Tables = func(tx any) *merge.Tables { return tx.(*Tx).tables() }
 }
 

@@ -23,6 +23,8 @@ import (
 //   - [ErrSyncFailed] means that the store accepts no more changes.
 //   - [ErrCorrupt] means that the store has met damage, and accepts no more changes, or no calls at
 //     all.
+//   - Hubs and edges of package replica have findings of their own, such as how long ago an edge
+//     has heard of its hub.
 //   - Other engines than the one of [Open] have findings of their own; see [EngineHealther].
 //
 // Health reads no keys and waits for no other call. It returns [ErrClosed] alone after Close, and
@@ -41,6 +43,12 @@ func (s *Store) Health(ctx context.Context) error {
 	findings = append(findings, s.safetyCopy.Finding(ErrSafetyCopyFailed), s.lastUses.state.Finding(ErrLastUseFailed), s.unendedFinding())
 	if s.recovered {
 		findings = append(findings, ErrRecovered)
+	}
+	s.mu.Lock()
+	others := s.findings
+	s.mu.Unlock()
+	for _, finding := range others {
+		findings = append(findings, finding(ctx))
 	}
 	return errors.Join(append(findings, s.clockFinding())...)
 }

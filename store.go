@@ -55,7 +55,8 @@ type Store struct {
 	closeOnce sync.Once
 	closed    atomic.Bool
 	closing   chan struct{} // closed when closed is set
-	mu        sync.Mutex    // guards the setting of closed, and calls of background.Add
+	mu        sync.Mutex    // guards findings, the setting of closed, and background.Add
+	findings  []func(context.Context) error
 	// background counts hashes, which may go on after their caller has left, and the goroutine of
 	// the safety copy.
 	background sync.WaitGroup

@@ -1,16 +1,25 @@
 package replica
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
-	"net/http"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/access"
+	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/replication"
 )
 
 // HubOptions changes what a hub does. A nil *HubOptions, and one whose fields are all zero, is the
@@ -43,38 +52,83 @@ type HubOptions struct {
 // /latchkey/v1/, and is safe for concurrent use. It has nothing to close: when its store is closed,
 // its streams end.
 type Hub struct {
-	store *latchkey.Store
-	opts  HubOptions
+	store   *latchkey.Store
+	opts    HubOptions
+	streams streams
+	bodies  chan struct{} // has an element for each large request in memory
+	bulk    chan struct{} // has an element for each batch that is being compressed and sent
+
+	mu      sync.Mutex // guards the fields below
+	opened  *replication.Hub
+	renewed map[uuid.UUID]renewal // of edges that have not used their new keys yet
 }
 
-// NewHub returns a hub over an open store. opts may be nil. Do not make two hubs over one store.
-// The hub writes to the store when it is first used, and a failure then is the error of the call,
-// and of [Hub.Health].
+// maxBodies and maxBulk bound the memory for large requests and answers: 8 bodies of maxPush bytes,
+// and 32 batches of some hundred kilobytes.
+const (
+	maxBodies = 8
+	maxBulk   = 32
+)
+
+// NewHub returns a hub over an open store. opts may be nil. Do not make two hubs over one store at
+// a time. NewHub writes nothing. The hub opens its part of the store when it is first used. A
+// failure is then the error of the call, and a finding of [Hub.Health].
 func NewHub(store *latchkey.Store, opts *HubOptions) *Hub {
-	h := &Hub{store: store}
+	h := &Hub{
+		store: store, bodies: make(chan struct{}, maxBodies), bulk: make(chan struct{}, maxBulk),
+		renewed: map[uuid.UUID]renewal{},
+	}
 	if opts != nil {
 		h.opts = *opts
 	}
+	h.streams.init()
 	return h
 }
 
-// ServeHTTP serves the requests of edges.
-func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	http.Error(w, "not built yet", http.StatusNotImplemented)
+// core returns the core of the hub, which it opens at the first call.
+func (h *Hub) core(ctx context.Context) (*replication.Hub, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.opened == nil {
+		opened, err := replication.OpenHub(ctx, access.Of(h.store), replication.HubOptions{
+			Random: rand.Reader, KeepTombstones: h.opts.KeepTombstones,
+			AcceptClaims: h.opts.AcceptClaims, DropAfter: h.opts.DropAfter,
+		})
+		if err != nil {
+			return nil, err
+		}
+		h.opened = opened
+		access.AddFinding(h.store, h.finding)
+	}
+	return h.opened, nil
 }
 
-var errNotBuilt = errors.New("not built yet")
-
-// Invite makes an invitation, with which one edge can join within an hour, by the time of the
-// store. The invitation is secret. It cannot be seen again.
-//
-// Errors: [latchkey.ErrInvalidOptions] if the policy is not valid; an error of
-// [latchkey.Store.Update].
-func (h *Hub) Invite(ctx context.Context, p Policy) (invitation string, err error) {
-	if _, err := p.core(); err != nil {
-		return "", wrapf(err, "invite")
+// pinOf returns the SHA-256 of the public key of a certificate, or nil if there is none.
+func pinOf(c *x509.Certificate) []byte {
+	if c == nil {
+		return nil
 	}
-	return "", errNotBuilt
+	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+	return sum[:]
+}
+
+func (h *Hub) log(level slog.Level, text string, args ...any) {
+	if h.opts.Logger != nil {
+		h.opts.Logger.Log(context.Background(), level, text, args...)
+	}
+}
+
+// hubError returns an error of the core as callers know it.
+func hubError(err error) error {
+	switch {
+	case errors.Is(err, replication.ErrUnknownEdge):
+		return fmt.Errorf("%w: %w", ErrEdgeNotFound, err)
+	case errors.Is(err, replication.ErrNoClaim):
+		return fmt.Errorf("%w: %w", ErrClaimNotFound, err)
+	case errors.Is(err, replication.ErrPolicy):
+		return fmt.Errorf("%w: %w", latchkey.ErrInvalidOptions, err)
+	}
+	return err
 }
 
 // An EdgeInfo is what a hub tells about one of its edges.
@@ -83,42 +137,128 @@ type EdgeInfo struct {
 	Name   string    `json:"name"`
 	Policy Policy    `json:"policy"`
 	Joined time.Time `json:"joined,omitzero"`
-	// LastSeen is when the hub last heard of the edge, and Connected reports whether the edge
-	// follows now.
+	// LastSeen is when the hub last heard of the edge. Connected reports whether the edge follows
+	// now.
 	LastSeen  time.Time `json:"last_seen,omitzero"`
 	Connected bool      `json:"connected"`
 	Build     string    `json:"build,omitempty"` // the version of the edge's library
-	// Sequence is the last commit of the hub that the edge has confirmed to have taken over.
+	// Sequence is the commit of the hub up to which the edge has confirmed to have everything that
+	// it gets.
 	Sequence uint64 `json:"sequence"`
-	// Revoked, Dropped and Cloned: the edge was cut off; was silent for too long; or two devices
-	// use its credential.
+	// Compared is when hub and edge last compared what they have, and Matched reports whether
+	// nothing differed.
+	Compared time.Time `json:"compared,omitzero"`
+	Matched  bool      `json:"matched,omitempty"`
+	// Revoked reports whether the edge was cut off. The hub lists the edge until its key is
+	// deleted, and has forgotten the policy.
 	Revoked bool `json:"revoked,omitempty"`
+	// Dropped reports whether the edge was silent for longer than [HubOptions].DropAfter.
 	Dropped bool `json:"dropped,omitempty"`
-	Cloned  bool `json:"cloned,omitempty"`
-	// Claims is how many claims of the edge wait, and Refused why the hub last refused a push of
-	// the edge.
-	Claims  int    `json:"claims,omitempty"`
+	// Cloned reports whether two devices have used the credential of the edge.
+	Cloned bool `json:"cloned,omitempty"`
+	Claims int  `json:"claims,omitempty"` // that wait
+	// Refused is why the hub refused the last push that it has refused, or "".
 	Refused string `json:"refused,omitempty"`
 }
 
 // Edges returns what the hub knows of its edges, in the order of their names.
 //
 // Errors: an error of [latchkey.Store.View].
-func (h *Hub) Edges(ctx context.Context) ([]EdgeInfo, error) { return nil, errNotBuilt }
+func (h *Hub) Edges(ctx context.Context) ([]EdgeInfo, error) {
+	core, err := h.core(ctx)
+	if err != nil {
+		return nil, wrapf(err, "edges")
+	}
+	known, err := core.Edges(ctx)
+	if err != nil {
+		return nil, wrapf(err, "edges")
+	}
+	edges := make([]EdgeInfo, 0, len(known))
+	for _, e := range known {
+		edges = append(edges, EdgeInfo{
+			ID: e.ID, Name: e.Name, Policy: policyOf(e.Policy), Joined: e.Joined, LastSeen: e.Seen, Connected: e.Streaming,
+			Build: e.Build, Sequence: e.Confirmed, Compared: e.Compared, Matched: e.Matched, Dropped: e.Dropped,
+			Cloned: !e.Cloned.IsZero(), Claims: e.Claims, Refused: e.Refusal,
+		})
+	}
+	edges, err = h.withRevoked(ctx, edges)
+	slices.SortFunc(edges, func(a, b EdgeInfo) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), slices.Compare(a.ID[:], b.ID[:]))
+	})
+	return edges, wrapf(err, "edges")
+}
+
+// withRevoked marks the edges whose keys are disabled, and adds those that the core has forgotten.
+func (h *Hub) withRevoked(ctx context.Context, edges []EdgeInfo) ([]EdgeInfo, error) {
+	at := map[uuid.UUID]int{}
+	for i, e := range edges {
+		at[e.ID] = i
+	}
+	for key, err := range h.store.AllKeys(ctx, latchkey.KeyFilter{Owner: latchkey.ServerOwner, State: latchkey.KeyDisabled}, uuid.Nil) {
+		if err != nil {
+			return nil, err
+		}
+		if !key.Scopes.Has(Scope) {
+			continue
+		}
+		if i, ok := at[key.ID]; ok {
+			edges[i].Revoked = true
+		} else {
+			edges = append(edges, EdgeInfo{ID: key.ID, Name: edgeName(key), Joined: key.Created, Revoked: true})
+		}
+	}
+	return edges, nil
+}
 
 // SetPolicy gives an edge another policy. The edge learns of it at once if it follows. It forgets
-// what it may not have any more, although whoever has the device may have kept it.
+// what it may not have any more, although whoever has the device may have kept that.
 //
 // Errors: [ErrEdgeNotFound]; [latchkey.ErrInvalidOptions]; an error of [latchkey.Store.Update].
-func (h *Hub) SetPolicy(ctx context.Context, edge uuid.UUID, p Policy) error { return errNotBuilt }
+func (h *Hub) SetPolicy(ctx context.Context, edge uuid.UUID, p Policy) error {
+	policy, err := p.core()
+	var core *replication.Hub
+	if err == nil {
+		core, err = h.core(ctx)
+	}
+	if err == nil {
+		err = hubError(core.SetPolicy(ctx, edge, policy.Groups, policy.Push))
+	}
+	return wrapf(err, "set the policy of edge %s", edge)
+}
 
-// Revoke cuts an edge off: its key is disabled, and its stream ends. What the edge has, it keeps.
+// Revoke cuts an edge off: its key is disabled, and its stream ends. What
+// the edge has, it keeps: see docs/threat-model.md for what to do when a device was stolen.
 //
 // Errors: [ErrEdgeNotFound]; an error of [latchkey.Store.Update].
-func (h *Hub) Revoke(ctx context.Context, edge uuid.UUID) error { return errNotBuilt }
+func (h *Hub) Revoke(ctx context.Context, edge uuid.UUID) error {
+	err := h.store.Update(ctx, func(tx *latchkey.Tx) error {
+		key, err := tx.Key(latchkey.ServerOwner, edge)
+		if err == nil && !key.Scopes.Has(Scope) {
+			err = ErrEdgeNotFound
+		}
+		if err != nil {
+			return err
+		}
+		return tx.DisableKey(latchkey.ServerOwner, edge)
+	})
+	if errors.Is(err, latchkey.ErrKeyNotFound) {
+		err = nil // somebody has deleted the key, and the edge is left
+	} else if err != nil {
+		return wrapf(err, "revoke edge %s", edge)
+	}
+	h.streams.check(edge)
+	core, err := h.core(ctx)
+	if err == nil {
+		err = hubError(core.DropEdge(ctx, edge))
+	}
+	return wrapf(err, "revoke edge %s", edge)
+}
+
+// Scope is the scope of the keys of edges.
+const Scope = "latchkey:replica"
 
 // A Claim is a change that only an edge knows, and that its policy does not let it push: most often
-// that a user, a key or a group was disabled there.
+// that a user, a key or a group was disabled there. It is in effect at the edge.
 type Claim struct {
 	Number  uint64    `json:"number"`
 	Edge    uuid.UUID `json:"edge"`
@@ -127,31 +267,69 @@ type Claim struct {
 	Table string    `json:"table"`
 	ID    uuid.UUID `json:"id,omitzero"`     // of the user or the key
 	Group string    `json:"group,omitempty"` // the name of the group
-	What  string    `json:"what"`            // such as "disabled"
+	// What are the actions that the claim stands for, such as "key.disabled", with commas between
+	// them.
+	What string `json:"what"`
 }
 
 // Claims returns the claims that wait, in the order in which they came.
 //
 // Errors: an error of [latchkey.Store.View].
-func (h *Hub) Claims(ctx context.Context) ([]Claim, error) { return nil, errNotBuilt }
+func (h *Hub) Claims(ctx context.Context) ([]Claim, error) {
+	core, err := h.core(ctx)
+	if err != nil {
+		return nil, wrapf(err, "claims")
+	}
+	known, err := core.Claims(ctx)
+	if err != nil {
+		return nil, wrapf(err, "claims")
+	}
+	claims := make([]Claim, 0, len(known))
+	for _, c := range known {
+		claim := Claim{Number: c.Number, Edge: c.Edge, Arrived: c.Came, Table: c.Copy.Table, What: strings.Join(c.Actions, ", ")}
+		if c.Copy.Table == record.TableGroups {
+			claim.Group = string(c.Copy.Key)
+		} else {
+			claim.ID, _ = uuid.FromBytes(c.Copy.Key)
+		}
+		claims = append(claims, claim)
+	}
+	return claims, nil
+}
 
 // ConfirmClaim makes the change of a claim at the hub, from where all edges get it.
 //
 // Errors: [ErrClaimNotFound]; an error of [latchkey.Store.Update].
-func (h *Hub) ConfirmClaim(ctx context.Context, number uint64) error { return errNotBuilt }
+func (h *Hub) ConfirmClaim(ctx context.Context, number uint64) error {
+	core, err := h.core(ctx)
+	if err == nil {
+		err = hubError(core.ConfirmClaim(ctx, number))
+	}
+	return wrapf(err, "confirm claim %d", number)
+}
 
-// RefuseClaim drops a claim. The edge that made it takes over what the hub has.
+// RefuseClaim drops a claim. The edge that made the claim takes over what the hub has.
 //
 // Errors: [ErrClaimNotFound]; an error of [latchkey.Store.Update].
-func (h *Hub) RefuseClaim(ctx context.Context, number uint64) error { return errNotBuilt }
+func (h *Hub) RefuseClaim(ctx context.Context, number uint64) error {
+	core, err := h.core(ctx)
+	if err == nil {
+		err = hubError(core.RefuseClaim(ctx, number))
+	}
+	return wrapf(err, "refuse claim %d", number)
+}
 
-// Confirmed returns how many edges have confirmed that they have taken over a commit of the hub,
-// and how many edges there are. A program that has disabled a key reads [latchkey.Tx.Sequence] in a
-// View afterwards, and passes it.
+// Confirmed returns how many edges have confirmed that they have what the commits of the hub up to
+// a sequence have changed, and how many edges there are. A program that has disabled a key reads
+// [latchkey.Tx.Sequence] in a View afterwards, and passes it.
 //
 // Errors: an error of [latchkey.Store.View].
 func (h *Hub) Confirmed(ctx context.Context, sequence uint64) (have, all int, err error) {
-	return 0, 0, errNotBuilt
+	core, err := h.core(ctx)
+	if err == nil {
+		have, all, err = core.Confirmed(ctx, sequence)
+	}
+	return have, all, wrapf(err, "edges that have confirmed %d", sequence)
 }
 
 // A HubStatus is what a hub tells about itself.
@@ -159,7 +337,7 @@ type HubStatus struct {
 	Sequence uint64 `json:"sequence"` // of the last commit
 	Edges    int    `json:"edges"`
 	Streams  int    `json:"streams"` // edges that follow now
-	Claims   int    `json:"claims"`
+	Claims   int    `json:"claims"`  // that wait
 	// Invitations is how many invitations are good now.
 	Invitations int `json:"invitations"`
 }
@@ -167,4 +345,50 @@ type HubStatus struct {
 // Status tells how the hub is.
 //
 // Errors: an error of [latchkey.Store.View]; why the hub could not begin.
-func (h *Hub) Status(ctx context.Context) (HubStatus, error) { return HubStatus{}, errNotBuilt }
+func (h *Hub) Status(ctx context.Context) (status HubStatus, err error) {
+	claims, err := h.Claims(ctx)
+	if err != nil {
+		return HubStatus{}, err
+	}
+	edges, err := h.Edges(ctx)
+	if err != nil {
+		return HubStatus{}, err
+	}
+	status = HubStatus{Edges: len(edges), Claims: len(claims), Streams: h.streams.count()}
+	err = h.store.View(ctx, func(tx *latchkey.Tx) (err error) {
+		status.Sequence = tx.Sequence()
+		status.Invitations, err = openInvitations(tx)
+		return err
+	})
+	return status, wrapf(err, "status")
+}
+
+// finding is what the hub adds to the Health of its store. Within a transaction it finds nothing.
+func (h *Hub) finding(ctx context.Context) error {
+	if err := h.Health(ctx); !errors.Is(err, latchkey.ErrInTransaction) {
+		return err
+	}
+	return nil
+}
+
+// Health tells what an administrator of the hub should look at: [ErrClaims], [ErrCloned], or why
+// the hub cannot work. It returns nil if there is nothing. [latchkey.Store.Health] of the hub's
+// store has these findings, too, once the hub was used.
+func (h *Hub) Health(ctx context.Context) error {
+	edges, err := h.Edges(ctx)
+	if err != nil {
+		return err
+	}
+	var findings []error
+	claims := 0
+	for _, e := range edges {
+		claims += e.Claims
+		if e.Cloned {
+			findings = append(findings, fmt.Errorf("%w: edge %s (%s)", ErrCloned, e.Name, e.ID))
+		}
+	}
+	if claims > 0 {
+		findings = append(findings, fmt.Errorf("%w: %d", ErrClaims, claims))
+	}
+	return errors.Join(findings...)
+}

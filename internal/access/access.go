@@ -33,3 +33,7 @@ var Of func(store any) Store
 
 // Tables returns the tables of the transaction behind a *latchkey.Tx.
 var Tables func(tx any) *merge.Tables
+
+// AddFinding makes a finding of a *latchkey.Store's Health out of what a function returns, unless
+// that is nil.
+var AddFinding func(store any, finding func(context.Context) error)

@@ -1,0 +1,424 @@
+package replica
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/access"
+	"github.com/latchkeydb/latchkey/internal/merge"
+	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/replication"
+)
+
+const (
+	beatEvery = 30 * time.Second
+	// batchSize is about how many bytes of messages a hub reads at once for a stream, and
+	// smallBatch is that for a stream that follows, where messages are few.
+	batchSize  = 256 << 10
+	smallBatch = 32 << 10
+	// wakeCost is about what it takes to wake a stream and to send a batch. After streams were
+	// woken, they sleep for as long, so that many commits in a row do not wake them for each.
+	wakeCost = 10 * time.Microsecond
+	maxPause = 500 * time.Millisecond
+)
+
+// streams are the open streams of a hub.
+type streams struct {
+	once sync.Once // begins to watch the store
+
+	mu    sync.Mutex // guards the fields below
+	open  map[*stream]struct{}
+	edges map[uuid.UUID]map[*stream]struct{} // the same by edges
+	news  chan struct{}                      // closed at the next commit
+	ended bool                               // the store is closed
+}
+
+// A stream is an open stream of an edge.
+type stream struct {
+	edge  uuid.UUID
+	check chan struct{} // has an element if the key of the edge has changed
+}
+
+func (s *streams) init() {
+	s.open, s.edges = map[*stream]struct{}{}, map[uuid.UUID]map[*stream]struct{}{}
+	s.news = make(chan struct{})
+}
+
+// add adds a stream. It reports false if the store is closed.
+func (s *streams) add(one *stream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.open[one] = struct{}{}
+	if s.edges[one.edge] == nil {
+		s.edges[one.edge] = map[*stream]struct{}{}
+	}
+	s.edges[one.edge][one] = struct{}{}
+	return true
+}
+
+func (s *streams) remove(one *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, one)
+	delete(s.edges[one.edge], one)
+	if len(s.edges[one.edge]) == 0 {
+		delete(s.edges, one.edge)
+	}
+}
+
+func (s *streams) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open)
+}
+
+// next returns a channel that is closed at the next commit, or nil if the store is closed.
+func (s *streams) next() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil
+	}
+	return s.news
+}
+
+// wake tells all streams that there is something new, or that the store is closed.
+func (s *streams) wake(ended bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.news)
+	s.news = make(chan struct{})
+	s.ended = ended
+}
+
+// check makes the streams of an edge look at its key again.
+func (s *streams) check(edge uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for one := range s.edges[edge] {
+		one.mustCheck()
+	}
+}
+
+func (s *streams) checkAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for one := range s.open {
+		one.mustCheck()
+	}
+}
+
+func (s *stream) mustCheck() {
+	select {
+	case s.check <- struct{}{}:
+	default:
+	}
+}
+
+// watch wakes the streams at each commit, until the store is closed.
+func (h *Hub) watch() {
+	defer h.streams.wake(true)
+	ctx := context.Background()
+	var seen uint64
+	if h.store.View(ctx, func(tx *latchkey.Tx) error { seen = tx.Sequence(); return nil }) != nil {
+		return
+	}
+	for {
+		err := h.store.Wait(ctx, seen)
+		if errors.Is(err, latchkey.ErrClosed) {
+			return
+		}
+		if err == nil {
+			seen, err = h.look(ctx, seen)
+		}
+		pause := min(time.Duration(h.streams.count())*wakeCost, maxPause)
+		if err != nil && !errors.Is(err, latchkey.ErrClosed) {
+			h.log(slog.LevelError, "the hub cannot watch its store", "error", err)
+			pause = time.Second
+		}
+		h.streams.wake(false)
+		if pause > time.Millisecond {
+			time.Sleep(pause)
+		}
+	}
+}
+
+// maxLook is how many changes look goes through before it checks the keys of all streams.
+const maxLook = 4096
+
+// look finds the keys of edges that commits after a sequence have changed, and returns the last
+// sequence.
+func (h *Hub) look(ctx context.Context, after uint64) (seen uint64, err error) {
+	seen = after
+	err = h.store.View(ctx, func(tx *latchkey.Tx) error {
+		seen = tx.Sequence()
+		changes, err := access.Tables(tx).ChangesAfter(merge.Position{Sequence: after}, seen, maxLook)
+		if err != nil || len(changes) >= maxLook {
+			h.streams.checkAll()
+			return err
+		}
+		for _, c := range changes {
+			switch c.Table {
+			case record.TableKeys, record.TableDeadKeys:
+				if id, err := uuid.FromBytes(c.Key); err == nil {
+					h.streams.check(id)
+				}
+			case record.TableGroups:
+				h.streams.checkAll() // a key of an edge may be in the group
+			}
+		}
+		return nil
+	})
+	return seen, err
+}
+
+// keep does what a hub has to do now and then, until the store is closed.
+func (h *Hub) keep() {
+	ctx := context.Background()
+	ticks := time.NewTicker(keepEvery)
+	defer ticks.Stop()
+	for n := 1; ; n++ {
+		for news := h.streams.next(); ; news = h.streams.next() {
+			if news == nil {
+				return
+			}
+			select {
+			case <-news:
+				continue
+			case <-ticks.C:
+			}
+			break
+		}
+		core, err := h.core(ctx)
+		if err == nil {
+			err = core.Save(ctx, h.store.Now())
+		}
+		if err == nil && n%pruneEvery == 0 {
+			_, err = core.Prune(ctx, h.store.Now())
+		}
+		if err != nil && !errors.Is(err, latchkey.ErrClosed) {
+			h.log(slog.LevelError, "the hub could not write what it knows of its edges", "error", err)
+		}
+	}
+}
+
+// keepEvery is how often a hub writes what it has learned of its edges, and pruneEvery is after how
+// many of these times it prunes tombstones.
+const (
+	keepEvery  = 5 * time.Minute
+	pruneEvery = 12
+)
+
+// servePull serves a stream.
+func (h *Hub) servePull(w http.ResponseWriter, r *http.Request, control *http.ResponseController) error {
+	ctx := r.Context()
+	edge, token, err := h.login(ctx, r)
+	if err != nil {
+		return err
+	}
+	core, err := h.core(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := readBody(w, r, typeMessages, maxHello)
+	if err != nil {
+		return err
+	}
+	hello, err := replication.DecodeHello(b)
+	if err != nil {
+		return err
+	}
+	h.streams.once.Do(func() {
+		go h.watch()
+		go h.keep()
+	})
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	one := &stream{edge: edge, check: make(chan struct{}, 1)}
+	if !h.streams.add(one) {
+		return latchkey.ErrClosed
+	}
+	defer h.streams.remove(one)
+	feed, err := core.Hello(ctx, edge, hello, h.store.Now())
+	if err != nil {
+		return err
+	}
+	defer feed.Close()
+	if feed.Cloned {
+		h.log(slog.LevelWarn, "two devices use the credential of one edge", "edge", edge, "from", r.RemoteAddr)
+	}
+	s := sender{
+		h: h, w: w, control: control, feed: feed, news: one,
+		follow: hello.Follow && feed.Welcome.How == replication.Resume,
+		alive: func() error {
+			again, err := h.check(ctx, token, from.Addr())
+			if err == nil && again != edge {
+				err = latchkey.ErrInvalidToken
+			}
+			return err
+		},
+	}
+	s.zip = !s.follow && acceptsGzip(r)
+	_ = control.SetReadDeadline(time.Time{}) // the edge says nothing more
+	s.run(ctx, edge)
+	return nil
+}
+
+// A sender sends the messages of a stream. It has no buffer while there is nothing to send.
+type sender struct {
+	h       *Hub
+	w       http.ResponseWriter
+	control *http.ResponseController
+	feed    *replication.Feed
+	news    *stream
+	follow  bool // the stream goes on when the edge has everything
+	zip     bool
+	alive   func() error // checks the key of the edge
+}
+
+// run sends messages until the stream ends. Nobody hears of an error, because the answer has begun:
+// the edge asks again.
+func (s *sender) run(ctx context.Context, edge uuid.UUID) {
+	s.w.Header().Set("Content-Type", typeMessages)
+	if s.zip {
+		s.w.Header().Set("Content-Encoding", "gzip")
+	}
+	err := s.begin()
+	if err == nil && s.feed.Welcome.How != replication.CompareFirst {
+		err = s.messages(ctx)
+	}
+	if err != nil {
+		s.h.log(slog.LevelInfo, "the stream of an edge has ended", "edge", edge, "error", err)
+		if !s.follow {
+			panic(http.ErrAbortHandler) // otherwise the edge would take what it has for everything
+		}
+	}
+}
+
+func (s *sender) begin() error {
+	first := []replication.Message{s.feed.Welcome}
+	if s.feed.Cloned {
+		first = append(first, replication.Cloned{})
+	}
+	if pin := pinOf(s.h.opts.NextCertificate); pin != nil {
+		first = append(first, replication.NextPin{Pin: pin})
+	}
+	return s.send(encode(first))
+}
+
+// encode returns the frames of messages.
+func encode(messages []replication.Message) (b []byte) {
+	for _, m := range messages {
+		b = replication.AppendMessage(b, m)
+	}
+	return b
+}
+
+// errEnded means that a stream ends because the store is closed, or the hub has ended it.
+var errEnded = errors.New("the hub has ended the stream")
+
+func (s *sender) messages(ctx context.Context) error {
+	most := batchSize
+	if s.follow {
+		most = smallBatch
+	}
+	// The first beat comes at a random time, so that edges that came at once do not stay in step.
+	beat := time.NewTimer(beatEvery/2 + rand.N(beatEvery/2))
+	defer beat.Stop()
+	due := true // the edge has everything for the first time
+	for {
+		news := s.h.streams.next()
+		if news == nil {
+			return errEnded
+		}
+		batch, err := s.feed.Next(ctx, most)
+		if err != nil {
+			return err
+		}
+		if len(batch.Messages) > 0 {
+			if err := s.send(batch.Encoded(encode)); err != nil {
+				return err
+			}
+		}
+		switch {
+		case batch.End:
+			return nil
+		case batch.More:
+			continue
+		case due || !s.follow:
+			if err := s.beat(ctx); err != nil {
+				return err
+			}
+			due = false
+		}
+		if !s.follow {
+			return nil
+		}
+		select {
+		case <-news:
+		case <-beat.C:
+			due = true
+			beat.Reset(beatEvery)
+		case <-s.feed.Done():
+			return errEnded
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.news.check:
+			if err := s.alive(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// beat tells the edge that it has everything.
+func (s *sender) beat(ctx context.Context) error {
+	b, err := s.feed.Beat(ctx, s.h.store.Now())
+	if err != nil {
+		return err
+	}
+	if err := s.alive(); err != nil { // the key may have expired
+		return err
+	}
+	return s.send(encode([]replication.Message{b}))
+}
+
+// zippers are writers that compress. Each has more than a megabyte.
+var zippers = sync.Pool{New: func() any {
+	z, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	return z
+}}
+
+// send sends bytes, each time as a member of its own if they are compressed. An edge that does not
+// read them loses the stream after writeTime.
+func (s *sender) send(b []byte) error {
+	if s.zip {
+		s.h.bulk <- struct{}{}
+		defer func() { <-s.h.bulk }()
+		z := zippers.Get().(*gzip.Writer)
+		var out bytes.Buffer
+		z.Reset(&out)
+		_, _ = z.Write(b)
+		_ = z.Close()
+		zippers.Put(z)
+		b = out.Bytes()
+	}
+	_ = s.control.SetWriteDeadline(time.Now().Add(writeTime))
+	if _, err := s.w.Write(b); err != nil {
+		return err
+	}
+	return s.control.Flush()
+}
