@@ -2,11 +2,12 @@ package replication
 
 import (
 	"context"
-	"errors"
+	"encoding/binary"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -20,15 +21,209 @@ type Claim struct {
 	Actions []string // what the claim would change at the hub, such as "key.disabled"
 }
 
-// Claims returns the claims that wait, in the order of their numbers.
-func (h *Hub) Claims(ctx context.Context) ([]Claim, error) { return nil, errors.ErrUnsupported }
+func (c Claim) encode() (m record.Message) {
+	m.Bytes(1, c.Edge[:])
+	m.Number(2, unixMilli(c.Came))
+	m.Bytes(3, c.Copy.Encode())
+	return m
+}
+
+func decodeClaim(number uint64, message []byte) (c Claim, err error) {
+	c.Number = number
+	for f, err := range record.Fields(message) {
+		if err != nil {
+			return c, err
+		}
+		switch f.Num {
+		case 1:
+			c.Edge, err = record.DecodeID(f.Bytes)
+		case 2:
+			c.Came = timeOf(f.Number)
+		case 3:
+			c.Copy, err = record.DecodeCopy(f.Bytes)
+		}
+		if err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+// readClaims returns the claims that wait, without their actions.
+func readClaims(t *merge.Tables) (claims []Claim, err error) {
+	err = scanLocal(t, localClaim, func(key, message []byte) error {
+		if len(key) != 8 {
+			return nil
+		}
+		c, err := decodeClaim(binary.BigEndian.Uint64(key), message)
+		claims = append(claims, c)
+		return err
+	})
+	return claims, err
+}
+
+// Claims returns the claims that wait, in the order of their numbers. A claim that would change
+// nothing any more is left out.
+func (h *Hub) Claims(ctx context.Context) (claims []Claim, err error) {
+	err = h.store.View(ctx, func(t *merge.Tables) error {
+		claims = nil
+		all, err := readClaims(t)
+		if err != nil {
+			return err
+		}
+		for _, c := range all {
+			if c.Actions, err = actionsOf(t, c.Copy); err != nil {
+				return err
+			}
+			if len(c.Actions) > 0 {
+				claims = append(claims, c)
+			}
+		}
+		return nil
+	})
+	return claims, err
+}
+
+// actionsOf returns what the merge of a copy would change, in words.
+func actionsOf(t *merge.Tables, c record.Copy) (actions []string, err error) {
+	dead := deadTable(c.Table)
+	if dead != "" {
+		sealed, err := t.Get(dead, c.Key)
+		if err != nil || sealed != nil {
+			return nil, err
+		}
+	}
+	has, err := t.Get(liveTable(c.Table), c.Key)
+	if err != nil {
+		return nil, err
+	}
+	var before []byte
+	if has != nil {
+		if before, err = record.Open(liveTable(c.Table), c.Key, has); err != nil {
+			return nil, err
+		}
+	}
+	var d record.Difference
+	switch c.Table {
+	case record.TableGroups:
+		g, err := record.UnsealGroup(string(c.Key), c.Sealed)
+		if err != nil {
+			return nil, err
+		}
+		was, err := record.DecodeGroup(g.Name, before)
+		if err != nil {
+			return nil, err
+		}
+		is := was.Merge(*g).Encode()
+		if string(is) == string(before) {
+			return nil, nil
+		}
+		d, err = record.GroupDifference(c.Key, before, is)
+		return d.Actions, err
+	case record.TableUsers:
+		u, err := record.Unseal(c.Table, c.Key, c.Sealed, record.DecodeUser)
+		if err != nil {
+			return nil, err
+		}
+		is := *u
+		if before != nil {
+			was, err := record.DecodeUser(u.ID, before)
+			if err != nil {
+				return nil, err
+			}
+			is = was.Merge(*u)
+		}
+		if string(is.Encode()) == string(before) {
+			return nil, nil
+		}
+		d, err = record.UserDifference(c.Key, before, is.Encode())
+		return d.Actions, err
+	case record.TableKeys:
+		k, err := record.Unseal(c.Table, c.Key, c.Sealed, record.DecodeKey)
+		if err != nil {
+			return nil, err
+		}
+		is := *k
+		if before != nil {
+			was, err := record.DecodeKey(k.ID, before)
+			if err != nil {
+				return nil, err
+			}
+			if is, err = was.Merge(*k); err != nil {
+				return nil, nil // which cannot be merged
+			}
+		}
+		if string(is.Encode()) == string(before) {
+			return nil, nil
+		}
+		d, err = record.KeyDifference(c.Key, before, is.Encode())
+		return d.Actions, err
+	case record.TableDeadUsers:
+		if has != nil {
+			return []string{"user.deleted"}, nil
+		}
+	case record.TableDeadKeys:
+		if has != nil {
+			return []string{"key.deleted"}, nil
+		}
+	}
+	return nil, nil
+}
+
+// claim returns a claim that waits.
+//
+// Errors: [ErrNoClaim].
+func (h *Hub) claim(t *merge.Tables, n uint64) (c Claim, err error) {
+	message, err := getLocal(t, numbered8(localClaim, n))
+	if err != nil {
+		return c, err
+	}
+	if message == nil {
+		return c, ErrNoClaim
+	}
+	return decodeClaim(n, message)
+}
 
 // ConfirmClaim merges what a claim has.
 //
-// Errors: [ErrNoClaim]; [merge.ErrInvalid] if the record cannot be merged.
-func (h *Hub) ConfirmClaim(ctx context.Context, n uint64) error { return errors.ErrUnsupported }
+// Errors: [ErrNoClaim]; [merge.ErrInvalid] if the record cannot be merged; an error of the store.
+func (h *Hub) ConfirmClaim(ctx context.Context, n uint64) error {
+	return h.store.Update(ctx, func(t *merge.Tables) error {
+		c, err := h.claim(t, n)
+		if err != nil {
+			return err
+		}
+		for more := true; more; {
+			if more, err = t.Record(c.Copy); err != nil {
+				return err
+			}
+		}
+		return t.Delete(record.TableReplica, numbered8(localClaim, n))
+	})
+}
 
 // RefuseClaim makes the edge take the hub's version of the record.
 //
-// Errors: [ErrNoClaim].
-func (h *Hub) RefuseClaim(ctx context.Context, n uint64) error { return errors.ErrUnsupported }
+// Errors: [ErrNoClaim]; an error of the store.
+func (h *Hub) RefuseClaim(ctx context.Context, n uint64) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var c Claim
+	var at []byte
+	err := h.store.Update(ctx, func(t *merge.Tables) (err error) {
+		if c, err = h.claim(t, n); err != nil {
+			return err
+		}
+		at = locate(liveTable(c.Copy.Table), c.Copy.Key)
+		if h.edges[c.Edge] != nil {
+			if err := putLocal(t, replaceKey(c.Edge, at), nil); err != nil {
+				return err
+			}
+		}
+		return t.Delete(record.TableReplica, numbered8(localClaim, n))
+	})
+	if e := h.edges[c.Edge]; err == nil && e != nil {
+		e.replaces = append(e.replaces, &replacement{at: at})
+	}
+	return err
+}

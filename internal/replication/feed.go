@@ -1,16 +1,22 @@
 package replication
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/merge"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// A Feed is what a hub has for one edge, message by message. It is a few dozen bytes, and has no
-// goroutine. One goroutine at a time may use it.
+// A Feed is what a hub has for one edge, message by message. It is some two hundred bytes, and has
+// no goroutine. One goroutine at a time may use it.
 type Feed struct {
 	// Welcome is the first message.
 	Welcome Welcome
@@ -19,17 +25,30 @@ type Feed struct {
 	Cloned bool
 
 	hub  *Hub
-	edge *edge
 	done chan struct{}
+
+	// The mutex of the hub guards these.
+	edge   *edge
+	ended  bool
+	at     merge.Position // behind what the feed has returned
+	marked uint64         // the sequence of the last Mark that the feed has returned
+
+	// These are for the user of the feed alone.
+	how     How
+	policy  uint64 // the version of the policy that the edge knows
+	tags    []byte // what tagsOf says of the tag secrets that the edge has
+	copying string // the table of the first copy, or ""
+	copyKey []byte
 }
 
-type edge struct{}
-
-// A Batch is what [Feed.Next] returns. Feeds that have the same policy and the same position share
+// A Batch is what [Feed.Next] returns. Feeds that have the same groups and the same position share
 // their batches, so a batch must not be changed.
 type Batch struct {
 	Messages []Message
-	More     bool // there is more already
+	// More says that there is more already. Otherwise the feed has returned everything up to the
+	// commit At, and there is nothing until a later one.
+	More bool
+	At   uint64
 	// End says that the stream ends with the batch. The edge asks for another one.
 	End bool
 
@@ -44,29 +63,509 @@ func (b *Batch) Encoded(encode func([]Message) []byte) []byte {
 	return b.encoded
 }
 
+// quietMark is how many commits that do not concern an edge pass until it gets a Mark all the same.
+const quietMark = 1000
+
 // Hello begins a feed. A feed of the edge that there was ends.
 //
 // Errors: [ErrUnknownEdge], [ErrFormat].
 func (h *Hub) Hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Time) (*Feed, error) {
-	return nil, errors.ErrUnsupported
+	if !slices.Contains(hello.Formats, Format) {
+		return nil, fmt.Errorf("%w: the edge reads %d, and the hub writes %d", ErrFormat, hello.Formats, Format)
+	}
+	if err := h.start(ctx); err != nil {
+		return nil, err
+	}
+	var head, resets uint64
+	err := h.store.View(ctx, func(t *merge.Tables) (err error) {
+		head = t.Sequence()
+		resets, err = resetsOf(t)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.edges[id]
+	if e == nil {
+		return nil, ErrUnknownEdge
+	}
+	h.resets = resets
+	f := &Feed{hub: h, done: make(chan struct{}), edge: e, policy: e.policy.Version, tags: hello.Tags}
+	if old := e.feed; old != nil {
+		if e.instance != hello.Instance {
+			f.Cloned, e.cloned = true, now
+		}
+		old.end()
+	}
+	e.feed, e.instance, e.replica, e.dirty = f, hello.Instance, hello.Replica, true
+	e.build, e.seen = shortened(hello.Build), now
+	for _, r := range e.replaces {
+		r.sent = false
+	}
+	c := hello.Cursor
+	e.confirmed, e.dropped = 0, false
+	switch {
+	case c.Incarnation == uuid.Nil && c.Era == uuid.Nil:
+		f.how, f.copying = FirstCopy, merge.CopiedTables()[0]
+		f.at = merge.Position{Sequence: head}
+		c = h.cursor(f.at, e.groupsAt)
+		c.Copying = f.copying
+	case !h.fits(c, e, head):
+		f.how = CompareFirst
+	case c.Copying != "":
+		f.how, f.at, f.copying, f.copyKey = FirstCopy, c.At, c.Copying, c.CopyKey
+		if !slices.Contains(merge.CopiedTables(), c.Copying) {
+			return nil, fmt.Errorf("%w: a first copy does not have the table %q", ErrMessage, c.Copying)
+		}
+	default:
+		f.at = c.At
+		h.acknowledge(e, c, head)
+	}
+	f.marked = f.at.Sequence
+	f.Welcome = Welcome{Format: Format, Time: now, Resets: resets, Policy: e.policy.clone(), Edge: id, How: f.how, At: c}
+	return f, nil
+}
+
+func (p Policy) clone() Policy {
+	p.Groups = slices.Clone(p.Groups)
+	return p
+}
+
+// end ends the feed. The caller holds the mutex of the hub.
+func (f *Feed) end() {
+	if f.ended {
+		return
+	}
+	f.ended = true
+	close(f.done)
+	if f.edge.feed == f {
+		f.edge.feed = nil
+	}
+}
+
+// Done is closed when the feed has ended.
+func (f *Feed) Done() <-chan struct{} { return f.done }
+
+// Close says that the stream is over.
+func (f *Feed) Close() {
+	f.hub.mu.Lock()
+	defer f.hub.mu.Unlock()
+	f.end()
+}
+
+// Beat returns the message by which the edge learns that the hub is there. It reads nothing.
+//
+// Errors: [ErrReplaced].
+func (f *Feed) Beat(_ context.Context, now time.Time) (Beat, error) {
+	f.hub.mu.Lock()
+	defer f.hub.mu.Unlock()
+	if f.ended {
+		return Beat{}, ErrReplaced
+	}
+	f.edge.seen = now
+	return Beat{Time: now, Resets: f.hub.resets}, nil
 }
 
 // Next returns what comes next: messages of about most bytes, or more if a single change is larger.
-// Without a message and without More, the edge has everything. [access.Store] then tells when there
-// is a new commit.
 //
-// Errors: [ErrReplaced].
+// Errors: [ErrReplaced]; an error of the store. The feed can be used again after an error.
 func (f *Feed) Next(ctx context.Context, most int) (*Batch, error) {
-	return nil, errors.ErrUnsupported
+	h := f.hub
+	h.mu.Lock()
+	if f.ended {
+		h.mu.Unlock()
+		return nil, ErrReplaced
+	}
+	p, groupsAt := f.edge.policy, f.edge.groupsAt
+	waits := slices.ContainsFunc(f.edge.replaces, func(r *replacement) bool { return !r.sent })
+	h.mu.Unlock()
+	if p.Version != f.policy {
+		over := groupsAt > f.policy
+		f.policy = p.Version
+		if over {
+			f.how = CompareFirst
+		}
+		return &Batch{Messages: []Message{NewPolicy{p.clone()}}, More: true, End: over}, nil
+	}
+	switch {
+	case f.how == CompareFirst:
+		return &Batch{End: true}, nil
+	case f.copying != "":
+		return f.copy(ctx, p, groupsAt, most)
+	}
+	r, err := h.changes(ctx, part{p.set(), groupsAt, f.at, most}, p)
+	if err != nil {
+		return nil, err
+	}
+	b := r.batch
+	if !bytes.Equal(r.tags, f.tags) {
+		b = b.with([]Message{Secrets{r.export}}, nil)
+	}
+	if waits && !b.More {
+		messages, err := f.replacements(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		b = b.with(nil, messages)
+	}
+	mark := len(r.batch.Messages) > 0
+	if !mark && (len(b.Messages) > 0 || r.at.Sequence >= f.marked+quietMark) {
+		mark = true
+		b = b.with(nil, []Message{Mark{r.mark}})
+	}
+	f.tags = r.tags
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f.at = r.at
+	e := f.edge
+	if mark {
+		f.marked = r.at.Sequence
+	} else if e.feed == f && e.cursor.Era == r.mark.Era && e.cursor.At.Sequence >= f.marked {
+		e.confirmed = max(e.confirmed, confirmedBy(f.at)) // because nothing of it was for the edge
+	}
+	return b, nil
 }
 
-// Done is closed when the hub has ended the feed.
-func (f *Feed) Done() <-chan struct{} { return f.done }
-
-// Beat returns the message by which the edge learns that the hub is there.
-func (f *Feed) Beat(ctx context.Context, now time.Time) (Beat, error) {
-	return Beat{}, errors.ErrUnsupported
+// with returns a batch of its own with more messages, which come before the Mark.
+func (b *Batch) with(first, last []Message) *Batch {
+	messages := slices.Concat(first, b.Messages)
+	end := len(messages)
+	if n := len(b.Messages); n > 0 {
+		if _, marked := b.Messages[n-1].(Mark); marked {
+			end--
+		}
+	}
+	return &Batch{Messages: slices.Insert(messages, end, last...), More: b.More, At: b.At, End: b.End}
 }
 
-// Close says that the stream is over.
-func (f *Feed) Close() {}
+// replacements returns what the edge has to take from the hub in place of its own.
+func (f *Feed) replacements(ctx context.Context, p Policy) (messages []Message, err error) {
+	h := f.hub
+	h.mu.Lock()
+	waiting := slices.Clone(f.edge.replaces)
+	h.mu.Unlock()
+	err = h.store.View(ctx, func(t *merge.Tables) error {
+		messages = nil
+		for _, r := range waiting {
+			m, err := h.replacement(t, newFilter(t, p), r.at)
+			if err != nil {
+				return err
+			}
+			messages = append(messages, m)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, r := range waiting {
+		r.sent, r.behind = true, f.marked
+	}
+	return messages, nil
+}
+
+// replacement returns the message by which an edge takes the hub's version of a record.
+func (h *Hub) replacement(t *merge.Tables, f *filter, at []byte) (Message, error) {
+	table, key := located(at)
+	for _, table := range []string{deadTable(table), table} {
+		if table == "" {
+			continue
+		}
+		sealed, err := t.Get(table, key)
+		if err != nil {
+			return nil, err
+		}
+		if sealed == nil {
+			continue
+		}
+		m, err := h.record(f, table, key, sealed)
+		if err != nil {
+			return nil, err
+		}
+		if m != nil {
+			return Replace(*m), nil
+		}
+	}
+	return Replace{Copy: record.Copy{Domain: h.store.DomainID(), Table: table, Key: key}}, nil
+}
+
+// deadTable returns the table of the tombstones of a table, or "".
+func deadTable(table string) string {
+	switch table {
+	case record.TableUsers:
+		return record.TableDeadUsers
+	case record.TableKeys:
+		return record.TableDeadKeys
+	}
+	return ""
+}
+
+// record returns a record as an edge gets it, or nil if the edge does not get it.
+func (h *Hub) record(f *filter, table string, key, sealed []byte) (*Record, error) {
+	if goes, err := travels(f.t, table, key, sealed); err != nil || !goes {
+		return nil, err
+	}
+	v, err := f.of(table, key, sealed)
+	if err != nil || v != send {
+		return nil, err
+	}
+	return h.signed(table, key, sealed)
+}
+
+// signed returns a record with its MAC, if the hub signs it.
+func (h *Hub) signed(table string, key, sealed []byte) (*Record, error) {
+	r := &Record{Copy: record.Copy{Domain: h.store.DomainID(), Table: table, Key: key, Sealed: sealed}}
+	signs, err := needsMAC(table, key, sealed)
+	if signs {
+		r.MAC = macOf(h.secret, r.Copy)
+	}
+	return r, err
+}
+
+// copy returns the next part of a first copy.
+func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*Batch, error) {
+	h := f.hub
+	b := &Batch{More: true}
+	var last []byte
+	err := h.store.View(ctx, func(t *merge.Tables) error {
+		b.Messages = nil
+		only := newFilter(t, p)
+		page, err := t.CopyTable(f.copying, f.copyKey, most, func(table string, key, sealed []byte) (bool, error) {
+			v, err := only.of(table, key, sealed)
+			return v == send, err
+		})
+		if err != nil {
+			return err
+		}
+		last = page.Last
+		for _, e := range page.Entries {
+			m := Entry{Table: f.copying, Key: e.Key, Value: e.Value}
+			r, err := h.signed(f.copying, e.Key, e.Value)
+			if err != nil {
+				return err
+			}
+			m.MAC = r.MAC
+			b.Messages = append(b.Messages, m)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.copyKey = last
+	if last == nil {
+		tables := merge.CopiedTables()
+		i := slices.Index(tables, f.copying)
+		if f.copying = ""; i+1 < len(tables) {
+			f.copying = tables[i+1]
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.cursor(f.at, groupsAt)
+	c.Copying, c.CopyKey = f.copying, f.copyKey
+	b.Messages = append(b.Messages, Mark{c})
+	return b, nil
+}
+
+// A part names what feeds share: the changes behind a position for some groups.
+type part struct {
+	groups   string
+	groupsAt uint64
+	after    merge.Position
+	most     int
+}
+
+// A result is what there is behind a position.
+type result struct {
+	batch  *Batch
+	at     merge.Position
+	mark   Cursor
+	tags   []byte
+	export []byte
+}
+
+// batches are the last results, for feeds that come to the same position.
+type batches struct {
+	building sync.Mutex
+	results  map[part]*result
+	order    []part // the oldest first
+}
+
+// keptBatches is how many results are kept. Feeds that follow are at the same position, so there is
+// one for each policy that names other groups.
+const keptBatches = 64
+
+// changes returns what comes behind a position. The changes of a commit are read, filtered and put
+// into messages once for all feeds that have the same groups.
+func (h *Hub) changes(ctx context.Context, of part, p Policy) (*result, error) {
+	if r := h.shared(of); r != nil {
+		return r, nil
+	}
+	h.batches.building.Lock()
+	defer h.batches.building.Unlock()
+	if r := h.shared(of); r != nil {
+		return r, nil
+	}
+	var r *result
+	var resets uint64
+	err := h.store.View(ctx, func(t *merge.Tables) (err error) {
+		if resets, err = resetsOf(t); err != nil {
+			return err
+		}
+		r, err = h.read(t, of, p)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resets = resets
+	r.mark = h.cursor(r.at, of.groupsAt)
+	if len(r.batch.Messages) > 0 {
+		r.batch.Messages = append(r.batch.Messages, Mark{r.mark})
+	}
+	if r.at == of.after {
+		return r, nil // there will be more
+	}
+	if h.batches.results == nil {
+		h.batches.results = map[part]*result{}
+	}
+	h.batches.results[of] = r
+	if h.batches.order = append(h.batches.order, of); len(h.batches.order) > keptBatches {
+		delete(h.batches.results, h.batches.order[0])
+		h.batches.order = slices.Delete(h.batches.order, 0, 1)
+	}
+	return r, nil
+}
+
+func (h *Hub) shared(of part) *result {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.batches.results[of]
+}
+
+// someChanges is how many changes are read at once.
+const someChanges = 64
+
+// read reads what comes behind a position, without the Mark.
+func (h *Hub) read(t *merge.Tables, of part, p Policy) (r *result, err error) {
+	head := t.Sequence()
+	r = &result{batch: &Batch{}, at: of.after}
+	if r.tags, err = tagsOf(t); err != nil {
+		return nil, err
+	}
+	secrets, err := record.ReadMeta(func(key []byte) ([]byte, error) { return t.Get(record.TableMeta, key) })
+	if err != nil {
+		return nil, err
+	}
+	r.export = secrets.Export()
+	f, size := newFilter(t, p), 0
+	for size < of.most && r.at != (merge.Position{Sequence: head}) {
+		changes, err := t.ChangesAfter(r.at, head, someChanges)
+		if err != nil {
+			return nil, err
+		}
+		for chunk := range slices.Chunk(changes, someChanges) {
+			copies, _, err := t.Copies(h.store.DomainID(), chunk)
+			if err != nil {
+				return nil, err
+			}
+			for _, c := range copies {
+				messages, err := h.messages(f, c.Copy)
+				if err != nil {
+					return nil, err
+				}
+				r.batch.Messages = append(r.batch.Messages, messages...)
+				size += sizeOf(messages)
+				if r.at = c.At; size >= of.most {
+					break
+				}
+			}
+			if size >= of.most {
+				break
+			}
+		}
+		if size < of.most {
+			r.at = merge.Position{Sequence: head}
+			if n := len(changes); n >= someChanges {
+				r.at.Sequence = changes[n-1].Sequence
+			}
+		}
+	}
+	r.batch.At, r.batch.More = r.at.Sequence, r.at != merge.Position{Sequence: head}
+	pruned, err := h.prunedIn(t, f, confirmedBy(of.after), confirmedBy(r.at))
+	r.batch.Messages = append(r.batch.Messages, pruned...)
+	return r, err
+}
+
+// messages returns what an edge gets of a record that has changed.
+func (h *Hub) messages(f *filter, c record.Copy) (messages []Message, err error) {
+	v, err := f.of(c.Table, c.Key, c.Sealed)
+	switch {
+	case errors.Is(err, record.ErrDamaged):
+		return nil, nil // so that damage of one record keeps back no other
+	case err != nil || v == passOver:
+		return nil, err
+	case v == forget:
+		return []Message{Forget{c.Table, c.Key}}, nil
+	}
+	r, err := h.signed(c.Table, c.Key, c.Sealed)
+	if err != nil {
+		return nil, err
+	}
+	messages = []Message{*r}
+	if c.Table != record.TableUsers {
+		return messages, nil
+	}
+	if moved, err := f.hasMoved(c.Key, c.Sealed); err != nil || !moved {
+		return messages, err
+	}
+	keys, err := h.keysOf(f, uuid.UUID(c.Key))
+	return append(messages, keys...), err
+}
+
+// keysOf returns the keys of a user, as far as an edge gets them.
+func (h *Hub) keysOf(f *filter, user uuid.UUID) (messages []Message, err error) {
+	for e, err := range f.t.Scan(record.TableNames, user[:], append(user[:], 0xff)) {
+		if err != nil {
+			return nil, err
+		}
+		_, id, err := record.SplitNameKey(e.Key)
+		if err != nil {
+			continue // a wrong entry, which is damage
+		}
+		sealed, err := f.t.Get(record.TableKeys, id[:])
+		if err != nil {
+			return nil, err
+		}
+		if sealed == nil {
+			continue
+		}
+		r, err := h.record(f, record.TableKeys, id[:], sealed)
+		if err != nil {
+			return nil, err
+		}
+		if r != nil {
+			messages = append(messages, *r)
+		}
+	}
+	return messages, nil
+}
+
+func sizeOf(messages []Message) (size int) {
+	for _, m := range messages {
+		switch m := m.(type) {
+		case Record:
+			size += 64 + len(m.Copy.Sealed)
+		default:
+			size += 32
+		}
+	}
+	return size
+}

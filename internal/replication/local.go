@@ -2,13 +2,38 @@ package replication
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
+// A hub keeps records in the table replica, under keys that begin with "hub/".
+const (
+	localSecret = "hub/secret" // of MACs
+	localState  = "hub/state"  // a hubState
+	localEra    = "hub/era/"   // a number → an era
+	localEdge   = "hub/edge/"  // the ID of an edge → an edge
+	localClaim  = "hub/claim/" // a number → a claim
+	// An edge takes the hub's version of a record: the ID of the edge, table 0 key.
+	localReplace = "hub/replace/"
+	localDay     = "hub/day/" // a sequence → when it was the last one
+	// A tombstone that was pruned: the sequence of the commit, table 0 key → the sealed tombstone.
+	localPruned = "hub/pruned/"
+)
+
+func numbered8(prefix string, n uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte(prefix), n)
+}
+
+// after returns the first key that does not begin with a prefix that ends in '/'.
 func after(prefix string) []byte { return append([]byte(prefix[:len(prefix)-1]), '/'+1) }
 
+// getLocal returns the message of a local record, or nil.
 func getLocal(t *merge.Tables, key []byte) ([]byte, error) {
 	sealed, err := t.Get(record.TableReplica, key)
 	if err != nil || sealed == nil {
@@ -21,6 +46,8 @@ func putLocal(t *merge.Tables, key []byte, message record.Message) error {
 	return t.Put(record.TableReplica, key, record.Seal(record.TableReplica, key, message))
 }
 
+// scanLocal calls fn with the local records whose keys begin with a prefix, without the prefix, in
+// order, until fn returns an error.
 func scanLocal(t *merge.Tables, prefix string, fn func(key, message []byte) error) error {
 	for e, err := range t.Scan(record.TableReplica, []byte(prefix), after(prefix)) {
 		if err != nil {
@@ -37,8 +64,199 @@ func scanLocal(t *merge.Tables, prefix string, fn func(key, message []byte) erro
 	return nil
 }
 
+// A hubState is what a hub keeps beside its lists.
+type hubState struct {
+	claims uint64 // the number of the last claim
+	eras   uint64 // the number of the last era
+	// floor is the sequence of the last tombstone that was pruned. A cursor before it has to
+	// compare. No record that was pruned is younger than floorTime.
+	floor     uint64
+	floorTime time.Time
+}
+
+func (s hubState) encode() (m record.Message) {
+	m.Number(1, s.claims)
+	m.Number(2, s.eras)
+	m.Number(3, s.floor)
+	m.Number(4, unixMilli(s.floorTime))
+	return m
+}
+
+func decodeHubState(message []byte) (s hubState, err error) {
+	for f, err := range record.Fields(message) {
+		if err != nil {
+			return s, err
+		}
+		switch f.Num {
+		case 1:
+			s.claims = f.Number
+		case 2:
+			s.eras = f.Number
+		case 3:
+			s.floor = f.Number
+		case 4:
+			s.floorTime = timeOf(f.Number)
+		}
+	}
+	return s, nil
+}
+
+func readHubState(t *merge.Tables) (s hubState, err error) {
+	message, err := getLocal(t, []byte(localState))
+	if err != nil {
+		return s, err
+	}
+	return decodeHubState(message)
+}
+
+func writeHubState(t *merge.Tables, s hubState) error {
+	return putLocal(t, []byte(localState), s.encode())
+}
+
+// unixMilli returns a time as it is stored: 0 for the zero time.
+func unixMilli(t time.Time) uint64 {
+	if t.IsZero() {
+		return 0
+	}
+	return uint64(max(t.UnixMilli(), 1))
+}
+
+func timeOf(ms uint64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(ms)).UTC()
+}
+
+// An era is the time from one opening of a hub to the next.
+type era struct {
+	id    uuid.UUID
+	began uint64 // the sequence of the last commit before it
+}
+
+func (e era) encode() (m record.Message) {
+	m.Bytes(1, e.id[:])
+	m.Number(2, e.began)
+	return m
+}
+
+func decodeEra(message []byte) (e era, err error) {
+	for f, err := range record.Fields(message) {
+		if err != nil {
+			return e, err
+		}
+		switch f.Num {
+		case 1:
+			e.id, err = record.DecodeID(f.Bytes)
+		case 2:
+			e.began = f.Number
+		}
+		if err != nil {
+			return e, err
+		}
+	}
+	return e, nil
+}
+
+// An edgeRecord is what a hub keeps of an edge.
+type edgeRecord struct {
+	id       uuid.UUID
+	name     string
+	policy   Policy
+	groupsAt uint64 // the version of the policy with which the groups changed last
+	joined   time.Time
+	seen     time.Time
+	build    string
+	cursor   Cursor // the last one that the edge has acknowledged
+	// confirmed is the sequence up to which the edge has everything that concerns it.
+	confirmed uint64
+	dropped   bool
+	cloned    time.Time
+	compared  time.Time
+	matched   bool
+	refusals  uint64
+	refusal   string
+	refused   time.Time
+}
+
+func (k *edgeRecord) encode() (m record.Message) {
+	m.Bytes(1, []byte(k.name))
+	for _, g := range k.policy.Groups {
+		m.Bytes(2, []byte(g))
+	}
+	m.Number(3, uint64(k.policy.Push))
+	m.Number(4, k.policy.Version)
+	m.Number(5, k.groupsAt)
+	m.Number(6, unixMilli(k.joined))
+	m.Number(7, unixMilli(k.seen))
+	m.Bytes(8, []byte(k.build))
+	m.Bytes(9, encodeCursor(k.cursor))
+	m.Number(10, k.confirmed)
+	m.Bool(11, k.dropped)
+	m.Number(12, unixMilli(k.cloned))
+	m.Number(13, unixMilli(k.compared))
+	m.Bool(14, k.matched)
+	m.Number(15, k.refusals)
+	m.Bytes(16, []byte(k.refusal))
+	m.Number(17, unixMilli(k.refused))
+	return m
+}
+
+func decodeEdge(id, message []byte) (k edgeRecord, err error) {
+	if k.id, err = record.DecodeID(id); err != nil {
+		return k, err
+	}
+	for f, err := range record.Fields(message) {
+		if err != nil {
+			return k, err
+		}
+		switch f.Num {
+		case 1:
+			k.name = string(f.Bytes)
+		case 2:
+			k.policy.Groups = append(k.policy.Groups, string(f.Bytes))
+		case 3:
+			k.policy.Push = Push(f.Number)
+		case 4:
+			k.policy.Version = f.Number
+		case 5:
+			k.groupsAt = f.Number
+		case 6:
+			k.joined = timeOf(f.Number)
+		case 7:
+			k.seen = timeOf(f.Number)
+		case 8:
+			k.build = string(f.Bytes)
+		case 9:
+			k.cursor, err = decodeCursor(f.Bytes)
+		case 10:
+			k.confirmed = f.Number
+		case 11:
+			k.dropped = f.Number != 0
+		case 12:
+			k.cloned = timeOf(f.Number)
+		case 13:
+			k.compared = timeOf(f.Number)
+		case 14:
+			k.matched = f.Number != 0
+		case 15:
+			k.refusals = f.Number
+		case 16:
+			k.refusal = string(f.Bytes)
+		case 17:
+			k.refused = timeOf(f.Number)
+		}
+		if err != nil {
+			return k, fmt.Errorf("the record of edge %s: %w", k.id, err)
+		}
+	}
+	return k, nil
+}
+
+// locate returns the bytes that name a record in a key of the table replica.
 func locate(table string, key []byte) []byte { return append(append([]byte(table), 0), key...) }
 
+// located returns what locate was called with.
 func located(b []byte) (table string, key []byte) {
 	of, key, _ := bytes.Cut(b, []byte{0})
 	return string(of), key

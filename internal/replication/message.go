@@ -56,8 +56,8 @@ type Cursor struct {
 	// serve as hubs have the same incarnation, and different eras.
 	Era uuid.UUID
 	At  merge.Position
-	// Policy is the version of the policy under which the edge got what it has. If the groups of
-	// the edge have changed since, the edge has to compare.
+	// Policy is the version of the policy with which the edge got its groups. If they have changed
+	// since, the edge has to compare.
 	Policy uint64
 	// Copying is the table of the first copy that is under way, and CopyKey the last key that came.
 	// At is then where the changes after the copy begin.

@@ -2,16 +2,280 @@ package replication
 
 import (
 	"context"
+	"crypto/hmac"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/lastuse"
+	"github.com/latchkeydb/latchkey/internal/merge"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// Push takes what an edge gives. What it refuses, it refuses whole, says why in the reply, and
-// records it. The acknowledgement of a cursor alone writes nothing.
+// Push takes the request of an edge as a whole, or refuses it as a whole. Then the reply says why,
+// and the hub records the refusal. The acknowledgement of a cursor alone writes nothing.
 //
-// Errors: [ErrUnknownEdge].
-func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Time) (PushReply, error) {
-	return PushReply{}, errors.ErrUnsupported
+// Errors: [ErrUnknownEdge]; an error of the store.
+func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Time) (reply PushReply, err error) {
+	p, err := h.heard(ctx, id, r.Cursor, now)
+	if err != nil || len(r.Records)+len(r.Claims)+len(r.Signed)+len(r.Uses) == 0 {
+		return reply, err
+	}
+	if r.Policy != p.Version {
+		return PushReply{Policy: p.Version}, nil
+	}
+	sort(r.Records)
+	sort(r.Claims)
+	slices.SortStableFunc(r.Signed, func(a, b Record) int { return place(a.Copy) - place(b.Copy) })
+	err = h.store.Update(ctx, func(t *merge.Tables) error { return h.take(t, id, p, r, now) })
+	var no refusal
+	if errors.As(err, &no) {
+		reply.Refused = shortened(string(no))
+		err = h.refused(ctx, id, reply.Refused, now)
+	}
+	return reply, err
+}
+
+// heard notes that an edge has spoken, and returns the edge's policy. now is the zero time if the
+// edge has said Hello just before.
+func (h *Hub) heard(ctx context.Context, id uuid.UUID, c Cursor, now time.Time) (Policy, error) {
+	if err := h.start(ctx); err != nil {
+		return Policy{}, err
+	}
+	head := uint64(0)
+	if err := h.store.View(ctx, func(t *merge.Tables) error { head = t.Sequence(); return nil }); err != nil {
+		return Policy{}, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.edges[id]
+	if e == nil {
+		return Policy{}, ErrUnknownEdge
+	}
+	if e.dirty = true; now.After(e.seen) {
+		e.seen = now
+	}
+	taken := h.acknowledge(e, c, head)
+	if len(taken) == 0 {
+		return e.policy, nil
+	}
+	err := h.store.Update(ctx, func(t *merge.Tables) error {
+		for _, r := range taken {
+			if err := t.Delete(record.TableReplica, replaceKey(id, r.at)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		e.replaces = slices.DeleteFunc(e.replaces, func(r *replacement) bool { return slices.Contains(taken, r) })
+	}
+	return e.policy, err
+}
+
+// refused records that a push was refused.
+func (h *Hub) refused(ctx context.Context, id uuid.UUID, why string, now time.Time) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.edges[id]
+	if e == nil {
+		return ErrUnknownEdge
+	}
+	// Pushing all day costs the hub no more than a commit a minute.
+	writes := e.refusal != why || now.Sub(e.refused).Abs() >= time.Minute
+	if !writes {
+		e.refusals++
+		e.dirty = true
+		return nil
+	}
+	e.refusals, e.refusal, e.refused = e.refusals+1, why, now
+	e.dirty = true
+	if err := h.write(ctx, e.edgeRecord); err != nil {
+		return err
+	}
+	e.dirty = false
+	return nil
+}
+
+// order is the order in which the tables of a push are merged. A key comes after its owner, and
+// what deletes comes last, so that each record is judged by what the push itself has brought.
+var order = []string{record.TableGroups, record.TableUsers, record.TableKeys, record.TableDeadUsers, record.TableDeadKeys}
+
+func place(c record.Copy) int { return slices.Index(order, c.Table) }
+
+func sort(copies []record.Copy) {
+	slices.SortStableFunc(copies, func(a, b record.Copy) int { return place(a) - place(b) })
+}
+
+// take takes all of a push, or returns a [refusal].
+func (h *Hub) take(t *merge.Tables, id uuid.UUID, p Policy, r PushRequest, now time.Time) error {
+	j, err := h.newJudge(t, p)
+	if err != nil {
+		return err
+	}
+	for _, s := range r.Signed {
+		if err := h.takeSigned(j, s); err != nil {
+			return err
+		}
+	}
+	for _, c := range r.Records {
+		c, merges, err := j.check(c)
+		if err != nil {
+			return err
+		}
+		if merges {
+			if err := mergeWhole(t, c); err != nil {
+				return err
+			}
+		}
+	}
+	for _, c := range r.Uses {
+		if err := j.use(c); err != nil {
+			return err
+		}
+	}
+	return h.takeClaims(j, id, r.Claims, now)
+}
+
+// mergeWhole merges a copy that the hub has judged.
+func mergeWhole(t *merge.Tables, c record.Copy) error {
+	for {
+		more, err := t.Record(c)
+		if errors.Is(err, merge.ErrInvalid) || errors.Is(err, merge.ErrReserved) {
+			return refuse("the record %s/%x cannot be merged: %v", c.Table, c.Key, err)
+		}
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// takeSigned takes a record that the hub has signed, whatever the policy of the edge that brings
+// it: the hub was restored from a backup, and has lost it.
+func (h *Hub) takeSigned(j *judge, s Record) error {
+	if !hmac.Equal(s.MAC, macOf(h.secret, s.Copy)) {
+		return refuse("the record %s/%x does not bear the MAC of the hub", s.Copy.Table, s.Copy.Key)
+	}
+	if err := j.form(s.Copy); err != nil {
+		return err
+	}
+	if gone, err := j.isGone(s.Copy); err != nil || gone {
+		return err
+	}
+	delete(j.filter.owners, ownerOf(s.Copy))
+	return mergeWhole(j.t, s.Copy)
+}
+
+// ownerOf returns the user of a copy. The filter may know an earlier version of the user.
+func ownerOf(c record.Copy) (id uuid.UUID) {
+	copy(id[:], c.Key)
+	return id
+}
+
+// isGone reports whether a live record was perhaps deleted so long ago that its tombstone was
+// pruned. A signed copy of it is no reason to take it back.
+func (j *judge) isGone(c record.Copy) (bool, error) {
+	if dead := deadTable(c.Table); dead != "" {
+		for _, table := range []string{c.Table, dead} {
+			if sealed, err := j.t.Get(table, c.Key); err != nil || sealed != nil {
+				return false, err
+			}
+		}
+	}
+	switch c.Table {
+	case record.TableUsers:
+		u, err := theirs(c, record.DecodeUser)
+		return err == nil && j.maybePruned(c.Table, c.Key, u.Created), err
+	case record.TableKeys:
+		k, err := theirs(c, record.DecodeKey)
+		return err == nil && !k.Foreign && j.maybePruned(c.Table, c.Key, k.Created), err
+	}
+	return false, nil
+}
+
+// use takes a last use.
+func (j *judge) use(c record.Copy) error {
+	if err := j.needs(PushUse, c, "push last uses"); err != nil {
+		return err
+	}
+	if err := j.form(c); err != nil {
+		return err
+	}
+	if c.Table != record.TableLastUse || len(c.Key) != len(lastuse.ID{}) {
+		return refuse("the record %s/%x is no last use", c.Table, c.Key)
+	}
+	id := lastuse.ID(c.Key).Key()
+	k, err := ours(j.t, record.TableKeys, id[:], record.DecodeKey)
+	if err != nil || k == nil {
+		return err
+	}
+	if err := j.hasOwner(c, k.Owner, k.Groups); err != nil {
+		return err
+	}
+	return mergeWhole(j.t, c)
+}
+
+// maxClaims is how many claims of one edge can wait.
+const maxClaims = 1000
+
+// takeClaims notes what an edge claims.
+func (h *Hub) takeClaims(j *judge, id uuid.UUID, copies []record.Copy, now time.Time) error {
+	if len(copies) == 0 {
+		return nil
+	}
+	waiting, err := readClaims(j.t)
+	if err != nil {
+		return err
+	}
+	waiting = slices.DeleteFunc(waiting, func(c Claim) bool { return c.Edge != id })
+	revocations := *j
+	revocations.policy.Push = PushRevocations
+	all := *j
+	all.policy.Push = PushAll
+	for _, c := range copies {
+		judged, merges, err := all.check(c)
+		if err != nil {
+			return err
+		}
+		if !merges {
+			continue
+		}
+		if h.o.AcceptClaims {
+			_, _, err := revocations.check(c)
+			var no refusal
+			if err == nil {
+				err = mergeWhole(j.t, judged)
+			}
+			if err == nil {
+				continue
+			}
+			if !errors.As(err, &no) {
+				return err
+			}
+		}
+		n := uint64(0)
+		for _, w := range waiting {
+			if w.Copy.Table == c.Table && string(w.Copy.Key) == string(c.Key) {
+				n = w.Number
+			}
+		}
+		if n == 0 {
+			if len(waiting) >= maxClaims {
+				return refuse("%d claims of the edge wait already", len(waiting))
+			}
+			j.state.claims++
+			n = j.state.claims
+			if err := writeHubState(j.t, j.state); err != nil {
+				return err
+			}
+			waiting = append(waiting, Claim{Number: n, Edge: id, Copy: c})
+		}
+		if err := putLocal(j.t, numbered8(localClaim, n), Claim{Edge: id, Came: now, Copy: c}.encode()); err != nil {
+			return fmt.Errorf("note a claim: %w", err)
+		}
+	}
+	return nil
 }
