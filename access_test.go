@@ -1,8 +1,10 @@
 package latchkey_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -148,4 +150,71 @@ func TestAFirstCopyMakesAStoreThatAgrees(t *testing.T) {
 	if in, there := exported(t, hub), exported(t, edge); in != there {
 		t.Errorf("the stores disagree:\n%s\n\n%s", in, there)
 	}
+}
+
+// isShared reports whether a store knows that its domain has several stores.
+func isShared(t testing.TB, s *latchkey.Store) (shared bool) {
+	t.Helper()
+	must(t, access.Of(s).View(t.Context(), func(tables *merge.Tables) error {
+		shared = record.IsShared(func(key []byte) ([]byte, error) { return tables.Get(record.TableMeta, key) })
+		return nil
+	}))
+	return shared
+}
+
+func TestSalvageKeepsWhatReplicationNeeds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.db")
+	s := openFile(t, path, light())
+	ada := addUser(t, s, "ada")
+	key, token := addKey(t, s, ada, "laptop")
+	other, otherToken := addKey(t, s, ada, "phone")
+	entries := []record.Copy{
+		{Table: record.TableReplica, Key: []byte("secret"), Sealed: record.Seal(record.TableReplica, []byte("secret"), []byte("of the hub"))},
+		{Table: record.TableLater, Key: merge.LaterKey(record.TableKeys, key.ID[:]), Sealed: record.SealAs(record.Version+1, record.TableKeys, key.ID[:], []byte("unreadable"))},
+	}
+	below(t, s, func(tables *merge.Tables) error {
+		for _, e := range entries {
+			must(t, tables.Put(e.Table, e.Key, e.Sealed))
+		}
+		return nil
+	})
+	if isShared(t, s) {
+		t.Error("a store that is alone knows of others, so this test shows nothing")
+	}
+	closeStore(t, s)
+
+	report, salvaged := salvage(t, path)
+	if want := (latchkey.SalvageReport{Users: 1, Keys: 2}); report != want {
+		t.Errorf("got %+v, want %+v", report, want)
+	}
+	if !isShared(t, salvaged) {
+		t.Error("the salvaged store forgets what merging with an older copy needs")
+	}
+	for _, e := range entries {
+		must(t, access.Of(salvaged).View(t.Context(), func(tables *merge.Tables) error {
+			got, err := tables.Get(e.Table, e.Key)
+			if !bytes.Equal(got, e.Sealed) {
+				t.Errorf("table %s has %x, want %x", e.Table, got, e.Sealed)
+			}
+			return err
+		}))
+	}
+	wantRefused(t, salvaged, token, latchkey.ErrNewerFormat)
+	wantLogin(t, salvaged, otherToken, other.ID)
+}
+
+func TestCheckFindsADamagedEntryOfReplication(t *testing.T) {
+	s, err := memory.Open(light())
+	must(t, err)
+	below(t, s, func(tables *merge.Tables) error {
+		return tables.Put(record.TableReplica, []byte("secret"), []byte("damage"))
+	})
+	var findings []error
+	for finding := range s.Check(t.Context()) {
+		findings = append(findings, finding)
+	}
+	if len(findings) != 1 || !errors.Is(findings[0], latchkey.ErrCorrupt) {
+		t.Errorf("Check finds %v", findings)
+	}
+	closeStore(t, s)
 }

@@ -40,7 +40,8 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 // whole copy first, so a copy that is damaged or cut short is never put in place. If path is a
 // symbolic link to a file that does not exist, Restore makes that file, as [Open] does. Changes
 // that were made after the backup are lost: keys that were disabled or deleted since then are as
-// they were before. The restored store is another replica of the domain.
+// they were before. The restored store is another replica of the domain, and knows that there are
+// others.
 //
 // It returns [ErrCorrupt], [ErrNotStore] or [ErrNewerFormat] if the copy cannot be used;
 // [fs.ErrExist] if there is a file at path, which stays as it is; [ErrInvalidOptions] if path is
@@ -71,6 +72,7 @@ func restore(ctx context.Context, r io.Reader, tmp *os.File) error {
 
 // makeReplica gives a new replica ID to the store in a file that no other program knows. A copy
 // that goes on from an earlier state must not be mistaken for the store that went on from there.
+// The two can merge, so the copy keeps what merging needs.
 func makeReplica(ctx context.Context, path string) error {
 	e, err := openBoltFile(path, nil)
 	if err != nil {
@@ -81,7 +83,7 @@ func makeReplica(ctx context.Context, path string) error {
 		if err != nil {
 			return err
 		}
-		d.Replica.ID = uuid.New()
+		d.Replica = record.Replica{ID: uuid.New(), Shared: true}
 		return etx.Put(tableMeta, metaReplica, record.Seal(tableMeta, metaReplica, d.Replica.Encode()))
 	})
 	if closeErr := e.Close(); err == nil {

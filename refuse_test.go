@@ -114,6 +114,9 @@ func TestAStoreThatGoesOnFromACopyIsAnotherReplica(t *testing.T) {
 			t.Errorf("%s has the domain %s and the replica ID of %s", what, s.DomainID(), replicas[id])
 		}
 		replicas[id] = what
+		if !isShared(t, s) {
+			t.Errorf("%s does not know of the other replicas", what)
+		}
 		closeStore(t, s)
 	}
 	backup, err := os.Open(path + ".safety")

@@ -22,7 +22,8 @@ type SalvageReport struct {
 
 	// Data is the number of application records that came back. If Salvage cannot know which of two
 	// commits was the last, only the records that are the same in both come back. If it can know
-	// nothing about the commits, no application records come back.
+	// nothing about the commits, no application records come back. The same holds for what a hub or
+	// an edge keeps for replication.
 	Data int
 
 	BadPages   int // pages in use that could not be read
@@ -45,7 +46,7 @@ type SalvageReport struct {
 //
 // Tokens stay good. Deleted users and keys stay deleted, unless two pages are lost: the page of the
 // tombstone, and the page of its entry in the change index. [SalvageReport] says which records come
-// back disabled. The new store is another replica of the domain.
+// back disabled. The new store is another replica of the domain, and knows that there are others.
 //
 // It returns [ErrNotStore] if broken is no regular file; [ErrCorrupt] if the record of the domain
 // is lost, because no token can be checked without it; [ErrNewerFormat]; [fs.ErrExist] if out
@@ -137,6 +138,9 @@ func writeRecords(ctx context.Context, e Engine, d *record.Meta, found salvage.F
 
 // putSalvaged writes a record and its entries in the indexes.
 func (tx *Tx) putSalvaged(r salvage.Record, found salvage.Found) error {
+	if r.Sealed != nil {
+		return tx.put(r.Table, r.Key, r.Sealed)
+	}
 	id, _ := uuid.FromBytes(r.Key)
 	var index []record.IndexEntry
 	switch r.Table {

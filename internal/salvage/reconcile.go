@@ -155,9 +155,6 @@ func (s *salvage) reconcileIdentities() {
 		if len(u.Linked()) == 0 || hasKeys[id] && u.IsAnonymous() {
 			s.link(u, s.lostIdentity(id))
 		}
-		if !s.shared {
-			*u = u.Forget()
-		}
 	}
 }
 

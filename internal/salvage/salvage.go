@@ -28,7 +28,8 @@ type Found struct {
 	Users   map[uuid.UUID]*record.User
 	Keys    map[uuid.UUID]*record.Key
 	// Records are the records of tracked tables, in the order of their last changes. The last uses
-	// of keys and the records of applications follow.
+	// of keys follow, then records of later versions, what replication keeps, and the records of
+	// applications.
 	Records []Record
 }
 
@@ -42,6 +43,7 @@ type Counts struct {
 type Record struct {
 	Table        string
 	Key, Message []byte
+	Sealed       []byte // in the place of Message if the record has another version
 }
 
 // Identities has the rules for the identities of users.
@@ -62,8 +64,8 @@ func Read(ctx context.Context, f *os.File, rules Identities) (Found, error) {
 	}
 	s.Meta[record.MetaTags] = record.Seal(record.TableMeta, []byte(record.MetaTags), s.tags.Encode())
 	// Some of the last writes may be lost. New writes by the same replica would get the stamps of
-	// the lost ones.
-	s.Replica = record.Replica{ID: uuid.New(), Shared: s.shared}
+	// the lost ones. Whoever has them is another store of the domain.
+	s.Replica = record.Replica{ID: uuid.New(), Shared: true}
 	s.decode()
 	s.reconcile()
 	s.encode()
@@ -78,13 +80,13 @@ type salvage struct {
 	// of that commit.
 	candidates []func(id uint64) bool
 
-	tags   record.TagSecrets // of all versions of their record
-	shared bool              // some version of the replica's record says so
+	tags record.TagSecrets // of all versions of their record
 
 	found      map[entryKey]version
 	changes    map[entryKey]boltpage.Place   // the last change of each entry in the change index
 	identities map[uuid.UUID]record.Identity // the identities in the index, by user
-	data       []map[string][]byte           // messages of application records, for each candidate
+	data       []map[entryKey][]byte         // messages of data and replica, for each candidate
+	aside      map[string][]byte             // records of later versions, as they are kept
 	uses       map[string]uint32             // the latest version of each last use
 
 	groups map[string]*record.Group
@@ -100,6 +102,7 @@ func newSalvage(rules Identities) *salvage {
 		found:      map[entryKey]version{},
 		changes:    map[entryKey]boltpage.Place{},
 		identities: map[uuid.UUID]record.Identity{},
+		aside:      map[string][]byte{},
 		groups:     map[string]*record.Group{},
 		uses:       map[string]uint32{},
 		writer:     record.NewWriter(),
@@ -108,6 +111,10 @@ func newSalvage(rules Identities) *salvage {
 
 // entryKey is the key of an entry of a tracked table.
 type entryKey struct{ table, key string }
+
+func (k entryKey) compare(other entryKey) int {
+	return cmp.Or(cmp.Compare(k.table, other.table), cmp.Compare(k.key, other.key))
+}
 
 func keyOf(table string, id uuid.UUID) entryKey { return entryKey{table, string(id[:])} }
 
@@ -128,7 +135,7 @@ func (s *salvage) read(ctx context.Context, f *os.File) error {
 	live, sure, candidates := pages.Live()
 	s.candidates = candidates
 	for range candidates {
-		s.data = append(s.data, map[string][]byte{})
+		s.data = append(s.data, map[entryKey][]byte{})
 	}
 	for id := uint64(2); id < pages.Count(); {
 		if err := ctx.Err(); err != nil {
@@ -168,32 +175,38 @@ func (s *salvage) encode() {
 		}
 	}
 	inOrder := slices.SortedFunc(maps.Keys(now), func(a, b entryKey) int {
-		return cmp.Or(cmp.Compare(s.found[a].place, s.found[b].place), cmp.Compare(a.table, b.table), cmp.Compare(a.key, b.key))
+		return cmp.Or(cmp.Compare(s.found[a].place, s.found[b].place), a.compare(b))
 	})
 	for _, at := range inOrder {
-		s.Records = append(s.Records, Record{at.table, []byte(at.key), now[at]})
+		s.Records = append(s.Records, Record{Table: at.table, Key: []byte(at.key), Message: now[at]})
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.uses)) {
 		if s.Keys[uuid.UUID([]byte(id[:16]))] != nil {
-			s.Records = append(s.Records, Record{record.TableLastUse, []byte(id), record.EncodeLastUse(s.uses[id])})
+			s.Records = append(s.Records, Record{Table: record.TableLastUse, Key: []byte(id), Message: record.EncodeLastUse(s.uses[id])})
 		}
 	}
-	data := s.certainData()
-	for _, k := range slices.Sorted(maps.Keys(data)) {
-		s.Records = append(s.Records, Record{record.TableData, []byte(k), data[k]})
+	for _, k := range slices.Sorted(maps.Keys(s.aside)) {
+		s.Records = append(s.Records, Record{Table: record.TableLater, Key: []byte(k), Sealed: s.aside[k]})
 	}
-	s.Counts.Users, s.Counts.Keys, s.Counts.Data = len(s.Users), len(s.Keys), len(data)
+	data := s.certainData()
+	for _, at := range slices.SortedFunc(maps.Keys(data), entryKey.compare) {
+		s.Records = append(s.Records, Record{Table: at.table, Key: []byte(at.key), Message: data[at]})
+		if at.table == record.TableData {
+			s.Counts.Data++
+		}
+	}
+	s.Counts.Users, s.Counts.Keys = len(s.Users), len(s.Keys)
 }
 
-// certainData returns the application records that are the same in all commits that may be the
+// certainData returns the records that do not merge and are the same in all commits that may be the
 // last.
-func (s *salvage) certainData() map[string][]byte {
+func (s *salvage) certainData() map[entryKey][]byte {
 	if len(s.data) == 0 {
 		return nil
 	}
 	data := s.data[0]
 	for _, other := range s.data[1:] {
-		maps.DeleteFunc(data, func(k string, v []byte) bool {
+		maps.DeleteFunc(data, func(k entryKey, v []byte) bool {
 			message, has := other[k]
 			return !has || !bytes.Equal(message, v)
 		})

@@ -134,7 +134,33 @@ func TestTheLastUseOfAKeyThatIsGoneDoesNotComeBack(t *testing.T) {
 			uses = append(uses, r)
 		}
 	}
-	if want := []Record{{record.TableLastUse, used[:], record.EncodeLastUse(2)}}; !reflect.DeepEqual(uses, want) {
+	if want := []Record{{Table: record.TableLastUse, Key: used[:], Message: record.EncodeLastUse(2)}}; !reflect.DeepEqual(uses, want) {
 		t.Errorf("got the last uses %v, want %v", uses, want)
+	}
+}
+
+func TestWhatReplicationKeepsComesBackIfItIsOfEachLastCommit(t *testing.T) {
+	s := newSalvage(anyIdentity)
+	s.candidates = []func(uint64) bool{func(page uint64) bool { return page != 3 }, func(page uint64) bool { return page != 2 }}
+	s.data = []map[entryKey][]byte{{}, {}}
+	take := func(page uint64, table, key, message string) {
+		s.take(page, []byte(key), record.Seal(table, []byte(key), []byte(message)), false, false)
+	}
+	take(2, record.TableReplica, "cursor", "1")
+	take(3, record.TableReplica, "cursor", "2")
+	take(4, record.TableReplica, "secret", "both")
+	take(4, record.TableData, "secret", "of an application")
+	later := append([]byte("keys\x00"), make([]byte, 16)...)
+	sealed := record.SealAs(record.Version+1, record.TableKeys, later[5:], []byte("unreadable"))
+	s.take(2, later, sealed, false, true)
+	s.take(2, append([]byte("meta\x00"), later[5:]...), record.SealAs(record.Version+1, record.TableMeta, later[5:], nil), false, true)
+	s.encode()
+	want := []Record{
+		{Table: record.TableLater, Key: later, Sealed: sealed},
+		{Table: record.TableData, Key: []byte("secret"), Message: []byte("of an application")},
+		{Table: record.TableReplica, Key: []byte("secret"), Message: []byte("both")},
+	}
+	if !reflect.DeepEqual(s.Records, want) || s.Counts.Data != 1 {
+		t.Errorf("got %v and %+v, want %v", s.Records, s.Counts, want)
 	}
 }

@@ -2,6 +2,7 @@ package salvage
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 
 	"github.com/google/uuid"
@@ -17,7 +18,9 @@ type entryKind int
 const (
 	otherEntry entryKind = iota
 	domainEntry
-	dataEntry
+	dataEntry    // a record of an application
+	replicaEntry // what replication keeps
+	laterEntry   // a record of a later version, kept aside
 	changesEntry
 	identityEntry
 	lastUseEntry
@@ -33,6 +36,10 @@ func (s *salvage) kindOf(k, v []byte) entryKind {
 		return domainEntry
 	case isRecord(record.TableData, k, v):
 		return dataEntry
+	case isRecord(record.TableReplica, k, v):
+		return replicaEntry
+	case isAside(k, v):
+		return laterEntry
 	case isChange(k, v):
 		return changesEntry
 	case len(k) == len(lastuse.ID{}) && isRecord(record.TableLastUse, k, v):
@@ -79,6 +86,13 @@ func isRecord(table string, k, v []byte) bool {
 	return err == nil
 }
 
+// isAside reports whether an entry is a record that is kept aside.
+func isAside(k, v []byte) bool {
+	table, key, _ := bytes.Cut(k, []byte{0})
+	_, err := record.Open(string(table), key, v)
+	return slices.Contains(tracked, string(table)) && (err == nil || errors.Is(err, record.ErrNewer))
+}
+
 func (s *salvage) isIdentityEntry(k, v []byte) bool {
 	provider, subject, ok := record.SplitIdentityKey(k)
 	return ok && len(v) == len(uuid.UUID{}) && s.rules.Valid(provider, subject)
@@ -95,12 +109,11 @@ func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
 	case domainEntry:
 		s.takeMeta(k, v)
 	case dataEntry:
-		for i, has := range s.candidates {
-			if has(page) {
-				message, _ := record.Open(record.TableData, k, v)
-				s.data[i][string(k)] = bytes.Clone(message)
-			}
-		}
+		s.takeData(page, record.TableData, k, v)
+	case replicaEntry:
+		s.takeData(page, record.TableReplica, k, v)
+	case laterEntry: // any of two versions is good, because each refuses logins
+		s.aside[string(k)] = bytes.Clone(v)
 	case changesEntry:
 		place, table, key, _ := boltpage.SplitChange(k, v)
 		at := entryKey{table, string(key)}
@@ -125,6 +138,16 @@ func (s *salvage) take(page uint64, k, v []byte, stale, uncertain bool) {
 	}
 }
 
+// takeData keeps a record whose versions do not merge, for each last commit that may have it.
+func (s *salvage) takeData(page uint64, table string, k, v []byte) {
+	for i, has := range s.candidates {
+		if has(page) {
+			message, _ := record.Open(table, k, v)
+			s.data[i][entryKey{table, string(k)}] = bytes.Clone(message)
+		}
+	}
+}
+
 func (s *salvage) takeMeta(k, v []byte) {
 	message, err := record.Open(record.TableMeta, k, v)
 	if err != nil {
@@ -136,9 +159,6 @@ func (s *salvage) takeMeta(k, v []byte) {
 			s.tags = s.tags.Merge(tags)
 		}
 		return
-	case record.MetaReplica:
-		r, err := record.DecodeReplica(message)
-		s.shared = s.shared || err == nil && r.Shared
 	case record.MetaClock:
 		if c, err := record.DecodeClock(message); err == nil {
 			s.Clock = s.Clock.Later(c)
