@@ -25,7 +25,7 @@ func FuzzMessage(f *testing.F) {
 			}
 			return
 		}
-		again, err := ReadMessage(source(AppendMessage(nil, m)))
+		again, err := ReadMessage(stream(AppendMessage(nil, m)))
 		if err != nil || !reflect.DeepEqual(again, m) {
 			t.Fatalf("%x was read as\n%+v, and reads back as\n%+v, %v", b, m, again, err)
 		}

@@ -268,13 +268,8 @@ func (e *Edge) reindex(ctx context.Context) error {
 		}
 		for page := range slices.Chunk(all, atOnce) {
 			err := e.update(ctx, func(t *merge.Tables, _ *state) error {
-				t.Reindex = true
 				for _, key := range page {
-					sealed, err := t.Get(table, key)
-					if err == nil && sealed != nil {
-						_, err = t.Record(record.Copy{Domain: e.store.DomainID(), Table: table, Key: key, Sealed: sealed})
-					}
-					if err != nil && !isRefusal(err) {
+					if err := enter(t, table, key); err != nil && !isRefusal(err) {
 						return err
 					}
 				}
@@ -286,6 +281,34 @@ func (e *Edge) reindex(ctx context.Context) error {
 		}
 	}
 	return e.update(ctx, func(_ *merge.Tables, s *state) error { s.merging = true; return nil })
+}
+
+// enter writes the entries of the indexes that are made from a record.
+func enter(t *merge.Tables, table string, key []byte) error {
+	sealed, err := t.Get(table, key)
+	if err != nil || sealed == nil {
+		return err
+	}
+	var entries []record.IndexEntry
+	if table == record.TableUsers {
+		u, err := record.Unseal(table, key, sealed, record.DecodeUser)
+		if err != nil {
+			return err
+		}
+		entries = u.Index()
+	} else {
+		k, err := record.Unseal(table, key, sealed, record.DecodeKey)
+		if err != nil {
+			return err
+		}
+		entries = k.Index()
+	}
+	for _, entry := range entries {
+		if err := t.Enter(uuid.UUID(key), entry); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // putEntries writes entries as they are, and returns how many of them did not fit.

@@ -224,7 +224,7 @@ var bodyDecoders = map[string]func([]byte) (body, error){
 	"compare_reply": func(b []byte) (body, error) { return DecodeCompareReply(b) },
 }
 
-func source(b []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(b)) }
+func stream(b []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(b)) }
 
 func TestMessagesReadAndWriteAsTheVectorsSay(t *testing.T) {
 	v := readVectors(t)
@@ -233,7 +233,7 @@ func TestMessagesReadAndWriteAsTheVectorsSay(t *testing.T) {
 		if b := AppendMessage(nil, want); !bytes.Equal(b, m.Frame) {
 			t.Errorf("%s: written as\n%x, want\n%x", m.About, b, []byte(m.Frame))
 		}
-		if got, err := ReadMessage(source(m.Frame)); err != nil || !reflect.DeepEqual(got, want) {
+		if got, err := ReadMessage(stream(m.Frame)); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: read as\n%+v, %v, want\n%+v", m.About, got, err, want)
 		}
 	}
@@ -251,7 +251,7 @@ func TestMessagesReadAndWriteAsTheVectorsSay(t *testing.T) {
 func TestWhatTheVectorsRefuseIsNoMessage(t *testing.T) {
 	for _, r := range readVectors(t).Refused {
 		want := map[string]error{"bad": ErrMessage, "newer": ErrNewer}[r.Error]
-		if m, err := ReadMessage(source(frame.Append(nil, r.Body))); !errors.Is(err, want) {
+		if m, err := ReadMessage(stream(frame.Append(nil, r.Body))); !errors.Is(err, want) {
 			t.Errorf("%s: %+v, %v, want %v", r.About, m, err, want)
 		}
 	}
@@ -259,11 +259,11 @@ func TestWhatTheVectorsRefuseIsNoMessage(t *testing.T) {
 
 func TestWhatIsUnknownIsSkipped(t *testing.T) {
 	for _, s := range readVectors(t).Skipped {
-		want, err := ReadMessage(source(s.Left))
+		want, err := ReadMessage(stream(s.Left))
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := source(s.Stream)
+		r := stream(s.Stream)
 		if got, err := ReadMessage(r); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v, %v, want %+v", s.About, got, err, want)
 		}
@@ -319,11 +319,11 @@ func TestTheLargestMessagesCanBeRead(t *testing.T) {
 		Record{record.Copy{Domain: uuid.Max, Table: record.TableGroups, Key: name, Sealed: sealed}, mac},
 		Entry{record.TableGroups, name, sealed, mac},
 	} {
-		if got, err := ReadMessage(source(AppendMessage(nil, m))); err != nil || !reflect.DeepEqual(got, m) {
+		if got, err := ReadMessage(stream(AppendMessage(nil, m))); err != nil || !reflect.DeepEqual(got, m) {
 			t.Errorf("%T: %v", m, err)
 		}
 	}
-	if _, err := ReadMessage(source(AppendMessage(nil, NewPolicy{Policy{Groups: append(groups, "z")}}))); !errors.Is(err, ErrMessage) {
+	if _, err := ReadMessage(stream(AppendMessage(nil, NewPolicy{Policy{Groups: append(groups, "z")}}))); !errors.Is(err, ErrMessage) {
 		t.Errorf("a policy of %d groups: %v", maxGroups+1, err)
 	}
 }
@@ -337,10 +337,10 @@ func TestALongReasonIsCutShort(t *testing.T) {
 
 func TestACutStreamIsNoEndOfAStream(t *testing.T) {
 	b := AppendMessage(nil, Beat{Time: time.UnixMilli(1)})
-	if _, err := ReadMessage(source(b[:len(b)-1])); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := ReadMessage(stream(b[:len(b)-1])); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("cut: %v", err)
 	}
-	if _, err := ReadMessage(source(frame.Append(nil, make([]byte, MaxMessage+1)))); !errors.Is(err, ErrMessage) {
+	if _, err := ReadMessage(stream(frame.Append(nil, make([]byte, MaxMessage+1)))); !errors.Is(err, ErrMessage) {
 		t.Errorf("too long: %v", err)
 	}
 }
