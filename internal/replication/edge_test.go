@@ -21,7 +21,7 @@ func TestAnEdgeTakesWhatTheHubHas(t *testing.T) {
 	ada := addUser(t, hub.Store, "ada", "north")
 	key, token := addKey(t, hub.Store, ada, "laptop")
 	d := openDevice(t, hub.Store)
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	d.receive(hub.records()...)
 	wantLogin(t, d.Store, token, nil)
 	must(t, hub.DisableKey(t.Context(), ada, key))
@@ -50,7 +50,7 @@ func TestACursorNeverStandsBeyondWhatHasCome(t *testing.T) {
 	for _, commit := range []bool{false, true} {
 		for after := range 3 {
 			d := openDevice(t, hub.Store)
-			d.receive(hub.welcome(everything))
+			d.receive(hub.welcome(allOfIt))
 			d.faulty.left, d.faulty.commit = after, commit
 			err := d.Receive(t.Context(), messages, now)
 			d.restart()
@@ -152,7 +152,7 @@ func TestTheHubsTimeIsAnOffset(t *testing.T) {
 	hub := openSource(t)
 	d := openDevice(t, hub.Store)
 	ahead := now.Add(50 * time.Hour)
-	w := hub.welcome(everything)
+	w := hub.welcome(allOfIt)
 	w.Time = ahead
 	d.receive(w)
 	d.receive(Beat{Time: ahead})
@@ -187,7 +187,7 @@ func TestAnEdgeResetsItsClockWhenTheHubHas(t *testing.T) {
 		must(t, err)
 		return stats.ClockResets
 	}
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	first := resets()
 	if first != 1 {
 		t.Errorf("%d resets at the first word, want 1", first)
@@ -212,7 +212,7 @@ func TestTagSecretsComeFromTheHub(t *testing.T) {
 	if after := d.Hello().Tags; bytes.Equal(after, before) || len(after) != sizeTags {
 		t.Errorf("the edge says %x", after)
 	}
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	ada := addUser(t, hub.Store, "ada", "")
 	_, token := addKey(t, hub.Store, ada, "laptop")
 	d.receive(hub.records()...)
@@ -268,7 +268,7 @@ func (h *source) copying() (pages [][]Message) {
 }
 
 func (h *source) copyWelcome() Welcome {
-	w := h.welcome(everything)
+	w := h.welcome(allOfIt)
 	w.How, w.At.At, w.At.Copying = FirstCopy, h.at.At, merge.CopiedTables()[0]
 	return w
 }
@@ -412,7 +412,7 @@ func TestAChangeInTheMiddleOfAFirstCopyIsNotLost(t *testing.T) {
 		d.receive(page...)
 	}
 	wantLogin(t, d.Store, token, nil)
-	if len(contents(t, d.Store)) != len(contents(t, hub.Store))+3 { // the user, the identity and the group
+	if len(contents(t, d.Store)) != len(contents(t, hub.Store))+3 {
 		t.Errorf("the edge has %d records, and the hub %d", len(contents(t, d.Store)), len(contents(t, hub.Store)))
 	}
 	wantWords(t, d.pushes(), "record users")
@@ -430,7 +430,7 @@ func TestAnEdgeThatMustCompareInsteadOfCopyingHasItsIndexes(t *testing.T) {
 		d.receive(page...)
 	}
 	must(t, d.writeCopied(t.Context(), nil))
-	w := hub.welcome(everything)
+	w := hub.welcome(allOfIt)
 	w.How = CompareFirst
 	d.receive(w)
 	wantSame(t, hub.Store, d.Store)

@@ -275,6 +275,6 @@ func wantSame(t testing.TB, a, b *latchkey.Store) {
 	}
 }
 
-var everything = Policy{Groups: []string{AllGroups}, Push: PushAll, Version: 1}
+var allOfIt = Policy{Groups: []string{AllGroups}, Push: PushAll, Version: 1}
 
 func withPush(p Push) Policy { return Policy{Groups: []string{AllGroups}, Push: p, Version: 1} }

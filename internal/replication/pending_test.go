@@ -130,7 +130,7 @@ func TestARecordThatChangesDuringAPushStaysPending(t *testing.T) {
 	hub := openSource(t)
 	ada := addUser(t, hub.Store, "ada", "")
 	d := openDevice(t, hub.Store)
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	d.receive(hub.records()...)
 	must(t, d.DisableUser(t.Context(), ada))
 	r, p, err := d.Pending(t.Context(), 1<<20)
@@ -152,7 +152,7 @@ func TestADeletedUserIsPushedAsATombstone(t *testing.T) {
 	ada := addUser(t, hub.Store, "ada", "")
 	addKey(t, hub.Store, ada, "laptop")
 	d := openDevice(t, hub.Store)
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	d.receive(hub.records()...)
 	must(t, d.DeleteUser(t.Context(), ada))
 	wantWords(t, d.pushes(), "record deadkeys", "record deadusers")
@@ -163,7 +163,7 @@ func TestAChangeThatWasUndoneHereAltogetherIsNotPushed(t *testing.T) {
 	ada := addUser(t, hub.Store, "ada", "")
 	d := openDevice(t, hub.Store)
 	d.receive(hub.records()...)
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	must(t, d.DisableUser(t.Context(), ada))
 	must(t, access.Of(d.Store).Update(t.Context(), func(tables *merge.Tables) error { return tables.Forget(record.TableUsers, ada[:]) }))
 	r, _, err := d.Pending(t.Context(), 1<<20)
@@ -177,7 +177,7 @@ func TestWhatAWiderPolicyPermittedBecomesAClaim(t *testing.T) {
 	hub := openSource(t)
 	ada := addUser(t, hub.Store, "ada", "north")
 	d := openDevice(t, hub.Store)
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	d.receive(hub.records()...)
 	addKey(t, d.Store, ada, "laptop")
 	must(t, d.DisableUser(t.Context(), ada))
@@ -199,7 +199,7 @@ func TestWhatIsForgottenWhileItIsPendingBecomesAClaim(t *testing.T) {
 	ada := addUser(t, hub.Store, "ada", "north")
 	key, _ := addKey(t, hub.Store, ada, "laptop")
 	d := openDevice(t, hub.Store)
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	d.receive(hub.records()...)
 	must(t, d.DisableKey(t.Context(), ada, key))
 	d.receive(Forget{record.TableUsers, ada[:]})
@@ -239,7 +239,7 @@ func (d *device) reply(refuses func(record.Copy) bool) (taken []string) {
 func TestARefusedRecordHoldsUpNoOtherAndBecomesAClaim(t *testing.T) {
 	hub := openSource(t)
 	d := openDevice(t, hub.Store)
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	var users []uuid.UUID
 	for i := range 5 {
 		users = append(users, addUser(t, d.Store, fmt.Sprint("user", i), ""))
@@ -257,7 +257,7 @@ func TestARefusedRecordHoldsUpNoOtherAndBecomesAClaim(t *testing.T) {
 func TestAPushUnderAnOldPolicyIsRepeated(t *testing.T) {
 	hub := openSource(t)
 	d := openDevice(t, hub.Store)
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	addUser(t, d.Store, "ada", "")
 	_, p, err := d.Pending(t.Context(), 1<<20)
 	must(t, err)
@@ -268,7 +268,7 @@ func TestAPushUnderAnOldPolicyIsRepeated(t *testing.T) {
 func TestPushesAreBounded(t *testing.T) {
 	hub := openSource(t)
 	d := openDevice(t, hub.Store)
-	d.receive(hub.welcome(everything))
+	d.receive(hub.welcome(allOfIt))
 	for i := range 20 {
 		addUser(t, d.Store, fmt.Sprint("user", i), "")
 	}

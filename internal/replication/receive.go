@@ -534,33 +534,55 @@ func keepSigned(t *merge.Tables, r Record) error {
 	return putSignedRecord(t, r)
 }
 
-// covers reports whether a version of a record has every revocation of an earlier one.
+// covers reports whether a version of a record has every revocation and every group of an earlier
+// one. The record of a tombstone covers all.
 func covers(later, earlier record.Copy) bool {
 	if later.Table != earlier.Table {
-		return later.Table != liveTable(later.Table) // a tombstone
+		return later.Table != liveTable(later.Table)
 	}
+	type part struct {
+		flag   record.Flag
+		groups record.Groups
+	}
+	var merged, is part
 	switch later.Table {
 	case record.TableUsers:
-		return flagCovers(later, earlier, record.DecodeUser, func(a, b record.User) (record.Flag, record.Flag) { return a.Merge(b).Flag, a.Flag })
+		a, b, ok := both(later, earlier, record.DecodeUser)
+		if !ok {
+			return true
+		}
+		m := a.Merge(b)
+		merged, is = part{m.Flag, m.Groups}, part{a.Flag, a.Groups}
 	case record.TableKeys:
-		return flagCovers(later, earlier, record.DecodeKey, func(a, b record.Key) (record.Flag, record.Flag) {
-			merged, _ := a.Merge(b)
-			return merged.Flag, a.Flag
-		})
+		a, b, ok := both(later, earlier, record.DecodeKey)
+		if !ok {
+			return true
+		}
+		m, err := a.Merge(b)
+		if err != nil {
+			return true
+		}
+		merged, is = part{m.Flag, m.Groups}, part{a.Flag, a.Groups}
 	case record.TableGroups:
 		a, err := record.UnsealGroup(string(later.Key), later.Sealed)
 		b, err2 := record.UnsealGroup(string(earlier.Key), earlier.Sealed)
-		return err != nil || err2 != nil || reflect.DeepEqual(a.Merge(*b).Flag, a.Flag)
+		if err != nil || err2 != nil {
+			return true
+		}
+		merged, is = part{flag: a.Merge(*b).Flag}, part{flag: a.Flag}
 	}
-	return true
+	return reflect.DeepEqual(merged, is)
 }
 
-func flagCovers[T any](later, earlier record.Copy, decode func(uuid.UUID, []byte) (T, error), flags func(a, b T) (merged, later record.Flag)) bool {
-	a, err := record.Unseal(later.Table, later.Key, later.Sealed, decode)
-	b, err2 := record.Unseal(earlier.Table, earlier.Key, earlier.Sealed, decode)
-	if err != nil || err2 != nil {
-		return true
+// both decodes two versions of a record, and reports whether they can be read.
+func both[T any](a, b record.Copy, decode func(uuid.UUID, []byte) (T, error)) (first, second T, ok bool) {
+	x, err := record.Unseal(a.Table, a.Key, a.Sealed, decode)
+	if err != nil {
+		return first, second, false
 	}
-	merged, is := flags(*a, *b)
-	return reflect.DeepEqual(merged, is)
+	y, err := record.Unseal(b.Table, b.Key, b.Sealed, decode)
+	if err != nil {
+		return first, second, false
+	}
+	return *x, *y, true
 }
