@@ -12,6 +12,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 // This file has the one way of all commands to a store: the API of package admin. The command opens
@@ -119,16 +120,23 @@ func (c *cli) reach(ctx context.Context, path string, readOnly bool) (client *ad
 	return nil, nil, err
 }
 
-// openHere opens the file, and returns a client of the API within this process.
+// openHere opens the file, and returns a client of the API within this process. Without a program
+// that serves the hub, the client still can administer what the file knows of edges.
 func (c *cli) openHere(ctx context.Context, path string, readOnly bool, wait time.Duration) (*admin.Client, func() error, error) {
-	opts := c.opts
-	opts.ReadOnly = readOnly
-	s, trail, err := openTrailed(ctx, path, opts, wait)
+	opts := c.replica
+	opts.Store = c.opts
+	opts.Store.ReadOnly = readOnly
+	s, err := openTrailed(ctx, path, opts, wait)
 	if err != nil {
 		return nil, nil, err
 	}
+	c.openedHere = true
 	c.explain("opened %s", path)
-	return admin.Local(s, &admin.Options{Trail: trail}), s.Close, nil
+	served := s.served()
+	if s.edge == nil {
+		served.Hub = replica.NewHub(s.Store, &replica.HubOptions{Certificate: c.hubCert})
+	}
+	return admin.Local(s.Store, &served), s.close, nil
 }
 
 // dial returns a client of the API of the program that has the file open.

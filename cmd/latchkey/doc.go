@@ -107,6 +107,18 @@
 // The command import takes over the keys of another system, whose holders keep their tokens. The
 // command export writes users and keys as JSON lines.
 //
+// # Hubs and edges
+//
+// An edge is a store of its own that follows another one, its hub. It checks tokens without asking
+// anybody, also while the network is down. The command hub serves a store to edges, replica invite
+// makes an invitation, and join makes an edge with it. The command sync brings an edge in line with
+// its hub. The commands replica list, show, policy, revoke and claims administer the edges at the
+// hub. EDGE is the ID of an edge, or its name if no other edge has the name.
+//
+// While no program has the store of an edge open, commands can change it: the edge pushes the
+// change later. A change that the policy of the edge does not let it push is refused with status 5.
+// Disabling is always possible.
+//
 // # Serving
 //
 // The command serve answers the client API of MongoDB Realm / Atlas App Services. An app that uses
@@ -146,6 +158,17 @@
 //	                were disabled, the number of those that were there already, and the lines of
 //	                expired ones; or one {"line":N,"error":TEXT} for each line that is wrong
 //	export          {"file":FILE}; nothing if the export goes to standard output
+//	hub             {"url":URL}, when the hub is ready
+//	join            EDGE
+//	sync            EDGE afterwards, or with --follow when it begins
+//	replica invite  {"invitation":TEXT}
+//	replica list    one REPLICA on each line
+//	replica show    REPLICA; without EDGE how the store is, HUB or EDGE
+//	replica policy, revoke
+//	                REPLICA after the command
+//	replica confirmed
+//	                {"sequence":N,"have":N,"all":N}
+//	replica claims  one CLAIM on each line; confirm and refuse print {"number":N}
 //	serve           {"url":URL}, when the server is ready
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"clock_resets":N,
 //	                 "health":[TEXT, ...]}
@@ -178,6 +201,16 @@
 //	                 "token_id":TEXT}
 //	SECRET          {"number":N,"state":"accepted", "used" or "retired","changed":TIME}; the first
 //	                one of a domain has no "changed" until it is retired
+//	REPLICA         {"id":ID,"name":TEXT,"policy":POLICY,"joined":TIME,"last_seen":TIME,
+//	                 "connected":BOOL,"build":TEXT,"sequence":N,"revoked":BOOL,"dropped":BOOL,
+//	                 "cloned":BOOL,"claims":N,"refused":TEXT}; the last five can be absent
+//	POLICY          {"groups":[TEXT, ...],"push":"nothing", "use", "revocations" or "all"}
+//	HUB             {"sequence":N,"edges":N,"streams":N,"claims":N,"invitations":N}
+//	EDGE            {"hub_url":URL,"edge":ID,"domain":ID,"policy":POLICY,"connected":BOOL,
+//	                 "copied":BOOL,"sequence":N,"last_word":TIME,"age":N,"stale":BOOL,"pending":N,
+//	                 "cloned":BOOL,"key_issued":TIME,"error":TEXT}, with the age in nanoseconds
+//	CLAIM           {"number":N,"edge":ID,"arrived":TIME,"table":TEXT,"id":ID,"group":TEXT,
+//	                 "what":TEXT}
 //	LEAK            {"file":FILE,"line":N,"column":N,"state":"live", "refused", "unknown" or
 //	                 "unchecked","reason":REASON,"key_id":ID,"principal":PRINCIPAL}
 //	HEAD            the number of an entry, a colon, and the hash of the entry
@@ -218,7 +251,8 @@
 //	     a user would have no identity, a file or an audit trail exists already, the audit trail
 //	     begins after a HEAD that verify was given, a key of a manifest was deleted or is of
 //	     another domain, or a step with a tag secret cannot be taken
-//	5    login: the token is refused
+//	5    login: the token is refused; join, sync: the hub refuses the invitation, the edge, or
+//	     what the edge has pushed; at an edge: the policy does not allow the change
 //	6    another program has the store open, and the command cannot go through it
 //	7    the store is damaged, its audit trail is broken, or the file is not a store
 //	8    the store has a newer format than this latchkey can read

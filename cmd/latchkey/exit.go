@@ -16,6 +16,7 @@ import (
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/keyimport"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 // The exit statuses, on which scripts depend. The manual in doc.go lists them.
@@ -48,6 +49,7 @@ var outcomes = []struct {
 	{errLink, exitConflict, "choose another name, or remove the link"},
 	{errAddress, exitFailed, "give --addr another address; port 0 is any free port"},
 	{errAdminAddress, exitFailed, "give --admin another address; port 0 is any free port"},
+	{errHubAddress, exitFailed, "give --addr another address; port 0 is any free port"},
 	{errMetricsAddress, exitFailed, "give --metrics another address; port 0 is any free port"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{errPruned, exitInterrupted, "repeat the command to delete the others"},
@@ -65,6 +67,25 @@ var outcomes = []struct {
 	{admin.ErrNotServed, exitNotFound, "start latchkey serve --admin with this store"},
 	{admin.ErrNoPage, exitNotFound, "start latchkey serve --admin with this store"},
 	{admin.ErrPageURL, exitUsage, "give another --admin-url"},
+
+	{admin.ErrNoHub, exitNotFound, "the command is for the store of a hub; latchkey replica show tells how an edge is"},
+	{admin.ErrNoEdge, exitNotFound, "make an edge with latchkey join"},
+	{admin.ErrPolicy, exitUsage, "see latchkey help replica invite"},
+	{replica.ErrEdgeNotFound, exitNotFound, "see latchkey replica list"},
+	{replica.ErrClaimNotFound, exitNotFound, "see latchkey replica claims"},
+	{replica.ErrInvitation, exitRefused, "make another one with latchkey replica invite at the hub"},
+	{replica.ErrRevoked, exitRefused, "make an invitation with latchkey replica invite at the hub, and join again with the same store"},
+	{replica.ErrUnknownEdge, exitRefused, "make an invitation with latchkey replica invite at the hub, and join again with the same store"},
+	{replica.ErrRefused, exitRefused, "latchkey replica show at the hub says why"},
+	{replica.ErrJoined, exitConflict, "synchronize it with latchkey sync; for an edge that the hub has forgotten, move FILE.edge away first"},
+	{replica.ErrNotEdge, exitConflict, "make an edge with latchkey join, from a new invitation"},
+	{replica.ErrFollowing, exitConflict, "there is nothing to do; latchkey replica show tells how the edge is"},
+	{replica.ErrWrongHub, exitFailed, "check the URL, and what is between here and the hub; if the hub has lost its key, join again with a new invitation"},
+	{replica.ErrHub, exitFailed, "see the log of the hub"},
+	{admin.ErrUnreachable, exitFailed, "check that the hub runs, and the network; the edge goes on with what it has"},
+	{latchkey.ErrNotPermitted, exitRefused, "make the change at the hub, or give the edge another policy there with latchkey replica policy"},
+	{latchkey.ErrStale, exitFailed, "see that the edge reaches its hub: latchkey replica show says what failed"},
+	{latchkey.ErrIdentityConflict, exitConflict, "name the user by an ID, and unlink the identity at the others"},
 
 	{latchkey.ErrUserNotFound, exitNotFound, "see latchkey user list"},
 	{latchkey.ErrKeyNotFound, exitNotFound, "see latchkey key list"},

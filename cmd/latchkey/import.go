@@ -209,20 +209,17 @@ copies everything.`,
 	return cmd
 }
 
-// withSchemes opens a store again if it has keys that were made elsewhere, so that their holders
-// can log in. The damage of a scheme is no reason to refuse all else.
-func withSchemes(s *latchkey.Store, path string, opts latchkey.Options) (*latchkey.Store, error) {
+// schemesOf returns what checks the keys of the store that were made elsewhere, so that their
+// holders can log in. It returns nil if there are no such keys. The damage of a scheme is no reason
+// to refuse all else.
+func schemesOf(s *latchkey.Store) latchkey.Foreign {
 	schemes, err := keyimport.StoredSchemes(context.Background(), s)
 	if err != nil || len(schemes) == 0 {
-		return s, nil
+		return nil
 	}
 	foreign, err := keyimport.New(schemes...)
 	if err != nil {
-		return s, nil
+		return nil
 	}
-	opts.Foreign = foreign
-	if err := s.Close(); err != nil {
-		return nil, err
-	}
-	return latchkey.Open(path, &opts)
+	return foreign
 }

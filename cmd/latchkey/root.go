@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 // cli is one run of the command. It has the values of the flags that many commands share, and the
@@ -36,6 +38,13 @@ type cli struct {
 	// flags that are on the command line.
 	opts  latchkey.Options
 	given []string
+
+	// replica has the options of an edge, apart from those of its store. hubCert is the certificate
+	// of the hub, for an invitation that is made while no hub has the store open.
+	replica replica.Options
+	hubCert *x509.Certificate
+	// openedHere says that the command opened the file, and did not go through a socket.
+	openedHere bool
 
 	begun bool // whether the command line is right, so that later errors are not usage errors
 }
@@ -66,7 +75,7 @@ func newRoot(c *cli) *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
 	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), groupCommands(c), loginCommand(c), scanCommand(c), auditCommands(c),
-		mintCommand(c), applyCommand(c), domainCommands(c), importCommand(c), exportCommand(c), serveCommand(c), pageCommand(c),
+		mintCommand(c), applyCommand(c), domainCommands(c), importCommand(c), exportCommand(c), hubCommand(c), joinCommand(c), syncCommand(c), replicaCommands(c), serveCommand(c), pageCommand(c),
 		statsCommand(c), watchCommand(c), doctorCommand(c), clockCommands(c), checkCommand(c), backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c),
 		versionCommand(c), manCommand())
 	root.InitDefaultHelpCmd()
@@ -93,7 +102,7 @@ func (c *cli) begin(cmd *cobra.Command) error {
 			return fmt.Errorf("%s is %q: %w", variable, value, err)
 		}
 	}
-	for _, flag := range []string{"cost", "max-keys"} {
+	for _, flag := range []string{"cost", "max-keys", "hub-cert", "hub-url", "allow-plain-http"} {
 		if f := cmd.Flags().Lookup(flag); f != nil && f.Changed {
 			c.given = append(c.given, "--"+flag)
 		}

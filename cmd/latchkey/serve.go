@@ -24,6 +24,7 @@ import (
 	"github.com/latchkeydb/latchkey/appservices"
 	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/internal/memory"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 // errAddress means that serve cannot listen on the address of --addr.
@@ -36,7 +37,8 @@ const shutdownTime = 4 * time.Second
 // server is one run of the command serve.
 type server struct {
 	*cli
-	trail        *audit.Trail // of the store
+	trail        *audit.Trail  // of the store
+	edge         *replica.Edge // nil unless the store is one of an edge
 	addr         string
 	ephemeral    bool
 	seedFile     string
@@ -66,7 +68,7 @@ func serveCommand(c *cli) *cobra.Command {
 	s := &server{
 		cli:          c,
 		confirmation: choiceFlag{"automatic", []string{"automatic", "manual"}},
-		logFormat:    choiceFlag{"text", []string{"text", "json"}},
+		logFormat:    newLogFormat(),
 		stores:       latchkey.Options{AppServicesNames: true},
 	}
 	cmd := &cobra.Command{
@@ -138,15 +140,23 @@ func (s *server) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	var one *latchkey.Store
-	if one, s.trail, err = openTrailed(cmd.Context(), path, s.stores, s.wait); err != nil {
+	one, err := openTrailed(cmd.Context(), path, replica.Options{Store: s.stores, Logger: s.log}, s.wait)
+	if err != nil {
 		return err
 	}
+	s.trail, s.edge = one.trail, one.edge
 	ctx, cancel := context.WithCancel(cmd.Context())
 	var watch sync.WaitGroup
+	if s.edge != nil {
+		watch.Go(func() {
+			if err := s.edge.Follow(ctx); ctx.Err() == nil {
+				s.log.Error("the store no longer follows its hub", "reason", line(text(err)))
+			}
+		})
+	}
 	health := func(ctx context.Context) error { return errors.Join(one.Health(ctx), s.trail.Health()) }
 	watch.Go(func() { watchHealth(ctx, time.Tick(healthEvery), health, s.log) })
-	err = s.serve(cmd.Context(), listener, one)
+	err = s.serve(cmd.Context(), listener, one.Store)
 	cancel()
 	watch.Wait()
 	if !errors.Is(err, audit.ErrBroken) { // the error says so already
@@ -154,18 +164,11 @@ func (s *server) run(cmd *cobra.Command) error {
 			s.warn(line(text(err)), trailAdvice)
 		}
 	}
-	return errors.Join(err, one.Close())
+	return errors.Join(err, one.close())
 }
 
 func (s *server) startLog() {
-	opts := &slog.HandlerOptions{}
-	if s.quiet {
-		opts.Level = slog.LevelWarn
-	}
-	s.log = slog.New(slog.NewTextHandler(s.stderr, opts))
-	if s.logFormat.value == "json" {
-		s.log = slog.New(slog.NewJSONHandler(s.stderr, opts))
-	}
+	s.log = s.newLog(s.logFormat)
 	s.opts.Logger = s.log
 	s.opts.Mail = func(ctx context.Context, m appservices.Mail) {
 		// The level must be one that --quiet keeps, because only the log has these tokens.
@@ -254,7 +257,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 		srv.Handler = newControl(handler, s.clock, s.log)
 	}
 	if s.page.on() {
-		end, err := s.page.start(one, admin.Options{Trail: s.trail, Logger: s.log}, s.log)
+		end, err := s.page.start(one, s.administered(), s.log)
 		if err != nil {
 			return err
 		}
@@ -267,7 +270,9 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 	if s.metrics.on() {
 		defer s.metrics.start(one, s.log)()
 	}
-	defer s.openSocket(one)()
+	if !s.ephemeral && !s.noSocket {
+		defer openSocket(one, s.store, s.administered(), s.log)()
+	}
 	actor := context.WithoutCancel(ctx)
 	srv.BaseContext = func(net.Listener) context.Context { return actor }
 	ended := make(chan error, 1)
@@ -281,6 +286,11 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 	case <-ctx.Done():
 	}
 	return s.end(forced, srv)
+}
+
+// administered returns the options for administering the store.
+func (s *server) administered() admin.Options {
+	return admin.Options{Trail: s.trail, Page: s.page.page, Logger: s.log, Edge: s.edge}
 }
 
 // end ends srv as soon as the requests in progress are answered. It cuts these requests off after
@@ -321,17 +331,25 @@ func onSignals(parent context.Context) (first, second context.Context, stop func
 	}
 }
 
-// printURL prints the URL of the server, which listens on addr, and a sign-in URL of the page. Only
-// standard output has the sign-in URL, because it is a secret.
-func (s *server) printURL(addr *net.TCPAddr) error {
-	host := addr.IP.String()
+// urlOf returns a URL of a server that listens on addr.
+func urlOf(addr *net.TCPAddr, secure bool) string {
+	host, scheme := addr.IP.String(), "http"
 	if addr.IP.IsUnspecified() {
 		host = "127.0.0.1"
 	}
+	if secure {
+		scheme = "https"
+	}
+	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(addr.Port))
+}
+
+// printURL prints the URL of the server, which listens on addr, and a sign-in URL of the page. Only
+// standard output has the sign-in URL, because it is a secret.
+func (s *server) printURL(addr *net.TCPAddr) error {
 	doc := struct {
 		URL  string `json:"url"`
 		Page string `json:"page,omitempty"`
-	}{URL: "http://" + net.JoinHostPort(host, strconv.Itoa(addr.Port))}
+	}{URL: urlOf(addr, false)}
 	if s.page.on() {
 		doc.Page = s.page.page.SignInURL()
 	}

@@ -23,21 +23,18 @@ import (
 // errMetricsAddress means that serve cannot listen on the address of --metrics.
 var errMetricsAddress = errors.New("cannot listen for metrics")
 
-// openSocket opens the socket of administrators, and returns a function that closes it. Without the
-// socket, serve does its work all the same.
-func (s *server) openSocket(store *latchkey.Store) (end func()) {
-	if s.ephemeral || s.noSocket {
-		return func() {}
-	}
-	socket, err := admin.Listen(store, s.store, &admin.Options{Trail: s.trail, Page: s.page.page, Logger: s.log})
+// openSocket opens the socket of administrators for the store in the file at path, and returns a
+// function that closes it. Without the socket, the program does its work all the same.
+func openSocket(store *latchkey.Store, path string, opts admin.Options, log *slog.Logger) (end func()) {
+	socket, err := admin.Listen(store, path, &opts)
 	if err != nil {
-		s.log.Warn("the store cannot be administered while serve runs", "reason", line(text(err)), "advice", socketAdvice(err))
+		log.Warn("the store cannot be administered while the program runs", "reason", line(text(err)), "advice", socketAdvice(err))
 		return func() {}
 	}
-	s.log.Info("serving administrators on a socket", "path", socket.Path())
+	log.Info("serving administrators on a socket", "path", socket.Path())
 	return func() {
 		if err := socket.Close(); err != nil {
-			s.log.Warn("the socket was not removed; the next serve replaces it", "reason", line(text(err)))
+			log.Warn("the socket was not removed; the next program replaces it", "reason", line(text(err)))
 		}
 	}
 }
@@ -47,11 +44,11 @@ func socketAdvice(err error) string {
 	const without = "to serve without a socket, give --no-socket"
 	switch {
 	case errors.Is(err, admin.ErrInTheWay):
-		return "find out what that is and remove it, and start serve again; " + without
+		return "find out what that is and remove it, and start the program again; " + without
 	case errors.Is(err, admin.ErrUntrusted):
-		return "set XDG_RUNTIME_DIR or TMPDIR to a directory that only this user can open, and start serve again; " + without
+		return "set XDG_RUNTIME_DIR or TMPDIR to a directory that only this user can open, and start the program again; " + without
 	}
-	return "find out why, and start serve again; " + without
+	return "find out why, and start the program again; " + without
 }
 
 // metricsServer is the server of metrics and probes, if serve has the flag --metrics.

@@ -10,13 +10,11 @@ import (
 	"os"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
-	"github.com/latchkeydb/latchkey/audit"
 )
 
 var (
@@ -79,35 +77,6 @@ func (c *cli) existing() (string, error) {
 		return "", fmt.Errorf("%s: %w", path, errNoStore)
 	}
 	return path, nil
-}
-
-// openTrailed opens the store at path, and keeps its audit trail.
-func openTrailed(ctx context.Context, path string, opts latchkey.Options, wait time.Duration) (*latchkey.Store, *audit.Trail, error) {
-	trail := keepTrail(&opts)
-	s, err := await(ctx, func() (*latchkey.Store, error) {
-		s, err := openStore(path, opts, wait)
-		if err == nil && ctx.Err() != nil { // nobody waits for the store any more
-			return nil, errors.Join(ctx.Err(), s.Close())
-		}
-		return s, err
-	})
-	return s, trail, err
-}
-
-// openStore opens the store at path, or makes a new one. It waits for another program that has the
-// store open.
-func openStore(path string, opts latchkey.Options, wait time.Duration) (*latchkey.Store, error) {
-	opts.LockTimeout = wait
-	if wait == 0 {
-		opts.LockTimeout = -1 // do not wait; zero would mean the default
-	}
-	// A command computes one hash, so a hash of any cost may have the memory.
-	opts.HashMemory = cmp.Or(opts.HashMemory, 1<<30)
-	s, err := latchkey.Open(path, &opts)
-	if err != nil {
-		return nil, err
-	}
-	return withSchemes(s, path, opts)
 }
 
 // prefixForm matches the prefixes that tokens can have.
