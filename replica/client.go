@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"compress/flate"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -75,7 +76,7 @@ var noHTTP2 = map[string]func(string, *tls.Conn) http.RoundTripper{}
 
 // newClient returns a client. seen is called with the pin of the key that the hub has shown, in
 // each handshake. It may be nil.
-func newClient(hub *url.URL, pins [][]byte, seen func(pin []byte)) *client {
+func newClient(o *Options, hub *url.URL, pins [][]byte, seen func(pin []byte)) *client {
 	t := &http.Transport{
 		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(4)},
@@ -86,6 +87,9 @@ func newClient(hub *url.URL, pins [][]byte, seen func(pin []byte)) *client {
 		ResponseHeaderTimeout:  answerTimeout,
 		MaxResponseHeaderBytes: 16 << 10,
 		ReadBufferSize:         4 << 10,
+	}
+	if o.dial != nil {
+		t.DialContext = o.dial
 	}
 	if hub.Scheme == "https" {
 		t.Proxy = http.ProxyFromEnvironment // never over plain HTTP: it would get the token
@@ -196,7 +200,12 @@ type answerError struct {
 	Detail string `json:"detail"`
 }
 
-func (e *answerError) Error() string { return fmt.Sprintf("%s: %.300q", e.reason(), e.Detail) }
+func (e *answerError) Error() string {
+	if reason := e.reason().Error(); e.Detail == reason {
+		return reason
+	}
+	return fmt.Sprintf("%s: %.300q", e.reason(), e.Detail)
+}
 func (e *answerError) Unwrap() error { return e.reason() }
 
 // The codes of errors.
@@ -247,11 +256,21 @@ func (u *unzipped) Read(b []byte) (int, error) {
 	if u.z == nil {
 		z, err := gzip.NewReader(u.raw)
 		if err != nil {
-			return 0, err
+			return 0, asHub(err)
 		}
 		u.z = z
 	}
-	return u.z.Read(b)
+	n, err := u.z.Read(b)
+	return n, asHub(err)
+}
+
+// asHub returns [ErrHub] if an error says that what was read is not compressed.
+func asHub(err error) error {
+	var corrupt flate.CorruptInputError
+	if errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.As(err, &corrupt) {
+		return fmt.Errorf("%w: %w", ErrHub, err)
+	}
+	return err
 }
 
 func (u *unzipped) Close() error { return u.raw.Close() }

@@ -3,7 +3,7 @@
 //
 // An edge is a store of its own. It has a file, and it checks tokens without asking anybody, also
 // while the network is down. What changes at the hub reaches the edge within a moment if the edge
-// follows the hub, or at its next [Edge.Sync]. What an edge may change is up to the hub.
+// follows the hub, or at its next [Edge.Sync]. The hub decides which changes an edge may make.
 //
 // # A hub
 //

@@ -31,6 +31,9 @@ const (
 	ackWithin = 2 * time.Second
 	// afterRefusal is how long an edge does not push after the hub has refused a push.
 	afterRefusal = time.Minute
+	// usesEvery is how often an edge that follows pushes last uses, which its store writes as
+	// often.
+	usesEvery = time.Hour
 	// maxReceive bounds the bytes of messages in memory, and pushSize those of a push.
 	maxReceive = 2 << 20
 	pushSize   = 1 << 20
@@ -87,6 +90,7 @@ func (e *Edge) writeUses(ctx context.Context) {
 	for range e.store.LastUses(ctx, e.store.Now()) { // which writes them first
 		break
 	}
+	e.core.Load().UsesDue()
 }
 
 // Follow keeps the edge like the hub until ctx ends: it takes over what is new at the hub as it
@@ -190,7 +194,7 @@ func (e *Edge) newSession() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{e: e, core: e.core.Load(), client: newClient(u, c.Pins, e.seenPin)}, nil
+	return &session{e: e, core: e.core.Load(), client: newClient(&e.opts, u, c.Pins, e.seenPin)}, nil
 }
 
 // send sends a request with the edge's token. If the hub does not know the token, send tries the
@@ -315,6 +319,7 @@ type receiver struct {
 	batch   []replication.Message
 	size    int
 	beaten  bool           // the hub has said that the edge has everything
+	uses    time.Time      // when last uses were last pushed
 	pushing chan kick      // nil unless changes here are pushed
 	stop    func()         // ends the pushing
 	pushers sync.WaitGroup // the goroutines that push
@@ -325,7 +330,7 @@ type kick int
 
 const (
 	confirm kick = iota // to the hub what has come
-	retry               // to push what was refused, because the policy is another one
+	retry               // to push, because the policy is another one, or last uses are due
 )
 
 func (r *receiver) run(ctx context.Context) error {
@@ -343,7 +348,6 @@ func (r *receiver) run(ctx context.Context) error {
 		if isWelcome {
 			r.how = w.How
 			r.e.setConnected(true)
-			r.e.heardTime(ctx, w.Time, w.Resets)
 			r.renewIfDue(ctx, w.Time)
 		}
 		r.batch = append(r.batch, m)
@@ -379,6 +383,14 @@ func (r *receiver) receive(ctx context.Context) error {
 	if len(r.batch) == 0 {
 		return nil
 	}
+	for _, m := range r.batch { // the core resets the store's time if the hub's was reset
+		switch m := m.(type) {
+		case replication.Welcome:
+			r.e.clock.hear(m.Time)
+		case replication.Beat:
+			r.e.clock.hear(m.Time)
+		}
+	}
 	r.watchdog.Stop() // the disk may be slow
 	err := r.core.Receive(ctx, r.batch, r.e.clock.device())
 	r.watchdog.Reset(silence)
@@ -403,8 +415,12 @@ func (r *receiver) note(ctx context.Context, m replication.Message) error {
 		r.first.add(m)
 	case replication.Beat:
 		r.beaten = true
-		r.e.heardTime(ctx, m.Time, m.Resets)
 		r.renewIfDue(ctx, m.Time)
+		if r.follow && time.Since(r.uses) >= usesEvery {
+			r.uses = time.Now()
+			r.core.UsesDue()
+			r.kick(retry)
+		}
 		return r.e.heardWord(ctx)
 	case replication.Record, replication.Forget, replication.Replace:
 		r.moved.Store(true)
@@ -439,22 +455,6 @@ func sizeOf(m replication.Message) int {
 		return rest + len(m.Export)
 	}
 	return rest
-}
-
-// heardTime takes over the time of the hub, and resets the store's time if the hub's was reset.
-func (e *Edge) heardTime(ctx context.Context, t time.Time, resets uint64) {
-	e.clock.hear(t)
-	reset, changed := e.word.followReset(resets)
-	if reset {
-		if err := e.store.ResetClock(ctx); err != nil {
-			e.log(slog.LevelError, "the edge could not reset its time as the hub has", "error", err)
-		}
-	}
-	if changed {
-		if err := e.word.write(ctx, e.store); err != nil {
-			e.log(slog.LevelError, "the edge could not write that it has reset its time", "error", err)
-		}
-	}
 }
 
 // heardWord notes that the edge has everything.
@@ -542,7 +542,7 @@ func (s *session) push(ctx context.Context, ack bool) (pushed bool, err error) {
 		if err != nil {
 			return pushed, edgeError(err)
 		}
-		empty := len(request.Records)+len(request.Claims)+len(request.Signed)+len(request.Uses) == 0
+		empty := request.IsEmpty()
 		if empty && !ack {
 			return pushed, nil
 		}

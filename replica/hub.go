@@ -211,7 +211,7 @@ func (h *Hub) withRevoked(ctx context.Context, edges []EdgeInfo) ([]EdgeInfo, er
 }
 
 // SetPolicy gives an edge another policy. The edge learns of it at once if it follows. It forgets
-// what it may not have any more, although whoever has the device may have kept that.
+// what it may not have any more, although the holder of the device may have kept a copy.
 //
 // Errors: [ErrEdgeNotFound]; [latchkey.ErrInvalidOptions]; an error of [latchkey.Store.Update].
 func (h *Hub) SetPolicy(ctx context.Context, edge uuid.UUID, p Policy) error {

@@ -162,7 +162,7 @@ func (j *joiner) ask(ctx context.Context, nonce []byte) (answer joinAnswer, secr
 	if err != nil {
 		return answer, secrets, err
 	}
-	c := newClient(u, j.pins(), nil)
+	c := newClient(&j.opts, u, j.pins(), nil)
 	defer c.close()
 	body, err := json.Marshal(joinRequest{Secret: j.invitation.secret[:], Nonce: nonce, Name: j.opts.Name, Build: build()})
 	if err != nil {
@@ -194,7 +194,7 @@ func (j *joiner) probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c := newClient(u, j.old.Pins, nil)
+	c := newClient(&j.opts, u, j.old.Pins, nil)
 	defer c.close()
 	for _, token := range []string{j.old.Token, j.old.Former} {
 		if token == "" {

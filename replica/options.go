@@ -1,8 +1,10 @@
 package replica
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/latchkeydb/latchkey"
@@ -21,8 +23,8 @@ type Options struct {
 	// [BestEffort].
 	Staleness Staleness
 	// AllowPlainHTTP lets the edge use an "http://" URL whose host is not a loopback address.
-	// Whoever can listen on the way then has the edge's token, and whoever can change what is sent
-	// can make every token good. An invitation with the hash of a key is not used over plain HTTP
+	// A listener on the way then gets the edge's token, and an attacker who can change what is
+	// sent can make tokens good. An invitation with the hash of a key is not used over plain HTTP
 	// even so.
 	AllowPlainHTTP bool
 	// Name is how the hub lists the edge: 1 to 64 bytes of UTF-8. The default is the name of the
@@ -32,6 +34,8 @@ type Options struct {
 	Progress func(Progress)
 	// Logger gets a line when the connection to the hub comes and goes. The default is no log.
 	Logger *slog.Logger
+
+	dial func(ctx context.Context, network, addr string) (net.Conn, error) // for tests
 }
 
 // Progress says how far a first copy has come.

@@ -35,8 +35,6 @@ type word struct {
 type keptWord struct {
 	// Time is the store's time of the word, or earlier.
 	Time time.Time `json:"time,omitzero"`
-	// Resets is how often the time of the hub was reset, as far as the edge has followed that.
-	Resets *uint64 `json:"resets,omitempty"`
 }
 
 // edgeTable is the application table of the edge's store. It shows that the store is an edge.
@@ -79,10 +77,10 @@ func (w *word) open(ctx context.Context, s *latchkey.Store, device time.Time) er
 		}
 	}
 	now := s.Now()
-	lead := now.Sub(device)
+	lead := max(now.Sub(device), w.kept.Time.Sub(device), 0)
 	w.known = !w.kept.Time.IsZero()
-	w.behind = lead > maxLead || w.kept.Time.After(now)
-	w.age = max(now.Sub(w.kept.Time), 0) + max(lead, 0)
+	w.behind = lead > maxLead
+	w.age = max(now.Sub(w.kept.Time), 0) + lead
 	w.device, w.at = device, time.Now()
 	w.judge(device)
 	return nil
@@ -120,19 +118,6 @@ func (w *word) hear(now, device time.Time) (write bool) {
 		every = w.bound / 4 // a restart makes the edge stale so much sooner
 	}
 	return w.written.IsZero() || time.Since(w.written) >= every
-}
-
-// followReset notes how often the time of the hub was reset. It reports whether the edge has to
-// reset its own.
-func (w *word) followReset(resets uint64) (reset, changed bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	was := w.kept.Resets
-	if was != nil && *was == resets {
-		return false, false
-	}
-	w.kept.Resets = &resets
-	return was != nil, true
 }
 
 // write writes the word to the file.
