@@ -369,7 +369,9 @@ func (e *Edge) addPending(t *merge.Tables, policy Policy, r *PushRequest, p *Pus
 		}
 		if signed != nil {
 			r.Signed = append(r.Signed, *signed)
-			held.what &^= whatWanted
+			if permitted(policy.Push)&whatWanted == 0 {
+				held.what &^= whatWanted // the signed copy will do
+			}
 			size += len(signed.Copy.Sealed) + record.MaxGroup
 		}
 		if held.what&^whatClaim == 0 {
