@@ -679,32 +679,29 @@ func claimPath(number uint64, step string) string {
 //
 // Errors: [ErrNoHub].
 func (c *Client) Confirmed(ctx context.Context, sequence uint64) (Confirmed, error) {
-	return c.confirmed(ctx, "sequence", strconv.FormatUint(sequence, 10))
+	q := url.Values{"sequence": {strconv.FormatUint(sequence, 10)}}
+	return send[Confirmed](ctx, c, request{method: "GET", path: "/v1/confirmed", query: q})
 }
 
 // KeyConfirmed returns how many edges have taken over the last change of a key.
 //
 // Errors: [ErrNoHub]; [latchkey.ErrKeyNotFound].
 func (c *Client) KeyConfirmed(ctx context.Context, id uuid.UUID) (Confirmed, error) {
-	return c.confirmed(ctx, "key", id.String())
+	return send[Confirmed](ctx, c, request{method: "GET", path: pathOf("keys", id, "/confirmed")})
 }
 
 // UserConfirmed returns how many edges have taken over the last change of a user.
 //
 // Errors: [ErrNoHub]; [latchkey.ErrUserNotFound].
 func (c *Client) UserConfirmed(ctx context.Context, id uuid.UUID) (Confirmed, error) {
-	return c.confirmed(ctx, "user", id.String())
+	return send[Confirmed](ctx, c, request{method: "GET", path: pathOf("users", id, "/confirmed")})
 }
 
 // GroupConfirmed returns how many edges have taken over the last change of a group.
 //
 // Errors: [ErrNoHub].
 func (c *Client) GroupConfirmed(ctx context.Context, name string) (Confirmed, error) {
-	return c.confirmed(ctx, "group", name)
-}
-
-func (c *Client) confirmed(ctx context.Context, what, which string) (Confirmed, error) {
-	return send[Confirmed](ctx, c, request{method: "GET", path: "/v1/confirmed", query: url.Values{what: {which}}})
+	return send[Confirmed](ctx, c, request{method: "GET", path: groupPath(name) + "/confirmed"})
 }
 
 // Edge returns how the edge is.

@@ -53,6 +53,7 @@ import (
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/latchkeytest"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 func TestTheDescriptionHasEveryRoute(t *testing.T) {
@@ -366,7 +367,9 @@ func TestNoAnswerRepeatsATokenThatIsInTheWrongPlace(t *testing.T) {
 }
 
 func TestATokenIsInOneAnswerOnly(t *testing.T) {
-	a := newAPI(t, nil)
+	a, url := newHubAPI(t, admin.Options{Authenticate: everybody})
+	edge := join(a, url, "till", replica.Policy{Groups: []string{"*"}})
+	a.handler = admin.New(a.store, &admin.Options{Authenticate: everybody, Hub: a.hub, Edge: edge})
 	user := a.newUser("ada")
 	created := get[admin.KeyWithToken](a.do("POST", userPath(user)+"/keys", admin.NewKey{Name: "laptop"}).is(201))
 	rotated := get[admin.KeyWithToken](a.do("POST", keyPath(created.Key.ID)+"/rotate", nil, "If-Match", "*").is(200))
@@ -376,7 +379,8 @@ func TestATokenIsInOneAnswerOnly(t *testing.T) {
 		if method != "GET" || path == "/v1/changes" || path == "/v1/backup" {
 			continue
 		}
-		path = strings.NewReplacer("{user}", user.String(), "{key}", created.Key.ID.String(), "{group}", "north").Replace(path)
+		path = strings.NewReplacer("{user}", user.String(), "{key}", created.Key.ID.String(), "{group}", "north",
+			"{replica}", edge.Status().Edge.String(), "/v1/confirmed", "/v1/confirmed?sequence=1").Replace(path)
 		body := a.do(method, path, nil).is(200).Body.String()
 		for _, token := range []string{created.Token, rotated.Token} {
 			if strings.Contains(body, token[20:]) {

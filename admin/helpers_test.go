@@ -22,6 +22,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 // everybody is the Authenticate of a socket.
@@ -36,6 +37,7 @@ type api struct {
 	path    string
 	trail   *audit.Trail
 	handler *admin.Handler
+	hub     *replica.Hub // nil, or the hub over the store
 }
 
 func newAPI(t testing.TB, opts *admin.Options) *api { return newAPIWith(t, latchkey.Options{}, opts) }

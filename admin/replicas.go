@@ -71,6 +71,16 @@ func compareEdges(a, b replica.EdgeInfo) int {
 	return bytes.Compare(a.ID[:], b.ID[:])
 }
 
+// edgesOf returns the edges of a hub. The groups of each are a list, also if they are empty, as
+// those of an edge that was revoked.
+func edgesOf(ctx context.Context, hub *replica.Hub) ([]replica.EdgeInfo, error) {
+	edges, err := hub.Edges(ctx)
+	for i := range edges {
+		edges[i].Policy.Groups = append([]string{}, edges[i].Policy.Groups...)
+	}
+	return edges, err
+}
+
 // listReplicas answers with a page of the edges of the hub.
 func (c *call) listReplicas() error {
 	w, q, err := c.window("search")
@@ -86,7 +96,7 @@ func (c *call) listReplicas() error {
 	if err != nil || w.cursor != "" && (end < 0 || place[end] != 0) {
 		return errBadCursor
 	}
-	edges, err := hub.Edges(c.r.Context())
+	edges, err := edgesOf(c.r.Context(), hub)
 	if err != nil {
 		return err
 	}
@@ -139,7 +149,7 @@ func (c *call) showReplica() error {
 
 // answerReplica answers with an edge of the hub.
 func (c *call) answerReplica(ctx context.Context, hub *replica.Hub, id uuid.UUID) error {
-	edges, err := hub.Edges(ctx)
+	edges, err := edgesOf(ctx, hub)
 	if err != nil {
 		return err
 	}
@@ -299,29 +309,34 @@ func (c *call) decideClaim(decide func(*replica.Hub, context.Context, uint64) er
 	return nil
 }
 
-// showConfirmed answers how many edges have taken over a commit: the one that the request names, or
-// the last change of the key, user or group that the request names.
+// showConfirmed answers how many edges have taken over a commit.
 func (c *call) showConfirmed() error {
-	q, err := c.query("sequence", "key", "user", "group")
+	q, err := c.query("sequence")
 	if err != nil {
 		return err
 	}
-	if len(q) != 1 {
-		return fmt.Errorf("%w: one of the parameters sequence, key, user and group must be there", errBadRequest)
+	if !q.Has("sequence") {
+		return fmt.Errorf("%w: the parameter sequence is missing", errBadRequest)
 	}
+	sequence, err := numberParameter(q, "sequence", 0, uint64(maxNumber), 0)
+	if err != nil {
+		return err
+	}
+	return c.answerConfirmed(func(*latchkey.Tx) (uint64, error) { return sequence, nil })
+}
+
+// answerConfirmed answers how many edges have taken over the commit whose sequence a function
+// reads.
+func (c *call) answerConfirmed(read func(*latchkey.Tx) (uint64, error)) error {
 	hub, err := c.hub()
 	if err != nil {
 		return err
 	}
 	answer := Confirmed{}
-	if q.Has("sequence") {
-		answer.Sequence, err = numberParameter(q, "sequence", 0, uint64(maxNumber), 0)
-	} else {
-		err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
-			answer.Sequence, err = sequenceOf(tx, q.Get("key"), q.Get("user"), q.Get("group"))
-			return err
-		})
-	}
+	err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
+		answer.Sequence, err = read(tx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -331,32 +346,42 @@ func (c *call) showConfirmed() error {
 	return c.answer(http.StatusOK, answer)
 }
 
-// sequenceOf returns the sequence of the commit that last changed a key, or else a user, or else a
-// group.
-func sequenceOf(tx *latchkey.Tx, key, user, group string) (sequence uint64, err error) {
-	switch {
-	case key != "":
-		id, err := parseID(key)
-		if err != nil {
-			return 0, badParameter("key", "the ID of a key")
-		}
-		if sequence, err = tx.KeySequence(id); err == nil && sequence == 0 {
-			err = latchkey.ErrKeyNotFound
-		}
-		return sequence, err
-	case user != "":
-		id, err := parseID(user)
-		if err != nil {
-			return 0, badParameter("user", "the ID of a user")
-		}
-		if sequence, err = tx.UserSequence(id); err == nil && sequence == 0 {
-			err = latchkey.ErrUserNotFound
-		}
-		return sequence, err
-	case group != "":
-		return tx.GroupSequence(group)
+// showKeyConfirmed answers how many edges have taken over the last change of a key.
+func (c *call) showKeyConfirmed() error {
+	return c.answerEntryConfirmed("key", (*latchkey.Tx).KeySequence, latchkey.ErrKeyNotFound)
+}
+
+// showUserConfirmed answers how many edges have taken over the last change of a user.
+func (c *call) showUserConfirmed() error {
+	return c.answerEntryConfirmed("user", (*latchkey.Tx).UserSequence, latchkey.ErrUserNotFound)
+}
+
+// answerEntryConfirmed answers how many edges have taken over the last change of the key or the
+// user in the path. sequence returns 0 if there is no such entry.
+func (c *call) answerEntryConfirmed(name string, sequence func(*latchkey.Tx, uuid.UUID) (uint64, error), none error) error {
+	id, err := c.pathID(name)
+	if err != nil {
+		return err
 	}
-	return 0, fmt.Errorf("%w: the parameter is empty", errBadRequest)
+	if _, err := c.query(); err != nil {
+		return err
+	}
+	return c.answerConfirmed(func(tx *latchkey.Tx) (uint64, error) {
+		n, err := sequence(tx, id)
+		if err == nil && n == 0 {
+			err = none
+		}
+		return n, err
+	})
+}
+
+// showGroupConfirmed answers how many edges have taken over the last change of a group. A group
+// that was never disabled has no change.
+func (c *call) showGroupConfirmed() error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
+	return c.answerConfirmed(func(tx *latchkey.Tx) (uint64, error) { return tx.GroupSequence(c.r.PathValue("group")) })
 }
 
 // edge returns the edge, or ErrNoEdge.

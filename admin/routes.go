@@ -27,6 +27,7 @@ var routes = []route{
 	{method: "DELETE", path: "/v1/users/{user}", serve: (*call).deleteUser},
 	{method: "POST", path: "/v1/users/{user}/identities", serve: (*call).linkIdentity},
 	{method: "DELETE", path: "/v1/users/{user}/identities", serve: (*call).unlinkIdentity},
+	{method: "GET", path: "/v1/users/{user}/confirmed", serve: (*call).showUserConfirmed},
 	{method: "POST", path: "/v1/users/{user}/keys", serve: (*call).createKey},
 
 	{method: "GET", path: "/v1/keys", serve: (*call).listKeys},
@@ -37,11 +38,13 @@ var routes = []route{
 	{method: "PATCH", path: "/v1/keys/{key}", serve: (*call).changeKey},
 	{method: "DELETE", path: "/v1/keys/{key}", serve: (*call).deleteKey},
 	{method: "POST", path: "/v1/keys/{key}/rotate", serve: (*call).rotateKey},
+	{method: "GET", path: "/v1/keys/{key}/confirmed", serve: (*call).showKeyConfirmed},
 	{method: "GET", path: "/v1/keys/{key}/export", serve: (*call).exportKey, secret: true},
 
 	{method: "GET", path: "/v1/groups", serve: (*call).listGroups},
 	{method: "GET", path: "/v1/groups/{group}", serve: (*call).showGroup},
 	{method: "PATCH", path: "/v1/groups/{group}", serve: (*call).changeGroup},
+	{method: "GET", path: "/v1/groups/{group}/confirmed", serve: (*call).showGroupConfirmed},
 
 	{method: "POST", path: "/v1/apply", serve: (*call).applyManifest, secret: true},
 	{method: "POST", path: "/v1/import", serve: (*call).importKeys, secret: true},

@@ -22,6 +22,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 func main() {
@@ -56,9 +57,18 @@ func serve(dir string) error {
 		return err
 	}
 
+	hub := replica.NewHub(store, nil)
+	edge, err := joinEdges(ctx, hub, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = edge.Close() }()
+
 	handler := admin.New(store, &admin.Options{
 		Authenticate: admin.RequireKey(administrators, nil),
 		Trail:        trail,
+		Hub:          hub,
+		Edge:         edge, // of the hub, so that the routes for an edge have answers, too
 		Logger:       slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -70,6 +80,35 @@ func serve(dir string) error {
 	fmt.Printf("http://%s %s\n", listener.Addr(), token)
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	return server.Close()
+}
+
+// joinEdges makes edges of a hub, and writes their IDs into a file. It returns the last one.
+func joinEdges(ctx context.Context, hub *replica.Hub, dir string) (last *replica.Edge, err error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	server := &http.Server{Handler: hub, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = server.Serve(listener) }()
+	var ids []string
+	for i := range 4 {
+		if last != nil {
+			if err := last.Close(); err != nil {
+				return nil, err
+			}
+		}
+		invitation, err := hub.Invite(ctx, replica.Policy{Groups: []string{"*"}, Push: replica.PushAll})
+		if err != nil {
+			return nil, err
+		}
+		file := filepath.Join(dir, fmt.Sprintf("edge%d.db", i))
+		opts := &replica.Options{Name: fmt.Sprintf("till-%d", i), Store: latchkey.Options{Cost: latchkey.LightCost}}
+		if last, err = replica.Join(ctx, "http://"+listener.Addr().String(), invitation, file, opts); err != nil {
+			return nil, err
+		}
+		ids = append(ids, strconv.Quote(last.Status().Edge.String()))
+	}
+	return last, os.WriteFile(filepath.Join(dir, "replicas"), []byte(strings.Join(ids, "\n")), 0o600)
 }
 
 // fill gives a store users with keys, and server keys, and writes their IDs into files. There are
