@@ -195,11 +195,30 @@ func (t *Tables) putEntry(table string, e Entry) error {
 		if c.IsLater() {
 			return t.setAside(c)
 		}
+		if err := checkScopes(c); err != nil {
+			return err
+		}
 	}
 	if e.Value == nil {
 		return nil
 	}
 	return t.PutCopied(table, e.Key, e.Value)
+}
+
+// checkScopes refuses a key with reserved scopes, which no store gives away. Most keys cannot have
+// any, and are not read for that.
+func checkScopes(c record.Copy) error {
+	if c.Table != record.TableKeys || !bytes.Contains(c.Sealed, []byte(reserved)) {
+		return nil
+	}
+	k, err := record.Unseal(c.Table, c.Key, c.Sealed, record.DecodeKey)
+	if err == nil && IsReserved(k.Scopes.Value) {
+		err = fmt.Errorf("the key %x has reserved scopes", c.Key)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return nil
 }
 
 // isIndexed reports whether an index is to have an entry because of a record with an ID.

@@ -147,6 +147,9 @@ func TestEntriesThatCannotBeOfTheTableAreRefused(t *testing.T) {
 		{"a short key", record.TableGroups, []merge.Entry{{Value: record.Seal(record.TableGroups, nil, nil)}}},
 		{"a long key", record.TableGroups, []merge.Entry{entry(copyOf(record.TableGroups, make([]byte, record.MaxGroup+1), nil))}},
 		{"a table that is not copied", record.TableMeta, []merge.Entry{entry(copyOf(record.TableMeta, []byte(record.MetaTags), nil))}},
+		{"a key with reserved scopes", record.TableKeys, []merge.Entry{entry(key(laptop, ada, "laptop", func(k *record.Key) {
+			k.Scopes = record.Register[[]string]{Value: []string{"a", "latchkey:admin"}, Stamp: stamp(1, there)}
+		}))}},
 		{"an entry that the store has", record.TableGroups, []merge.Entry{entry(copyOf(record.TableGroups, []byte("home"), nil))}},
 		{"an entry before one that the store has", record.TableGroups, []merge.Entry{entry(copyOf(record.TableGroups, []byte("alpha"), nil))}},
 	} {
