@@ -1,8 +1,10 @@
 package replication
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -202,28 +204,64 @@ func (h *Hub) ConfirmClaim(ctx context.Context, n uint64) error {
 	})
 }
 
-// RefuseClaim makes the edge take the hub's version of the record.
+// RefuseClaim makes the edge take the hub's version of the record, and of the keys of a user.
 //
 // Errors: [ErrNoClaim]; an error of the store.
 func (h *Hub) RefuseClaim(ctx context.Context, n uint64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var c Claim
-	var at []byte
+	var replaced [][]byte
 	err := h.store.Update(ctx, func(t *merge.Tables) (err error) {
 		if c, err = h.claim(t, n); err != nil {
 			return err
 		}
-		at = locate(liveTable(c.Copy.Table), c.Copy.Key)
+		replaced = nil
 		if h.edges[c.Edge] != nil {
-			if err := putLocal(t, replaceKey(c.Edge, at), nil); err != nil {
+			if replaced, err = noteReplaced(t, c.Edge, c.Copy); err != nil {
 				return err
 			}
 		}
 		return t.Delete(record.TableReplica, numbered8(localClaim, n))
 	})
-	if e := h.edges[c.Edge]; err == nil && e != nil {
-		e.replaces = append(e.replaces, &replacement{at: at})
+	if err == nil {
+		h.replaceLocked(c.Edge, replaced)
 	}
 	return err
+}
+
+// noteReplaced notes in the store that an edge has to take the hub's version of a record. It
+// returns the places of the record and, for a user, of the user's keys: a deletion of the user at
+// the edge has taken them along, also the ones that came later.
+func noteReplaced(t *merge.Tables, edge uuid.UUID, c record.Copy) (replaced [][]byte, err error) {
+	replaced = append(replaced, locate(liveTable(c.Table), c.Key))
+	if liveTable(c.Table) == record.TableUsers {
+		for e, err := range t.Scan(record.TableNames, c.Key, append(bytes.Clone(c.Key), 0xff)) {
+			if err != nil {
+				return nil, err
+			}
+			if _, id, err := record.SplitNameKey(e.Key); err == nil {
+				replaced = append(replaced, locate(record.TableKeys, id[:]))
+			}
+		}
+	}
+	for _, at := range replaced {
+		if err := putLocal(t, replaceKey(edge, at), nil); err != nil {
+			return nil, err
+		}
+	}
+	return replaced, nil
+}
+
+// replaceLocked notes of which records an edge has to take the hub's version, as the store has
+// noted. The caller holds mu.
+func (h *Hub) replaceLocked(id uuid.UUID, replaced [][]byte) {
+	e := h.edges[id]
+	if e == nil {
+		return
+	}
+	for _, at := range replaced {
+		e.replaces = slices.DeleteFunc(e.replaces, func(r *replacement) bool { return bytes.Equal(r.at, at) })
+		e.replaces = append(e.replaces, &replacement{at: at})
+	}
 }

@@ -221,7 +221,8 @@ func (d *differences) differs(i Item) error {
 	if wants {
 		d.want(i)
 	}
-	return d.send(i.Table, i.Key, d.restored && !wants && !d.isClaimed(i))
+	// Nobody may know of what the edge has beyond that, for example of a claim that was refused.
+	return d.send(i.Table, i.Key, !wants && !d.isClaimed(i))
 }
 
 // missing is for a live record of the edge that the hub does not have in the groups of the edge.

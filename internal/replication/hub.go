@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -285,7 +286,14 @@ func (h *Hub) AddEdge(ctx context.Context, id uuid.UUID, name string, p Policy, 
 	if err != nil {
 		return err
 	}
-	k := edgeRecord{id: id, name: name, policy: Policy{Groups: groups, Push: p.Push, Version: 1}, groupsAt: 1, joined: now, seen: now}
+	// The first version is drawn, because a device that joins again still has the cursor that it
+	// had under another policy.
+	var drawn [4]byte
+	if _, err := io.ReadFull(h.o.Random, drawn[:]); err != nil {
+		return err
+	}
+	version := 1 + uint64(binary.BigEndian.Uint32(drawn[:]))
+	k := edgeRecord{id: id, name: name, policy: Policy{Groups: groups, Push: p.Push, Version: version}, groupsAt: version, joined: now, seen: now}
 	if err := h.store.Share(ctx); err != nil {
 		return err
 	}

@@ -34,6 +34,9 @@ type judge struct {
 	policy  Policy
 	filter  *filter
 	state   hubState
+	// claims says that the records are claims. A claim may be of a record that was in a group of
+	// the edge and has moved.
+	claims bool
 }
 
 func (h *Hub) newJudge(t *merge.Tables, p Policy) (*judge, error) {
@@ -53,7 +56,7 @@ func (j *judge) check(c record.Copy) (merged record.Copy, merges bool, err error
 	case record.TableGroups:
 		merges, err = j.group(c)
 	case record.TableUsers:
-		merges, err = j.user(c)
+		return j.user(c)
 	case record.TableKeys:
 		return j.key(c)
 	case record.TableDeadUsers:
@@ -140,59 +143,70 @@ func (j *judge) group(c record.Copy) (merges bool, err error) {
 	return true, nil
 }
 
-func (j *judge) user(c record.Copy) (merges bool, err error) {
+func (j *judge) user(c record.Copy) (record.Copy, bool, error) {
 	pushed, err := theirs(c, record.DecodeUser)
 	if err != nil {
-		return false, err
+		return c, false, err
 	}
 	dead, err := ours(j.t, record.TableDeadUsers, c.Key, record.DecodeUserTombstone)
 	if err != nil {
-		return false, err
+		return c, false, err
 	}
 	if dead != nil {
-		return false, j.sameGroups(c, dead.Groups, dead.Merge(pushed.Tombstone()).Groups)
+		merges, err := j.moreGroups(c, dead.Groups, dead.Merge(pushed.Tombstone()).Groups)
+		return c, merges, err
 	}
 	was, err := ours(j.t, c.Table, c.Key, record.DecodeUser)
 	if err != nil {
-		return false, err
+		return c, false, err
 	}
 	is := *pushed
 	if was == nil {
 		if err := j.creates(c, pushed.Created, "make users"); err != nil {
-			return false, err
+			return c, false, err
 		}
-		if !j.policy.Has(pushed.Groups.Now()) {
-			return false, outside(c)
+		if !j.has(pushed.Groups) {
+			return c, false, outside(c)
 		}
 		was = &record.User{ID: pushed.ID, Created: pushed.Created, Groups: pushed.Groups}
 	} else {
-		if !j.policy.Has(was.Groups.Now()) {
-			return false, outside(c)
+		if !j.has(was.Groups) {
+			return c, false, outside(c)
 		}
 		is = was.Merge(*pushed)
 		if bytes.Equal(is.Encode(), was.Encode()) {
-			return false, nil
+			return c, false, nil
 		}
 	}
-	if err := j.fixed(c, was.Created, is.Created, was.Groups, is.Groups); err != nil {
-		return false, err
+	derived := pushed.ID.Version() == 8 // so two replicas can have made the user
+	if !is.Created.Equal(was.Created) && !derived {
+		return c, false, otherCreation(c)
 	}
 	if err := j.flag(c, was.Flag, is.Flag); err != nil {
-		return false, err
+		return c, false, err
 	}
 	delete(j.filter.owners, pushed.ID)
 	rest := *was
 	rest.Flag = is.Flag
 	if bytes.Equal(is.Encode(), rest.Encode()) {
-		return true, nil
+		return c, true, nil
 	}
 	if err := j.needs(PushAll, c, "change users"); err != nil {
-		return false, err
+		return c, false, err
 	}
 	if err := j.counters(c, was.Next(uuid.Nil), is.Next(uuid.Nil)); err != nil {
-		return false, err
+		return c, false, err
 	}
-	return true, j.identities(c, was, &is)
+	if _, err := j.moreGroups(c, was.Groups, is.Groups); err != nil {
+		return c, false, err
+	}
+	if is.Groups.Now() != was.Groups.Now() {
+		// The hub's group stays, and is written again under a higher counter.
+		again := *pushed
+		again.Groups = is.Groups.Set(was.Groups.Now(), is.Next(j.replica))
+		c.Sealed = record.Seal(c.Table, c.Key, again.Encode())
+	}
+	return c, true, j.identities(c, was, &is)
 }
 
 // identities refuses an identity of a user in no group of the edge. The identity would belong to
@@ -246,20 +260,35 @@ func (j *judge) maybePruned(table string, key []byte, created time.Time) bool {
 	return !created.After(j.state.floorTime)
 }
 
-// fixed checks what no edge changes.
-func (j *judge) fixed(c record.Copy, wasCreated, isCreated time.Time, was, is record.Groups) error {
-	if !wasCreated.Equal(isCreated) {
-		return refuse("the record %s/%x has another time of creation", c.Table, c.Key)
-	}
-	return j.sameGroups(c, was, is)
+func otherCreation(c record.Copy) error {
+	return refuse("the record %s/%x has another time of creation", c.Table, c.Key)
 }
 
-// sameGroups refuses a change of groups, which only the hub makes.
-func (j *judge) sameGroups(c record.Copy, was, is record.Groups) error {
-	if !slices.Equal(was, is) {
-		return refuse("the record %s/%x is in another group than at the hub", c.Table, c.Key)
+// has reports whether the edge gets records of these groups.
+func (j *judge) has(groups record.Groups) bool {
+	if j.claims {
+		return j.filter.hasAny(groups)
 	}
-	return nil
+	return j.policy.Has(groups.Now())
+}
+
+// moreGroups reports whether a push brings other groups of a record, or other stamps of them. Only
+// the hub moves a record. But two replicas can have made one user in different groups, and a hub
+// that was restored from a backup has lost moves. So the groups come in beside those that the hub
+// has, as long as none of these has to go.
+func (j *judge) moreGroups(c record.Copy, was, is record.Groups) (more bool, err error) {
+	if slices.Equal(was, is) {
+		return false, nil
+	}
+	for _, g := range was {
+		if !slices.ContainsFunc(is, func(r record.Register[string]) bool { return r.Value == g.Value }) {
+			return false, refuse("the record %s/%x was in too many other groups than at the hub", c.Table, c.Key)
+		}
+	}
+	if !j.has(was) {
+		return false, outside(c)
+	}
+	return true, j.needs(PushAll, c, "bring other groups")
 }
 
 // counters checks that a Lamport counter does not jump.
@@ -316,7 +345,7 @@ func countOf(f record.Flag, w record.Writer) record.WriterCount {
 // hasOwner checks that the edge gets the keys of an owner.
 func (j *judge) hasOwner(c record.Copy, id uuid.UUID, groups record.Groups) error {
 	if id == record.ServerOwner {
-		if !j.policy.Has(groups.Now()) {
+		if !j.has(groups) {
 			return outside(c)
 		}
 		return nil
@@ -327,7 +356,7 @@ func (j *judge) hasOwner(c record.Copy, id uuid.UUID, groups record.Groups) erro
 		return err
 	case !o.known:
 		return refuse("the owner of the key %x is unknown", c.Key)
-	case !j.policy.Has(o.groups.Now()):
+	case !j.has(o.groups):
 		return outside(c)
 	}
 	return nil
@@ -353,7 +382,8 @@ func (j *judge) key(c record.Copy) (record.Copy, bool, error) {
 		case merged.Foreign != dead.Foreign:
 			return c, false, refuse("the key %x came from elsewhere, and not so at the hub", c.Key)
 		}
-		return c, false, j.sameGroups(c, dead.Groups, merged.Groups)
+		merges, err := j.moreGroups(c, dead.Groups, merged.Groups)
+		return c, merges, err
 	}
 	was, err := ours(j.t, c.Table, c.Key, record.DecodeKey)
 	if err != nil {
@@ -376,8 +406,8 @@ func (j *judge) key(c record.Copy) (record.Copy, bool, error) {
 	if bytes.Equal(is.Encode(), was.Encode()) {
 		return c, false, nil
 	}
-	if err := j.fixed(c, was.Created, is.Created, was.Groups, is.Groups); err != nil {
-		return c, false, err
+	if !is.Created.Equal(was.Created) && !is.Foreign { // which two replicas can have taken in
+		return c, false, otherCreation(c)
 	}
 	if err := j.flag(c, was.Flag, is.Flag); err != nil {
 		return c, false, err
@@ -397,6 +427,9 @@ func (j *judge) key(c record.Copy) (record.Copy, bool, error) {
 		return c, false, err
 	}
 	if err := j.counters(c, was.Next(uuid.Nil), is.Next(uuid.Nil)); err != nil {
+		return c, false, err
+	}
+	if _, err := j.moreGroups(c, was.Groups, is.Groups); err != nil {
 		return c, false, err
 	}
 	return j.superseded(c, was, pushed, &is)
@@ -439,6 +472,9 @@ func (j *judge) superseded(c record.Copy, was, pushed, is *record.Key) (record.C
 	if outdated(was.Networks, pushed.Networks) {
 		again.Networks, changed = was.Networks.Set(was.Networks.Value, at), true
 	}
+	if is.Groups.Now() != was.Groups.Now() {
+		again.Groups, changed = is.Groups.Set(was.Groups.Now(), at), true
+	}
 	if changed {
 		c.Sealed = record.Seal(c.Table, c.Key, again.Encode())
 	}
@@ -459,13 +495,14 @@ func (j *judge) deadUser(c record.Copy) (merges bool, err error) {
 		if bytes.Equal(is.Encode(), was.Encode()) {
 			return false, nil
 		}
-		if !j.policy.Has(was.Groups.Now()) {
+		if !j.has(was.Groups) {
 			return false, outside(c)
 		}
 		if err := j.needs(PushAll, c, "delete users"); err != nil {
 			return false, err
 		}
-		return true, j.sameGroups(c, was.Groups, is.Groups)
+		_, err := j.moreGroups(c, was.Groups, is.Groups)
+		return true, err
 	}
 	if err := j.needs(PushAll, c, "delete users"); err != nil {
 		return false, err
@@ -476,15 +513,16 @@ func (j *judge) deadUser(c record.Copy) (merges bool, err error) {
 	}
 	delete(j.filter.owners, pushed.ID)
 	if live == nil {
-		if !j.policy.Has(pushed.Groups.Now()) {
+		if !j.has(pushed.Groups) {
 			return false, outside(c)
 		}
 		return true, nil
 	}
-	if !j.policy.Has(live.Groups.Now()) {
+	if !j.has(live.Groups) {
 		return false, outside(c)
 	}
-	return true, j.sameGroups(c, live.Groups, live.Tombstone().Merge(*pushed).Groups)
+	_, err = j.moreGroups(c, live.Groups, live.Tombstone().Merge(*pushed).Groups)
+	return true, err
 }
 
 func (j *judge) deadKey(c record.Copy) (merges bool, err error) {
@@ -523,5 +561,6 @@ func (j *judge) deadKey(c record.Copy) (merges bool, err error) {
 	if err := j.hasOwner(c, was.Owner, was.Groups); err != nil {
 		return false, err
 	}
-	return true, j.sameGroups(c, was.Groups, is.Groups)
+	_, err = j.moreGroups(c, was.Groups, is.Groups)
+	return true, err
 }

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -80,9 +81,9 @@ func pendingKey(table string, key []byte) []byte {
 // Changed decides about a change that was made here, in the transaction of the change. It notes
 // what the hub must hear of. It must not be called for a change with [merge.Tables].Merging.
 //
-// A disabling is permitted whatever the policy says, and becomes a claim. The end of an old token
-// by the first use of the new one is no call that could be refused. Where the policy does not
-// permit it, it has effect here alone.
+// A disabling is permitted whatever the policy says, and so is the end of an old token by the first
+// use of the new one, which is no call that could be refused. Where the policy does not let the
+// edge push them, they become claims.
 //
 // Errors: [ErrNotPermitted], and then the transaction must not commit; an error of t.
 func (e *Edge) Changed(t *merge.Tables, c Change) error {
@@ -105,7 +106,7 @@ func (e *Edge) Changed(t *merge.Tables, c Change) error {
 		case "disabled":
 			done |= whatRevoke
 		case "token-ended":
-			done |= whatUse & permitted(policy.Push)
+			done |= whatUse
 		case "group":
 			return ErrNotPermitted
 		default:
@@ -315,7 +316,7 @@ func (e *Edge) nextPush(ctx context.Context, most int) (r PushRequest, p *Pushin
 	err = e.store.View(ctx, func(t *merge.Tables) error {
 		r, p = PushRequest{Cursor: s.cursor, Policy: s.policy.Version}, &Pushing{used: used}
 		size := 0
-		err := scanLocal(t, edgePending, func(at, message []byte) error {
+		err := scanPending(t, func(at, message []byte) error {
 			n, err := e.addPending(t, s.policy, &r, p, at, message)
 			if size += n; err == nil && (size >= most || alone && n > 0) {
 				err = errFull
@@ -334,6 +335,24 @@ func (e *Edge) nextPush(ctx context.Context, most int) (r PushRequest, p *Pushin
 		return err
 	})
 	return r, p, err
+}
+
+// scanPending calls fn with each pending record, as [scanLocal] does. Owners come before their
+// keys, because the hub refuses a key whose owner it does not know.
+func scanPending(t *merge.Tables, fn func(at, message []byte) error) error {
+	for _, table := range summed {
+		prefix := locate(table, nil)
+		err := scanLocal(t, edgePending, func(at, message []byte) error {
+			if !bytes.HasPrefix(at, prefix) {
+				return nil
+			}
+			return fn(at, message)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // errFull ends a scan.

@@ -368,3 +368,26 @@ func TestLastUsesArePushed(t *testing.T) {
 		}
 	}
 }
+
+func TestOwnersArePushedBeforeTheirKeys(t *testing.T) {
+	hub := openSource(t)
+	d := openDevice(t, hub.Store)
+	d.receive(hub.welcome(withPush(PushAll)))
+	addKey(t, d.Store, addUser(t, d.Store, "ada", ""), "laptop")
+	r, _, err := d.Pending(t.Context(), 1) // no room for both
+	must(t, err)
+	wantWords(t, inWords(r), "record users")
+}
+
+func TestTheEndOfATokenByUseIsAClaimWithoutPermission(t *testing.T) {
+	hub := openSource(t)
+	user := addUser(t, hub.Store, "ada", "")
+	key, _ := addKey(t, hub.Store, user, "laptop")
+	_, token, err := hub.RotateKey(t.Context(), user, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
+	must(t, err)
+	d := openDevice(t, hub.Store)
+	d.receive(hub.welcome(withPush(PushNothing)))
+	d.receive(hub.records()...)
+	wantLogin(t, d.Store, token, nil)
+	wantWords(t, d.pushes(), "claim keys")
+}

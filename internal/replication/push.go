@@ -30,7 +30,17 @@ func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Ti
 	sort(r.Records)
 	sort(r.Claims)
 	slices.SortStableFunc(r.Signed, func(a, b Record) int { return place(a.Copy) - place(b.Copy) })
-	err = h.store.Update(ctx, func(t *merge.Tables) error { return h.take(t, id, p, r, now) })
+	room := h.roomToReplace(id)
+	var replaced [][]byte
+	err = h.store.Update(ctx, func(t *merge.Tables) (err error) {
+		replaced, err = h.take(t, id, p, r, room, now)
+		return err
+	})
+	if err == nil && len(replaced) > 0 {
+		h.mu.Lock()
+		h.replaceLocked(id, replaced)
+		h.mu.Unlock()
+	}
 	var no refusal
 	if errors.As(err, &no) {
 		reply.Refused = shortened(string(no))
@@ -110,34 +120,35 @@ func sort(copies []record.Copy) {
 	slices.SortStableFunc(copies, func(a, b record.Copy) int { return place(a) - place(b) })
 }
 
-// take takes all of a push, or returns a [refusal].
-func (h *Hub) take(t *merge.Tables, id uuid.UUID, p Policy, r PushRequest, now time.Time) error {
+// take takes all of a push, or returns a [refusal]. It returns the records of which the edge has to
+// take the hub's version.
+func (h *Hub) take(t *merge.Tables, id uuid.UUID, p Policy, r PushRequest, room int, now time.Time) (replaced [][]byte, err error) {
 	j, err := h.newJudge(t, p)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, s := range r.Signed {
 		if err := h.takeSigned(j, s); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for _, c := range r.Records {
 		c, merges, err := j.check(c)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if merges {
 			if err := mergeWhole(t, c); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
 	for _, c := range r.Uses {
 		if err := j.use(c); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return h.takeClaims(j, id, r.Claims, now)
+	return h.takeClaims(j, id, r.Claims, room, now)
 }
 
 // mergeWhole merges a copy that the hub has judged.
@@ -221,31 +232,43 @@ func (j *judge) use(c record.Copy) error {
 // maxClaims is how many claims of one edge can wait.
 const maxClaims = 1000
 
-// takeClaims notes what an edge claims.
-func (h *Hub) takeClaims(j *judge, id uuid.UUID, copies []record.Copy, now time.Time) error {
+// takeClaims notes what an edge claims. A claim that nobody could confirm is refused at once: the
+// edge has to take the hub's version of the record.
+func (h *Hub) takeClaims(j *judge, id uuid.UUID, copies []record.Copy, room int, now time.Time) (replaced [][]byte, err error) {
 	if len(copies) == 0 {
-		return nil
+		return nil, nil
 	}
 	waiting, err := readClaims(j.t)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	waiting = slices.DeleteFunc(waiting, func(c Claim) bool { return c.Edge != id })
 	revocations := *j
 	revocations.policy.Push = PushRevocations
 	all := *j
-	all.policy.Push = PushAll
+	all.policy.Push, all.claims = PushAll, true
 	for _, c := range copies {
 		judged, merges, err := all.check(c)
+		var no refusal
+		if errors.As(err, &no) {
+			if len(replaced) >= room {
+				return nil, refuse("%d records of the edge wait to be replaced already", maxClaims)
+			}
+			these, err := noteReplaced(j.t, id, c)
+			if err != nil {
+				return nil, err
+			}
+			replaced = append(replaced, these...)
+			continue
+		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !merges {
 			continue
 		}
 		if h.o.AcceptClaims {
 			_, _, err := revocations.check(c)
-			var no refusal
 			if err == nil {
 				err = mergeWhole(j.t, judged)
 			}
@@ -253,7 +276,7 @@ func (h *Hub) takeClaims(j *judge, id uuid.UUID, copies []record.Copy, now time.
 				continue
 			}
 			if !errors.As(err, &no) {
-				return err
+				return nil, err
 			}
 		}
 		n := uint64(0)
@@ -264,18 +287,28 @@ func (h *Hub) takeClaims(j *judge, id uuid.UUID, copies []record.Copy, now time.
 		}
 		if n == 0 {
 			if len(waiting) >= maxClaims {
-				return refuse("%d claims of the edge wait already", len(waiting))
+				return nil, refuse("%d claims of the edge wait already", len(waiting))
 			}
 			j.state.claims++
 			n = j.state.claims
 			if err := writeHubState(j.t, j.state); err != nil {
-				return err
+				return nil, err
 			}
 			waiting = append(waiting, Claim{Number: n, Edge: id, Copy: c})
 		}
 		if err := putLocal(j.t, numbered8(localClaim, n), Claim{Edge: id, Came: now, Copy: c}.encode()); err != nil {
-			return fmt.Errorf("note a claim: %w", err)
+			return nil, fmt.Errorf("note a claim: %w", err)
 		}
 	}
-	return nil
+	return replaced, nil
+}
+
+// roomToReplace returns how many records more of an edge can wait to be replaced.
+func (h *Hub) roomToReplace(id uuid.UUID) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if e := h.edges[id]; e != nil {
+		return maxClaims - len(e.replaces)
+	}
+	return 0
 }

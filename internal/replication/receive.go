@@ -192,7 +192,7 @@ func (e *Edge) writeCopied(ctx context.Context, mark *Cursor) error {
 		err := e.update(ctx, func(t *merge.Tables, s *state) (err error) {
 			if s.merging {
 				left, err = e.mergeEntries(t, e.copied)
-			} else {
+			} else if err = nothingPending(t); err == nil {
 				left, err = putEntries(t, e.copied)
 			}
 			if done := e.copied[:len(e.copied)-left]; err == nil && len(done) > 0 {
@@ -219,6 +219,15 @@ func (e *Edge) writeCopied(ctx context.Context, mark *Cursor) error {
 			return nil
 		}
 	}
+}
+
+// nothingPending returns [merge.ErrInvalid] if a record was changed here, for example because the
+// program does not wait for the end of the first copy.
+func nothingPending(t *merge.Tables) error {
+	return scanLocal(t, edgePending, func(at, _ []byte) error {
+		table, key := located(at)
+		return fmt.Errorf("%w: the record %s/%x was changed here meanwhile", merge.ErrInvalid, table, key)
+	})
 }
 
 // lookForRecords notes that the records of a first copy must be merged if the store has any record.
