@@ -9,6 +9,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/access"
 	"github.com/latchkeydb/latchkey/internal/merge"
+	"github.com/latchkeydb/latchkey/internal/phc"
 )
 
 func init() {
@@ -18,6 +19,9 @@ func init() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.findings = append(slices.Clone(s.findings), finding)
+	}
+	access.MintLight = func(ctx context.Context, store any, key uuid.UUID) (any, string, error) {
+		return store.(*Store).mintLight(ctx, key)
 	}
 	access.Tables = func(tx any) *merge.Tables { return tx.(*Tx).tables() }
 }
@@ -54,4 +58,18 @@ func (b below) Update(ctx context.Context, fn func(*merge.Tables) error) error {
 		tx.merging = true
 		return fn(tx.tables())
 	})
+}
+
+// mintLight is [Store.MintKey] at the least cost, or [Store.MintToken] for the server key with an
+// ID.
+func (s *Store) mintLight(ctx context.Context, key uuid.UUID) (MintedKey, string, error) {
+	d, err := s.draw(1)[0], s.canWait()
+	if key != uuid.Nil && err == nil {
+		d, err = s.drawToken(ctx, ServerOwner, key)
+	}
+	if err != nil {
+		return MintedKey{}, "", err
+	}
+	d.cost = Cost(phc.Least)
+	return s.mint(ctx, d)
 }

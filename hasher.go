@@ -45,13 +45,15 @@ func (h *hasher) begin(kind hashKind) error {
 
 func (h *hasher) end(kind hashKind) { h.End(int(kind)) }
 
-// hash makes the verifier of a key's secret, after it has waited for a permit. Its errors are those
-// of acquire.
+// hash makes the verifier of a key's secret, after it has waited for a permit, unless cost is the
+// least. Its errors are those of acquire.
 func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (phc.Verifier, error) {
-	if err := h.acquire(ctx, hashKey, cost); err != nil {
-		return phc.Verifier{}, err
+	if cost != Cost(phc.Least) {
+		if err := h.acquire(ctx, hashKey, cost); err != nil {
+			return phc.Verifier{}, err
+		}
+		defer h.release(cost)
 	}
-	defer h.release(cost)
 	h.counters.add(statHashes, 1)
 	return newVerifier(secret, cost), nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/address"
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/flight"
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/packed"
 	"github.com/latchkeydb/latchkey/internal/phc"
 	"github.com/latchkeydb/latchkey/internal/record"
@@ -268,6 +269,7 @@ type storedVerifier struct {
 	own   string // of the same secret at the store's own cost; empty if there is none
 	token string // a foreign token; else empty
 	among int    // how many verifiers the foreign token may be of
+	light bool   // a verifier of the least cost is meant to stay
 
 	noTrace bool // the login is an Inspect
 }
@@ -313,7 +315,9 @@ func (s *Store) lookUpVerifiers(ctx context.Context, p *presented) (found []*sto
 					return err
 				}
 				if own.hint == "" || own.hint == string(hint[:]) {
-					found = append(found, &storedVerifier{key: key, id: v.ID, phc: v.PHC, own: own.phc, token: p.token, noTrace: p.noTrace})
+					found = append(found, &storedVerifier{
+						key: key, id: v.ID, phc: v.PHC, own: own.phc, token: p.token, noTrace: p.noTrace, light: merge.IsReserved(k.Scopes.Value),
+					})
 				}
 			}
 		}
@@ -448,8 +452,8 @@ func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [token
 	if err != nil {
 		return false, err
 	}
-	if h.cost == (Cost{}) {
-		return h.matches() // a digest, which takes no time and need not be hashed anew
+	if h.cost == (Cost{}) || h.light && h.cost == Cost(phc.Least) {
+		return h.matches() // which takes no time worth a queue, and need not be hashed anew
 	}
 	c, first := h.flight.Join(hashQuestion(stored.key, secret, text))
 	if c == nil {

@@ -6,6 +6,10 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey/internal/access"
+	"github.com/latchkeydb/latchkey/internal/phc"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
@@ -200,5 +204,52 @@ func TestALoginDoesNotJoinAHashForAnotherVerifier(t *testing.T) {
 		s.flight.Done(call, true, nil) // true for the verifier that was replaced
 		synctest.Wait()
 		wantOutcome(t, outcome, ErrInvalidToken)
+	})
+}
+
+func TestAKeyWithALightVerifierWaitsForNoOtherAndIsNotHashedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, nil)
+		_, ordinary := addServerKey(t, s, "ordinary")
+		mint := func(key uuid.UUID) (MintedKey, string) {
+			minted, token, err := access.MintLight(t.Context(), s, key)
+			must(t, err)
+			return minted.(MintedKey), token
+		}
+		insert := func(name, scope string) (Key, string) {
+			minted, token := mint(uuid.Nil)
+			key, err := write(t.Context(), s, func(tx *Tx) (Key, error) {
+				return tx.InsertServerKey(KeySpec{Name: name, Scopes: NewScopes(scope)}, minted)
+			})
+			must(t, err)
+			return key, token
+		}
+
+		giveBack := takePermits(t, s)
+		edge, token := insert("edge", "latchkey:replica")
+		other, otherToken := insert("other", "files:read") // which is hashed as any key
+		waiting := []<-chan error{loginAside(t.Context(), s, ordinary), loginAside(t.Context(), s, otherToken)}
+		synctest.Wait()
+		wantLogin(t, s, token, edge.ID)
+		minted, next := mint(edge.ID)
+		must(t, s.Update(t.Context(), func(tx *Tx) error {
+			_, err := tx.RotateServerKey(edge.ID, Rotation{}, minted)
+			return err
+		}))
+		wantRefused(t, s, token, ErrInvalidToken)
+		wantLogin(t, s, next, edge.ID)
+		for _, w := range waiting {
+			wantWaiting(t, w)
+		}
+		giveBack()
+		synctest.Wait()
+		for _, w := range waiting {
+			wantOutcome(t, w, nil)
+		}
+
+		s.background.Wait()
+		addUser(t, s, "ada") // a write takes hashes that were made anew along
+		wantCost(t, s, edge.ID, Cost(phc.Least))
+		wantCost(t, s, other.ID, LightCost)
 	})
 }

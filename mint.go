@@ -100,6 +100,7 @@ type drawnKey struct {
 	secret   [tokenform.SecretSize]byte
 	verifier record.VerifierID
 	replaces record.VerifierID // see mint.Key
+	cost     Cost
 }
 
 // draw makes n new keys, each with an ID and a secret.
@@ -108,6 +109,7 @@ func (s *Store) draw(n int) []drawnKey {
 	for i := range drawn {
 		s.random.Fill(drawn[i].secret[:])
 		drawn[i].id, drawn[i].created = s.newID()
+		drawn[i].cost = s.cost
 	}
 	for i := range drawn {
 		drawn[i].verifier = record.NewVerifierID(drawn[i].secret[:], s.random.Fill)
@@ -121,7 +123,7 @@ func (s *Store) mint(ctx context.Context, d drawnKey) (MintedKey, string, error)
 		return MintedKey{}, "", ErrClosed
 	}
 	defer s.background.Done()
-	v, err := s.hasher.hash(ctx, d.secret[:], s.cost)
+	v, err := s.hasher.hash(ctx, d.secret[:], d.cost)
 	if err != nil {
 		return MintedKey{}, "", err
 	}

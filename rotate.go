@@ -108,8 +108,21 @@ func (s *Store) MintToken(ctx context.Context, owner, id uuid.UUID) (MintedKey, 
 }
 
 func (s *Store) mintToken(ctx context.Context, owner, id uuid.UUID) (MintedKey, string, error) {
-	d := drawnKey{id: id}
-	err := s.View(ctx, func(tx *Tx) error {
+	d, err := s.drawToken(ctx, owner, id)
+	if err != nil {
+		return MintedKey{}, "", err
+	}
+	minted, tokens, err := s.mintKeys(ctx, []drawnKey{d}, nil)
+	if err != nil {
+		return MintedKey{}, "", err
+	}
+	return minted[0], tokens[0], nil
+}
+
+// drawToken makes the secret of a new token for a key.
+func (s *Store) drawToken(ctx context.Context, owner, id uuid.UUID) (d drawnKey, err error) {
+	d.id, d.cost = id, s.cost
+	err = s.View(ctx, func(tx *Tx) error {
 		k, err := tx.liveKey(owner, id)
 		if err != nil {
 			return err
@@ -118,16 +131,11 @@ func (s *Store) mintToken(ctx context.Context, owner, id uuid.UUID) (MintedKey, 
 		d.replaces = current.ID
 		return err
 	})
-	if err != nil {
-		return MintedKey{}, "", err
+	if err == nil {
+		s.random.Fill(d.secret[:])
+		d.verifier = record.NewVerifierID(d.secret[:], s.random.Fill)
 	}
-	s.random.Fill(d.secret[:])
-	d.verifier = record.NewVerifierID(d.secret[:], s.random.Fill)
-	minted, tokens, err := s.mintKeys(ctx, []drawnKey{d}, nil)
-	if err != nil {
-		return MintedKey{}, "", err
-	}
-	return minted[0], tokens[0], nil
+	return d, err
 }
 
 // currentVerifier returns the verifier that a rotation replaces: the newest one that is good.

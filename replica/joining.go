@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/access"
 	"github.com/latchkeydb/latchkey/internal/replication"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
@@ -327,11 +328,15 @@ func (h *Hub) used(edge uuid.UUID, token string) {
 // mintKey and mintToken make a key and a new token of a key. The secrets have 256 random bits, so
 // the keys of edges have a light verifier.
 func mintKey(ctx context.Context, s *latchkey.Store) (latchkey.MintedKey, string, error) {
-	return s.MintKey(ctx)
+	return mintToken(ctx, s, uuid.Nil)
 }
 
 func mintToken(ctx context.Context, s *latchkey.Store, edge uuid.UUID) (latchkey.MintedKey, string, error) {
-	return s.MintToken(ctx, latchkey.ServerOwner, edge)
+	minted, token, err := access.MintLight(ctx, s, edge)
+	if err != nil {
+		return latchkey.MintedKey{}, "", err
+	}
+	return minted.(latchkey.MintedKey), token, nil
 }
 
 // exchangeable returns the edge whose key has expired, if the key can still be exchanged. The

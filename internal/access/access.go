@@ -37,3 +37,8 @@ var Tables func(tx any) *merge.Tables
 // AddFinding makes a finding of a *latchkey.Store's Health out of what a function returns, unless
 // that is nil.
 var AddFinding func(store any, finding func(context.Context) error)
+
+// MintLight mints a server key, or a new token for the key with an ID unless that is Nil, whose
+// verifier has the least cost. It returns a latchkey.MintedKey. If the key has reserved scopes, a
+// login with the token does not wait for other logins, and is not hashed anew.
+var MintLight func(ctx context.Context, store any, key uuid.UUID) (minted any, token string, err error)

@@ -29,6 +29,9 @@ const (
 	hashSize  = 32
 )
 
+// Least is the least cost that there is. A hash takes some ten microseconds.
+var Least = Cost{Memory: 8, Passes: 1, Lanes: 1}
+
 // Valid reports whether a cost is within the bounds.
 func (c Cost) Valid() bool {
 	return c.Lanes >= 1 && c.Lanes <= maxLanes && c.Passes >= 1 && c.Passes <= maxPasses &&
