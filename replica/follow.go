@@ -291,7 +291,8 @@ func (s *session) pull(ctx context.Context, follow bool) error {
 	watchdog := time.AfterFunc(answerTimeout, func() { cancel(errSilent) })
 	defer watchdog.Stop()
 	hello := s.core.Hello()
-	hello.Build, hello.Follow, hello.Instance = build(), follow, s.e.cred().Instance
+	c := s.e.cred()
+	hello.Build, hello.Follow, hello.Instance, hello.Before = build(), follow, c.Instance, c.Before
 	answer, err := s.send(ctx, pathPull, hello.Encode(), false)
 	if err == nil {
 		r := receiver{session: s, follow: follow, watchdog: watchdog, cancel: cancel, body: bufio.NewReaderSize(answer.Body, readBuffer)}

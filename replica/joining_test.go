@@ -246,7 +246,7 @@ func TestARevokedEdgeIsCutOff(t *testing.T) {
 	e, id := h.join(everything()), h.join(everything()).Status().Edge
 	ended := make(chan error, 1)
 	go func() { ended <- e.Follow(context.Background()) }()
-	await(t, h.store, "the edge follows", func() bool { return true })
+	awaitConnected(t, h, e)
 	mine := e.Status().Edge
 	must(t, h.Revoke(t.Context(), mine))
 	wantErr(t, "Follow", <-ended, replica.ErrRevoked)

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
+
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -21,6 +23,9 @@ func (h Hello) Encode() []byte {
 	w.Number(6, h.Policy)
 	w.Bytes(7, h.Tags)
 	w.Bool(8, h.Follow)
+	if h.Before != uuid.Nil {
+		w.Bytes(9, h.Before[:])
+	}
 	return w
 }
 
@@ -52,6 +57,8 @@ func DecodeHello(b []byte) (h Hello, err error) {
 			h.Tags, err = bounded(f.Bytes, sizeTags)
 		case 8:
 			h.Follow = f.Number != 0
+		case 9:
+			h.Before, err = decodeID(f.Bytes)
 		}
 		if err != nil {
 			return h, err

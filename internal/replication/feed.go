@@ -94,7 +94,7 @@ func (h *Hub) Hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Tim
 	h.resets = resets
 	f := &Feed{hub: h, done: make(chan struct{}), edge: e, policy: e.policy.Version, tags: hello.Tags}
 	if old := e.feed; old != nil {
-		if e.instance != hello.Instance {
+		if e.instance != hello.Instance && e.instance != hello.Before {
 			f.Cloned, e.cloned = true, now
 		}
 		old.end()

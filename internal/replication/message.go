@@ -137,14 +137,17 @@ const (
 
 // A Hello is what an edge asks a stream with.
 type Hello struct {
-	Formats  []uint64 // of messages that the edge reads
-	Build    string   // the version of the program's library, for Status
-	Instance uuid.UUID
-	Replica  uuid.UUID // the edge's replica ID
-	Cursor   Cursor
-	Policy   uint64 // the version of the policy that the edge has
-	Tags     []byte // what [tagsOf] says of the edge's tag secrets
-	Follow   bool
+	Formats []uint64 // of messages that the edge reads
+	Build   string   // the version of the program's library, for Status
+	// Instance is drawn each time the edge is opened, and Before is the one of the last opening. So
+	// a device that has restarted is no clone of itself, although the hub may not have noticed yet
+	// that its old stream is over.
+	Instance, Before uuid.UUID
+	Replica          uuid.UUID // the edge's replica ID
+	Cursor           Cursor
+	Policy           uint64 // the version of the policy that the edge has
+	Tags             []byte // what [tagsOf] says of the edge's tag secrets
+	Follow           bool
 }
 
 // A Push request is what an edge gives to the hub, and how far it has come.

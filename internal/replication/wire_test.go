@@ -21,20 +21,20 @@ import (
 
 // vectorFields are the fields of all kinds of messages and bodies in a vector.
 type vectorFields struct {
-	Format, Time, Resets, How uint64
-	Policy                    json.RawMessage // a number or a policy
-	Edge, Instance, Replica   uuid.UUID
-	At, Cursor                *vectorCursor
-	Table                     string
-	Key, Value, MAC, Record   vector.Hex
-	Export, Build, Refused    string
-	Pin, Tags, Hash, Sum      vector.Hex
-	Formats                   []uint64
-	Groups                    []string
-	Push                      Push
-	Version, Count            uint64
-	Range                     byte
-	Follow, Own, Signed, More bool
+	Format, Time, Resets, How       uint64
+	Policy                          json.RawMessage // a number or a policy
+	Edge, Instance, Before, Replica uuid.UUID
+	At, Cursor                      *vectorCursor
+	Table                           string
+	Key, Value, MAC, Record         vector.Hex
+	Export, Build, Refused          string
+	Pin, Tags, Hash, Sum            vector.Hex
+	Formats                         []uint64
+	Groups                          []string
+	Push                            Push
+	Version, Count                  uint64
+	Range                           byte
+	Follow, Own, Signed, More       bool
 	vectorCursor
 }
 
@@ -189,7 +189,10 @@ func (v messageVectors) body(t testing.TB, kind string, raw json.RawMessage) bod
 	t.Helper()
 	if kind == "hello" {
 		f := parsed[vectorFields](t, raw)
-		return Hello{f.Formats, f.Build, f.Instance, f.Replica, f.Cursor.cursor(), parsed[uint64](t, f.Policy), orNil(f.Tags), f.Follow}
+		return Hello{
+			Formats: f.Formats, Build: f.Build, Instance: f.Instance, Before: f.Before, Replica: f.Replica, Cursor: f.Cursor.cursor(),
+			Policy: parsed[uint64](t, f.Policy), Tags: orNil(f.Tags), Follow: f.Follow,
+		}
 	}
 	l := parsed[vectorLists](t, raw)
 	head := parsed[struct {

@@ -90,7 +90,8 @@ def item(i):
 
 def hello(h):
     return (b"".join(field(1, n) for n in h["formats"]) + field(2, h["build"]) + field(3, uid(h["instance"])) + field(4, uid(h["replica"]))
-            + field(5, cursor(h["cursor"])) + field(6, h["policy"]) + field(7, bytes.fromhex(h["tags"])) + field(8, h["follow"]))
+            + field(5, cursor(h["cursor"])) + field(6, h["policy"]) + field(7, bytes.fromhex(h["tags"])) + field(8, h["follow"])
+            + field(9, uid(h["before"]) if "before" in h else b""))
 
 
 def all_of(number, f, elements):
@@ -188,7 +189,7 @@ def vectors():
           "policy": 0, "tags": "", "follow": False})
     tell("an edge asks for a stream", "hello",
          {"formats": [1, 2], "build": "v1.0.0", "instance": some_id("instance", 4), "replica": some_id("replica", 4), "cursor": place,
-          "policy": 7, "tags": some("tags", 16).hex(), "follow": True})
+          "policy": 7, "tags": some("tags", 16).hex(), "follow": True, "before": some_id("before", 4)})
     tell("an edge says how far it has come", "push", {"cursor": start, "policy": 7})
     tell("an edge pushes", "push", {"cursor": start, "policy": 7, "records": [laptop, ada], "claims": [north], "signed": [bearing(dead)], "uses": [used]})
     tell("a push was taken", "push_reply", {})
