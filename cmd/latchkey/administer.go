@@ -133,7 +133,7 @@ func (c *cli) openHere(ctx context.Context, path string, readOnly bool, wait tim
 	c.openedHere = true
 	c.explain("opened %s", path)
 	served := s.served()
-	if s.edge == nil {
+	if !isEdge(path) {
 		served.Hub = replica.NewHub(s.Store, &replica.HubOptions{Certificate: c.hubCert})
 	}
 	return admin.Local(s.Store, &served), s.close, nil

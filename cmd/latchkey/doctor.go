@@ -16,6 +16,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/internal/durable"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 // This file looks at a store, sound or sick, and says what to do. doctor_file.go looks at the file
@@ -245,6 +246,7 @@ func lookInside(ctx context.Context, path string) (findings []finding, behind er
 	defer s.Close()
 	findings = append(findings, good("format", "this latchkey can read and write it"))
 	findings = append(findings, countContents(ctx, s)...)
+	findings = append(findings, lookAtReplication(ctx, path, s)...)
 	sound := true
 	for err := range s.Check(ctx) {
 		switch {
@@ -344,6 +346,9 @@ var healthAdvice = []struct {
 	{latchkey.ErrLastUseFailed, "make room on the disk, and see that it works; the program tries again by itself"},
 	{latchkey.ErrRotationNotDurable, "see that the disk works; until something is written, a restart of the program lets the old token in again"},
 	{latchkey.ErrReaderHoldsUp, "have the program end its long View; changes wait for it"},
+	{replica.ErrSilent, "see that the hub runs and can be reached from here; latchkey replica show says what failed"},
+	{replica.ErrCloned, "revoke the edge at the hub with latchkey replica revoke, and let each of the devices join with an invitation of its own"},
+	{replica.ErrClaims, "look at them with latchkey replica claims, and confirm or refuse each"},
 	{latchkey.ErrRecovered, "disable and delete again what was revoked after the safety copy was made; the finding goes with a restart of the program"},
 }
 

@@ -76,6 +76,7 @@ func testScripts(t *testing.T, socket bool) {
 			}
 			env.Values[holder{}] = &holder{}
 			env.Values[serving{}] = &serving{}
+			env.Values[programsKey{}] = programs{}
 			env.Defer(func() { checkStore(t, filepath.Join(env.WorkDir, "keys.db")) })
 			return nil
 		},
@@ -111,6 +112,12 @@ func testScripts(t *testing.T, socket bool) {
 			"glob":       glob,
 			"shutdown":   shutdown,
 			"metrics":    metricsURL,
+
+			"hub":        hub,
+			"follow":     follow,
+			"stop":       stop,
+			"ended":      ended,
+			"eventually": eventually,
 
 			"administer":  administer,
 			"stalesocket": staleSocket,

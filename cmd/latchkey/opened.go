@@ -50,9 +50,12 @@ func (s *openedStore) watch(ctx context.Context, log *slog.Logger) (end func()) 
 // isEdge reports whether the store at path is one of an edge, which has its credential in a file
 // beside the store.
 func isEdge(path string) bool {
-	_, err := os.Lstat(durable.Beside(durable.Resolve(path), ".edge"))
+	_, err := os.Lstat(edgeFile(path))
 	return err == nil
 }
+
+// edgeFile returns the file with the credential of the edge whose store is at path.
+func edgeFile(path string) string { return durable.Beside(durable.Resolve(path), ".edge") }
 
 // openTrailed opens the store at path, and keeps its audit trail. A store of an edge that is opened
 // only for reading is opened as any other store, because nothing in it changes.

@@ -398,7 +398,9 @@ func (c *cli) changeEdge(ctx context.Context, arg, verb, past string, change fun
 	if err != nil {
 		return err
 	}
-	return c.print(e, func(w io.Writer) { fmt.Fprintf(w, "%s edge %s (%s)\n", c.did(verb, past), plain(shown(e.Name)), e.ID) })
+	return c.print(e, func(w io.Writer) {
+		fmt.Fprintf(w, "%s edge %s (%s); groups: %s; pushes: %s\n", c.did(verb, past), plain(shown(e.Name)), e.ID, plain(shownGroups(e.Policy)), e.Policy.Push)
+	})
 }
 
 func replicaRevokeCommand(c *cli) *cobra.Command {
@@ -418,7 +420,11 @@ new invitation.
 				if c.dryRun {
 					return e, nil
 				}
-				return client.RevokeReplica(ctx, e.ID)
+				revoked, err := client.RevokeReplica(ctx, e.ID)
+				if len(revoked.Policy.Groups) == 0 { // the policy of before tells what the edge has
+					revoked.Policy = e.Policy
+				}
+				return revoked, err
 			})
 		},
 	}
@@ -506,6 +512,7 @@ With --json, each line is a JSON document.`,
 
 // whatOf says what a claim is about.
 func whatOf(ctx context.Context, client *admin.Client, claim replica.Claim) string {
+	claim.What = claim.What[strings.LastIndexByte(claim.What, '.')+1:] // of user.disabled
 	switch claim.Table {
 	case "users", "deadusers":
 		if u, err := client.User(ctx, claim.ID); err == nil {

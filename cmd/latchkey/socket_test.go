@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"os"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/replica"
 )
 
 // socketEnv makes the commands of a script meet a store that a server has open. Its value is the
@@ -22,6 +24,10 @@ var direct = map[string]string{
 	"salvage":      "it reads a file that no program could open",
 	"doctor":       "it looks at the file, and its output depends on who has the file open",
 	"serve":        "it is a server itself",
+	"hub":          "it is a server itself",
+	"join":         "it makes the file",
+	"--follow":     "it is a server itself",
+	"--hub-cert":   "it is refused, as --cost is",
 	"watch":        "it opens the file again and again",
 	"--cost":       "it is refused: see TestOptionsOfTheStoreAreRefusedOnTheSocket",
 	"--max-keys":   "it is refused, as --cost is",
@@ -63,17 +69,20 @@ func serveFirst(args []string) (end func()) {
 	if err != nil || s.Close() != nil {
 		return end
 	}
-	opts := latchkey.Options{}
-	trail := keepTrail(&opts)
-	if s, err = openStore(path, opts, 0); err != nil {
+	opened, err := openTrailed(context.Background(), path, replica.Options{}, 0)
+	if err != nil {
 		return end
 	}
-	socket, err := admin.Listen(s, path, &admin.Options{Trail: trail})
+	served := opened.served()
+	if opened.edge == nil {
+		served.Hub = replica.NewHub(opened.Store, nil)
+	}
+	socket, err := admin.Listen(opened.Store, path, &served)
 	if err != nil {
 		panic(err)
 	}
 	return func() {
-		if err := errors.Join(socket.Close(), s.Close()); err != nil {
+		if err := errors.Join(socket.Close(), opened.close()); err != nil {
 			panic(err)
 		}
 	}
