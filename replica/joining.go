@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -259,10 +260,16 @@ func (h *Hub) joinAgain(ctx context.Context, core *replication.Hub, r joinReques
 	return h.admit(ctx, core, r, kept, answer)
 }
 
-// admit makes the edge known to the core.
+// admit makes the edge known to the core. An edge that joins again keeps the policy that an
+// administrator has given it meanwhile.
 func (h *Hub) admit(ctx context.Context, core *replication.Hub, r joinRequest, kept keptInvitation, answer joinAnswer) (joinAnswer, error) {
 	policy, err := Policy{Groups: kept.Groups, Push: kept.Push}.core()
+	var known []replication.EdgeStatus
 	if err == nil {
+		known, err = core.Edges(ctx)
+	}
+	isKnown := slices.ContainsFunc(known, func(e replication.EdgeStatus) bool { return e.ID == answer.Edge })
+	if err == nil && !isKnown {
 		err = core.AddEdge(ctx, answer.Edge, r.Name, policy, h.store.Now())
 	}
 	if err != nil {

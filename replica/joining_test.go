@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -93,6 +94,34 @@ func TestAnEdgeWhoseAnswerWasLostJoinsAgain(t *testing.T) {
 	wantLogin(t, "after joining again", e.Store(), token, nil)
 	if edges := get[[]replica.EdgeInfo](t)(h.Edges(t.Context())); len(edges) != 1 || edges[0].Name != "till" {
 		t.Errorf("the hub has the edges %+v", edges)
+	}
+}
+
+func TestAnEdgeThatJoinsAgainKeepsThePolicyThatItGotMeanwhile(t *testing.T) {
+	h := newHub(t, nil)
+	invitation, e := h.invite(everything()), newEdge(t)
+	h.stop()
+	lose := true
+	h.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !lose {
+			h.ServeHTTP(w, r)
+			return
+		}
+		h.ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	}))
+	if _, err := replica.Join(t.Context(), h.url, invitation, e.path, &e.options); err == nil {
+		t.Fatal("joined without an answer")
+	}
+	narrow := replica.Policy{Groups: []string{"north"}}
+	for _, edge := range get[[]replica.EdgeInfo](t)(h.Edges(t.Context())) {
+		must(t, h.SetPolicy(t.Context(), edge.ID, narrow))
+	}
+	lose = false
+	e.join(h.url, invitation)
+	edges := get[[]replica.EdgeInfo](t)(h.Edges(t.Context()))
+	if len(edges) != 1 || !reflect.DeepEqual(edges[0].Policy, narrow) {
+		t.Errorf("the hub has the edges %+v, want the policy %+v", edges, narrow)
 	}
 }
 
