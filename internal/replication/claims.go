@@ -217,8 +217,8 @@ func (h *Hub) RefuseClaim(ctx context.Context, n uint64) error {
 			return err
 		}
 		replaced = nil
-		if h.edges[c.Edge] != nil {
-			if replaced, err = noteReplaced(t, c.Edge, c.Copy); err != nil {
+		if e := h.edges[c.Edge]; e != nil {
+			if replaced, err = noteReplaced(newFilter(t, e.policy), c.Edge, c.Copy); err != nil {
 				return err
 			}
 		}
@@ -232,10 +232,20 @@ func (h *Hub) RefuseClaim(ctx context.Context, n uint64) error {
 
 // noteReplaced notes in the store that an edge has to take the hub's version of a record. It
 // returns the places of the record and, for a user, of the user's keys: a deletion of the user at
-// the edge has taken them along, also the ones that came later.
-func noteReplaced(t *merge.Tables, edge uuid.UUID, c record.Copy) (replaced [][]byte, err error) {
+// the edge has taken them along, also the ones that came later. An edge that does not get the user
+// hears nothing of the keys.
+func noteReplaced(f *filter, edge uuid.UUID, c record.Copy) (replaced [][]byte, err error) {
+	t := f.t
 	replaced = append(replaced, locate(liveTable(c.Table), c.Key))
+	gets := false
 	if liveTable(c.Table) == record.TableUsers {
+		o, err := f.owner(uuid.UUID(c.Key))
+		if err != nil {
+			return nil, err
+		}
+		gets = o.alive && f.policy.Has(o.groups.Now())
+	}
+	if gets {
 		for e, err := range t.Scan(record.TableNames, c.Key, append(bytes.Clone(c.Key), 0xff)) {
 			if err != nil {
 				return nil, err

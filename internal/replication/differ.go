@@ -217,12 +217,15 @@ func (d *differences) isClaimed(i Item) bool {
 
 // differs is for a live record of which edge and hub have different versions.
 func (d *differences) differs(i Item) error {
-	wants := i.Own || i.Signed && d.restored || d.restored && d.policy.Push == PushAll
+	// A hub that was restored cannot tell whether the edge knows of a revocation. If the edge may
+	// not push what it has, it brings it as a claim, see takeClaims.
+	claimed := d.isClaimed(i)
+	wants := !claimed && (i.Own || d.restored)
 	if wants {
 		d.want(i)
 	}
 	// Nobody may know of what the edge has beyond that, for example of a claim that was refused.
-	return d.send(i.Table, i.Key, !wants && !d.isClaimed(i))
+	return d.send(i.Table, i.Key, !wants && !claimed)
 }
 
 // missing is for a live record of the edge that the hub does not have in the groups of the edge.

@@ -113,7 +113,7 @@ func (h *Hub) Hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Tim
 		c = h.cursor(f.at, e.groupsAt)
 		c.Copying = f.copying
 	case !h.fits(c, e, head):
-		f.how = CompareFirst
+		f.how, c = CompareFirst, h.cursor(merge.Position{Sequence: head}, e.groupsAt)
 	case c.Copying != "":
 		f.how, f.at, f.copying, f.copyKey = FirstCopy, c.At, c.Copying, c.CopyKey
 		if !slices.Contains(merge.CopiedTables(), c.Copying) {

@@ -170,9 +170,9 @@ func travels(t *merge.Tables, table string, key, sealed []byte) (bool, error) {
 	return goes, err
 }
 
-// needsMAC reports whether a hub signs a record: a tombstone, a record that was ever disabled, and
-// one that has moved to another group. A hub that was restored from a backup takes these back from
-// any edge.
+// needsMAC reports whether a hub signs a record: a tombstone, a record that was ever disabled, one
+// that has moved to another group, and a key with tokens that were ended. A hub that was restored
+// from a backup takes these back from any edge.
 func needsMAC(table string, key, sealed []byte) (bool, error) {
 	switch table {
 	case record.TableDeadUsers, record.TableDeadKeys:
@@ -182,7 +182,7 @@ func needsMAC(table string, key, sealed []byte) (bool, error) {
 		return err == nil && (wasDisabled(u.Flag) || len(u.Groups) > 1), err
 	case record.TableKeys:
 		k, err := record.Unseal(table, key, sealed, record.DecodeKey)
-		return err == nil && (wasDisabled(k.Flag) || len(k.Groups) > 1), err
+		return err == nil && (wasDisabled(k.Flag) || len(k.Groups) > 1 || hasEnded(k.Verifiers)), err
 	case record.TableGroups:
 		g, err := record.UnsealGroup(string(key), sealed)
 		return err == nil && wasDisabled(g.Flag), err
@@ -191,3 +191,9 @@ func needsMAC(table string, key, sealed []byte) (bool, error) {
 }
 
 func wasDisabled(f record.Flag) bool { return f.Disablings() > 0 }
+
+// hasEnded reports whether a token of a key was ended.
+func hasEnded(vs record.Verifiers) bool {
+	return vs.Sealed || vs.Floor > 0 || vs.BaseFloor > 0 || len(vs.Superseded) > 0 ||
+		slices.ContainsFunc(vs.All, func(v record.Verifier) bool { return v.Retired })
+}

@@ -2,9 +2,7 @@ package replication_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -150,14 +148,18 @@ type till struct {
 	how    replication.How
 	feed   *replication.Feed
 	me     uuid.UUID
+	last   uuid.UUID    // what was made here last
+	made   *record.Copy // what no call would make
 }
 
 func (w *world) join(push replication.Push, groups ...string) *till {
 	w.t.Helper()
 	k := w.serverKey("edge "+uuid.NewString(), "", "latchkey:replica")
 	must(w.t, w.hub.AddEdge(w.t.Context(), k.ID, "till", replication.Policy{Groups: groups, Push: push}, w.now))
+	s := openSite(w.t, memory.NewEngine(), w.DomainSecrets())
+	must(w.t, s.below().Share(w.t.Context()))
 	return &till{
-		site: openSite(w.t, memory.NewEngine(), w.DomainSecrets()), w: w, id: k.ID, me: uuid.New(),
+		site: s, w: w, id: k.ID, me: uuid.New(),
 		signed: map[string]replication.Record{},
 	}
 }
@@ -369,6 +371,3 @@ func at(table string, id uuid.UUID) string { return table + "/" + string(id[:]) 
 
 func usersAt(u latchkey.User) string { return at(record.TableUsers, u.ID) }
 func keysAt(k latchkey.Key) string   { return at(record.TableKeys, k.ID) }
-
-var _ = errors.Is
-var _ = context.Background

@@ -80,7 +80,7 @@ type (
 		// How says what follows: the changes after the edge's cursor, a first copy, or nothing,
 		// because the edge has to compare first.
 		How How
-		At  Cursor // where the stream begins
+		At  Cursor // where the stream begins, or where the hub stands if the edge has to compare
 	}
 	// Entry is an entry of a table of the edge, in a first copy. Entries of one table come in the
 	// order of their keys. MAC is as in a Record.

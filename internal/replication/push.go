@@ -1,11 +1,13 @@
 package replication
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,10 +32,10 @@ func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Ti
 	sort(r.Records)
 	sort(r.Claims)
 	slices.SortStableFunc(r.Signed, func(a, b Record) int { return place(a.Copy) - place(b.Copy) })
-	room := h.roomToReplace(id)
+	replica, room := h.toReplace(id)
 	var replaced [][]byte
 	err = h.store.Update(ctx, func(t *merge.Tables) (err error) {
-		replaced, err = h.take(t, id, p, r, room, now)
+		replaced, err = h.take(t, id, replica, p, r, room, now)
 		return err
 	})
 	if err == nil && len(replaced) > 0 {
@@ -122,7 +124,7 @@ func sort(copies []record.Copy) {
 
 // take takes all of a push, or returns a [refusal]. It returns the records of which the edge has to
 // take the hub's version.
-func (h *Hub) take(t *merge.Tables, id uuid.UUID, p Policy, r PushRequest, room int, now time.Time) (replaced [][]byte, err error) {
+func (h *Hub) take(t *merge.Tables, id, replica uuid.UUID, p Policy, r PushRequest, room int, now time.Time) (replaced [][]byte, err error) {
 	j, err := h.newJudge(t, p)
 	if err != nil {
 		return nil, err
@@ -148,7 +150,7 @@ func (h *Hub) take(t *merge.Tables, id uuid.UUID, p Policy, r PushRequest, room 
 			return nil, err
 		}
 	}
-	return h.takeClaims(j, id, r.Claims, room, now)
+	return h.takeClaims(j, id, replica, r.Claims, room, now)
 }
 
 // mergeWhole merges a copy that the hub has judged.
@@ -234,7 +236,10 @@ const maxClaims = 1000
 
 // takeClaims notes what an edge claims. A claim that nobody could confirm is refused at once: the
 // edge has to take the hub's version of the record.
-func (h *Hub) takeClaims(j *judge, id uuid.UUID, copies []record.Copy, room int, now time.Time) (replaced [][]byte, err error) {
+//
+// After a comparison with a hub that was restored from a backup, an edge also brings what the hub
+// itself had changed and has lost. If that revokes nothing, it is replaced at the edge, too.
+func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, room int, now time.Time) (replaced [][]byte, err error) {
 	if len(copies) == 0 {
 		return nil, nil
 	}
@@ -254,7 +259,7 @@ func (h *Hub) takeClaims(j *judge, id uuid.UUID, copies []record.Copy, room int,
 			if len(replaced) >= room {
 				return nil, refuse("%d records of the edge wait to be replaced already", maxClaims)
 			}
-			these, err := noteReplaced(j.t, id, c)
+			these, err := noteReplaced(j.filter, id, c)
 			if err != nil {
 				return nil, err
 			}
@@ -278,6 +283,18 @@ func (h *Hub) takeClaims(j *judge, id uuid.UUID, copies []record.Copy, room int,
 			if !errors.As(err, &no) {
 				return nil, err
 			}
+		}
+		claims, err := isClaimable(j.t, c, replica)
+		if err != nil {
+			return nil, err
+		}
+		if !claims && len(replaced) < room {
+			these, err := noteReplaced(j.filter, id, c)
+			if err != nil {
+				return nil, err
+			}
+			replaced = append(replaced, these...)
+			continue
 		}
 		n := uint64(0)
 		for _, w := range waiting {
@@ -303,12 +320,28 @@ func (h *Hub) takeClaims(j *judge, id uuid.UUID, copies []record.Copy, room int,
 	return replaced, nil
 }
 
-// roomToReplace returns how many records more of an edge can wait to be replaced.
-func (h *Hub) roomToReplace(id uuid.UUID) int {
+// isClaimable reports whether a copy revokes something, or has a change that an edge has made.
+func isClaimable(t *merge.Tables, c record.Copy, replica uuid.UUID) (bool, error) {
+	actions, err := actionsOf(t, c)
+	if err != nil {
+		return false, err
+	}
+	for _, a := range actions {
+		switch _, did, _ := strings.Cut(a, "."); did {
+		case "disabled", "deleted", "token-ended", "rotated":
+			return true, nil
+		}
+	}
+	return bytes.Contains(c.Sealed, replica[:]), nil
+}
+
+// toReplace returns the replica ID of an edge, and how many records more of the edge can wait to be
+// replaced.
+func (h *Hub) toReplace(id uuid.UUID) (replica uuid.UUID, room int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if e := h.edges[id]; e != nil {
-		return maxClaims - len(e.replaces)
+		return e.replica, maxClaims - len(e.replaces)
 	}
-	return 0
+	return replica, 0
 }
