@@ -401,7 +401,7 @@ func TestAnOutdatedPolicyComesFirst(t *testing.T) {
 
 func TestAValueThatTheEdgeDidNotKnowIsWrittenAgain(t *testing.T) {
 	s := newScene(t, replication.PushAll, replication.HubOptions{})
-	// The edge writes twice, so that its stamp is the higher one. It has not heard of the hub's value.
+	// The edge writes often, so that its stamps are higher. It has not heard of the hub's value.
 	for i := range 3 {
 		must(t, s.e.SetExpiry(t.Context(), s.ada.ID, s.key.ID, day0.Add(time.Duration(100+i)*time.Hour)))
 		must(t, s.e.SetScopes(t.Context(), s.ada.ID, s.key.ID, latchkey.NewScopes("edge", string(rune('a'+i)))))
