@@ -61,7 +61,8 @@ func (tx *Tx) ExportKey(id uuid.UUID) (MintedKey, error) {
 //
 // It returns [ErrKeyDeleted] if the key was deleted; [ErrInvalidMintedKey] if minted is empty or of
 // another domain, if the store does not accept its tag secret, or if the key has another owner or
-// was made with another secret; or the errors of [Store.CreateKey] except [ErrBusy].
+// was made with another secret; [ErrNotPermitted] as [Store.SetScopes] does; or the errors of
+// [Store.CreateKey] except [ErrBusy].
 func (s *Store) EnsureKey(ctx context.Context, user uuid.UUID, n KeySpec, minted MintedKey) (key Key, changed bool, err error) {
 	err = s.Update(ctx, func(tx *Tx) (err error) {
 		key, changed, err = tx.EnsureKey(user, n, minted)

@@ -118,6 +118,9 @@ var (
 	// ErrStale means that a store that follows another one has not heard of it for longer than it
 	// may go on alone, so it refuses all logins. See that it can reach the other store.
 	ErrStale = errors.New("nothing was heard of the hub for too long")
+	// ErrNoIdentity means that a user has no identity, because stores that were apart have unlinked
+	// one each. [Store.Health] names the user. Link an identity, or delete the user.
+	ErrNoIdentity = errors.New("user without an identity")
 	// ErrInvalidData means that a name, key or value is outside the limits of [AppTable].
 	ErrInvalidData = errors.New("invalid application data")
 	// ErrInvalidOptions means that a field of [Options] is out of range, or contradicts the options

@@ -3,6 +3,11 @@ package latchkey
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
 )
 
 // Health tells whether the store can do its work: whether its file and its disk are in order, and
@@ -18,6 +23,7 @@ import (
 //   - [ErrRecovered] means that this opening recovered the store from its safety copy.
 //   - [ErrReaderHoldsUp] means that a writer waits for a [Store.View] that does not end.
 //   - [ErrClockBehind] means that the clock is more than ten minutes behind the store's time.
+//   - [ErrNoIdentity] means that merging has left users without an identity. At most ten are named.
 //   - [ErrFileChanged] means that the file is no longer as this store left it. [ErrFileGone] comes
 //     with it if there is no file.
 //   - [ErrSyncFailed] means that the store accepts no more changes.
@@ -27,8 +33,8 @@ import (
 //     has heard of its hub.
 //   - Other engines than the one of [Open] have findings of their own; see [EngineHealther].
 //
-// Health reads no keys and waits for no other call. It returns [ErrClosed] alone after Close, and
-// ctx's error alone if ctx has ended.
+// Health reads no keys. If another call holds up readers, Health waits at most a second. It returns
+// [ErrClosed] alone after Close, and ctx's error alone if ctx has ended.
 func (s *Store) Health(ctx context.Context) error {
 	if s.closed.Load() {
 		return ErrClosed
@@ -50,5 +56,26 @@ func (s *Store) Health(ctx context.Context) error {
 	for _, finding := range others {
 		findings = append(findings, finding(ctx))
 	}
-	return errors.Join(append(findings, s.clockFinding())...)
+	findings = append(findings, s.clockFinding())
+	if errors.Join(findings...) == nil {
+		findings = append(findings, s.identityFinding(ctx))
+	}
+	return errors.Join(findings...)
+}
+
+// identityFinding returns a finding if there are users without an identity.
+func (s *Store) identityFinding(ctx context.Context) error {
+	if !s.shared.Load() {
+		return nil
+	}
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	users, err := read(short, s, func(tx *Tx) ([]uuid.UUID, error) { return tx.tables().WithoutIdentity(10) })
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrInTransaction):
+		return nil
+	case err == nil && len(users) > 0:
+		err = fmt.Errorf("%w: %s", ErrNoIdentity, strings.Trim(fmt.Sprint(users), "[]"))
+	}
+	return err
 }

@@ -392,6 +392,38 @@ func TestAnIdentityThatTwoUsersHaveBelongsToNeither(t *testing.T) {
 	}
 }
 
+func TestHealthNamesUsersWhomMergingHasLeftWithoutAnIdentity(t *testing.T) {
+	hub := open(t)
+	ada := addUser(t, hub, "ada")
+	key, token := addKey(t, hub, ada, "laptop")
+	_, err := hub.LinkIdentity(t.Context(), ada, email("lovelace"))
+	must(t, err)
+	edge := replicaOf(t, hub, nil)
+	send(t, hub, edge)
+	_, err = hub.UnlinkIdentity(t.Context(), ada, email("ada"))
+	must(t, err)
+	_, err = edge.UnlinkIdentity(t.Context(), ada, email("lovelace"))
+	must(t, err)
+	must(t, hub.Health(t.Context()))
+
+	wantAgree(t, hub, edge)
+	for _, s := range []*latchkey.Store{hub, edge} {
+		err := s.Health(t.Context())
+		wantError(t, err, latchkey.ErrNoIdentity)
+		if !strings.Contains(err.Error(), ada.String()) {
+			t.Errorf("Health says %q, and does not name user %s", err, ada)
+		}
+		wantLogin(t, s, token, key.ID)
+	}
+	_, err = edge.LinkIdentity(t.Context(), ada, email("ada"))
+	must(t, err)
+	must(t, edge.Health(t.Context()))
+	must(t, hub.DeleteUser(t.Context(), ada))
+	must(t, hub.Health(t.Context()))
+	wantAgree(t, hub, edge)
+	must(t, edge.Health(t.Context()))
+}
+
 func TestAPrincipalNeverHasAnIdentityThatAnotherUserHas(t *testing.T) {
 	hub := open(t)
 	ada := addUser(t, hub, "ada")
@@ -519,7 +551,15 @@ func TestKeysWithReservedScopesStayInTheirStore(t *testing.T) {
 	// end.
 	must(t, hub.SetScopes(t.Context(), latchkey.ServerOwner, plain.ID, latchkey.NewScopes("files")))
 	err = hub.SetScopes(t.Context(), latchkey.ServerOwner, plain.ID, latchkey.NewScopes("files", "latchkey:admin"))
-	wantError(t, err, latchkey.ErrInvalidScope)
+	wantError(t, err, latchkey.ErrNotPermitted)
+	minted, _, err := hub.MintKey(t.Context())
+	must(t, err)
+	spec := latchkey.KeySpec{Name: "configured"}
+	_, _, err = hub.EnsureServerKey(t.Context(), spec, minted)
+	must(t, err)
+	spec.Scopes = latchkey.NewScopes("latchkey:admin")
+	_, _, err = hub.EnsureServerKey(t.Context(), spec, minted)
+	wantError(t, err, latchkey.ErrNotPermitted)
 	// The key of one store alone can still get it.
 	alone := open(t)
 	key, _ := addKey(t, alone, latchkey.ServerOwner, "plain")

@@ -126,7 +126,9 @@ func (s Scopes) validate() error {
 // restriction must hold, disable the key: see [Store.DisableKey].
 //
 // It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it;
-// [ErrInvalidScope]; or an error of [Store.Update].
+// [ErrInvalidScope]; [ErrNotPermitted] for the first reserved scope of a key in a domain with
+// several stores, because the others would not hear of later changes of the key; or an error of
+// [Store.Update].
 func (s *Store) SetScopes(ctx context.Context, owner, id uuid.UUID, scopes Scopes) error {
 	err := s.Update(ctx, func(tx *Tx) error { return tx.SetScopes(owner, id, scopes) })
 	return wrapf(err, "set the scopes of key %s", id)
@@ -143,12 +145,12 @@ func (tx *Tx) SetScopes(owner, id uuid.UUID, scopes Scopes) error {
 	})
 }
 
-// checkReserved returns ErrInvalidScope if a key would get its first reserved scope in a store that
+// checkReserved returns ErrNotPermitted if a key would get its first reserved scope in a store that
 // has or had replicas. The key may be in other stores already, and later changes of a key with
 // reserved scopes do not travel.
 func (tx *Tx) checkReserved(was, is []string) error {
 	if merge.IsReserved(was) || !merge.IsReserved(is) || !tx.isShared() {
 		return nil
 	}
-	return fmt.Errorf("%w: an existing key can get no reserved scope, because the domain has several stores; make another key", ErrInvalidScope)
+	return fmt.Errorf("%w: an existing key can get no reserved scope, because the domain has several stores; make another key", ErrNotPermitted)
 }

@@ -325,6 +325,11 @@ func (tx *Tx) LinkIdentity(userID uuid.UUID, i Identity) (User, error) {
 		if len(u.Linked()) >= maxIdentities || len(u.Identities) >= record.MaxIdentities {
 			return false, ErrTooManyIdentities
 		}
+		if len(u.Linked()) == 0 { // which merging can leave
+			if err := tx.tables().Release(record.NoIdentityKey(userID), userID); err != nil {
+				return false, err
+			}
+		}
 		*u = u.SetIdentity(record.Identity{Provider: string(i.Provider), Subject: i.Subject, Stamp: at})
 		return true, tx.claim(i, userID)
 	})

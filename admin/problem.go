@@ -174,6 +174,7 @@ var kinds = []kind{
 	{err: latchkey.ErrLastUseFailed, status: http.StatusServiceUnavailable, name: "last-use-failed"},
 	{err: latchkey.ErrRotationNotDurable, status: http.StatusServiceUnavailable, name: "rotation-not-durable"},
 	{err: latchkey.ErrClockBehind, status: http.StatusServiceUnavailable, name: "clock-behind"},
+	{err: latchkey.ErrNoIdentity, status: http.StatusServiceUnavailable, name: "no-identity"},
 	{err: latchkey.ErrRecovered, status: http.StatusServiceUnavailable, name: "recovered"},
 	{err: replica.ErrSilent, status: http.StatusServiceUnavailable, name: "hub-silent"},
 	{err: replica.ErrCloned, status: http.StatusServiceUnavailable, name: "edge-cloned"},

@@ -22,6 +22,7 @@ var findings = []struct {
 	{"file_changed", latchkey.ErrFileChanged},
 	{"file_gone", latchkey.ErrFileGone},
 	{"last_use_failed", latchkey.ErrLastUseFailed},
+	{"no_identity", latchkey.ErrNoIdentity},
 	{"reader_holds_up", latchkey.ErrReaderHoldsUp},
 	{"recovered", latchkey.ErrRecovered},
 	{"rotation_not_durable", latchkey.ErrRotationNotDurable},

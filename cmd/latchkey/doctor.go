@@ -343,6 +343,7 @@ var healthAdvice = []struct {
 	advice string
 }{
 	{latchkey.ErrSafetyCopyFailed, "make room where the copy is to be, and see that the program can write there; it tries again by itself"},
+	{latchkey.ErrNoIdentity, "give the user an identity with latchkey user link, or delete the user"},
 	{latchkey.ErrLastUseFailed, "make room on the disk, and see that it works; the program tries again by itself"},
 	{latchkey.ErrRotationNotDurable, "see that the disk works; until something is written, a restart of the program lets the old token in again"},
 	{latchkey.ErrReaderHoldsUp, "have the program end its long View; changes wait for it"},

@@ -98,6 +98,17 @@ func (t *Tables) changeName(entry []byte, change func() error) error {
 	return err
 }
 
+// WithoutIdentity returns the first users who have no identity, at most some number.
+func (t *Tables) WithoutIdentity(most int) (users []uuid.UUID, err error) {
+	for e, err := range t.Scan(record.TableIdentities, record.NoIdentityKey(uuid.Nil), append(record.NoIdentityKey(uuid.Max), 0)) {
+		if err != nil || len(users) == most {
+			return users, err
+		}
+		users = append(users, record.Holders(e.Value)...)
+	}
+	return users, nil
+}
+
 // Named returns the first keys of an owner that have a name, at most two, without the one with the
 // ID except.
 func (t *Tables) Named(owner uuid.UUID, name string, except uuid.UUID) (ids []uuid.UUID, err error) {

@@ -19,6 +19,9 @@ func (u User) Index() (entries []IndexEntry) {
 	for _, i := range u.Linked() {
 		entries = append(entries, IndexEntry{TableIdentities, IdentityKey(i.Provider, i.Subject), u.ID[:]})
 	}
+	if len(entries) == 0 {
+		entries = append(entries, IndexEntry{TableIdentities, NoIdentityKey(u.ID), u.ID[:]})
+	}
 	return append(entries, memberEntries(u.Groups.Now(), u.ID)...)
 }
 
@@ -48,6 +51,10 @@ func memberEntries(group string, id uuid.UUID) []IndexEntry {
 func IdentityKey(provider, subject string) []byte {
 	return slices.Concat([]byte(provider), []byte{0}, []byte(subject))
 }
+
+// NoIdentityKey returns the key in the index of identities of a user who has none. Replicas that
+// were apart can each have unlinked one of two. No provider has an empty name.
+func NoIdentityKey(user uuid.UUID) []byte { return IdentityKey("", string(user[:])) }
 
 // SplitIdentityKey returns what [IdentityKey] was called with, and reports whether key is such a
 // key.
