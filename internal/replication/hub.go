@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -286,13 +287,11 @@ func (h *Hub) AddEdge(ctx context.Context, id uuid.UUID, name string, p Policy, 
 	if err != nil {
 		return err
 	}
-	// The first version is drawn, because a device that joins again still has the cursor that it
-	// had under another policy.
-	var drawn [4]byte
-	if _, err := io.ReadFull(h.o.Random, drawn[:]); err != nil {
-		return err
-	}
-	version := 1 + uint64(binary.BigEndian.Uint32(drawn[:]))
+	// A device that joins again still has the cursor that it had under another policy. So the first
+	// version depends on the groups. It is the same for all edges with the same groups, because
+	// they share what they get.
+	hash := sha256.Sum256([]byte(Policy{Groups: groups}.set()))
+	version := 1 + uint64(binary.BigEndian.Uint32(hash[:]))
 	k := edgeRecord{id: id, name: name, policy: Policy{Groups: groups, Push: p.Push, Version: version}, groupsAt: version, joined: now, seen: now}
 	if err := h.store.Share(ctx); err != nil {
 		return err
