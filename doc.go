@@ -78,6 +78,8 @@
 // against each.
 //
 // A domain is all the stores that share users and keys, and a replica is one of these stores. This
-// package carries nothing over a network: [Store.Records] gives what a replica knows, and
-// [Store.Merge] of another one takes it. docs/replication.md has the rules.
+// package carries nothing over a network. Package replica does: its hub serves other stores, and
+// its edges check tokens alone and follow the hub. A program that carries records itself reads them
+// with [Store.Records], and gives them to [Store.Merge] of another store. docs/replication.md has
+// the rules.
 package latchkey
