@@ -78,7 +78,8 @@ type Hub struct {
 // An edge is what a hub has of an edge in memory.
 type edge struct {
 	edgeRecord
-	dirty bool // not written as it is
+	dirty bool      // not written as it is
+	noted time.Time // when a refused push was written last
 
 	instance uuid.UUID
 	replica  uuid.UUID

@@ -34,7 +34,14 @@ func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Ti
 	slices.SortStableFunc(r.Signed, func(a, b Record) int { return place(a.Copy) - place(b.Copy) })
 	replica, room := h.toReplace(id)
 	var replaced [][]byte
-	err = h.store.Update(ctx, func(t *merge.Tables) (err error) {
+	err = h.store.Update(ctx, func(t *merge.Tables) error {
+		replaced, reply = nil, PushReply{}
+		// The policy may have been narrowed since, or the edge dropped.
+		p, err := policyIn(t, id)
+		if err != nil || p.Version != r.Policy {
+			reply.Policy = p.Version
+			return err
+		}
 		replaced, err = h.take(t, id, replica, p, r, room, now)
 		return err
 	})
@@ -49,6 +56,21 @@ func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Ti
 		err = h.refused(ctx, id, reply.Refused, now)
 	}
 	return reply, err
+}
+
+// policyIn returns the policy of an edge as a transaction sees it.
+//
+// Errors: [ErrUnknownEdge]; an error of the tables.
+func policyIn(t *merge.Tables, id uuid.UUID) (Policy, error) {
+	message, err := getLocal(t, append([]byte(localEdge), id[:]...))
+	if err == nil && message == nil {
+		err = ErrUnknownEdge
+	}
+	if err != nil {
+		return Policy{}, err
+	}
+	k, err := decodeEdge(id[:], message)
+	return k.policy, err
 }
 
 // heard notes that an edge has spoken, and returns the edge's policy. now is the zero time if the
@@ -96,15 +118,12 @@ func (h *Hub) refused(ctx context.Context, id uuid.UUID, why string, now time.Ti
 	if e == nil {
 		return ErrUnknownEdge
 	}
-	// Pushing all day costs the hub no more than a commit a minute.
-	writes := e.refusal != why || now.Sub(e.refused).Abs() >= time.Minute
-	if !writes {
-		e.refusals++
-		e.dirty = true
+	e.refusals, e.refusal, e.refused, e.dirty = e.refusals+1, why, now, true
+	// Pushing all day costs the hub no more than a commit a minute. Save writes the rest.
+	if now.Sub(e.noted).Abs() < time.Minute {
 		return nil
 	}
-	e.refusals, e.refusal, e.refused = e.refusals+1, why, now
-	e.dirty = true
+	e.noted = now
 	if err := h.write(ctx, e.edgeRecord); err != nil {
 		return err
 	}
@@ -235,7 +254,8 @@ func (j *judge) use(c record.Copy) error {
 const maxClaims = 1000
 
 // takeClaims notes what an edge claims. A claim that nobody could confirm is refused at once: the
-// edge has to take the hub's version of the record.
+// edge has to take the hub's version of the record. A number stands for what an administrator has
+// seen under it, so a record that the edge claims again with something else gets another number.
 //
 // After a comparison with a hub that was restored from a backup, an edge also brings what the hub
 // itself had changed and has lost. If that revokes nothing, it is replaced at the edge, too.
@@ -243,11 +263,16 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 	if len(copies) == 0 {
 		return nil, nil
 	}
-	waiting, err := readClaims(j.t)
+	known, err := readClaims(j.t)
 	if err != nil {
 		return nil, err
 	}
-	waiting = slices.DeleteFunc(waiting, func(c Claim) bool { return c.Edge != id })
+	waiting := map[string]Claim{}
+	for _, c := range known {
+		if c.Edge == id {
+			waiting[string(locate(c.Copy.Table, c.Copy.Key))] = c
+		}
+	}
 	revocations := *j
 	revocations.policy.Push = PushRevocations
 	all := *j
@@ -296,24 +321,25 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 			replaced = append(replaced, these...)
 			continue
 		}
-		n := uint64(0)
-		for _, w := range waiting {
-			if w.Copy.Table == c.Table && string(w.Copy.Key) == string(c.Key) {
-				n = w.Number
-			}
-		}
-		if n == 0 {
-			if len(waiting) >= maxClaims {
-				return nil, refuse("%d claims of the edge wait already", len(waiting))
-			}
-			j.state.claims++
-			n = j.state.claims
-			if err := writeHubState(j.t, j.state); err != nil {
+		at := string(locate(c.Table, c.Key))
+		was, found := waiting[at]
+		switch {
+		case found && bytes.Equal(was.Copy.Sealed, c.Sealed):
+			continue
+		case found:
+			if err := j.t.Delete(record.TableReplica, numbered8(localClaim, was.Number)); err != nil {
 				return nil, err
 			}
-			waiting = append(waiting, Claim{Number: n, Edge: id, Copy: c})
+		case len(waiting) >= maxClaims:
+			return nil, refuse("%d claims of the edge wait already", len(waiting))
 		}
-		if err := putLocal(j.t, numbered8(localClaim, n), Claim{Edge: id, Came: now, Copy: c}.encode()); err != nil {
+		j.state.claims++
+		if err := writeHubState(j.t, j.state); err != nil {
+			return nil, err
+		}
+		is := Claim{Number: j.state.claims, Edge: id, Came: now, Copy: c}
+		waiting[at] = is
+		if err := putLocal(j.t, numbered8(localClaim, is.Number), is.encode()); err != nil {
 			return nil, fmt.Errorf("note a claim: %w", err)
 		}
 	}

@@ -2,6 +2,8 @@ package replication_test
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"maps"
 	"net/netip"
 	"strings"
@@ -11,8 +13,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/access"
 	"github.com/latchkeydb/latchkey/internal/lastuse"
 	"github.com/latchkeydb/latchkey/internal/memory"
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/replication"
 )
@@ -305,6 +309,39 @@ func TestAPushIsRefusedWhole(t *testing.T) {
 	}
 }
 
+func TestRefusalsCostACommitAMinute(t *testing.T) {
+	s := newScene(t, replication.PushNothing, replication.HubOptions{})
+	sequence := func() (n uint64) {
+		must(t, s.w.below().View(t.Context(), func(t *merge.Tables) error { n = t.Sequence(); return nil }))
+		return n
+	}
+	refuse := func(key latchkey.Key) {
+		t.Helper()
+		if s.e.push(replication.PushRequest{Records: []record.Copy{s.e.copy(record.TableKeys, key.ID[:])}}) == "" {
+			t.Fatal("the push was taken")
+		}
+	}
+	other := s.e.serverKey("other", "north")
+	must(t, s.e.DisableKey(t.Context(), s.ada.ID, s.key.ID))
+	refuse(s.key)
+	before := sequence()
+	for range 3 {
+		refuse(other) // for another reason
+		refuse(s.key)
+	}
+	if after := sequence(); after != before {
+		t.Errorf("six refusals more took %d commits", after-before)
+	}
+	s.w.now = s.w.now.Add(time.Minute)
+	refuse(other)
+	if after := sequence(); after != before+1 {
+		t.Errorf("one a minute later took %d commits", after-before)
+	}
+	if status := s.e.status(); status.Refusals != 8 {
+		t.Errorf("the hub counts %d refusals, want 8", status.Refusals)
+	}
+}
+
 func TestARecordElsewhereIsNeverPushed(t *testing.T) {
 	s := newScene(t, replication.PushAll, replication.HubOptions{})
 	other := s.w.join(replication.PushAll, "*")
@@ -544,4 +581,84 @@ func (e *till) status() replication.EdgeStatus {
 	}
 	e.t.Fatal("the hub does not know the edge")
 	return replication.EdgeStatus{}
+}
+
+// A meddler is a store that calls something just before a transaction begins.
+type meddler struct {
+	access.Store
+	before func()
+}
+
+func (m *meddler) Update(ctx context.Context, fn func(*merge.Tables) error) error {
+	if before := m.before; before != nil {
+		m.before = nil
+		before()
+	}
+	return m.Store.Update(ctx, fn)
+}
+
+func TestAPushIsJudgedByThePolicyOfItsTransaction(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		meddle  func(*scene) error
+		want    bool // to get the new policy first
+		wantErr error
+	}{
+		{"narrowed", func(s *scene) error {
+			return s.w.hub.SetPolicy(s.ctx(), s.e.id, []string{"north"}, replication.PushNothing)
+		}, true, nil},
+		{"dropped", func(s *scene) error { return s.w.hub.DropEdge(s.ctx(), s.e.id) }, false, replication.ErrUnknownEdge},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScene(t, replication.PushAll, replication.HubOptions{})
+			m := &meddler{Store: s.w.below()}
+			var err error
+			s.w.hub, err = replication.OpenHub(t.Context(), m, replication.HubOptions{Random: rand.Reader})
+			must(t, err)
+			s.e.sync()
+			must(t, s.e.DisableKey(t.Context(), s.ada.ID, s.key.ID))
+			m.before = func() { must(t, tt.meddle(s)) }
+			reply, err := s.w.hub.Push(t.Context(), s.e.id, replication.PushRequest{
+				Cursor: s.e.cursor, Policy: s.e.policy.Version, Records: []record.Copy{s.e.copy(record.TableKeys, s.key.ID[:])},
+			}, s.w.now)
+			if !errors.Is(err, tt.wantErr) || (reply.Policy != 0) != tt.want {
+				t.Errorf("got %+v, %v; want a policy %t, %v", reply, err, tt.want, tt.wantErr)
+			}
+			if _, err := s.w.Login(t.Context(), s.token); err != nil {
+				t.Errorf("the push was taken: %v", err)
+			}
+		})
+	}
+}
+
+func TestANumberOfAClaimStandsForOneThing(t *testing.T) {
+	s := newScene(t, replication.PushNothing, replication.HubOptions{})
+	claim := func() uint64 {
+		t.Helper()
+		if why := s.e.push(replication.PushRequest{Claims: []record.Copy{s.e.copy(record.TableKeys, s.key.ID[:])}}); why != "" {
+			t.Fatal(why)
+		}
+		claims, err := s.w.hub.Claims(t.Context())
+		must(t, err)
+		if len(claims) != 1 {
+			t.Fatalf("the hub has the claims %+v, want one", claims)
+		}
+		return claims[0].Number
+	}
+	must(t, s.e.DisableKey(t.Context(), s.ada.ID, s.key.ID))
+	seen := claim()
+	if again := claim(); again != seen {
+		t.Errorf("the same again has the number %d, want %d", again, seen)
+	}
+	// A thief of the edge puts a token of their own into the claim.
+	_, _, err := s.e.RotateKey(t.Context(), s.ada.ID, s.key.ID, latchkey.Rotation{})
+	must(t, err)
+	changed := claim()
+	if err := s.w.hub.ConfirmClaim(t.Context(), seen); !errors.Is(err, replication.ErrNoClaim) {
+		t.Errorf("confirming what was replaced: %v", err)
+	}
+	if _, err := s.w.Login(t.Context(), s.token); err != nil {
+		t.Errorf("the token was ended: %v", err)
+	}
+	must(t, s.w.hub.ConfirmClaim(t.Context(), changed))
 }
