@@ -113,7 +113,10 @@ func (h *Hub) Hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Tim
 		c = h.cursor(f.at, e.groupsAt)
 		c.Copying = f.copying
 	case !h.fits(c, e, head):
-		f.how, c = CompareFirst, h.cursor(merge.Position{Sequence: head}, e.groupsAt)
+		f.how = CompareFirst
+		if !h.belongs(c, head) { // so that the edge brings what the hub may have lost
+			c = h.cursor(merge.Position{Sequence: head}, e.groupsAt)
+		}
 	case c.Copying != "":
 		f.how, f.at, f.copying, f.copyKey = FirstCopy, c.At, c.Copying, c.CopyKey
 		if !slices.Contains(merge.CopiedTables(), c.Copying) {

@@ -27,6 +27,9 @@ type pending struct {
 	what what
 	// kept is the record as it was when the edge had to forget it.
 	kept *record.Copy
+	// stuck is the version of the policy under which the hub has refused the claim. The claim is
+	// pushed again under another one.
+	stuck uint64
 }
 
 // what says what was done to a pending record.
@@ -38,7 +41,6 @@ const (
 	whatChange                  // anything else
 	whatWanted                  // the hub has asked for the record
 	whatClaim                   // the hub has refused the change as one within the policy
-	whatStuck                   // and has refused the claim
 )
 
 // permitted returns what a policy lets an edge push.
@@ -51,6 +53,7 @@ func (p pending) encode() (m record.Message) {
 	if p.kept != nil {
 		m.Bytes(2, p.kept.Encode())
 	}
+	m.Number(3, p.stuck)
 	return m
 }
 
@@ -68,6 +71,8 @@ func decodePending(message []byte) (p pending, err error) {
 				return p, err
 			}
 			p.kept = &c
+		case 3:
+			p.stuck = f.Number
 		}
 	}
 	return p, nil
@@ -139,12 +144,13 @@ func note(t *merge.Tables, table string, key []byte, done what) error {
 	if err != nil {
 		return err
 	}
-	was := p.what
+	was := p
 	p.what |= done
 	if done&^whatWanted != 0 {
-		p.what &^= whatClaim | whatStuck // the hub may take the record as it is now
+		p.what &^= whatClaim // the hub may take the record as it is now
+		p.stuck = 0
 	}
-	if was == p.what {
+	if was == p {
 		return nil
 	}
 	return putLocal(t, at, p.encode())
@@ -275,6 +281,7 @@ func (p *Pushing) settles() bool {
 type pushed struct {
 	at, message []byte // where and what was pending
 	sequence    uint64 // of the record
+	claimed     bool   // it cannot be pushed in another way any more
 	table       string
 	key         []byte
 }
@@ -361,7 +368,7 @@ var errFull = errors.New("the push is full")
 // addPending adds a pending record to a push, and returns the size of what it has added.
 func (e *Edge) addPending(t *merge.Tables, policy Policy, r *PushRequest, p *Pushing, at, message []byte) (size int, err error) {
 	held, err := decodePending(message)
-	if err != nil || held.what&whatStuck != 0 {
+	if err != nil || held.stuck != 0 && held.stuck == policy.Version {
 		return 0, err
 	}
 	table, key := located(at)
@@ -394,6 +401,7 @@ func (e *Edge) addPending(t *merge.Tables, policy Policy, r *PushRequest, p *Pus
 			size += len(signed.Copy.Sealed) + record.MaxGroup
 		}
 		if held.what&^whatClaim == 0 {
+			p.pending[len(p.pending)-1].claimed = true
 			return size, nil
 		}
 	}
@@ -408,6 +416,7 @@ func (e *Edge) addPending(t *merge.Tables, policy Policy, r *PushRequest, p *Pus
 		r.Records = append(r.Records, *c)
 	} else {
 		r.Claims = append(r.Claims, *c)
+		p.pending[len(p.pending)-1].claimed = true
 	}
 	return size + len(c.Sealed) + record.MaxGroup, nil
 }
@@ -484,7 +493,7 @@ func (e *Edge) Pushed(ctx context.Context, p *Pushing, reply PushReply) error {
 	}
 	err := e.update(ctx, func(t *merge.Tables, s *state) error {
 		for _, entry := range p.pending {
-			if err := settle(t, entry, refused); err != nil {
+			if err := settle(t, entry, refused, s.policy.Version); err != nil {
 				return err
 			}
 		}
@@ -522,8 +531,8 @@ func (e *Edge) setAlone(alone bool) {
 	e.alone = alone
 }
 
-// settle takes a pending record off the list, or notes that the hub has refused it.
-func settle(t *merge.Tables, entry pushed, refused bool) error {
+// settle takes a pending record off the list, or notes that the hub has refused it under a policy.
+func settle(t *merge.Tables, entry pushed, refused bool, policy uint64) error {
 	message, err := getLocal(t, entry.at)
 	if err != nil || message == nil || !slices.Equal(message, entry.message) {
 		return err // more has happened to it
@@ -539,8 +548,8 @@ func settle(t *merge.Tables, entry pushed, refused bool) error {
 	if err != nil {
 		return err
 	}
-	if p.what&whatClaim != 0 || p.what&^whatWanted == 0 {
-		p.what |= whatStuck
+	if entry.claimed {
+		p.stuck = policy
 	}
 	p.what |= whatClaim
 	return putLocal(t, entry.at, p.encode())

@@ -254,6 +254,25 @@ func TestARefusedRecordHoldsUpNoOtherAndBecomesAClaim(t *testing.T) {
 	wantWords(t, d.pushes(), "record users")
 }
 
+func TestARefusedClaimWaitsForAnotherPolicy(t *testing.T) {
+	hub := openSource(t)
+	ada := addUser(t, hub.Store, "ada", "")
+	d := openDevice(t, hub.Store)
+	d.receive(hub.welcome(withPush(PushNothing)))
+	d.receive(hub.records()...)
+	must(t, d.DisableUser(t.Context(), ada))
+	r, p, err := d.Pending(t.Context(), 1<<20)
+	must(t, err)
+	wantWords(t, inWords(r), "claim users")
+	must(t, d.Pushed(t.Context(), p, PushReply{Refused: "no"}))
+	wantWords(t, d.pushes())
+	if s, err := d.Status(t.Context()); err != nil || s.Pending != 1 {
+		t.Errorf("%d records are pending, %v", s.Pending, err)
+	}
+	d.receive(NewPolicy{Policy{Groups: []string{AllGroups}, Version: 2}})
+	wantWords(t, d.pushes(), "claim users")
+}
+
 func TestAPushUnderAnOldPolicyIsRepeated(t *testing.T) {
 	hub := openSource(t)
 	d := openDevice(t, hub.Store)
