@@ -27,9 +27,10 @@ func newHubClock(device func() time.Time) *hubClock {
 	return &hubClock{device: device}
 }
 
-// hear takes over the time of the hub.
-func (c *hubClock) hear(hub time.Time) {
-	c.heard.Store(&heardTime{hub: hub, device: c.device(), at: time.Now()})
+// hear takes over the time of the hub, which came at a time that has a reading of the monotonic
+// clock.
+func (c *hubClock) hear(hub, at, device time.Time) {
+	c.heard.Store(&heardTime{hub: hub, device: device, at: at})
 }
 
 // Now returns the time of the hub. The hub's time goes on by the monotonic clock of the device.

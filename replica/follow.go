@@ -308,22 +308,28 @@ func (s *session) pull(ctx context.Context, follow bool) error {
 	return err
 }
 
-// A receiver takes over the messages of a stream.
+// A receiver takes over the messages of a stream. One goroutine reads messages while another one
+// applies those that came before, so that a first copy keeps hub and edge busy.
 type receiver struct {
 	*session
 	follow   bool
-	watchdog *time.Timer
+	watchdog *time.Timer // stands while the reader waits for the other goroutine
 	cancel   context.CancelCauseFunc
 	body     *bufio.Reader
 
 	how     replication.How
-	batch   []replication.Message
-	size    int
 	beaten  bool           // the hub has said that the edge has everything
 	uses    time.Time      // when last uses were last pushed
 	pushing chan kick      // nil unless changes here are pushed
 	stop    func()         // ends the pushing
 	pushers sync.WaitGroup // the goroutines that push
+}
+
+// A batch is what a stream has brought, or the error that ended it.
+type batch struct {
+	messages   []replication.Message
+	at, device time.Time // when the last message came
+	err        error
 }
 
 // A kick makes the pusher do something.
@@ -335,43 +341,73 @@ const (
 )
 
 func (r *receiver) run(ctx context.Context) error {
+	batches := make(chan batch, 1)
+	var reader sync.WaitGroup
+	reader.Go(func() { r.read(ctx, batches) })
+	defer reader.Wait()
 	defer r.endPushing()
-	for first := true; ; first = false {
-		m, err := replication.ReadMessage(r.body)
+	for {
+		b := <-batches
+		err := r.receive(ctx, b)
 		if err != nil {
-			return r.end(ctx, err)
-		}
-		r.watchdog.Reset(silence)
-		w, isWelcome := m.(replication.Welcome)
-		if isWelcome != first {
-			return fmt.Errorf("%w: a stream begins with a welcome, and has no other", ErrHub)
-		}
-		if isWelcome {
-			r.how = w.How
-			r.e.setConnected(true)
-			r.renewIfDue(ctx, w.Time)
-		}
-		r.batch = append(r.batch, m)
-		r.size += sizeOf(m)
-		if r.size >= maxReceive || r.follow && r.how == replication.Resume && r.body.Buffered() == 0 || isWelcome {
-			if err := r.receive(ctx); err != nil {
-				return err
+			r.cancel(err) // the reader may wait for the hub
+			for b.err == nil {
+				b = <-batches
 			}
+			return err
 		}
-		if isWelcome && r.follow && r.how == replication.Resume {
-			r.beginPushing(ctx)
+		if b.err != nil {
+			return r.end(b.err)
 		}
 	}
 }
 
-// end is called when nothing more can be read.
-func (r *receiver) end(ctx context.Context, err error) error {
-	clean := errors.Is(err, io.EOF)
-	if receiveErr := r.receive(ctx); receiveErr != nil {
-		return receiveErr
+// read reads messages until the stream ends. The last batch has the error.
+func (r *receiver) read(ctx context.Context, batches chan<- batch) {
+	var b batch
+	send := func() bool {
+		r.watchdog.Stop() // the disk may be slow
+		b.at, b.device = time.Now(), r.e.clock.device()
+		select {
+		case batches <- b:
+		case <-ctx.Done():
+			b.err = context.Cause(ctx)
+			batches <- b // run receives until the error
+		}
+		ended := b.err != nil
+		b = batch{}
+		return !ended
 	}
-	if !clean {
-		return edgeError(err)
+	follows := false
+	for first, size := true, 0; ; first = false {
+		r.watchdog.Reset(silence)
+		m, err := replication.ReadMessage(r.body)
+		w, isWelcome := m.(replication.Welcome)
+		if err == nil && isWelcome != first {
+			err = fmt.Errorf("%w: a stream begins with a welcome, and has no other", ErrHub)
+		}
+		if err != nil {
+			b.err = edgeError(err)
+			send()
+			return
+		}
+		if isWelcome {
+			follows = r.follow && w.How == replication.Resume
+		}
+		b.messages = append(b.messages, m)
+		size += sizeOf(m)
+		if size >= maxReceive || isWelcome || follows && r.body.Buffered() == 0 {
+			if size = 0; !send() {
+				return
+			}
+		}
+	}
+}
+
+// end is called when everything was applied that came.
+func (r *receiver) end(err error) error {
+	if !errors.Is(err, io.EOF) {
+		return err
 	}
 	// A stream that does not follow ends with a beat. Without one, there is more.
 	r.more = r.how != replication.Resume || !r.follow && !r.beaten
@@ -380,38 +416,39 @@ func (r *receiver) end(ctx context.Context, err error) error {
 }
 
 // receive takes over what has come.
-func (r *receiver) receive(ctx context.Context) error {
-	if len(r.batch) == 0 {
-		return nil
-	}
-	for _, m := range r.batch { // the core resets the store's time if the hub's was reset
+func (r *receiver) receive(ctx context.Context, b batch) error {
+	for _, m := range b.messages { // the core resets the store's time if the hub's was reset
 		switch m := m.(type) {
 		case replication.Welcome:
-			r.e.clock.hear(m.Time)
+			r.e.clock.hear(m.Time, b.at, b.device)
 		case replication.Beat:
-			r.e.clock.hear(m.Time)
+			r.e.clock.hear(m.Time, b.at, b.device)
 		}
 	}
-	r.watchdog.Stop() // the disk may be slow
-	err := r.core.Receive(ctx, r.batch, r.e.clock.device())
-	r.watchdog.Reset(silence)
-	if err != nil {
-		return edgeError(err)
+	if len(b.messages) > 0 {
+		if err := r.core.Receive(ctx, b.messages, b.device); err != nil {
+			return edgeError(err)
+		}
 	}
-	for _, m := range r.batch {
-		if err := r.note(ctx, m); err != nil {
+	for _, m := range b.messages {
+		if err := r.note(ctx, m, b); err != nil {
 			return err
 		}
 	}
 	r.first.tell(r.e.opts.Progress, false)
-	clear(r.batch)
-	r.batch, r.size = r.batch[:0], 0
 	return nil
 }
 
 // note does what a message asks for besides what the core does.
-func (r *receiver) note(ctx context.Context, m replication.Message) error {
+func (r *receiver) note(ctx context.Context, m replication.Message, b batch) error {
 	switch m := m.(type) {
+	case replication.Welcome:
+		r.how = m.How
+		r.e.setConnected(true)
+		r.renewIfDue(ctx, m.Time)
+		if r.follow && r.how == replication.Resume {
+			r.beginPushing(ctx)
+		}
 	case replication.Entry:
 		r.first.add(m)
 	case replication.Beat:
@@ -422,7 +459,7 @@ func (r *receiver) note(ctx context.Context, m replication.Message) error {
 			r.core.UsesDue()
 			r.kick(retry)
 		}
-		return r.e.heardWord(ctx)
+		return r.e.heardWord(ctx, b)
 	case replication.Record, replication.Forget, replication.Replace:
 		r.moved.Store(true)
 	case replication.Mark:
@@ -459,8 +496,8 @@ func sizeOf(m replication.Message) int {
 }
 
 // heardWord notes that the edge has everything.
-func (e *Edge) heardWord(ctx context.Context) error {
-	if e.word.hear(e.store.Now(), e.clock.device()) {
+func (e *Edge) heardWord(ctx context.Context, b batch) error {
+	if e.word.hear(e.store.Now().Add(-time.Since(b.at)), b.device, b.at) {
 		return e.word.write(ctx, e.store)
 	}
 	return nil

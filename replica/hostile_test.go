@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -200,11 +201,11 @@ func (p *pipes) Close() error {
 }
 
 func TestAnEdgeLeavesAHubThatIsSilent(t *testing.T) {
-	streams := 0
+	var streams atomic.Int32
 	silent := func(h *hub) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasSuffix(r.URL.Path, "/pull") {
-				if streams++; streams == 1 {
+				if streams.Add(1) == 1 {
 					w.WriteHeader(http.StatusOK)
 					_ = http.NewResponseController(w).Flush()
 					<-r.Context().Done()
@@ -217,12 +218,12 @@ func TestAnEdgeLeavesAHubThatIsSilent(t *testing.T) {
 	inBubble(t, replica.Options{}, silent, func(t *testing.T, e *edge) {
 		stop := e.follow()
 		time.Sleep(10 * time.Second)
-		if streams != 1 || e.Status().Connected {
-			t.Errorf("after 10 seconds: %d streams, %+v", streams, e.Status())
+		if streams.Load() != 1 || e.Status().Connected {
+			t.Errorf("after 10 seconds: %d streams, %+v", streams.Load(), e.Status())
 		}
 		time.Sleep(4 * time.Minute)
-		if streams != 2 || !e.Status().Connected {
-			t.Errorf("after 4 minutes: %d streams, %+v", streams, e.Status())
+		if streams.Load() != 2 || !e.Status().Connected {
+			t.Errorf("after 4 minutes: %d streams, %+v", streams.Load(), e.Status())
 		}
 		_ = stop()
 	})

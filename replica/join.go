@@ -40,6 +40,9 @@ func newJoiner(hubURL, text, path string, opts *Options) (*joiner, error) {
 	if err := checkEdgeName(o.Name); err != nil {
 		return nil, err
 	}
+	if given := o.Store.Domain.ID(); given != uuid.Nil && given != i.domain {
+		return nil, fmt.Errorf("%w: Domain is %s, and the hub is of domain %s", latchkey.ErrInvalidOptions, given, i.domain)
+	}
 	if path == "" {
 		return nil, fmt.Errorf("%w: the path is empty", latchkey.ErrInvalidOptions)
 	}

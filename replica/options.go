@@ -23,9 +23,8 @@ type Options struct {
 	// [BestEffort].
 	Staleness Staleness
 	// AllowPlainHTTP lets the edge use an "http://" URL whose host is not a loopback address.
-	// A listener on the way then gets the edge's token, and an attacker who can change what is
-	// sent can make tokens good. An invitation with the hash of a key is not used over plain HTTP
-	// even so.
+	// A listener on the way then gets the edge's token, and an attacker on the way can make tokens
+	// good. An invitation with the hash of a key is not used over plain HTTP even so.
 	AllowPlainHTTP bool
 	// Name is how the hub lists the edge: 1 to 64 bytes of UTF-8. The default is the name of the
 	// machine. Only [Join] uses it.

@@ -40,7 +40,9 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(readTime)) // a server without deadlines has its own
-	_ = control.SetWriteDeadline(time.Now().Add(readTime + writeTime))
+	_ = control.SetWriteDeadline(time.Now().Add(2*readTime + writeTime))
+	// Later requests on the connection may be for other handlers.
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
 	var err error
 	switch r.URL.Path {
 	case pathJoin:
@@ -268,6 +270,7 @@ func (h *Hub) large(w http.ResponseWriter, r *http.Request) (b []byte, done func
 	case <-time.After(readTime):
 		return nil, nil, latchkey.ErrBusy
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTime))
 	done = func() { <-h.bodies }
 	if b, err = readBody(w, r, typeMessages, maxPush); err != nil {
 		done()

@@ -106,12 +106,13 @@ func (w *word) look(device time.Time) {
 	w.judge(device)
 }
 
-// hear notes that the hub has spoken. It reports whether the word should be written.
-func (w *word) hear(now, device time.Time) (write bool) {
+// hear notes that the hub has spoken, at a time of the store, by the wall clock of the device, and
+// by the monotonic clock. It reports whether the word should be written.
+func (w *word) hear(now, device, at time.Time) (write bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.kept.Time = now
-	w.known, w.behind, w.age, w.device, w.at = true, false, 0, device, time.Now()
+	w.known, w.behind, w.age, w.device, w.at = true, false, 0, device, at
 	w.judge(device)
 	every := time.Hour
 	if w.bound > 0 {
