@@ -42,7 +42,7 @@ type Feed struct {
 }
 
 // A Batch is what [Feed.Next] returns. Feeds that have the same groups and the same position share
-// their batches, so a batch must not be changed.
+// the messages of their batches, so the messages must not be changed.
 type Batch struct {
 	Messages []Message
 	// More says that there is more already. Otherwise the feed has returned everything up to the
@@ -52,15 +52,23 @@ type Batch struct {
 	// End says that the stream ends with the batch. The edge asks for another one.
 	End bool
 
-	once    sync.Once
-	encoded []byte
+	bytes *encoded
+}
+
+// encoded are the bytes of the messages of a batch.
+type encoded struct {
+	once  sync.Once
+	bytes []byte
 }
 
 // Encoded returns what encode returns of the messages. It calls encode once for all feeds that
-// share the batch. The result must not be changed.
+// share the messages. The result must not be changed.
 func (b *Batch) Encoded(encode func([]Message) []byte) []byte {
-	b.once.Do(func() { b.encoded = encode(b.Messages) })
-	return b.encoded
+	if b.bytes == nil {
+		return encode(b.Messages)
+	}
+	b.bytes.once.Do(func() { b.bytes.bytes = encode(b.Messages) })
+	return b.bytes.bytes
 }
 
 // quietMark is how many commits that do not concern an edge pass until it gets a Mark all the same.
@@ -198,11 +206,11 @@ func (f *Feed) Next(ctx context.Context, most int) (*Batch, error) {
 	case f.copying != "":
 		return f.copy(ctx, p, groupsAt, most)
 	}
-	r, err := h.changes(ctx, part{p.set(), groupsAt, f.at, most}, p)
+	r, more, err := h.changes(ctx, part{p.set(), groupsAt, f.at, most}, p)
 	if err != nil {
 		return nil, err
 	}
-	b := r.batch
+	b := &Batch{Messages: r.messages, More: more, At: r.at.Sequence, bytes: &r.bytes}
 	if !bytes.Equal(r.tags, f.tags) {
 		b = b.with([]Message{Secrets{r.export}}, nil)
 	}
@@ -213,7 +221,7 @@ func (f *Feed) Next(ctx context.Context, most int) (*Batch, error) {
 		}
 		b = b.with(nil, messages)
 	}
-	mark := len(r.batch.Messages) > 0
+	mark := len(r.messages) > 0
 	if !mark && (len(b.Messages) > 0 || r.at.Sequence >= f.marked+quietMark) {
 		mark = true
 		b = b.with(nil, []Message{Mark{r.mark}})
@@ -385,11 +393,12 @@ type part struct {
 
 // A result is what there is behind a position.
 type result struct {
-	batch  *Batch
-	at     merge.Position
-	mark   Cursor
-	tags   []byte
-	export []byte
+	messages []Message
+	bytes    encoded
+	at       merge.Position
+	mark     Cursor
+	tags     []byte
+	export   []byte
 }
 
 // batches are the last results, for feeds that come to the same position.
@@ -403,38 +412,47 @@ type batches struct {
 // one for each policy that names other groups.
 const keptBatches = 64
 
-// changes returns what comes behind a position. The changes of a commit are read, filtered and put
-// into messages once for all feeds that have the same groups.
-func (h *Hub) changes(ctx context.Context, of part, p Policy) (*result, error) {
-	if r := h.shared(of); r != nil {
-		return r, nil
+// changes returns what comes behind a position, and reports whether there is more behind that. The
+// changes of a commit are read, filtered and put into messages once for all feeds that have the
+// same groups.
+func (h *Hub) changes(ctx context.Context, of part, p Policy) (r *result, more bool, err error) {
+	var head uint64
+	if r = h.shared(of); r == nil {
+		h.batches.building.Lock()
+		defer h.batches.building.Unlock()
+		if r = h.shared(of); r == nil {
+			return h.build(ctx, of, p)
+		}
 	}
-	h.batches.building.Lock()
-	defer h.batches.building.Unlock()
-	if r := h.shared(of); r != nil {
-		return r, nil
-	}
-	var r *result
-	var resets uint64
-	err := h.store.View(ctx, func(t *merge.Tables) (err error) {
+	// There may be commits that nobody has read.
+	err = h.store.View(ctx, func(t *merge.Tables) error { head = t.Sequence(); return nil })
+	return r, r.at != merge.Position{Sequence: head}, err
+}
+
+// build reads what comes behind a position, and keeps it for other feeds.
+func (h *Hub) build(ctx context.Context, of part, p Policy) (r *result, more bool, err error) {
+	var resets, head uint64
+	err = h.store.View(ctx, func(t *merge.Tables) (err error) {
 		if resets, err = resetsOf(t); err != nil {
 			return err
 		}
+		head = t.Sequence()
 		r, err = h.read(t, of, p)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
+	more = r.at != merge.Position{Sequence: head}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.resets = resets
 	r.mark = h.cursor(r.at, of.groupsAt)
-	if len(r.batch.Messages) > 0 {
-		r.batch.Messages = append(r.batch.Messages, Mark{r.mark})
+	if len(r.messages) > 0 {
+		r.messages = append(r.messages, Mark{r.mark})
 	}
 	if r.at == of.after {
-		return r, nil // there will be more
+		return r, more, nil // there will be something behind it
 	}
 	if h.batches.results == nil {
 		h.batches.results = map[part]*result{}
@@ -444,7 +462,7 @@ func (h *Hub) changes(ctx context.Context, of part, p Policy) (*result, error) {
 		delete(h.batches.results, h.batches.order[0])
 		h.batches.order = slices.Delete(h.batches.order, 0, 1)
 	}
-	return r, nil
+	return r, more, nil
 }
 
 func (h *Hub) shared(of part) *result {
@@ -459,7 +477,7 @@ const someChanges = 64
 // read reads what comes behind a position, without the Mark.
 func (h *Hub) read(t *merge.Tables, of part, p Policy) (r *result, err error) {
 	head := t.Sequence()
-	r = &result{batch: &Batch{}, at: of.after}
+	r = &result{at: of.after}
 	if r.tags, err = tagsOf(t); err != nil {
 		return nil, err
 	}
@@ -484,7 +502,7 @@ func (h *Hub) read(t *merge.Tables, of part, p Policy) (r *result, err error) {
 				if err != nil {
 					return nil, err
 				}
-				r.batch.Messages = append(r.batch.Messages, messages...)
+				r.messages = append(r.messages, messages...)
 				size += sizeOf(messages)
 				if r.at = c.At; size >= of.most {
 					break
@@ -501,9 +519,8 @@ func (h *Hub) read(t *merge.Tables, of part, p Policy) (r *result, err error) {
 			}
 		}
 	}
-	r.batch.At, r.batch.More = r.at.Sequence, r.at != merge.Position{Sequence: head}
 	pruned, err := h.prunedIn(t, f, confirmedBy(of.after), confirmedBy(r.at))
-	r.batch.Messages = append(r.batch.Messages, pruned...)
+	r.messages = append(r.messages, pruned...)
 	return r, err
 }
 

@@ -301,8 +301,8 @@ func TestAChangeIsReadOnceForAllEdgesOfAPolicy(t *testing.T) {
 		if first == nil {
 			first = b
 		}
-		if b != first {
-			t.Error("an edge gets a batch of its own")
+		if &b.Messages[0] != &first.Messages[0] {
+			t.Error("an edge gets messages of its own")
 		}
 		b.Encoded(func([]replication.Message) []byte { encoded++; return []byte{1} })
 	}
@@ -315,6 +315,19 @@ func TestAChangeIsReadOnceForAllEdgesOfAPolicy(t *testing.T) {
 	if b := other.next(2000); len(b.Messages) > 0 || b.More {
 		t.Errorf("an edge of another group gets %+v", b)
 	}
+}
+
+func TestASharedBatchHidesNoLaterCommit(t *testing.T) {
+	w := newWorld(t, replication.HubOptions{})
+	quick, slow := w.join(replication.PushNothing, "north"), w.join(replication.PushNothing, "north")
+	for _, e := range []*till{quick, slow, quick, slow} {
+		e.sync()
+	}
+	first := w.user("ada", "north")
+	quick.next(2000)
+	second := w.user("bob", "north")
+	slow.drain()
+	slow.wantLike(usersAt(first), usersAt(second))
 }
 
 func TestAnEdgeWhoseGroupsChangeCompares(t *testing.T) {
