@@ -266,6 +266,7 @@ type Pushing struct {
 	// more.
 	brought    []byte
 	broughtAll bool
+	copies     []record.Copy // the records of the signed copies, without their bytes
 	// used is the minute of the latest use so far, and usedTo the last one of the push.
 	used    uint32
 	usedTo  []byte
@@ -445,6 +446,7 @@ func (e *Edge) addSigned(t *merge.Tables, behind []byte, most int, r *PushReques
 		}
 		r.Signed = append(r.Signed, signed)
 		size += len(signed.Copy.Sealed) + record.MaxGroup
+		p.copies = append(p.copies, record.Copy{Table: signed.Copy.Table, Key: signed.Copy.Key})
 	}
 	return nil
 }
@@ -497,6 +499,11 @@ func (e *Edge) Pushed(ctx context.Context, p *Pushing, reply PushReply) error {
 				return err
 			}
 		}
+		for _, c := range p.copies {
+			if err := dropForgotten(t, c); err != nil {
+				return err
+			}
+		}
 		if p.brought != nil || p.broughtAll {
 			s.brought = p.brought
 			if p.broughtAll {
@@ -523,6 +530,20 @@ func (e *Edge) Pushed(ctx context.Context, p *Pushing, reply PushReply) error {
 		e.usedTo, e.usedMost = p.usedTo, p.used
 	}
 	return nil
+}
+
+// dropForgotten removes the signed copy of a record that the edge has forgotten, see [Edge.forget].
+func dropForgotten(t *merge.Tables, c record.Copy) error {
+	live := liveTable(c.Table)
+	for _, table := range []string{live, deadTable(live)} {
+		if table == "" {
+			continue
+		}
+		if sealed, err := t.Get(table, c.Key); err != nil || sealed != nil {
+			return err
+		}
+	}
+	return t.Delete(record.TableReplica, signedKey(c.Table, c.Key))
 }
 
 func (e *Edge) setAlone(alone bool) {

@@ -450,6 +450,9 @@ func (e *Edge) applyOne(t *merge.Tables, s *state, m Message) (more bool, err er
 
 // forget takes a record out of the store, and its signed copy. What the hub does not know of the
 // record becomes a claim.
+//
+// A signed copy that the hub has yet to get stays until then. The hub was perhaps restored, and
+// knows neither that the record has come into a group of the edge nor what was revoked after that.
 func (e *Edge) forget(t *merge.Tables, table string, key []byte) error {
 	gone := []Item{{Table: table, Key: key}}
 	if table == record.TableUsers {
@@ -465,6 +468,9 @@ func (e *Edge) forget(t *merge.Tables, table string, key []byte) error {
 	for _, i := range gone {
 		if err := e.keepPending(t, i.Table, i.Key); err != nil {
 			return err
+		}
+		if e.now().bring {
+			continue
 		}
 		if err := t.Delete(record.TableReplica, signedKey(i.Table, i.Key)); err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/internal/access"
 	"github.com/latchkeydb/latchkey/internal/memory"
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -270,6 +271,44 @@ var stories = []story{
 			wantDisabled(t, c.Store, userID(t, c.Store, "user0"), true)
 			wantDisabled(t, c.Store, userID(t, c.Store, "user3"), true)
 			wantUsers(t, c.Store, "user0", "user2", "user3", "user5")
+		},
+	}, {
+		name:   "the hub is restored from a backup, and a user has come into a group of the edge since",
+		policy: Policy{Groups: []string{"north"}}, before: populate,
+		after: func(t *testing.T, c *center, d *device) *center {
+			restored := c.backup()
+			user := userID(t, c.Store, "user2")
+			must(t, c.SetUserGroup(t.Context(), user, "north"))
+			must(t, c.DisableUser(t.Context(), user))
+			d.mustSync(c)
+			return restored
+		},
+		check: func(t *testing.T, c *center, d *device) {
+			wantDisabled(t, c.Store, userID(t, c.Store, "user2"), true)
+			wantUsers(t, d.Store, "user0", "user1", "user2")
+		},
+	}, {
+		name:   "the hub is restored from a backup, and a user has left the groups of the edge since",
+		policy: Policy{Groups: []string{"north"}}, before: populate,
+		after: func(t *testing.T, c *center, d *device) *center {
+			must(t, c.DisableUser(t.Context(), userID(t, c.Store, "user0")))
+			d.mustSync(c)
+			restored := c.backup()
+			must(t, restored.SetUserGroup(t.Context(), userID(t, c.Store, "user0"), "south"))
+			addUser(t, c.Store, "user5", "north")
+			d.mustSync(c)
+			return restored
+		},
+		check: func(t *testing.T, c *center, d *device) {
+			wantDisabled(t, c.Store, userID(t, c.Store, "user0"), true)
+			wantUsers(t, d.Store, "user1")
+			all := 0
+			must(t, access.Of(d.Store).View(t.Context(), func(t *merge.Tables) error {
+				return scanLocal(t, edgeSigned, func(_, _ []byte) error { all++; return nil })
+			}))
+			if all != 0 {
+				t.Errorf("the edge keeps %d signed copies of what it has forgotten", all)
+			}
 		},
 	},
 }
