@@ -9,6 +9,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 	"github.com/latchkeydb/latchkey/internal/durable"
+	"github.com/latchkeydb/latchkey/internal/safetycopy"
 )
 
 // Package boltengine has the engine on bbolt, and does not know this package. This file makes an
@@ -47,7 +48,7 @@ func openBolt(path string, opts *Options) (*boltengine.Engine, error) {
 	}
 	e, err := boltengine.OpenOrCreate(path, opts.bolt())
 	if err != nil {
-		return nil, wrapOpen(wayOut(path, err), path)
+		return nil, wrapOpen(safetycopy.WayOut(path, err), path)
 	}
 	return e, nil
 }

@@ -46,6 +46,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/cache",
 		"github.com/latchkeydb/latchkey/internal/check",
 		"github.com/latchkeydb/latchkey/internal/clock",
+		"github.com/latchkeydb/latchkey/internal/counters",
 		"github.com/latchkeydb/latchkey/internal/lastuse",
 		"github.com/latchkeydb/latchkey/internal/durable",
 		"github.com/latchkeydb/latchkey/internal/flight",

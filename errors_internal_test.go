@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"testing"
+
+	"github.com/latchkeydb/latchkey/internal/safetycopy"
 )
 
 func TestAnErrorNamesTheFileThatCouldNotBeOpenedOnce(t *testing.T) {
@@ -24,7 +26,7 @@ func TestAnErrorNamesTheFileThatCouldNotBeOpenedOnce(t *testing.T) {
 }
 
 func TestAWayOutIsSaidAndCanBeFound(t *testing.T) {
-	err := wrapf(wayOut("keys.db", fmt.Errorf("%w: page 3", ErrCorrupt)), "open keys.db")
+	err := wrapf(safetycopy.WayOut("keys.db", fmt.Errorf("%w: page 3", ErrCorrupt)), "open keys.db")
 	const way = "Restore a backup, or Salvage what is left"
 	if want := "latchkey: open keys.db: store is damaged: page 3 (" + way + ")"; err.Error() != want || !errors.Is(err, ErrCorrupt) {
 		t.Errorf("got %v, want %s", err, want)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkeydb/latchkey/internal/counters"
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/foreign"
 	"github.com/latchkeydb/latchkey/internal/mint"
@@ -71,7 +72,7 @@ type foreignKeys struct {
 const foreignQueue = 64
 
 // newForeignKeys returns nil without Options.Foreign.
-func newForeignKeys(opts *Options, c *counters) *foreignKeys {
+func newForeignKeys(opts *Options, c *counters.Set) *foreignKeys {
 	if opts == nil || opts.Foreign == nil {
 		return nil
 	}
@@ -127,14 +128,14 @@ func (s *Store) loginForeign(ctx context.Context, token string, from netip.Addr)
 				return s.answerCached(e, from)
 			}
 		}
-		s.counters.add(statMisses, 1)
+		s.counters.Add(statMisses, 1)
 		who, err := s.loginCold(ctx, &presented{secret: secret, handle: handle, token: token}, from)
 		if !errors.Is(err, ErrInvalidToken) {
 			return who, err
 		}
 	}
 	if !known {
-		s.counters.add(statMalformed, 1)
+		s.counters.Add(statMalformed, 1)
 	}
 	return Principal{}, ErrInvalidToken
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/latchkeydb/latchkey/internal/counters"
 	"github.com/latchkeydb/latchkey/internal/permits"
 	"github.com/latchkeydb/latchkey/internal/phc"
 )
@@ -13,7 +14,7 @@ import (
 // hasher makes hashes one after another, as memory and processors allow.
 type hasher struct {
 	*permits.Pool
-	counters *counters
+	counters *counters.Set
 }
 
 // A hashKind is a purpose of hashes. No kind makes another wait.
@@ -27,7 +28,7 @@ const (
 	hashKinds
 )
 
-func newHasher(limit int64, maxCalls int, c *counters) *hasher {
+func newHasher(limit int64, maxCalls int, c *counters.Set) *hasher {
 	return &hasher{permits.New(limit, int(hashKinds), maxCalls), c}
 }
 
@@ -37,7 +38,7 @@ func newHasher(limit int64, maxCalls int, c *counters) *hasher {
 // It returns ErrBusy if too many calls of the kind are in progress already.
 func (h *hasher) begin(kind hashKind) error {
 	if !h.Begin(int(kind)) {
-		h.counters.add(statBusy, 1)
+		h.counters.Add(statBusy, 1)
 		return fmt.Errorf("%w: too many calls of the kind are in progress", ErrBusy)
 	}
 	return nil
@@ -54,7 +55,7 @@ func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (phc.Verifi
 		}
 		defer h.release(cost)
 	}
-	h.counters.add(statHashes, 1)
+	h.counters.Add(statHashes, 1)
 	return newVerifier(secret, cost), nil
 }
 
@@ -65,7 +66,7 @@ func (h *hasher) hash(ctx context.Context, secret []byte, cost Cost) (phc.Verifi
 func (h *hasher) acquire(ctx context.Context, kind hashKind, cost Cost) error {
 	start := time.Now()
 	err := h.Acquire(ctx, int(kind), cost.bytes())
-	h.counters.add(statHashWait, uint64(time.Since(start)))
+	h.counters.Add(statHashWait, uint64(time.Since(start)))
 	if errors.Is(err, permits.ErrTooLarge) {
 		return fmt.Errorf("%w: %d KiB", ErrCostTooHigh, cost.Memory)
 	}

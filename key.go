@@ -580,7 +580,7 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if err := tx.deleteHashes(k, record.Verifiers{}); err != nil {
 		return err
 	}
-	if err := tx.deleteLastUses(k, record.Verifiers{}); err != nil {
+	if err := tx.tables().EndUses(k, record.Verifiers{}); err != nil {
 		return err
 	}
 	tx.countDeleted(k)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/attempts"
 	"github.com/latchkeydb/latchkey/internal/lastuse"
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -91,10 +92,11 @@ func (s *Store) writeLastUses(ctx context.Context) error {
 
 // raisedLastUses returns the entries that last uses change in the table.
 func (tx *Tx) raisedLastUses(uses []lastuse.Use) (raised []lastuse.Use, err error) {
+	t := tx.tables()
 	for _, u := range uses {
 		k, err := tx.getKey(u.ID.Key())
 		if err == nil && k != nil {
-			if u, err = tx.raisedLastUse(k, u.ID.Verifier(), u.Minute); u.Minute > 0 {
+			if u, err = t.RaisedUse(k, u.ID.Verifier(), u.Minute); u.Minute > 0 {
 				raised = append(raised, u)
 			}
 		}
@@ -105,54 +107,6 @@ func (tx *Tx) raisedLastUses(uses []lastuse.Use) (raised []lastuse.Use, err erro
 	return lastuse.Sort(raised), nil // two verifiers of a key can have the same entry
 }
 
-// raisedLastUse returns the entry that the last use of a verifier changes in the table, or none if
-// a later use is there. The use of a verifier that is retired counts for the oldest one that is
-// not.
-func (tx *Tx) raisedLastUse(k *record.Key, verifier record.VerifierID, minute uint32) (u lastuse.Use, err error) {
-	kept := k.Verifiers.Good(time.Time{})
-	if len(kept) > 0 && !slices.ContainsFunc(kept, func(v record.Verifier) bool { return v.ID == verifier }) {
-		verifier = kept[0].ID
-	}
-	id := lastuse.Join(k.ID, verifier)
-	sealed, err := tx.etx.Get(tableLastUse, id[:])
-	if err != nil {
-		return u, err
-	}
-	var has uint32
-	if sealed != nil {
-		has, _ = decodeLastUse(id[:], sealed) // damage is written over
-	}
-	// The minute in the table is after the store's time if ResetClock was called.
-	now := max(has, minute)
-	if now = min(now, uint32(tx.now().Unix()/60)); now == has {
-		return u, nil
-	}
-	return lastuse.Use{ID: id, Minute: now}, nil
-}
-
-// raiseLastUse writes the last use of a verifier, unless a later one is there.
-func (tx *Tx) raiseLastUse(k *record.Key, verifier record.VerifierID, minute uint32) error {
-	u, err := tx.raisedLastUse(k, verifier, minute)
-	if err != nil || u.Minute == 0 {
-		return err
-	}
-	return tx.putRecord(tableLastUse, u.ID[:], record.EncodeLastUse(u.Minute))
-}
-
-func decodeLastUse(key, sealed []byte) (minute uint32, err error) {
-	message, err := openRecord(tableLastUse, key, sealed)
-	if err == nil {
-		minute, err = record.DecodeLastUse(message)
-	}
-	return minute, recordError(err)
-}
-
-// lastUsesOf yields the entries of a key in the table of last uses.
-func (tx *Tx) lastUsesOf(key uuid.UUID) iter.Seq2[Entry, error] {
-	end := lastuse.Join(key, [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
-	return tx.etx.Scan(tableLastUse, key[:], append(end[:], 0))
-}
-
 // addLastUses sets when a key and its tokens were used last. No time is after the store's.
 func (tx *Tx) addLastUses(key *Key, k *record.Key) error {
 	uses := tx.store.cache.LastUses(k.ID)
@@ -161,11 +115,11 @@ func (tx *Tx) addLastUses(key *Key, k *record.Key) error {
 		sealed, err := tx.etx.Get(tableLastUse, id[:])
 		if err == nil && sealed != nil {
 			var minute uint32
-			minute, err = decodeLastUse(id[:], sealed)
+			minute, err = merge.DecodeUse(id[:], sealed)
 			uses = append(uses, lastuse.Use{ID: id, Minute: minute})
 		}
 		if err != nil {
-			return err
+			return recordError(err)
 		}
 	}
 	later := func(t *time.Time, used time.Time) {
@@ -185,34 +139,6 @@ func (tx *Tx) addLastUses(key *Key, k *record.Key) error {
 		}
 	}
 	return nil
-}
-
-// deleteLastUses deletes the last uses of a key, except those of verifiers that are in kept and not
-// retired. The latest of what it deletes counts for the oldest verifier in kept.
-func (tx *Tx) deleteLastUses(k *record.Key, kept record.Verifiers) error {
-	var latest uint32
-	for e, err := range tx.lastUsesOf(k.ID) {
-		if err != nil {
-			return err
-		}
-		if len(e.Key) == len(lastuse.ID{}) {
-			if v, found := kept.Find(lastuse.ID(e.Key).Verifier()); found && !v.Retired {
-				continue
-			}
-		}
-		minute, _ := decodeLastUse(e.Key, e.Value) // damage does not keep a key from being changed
-		latest = max(latest, minute)
-		if err := tx.delete(tableLastUse, e.Key); err != nil {
-			return err
-		}
-	}
-	all := kept.Good(time.Time{})
-	if latest == 0 || len(all) == 0 {
-		return nil
-	}
-	after := *k
-	after.Verifiers = kept
-	return tx.raiseLastUse(&after, all[0].ID, latest)
 }
 
 // UnusedSince is [Store.AllKeys] for the keys that have not been used since t, as

@@ -227,7 +227,7 @@ func TestABatchReadsTheKeysBeforeItHoldsUpOtherChanges(t *testing.T) {
 	must(t, s.View(t.Context(), func(tx *Tx) error {
 		for i, want := range []int{0, 1, 1} {
 			got := 0
-			for _, err := range tx.lastUsesOf(keys[i].ID) {
+			for _, err := range tx.tables().UsesOf(keys[i].ID) {
 				must(t, err)
 				got++
 			}
@@ -397,7 +397,7 @@ func TestLastUsesAreNeverAfterTheStoresTime(t *testing.T) {
 func usesOf(t testing.TB, s *Store, id uuid.UUID) (ids []lastuse.ID) {
 	t.Helper()
 	must(t, s.View(t.Context(), func(tx *Tx) error {
-		for e, err := range tx.lastUsesOf(id) {
+		for e, err := range tx.tables().UsesOf(id) {
 			if err != nil {
 				return err
 			}

@@ -97,7 +97,7 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 		if s.foreign != nil {
 			return s.loginForeign(ctx, token, from)
 		}
-		s.counters.add(statMalformed, 1)
+		s.counters.Add(statMalformed, 1)
 		return Principal{}, ErrInvalidToken
 	}
 	// Before everything that depends on which keys exist.
@@ -109,10 +109,10 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 	if e := s.cache.Get(&t); e != nil && !e.Answer.hasEnded(s.clock) {
 		return s.answerCached(e, from)
 	}
-	s.counters.add(statMisses, 1)
+	s.counters.Add(statMisses, 1)
 	id, secret, ok := t.Decode()
 	if !ok {
-		s.counters.add(statUnknown, 1)
+		s.counters.Add(statUnknown, 1)
 		return Principal{}, ErrInvalidToken
 	}
 	return s.loginCold(ctx, &presented{key: id, secret: secret}, from)
@@ -144,9 +144,9 @@ func (s *Store) Inspect(ctx context.Context, token string, from netip.Addr) (Pri
 
 // answerCached is the end of a login that the cache decides.
 func (s *Store) answerCached(e *cache.Entry[answer], from netip.Addr) (Principal, error) {
-	s.counters.add(statHits, 1)
+	s.counters.Add(statHits, 1)
 	if err := e.Answer.refusal(s.clock, from); err != nil {
-		s.counters.add(statRefused, 1)
+		s.counters.Add(statRefused, 1)
 		return Principal{}, err
 	}
 	e.Use(s.clock.Minute())
@@ -218,7 +218,7 @@ func (s *Store) loginCold(ctx context.Context, p *presented, from netip.Addr) (P
 		}
 		if v == nil {
 			if !p.noTrace {
-				s.counters.add(statUnknown, 1)
+				s.counters.Add(statUnknown, 1)
 			}
 			return Principal{}, ErrInvalidToken
 		}
@@ -254,7 +254,7 @@ func (s *Store) loginCold(ctx context.Context, p *presented, from netip.Addr) (P
 			s.cache.SetAside(e)
 		}
 		if refusal != nil {
-			s.counters.add(statRefused, 1)
+			s.counters.Add(statRefused, 1)
 			return Principal{}, refusal
 		}
 		return a.principal, nil
@@ -457,7 +457,7 @@ func (s *Store) prove(ctx context.Context, stored *storedVerifier, secret [token
 	}
 	c, first := h.flight.Join(hashQuestion(stored.key, secret, text))
 	if c == nil {
-		s.counters.add(statBusy, 1)
+		s.counters.Add(statBusy, 1)
 		return false, ErrBusy
 	}
 	if first {
@@ -483,7 +483,7 @@ type loginHash struct {
 // one leaves. The hashes for a foreign key are spaced out, because a stranger may know its handle.
 func (s *Store) begin(c *flight.Call, h *loginHash) {
 	if h.isForeign() && !s.foreign.Take(h.key, time.Now(), time.Duration(h.among)*time.Second) {
-		s.counters.add(statBusy, 1)
+		s.counters.Add(statBusy, 1)
 		h.flight.Done(c, false, ErrBusy)
 		return
 	}
@@ -515,7 +515,7 @@ func (s *Store) compare(c *flight.Call, h *loginHash) (ok bool, err error) {
 	if !h.flight.Begin(c) {
 		return false, context.Canceled
 	}
-	s.counters.add(statHashes, 1)
+	s.counters.Add(statHashes, 1)
 	if ok, err = h.matches(); !ok {
 		return false, err
 	}

@@ -91,7 +91,7 @@ func (tx *Tx) tables() *merge.Tables {
 			return tx.etx.Put(table, key, value)
 		},
 		DropCached: func(s cache.Stale) { tx.stale.Add(s) },
-		EndUses:    tx.deleteLastUses,
+		Now:        tx.now,
 		LearnHandle: func(h record.Handle) {
 			if tx.store.foreign != nil {
 				tx.store.foreign.Add(h)
@@ -101,7 +101,6 @@ func (tx *Tx) tables() *merge.Tables {
 			_, err := parseVerifier(s)
 			return err
 		},
-		Use:        tx.raiseLastUse,
 		Merging:    tx.merging,
 		Room:       tx.room,
 		Writes:     func() int { return tx.writes },

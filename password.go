@@ -59,7 +59,7 @@ func (s *Store) hashInTurn(ctx context.Context, kind hashKind, cost Cost, hash f
 		return err
 	}
 	defer s.hasher.release(cost)
-	s.counters.add(statHashes, 1)
+	s.counters.Add(statHashes, 1)
 	hash()
 	return nil
 }

@@ -214,7 +214,7 @@ func (tx *Tx) setVerifiers(k *record.Key, vs record.Verifiers) error {
 	}
 	err := tx.deleteHashes(k, vs)
 	if err == nil {
-		err = tx.deleteLastUses(k, vs)
+		err = tx.tables().EndUses(k, vs)
 	}
 	k.Verifiers = vs
 	return err

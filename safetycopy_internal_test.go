@@ -13,7 +13,7 @@ func TestASafetyCopyThatIsInterruptedIsMadeAgain(t *testing.T) {
 	s := open(t, nil)
 	user := addUser(t, s, "ada")
 	runs := 0
-	must(t, repeatInterrupted(t.Context(), func() error {
+	must(t, safetycopy.RepeatInterrupted(t.Context(), func() error {
 		if runs++; runs > 1 {
 			return s.makeSafetyCopy(t.Context(), pathOf(s))
 		}
@@ -27,7 +27,7 @@ func TestASafetyCopyThatIsInterruptedIsMadeAgain(t *testing.T) {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	err := repeatInterrupted(ctx, func() error { cancel(); return ErrInterrupted })
+	err := safetycopy.RepeatInterrupted(ctx, func() error { cancel(); return ErrInterrupted })
 	if !errors.Is(err, ErrInterrupted) {
 		t.Errorf("got %v, want ErrInterrupted", err)
 	}

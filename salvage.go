@@ -2,11 +2,7 @@ package latchkey
 
 import (
 	"context"
-	"errors"
 	"os"
-	"slices"
-
-	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/durable"
@@ -66,7 +62,7 @@ func Salvage(ctx context.Context, broken, out string) (report SalvageReport, err
 		d, err = salvagedDomain(found)
 	}
 	if err == nil {
-		err = durable.Create(durable.Resolve(out), func(tmp *os.File) error { return writeSalvaged(ctx, tmp.Name(), d, found) })
+		err = durable.Create(durable.Resolve(out), func(tmp *os.File) error { return salvage.Write(ctx, tmp.Name(), d, found) })
 	}
 	return SalvageReport(found.Counts), wrapf(err, "salvage %s", broken)
 }
@@ -92,67 +88,4 @@ func salvagedDomain(found salvage.Found) (*record.Meta, error) {
 	}
 	d.Replica = found.Replica
 	return d, nil
-}
-
-// writeSalvaged makes the file of the new store at path.
-func writeSalvaged(ctx context.Context, path string, d *record.Meta, found salvage.Found) error {
-	if err := boltengine.Init(path); err != nil {
-		return err
-	}
-	e, err := openBoltFile(path, nil)
-	if err != nil {
-		return err
-	}
-	e.Track(trackedTables...)
-	err = writeRecords(ctx, e, d, found)
-	return errors.Join(err, e.Close())
-}
-
-// salvageBatch is the number of records in one transaction of the new store.
-const salvageBatch = 10_000
-
-// writeRecords writes the records that were found, with their entries in the indexes.
-func writeRecords(ctx context.Context, e Engine, d *record.Meta, found salvage.Found) error {
-	err := e.Update(ctx, func(etx EngineTx) error {
-		if err := createDomain(etx, d); err != nil || found.Clock.Time.IsZero() {
-			return err
-		}
-		return (&Tx{etx: etx}).putClock(found.Clock)
-	})
-	for batch := range slices.Chunk(found.Records, salvageBatch) {
-		if err != nil {
-			return err
-		}
-		err = e.Update(ctx, func(etx EngineTx) error {
-			tx := &Tx{etx: etx}
-			for _, r := range batch {
-				if err := tx.putSalvaged(r, found); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return err
-}
-
-// putSalvaged writes a record and its entries in the indexes.
-func (tx *Tx) putSalvaged(r salvage.Record, found salvage.Found) error {
-	if r.Sealed != nil {
-		return tx.put(r.Table, r.Key, r.Sealed)
-	}
-	id, _ := uuid.FromBytes(r.Key)
-	var index []record.IndexEntry
-	switch r.Table {
-	case tableUsers:
-		index = found.Users[id].Index()
-	case tableKeys:
-		index = found.Keys[id].Index()
-	}
-	for _, e := range index {
-		if err := tx.put(e.Table, e.Key, e.Value); err != nil {
-			return err
-		}
-	}
-	return tx.putRecord(r.Table, r.Key, r.Message)
 }

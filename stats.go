@@ -2,9 +2,7 @@ package latchkey
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
-	"unsafe"
 )
 
 // Stats are the counters of a store. The counters below ClockResets begin at 0 when the store is
@@ -58,19 +56,19 @@ func (s *Store) Stats(ctx context.Context) (Stats, error) {
 
 		ClockResets: s.clock.kept.Load().Resets,
 
-		Hits:      s.counters.sum(statHits),
-		Misses:    s.counters.sum(statMisses),
-		Malformed: s.counters.sum(statMalformed),
-		Forged:    s.counters.sum(statForged),
-		Unknown:   s.counters.sum(statUnknown),
-		Refused:   s.counters.sum(statRefused),
-		Busy:      s.counters.sum(statBusy),
+		Hits:      s.counters.Sum(statHits),
+		Misses:    s.counters.Sum(statMisses),
+		Malformed: s.counters.Sum(statMalformed),
+		Forged:    s.counters.Sum(statForged),
+		Unknown:   s.counters.Sum(statUnknown),
+		Refused:   s.counters.Sum(statRefused),
+		Busy:      s.counters.Sum(statBusy),
 
 		CacheSize: s.cache.Size(),
-		Hashes:    s.counters.sum(statHashes),
-		HashWait:  time.Duration(s.counters.sum(statHashWait)),
+		Hashes:    s.counters.Sum(statHashes),
+		HashWait:  time.Duration(s.counters.Sum(statHashWait)),
 		HashPeak:  s.hasher.Peak(),
-		Rehashed:  s.counters.sum(statRehashed),
+		Rehashed:  s.counters.Sum(statRehashed),
 	}
 	if e, ok := s.engine.(CommitCounter); ok {
 		out.Commits = e.Commits()
@@ -89,30 +87,4 @@ const (
 	statHashes
 	statHashWait
 	statRehashed
-	statCount
 )
-
-// counters are spread over stripes, so that processors that count at the same time rarely share a
-// cache line.
-type counters struct {
-	stripes [16]struct {
-		n [statCount]atomic.Uint64
-		_ [128 - statCount*8%128]byte
-	}
-}
-
-func (c *counters) add(stat int, n uint64) {
-	// The stripe is a hash of the address of a local variable. Every goroutine has a stack of its
-	// own, so the address tells goroutines apart and costs nothing. A random stripe would move each
-	// cache line between the processors.
-	var here byte
-	stripe := uint32(uintptr(unsafe.Pointer(&here))>>10) * 0x9e3779b1 >> 28
-	c.stripes[stripe].n[stat].Add(n)
-}
-
-func (c *counters) sum(stat int) (n uint64) {
-	for i := range c.stripes {
-		n += c.stripes[i].n[stat].Load()
-	}
-	return n
-}

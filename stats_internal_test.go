@@ -3,7 +3,6 @@ package latchkey
 import (
 	"context"
 	"errors"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,25 +79,4 @@ func TestHashWaitIsTheTimeThatCallersWaitedForAPermit(t *testing.T) {
 		}
 		giveBack()
 	})
-}
-
-func TestNoCountIsLostWhenManyCount(t *testing.T) {
-	const callers, times = 8, 100_000
-	var c counters
-	var workers sync.WaitGroup
-	for range callers {
-		workers.Go(func() {
-			for range times {
-				c.add(statHits, 1)
-			}
-			c.add(statMisses, 2)
-		})
-	}
-	workers.Wait()
-	if got := c.sum(statHits); got != callers*times {
-		t.Errorf("hits: got %d, want %d", got, callers*times)
-	}
-	if got := c.sum(statMisses); got != callers*2 {
-		t.Errorf("misses: got %d, want %d", got, callers*2)
-	}
 }

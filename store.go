@@ -14,11 +14,13 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/attempts"
 	"github.com/latchkeydb/latchkey/internal/cache"
+	"github.com/latchkeydb/latchkey/internal/counters"
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/inside"
 	"github.com/latchkeydb/latchkey/internal/random"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/rehash"
+	"github.com/latchkeydb/latchkey/internal/safetycopy"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
 )
 
@@ -44,7 +46,7 @@ type Store struct {
 	foreign          *foreignKeys // nil without Options.Foreign
 	rehashes         *rehash.Queue
 	unended          sync.Map // key ID → unendedToken
-	counters         *counters
+	counters         *counters.Set
 	safetyCopy       attempts.Outcome
 	lastUses         lastUseBatches
 	writer           atomic.Pointer[record.Writer] // for disablings; nil if the store only reads
@@ -111,7 +113,7 @@ func openFile(path string, opts *Options) (*Store, error) {
 	}()
 	s, err = newStore(e, opts)
 	if err != nil {
-		return nil, wrapOpen(wayOut(path, err), path)
+		return nil, wrapOpen(safetycopy.WayOut(path, err), path)
 	}
 	if every := opts.safetyCopyEvery(); every > 0 {
 		s.goBackground(func() { s.keepSafetyCopy(e.Path(), every) })
@@ -148,7 +150,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	c := &counters{}
+	c := &counters.Set{}
 	s := &Store{
 		engine:           e,
 		cost:             opts.cost(),
@@ -365,7 +367,7 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 		for key, t := range done.ended {
 			s.unended.CompareAndDelete(key, t)
 		}
-		s.counters.add(statRehashed, done.rehashed)
+		s.counters.Add(statRehashed, done.rehashed)
 	}
 	return err
 }

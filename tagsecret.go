@@ -165,6 +165,6 @@ func (s *Store) genuineStill(ctx context.Context, tokens *tokenform.State, t tok
 			return nil
 		}
 	}
-	s.counters.add(statForged, 1)
+	s.counters.Add(statForged, 1)
 	return ErrInvalidToken
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/lastuse"
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/rehash"
 	"github.com/latchkeydb/latchkey/internal/vector"
@@ -92,7 +93,7 @@ func TestIndexEntriesAreAsTheVectorsSay(t *testing.T) {
 			id := lastuse.Join(f.ID, [8]byte(f.Verifier))
 			key = id[:]
 			value = record.Seal(tableLastUse, key, record.EncodeLastUse(f.Minute))
-			if minute, err := decodeLastUse(v.Key, v.Value); minute != f.Minute || err != nil {
+			if minute, err := merge.DecodeUse(v.Key, v.Value); minute != f.Minute || err != nil {
 				t.Errorf("decodeLastUse: got %d, %v", minute, err)
 			}
 		default:

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/latchkeydb/latchkey/internal/boltengine"
+	"github.com/latchkeydb/latchkey/internal/safetycopy"
 )
 
 // A store in a file looks at its file at each interval of Options.FileCheckEvery. A store that is
@@ -65,7 +66,7 @@ func openFollowed(path string, opts *Options) (*boltengine.Follower, error) {
 		version, err := e.Version(readVersion)
 		if err != nil {
 			_ = e.Close()
-			return nil, version, wrapOpen(wayOut(path, err), path)
+			return nil, version, wrapOpen(safetycopy.WayOut(path, err), path)
 		}
 		return e, version, nil
 	})

@@ -52,6 +52,7 @@ func TestWhatIsForgottenLeavesNothingAndCanComeBack(t *testing.T) {
 	all := maps.Clone(s.values)
 	hash := rehash.ID{Key: laptop, Verifier: record.VerifierID{1}}.TableKey()
 	s.plant(record.TableHashes, hash, "of laptop")
+	s.plant(record.TableLastUse, hash, string(record.Seal(record.TableLastUse, hash, record.EncodeLastUse(1))))
 	s.merge(t, later(key(laptop, ada, "laptop")), later(copyOf(record.TableDeadKeys, laptop[:], nil)), later(user(ada, nil)), later(copyOf(record.TableGroups, []byte("home"), nil)))
 	s.stale = newStore(domain).stale
 
@@ -62,8 +63,8 @@ func TestWhatIsForgottenLeavesNothingAndCanComeBack(t *testing.T) {
 	if _, left := s.values[at(record.TableHashes, hash)]; left {
 		t.Error("the hash of a forgotten key is left")
 	}
-	if !slices.Equal(s.ended, []string{string(laptop[:]), string(phone[:])}) {
-		t.Errorf("the last uses of %x were ended", s.ended)
+	if _, left := s.values[at(record.TableLastUse, hash)]; left {
+		t.Error("the last use of a forgotten key is left")
 	}
 	must(t, s.tables(t).Forget(record.TableKeys, backup[:]))
 	must(t, s.tables(t).Forget(record.TableGroups, []byte("home")))

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -25,7 +26,6 @@ type store struct {
 	stale  cache.Stale
 
 	forgotten []string // the records that were deleted as forgotten ones
-	ended     []string // the keys whose last uses were ended
 }
 
 func newStore(domain uuid.UUID) *store { return &store{domain: domain, values: map[string]string{}} }
@@ -87,13 +87,8 @@ func (s *store) tables(t testing.TB) *merge.Tables {
 			s.forgotten = append(s.forgotten, at(table, key))
 			return remove(table, key)
 		},
-		DropCached: s.stale.Add,
-		EndUses: func(k *record.Key, kept record.Verifiers) error {
-			if len(kept.All) == 0 {
-				s.ended = append(s.ended, string(k.ID[:]))
-			}
-			return nil
-		},
+		DropCached:  s.stale.Add,
+		Now:         time.Now,
 		LearnHandle: func(record.Handle) {},
 		CheckPHC: func(phc string) error {
 			if !strings.HasPrefix(phc, "$") {
@@ -101,7 +96,6 @@ func (s *store) tables(t testing.TB) *merge.Tables {
 			}
 			return nil
 		},
-		Use:        func(*record.Key, record.VerifierID, uint32) error { return nil },
 		Room:       func() int { return 1000 },
 		Writes:     func() int { return writes },
 		BuryAtOnce: 2,

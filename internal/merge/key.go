@@ -172,11 +172,7 @@ func (t *Tables) buryKey(d record.KeyTombstone) error {
 
 // use merges the last use of a verifier. The use of a key that the store does not have is no news.
 func (t *Tables) use(c record.Copy) error {
-	message, err := record.Open(c.Table, c.Key, c.Sealed)
-	var minute uint32
-	if err == nil {
-		minute, err = record.DecodeLastUse(message)
-	}
+	minute, err := DecodeUse(c.Key, c.Sealed)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
@@ -185,5 +181,5 @@ func (t *Tables) use(c record.Copy) error {
 	if err != nil || k == nil {
 		return err
 	}
-	return t.Use(k, id.Verifier(), minute)
+	return t.raiseUse(k, id.Verifier(), minute)
 }

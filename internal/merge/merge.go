@@ -5,6 +5,7 @@
 //   - run.go merges many records in several transactions.
 //   - merge.go begins with a copy of a record, and has what the kinds of records have in common.
 //   - user.go, key.go and group.go merge one kind each, with its tombstones.
+//   - use.go has the last uses of tokens.
 //   - index.go has the entries of indexes that several records can claim.
 //   - later.go keeps records of later versions aside.
 //   - forget.go takes records out of the store, and puts others in the place of what merging has
@@ -17,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -56,9 +58,8 @@ type Tables struct {
 	DeleteForgotten func(table string, key []byte) error
 	// DropCached makes the cache forget answers before the transaction commits.
 	DropCached func(cache.Stale)
-	// EndUses deletes the last uses of verifiers of a key that are not in kept, or are retired
-	// there.
-	EndUses func(k *record.Key, kept record.Verifiers) error
+	// Now returns the store's time. No last use is later.
+	Now func() time.Time
 	// LearnHandle is called before the handle of a key is written.
 	LearnHandle func(record.Handle)
 	// CheckPHC returns an error unless a verifier without a handle can be used.
@@ -75,8 +76,6 @@ type Tables struct {
 	// Reindex says that a merged record may lack entries in the indexes, because the store has the
 	// record from a first copy. A receiver sets it for the changes since a first copy began.
 	Reindex bool
-	// Use notes the last use of a verifier, unless a later one is known.
-	Use func(k *record.Key, verifier record.VerifierID, minute uint32) error
 }
 
 // An Entry is an entry of a table.

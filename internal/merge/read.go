@@ -127,10 +127,6 @@ func (t *Tables) LastUses(domain uuid.UUID, after string, since time.Time) iter.
 // isUsedSince reports whether an entry of the table of last uses has a minute that was not over at
 // a time.
 func isUsedSince(e Entry, since time.Time) bool {
-	message, err := record.Open(record.TableLastUse, e.Key, e.Value)
-	if err != nil || len(e.Key) != len(lastuse.ID{}) {
-		return false
-	}
-	minute, err := record.DecodeLastUse(message)
-	return err == nil && time.Unix(int64(minute)*60+60, 0).After(since)
+	minute, err := DecodeUse(e.Key, e.Value)
+	return err == nil && len(e.Key) == len(lastuse.ID{}) && time.Unix(int64(minute)*60+60, 0).After(since)
 }

@@ -1,5 +1,7 @@
 // Package safetycopy puts the safety copy of a store in the place of a file that is damaged or
 // gone.
+//
+//   - open.go opens a store, and finds out whether its safety copy is needed.
 package safetycopy
 
 import (

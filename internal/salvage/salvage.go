@@ -3,6 +3,7 @@
 //
 //   - take.go takes the entries of the pages.
 //   - reconcile.go makes users and keys of the entries, as a store can have them.
+//   - write.go makes the file of a new store.
 package salvage
 
 import (
