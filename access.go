@@ -10,6 +10,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/access"
 	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/phc"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 func init() {
@@ -22,6 +23,15 @@ func init() {
 	}
 	access.MintLight = func(ctx context.Context, store any, key uuid.UUID) (any, string, error) {
 		return store.(*Store).mintLight(ctx, key)
+	}
+	access.NewReplicaID = func(ctx context.Context, store any) error {
+		s := store.(*Store)
+		r := record.Replica{ID: s.random.UUID(), Shared: true}
+		err := s.Update(ctx, func(tx *Tx) error { return tx.putRecord(tableMeta, []byte(record.MetaReplica), r.Encode()) })
+		if err == nil {
+			s.domain.Replica = r
+		}
+		return err
 	}
 	access.Tables = func(tx any) *merge.Tables { return tx.(*Tx).tables() }
 }

@@ -36,6 +36,9 @@ type credential struct {
 	// tell a device that has restarted from a copy of the device.
 	Instance uuid.UUID `json:"instance,omitzero"`
 	Before   uuid.UUID `json:"before,omitzero"`
+	// Cloned says that another device uses the credential. The store of the edge gets another
+	// replica ID at the next opening.
+	Cloned bool `json:"cloned,omitempty"`
 }
 
 const credentialVersion = 1

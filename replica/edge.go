@@ -147,8 +147,13 @@ func (e *Edge) begin() error {
 	if err := e.word.open(ctx, e.store, e.clock.device()); err != nil {
 		return err
 	}
+	if c.Cloned {
+		if err := access.NewReplicaID(ctx, e.store); err != nil {
+			return err
+		}
+	}
 	next := c.clone()
-	next.Before = c.Instance
+	next.Before, next.Cloned = c.Instance, false
 	if next.Instance, err = uuid.NewRandom(); err != nil {
 		return err
 	}

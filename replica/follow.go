@@ -475,6 +475,9 @@ func (r *receiver) note(ctx context.Context, m replication.Message, b batch) err
 		r.e.cloned = true
 		r.e.mu.Unlock()
 		r.e.log(slog.LevelError, "another device uses the credential of this edge")
+		next := r.e.cred().clone()
+		next.Cloned = true
+		return r.e.setCredential(next)
 	}
 	return nil
 }

@@ -182,32 +182,50 @@ func (h *Hub) Edges(ctx context.Context) ([]EdgeInfo, error) {
 		})
 	}
 	edges, err = h.withRevoked(ctx, edges)
+	if err != nil {
+		return nil, wrapf(err, "edges")
+	}
 	slices.SortFunc(edges, func(a, b EdgeInfo) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), slices.Compare(a.ID[:], b.ID[:]))
 	})
-	return edges, wrapf(err, "edges")
+	return edges, nil
 }
 
-// withRevoked marks the edges whose keys are disabled, and adds those that the core has forgotten.
-func (h *Hub) withRevoked(ctx context.Context, edges []EdgeInfo) ([]EdgeInfo, error) {
-	at := map[uuid.UUID]int{}
-	for i, e := range edges {
-		at[e.ID] = i
-	}
-	for key, err := range h.store.AllKeys(ctx, latchkey.KeyFilter{Owner: latchkey.ServerOwner, State: latchkey.KeyDisabled}, uuid.Nil) {
-		if err != nil {
-			return nil, err
+// revokedTable is the application table of the hub's store with the names of the edges that were
+// cut off, by their IDs. The core has forgotten them.
+const revokedTable = "latchkey-revoked-edges"
+
+// withRevoked marks the edges whose keys are disabled or deleted, and adds those that were cut off
+// and whose keys are still there.
+func (h *Hub) withRevoked(ctx context.Context, known []EdgeInfo) (edges []EdgeInfo, err error) {
+	err = h.store.View(ctx, func(tx *latchkey.Tx) error {
+		edges = slices.Clone(known)
+		has := map[uuid.UUID]bool{}
+		for i, e := range edges {
+			has[e.ID] = true
+			key, err := tx.Key(latchkey.ServerOwner, e.ID)
+			if err != nil && !errors.Is(err, latchkey.ErrKeyNotFound) {
+				return err
+			}
+			edges[i].Revoked = err != nil || key.Disabled
 		}
-		if !key.Scopes.Has(Scope) {
-			continue
+		for e, err := range tx.AppTable(revokedTable).Scan(nil, nil) {
+			if err != nil {
+				return err
+			}
+			id, _ := uuid.FromBytes(e.Key)
+			key, err := tx.Key(latchkey.ServerOwner, id)
+			switch {
+			case errors.Is(err, latchkey.ErrKeyNotFound):
+			case err != nil:
+				return err
+			case !has[id] && key.Disabled:
+				edges = append(edges, EdgeInfo{ID: id, Name: string(e.Value), Joined: key.Created, Revoked: true})
+			}
 		}
-		if i, ok := at[key.ID]; ok {
-			edges[i].Revoked = true
-		} else {
-			edges = append(edges, EdgeInfo{ID: key.ID, Name: edgeName(key), Joined: key.Created, Revoked: true})
-		}
-	}
-	return edges, nil
+		return nil
+	})
+	return edges, err
 }
 
 // SetPolicy gives an edge another policy. The edge learns of it at once if it follows. It forgets
@@ -237,6 +255,9 @@ func (h *Hub) Revoke(ctx context.Context, edge uuid.UUID) error {
 			err = ErrEdgeNotFound
 		}
 		if err != nil {
+			return err
+		}
+		if err := tx.AppTable(revokedTable).Put(edge[:], []byte(edgeName(key))); err != nil {
 			return err
 		}
 		return tx.DisableKey(latchkey.ServerOwner, edge)
@@ -375,7 +396,11 @@ func (h *Hub) finding(ctx context.Context) error {
 // the hub cannot work. It returns nil if there is nothing. [latchkey.Store.Health] of the hub's
 // store has these findings, too, once the hub was used.
 func (h *Hub) Health(ctx context.Context) error {
-	edges, err := h.Edges(ctx)
+	core, err := h.core(ctx)
+	if err != nil {
+		return err
+	}
+	edges, err := core.Edges(ctx)
 	if err != nil {
 		return err
 	}
@@ -383,7 +408,7 @@ func (h *Hub) Health(ctx context.Context) error {
 	claims := 0
 	for _, e := range edges {
 		claims += e.Claims
-		if e.Cloned {
+		if !e.Cloned.IsZero() {
 			findings = append(findings, fmt.Errorf("%w: edge %s (%s)", ErrCloned, e.Name, e.ID))
 		}
 	}

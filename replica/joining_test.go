@@ -291,6 +291,11 @@ func TestARevokedEdgeIsCutOff(t *testing.T) {
 			t.Errorf("the hub has the edge %+v", edge)
 		}
 	}
+	h.restart()
+	edges = get[[]replica.EdgeInfo](t)(h.Edges(t.Context()))
+	if len(edges) != 2 || !edges[0].Revoked && !edges[1].Revoked {
+		t.Errorf("after a restart the hub has the edges %+v", edges)
+	}
 	wantErr(t, "a key that is no edge", h.Revoke(t.Context(), key.ID), replica.ErrEdgeNotFound)
 	must(t, h.store.DeleteKey(t.Context(), latchkey.ServerOwner, id))
 	must(t, h.Revoke(t.Context(), id))

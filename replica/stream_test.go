@@ -253,6 +253,13 @@ func TestTwoDevicesWithOneCredentialAreSeen(t *testing.T) {
 	copied.follow()
 	poll(t, "the hub has seen it", func() bool { return get[[]replica.EdgeInfo](t)(h.Edges(t.Context()))[0].Cloned })
 	wantErr(t, "Health of the hub", h.store.Health(t.Context()), replica.ErrCloned)
+	poll(t, "one of them has heard it", func() bool { return e.Status().Cloned || copied.Status().Cloned })
+	wasFirst, wasSecond := e.Store().ReplicaID(), copied.Store().ReplicaID()
+	e.reopen()
+	copied.reopen()
+	if e.Store().ReplicaID() == copied.Store().ReplicaID() {
+		t.Errorf("both have the replica ID %s; they had %s and %s", e.Store().ReplicaID(), wasFirst, wasSecond)
+	}
 }
 
 func TestARestartIsNoClone(t *testing.T) {

@@ -42,3 +42,7 @@ var AddFinding func(store any, finding func(context.Context) error)
 // verifier has the least cost. It returns a latchkey.MintedKey. If the key has reserved scopes, a
 // login with the token does not wait for other logins, and is not hashed anew.
 var MintLight func(ctx context.Context, store any, key uuid.UUID) (minted any, token string, err error)
+
+// NewReplicaID gives a *latchkey.Store another replica ID, because somebody has copied its file.
+// Nobody else may use the store yet.
+var NewReplicaID func(ctx context.Context, store any) error
