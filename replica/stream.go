@@ -41,6 +41,7 @@ type streams struct {
 	open  map[*stream]struct{}
 	edges map[uuid.UUID]map[*stream]struct{} // the same by edges
 	news  chan struct{}                      // closed at the next commit
+	head  uint64                             // the last commit of which the streams were told
 	ended bool                               // the store is closed
 }
 
@@ -86,23 +87,32 @@ func (s *streams) count() int {
 	return len(s.open)
 }
 
-// next returns a channel that is closed at the next commit, or nil if the store is closed.
-func (s *streams) next() <-chan struct{} {
+// next returns a channel that is closed at the next commit, or nil if the store is closed. A stream
+// that has everything up to the commit head can wait for the channel.
+func (s *streams) next() (news <-chan struct{}, head uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return nil
+		return nil, s.head
 	}
-	return s.news
+	return s.news, s.head
 }
 
-// wake tells all streams that there is something new, or that the store is closed.
-func (s *streams) wake(ended bool) {
+// wake tells all streams that there was a commit.
+func (s *streams) wake(head uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.head = head
 	close(s.news)
 	s.news = make(chan struct{})
-	s.ended = ended
+}
+
+// end tells all streams that the store is closed.
+func (s *streams) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	close(s.news)
 }
 
 // check makes the streams of an edge look at its key again.
@@ -131,10 +141,10 @@ func (s *stream) mustCheck() {
 
 // watch wakes the streams at each commit, until the store is closed.
 func (h *Hub) watch() {
-	defer h.streams.wake(true)
+	defer h.streams.end()
 	ctx := context.Background()
-	var seen uint64
-	if h.store.View(ctx, func(tx *latchkey.Tx) error { seen = tx.Sequence(); return nil }) != nil {
+	seen, err := sequenceOf(ctx, h.store)
+	if err != nil {
 		return
 	}
 	for {
@@ -150,7 +160,7 @@ func (h *Hub) watch() {
 			h.log(slog.LevelError, "the hub cannot watch its store", "error", err)
 			pause = time.Second
 		}
-		h.streams.wake(false)
+		h.streams.wake(seen)
 		if pause > time.Millisecond {
 			time.Sleep(pause)
 		}
@@ -192,7 +202,8 @@ func (h *Hub) keep() {
 	ticks := time.NewTicker(keepEvery)
 	defer ticks.Stop()
 	for n := 1; ; n++ {
-		for news := h.streams.next(); ; news = h.streams.next() {
+		for {
+			news, _ := h.streams.next()
 			if news == nil {
 				return
 			}
@@ -339,8 +350,12 @@ func (s *sender) messages(ctx context.Context) error {
 	beat := time.NewTimer(beatEvery/2 + rand.N(beatEvery/2))
 	defer beat.Stop()
 	due := true // the edge has everything for the first time
+	begin, err := sequenceOf(ctx, s.h.store)
+	if err != nil {
+		return err
+	}
 	for {
-		news := s.h.streams.next()
+		news, head := s.h.streams.next()
 		if news == nil {
 			return errEnded
 		}
@@ -356,7 +371,8 @@ func (s *sender) messages(ctx context.Context) error {
 		switch {
 		case batch.End:
 			return nil
-		case batch.More:
+		case batch.More || batch.At < max(begin, head):
+			// Streams share batches, so this batch may be older than the last commit.
 			continue
 		case due || !s.follow:
 			if err := s.beat(ctx); err != nil {
@@ -382,6 +398,12 @@ func (s *sender) messages(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// sequenceOf returns the last commit of a store.
+func sequenceOf(ctx context.Context, store *latchkey.Store) (n uint64, err error) {
+	err = store.View(ctx, func(tx *latchkey.Tx) error { n = tx.Sequence(); return nil })
+	return n, err
 }
 
 // beat tells the edge that it has everything.
