@@ -26,6 +26,7 @@ type Edge struct {
 	word  word
 
 	turn   chan struct{} // has an element while Sync or Follow runs
+	acks   [2]pace       // of confirmations, by what they confirm; for Follow alone
 	closed chan struct{} // closed by Close
 	ends   sync.Once
 	keeper sync.WaitGroup // the goroutine that looks at the clocks

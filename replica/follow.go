@@ -320,6 +320,7 @@ type receiver struct {
 	how     replication.How
 	beaten  bool           // the hub has said that the edge has everything
 	uses    time.Time      // when last uses were last pushed
+	revoked bool           // a revocation has come since the last Mark
 	pushing chan kick      // nil unless changes here are pushed
 	stop    func()         // ends the pushing
 	pushers sync.WaitGroup // the goroutines that push
@@ -336,8 +337,9 @@ type batch struct {
 type kick int
 
 const (
-	confirm kick = iota // to the hub what has come
-	retry               // to push, because the policy is another one, or last uses are due
+	confirmSoon  kick = iota // that a revocation has come
+	confirmLater             // that something else has come
+	retry                    // to push, because the policy is another one, or last uses are due
 )
 
 func (r *receiver) run(ctx context.Context) error {
@@ -460,12 +462,18 @@ func (r *receiver) note(ctx context.Context, m replication.Message, b batch) err
 			r.kick(retry)
 		}
 		return r.e.heardWord(ctx, b)
-	case replication.Record, replication.Forget, replication.Replace:
+	case replication.Record:
+		r.moved.Store(true)
+		r.revoked = r.revoked || len(m.MAC) > 0
+	case replication.Forget, replication.Replace:
 		r.moved.Store(true)
 	case replication.Mark:
-		if r.moved.Load() {
-			r.kick(confirm)
+		if r.revoked {
+			r.kick(confirmSoon)
+		} else if r.moved.Load() {
+			r.kick(confirmLater)
 		}
+		r.revoked = false
 	case replication.NewPolicy:
 		r.kick(retry)
 	case replication.NextPin:
@@ -659,7 +667,8 @@ func (r *receiver) pushLocal(ctx context.Context, local <-chan struct{}) {
 	later := time.NewTimer(time.Hour)
 	later.Stop()
 	waits, pause := false, firstPause
-	hold := func(d time.Duration) { waits = true; later.Reset(d) }
+	var due time.Time
+	hold := func(d time.Duration) { waits, due = true, time.Now().Add(d); later.Reset(d) }
 	failed := false // nothing is pushed until later
 	for {
 		ack := false
@@ -671,9 +680,10 @@ func (r *receiver) pushLocal(ctx context.Context, local <-chan struct{}) {
 				continue
 			}
 		case k := <-r.pushing:
-			if k == confirm {
-				if !waits {
-					hold(rand.N(ackWithin))
+			if k != retry {
+				// A confirmation that is due later does not hold a revocation back.
+				if !waits || k == confirmSoon && time.Until(due) > ackWithin {
+					hold(rand.N(ackWithin) + r.e.acks[k].next(time.Now()))
 				}
 				continue
 			}
@@ -699,6 +709,25 @@ func (r *receiver) pushLocal(ctx context.Context, local <-chan struct{}) {
 			pause = min(2*pause, lastPause)
 		}
 	}
+}
+
+// A pace lets some things happen at once, and more of them at intervals. It keeps the day of an
+// edge within a megabyte, because each confirmation takes a connection of its own, which is some
+// kilobytes.
+type pace struct{ full time.Time } // when ackBurst things may happen at once again
+
+const (
+	ackBurst = 10
+	ackEvery = 20 * time.Minute
+)
+
+// next returns how long the next thing has to wait.
+func (p *pace) next(now time.Time) time.Duration {
+	if p.full.Before(now) {
+		p.full = now
+	}
+	p.full = p.full.Add(ackEvery)
+	return max(0, p.full.Sub(now)-ackBurst*ackEvery)
 }
 
 // progress counts what a first copy has brought.

@@ -61,6 +61,7 @@ type Hub struct {
 	mu      sync.Mutex // guards the fields below
 	opened  *replication.Hub
 	renewed map[uuid.UUID]renewal // of edges that have not used their new keys yet
+	swept   time.Time             // when old invitations were removed
 }
 
 // maxBodies and maxBulk bound the memory for large requests and answers: 8 bodies of maxPush bytes,

@@ -62,9 +62,12 @@ func (h *Hub) Invite(ctx context.Context, p Policy) (string, error) {
 	if _, err := rand.Read(i.secret[:]); err != nil {
 		return "", wrapf(err, "invite")
 	}
+	sweep := h.sweeps(h.store.Now())
 	err = h.store.Update(ctx, func(tx *latchkey.Tx) error {
-		if err := removeOldInvitations(tx); err != nil {
-			return err
+		if sweep {
+			if err := removeOldInvitations(tx); err != nil {
+				return err
+			}
 		}
 		return putInvitation(tx, i.hash(), keptInvitation{Groups: policy.Groups, Push: Push(policy.Push), Expires: tx.Now().Add(invitationLife)})
 	})
@@ -108,6 +111,21 @@ func openInvitations(tx *latchkey.Tx) (n int, err error) {
 		return nil
 	})
 	return n, err
+}
+
+// sweepEvery is how often old invitations are removed. Looking at all of them each time would make
+// ten thousand invitations take minutes.
+const sweepEvery = invitationLife / 6
+
+// sweeps reports whether it is time to remove old invitations.
+func (h *Hub) sweeps(now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if since := now.Sub(h.swept); since >= 0 && since < sweepEvery {
+		return false
+	}
+	h.swept = now
+	return true
 }
 
 // removeOldInvitations removes the invitations whose hour is over, used or not.
