@@ -11,7 +11,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	bench.ServeResident()
+	bench.Serve()
 	os.Exit(m.Run())
 }
 
@@ -115,6 +115,8 @@ func BenchmarkCold(b *testing.B)          { run(b, bench.Cold) }
 func BenchmarkHTTP(b *testing.B)          { run(b, bench.HTTP) }
 func BenchmarkMiddleware(b *testing.B)    { run(b, bench.Middleware) }
 func BenchmarkFloods(b *testing.B)        { run(b, bench.Floods) }
+func BenchmarkEdge(b *testing.B)          { run(b, bench.Edge) }
+func BenchmarkReplication(b *testing.B)   { run(b, bench.Replication) }
 func BenchmarkForged(b *testing.B)        { run(b, bench.Forged) }
 func BenchmarkMalformed(b *testing.B)     { run(b, bench.Malformed) }
 func BenchmarkGrowth(b *testing.B)        { run(b, bench.Growth) }

@@ -23,7 +23,7 @@ type Group struct {
 
 // Groups returns all groups in the order of the report.
 func Groups() []Group {
-	return []Group{Cached, Carried, Cold, Forged, Malformed, Growth, Opening, UnderWrites, SharedCommits, HTTP, Middleware, Floods, Rivals}
+	return []Group{Cached, Carried, Cold, Forged, Malformed, Growth, Opening, UnderWrites, SharedCommits, HTTP, Middleware, Floods, Edge, Replication, Rivals}
 }
 
 // A Case is one measurement and its targets.

@@ -121,22 +121,21 @@ func readResident() (r resident, err error) {
 	return r, nil
 }
 
-// ServeResident must be the first call of a program that measures [Opening]. In a process that the
-// program has started for this purpose, ServeResident opens a store, prints the memory that the
-// opening took, and exits. In any other process it returns at once.
-func ServeResident() {
+// serveResident opens a store, prints the memory that the opening took, and exits, if that is what
+// the process is for.
+func serveResident() {
 	path := os.Getenv(residentEnv)
 	if path == "" {
 		return
 	}
-	if err := serveResident(path); err != nil {
+	if err := printResident(path); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-func serveResident(path string) error {
+func printResident(path string) error {
 	before, err := readResident()
 	if err != nil {
 		return err

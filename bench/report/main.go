@@ -23,7 +23,7 @@ import (
 )
 
 func main() {
-	bench.ServeResident()
+	bench.Serve()
 	missed, err := report(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
