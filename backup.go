@@ -111,7 +111,12 @@ func checkCopy(ctx context.Context, path string) error {
 	return nil
 }
 
-// Compact returns unused space to the file system. It copies the data to a new file beside the old
+// Compact returns unused space to the file system. In a domain that never had another store, it
+// first forgets the IDs of deleted keys, except those that were imported or are in a configuration:
+// [ParseMintedKey], [Store.EnsureKey]. Their tokens stay unknown, and no other key gets their IDs.
+// A domain with several stores needs all of them, so that nothing that was deleted comes back.
+//
+// Compact copies the data to a new file beside the old
 // file, and then puts the new file in the place of the old one. There must be room for both. After
 // a crash, one of the two is there, and it is whole.
 //
@@ -133,5 +138,26 @@ func (s *Store) Compact(ctx context.Context) error {
 	if !ok {
 		return wrapf(errors.ErrUnsupported, "compact")
 	}
-	return wrapf(e.Compact(ctx), "compact")
+	err := s.dropTombstones(ctx)
+	if err == nil {
+		err = e.Compact(ctx)
+	}
+	return wrapf(err, "compact")
+}
+
+// dropTombstones deletes the tombstones that tell nothing in a domain with one store.
+func (s *Store) dropTombstones(ctx context.Context) (err error) {
+	for _, table := range []string{tableDeadKeys, tableDeadUsers} {
+		for after, more := []byte(nil), true; more && err == nil; {
+			var last []byte
+			err = s.Update(ctx, func(tx *Tx) (err error) {
+				if last = nil; !tx.isShared() {
+					last, err = tx.tables().DropTombstones(table, after, min(lastUseChunk, s.maxWrites-2))
+				}
+				return err
+			})
+			after, more = last, last != nil
+		}
+	}
+	return err
 }

@@ -119,7 +119,8 @@ func (tx *Tx) ensureKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 			err = ErrKeyDeleted
 		}
 		if err == nil {
-			key, err = tx.insertKey(owner, n, minted)
+			m.Outside = true
+			key, err = tx.insertKey(owner, n, MintedKey{conceal(m)})
 		}
 		return key, err == nil, err
 	}

@@ -261,7 +261,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err := tx.put(tableNames, record.NameKey(owner, n.Name, m.ID), nil); err != nil {
 		return Key{}, err
 	}
-	k := &record.Key{ID: m.ID, Owner: owner, Created: m.Created, Foreign: m.FromElsewhere()}
+	k := &record.Key{ID: m.ID, Owner: owner, Created: m.Created, Foreign: m.FromElsewhere() || m.Outside}
 	at := k.Next(tx.store.domain.Replica.ID)
 	k.Verifiers = k.Verifiers.Add(m.Verifier)
 	if m.IsForeign() {
@@ -577,10 +577,7 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if err := tx.deleteEntries(id, k.Index()); err != nil {
 		return err
 	}
-	if err := tx.deleteHashes(k, record.Verifiers{}); err != nil {
-		return err
-	}
-	if err := tx.tables().EndUses(k, record.Verifiers{}); err != nil {
+	if err := tx.tables().EndVerifiers(k, record.Verifiers{}); err != nil {
 		return err
 	}
 	tx.countDeleted(k)

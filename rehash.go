@@ -113,22 +113,3 @@ func (tx *Tx) isAtCost(id rehash.ID) bool {
 	v, err := parseVerifier(own.phc)
 	return err == nil && Cost(v.Cost) == tx.store.cost
 }
-
-// deleteHashes deletes the hashes of a key and its entries in the index of handles, except those
-// of verifiers in kept that are not retired.
-func (tx *Tx) deleteHashes(k *record.Key, kept record.Verifiers) error {
-	for _, v := range k.Verifiers.All {
-		if left, found := kept.Find(v.ID); found && !left.Retired {
-			continue
-		}
-		if v.Handle != (record.Handle{}) {
-			if err := tx.delete(tableHandles, record.HandleKey(v.Handle, k.ID)); err != nil {
-				return err
-			}
-		}
-		if err := tx.delete(tableHashes, rehash.ID{Key: k.ID, Verifier: v.ID}.TableKey()); err != nil {
-			return err
-		}
-	}
-	return nil
-}

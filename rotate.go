@@ -212,10 +212,7 @@ func (tx *Tx) setVerifiers(k *record.Key, vs record.Verifiers) error {
 	if !tx.isShared() {
 		vs = vs.Forget()
 	}
-	err := tx.deleteHashes(k, vs)
-	if err == nil {
-		err = tx.tables().EndUses(k, vs)
-	}
+	err := tx.tables().EndVerifiers(k, vs)
 	k.Verifiers = vs
 	return err
 }

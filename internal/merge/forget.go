@@ -78,7 +78,7 @@ func (t *Tables) forgetKey(id uuid.UUID) error {
 	}
 	t.DropCached(cache.Stale{Keys: []uuid.UUID{id}})
 	if ours != nil {
-		if err := t.endVerifiers(ours, record.Verifiers{}); err != nil {
+		if err := t.EndVerifiers(ours, record.Verifiers{}); err != nil {
 			return err
 		}
 		if err := t.changeIndex(id, ours.Index(), nil); err != nil {
@@ -216,7 +216,7 @@ func (t *Tables) replaceKey(id uuid.UUID, c record.Copy) error {
 			return ErrReserved
 		}
 		was = ours.Index()
-		if err := t.endVerifiers(ours, unchanged(ours.Verifiers, theirs.Verifiers)); err != nil {
+		if err := t.EndVerifiers(ours, unchanged(ours.Verifiers, theirs.Verifiers)); err != nil {
 			return err
 		}
 	}
@@ -233,4 +233,38 @@ func (t *Tables) replaceEntry(c record.Copy) error {
 		return err
 	}
 	return t.Put(c.Table, c.Key, c.Sealed)
+}
+
+// DropTombstones deletes the tombstones that a store without replicas does not need, among the next
+// entries behind a key, at most some number: those of keys whose token is nowhere else, and of
+// users whose ID is random. It returns the last key that it has looked at, or nil at the end.
+func (t *Tables) DropTombstones(table string, after []byte, most int) (last []byte, err error) {
+	looked := 0
+	for e, err := range t.Scan(table, append(bytes.Clone(after), 0), nil) {
+		if err != nil {
+			return nil, err
+		}
+		if looked == most {
+			return last, nil
+		}
+		looked++
+		last = e.Key
+		id, err := record.DecodeID(e.Key)
+		if err != nil {
+			continue
+		}
+		if table == record.TableDeadKeys {
+			d, err := record.Unseal(table, e.Key, e.Value, record.DecodeKeyTombstone)
+			if err != nil || d.Foreign {
+				continue
+			}
+		}
+		if id.Version() != 7 {
+			continue // derived, so it may come again
+		}
+		if err := t.Delete(table, e.Key); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }

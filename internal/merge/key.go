@@ -62,7 +62,7 @@ func (t *Tables) changeKey(was *record.Key, is record.Key, index []record.IndexE
 	if _, err := seal(record.TableKeys, is.ID[:], is.Encode()); err != nil {
 		return err
 	}
-	if err := t.endVerifiers(was, unchanged(was.Verifiers, is.Verifiers)); err != nil {
+	if err := t.EndVerifiers(was, unchanged(was.Verifiers, is.Verifiers)); err != nil {
 		return err
 	}
 	if err := t.changeIndex(is.ID, index, is.Index()); err != nil {
@@ -81,14 +81,21 @@ func unchanged(was, is record.Verifiers) record.Verifiers {
 	return is
 }
 
-// endVerifiers deletes the hashes and last uses of verifiers of a key that are not in kept, or are
-// retired there.
-func (t *Tables) endVerifiers(k *record.Key, kept record.Verifiers) error {
+// EndVerifiers deletes the hashes, the last uses and the entries in the index of handles of
+// verifiers of a key that are not in kept, or are retired there.
+func (t *Tables) EndVerifiers(k *record.Key, kept record.Verifiers) error {
 	for _, v := range k.Verifiers.All {
+		if left, found := kept.Find(v.ID); found && !left.Retired {
+			continue
+		}
+		if v.Handle != (record.Handle{}) {
+			if err := t.Delete(record.TableHandles, record.HandleKey(v.Handle, k.ID)); err != nil {
+				return err
+			}
+		}
 		id := rehash.ID{Key: k.ID, Verifier: v.ID}.TableKey()
-		left, found := kept.Find(v.ID)
 		hash, err := t.Get(record.TableHashes, id)
-		if err == nil && hash != nil && (!found || left.Retired) {
+		if err == nil && hash != nil {
 			err = t.Delete(record.TableHashes, id)
 		}
 		if err != nil {
@@ -153,7 +160,7 @@ func (t *Tables) buryKey(d record.KeyTombstone) error {
 	if ours != nil || damaged {
 		t.DropCached(cache.Stale{Keys: []uuid.UUID{d.ID}})
 		if ours != nil {
-			if err := t.endVerifiers(ours, record.Verifiers{}); err != nil {
+			if err := t.EndVerifiers(ours, record.Verifiers{}); err != nil {
 				return err
 			}
 			if err := t.changeIndex(d.ID, ours.Index(), nil); err != nil {

@@ -24,6 +24,9 @@ type Key struct {
 	Created  time.Time
 	Verifier record.Verifier
 	Replaces record.VerifierID // zero unless it is for a rotation
+	// Outside says that the key has a text outside the store, so that it may come again after it
+	// was deleted. The text does not say so itself.
+	Outside bool
 }
 
 // Foreign returns a key that was made elsewhere.
@@ -86,6 +89,7 @@ func Parse(text string) (k Key, ok bool) {
 	} else {
 		k, ok = parse(parts)
 	}
+	k.Outside = true
 	// The comparison catches what the calls above let pass.
 	return k, ok && !k.Created.After(record.LastTime) && k.Text() == text
 }
