@@ -165,7 +165,8 @@ func (j *judge) user(c record.Copy) (record.Copy, bool, error) {
 		if err := j.creates(c, pushed.Created, "make users"); err != nil {
 			return c, false, err
 		}
-		if !j.has(pushed.Groups) {
+		// Also in a claim, because its writer can name any former group.
+		if !j.policy.Has(pushed.Groups.Now()) {
 			return c, false, outside(c)
 		}
 		was = &record.User{ID: pushed.ID, Created: pushed.Created, Groups: pushed.Groups}
@@ -393,6 +394,9 @@ func (j *judge) key(c record.Copy) (record.Copy, bool, error) {
 	if was == nil {
 		if err := j.creates(c, pushed.Created, "make keys"); err != nil {
 			return c, false, err
+		}
+		if pushed.Owner == record.ServerOwner && !j.policy.Has(pushed.Groups.Now()) {
+			return c, false, outside(c)
 		}
 		was = &record.Key{ID: pushed.ID, Owner: pushed.Owner, Created: pushed.Created, Groups: pushed.Groups}
 	} else if merge.IsReserved(was.Scopes.Value) {

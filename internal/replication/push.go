@@ -324,7 +324,7 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 		at := string(locate(c.Table, c.Key))
 		was, found := waiting[at]
 		switch {
-		case found && bytes.Equal(was.Copy.Sealed, c.Sealed):
+		case found && bytes.Equal(was.Copy.Sealed, judged.Sealed):
 			continue
 		case found:
 			if err := j.t.Delete(record.TableReplica, numbered8(localClaim, was.Number)); err != nil {
@@ -337,7 +337,7 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 		if err := writeHubState(j.t, j.state); err != nil {
 			return nil, err
 		}
-		is := Claim{Number: j.state.claims, Edge: id, Came: now, Copy: c}
+		is := Claim{Number: j.state.claims, Edge: id, Came: now, Copy: judged}
 		waiting[at] = is
 		if err := putLocal(j.t, numbered8(localClaim, is.Number), is.encode()); err != nil {
 			return nil, fmt.Errorf("note a claim: %w", err)

@@ -631,6 +631,53 @@ func TestAPushIsJudgedByThePolicyOfItsTransaction(t *testing.T) {
 	}
 }
 
+func TestAClaimBringsNothingIntoAnotherGroup(t *testing.T) {
+	s := newScene(t, replication.PushNothing, replication.HubOptions{})
+	moved := func(counter uint64) record.Groups { // from a group of the edge
+		var g record.Groups
+		g = g.Set("north", record.Stamp{Counter: counter, Replica: s.e.ReplicaID()})
+		return g.Set("south", record.Stamp{Counter: counter + 1, Replica: s.e.ReplicaID()})
+	}
+	edit := func(c record.Copy, change func(*record.User, *record.Key)) record.Copy {
+		t.Helper()
+		if c.Table == record.TableUsers {
+			u, err := record.Unseal(c.Table, c.Key, c.Sealed, record.DecodeUser)
+			must(t, err)
+			change(u, nil)
+			c.Sealed = record.Seal(c.Table, c.Key, u.Encode())
+		} else {
+			k, err := record.Unseal(c.Table, c.Key, c.Sealed, record.DecodeKey)
+			must(t, err)
+			change(nil, k)
+			c.Sealed = record.Seal(c.Table, c.Key, k.Encode())
+		}
+		return c
+	}
+	user, server := s.e.user("bob", "north"), s.e.serverKey("new", "north")
+	must(t, s.e.DisableUser(t.Context(), s.ada.ID))
+	why := s.e.push(replication.PushRequest{Claims: []record.Copy{
+		edit(s.e.copy(record.TableUsers, user.ID[:]), func(u *record.User, _ *record.Key) { u.Groups = moved(1) }),
+		edit(s.e.copy(record.TableKeys, server.ID[:]), func(_ *record.User, k *record.Key) { k.Groups = moved(1) }),
+		edit(s.e.copy(record.TableUsers, s.ada.ID[:]), func(u *record.User, _ *record.Key) { u.Groups = moved(20) }),
+	}})
+	claims, err := s.w.hub.Claims(t.Context())
+	must(t, err)
+	for _, c := range claims {
+		must(t, s.w.hub.ConfirmClaim(t.Context(), c.Number))
+	}
+	if len(claims) != 1 {
+		t.Errorf("the hub says %q and has %d claims, want that of ada alone: %+v", why, len(claims), claims)
+	}
+	ada, err := s.w.User(t.Context(), s.ada.ID)
+	must(t, err)
+	if !ada.Disabled || ada.Group != "north" {
+		t.Errorf("after the confirmation ada is %+v", ada)
+	}
+	if _, err := s.w.User(t.Context(), user.ID); !errors.Is(err, latchkey.ErrUserNotFound) {
+		t.Errorf("the user of another group: %v", err)
+	}
+}
+
 func TestANumberOfAClaimStandsForOneThing(t *testing.T) {
 	s := newScene(t, replication.PushNothing, replication.HubOptions{})
 	claim := func() uint64 {
