@@ -279,3 +279,16 @@ func TestNoAnswerAboutEdgesRepeatsATokenThatIsInTheWrongPlace(t *testing.T) {
 		}
 	}
 }
+
+func TestTheTrailOfTheHubNamesTheEdgeThatHasPushedAChange(t *testing.T) {
+	a, url := newHubAPI(t, admin.Options{Authenticate: everybody})
+	key, _ := a.newServerKey(latchkey.KeySpec{Name: "job"})
+	e := join(a, url, "till", replica.Policy{Groups: []string{"*"}, Push: replica.PushRevocations})
+	a.must(e.Store().DisableKey(t.Context(), key.Owner, key.ID))
+	a.must(e.Sync(t.Context()))
+	entries := get[admin.AuditPage](a.do("GET", "/v1/audit?limit=1000", nil).is(200)).Items
+	last := entries[len(entries)-1].Change
+	if want := "edge " + e.Status().Edge.String(); last.Actor != want || last.Key != key.ID {
+		t.Errorf("got %+v, want the actor %s", last, want)
+	}
+}

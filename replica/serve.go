@@ -297,7 +297,8 @@ func (h *Hub) servePush(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	reply, err := core.Push(r.Context(), edge, request, h.store.Now())
+	ctx := latchkey.WithActor(r.Context(), "edge "+edge.String()) // for the audit trail
+	reply, err := core.Push(ctx, edge, request, h.store.Now())
 	if err != nil {
 		return err
 	}
