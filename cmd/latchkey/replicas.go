@@ -438,7 +438,8 @@ func replicaConfirmedCommand(c *cli) *cobra.Command {
 		Use:   "confirmed [USER | --server] KEY",
 		Short: "Show how many edges have confirmed the last change of a key",
 		Long: `Show how many edges have confirmed that they have taken over the last change of a key, such as that it was
-disabled. An edge that is away confirms when it is back. Until then, it lets the key in.
+disabled. An edge that is away confirms when it is back. Until then, it lets the key in. An edge that does
+not get the key has nothing to confirm, and counts with the next change that it gets.
 
 ` + keyHelp,
 		Args: k.takes(),

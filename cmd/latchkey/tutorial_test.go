@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,9 +24,15 @@ type tutorial struct {
 	shell   *exec.Cmd
 	input   io.Writer
 	output  *bufio.Reader
-	program *exec.Cmd
+	started []program         // the programs in the background
 	ports   *strings.Replacer // from the ports of the tutorial to those that are free here
 	written *strings.Replacer // the other way round
+}
+
+// A program is a program that the tutorial has started in the background.
+type program struct {
+	*exec.Cmd
+	command string
 }
 
 // A block is one block of a tutorial, with the comment before it.
@@ -60,13 +67,16 @@ func needs(t *testing.T, programs ...string) {
 
 func newTutorial(t *testing.T) *tutorial {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("it builds two programs")
+	}
 	needs(t, "go", "bash", "curl")
 	dir, err := os.MkdirTemp("", "lk") // short enough for a socket
 	must(t, err)
 	tut := &tutorial{T: t, dir: dir}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	var there, back []string
-	for _, port := range []string{"8080", "9091"} {
+	for _, port := range []string{"7443", "8080", "9091"} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		must(t, err)
 		_, free, err := net.SplitHostPort(l.Addr().String())
@@ -136,17 +146,18 @@ func (tut *tutorial) command(text string) (lines []string) {
 	}
 }
 
-// begin starts the program, and waits until it has printed the lines of the tutorial.
+// begin starts a program, and waits until it has printed the lines of the tutorial.
 func (tut *tutorial) begin(command string, want []string) {
 	tut.Helper()
-	tut.program = exec.Command("bash", "-c", "exec "+command)
-	tut.program.Dir, tut.program.Env = tut.dir, tut.environ()
-	tut.program.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // they end together
-	tut.program.Stderr = os.Stderr
-	out, err := tut.program.StdoutPipe()
+	cmd := exec.Command("bash", "-c", "exec "+tut.ports.Replace(command))
+	cmd.Dir, cmd.Env = tut.dir, tut.environ()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // they end together
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
 	must(tut, err)
-	must(tut, tut.program.Start())
-	tut.Cleanup(tut.end)
+	must(tut, cmd.Start())
+	tut.started = append(tut.started, program{cmd, command})
+	tut.Cleanup(func() { tut.end("") })
 	var lines []string
 	for output := bufio.NewReader(out); len(lines) < len(want); {
 		line, err := output.ReadString('\n')
@@ -158,13 +169,16 @@ func (tut *tutorial) begin(command string, want []string) {
 	tut.compare(command, lines, want)
 }
 
-// end ends the program, as an interrupt does.
-func (tut *tutorial) end() {
-	if tut.program != nil {
-		_ = syscall.Kill(-tut.program.Process.Pid, syscall.SIGINT)
-		_ = tut.program.Wait()
-		tut.program = nil
-	}
+// end ends the programs whose command has a text, as an interrupt does.
+func (tut *tutorial) end(text string) {
+	tut.started = slices.DeleteFunc(tut.started, func(p program) bool {
+		if !strings.Contains(p.command, text) {
+			return false
+		}
+		_ = syscall.Kill(-p.Process.Pid, syscall.SIGINT)
+		_ = p.Wait()
+		return true
+	})
 }
 
 var (
@@ -206,29 +220,54 @@ func (tut *tutorial) console(b block) {
 	}
 }
 
-func TestTheTutorialOfAdministrationWorksAsWritten(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it builds two programs")
-	}
-	tut := newTutorial(t)
+// run runs the blocks of a tutorial, and fails the test unless there are as many as there must be.
+func (tut *tutorial) run(page string, wantPrograms, wantCommands int) {
+	tut.Helper()
 	programs, commands := 0, 0
-	for _, b := range blocks(t, "../../docs/tutorial-administration.md") {
+	for _, b := range blocks(tut.T, page) {
 		switch {
 		case strings.HasPrefix(b.note, "not run"):
 			continue
 		case b.note == "the program ends":
-			tut.end()
+			tut.end("")
+		case b.note == "the hub ends":
+			tut.end("latchkey hub")
 		}
 		switch b.language {
 		case "go":
 			programs++
-			must(t, os.WriteFile(filepath.Join(tut.dir, "main.go"), []byte(tut.ports.Replace(b.text)), 0o600))
+			must(tut, os.WriteFile(filepath.Join(tut.dir, "main.go"), []byte(tut.ports.Replace(b.text)), 0o600))
 		case "console":
 			commands++
 			tut.console(b)
 		}
 	}
-	if programs != 1 || commands < 8 {
-		t.Errorf("the tutorial has %d programs and %d blocks of commands", programs, commands)
+	if programs != wantPrograms || commands < wantCommands {
+		tut.Errorf("the tutorial has %d programs and %d blocks of commands", programs, commands)
 	}
+}
+
+func TestTheTutorialOfAdministrationWorksAsWritten(t *testing.T) {
+	newTutorial(t).run("../../docs/tutorial-administration.md", 1, 8)
+}
+
+func TestTheTutorialOfReplicationWorksAsWritten(t *testing.T) {
+	newTutorial(t).run("../../docs/tutorial-replication.md", 1, 12)
+}
+
+func TestThePageAboutAStolenEdgeWorksAsWritten(t *testing.T) {
+	tut := newTutorial(t)
+	for _, command := range []string{
+		"export LATCHKEY_STORE=shop.db LATCHKEY_COST=light", "latchkey init",
+		"latchkey user add ada@example.com --group shop-17", "latchkey key create --server --group shop-17 camera",
+	} {
+		tut.command(command)
+	}
+	tut.begin("latchkey hub --store shop.db --self-signed --addr 127.0.0.1:7443 --quiet", []string{"https://127.0.0.1:7443"})
+	for _, till := range []string{"till-1", "till-2"} {
+		tut.command("latchkey replica invite --group shop-17 --push use > invitation")
+		tut.command("latchkey join https://127.0.0.1:7443 --store " + till + ".db --name " + till + " < invitation")
+	}
+	tut.begin("latchkey sync --follow --store till-2.db --quiet", []string{"following https://127.0.0.1:7443 as edge …"})
+	tut.run("../../docs/stolen-edge.md", 0, 6)
 }
