@@ -2,14 +2,16 @@ import { call, onSession, onSignedOut, Problem, session, signIn, signOut, Stream
 import { auditView } from "./audit.js";
 import { closeDialogs, mayLeave } from "./dialog.js";
 import { announce, button, h, say } from "./dom.js";
+import { edgesView, findHub } from "./edges.js";
 import { setStoreTime } from "./format.js";
 import { groupsView } from "./groups.js";
 import { healthView } from "./health.js";
 import { keysView } from "./keys.js";
 import { usersView } from "./users.js";
 const app = document.getElementById("app");
-const views = [
-    ["keys", "Keys"], ["users", "Users"], ["server-keys", "Server keys"], ["groups", "Groups"], ["audit", "Audit"], ["health", "Health"],
+let views = [];
+const allViews = [
+    ["keys", "Keys"], ["users", "Users"], ["server-keys", "Server keys"], ["groups", "Groups"], ["edges", "Edges"], ["audit", "Audit"], ["health", "Health"],
 ];
 function takeSecret() {
     const secret = /^#sign-in=(.+)$/.exec(location.hash)?.[1];
@@ -106,6 +108,7 @@ class Frame {
             case "users": return usersView({ ...(group === undefined ? {} : { group }), showKeys, mark, all });
             case "server-keys": return keysView({ server: true, showUser, mark, all });
             case "groups": return groupsView({ showKeys: (g) => go(`/keys?${new URLSearchParams({ group: g })}`), showUsers: (g) => go(`/users?${new URLSearchParams({ group: g })}`) });
+            case "edges": return edgesView();
             case "audit": return auditView({ showKey: (id) => go(`/keys/${id}`), showUser });
             case "health": return healthView();
         }
@@ -151,6 +154,8 @@ async function begin() {
     }
     try {
         setStoreTime((await call("GET", "/v1/store")).now);
+        const hub = await findHub();
+        views = allViews.filter(([route]) => route !== "edges" || hub);
     }
     catch (err) {
         if (session() === null)

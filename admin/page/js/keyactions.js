@@ -1,5 +1,6 @@
 import { call, keyPath, Problem } from "./api.js";
 import { add, button, h, name, newID, say, visible } from "./dom.js";
+import { confirmedBy } from "./edges.js";
 import { act, check, commandBox, Dialog, facts, field, input, Invalid, select, showToken } from "./dialog.js";
 import { ago, badge, distance, expiry, identityWord, keyLine, keyState, line, ownerTitle, userTitle, userWord, when, whenAndAgo } from "./format.js";
 import { Once } from "./view.js";
@@ -394,11 +395,12 @@ export class KeyDetails {
         const metadata = Object.entries(k.metadata);
         const tools = h("div", { class: "tools" }, k.disabled ? button("Enable", () => a.enable(k), { "data-focus": "d-state", class: "primary" }) : button("Disable", () => a.disable(k), { "data-focus": "d-state", class: "danger" }), button("Rotate", () => a.rotate(k), { "data-focus": "d-rotate" }), button("Edit", () => a.edit(k), { "data-focus": "d-edit" }), button("Delete", () => k.disabled ? a.remove(k) : say("Disable the key first. Delete it when nobody misses it."), { "data-focus": "d-delete", "aria-disabled": k.disabled ? false : "true", "aria-describedby": k.disabled ? false : "why-not" }));
         const command = commandBox(() => keyLine(k, ["key", "show"]));
+        const edges = confirmedBy(keyPath(k.id));
         const owner = k.owner === "server" ? h("span", {}, "none: it is a server key") : button("", () => { this.close(); this.showUser(k.owner); }, { class: "link" });
         if (k.owner !== "server")
             owner.append(name(ownerTitle(k)));
         this.box.replaceChildren();
-        add(this.box, h("p", { class: "title" }, name(k.name), " ", keyState(k)), tools, !k.disabled && h("p", { class: "hint", id: "why-not" }, "Only a disabled key can be deleted."), facts(["Owner", owner], ["Last used", whenAndAgo(k.last_used)], ["Expires", k.expires === undefined ? "never" : h("span", {}, whenAndAgo(k.expires), " ", expiry(k).classList.contains("badge") && expiry(k))], ["Scopes", k.scopes.length === 0 ? "none: it is permitted nothing" : words(k.scopes)], ["Networks", k.networks.length === 0 ? "everywhere" : words(k.networks)], k.group !== undefined ? ["Group", name(k.group)] : null, ["Created", whenAndAgo(k.created)], ["ID", h("code", {}, k.id)], ...metadata.map(([n, v]) => [`metadata: ${visible(n)}`, name(v)])), h("h3", {}, "Tokens"), tokenTable(k), command.root);
+        add(this.box, h("p", { class: "title" }, name(k.name), " ", keyState(k)), tools, !k.disabled && h("p", { class: "hint", id: "why-not" }, "Only a disabled key can be deleted."), facts(["Owner", owner], ["Last used", whenAndAgo(k.last_used)], ["Expires", k.expires === undefined ? "never" : h("span", {}, whenAndAgo(k.expires), " ", expiry(k).classList.contains("badge") && expiry(k))], ["Scopes", k.scopes.length === 0 ? "none: it is permitted nothing" : words(k.scopes)], ["Networks", k.networks.length === 0 ? "everywhere" : words(k.networks)], k.group !== undefined ? ["Group", name(k.group)] : null, ["Created", whenAndAgo(k.created)], edges !== null ? ["Last change", edges] : null, ["ID", h("code", {}, k.id)], ...metadata.map(([n, v]) => [`metadata: ${visible(n)}`, name(v)])), h("h3", {}, "Tokens"), tokenTable(k), command.root);
         if (active)
             this.box.querySelector(`[data-focus="${active}"]`)?.focus();
     }

@@ -4,6 +4,7 @@ import { call, onSession, onSignedOut, Problem, session, signIn, signOut, type S
 import { auditView } from "./audit.js";
 import { closeDialogs, mayLeave } from "./dialog.js";
 import { announce, button, h, say } from "./dom.js";
+import { edgesView, findHub } from "./edges.js";
 import { setStoreTime } from "./format.js";
 import { groupsView } from "./groups.js";
 import { healthView } from "./health.js";
@@ -13,8 +14,10 @@ import type { View } from "./view.js";
 
 const app = document.getElementById("app")!;
 
-const views: [route: string, title: string][] = [
-	["keys", "Keys"], ["users", "Users"], ["server-keys", "Server keys"], ["groups", "Groups"], ["audit", "Audit"], ["health", "Health"],
+let views: [route: string, title: string][] = [];
+
+const allViews: [route: string, title: string][] = [
+	["keys", "Keys"], ["users", "Users"], ["server-keys", "Server keys"], ["groups", "Groups"], ["edges", "Edges"], ["audit", "Audit"], ["health", "Health"],
 ];
 
 // takeSecret returns the secret of a sign-in URL, and takes it out of the address and the history
@@ -124,6 +127,7 @@ class Frame {
 		case "users": return usersView({ ...(group === undefined ? {} : { group }), showKeys, mark, all });
 		case "server-keys": return keysView({ server: true, showUser, mark, all });
 		case "groups": return groupsView({ showKeys: (g) => go(`/keys?${new URLSearchParams({ group: g })}`), showUsers: (g) => go(`/users?${new URLSearchParams({ group: g })}`) });
+		case "edges": return edgesView();
 		case "audit": return auditView({ showKey: (id) => go(`/keys/${id}`), showUser });
 		case "health": return healthView();
 		}
@@ -176,6 +180,8 @@ async function begin(): Promise<void> {
 	}
 	try {
 		setStoreTime((await call<StoreInfo>("GET", "/v1/store")).now);
+		const hub = await findHub();
+		views = allViews.filter(([route]) => route !== "edges" || hub);
 	} catch (err) {
 		if (session() === null) return;
 		const title = h("h1", { tabindex: "-1" }, "The store cannot be reached");

@@ -2,6 +2,7 @@
 
 import { call, keyPath, Problem, type Key, type KeyWithToken, type List, type User } from "./api.js";
 import { add, button, h, name, newID, say, visible, type Child } from "./dom.js";
+import { confirmedBy } from "./edges.js";
 import { act, check, commandBox, Dialog, facts, field, input, Invalid, select, showToken } from "./dialog.js";
 import { ago, badge, distance, expiry, identityWord, keyLine, keyState, line, ownerTitle, userTitle, userWord, when, whenAndAgo } from "./format.js";
 import { Once } from "./view.js";
@@ -410,6 +411,7 @@ export class KeyDetails {
 			button("Edit", () => a.edit(k), { "data-focus": "d-edit" }),
 			button("Delete", () => k.disabled ? a.remove(k) : say("Disable the key first. Delete it when nobody misses it."), { "data-focus": "d-delete", "aria-disabled": k.disabled ? false : "true", "aria-describedby": k.disabled ? false : "why-not" }));
 		const command = commandBox(() => keyLine(k, ["key", "show"]));
+		const edges = confirmedBy(keyPath(k.id));
 		const owner = k.owner === "server" ? h("span", {}, "none: it is a server key") : button("", () => { this.close(); this.showUser(k.owner); }, { class: "link" });
 		if (k.owner !== "server") owner.append(name(ownerTitle(k)));
 		this.box.replaceChildren();
@@ -424,6 +426,7 @@ export class KeyDetails {
 				["Networks", k.networks.length === 0 ? "everywhere" : words(k.networks)],
 				k.group !== undefined ? ["Group", name(k.group)] : null,
 				["Created", whenAndAgo(k.created)],
+				edges !== null ? ["Last change", edges] : null,
 				["ID", h("code", {}, k.id)],
 				...metadata.map(([n, v]): [string, Child] => [`metadata: ${visible(n)}`, name(v)])),
 			h("h3", {}, "Tokens"), tokenTable(k), command.root);

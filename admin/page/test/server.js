@@ -19,10 +19,11 @@ export class Server {
   /**
    * Starts a server. When the test `t` ends, the server stops, and its store is removed. `prepare` can
    * run the command before the server has the store. It can make keys with names that `latchkey serve`
-   * does not accept.
+   * does not accept. `program` is the command that serves the page: serve, or hub.
    */
-  static async start(t, prepare = async () => {}) {
+  static async start(t, prepare = async () => {}, program = "serve") {
     const server = new Server();
+    server.program = program;
     const dir = await mkdtemp(join(tmpdir(), "latchkey-page-"));
     server.store = join(dir, "keys.db");
     await server.command("init");
@@ -42,7 +43,7 @@ export class Server {
   }
 
   async run(address) {
-    const args = ["serve", "--store", this.store, "--addr", "127.0.0.1:0", `--admin=${address}`, "--cost", "light"];
+    const args = [this.program, "--store", this.store, "--addr", "127.0.0.1:0", `--admin=${address}`, "--cost", "light"];
     this.process = spawn(command, [...args, "--log-format", "json"]);
     this.process.stderr.on("data", (text) => (this.log += text));
     this.ended = once(this.process, "exit");
@@ -55,6 +56,19 @@ export class Server {
     [this.double, this.printed] = printed.split("\n");
     if (!this.printed) throw new Error(`latchkey serve has ended:\n${this.log}`);
     this.url = new URL(this.printed).origin;
+  }
+
+  /**
+   * Makes an edge of the hub that the server is. Returns a function that runs the command latchkey on
+   * the store of the edge.
+   */
+  async join(name, group, push) {
+    const invitation = await this.command("replica", "invite", "--group", group, "--push", push);
+    const store = `${this.store}.${name}`;
+    const joining = execute(command, ["join", this.double, "--store", store, "--name", name]);
+    joining.child.stdin.end(invitation);
+    await joining;
+    return async (...args) => (await execute(command, [...args, "--store", store])).stdout.trim();
   }
 
   async stop() {
