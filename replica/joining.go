@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -282,12 +281,7 @@ func (h *Hub) joinAgain(ctx context.Context, core *replication.Hub, r joinReques
 // administrator has given it meanwhile.
 func (h *Hub) admit(ctx context.Context, core *replication.Hub, r joinRequest, kept keptInvitation, answer joinAnswer) (joinAnswer, error) {
 	policy, err := Policy{Groups: kept.Groups, Push: kept.Push}.core()
-	var known []replication.EdgeStatus
-	if err == nil {
-		known, err = core.Edges(ctx)
-	}
-	isKnown := slices.ContainsFunc(known, func(e replication.EdgeStatus) bool { return e.ID == answer.Edge })
-	if err == nil && !isKnown {
+	if err == nil && !core.Knows(answer.Edge) {
 		err = core.AddEdge(ctx, answer.Edge, r.Name, policy, h.store.Now())
 	}
 	if err != nil {

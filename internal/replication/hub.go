@@ -413,6 +413,13 @@ func replaceKey(edge uuid.UUID, at []byte) []byte {
 	return slices.Concat([]byte(localReplace), edge[:], at)
 }
 
+// Knows reports whether the hub has an edge.
+func (h *Hub) Knows(id uuid.UUID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.edges[id] != nil
+}
+
 // Edges returns what the hub knows of its edges, in the order of their IDs.
 func (h *Hub) Edges(ctx context.Context) ([]EdgeStatus, error) {
 	claims, err := h.Claims(ctx)
