@@ -22,7 +22,7 @@ const (
 	// roomForOne is the number of writes that most records take at the most, with a signed copy.
 	roomForOne = 32
 	// The bounds of what a first copy holds in memory until it is written.
-	copyEntries, copyBytes = 16_384, 8 << 20
+	copyEntries, copyBytes = 8_192, 4 << 20
 )
 
 // Receive applies messages of a stream, in order, in as few transactions as it can. When it returns
@@ -213,11 +213,15 @@ func (e *Edge) writeCopied(ctx context.Context, mark *Cursor) error {
 		if err != nil {
 			return err
 		}
-		e.copied = e.copied[len(e.copied)-left:]
+		clear(e.copied[:len(e.copied)-left])
 		if left == 0 {
-			e.copied, e.copiedAs = nil, 0
+			e.copied, e.copiedAs = e.copied[:0], 0 // the next entries need as much room
+			if mark != nil && mark.Copying == "" {
+				e.copied = nil
+			}
 			return nil
 		}
+		e.copied = e.copied[len(e.copied)-left:]
 	}
 }
 
