@@ -79,7 +79,7 @@ var noHTTP2 = map[string]func(string, *tls.Conn) http.RoundTripper{}
 func newClient(o *Options, hub *url.URL, pins [][]byte, seen func(pin []byte)) *client {
 	t := &http.Transport{
 		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(4)},
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: o.sessions},
 		TLSHandshakeTimeout:    handshakeTimeout,
 		TLSNextProto:           noHTTP2,
 		DisableCompression:     true,

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -114,6 +115,7 @@ func openEdge(path string, o Options, c *credential) (*Edge, error) {
 		path: path, opts: o, credential: c, clock: newHubClock(o.Store.Now),
 		turn: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
+	e.opts.sessions = tls.NewLRUClientSessionCache(4)
 	e.word.bound = o.Staleness.bound
 	e.word.stale.Store(e.word.bound > 0) // until the file was read
 	store := o.Store

@@ -127,7 +127,7 @@ func TestAnEdgeStandsAHubThatSendsGarbage(t *testing.T) {
 
 // inBubble runs fn in a bubble of synctest, with an edge that reaches the handler over pipes, and
 // without TLS. The edge has joined before.
-func inBubble(t *testing.T, options replica.Options, handler func(h *hub) http.Handler, fn func(t *testing.T, e *edge)) {
+func inBubble(t *testing.T, options replica.Options, handler func(h *hub) http.Handler, fn func(t *testing.T, h *hub, e *edge)) {
 	h := newHub(t, func(h *hub) { h.options.Certificate = nil })
 	e := newEdge(t)
 	e.options.Store.Now = h.clock.Now
@@ -153,7 +153,7 @@ func inBubble(t *testing.T, options replica.Options, handler func(h *hub) http.H
 		e.options.Dial(pipes.dial)
 		e.t, h.t = t, t
 		e.Edge = get[*replica.Edge](t)(replica.Open(e.path, &e.options))
-		fn(t, e)
+		fn(t, h, e)
 		must(t, e.Close())
 		must(t, h.store.Close())
 		must(t, server.Close())
@@ -215,7 +215,7 @@ func TestAnEdgeLeavesAHubThatIsSilent(t *testing.T) {
 			h.ServeHTTP(w, r)
 		})
 	}
-	inBubble(t, replica.Options{}, silent, func(t *testing.T, e *edge) {
+	inBubble(t, replica.Options{}, silent, func(t *testing.T, _ *hub, e *edge) {
 		stop := e.follow()
 		time.Sleep(10 * time.Second)
 		if streams.Load() != 1 || e.Status().Connected {
@@ -231,7 +231,7 @@ func TestAnEdgeLeavesAHubThatIsSilent(t *testing.T) {
 
 func TestAStrictEdgeThatHearsNothingRefusesLogins(t *testing.T) {
 	real := func(h *hub) http.Handler { return h }
-	inBubble(t, replica.Options{Staleness: replica.Strict(90 * time.Second)}, real, func(t *testing.T, e *edge) {
+	inBubble(t, replica.Options{Staleness: replica.Strict(90 * time.Second)}, real, func(t *testing.T, _ *hub, e *edge) {
 		want := func(what string, stale bool) {
 			t.Helper()
 			_, err := e.Store().Login(t.Context(), "no token")
@@ -286,7 +286,7 @@ func TestAStrictEdgeThatHearsNothingRefusesLogins(t *testing.T) {
 
 func TestAnEdgeThatDoesItsBestGoesOn(t *testing.T) {
 	real := func(h *hub) http.Handler { return h }
-	inBubble(t, replica.Options{}, real, func(t *testing.T, e *edge) {
+	inBubble(t, replica.Options{}, real, func(t *testing.T, _ *hub, e *edge) {
 		time.Sleep(40 * time.Hour)
 		_, err := e.Store().Login(t.Context(), "no token")
 		wantErr(t, "a login", err, latchkey.ErrInvalidToken)

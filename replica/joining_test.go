@@ -305,6 +305,31 @@ func TestARevokedEdgeIsCutOff(t *testing.T) {
 	wantLogin(t, "after joining again", e.Store(), token, latchkey.ErrKeyDisabled)
 }
 
+func TestAnEdgeWhoseKeyIsDisabledLosesItsStream(t *testing.T) {
+	h := newHub(t, nil)
+	e := h.join(everything())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Follow(context.Background()) }()
+	awaitConnected(t, h, e)
+	// Not by the hub:
+	must(t, h.store.DisableKey(t.Context(), latchkey.ServerOwner, e.Status().Edge))
+	wantErr(t, "Follow", <-ended, replica.ErrRevoked)
+}
+
+func TestAnEdgeOfAnotherDomainIsRefused(t *testing.T) {
+	h, other := newHub(t, nil), newHub(t, nil)
+	e := h.join(everything())
+	must(t, e.Close())
+	_, err := replica.Join(t.Context(), other.url, other.invite(everything()), e.path, &e.options)
+	wantErr(t, "Join", err, replica.ErrNotEdge)
+	e.open()
+	e.sync()
+	must(t, e.Close())
+	e.options.Store.Domain = other.store.DomainSecrets()
+	_, err = replica.Join(t.Context(), h.url, h.invite(everything()), newEdge(t).path, &e.options)
+	wantErr(t, "Join with the secrets of another domain", err, latchkey.ErrInvalidOptions)
+}
+
 func TestAnEdgeExchangesItsKeyByItself(t *testing.T) {
 	h := newHub(t, nil)
 	e := h.join(everything())

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -35,6 +36,8 @@ type Options struct {
 	Logger *slog.Logger
 
 	dial func(ctx context.Context, network, addr string) (net.Conn, error) // for tests
+	// sessions lets an edge connect again with fewer bytes.
+	sessions tls.ClientSessionCache
 }
 
 // Progress says how far a first copy has come.
