@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -217,4 +218,38 @@ func TestCheckFindsADamagedEntryOfReplication(t *testing.T) {
 		t.Errorf("Check finds %v", findings)
 	}
 	closeStore(t, s)
+}
+
+func TestTagSecretsAndResetsFromElsewhereAreMarkedAsMerged(t *testing.T) {
+	hub := open(t)
+	merged := map[latchkey.Action]bool{}
+	opts := light()
+	opts.OnChange = func(tx *latchkey.Tx, c latchkey.Change) error {
+		for _, a := range c.Actions {
+			merged[a] = access.Tables(tx).Merging
+		}
+		return nil
+	}
+	edge := replicaOf(t, hub, opts)
+	number, err := hub.AddTagSecret(t.Context())
+	must(t, err)
+	must(t, access.Of(edge).TakeTagSecrets(t.Context(), hub.DomainSecrets().Export()))
+	must(t, access.Of(edge).ResetClock(t.Context()))
+	if !merged[latchkey.ActionTagSecretAdded] || !merged[latchkey.ActionClockReset] {
+		t.Errorf("the hook was told %v", merged)
+	}
+	must(t, edge.UseTagSecret(t.Context(), number))
+	if merged[latchkey.ActionTagSecretUsed] {
+		t.Error("a step that was taken here is marked, too")
+	}
+}
+
+func TestAClockBeforeTheReleaseHoldsUpNoEdge(t *testing.T) {
+	opts := light()
+	opts.Now = func() time.Time { return time.Unix(0, 0) }
+	edge := replicaOf(t, open(t), opts)
+	must(t, access.Of(edge).ResetClock(t.Context()))
+	if err := edge.ResetClock(t.Context()); !errors.Is(err, latchkey.ErrClockBehind) {
+		t.Errorf("ResetClock: %v, want ErrClockBehind", err)
+	}
 }

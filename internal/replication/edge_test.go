@@ -389,13 +389,14 @@ func TestAChangeInTheMiddleOfAFirstCopyIsNotLost(t *testing.T) {
 	d := openDevice(t, hub.Store)
 	pages := hub.copying()
 	d.receive(hub.copyWelcome())
-	d.receive(pages[0]...)
-	must(t, d.writeCopied(t.Context(), nil))
-	addUser(t, d.Store, "frank", "west")
 	err := error(nil)
-	for _, page := range pages[1:] {
+	for _, page := range pages {
 		if err = d.Receive(t.Context(), page, now); err != nil {
 			break
+		}
+		if m, ok := page[len(page)-1].(Mark); ok && m.At.Copying == record.TableIdentities {
+			must(t, d.writeCopied(t.Context(), nil))
+			addUser(t, d.Store, "frank", "west")
 		}
 	}
 	if err == nil {
@@ -416,6 +417,36 @@ func TestAChangeInTheMiddleOfAFirstCopyIsNotLost(t *testing.T) {
 		t.Errorf("the edge has %d records, and the hub %d", len(contents(t, d.Store)), len(contents(t, hub.Store)))
 	}
 	wantWords(t, d.pushes(), "record users")
+}
+
+func TestAnIdentityThatWasGoneDuringAFirstCopyIsFound(t *testing.T) {
+	hub := openSource(t)
+	ada := addUser(t, hub.Store, "ada", "")
+	other := latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada2"}
+	_, err := hub.LinkIdentity(t.Context(), ada, other)
+	must(t, err)
+	d := openDevice(t, hub.Store)
+	before := hub.copying()
+	_, err = hub.UnlinkIdentity(t.Context(), ada, other)
+	must(t, err)
+	after := hub.copying()
+	_, err = hub.LinkIdentity(t.Context(), ada, other)
+	must(t, err)
+
+	d.receive(hub.copyWelcome())
+	indexes := false
+	for i := range before {
+		page := before[i]
+		if indexes {
+			page = after[i]
+		}
+		d.receive(page...)
+		if m, ok := page[len(page)-1].(Mark); ok && m.At.Copying == record.TableIdentities {
+			indexes = true
+		}
+	}
+	d.receive(hub.records()...)
+	wantSame(t, hub.Store, d.Store)
 }
 
 func TestAnEdgeThatMustCompareInsteadOfCopyingHasItsIndexes(t *testing.T) {

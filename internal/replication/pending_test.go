@@ -273,6 +273,37 @@ func TestARefusedClaimWaitsForAnotherPolicy(t *testing.T) {
 	wantWords(t, d.pushes(), "claim users")
 }
 
+func TestARecordThatWasRefusedIsPushedWhenItChanges(t *testing.T) {
+	hub := openSource(t)
+	d := openDevice(t, hub.Store)
+	d.receive(hub.welcome(allOfIt))
+	ada := addUser(t, d.Store, "ada", "")
+	for _, want := range []string{"record users", "claim users"} {
+		r, p, err := d.Pending(t.Context(), 1<<20)
+		must(t, err)
+		wantWords(t, inWords(r), want)
+		must(t, d.Pushed(t.Context(), p, PushReply{Refused: "no"}))
+	}
+	wantWords(t, d.pushes())
+	must(t, d.DisableUser(t.Context(), ada))
+	wantWords(t, d.pushes(), "record users")
+}
+
+func TestWhatTheHubWantsIsPushedWithItsMAC(t *testing.T) {
+	for push, want := range map[Push][]string{PushNothing: {"signed users"}, PushAll: {"record users", "signed users"}} {
+		hub := openSource(t)
+		ada := addUser(t, hub.Store, "ada", "")
+		must(t, hub.DisableUser(t.Context(), ada))
+		d := openDevice(t, hub.Store)
+		d.receive(hub.welcome(withPush(push)))
+		d.receive(hub.records()...)
+		must(t, access.Of(d.Store).Update(t.Context(), func(tables *merge.Tables) error {
+			return note(tables, record.TableUsers, ada[:], whatWanted)
+		}))
+		wantWords(t, d.pushes(), want...)
+	}
+}
+
 func TestAPushUnderAnOldPolicyIsRepeated(t *testing.T) {
 	hub := openSource(t)
 	d := openDevice(t, hub.Store)
@@ -384,6 +415,10 @@ func TestLastUsesArePushed(t *testing.T) {
 		}
 		if n != want {
 			t.Errorf("with %d the edge has pushed %d uses, want %d", push, n, want)
+		}
+		d.restart()
+		if used := d.now().used; (used > 0) != (want > 0) {
+			t.Errorf("with %d the edge knows that the hub has the uses until minute %d", push, used)
 		}
 	}
 }

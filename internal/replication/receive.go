@@ -344,7 +344,6 @@ func putEntries(t *merge.Tables, entries []Entry) (left int, err error) {
 
 // mergeEntries merges the records among some entries, and returns how many entries are left.
 func (e *Edge) mergeEntries(t *merge.Tables, entries []Entry) (left int, err error) {
-	t.Reindex = true
 	for i, m := range entries {
 		if i == atOnce || t.Room() < roomForOne {
 			return len(entries) - i, nil
@@ -360,6 +359,9 @@ func (e *Edge) mergeEntries(t *merge.Tables, entries []Entry) (left int, err err
 		more, err := t.Record(c)
 		if more {
 			return len(entries) - i, nil
+		}
+		if err == nil && (m.Table == record.TableUsers || m.Table == record.TableKeys) {
+			err = enter(t, m.Table, m.Key) // the record may be there from a copy that was given up
 		}
 		if err != nil && (!isRefusal(err) || t.Writes() != before) {
 			return 0, err

@@ -478,6 +478,25 @@ func TestARestoredHubLearnsOfADeletionOfWhatItNeverHad(t *testing.T) {
 	}
 }
 
+func TestAComparisonEndsWhereTheHubStood(t *testing.T) {
+	c := newCenter(t, allOfIt)
+	populate(t, c, nil)
+	d := openDevice(t, c.Store)
+	d.mustSync(c)
+	must(t, c.SetPolicy(t.Context(), edgeID, []string{"north"}, PushAll))
+	feed, err := c.Hello(t.Context(), edgeID, d.Hello(), now)
+	must(t, err)
+	defer feed.Close()
+	d.receive(feed.Welcome)
+	must(t, d.compareWith(c))
+	s, err := d.Status(t.Context())
+	must(t, err)
+	if s.Compare || s.Cursor.Policy != feed.Welcome.Policy.Version || s.Cursor.At.Sequence == 0 {
+		t.Errorf("the status is %+v", s)
+	}
+	wantUsers(t, d.Store, "user0", "user1")
+}
+
 func TestAComparisonForAnotherReasonBringsNoSignedCopies(t *testing.T) {
 	c := newCenter(t, withPush(PushNothing))
 	populate(t, c, nil)
