@@ -195,6 +195,7 @@ type edgesProgram struct {
 	mu       sync.Mutex // guards the fields below
 	changed  *sync.Cond
 	received int       // records, by all edges
+	wanted   int       // how many somebody waits for
 	last     time.Time // when the last of them came
 	lost     error     // why a stream has ended, or nil
 }
@@ -228,6 +229,7 @@ func (p *edgesProgram) do(ctx context.Context, o order) (a answer, err error) {
 	case "received": // waits until all edges together have received so many records since "forget"
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		p.wanted = o.N
 		for p.received < o.N && p.lost == nil {
 			p.changed.Wait()
 		}
@@ -345,19 +347,29 @@ func (p *edgesProgram) copyOnce() error {
 func (p *edgesProgram) follow(e *thinEdge, messages *bufio.Reader) {
 	for {
 		m, err := replication.ReadMessage(messages)
-		p.mu.Lock()
-		if err != nil && !errors.Is(err, net.ErrClosed) {
-			p.lost = err
+		_, isRecord := m.(replication.Record)
+		if isRecord || err != nil {
+			p.count(err)
 		}
-		if _, ok := m.(replication.Record); ok {
-			p.received, p.last = p.received+1, time.Now()
-		}
-		p.changed.Broadcast()
-		p.mu.Unlock()
 		if err != nil {
 			return
 		}
 		e.note(m)
+	}
+}
+
+// count counts a record, or notes why a stream has ended.
+func (p *edgesProgram) count(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil:
+		p.received, p.last = p.received+1, time.Now()
+	case !errors.Is(err, net.ErrClosed):
+		p.lost = err
+	}
+	if p.received >= p.wanted || p.lost != nil {
+		p.changed.Broadcast()
 	}
 }
 
