@@ -161,6 +161,7 @@ func (j *judge) user(c record.Copy) (record.Copy, bool, error) {
 		return c, false, err
 	}
 	is := *pushed
+	before := record.Stamp{} // the hub's last one; of a record that the hub does not have, none
 	if was == nil {
 		if err := j.creates(c, pushed.Created, "make users"); err != nil {
 			return c, false, err
@@ -174,7 +175,7 @@ func (j *judge) user(c record.Copy) (record.Copy, bool, error) {
 		if !j.has(was.Groups) {
 			return c, false, outside(c)
 		}
-		is = was.Merge(*pushed)
+		is, before = was.Merge(*pushed), was.Next(uuid.Nil)
 		if bytes.Equal(is.Encode(), was.Encode()) {
 			return c, false, nil
 		}
@@ -187,15 +188,15 @@ func (j *judge) user(c record.Copy) (record.Copy, bool, error) {
 		return c, false, err
 	}
 	delete(j.filter.owners, pushed.ID)
+	if err := j.counters(c, before, is.Next(uuid.Nil)); err != nil {
+		return c, false, err
+	}
 	rest := *was
 	rest.Flag = is.Flag
 	if bytes.Equal(is.Encode(), rest.Encode()) {
 		return c, true, nil
 	}
 	if err := j.needs(PushAll, c, "change users"); err != nil {
-		return c, false, err
-	}
-	if err := j.counters(c, was.Next(uuid.Nil), is.Next(uuid.Nil)); err != nil {
 		return c, false, err
 	}
 	if _, err := j.moreGroups(c, was.Groups, is.Groups); err != nil {
@@ -391,6 +392,7 @@ func (j *judge) key(c record.Copy) (record.Copy, bool, error) {
 		return c, false, err
 	}
 	is := *pushed
+	before := record.Stamp{}
 	if was == nil {
 		if err := j.creates(c, pushed.Created, "make keys"); err != nil {
 			return c, false, err
@@ -403,6 +405,8 @@ func (j *judge) key(c record.Copy) (record.Copy, bool, error) {
 		return c, false, refuse("the key %x has reserved scopes", c.Key)
 	} else if is, err = was.Merge(*pushed); err != nil {
 		return c, false, refuse("the key %x has another owner at the hub", c.Key)
+	} else {
+		before = was.Next(uuid.Nil)
 	}
 	if err := j.hasOwner(c, was.Owner, was.Groups); err != nil {
 		return c, false, err
@@ -414,6 +418,9 @@ func (j *judge) key(c record.Copy) (record.Copy, bool, error) {
 		return c, false, otherCreation(c)
 	}
 	if err := j.flag(c, was.Flag, is.Flag); err != nil {
+		return c, false, err
+	}
+	if err := j.counters(c, before, is.Next(uuid.Nil)); err != nil {
 		return c, false, err
 	}
 	rest := *was
@@ -428,9 +435,6 @@ func (j *judge) key(c record.Copy) (record.Copy, bool, error) {
 		return c, true, nil
 	}
 	if err := j.needs(PushAll, c, "change keys"); err != nil {
-		return c, false, err
-	}
-	if err := j.counters(c, was.Next(uuid.Nil), is.Next(uuid.Nil)); err != nil {
 		return c, false, err
 	}
 	if _, err := j.moreGroups(c, was.Groups, is.Groups); err != nil {

@@ -709,3 +709,19 @@ func TestANumberOfAClaimStandsForOneThing(t *testing.T) {
 	}
 	must(t, s.w.hub.ConfirmClaim(t.Context(), changed))
 }
+
+func TestARecordThatIsNewHasNoCounterFarAhead(t *testing.T) {
+	s := newScene(t, replication.PushAll, replication.HubOptions{})
+	far := record.Stamp{Counter: 1 << 40, Replica: s.e.ReplicaID()}
+	id := uuid.Must(uuid.NewV7())
+	u := record.User{ID: id, Created: day0}
+	u.Groups = u.Groups.Set("north", far)
+	k := record.Key{ID: id, Owner: record.ServerOwner, Created: day0, Groups: u.Groups}
+	k.Name = k.Name.Set("new", record.Stamp{Counter: 1, Replica: s.e.ReplicaID()})
+	for table, message := range map[string][]byte{record.TableUsers: u.Encode(), record.TableKeys: k.Encode()} {
+		c := record.Copy{Domain: s.w.DomainID(), Table: table, Key: id[:], Sealed: record.Seal(table, id[:], message)}
+		if why := s.e.push(replication.PushRequest{Records: []record.Copy{c}}); !strings.Contains(why, "too far ahead") {
+			t.Errorf("%s: %q", table, why)
+		}
+	}
+}
