@@ -62,6 +62,7 @@ type Hub struct {
 	opened  *replication.Hub
 	renewed map[uuid.UUID]renewal // of edges that have not used their new keys yet
 	swept   time.Time             // when old invitations were removed
+	larges  map[uuid.UUID]int     // how many large requests of an edge are under way
 }
 
 // maxBodies and maxBulk bound the memory for large requests and answers: 8 bodies of maxPush bytes,
@@ -77,7 +78,7 @@ const (
 func NewHub(store *latchkey.Store, opts *HubOptions) *Hub {
 	h := &Hub{
 		store: store, bodies: make(chan struct{}, maxBodies), bulk: make(chan struct{}, maxBulk),
-		renewed: map[uuid.UUID]renewal{},
+		renewed: map[uuid.UUID]renewal{}, larges: map[uuid.UUID]int{},
 	}
 	if opts != nil {
 		h.opts = *opts

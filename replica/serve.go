@@ -262,21 +262,48 @@ func (h *Hub) serveRenew(w http.ResponseWriter, r *http.Request) error {
 
 // large reads a request whose body may be large, when there is memory for it. done gives the memory
 // back.
-func (h *Hub) large(w http.ResponseWriter, r *http.Request) (b []byte, done func(), err error) {
+func (h *Hub) large(w http.ResponseWriter, r *http.Request, edge uuid.UUID) (b []byte, done func(), err error) {
+	if !h.enter(edge) {
+		return nil, nil, latchkey.ErrBusy
+	}
 	select {
 	case h.bodies <- struct{}{}:
 	case <-r.Context().Done():
-		return nil, nil, r.Context().Err()
+		err = r.Context().Err()
 	case <-time.After(readTime):
-		return nil, nil, latchkey.ErrBusy
+		err = latchkey.ErrBusy
+	}
+	if err != nil {
+		h.leave(edge)
+		return nil, nil, err
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTime))
-	done = func() { <-h.bodies }
+	done = func() { <-h.bodies; h.leave(edge) }
 	if b, err = readBody(w, r, typeMessages, maxPush); err != nil {
 		done()
 		return nil, nil, err
 	}
 	return b, done, nil
+}
+
+// enter reports whether an edge may send a large request beside those that it has under way. If so,
+// leave must follow.
+func (h *Hub) enter(edge uuid.UUID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.larges[edge] >= maxAtOnce {
+		return false
+	}
+	h.larges[edge]++
+	return true
+}
+
+func (h *Hub) leave(edge uuid.UUID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.larges[edge]--; h.larges[edge] == 0 {
+		delete(h.larges, edge)
+	}
 }
 
 func (h *Hub) servePush(w http.ResponseWriter, r *http.Request) error {
@@ -288,7 +315,7 @@ func (h *Hub) servePush(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	b, done, err := h.large(w, r)
+	b, done, err := h.large(w, r, edge)
 	if err != nil {
 		return err
 	}
@@ -318,7 +345,7 @@ func (h *Hub) serveCompare(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	b, done, err := h.large(w, r)
+	b, done, err := h.large(w, r, edge)
 	if err != nil {
 		return err
 	}

@@ -56,19 +56,29 @@ func (s *streams) init() {
 	s.news = make(chan struct{})
 }
 
-// add adds a stream. It reports false if the store is closed.
-func (s *streams) add(one *stream) bool {
+// maxAtOnce is how many streams an edge can have, and how many large requests. A stream that was
+// replaced ends when its last batch is sent, so an honest edge rarely has two. Without a bound, one
+// edge that reads nothing could take the places of all.
+const maxAtOnce = 3
+
+// add adds a stream.
+//
+// Errors: [latchkey.ErrClosed]; [latchkey.ErrBusy] if the edge has too many.
+func (s *streams) add(one *stream) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return false
+		return latchkey.ErrClosed
+	}
+	if len(s.edges[one.edge]) >= maxAtOnce {
+		return latchkey.ErrBusy
 	}
 	s.open[one] = struct{}{}
 	if s.edges[one.edge] == nil {
 		s.edges[one.edge] = map[*stream]struct{}{}
 	}
 	s.edges[one.edge][one] = struct{}{}
-	return true
+	return nil
 }
 
 func (s *streams) remove(one *stream) {
@@ -139,14 +149,10 @@ func (s *stream) mustCheck() {
 	}
 }
 
-// watch wakes the streams at each commit, until the store is closed.
-func (h *Hub) watch() {
+// watch wakes the streams at each commit after a sequence, until the store is closed.
+func (h *Hub) watch(seen uint64) {
 	defer h.streams.end()
 	ctx := context.Background()
-	seen, err := sequenceOf(ctx, h.store)
-	if err != nil {
-		return
-	}
 	for {
 		err := h.store.Wait(ctx, seen)
 		if errors.Is(err, latchkey.ErrClosed) {
@@ -254,15 +260,20 @@ func (h *Hub) servePull(w http.ResponseWriter, r *http.Request, control *http.Re
 		return err
 	}
 	h.streams.once.Do(func() {
-		go h.watch()
+		seen, _ := sequenceOf(ctx, h.store) // after an error, watch looks at all commits
+		go h.watch(seen)
 		go h.keep()
 	})
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
 	one := &stream{edge: edge, check: make(chan struct{}, 1)}
-	if !h.streams.add(one) {
-		return latchkey.ErrClosed
+	if err := h.streams.add(one); err != nil {
+		return err
 	}
 	defer h.streams.remove(one)
+	// The key may have been disabled before there was a stream to tell.
+	if _, err := h.check(ctx, token, from.Addr()); err != nil {
+		return err
+	}
 	feed, err := core.Hello(ctx, edge, hello, h.store.Now())
 	if err != nil {
 		return err
@@ -373,6 +384,9 @@ func (s *sender) messages(ctx context.Context) error {
 			return nil
 		case batch.More || batch.At < max(begin, head):
 			// Streams share batches, so this batch may be older than the last commit.
+			if err := s.checkIfDue(); err != nil {
+				return err
+			}
 			continue
 		case due || !s.follow:
 			if err := s.beat(ctx); err != nil {
@@ -404,6 +418,17 @@ func (s *sender) messages(ctx context.Context) error {
 func sequenceOf(ctx context.Context, store *latchkey.Store) (n uint64, err error) {
 	err = store.View(ctx, func(tx *latchkey.Tx) error { n = tx.Sequence(); return nil })
 	return n, err
+}
+
+// checkIfDue checks the key of the edge if something has happened to it. An edge that reads slowly
+// is far from having everything for a long time.
+func (s *sender) checkIfDue() error {
+	select {
+	case <-s.news.check:
+		return s.alive()
+	default:
+		return nil
+	}
 }
 
 // beat tells the edge that it has everything.
