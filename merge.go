@@ -104,6 +104,7 @@ func (tx *Tx) tables() *merge.Tables {
 		Merging:    tx.merging,
 		Room:       tx.room,
 		Writes:     func() int { return tx.writes },
+		DrawWriter: tx.store.drawWriter,
 		BuryAtOnce: min(256, max(tx.store.maxWrites/25, 1)),
 	}
 }

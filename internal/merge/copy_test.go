@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -250,4 +251,20 @@ func TestAFirstCopyOfAStoreThatChangesAgreesInTheEnd(t *testing.T) {
 			t.Fatalf("seed %d", seed)
 		}
 	}
+}
+
+func TestARecordThatTheStoreHasGetsItsIndexesBack(t *testing.T) {
+	s := newStore(uuid.New())
+	mixed(t, s)
+	maps.DeleteFunc(s.values, func(k, _ string) bool {
+		table, _, _ := strings.Cut(k, "\x00")
+		return !slices.Contains(record.TrackedTables(), table)
+	})
+	tables := s.tables(t)
+	tables.Reindex = true
+	for _, c := range s.copies() {
+		_, err := tables.Record(c)
+		must(t, err)
+	}
+	s.wantIndexed(t)
 }

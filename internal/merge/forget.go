@@ -17,6 +17,7 @@ import (
 // Errors: [ErrReserved] for a key with reserved scopes; [ErrInvalid] for a table whose records do
 // not travel; an error of t.
 func (t *Tables) Forget(table string, key []byte) error {
+	t.DrawWriter()
 	id, _ := uuid.FromBytes(key)
 	switch table {
 	case record.TableUsers:
@@ -123,6 +124,7 @@ func (t *Tables) forgetAside(table string, key []byte) error {
 // Errors: [ErrInvalid], [ErrReserved] or [record.ErrDamaged]; an error of t. Something may have
 // been written then.
 func (t *Tables) Replace(c record.Copy) error {
+	t.DrawWriter()
 	live, dead := c.Table, ""
 	switch c.Table {
 	case record.TableUsers, record.TableDeadUsers:

@@ -98,6 +98,7 @@ func (s *store) tables(t testing.TB) *merge.Tables {
 		},
 		Room:       func() int { return 1000 },
 		Writes:     func() int { return writes },
+		DrawWriter: func() {},
 		BuryAtOnce: 2,
 	}
 }

@@ -50,7 +50,7 @@ func (t *Tables) key(id uuid.UUID, c record.Copy) error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if bytes.Equal(merged.Encode(), ours.Encode()) {
-		return nil
+		return t.reindex(id, merged.Index())
 	}
 	t.DropCached(cache.Stale{Keys: []uuid.UUID{id}})
 	return t.changeKey(ours, merged, ours.Index())

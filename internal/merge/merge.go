@@ -67,6 +67,9 @@ type Tables struct {
 	// Room returns how many writes there is room for, if the engine bounds transactions, and
 	// Writes how many there were.
 	Room, Writes func() int
+	// DrawWriter gives the store a new name for its disablings. A record that the store forgets may
+	// come back without what the store has counted in it, and no number may be counted twice.
+	DrawWriter func()
 	// BuryAtOnce is how many keys of a deleted user a transaction deletes. Each takes some ten
 	// writes.
 	BuryAtOnce int
@@ -218,6 +221,14 @@ func (t *Tables) changeIndex(id uuid.UUID, was, is []record.IndexEntry) error {
 		}
 	}
 	return nil
+}
+
+// reindex writes the entries of a record that stays as it is, if they can be missing.
+func (t *Tables) reindex(id uuid.UUID, is []record.IndexEntry) error {
+	if !t.Reindex {
+		return nil
+	}
+	return t.changeIndex(id, is, is)
 }
 
 func hasEntry(entries []record.IndexEntry, e record.IndexEntry) bool {

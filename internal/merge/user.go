@@ -32,7 +32,7 @@ func (t *Tables) user(id uuid.UUID, c record.Copy) (more bool, err error) {
 	if ours != nil {
 		merged, was = ours.Merge(*theirs), ours.Index()
 		if bytes.Equal(merged.Encode(), ours.Encode()) {
-			return false, nil
+			return false, t.reindex(id, merged.Index())
 		}
 		t.DropCached(cache.Stale{Users: []uuid.UUID{id}})
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -186,7 +188,8 @@ func (h *Hub) claim(t *merge.Tables, n uint64) (c Claim, err error) {
 	return decodeClaim(n, message)
 }
 
-// ConfirmClaim merges what a claim has.
+// ConfirmClaim merges what a claim has, as if an edge with every permission had pushed it. The
+// group of a record stays as it is at the hub.
 //
 // Errors: [ErrNoClaim]; [merge.ErrInvalid] if the record cannot be merged; an error of the store.
 func (h *Hub) ConfirmClaim(ctx context.Context, n uint64) error {
@@ -195,10 +198,20 @@ func (h *Hub) ConfirmClaim(ctx context.Context, n uint64) error {
 		if err != nil {
 			return err
 		}
-		for more := true; more; {
-			if more, err = t.Record(c.Copy); err != nil {
-				return err
-			}
+		j, err := h.newJudge(t, Policy{Groups: []string{AllGroups}, Push: PushAll})
+		if err != nil {
+			return err
+		}
+		judged, merges, err := j.check(c.Copy)
+		if err == nil && merges {
+			err = mergeWhole(t, judged)
+		}
+		var no refusal
+		if errors.As(err, &no) {
+			return fmt.Errorf("%w: %s", merge.ErrInvalid, no)
+		}
+		if err != nil {
+			return err
 		}
 		return t.Delete(record.TableReplica, numbered8(localClaim, n))
 	})

@@ -107,3 +107,76 @@ func TestADeviceThatJoinsAgainUnderAnotherPolicyCompares(t *testing.T) {
 		t.Errorf("the edge goes on from its cursor: %d", e.how)
 	}
 }
+
+func TestAClaimThatIsConfirmedMovesNobody(t *testing.T) {
+	w := newWorld(t, replication.HubOptions{})
+	e := w.join(replication.PushNothing, "*")
+	e.sync()
+	at := w.user("ada", "").ID
+	e.user("ada", "south")
+	must(t, e.DisableUser(t.Context(), at))
+	if why := e.push(replication.PushRequest{Claims: []record.Copy{e.copy(record.TableUsers, at[:])}}); why != "" {
+		t.Fatal(why)
+	}
+	claims, err := w.hub.Claims(t.Context())
+	if err != nil || len(claims) != 1 {
+		t.Fatalf("the hub has the claims %v, %v", claims, err)
+	}
+	must(t, w.hub.ConfirmClaim(t.Context(), claims[0].Number))
+	if u, err := w.User(t.Context(), at); err != nil || u.Group != "" || !u.Disabled {
+		t.Errorf("the user is %+v, %v", u, err)
+	}
+	e.sync()
+	if got, want := e.has(record.TableUsers), w.has(record.TableUsers); got["users/"+string(at[:])] != want["users/"+string(at[:])] {
+		t.Error("hub and edge have different users")
+	}
+}
+
+func TestASignedCopyWithoutTheMACIsAClaim(t *testing.T) {
+	w := newWorld(t, replication.HubOptions{})
+	e := w.join(replication.PushNothing, "*")
+	at := w.user("ada", "").ID
+	e.sync()
+	must(t, e.DisableUser(t.Context(), at))
+	copies := []replication.Record{{Copy: e.copy(record.TableUsers, at[:]), MAC: make([]byte, 16)}}
+	if why := e.push(replication.PushRequest{Signed: copies}); why != "" {
+		t.Fatal(why)
+	}
+	u, err := w.User(t.Context(), at)
+	must(t, err)
+	claims, err := w.hub.Claims(t.Context())
+	if err != nil || len(claims) != 1 || u.Disabled {
+		t.Errorf("the hub has the claims %v, %v, and the user is disabled: %t", claims, err, u.Disabled)
+	}
+}
+
+func TestTheKeysOfAUserWhoLeavesAreForgottenByName(t *testing.T) {
+	w := newWorld(t, replication.HubOptions{})
+	e := w.join(replication.PushNothing, "south")
+	at := w.user("ada", "south").ID
+	key := w.key(at, "laptop").ID
+	e.sync()
+	must(t, w.SetUserGroup(t.Context(), at, "north"))
+	e.sync()
+	if !slices.ContainsFunc(e.got, func(m replication.Message) bool {
+		f, ok := m.(replication.Forget)
+		return ok && f.Table == record.TableKeys && string(f.Key) == string(key[:])
+	}) {
+		t.Error("the edge was not told to forget the key")
+	}
+}
+
+func TestNoDisablingIsCountedTwiceAfterARecordWasReplaced(t *testing.T) {
+	w := newWorld(t, replication.HubOptions{})
+	e := w.join(replication.PushNothing, "*")
+	at := w.user("ada", "").ID
+	e.sync()
+	before := e.copy(record.TableUsers, at[:])
+	must(t, e.DisableUser(t.Context(), at))
+	first := e.copy(record.TableUsers, at[:])
+	must(t, e.below().Update(t.Context(), func(tables *merge.Tables) error { return tables.Replace(before) }))
+	must(t, e.DisableUser(t.Context(), at))
+	if second := e.copy(record.TableUsers, at[:]); string(second.Sealed) == string(first.Sealed) {
+		t.Error("two disablings are the same one")
+	}
+}

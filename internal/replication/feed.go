@@ -533,7 +533,7 @@ func (h *Hub) messages(f *filter, c record.Copy) (messages []Message, err error)
 	case err != nil || v == passOver:
 		return nil, err
 	case v == forget:
-		return []Message{Forget{c.Table, c.Key}}, nil
+		return h.forgets(f, c)
 	}
 	r, err := h.signed(c.Table, c.Key, c.Sealed)
 	if err != nil {
@@ -548,6 +548,25 @@ func (h *Hub) messages(f *filter, c record.Copy) (messages []Message, err error)
 	}
 	keys, err := h.keysOf(f, uuid.UUID(c.Key))
 	return append(messages, keys...), err
+}
+
+// forgets returns what makes an edge forget a record. The edge forgets the keys of a user on its
+// own as far as it finds them. It may not find them if the user moved while the first copy was under
+// way.
+func (h *Hub) forgets(f *filter, c record.Copy) (messages []Message, err error) {
+	messages = []Message{Forget{c.Table, c.Key}}
+	if c.Table != record.TableUsers {
+		return messages, nil
+	}
+	for e, err := range f.t.Scan(record.TableNames, c.Key, append(bytes.Clone(c.Key), 0xff)) {
+		if err != nil {
+			return nil, err
+		}
+		if _, id, err := record.SplitNameKey(e.Key); err == nil {
+			messages = append(messages, Forget{record.TableKeys, id[:]})
+		}
+	}
+	return messages, nil
 }
 
 // keysOf returns the keys of a user, as far as an edge gets them.

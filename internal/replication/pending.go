@@ -396,14 +396,15 @@ func (e *Edge) addPending(t *merge.Tables, policy Policy, r *PushRequest, p *Pus
 		}
 		if signed != nil {
 			r.Signed = append(r.Signed, *signed)
-			if permitted(policy.Push)&whatWanted == 0 {
-				held.what &^= whatWanted // the signed copy will do
-			}
 			size += len(signed.Copy.Sealed) + record.MaxGroup
 		}
-		if held.what&^whatClaim == 0 {
-			p.pending[len(p.pending)-1].claimed = true
-			return size, nil
+		// The edge may have more than the hub has ever signed, such as a claim that the hub has
+		// lost.
+		if signed != nil && signed.Copy.Table == c.Table && bytes.Equal(signed.Copy.Sealed, c.Sealed) {
+			if held.what &^= whatWanted; held.what&^whatClaim == 0 {
+				p.pending[len(p.pending)-1].claimed = true
+				return size, nil
+			}
 		}
 	}
 	group := ""

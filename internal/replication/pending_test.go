@@ -445,3 +445,48 @@ func TestTheEndOfATokenByUseIsAClaimWithoutPermission(t *testing.T) {
 	wantLogin(t, d.Store, token, nil)
 	wantWords(t, d.pushes(), "claim keys")
 }
+
+func TestWhatAHubHasLostIsClaimedBesideItsSignedCopy(t *testing.T) {
+	hub := openSource(t)
+	user := addUser(t, hub.Store, "ada", "")
+	must(t, hub.DisableUser(t.Context(), user))
+	d := openDevice(t, hub.Store)
+	d.receive(hub.welcome(withPush(PushNothing)), hub.signed(*copyOf(t, hub.Store, record.TableUsers, user[:])))
+	must(t, d.DisableUser(t.Context(), user))
+	wantWords(t, d.pushes(), "claim users")
+	must(t, access.Of(d.Store).Update(t.Context(), func(tables *merge.Tables) error {
+		return note(tables, record.TableUsers, user[:], whatWanted) // by a hub that was restored
+	}))
+	wantWords(t, d.pushes(), "claim users", "signed users")
+}
+
+func TestAWantedRecordThatIsRefusedBecomesAClaim(t *testing.T) {
+	hub := openSource(t)
+	d := openDevice(t, hub.Store)
+	d.receive(hub.welcome(withPush(PushAll)))
+	user := addUser(t, d.Store, "ada", "")
+	d.pushes()
+	must(t, access.Of(d.Store).Update(t.Context(), func(tables *merge.Tables) error {
+		return note(tables, record.TableUsers, user[:], whatWanted)
+	}))
+	r, p, err := d.Pending(t.Context(), 1<<20)
+	must(t, err)
+	wantWords(t, inWords(r), "record users")
+	must(t, d.Pushed(t.Context(), p, PushReply{Refused: "no"}))
+	wantWords(t, d.pushes(), "claim users")
+}
+
+func TestSignedCopiesOfForgottenRecordsAreBroughtToARestoredHub(t *testing.T) {
+	hub := openSource(t)
+	user := addUser(t, hub.Store, "ada", "")
+	key, _ := addKey(t, hub.Store, user, "laptop")
+	must(t, hub.DisableKey(t.Context(), user, key))
+	d := openDevice(t, hub.Store)
+	d.receive(hub.welcome(withPush(PushNothing)))
+	d.receive(hub.records()...)
+	d.receive(hub.signed(*copyOf(t, hub.Store, record.TableKeys, key[:])))
+	restored := hub.welcome(withPush(PushNothing))
+	restored.How, restored.At.Incarnation = CompareFirst, uuid.New()
+	d.receive(restored, Forget{record.TableUsers, user[:]})
+	wantWords(t, d.pushes(), "signed keys", "signed users")
+}

@@ -148,7 +148,12 @@ func (h *Hub) take(t *merge.Tables, id, replica uuid.UUID, p Policy, r PushReque
 	if err != nil {
 		return nil, err
 	}
+	claims := r.Claims
 	for _, s := range r.Signed {
+		if !hmac.Equal(s.MAC, macOf(h.secret, s.Copy)) {
+			claims = append(claims, s.Copy) // perhaps it is older than the secret
+			continue
+		}
 		if err := h.takeSigned(j, s); err != nil {
 			return nil, err
 		}
@@ -169,7 +174,7 @@ func (h *Hub) take(t *merge.Tables, id, replica uuid.UUID, p Policy, r PushReque
 			return nil, err
 		}
 	}
-	return h.takeClaims(j, id, replica, r.Claims, room, now)
+	return h.takeClaims(j, id, replica, claims, room, now)
 }
 
 // mergeWhole merges a copy that the hub has judged.
@@ -188,9 +193,6 @@ func mergeWhole(t *merge.Tables, c record.Copy) error {
 // takeSigned takes a record that the hub has signed, whatever the policy of the edge that brings
 // it: the hub was restored from a backup, and has lost it.
 func (h *Hub) takeSigned(j *judge, s Record) error {
-	if !hmac.Equal(s.MAC, macOf(h.secret, s.Copy)) {
-		return refuse("the record %s/%x does not bear the MAC of the hub", s.Copy.Table, s.Copy.Key)
-	}
 	if err := j.form(s.Copy); err != nil {
 		return err
 	}
