@@ -52,6 +52,24 @@ func NewSeed(t testing.TB) uint64 {
 	return s
 }
 
+// Seeds returns the seeds of a test that runs once for each seed: the one of -seed alone, or the
+// first numbers in the short form, or as many random ones as inLong says.
+func Seeds(inShort, inLong int) (seeds []uint64) {
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "seed" })
+	if given {
+		return []uint64{*seed}
+	}
+	for i := range uint64(Amount(inShort, inLong)) {
+		if *long {
+			seeds = append(seeds, rand.Uint64())
+		} else {
+			seeds = append(seeds, i+1)
+		}
+	}
+	return seeds
+}
+
 // Replayable logs the command that replays the test with a seed, if the test fails.
 func Replayable(t testing.TB, seed uint64) {
 	t.Helper()
