@@ -551,8 +551,8 @@ func (h *Hub) messages(f *filter, c record.Copy) (messages []Message, err error)
 }
 
 // forgets returns what makes an edge forget a record. The edge forgets the keys of a user on its
-// own as far as it finds them. It may not find them if the user moved while the first copy was under
-// way.
+// own as far as it finds them. It may not find them if the user moved while the first copy was
+// under way.
 func (h *Hub) forgets(f *filter, c record.Copy) (messages []Message, err error) {
 	messages = []Message{Forget{c.Table, c.Key}}
 	if c.Table != record.TableUsers {

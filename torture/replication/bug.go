@@ -21,9 +21,9 @@ type Bug struct {
 	writers bool                                           // a writer has the name of its machine
 	hello   func(n *node, hello *core.Hello)               // by an edge
 	message func(n *node, m core.Message) []core.Message   // on its way to an edge
-	theft   func(n *node, request *core.PushRequest) error // by a thief who moves a user
-	merged  func(n *node, copies []record.Copy) error      // by a node, which still has its earlier content
-	restart func(n *node, request core.PushRequest) error  // of an edge that has crashed after a push
+	theft   func(n *node, request *core.PushRequest) error // moves a user
+	merged  func(n *node, copies []record.Copy) error      // the node has its earlier content
+	restart func(n *node, request core.PushRequest) error  // of an edge that crashed
 }
 
 func (b Bug) onHello(n *node, hello *core.Hello) {

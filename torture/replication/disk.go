@@ -11,8 +11,8 @@ import (
 // errCrash is what a store hears of a disk whose machine has crashed.
 var errCrash = errors.New("the machine has crashed")
 
-// A disk is an engine in memory whose machine can crash at any transaction. What was committed
-// before is still there for the next disk.
+// A disk is an engine in memory whose machine can crash at any transaction. The next disk has
+// everything that was committed before.
 type disk struct {
 	latchkey.Engine
 	after   int  // how many transactions are left until the crash, or -1

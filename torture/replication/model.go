@@ -33,7 +33,7 @@ type state struct {
 
 type set map[int]bool
 
-// A field is a value, and who wrote it when.
+// A field is a value with its stamp.
 type field struct {
 	value    string // so that the greater one wins of two that were written at once by one replica
 	counter  uint64

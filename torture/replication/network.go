@@ -369,7 +369,8 @@ func (n *node) give() (more bool, err error) {
 		return false, err
 	}
 	if n.faults && n.chance(8) {
-		if _, ok, err := n.world.hub.take(n, request); err != nil || !ok { // the request comes twice
+		// The request comes twice.
+		if _, ok, err := n.world.hub.take(n, request); err != nil || !ok {
 			return false, err
 		}
 	}

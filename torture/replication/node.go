@@ -367,7 +367,8 @@ func (n *node) checkPermitted(before, found *state) error {
 		same := *before
 		same.seen = found.seen
 		same.tokens = mergeMaps(same.tokens, found.tokens, func(was, is token) token {
-			was.retired, was.untilUsed = is.retired, is.untilUsed // which can come of the first use of the next token
+			// The first use of the next token ends a token.
+			was.retired, was.untilUsed = is.retired, is.untilUsed
 			return was
 		})
 		if same.all() == found.all() {

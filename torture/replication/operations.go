@@ -196,7 +196,7 @@ func (n *node) change(what string) (did, target string, crashed bool, err error)
 	case "delete user":
 		do = func() error { return user(s.DeleteUser(ctx, u.uuid())) }
 	case "import":
-		// An old key belongs to one user, whoever imports the key.
+		// An old key belongs to one user at every machine.
 		handle := latchkey.ForeignHandle{byte(1 + n.random.IntN(2)), u.id[0], u.id[1], u.id[2]}
 		do = func() error {
 			k, _, err := s.EnsureKey(ctx, u.uuid(), spec, latchkey.MintForeign(handle, "imported", n.time()))

@@ -236,6 +236,9 @@ func (n *node) advance() error {
 // or be restored, which gives it a new replica ID.
 
 func (n *node) backUp() {
+	if n == n.world.hub && n.era.Incarnation == uuid.Nil {
+		return // the secret of its MACs is drawn when the first edge comes
+	}
 	n.logf("%s is backed up", n.label)
 	n.backups = append(n.backups, backup{n.disk.copy(), n.now})
 }
