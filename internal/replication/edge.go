@@ -70,6 +70,9 @@ type state struct {
 	bring   bool
 	brought []byte
 	used    uint32 // the minute of the latest last use that the hub has
+	// self is the replica ID of the store. If the store has another one, it was restored or
+	// salvaged.
+	self uuid.UUID
 }
 
 func (s state) encode() (m record.Message) {
@@ -90,6 +93,7 @@ func (s state) encode() (m record.Message) {
 	m.Bool(10, s.bring)
 	m.Bytes(11, s.brought)
 	m.Number(12, uint64(s.used))
+	m.Bytes(13, s.self[:])
 	return m
 }
 
@@ -124,6 +128,8 @@ func decodeState(message []byte) (s state, err error) {
 			s.brought, err = bounded(f.Bytes, maxEntryKey)
 		case 12:
 			s.used = uint32(f.Number)
+		case 13:
+			s.self, err = decodeID(f.Bytes)
 		}
 		if err != nil {
 			return s, err
@@ -151,6 +157,13 @@ func OpenEdge(ctx context.Context, s access.Store) (*Edge, error) {
 		return nil, fmt.Errorf("open the state of the edge: %w", err)
 	}
 	e.wrote = e.state
+	if self := s.ReplicaID(); e.state.self != self {
+		if e.state.self != uuid.Nil {
+			// The store may lack what came before the cursor, so the cursor must not fit.
+			e.state.cursor.Policy = 0
+		}
+		e.state.self = self
+	}
 	return e, s.Share(ctx)
 }
 
