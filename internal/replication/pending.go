@@ -400,7 +400,8 @@ func (e *Edge) addPending(t *merge.Tables, policy Policy, r *PushRequest, p *Pus
 		}
 		// The edge may have more than the hub has ever signed, such as a claim that the hub has
 		// lost.
-		if signed != nil && signed.Copy.Table == c.Table && bytes.Equal(signed.Copy.Sealed, c.Sealed) {
+		same := signed != nil && signed.Copy.Table == c.Table && bytes.Equal(signed.Copy.Sealed, c.Sealed)
+		if same && permitted(policy.Push)&whatWanted == 0 {
 			if held.what &^= whatWanted; held.what&^whatClaim == 0 {
 				p.pending[len(p.pending)-1].claimed = true
 				return size, nil
