@@ -239,6 +239,28 @@ func TestARestoredHubLosesNoRevocationThatAnEdgeKnows(t *testing.T) {
 	}
 }
 
+func TestTheSecretOfAHubIsThereWithItsFirstEdge(t *testing.T) {
+	engine := memory.NewEngine()
+	w := openWorld(t, engine, replication.HubOptions{})
+	ada := w.user("ada", "north")
+	key := w.key(ada.ID, "phone")
+	e := w.join(replication.PushNothing, "north")
+	backup := memory.CopyEngine(engine) // before the edge has said anything
+	e.sync()
+	must(t, w.DisableKey(t.Context(), ada.ID, key.ID))
+	e.drain()
+	restored := openWorld(t, backup, replication.HubOptions{})
+	e.w = restored
+	e.hello()
+	signed := slices.Collect(maps.Values(e.signed))
+	if why := e.push(replication.PushRequest{Signed: signed}); why != "" || len(signed) == 0 {
+		t.Fatalf("the hub takes back %d records: %s", len(signed), why)
+	}
+	if k, err := restored.Key(t.Context(), ada.ID, key.ID); err != nil || !k.Disabled {
+		t.Errorf("the restored hub has a key that is disabled: %v, %v", k.Disabled, err)
+	}
+}
+
 func TestAHostileComparisonIsRefused(t *testing.T) {
 	w := newWorld(t, replication.HubOptions{})
 	ada := w.user("ada", "north")

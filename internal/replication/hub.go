@@ -294,7 +294,7 @@ func (h *Hub) AddEdge(ctx context.Context, id uuid.UUID, name string, p Policy, 
 	hash := sha256.Sum256([]byte(Policy{Groups: groups}.set()))
 	version := 1 + uint64(binary.BigEndian.Uint32(hash[:]))
 	k := edgeRecord{id: id, name: name, policy: Policy{Groups: groups, Push: p.Push, Version: version}, groupsAt: version, joined: now, seen: now}
-	if err := h.store.Share(ctx); err != nil {
+	if err := h.start(ctx); err != nil {
 		return err
 	}
 	h.mu.Lock()
