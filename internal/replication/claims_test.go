@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/replication"
 )
@@ -102,5 +104,23 @@ func TestAClaimThatTheHubHasByNowIsGone(t *testing.T) {
 	must(t, s.w.DeleteKey(t.Context(), s.ada.ID, s.key.ID))
 	if waiting, err := s.w.hub.Claims(t.Context()); err != nil || len(waiting) > 0 {
 		t.Errorf("the claims are %+v, %v", waiting, err)
+	}
+}
+
+func TestTheClaimsOfAnEdgeHaveABound(t *testing.T) {
+	s := newScene(t, replication.PushNothing, replication.HubOptions{})
+	why := ""
+	for n := 0; n < 200 && why == ""; n++ {
+		id := uuid.Must(uuid.NewV7())
+		u := record.User{ID: id, Created: day0}
+		stamp := record.Stamp{Counter: 1, Replica: s.e.ReplicaID()}
+		u.Groups = u.Groups.Set("north", stamp)
+		message := record.Message(u.Encode())
+		message.Bytes(99, make([]byte, 50_000))
+		c := record.Copy{Domain: s.w.DomainID(), Table: record.TableUsers, Key: id[:], Sealed: record.Seal(record.TableUsers, id[:], message)}
+		why = s.e.push(replication.PushRequest{Claims: []record.Copy{c}})
+	}
+	if waiting, err := s.w.hub.Claims(t.Context()); err != nil || len(waiting) != 83 || why == "" {
+		t.Errorf("%d claims wait, %v: %q", len(waiting), err, why)
 	}
 }

@@ -252,8 +252,12 @@ func (j *judge) use(c record.Copy) error {
 	return mergeWhole(j.t, c)
 }
 
-// maxClaims is how many claims of one edge can wait.
-const maxClaims = 1000
+// maxClaims is how many claims of one edge can wait, and maxClaimBytes bounds the size of their
+// records. Every push of a claim reads them all.
+const (
+	maxClaims     = 1000
+	maxClaimBytes = 4 << 20
+)
 
 // takeClaims notes what an edge claims. A claim that nobody could confirm is refused at once: the
 // edge has to take the hub's version of the record. A number stands for what an administrator has
@@ -269,9 +273,10 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 	if err != nil {
 		return nil, err
 	}
-	waiting := map[string]Claim{}
+	waiting, size := map[string]Claim{}, 0
 	for _, c := range known {
 		if c.Edge == id {
+			size += len(c.Copy.Sealed)
 			waiting[string(locate(c.Copy.Table, c.Copy.Key))] = c
 		}
 	}
@@ -334,6 +339,9 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 			}
 		case len(waiting) >= maxClaims:
 			return nil, refuse("%d claims of the edge wait already", len(waiting))
+		}
+		if size += len(c.Sealed) - len(was.Copy.Sealed); size > maxClaimBytes {
+			return nil, refuse("claims of the edge of more than %d bytes wait already", maxClaimBytes)
 		}
 		j.state.claims++
 		if err := writeHubState(j.t, j.state); err != nil {
