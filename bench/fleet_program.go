@@ -188,7 +188,6 @@ func inParallel(n, goroutines int, fn func(i int) error) error {
 // An edgesProgram is thousands of edges that keep in memory how far they have come, and no records.
 // They speak as real edges do, and read the stream as real edges read it.
 type edgesProgram struct {
-	client  http.Client
 	address string
 	edges   []*thinEdge
 

@@ -99,8 +99,10 @@ func TestAnEdgeStandsAHubThatSendsGarbage(t *testing.T) {
 		"garbage":        func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(bytes.Repeat([]byte{0xff}, 1000)) },
 		"a huge message": func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(binary.AppendUvarint(nil, 1<<40)) },
 		"no beginning":   func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte{1, 6}) },
-		"a redirect":     func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://192.0.2.1/", 307) },
-		"a page":         func(w http.ResponseWriter, r *http.Request) { http.Error(w, "<html>", 502) },
+		"a redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://192.0.2.1/", http.StatusTemporaryRedirect)
+		},
+		"a page": func(w http.ResponseWriter, r *http.Request) { http.Error(w, "<html>", http.StatusBadGateway) },
 		"no compression": func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			_, _ = io.WriteString(w, "this is no gzip")
@@ -167,7 +169,6 @@ var bubble = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
-	cut    bool
 }
 
 func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {

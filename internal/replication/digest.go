@@ -310,13 +310,6 @@ func (x *index) follow(t *merge.Tables) (more bool, err error) {
 	return x.at < head, nil
 }
 
-// drop frees the memory of the index until the next comparison.
-func (x *index) drop() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.made, x.items, x.sums, x.numbers = false, nil, nil, nil
-}
-
 // sum returns the sum of a range for a policy.
 func (x *index) sum(r rangeOf, p Policy) (s Summary) {
 	s.Table, s.Range = r.table, r.r

@@ -256,7 +256,7 @@ func (n *node) disagrees(p core.Policy, at name) error {
 // examine looks at the bookkeeping of a node, and tries every token.
 func (n *node) examine() error {
 	for finding := range n.store.Check(n.ctx) {
-		return fmt.Errorf("Check of %s: %w", n.label, finding)
+		return fmt.Errorf("a check of %s: %w", n.label, finding)
 	}
 	for _, t := range n.tokens {
 		if err := n.login(t); err != nil {

@@ -180,11 +180,6 @@ func (s *state) group() string {
 	return s.groups[0].value
 }
 
-// wasIn reports whether a record is or was in a group.
-func (s *state) wasIn(group string) bool {
-	return slices.ContainsFunc(s.groups, func(f field) bool { return f.value == group })
-}
-
 // highest returns the highest counter in the record.
 func (s *state) highest() (n uint64) {
 	for _, f := range s.groups {
