@@ -148,6 +148,26 @@ func TestAReplacedRecordIsTheHubs(t *testing.T) {
 	}
 }
 
+func TestAReplacedRecordThatIsPendingHasTheHubsRevocation(t *testing.T) {
+	hub := openSource(t)
+	user := addUser(t, hub.Store, "ada", "")
+	key, _ := addKey(t, hub.Store, user, "laptop")
+	_, token, err := hub.RotateKey(t.Context(), user, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
+	must(t, err)
+	d := openDevice(t, hub.Store)
+	d.receive(hub.welcome(withPush(PushUse)))
+	d.receive(hub.records()...)
+	wantLogin(t, hub.Store, token, nil)
+	must(t, hub.DisableKey(t.Context(), user, key))
+	replace := Replace(hub.signed(*copyOf(t, hub.Store, record.TableKeys, key[:])))
+
+	wantLogin(t, d.Store, token, nil) // while the hub's version is on its way
+	d.receive(replace)
+	wantLogin(t, d.Store, token, latchkey.ErrKeyDisabled)
+	wantWords(t, d.pushes(), "record keys") // which is no news to the hub, so no answer comes
+	wantSame(t, hub.Store, d.Store)
+}
+
 func TestTheHubsTimeIsAnOffset(t *testing.T) {
 	hub := openSource(t)
 	d := openDevice(t, hub.Store)

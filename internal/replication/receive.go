@@ -438,18 +438,24 @@ func isRefusal(err error) bool {
 func (e *Edge) applyOne(t *merge.Tables, s *state, m Message) (more bool, err error) {
 	switch m := m.(type) {
 	case Record:
-		more, err = t.Record(m.Copy)
-		if err == nil && !more && len(m.MAC) > 0 {
-			err = keepSigned(t, m)
-		}
+		more, err = e.merge(t, m)
 	case Forget:
 		err = e.forget(t, m.Table, m.Key)
 	case Replace:
-		err = e.replace(t, m)
+		more, err = e.replace(t, m)
 	case Mark:
 		s.cursor = m.At
 	case NewPolicy:
 		s.policy = m.Policy
+	}
+	return more, err
+}
+
+// merge merges a record of the hub. If more is set, it has done a part.
+func (e *Edge) merge(t *merge.Tables, m Record) (more bool, err error) {
+	more, err = t.Record(m.Copy)
+	if err == nil && !more && len(m.MAC) > 0 {
+		err = keepSigned(t, m)
 	}
 	return more, err
 }
@@ -490,20 +496,24 @@ func (e *Edge) forget(t *merge.Tables, table string, key []byte) error {
 }
 
 // replace takes the hub's version of a record. If the record has changed here since the hub heard
-// of it, the hub hears of that first.
-func (e *Edge) replace(t *merge.Tables, m Replace) error {
-	pending, err := getLocal(t, pendingKey(m.Copy.Table, m.Copy.Key))
-	if err != nil || pending != nil {
-		return err
-	}
+// of it, the hub hears of that first, and the hub's version is merged until then. The hub perhaps
+// knows of a revocation that the edge has heard of in no other message.
+func (e *Edge) replace(t *merge.Tables, m Replace) (more bool, err error) {
 	m.Copy.Domain = e.store.DomainID()
+	pending, err := getLocal(t, pendingKey(m.Copy.Table, m.Copy.Key))
+	if err != nil || pending != nil && len(m.Copy.Sealed) == 0 {
+		return false, err
+	}
+	if pending != nil {
+		return e.merge(t, Record(m))
+	}
 	if err := t.Replace(m.Copy); err != nil {
-		return err
+		return false, err
 	}
 	if len(m.MAC) > 0 {
-		return putSignedRecord(t, Record(m))
+		return false, putSignedRecord(t, Record(m))
 	}
-	return t.Delete(record.TableReplica, signedKey(m.Copy.Table, m.Copy.Key))
+	return false, t.Delete(record.TableReplica, signedKey(m.Copy.Table, m.Copy.Key))
 }
 
 // liveTable returns the table of the record that a tombstone is of, or table.
