@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
@@ -134,23 +136,11 @@ func (n *node) deliver(count int) error {
 	l := n.line
 	messages := l.queue[:count]
 	l.queue = l.queue[count:]
-	s := step{merged: n.expect(messages), perhaps: map[name]bool{}}
+	s := n.expect(messages)
 	for _, m := range messages {
 		if e, ok := m.(core.Entry); ok && kinds[e.Table] != "" {
 			at, is := n.copied(record.Copy{Table: e.Table, Key: e.Key, Sealed: e.Value})
 			n.held[at] = is
-		}
-	}
-	for _, m := range messages {
-		if r, ok := m.(core.Replace); ok {
-			// Or not yet, because it has changed here again.
-			at := nameOf(r.Copy.Table, r.Copy.Key)
-			s.perhaps[at] = true
-			for k := range s.merged {
-				if key := n.state(k); key != nil && key.kind == "key" && string(key.owner[:]) == at.id {
-					s.perhaps[k] = true
-				}
-			}
 		}
 	}
 	for at, is := range n.held {
@@ -167,6 +157,7 @@ func (n *node) deliver(count int) error {
 			}
 		}
 	}
+	n.brings = n.brings || isToBring(messages, n.edge.Hello().Cursor)
 	var err error
 	s.crashed, err = n.attempt(func() error { return n.edge.Receive(n.ctx, messages, n.clock()) })
 	n.logf("%s receives%s: %v", n.label, describe(messages), err)
@@ -178,6 +169,11 @@ func (n *node) deliver(count int) error {
 		s.crashed = true
 	}
 	if s.crashed {
+		for _, m := range messages {
+			if f, ok := m.(core.Forget); ok {
+				n.forget(nameOf(f.Table, f.Key))
+			}
+		}
 		return n.settle(s)
 	}
 	var copies []record.Copy
@@ -204,21 +200,70 @@ func (n *node) remember(messages []core.Message) {
 			at, s := n.copied(m.Copy)
 			if len(m.MAC) > 0 {
 				n.signed[at] = joined(n.signed[at], s)
+				delete(n.leaving, at)
 			}
 		case core.Replace:
 			delete(n.signed, nameOf(m.Copy.Table, m.Copy.Key))
 		case core.Forget:
-			at := nameOf(m.Table, m.Key)
-			n.forgotten[at] = true
-			delete(n.signed, at)
-			for k, s := range n.signed {
-				if k.kind == "key" && at.kind == "user" && string(s.owner[:]) == at.id {
-					n.forgotten[k] = true
-					delete(n.signed, k)
-				}
-			}
+			n.forget(nameOf(m.Table, m.Key))
 		}
 	}
+}
+
+// forget notes that an edge was told to forget a record, and with a user the keys. The edge keeps
+// no copy of what it does not get any more, so the hub can lose the record with its next backup.
+// Only a hub that has perhaps lost it already gets the copy before the edge drops it.
+func (n *node) forget(at name) {
+	gone := []name{at}
+	for k, s := range n.signed {
+		if k.kind == "key" && at.kind == "user" && string(s.owner[:]) == at.id {
+			gone = append(gone, k)
+		}
+	}
+	for _, at := range gone {
+		n.forgotten[at] = true
+		if n.signed[at] == nil {
+			continue
+		}
+		if n.leaving[at] = true; !n.brings {
+			n.drop(at)
+		}
+	}
+}
+
+// drop notes that an edge has no copy with the hub's MAC any more.
+func (n *node) drop(at name) {
+	delete(n.signed, at)
+	delete(n.leaving, at)
+}
+
+// bring notes that the hub has got copies with its MAC. They come in the order of their names.
+func (n *node) bring(signed []core.Record) {
+	for _, r := range signed {
+		last := nameOf(r.Copy.Table, r.Copy.Key)
+		if n.leaving[last] {
+			n.drop(last)
+		}
+		if !slices.ContainsFunc(sorted(n.signed), last.isBefore) {
+			n.brought()
+		}
+	}
+}
+
+// brought notes that the hub has got all copies with its MAC.
+func (n *node) brought() {
+	n.brings = false
+	for _, at := range sorted(n.leaving) {
+		n.drop(at)
+	}
+}
+
+// isToBring reports whether a Welcome makes an edge with a cursor bring all that has the hub's MAC.
+func isToBring(messages []core.Message, had core.Cursor) bool {
+	return slices.ContainsFunc(messages, func(m core.Message) bool {
+		w, ok := m.(core.Welcome)
+		return ok && w.How == core.CompareFirst && had.Incarnation != uuid.Nil && (w.At.Incarnation != had.Incarnation || w.At.Era != had.Era)
+	})
 }
 
 // checkTime returns an error unless an edge that has just heard the time has the hub's time.
@@ -317,7 +362,8 @@ func (s *states) forget(at name, dead bool) {
 }
 
 // expect returns what messages of the hub must make of the records of an edge.
-func (n *node) expect(messages []core.Message) map[name][]*state {
+func (n *node) expect(messages []core.Message) step {
+	perhaps := map[name]bool{}
 	s := n.states()
 	for _, m := range messages {
 		switch m := m.(type) {
@@ -326,6 +372,7 @@ func (n *node) expect(messages []core.Message) map[name][]*state {
 		case core.Replace:
 			at, is := n.copied(m.Copy)
 			if len(m.Copy.Sealed) > 0 {
+				s.merge(at, is) // for now, if it has changed here again
 				s.change(at, is)
 			} else if was := s.now[at]; was != nil {
 				s.forget(at, was.dead)
@@ -334,7 +381,19 @@ func (n *node) expect(messages []core.Message) map[name][]*state {
 			s.forget(nameOf(m.Table, m.Key), isDead(m.Table))
 		}
 	}
-	return s.gone
+	for _, m := range messages {
+		if r, ok := m.(core.Replace); ok {
+			// Or not yet, because it has changed here again, also since the edge has listed it.
+			at := nameOf(r.Copy.Table, r.Copy.Key)
+			perhaps[at] = true
+			for k := range s.gone {
+				if key := n.state(k); key != nil && key.kind == "key" && string(key.owner[:]) == at.id {
+					perhaps[k] = true
+				}
+			}
+		}
+	}
+	return step{merged: s.gone, perhaps: perhaps}
 }
 
 // copied returns what is known of a copy.
@@ -360,6 +419,9 @@ func (n *node) give() (more bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("%s pushes: %w", n.label, err)
 	}
+	if request.IsEmpty() {
+		n.brought()
+	}
 	more = len(request.Records)+len(request.Claims)+len(request.Signed)+len(request.Uses) > 0
 	if n.faults && n.chance(8) {
 		return false, nil // the request is lost
@@ -373,6 +435,9 @@ func (n *node) give() (more bool, err error) {
 		if _, ok, err := n.world.hub.take(n, request); err != nil || !ok {
 			return false, err
 		}
+	}
+	if reply.Refused == "" && reply.Policy == 0 {
+		n.bring(request.Signed)
 	}
 	crashed, err = n.attempt(func() error { return n.edge.Pushed(n.ctx, pushing, reply) })
 	if crashed {
@@ -474,7 +539,7 @@ func (n *node) compare() (done bool, err error) {
 		return false, err
 	}
 	n.logf("%s compares: %d ranges differ, %s, %d wanted %s", n.label, len(reply.Differ), describe(reply.Messages), len(reply.Wanted), reply.Refused)
-	s := step{merged: n.expect(reply.Messages)}
+	s := n.expect(reply.Messages)
 	var next *core.CompareRequest
 	s.crashed, err = n.attempt(func() (err error) {
 		next, err = n.edge.Compared(n.ctx, *l.asked, reply, n.clock())
@@ -494,7 +559,7 @@ func (n *node) compare() (done bool, err error) {
 		case core.Record:
 			copies = append(copies, m.Copy)
 		case core.Forget:
-			n.forgotten[nameOf(m.Table, m.Key)] = true
+			n.forget(nameOf(m.Table, m.Key))
 		}
 	}
 	if !s.crashed {

@@ -35,7 +35,9 @@ type node struct {
 	content map[name]version
 	backups []backup
 
-	signed    map[name]*state   // what has come with the hub's MAC
+	signed    map[name]*state   // what has come with the hub's MAC, and the edge must have
+	leaving   map[name]bool     // what of that the edge was told to forget
+	brings    bool              // what has the hub's MAC, because the hub has perhaps lost it
 	had       []string          // the groups that an edge ever got
 	held      map[name]*state   // entries of a first copy, which an edge may write later
 	forgotten map[name]bool     // what the hub has told an edge to forget
@@ -51,7 +53,7 @@ type backup struct {
 }
 
 func (w *world) newNode(label string, d *disk) *node {
-	return &node{world: w, label: label, disk: d, content: map[name]version{}, signed: map[name]*state{}, forgotten: map[name]bool{}}
+	return &node{world: w, label: label, disk: d, content: map[name]version{}, signed: map[name]*state{}, leaving: map[name]bool{}, forgotten: map[name]bool{}}
 }
 
 // clock returns what the machine takes the time to be.

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -29,6 +30,11 @@ func (n name) String() string {
 		return "group " + n.id
 	}
 	return fmt.Sprintf("%s %x", n.kind, n.id)
+}
+
+// isBefore reports whether an edge brings the copy of a record before that of another one.
+func (n name) isBefore(m name) bool {
+	return cmp.Or(cmp.Compare(n.kind, m.kind), cmp.Compare(n.id, m.id)) < 0
 }
 
 func nameOf(table string, key []byte) name { return name{kinds[table], string(key)} }

@@ -293,7 +293,8 @@ func (n *node) reread() error {
 			n.undone[at] = true
 		}
 	}
-	n.content, n.signed, n.unheard = content, map[name]*state{}, nil
+	n.content, n.unheard = content, nil
+	n.signed, n.leaving, n.brings = map[name]*state{}, map[name]bool{}, false
 	return n.start()
 }
 
