@@ -224,56 +224,30 @@ func (h *Hub) RefuseClaim(ctx context.Context, n uint64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var c Claim
-	var replaced [][]byte
+	var replaced []byte
 	err := h.store.Update(ctx, func(t *merge.Tables) (err error) {
 		if c, err = h.claim(t, n); err != nil {
 			return err
 		}
 		replaced = nil
-		if e := h.edges[c.Edge]; e != nil {
-			if replaced, err = noteReplaced(newFilter(t, e.policy), c.Edge, c.Copy); err != nil {
+		if h.edges[c.Edge] != nil {
+			if replaced, err = noteReplaced(t, c.Edge, c.Copy); err != nil {
 				return err
 			}
 		}
 		return t.Delete(record.TableReplica, numbered8(localClaim, n))
 	})
-	if err == nil {
-		h.replaceLocked(c.Edge, replaced)
+	if err == nil && replaced != nil {
+		h.replaceLocked(c.Edge, [][]byte{replaced})
 	}
 	return err
 }
 
-// noteReplaced notes in the store that an edge has to take the hub's version of a record. It
-// returns the places of the record and, for a user, of the user's keys: a deletion of the user at
-// the edge has taken them along, also the ones that came later. An edge that does not get the user
-// hears nothing of the keys.
-func noteReplaced(f *filter, edge uuid.UUID, c record.Copy) (replaced [][]byte, err error) {
-	t := f.t
-	replaced = append(replaced, locate(liveTable(c.Table), c.Key))
-	gets := false
-	if liveTable(c.Table) == record.TableUsers {
-		o, err := f.owner(uuid.UUID(c.Key))
-		if err != nil {
-			return nil, err
-		}
-		gets = o.alive && f.policy.Has(o.groups.Now())
-	}
-	if gets {
-		for e, err := range t.Scan(record.TableNames, c.Key, append(bytes.Clone(c.Key), 0xff)) {
-			if err != nil {
-				return nil, err
-			}
-			if _, id, err := record.SplitNameKey(e.Key); err == nil {
-				replaced = append(replaced, locate(record.TableKeys, id[:]))
-			}
-		}
-	}
-	for _, at := range replaced {
-		if err := putLocal(t, replaceKey(edge, at), nil); err != nil {
-			return nil, err
-		}
-	}
-	return replaced, nil
+// noteReplaced notes in the store that an edge has to take the hub's version of a record, and
+// returns the place of the record.
+func noteReplaced(t *merge.Tables, edge uuid.UUID, c record.Copy) (at []byte, err error) {
+	at = locate(liveTable(c.Table), c.Key)
+	return at, putLocal(t, replaceKey(edge, at), nil)
 }
 
 // replaceLocked notes of which records an edge has to take the hub's version, as the store has

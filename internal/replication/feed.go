@@ -260,11 +260,11 @@ func (f *Feed) replacements(ctx context.Context, p Policy) (messages []Message, 
 	err = h.store.View(ctx, func(t *merge.Tables) error {
 		messages = nil
 		for _, r := range waiting {
-			m, err := h.replacement(t, newFilter(t, p), r.at)
+			these, err := h.replacement(newFilter(t, p), r.at)
 			if err != nil {
 				return err
 			}
-			messages = append(messages, m)
+			messages = append(messages, these...)
 		}
 		return nil
 	})
@@ -279,29 +279,40 @@ func (f *Feed) replacements(ctx context.Context, p Policy) (messages []Message, 
 	return messages, nil
 }
 
-// replacement returns the message by which an edge takes the hub's version of a record.
-func (h *Hub) replacement(t *merge.Tables, f *filter, at []byte) (Message, error) {
+// replacement returns the messages by which an edge takes the hub's version of a record, and of the
+// keys of a user: a deletion of the user at the edge has taken them along, also those that came to
+// the hub later.
+func (h *Hub) replacement(f *filter, at []byte) ([]Message, error) {
 	table, key := located(at)
-	for _, table := range []string{deadTable(table), table} {
-		if table == "" {
+	for _, of := range []string{deadTable(table), table} {
+		if of == "" {
 			continue
 		}
-		sealed, err := t.Get(table, key)
+		sealed, err := f.t.Get(of, key)
 		if err != nil {
 			return nil, err
 		}
 		if sealed == nil {
 			continue
 		}
-		m, err := h.record(f, table, key, sealed)
+		m, err := h.record(f, of, key, sealed)
 		if err != nil {
 			return nil, err
 		}
-		if m != nil {
-			return Replace(*m), nil
+		if m == nil {
+			continue
 		}
+		messages := []Message{Replace(*m)}
+		if of != record.TableUsers {
+			return messages, nil
+		}
+		keys, err := h.keysOf(f, uuid.UUID(key))
+		for _, k := range keys {
+			messages = append(messages, Replace(k))
+		}
+		return messages, err
 	}
-	return Replace{Copy: record.Copy{Domain: h.store.DomainID(), Table: table, Key: key}}, nil
+	return []Message{Replace{Copy: record.Copy{Domain: h.store.DomainID(), Table: table, Key: key}}}, nil
 }
 
 // deadTable returns the table of the tombstones of a table, or "".
@@ -547,7 +558,10 @@ func (h *Hub) messages(f *filter, c record.Copy) (messages []Message, err error)
 		return messages, err
 	}
 	keys, err := h.keysOf(f, uuid.UUID(c.Key))
-	return append(messages, keys...), err
+	for _, k := range keys {
+		messages = append(messages, k)
+	}
+	return messages, err
 }
 
 // forgets returns what makes an edge forget a record. The edge forgets the keys of a user on its
@@ -570,7 +584,7 @@ func (h *Hub) forgets(f *filter, c record.Copy) (messages []Message, err error) 
 }
 
 // keysOf returns the keys of a user, as far as an edge gets them.
-func (h *Hub) keysOf(f *filter, user uuid.UUID) (messages []Message, err error) {
+func (h *Hub) keysOf(f *filter, user uuid.UUID) (keys []Record, err error) {
 	for e, err := range f.t.Scan(record.TableNames, user[:], append(user[:], 0xff)) {
 		if err != nil {
 			return nil, err
@@ -591,10 +605,10 @@ func (h *Hub) keysOf(f *filter, user uuid.UUID) (messages []Message, err error) 
 			return nil, err
 		}
 		if r != nil {
-			messages = append(messages, *r)
+			keys = append(keys, *r)
 		}
 	}
-	return messages, nil
+	return keys, nil
 }
 
 func sizeOf(messages []Message) (size int) {

@@ -291,11 +291,11 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 			if len(replaced) >= room {
 				return nil, refuse("%d records of the edge wait to be replaced already", maxClaims)
 			}
-			these, err := noteReplaced(j.filter, id, c)
+			at, err := noteReplaced(j.t, id, c)
 			if err != nil {
 				return nil, err
 			}
-			replaced = append(replaced, these...)
+			replaced = append(replaced, at)
 			continue
 		}
 		if err != nil {
@@ -321,11 +321,11 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 			return nil, err
 		}
 		if !claims && len(replaced) < room {
-			these, err := noteReplaced(j.filter, id, c)
+			at, err := noteReplaced(j.t, id, c)
 			if err != nil {
 				return nil, err
 			}
-			replaced = append(replaced, these...)
+			replaced = append(replaced, at)
 			continue
 		}
 		at := string(locate(c.Table, c.Key))
