@@ -345,14 +345,14 @@ func (s *states) change(at name, is *state) {
 	}
 }
 
-// forget takes a record out, and a user with its keys.
+// forget takes a record out, and a user with its keys. The keys go also where the user has not
+// come, because the user moved while a first copy was under way.
 func (s *states) forget(at name, dead bool) {
 	was := s.now[at]
-	if was == nil || was.dead != dead {
-		return
+	if was != nil && was.dead == dead {
+		s.set(at, nil)
 	}
-	s.set(at, nil)
-	if at.kind == "user" && !was.dead {
+	if at.kind == "user" && !dead && (was == nil || !was.dead) {
 		for _, k := range sorted(s.now) {
 			if key := s.now[k]; k.kind == "key" && key != nil && !key.dead && string(key.owner[:]) == at.id {
 				s.set(k, nil)
