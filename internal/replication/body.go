@@ -122,6 +122,7 @@ func (r PushReply) Encode() []byte {
 	w := record.Message{Format}
 	w.Bytes(1, []byte(shortened(r.Refused)))
 	w.Number(2, r.Policy)
+	w.Number(3, r.Taken)
 	return w
 }
 
@@ -138,6 +139,8 @@ func DecodePushReply(b []byte) (r PushReply, err error) {
 			r.Refused, err = text(f.Bytes)
 		case 2:
 			r.Policy = f.Number
+		case 3:
+			r.Taken = f.Number
 		}
 		if err != nil {
 			return r, err

@@ -75,6 +75,14 @@ type state struct {
 	self uuid.UUID
 }
 
+// moveTo sets the cursor. What the hub took in the era stays in it until the cursor is beyond.
+func (s *state) moveTo(c Cursor) {
+	if c.Era == s.cursor.Era && c.At.Sequence < s.cursor.Taken {
+		c.Taken = s.cursor.Taken
+	}
+	s.cursor = c
+}
+
 func (s state) encode() (m record.Message) {
 	m.Bytes(1, s.id[:])
 	m.Bytes(2, encodeCursor(s.cursor))

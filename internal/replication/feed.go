@@ -126,11 +126,13 @@ func (h *Hub) Hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Tim
 			c = h.cursor(merge.Position{Sequence: head}, e.groupsAt)
 		}
 	case c.Copying != "":
+		c.Era = h.era()
 		f.how, f.at, f.copying, f.copyKey = FirstCopy, c.At, c.Copying, c.CopyKey
 		if !slices.Contains(merge.CopiedTables(), c.Copying) {
 			return nil, fmt.Errorf("%w: a first copy does not have the table %q", ErrMessage, c.Copying)
 		}
 	default:
+		c.Era = h.era()
 		f.at = c.At
 		h.acknowledge(e, c, head)
 	}

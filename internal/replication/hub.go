@@ -259,8 +259,11 @@ func (h *Hub) start(ctx context.Context) error {
 
 // cursor returns the hub's cursor at a position, for an edge.
 func (h *Hub) cursor(at merge.Position, policy uint64) Cursor {
-	return Cursor{Incarnation: h.store.ReplicaID(), Era: h.eras[len(h.eras)-1].id, At: at, Policy: policy}
+	return Cursor{Incarnation: h.store.ReplicaID(), Era: h.era(), At: at, Policy: policy}
 }
+
+// era returns the era of the hub. A cursor that belongs to the hub also holds in this era.
+func (h *Hub) era() uuid.UUID { return h.eras[len(h.eras)-1].id }
 
 // fits reports whether the changes after a cursor are all that an edge needs. head is the sequence
 // of the last commit. The hub must have started, and the caller holds mu.
@@ -268,7 +271,7 @@ func (h *Hub) fits(c Cursor, e *edge, head uint64) bool {
 	return h.belongs(c, head) && c.At.Sequence >= h.floor && c.Policy == e.groupsAt
 }
 
-// belongs reports whether the hub has the commit of a cursor.
+// belongs reports whether the hub has the commit of a cursor, and what it took of the edge.
 func (h *Hub) belongs(c Cursor, head uint64) bool {
 	i := slices.IndexFunc(h.eras, func(e era) bool { return e.id == c.Era })
 	if c.Incarnation != h.store.ReplicaID() || i < 0 {
@@ -277,7 +280,7 @@ func (h *Hub) belongs(c Cursor, head uint64) bool {
 	if i+1 < len(h.eras) {
 		head = h.eras[i+1].began
 	}
-	return c.At.Sequence <= head
+	return max(c.At.Sequence, c.Taken) <= head
 }
 
 // AddEdge adds an edge, which is known by the ID of its server key.

@@ -63,6 +63,10 @@ type Cursor struct {
 	// At is then where the changes after the copy begin.
 	Copying string
 	CopyKey []byte
+	// Taken is the sequence of the hub after the last push of the edge that the hub took in the
+	// era, or 0. A hub that is restored from a backup can have all up to At, and still lack what it
+	// took.
+	Taken uint64
 }
 
 // A Message is one of the types below: what a stream from the hub has.
@@ -165,9 +169,11 @@ type PushRequest struct {
 type PushReply struct {
 	// Refused says why the push was refused. It is empty if it was taken.
 	Refused string
-	// Policy is not zero if the edge pushed under an outdated policy. The edge must get the new one
-	// first.
+	// Policy is not zero if the edge pushed under an outdated policy, or has not asked for a stream
+	// since the hub was opened. The edge must do so first.
 	Policy uint64
+	// Taken is the sequence of the hub after the push, which the edge keeps in its cursor.
+	Taken uint64
 }
 
 // A Summary is the sum of the hashes of some live records, by the kind of record and the number

@@ -501,6 +501,7 @@ func (e *Edge) Pushed(ctx context.Context, p *Pushing, reply PushReply) error {
 				return err
 			}
 		}
+		s.cursor.Taken = max(s.cursor.Taken, reply.Taken)
 		for _, c := range p.copies {
 			if err := dropForgotten(t, c); err != nil {
 				return err

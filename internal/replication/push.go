@@ -26,7 +26,12 @@ func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Ti
 	if err != nil || len(r.Records)+len(r.Claims)+len(r.Signed)+len(r.Uses) == 0 {
 		return reply, err
 	}
-	if r.Policy != p.Version {
+	h.mu.Lock()
+	other := len(r.Records)+len(r.Claims) > 0 && r.Cursor.Era != uuid.Nil && r.Cursor.Era != h.era()
+	h.mu.Unlock()
+	// An edge that has not heard of the era may have to compare, and must not take anything off its
+	// list before.
+	if r.Policy != p.Version || other {
 		return PushReply{Policy: p.Version}, nil
 	}
 	sort(r.Records)
@@ -54,6 +59,8 @@ func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Ti
 	if errors.As(err, &no) {
 		reply.Refused = shortened(string(no))
 		err = h.refused(ctx, id, reply.Refused, now)
+	} else if err == nil && reply.Policy == 0 {
+		err = h.store.View(ctx, func(t *merge.Tables) error { reply.Taken = t.Sequence(); return nil })
 	}
 	return reply, err
 }

@@ -201,7 +201,7 @@ func (e *Edge) writeCopied(ctx context.Context, mark *Cursor) error {
 				err = e.putSigned(t, done)
 			}
 			if left == 0 && mark != nil {
-				s.cursor = *mark
+				s.moveTo(*mark)
 				s.reindex = s.reindex || mark.Copying == "" && !s.merging
 				s.merging = s.merging && mark.Copying != ""
 			}
@@ -444,7 +444,7 @@ func (e *Edge) applyOne(t *merge.Tables, s *state, m Message) (more bool, err er
 	case Replace:
 		more, err = e.replace(t, m)
 	case Mark:
-		s.cursor = m.At
+		s.moveTo(m.At)
 	case NewPolicy:
 		s.policy = m.Policy
 	}

@@ -150,6 +150,9 @@ func (d *device) pushTo(c *center, ack bool) (again bool, err error) {
 		if err := d.Pushed(ctx, p, reply); err != nil {
 			return again, err
 		}
+		if reply.Policy != 0 {
+			return true, nil // a stream comes first
+		}
 		again = again || !request.IsEmpty()
 	}
 	return again, errors.New("pushes do not come to an end")

@@ -396,6 +396,7 @@ func encodeCursor(c Cursor) (w record.Message) {
 		w.Number(6, number(c.Copying))
 		w.Bytes(7, c.CopyKey)
 	}
+	w.Number(8, c.Taken)
 	return w
 }
 
@@ -423,6 +424,8 @@ func decodeCursor(message []byte) (c Cursor, err error) {
 			c.Copying, err = table(f.Number)
 		case 7:
 			c.CopyKey, err = bounded(f.Bytes, maxEntryKey)
+		case 8:
+			c.Taken = f.Number
 		}
 		if err != nil {
 			return c, err

@@ -45,7 +45,7 @@ type vectorCursor struct {
 	LastKey          vector.Hex `json:"last_key"`
 	Copying          string
 	CopyKey          vector.Hex `json:"copy_key"`
-	Policy           uint64
+	Policy, Taken    uint64
 }
 
 // vectorLists are the lists of a body.
@@ -106,7 +106,7 @@ func (c *vectorCursor) cursor() (out Cursor) {
 	if c == nil {
 		return out
 	}
-	out = Cursor{Incarnation: c.Incarnation, Era: c.Era, At: merge.Position{Sequence: c.Sequence}, Policy: c.Policy, Copying: c.Copying, CopyKey: c.CopyKey}
+	out = Cursor{Incarnation: c.Incarnation, Era: c.Era, At: merge.Position{Sequence: c.Sequence}, Policy: c.Policy, Copying: c.Copying, CopyKey: c.CopyKey, Taken: c.Taken}
 	if c.LastTable != "" {
 		out.At.Last = c.LastTable + "\x00" + string(c.LastKey)
 	}
@@ -198,6 +198,7 @@ func (v messageVectors) body(t testing.TB, kind string, raw json.RawMessage) bod
 	head := parsed[struct {
 		Cursor  *vectorCursor
 		Policy  uint64
+		Taken   uint64
 		Refused string
 		More    bool
 	}](t, raw)
@@ -205,7 +206,7 @@ func (v messageVectors) body(t testing.TB, kind string, raw json.RawMessage) bod
 	case "push":
 		return PushRequest{head.Cursor.cursor(), head.Policy, each(l.Records, v.copy), each(l.Claims, v.copy), each(l.Signed, v.signed), each(l.Uses, v.copy)}
 	case "push_reply":
-		return PushReply{head.Refused, head.Policy}
+		return PushReply{head.Refused, head.Policy, head.Taken}
 	case "compare":
 		return CompareRequest{head.Cursor.cursor(), head.Policy, each(l.Summaries, summaryOf), each(l.Listed, summaryOf), each(l.Items, itemOf)}
 	case "compare_reply":

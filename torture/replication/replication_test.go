@@ -12,17 +12,10 @@ import (
 // history says how many of the last events of a run are shown when the run fails.
 var history = flag.Int("history", 40, "how many of the last `events` of a run are shown when it fails")
 
-// unexplained are seeds of the short form whose runs find a disagreement that nobody has explained
-// yet.
-var unexplained = []uint64{60}
-
 func TestReplicasAgreeInTheEnd(t *testing.T) {
 	rounds, replicas := map[int]int{}, map[int]int{}
 	seeds := form.Seeds(200, 10_000)
 	for _, seed := range seeds {
-		if !form.Long() && len(seeds) > 1 && slices.Contains(unexplained, seed) {
-			continue
-		}
 		r, err := Run(seed, Bug{})
 		if err != nil {
 			form.Replayable(t, seed)
@@ -56,9 +49,6 @@ func TestEachPlantedBugIsFound(t *testing.T) {
 	for _, bug := range Bugs {
 		t.Run(bug.Name, func(t *testing.T) {
 			for seed := range uint64(200) {
-				if slices.Contains(unexplained, seed+1) {
-					continue
-				}
 				if r, err := Run(seed+1, bug); err != nil {
 					t.Logf("seed %d: %v", seed+1, err)
 					if testing.Verbose() {
