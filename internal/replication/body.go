@@ -26,6 +26,9 @@ func (h Hello) Encode() []byte {
 	if h.Before != uuid.Nil {
 		w.Bytes(9, h.Before[:])
 	}
+	if h.Edge != uuid.Nil {
+		w.Bytes(10, h.Edge[:])
+	}
 	return w
 }
 
@@ -59,6 +62,8 @@ func DecodeHello(b []byte) (h Hello, err error) {
 			h.Follow = f.Number != 0
 		case 9:
 			h.Before, err = decodeID(f.Bytes)
+		case 10:
+			h.Edge, err = decodeID(f.Bytes)
 		}
 		if err != nil {
 			return h, err

@@ -189,15 +189,12 @@ func (h *Hub) claim(t *merge.Tables, n uint64) (c Claim, err error) {
 }
 
 // ConfirmClaim merges what a claim has, as if an edge with every permission had pushed it. The
-// group of a record stays as it is at the hub.
+// group of a record stays as it is at the hub. The edge takes the hub's version, because it may not
+// get the record any more.
 //
 // Errors: [ErrNoClaim]; [merge.ErrInvalid] if the record cannot be merged; an error of the store.
 func (h *Hub) ConfirmClaim(ctx context.Context, n uint64) error {
-	return h.store.Update(ctx, func(t *merge.Tables) error {
-		c, err := h.claim(t, n)
-		if err != nil {
-			return err
-		}
+	return h.decide(ctx, n, func(t *merge.Tables, c Claim) error {
 		j, err := h.newJudge(t, Policy{Groups: []string{AllGroups}, Push: PushAll})
 		if err != nil {
 			return err
@@ -210,10 +207,7 @@ func (h *Hub) ConfirmClaim(ctx context.Context, n uint64) error {
 		if errors.As(err, &no) {
 			return fmt.Errorf("%w: %s", merge.ErrInvalid, no)
 		}
-		if err != nil {
-			return err
-		}
-		return t.Delete(record.TableReplica, numbered8(localClaim, n))
+		return err
 	})
 }
 
@@ -221,12 +215,20 @@ func (h *Hub) ConfirmClaim(ctx context.Context, n uint64) error {
 //
 // Errors: [ErrNoClaim]; an error of the store.
 func (h *Hub) RefuseClaim(ctx context.Context, n uint64) error {
+	return h.decide(ctx, n, func(*merge.Tables, Claim) error { return nil })
+}
+
+// decide takes a claim off the list after fn, and makes the edge take the hub's version.
+func (h *Hub) decide(ctx context.Context, n uint64, fn func(*merge.Tables, Claim) error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var c Claim
 	var replaced []byte
 	err := h.store.Update(ctx, func(t *merge.Tables) (err error) {
 		if c, err = h.claim(t, n); err != nil {
+			return err
+		}
+		if err := fn(t, c); err != nil {
 			return err
 		}
 		replaced = nil

@@ -75,7 +75,7 @@ type state struct {
 	self uuid.UUID
 }
 
-// moveTo sets the cursor. What the hub took in the era stays in it until the cursor is beyond.
+// moveTo sets the cursor. The sequence of the last push stays in it until the cursor is beyond.
 func (s *state) moveTo(c Cursor) {
 	if c.Era == s.cursor.Era && c.At.Sequence < s.cursor.Taken {
 		c.Taken = s.cursor.Taken
@@ -205,7 +205,7 @@ func (e *Edge) Hello() Hello {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return Hello{
-		Formats: []uint64{Format}, Replica: e.store.ReplicaID(),
+		Formats: []uint64{Format}, Replica: e.store.ReplicaID(), Edge: e.state.id,
 		Cursor: e.state.cursor, Policy: e.state.policy.Version, Tags: e.tags,
 	}
 }

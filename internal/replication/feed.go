@@ -113,6 +113,9 @@ func (h *Hub) Hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Tim
 		r.sent = false
 	}
 	c := hello.Cursor
+	// The claims of a device that has joined again are those of another edge, and their refusals do
+	// not reach the device.
+	again := hello.Edge != uuid.Nil && hello.Edge != id
 	e.confirmed, e.dropped = 0, false
 	switch {
 	case c.Incarnation == uuid.Nil && c.Era == uuid.Nil:
@@ -120,9 +123,9 @@ func (h *Hub) Hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Tim
 		f.at = merge.Position{Sequence: head}
 		c = h.cursor(f.at, e.groupsAt)
 		c.Copying = f.copying
-	case !h.fits(c, e, head):
+	case again || !h.fits(c, e, head):
 		f.how = CompareFirst
-		if !h.belongs(c, head) { // so that the edge brings what the hub may have lost
+		if again || !h.belongs(c, head) { // so that the edge brings what the hub may have lost
 			c = h.cursor(merge.Position{Sequence: head}, e.groupsAt)
 		}
 	case c.Copying != "":

@@ -278,6 +278,9 @@ func (h *Hub) belongs(c Cursor, head uint64) bool {
 		return false
 	}
 	if i+1 < len(h.eras) {
+		if c.Ahead {
+			return false // perhaps the commits of the era do not go as far
+		}
 		head = h.eras[i+1].began
 	}
 	return max(c.At.Sequence, c.Taken) <= head

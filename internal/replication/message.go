@@ -67,6 +67,8 @@ type Cursor struct {
 	// era, or 0. A hub that is restored from a backup can have all up to At, and still lack what it
 	// took.
 	Taken uint64
+	// Ahead says that the edge has some of what came behind At. A hub that is restored can lack it.
+	Ahead bool
 }
 
 // A Message is one of the types below: what a stream from the hub has.
@@ -148,10 +150,13 @@ type Hello struct {
 	// that its old stream is over.
 	Instance, Before uuid.UUID
 	Replica          uuid.UUID // the edge's replica ID
-	Cursor           Cursor
-	Policy           uint64 // the version of the policy that the edge has
-	Tags             []byte // what [tagsOf] says of the edge's tag secrets
-	Follow           bool
+	// Edge is the ID by which a hub knew the edge last. Under another ID, the edge has joined
+	// again.
+	Edge   uuid.UUID
+	Cursor Cursor
+	Policy uint64 // the version of the policy that the edge has
+	Tags   []byte // what [tagsOf] says of the edge's tag secrets
+	Follow bool
 }
 
 // A Push request is what an edge gives to the hub, and how far it has come.

@@ -500,6 +500,9 @@ func (e *Edge) Pushed(ctx context.Context, p *Pushing, reply PushReply) error {
 			if err := settle(t, entry, refused, s.policy.Version); err != nil {
 				return err
 			}
+			if err := e.forgetOutside(t, entry, s.policy); err != nil {
+				return err
+			}
 		}
 		s.cursor.Taken = max(s.cursor.Taken, reply.Taken)
 		for _, c := range p.copies {
@@ -533,6 +536,25 @@ func (e *Edge) Pushed(ctx context.Context, p *Pushing, reply PushReply) error {
 		e.usedTo, e.usedMost = p.usedTo, p.used
 	}
 	return nil
+}
+
+// forgetOutside forgets a record that is in no group of the edge, and that the edge had only for a
+// hub that had lost it.
+func (e *Edge) forgetOutside(t *merge.Tables, entry pushed, policy Policy) error {
+	if liveTable(entry.table) != entry.table {
+		return nil
+	}
+	if message, err := getLocal(t, entry.at); err != nil || message != nil {
+		return err // it is pending still
+	}
+	if sealed, err := t.Get(entry.table, entry.key); err != nil || sealed == nil {
+		return err
+	}
+	group, err := groupOf(t, entry.table, entry.key)
+	if err != nil || policy.Has(group) {
+		return err
+	}
+	return e.forget(t, entry.table, entry.key)
 }
 
 // dropForgotten removes the signed copy of a record that the edge has forgotten, see [Edge.forget].

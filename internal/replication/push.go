@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -186,8 +187,15 @@ func (h *Hub) take(t *merge.Tables, id, replica uuid.UUID, p Policy, r PushReque
 
 // mergeWhole merges a copy that the hub has judged.
 func mergeWhole(t *merge.Tables, c record.Copy) error {
+	had, err := t.Get(c.Table, c.Key)
+	if err != nil {
+		return err
+	}
 	for {
 		more, err := t.Record(c)
+		if err == nil && !more && had == nil && c.Table == record.TableUsers {
+			return sendKeys(t, c.Key)
+		}
 		if errors.Is(err, merge.ErrInvalid) || errors.Is(err, merge.ErrReserved) {
 			return refuse("the record %s/%x cannot be merged: %v", c.Table, c.Key, err)
 		}
@@ -195,6 +203,34 @@ func mergeWhole(t *merge.Tables, c record.Copy) error {
 			return err
 		}
 	}
+}
+
+// sendKeys makes the keys of a new user come in the streams behind the user. A hub that was
+// restored can get a signed key back before the owner, and no edge gets the key then.
+func sendKeys(t *merge.Tables, user []byte) error {
+	all := map[string][]byte{}
+	for e, err := range t.Scan(record.TableNames, user, append(bytes.Clone(user), 0xff)) {
+		if err != nil {
+			return err
+		}
+		_, id, err := record.SplitNameKey(e.Key)
+		if err != nil {
+			continue // a wrong entry, which is damage
+		}
+		sealed, err := t.Get(record.TableKeys, id[:])
+		if err != nil {
+			return err
+		}
+		if sealed != nil {
+			all[string(id[:])] = bytes.Clone(sealed)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		if err := t.Put(record.TableKeys, []byte(id), all[id]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // takeSigned takes a record that the hub has signed, whatever the policy of the edge that brings
@@ -309,6 +345,19 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 			return nil, err
 		}
 		if !merges {
+			// The edge may have the record all the same, and not get it.
+			m, err := h.replacement(j.filter, locate(liveTable(c.Table), c.Key))
+			if err != nil {
+				return nil, err
+			}
+			if len(m[0].(Replace).Copy.Sealed) > 0 || len(replaced) >= room {
+				continue
+			}
+			at, err := noteReplaced(j.t, id, c)
+			if err != nil {
+				return nil, err
+			}
+			replaced = append(replaced, at)
 			continue
 		}
 		if h.o.AcceptClaims {

@@ -98,6 +98,9 @@ func (e *Edge) welcome(ctx context.Context, m Welcome, now time.Time) error {
 		}
 	}
 	return e.update(ctx, func(_ *merge.Tables, s *state) error {
+		if m.How == CompareFirst && s.id != uuid.Nil && s.id != m.Edge {
+			s.cursor.Era = uuid.Nil // what the edge has claimed comes again
+		}
 		s.id, s.policy = m.Edge, m.Policy
 		other := s.cursor.Incarnation != m.At.Incarnation || s.cursor.Era != m.At.Era
 		switch {
@@ -438,6 +441,7 @@ func isRefusal(err error) bool {
 func (e *Edge) applyOne(t *merge.Tables, s *state, m Message) (more bool, err error) {
 	switch m := m.(type) {
 	case Record:
+		s.cursor.Ahead = true
 		more, err = e.merge(t, m)
 	case Forget:
 		err = e.forget(t, m.Table, m.Key)
@@ -510,10 +514,46 @@ func (e *Edge) replace(t *merge.Tables, m Replace) (more bool, err error) {
 	if err := t.Replace(m.Copy); err != nil {
 		return false, err
 	}
+	if m.Copy.Table == record.TableUsers && len(m.Copy.Sealed) == 0 {
+		if err := forgetDeadKeys(t, uuid.UUID(m.Copy.Key)); err != nil {
+			return false, err
+		}
+	}
 	if len(m.MAC) > 0 {
 		return false, putSignedRecord(t, Record(m))
 	}
 	return false, t.Delete(record.TableReplica, signedKey(m.Copy.Table, m.Copy.Key))
+}
+
+// forgetDeadKeys takes out the tombstones of the keys of a user whose deletion was refused. The hub
+// does not name the keys, because the edge does not get the user any more.
+func forgetDeadKeys(t *merge.Tables, user uuid.UUID) error {
+	var all [][]byte
+	for entry, err := range t.Scan(record.TableDeadKeys, nil, nil) {
+		if err != nil {
+			return err
+		}
+		d, err := record.Unseal(record.TableDeadKeys, entry.Key, entry.Value, record.DecodeKeyTombstone)
+		if err == nil && d.Owner == user {
+			all = append(all, bytes.Clone(entry.Key))
+		}
+	}
+	for _, key := range all {
+		pending, err := getLocal(t, pendingKey(record.TableDeadKeys, key))
+		if err != nil {
+			return err
+		}
+		if pending != nil {
+			continue
+		}
+		if err := t.Forget(record.TableDeadKeys, key); err != nil {
+			return err
+		}
+		if err := t.Delete(record.TableReplica, signedKey(record.TableDeadKeys, key)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // liveTable returns the table of the record that a tombstone is of, or table.

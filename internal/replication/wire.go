@@ -397,6 +397,7 @@ func encodeCursor(c Cursor) (w record.Message) {
 		w.Bytes(7, c.CopyKey)
 	}
 	w.Number(8, c.Taken)
+	w.Bool(9, c.Ahead)
 	return w
 }
 
@@ -426,6 +427,8 @@ func decodeCursor(message []byte) (c Cursor, err error) {
 			c.CopyKey, err = bounded(f.Bytes, maxEntryKey)
 		case 8:
 			c.Taken = f.Number
+		case 9:
+			c.Ahead = f.Number != 0
 		}
 		if err != nil {
 			return c, err

@@ -46,6 +46,7 @@ type vectorCursor struct {
 	Copying          string
 	CopyKey          vector.Hex `json:"copy_key"`
 	Policy, Taken    uint64
+	Ahead            bool
 }
 
 // vectorLists are the lists of a body.
@@ -106,7 +107,7 @@ func (c *vectorCursor) cursor() (out Cursor) {
 	if c == nil {
 		return out
 	}
-	out = Cursor{Incarnation: c.Incarnation, Era: c.Era, At: merge.Position{Sequence: c.Sequence}, Policy: c.Policy, Copying: c.Copying, CopyKey: c.CopyKey, Taken: c.Taken}
+	out = Cursor{Incarnation: c.Incarnation, Era: c.Era, At: merge.Position{Sequence: c.Sequence}, Policy: c.Policy, Copying: c.Copying, CopyKey: c.CopyKey, Taken: c.Taken, Ahead: c.Ahead}
 	if c.LastTable != "" {
 		out.At.Last = c.LastTable + "\x00" + string(c.LastKey)
 	}

@@ -181,7 +181,9 @@ func (n *node) gets(p core.Policy, s *state) (must, may bool) {
 	of := s
 	if s.kind == "key" && s.owner != latchkey.ServerOwner {
 		if of = n.world.hub.state(name{"user", string(s.owner[:])}); of == nil {
-			return false, s.dead // the tombstone of the owner was pruned
+			// The tombstone of the owner was pruned. Or the hub was restored, and has lost the
+			// owner of a key whose disabling an edge has brought.
+			return false, s.dead || p.Has("")
 		}
 	}
 	must = p.Has(of.group())

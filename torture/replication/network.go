@@ -203,7 +203,13 @@ func (n *node) remember(messages []core.Message) {
 				delete(n.leaving, at)
 			}
 		case core.Replace:
-			delete(n.signed, nameOf(m.Copy.Table, m.Copy.Key))
+			at := nameOf(m.Copy.Table, m.Copy.Key)
+			delete(n.signed, at)
+			for k, s := range n.signed {
+				if len(m.Copy.Sealed) == 0 && at.kind == "user" && s.dead && string(s.owner[:]) == at.id {
+					delete(n.signed, k)
+				}
+			}
 		case core.Forget:
 			n.forget(nameOf(m.Table, m.Key))
 		}
@@ -377,6 +383,13 @@ func (n *node) expect(messages []core.Message) step {
 			} else if was := s.now[at]; was != nil {
 				s.forget(at, was.dead)
 			}
+			if at.kind == "user" && len(m.Copy.Sealed) == 0 { // the deletion was refused
+				for _, k := range sorted(s.now) {
+					if key := s.now[k]; k.kind == "key" && key != nil && key.dead && string(key.owner[:]) == at.id {
+						s.set(k, nil)
+					}
+				}
+			}
 		case core.Forget:
 			s.forget(nameOf(m.Table, m.Key), isDead(m.Table))
 		}
@@ -439,14 +452,45 @@ func (n *node) give() (more bool, err error) {
 	if reply.Refused == "" && reply.Policy == 0 {
 		n.bring(request.Signed)
 	}
-	crashed, err = n.attempt(func() error { return n.edge.Pushed(n.ctx, pushing, reply) })
+	gone, err := n.expectPushed(request)
+	if err != nil {
+		return false, err
+	}
+	gone.crashed, err = n.attempt(func() error { return n.edge.Pushed(n.ctx, pushing, reply) })
+	crashed = gone.crashed
 	if crashed {
 		n.unheard = &request
 	}
 	if err != nil && !crashed {
 		return false, fmt.Errorf("%s hears of its push: %w", n.label, err)
 	}
-	return more && reply.Policy == 0, n.settle(step{crashed: crashed})
+	return more && reply.Policy == 0, n.settle(gone)
+}
+
+// expectPushed returns what an edge may do when the hub has taken a push: it forgets the records
+// that are in no group of the edge. The hub has their revocations then.
+func (n *node) expectPushed(request core.PushRequest) (step, error) {
+	is, err := n.edge.Status(n.ctx)
+	if err != nil {
+		return step{}, err
+	}
+	s := n.states()
+	copies := slices.Concat(request.Records, request.Claims)
+	for _, r := range request.Signed {
+		copies = append(copies, r.Copy)
+	}
+	perhaps := map[name]bool{}
+	for _, c := range copies {
+		at := nameOf(c.Table, c.Key)
+		if r := s.now[at]; r != nil && !is.Policy.Has(n.groupOf(r)) {
+			s.forget(at, false)
+		}
+	}
+	for at := range s.gone {
+		perhaps[at] = true
+		n.forget(at)
+	}
+	return step{merged: s.gone, perhaps: perhaps}, nil
 }
 
 // take takes a push at the hub.

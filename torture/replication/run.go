@@ -271,6 +271,14 @@ func (n *node) comeBack() error {
 	if err := n.reread(); err != nil {
 		return err
 	}
+	if n == w.hub && n.store != nil {
+		// A file that is put back has to be served before anything else is done to it. Otherwise no
+		// era begins where the file stood.
+		_, err := n.hub.Hello(n.ctx, uuid.New(), core.Hello{Formats: []uint64{core.Format}}, n.time())
+		if !errors.Is(err, core.ErrUnknownEdge) {
+			return err
+		}
+	}
 	for range 2 { // what people have done is undone, so they do it again
 		if n.store != nil {
 			if err := n.operateAs("disable key"); err != nil {
