@@ -321,7 +321,9 @@ func TestAFirstCopyBringsTables(t *testing.T) {
 	}
 	wantSame(t, hub.Store, d.Store)
 	wantLogin(t, d.Store, token, nil)
-	if s, err := d.Status(t.Context()); err != nil || s.Copying || !sameCursor(s.Cursor, hub.at) {
+	want := hub.at
+	want.Ahead = true
+	if s, err := d.Status(t.Context()); err != nil || s.Copying || !sameCursor(s.Cursor, want) {
 		t.Errorf("the status is %+v, %v", s, err)
 	}
 }
@@ -481,6 +483,10 @@ func TestAnEdgeThatMustCompareInsteadOfCopyingHasItsIndexes(t *testing.T) {
 		d.receive(page...)
 	}
 	must(t, d.writeCopied(t.Context(), nil))
+	// The records are merged from now on, but the stream has reached none of them.
+	if err := d.copyAgain(t.Context(), merge.ErrInvalid); err == nil {
+		t.Error("the stream goes on")
+	}
 	w := hub.welcome(allOfIt)
 	w.How = CompareFirst
 	d.receive(w)

@@ -92,7 +92,7 @@ func (e *Edge) welcome(ctx context.Context, m Welcome, now time.Time) error {
 	if err := e.heard(ctx, Beat{m.Time, m.Resets}, now); err != nil {
 		return err
 	}
-	if s := e.now(); m.How == CompareFirst && s.cursor.Copying != "" && !s.merging {
+	if s := e.now(); m.How == CompareFirst && s.cursor.Copying != "" {
 		if err := e.reindex(ctx); err != nil {
 			return err
 		}
@@ -200,11 +200,13 @@ func (e *Edge) writeCopied(ctx context.Context, mark *Cursor) error {
 			}
 			if done := e.copied[:len(e.copied)-left]; err == nil && len(done) > 0 {
 				last := done[len(done)-1]
-				s.cursor.Copying, s.cursor.CopyKey = last.Table, last.Key
+				s.cursor.Copying, s.cursor.CopyKey, s.cursor.Ahead = last.Table, last.Key, true
 				err = e.putSigned(t, done)
 			}
 			if left == 0 && mark != nil {
+				ahead := s.cursor.Ahead // the entries can be later than where the changes begin
 				s.moveTo(*mark)
+				s.cursor.Ahead = ahead
 				s.reindex = s.reindex || mark.Copying == "" && !s.merging
 				s.merging = s.merging && mark.Copying != ""
 			}

@@ -500,6 +500,28 @@ func TestAComparisonEndsWhereTheHubStood(t *testing.T) {
 	wantUsers(t, d.Store, "user0", "user1")
 }
 
+func TestARestoredHubGetsARevocationThatAFirstCopyBrought(t *testing.T) {
+	c := newCenter(t, withPush(PushNothing))
+	populate(t, c, nil)
+	d := openDevice(t, c.Store)
+	backup := c.backup()
+	feed, err := c.Hello(t.Context(), edgeID, d.Hello(), now)
+	must(t, err)
+	d.receive(feed.Welcome)
+	user := userID(t, c.Store, "user0")
+	must(t, c.DisableUser(t.Context(), user)) // behind the place where the changes begin
+	for copying := true; copying; {
+		b, err := feed.Next(t.Context(), 1000)
+		must(t, err)
+		d.receive(b.Messages...)
+		copying = b.Messages[len(b.Messages)-1].(Mark).At.Copying != ""
+	}
+	feed.Close()
+	d.mustSync(backup)
+	wantDisabled(t, backup.Store, user, true)
+	wantSame(t, backup.Store, d.Store)
+}
+
 func TestAComparisonForAnotherReasonBringsNoSignedCopies(t *testing.T) {
 	c := newCenter(t, withPush(PushNothing))
 	populate(t, c, nil)
