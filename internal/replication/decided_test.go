@@ -137,3 +137,45 @@ func TestAnEdgeThatWasCutOffIsNotAheadOfARestoredHub(t *testing.T) {
 	d.mustSync(restored)
 	wantSame(t, restored.Store, d.Store)
 }
+
+func TestAFirstCopyGoesOnInItsEraAlone(t *testing.T) {
+	for _, anew := range []bool{false, true} {
+		testCopyOfLostEra(t, anew)
+	}
+}
+
+// testCopyOfLostEra makes a first copy from a hub that is then restored. anew says that the copy
+// has begun anew before, because something was changed at the edge.
+func testCopyOfLostEra(t *testing.T, anew bool) {
+	c := newCenter(t, withPush(PushNothing))
+	populate(t, c, nil)
+	d := openDevice(t, c.Store)
+	feed, err := c.Hello(t.Context(), edgeID, d.Hello(), now)
+	must(t, err)
+	d.receive(feed.Welcome)
+	restored := c.backup()
+	addUser(t, c.Store, "ada", "north") // which the copy has, although it began before
+	for len(d.lists(record.TableUsers)) == 0 {
+		b, err := feed.Next(t.Context(), 1<<20)
+		must(t, err)
+		d.receive(b.Messages...)
+		d.receive(Forget{record.TableDeadUsers, edgeID[:]}) // so that the edge writes what it has
+	}
+	if anew {
+		must(t, d.Store.DisableUser(t.Context(), userID(t, c.Store, "user0")))
+		for err == nil {
+			var b *Batch
+			b, err = feed.Next(t.Context(), 1<<20)
+			must(t, err)
+			err = d.Receive(t.Context(), b.Messages, now)
+		}
+	}
+	feed.Close()
+	d.restart()
+	d.mustSync(restored)
+	if anew {
+		must(t, restored.RefuseClaim(t.Context(), restored.theClaim()))
+		d.mustSync(restored)
+	}
+	wantSame(t, restored.Store, d.Store)
+}

@@ -278,8 +278,8 @@ func (h *Hub) belongs(c Cursor, head uint64) bool {
 		return false
 	}
 	if i+1 < len(h.eras) {
-		if c.Ahead {
-			return false // perhaps the commits of the era do not go as far
+		if c.Ahead || c.Copying != "" {
+			return false // the edge has more than the cursor says, and the era may end before it
 		}
 		head = h.eras[i+1].began
 	}
