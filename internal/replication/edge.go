@@ -78,7 +78,7 @@ type state struct {
 // moveTo sets the cursor. The sequence of the last push stays in it until the cursor is beyond.
 func (s *state) moveTo(c Cursor) {
 	if c.Era == s.cursor.Era && c.At.Sequence < s.cursor.Taken {
-		c.Taken = s.cursor.Taken
+		c.Taken = max(c.Taken, s.cursor.Taken)
 	}
 	s.cursor = c
 }

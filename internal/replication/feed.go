@@ -358,8 +358,9 @@ func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*
 	h := f.hub
 	b := &Batch{More: true}
 	var last []byte
+	var head uint64
 	err := h.store.View(ctx, func(t *merge.Tables) error {
-		b.Messages = nil
+		b.Messages, head = nil, t.Sequence()
 		only := newFilter(t, p)
 		page, err := t.CopyTable(f.copying, f.copyKey, most, func(table string, key, sealed []byte) (bool, error) {
 			v, err := only.of(table, key, sealed)
@@ -394,7 +395,7 @@ func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := h.cursor(f.at, groupsAt)
-	c.Copying, c.CopyKey = f.copying, f.copyKey
+	c.Copying, c.CopyKey, c.Taken = f.copying, f.copyKey, head
 	b.Messages = append(b.Messages, Mark{c})
 	return b, nil
 }

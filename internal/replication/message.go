@@ -64,8 +64,8 @@ type Cursor struct {
 	Copying string
 	CopyKey []byte
 	// Taken is the sequence of the hub after the last push of the edge that the hub took in the
-	// era, or 0. A hub that is restored from a backup can have all up to At, and still lack what it
-	// took.
+	// era, or the one up to which a first copy has come, or 0. A hub that is restored from a backup
+	// can have all up to At, and still lack what it took or copied.
 	Taken uint64
 	// Ahead says that the edge has some of what came behind At. A hub that is restored can lack it.
 	Ahead bool

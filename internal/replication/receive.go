@@ -204,9 +204,7 @@ func (e *Edge) writeCopied(ctx context.Context, mark *Cursor) error {
 				err = e.putSigned(t, done)
 			}
 			if left == 0 && mark != nil {
-				ahead := s.cursor.Ahead // the entries can be later than where the changes begin
 				s.moveTo(*mark)
-				s.cursor.Ahead = ahead
 				s.reindex = s.reindex || mark.Copying == "" && !s.merging
 				s.merging = s.merging && mark.Copying != ""
 			}

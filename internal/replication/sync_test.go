@@ -501,25 +501,42 @@ func TestAComparisonEndsWhereTheHubStood(t *testing.T) {
 }
 
 func TestARestoredHubGetsARevocationThatAFirstCopyBrought(t *testing.T) {
-	c := newCenter(t, withPush(PushNothing))
-	populate(t, c, nil)
-	d := openDevice(t, c.Store)
-	backup := c.backup()
-	feed, err := c.Hello(t.Context(), edgeID, d.Hello(), now)
-	must(t, err)
-	d.receive(feed.Welcome)
-	user := userID(t, c.Store, "user0")
-	must(t, c.DisableUser(t.Context(), user)) // behind the place where the changes begin
-	for copying := true; copying; {
-		b, err := feed.Next(t.Context(), 1000)
-		must(t, err)
-		d.receive(b.Messages...)
-		copying = b.Messages[len(b.Messages)-1].(Mark).At.Copying != ""
+	for name, until := range map[string]string{"in the copy": record.TableIdentities, "behind the copy": ""} {
+		t.Run(name, func(t *testing.T) {
+			c := newCenter(t, withPush(PushNothing))
+			populate(t, c, nil)
+			d := openDevice(t, c.Store)
+			feed, err := c.Hello(t.Context(), edgeID, d.Hello(), now)
+			must(t, err)
+			d.receive(feed.Welcome)
+			user := userID(t, c.Store, "user0")
+			addUser(t, c.Store, "user5", "")
+			backup := c.backup()
+			for copying := true; copying; {
+				b, err := feed.Next(t.Context(), 1000)
+				must(t, err)
+				d.receive(b.Messages...)
+				at := b.Messages[len(b.Messages)-1].(Mark).At
+				if at.Copying == record.TableUsers && at.CopyKey == nil { // the users come next
+					must(t, c.DisableUser(t.Context(), user))
+				}
+				copying = at.Copying != until
+			}
+			must(t, d.writeCopied(t.Context(), nil))
+			if until == "" {
+				b, err := feed.Next(t.Context(), 1) // a Mark of before the disabling
+				must(t, err)
+				d.receive(b.Messages...)
+				if !b.More {
+					t.Error("the Mark is behind the disabling")
+				}
+			}
+			feed.Close()
+			d.mustSync(backup)
+			wantDisabled(t, backup.Store, user, true)
+			wantSame(t, backup.Store, d.Store)
+		})
 	}
-	feed.Close()
-	d.mustSync(backup)
-	wantDisabled(t, backup.Store, user, true)
-	wantSame(t, backup.Store, d.Store)
 }
 
 func TestAComparisonForAnotherReasonBringsNoSignedCopies(t *testing.T) {
