@@ -380,41 +380,6 @@ func (h *Hub) DropEdge(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// RekeyEdge gives an edge another ID, because it has another server key.
-//
-// Errors: [ErrUnknownEdge].
-func (h *Hub) RekeyEdge(ctx context.Context, from, to uuid.UUID) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	e := h.edges[from]
-	if e == nil {
-		return ErrUnknownEdge
-	}
-	k := e.edgeRecord
-	k.id = to
-	err := h.store.Update(ctx, func(t *merge.Tables) error {
-		if err := t.Delete(record.TableReplica, append([]byte(localEdge), from[:]...)); err != nil {
-			return err
-		}
-		for _, r := range e.replaces {
-			if err := t.Delete(record.TableReplica, replaceKey(from, r.at)); err != nil {
-				return err
-			}
-			if err := putLocal(t, replaceKey(to, r.at), nil); err != nil {
-				return err
-			}
-		}
-		return putLocal(t, append([]byte(localEdge), to[:]...), k.encode())
-	})
-	if err != nil {
-		return err
-	}
-	delete(h.edges, from)
-	e.edgeRecord, e.dirty = k, false
-	h.edges[to] = e
-	return nil
-}
-
 func replaceKey(edge uuid.UUID, at []byte) []byte {
 	return slices.Concat([]byte(localReplace), edge[:], at)
 }
