@@ -218,6 +218,51 @@ func (h *Hub) RefuseClaim(ctx context.Context, n uint64) error {
 	return h.decide(ctx, n, func(*merge.Tables, Claim) error { return nil })
 }
 
+// dropIdleClaims refuses the claims of an edge that would change nothing any more, for example
+// because the hub has deleted the user. The list of claims leaves them out, so no administrator
+// decides them, and the edge would keep the records. A deletion waits if the hub does not know the
+// record, because another edge can bring the record.
+func (h *Hub) dropIdleClaims(ctx context.Context, edge uuid.UUID) error {
+	var idle []uint64
+	err := h.store.View(ctx, func(t *merge.Tables) error {
+		idle = nil
+		all, err := readClaims(t)
+		if err != nil {
+			return err
+		}
+		for _, c := range all {
+			if c.Edge != edge {
+				continue
+			}
+			actions, err := actionsOf(t, c.Copy)
+			if err != nil {
+				return err
+			}
+			if len(actions) > 0 {
+				continue
+			}
+			if c.Copy.Table != liveTable(c.Copy.Table) {
+				if dead, err := t.Get(c.Copy.Table, c.Copy.Key); err != nil {
+					return err
+				} else if dead == nil {
+					continue
+				}
+			}
+			idle = append(idle, c.Number)
+		}
+		return nil
+	})
+	for _, n := range idle {
+		if err == nil {
+			err = h.RefuseClaim(ctx, n)
+		}
+		if errors.Is(err, ErrNoClaim) {
+			err = nil // somebody has decided it meanwhile
+		}
+	}
+	return err
+}
+
 // decide takes a claim off the list after fn, and makes the edge take the hub's version.
 func (h *Hub) decide(ctx context.Context, n uint64, fn func(*merge.Tables, Claim) error) error {
 	h.mu.Lock()

@@ -1,6 +1,7 @@
 package replication_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/latchkeydb/latchkey/internal/memory"
@@ -30,6 +31,44 @@ func TestAnEdgeDoesNotKeepWhatItClaimsForNothing(t *testing.T) {
 		if got := e.has(record.TableUsers); len(got) != 0 {
 			t.Fatalf("the edge has %q", got)
 		}
+	}
+}
+
+func TestAnEdgeDoesNotKeepWhatTheHubHasDeletedSinceTheClaim(t *testing.T) {
+	w := newWorld(t, replication.HubOptions{})
+	e := w.join(replication.PushNothing, "south")
+	e.sync()
+	at := e.user("ada", "south").ID
+	if why := e.push(replication.PushRequest{Claims: []record.Copy{e.copy(record.TableUsers, at[:])}}); why != "" {
+		t.Fatal(why)
+	}
+	w.user("ada", "north")
+	must(t, w.DeleteUser(t.Context(), at))
+	e.sync()
+	if got := e.has(record.TableUsers); len(got) != 0 {
+		t.Errorf("the edge has %q", got)
+	}
+}
+
+func TestAClaimOfADeletionWaitsForTheRecord(t *testing.T) {
+	w := newWorld(t, replication.HubOptions{})
+	e, other := w.join(replication.PushNothing, "south"), w.join(replication.PushAll, "south")
+	e.sync()
+	at := e.user("ada", "south").ID
+	user := e.copy(record.TableUsers, at[:])
+	must(t, e.DeleteUser(t.Context(), at))
+	if why := e.push(replication.PushRequest{Claims: []record.Copy{e.copy(record.TableDeadUsers, at[:])}}); why != "" {
+		t.Fatal(why)
+	}
+	e.sync()
+	other.sync()
+	if why := other.push(replication.PushRequest{Records: []record.Copy{user}}); why != "" {
+		t.Fatal(why)
+	}
+	e.sync()
+	claims, err := w.hub.Claims(t.Context())
+	if err != nil || len(claims) != 1 || !slices.Equal(claims[0].Actions, []string{"user.deleted"}) {
+		t.Errorf("the hub has the claims %v, %v", claims, err)
 	}
 }
 

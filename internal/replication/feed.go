@@ -84,6 +84,9 @@ func (h *Hub) Hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Tim
 	if err := h.start(ctx); err != nil {
 		return nil, err
 	}
+	if err := h.dropIdleClaims(ctx, id); err != nil {
+		return nil, err
+	}
 	var head, resets uint64
 	err := h.store.View(ctx, func(t *merge.Tables) (err error) {
 		head = t.Sequence()
