@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/latchkeydb/latchkey/internal/memory"
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/replication"
 )
@@ -69,6 +70,31 @@ func TestAClaimOfADeletionWaitsForTheRecord(t *testing.T) {
 	claims, err := w.hub.Claims(t.Context())
 	if err != nil || len(claims) != 1 || !slices.Equal(claims[0].Actions, []string{"user.deleted"}) {
 		t.Errorf("the hub has the claims %v, %v", claims, err)
+	}
+}
+
+// The edge has forgotten the tombstone, and makes the user again.
+func TestAnEdgeDoesNotKeepWhatTheHubHadDeletedBefore(t *testing.T) {
+	for _, claims := range []bool{false, true} {
+		w := newWorld(t, replication.HubOptions{})
+		at := w.user("ada", "south").ID
+		user := w.copy(record.TableUsers, at[:])
+		must(t, w.DeleteUser(t.Context(), at))
+		e := w.join(replication.PushAll, "south")
+		e.sync()
+		must(t, e.below().Update(t.Context(), func(t *merge.Tables) error { return t.Forget(record.TableDeadUsers, at[:]) }))
+		e.merged(user)
+		r := replication.PushRequest{Records: []record.Copy{user}}
+		if claims {
+			r.Records, r.Claims = nil, r.Records
+		}
+		if why := e.push(r); why != "" {
+			t.Fatal(why)
+		}
+		e.sync()
+		if got := e.has(record.TableUsers); len(got) != 0 {
+			t.Errorf("claims %v: the edge has %q", claims, got)
+		}
 	}
 }
 

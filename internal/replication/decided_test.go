@@ -179,3 +179,18 @@ func testCopyOfLostEra(t *testing.T, anew bool) {
 	}
 	wantSame(t, restored.Store, d.Store)
 }
+
+func TestAHubHearsOfADeletionAgainWhenItSendsTheRecordAlive(t *testing.T) {
+	c := newCenter(t, withPush(PushAll))
+	user := addUser(t, c.Store, "ada", "north")
+	alive := copyOf(t, c.Store, record.TableUsers, user[:])
+	d := openDevice(t, c.Store)
+	d.mustSync(c)
+	must(t, d.Store.DeleteUser(t.Context(), user))
+	d.pushes()
+	d.receive(Record{Copy: *alive})
+	wantWords(t, d.pushes(), "record deadusers")
+	// A refusal is no change that was made here.
+	d.receive(Record{Copy: *alive}, Replace{Copy: *alive})
+	wantUsers(t, d.Store, "ada")
+}

@@ -41,11 +41,12 @@ const (
 	whatChange                  // anything else
 	whatWanted                  // the hub has asked for the record
 	whatClaim                   // the hub has refused the change as one within the policy
+	whatAlive                   // it was deleted, and the hub has sent it alive since
 )
 
 // permitted returns what a policy lets an edge push.
 func permitted(p Push) what {
-	return [...]what{PushNothing: 0, PushUse: whatUse, PushRevocations: whatUse | whatRevoke, PushAll: whatUse | whatRevoke | whatChange | whatWanted}[p]
+	return [...]what{PushNothing: 0, PushUse: whatUse, PushRevocations: whatUse | whatRevoke, PushAll: whatUse | whatRevoke | whatChange | whatWanted | whatAlive}[p]
 }
 
 func (p pending) encode() (m record.Message) {
@@ -146,7 +147,7 @@ func note(t *merge.Tables, table string, key []byte, done what) error {
 	}
 	was := p
 	p.what |= done
-	if done&^whatWanted != 0 {
+	if done&^(whatWanted|whatAlive) != 0 {
 		p.what &^= whatClaim // the hub may take the record as it is now
 		p.stuck = 0
 	}
@@ -172,7 +173,7 @@ func (e *Edge) keepPending(t *merge.Tables, table string, key []byte) error {
 	switch {
 	case err != nil:
 		return err
-	case c == nil || p.what&^whatWanted == 0:
+	case c == nil || p.what&^(whatWanted|whatAlive) == 0:
 		return t.Delete(record.TableReplica, at)
 	}
 	p.kept = c

@@ -172,9 +172,12 @@ func (h *Hub) take(t *merge.Tables, id, replica uuid.UUID, p Policy, r PushReque
 			return nil, err
 		}
 		if merges {
-			if err := mergeWhole(t, c); err != nil {
-				return nil, err
-			}
+			err = mergeWhole(t, c)
+		} else if len(replaced) < room {
+			replaced, err = h.replaceSilently(j, id, c, replaced)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	for _, c := range r.Uses {
@@ -182,7 +185,23 @@ func (h *Hub) take(t *merge.Tables, id, replica uuid.UUID, p Policy, r PushReque
 			return nil, err
 		}
 	}
-	return h.takeClaims(j, id, replica, claims, room, now)
+	more, err := h.takeClaims(j, id, replica, claims, room-len(replaced), now)
+	return append(replaced, more...), err
+}
+
+// replaceSilently makes an edge take the hub's version of a record that brings no news, if no
+// message of the stream would tell the edge: the edge does not get the record, or the hub has
+// deleted it before.
+func (h *Hub) replaceSilently(j *judge, id uuid.UUID, c record.Copy, replaced [][]byte) ([][]byte, error) {
+	m, err := h.replacement(j.filter, locate(liveTable(c.Table), c.Key))
+	if err != nil {
+		return nil, err
+	}
+	if is := m[0].(Replace).Copy; len(is.Sealed) > 0 && is.Table == c.Table {
+		return replaced, nil
+	}
+	at, err := noteReplaced(j.t, id, c)
+	return append(replaced, at), err
 }
 
 // mergeWhole merges a copy that the hub has judged.
@@ -345,19 +364,11 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 			return nil, err
 		}
 		if !merges {
-			// The edge may have the record all the same, and not get it.
-			m, err := h.replacement(j.filter, locate(liveTable(c.Table), c.Key))
-			if err != nil {
-				return nil, err
+			if len(replaced) < room {
+				if replaced, err = h.replaceSilently(j, id, c, replaced); err != nil {
+					return nil, err
+				}
 			}
-			if len(m[0].(Replace).Copy.Sealed) > 0 || len(replaced) >= room {
-				continue
-			}
-			at, err := noteReplaced(j.t, id, c)
-			if err != nil {
-				return nil, err
-			}
-			replaced = append(replaced, at)
 			continue
 		}
 		if h.o.AcceptClaims {

@@ -461,7 +461,34 @@ func (e *Edge) merge(t *merge.Tables, m Record) (more bool, err error) {
 	if err == nil && !more && len(m.MAC) > 0 {
 		err = keepSigned(t, m)
 	}
+	if err == nil && !more {
+		err = noteDeleted(t, m.Copy)
+	}
 	return more, err
+}
+
+// noteDeleted makes the hub hear of a deletion again, because the hub has sent the record alive:
+// the hub was perhaps restored from a backup, and another edge has brought the record. The deletion
+// of an owner speaks for the keys.
+func noteDeleted(t *merge.Tables, c record.Copy) error {
+	dead := deadTable(c.Table)
+	if dead == "" {
+		return nil
+	}
+	sealed, err := t.Get(dead, c.Key)
+	if err != nil || sealed == nil {
+		return err
+	}
+	if c.Table == record.TableKeys {
+		d, err := record.Unseal(dead, c.Key, sealed, record.DecodeKeyTombstone)
+		if err != nil {
+			return err
+		}
+		if owner, err := t.Get(record.TableDeadUsers, d.Owner[:]); err != nil || owner != nil {
+			return err
+		}
+	}
+	return note(t, dead, c.Key, whatAlive)
 }
 
 // forget takes a record out of the store, and its signed copy. What the hub does not know of the
@@ -504,9 +531,19 @@ func (e *Edge) forget(t *merge.Tables, table string, key []byte) error {
 // knows of a revocation that the edge has heard of in no other message.
 func (e *Edge) replace(t *merge.Tables, m Replace) (more bool, err error) {
 	m.Copy.Domain = e.store.DomainID()
-	pending, err := getLocal(t, pendingKey(m.Copy.Table, m.Copy.Key))
-	if err != nil || pending != nil && len(m.Copy.Sealed) == 0 {
+	at := pendingKey(m.Copy.Table, m.Copy.Key)
+	pending, err := getLocal(t, at)
+	if err != nil {
 		return false, err
+	}
+	if p, err := decodePending(pending); err == nil && p.what == whatAlive {
+		if err := t.Delete(record.TableReplica, at); err != nil {
+			return false, err
+		}
+		pending = nil // nothing was done here since
+	}
+	if pending != nil && len(m.Copy.Sealed) == 0 {
+		return false, nil
 	}
 	if pending != nil {
 		return e.merge(t, Record(m))
