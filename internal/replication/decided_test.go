@@ -194,3 +194,29 @@ func TestAHubHearsOfADeletionAgainWhenItSendsTheRecordAlive(t *testing.T) {
 	d.receive(Record{Copy: *alive}, Replace{Copy: *alive})
 	wantUsers(t, d.Store, "ada")
 }
+
+func TestAHubHearsAgainOfADeletionThatItHasLost(t *testing.T) {
+	for _, table := range []string{record.TableUsers, record.TableKeys} {
+		c := newCenter(t, Policy{Groups: []string{"north"}, Push: PushAll})
+		user := addUser(t, c.Store, "ada", "north")
+		key, _ := addKey(t, c.Store, user, "laptop")
+		d := openDevice(t, c.Store)
+		d.mustSync(c)
+		restored := c.backup()
+		must(t, c.SetUserGroup(t.Context(), user, "south"))
+		must(t, restored.SetUserGroup(t.Context(), user, "south"))
+		if table == record.TableUsers {
+			must(t, d.Store.DeleteUser(t.Context(), user))
+		} else {
+			must(t, d.Store.DeleteKey(t.Context(), user, key))
+		}
+		d.mustSync(c)
+		c.theClaim()
+		d.mustSync(restored) // which has the record in no group of the edge, so no sum differs
+		must(t, restored.RefuseClaim(t.Context(), restored.theClaim()))
+		d.mustSync(restored)
+		if dead := slices.Concat(d.lists(record.TableDeadUsers), d.lists(record.TableDeadKeys)); len(dead) != 0 {
+			t.Errorf("the edge has %d tombstones", len(dead))
+		}
+	}
+}
