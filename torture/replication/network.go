@@ -345,7 +345,11 @@ func (s *states) change(at name, is *state) {
 		if k.kind != "key" || key == nil || key.dead {
 			continue
 		}
-		if owner := s.now[name{"user", string(key.owner[:])}]; owner != nil && owner.dead {
+		of := name{"user", string(key.owner[:])}
+		if k != at && of != at {
+			continue // the hub has sent it in place of the edge's, and the owner is not decided
+		}
+		if owner := s.now[of]; owner != nil && owner.dead {
 			s.set(k, key.buried())
 		}
 	}
@@ -380,8 +384,9 @@ func (n *node) expect(messages []core.Message) step {
 			if len(m.Copy.Sealed) > 0 {
 				s.merge(at, is) // for now, if it has changed here again
 				s.change(at, is)
-			} else if was := s.now[at]; was != nil {
-				s.forget(at, was.dead)
+			} else { // also the keys of a user that has not come
+				was := s.now[at]
+				s.forget(at, was != nil && was.dead)
 			}
 			if at.kind == "user" && len(m.Copy.Sealed) == 0 { // the deletion was refused
 				for _, k := range sorted(s.now) {
