@@ -231,8 +231,8 @@ func policyProblem(err error) error {
 	return err
 }
 
-// createInvitation answers with an invitation. Whoever has it gets the secrets of the domain, and
-// the stored verifiers of the groups.
+// createInvitation answers with an invitation. The holder of an invitation gets the secrets of the
+// domain, and the stored verifiers of the groups.
 func (c *call) createInvitation() error {
 	hub, err := c.hub()
 	if err != nil {

@@ -307,36 +307,39 @@ func (h *Hub) leave(edge uuid.UUID) {
 }
 
 func (h *Hub) servePush(w http.ResponseWriter, r *http.Request) error {
-	edge, _, err := h.login(r.Context(), r)
-	if err != nil {
-		return err
-	}
-	core, err := h.core(r.Context())
-	if err != nil {
-		return err
-	}
-	b, done, err := h.large(w, r, edge)
-	if err != nil {
-		return err
-	}
-	defer done()
-	request, err := replication.DecodePushRequest(b)
-	if err != nil {
-		return err
-	}
-	ctx := latchkey.WithActor(r.Context(), "edge "+edge.String()) // for the audit trail
-	reply, err := core.Push(ctx, edge, request, h.store.Now())
-	if err != nil {
-		return err
-	}
-	if reply.Refused != "" {
-		h.log(slog.LevelWarn, "the hub has refused a push", "edge", edge, "reason", reply.Refused)
-	}
-	answer(w, r, typeMessages, reply.Encode())
-	return nil
+	return h.serveMessages(w, r, func(core *replication.Hub, edge uuid.UUID, body []byte) ([]byte, error) {
+		request, err := replication.DecodePushRequest(body)
+		if err != nil {
+			return nil, err
+		}
+		ctx := latchkey.WithActor(r.Context(), "edge "+edge.String()) // for the audit trail
+		reply, err := core.Push(ctx, edge, request, h.store.Now())
+		if err != nil {
+			return nil, err
+		}
+		if reply.Refused != "" {
+			h.log(slog.LevelWarn, "the hub has refused a push", "edge", edge, "reason", reply.Refused)
+		}
+		return reply.Encode(), nil
+	})
 }
 
 func (h *Hub) serveCompare(w http.ResponseWriter, r *http.Request) error {
+	return h.serveMessages(w, r, func(core *replication.Hub, edge uuid.UUID, body []byte) ([]byte, error) {
+		request, err := replication.DecodeCompareRequest(body)
+		if err != nil {
+			return nil, err
+		}
+		reply, err := core.Compare(r.Context(), edge, request)
+		if err != nil {
+			return nil, err
+		}
+		return reply.Encode(), nil
+	})
+}
+
+// serveMessages answers a request of an edge whose body may be large with what reply returns.
+func (h *Hub) serveMessages(w http.ResponseWriter, r *http.Request, reply func(core *replication.Hub, edge uuid.UUID, body []byte) ([]byte, error)) error {
 	edge, _, err := h.login(r.Context(), r)
 	if err != nil {
 		return err
@@ -350,14 +353,9 @@ func (h *Hub) serveCompare(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer done()
-	request, err := replication.DecodeCompareRequest(b)
-	if err != nil {
-		return err
+	encoded, err := reply(core, edge, b)
+	if err == nil {
+		answer(w, r, typeMessages, encoded)
 	}
-	reply, err := core.Compare(r.Context(), edge, request)
-	if err != nil {
-		return err
-	}
-	answer(w, r, typeMessages, reply.Encode())
-	return nil
+	return err
 }

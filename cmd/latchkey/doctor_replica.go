@@ -53,8 +53,8 @@ func askReplication(ctx context.Context, client *admin.Client) []finding {
 	return hubFindings(hub)
 }
 
-// edgeFinding returns the finding of an edge that a program has open. What is wrong with the edge
-// is a finding of its health.
+// edgeFinding returns the finding of an edge that a program has open. Faults of the edge are
+// findings of its health.
 func edgeFinding(s replica.Status) finding {
 	state, heard := "not connected", "never"
 	if s.Connected {

@@ -52,8 +52,9 @@ func IdentityKey(provider, subject string) []byte {
 	return slices.Concat([]byte(provider), []byte{0}, []byte(subject))
 }
 
-// NoIdentityKey returns the key in the index of identities of a user who has none. Replicas that
-// were apart can each have unlinked one of two. No provider has an empty name.
+// NoIdentityKey returns the key under which the index of identities has a user without identities.
+// Two replicas that were apart can each have unlinked one of two identities. The key belongs to no
+// identity, because no provider has an empty name.
 func NoIdentityKey(user uuid.UUID) []byte { return IdentityKey("", string(user[:])) }
 
 // SplitIdentityKey returns what [IdentityKey] was called with, and reports whether key is such a

@@ -65,7 +65,7 @@ func TestAClaimWaitsUntilItIsConfirmedOrRefused(t *testing.T) {
 				t.Errorf("confirm %v: at the %s the server key: %v", confirm, name, err)
 			}
 		}
-		// A refusal is told once. What the edge does afterwards counts.
+		// The hub tells a refusal once. A later change by the edge counts.
 		must(t, s.w.SetUserMetadata(t.Context(), s.ada.ID, map[string]string{"a": "b"}))
 		s.e.drain()
 		s.e.got = nil

@@ -107,7 +107,8 @@ func (e *Edge) scan(ctx context.Context, table string, fn func(t *merge.Tables, 
 }
 
 // Compared takes the hub's reply, and returns the next request. If that is nil, the comparison is
-// over. What the hub wants is pending then, so a push should follow, and a new stream after that.
+// over. The records that the hub wants are pending then, so a push should follow, and a new stream
+// after that.
 //
 // Errors: [ErrAgain]; [ErrMessage]; an error of the store.
 func (e *Edge) Compared(ctx context.Context, asked CompareRequest, reply CompareReply, now time.Time) (next *CompareRequest, err error) {

@@ -14,7 +14,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// What an edge keeps is in the table replica, under keys that begin with "edge/".
+// An edge keeps its state in the table replica, under keys that begin with "edge/".
 const (
 	edgeState   = "edge/state"    // the state of an Edge
 	edgePending = "edge/pending/" // table 0 key → a pending

@@ -480,8 +480,8 @@ func (e *Edge) addUses(t *merge.Tables, since uint32, behind []byte, most int, r
 // Pushed notes that the hub has replied to a push. A record that has changed again since the push
 // stays pending.
 //
-// What the hub has refused is pushed again, one record at a time, so that one record keeps back no
-// other. A record that is refused alone becomes a claim.
+// If the hub has refused a push, the edge pushes its records again, one at a time, so that one
+// record keeps back no other. A record that is refused alone becomes a claim.
 func (e *Edge) Pushed(ctx context.Context, p *Pushing, reply PushReply) error {
 	e.work.Lock()
 	defer e.work.Unlock()

@@ -48,7 +48,8 @@ func newScene(t *testing.T, push replication.Push, o replication.HubOptions) *sc
 	return s
 }
 
-// pushes are the changes of merging.md, and who may push each.
+// pushes has each change of a record (docs/formats.md, "Merging") with the least policy that may
+// push it.
 var pushes = []struct {
 	name   string
 	needs  replication.Push
@@ -398,7 +399,7 @@ func TestARecordElsewhereIsNeverPushed(t *testing.T) {
 			t.Errorf("the edge is told of a record elsewhere: %+v", m)
 		}
 	}
-	// The ID of the key was in a claim above. That of another key was not.
+	// A claim above had the ID of the key, and nothing had the ID of the other one.
 	if s.e.heardOf(s.hidden.ID[:]) {
 		t.Error("the edge has heard of a key of a user that it claimed something of")
 	}
