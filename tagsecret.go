@@ -97,12 +97,15 @@ func (s *Store) TakeTagSecrets(ctx context.Context, d DomainSecrets) error {
 	return s.takeTagSecrets(ctx, d, false)
 }
 
-// takeTagSecrets is TakeTagSecrets, perhaps as a part of a merge.
+// takeTagSecrets is TakeTagSecrets, or in a merge the same for a store that follows the other one.
 func (s *Store) takeTagSecrets(ctx context.Context, d DomainSecrets, merging bool) error {
 	return wrapf(s.changeTagSecrets(ctx, func(tx *Tx, secrets record.TagSecrets) (record.TagSecrets, error) {
 		tx.merging = merging
 		if d.ID() != s.domain.ID {
 			return secrets, fmt.Errorf("%w: these are secrets of another domain", ErrInvalidTagSecret)
+		}
+		if merging {
+			return secrets.Follow(d.d().Tags)
 		}
 		return secrets.Take(d.d().Tags)
 	}), "take tag secrets")

@@ -163,6 +163,38 @@ func (s TagSecrets) Take(other TagSecrets) (TagSecrets, error) {
 	return merged, nil
 }
 
+// Follow is Take for a store that follows the other one, whatever steps the other one may have
+// lost. Where the two have gone ways of their own, those of the other store count. A secret that is
+// retired here stays retired.
+//
+// Errors: [ErrTagSecret] if no secret would be accepted.
+func (s TagSecrets) Follow(other TagSecrets) (TagSecrets, error) {
+	own := TagSecrets{Floor: s.Floor}
+	for _, t := range s.All {
+		theirs, found := other.find(t.Number)
+		if !found || t.State >= TagRetired || theirs.State >= TagRetired || t.Secret == theirs.Secret {
+			own.All = append(own.All, t)
+		}
+	}
+	merged := own.Merge(other)
+	if len(merged.Accepted()) > MaxAcceptedTags { // with those that the other store does not know
+		own.All = slices.DeleteFunc(own.All, func(t TagSecret) bool {
+			_, found := other.find(t.Number)
+			return !found && t.State < TagRetired
+		})
+		merged = own.Merge(other)
+	}
+	if _, signs := merged.Signing(); signs {
+		return merged, nil
+	}
+	accepted := merged.Accepted() // the other store may not use one yet, because it uses one that is retired here
+	if len(accepted) == 0 {
+		return s, fmt.Errorf("%w: every tag secret of the other store is retired here; add another one there and use it", ErrTagSecret)
+	}
+	last := accepted[len(accepted)-1]
+	return merged.set(last, TagUsed, last.Changed), nil
+}
+
 // Since returns the secrets that are not as they were in an earlier version.
 func (s TagSecrets) Since(was TagSecrets) (changed []TagSecret) {
 	for _, t := range s.All {

@@ -150,6 +150,54 @@ func TestStepsThatContradictEachOtherAreNotTaken(t *testing.T) {
 	wantStepRefused(t, "five would be accepted", a, after, err)
 }
 
+func TestAStoreThatFollowsTakesTheTagSecretsOfAnotherThatLostSteps(t *testing.T) {
+	first := record.FirstTagSecret([16]byte{1})
+	used := step(t)(add(t, first, 2, 5).Use(1, clock(6)))
+	other := step(t)(step(t)(add(t, first, 3, 7).Use(1, clock(8))).Retire(0, clock(9)))
+	retired := step(t)(step(t)(add(t, used, 4, 7).Use(2, clock(8))).Retire(1, clock(9)))
+	four := add(t, add(t, add(t, first, 5, 1), 6, 1), 7, 1)
+	for _, c := range []struct {
+		name      string
+		own, from record.TagSecrets
+		accepts   string // the first byte of each secret
+		signing   byte
+	}{
+		{"nothing was lost", first, used, "\x01\x02", 2},
+		{"the other one has lost a step", used, first, "\x01\x02", 2},
+		{"another secret has the number", used, other, "\x03", 3},
+		{"the number is retired", retired, other, "\x04", 4},
+		{"the other one uses what is retired", step(t)(used.Retire(0, clock(7))), add(t, first, 3, 7), "\x03", 3},
+		{"too many together", four, step(t)(add(t, used, 8, 7).Use(2, clock(8))), "\x01\x02\x08\x07", 8},
+		{"far too many together", add(t, used, 9, 7), step(t)(add(t, add(t, other, 10, 10), 11, 10).Use(3, clock(11))), "\x03\x0a\x0b", 11},
+	} {
+		got, err := c.own.Follow(c.from)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		accepts := ""
+		for _, a := range got.Accepted() {
+			accepts += string(a.Secret[:1])
+		}
+		if signing, _ := got.Signing(); accepts != c.accepts || signing.Secret[0] != c.signing {
+			t.Errorf("%s: the secrets %x are accepted, and %x makes new tags", c.name, accepts, signing.Secret[0])
+		}
+		if again, err := got.Follow(c.from); err != nil || !reflect.DeepEqual(again, got) {
+			t.Errorf("%s: following again gives %+v, %v", c.name, again, err)
+		}
+	}
+	own := step(t)(used.Retire(0, clock(7)))
+	got, err := own.Follow(step(t)(step(t)(other.Use(1, clock(1))).Retire(0, clock(1))))
+	if err != nil || got.Accepts(0) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	after, err := own.Follow(step(t)(add(t, first, 3, 7).Retire(1, clock(8))))
+	wantStepRefused(t, "none is left", own, after, err)
+	if got, err := own.Follow(first); err != nil || got.Accepts(0) {
+		t.Errorf("a retired secret is accepted again: %+v, %v", got, err)
+	}
+}
+
 func TestSinceReturnsTheTagSecretsThatHaveChanged(t *testing.T) {
 	s := record.FirstTagSecret([16]byte{1})
 	if changed := s.Since(s); changed != nil {

@@ -244,6 +244,24 @@ func TestTagSecretsComeFromTheHub(t *testing.T) {
 	}
 }
 
+func TestAnEdgeGoesOnWithAHubThatHasLostATagSecret(t *testing.T) {
+	hub := openSource(t)
+	restored := openStore(t, &latchkey.Options{Domain: hub.DomainSecrets()}) // from a backup that was made now
+	d := openDevice(t, hub.Store)
+	use := func(s *latchkey.Store) {
+		number, err := s.AddTagSecret(t.Context())
+		must(t, err)
+		must(t, s.UseTagSecret(t.Context(), number))
+	}
+	use(hub.Store)
+	d.receive(Secrets{hub.DomainSecrets().Export()})
+	use(restored) // another secret with the same number
+	d.receive(Secrets{restored.DomainSecrets().Export()})
+	if got, want := d.DomainSecrets().Export(), restored.DomainSecrets().Export(); !bytes.Equal(got, want) {
+		t.Error("hub and edge have different secrets")
+	}
+}
+
 func TestACloneIsShown(t *testing.T) {
 	hub := openSource(t)
 	d := openDevice(t, hub.Store)

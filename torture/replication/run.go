@@ -456,7 +456,7 @@ func (w *world) moveClocks() error {
 
 // replaceTagSecret takes a step of the replacement of a tag secret at the hub. A hub that went on
 // from a backup takes none, because it may have lost a step that an edge knows. Then two secrets
-// have one number, and the edge refuses to go on.
+// have one number, and the model knows secrets by their numbers.
 func (w *world) replaceTagSecret() error {
 	if w.hub.store == nil || w.hubCameBack {
 		return nil
