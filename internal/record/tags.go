@@ -187,7 +187,8 @@ func (s TagSecrets) Follow(other TagSecrets) (TagSecrets, error) {
 	if _, signs := merged.Signing(); signs {
 		return merged, nil
 	}
-	accepted := merged.Accepted() // the other store may not use one yet, because it uses one that is retired here
+	// The other store may use one that is retired here.
+	accepted := merged.Accepted()
 	if len(accepted) == 0 {
 		return s, fmt.Errorf("%w: every tag secret of the other store is retired here; add another one there and use it", ErrTagSecret)
 	}

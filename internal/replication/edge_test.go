@@ -246,7 +246,7 @@ func TestTagSecretsComeFromTheHub(t *testing.T) {
 
 func TestAnEdgeGoesOnWithAHubThatHasLostATagSecret(t *testing.T) {
 	hub := openSource(t)
-	restored := openStore(t, &latchkey.Options{Domain: hub.DomainSecrets()}) // from a backup that was made now
+	restored := openStore(t, &latchkey.Options{Domain: hub.DomainSecrets()}) // a backup of now
 	d := openDevice(t, hub.Store)
 	use := func(s *latchkey.Store) {
 		number, err := s.AddTagSecret(t.Context())

@@ -122,7 +122,7 @@ func FuzzHubPush(f *testing.F) {
 		if reply.Policy != 0 {
 			t.Fatal("the policy is outdated")
 		}
-		claims := len(r.Claims)+len(r.Signed) > 0 // a record with another MAC than the hub's is a claim
+		claims := len(r.Claims)+len(r.Signed) > 0 // a wrong MAC makes a claim
 		if claims && how&4 != 0 {
 			p = max(p, replication.PushRevocations)
 		} else if claims {
