@@ -314,7 +314,7 @@ func countContents(ctx context.Context, s *latchkey.Store) (findings []finding) 
 	})
 	switch {
 	case err == nil:
-		findings = []finding{good("contents", "%d users and %d keys, of which %d have expired", users, keys, expired)}
+		findings = []finding{good("contents", "%s; expired keys: %d", formatContents(users, keys), expired)}
 	case ctx.Err() == nil && !errors.Is(err, latchkey.ErrCorrupt):
 		findings = []finding{problem("contents", err)}
 	}

@@ -110,7 +110,7 @@ func askProgram(ctx context.Context, client *admin.Client, path, socket string) 
 		return append(findings, problem("contents", err)), behind
 	}
 	findings = append(findings,
-		good("contents", "%d users and %d keys", s.Users, s.Keys),
+		good("contents", "%s", formatContents(s.Users, s.Keys)),
 		good("program", "logins by the cache: %d; hashes: %d; refused tokens: %d forged or malformed, %d unknown, %d revoked; refused because it was busy: %d",
 			s.Hits, s.Hashes, s.Forged+s.Malformed, s.Unknown, s.Refused, s.Busy))
 	findings = append(findings, askReplication(limited, client)...)

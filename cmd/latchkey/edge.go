@@ -81,7 +81,7 @@ copy, latchkey sync goes on with it.`,
 				return err
 			}
 			return c.print(status, func(w io.Writer) {
-				fmt.Fprintf(w, "joined %s as edge %s, with %d users and %d keys\n", plain(status.HubURL), status.Edge, users, keys)
+				fmt.Fprintf(w, "joined %s as edge %s, with %s\n", plain(status.HubURL), status.Edge, formatContents(users, keys))
 			})
 		},
 	}

@@ -102,3 +102,14 @@ func formatState(disabled bool) string {
 }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// formatContents says how many users and keys a store has.
+func formatContents[N int | uint64](users, keys N) string {
+	counted := func(n N, of string) string {
+		if n != 1 {
+			of += "s"
+		}
+		return fmt.Sprintf("%d %s", n, of)
+	}
+	return counted(users, "user") + " and " + counted(keys, "key")
+}
