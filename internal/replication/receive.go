@@ -173,6 +173,14 @@ func (e *Edge) copiedTo(ctx context.Context, at Cursor) error {
 	if at.Copying != "" && len(e.copied) > 0 {
 		return nil // the place of the last entry will do
 	}
+	if at.Copying == "" {
+		if err := e.writeCopied(ctx, nil); err != nil {
+			return err
+		}
+		if err := e.nameKeys(ctx); err != nil {
+			return err
+		}
+	}
 	return e.writeCopied(ctx, &at)
 }
 
@@ -282,21 +290,65 @@ func (e *Edge) reindex(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for page := range slices.Chunk(all, atOnce) {
-			err := e.update(ctx, func(t *merge.Tables, _ *state) error {
-				for _, key := range page {
-					if err := enter(t, table, key); err != nil && !isRefusal(err) {
-						return err
-					}
-				}
-				return nil
-			})
-			if err != nil {
-				return err
-			}
+		if err := e.enterAll(ctx, table, all); err != nil {
+			return err
 		}
 	}
 	return e.update(ctx, func(_ *merge.Tables, s *state) error { s.merging = true; return nil })
+}
+
+// nameKeys makes the entries of the index of names that a first copy has not brought, because a key
+// or its owner has changed on the way. By the names, an edge finds the keys of a user whom it has
+// to forget.
+func (e *Edge) nameKeys(ctx context.Context) error {
+	var keys, names uint64
+	err := e.store.View(ctx, func(t *merge.Tables) (err error) {
+		if keys, err = t.Count(record.TableKeys); err == nil {
+			names, err = t.Count(record.TableNames)
+		}
+		return err
+	})
+	if err != nil || keys == names {
+		return err // each key has one name, so none is missing
+	}
+	var unnamed [][]byte
+	err = e.scan(ctx, record.TableKeys, func(t *merge.Tables, key, sealed []byte) error {
+		message, err := record.Open(record.TableKeys, key, sealed)
+		if err != nil {
+			return err
+		}
+		entry, err := record.DecodeNameEntry(uuid.UUID(key), message)
+		if err != nil {
+			return err
+		}
+		has, err := t.Get(record.TableNames, entry)
+		if err == nil && has == nil {
+			unnamed = append(unnamed, key)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return e.enterAll(ctx, record.TableKeys, unnamed)
+}
+
+// enterAll writes the entries of the indexes that are made from some records.
+func (e *Edge) enterAll(ctx context.Context, table string, keys [][]byte) error {
+	for page := range slices.Chunk(keys, atOnce) {
+		err := e.update(ctx, func(t *merge.Tables, _ *state) error {
+			for _, key := range page {
+				if err := enter(t, table, key); err != nil && !isRefusal(err) {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // enter writes the entries of the indexes that are made from a record.

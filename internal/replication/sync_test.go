@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -535,6 +536,43 @@ func TestARestoredHubGetsARevocationThatAFirstCopyBrought(t *testing.T) {
 			d.mustSync(backup)
 			wantDisabled(t, backup.Store, user, true)
 			wantSame(t, backup.Store, d.Store)
+		})
+	}
+}
+
+func TestTheKeysOfAUserWhoLeavesDuringAFirstCopyAreForgotten(t *testing.T) {
+	for name, anew := range map[string]bool{"the copy goes on": false, "the copy begins anew": true} {
+		t.Run(name, func(t *testing.T) {
+			c := newCenter(t, Policy{Groups: []string{"south"}, Push: PushAll})
+			ada := addUser(t, c.Store, "ada", "south")
+			lost, _ := addKey(t, c.Store, ada, "phone")
+			addKey(t, c.Store, ada, "laptop")
+			d := openDevice(t, c.Store)
+			feed, err := c.Hello(t.Context(), edgeID, d.Hello(), now)
+			must(t, err)
+			d.receive(feed.Welcome)
+			for copying := ""; copying != record.TableIdentities; { // the names come later
+				b, err := feed.Next(t.Context(), 1000)
+				must(t, err)
+				d.receive(b.Messages...)
+				copying = b.Messages[len(b.Messages)-1].(Mark).At.Copying
+			}
+			must(t, d.writeCopied(t.Context(), nil))
+			feed.Close()
+			must(t, c.SetUserGroup(t.Context(), ada, "north"))
+			must(t, c.DeleteKey(t.Context(), ada, lost))
+			if anew {
+				addUser(t, d.Store, "frank", "south")
+				if err := d.sync(c); !errors.Is(err, merge.ErrInvalid) {
+					t.Fatalf("the copy goes on: %v", err)
+				}
+			}
+			d.mustSync(c)
+			for at := range contents(t, d.Store) {
+				if strings.HasPrefix(at, record.TableKeys) || strings.HasPrefix(at, record.TableNames) {
+					t.Errorf("the edge still has %s", at)
+				}
+			}
 		})
 	}
 }

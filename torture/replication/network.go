@@ -411,17 +411,6 @@ func (n *node) expect(messages []core.Message) step {
 			}
 		}
 	}
-	if n.line == nil {
-		return step{merged: s.gone, perhaps: perhaps}
-	}
-	for _, m := range n.line.queue {
-		// The edge finds the keys of a user that it forgets by their names. If the user moved
-		// before the first copy came to the names, a key goes only with the message that names it.
-		f, ok := m.(core.Forget)
-		if ok && f.Table == record.TableKeys && s.now[nameOf(f.Table, f.Key)] == nil {
-			perhaps[nameOf(f.Table, f.Key)] = true
-		}
-	}
 	return step{merged: s.gone, perhaps: perhaps}
 }
 
