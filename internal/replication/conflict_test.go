@@ -151,22 +151,6 @@ func TestASignedCopyWithoutTheMACIsAClaim(t *testing.T) {
 	}
 }
 
-func TestTheKeysOfAUserWhoLeavesAreForgottenByName(t *testing.T) {
-	w := newWorld(t, replication.HubOptions{})
-	e := w.join(replication.PushNothing, "south")
-	at := w.user("ada", "south").ID
-	key := w.key(at, "laptop").ID
-	e.sync()
-	must(t, w.SetUserGroup(t.Context(), at, "north"))
-	e.sync()
-	if !slices.ContainsFunc(e.got, func(m replication.Message) bool {
-		f, ok := m.(replication.Forget)
-		return ok && f.Table == record.TableKeys && string(f.Key) == string(key[:])
-	}) {
-		t.Error("the edge was not told to forget the key")
-	}
-}
-
 func TestNoDisablingIsCountedTwiceAfterARecordWasReplaced(t *testing.T) {
 	w := newWorld(t, replication.HubOptions{})
 	e := w.join(replication.PushNothing, "*")

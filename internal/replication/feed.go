@@ -553,7 +553,7 @@ func (h *Hub) messages(f *filter, c record.Copy) (messages []Message, err error)
 	case err != nil || v == passOver:
 		return nil, err
 	case v == forget:
-		return h.forgets(f, c)
+		return []Message{Forget{c.Table, c.Key}}, nil
 	}
 	r, err := h.signed(c.Table, c.Key, c.Sealed)
 	if err != nil {
@@ -571,25 +571,6 @@ func (h *Hub) messages(f *filter, c record.Copy) (messages []Message, err error)
 		messages = append(messages, k)
 	}
 	return messages, err
-}
-
-// forgets returns what makes an edge forget a record. The edge forgets the keys of a user on its
-// own as far as it finds them. It may not find them if the user moved while the first copy was
-// under way.
-func (h *Hub) forgets(f *filter, c record.Copy) (messages []Message, err error) {
-	messages = []Message{Forget{c.Table, c.Key}}
-	if c.Table != record.TableUsers {
-		return messages, nil
-	}
-	for e, err := range f.t.Scan(record.TableNames, c.Key, append(bytes.Clone(c.Key), 0xff)) {
-		if err != nil {
-			return nil, err
-		}
-		if _, id, err := record.SplitNameKey(e.Key); err == nil {
-			messages = append(messages, Forget{record.TableKeys, id[:]})
-		}
-	}
-	return messages, nil
 }
 
 // keysOf returns the keys of a user, as far as an edge gets them.
