@@ -173,7 +173,8 @@ func (n *node) giveAll() (gave bool, err error) {
 }
 
 // gets reports whether an edge must have a record of the hub, and whether it may. An edge may keep
-// the tombstone of a record that it could have.
+// the tombstone of a record that it could have. The hub may have lost the group by which it could:
+// the hub went on from a backup, and the next user with an identity has the same ID.
 func (n *node) gets(p core.Policy, s *state) (must, may bool) {
 	if s.kind == "group" {
 		return p.Has(s.id), p.Has(s.id)
@@ -190,8 +191,8 @@ func (n *node) gets(p core.Policy, s *state) (must, may bool) {
 	if !s.dead {
 		return must, must
 	}
-	may = must || slices.Contains(n.had, core.AllGroups) || slices.Contains(n.had, of.group())
-	return false, may || slices.ContainsFunc(of.groups, func(g field) bool { return slices.Contains(n.had, g.value) })
+	had := func(group string) bool { return slices.Contains(n.had, group) }
+	return false, must || had(core.AllGroups) || slices.ContainsFunc(n.wereIn[of.name()], had)
 }
 
 // disagreement returns what an edge has that it should not have, or lacks.

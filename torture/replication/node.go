@@ -257,6 +257,12 @@ func (n *node) settle(s step) error {
 		if err := n.settleRecord(s, at, before[at], after[at]); err != nil {
 			return fmt.Errorf("%s: %s: %w", n.label, at, err)
 		}
+		if is := n.state(at); is != nil && n == n.world.hub {
+			n.wereIn[at] = append(n.wereIn[at], is.group())
+			for _, g := range is.groups {
+				n.wereIn[at] = append(n.wereIn[at], g.value)
+			}
+		}
 	}
 	return nil
 }

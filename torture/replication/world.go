@@ -34,9 +34,10 @@ type world struct {
 	era     core.Cursor // of the hub, as it has told an edge last
 	rounds  int         // without faults
 
-	known  map[place]*state // what is known of each version of each record that there ever was
-	looks  map[string]place // the other way round
-	events int              // how many disablings there were
+	known  map[place]*state  // what is known of each version of each record that there ever was
+	looks  map[string]place  // the other way round
+	wereIn map[name][]string // the groups of each record at the hub, also those that it has lost
+	events int               // how many disablings there were
 	tokens []issued
 
 	history []string
@@ -62,7 +63,7 @@ type issued struct {
 func newWorld(seed uint64, bug Bug, e *entropy) *world {
 	w := &world{
 		ctx: context.Background(), random: rand.New(rand.NewPCG(seed, 14)), entropy: e, bug: bug,
-		known: map[place]*state{}, looks: map[string]place{}, trace: fnv.New64a(),
+		known: map[place]*state{}, looks: map[string]place{}, wereIn: map[name][]string{}, trace: fnv.New64a(),
 	}
 	w.now = time.Date(1970+w.random.IntN(130), 1, 2, 0, 0, 0, 0, time.UTC)
 	return w
