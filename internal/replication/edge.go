@@ -17,7 +17,7 @@ import (
 // An edge keeps its state in the table replica, under keys that begin with "edge/".
 const (
 	edgeState   = "edge/state"    // the state of an Edge
-	edgePending = "edge/pending/" // table 0 key → a pending
+	edgePending = "edge/pending/" // table 0 key → a pending; or keptPending table 0 key
 	edgeSigned  = "edge/signed/"  // table 0 key → a Record with a MAC
 )
 

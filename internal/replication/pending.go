@@ -79,6 +79,10 @@ func decodePending(message []byte) (p pending, err error) {
 	return p, nil
 }
 
+// keptPending begins the place, behind edgePending, of a pending record that the edge has
+// forgotten. The record can come back and change again. Then it is pending in the usual place, too.
+const keptPending = "kept/"
+
 // pendingKey returns the place where a record is pending, or its tombstone.
 func pendingKey(table string, key []byte) []byte {
 	return append([]byte(edgePending), locate(liveTable(table), key)...)
@@ -165,19 +169,17 @@ func (e *Edge) keepPending(t *merge.Tables, table string, key []byte) error {
 	if err != nil || message == nil {
 		return err
 	}
+	if err := t.Delete(record.TableReplica, at); err != nil {
+		return err
+	}
 	p, err := decodePending(message)
-	if err != nil || p.kept != nil {
+	if err != nil || p.what&^(whatWanted|whatAlive) == 0 {
 		return err
 	}
-	c, err := e.current(t, table, key)
-	switch {
-	case err != nil:
+	if p.kept, err = e.current(t, table, key); err != nil || p.kept == nil {
 		return err
-	case c == nil || p.what&^(whatWanted|whatAlive) == 0:
-		return t.Delete(record.TableReplica, at)
 	}
-	p.kept = c
-	return putLocal(t, at, p.encode())
+	return putLocal(t, append([]byte(edgePending+keptPending), at[len(edgePending):]...), p.encode())
 }
 
 // current returns a copy of a record that travels, or of its tombstone. It returns nil if there is
@@ -347,18 +349,20 @@ func (e *Edge) nextPush(ctx context.Context, most int) (r PushRequest, p *Pushin
 }
 
 // scanPending calls fn with each pending record, as [scanLocal] does. Owners come before their
-// keys, because the hub refuses a key whose owner it does not know.
+// keys, because the hub refuses a key whose owner it does not know. What the edge has forgotten
+// comes before what it has, because a later claim of a record takes the place of an earlier one.
 func scanPending(t *merge.Tables, fn func(at, message []byte) error) error {
 	for _, table := range summed {
-		prefix := locate(table, nil)
-		err := scanLocal(t, edgePending, func(at, message []byte) error {
-			if !bytes.HasPrefix(at, prefix) {
-				return nil
+		for _, prefix := range [][]byte{locate(keptPending+table, nil), locate(table, nil)} {
+			err := scanLocal(t, edgePending, func(at, message []byte) error {
+				if !bytes.HasPrefix(at, prefix) {
+					return nil
+				}
+				return fn(at, message)
+			})
+			if err != nil {
+				return err
 			}
-			return fn(at, message)
-		})
-		if err != nil {
-			return err
 		}
 	}
 	return nil
@@ -373,7 +377,7 @@ func (e *Edge) addPending(t *merge.Tables, policy Policy, r *PushRequest, p *Pus
 	if err != nil || held.stuck != 0 && held.stuck == policy.Version {
 		return 0, err
 	}
-	table, key := located(at)
+	table, key := located(bytes.TrimPrefix(at, []byte(keptPending)))
 	entry := pushed{at: append([]byte(edgePending), at...), message: message, table: table, key: key}
 	c := held.kept
 	if c == nil {
@@ -584,16 +588,15 @@ func settle(t *merge.Tables, entry pushed, refused bool, policy uint64) error {
 	if err != nil || message == nil || !slices.Equal(message, entry.message) {
 		return err // more has happened to it
 	}
-	sequence, err := t.SequenceOf(entry.table, entry.key)
-	if err != nil || sequence != entry.sequence {
+	p, err := decodePending(message)
+	if err != nil {
+		return err
+	}
+	if sequence, err := t.SequenceOf(entry.table, entry.key); err != nil || p.kept == nil && sequence != entry.sequence {
 		return err
 	}
 	if !refused {
 		return t.Delete(record.TableReplica, entry.at)
-	}
-	p, err := decodePending(message)
-	if err != nil {
-		return err
 	}
 	if entry.claimed {
 		p.stuck = policy

@@ -490,3 +490,16 @@ func TestSignedCopiesOfForgottenRecordsAreBroughtToARestoredHub(t *testing.T) {
 	d.receive(restored, Forget{record.TableUsers, user[:]})
 	wantWords(t, d.pushes(), "signed keys", "signed users")
 }
+
+func TestAChangeOfARecordThatHasComeBackIsPushedBesideTheFormerOne(t *testing.T) {
+	hub := openSource(t)
+	ada := addUser(t, hub.Store, "ada", "")
+	d := openDevice(t, hub.Store)
+	d.receive(hub.welcome(withPush(PushRevocations)))
+	d.receive(hub.records()...)
+	must(t, d.DisableUser(t.Context(), ada))
+	d.receive(Forget{record.TableUsers, ada[:]})
+	d.receive(hub.records()...)
+	must(t, d.DisableUser(t.Context(), ada)) // before the hub has heard of the former disabling
+	wantWords(t, d.pushes(), "claim users", "record users")
+}

@@ -240,7 +240,7 @@ func (e *Edge) writeCopied(ctx context.Context, mark *Cursor) error {
 // program does not wait for the end of the first copy.
 func nothingPending(t *merge.Tables) error {
 	return scanLocal(t, edgePending, func(at, _ []byte) error {
-		table, key := located(at)
+		table, key := located(bytes.TrimPrefix(at, []byte(keptPending)))
 		return fmt.Errorf("%w: the record %s/%x was changed here meanwhile", merge.ErrInvalid, table, key)
 	})
 }
