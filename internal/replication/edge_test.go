@@ -148,6 +148,27 @@ func TestAReplacedRecordIsTheHubs(t *testing.T) {
 	}
 }
 
+func TestAReplacedRecordHasTheRevocationThatTheHubHasYetToGet(t *testing.T) {
+	hub := openSource(t)
+	ada := addUser(t, hub.Store, "ada", "")
+	former := *copyOf(t, hub.Store, record.TableUsers, ada[:])
+	must(t, hub.DisableUser(t.Context(), ada))
+	for name, replace := range map[string]Replace{"by a former version": {Copy: former}, "by nothing": {Copy: record.Copy{Table: record.TableUsers, Key: ada[:]}}} {
+		t.Run(name, func(t *testing.T) {
+			d := openDevice(t, hub.Store)
+			d.receive(hub.welcome(withPush(PushNothing)))
+			d.receive(hub.records()...)
+			restored := hub.welcome(withPush(PushNothing))
+			restored.How, restored.At.Era = CompareFirst, uuid.UUID{2}
+			d.receive(restored, replace)
+			if u, err := d.User(t.Context(), ada); len(replace.Copy.Sealed) > 0 && (err != nil || !u.Disabled) {
+				t.Errorf("the disabling is gone: %v", err)
+			}
+			wantWords(t, d.pushes(), "signed users")
+		})
+	}
+}
+
 func TestAReplacedRecordThatIsPendingHasTheHubsRevocation(t *testing.T) {
 	hub := openSource(t)
 	user := addUser(t, hub.Store, "ada", "")

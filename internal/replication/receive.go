@@ -581,6 +581,9 @@ func (e *Edge) forget(t *merge.Tables, table string, key []byte) error {
 // replace takes the hub's version of a record. If the record has changed here since the hub heard
 // of it, the hub hears of that first, and the hub's version is merged until then. The hub perhaps
 // knows of a revocation that the edge has heard of in no other message.
+//
+// A signed copy that the hub has yet to get stays until then, as in [Edge.forget], and what it
+// revokes holds on.
 func (e *Edge) replace(t *merge.Tables, m Replace) (more bool, err error) {
 	m.Copy.Domain = e.store.DomainID()
 	at := pendingKey(m.Copy.Table, m.Copy.Key)
@@ -604,8 +607,22 @@ func (e *Edge) replace(t *merge.Tables, m Replace) (more bool, err error) {
 		return false, err
 	}
 	if m.Copy.Table == record.TableUsers && len(m.Copy.Sealed) == 0 {
-		if err := forgetDeadKeys(t, uuid.UUID(m.Copy.Key)); err != nil {
+		if err := e.forgetDeadKeys(t, uuid.UUID(m.Copy.Key)); err != nil {
 			return false, err
+		}
+	}
+	if e.now().bring {
+		signed, err := getSigned(t, m.Copy.Table, m.Copy.Key)
+		if err != nil && !isRefusal(err) && !errors.Is(err, ErrMessage) {
+			return false, err
+		}
+		if err == nil && signed != nil {
+			switch {
+			case len(m.Copy.Sealed) == 0:
+				return false, nil
+			case !covers(m.Copy, signed.Copy):
+				return t.Record(signed.Copy)
+			}
 		}
 	}
 	if len(m.MAC) > 0 {
@@ -616,7 +633,7 @@ func (e *Edge) replace(t *merge.Tables, m Replace) (more bool, err error) {
 
 // forgetDeadKeys takes out the tombstones of the keys of a user whose deletion was refused. The hub
 // does not name the keys, because the edge does not get the user any more.
-func forgetDeadKeys(t *merge.Tables, user uuid.UUID) error {
+func (e *Edge) forgetDeadKeys(t *merge.Tables, user uuid.UUID) error {
 	var all [][]byte
 	for entry, err := range t.Scan(record.TableDeadKeys, nil, nil) {
 		if err != nil {
@@ -637,6 +654,9 @@ func forgetDeadKeys(t *merge.Tables, user uuid.UUID) error {
 		}
 		if err := t.Forget(record.TableDeadKeys, key); err != nil {
 			return err
+		}
+		if e.now().bring {
+			continue
 		}
 		if err := t.Delete(record.TableReplica, signedKey(record.TableDeadKeys, key)); err != nil {
 			return err

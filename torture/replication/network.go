@@ -204,10 +204,18 @@ func (n *node) remember(messages []core.Message) {
 			}
 		case core.Replace:
 			at := nameOf(m.Copy.Table, m.Copy.Key)
-			delete(n.signed, at)
+			gone := []name{at}
 			for k, s := range n.signed {
 				if len(m.Copy.Sealed) == 0 && at.kind == "user" && s.dead && string(s.owner[:]) == at.id {
-					delete(n.signed, k)
+					gone = append(gone, k)
+				}
+			}
+			for _, k := range gone {
+				switch {
+				case !n.brings:
+					n.drop(k)
+				case len(m.Copy.Sealed) == 0 && n.signed[k] != nil:
+					n.leaving[k] = true
 				}
 			}
 		case core.Forget:
@@ -384,6 +392,9 @@ func (n *node) expect(messages []core.Message) step {
 			if len(m.Copy.Sealed) > 0 {
 				s.merge(at, is) // for now, if it has changed here again
 				s.change(at, is)
+				if n.brings && n.signed[at] != nil {
+					s.merge(at, n.signed[at]) // which the hub has yet to get
+				}
 			} else { // also the keys of a user that has not come
 				was := s.now[at]
 				s.forget(at, was != nil && was.dead)
