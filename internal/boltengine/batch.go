@@ -24,12 +24,13 @@ import (
 type batch struct {
 	tx      *bbolt.Tx
 	tables  *boltpage.Tables
+	changed map[string]bool     // the tables that were written to
 	before  boltpage.Mark       // of the last commit
 	tracked map[string]bool     // the tables that were declared as tracked
 	changes uint64              // how many changes of tracked tables were made
 	removed map[string][][]byte // the keys that were removed, by table
-	writes  []write             // what was written, in order
-	used    int64               // how much of the file was in use before, in bytes
+	writes  writes
+	used    int64 // how much of the file was in use before, in bytes
 	members int
 	mark    boltpage.Mark // of the commit
 	dirty   bool          // a member that succeeded wrote something
@@ -64,7 +65,7 @@ func (e *Engine) Update(ctx context.Context, fn func(*Tx) error) error {
 // runMember runs fn as a member of a batch, and ends the turn. It does so even if fn panics or ends
 // its goroutine. If fn does not return nil, runMember undoes what fn wrote.
 func (e *Engine) runMember(batch *batch, fn func(*Tx) error) (err error) {
-	etx := &Tx{tx: batch.tx, tables: batch.tables, batch: batch, mark: batch.before}
+	etx := &Tx{tx: batch.tx, tables: batch.tables, batch: batch, mark: batch.before, first: batch.writes.len()}
 	keep := false
 	defer func() {
 		if keep {
@@ -210,7 +211,7 @@ func (e *Engine) beginWrite() (*batch, error) {
 	if err := e.openAgainLocked(tryAgainSettings()); err != nil {
 		return nil, err
 	}
-	b := &batch{before: e.lastCommit.Load().mark, tracked: e.trackedTables(), removed: make(map[string][][]byte), done: make(chan struct{})}
+	b := &batch{before: e.lastCommit.Load().mark, tracked: e.trackedTables(), changed: make(map[string]bool), removed: make(map[string][][]byte), done: make(chan struct{})}
 	err := e.health.guard(stuckWriters, func() (err error) {
 		if b.tx, err = e.db.Begin(true); err == nil {
 			b.tables, b.used = newTables(b.tx, nil), b.tx.Size()
@@ -263,7 +264,7 @@ func (e *Engine) commit(b *batch) error {
 	if err == nil {
 		e.commits.Add(1)
 		if missed := e.missed.Load(); missed != nil {
-			missed.add(b.writes, b.mark)
+			missed.add(&b.writes, b.mark)
 		}
 		if err := e.comparePath(); err != nil {
 			e.failChanged(err)

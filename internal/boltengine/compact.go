@@ -37,18 +37,22 @@ type missedWrites struct {
 }
 
 // add notes the changes of a commit.
-func (m *missedWrites) add(writes []write, mark boltpage.Mark) {
+func (m *missedWrites) add(writes *writes, mark boltpage.Mark) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.mark = mark
-	for _, w := range writes {
+	for i := range writes.len() {
+		w := writes.at(i)
+		if w.old != nil {
+			w.old = []byte{} // nobody undoes the write
+		}
 		m.size += len(w.table) + len(w.key) + len(w.value)
+		if m.overflow = m.overflow || m.size > maxMissed; m.overflow {
+			m.writes = nil
+			return
+		}
+		m.writes = append(m.writes, w)
 	}
-	if m.overflow = m.overflow || m.size > maxMissed; m.overflow {
-		m.writes = nil
-		return
-	}
-	m.writes = append(m.writes, writes...)
 }
 
 // few reports whether so few changes are left that a compaction can make them with the turn.

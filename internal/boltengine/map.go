@@ -105,7 +105,8 @@ func guardExactly(db *bbolt.DB, b *batch) {
 func (b *batch) mayTake() int64 {
 	const perWrite, perCommit = 12 * boltpage.PageSize, 16 * boltpage.PageSize
 	n := perCommit + b.used/boltpage.PageSize*8
-	for _, w := range b.writes {
+	for i := range b.writes.len() {
+		w := b.writes.at(i)
 		n += perWrite + int64(len(w.key)+len(w.value))
 	}
 	return n
@@ -136,8 +137,8 @@ func (e *Engine) commitWithLargerMap(b *batch) error {
 			if b.tx, err = e.db.Begin(true); err != nil {
 				return err
 			}
-			for _, w := range b.writes {
-				if err := w.apply(b.tx); err != nil {
+			for i := range b.writes.len() {
+				if err := b.writes.at(i).apply(b.tx); err != nil {
 					return errors.Join(err, b.tx.Rollback())
 				}
 			}

@@ -166,7 +166,7 @@ func (tx *Tx) pending() uint64 { return tx.mark.Sequence + 1 }
 // tally returns the tally of a table as the transaction sees it, after something was read from the
 // table.
 func (tx *Tx) tally(table string) (tally boltpage.Tally, err error) {
-	if tx.batch == nil {
+	if !tx.hasChanged(table) {
 		return tx.tables.Tally(table) // which is in memory
 	}
 	err = contain(func() error {
@@ -329,11 +329,11 @@ func (tx *Tx) change(table string, key, value []byte) (err error) {
 		return err
 	}
 	if !tracked {
-		return tx.replace(write{table: table, key: key, value: value}, old)
+		return tx.replace(write{table: table, key: key, value: value, old: old})
 	}
-	before := len(tx.undos)
+	before := tx.writes
 	defer func() {
-		if err != nil && len(tx.undos) > before {
+		if err != nil && tx.writes > before {
 			tx.halfDone = err
 		}
 	}()
@@ -348,7 +348,7 @@ func (tx *Tx) change(table string, key, value []byte) (err error) {
 		}
 	}
 	if value == nil {
-		return tx.replace(write{table: table, key: key}, old)
+		return tx.replace(write{table: table, key: key, old: old})
 	}
 	return tx.putListed(table, key, value, old)
 }
@@ -364,7 +364,7 @@ func (tx *Tx) putListed(table string, key, value, old []byte) error {
 	if err := tx.put(boltpage.Changes, place.Key(), boltpage.ChangedEntry(table, key)); err != nil {
 		return err
 	}
-	return tx.replace(write{table: table, key: key, value: boltpage.JoinTracked(place, value), tracked: true}, old)
+	return tx.replace(write{table: table, key: key, value: boltpage.JoinTracked(place, value), old: old, tracked: true})
 }
 
 // isTracked reports whether a writer must keep track of a table, from which something was read. A

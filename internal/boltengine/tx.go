@@ -22,8 +22,8 @@ type Tx struct {
 	batch    *batch        // nil for a reader
 	long     *longReader   // nil for a writer, and for a reader that nobody interrupts
 	ended    bool
-	writes   int     // how many there were; after a write, the cursor of a scan must seek again
-	undos    []write // what undo writes, the last one first
+	writes   int // how many there were; after a write, the cursor of a scan must seek again
+	first    int // the place of the first of them among the writes of the batch
 	runs     map[string]*run
 	halfDone error // the error of a change that had begun to write
 }
@@ -31,14 +31,53 @@ type Tx struct {
 // Format prints nothing of what a transaction has read and written.
 func (tx *Tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "bbolt transaction") }
 
-// write sets an entry, or removes it if the value is nil. The key and the value do not change.
+// write sets an entry, or removes it if the value is nil. The key and the values do not change.
 type write struct {
-	table      string
-	key, value []byte
-	was        bool    // the key has a value before the write
-	tracked    bool    // the table is to be tracked
-	entries    *uint64 // the number of entries to set instead, for a repair
-	dense      bool    // it is one of many in the order of their keys
+	table           string
+	key, value, old []byte   // old is the value before the write, or nil
+	tracked         bool     // the table is to be tracked
+	dense           bool     // it is one of many in the order of their keys
+	entries         *entries // set instead of an entry, for a repair
+}
+
+// entries are a number of entries that a table counts, and the number that it counted before.
+type entries struct{ number, old uint64 }
+
+// undo returns the write that undoes w.
+func (w write) undo() write {
+	u := write{table: w.table, key: w.key, value: w.old, old: w.value}
+	if w.entries != nil {
+		u.entries = &entries{w.entries.old, w.entries.number}
+	}
+	return u
+}
+
+// writes are the writes of a batch, in order. They are in chunks, because a slice that grows to
+// thousands of writes would copy them several times.
+type writes struct{ chunks [][]write } // all are full but the last
+
+const chunkWrites = 256
+
+func (ws *writes) len() int {
+	last := len(ws.chunks) - 1
+	if last < 0 {
+		return 0
+	}
+	return last*chunkWrites + len(ws.chunks[last])
+}
+
+func (ws *writes) at(i int) write { return ws.chunks[i/chunkWrites][i%chunkWrites] }
+
+func (ws *writes) add(w write) {
+	if ws.len()%chunkWrites == 0 {
+		var chunk []write // most batches have few writes
+		if len(ws.chunks) > 0 {
+			chunk = make([]write, 0, chunkWrites)
+		}
+		ws.chunks = append(ws.chunks, chunk)
+	}
+	last := &ws.chunks[len(ws.chunks)-1]
+	*last = append(*last, w)
 }
 
 // apply makes the write in a transaction of bbolt.
@@ -49,16 +88,16 @@ func (w write) apply(tx *bbolt.Tx) error {
 	}
 	tally := boltpage.Tally(b.Sequence())
 	if w.entries != nil {
-		return b.SetSequence(uint64(boltpage.NewTally(*w.entries, tally.Tracked())))
+		return b.SetSequence(uint64(boltpage.NewTally(w.entries.number, tally.Tracked())))
 	}
-	entries := tally.Entries()
+	number := tally.Entries()
 	switch {
-	case w.was && w.value == nil && entries > 0:
-		entries--
-	case !w.was && w.value != nil:
-		entries++
+	case w.old != nil && w.value == nil && number > 0:
+		number--
+	case w.old == nil && w.value != nil:
+		number++
 	}
-	if now := boltpage.NewTally(entries, tally.Tracked() || w.tracked); now != tally {
+	if now := boltpage.NewTally(number, tally.Tracked() || w.tracked); now != tally {
 		if err := b.SetSequence(uint64(now)); err != nil {
 			return err
 		}
@@ -88,7 +127,7 @@ func (tx *Tx) getRaw(table string, key []byte) (value []byte, err error) {
 		if err != nil {
 			return err
 		}
-		if tx.batch != nil {
+		if tx.hasChanged(table) {
 			value = tx.getFromBbolt(table, key)
 		} else if i, found := leaf.Search(key); found {
 			value = append([]byte{}, leaf.Value(i)...) // not nil, even for an empty value
@@ -97,6 +136,10 @@ func (tx *Tx) getRaw(table string, key []byte) (value []byte, err error) {
 	})
 	return value, err
 }
+
+// hasChanged reports whether the batch of a writer has changed a table. If not, the pages of the
+// last commit have all of the table.
+func (tx *Tx) hasChanged(table string) bool { return tx.batch != nil && tx.batch.changed[table] }
 
 // getFromBbolt returns the value of key, or nil, for a writer. The way to key must have been
 // checked.
@@ -226,18 +269,17 @@ func (tx *Tx) Delete(table string, key []byte) error {
 	return tx.change(table, key, nil)
 }
 
-// put sets key to value, or removes key if value is nil. It remembers how to undo that.
+// put sets key to value, or removes key if value is nil.
 func (tx *Tx) put(table string, key, value []byte) error {
 	old, err := tx.getOld(table, key)
 	if err != nil || old == nil && value == nil {
 		return err
 	}
-	return tx.replace(write{table: table, key: key, value: value}, old)
+	return tx.replace(write{table: table, key: key, value: value, old: old})
 }
 
-// replace makes a write over the value old, which getRaw has returned, or nil. It remembers how to
-// undo that.
-func (tx *Tx) replace(w write, old []byte) error {
+// replace makes a write. Its old value is what getRaw has returned, or nil.
+func (tx *Tx) replace(w write) error {
 	if w.value == nil {
 		// If the removal empties the leaf, bbolt goes on to the next leaf.
 		err := readPages(func() error {
@@ -249,8 +291,6 @@ func (tx *Tx) replace(w write, old []byte) error {
 		}
 	}
 	w.key, w.value = bytes.Clone(w.key), bytes.Clone(w.value)
-	tx.undos = append(tx.undos, write{table: w.table, key: w.key, value: old, was: w.value != nil})
-	w.was = old != nil
 	if w.value == nil {
 		return tx.set(w)
 	}
@@ -324,10 +364,9 @@ func (r *run) add(key []byte) {
 	}
 }
 
-// setEntries sets the number of entries that a table counts. It remembers how to undo that.
-func (tx *Tx) setEntries(table string, old, entries uint64) error {
-	tx.undos = append(tx.undos, write{table: table, entries: &old})
-	return tx.set(write{table: table, entries: &entries})
+// setEntries sets the number of entries that a table counts.
+func (tx *Tx) setEntries(table string, old, number uint64) error {
+	return tx.set(write{table: table, entries: &entries{number, old}})
 }
 
 // set makes a write through bbolt. The batch notes it.
@@ -336,7 +375,8 @@ func (tx *Tx) set(w write) error {
 	if w.value == nil && w.entries == nil {
 		tx.batch.removed[w.table] = append(tx.batch.removed[w.table], w.key)
 	}
-	tx.batch.writes = append(tx.batch.writes, w)
+	tx.batch.writes.add(w)
+	tx.batch.changed[w.table] = true
 	err := contain(func() error { return w.apply(tx.tx) })
 	if err != nil && errors.Is(err, ErrCorrupt) {
 		tx.batch.damage = err
@@ -346,8 +386,8 @@ func (tx *Tx) set(w write) error {
 
 // undo restores what this member has changed, and leaves the writes of the other members.
 func (tx *Tx) undo() {
-	for i := len(tx.undos) - 1; i >= 0; i-- {
-		if err := tx.set(tx.undos[i]); err != nil && tx.batch.damage == nil {
+	for i := tx.batch.writes.len() - 1; i >= tx.first; i-- {
+		if err := tx.set(tx.batch.writes.at(i).undo()); err != nil && tx.batch.damage == nil {
 			tx.batch.damage = err
 		}
 	}
