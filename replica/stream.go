@@ -341,8 +341,9 @@ func (s *sender) begin() error {
 	return s.send(encode(first))
 }
 
-// encode returns the frames of messages.
-func encode(messages []replication.Message) (b []byte) {
+// encode returns the frames of messages. Most frames of a large batch have fewer than 128 bytes.
+func encode(messages []replication.Message) []byte {
+	b := make([]byte, 0, 128*len(messages))
 	for _, m := range messages {
 		b = replication.AppendMessage(b, m)
 	}

@@ -241,6 +241,31 @@ func DecodeNameEntry(id uuid.UUID, message []byte) (entry []byte, err error) {
 	return slices.Concat(owner, name, []byte{0}, id[:]), nil
 }
 
+// IsFreshKey reports whether the key with a message surely was never disabled, was in one group at
+// most, and has one token at most, which was not ended. IsFreshKey looks at nothing else, and
+// reports false if it finds damage.
+func IsFreshKey(message []byte) bool {
+	groups := 0
+	for f, err := range Fields(message) {
+		if err != nil {
+			return false
+		}
+		switch f.Num {
+		case keyFlag:
+			return false
+		case keyGroups:
+			if groups++; groups > 1 {
+				return false
+			}
+		case keyVerifiers:
+			if !areFresh(f.Bytes) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func decodeExpires(b []byte, t replicaTable) (Register[time.Time], error) {
 	return decodeRegister(b, t, func(value *time.Time, f Field) (err error) {
 		*value, err = decodeSeconds(f.Number)

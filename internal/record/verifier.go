@@ -415,6 +415,22 @@ func (m *Message) id(field int, id VerifierID) {
 	}
 }
 
+// areFresh reports whether verifiers surely are those of one token at most, which was not ended.
+func areFresh(verifiers []byte) bool {
+	n := 0
+	for f, err := range Fields(verifiers) {
+		if n++; err != nil || f.Num != 1 || n > 1 {
+			return false
+		}
+		for v, err := range Fields(f.Bytes) {
+			if err != nil || v.Num == 7 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func decodeVerifier(b []byte) (v Verifier, err error) {
 	named := false
 	for f, err := range Fields(b) {

@@ -271,3 +271,32 @@ func TestAVerifierThatIsUsedEndsTheOneThatItReplaces(t *testing.T) {
 		}
 	}
 }
+
+func TestAFreshKeyWasNeverDisabledMovedOrLeftWithoutAToken(t *testing.T) {
+	first, vs := newVerifiers()
+	next := first.Next(record.VerifierID{2}, "next")
+	for _, tt := range []struct {
+		name   string
+		change func(*record.Key)
+		fresh  bool
+	}{
+		{"a new key", func(*record.Key) {}, true},
+		{"a key without a token", func(k *record.Key) { k.Verifiers = record.Verifiers{} }, true},
+		{"in a group", func(k *record.Key) { k.Groups = k.Groups.Set("home", at(1, here)) }, true},
+		{"moved", func(k *record.Key) { k.Groups = k.Groups.Set("home", at(1, here)).Set("away", at(2, here)) }, false},
+		{"disabled", func(k *record.Key) { k.Flag = k.Flag.Disable(record.Writer{1}) }, false},
+		{"enabled again", func(k *record.Key) { k.Flag = k.Flag.Disable(record.Writer{1}).EnableAlone() }, false},
+		{"a retired token", func(k *record.Key) { k.Verifiers = vs.Retire(first.ID) }, false},
+		{"a token that was replaced", func(k *record.Key) { k.Verifiers = vs.Add(next).Supersede(next.ID) }, false},
+		{"a superseded base", func(k *record.Key) { k.Verifiers.Superseded = []record.Base{{Generation: 1}} }, false},
+		{"a floor", func(k *record.Key) { k.Verifiers.Floor = 1 }, false},
+		{"a floor of bases", func(k *record.Key) { k.Verifiers.BaseFloor = 1 }, false},
+		{"sealed tokens", func(k *record.Key) { k.Verifiers = record.Verifiers{Sealed: true} }, false},
+	} {
+		k := record.Key{Owner: here, Name: text("laptop", at(1, here)), Verifiers: vs}
+		tt.change(&k)
+		if got := record.IsFreshKey(k.Encode()); got != tt.fresh {
+			t.Errorf("%s: IsFreshKey reports %v", tt.name, got)
+		}
+	}
+}

@@ -363,7 +363,7 @@ func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*
 	var last []byte
 	var head uint64
 	err := h.store.View(ctx, func(t *merge.Tables) error {
-		b.Messages, head = nil, t.Sequence()
+		head = t.Sequence()
 		only := newFilter(t, p)
 		page, err := t.CopyTable(f.copying, f.copyKey, most, func(table string, key, sealed []byte) (bool, error) {
 			v, err := only.of(table, key, sealed)
@@ -373,13 +373,16 @@ func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*
 			return err
 		}
 		last = page.Last
+		b.Messages = make([]Message, 0, len(page.Entries)+1) // and a Mark
 		for _, e := range page.Entries {
 			m := Entry{Table: f.copying, Key: e.Key, Value: e.Value}
-			r, err := h.signed(f.copying, e.Key, e.Value)
+			signs, err := needsMAC(f.copying, e.Key, e.Value)
 			if err != nil {
 				return err
 			}
-			m.MAC = r.MAC
+			if signs {
+				m.MAC = macOf(h.secret, record.Copy{Domain: h.store.DomainID(), Table: f.copying, Key: e.Key, Sealed: e.Value})
+			}
 			b.Messages = append(b.Messages, m)
 		}
 		return nil

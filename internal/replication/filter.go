@@ -181,6 +181,9 @@ func needsMAC(table string, key, sealed []byte) (bool, error) {
 		u, err := record.Unseal(table, key, sealed, record.DecodeUser)
 		return err == nil && (wasDisabled(u.Flag) || len(u.Groups) > 1), err
 	case record.TableKeys:
+		if message, err := record.Open(table, key, sealed); err != nil || record.IsFreshKey(message) {
+			return false, err
+		}
 		k, err := record.Unseal(table, key, sealed, record.DecodeKey)
 		return err == nil && (wasDisabled(k.Flag) || len(k.Groups) > 1 || hasEnded(k.Verifiers)), err
 	case record.TableGroups:

@@ -99,7 +99,7 @@ func ReadMessage(r frame.Source) (Message, error) {
 
 // encode returns the kind of a message, and its fields.
 func encode(m Message) []byte {
-	var w record.Message
+	w := append(make(record.Message, 0, roomFor(m)), m.kind())
 	switch m := m.(type) {
 	case Welcome:
 		w.Number(1, m.Format)
@@ -115,30 +115,38 @@ func encode(m Message) []byte {
 		w.Bytes(3, m.Value)
 		w.Bytes(4, m.MAC)
 	case Record:
-		w = encodeSigned(m)
+		w = append(w, encodeSigned(m)...)
 	case Forget:
 		w.Number(1, number(m.Table))
 		w.Bytes(2, m.Key)
 	case Replace:
 		if len(m.Copy.Sealed) > 0 {
-			w = encodeSigned(Record(m))
+			w = append(w, encodeSigned(Record(m))...)
 		} else {
 			w.Number(3, number(m.Copy.Table))
 			w.Bytes(4, m.Copy.Key)
 		}
 	case Mark:
-		w = encodeCursor(m.At)
+		w = append(w, encodeCursor(m.At)...)
 	case Secrets:
 		w.Bytes(1, m.Export)
 	case NewPolicy:
-		w = encodePolicy(m.Policy)
+		w = append(w, encodePolicy(m.Policy)...)
 	case Beat:
 		w.Number(1, milliseconds(m.Time))
 		w.Number(2, m.Resets)
 	case NextPin:
 		w.Bytes(1, m.Pin)
 	}
-	return append([]byte{m.kind()}, w...)
+	return w
+}
+
+// roomFor returns how many bytes encode makes room for. A first copy has millions of entries.
+func roomFor(m Message) int {
+	if e, ok := m.(Entry); ok {
+		return 16 + len(e.Key) + len(e.Value) + len(e.MAC)
+	}
+	return 64
 }
 
 // decode reads what encode has returned. It returns no message if the kind is unknown and can be
