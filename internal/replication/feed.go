@@ -23,6 +23,9 @@ type Feed struct {
 	// Cloned says that a stream of another device with the edge's credential was ended for this
 	// one. Then the edge has to get a [Cloned].
 	Cloned bool
+	// Told is set by a user of the feed who is told of each commit. Then Next does not look whether
+	// there are later commits than those of a batch that feeds share.
+	Told bool
 
 	hub  *Hub
 	done chan struct{}
@@ -46,7 +49,7 @@ type Feed struct {
 type Batch struct {
 	Messages []Message
 	// More says that there is more already. Otherwise the feed has returned everything up to the
-	// commit At, and there is nothing until a later one.
+	// commit At, and unless the feed is Told, there is nothing until a later one.
 	More bool
 	At   uint64
 	// End says that the stream ends with the batch. The edge asks for another one.
@@ -214,7 +217,7 @@ func (f *Feed) Next(ctx context.Context, most int) (*Batch, error) {
 	case f.copying != "":
 		return f.copy(ctx, p, groupsAt, most)
 	}
-	r, more, err := h.changes(ctx, part{p.set(), groupsAt, f.at, most}, p)
+	r, more, err := h.changes(ctx, part{p.set(), groupsAt, f.at, most}, p, f.Told)
 	if err != nil {
 		return nil, err
 	}
@@ -419,6 +422,7 @@ type result struct {
 	messages []Message
 	bytes    encoded
 	at       merge.Position
+	more     bool // there was more when it was read
 	mark     Cursor
 	tags     []byte
 	export   []byte
@@ -437,8 +441,8 @@ const keptBatches = 64
 
 // changes returns what comes behind a position, and reports whether there is more behind that. The
 // changes of a commit are read, filtered and put into messages once for all feeds that have the
-// same groups.
-func (h *Hub) changes(ctx context.Context, of part, p Policy) (r *result, more bool, err error) {
+// same groups. If the feed is told of commits, a result that is there costs no transaction.
+func (h *Hub) changes(ctx context.Context, of part, p Policy, told bool) (r *result, more bool, err error) {
 	var head uint64
 	if r = h.shared(of); r == nil {
 		h.batches.building.Lock()
@@ -446,6 +450,9 @@ func (h *Hub) changes(ctx context.Context, of part, p Policy) (r *result, more b
 		if r = h.shared(of); r == nil {
 			return h.build(ctx, of, p)
 		}
+	}
+	if told {
+		return r, r.more, nil
 	}
 	// There may be commits that nobody has read.
 	err = h.store.View(ctx, func(t *merge.Tables) error { head = t.Sequence(); return nil })
@@ -466,16 +473,16 @@ func (h *Hub) build(ctx context.Context, of part, p Policy) (r *result, more boo
 	if err != nil {
 		return nil, false, err
 	}
-	more = r.at != merge.Position{Sequence: head}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	r.more = r.at != merge.Position{Sequence: head}
 	h.resets = resets
 	r.mark = h.cursor(r.at, of.groupsAt)
 	if len(r.messages) > 0 {
 		r.messages = append(r.messages, Mark{r.mark})
 	}
 	if r.at == of.after {
-		return r, more, nil // there will be something behind it
+		return r, r.more, nil // there will be something behind it
 	}
 	if h.batches.results == nil {
 		h.batches.results = map[part]*result{}
@@ -485,7 +492,7 @@ func (h *Hub) build(ctx context.Context, of part, p Policy) (r *result, more boo
 		delete(h.batches.results, h.batches.order[0])
 		h.batches.order = slices.Delete(h.batches.order, 0, 1)
 	}
-	return r, more, nil
+	return r, r.more, nil
 }
 
 func (h *Hub) shared(of part) *result {

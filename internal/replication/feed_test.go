@@ -330,6 +330,24 @@ func TestASharedBatchHidesNoLaterCommit(t *testing.T) {
 	slow.wantLike(usersAt(first), usersAt(second))
 }
 
+func TestAFeedThatIsToldOfCommitsGetsThemAll(t *testing.T) {
+	w := newWorld(t, replication.HubOptions{})
+	quick, slow := w.join(replication.PushNothing, "north"), w.join(replication.PushNothing, "north")
+	for _, e := range []*till{quick, slow, quick, slow} {
+		e.sync()
+	}
+	quick.feed.Told, slow.feed.Told = true, true
+	first := w.user("ada", "north")
+	made := quick.next(2000).At
+	second := w.user("bob", "north")
+	if b := slow.next(2000); b.More || b.At != made {
+		t.Errorf("the feed looks for later commits: %v, %d", b.More, b.At)
+	}
+	slow.wantLike(usersAt(first))
+	slow.drain()
+	slow.wantLike(usersAt(first), usersAt(second))
+}
+
 func TestAnEdgeWhoseGroupsChangeCompares(t *testing.T) {
 	w := newWorld(t, replication.HubOptions{})
 	ada, eve := w.user("ada", "north"), w.user("eve", "south")
