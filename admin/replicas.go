@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -93,7 +94,7 @@ func (c *call) listReplicas() error {
 	}
 	place, err := base64.RawURLEncoding.DecodeString(w.cursor)
 	end := len(place) - len(uuid.Nil) - 1 // where the name ends
-	if err != nil || w.cursor != "" && (end < 0 || place[end] != 0) {
+	if err != nil || w.cursor != "" && (end < 0 || place[end] != 0 || !utf8.Valid(place[:end])) {
 		return errBadCursor
 	}
 	edges, err := edgesOf(c.r.Context(), hub)
