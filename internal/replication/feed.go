@@ -351,12 +351,17 @@ func (h *Hub) record(f *filter, table string, key, sealed []byte) (*Record, erro
 
 // signed returns a record with its MAC, if the hub signs it.
 func (h *Hub) signed(table string, key, sealed []byte) (*Record, error) {
-	r := &Record{Copy: record.Copy{Domain: h.store.DomainID(), Table: table, Key: key, Sealed: sealed}}
-	signs, err := needsMAC(table, key, sealed)
-	if signs {
-		r.MAC = macOf(h.secret, r.Copy)
+	c := record.Copy{Domain: h.store.DomainID(), Table: table, Key: key, Sealed: sealed}
+	mac, err := h.mac(c)
+	return &Record{Copy: c, MAC: mac}, err
+}
+
+// mac returns the MAC of a record, or nil if the hub does not sign it.
+func (h *Hub) mac(c record.Copy) ([]byte, error) {
+	if signs, err := needsMAC(c.Table, c.Key, c.Sealed); err != nil || !signs {
+		return nil, err
 	}
-	return r, err
+	return macOf(h.secret, c), nil
 }
 
 // copy returns the next part of a first copy.
@@ -378,15 +383,11 @@ func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*
 		last = page.Last
 		b.Messages = make([]Message, 0, len(page.Entries)+1) // and a Mark
 		for _, e := range page.Entries {
-			m := Entry{Table: f.copying, Key: e.Key, Value: e.Value}
-			signs, err := needsMAC(f.copying, e.Key, e.Value)
+			mac, err := h.mac(record.Copy{Domain: h.store.DomainID(), Table: f.copying, Key: e.Key, Sealed: e.Value})
 			if err != nil {
 				return err
 			}
-			if signs {
-				m.MAC = macOf(h.secret, record.Copy{Domain: h.store.DomainID(), Table: f.copying, Key: e.Key, Sealed: e.Value})
-			}
-			b.Messages = append(b.Messages, m)
+			b.Messages = append(b.Messages, Entry{Table: f.copying, Key: e.Key, Value: e.Value, MAC: mac})
 		}
 		return nil
 	})
