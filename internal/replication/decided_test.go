@@ -150,9 +150,7 @@ func testCopyOfLostEra(t *testing.T, anew bool) {
 	c := newCenter(t, withPush(PushNothing))
 	populate(t, c, nil)
 	d := openDevice(t, c.Store)
-	feed, err := c.Hello(t.Context(), edgeID, d.Hello(), now)
-	must(t, err)
-	d.receive(feed.Welcome)
+	feed := d.hello(c)
 	restored := c.backup()
 	addUser(t, c.Store, "ada", "north") // which the copy has, although it began before
 	for len(d.lists(record.TableUsers)) == 0 {
@@ -163,11 +161,10 @@ func testCopyOfLostEra(t *testing.T, anew bool) {
 	}
 	if anew {
 		must(t, d.Store.DisableUser(t.Context(), userID(t, c.Store, "user0")))
-		for err == nil {
-			var b *Batch
-			b, err = feed.Next(t.Context(), 1<<20)
+		for refused := false; !refused; {
+			b, err := feed.Next(t.Context(), 1<<20)
 			must(t, err)
-			err = d.Receive(t.Context(), b.Messages, now)
+			refused = d.Receive(t.Context(), b.Messages, now) != nil
 		}
 	}
 	feed.Close()

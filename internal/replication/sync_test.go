@@ -69,6 +69,15 @@ func carried(t testing.TB, messages []Message) (all []Message) {
 	return all
 }
 
+// hello begins a feed, and takes its Welcome.
+func (d *device) hello(c *center) *Feed {
+	d.t.Helper()
+	feed, err := c.Hello(d.t.Context(), edgeID, d.Hello(), now)
+	must(d.t, err)
+	d.receive(feed.Welcome)
+	return feed
+}
+
 // sync brings hub and edge to agree. It ends with the first error of the edge.
 func (d *device) sync(c *center) error {
 	for range 20 {
@@ -488,10 +497,8 @@ func TestAComparisonEndsWhereTheHubStood(t *testing.T) {
 	d := openDevice(t, c.Store)
 	d.mustSync(c)
 	must(t, c.SetPolicy(t.Context(), edgeID, []string{"north"}, PushAll))
-	feed, err := c.Hello(t.Context(), edgeID, d.Hello(), now)
-	must(t, err)
+	feed := d.hello(c)
 	defer feed.Close()
-	d.receive(feed.Welcome)
 	must(t, d.compareWith(c))
 	s, err := d.Status(t.Context())
 	must(t, err)
@@ -507,9 +514,7 @@ func TestARestoredHubGetsARevocationThatAFirstCopyBrought(t *testing.T) {
 			c := newCenter(t, withPush(PushNothing))
 			populate(t, c, nil)
 			d := openDevice(t, c.Store)
-			feed, err := c.Hello(t.Context(), edgeID, d.Hello(), now)
-			must(t, err)
-			d.receive(feed.Welcome)
+			feed := d.hello(c)
 			user := userID(t, c.Store, "user0")
 			addUser(t, c.Store, "user5", "")
 			backup := c.backup()
@@ -548,9 +553,7 @@ func TestTheKeysOfAUserWhoLeavesDuringAFirstCopyAreForgotten(t *testing.T) {
 			lost, _ := addKey(t, c.Store, ada, "phone")
 			addKey(t, c.Store, ada, "laptop")
 			d := openDevice(t, c.Store)
-			feed, err := c.Hello(t.Context(), edgeID, d.Hello(), now)
-			must(t, err)
-			d.receive(feed.Welcome)
+			feed := d.hello(c)
 			for copying := ""; copying != record.TableIdentities; { // the names come later
 				b, err := feed.Next(t.Context(), 1000)
 				must(t, err)
