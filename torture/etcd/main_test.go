@@ -1,0 +1,29 @@
+package etcd_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+)
+
+// TestMain runs the tests, or a node that they start as a separate process.
+func TestMain(m *testing.M) {
+	if settings := os.Getenv(nodeVariable); settings != "" {
+		if err := runNode(settings); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
+// must ends the test for any error.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
