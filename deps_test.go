@@ -148,7 +148,7 @@ type source struct {
 // comes first.
 func parsePackages(t *testing.T) (all []source) {
 	t.Helper()
-	for _, dir := range []string{".", "appservices", "appservices/appservicestest", "enginetest", "audit", "httpauth", "keyimport", "latchkeytest", "outbox", "tokenscan"} {
+	for _, dir := range []string{".", "appservices", "appservices/appservicestest", "enginetest", "audit", "httpauth", "keyimport", "latchkeytest", "migrate", "outbox", "tokenscan"} {
 		all = append(all, parsePackage(t, dir))
 	}
 	return all

@@ -1,6 +1,7 @@
 package latchkey
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -12,8 +13,9 @@ import (
 
 // Keys of the table meta.
 var (
-	metaTags    = []byte(record.MetaTags)
-	metaReplica = []byte(record.MetaReplica)
+	metaTags      = []byte(record.MetaTags)
+	metaReplica   = []byte(record.MetaReplica)
+	metaMigration = []byte(record.MetaMigration)
 )
 
 // openDomain returns the domain of the store in e, and begins a new store if e is empty.
@@ -51,8 +53,12 @@ func loadDomain(etx EngineTx) (*record.Meta, error) {
 }
 
 // wantEmpty returns ErrCorrupt if an engine without a record of the format has any other entry.
-// Then the engine is not new, but has a store whose format is lost.
+// Then the engine is not new, but has a store whose format is lost. It returns ErrUnfinished if the
+// format is still to come.
 func wantEmpty(etx EngineTx) error {
+	if mark, err := etx.Get(tableMeta, metaMigration); err != nil || mark != nil {
+		return cmp.Or(err, ErrUnfinished)
+	}
 	for _, table := range allTables {
 		for _, err := range etx.Scan(table, nil, nil) {
 			if err != nil {

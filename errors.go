@@ -161,6 +161,9 @@ var (
 	// mends indexes and counts. For all other damage, [Restore] a backup, or
 	// [Salvage] the records that are left.
 	ErrCorrupt = boltengine.ErrCorrupt
+	// ErrUnfinished means that the copying of a store to this place was cut short, so that there is
+	// no store yet. Copy again, with package migrate or the command latchkey migrate.
+	ErrUnfinished = errors.New("the copying of a store to this place has not ended")
 	// ErrNewerFormat means that a later version of this package wrote the file, and that this
 	// version cannot read it. Nothing was changed. Upgrade the program.
 	ErrNewerFormat = errors.New("store has a later format")

@@ -30,7 +30,7 @@ const (
 
 var (
 	trackedTables = record.TrackedTables()
-	allTables     = append([]string{tableMeta, tableIdentities, tableNames, tableMembers, tableHandles, tableHashes, tableLastUse, tableLater, tableReplica, tableData}, trackedTables...)
+	allTables     = record.Tables()
 )
 
 // openRecord returns the message of a record.

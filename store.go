@@ -79,11 +79,11 @@ type Store struct {
 // [ErrNewerFormat] if a later version wrote the file; [ErrNotStore] if the file never was a store;
 // [ErrCorrupt] if the file is damaged; [ErrFileGone] if the file is missing and its safety copy
 // exists; [ErrReadOnly] if [Options].ReadOnly is set and the making of the store was interrupted;
-// [ErrInvalidOptions]; or the operating system's error, such as [fs.ErrNotExist] if the directory
-// is missing, or if the file is missing and [Options] has ReadOnly or MustExist. An opening that
-// fails with one of these does not change the store, although on Windows the file can become
-// longer, up to the size of its map. [ErrCommitUnknown] means that a new store may not have reached
-// the disk.
+// [ErrUnfinished]; [ErrInvalidOptions]; or the operating system's error, such as [fs.ErrNotExist]
+// if the directory is missing, or if the file is missing and [Options] has ReadOnly or MustExist.
+// An opening that fails with one of these does not change the store, although on Windows the file
+// can become longer, up to the size of its map. [ErrCommitUnknown] means that a new store may not
+// have reached the disk.
 func Open(path string, opts *Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, wrapf(err, "open %s", path)
@@ -138,8 +138,9 @@ func openFileEngine(path string, opts *Options) (e boltEngine, err error) {
 // domain of its own. On success the store owns e and closes it. OpenWith uses all of opts but
 // LockTimeout, FileCheckEvery, SafetyCopyEvery and RecoverFromSafetyCopy, which are about files.
 //
-// It returns [ErrInvalidOptions]; [ErrNewerFormat]; [ErrCorrupt]; if e is empty, [ErrReadOnly] with
-// [Options].ReadOnly, and [fs.ErrNotExist] with [Options].MustExist; or an error of e.
+// It returns [ErrInvalidOptions]; [ErrNewerFormat]; [ErrCorrupt]; [ErrUnfinished]; if e is empty,
+// [ErrReadOnly] with [Options].ReadOnly, and [fs.ErrNotExist] with [Options].MustExist; or an error
+// of e.
 func OpenWith(e Engine, opts *Options) (*Store, error) {
 	s, err := newStore(e, opts)
 	return s, wrapf(err, "open store")

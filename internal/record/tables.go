@@ -11,7 +11,7 @@ const (
 	TableDeadUsers = "deadusers" // user ID → UserTombstone
 	TableDeadKeys  = "deadkeys"  // key ID → KeyTombstone
 
-	TableMeta       = "meta"       // "format", "domain", "tags", "replica", "clock" → a record each
+	TableMeta       = "meta"       // a key of the list below → a record
 	TableIdentities = "identities" // provider 0 subject → user ID
 	TableNames      = "names"      // owner, name, 0, key ID → an empty value
 	TableMembers    = "members"    // group, 0, ID of a user or server key → an empty value
@@ -28,11 +28,19 @@ func TrackedTables() []string {
 	return []string{TableUsers, TableKeys, TableGroups, TableDeadUsers, TableDeadKeys}
 }
 
+// Tables returns all tables.
+func Tables() []string {
+	return append([]string{
+		TableMeta, TableIdentities, TableNames, TableMembers, TableHandles, TableHashes, TableLastUse, TableLater, TableReplica, TableData,
+	}, TrackedTables()...)
+}
+
 // The keys of the table meta.
 const (
-	MetaFormat  = "format"
-	MetaDomain  = "domain"
-	MetaTags    = "tags"
-	MetaReplica = "replica"
-	MetaClock   = "clock"
+	MetaFormat    = "format"
+	MetaDomain    = "domain"
+	MetaTags      = "tags"
+	MetaReplica   = "replica"
+	MetaClock     = "clock"
+	MetaMigration = "migration" // while a store is being copied here, and is none yet
 )
