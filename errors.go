@@ -180,6 +180,15 @@ var (
 	// otherwise it would have made writers wait. The store was not changed. Start the operation
 	// again.
 	ErrInterrupted = boltengine.ErrInterrupted
+	// ErrUnavailable means that the store's data are on other machines, and that they cannot be
+	// reached now. Nothing was changed. Try again in a moment. See that this machine reaches the
+	// servers of the engine, and that most of these servers run.
+	ErrUnavailable = errors.New("the store cannot reach its data")
+	// ErrNoSpace means that the engine is full, and that nothing was changed. Only calls that
+	// delete something succeed: [Store.DeleteKey] and [Store.DeleteUser]. Delete what is not
+	// needed, or compact the engine or enlarge its quota. A file on a full disk does not return
+	// ErrNoSpace, but the error of the operating system.
+	ErrNoSpace = errors.New("the engine has no space left: delete keys or users, or compact the engine")
 	// ErrTransactionTooLarge means that the engine bounds its transactions, and that a transaction
 	// has made more changes than the engine takes. Nothing was changed. Make the changes in several
 	// transactions.

@@ -149,6 +149,8 @@ var kinds = []kind{
 	{err: latchkey.ErrStale, status: http.StatusServiceUnavailable, name: "stale", retry: "30"},
 	{err: latchkey.ErrBusy, status: http.StatusServiceUnavailable, name: "busy", retry: "1"},
 	{err: latchkey.ErrInterrupted, status: http.StatusServiceUnavailable, name: "interrupted", retry: "1"},
+	{err: latchkey.ErrUnavailable, status: http.StatusServiceUnavailable, name: "unavailable", retry: "5"},
+	{err: latchkey.ErrNoSpace, status: http.StatusInsufficientStorage, name: "no-space"},
 	{err: latchkey.ErrClosed, status: http.StatusServiceUnavailable, name: "closed", retry: "5"},
 	// ErrCommitUnknown comes first, because it alone leaves open whether the change happened.
 	{err: latchkey.ErrCommitUnknown, status: http.StatusInternalServerError, name: "commit-unknown"},

@@ -77,6 +77,8 @@ var (
 	errBodyEncoded = &refusal{status: http.StatusUnsupportedMediaType, code: "BadRequest", text: "the body must not be compressed"}
 	errBodyLost    = &refusal{status: http.StatusBadRequest, code: "BadRequest", text: "the body could not be read"}
 	errInternal    = &refusal{status: http.StatusInternalServerError, code: "InternalServerError", text: "internal server error"}
+	errUnavailable = &refusal{status: http.StatusServiceUnavailable, text: "the store cannot be reached: try again in a moment", after: 5 * time.Second}
+	errNoSpace     = &refusal{status: http.StatusInsufficientStorage, text: "the store has no space left"}
 	errBusy        = &refusal{status: http.StatusServiceUnavailable, text: "too busy: try again in a moment", after: time.Second}
 	errClosing     = &refusal{status: http.StatusServiceUnavailable, text: "the server is closing", after: time.Second}
 	errTooManyApps = &refusal{status: http.StatusServiceUnavailable, text: "too many apps"}
@@ -266,6 +268,8 @@ var storeErrors = []struct{ err, reply error }{
 	{latchkey.ErrInvalidIdentity, errIdentity},
 	{latchkey.ErrTooManyIdentities, errTooManyLinks},
 	{latchkey.ErrBusy, errBusy},
+	{latchkey.ErrUnavailable, errUnavailable},
+	{latchkey.ErrNoSpace, errNoSpace},
 	{latchkey.ErrClosed, errClosing},
 	{context.DeadlineExceeded, errBusy},
 	{context.Canceled, errClosing}, // the client has left and will not read the reply

@@ -27,7 +27,9 @@ var findings = []struct {
 	{"recovered", latchkey.ErrRecovered},
 	{"rotation_not_durable", latchkey.ErrRotationNotDurable},
 	{"safety_copy_failed", latchkey.ErrSafetyCopyFailed},
+	{"no_space", latchkey.ErrNoSpace},
 	{"sync_failed", latchkey.ErrSyncFailed},
+	{"unavailable", latchkey.ErrUnavailable},
 	{other, nil},
 }
 

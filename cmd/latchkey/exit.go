@@ -137,6 +137,8 @@ var outcomes = []struct {
 	{latchkey.ErrReadOnly, exitDamaged, "latchkey init was interrupted; delete the file, and run latchkey init again"},
 	{latchkey.ErrInterrupted, exitFailed, "repeat the command"},
 	{latchkey.ErrClockBehind, exitFailed, "set the clock before you repeat the command"},
+	{latchkey.ErrUnavailable, exitFailed, "see that this machine reaches the servers of the store, and that most of them run"},
+	{latchkey.ErrNoSpace, exitFailed, "delete keys or users that are not needed, which works all the same, or compact the servers and enlarge their quota"},
 	{latchkey.ErrSyncFailed, exitFailed, "check the disk before you repeat the command"},
 
 	{errOutput, exitFailed, "the output is incomplete; what the command changed stays changed"},
