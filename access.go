@@ -29,7 +29,7 @@ func init() {
 		r := record.Replica{ID: s.random.UUID(), Shared: true}
 		err := s.Update(ctx, func(tx *Tx) error { return tx.putRecord(tableMeta, []byte(record.MetaReplica), r.Encode()) })
 		if err == nil {
-			s.domain.Replica = r
+			s.replica.Store(&r)
 		}
 		return err
 	}

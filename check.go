@@ -210,6 +210,9 @@ func (tx *Tx) inspectDomain() (findings []error) {
 		findings = append(findings, errNoFormat)
 	default:
 		now.Tags, _ = now.Tags.Take(d.Tags) // the tag secrets may have changed since
+		if now.Replica = *tx.store.replica.Load(); tx.store.follower != nil {
+			now.Replica = d.Replica // which another process may have just changed
+		}
 		now.Replica.Shared = now.Replica.Shared || d.Replica.Shared
 		if !maps.EqualFunc(d.Records(), now.Records(), bytes.Equal) {
 			findings = append(findings, fmt.Errorf("%w: the domain is not the one that the store was opened with", ErrCorrupt))

@@ -43,8 +43,8 @@ func reopenWithTags(t *testing.T, s *Store, tags record.TagSecrets) *Store {
 func TestAStoreThatIsMadeInADomainKnowsThatAnotherStoreCanHaveItsKeys(t *testing.T) {
 	s := open(t, nil)
 	other := open(t, &Options{Domain: s.DomainSecrets()})
-	if s.domain.Replica.Shared || !other.domain.Replica.Shared {
-		t.Errorf("shared: %v and %v", s.domain.Replica.Shared, other.domain.Replica.Shared)
+	if a, b := s.replica.Load().Shared, other.replica.Load().Shared; a || !b {
+		t.Errorf("shared: %v and %v", a, b)
 	}
 	// So the token that a rotation ends does not come back from the other store.
 	key, _ := addServerKey(t, other, "doorbell")

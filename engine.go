@@ -21,9 +21,12 @@ import (
 // random numbers are as durable as the entries.
 //
 // An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker],
-// [EngineLongViewer], [EngineHealther], [EngineBounder] and [CommitCounter], and its transactions
-// may implement [DamageSkipper] and [EngineRepairer]. The store uses the ones that it finds. An
-// engine that wraps another one passes them on.
+// [EngineLongViewer], [EngineHealther], [EngineBounder], [EngineWatcher] and [CommitCounter], and
+// its transactions may implement [DamageSkipper] and [EngineRepairer]. The store uses the ones that
+// it finds. An engine that wraps another one passes them on.
+//
+// An engine whose data are somewhere else can be cut off from them. Then its methods return
+// [ErrUnavailable]. An engine that is full refuses to write with [ErrNoSpace].
 type Engine interface {
 	// View runs fn in a read transaction, and returns fn's error as it is. If ctx ends before fn
 	// begins, View returns ctx's error. The transaction sees one state of the whole engine, with
@@ -161,6 +164,24 @@ type EngineBounder interface {
 	// as long as their keys and values have no more than 1 MiB together. It is at least 100. A
 	// transaction that makes more can fail with [ErrTransactionTooLarge].
 	MaxWrites() int
+}
+
+// An EngineWatcher is an [Engine] whose data other processes can read and change at the same time,
+// through engines of their own. A transaction also sees every Update of another process that
+// returned before the transaction began.
+type EngineWatcher interface {
+	// Watch makes the engine call changed for the commits of all processes, its own included, that
+	// are later than the call of Watch. changed gets all entries that a commit has put or deleted,
+	// of all tables, or those of several commits at once. nil means that anything may have changed,
+	// for example after a time in which the engine heard nothing. Sequence need not be set. The
+	// calls come one after another, and may go on until Close has returned. changed waits for
+	// nothing. Watch is called at most once, before the first transaction.
+	Watch(changed func(changes []TrackedChange))
+
+	// Fresh reports whether changed has returned for everything that was committed longer ago than
+	// a bound, which the engine documents. The store believes what it remembers only while Fresh
+	// reports true, and asks at each login. So Fresh takes no lock, and waits for nothing.
+	Fresh() bool
 }
 
 // An EngineRepairer is an [EngineTx] that can make the numbering of its engine again.

@@ -109,7 +109,7 @@ func (s *Store) learnHandles(ctx context.Context) error {
 
 // loginForeign is login for a string that is not in the form of the store's own tokens. Answers to
 // foreign tokens are in the cache under the IDs of their keys, as other answers are.
-func (s *Store) loginForeign(ctx context.Context, token string, from netip.Addr) (Principal, error) {
+func (s *Store) loginForeign(ctx context.Context, token string, from netip.Addr, believed bool) (Principal, error) {
 	known := false
 	var handles []ForeignHandle
 	if !s.foreign.IsEmpty() {
@@ -122,14 +122,17 @@ func (s *Store) loginForeign(ctx context.Context, token string, from netip.Addr)
 		}
 		known = true
 		secret := foreign.Secret(token)
+		var proven *storedVerifier
 		if id, found := s.foreign.Key(handle); found {
 			t := tokenform.Untagged(id, secret)
-			if e := s.cache.Get(&t); e != nil && !e.Answer.hasEnded(s.clock) {
+			e := s.cache.Get(&t)
+			if e != nil && believed && !e.Answer.hasEnded(s.clock) {
 				return s.answerCached(e, from)
 			}
+			proven = provenBy(e)
 		}
 		s.counters.Add(statMisses, 1)
-		who, err := s.loginCold(ctx, &presented{secret: secret, handle: handle, token: token}, from)
+		who, err := s.loginCold(ctx, &presented{secret: secret, handle: handle, token: token, proven: proven}, from)
 		if !errors.Is(err, ErrInvalidToken) {
 			return who, err
 		}

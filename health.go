@@ -65,7 +65,7 @@ func (s *Store) Health(ctx context.Context) error {
 
 // identityFinding returns a finding if there are users without an identity.
 func (s *Store) identityFinding(ctx context.Context) error {
-	if !s.shared.Load() {
+	if !s.replica.Load().Shared {
 		return nil
 	}
 	short, cancel := context.WithTimeout(ctx, time.Second)

@@ -262,7 +262,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 		return Key{}, err
 	}
 	k := &record.Key{ID: m.ID, Owner: owner, Created: m.Created, Foreign: m.FromElsewhere() || m.Outside}
-	at := k.Next(tx.store.domain.Replica.ID)
+	at := k.Next(tx.store.ReplicaID())
 	k.Verifiers = k.Verifiers.Add(m.Verifier)
 	if m.IsForeign() {
 		if err := tx.insertHandle(m.Verifier.Handle, k.ID); err != nil {

@@ -91,11 +91,12 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 	if r := s.refused.Load(); r != nil {
 		return Principal{}, r.err
 	}
+	known := s.follower == nil || s.follower.Known() // before anything that is remembered
 	tokens := s.tokens.Load()
 	var t tokenform.Token
 	if !tokens.Parse(token, &t) {
 		if s.foreign != nil {
-			return s.loginForeign(ctx, token, from)
+			return s.loginForeign(ctx, token, from, known)
 		}
 		s.counters.Add(statMalformed, 1)
 		return Principal{}, ErrInvalidToken
@@ -106,7 +107,8 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 			return Principal{}, err
 		}
 	}
-	if e := s.cache.Get(&t); e != nil && !e.Answer.hasEnded(s.clock) {
+	e := s.cache.Get(&t)
+	if e != nil && known && !e.Answer.hasEnded(s.clock) {
 		return s.answerCached(e, from)
 	}
 	s.counters.Add(statMisses, 1)
@@ -115,7 +117,7 @@ func (s *Store) login(ctx context.Context, token string, from netip.Addr) (Princ
 		s.counters.Add(statUnknown, 1)
 		return Principal{}, ErrInvalidToken
 	}
-	return s.loginCold(ctx, &presented{key: id, secret: secret}, from)
+	return s.loginCold(ctx, &presented{key: id, secret: secret, proven: provenBy(e)}, from)
 }
 
 // Inspect returns what [Store.LoginFrom] would return for a token, and leaves no trace. It is for a
@@ -158,16 +160,27 @@ func (s *Store) answerCached(e *cache.Entry[answer], from netip.Addr) (Principal
 type presented struct {
 	key    uuid.UUID
 	secret [tokenform.SecretSize]byte
-	handle record.Handle // zero if the token is not foreign
-	token  string        // a foreign token
+	handle record.Handle   // zero if the token is not foreign
+	token  string          // a foreign token
+	proven *storedVerifier // what the token was made from, if the cache knows; else nil
 
 	noTrace bool // the login is an Inspect
+}
+
+// provenBy returns the verifier that an entry has proven, or nil. Even where the answer in an entry
+// cannot be believed, its proof can, so that a login without the cache takes no hash again.
+func provenBy(e *cache.Entry[answer]) *storedVerifier {
+	if e == nil || e.Answer.phc == "" {
+		return nil
+	}
+	return &storedVerifier{key: e.Answer.principal.KeyID, id: e.Answer.verifier, phc: e.Answer.phc}
 }
 
 // answer is what the store tells a caller that has proven the secret of a key.
 type answer struct {
 	principal Principal
 	verifier  record.VerifierID // of the token
+	phc       string            // of the verifier; empty unless other processes can write
 
 	disabled  error // the refusal if the key is disabled; else nil
 	expires   int64 // Unix seconds; 0 means never
@@ -212,7 +225,10 @@ func (a *answer) refusal(clock *storeClock, from netip.Addr) error {
 // remembered.
 func (s *Store) loginCold(ctx context.Context, p *presented, from netip.Addr) (Principal, error) {
 	for {
-		v, err := s.proveStored(ctx, p)
+		v, err := p.proven, error(nil)
+		if p.proven = nil; v == nil {
+			v, err = s.proveStored(ctx, p)
+		}
 		if err != nil {
 			return Principal{}, wrapf(err, "login")
 		}
@@ -222,7 +238,7 @@ func (s *Store) loginCold(ctx context.Context, p *presented, from netip.Addr) (P
 			}
 			return Principal{}, ErrInvalidToken
 		}
-		mark := s.cache.Mark(v.key)
+		mark := s.cache.Mark()
 		a, err := s.lookUp(ctx, v)
 		if err == nil && a != nil && p.noTrace {
 			return orZero(a.principal, a.refusal(s.clock, from))
@@ -230,7 +246,7 @@ func (s *Store) loginCold(ctx context.Context, p *presented, from netip.Addr) (P
 		remembered := a
 		if err == nil && a != nil && a.replaced != nil && a.refusal(s.clock, from) == nil {
 			if a, err = s.endReplaced(ctx, v, a.replaced, from); err == nil {
-				mark = s.cache.Mark(v.key) // the end was a change of the key
+				mark = s.cache.Mark() // the end was a change of the key
 				remembered, _ = s.lookUp(context.WithoutCancel(ctx), v)
 			}
 		}
@@ -341,6 +357,9 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 		return nil, err
 	}
 	used, replaced := k.Verifiers.Used(v.id)
+	if err := tx.checkTagStill(used); err != nil {
+		return nil, err
+	}
 	a := &answer{principal: Principal{
 		KeyID: k.ID, KeyName: k.Name.Value, Owner: k.Owner, ServerKey: k.Owner == ServerOwner,
 		Scopes: NewScopes(k.Scopes.Value...), Expires: k.Expires.Value, metadata: packed.PackMetadata(k.Metadata.Value),
@@ -348,6 +367,9 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 	}, verifier: v.id, replaced: replaced}
 	if !used.End.IsZero() {
 		a.ends = used.End.Unix()
+	}
+	if tx.store.follower != nil {
+		a.phc = v.phc
 	}
 	if k.Flag.IsDisabled() {
 		a.disabled = loginError(k.ID, ErrKeyDisabled)

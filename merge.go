@@ -111,19 +111,23 @@ func (tx *Tx) tables() *merge.Tables {
 
 // share writes that the domain has several stores, unless it is known.
 func (s *Store) share(ctx context.Context) error {
-	if s.shared.Load() {
+	if s.replica.Load().Shared {
 		return s.canWait()
 	}
+	r := *s.replica.Load()
 	err := s.Update(ctx, func(tx *Tx) error {
-		if tx.isShared() {
+		now, err := record.ReadReplica(metaRecords(tx.etx))
+		if err == nil {
+			r = now
+		}
+		if err != nil || r.Shared {
 			return nil
 		}
-		r := s.domain.Replica
 		r.Shared = true
 		return tx.putRecord(tableMeta, []byte(record.MetaReplica), r.Encode())
 	})
 	if err == nil {
-		s.shared.Store(true)
+		s.replica.Store(&record.Replica{ID: r.ID, Shared: true})
 	}
 	return err
 }
@@ -140,7 +144,7 @@ func (tx *Tx) isShared() bool {
 
 // mergeLater merges the records that were of a later version when they came, and are not any more.
 func (s *Store) mergeLater(ctx context.Context) error {
-	if !s.shared.Load() || s.readOnly {
+	if !s.replica.Load().Shared || s.readOnly {
 		return nil
 	}
 	m := merge.Run{Domain: s.domain.ID, AtOnce: 1, Failed: isMergeFailure}

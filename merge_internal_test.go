@@ -376,7 +376,7 @@ func TestASetterSaysWhichValueOfAnotherReplicaItHasReplaced(t *testing.T) {
 				if by != before.stamp.Replica {
 					want = before.stamp.Counter
 				}
-				s.domain.Replica.ID = by
+				s.replica.Store(&record.Replica{ID: by, Shared: s.replica.Load().Shared})
 				must(t, f.set(s, u.ID, k.ID, i))
 				if got := f.get(storedKey(t, s, k.ID)); got.stamp.Replica != by || got.replaces != want {
 					t.Errorf("write %d replaces %d, want %d", i, got.replaces, want)

@@ -125,7 +125,7 @@ func (tx *Tx) changeUser(id uuid.UUID, change func(u *record.User, at record.Sta
 	if u, err = tx.liveUser(id); err != nil {
 		return nil, err
 	}
-	if changed, err := change(u, u.Next(tx.store.domain.Replica.ID)); err != nil || !changed {
+	if changed, err := change(u, u.Next(tx.store.ReplicaID())); err != nil || !changed {
 		return u, err
 	}
 	tx.forgetUser(id)
@@ -141,7 +141,7 @@ func (tx *Tx) changeKey(owner, id uuid.UUID, change func(k *record.Key, at recor
 	if err != nil {
 		return err
 	}
-	if changed, err := change(k, k.Next(tx.store.domain.Replica.ID)); err != nil || !changed {
+	if changed, err := change(k, k.Next(tx.store.ReplicaID())); err != nil || !changed {
 		return err
 	}
 	tx.forgetKey(id)

@@ -191,7 +191,7 @@ func TestTheLargestKeysOfIndexesAreWithinWhatEveryEngineServes(t *testing.T) {
 // share makes a store one of a domain with replicas.
 func share(t *testing.T, s *Store) *Store {
 	t.Helper()
-	r := s.domain.Replica
+	r := *s.replica.Load()
 	r.Shared = true
 	plant(t, s, tableMeta, metaReplica, record.Seal(tableMeta, metaReplica, r.Encode()))
 	return reopen(t, s, nil)

@@ -16,6 +16,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/counters"
 	"github.com/latchkeydb/latchkey/internal/flight"
+	"github.com/latchkeydb/latchkey/internal/follow"
 	"github.com/latchkeydb/latchkey/internal/inside"
 	"github.com/latchkeydb/latchkey/internal/random"
 	"github.com/latchkeydb/latchkey/internal/record"
@@ -38,7 +39,8 @@ type Store struct {
 	clock            *storeClock
 	onChange         func(tx *Tx, c Change) error // may be nil
 	gate             func() error                 // may be nil
-	shared           atomic.Bool                  // the domain has or had another store, for sure
+	replica          atomic.Pointer[record.Replica]
+	follower         *follow.Follower // nil unless other processes can write
 	random           *random.Source
 	cache            *cache.Cache[answer]
 	hasher           *hasher
@@ -179,6 +181,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		s.maxWrites = b.MaxWrites()
 	}
 	e.Track(trackedTables...)
+	s.beginToFollow(e)
 	d, err := openDomain(context.Background(), e, opts, s.random)
 	if err != nil {
 		return nil, err
@@ -190,7 +193,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		return nil, fmt.Errorf("%w: Domain is %s, but the store was made in the domain %s, which it keeps", ErrInvalidOptions, given.ID, d.ID)
 	}
 	s.domain = d
-	s.shared.Store(d.Replica.Shared)
+	s.replica.Store(&d.Replica)
 	s.tokens.Begin(d.Prefix, d.Tags)
 	if err := s.readClock(context.Background()); err != nil {
 		return nil, err
@@ -205,6 +208,9 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		s.lastUses.due = time.Now().Add(s.lastUses.every)
 	}
 	s.watchers.Go(func() { s.clock.Run(s.closing, s.writeLastUsesIfDue) })
+	if s.follower != nil {
+		s.watchers.Go(s.follow)
+	}
 	return s, nil
 }
 
@@ -322,7 +328,9 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 	// a stale entry would then let a revoked key log in.
 	defer func() {
 		s.cache.Release(done.stale)
-		s.tokens.Release(holds, s.readTagSecrets)
+		if s.tokens.Release(holds, s.readTagSecrets); holds > 0 && s.follower != nil {
+			s.follower.Poke()
+		}
 	}()
 
 	err := s.engine.Update(ctx, func(etx EngineTx) error {
@@ -515,7 +523,7 @@ func (s *Store) TokenPrefix() string { return s.domain.Prefix }
 // ReplicaID returns the ID of this store among the replicas of its domain. A store that [Salvage]
 // or [Restore] has made, or that was recovered from its safety copy, has a new ID, because it may
 // lack some of the last changes.
-func (s *Store) ReplicaID() uuid.UUID { return s.domain.Replica.ID }
+func (s *Store) ReplicaID() uuid.UUID { return s.replica.Load().ID }
 
 // Format keeps the secrets of the domain out of anything that prints a Store.
 func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, "latchkey.Store") }

@@ -107,7 +107,7 @@ func (tx *Tx) CreateUser(n UserSpec) (user User, err error) {
 		return User{}, err
 	}
 	u := record.User{ID: id, Created: tx.store.now()}
-	at := u.Next(tx.store.domain.Replica.ID)
+	at := u.Next(tx.store.ReplicaID())
 	u = u.SetIdentity(record.Identity{Provider: string(i.Provider), Subject: i.Subject, Stamp: at})
 	u.Metadata = registerOf(record.Metadata(maps.Clone(n.Metadata)), len(n.Metadata) == 0, at)
 	if _, err := tx.setGroup(&u.Groups, id, n.Group, at); err != nil {

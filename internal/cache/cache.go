@@ -42,6 +42,7 @@ type Cache[A any] struct {
 	hand           *Entry[A] // where SIEVE continues its search; nil means at the oldest
 	revoked        gate
 	aside          *lastuse.Set // of tokens that are not in the cache any more
+	counts         *counts      // nil unless CountHolders was called
 }
 
 // A Holder says which token an answer is for.
@@ -112,6 +113,11 @@ func (c *Cache[A]) bucket(key string) *atomic.Pointer[Entry[A]] {
 	return &c.buckets[tokenform.Word8(key[tokenform.KeyDigits-8:])*0x9e3779b97f4a7c15>>c.shift]
 }
 
+// CountHolders makes a Hold of users and groups cheap that have no entries. It is for a cache that
+// hears of the changes of other processes, which make users without telling whether they are new.
+// It must be called before the first Put.
+func (c *Cache[A]) CountHolders() { c.counts = newCounts() }
+
 // Get returns the entry of a genuine token, or nil. It takes no lock and allocates nothing.
 func (c *Cache[A]) Get(t *tokenform.Token) *Entry[A] {
 	if len(c.buckets) == 0 {
@@ -132,10 +138,10 @@ func (c *Cache[A]) Get(t *tokenform.Token) *Entry[A] {
 
 // Mark returns a number for Put. The caller takes it before it reads the state of the key, so that
 // Put can tell whether the state has changed since then.
-func (c *Cache[A]) Mark(id uuid.UUID) uint64 {
+func (c *Cache[A]) Mark() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.revoked.mark(id)
+	return c.revoked.drops
 }
 
 // Put remembers an entry, unless the key, its user or its group has changed since Mark was called,
@@ -162,7 +168,7 @@ func (c *Cache[A]) Put(e *Entry[A], mark uint64) {
 		c.oldest = e
 	}
 	c.newest = e
-	c.count++
+	c.countLocked(e, 1)
 	if old != nil { // readers find the new entry first by now
 		c.removeLocked(old)
 		if c.hand == e {
@@ -186,7 +192,7 @@ func (c *Cache[A]) Hold(s Stale) {
 			c.removeLocked(e)
 		}
 	}
-	if !s.many() {
+	if !s.many() || c.counts != nil && !c.counts.any(s) {
 		return
 	}
 	// By the owners and groups in the entries, because a group can have many more keys than the
@@ -221,6 +227,9 @@ func (c *Cache[A]) Clear() {
 		c.buckets[i].Store(nil)
 	}
 	c.count, c.newest, c.oldest, c.hand = 0, nil, nil, nil
+	if c.counts != nil {
+		c.counts = newCounts()
+	}
 }
 
 // Size returns the number of entries.
@@ -280,7 +289,17 @@ func (c *Cache[A]) removeLocked(e *Entry[A]) {
 	} else {
 		c.oldest = e.newer
 	}
-	c.count--
+	c.countLocked(e, -1)
+}
+
+// countLocked counts an entry that comes or goes.
+func (c *Cache[A]) countLocked(e *Entry[A], n int) {
+	c.count += n
+	if c.counts != nil {
+		of := c.holder(&e.Answer)
+		addTo(c.counts.users, of.User, n)
+		addTo(c.counts.groups, of.Group, n)
+	}
 }
 
 // Use notes that the token was used in a minute. It stores nothing in most logins, because that

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -59,7 +60,7 @@ func groupOf(owner uuid.UUID) string { return fmt.Sprint("group of ", owner) }
 func remember(c *cache, id uuid.UUID) *entry { return rememberOf(c, id, uuid.Max) }
 
 func rememberOf(c *cache, id, owner uuid.UUID) *entry {
-	mark := c.Mark(id)
+	mark := c.Mark()
 	e := newEntry(id, owner)
 	c.Put(e, mark)
 	return e
@@ -97,6 +98,16 @@ func wantConsistent(t testing.TB, c *cache) {
 	}
 	if inTable != len(queue) || c.Size() != len(queue) || len(queue) > c.limit {
 		t.Fatalf("%d entries in the table, %d in the queue, %d counted, at most %d", inTable, len(queue), c.Size(), c.limit)
+	}
+	if c.counts != nil {
+		users, groups := map[uuid.UUID]int{}, map[string]int{}
+		for _, e := range queue {
+			users[e.Answer.of.User]++
+			groups[e.Answer.of.Group]++
+		}
+		if !maps.Equal(c.counts.users, users) || !maps.Equal(c.counts.groups, groups) {
+			t.Fatalf("counted %v and %v, want %v and %v", c.counts.users, c.counts.groups, users, groups)
+		}
 	}
 	if c.hand != nil && !slices.Contains(queue, c.hand) {
 		t.Fatal("the hand is on an entry that is gone")
@@ -186,11 +197,14 @@ func (m *cacheModel) evict() {
 
 // To replay a failure, replace rand.Uint64() by the seed that the test prints.
 func TestTheCacheBehavesAsItsModel(t *testing.T) {
-	for _, limit := range []int{0, 1, 2, 3, 8, 100} {
+	for _, limit := range []int{0, 1, 2, 3, 8, 99, 100} {
 		t.Run(fmt.Sprint("limit=", limit), func(t *testing.T) {
 			seed := rand.Uint64()
 			random := rand.New(rand.NewPCG(seed, 0))
 			c, m := newCache(limit), &cacheModel{limit: limit}
+			if limit%2 == 1 {
+				c.CountHolders()
+			}
 			// Half of the numbers share their last byte with others, and so are affected by the
 			// drops of others.
 			number := func() uint64 { return random.Uint64N(uint64(limit)+2) + random.Uint64N(2)<<8 }
@@ -210,7 +224,7 @@ func TestTheCacheBehavesAsItsModel(t *testing.T) {
 					m.drop(id)
 					m.drop(other)
 				case 5:
-					mark := c.Mark(id)
+					mark := c.Mark()
 					other := cacheID(number())
 					c.drop([]uuid.UUID{other})
 					m.drop(other)
@@ -221,7 +235,7 @@ func TestTheCacheBehavesAsItsModel(t *testing.T) {
 					}
 				case 7:
 					// An answer that was read before the drop of any group is not remembered.
-					mark, owner := c.Mark(id), modelOwner(cacheID(number()))
+					mark, owner := c.Mark(), modelOwner(cacheID(number()))
 					c.dropAll(Stale{Groups: []string{groupOf(owner)}})
 					m.dropOwner(owner)
 					c.Put(newEntry(id, modelOwner(id)), mark)
@@ -314,7 +328,7 @@ func TestAnAnswerReadBeforeADropIsNotRememberedAfterIt(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCache(10)
 			id := cacheID(1)
-			mark := c.Mark(id)
+			mark := c.Mark()
 			tt.drop(c, id)
 			c.Put(newEntry(id, cacheID(9)), mark)
 			if c.Get(cacheToken(id)) != nil || c.Size() != 0 {
@@ -332,7 +346,7 @@ func TestAnAnswerReadWhileACommitWasUnderWayIsNotRememberedAfterIt(t *testing.T)
 	for _, what := range []Stale{{Keys: []uuid.UUID{id}}, {Users: []uuid.UUID{user}}, {Groups: []string{groupOf(user)}}} {
 		c := newCache(10)
 		c.Hold(what)
-		mark := c.Mark(id)
+		mark := c.Mark()
 		c.Release(what)
 		c.Put(newEntry(id, user), mark)
 		if c.Get(cacheToken(id)) != nil {

@@ -1,6 +1,10 @@
 package cache
 
-import "github.com/google/uuid"
+import (
+	"slices"
+
+	"github.com/google/uuid"
+)
 
 // Stale are the keys, and the users and groups with all their keys, whose entries in the cache may
 // be wrong after a transaction.
@@ -25,11 +29,14 @@ func (s *Stale) Add(more Stale) {
 // key, its user and its group, and while no such change was committing. The mutex of the cache
 // guards it.
 type gate struct {
-	// keyDrops counts the changes of keys, separately for each value of the last byte of their IDs.
-	// otherDrops counts the changes of users and groups, because a key's ID does not tell these.
-	// The numbers never fall.
+	// drops is the number of the last change. The other numbers are those of the last changes of
+	// keys, users and groups, and of everything. Keys and users with the same last byte of their
+	// IDs share a number, and so do all groups.
+	drops      uint64
 	keyDrops   [256]uint64
-	otherDrops uint64
+	userDrops  [256]uint64
+	groupDrops uint64
+	allDrops   uint64
 	// holds and groupHolds count the commits in progress that change a key or user, or a group.
 	holds      map[uuid.UUID]int
 	groupHolds map[string]int
@@ -39,14 +46,11 @@ func newGate() gate {
 	return gate{holds: make(map[uuid.UUID]int), groupHolds: make(map[string]int)}
 }
 
-// mark returns a number that is greater after each change of the key, its user or its group.
-func (g *gate) mark(key uuid.UUID) uint64 { return g.keyDrops[lastByte(key)] + g.otherDrops }
-
 func lastByte(id uuid.UUID) byte { return id[len(id)-1] }
 
 // admits reports whether an answer that was read after mark was taken may be remembered.
 func (g *gate) admits(who Holder, mark uint64) bool {
-	return !g.held(who) && g.mark(who.Key) == mark
+	return !g.held(who) && max(g.keyDrops[lastByte(who.Key)], g.userDrops[lastByte(who.User)], g.groupDrops, g.allDrops) <= mark
 }
 
 // held reports whether a commit is in progress that changes the key, its user or its group.
@@ -56,29 +60,45 @@ func (g *gate) held(who Holder) bool {
 
 // count counts a change of everything in s, and adds holds to the number of its holds.
 func (g *gate) count(s Stale, holds int) {
+	g.drops++
 	for _, id := range s.Keys {
-		g.keyDrops[lastByte(id)]++
-		addHolds(g.holds, id, holds)
+		g.keyDrops[lastByte(id)] = g.drops
+		addTo(g.holds, id, holds)
 	}
 	for _, id := range s.Users {
-		g.otherDrops++
-		addHolds(g.holds, id, holds)
+		g.userDrops[lastByte(id)] = g.drops
+		addTo(g.holds, id, holds)
 	}
 	for _, name := range s.Groups {
-		g.otherDrops++
-		addHolds(g.groupHolds, name, holds)
+		g.groupDrops = g.drops
+		addTo(g.groupHolds, name, holds)
 	}
 }
 
-func addHolds[K comparable](holds map[K]int, of K, n int) {
-	if holds[of] += n; holds[of] == 0 {
-		delete(holds, of)
+func addTo[K comparable](counts map[K]int, of K, n int) {
+	if counts[of] += n; counts[of] == 0 {
+		delete(counts, of)
 	}
 }
 
 // countAll counts a change of every key.
 func (g *gate) countAll() {
-	for i := range g.keyDrops {
-		g.keyDrops[i]++
-	}
+	g.drops++
+	g.allDrops = g.drops
+}
+
+// counts are the numbers of entries that users and groups have.
+type counts struct {
+	users  map[uuid.UUID]int
+	groups map[string]int
+}
+
+func newCounts() *counts {
+	return &counts{users: make(map[uuid.UUID]int), groups: make(map[string]int)}
+}
+
+// any reports whether a user or a group in s has entries.
+func (c *counts) any(s Stale) bool {
+	return slices.ContainsFunc(s.Users, func(id uuid.UUID) bool { return c.users[id] > 0 }) ||
+		slices.ContainsFunc(s.Groups, func(name string) bool { return c.groups[name] > 0 })
 }

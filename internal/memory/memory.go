@@ -39,15 +39,21 @@ func CopyEngine(e latchkey.Engine) latchkey.Engine {
 // shares the unchanged part with the old one. So a reader keeps the state that it began with, and
 // readers and writers do not wait for each other.
 type engine struct {
+	*body
 	readOnly bool
-	state    atomic.Pointer[state]
-	turn     chan struct{} // has one element while a writer has its turn
-	life     sync.RWMutex  // read-locked by transactions, locked by Close
+	life     sync.RWMutex // read-locked by transactions, locked by Close
 	closed   atomic.Bool
+}
+
+// body is the data of one engine, or of several that share them.
+type body struct {
+	state atomic.Pointer[state]
+	turn  chan struct{} // has one element while a writer has its turn
 
 	mu      sync.Mutex // guards the fields below
 	tracked map[string]bool
-	news    chan struct{} // closed at the next commit, and when the engine is closed
+	news    chan struct{} // closed at the next commit, and when an engine is closed
+	watches []*Shared
 }
 
 // state is what one commit has left. A state that is published does not change.
@@ -79,7 +85,7 @@ func earlier(a, b latchkey.TrackedChange) bool {
 }
 
 func newEngine(readOnly bool) *engine {
-	e := &engine{readOnly: readOnly, turn: make(chan struct{}, 1), tracked: make(map[string]bool), news: make(chan struct{})}
+	e := &engine{readOnly: readOnly, body: &body{turn: make(chan struct{}, 1), tracked: make(map[string]bool), news: make(chan struct{})}}
 	e.state.Store(&state{tables: make(map[string]*table), changes: btree.NewG(degree, earlier)})
 	return e
 }
@@ -122,7 +128,7 @@ func (e *engine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) e
 	if tx.wrote {
 		tx.state.sequence++
 		rand.Read(tx.state.random[:])
-		e.state.Store(&tx.state)
+		e.publish(tx)
 		e.announce()
 	}
 	return nil
@@ -172,11 +178,11 @@ func (e *engine) Wait(ctx context.Context, after uint64) error {
 }
 
 // announce wakes every Wait.
-func (e *engine) announce() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	close(e.news)
-	e.news = make(chan struct{})
+func (b *body) announce() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.news)
+	b.news = make(chan struct{})
 }
 
 // enter begins a transaction, which Close then waits for.
@@ -206,8 +212,10 @@ type engineTx struct {
 	state    state
 	own      map[string]bool // the tables that this transaction has copied
 	tracked  map[string]bool
+	changed  []latchkey.TrackedChange // for those that watch
 	readOnly bool
 	wrote    bool
+	put      bool
 	ended    bool
 }
 
@@ -267,7 +275,8 @@ func (tx *engineTx) Put(table string, key, value []byte) error {
 		return err
 	}
 	e := entry{latchkey.Entry{Key: bytes.Clone(key), Value: bytes.Clone(value)}, tx.state.sequence + 1}
-	tx.wrote = true
+	tx.wrote, tx.put = true, true
+	tx.changed = append(tx.changed, latchkey.TrackedChange{Table: table, Key: e.Key})
 	old, replaced := t.ReplaceOrInsert(e)
 	tx.forgetChange(table, old, replaced)
 	if tx.tracked[table] {
@@ -282,7 +291,10 @@ func (tx *engineTx) Delete(table string, key []byte) error {
 		return err
 	}
 	old, deleted := t.Delete(keyed(key))
-	tx.wrote = tx.wrote || deleted
+	if deleted {
+		tx.wrote = true
+		tx.changed = append(tx.changed, latchkey.TrackedChange{Table: table, Key: old.Key})
+	}
 	tx.forgetChange(table, old, deleted)
 	return nil
 }

@@ -82,14 +82,21 @@ func ReadTagSecrets(get func(key []byte) ([]byte, error)) (TagSecrets, error) {
 	return s, err
 }
 
+// ReadReplica reads the record of the replica, which get gets.
+//
+// Errors: get's error, [ErrDamaged] or [ErrNewer].
+func ReadReplica(get func(key []byte) ([]byte, error)) (Replica, error) {
+	message, err := GetMeta(get, MetaReplica)
+	if err != nil {
+		return Replica{}, err
+	}
+	return DecodeReplica(message)
+}
+
 // IsShared reports whether the record of the replica, which get gets, says that the domain has or
 // had another store. If the record cannot be read, a store must keep what merging needs, too.
 func IsShared(get func(key []byte) ([]byte, error)) bool {
-	message, err := GetMeta(get, MetaReplica)
-	var r Replica
-	if err == nil {
-		r, err = DecodeReplica(message)
-	}
+	r, err := ReadReplica(get)
 	return err != nil || r.Shared
 }
 

@@ -90,22 +90,25 @@ func (c *Current) Release(holds uint64, read func() (record.TagSecrets, error)) 
 	c.Reload(read)
 }
 
-// Reload makes the tag secrets that read returns the ones that logins go by. It leaves that to the
-// last Release if a commit that changes them is in progress. If read fails, the state stays.
-func (c *Current) Reload(read func() (record.TagSecrets, error)) {
+// Reload makes the tag secrets that read returns the ones that logins go by, and reports whether it
+// has. It leaves that to the last Release if a commit that changes them is in progress. If read
+// fails, the state stays.
+func (c *Current) Reload(read func() (record.TagSecrets, error)) bool {
 	c.mu.Lock()
 	holds, pending := c.holds, c.pending
 	c.mu.Unlock()
 	if pending > 0 {
-		return
+		return false
 	}
 	secrets, err := read() // without the lock, which a writer that read waits for may need
 	if err != nil {
-		return
+		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.holds == holds { // otherwise secrets can be old
-		c.state.Store(NewState(c.prefix, secrets))
+	if c.holds != holds { // so secrets can be old
+		return false
 	}
+	c.state.Store(NewState(c.prefix, secrets))
+	return true
 }

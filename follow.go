@@ -1,0 +1,104 @@
+package latchkey
+
+import (
+	"context"
+	"errors"
+
+	"github.com/latchkeydb/latchkey/internal/cache"
+	"github.com/latchkeydb/latchkey/internal/follow"
+	"github.com/latchkeydb/latchkey/internal/record"
+)
+
+// Several processes can have an engine open that is an EngineWatcher. A store on such an engine
+// forgets answers as soon as the engine tells of a change. It believes what it remembers only while
+// the engine is fresh. Otherwise each login reads.
+
+// beginToFollow lets an engine tell the store about changes, if the engine can.
+func (s *Store) beginToFollow(e Engine) {
+	w, ok := e.(EngineWatcher)
+	if !ok {
+		return
+	}
+	s.cache.CountHolders()
+	s.follower = follow.New(follow.Memory{
+		Drop: func(stale cache.Stale) {
+			s.cache.Hold(stale)
+			s.cache.Release(stale)
+		},
+		Clear: s.cache.Clear,
+		Learn: func(h record.Handle) {
+			if s.foreign != nil {
+				s.foreign.Add(h)
+			}
+		},
+		Shared: func() bool { r := s.replica.Load(); return r == nil || r.Shared },
+		Reread: s.reread,
+	}, w.Fresh)
+	w.Watch(func(changes []TrackedChange) {
+		if changes == nil {
+			s.follower.Lost()
+			return
+		}
+		s.follower.Changed(func(yield func(string, []byte) bool) {
+			for _, c := range changes {
+				if !yield(c.Table, c.Key) {
+					return
+				}
+			}
+		})
+	})
+}
+
+// follow reads again what other processes have changed, until the store begins to close.
+func (s *Store) follow() {
+	ctx, cancel := s.untilClosed()
+	defer cancel()
+	s.follower.Run(ctx)
+}
+
+// reread reads again what the store remembers, as far as n says. If there is another domain in the
+// engine, logins are refused until the former one is there again.
+func (s *Store) reread(ctx context.Context, n follow.News) error {
+	if n.All || n.Meta {
+		if err := s.rereadDomain(ctx); err != nil {
+			return err
+		}
+	}
+	if n.All {
+		if err := s.learnHandles(ctx); err != nil {
+			return err
+		}
+	}
+	if n.All || n.Clock {
+		if err := s.readClock(ctx); unlessCorrupt(err) != nil { // Check tells about damage
+			return err
+		}
+	}
+	stale, err := read(ctx, s, func(tx *Tx) (cache.Stale, error) { return n.Others(tx.tables()) })
+	s.cache.Hold(stale)
+	s.cache.Release(stale)
+	return err
+}
+
+// rereadDomain reads the domain and the tag secrets again.
+func (s *Store) rereadDomain(ctx context.Context) error {
+	d, err := read(ctx, s, func(tx *Tx) (*record.Meta, error) { return loadDomain(tx.etx) })
+	if err != nil {
+		return err
+	}
+	if d == nil || d.ID != s.domain.ID {
+		s.refused.Store(&refusal{wrapf(ErrFileChanged, "login")})
+		return nil
+	}
+	s.refused.Store(nil)
+	if was := s.replica.Swap(&d.Replica); d.Replica.Shared && !was.Shared {
+		s.cache.Clear() // what is remembered may depend on more than before
+	}
+	if !s.tokens.Reload(s.readTagSecrets) {
+		return errNotNow
+	}
+	return nil
+}
+
+// errNotNow says that the tag secrets cannot be read while this process changes them.
+var errNotNow = errors.New("a commit changes the tag secrets")
