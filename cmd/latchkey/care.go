@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -48,7 +47,7 @@ func (c *cli) backUp(ctx context.Context, client *admin.Client, path string) (wr
 	if _, err := os.Lstat(path); err == nil {
 		return 0, explainExisting(fs.ErrExist, path)
 	}
-	p := &progress{path: path, status: status{terminal: c.stderr}, every: 200 * time.Millisecond}
+	p := &progress{path: path, status: status{terminal: c.stderr}, every: showEvery}
 	if info, err := os.Stat(c.store); err == nil && c.stderrIsTerminal() {
 		p.total = info.Size()
 	}

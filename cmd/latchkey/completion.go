@@ -34,6 +34,11 @@ func completeFile(_ *cobra.Command, args []string, _ string) ([]cobra.Completion
 	return nil, cobra.ShellCompDirectiveDefault
 }
 
+// completeFiles offers files for both arguments of a command.
+func completeFiles(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return completeFile(cmd, args[min(len(args), 1):], prefix)
+}
+
 // completeUser offers users for the argument USER, which comes first.
 func (c *cli) completeUser(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) > 0 {

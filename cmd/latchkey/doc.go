@@ -17,8 +17,8 @@
 // The flag --store names the store's file. Without the flag, the environment variable
 // LATCHKEY_STORE names it.
 //
-// Only init, restore and salvage make a store. For every other command a missing file is an error,
-// so a mistyped name never makes a second, empty store.
+// Only init, restore, salvage and migrate make a store. For every other command a missing file is
+// an error, so a mistyped name never makes a second, empty store.
 //
 // Several commands that only read the store can run at the same time. A command that writes needs
 // the file to itself. While another program has the store open for writing, no command can open it.
@@ -186,6 +186,8 @@
 //	compact         {"before":N,"after":N}, in bytes
 //	salvage         {"store":FILE,"users":N,"keys":N,"data":N,"bad_pages":N,
 //	                 "bad_records":N,"uncertain":N,"orphaned":N}
+//	migrate         {"from":FILE,"to":FILE,"dry_run":BOOL,"resumed":BOOL,"entries":N,"bytes":N,
+//	                 "written":N,"digest":HEX}; after a dry run no digest
 //	version         {"version":TEXT,"commit":TEXT,"modified":BOOL,"go":TEXT,"platform":TEXT}
 //
 //	USER            {"id":ID,"identities":[IDENTITY, ...],"created":TIME,"disabled":BOOL,
@@ -250,11 +252,13 @@
 //	4    a conflict: an identity or a name is taken, a limit is reached, a user is anonymous,
 //	     a user would have no identity, a file or an audit trail exists already, the audit trail
 //	     begins after a HEAD that verify was given, a key of a manifest was deleted or is of
-//	     another domain, or a step with a tag secret cannot be taken
+//	     another domain, a step with a tag secret cannot be taken, or migrate finds something
+//	     else at TO
 //	5    login: the token is refused; join, sync: the hub refuses the invitation, the edge, or
 //	     what the edge has pushed; at an edge: the policy does not allow the change
 //	6    another program has the store open, and the command cannot go through it
-//	7    the store is damaged, its audit trail is broken, or the file is not a store
+//	7    the store is damaged, its audit trail is broken, the file is not a store, or a migrate
+//	     to it has not ended
 //	8    the store has a newer format than this latchkey can read
 //	9    doctor: the store works, but there are warnings; apply --dry-run: there are differences
 //	10   scan: a live token was found, or with --no-store any token

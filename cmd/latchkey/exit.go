@@ -16,6 +16,7 @@ import (
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/keyimport"
+	"github.com/latchkeydb/latchkey/migrate"
 	"github.com/latchkeydb/latchkey/replica"
 )
 
@@ -53,6 +54,13 @@ var outcomes = []struct {
 	{errMetricsAddress, exitFailed, "give --metrics another address; port 0 is any free port"},
 	{errNotConfirmed, exitFailed, "answer y, or give --yes"},
 	{errPruned, exitInterrupted, "repeat the command to delete the others"},
+	{errMigrating, exitInterrupted, "repeat the command to go on"},
+	{errEdgeStays, exitConflict, "make another edge with latchkey join, or move the file and the one beside it that ends in .edge together"},
+	{migrate.ErrNotEmpty, exitConflict, "choose another place"},
+	{migrate.ErrChanged, exitFailed, "stop the programs that write to it, and repeat the command to go on"},
+	{migrate.ErrTakenOver, exitConflict, "wait for the other command"},
+	{migrate.ErrDiffers, exitDamaged, "look for a fault of the disk or of the server, and repeat the command"},
+	{latchkey.ErrUnfinished, exitDamaged, "repeat latchkey migrate, which goes on"},
 	{admin.ErrKeysLeft, exitConflict, "rotate the keys that latchkey key list --tag-secret-before shows, or give --yes"},
 	{errState, exitConflict, "name another file with --state, or remove that one"},
 	{errDiffers, exitWarned, "leave out --dry-run to make the changes"},

@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/migrate"
 )
 
 // TestMain lets the scripts run the command as a process of its own. The process ends with status
@@ -103,6 +104,7 @@ func testScripts(t *testing.T, socket bool) {
 			"halfmade":   halfmade,
 			"damage":     damage,
 			"breaktrail": breakTrail,
+			"cutmigrate": cutMigrate,
 			"truncate":   truncate,
 			"postdate":   postdate,
 			"serve":      serve,
@@ -278,6 +280,20 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 // breakTrail damages the head of the audit trail: breaktrail FILE.
 func breakTrail(ts *testscript.TestScript, _ bool, args []string) {
 	rewrite(ts, args[0], func(tx latchkey.EngineTx) error { return tx.Put("data", []byte("audit\x00h"), []byte("no record")) })
+}
+
+// cutMigrate copies a store, and ends after the first entries: cutmigrate FROM TO.
+func cutMigrate(ts *testscript.TestScript, _ bool, args []string) {
+	from, err := latchkey.OpenBoltEngine(ts.MkAbs(args[0]), &latchkey.Options{ReadOnly: true})
+	ts.Check(err)
+	to, err := latchkey.OpenBoltEngine(ts.MkAbs(args[1]), nil)
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err = migrate.Copy(ctx, from, to, &migrate.Options{Progress: func(migrate.Progress) { cancel() }})
+	if !errors.Is(err, context.Canceled) {
+		ts.Fatalf("got the error %v", err)
+	}
+	ts.Check(errors.Join(from.Close(), to.Close()))
 }
 
 // truncate makes a file of the first bytes of another file: truncate FILE NEW SIZE.

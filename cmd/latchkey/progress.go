@@ -60,17 +60,20 @@ func (p *progress) Write(b []byte) (int, error) {
 	}
 	if p.total > 0 && time.Since(p.shown) >= p.every {
 		p.shown = time.Now()
-		p.status.show(bar(p.written, p.total))
+		p.status.show(fmt.Sprintf("%s of %d MiB", bar(p.written, p.total), p.total>>20))
 	}
 	return n, err
 }
+
+// showEvery is how often a bar moves.
+const showEvery = 200 * time.Millisecond
 
 // bar returns a bar, and how much of total was done.
 func bar(done, total int64) string {
 	const width = 30
 	done = min(done, total)
 	filled := int(done * width / total)
-	return fmt.Sprintf("[%s%s] %d %% of %d MiB", strings.Repeat("#", filled), strings.Repeat(" ", width-filled), done*100/total, total>>20)
+	return fmt.Sprintf("[%s%s] %d %%", strings.Repeat("#", filled), strings.Repeat(" ", width-filled), done*100/total)
 }
 
 // during runs fn, and shows on a terminal what is being done and for how long. It is for work whose

@@ -23,6 +23,7 @@ var direct = map[string]string{
 	"restore":      "it makes the file",
 	"salvage":      "it reads a file that no program could open",
 	"doctor":       "it looks at the file, and its output depends on who has the file open",
+	"migrate":      "it reads a file that no program may write to",
 	"serve":        "it is a server itself",
 	"hub":          "it is a server itself",
 	"join":         "it makes the file",
