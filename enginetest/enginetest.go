@@ -16,9 +16,9 @@
 //
 // An engine may also have optional abilities: [latchkey.EngineBackuper],
 // [latchkey.EngineCompacter], [latchkey.EngineChecker], [latchkey.EngineLongViewer],
-// [latchkey.EngineBounder], [latchkey.CommitCounter], [latchkey.DamageSkipper] and
-// [latchkey.EngineRepairer]. The suite checks the laws of the abilities that the engine has, and
-// skips the others.
+// [latchkey.EngineBounder], [latchkey.EngineWatcher], [latchkey.CommitCounter],
+// [latchkey.DamageSkipper] and [latchkey.EngineRepairer]. The suite checks the laws of the
+// abilities that the engine has, and skips the others.
 package enginetest
 
 import (
@@ -34,13 +34,14 @@ import (
 
 // An Open opens the engine that keeps its data in dir. Each law gets a new, empty directory, which
 // nothing else uses. An engine without files can take dir as a name. After Close, another call with
-// the same dir must find the data of the closed engine. opts may be nil. Of opts, only ReadOnly
+// the same dir must find the data of the closed engine. An engine that is a
+// [latchkey.EngineWatcher] is also opened twice at once. opts may be nil. Of opts, only ReadOnly
 // counts.
 type Open func(dir string, opts *latchkey.Options) (latchkey.Engine, error)
 
 // Run checks every law against the engine that open opens.
 func Run(t *testing.T, open Open) {
-	for _, laws := range [][]law{tableLaws, scanLaws, transactionLaws, numberingLaws, lifetimeLaws, abilityLaws} {
+	for _, laws := range [][]law{tableLaws, scanLaws, transactionLaws, numberingLaws, lifetimeLaws, abilityLaws, sharingLaws} {
 		for _, l := range laws {
 			t.Run(l.name, func(t *testing.T) { l.check(newSubject(t, open)) })
 		}

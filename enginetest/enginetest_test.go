@@ -23,6 +23,7 @@ func ExampleRun() {
 func TestSoundEnginesKeepTheLaws(t *testing.T) {
 	t.Run("one writer at a time", func(t *testing.T) { enginetest.Run(t, openMemory("")) })
 	t.Run("a bound on transactions", func(t *testing.T) { enginetest.Run(t, openMemory("bounded")) })
+	t.Run("several openings", func(t *testing.T) { enginetest.Run(t, openMemory("shared")) })
 	t.Run("writers at once, and again", func(t *testing.T) { enginetest.Run(t, openMemory("runs again")) })
 }
 
@@ -114,6 +115,13 @@ func TestEveryFaultBreaksItsLaw(t *testing.T) {
 		{"counts no commits", "Commits counts the commits since the opening"},
 		{"counts a View as a commit", "Commits counts the commits since the opening"},
 		{"counts the commits before its opening", "Commits counts the commits since the opening"},
+		{"shows what others commit late", "a transaction sees what another opening has committed"},
+		{"wakes only its own", "Wait ends with a commit of another opening"},
+		{"locks out its own writers only", "writers at several openings lose no update"},
+		{"tells nobody else", "every opening hears of every change"},
+		{"tells of no deletions", "every opening hears of every change"},
+		{"is never fresh", "every opening hears of every change"},
+		{"tells what it does not show yet", "a change can be read when it is told"},
 		{"skips entries of a sound table", "NextReadable returns nil for a sound table"},
 	} {
 		t.Run(tt.fault, func(t *testing.T) {

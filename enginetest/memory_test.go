@@ -32,10 +32,13 @@ type memory struct {
 	fault    string
 	readOnly bool
 
-	turn   chan struct{} // has one element while a writer has its turn
+	turn   chan struct{} // that of the disk
 	life   sync.RWMutex  // read-locked by transactions, locked by Close
 	closed atomic.Bool
 	before uint64 // commits before this engine was opened
+
+	changed func([]latchkey.TrackedChange) // nil if nobody watches
+	mine    atomic.Bool                    // the last commit is of this opening
 
 	sawDeletion atomic.Bool // some transaction has deleted an entry
 
@@ -51,6 +54,34 @@ const maxWrites = 100
 
 func (boundedMemory) MaxWrites() int { return maxWrites }
 
+// sharedMemory is a memory engine whose disk can be open several times at once.
+type sharedMemory struct{ *memory }
+
+func (e sharedMemory) Watch(changed func([]latchkey.TrackedChange)) {
+	e.openings.Lock()
+	defer e.openings.Unlock()
+	e.changed = changed
+}
+
+func (e sharedMemory) Fresh() bool { return !e.has("is never fresh") }
+
+// tell tells every opening what a transaction has changed.
+func (e *memory) tell(tx *memoryTx) {
+	var changes []latchkey.TrackedChange
+	for _, w := range tx.log {
+		if !w.deleted || !e.has("tells of no deletions") {
+			changes = append(changes, latchkey.TrackedChange{Table: w.table, Key: []byte(w.key)})
+		}
+	}
+	e.openings.Lock()
+	defer e.openings.Unlock()
+	for o := range e.opened {
+		if o.changed != nil && len(changes) > 0 && (o == e || !e.has("tells nobody else")) {
+			o.changed(changes)
+		}
+	}
+}
+
 // The state of a memory engine has the numbering in tables of its own: the sequence and the random
 // number of the commit, and for each tracked table the sequences of its entries.
 const (
@@ -64,6 +95,10 @@ type disk struct {
 	previous atomic.Pointer[tables]
 	commit   sync.Mutex
 	commits  atomic.Uint64
+	turn     chan struct{} // has one element while a writer has its turn
+
+	openings sync.Mutex // guards opened, and the field changed of each
+	opened   map[*memory]bool
 }
 
 // disks has the disk of each directory.
@@ -72,18 +107,33 @@ var disks sync.Map
 // openMemory returns an enginetest.Open of engines with a fault.
 func openMemory(fault string) func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
 	return func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
-		d, _ := disks.LoadOrStore(dir, &disk{})
-		e := &memory{disk: d.(*disk), fault: fault, turn: make(chan struct{}, 1), tracked: map[string]bool{}, news: make(chan struct{})}
+		d, _ := disks.LoadOrStore(dir, &disk{turn: make(chan struct{}, 1), opened: map[*memory]bool{}})
+		e := &memory{disk: d.(*disk), fault: fault, turn: d.(*disk).turn, tracked: map[string]bool{}, news: make(chan struct{})}
 		e.readOnly = opts != nil && opts.ReadOnly && !e.has("runs Updates on an engine for reading")
 		if e.state.Load() == nil {
 			e.state.Store(&tables{})
 		}
 		e.before = e.commits.Load()
+		e.openings.Lock()
+		e.opened[e] = true
+		e.openings.Unlock()
+		if e.has("locks out its own writers only") {
+			e.turn = make(chan struct{}, 1)
+		}
+		if slices.Contains(sharedFaults, fault) {
+			return sharedMemory{e}, nil
+		}
 		if e.has("bounded") || e.has("refuses the hundredth write") || e.has("keeps what is not too much") || e.has("calls it another error") {
 			return boundedMemory{e}, nil
 		}
 		return e, nil
 	}
+}
+
+// sharedFaults are the faults of engines that several can share. The first is none.
+var sharedFaults = []string{
+	"shared", "is never fresh", "tells of no deletions", "tells nobody else", "tells what it does not show yet",
+	"locks out its own writers only", "shows what others commit late", "wakes only its own",
 }
 
 func (e *memory) has(fault string) bool { return e.fault == fault }
@@ -110,6 +160,9 @@ func (e *memory) View(ctx context.Context, fn func(latchkey.EngineTx) error) err
 		e.publish(e.begin())
 	}
 	state := *e.state.Load()
+	if e.has("shows what others commit late") && !e.mine.Load() && e.previous.Load() != nil {
+		state = *e.previous.Load()
+	}
 	tx := &memoryTx{memory: e, tables: state, before: state.sequence(), readOnly: !e.has("writes in a View")}
 	defer tx.end()
 	return fn(tx)
@@ -340,12 +393,36 @@ func (e *memory) publish(tx *memoryTx) {
 		tx = part
 	}
 	e.number(tx)
+	if e.has("tells what it does not show yet") {
+		e.tell(tx)
+		time.Sleep(time.Millisecond)
+	}
+	e.openings.Lock()
+	for o := range e.opened {
+		o.mine.Store(o == e)
+	}
+	e.openings.Unlock()
 	e.state.Store(&tx.tables)
 	e.commits.Add(1)
-	e.announce()
+	e.announceAll()
+	e.tell(tx)
+}
+
+// announceAll wakes every Wait at every opening.
+func (e *memory) announceAll() {
+	e.openings.Lock()
+	defer e.openings.Unlock()
+	for o := range e.opened {
+		if o == e || !e.has("wakes only its own") {
+			o.announce()
+		}
+	}
 }
 
 func (e *memory) Close() error {
+	e.openings.Lock()
+	delete(e.opened, e)
+	e.openings.Unlock()
 	if e.closed.Swap(true) {
 		if e.has("fails when it is closed again") {
 			return errors.New("closed already")

@@ -20,6 +20,20 @@ func TestTheEngineInMemoryKeepsEveryLaw(t *testing.T) {
 	})
 }
 
+func TestTheSharedEngineKeepsEveryLaw(t *testing.T) {
+	var engines sync.Map // by directory
+	enginetest.Run(t, func(dir string, opts *latchkey.Options) (latchkey.Engine, error) {
+		first := NewShared()
+		before, ok := engines.LoadOrStore(dir, first)
+		if !ok {
+			return first, nil
+		}
+		e := before.(*Shared).Open()
+		e.readOnly = opts != nil && opts.ReadOnly
+		return e, nil
+	})
+}
+
 func TestACopyAndItsEngineGoSeparateWays(t *testing.T) {
 	ctx := context.Background()
 	put := func(e latchkey.Engine, value string) {
