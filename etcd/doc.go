@@ -1,0 +1,33 @@
+// Package etcd keeps a store on etcd, so that several processes can serve the same users and keys.
+//
+// [New] makes an engine for [latchkey.OpenWith] from a client of etcd and a prefix. Everything that
+// the engine keeps has keys that begin with the prefix. The engine needs no other right than to
+// read and write these keys. The caller closes the client after the store.
+//
+// # Keys
+//
+// An entry of a table has the key prefix + "t/" + table + 0x00 + key. In the name of the table, a
+// byte 0x00 is written as 0x01 0x02, and a byte 0x01 as 0x01 0x01. The key prefix + "commit" has
+// the random number of the last commit, and its modification revision is the sequence of that
+// commit. Keys that begin with prefix + "fence/" belong to processes that had to find out whether a
+// commit took place.
+//
+// # Transactions
+//
+// A transaction reads one revision of etcd. The transactions of a process that are ready to commit
+// share one transaction of etcd, which compares everything that they have read. If something has
+// changed, the function of [latchkey.Engine].Update runs again. A transaction can make 120 writes
+// of 1 MiB together. A transaction that reads more than about 100 keys and ranges, that counts, or
+// that asks for changes, conflicts with every other commit.
+//
+// # Several processes
+//
+// Each engine watches its prefix. It asks etcd four times in each [Options].WatchAge whether the
+// watch has everything, and so knows how old its knowledge is.
+//
+// # What it does not do
+//
+// The package does not start or configure etcd, and neither compacts nor defragments it. The gRPC
+// proxy of etcd does not pass on the answers about the progress of a watch, so the cache is not
+// used behind such a proxy.
+package etcd

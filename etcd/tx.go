@@ -1,0 +1,505 @@
+package etcd
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// tx is a transaction. It reads one revision of etcd, and keeps its writes in memory until commit
+// sends them.
+type tx struct {
+	e        *engine
+	ctx      context.Context
+	readOnly bool
+	ended    bool
+	err      error // why the transaction cannot be committed
+	outdated bool  // its revision is compacted
+
+	// The state that the transaction reads. revision is 0 before the first read.
+	revision       int64
+	commitRevision int64 // the modification revision of the commit key, or 0
+	sequence       uint64
+	random         [8]byte
+	cluster        uint64
+
+	// What an Update has read: the keys, with their values, and the ranges. whole means that the
+	// transaction depends on everything. The other fields are empty then.
+	reads  map[string]seen
+	ranges []*span
+	whole  bool
+
+	writes []write // in the order of the keys
+	size   int     // of writes, in bytes
+}
+
+// seen is an entry as a transaction has read it. The zero value means that there is none.
+type seen struct {
+	value    []byte
+	modified int64
+}
+
+// span is a range of keys in etcd, from ≤ key < to.
+type span struct{ from, to string }
+
+// write is what a transaction does to one key. A deletion has no value.
+type write struct {
+	key    string // in etcd
+	value  []byte
+	delete bool
+}
+
+// The most writes and bytes of one transaction, and the most keys and ranges that it can have read
+// before it depends on everything. etcd takes 128 operations and as many comparisons, of 1.5 MiB
+// together, and the engine adds one of each.
+const (
+	mostWrites = 127
+	mostBytes  = 1_400_000
+	mostReads  = 126
+)
+
+func (t *tx) end() { t.ended = true }
+
+// begin takes the snapshot of a transaction that has read nothing yet.
+func (t *tx) begin() error {
+	_, err := t.snapshot()
+	return err
+}
+
+// snapshot reads the commit key and does ops, and makes the state of that moment the state of the
+// transaction. It returns the answers to ops.
+func (t *tx) snapshot(ops ...clientv3.Op) (answers []*clientv3.GetResponse, err error) {
+	ops = append([]clientv3.Op{clientv3.OpGet(t.e.keys.commit())}, ops...)
+	var response *clientv3.TxnResponse
+	err = t.e.ask(t.ctx, func(ctx context.Context) (err error) {
+		response, err = t.e.client.Txn(ctx).Then(ops...).Commit()
+		return err
+	})
+	if err != nil {
+		return nil, t.fail(err)
+	}
+	for _, r := range response.Responses {
+		answers = append(answers, (*clientv3.GetResponse)(r.GetResponseRange()))
+	}
+	t.revision, t.cluster = response.Header.Revision, response.Header.ClusterId
+	if kvs := answers[0].Kvs; len(kvs) > 0 {
+		t.commitRevision, t.sequence = kvs[0].ModRevision, uint64(kvs[0].ModRevision)
+		copy(t.random[:], kvs[0].Value)
+	} else if err := t.numberWithoutCommitKey(); err != nil {
+		return nil, err
+	}
+	t.e.feed.learn(t.sequence)
+	return answers[1:], nil
+}
+
+// numberWithoutCommitKey sets the sequence and the random number while there is no commit key. A
+// store that was never written to has the sequence 0. If there are entries, a commit at a full
+// quota has removed the commit key. The revision then stands for the sequence, because no commit is
+// later.
+func (t *tx) numberWithoutCommitKey() error {
+	r, err := t.at(t.e.keys.entries(), clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+	if err != nil || len(r.Kvs) == 0 {
+		return err
+	}
+	t.sequence = uint64(t.revision)
+	t.random = derivedRandom(t.cluster, t.revision)
+	return nil
+}
+
+// get reads from the transaction's revision. The first call decides which revision that is.
+func (t *tx) get(key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	if t.revision != 0 {
+		return t.at(key, opts...)
+	}
+	answers, err := t.snapshot(clientv3.OpGet(key, opts...))
+	if err != nil {
+		return nil, err
+	}
+	return answers[0], nil
+}
+
+// at reads from the transaction's revision, from the next member. A member that is behind answers
+// when it has caught up.
+func (t *tx) at(key string, opts ...clientv3.OpOption) (r *clientv3.GetResponse, err error) {
+	opts = append(slices.Clone(opts), clientv3.WithRev(t.revision))
+	err = t.e.ask(t.ctx, func(ctx context.Context) (err error) {
+		r, err = t.e.client.Get(ctx, key, append(slices.Clone(opts), clientv3.WithSerializable())...)
+		if errors.Is(err, rpctypes.ErrFutureRev) {
+			r, err = t.e.client.Get(ctx, key, opts...)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, t.fail(err)
+	}
+	return r, nil
+}
+
+// fail makes the transaction one that cannot be committed, because it could not read.
+func (t *tx) fail(err error) error {
+	if errors.Is(err, rpctypes.ErrCompacted) {
+		t.outdated = true
+		err = fmt.Errorf("%w: etcd has compacted the revision %d that the transaction reads", latchkey.ErrInterrupted, t.revision)
+	}
+	t.err = cmp.Or(t.err, err)
+	return err
+}
+
+// read returns the entry of a key in etcd as it was before the transaction's own writes.
+func (t *tx) read(key string) (seen, error) {
+	if s, ok := t.reads[key]; ok {
+		return s, nil
+	}
+	r, err := t.get(key)
+	if err != nil {
+		return seen{}, err
+	}
+	var s seen
+	if len(r.Kvs) > 0 {
+		s = seenOf(r.Kvs[0])
+	}
+	t.remember(key, s)
+	return s, nil
+}
+
+func seenOf(kv *mvccpb.KeyValue) seen {
+	return seen{value: append([]byte{}, kv.Value...), modified: kv.ModRevision}
+}
+
+// remember keeps what an Update has read.
+func (t *tx) remember(key string, s seen) {
+	if t.readOnly || t.whole {
+		return
+	}
+	t.reads[key] = s
+	t.bound()
+}
+
+// bound makes a transaction that has read too much for comparisons depend on everything.
+func (t *tx) bound() {
+	if len(t.reads)+len(t.ranges) > mostReads {
+		t.dependOnWhole()
+	}
+}
+
+func (t *tx) dependOnWhole() {
+	if !t.readOnly {
+		t.whole, t.reads, t.ranges = true, nil, nil
+	}
+}
+
+// written returns what the transaction has done to a key.
+func (t *tx) written(key string) (w write, ok bool) {
+	if i, found := t.find(key); found {
+		return t.writes[i], true
+	}
+	return write{}, false
+}
+
+// find returns the index of the first write whose key is key or greater. It reports whether that
+// write has the key itself.
+func (t *tx) find(key string) (i int, found bool) {
+	return slices.BinarySearchFunc(t.writes, key, func(w write, key string) int { return strings.Compare(w.key, key) })
+}
+
+func (t *tx) Get(table string, key []byte) ([]byte, error) {
+	if t.ended {
+		return nil, latchkey.ErrClosed
+	}
+	full := t.e.keys.table(table) + string(key)
+	if w, ok := t.written(full); ok {
+		return bytes.Clone(w.value), nil
+	}
+	s, err := t.read(full)
+	return bytes.Clone(s.value), err
+}
+
+func (t *tx) Put(table string, key, value []byte) error {
+	return t.write(write{key: t.e.keys.table(table) + string(key), value: append([]byte{}, value...)})
+}
+
+func (t *tx) Delete(table string, key []byte) error {
+	return t.write(write{key: t.e.keys.table(table) + string(key), delete: true})
+}
+
+// write notes what commit has to write.
+func (t *tx) write(w write) error {
+	switch {
+	case t.ended:
+		return latchkey.ErrClosed
+	case t.readOnly:
+		return latchkey.ErrReadOnly
+	}
+	i, found := t.find(w.key)
+	if found {
+		t.size -= t.writes[i].size()
+		t.writes[i] = w
+	} else {
+		t.writes = slices.Insert(t.writes, i, w)
+	}
+	t.size += w.size()
+	if len(t.writes) > mostWrites || t.size > mostBytes {
+		err := fmt.Errorf("%w: it writes %d keys and %d bytes", latchkey.ErrTransactionTooLarge, len(t.writes), t.size)
+		t.err = cmp.Or(t.err, err)
+		return err
+	}
+	return nil
+}
+
+// size returns about how many bytes the write has in a request.
+func (w write) size() int { return len(w.key) + len(w.value) + 16 }
+
+func (t *tx) Sequence() uint64 {
+	if t.revision == 0 && !t.ended {
+		_ = t.begin() // which leaves its error for the commit
+	}
+	return t.sequence
+}
+
+func (t *tx) SequenceOf(table string, key []byte) (uint64, error) {
+	if t.ended {
+		return 0, latchkey.ErrClosed
+	}
+	full := t.e.keys.table(table) + string(key)
+	if w, ok := t.written(full); ok {
+		if w.delete {
+			return 0, nil
+		}
+		return t.Sequence() + 1, t.err
+	}
+	s, err := t.read(full)
+	return uint64(s.modified), err
+}
+
+func (t *tx) Count(table string) (uint64, error) {
+	if t.ended {
+		return 0, latchkey.ErrClosed
+	}
+	prefix := t.e.keys.table(table)
+	r, err := t.get(prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return 0, err
+	}
+	n := r.Count
+	t.dependOnWhole()
+	for _, w := range t.writes {
+		if !strings.HasPrefix(w.key, prefix) {
+			continue
+		}
+		s, err := t.read(w.key)
+		if err != nil {
+			return 0, err
+		}
+		if was := s.modified != 0; was && w.delete {
+			n--
+		} else if !was && !w.delete {
+			n++
+		}
+	}
+	return uint64(n), nil
+}
+
+func (t *tx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry, error] {
+	prefix := t.e.keys.table(table)
+	first, end := prefix+string(from), clientv3.GetPrefixRangeEnd(prefix)
+	if to != nil {
+		end = prefix + string(to)
+	}
+	return func(yield func(latchkey.Entry, error) bool) {
+		s := &scan{tx: t, next: first, end: end, more: true}
+		for {
+			key, value, ok, err := s.step()
+			if err != nil {
+				yield(latchkey.Entry{}, err)
+				return
+			}
+			if !ok || !yield(latchkey.Entry{Key: []byte(key[len(prefix):]), Value: append([]byte{}, value...)}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// scan is a Scan under way. It merges pages of the transaction's revision with what the transaction
+// has written.
+type scan struct {
+	tx        *tx
+	next, end string // the keys that are left
+	page      []*mvccpb.KeyValue
+	more      bool  // there can be entries after page
+	read      *span // what an Update has read
+	limit     int   // of the next page
+}
+
+// The number of entries of the first page of a scan, and the greatest number of entries, and about
+// the greatest number of bytes, of the pages after it.
+const (
+	firstPage = 64
+	mostPage  = 1000
+	pageBytes = 1 << 20
+)
+
+// step returns the next entry. ok is false at the end.
+func (s *scan) step() (key string, value []byte, ok bool, err error) {
+	for {
+		if s.tx.ended {
+			return "", nil, false, latchkey.ErrClosed
+		}
+		if s.next >= s.end {
+			return "", nil, false, nil
+		}
+		if err := s.fill(); err != nil {
+			return "", nil, false, err
+		}
+		own, found := s.own()
+		switch {
+		case len(s.page) == 0 && !found:
+			s.pass(s.end)
+			return "", nil, false, nil
+		case found && (len(s.page) == 0 || own.key <= string(s.page[0].Key)):
+			s.pass(after(own.key))
+			if !own.delete {
+				return own.key, own.value, true, nil
+			}
+		default:
+			kv := s.page[0]
+			s.pass(after(string(kv.Key)))
+			s.tx.remember(string(kv.Key), seenOf(kv))
+			return string(kv.Key), kv.Value, true, nil
+		}
+	}
+}
+
+// own returns the transaction's first write in the keys that are left.
+func (s *scan) own() (w write, found bool) {
+	i, _ := s.tx.find(s.next)
+	if i == len(s.tx.writes) || s.tx.writes[i].key >= s.end {
+		return write{}, false
+	}
+	return s.tx.writes[i], true
+}
+
+// pass notes that the scan has read all keys below to.
+func (s *scan) pass(to string) {
+	if !s.tx.readOnly && !s.tx.whole {
+		if s.read == nil {
+			s.read = &span{from: s.next}
+			s.tx.ranges = append(s.tx.ranges, s.read)
+		}
+		s.read.to = to
+		s.tx.bound()
+	}
+	s.next = to
+}
+
+// fill reads a page if the scan has used up the page before.
+func (s *scan) fill() error {
+	for len(s.page) > 0 && string(s.page[0].Key) < s.next {
+		s.page = s.page[1:]
+	}
+	if len(s.page) > 0 || !s.more {
+		return nil
+	}
+	s.limit = cmp.Or(s.limit, firstPage)
+	r, err := s.tx.get(s.next, clientv3.WithRange(s.end), clientv3.WithLimit(int64(s.limit)))
+	if err != nil {
+		return err
+	}
+	s.page, s.more = r.Kvs, r.More
+	size := 0
+	for _, kv := range s.page {
+		size += len(kv.Key) + len(kv.Value)
+	}
+	s.limit = min(max(pageBytes*len(s.page)/max(size, 1), 16), mostPage)
+	return nil
+}
+
+func (t *tx) Changes(since uint64) iter.Seq2[latchkey.TrackedChange, error] {
+	return func(yield func(latchkey.TrackedChange, error) bool) {
+		changes, err := t.changes(since)
+		if err != nil {
+			yield(latchkey.TrackedChange{}, err)
+			return
+		}
+		for _, c := range changes {
+			if t.ended {
+				yield(latchkey.TrackedChange{}, latchkey.ErrClosed)
+				return
+			}
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}
+}
+
+// changes returns what Changes yields.
+func (t *tx) changes(since uint64) ([]latchkey.TrackedChange, error) {
+	if t.ended {
+		return nil, latchkey.ErrClosed
+	}
+	if t.revision == 0 {
+		if err := t.begin(); err != nil {
+			return nil, err
+		}
+	}
+	if since == math.MaxUint64 {
+		return nil, nil
+	}
+	t.dependOnWhole()
+	changes, ok := t.e.feed.changes(t, since)
+	if !ok {
+		var err error
+		if changes, err = t.readChanges(since); err != nil {
+			return nil, err
+		}
+	}
+	changes = slices.DeleteFunc(changes, func(c latchkey.TrackedChange) bool {
+		_, own := t.written(t.e.keys.table(c.Table) + string(c.Key))
+		return own || !t.e.isTracked(c.Table)
+	})
+	for _, w := range t.writes {
+		if table, key, ok := t.e.keys.split(w.key); ok && !w.delete && t.e.isTracked(table) && t.sequence >= since {
+			changes = append(changes, latchkey.TrackedChange{Sequence: t.sequence + 1, Table: table, Key: []byte(key)})
+		}
+	}
+	slices.SortFunc(changes, func(a, b latchkey.TrackedChange) int {
+		return cmp.Or(cmp.Compare(a.Sequence, b.Sequence), cmp.Compare(a.Table, b.Table), bytes.Compare(a.Key, b.Key))
+	})
+	return changes, nil
+}
+
+// readChanges looks through the keys of all tracked tables for those that have changed after since.
+func (t *tx) readChanges(since uint64) (changes []latchkey.TrackedChange, err error) {
+	for _, table := range t.e.trackedTables() {
+		prefix := t.e.keys.table(table)
+		for next, end := prefix, clientv3.GetPrefixRangeEnd(prefix); ; {
+			r, err := t.get(next, clientv3.WithRange(end), clientv3.WithLimit(10*mostPage), clientv3.WithKeysOnly())
+			if err != nil {
+				return nil, err
+			}
+			for _, kv := range r.Kvs {
+				if modified := uint64(kv.ModRevision); modified > since {
+					changes = append(changes, latchkey.TrackedChange{Sequence: modified, Table: table, Key: bytes.Clone(kv.Key[len(prefix):])})
+				}
+			}
+			if !r.More {
+				break
+			}
+			next = after(string(r.Kvs[len(r.Kvs)-1].Key))
+		}
+	}
+	return changes, nil
+}

@@ -1,0 +1,524 @@
+package etcd
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// feed follows the commits of all processes, by one watch over the prefix. It knows how far the
+// watch has come, and for which moment it is sure to know all commits.
+type feed struct {
+	e       *engine
+	changed func([]latchkey.TrackedChange) // nil unless the store watches
+
+	// fresh is a moment, and every commit before it was passed to changed.
+	fresh       atomic.Pointer[time.Time]
+	unreachable atomic.Bool // the last question to etcd had no answer
+
+	restarting sync.Mutex // locked by restart
+
+	mu       sync.Mutex
+	news     chan struct{} // closed when something below changes, and made anew
+	position int64         // every event up to this revision has arrived
+	last     uint64        // the greatest sequence that the engine knows of
+	recent   []event       // the last events, in the order of their revisions
+	since    int64         // recent has every event after this revision
+	expected map[[8]byte]*arrival
+	probes   []probe // that wait for the watch to come so far
+	lag      int     // how many probes in a row had an answer, and the watch did not come so far
+	newest   int64   // the greatest revision of which etcd told
+	cluster  uint64
+	proof    commitSeen
+	restored error // what EngineHealth says since etcd was restored
+	restarts int   // how often the watch lost events, or etcd was restored
+}
+
+// event is the change of one entry.
+type event struct {
+	revision int64
+	table    string
+	key      string
+	deleted  bool
+}
+
+// mostRecent is how many events the feed keeps, for Changes.
+const mostRecent = 20_000
+
+// arrival is a commit that try waits for.
+type arrival struct {
+	revision int64 // 0 until the commit has arrived
+	changed  map[string]bool
+}
+
+// probe is a moment at which etcd's revision was asked for, and the answer.
+type probe struct {
+	asked    time.Time
+	revision int64
+}
+
+// commitSeen is a commit that the watch has told of. A server that says otherwise was restored.
+type commitSeen struct {
+	revision int64
+	random   string
+}
+
+func newFeed(e *engine) *feed {
+	return &feed{e: e, news: make(chan struct{}), expected: make(map[[8]byte]*arrival)}
+}
+
+// begin begins to watch. first has read the state from which the feed goes on, after the moment
+// asked.
+func (f *feed) begin(asked time.Time, first *tx) {
+	f.mu.Lock()
+	f.position, f.since, f.newest, f.cluster = first.revision, first.revision, first.revision, first.cluster
+	f.mu.Unlock()
+	f.fresh.Store(&asked)
+	f.e.running.Go(f.watch)
+	f.e.running.Go(f.probe)
+}
+
+// Watch makes the engine call changed for each commit of any process.
+func (e *engine) Watch(changed func([]latchkey.TrackedChange)) { e.feed.changed = changed }
+
+// Fresh reports whether changed was called for everything that was committed longer ago than the
+// bound. A machine that was suspended notices that by its wall clock.
+func (e *engine) Fresh() bool {
+	fresh := e.feed.fresh.Load()
+	if fresh == nil {
+		return false
+	}
+	age := age(*fresh)
+	return age <= e.opts.watchAge() || age <= e.opts.Unreachable && e.feed.unreachable.Load()
+}
+
+// age returns how long ago a moment was, by the clock that says more.
+func age(moment time.Time) time.Duration {
+	now := time.Now()
+	return max(now.Sub(moment), now.Round(0).Sub(moment.Round(0)))
+}
+
+// announce wakes everything that waits for the feed.
+func (f *feed) announce() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.announceLocked()
+}
+
+func (f *feed) announceLocked() {
+	close(f.news)
+	f.news = make(chan struct{})
+}
+
+// learn notes a sequence of which the engine knows otherwise than by the watch.
+func (f *feed) learn(sequence uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if sequence > f.last {
+		f.last = sequence
+		f.announceLocked()
+	}
+}
+
+// wait waits until done, which is called under the lock, reports true or an error.
+func (f *feed) wait(ctx context.Context, done func(f *feed) (bool, error)) error {
+	for {
+		f.mu.Lock()
+		ok, err := done(f)
+		news := f.news
+		f.mu.Unlock()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// expect makes the feed keep what the commit with a random number changes.
+func (f *feed) expect(random [8]byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.expected[random] = &arrival{}
+}
+
+func (f *feed) forget(random [8]byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.expected, random)
+}
+
+// seen waits until everything up to a revision has arrived. It returns the revision of the commit
+// that was expected, and the keys that the commit has changed. The revision is 0 if there was no
+// such commit.
+func (f *feed) seen(ctx context.Context, random [8]byte, revision int64) (at int64, changed map[string]bool, err error) {
+	f.mu.Lock()
+	restarts := f.restarts
+	f.mu.Unlock()
+	if err := f.e.client.RequestProgress(f.ctx(ctx)); err != nil {
+		return 0, nil, err
+	}
+	err = f.wait(ctx, func(f *feed) (bool, error) {
+		if f.restarts != restarts {
+			return false, errors.New("the watch has lost events")
+		}
+		at, changed = f.expected[random].revision, f.expected[random].changed
+		return at != 0 || f.position >= revision, nil
+	})
+	return at, changed, err
+}
+
+// changes returns the changes after since that tx sees, of all tables and in no order. ok is false
+// if the feed does not reach back so far.
+func (f *feed) changes(t *tx, since uint64) (changes []latchkey.TrackedChange, ok bool) {
+	if since > uint64(t.revision) {
+		return nil, true
+	}
+	// The watch is a moment behind a commit.
+	ctx, cancel := context.WithTimeout(t.ctx, time.Second)
+	defer cancel()
+	last := make(map[[2]string]event)
+	err := f.wait(ctx, func(f *feed) (bool, error) {
+		if int64(since) < f.since || !f.e.Fresh() {
+			return false, errTooOld
+		}
+		if uint64(f.position) < t.sequence {
+			return false, nil
+		}
+		from, _ := slices.BinarySearchFunc(f.recent, int64(since)+1, func(e event, revision int64) int { return cmp.Compare(e.revision, revision) })
+		for _, e := range f.recent[from:] {
+			if e.revision > t.revision {
+				break
+			}
+			last[[2]string{e.table, e.key}] = e
+		}
+		return true, nil
+	})
+	if err != nil {
+		return nil, false
+	}
+	for e := range maps.Values(last) {
+		if !e.deleted {
+			changes = append(changes, latchkey.TrackedChange{Sequence: uint64(e.revision), Table: e.table, Key: []byte(e.key)})
+		}
+	}
+	return changes, true
+}
+
+var errTooOld = errors.New("the feed does not reach back so far")
+
+// ctx returns a context that finds the feed's stream. No other watch of the client has the same
+// stream, because etcd answers about the progress of a stream only when no watch on it is behind.
+func (f *feed) ctx(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(clientv3.WithRequireLeader(ctx), "latchkey-feed", f.e.id)
+}
+
+// watch watches until the engine is closed.
+func (f *feed) watch() {
+	for attempt := 0; f.e.ctx.Err() == nil; attempt++ {
+		ctx, cancel := context.WithCancel(f.ctx(f.e.ctx))
+		f.mu.Lock()
+		from, restarts := f.position+1, f.restarts
+		f.mu.Unlock()
+		for r := range f.e.client.Watch(ctx, f.e.keys.prefix, clientv3.WithPrefix(), clientv3.WithRev(from), clientv3.WithCreatedNotify()) {
+			if r.CompactRevision != 0 {
+				f.restart(nil)
+			}
+			if r.Err() != nil || !f.accept(&r, restarts) {
+				break
+			}
+			attempt = 0
+		}
+		cancel()
+		_ = pause(f.e.ctx, attempt)
+	}
+}
+
+// accept takes one response of a watch that began after so many restarts. It reports false if the
+// watch has to begin again.
+func (f *feed) accept(r *clientv3.WatchResponse, restarts int) bool {
+	if r.IsProgressNotify() {
+		return f.advance(r.Header.Revision, restarts, nil, nil)
+	}
+	if len(r.Events) == 0 {
+		return true
+	}
+	var changes []latchkey.TrackedChange
+	var events []event
+	for _, ev := range r.Events {
+		if table, key, ok := f.e.keys.split(string(ev.Kv.Key)); ok {
+			events = append(events, event{revision: ev.Kv.ModRevision, table: table, key: key, deleted: ev.Type == clientv3.EventTypeDelete})
+			changes = append(changes, latchkey.TrackedChange{Sequence: uint64(ev.Kv.ModRevision), Table: table, Key: []byte(key)})
+		}
+	}
+	if f.changed != nil && len(changes) > 0 {
+		f.changed(changes)
+	}
+	return f.advance(r.Events[len(r.Events)-1].Kv.ModRevision, restarts, events, r.Events)
+}
+
+// advance notes that everything up to a revision has arrived, and was passed on. It reports false
+// if the feed has begun again meanwhile.
+func (f *feed) advance(revision int64, restarts int, events []event, raw []*clientv3.Event) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if restarts != f.restarts {
+		return false
+	}
+	f.position = max(f.position, revision)
+	f.newest = max(f.newest, revision)
+	for _, ev := range raw {
+		if string(ev.Kv.Key) != f.e.keys.commit() {
+			continue
+		}
+		f.last = max(f.last, uint64(ev.Kv.ModRevision))
+		if ev.Type == clientv3.EventTypePut {
+			f.proof = commitSeen{ev.Kv.ModRevision, string(ev.Kv.Value)}
+			if a := f.expected[[8]byte(append(bytes.Clone(ev.Kv.Value), make([]byte, 8)...))]; a != nil {
+				a.arrive(ev.Kv.ModRevision, raw)
+			}
+		}
+	}
+	if n := len(events); n > 0 {
+		f.last = max(f.last, uint64(events[n-1].revision))
+		f.recent = append(f.recent, events...)
+		if over := len(f.recent) - mostRecent; over > mostRecent/4 {
+			f.since = f.recent[over-1].revision
+			f.recent = append([]event(nil), f.recent[over:]...)
+		}
+	}
+	f.settle()
+	f.announceLocked()
+	return true
+}
+
+// arrive notes the keys that a commit has changed.
+func (a *arrival) arrive(revision int64, raw []*clientv3.Event) {
+	a.revision, a.changed = revision, make(map[string]bool)
+	for _, ev := range raw {
+		if ev.Kv.ModRevision == revision {
+			a.changed[string(ev.Kv.Key)] = true
+		}
+	}
+}
+
+// settle ends the probes that the watch has reached. It is called with the lock.
+func (f *feed) settle() {
+	for len(f.probes) > 0 && f.probes[0].revision <= f.position {
+		f.fresh.Store(&f.probes[0].asked)
+		f.probes = f.probes[1:]
+		f.lag = 0
+	}
+}
+
+// probe asks etcd four times in each WatchAge how far it is, until the engine is closed.
+func (f *feed) probe() {
+	ticker := time.NewTicker(f.e.opts.watchAge() / 4)
+	defer ticker.Stop()
+	for {
+		f.probeOnce()
+		select {
+		case <-ticker.C:
+		case <-f.e.ctx.Done():
+			return
+		}
+	}
+}
+
+// probeOnce asks for the revision of etcd, and for the progress of the watch. When the watch has
+// come as far as that revision, every commit from before the question has arrived. A member that is
+// cut off from the others cannot make the watch look younger than it is, because the revision is
+// one that a majority knows.
+func (f *feed) probeOnce() {
+	asked := time.Now()
+	ctx, cancel := context.WithTimeout(f.e.ctx, f.e.opts.watchAge()/2)
+	defer cancel()
+	f.mu.Lock()
+	proof, newest, cluster := f.proof, f.newest, f.cluster
+	f.mu.Unlock()
+	revision, nowCluster, broken, err := f.look(ctx, proof)
+	if f.unreachable.Store(err != nil); err != nil {
+		return
+	}
+	switch {
+	case nowCluster != cluster:
+		broken = fmt.Errorf("the cluster ID was %x and is %x", cluster, nowCluster)
+	case revision < newest:
+		broken = fmt.Errorf("the revision was %d and is %d", newest, revision)
+	}
+	if broken != nil {
+		f.restart(fmt.Errorf("etcd was restored from an earlier state: %w", broken))
+		return
+	}
+	f.mu.Lock()
+	f.newest = max(f.newest, revision)
+	if f.probes = append(f.probes, probe{asked, revision}); len(f.probes) > 64 {
+		f.probes = f.probes[1:]
+	}
+	f.lag++
+	f.settle()
+	f.mu.Unlock()
+	_ = f.e.client.RequestProgress(f.ctx(ctx))
+}
+
+// look reads the revision, and whether etcd still has the commit that the watch told of last. If
+// etcd has compacted its history, look compares the last entries instead.
+func (f *feed) look(ctx context.Context, proof commitSeen) (revision int64, cluster uint64, broken, err error) {
+	key := f.e.keys.commit()
+	ops := []clientv3.Op{clientv3.OpGet(key, clientv3.WithKeysOnly())}
+	if proof.revision != 0 {
+		ops = append(ops, clientv3.OpGet(key, clientv3.WithRev(proof.revision)))
+	}
+	r, err := f.e.client.Txn(ctx).Then(ops...).Commit()
+	switch {
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return f.lookAtEntries(ctx)
+	case errors.Is(err, rpctypes.ErrFutureRev):
+		g, err := f.e.client.Get(ctx, key)
+		if err != nil {
+			return 0, 0, nil, err
+		}
+		if g.Header.Revision < proof.revision {
+			broken = fmt.Errorf("the revision was %d and is %d", proof.revision, g.Header.Revision)
+		}
+		return g.Header.Revision, g.Header.ClusterId, broken, nil
+	case err != nil:
+		return 0, 0, nil, err
+	}
+	if proof.revision != 0 {
+		if kvs := r.Responses[1].GetResponseRange().Kvs; len(kvs) == 0 || kvs[0].ModRevision != proof.revision || string(kvs[0].Value) != proof.random {
+			broken = fmt.Errorf("the commit at revision %d is another one", proof.revision)
+		}
+	}
+	return r.Header.Revision, r.Header.ClusterId, broken, nil
+}
+
+// sample is how many of the last entries lookAtEntries compares.
+const sample = 100
+
+// lookAtEntries compares the last entries that were changed with what etcd has. An entry that was
+// last modified before the change of which the watch told shows that etcd was restored.
+func (f *feed) lookAtEntries(ctx context.Context) (revision int64, cluster uint64, broken, err error) {
+	f.mu.Lock()
+	last := slices.Clone(f.recent[max(0, len(f.recent)-sample):])
+	f.mu.Unlock()
+	ops := []clientv3.Op{clientv3.OpGet(f.e.keys.commit(), clientv3.WithKeysOnly())}
+	for _, ev := range last {
+		ops = append(ops, clientv3.OpGet(f.e.keys.table(ev.table)+ev.key, clientv3.WithKeysOnly()))
+	}
+	r, err := f.e.client.Txn(ctx).Then(ops...).Commit()
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	for i, ev := range last {
+		for _, kv := range r.Responses[1+i].GetResponseRange().Kvs {
+			if kv.ModRevision < ev.revision {
+				broken = fmt.Errorf("an entry that was modified at revision %d was last modified at %d", ev.revision, kv.ModRevision)
+			}
+		}
+	}
+	return r.Header.Revision, r.Header.ClusterId, broken, nil
+}
+
+// restart makes the feed begin at the present revision, because events were lost. why is nil unless
+// etcd was restored. If etcd does not answer, the next probe or watch calls restart again.
+func (f *feed) restart(why error) {
+	f.restarting.Lock()
+	defer f.restarting.Unlock()
+	ctx, cancel := context.WithTimeout(f.e.ctx, f.e.opts.timeout())
+	defer cancel()
+	asked := time.Now()
+	r, err := f.e.client.Get(ctx, f.e.keys.commit())
+	if err != nil {
+		return
+	}
+	f.mu.Lock()
+	f.restarts++
+	f.position = -1 // settles no probe before changed has returned
+	f.recent, f.probes, f.proof = nil, nil, commitSeen{}
+	f.mu.Unlock()
+	if f.changed != nil {
+		f.changed(nil)
+	}
+	f.mu.Lock()
+	f.position, f.since, f.newest, f.cluster = r.Header.Revision, r.Header.Revision, r.Header.Revision, r.Header.ClusterId
+	if why != nil {
+		f.restored, f.last = why, 0
+	}
+	if len(r.Kvs) > 0 {
+		f.last = max(f.last, uint64(r.Kvs[0].ModRevision))
+	}
+	f.mu.Unlock()
+	f.fresh.Store(&asked)
+	f.announce()
+}
+
+// derivedRandom returns the random number of a commit that had to remove the commit key.
+func derivedRandom(cluster uint64, revision int64) (random [8]byte) {
+	b := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, cluster), uint64(revision))
+	sum := sha256.Sum256(b)
+	copy(random[:], sum[:])
+	return random
+}
+
+// EngineHealth says what is wrong with etcd, and with the watch.
+func (e *engine) EngineHealth(ctx context.Context) error {
+	if e.closed.Load() {
+		return latchkey.ErrClosed
+	}
+	var errs []error
+	f := e.feed
+	f.mu.Lock()
+	restored, lag := f.restored, f.lag
+	f.mu.Unlock()
+	if restored != nil {
+		errs = append(errs, restored)
+	}
+	switch {
+	case !e.started.Load():
+	case f.unreachable.Load():
+		errs = append(errs, fmt.Errorf("%w: etcd does not answer", latchkey.ErrUnavailable))
+	case lag > 8:
+		errs = append(errs, errors.New("etcd answers, but not about the progress of the watch, so logins are not answered from the cache: connect to the members of etcd and not to its gRPC proxy"))
+	}
+	return errors.Join(append(errs, e.checkSpace(ctx))...)
+}
+
+// checkSpace returns an error if a member has an alarm, or has used 80 % of its quota.
+func (e *engine) checkSpace(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, e.opts.watchAge())
+	defer cancel()
+	var errs []error
+	for _, endpoint := range e.client.Endpoints() {
+		s, err := e.client.Status(ctx, endpoint)
+		if err != nil {
+			continue // EngineHealth reports an etcd that does not answer
+		}
+		for _, problem := range s.Errors {
+			errs = append(errs, fmt.Errorf("etcd member %s: %s", endpoint, problem))
+		}
+		if s.DbSizeQuota > 0 && s.DbSize > s.DbSizeQuota/5*4 {
+			errs = append(errs, fmt.Errorf("etcd member %s: it uses %s of its quota: compact and defragment it, or raise the quota",
+				endpoint, fmt.Sprintf("%d %%", 100*s.DbSize/s.DbSizeQuota)))
+		}
+	}
+	return errors.Join(errs...)
+}
