@@ -14,8 +14,9 @@
 // written again.
 //
 // The copy is another replica of the domain, as a restored backup is, and knows that there are
-// others. The numbering of its commits is that of its own engine. So hubs and edges compare what
-// they have, and the edges of a hub follow the copy from then on.
+// others. Its engine numbers its commits anew, so the copy of a hub does not get what the hub has
+// noted about the commits of the store. The edges of a hub compare what they have with the copy,
+// and follow it from then on.
 //
 // The store must not change meanwhile. A file that is open for reading only cannot change. On any
 // other engine, Copy returns [ErrChanged] when it sees another commit. Afterwards nobody should use
@@ -35,6 +36,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/replication"
 )
 
 var (
@@ -70,11 +72,11 @@ type Progress struct {
 
 // Report says what [Copy] has done.
 type Report struct {
-	Entries uint64 // of the store
+	Entries uint64 // of the copy; after a dry run, of the store
 	Bytes   uint64 // in the keys and values of the entries
 	Written uint64 // entries that this call wrote or deleted
 	Resumed bool   // the call went on with an unfinished copy
-	// Digest is the digest of the entries, which the copy has, too: the sum of the SHA-256 of each,
+	// Digest is the digest of the entries as the copy has them: the sum of the SHA-256 of each,
 	// modulo 2^256. The record of the replica is not in it. It is zero after a dry run.
 	Digest Digest
 }
@@ -236,6 +238,9 @@ func (c *copying) begin(ctx context.Context) error {
 func (c *copying) table(ctx context.Context, table string) error {
 	for r := (span{table: table}); !r.last; r.from = r.to {
 		entries, err := c.read(ctx, c.from, c.at, c.maxWrites, &r)
+		if err == nil && table == record.TableReplica {
+			entries, err = renumbered(entries)
+		}
 		if err != nil {
 			return err
 		}
@@ -252,6 +257,19 @@ func (c *copying) table(ctx context.Context, table string) error {
 		c.progress(Progress{Done: c.report.Entries, Total: uint64(c.total)})
 	}
 	return nil
+}
+
+// renumbered returns entries of the table replica without the numbers of commits.
+func renumbered(entries []latchkey.Entry) (kept []latchkey.Entry, err error) {
+	for _, e := range entries {
+		if e.Value, err = replication.Renumbered(e.Key, e.Value); err != nil {
+			return nil, storeError(err)
+		}
+		if e.Value != nil {
+			kept = append(kept, e)
+		}
+	}
+	return kept, nil
 }
 
 func (c *copying) progress(p Progress) {
@@ -392,7 +410,7 @@ func (c *copying) compare(ctx context.Context) error {
 		}
 	}
 	if n != c.report.Entries || has != c.report.Digest {
-		return fmt.Errorf("%w: it has %d entries with the digest %s, and the store has %d with the digest %s",
+		return fmt.Errorf("%w: it has %d entries with the digest %s, in place of %d with the digest %s",
 			ErrDiffers, n, has, c.report.Entries, c.report.Digest)
 	}
 	return nil

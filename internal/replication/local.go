@@ -261,3 +261,39 @@ func located(b []byte) (table string, key []byte) {
 	of, key, _ := bytes.Cut(b, []byte{0})
 	return string(of), key
 }
+
+// Renumbered returns the value that an entry of the table replica has in a copy of the store whose
+// engine numbers its commits anew, or nil if the copy does not get the entry. There, no number of a
+// commit of the store means anything: a tombstone would seem to be old, and every edge to have it.
+//
+// Errors: [record.ErrDamaged] or [record.ErrNewer].
+func Renumbered(key, sealed []byte) ([]byte, error) {
+	of := func(prefix string) bool { return bytes.HasPrefix(key, []byte(prefix)) }
+	if of(localDay) || of(localPruned) || of(localEra) {
+		return nil, nil
+	}
+	if !of(localEdge) && string(key) != localState {
+		return sealed, nil
+	}
+	message, err := record.Open(record.TableReplica, key, sealed)
+	if err != nil {
+		return nil, err
+	}
+	var renumbered record.Message
+	if of(localEdge) {
+		k, err := decodeEdge(key[len(localEdge):], message)
+		if err != nil {
+			return nil, err
+		}
+		k.cursor, k.confirmed = Cursor{}, 0
+		renumbered = k.encode()
+	} else {
+		s, err := decodeHubState(message)
+		if err != nil {
+			return nil, err
+		}
+		s.floor = 0
+		renumbered = s.encode()
+	}
+	return record.Seal(record.TableReplica, key, renumbered), nil
+}
