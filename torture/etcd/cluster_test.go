@@ -32,6 +32,8 @@ type cluster struct {
 	peers   [size][size]*wire
 	clients [size]*wire
 	other   *wire
+	// known is closed when the IDs of all nodes are known.
+	known chan struct{}
 }
 
 // size is the number of nodes.
@@ -59,7 +61,7 @@ type node struct {
 // newCluster starts a cluster, and waits until it has a leader.
 func newCluster(t testing.TB, opts clusterOptions) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: t.TempDir(), other: newWire()}
+	c := &cluster{t: t, dir: t.TempDir(), other: newWire(), known: make(chan struct{})}
 	for i := range size {
 		c.clients[i] = newWire()
 		for j := range i {
@@ -87,7 +89,11 @@ func newCluster(t testing.TB, opts clusterOptions) *cluster {
 		n.settings.Peers = strings.Join(peers, ",")
 	}
 	t.Cleanup(c.end)
-	c.startAll()
+	for i := range size {
+		c.start(i)
+	}
+	close(c.known)
+	c.leader()
 	return c
 }
 
@@ -113,12 +119,14 @@ func (c *cluster) end() {
 	c.other.set(wireCut)
 }
 
-// wireFrom returns the wire from a node with an ID to the node with the number to.
+// wireFrom returns the wire from a node with an ID to the node with the number to. A node connects
+// before the test knows its ID.
 func (c *cluster) wireFrom(id string, to int) *wire {
 	number, err := strconv.ParseUint(id, 16, 64)
 	if err != nil {
 		return c.other
 	}
+	<-c.known
 	for i, n := range c.nodes {
 		n.mu.Lock()
 		is := n.report.ID == number

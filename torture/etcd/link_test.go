@@ -109,47 +109,31 @@ func (w *wire) end(conns ...net.Conn) {
 // A link is a port from which bytes go on to a node, which can have another port after each start.
 type link struct {
 	listener net.Listener
-	// wireOf returns the wire of a connection, which begins with head.
-	wireOf func(head []byte) *wire
-	heads  bool // whether connections begin with the head of an HTTP request
+	// wireOf returns the wire of a connection, by the ID of the node that it comes from, or by "".
+	wireOf func(from string) *wire
+	peers  bool // whether connections come from nodes, and so begin with the head of a request
 
 	mu     sync.Mutex
 	target string // the address of the node, or "" while it is dead
 }
 
-// newLink returns a link on which all connections use the same wire.
+// newLink returns a link from clients to a node. All connections use the same wire.
 func newLink(w *wire) (*link, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	k := &link{listener: l, wireOf: func([]byte) *wire { return w }}
-	go k.serve()
-	return k, nil
+	return serveLink(&link{wireOf: func(string) *wire { return w }})
 }
 
-// newPeerLink returns a link from nodes to a node. wireOf returns the wire from the node with the
-// ID that from has in hexadecimal, or that is empty.
+// newPeerLink returns a link from nodes to a node. wireOf returns the wire from the node with an
+// ID, which is in hexadecimal, or empty if the node did not tell the ID.
 func newPeerLink(wireOf func(from string) *wire) (*link, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	k := &link{listener: l, heads: true, wireOf: func(head []byte) *wire { return wireOf(sender(head)) }}
-	go k.serve()
-	return k, nil
+	return serveLink(&link{wireOf: wireOf, peers: true})
 }
 
-// sender returns the ID of the node that has sent the head of a request. Requests without Raft
-// messages have no ID.
-func sender(head []byte) string {
-	const name = "X-Server-From: "
-	for line := range bytes.Lines(head) {
-		if id, ok := bytes.CutPrefix(line, []byte(name)); ok {
-			return string(bytes.TrimSpace(id))
-		}
+func serveLink(k *link) (_ *link, err error) {
+	if k.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return nil, err
 	}
-	return ""
+	go k.serve()
+	return k, nil
 }
 
 func (k *link) url() string     { return "http://" + k.address() }
@@ -177,15 +161,15 @@ func (k *link) serve() {
 func (k *link) connect(from net.Conn) {
 	in := bufio.NewReaderSize(from, 32<<10)
 	var head []byte
-	for k.heads && !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
-		line, err := in.ReadSlice('\n')
-		if err != nil {
+	id := ""
+	if k.peers {
+		var err error
+		if head, id, err = readHead(in); err != nil {
 			_ = from.Close()
 			return
 		}
-		head = append(head, line...)
 	}
-	w := k.wireOf(head)
+	w := k.wireOf(id)
 	k.mu.Lock()
 	target := k.target
 	k.mu.Unlock()
@@ -200,6 +184,29 @@ func (k *link) connect(from net.Conn) {
 	}
 	go carry(w, from, to, to)
 	carry(w, to, io.MultiReader(bytes.NewReader(head), in), from)
+}
+
+// readHead reads the head of a request, and the ID of the node that has sent it. Requests that have
+// nothing to do with Raft, such as probes, have no ID. After such a request, a connection could go
+// on with Raft messages, so readHead adds to the head that the connection ends with the answer.
+func readHead(in *bufio.Reader) (head []byte, id string, err error) {
+	for {
+		line, err := in.ReadSlice('\n')
+		if err != nil {
+			return nil, "", err
+		}
+		if len(bytes.TrimSpace(line)) == 0 {
+			break
+		}
+		if value, ok := bytes.CutPrefix(line, []byte("X-Server-From: ")); ok {
+			id = string(bytes.TrimSpace(value))
+		}
+		head = append(head, line...)
+	}
+	if id == "" {
+		head = append(head, "Connection: close\r\n"...)
+	}
+	return append(head, "\r\n"...), id, nil
 }
 
 // carry carries what it reads from in to a connection, until one side ends.

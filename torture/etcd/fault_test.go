@@ -1,0 +1,182 @@
+package etcd_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/torture/internal/form"
+)
+
+// These tests make one fault each, while callers use a store at each node, and one that knows all
+// nodes. They run side by side, because they mostly wait.
+
+// everywhere is the number of the store that knows all nodes.
+const everywhere = size
+
+// beginHistory starts a cluster, four stores, and callers of each.
+func beginHistory(t *testing.T, opts clusterOptions) (c *cluster, r *recorder, random *rand.Rand) {
+	t.Helper()
+	t.Parallel()
+	seed := form.NewSeed(t)
+	c = newCluster(t, opts)
+	r = newRecorder(t, append(c.openEach(), c.open(0, 1, 2))...)
+	r.pause = 40 * time.Millisecond
+	r.start(seed, 2)
+	r.await(0, 1, 2, everywhere)
+	return c, r, form.NewRandom(seed, -1)
+}
+
+// others returns the numbers of the stores that do not use a node. The store that knows all nodes
+// is slow while one of them takes requests and does not answer.
+func others(i int) []int { return []int{(i + 1) % size, (i + 2) % size} }
+
+func TestNothingAcknowledgedIsLostWhenANodeIsKilled(t *testing.T) {
+	c, r, random := beginHistory(t, clusterOptions{})
+	for range form.Amount(2, 40) {
+		i := c.follower(random)
+		c.kill(i)
+		r.await(append(others(i), everywhere)...)
+		c.startAll()
+		r.await(0, 1, 2, everywhere)
+	}
+	c.finish(r)
+}
+
+func TestNothingAcknowledgedIsLostWhenTheLeaderIsKilled(t *testing.T) {
+	c, r, _ := beginHistory(t, clusterOptions{})
+	for range form.Amount(2, 40) {
+		i := c.leader()
+		c.kill(i)
+		r.await(append(others(i), everywhere)...)
+		c.startAll()
+		r.await(0, 1, 2, everywhere)
+	}
+	c.finish(r)
+}
+
+func TestNothingAcknowledgedIsLostWhenAllNodesAreKilled(t *testing.T) {
+	c, r, random := beginHistory(t, clusterOptions{sync: true})
+	for range form.Amount(2, 40) {
+		for _, i := range random.Perm(size) {
+			c.kill(i)
+		}
+		c.startAll()
+		r.await(0, 1, 2, everywhere)
+	}
+	c.finish(r)
+}
+
+func TestTheOthersGoOnWhileANodeIsStopped(t *testing.T) {
+	c, r, random := beginHistory(t, clusterOptions{})
+	for round := range form.Amount(2, 40) {
+		i := c.leader()
+		if round%2 == 1 {
+			i = c.follower(random)
+		}
+		c.stop(i)
+		r.await(others(i)...)
+		r.outlast()
+		c.goOn(i)
+		r.await(0, 1, 2, everywhere)
+	}
+	c.finish(r)
+}
+
+func TestHistoriesAreRightOverASlowNetwork(t *testing.T) {
+	c, r, random := beginHistory(t, clusterOptions{})
+	for range form.Amount(1, 40) {
+		i := random.IntN(size)
+		c.isolate(i, wireSlow)
+		c.clients[(i+1)%size].set(wireSlow)
+		r.await(0, 1, 2, everywhere)
+		c.heal()
+	}
+	c.finish(r)
+}
+
+func TestCompactionDisturbsNobody(t *testing.T) {
+	c, r, _ := beginHistory(t, clusterOptions{})
+	admin := c.admin(0)
+	defer admin.Close()
+	for range form.Amount(10, 200) {
+		now, err := admin.Get(t.Context(), "revision")
+		must(t, err)
+		_, err = admin.Compact(t.Context(), now.Header.Revision, clientv3.WithCompactPhysical())
+		must(t, err)
+		r.await(0, 1, 2, everywhere)
+	}
+	c.finish(r)
+}
+
+// A store that can reach only a node which is cut off from the others does not believe what it
+// remembers for longer than the bound. While the store can reach nothing else, it refuses.
+func TestAStoreThatIsCutOffRefusesAfterTheBound(t *testing.T) {
+	c, r, random := beginHistory(t, clusterOptions{})
+	for _, state := range form.Amount([]wireState{wireMute, wireCut}, many(20, wireMute, wireCut)) {
+		i := random.IntN(size)
+		revoked, kept := newToken(t, r.stores[everywhere]), newToken(t, r.stores[everywhere])
+		for range 3 {
+			for _, k := range []token{revoked, kept} {
+				_, err := r.stores[i].Login(t.Context(), k.text)
+				must(t, err)
+			}
+		}
+		c.isolate(i, state)
+		cut := time.Now()
+		other := r.stores[others(i)[random.IntN(2)]]
+		eventually(t, "a revocation", func(ctx context.Context) bool {
+			return other.DisableKey(ctx, revoked.owner, revoked.id) == nil
+		})
+		disabled := time.Now()
+		// The store refuses for good when both tokens have been refused after the bound.
+		eventually(t, "refusals of the store that is cut off", func(context.Context) bool {
+			began := time.Now()
+			_, err := r.stores[i].Login(t.Context(), revoked.text)
+			_, errKept := r.stores[i].Login(t.Context(), kept.text)
+			if err == nil && began.Sub(disabled) > bound {
+				t.Errorf("a token that was disabled %v ago logs in", began.Sub(disabled))
+			}
+			return began.Sub(cut) > 2*bound && errors.Is(err, latchkey.ErrUnavailable) && errors.Is(errKept, latchkey.ErrUnavailable)
+		})
+		r.await(others(i)...)
+		c.heal()
+		eventually(t, "the revocation at the store that was cut off", func(ctx context.Context) bool {
+			_, err := r.stores[i].Login(ctx, revoked.text)
+			return errors.Is(err, latchkey.ErrKeyDisabled)
+		})
+		r.await(0, 1, 2, everywhere)
+	}
+	c.finish(r)
+}
+
+func many[T any](n int, of ...T) (all []T) {
+	for range n {
+		all = append(all, of...)
+	}
+	return all
+}
+
+// A token is one that a test keeps to itself.
+type token struct {
+	owner, id uuid.UUID
+	text      string
+}
+
+// newToken makes a user with one key.
+func newToken(t *testing.T, s *latchkey.Store) token {
+	t.Helper()
+	u, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: latchkey.Identity{
+		Provider: latchkey.ProviderLocalUserpass, Subject: uuid.NewString(),
+	}})
+	must(t, err)
+	k, text, err := s.CreateKey(t.Context(), u.ID, latchkey.KeySpec{Name: "laptop"})
+	must(t, err)
+	return token{u.ID, k.ID, text}
+}
