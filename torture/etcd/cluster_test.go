@@ -241,6 +241,21 @@ func (c *cluster) heal() {
 	}
 }
 
+// compact makes etcd forget all revisions before the present one, by way of a node.
+func (c *cluster) compact(i int) {
+	c.t.Helper()
+	admin := c.admin(i)
+	defer admin.Close()
+	eventually(c.t, "a compaction", func(ctx context.Context) bool {
+		now, err := admin.Get(ctx, "revision")
+		if err != nil {
+			return false
+		}
+		_, err = admin.Compact(ctx, now.Header.Revision, clientv3.WithCompactPhysical())
+		return err == nil
+	})
+}
+
 // dial returns a client that knows the given nodes, by their links.
 func (c *cluster) dial(nodes ...int) *clientv3.Client {
 	c.t.Helper()

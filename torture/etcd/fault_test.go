@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/torture/internal/form"
@@ -103,13 +102,8 @@ func TestHistoriesAreRightOverASlowNetwork(t *testing.T) {
 
 func TestCompactionDisturbsNobody(t *testing.T) {
 	c, r, _ := beginHistory(t, clusterOptions{})
-	admin := c.admin(0)
-	defer admin.Close()
-	for range form.Amount(10, 200) {
-		now, err := admin.Get(t.Context(), "revision")
-		must(t, err)
-		_, err = admin.Compact(t.Context(), now.Header.Revision, clientv3.WithCompactPhysical())
-		must(t, err)
+	for range form.Amount(5, 200) {
+		c.compact(0)
 		r.await(0, 1, 2, everywhere)
 	}
 	c.finish(r)
@@ -151,6 +145,82 @@ func TestAStoreThatIsCutOffRefusesAfterTheBound(t *testing.T) {
 			_, err := r.stores[i].Login(ctx, revoked.text)
 			return errors.Is(err, latchkey.ErrKeyDisabled)
 		})
+		r.await(0, 1, 2, everywhere)
+	}
+	c.finish(r)
+}
+
+// A store that could not reach etcd for a while knows afterwards what has changed meanwhile, even
+// if etcd has compacted the changes.
+func TestAStoreThatWasAwayKnowsWhatHasChanged(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterOptions{})
+	s, other := c.open(0), c.open(1, 2)
+	for _, tt := range []struct {
+		name     string
+		state    wireState
+		compacts bool
+	}{
+		{"its connections were mute", wireMute, false},
+		{"its connections were cut", wireCut, false},
+		{"its connections were cut, and etcd was compacted", wireCut, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			revoked, kept := newToken(t, other), newToken(t, other)
+			login := func(k token) error { _, err := s.Login(t.Context(), k.text); return err }
+			must(t, login(revoked))
+			must(t, login(kept))
+			c.clients[0].set(tt.state)
+			must(t, other.DisableKey(t.Context(), revoked.owner, revoked.id))
+			disabled := time.Now()
+			if tt.compacts {
+				c.compact(1)
+			}
+			eventually(t, "a refusal of the store that is away", func(context.Context) bool {
+				return errors.Is(login(kept), latchkey.ErrUnavailable)
+			})
+			c.heal()
+			back := time.Now()
+			eventually(t, "logins of the store that is back", func(context.Context) bool {
+				began := time.Now()
+				if err := login(revoked); err == nil && began.Sub(disabled) > bound {
+					t.Errorf("a token that was disabled %v ago logs in", began.Sub(disabled))
+				}
+				return login(kept) == nil && time.Since(back) > bound
+			})
+		})
+	}
+}
+
+// All faults, in any order.
+func TestHistoriesAreRightWhateverHappens(t *testing.T) {
+	c, r, random := beginHistory(t, clusterOptions{})
+	for range form.Amount(3, 100) {
+		i := random.IntN(size)
+		if random.IntN(2) == 0 {
+			i = c.leader()
+		}
+		switch random.IntN(5) {
+		case 0:
+			c.kill(i)
+		case 1:
+			c.stop(i)
+		case 2:
+			c.isolate(i, wireMute)
+		case 3:
+			c.isolate(i, wireCut)
+		case 4:
+			c.clients[i].set([]wireState{wireSlow, wireMute, wireCut}[random.IntN(3)])
+		}
+		r.await(others(i)...)
+		if random.IntN(2) == 0 {
+			c.compact((i + 1) % size)
+		}
+		if random.IntN(2) == 0 {
+			r.outlast()
+		}
+		c.heal()
+		c.startAll()
 		r.await(0, 1, 2, everywhere)
 	}
 	c.finish(r)

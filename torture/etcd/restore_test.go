@@ -49,7 +49,7 @@ func TestAStoreNoticesThatEtcdWasRestored(t *testing.T) {
 			if err := login(early); !errors.Is(err, latchkey.ErrKeyDisabled) {
 				t.Fatalf("the login of a disabled key: %v", err)
 			}
-			must(t, s.Health(t.Context()))
+			eventually(t, "health", func(ctx context.Context) bool { return s.Health(ctx) == nil })
 			before, err := client.Get(t.Context(), "revision")
 			must(t, err)
 
