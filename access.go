@@ -42,6 +42,7 @@ type below struct{ s *Store }
 func (b below) DomainID() uuid.UUID             { return b.s.DomainID() }
 func (b below) ReplicaID() uuid.UUID            { return b.s.ReplicaID() }
 func (b below) Share(ctx context.Context) error { return b.s.share(ctx) }
+func (b below) SharesEngine() bool              { return b.s.follower != nil }
 
 func (b below) TakeTagSecrets(ctx context.Context, export []byte) error {
 	d, err := ParseDomainSecrets(export)

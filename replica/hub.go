@@ -72,9 +72,12 @@ const (
 	maxBulk   = 32
 )
 
-// NewHub returns a hub over an open store. opts may be nil. Do not make two hubs over one store at
-// a time. NewHub writes nothing. The hub opens its part of the store when it is first used. A
-// failure is then the error of the call, and a finding of [Hub.Health].
+// NewHub returns a hub over an open store. opts may be nil. Do not make two hubs over one open
+// store at a time. Several processes can each have a hub of one store, behind one address, if the
+// store is on an engine that they share. Edges can ask any of them. Give them the same options.
+//
+// NewHub writes nothing. The hub opens its part of the store when it is first used. A failure is
+// then the error of the call, and a finding of [Hub.Health].
 func NewHub(store *latchkey.Store, opts *HubOptions) *Hub {
 	h := &Hub{
 		store: store, bodies: make(chan struct{}, maxBodies), bulk: make(chan struct{}, maxBulk),
@@ -140,7 +143,8 @@ type EdgeInfo struct {
 	Policy Policy    `json:"policy"`
 	Joined time.Time `json:"joined,omitzero"`
 	// LastSeen is when the hub last heard of the edge. Connected reports whether the edge follows
-	// now.
+	// now, this process or another one that serves the same store. What another process has heard
+	// of an edge is known after five minutes at the latest.
 	LastSeen  time.Time `json:"last_seen,omitzero"`
 	Connected bool      `json:"connected"`
 	Build     string    `json:"build,omitempty"` // the version of the edge's library
@@ -171,7 +175,7 @@ func (h *Hub) Edges(ctx context.Context) ([]EdgeInfo, error) {
 	if err != nil {
 		return nil, wrapf(err, "edges")
 	}
-	known, err := core.Edges(ctx)
+	known, err := core.Edges(ctx, h.store.Now())
 	if err != nil {
 		return nil, wrapf(err, "edges")
 	}
@@ -377,7 +381,12 @@ func (h *Hub) Status(ctx context.Context) (status HubStatus, err error) {
 	if err != nil {
 		return HubStatus{}, err
 	}
-	status = HubStatus{Edges: len(edges), Claims: len(claims), Streams: h.streams.count()}
+	status = HubStatus{Edges: len(edges), Claims: len(claims)}
+	for _, e := range edges {
+		if e.Connected {
+			status.Streams++
+		}
+	}
 	err = h.store.View(ctx, func(tx *latchkey.Tx) (err error) {
 		status.Sequence = tx.Sequence()
 		status.Invitations, err = openInvitations(tx)
@@ -402,7 +411,7 @@ func (h *Hub) Health(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	edges, err := core.Edges(ctx)
+	edges, err := core.Edges(ctx, h.store.Now())
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,11 @@ const (
 	renewAfter   = 90 * 24 * time.Hour
 	keyLife      = 120 * 24 * time.Hour
 	exchangeLife = 30 * 24 * time.Hour
+	// renewOverlap is how long the old token stays good if the edge does not use the new one.
+	renewOverlap = keyLife + exchangeLife
+	// renewAgain is how long after a renewal only the process that has made the token can answer an
+	// edge that has lost the answer.
+	renewAgain = 10 * time.Minute
 )
 
 // invitationTable is the application table of the hub's store with the invitations, by the SHA-256
@@ -281,7 +286,7 @@ func (h *Hub) joinAgain(ctx context.Context, core *replication.Hub, r joinReques
 // administrator has given it meanwhile.
 func (h *Hub) admit(ctx context.Context, core *replication.Hub, r joinRequest, kept keptInvitation, answer joinAnswer) (joinAnswer, error) {
 	policy, err := Policy{Groups: kept.Groups, Push: kept.Push}.core()
-	if err == nil && !core.Knows(answer.Edge) {
+	if err == nil {
 		err = core.AddEdge(ctx, answer.Edge, r.Name, policy, h.store.Now())
 	}
 	if err != nil {
@@ -314,6 +319,9 @@ func (h *Hub) renew(ctx context.Context, edge uuid.UUID, old string) (answer ren
 	if ok && last.from == from {
 		return last.answer, nil // the answer was lost
 	}
+	if err := h.waitsForAnother(ctx, edge); err != nil {
+		return answer, err
+	}
 	minted, token, err := mintToken(ctx, h.store, edge)
 	if err != nil {
 		return answer, err
@@ -323,7 +331,7 @@ func (h *Hub) renew(ctx context.Context, edge uuid.UUID, old string) (answer ren
 		if err := tx.SetExpiry(latchkey.ServerOwner, edge, tx.Now().Add(keyLife)); err != nil {
 			return err
 		}
-		_, err := tx.RotateServerKey(edge, latchkey.Rotation{Overlap: keyLife + exchangeLife, UntilUsed: true}, minted)
+		_, err := tx.RotateServerKey(edge, latchkey.Rotation{Overlap: renewOverlap, UntilUsed: true}, minted)
 		return err
 	})
 	if err != nil {
@@ -333,6 +341,24 @@ func (h *Hub) renew(ctx context.Context, edge uuid.UUID, old string) (answer ren
 	h.renewed[edge] = renewal{from, answer}
 	h.mu.Unlock()
 	return answer, nil
+}
+
+// waitsForAnother returns [latchkey.ErrBusy] if another process has just made a token for an edge.
+// Another one would end the token that the edge has, and the edge may never get an answer.
+func (h *Hub) waitsForAnother(ctx context.Context, edge uuid.UUID) error {
+	if !access.Of(h.store).SharesEngine() {
+		return nil
+	}
+	key, err := h.store.Key(ctx, latchkey.ServerOwner, edge)
+	if err != nil {
+		return err
+	}
+	for _, token := range key.Tokens {
+		if !token.Ends.IsZero() && h.store.Now().Sub(token.Ends.Add(-renewOverlap)) < renewAgain {
+			return latchkey.ErrBusy
+		}
+	}
+	return nil
 }
 
 // used notes that an edge has used a token, so that a renewal that made the token is over.

@@ -26,6 +26,8 @@ type Store interface {
 	ResetClock(ctx context.Context) error
 	DomainID() uuid.UUID
 	ReplicaID() uuid.UUID
+	// SharesEngine reports whether other processes can write to the store's engine.
+	SharesEngine() bool
 }
 
 // Of returns the store behind a *latchkey.Store.

@@ -29,6 +29,9 @@ func (h Hello) Encode() []byte {
 	if h.Edge != uuid.Nil {
 		w.Bytes(10, h.Edge[:])
 	}
+	for _, id := range h.Earlier {
+		w.Bytes(11, id[:])
+	}
 	return w
 }
 
@@ -64,6 +67,13 @@ func DecodeHello(b []byte) (h Hello, err error) {
 			h.Before, err = decodeID(f.Bytes)
 		case 10:
 			h.Edge, err = decodeID(f.Bytes)
+		case 11:
+			if len(h.Earlier) == MaxEarlier {
+				return h, bad("more than %d former openings", MaxEarlier)
+			}
+			var id uuid.UUID
+			id, err = decodeID(f.Bytes)
+			h.Earlier = append(h.Earlier, id)
 		}
 		if err != nil {
 			return h, err

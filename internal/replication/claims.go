@@ -1,12 +1,10 @@
 package replication
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -265,47 +263,23 @@ func (h *Hub) dropIdleClaims(ctx context.Context, edge uuid.UUID) error {
 
 // decide takes a claim off the list after fn, and makes the edge take the hub's version.
 func (h *Hub) decide(ctx context.Context, n uint64, fn func(*merge.Tables, Claim) error) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var c Claim
-	var replaced []byte
-	err := h.store.Update(ctx, func(t *merge.Tables) (err error) {
-		if c, err = h.claim(t, n); err != nil {
+	return h.change(ctx, func(t *merge.Tables) error {
+		c, err := h.claim(t, n)
+		if err != nil {
 			return err
 		}
 		if err := fn(t, c); err != nil {
 			return err
 		}
-		replaced = nil
-		if h.edges[c.Edge] != nil {
-			if replaced, err = noteReplaced(t, c.Edge, c.Copy); err != nil {
+		switch _, err := edgeIn(t, c.Edge); {
+		case err == nil:
+			replace := &replacing{hub: h, t: t, edge: c.Edge}
+			if err := replace.note(c.Copy); err != nil {
 				return err
 			}
+		case !errors.Is(err, ErrUnknownEdge):
+			return err
 		}
 		return t.Delete(record.TableReplica, numbered8(localClaim, n))
 	})
-	if err == nil && replaced != nil {
-		h.replaceLocked(c.Edge, [][]byte{replaced})
-	}
-	return err
-}
-
-// noteReplaced notes in the store that an edge has to take the hub's version of a record, and
-// returns the place of the record.
-func noteReplaced(t *merge.Tables, edge uuid.UUID, c record.Copy) (at []byte, err error) {
-	at = locate(liveTable(c.Table), c.Key)
-	return at, putLocal(t, replaceKey(edge, at), nil)
-}
-
-// replaceLocked notes of which records an edge has to take the hub's version, as the store has
-// noted. The caller holds mu.
-func (h *Hub) replaceLocked(id uuid.UUID, replaced [][]byte) {
-	e := h.edges[id]
-	if e == nil {
-		return
-	}
-	for _, at := range replaced {
-		e.replaces = slices.DeleteFunc(e.replaces, func(r *replacement) bool { return bytes.Equal(r.at, at) })
-		e.replaces = append(e.replaces, &replacement{at: at})
-	}
 }

@@ -24,7 +24,7 @@ const maxReply = 4 << 20
 //
 // Errors: [ErrUnknownEdge], [ErrMessage]; an error of the store.
 func (h *Hub) Compare(ctx context.Context, id uuid.UUID, r CompareRequest) (reply CompareReply, err error) {
-	p, err := h.heard(ctx, id, r.Cursor, time.Time{})
+	p, _, err := h.heard(ctx, id, r.Cursor, time.Time{})
 	if err != nil {
 		return reply, err
 	}
@@ -68,8 +68,9 @@ func (h *Hub) compareSums(id uuid.UUID, p Policy, r CompareRequest) (reply Compa
 	if e == nil {
 		return reply, ErrUnknownEdge
 	}
-	e.compared, e.matched, e.dirty = e.seen, len(reply.Differ) == 0, true
-	reply.Messages = []Message{Mark{h.cursor(merge.Position{Sequence: h.index.at}, e.groupsAt)}}
+	e.compared, e.matched = e.seen, len(reply.Differ) == 0
+	e.changes++
+	reply.Messages = []Message{Mark{h.cursorOf(e, merge.Position{Sequence: h.index.at})}}
 	return reply, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 
@@ -69,7 +70,9 @@ var summed = []string{record.TableGroups, record.TableUsers, record.TableKeys}
 // record. So the sums for any groups are there at once, and so is what a range has. It is made when
 // the first edge compares, and each comparison brings it up to date by the changes since.
 type index struct {
-	mu      sync.Mutex
+	outdated atomic.Bool // the store went back to an earlier state
+
+	mu      sync.Mutex // guards the fields below
 	made    bool
 	at      uint64 // the commit that the index is of
 	items   map[rangeOf]map[string]item
@@ -148,7 +151,18 @@ func (x *index) remove(table string, key []byte) {
 
 // update brings an index up to date. The caller holds the index's mutex.
 func (x *index) update(ctx context.Context, s access.Store) error {
-	if !x.made {
+	if x.made {
+		// Nothing tells of records that are gone with their tombstones.
+		err := s.View(ctx, func(t *merge.Tables) error {
+			state, err := readHubState(t)
+			x.made = x.at >= state.floor && x.at <= t.Sequence()
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if x.outdated.Swap(false) || !x.made {
 		x.items, x.sums, x.numbers = map[rangeOf]map[string]item{}, map[sumOf]Summary{}, map[string]uint32{}
 		if err := s.View(ctx, func(t *merge.Tables) error { x.at = t.Sequence(); return nil }); err != nil {
 			return err

@@ -35,6 +35,8 @@ type Feed struct {
 	ended  bool
 	at     merge.Position // behind what the feed has returned
 	marked uint64         // the sequence of the last Mark that the feed has returned
+	news   uint64         // the last piece of news of which the feed has told
+	told   uint64         // the one in the last Mark
 
 	// These are for the user of the feed alone.
 	how     How
@@ -90,64 +92,117 @@ func (h *Hub) Hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Tim
 	if err := h.dropIdleClaims(ctx, id); err != nil {
 		return nil, err
 	}
+	for {
+		f, visit, err := h.hello(ctx, id, hello, now)
+		if err != nil || f != nil {
+			return f, err
+		}
+		if err := h.noteVisit(ctx, visit, now); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// hello begins a feed, or returns what the store must know of the edge before that.
+func (h *Hub) hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Time) (f *Feed, visit edgeRecord, err error) {
 	var head, resets uint64
-	err := h.store.View(ctx, func(t *merge.Tables) (err error) {
+	var stored edgeRecord
+	err = h.view(ctx, func(t *merge.Tables) (err error) {
 		head = t.Sequence()
-		resets, err = resetsOf(t)
+		if resets, err = resetsOf(t); err == nil {
+			stored, err = edgeIn(t, id)
+		}
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, visit, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e := h.edges[id]
 	if e == nil {
-		return nil, ErrUnknownEdge
+		return nil, visit, ErrUnknownEdge
 	}
-	h.resets = resets
-	f := &Feed{hub: h, done: make(chan struct{}), edge: e, policy: e.policy.Version, tags: hello.Tags}
-	if old := e.feed; old != nil {
-		if e.instance != hello.Instance && e.instance != hello.Before {
-			f.Cloned, e.cloned = true, now
-		}
-		old.end()
-	}
-	e.feed, e.instance, e.replica, e.dirty = f, hello.Instance, hello.Replica, true
-	e.build, e.seen = shortened(hello.Build), now
-	for _, r := range e.replaces {
-		r.sent = false
-	}
+	e.learn(stored)
+	h.resets = max(h.resets, resets)
+	f = &Feed{hub: h, done: make(chan struct{}), edge: e, policy: e.policy.Version, tags: hello.Tags}
 	c := hello.Cursor
 	// The claims of a device that has joined again are those of another edge, and their refusals do
 	// not reach the device.
 	again := hello.Edge != uuid.Nil && hello.Edge != id
-	e.confirmed, e.dropped = 0, false
+	var has Cursor // what the edge is known to have
 	switch {
 	case c.Incarnation == uuid.Nil && c.Era == uuid.Nil:
 		f.how, f.copying = FirstCopy, merge.CopiedTables()[0]
 		f.at = merge.Position{Sequence: head}
-		c = h.cursor(f.at, e.groupsAt)
+		c = h.cursorOf(e, f.at)
 		c.Copying = f.copying
 	case again || !h.fits(c, e, head):
 		f.how = CompareFirst
 		if again || !h.belongs(c, head) { // so that the edge brings what the hub may have lost
-			c = h.cursor(merge.Position{Sequence: head}, e.groupsAt)
+			c = h.cursorOf(e, merge.Position{Sequence: head})
 		}
 	case c.Copying != "":
 		c.Era = h.era()
 		f.how, f.at, f.copying, f.copyKey = FirstCopy, c.At, c.Copying, c.CopyKey
 		if !slices.Contains(merge.CopiedTables(), c.Copying) {
-			return nil, fmt.Errorf("%w: a first copy does not have the table %q", ErrMessage, c.Copying)
+			return nil, visit, fmt.Errorf("%w: a first copy does not have the table %q", ErrMessage, c.Copying)
 		}
 	default:
 		c.Era = h.era()
-		f.at = c.At
+		f.at, has = c.At, c
+	}
+	f.marked, f.news, f.told = f.at.Sequence, c.News, c.News
+	// Alone, a hub knows in memory who has a stream.
+	moved := h.store.SharesEngine() && e.stream != h.process
+	if moved || e.replica != hello.Replica || isBehind(has, e.cursor) {
+		visit := e.edgeRecord
+		visit.replica, visit.cursor, visit.confirmed, visit.heard, visit.stream = hello.Replica, has, confirmedBy(has.At), has.News, h.process
+		return nil, visit, nil
+	}
+	if old := e.feed; old != nil {
+		if e.instance != hello.Instance && !hello.follows(e.instance) {
+			f.Cloned, e.cloned = true, now
+		}
+		old.end()
+	}
+	e.feed, e.instance = f, hello.Instance
+	e.changes++
+	if !now.Before(e.seen) {
+		e.build, e.seen = shortened(hello.Build), now
+	}
+	e.dropped = false
+	if f.how == Resume {
 		h.acknowledge(e, c, head)
 	}
-	f.marked = f.at.Sequence
 	f.Welcome = Welcome{Format: Format, Time: now, Resets: resets, Policy: e.policy.clone(), Edge: id, How: f.how, At: c}
-	return f, nil
+	return f, visit, nil
+}
+
+// follows reports whether the device was opened as an instance before.
+func (h Hello) follows(instance uuid.UUID) bool {
+	return instance == h.Before || slices.Contains(h.Earlier, instance)
+}
+
+// noteVisit writes at once what other processes must know of an edge. Its replica ID tells which
+// changes the edge has made itself. If the edge has less than it had confirmed, for example because
+// it was restored from a backup, nobody may go on by what was confirmed, and a process from which
+// the edge has gone cannot know.
+func (h *Hub) noteVisit(ctx context.Context, visit edgeRecord, now time.Time) error {
+	return h.store.Update(ctx, func(t *merge.Tables) error {
+		k, err := edgeIn(t, visit.id)
+		if err != nil {
+			return err
+		}
+		k.replica, k.stream, k.visits = visit.replica, visit.stream, max(k.visits, visit.visits)+1
+		k.cursor, k.confirmed, k.heard = visit.cursor, visit.confirmed, visit.heard
+		if h.store.SharesEngine() {
+			if err := putAlive(t, visit.stream, now); err != nil {
+				return err
+			}
+		}
+		return putEdge(t, k)
+	})
 }
 
 func (p Policy) clone() Policy {
@@ -164,6 +219,7 @@ func (f *Feed) end() {
 	close(f.done)
 	if f.edge.feed == f {
 		f.edge.feed = nil
+		f.edge.changes++ // other processes hear that there is no stream
 	}
 }
 
@@ -200,11 +256,11 @@ func (f *Feed) Next(ctx context.Context, most int) (*Batch, error) {
 		h.mu.Unlock()
 		return nil, ErrReplaced
 	}
-	p, groupsAt := f.edge.policy, f.edge.groupsAt
-	waits := slices.ContainsFunc(f.edge.replaces, func(r *replacement) bool { return !r.sent })
+	p, of := f.edge.policy, part{groupsAt: f.edge.groupsAt, after: f.at, news: f.news, most: most, lives: h.known.lives}
 	h.mu.Unlock()
+	of.groups = p.set()
 	if p.Version != f.policy {
-		over := groupsAt > f.policy
+		over := of.groupsAt > f.policy
 		f.policy = p.Version
 		if over {
 			f.how = CompareFirst
@@ -215,18 +271,37 @@ func (f *Feed) Next(ctx context.Context, most int) (*Batch, error) {
 	case f.how == CompareFirst:
 		return &Batch{End: true}, nil
 	case f.copying != "":
-		return f.copy(ctx, p, groupsAt, most)
+		return f.copy(ctx, p, of.groupsAt, most)
 	}
-	r, more, err := h.changes(ctx, part{p.set(), groupsAt, f.at, most}, p, f.Told)
+	r, more, err := h.changes(ctx, of, p, f.Told)
+	if errors.Is(err, errPruned) {
+		f.how = CompareFirst
+		return &Batch{End: true}, nil
+	}
 	if err != nil {
 		return nil, err
+	}
+	h.mu.Lock()
+	ended, other := f.ended, f.edge.policy.Version != p.Version
+	var waiting []replacement
+	for _, w := range f.edge.replaces {
+		if w.number > of.news && w.number <= r.mark.News {
+			waiting = append(waiting, w)
+		}
+	}
+	h.mu.Unlock()
+	switch {
+	case ended:
+		return nil, ErrReplaced
+	case other: // the transaction has seen the new policy
+		return f.Next(ctx, most)
 	}
 	b := &Batch{Messages: r.messages, More: more, At: r.at.Sequence, bytes: &r.bytes}
 	if !bytes.Equal(r.tags, f.tags) {
 		b = b.with([]Message{Secrets{r.export}}, nil)
 	}
-	if waits && !b.More {
-		messages, err := f.replacements(ctx, p)
+	if len(waiting) > 0 {
+		messages, err := f.replacements(ctx, p, waiting)
 		if err != nil {
 			return nil, err
 		}
@@ -240,12 +315,11 @@ func (f *Feed) Next(ctx context.Context, most int) (*Batch, error) {
 	f.tags = r.tags
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f.at = r.at
-	e := f.edge
+	f.at, f.news = r.at, r.mark.News
 	if mark {
-		f.marked = r.at.Sequence
-	} else if e.feed == f && e.cursor.Era == r.mark.Era && e.cursor.At.Sequence >= f.marked {
-		e.confirmed = max(e.confirmed, confirmedBy(f.at)) // because nothing of it was for the edge
+		f.marked, f.told = r.at.Sequence, r.mark.News
+	} else if f.edge.feed == f {
+		h.confirmQuiet(f.edge)
 	}
 	return b, nil
 }
@@ -263,15 +337,11 @@ func (b *Batch) with(first, last []Message) *Batch {
 }
 
 // replacements returns what the edge has to take from the hub in place of its own.
-func (f *Feed) replacements(ctx context.Context, p Policy) (messages []Message, err error) {
-	h := f.hub
-	h.mu.Lock()
-	waiting := slices.Clone(f.edge.replaces)
-	h.mu.Unlock()
-	err = h.store.View(ctx, func(t *merge.Tables) error {
+func (f *Feed) replacements(ctx context.Context, p Policy, waiting []replacement) (messages []Message, err error) {
+	err = f.hub.store.View(ctx, func(t *merge.Tables) error {
 		messages = nil
 		for _, r := range waiting {
-			these, err := h.replacement(newFilter(t, p), r.at)
+			these, err := f.hub.replacement(newFilter(t, p), r.at)
 			if err != nil {
 				return err
 			}
@@ -279,15 +349,7 @@ func (f *Feed) replacements(ctx context.Context, p Policy) (messages []Message, 
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, r := range waiting {
-		r.sent, r.behind = true, f.marked
-	}
-	return messages, nil
+	return messages, err
 }
 
 // replacement returns the messages by which an edge takes the hub's version of a record, and of the
@@ -361,7 +423,7 @@ func (h *Hub) mac(c record.Copy) ([]byte, error) {
 	if signs, err := needsMAC(c.Table, c.Key, c.Sealed); err != nil || !signs {
 		return nil, err
 	}
-	return macOf(h.secret, c), nil
+	return macOf(*h.secret.Load(), c), nil
 }
 
 // copy returns the next part of a first copy.
@@ -370,7 +432,7 @@ func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*
 	b := &Batch{More: true}
 	var last []byte
 	var head uint64
-	err := h.store.View(ctx, func(t *merge.Tables) error {
+	err := h.view(ctx, func(t *merge.Tables) error {
 		head = t.Sequence()
 		only := newFilter(t, p)
 		page, err := t.CopyTable(f.copying, f.copyKey, most, func(table string, key, sealed []byte) (bool, error) {
@@ -394,6 +456,15 @@ func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*
 	if err != nil {
 		return nil, err
 	}
+	h.mu.Lock()
+	ended, other := f.ended, f.edge.policy.Version != p.Version
+	h.mu.Unlock()
+	switch {
+	case ended:
+		return nil, ErrReplaced
+	case other: // the transaction has seen the new policy
+		return f.Next(ctx, most)
+	}
 	f.copyKey = last
 	if last == nil {
 		tables := merge.CopiedTables()
@@ -404,7 +475,7 @@ func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c := h.cursor(f.at, groupsAt)
+	c := h.cursor(f.at, groupsAt, f.news)
 	c.Copying, c.CopyKey, c.Taken = f.copying, f.copyKey, head
 	b.Messages = append(b.Messages, Mark{c})
 	return b, nil
@@ -415,7 +486,9 @@ type part struct {
 	groups   string
 	groupsAt uint64
 	after    merge.Position
+	news     uint64 // the last piece of news that has come
 	most     int
+	lives    uint64 // see known
 }
 
 // A result is what there is behind a position.
@@ -423,7 +496,8 @@ type result struct {
 	messages []Message
 	bytes    encoded
 	at       merge.Position
-	more     bool // there was more when it was read
+	more     bool   // there was more when it was read
+	news     uint64 // the last piece of news of which the messages tell
 	mark     Cursor
 	tags     []byte
 	export   []byte
@@ -440,9 +514,15 @@ type batches struct {
 // one for each policy that names other groups.
 const keptBatches = 64
 
+// errPruned means that tombstones behind a position were pruned, so that their changes would be
+// missing.
+var errPruned = errors.New("tombstones behind the cursor were pruned")
+
 // changes returns what comes behind a position, and reports whether there is more behind that. The
 // changes of a commit are read, filtered and put into messages once for all feeds that have the
 // same groups. If the feed is told of commits, a result that is there costs no transaction.
+//
+// Errors: errPruned; an error of the store.
 func (h *Hub) changes(ctx context.Context, of part, p Policy, told bool) (r *result, more bool, err error) {
 	var head uint64
 	if r = h.shared(of); r == nil {
@@ -463,12 +543,12 @@ func (h *Hub) changes(ctx context.Context, of part, p Policy, told bool) (r *res
 // build reads what comes behind a position, and keeps it for other feeds.
 func (h *Hub) build(ctx context.Context, of part, p Policy) (r *result, more bool, err error) {
 	var resets, head uint64
-	err = h.store.View(ctx, func(t *merge.Tables) (err error) {
+	err = h.view(ctx, func(t *merge.Tables) (err error) {
 		if resets, err = resetsOf(t); err != nil {
 			return err
 		}
 		head = t.Sequence()
-		r, err = h.read(t, of, p)
+		r, err = h.readChanges(t, of, p)
 		return err
 	})
 	if err != nil {
@@ -477,8 +557,8 @@ func (h *Hub) build(ctx context.Context, of part, p Policy) (r *result, more boo
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r.more = r.at != merge.Position{Sequence: head}
-	h.resets = resets
-	r.mark = h.cursor(r.at, of.groupsAt)
+	h.resets = max(h.resets, resets)
+	r.mark = h.cursor(r.at, of.groupsAt, r.news)
 	if len(r.messages) > 0 {
 		r.messages = append(r.messages, Mark{r.mark})
 	}
@@ -505,10 +585,17 @@ func (h *Hub) shared(of part) *result {
 // someChanges is how many changes are read at once.
 const someChanges = 64
 
-// read reads what comes behind a position, without the Mark.
-func (h *Hub) read(t *merge.Tables, of part, p Policy) (r *result, err error) {
+// readChanges reads what comes behind a position, without the Mark.
+func (h *Hub) readChanges(t *merge.Tables, of part, p Policy) (r *result, err error) {
 	head := t.Sequence()
-	r = &result{at: of.after}
+	r = &result{at: of.after, news: of.news}
+	state, err := readHubState(t)
+	if err != nil {
+		return nil, err
+	}
+	if of.after.Sequence < state.floor {
+		return nil, errPruned
+	}
 	if r.tags, err = tagsOf(t); err != nil {
 		return nil, err
 	}
@@ -550,7 +637,13 @@ func (h *Hub) read(t *merge.Tables, of part, p Policy) (r *result, err error) {
 			}
 		}
 	}
-	pruned, err := h.prunedIn(t, f, confirmedBy(of.after), confirmedBy(r.at))
+	if r.at != (merge.Position{Sequence: head}) {
+		return r, nil
+	}
+	// A cursor with the news of the last commit must have all commits, too. So a hub that has the
+	// commit of the cursor has the news.
+	r.news = state.news
+	pruned, err := h.prunedIn(t, f, of.news, r.news)
 	r.messages = append(r.messages, pruned...)
 	return r, err
 }

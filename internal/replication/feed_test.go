@@ -246,7 +246,7 @@ func TestOpeningAHubWritesNothing(t *testing.T) {
 	if got := w.sequence(); got != before {
 		t.Errorf("opening a hub makes %d commits", got-before)
 	}
-	if _, err := w.hub.Edges(t.Context()); err != nil {
+	if _, err := w.hub.Edges(t.Context(), w.now); err != nil {
 		t.Error(err)
 	}
 	e.sync()

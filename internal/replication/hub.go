@@ -11,6 +11,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -51,25 +52,29 @@ type HubOptions struct {
 	DropAfter time.Duration
 }
 
-// A Hub is the state of a hub. Its methods may be called by any number of goroutines. A store has
-// one Hub at a time.
+// A Hub is the state of a hub. Its methods may be called by any number of goroutines. Several
+// processes can each have a Hub of one store, if they share the engine of the store.
 //
 // The hub keeps in memory the news of its edges, and [Hub.Save] writes them. Otherwise a commit for
 // each edge would follow each change, and every edge would hear of these commits in turn.
 type Hub struct {
-	store access.Store
-	o     HubOptions
+	store  access.Store
+	o      HubOptions
+	secret atomic.Pointer[[]byte] // of MACs; what it points to is nil until the hub has started
 
 	starting sync.Mutex // locked while the era is drawn
 
-	mu       sync.Mutex // guards the fields below
-	openedAt uint64     // the last commit before the hub was opened
-	secret   []byte     // of MACs; nil until the hub has started
-	eras     []era      // in order; the last one is the hub's own, once it has started
+	mu       sync.Mutex // guards the fields below, and is never locked in a transaction
+	known    known
+	openedAt uint64 // the last commit before the hub was opened
+	wentBack bool   // openedAt is from where the commits may be others than they were
+	process  uuid.UUID
+	eras     []era // in order; cursors are of the last one, once the hub has started
 	started  bool
 	floor    uint64 // see hubState
 	edges    map[uuid.UUID]*edge
-	resets   uint64 // how often the store's time was reset, as far as the hub has seen
+	alive    map[uuid.UUID]time.Time // when other processes said last that they serve edges
+	resets   uint64                  // how often the store's time was reset
 	batches  batches
 
 	index index
@@ -78,23 +83,23 @@ type Hub struct {
 // An edge is what a hub has of an edge in memory.
 type edge struct {
 	edgeRecord
-	dirty bool      // not written as it is
-	noted time.Time // when a refused push was written last
+	changes uint64 // how often something was noted
+	saved   uint64 // how often it was when the edge was written
+	// refusedHere is how many refusals are not in the store.
+	refusedHere uint64
+	noted       time.Time
 
 	instance uuid.UUID
-	replica  uuid.UUID
 	feed     *Feed // nil without a stream
 	// replaces are records of which the edge has to take the hub's version.
-	replaces []*replacement
+	replaces []replacement
 }
 
-// A replacement says that an edge has to take the hub's version of a record.
+// A replacement says that an edge has to take the hub's version of a record. An edge whose cursor
+// has the number of the news, or a later one, has taken it.
 type replacement struct {
-	at   []byte // table 0 key
-	sent bool   // in the present stream
-	// behind is the sequence of the last Mark before it was sent. The edge has it when the edge
-	// acknowledges a later one.
-	behind uint64
+	at     []byte // table 0 key
+	number uint64
 }
 
 // An EdgeStatus is what a hub knows of an edge.
@@ -109,7 +114,7 @@ type EdgeStatus struct {
 	// edge has everything that concerns it.
 	Cursor    Cursor
 	Confirmed uint64
-	Streaming bool      // the edge has a stream now
+	Streaming bool      // the edge has a stream now, here or at another process that has said so
 	Dropped   bool      // the edge was silent for too long
 	Cloned    time.Time // when two devices used the credential of the edge last; mostly zero
 	Compared  time.Time // when the edge compared last
@@ -127,51 +132,21 @@ const keptEras = 1000
 func OpenHub(ctx context.Context, s access.Store, o HubOptions) (*Hub, error) {
 	o.KeepTombstones = cmp.Or(o.KeepTombstones, 400*24*time.Hour)
 	o.DropAfter = cmp.Or(o.DropAfter, 180*24*time.Hour)
-	h := &Hub{store: s, o: o}
-	err := s.View(ctx, func(t *merge.Tables) error { return h.load(t) })
-	if err != nil {
-		return nil, err
-	}
-	return h, nil
-}
-
-// load reads what the hub has kept.
-func (h *Hub) load(t *merge.Tables) (err error) {
-	h.openedAt, h.edges, h.eras = t.Sequence(), map[uuid.UUID]*edge{}, nil
-	state, err := readHubState(t)
-	if err != nil {
-		return err
-	}
-	h.floor = state.floor
-	if h.secret, err = readSecret(t); err != nil {
-		return err
-	}
-	if h.resets, err = resetsOf(t); err != nil {
-		return err
-	}
-	err = scanLocal(t, localEra, func(_, message []byte) error {
-		e, err := decodeEra(message)
-		h.eras = append(h.eras, e)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	err = scanLocal(t, localEdge, func(id, message []byte) error {
-		k, err := decodeEdge(id, message)
-		h.edges[k.id] = &edge{edgeRecord: k}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return scanLocal(t, localReplace, func(key, _ []byte) error {
-		id, err := record.DecodeID(key[:min(len(key), 16)])
-		if e := h.edges[id]; err == nil && e != nil {
-			e.replaces = append(e.replaces, &replacement{at: bytes.Clone(key[16:])})
+	h := &Hub{store: s, o: o, edges: map[uuid.UUID]*edge{}, alive: map[uuid.UUID]time.Time{}}
+	var r reading
+	err := s.View(ctx, func(t *merge.Tables) (err error) {
+		if h.resets, err = resetsOf(t); err == nil {
+			r, err = h.read(t, known{}, true)
 		}
 		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	h.openedAt = r.head
+	h.secret.Store(&r.secret)
+	h.apply(r)
+	return h, nil
 }
 
 func readSecret(t *merge.Tables) ([]byte, error) {
@@ -203,22 +178,25 @@ func resetsOf(t *merge.Tables) (uint64, error) {
 // start draws the secret of the hub, the first time, and an era, the first time after it was
 // opened. No cursor of another copy of the store counts for this one from then on.
 func (h *Hub) start(ctx context.Context) error {
-	h.starting.Lock()
-	defer h.starting.Unlock()
-	h.mu.Lock()
-	started := h.started
-	h.mu.Unlock()
-	if started {
+	if h.hasStarted() {
 		return nil
 	}
-	var drawn [48]byte
+	h.starting.Lock()
+	defer h.starting.Unlock()
+	if h.hasStarted() {
+		return nil
+	}
+	var drawn [64]byte
 	if _, err := io.ReadFull(h.o.Random, drawn[:]); err != nil {
 		return fmt.Errorf("draw the era of a hub: %w", err)
 	}
 	if err := h.store.Share(ctx); err != nil {
 		return err
 	}
-	own := era{id: uuid.UUID(drawn[32:]), began: h.openedAt}
+	h.mu.Lock()
+	lives, own, wentBack := h.known.lives, era{id: uuid.UUID(drawn[32:48]), began: h.openedAt, back: h.wentBack}, h.wentBack
+	old := slices.Clone(h.eras)
+	h.mu.Unlock()
 	var secret []byte
 	err := h.store.Update(ctx, func(t *merge.Tables) (err error) {
 		if secret, err = readSecret(t); err != nil {
@@ -232,34 +210,73 @@ func (h *Hub) start(ctx context.Context) error {
 				return err
 			}
 		}
-		state, err := readHubState(t)
-		if err != nil {
+		if wentBack {
+			// Another process may have found out before.
+			if last, err := lastEra(t); err != nil || last.id != uuid.Nil && !slices.ContainsFunc(old, func(e era) bool { return e.id == last.id }) {
+				return err
+			}
+		} else if h.store.SharesEngine() {
+			// Other processes may have given cursors since the hub was opened.
+			own.began = t.Sequence()
+		}
+		number := uint64(0)
+		if _, err := h.tell(t, uuid.Nil, func(s *hubState) { s.eras++; number = s.eras }); err != nil {
 			return err
 		}
-		state.eras++
-		if state.eras > keptEras {
-			if err := t.Delete(record.TableReplica, numbered8(localEra, state.eras-keptEras)); err != nil {
+		if number > keptEras {
+			if err := t.Delete(record.TableReplica, numbered8(localEra, number-keptEras)); err != nil {
 				return err
 			}
 		}
-		if err := putLocal(t, numbered8(localEra, state.eras), own.encode()); err != nil {
-			return err
-		}
-		return writeHubState(t, state)
+		return putLocal(t, numbered8(localEra, number), own.encode())
 	})
 	if err != nil {
 		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.secret, h.started = secret, true
-	h.eras = append(h.eras, own)
+	if h.known.lives == lives {
+		h.secret.Store(&secret)
+		h.started, h.wentBack = true, false
+		if h.process == uuid.Nil {
+			h.process = uuid.UUID(drawn[48:])
+		}
+	}
 	return nil
 }
 
-// cursor returns the hub's cursor at a position, for an edge.
-func (h *Hub) cursor(at merge.Position, policy uint64) Cursor {
-	return Cursor{Incarnation: h.store.ReplicaID(), Era: h.era(), At: at, Policy: policy}
+func (h *Hub) hasStarted() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.started
+}
+
+// lastEra returns the era of the hub as a transaction sees it, or none.
+func lastEra(t *merge.Tables) (e era, err error) {
+	state, err := readHubState(t)
+	if err != nil || state.eras == 0 {
+		return e, err
+	}
+	message, err := getLocal(t, numbered8(localEra, state.eras))
+	if err != nil {
+		return e, err
+	}
+	return decodeEra(message)
+}
+
+// cursor returns the hub's cursor at a position, for all edges with a policy.
+func (h *Hub) cursor(at merge.Position, policy, news uint64) Cursor {
+	return Cursor{Incarnation: h.store.ReplicaID(), Era: h.era(), At: at, Policy: policy, News: news}
+}
+
+// cursorOf returns the hub's cursor at a position, for an edge that begins there. What the edge has
+// to replace comes behind the cursor.
+func (h *Hub) cursorOf(e *edge, at merge.Position) Cursor {
+	news := h.known.news
+	for _, r := range e.replaces {
+		news = min(news, r.number-1)
+	}
+	return h.cursor(at, e.groupsAt, news)
 }
 
 // era returns the era of the hub. A cursor that belongs to the hub also holds in this era.
@@ -274,7 +291,7 @@ func (h *Hub) fits(c Cursor, e *edge, head uint64) bool {
 // belongs reports whether the hub has the commit of a cursor, and what it took of the edge.
 func (h *Hub) belongs(c Cursor, head uint64) bool {
 	i := slices.IndexFunc(h.eras, func(e era) bool { return e.id == c.Era })
-	if c.Incarnation != h.store.ReplicaID() || i < 0 {
+	if c.Incarnation != h.store.ReplicaID() || i < 0 || c.News > h.known.news {
 		return false
 	}
 	if i+1 < len(h.eras) {
@@ -286,7 +303,8 @@ func (h *Hub) belongs(c Cursor, head uint64) bool {
 	return max(c.At.Sequence, c.Taken) <= head
 }
 
-// AddEdge adds an edge, which is known by the ID of its server key.
+// AddEdge adds an edge, which is known by the ID of its server key. An edge that the hub has stays
+// as it is.
 //
 // Errors: [ErrPolicy].
 func (h *Hub) AddEdge(ctx context.Context, id uuid.UUID, name string, p Policy, now time.Time) error {
@@ -303,21 +321,24 @@ func (h *Hub) AddEdge(ctx context.Context, id uuid.UUID, name string, p Policy, 
 	if err := h.start(ctx); err != nil {
 		return err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if err := h.write(ctx, k); err != nil {
-		return err
-	}
-	h.edges[id] = &edge{edgeRecord: k}
-	return nil
+	return h.change(ctx, func(t *merge.Tables) error {
+		if _, err := edgeIn(t, id); !errors.Is(err, ErrUnknownEdge) {
+			return err
+		}
+		if _, err := h.tell(t, id, nil); err != nil {
+			return err
+		}
+		return putEdge(t, k)
+	})
 }
 
-// write writes what the hub knows of an edge. The caller holds mu, so that no two writes of an edge
-// change their order.
-func (h *Hub) write(ctx context.Context, k edgeRecord) error {
-	return h.store.Update(ctx, func(t *merge.Tables) error {
-		return putLocal(t, append([]byte(localEdge), k.id[:]...), k.encode())
-	})
+// change runs fn in a write transaction, which tells what it changes. Afterwards the hub knows it.
+func (h *Hub) change(ctx context.Context, fn func(*merge.Tables) error) error {
+	if err := h.store.Update(ctx, fn); err != nil {
+		return err
+	}
+	_, err := h.catchUp(ctx, nil)
+	return err
 }
 
 // SetPolicy changes what an edge gets and what it may push.
@@ -328,72 +349,95 @@ func (h *Hub) SetPolicy(ctx context.Context, id uuid.UUID, groups []string, push
 	if err != nil {
 		return err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	e := h.edges[id]
-	if e == nil {
-		return ErrUnknownEdge
-	}
-	k := e.edgeRecord
-	if slices.Equal(k.policy.Groups, groups) && k.policy.Push == push {
-		return nil
-	}
-	k.policy = Policy{Groups: groups, Push: push, Version: k.policy.Version + 1}
-	if !slices.Equal(groups, e.policy.Groups) {
-		k.groupsAt = k.policy.Version
-	}
-	if err := h.write(ctx, k); err != nil {
-		return err
-	}
-	e.edgeRecord, e.dirty = k, false
-	return nil
+	return h.change(ctx, func(t *merge.Tables) error {
+		k, err := edgeIn(t, id)
+		if err != nil {
+			return err
+		}
+		was := k.policy
+		if slices.Equal(was.Groups, groups) && was.Push == push {
+			return nil
+		}
+		k.policy = Policy{Groups: groups, Push: push, Version: was.Version + 1}
+		if !slices.Equal(was.Groups, groups) {
+			k.groupsAt = k.policy.Version
+		}
+		if _, err := h.tell(t, id, nil); err != nil {
+			return err
+		}
+		return putEdge(t, k)
+	})
 }
 
 // DropEdge forgets an edge, and ends its stream.
 //
 // Errors: [ErrUnknownEdge].
 func (h *Hub) DropEdge(ctx context.Context, id uuid.UUID) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	e := h.edges[id]
-	if e == nil {
-		return ErrUnknownEdge
-	}
-	err := h.store.Update(ctx, func(t *merge.Tables) error {
-		if err := t.Delete(record.TableReplica, append([]byte(localEdge), id[:]...)); err != nil {
+	var replaces []replacement
+	err := h.change(ctx, func(t *merge.Tables) error {
+		e, err := readStoredEdge(t, id)
+		if err == nil && e == nil {
+			err = ErrUnknownEdge
+		}
+		if err != nil {
 			return err
 		}
-		for _, r := range e.replaces {
-			if err := t.Delete(record.TableReplica, replaceKey(id, r.at)); err != nil {
-				return err
-			}
+		replaces = e.replaces
+		if _, err := h.tell(t, id, nil); err != nil {
+			return err
 		}
-		return nil
+		return t.Delete(record.TableReplica, edgeKey(id))
 	})
 	if err != nil {
 		return err
 	}
-	delete(h.edges, id)
-	if e.feed != nil {
-		e.feed.end()
-	}
-	return nil
+	return h.dropReplaces(ctx, id, replaces)
 }
 
 func replaceKey(edge uuid.UUID, at []byte) []byte {
 	return slices.Concat([]byte(localReplace), edge[:], at)
 }
 
-// Knows reports whether the hub has an edge.
-func (h *Hub) Knows(id uuid.UUID) bool {
+// dropReplaces deletes the notes of records that an edge has replaced, or will never replace.
+func (h *Hub) dropReplaces(ctx context.Context, id uuid.UUID, replaces []replacement) error {
+	for chunk := range slices.Chunk(replaces, saveAtOnce) {
+		err := h.store.Update(ctx, func(t *merge.Tables) error {
+			for _, r := range chunk {
+				// The record may have to be replaced again since.
+				message, err := getLocal(t, replaceKey(id, r.at))
+				if err != nil {
+					return err
+				}
+				if n, err := decodeNumber(message); err != nil || n > r.number {
+					return err
+				}
+				if err := t.Delete(record.TableReplica, replaceKey(id, r.at)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.edges[id] != nil
+	if e := h.edges[id]; e != nil {
+		e.replaces = slices.DeleteFunc(e.replaces, func(r replacement) bool {
+			return slices.ContainsFunc(replaces, func(gone replacement) bool { return r.number <= gone.number && bytes.Equal(r.at, gone.at) })
+		})
+	}
+	return nil
 }
 
-// Edges returns what the hub knows of its edges, in the order of their IDs.
-func (h *Hub) Edges(ctx context.Context) ([]EdgeStatus, error) {
+// Edges returns what the hub knows of its edges, in the order of their IDs. Of an edge that speaks
+// with another process, the hub knows what that process has written.
+func (h *Hub) Edges(ctx context.Context, now time.Time) ([]EdgeStatus, error) {
 	claims, err := h.Claims(ctx)
+	if err == nil {
+		err = h.hearOthers(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -409,9 +453,9 @@ func (h *Hub) Edges(ctx context.Context) ([]EdgeStatus, error) {
 		p.Groups = slices.Clone(p.Groups)
 		all = append(all, EdgeStatus{
 			ID: e.id, Name: e.name, Policy: p, Build: e.build, Joined: e.joined, Seen: e.seen,
-			Cursor: e.cursor, Confirmed: e.confirmed, Streaming: e.feed != nil, Dropped: e.dropped,
+			Cursor: e.cursor, Confirmed: e.confirmed, Streaming: e.feed != nil || h.streamsElsewhere(e, now), Dropped: e.dropped,
 			Cloned: e.cloned, Compared: e.compared, Matched: e.matched,
-			Claims: waiting[e.id], Refusals: e.refusals, Refusal: e.refusal, Refused: e.refused,
+			Claims: waiting[e.id], Refusals: e.refusals + e.refusedHere, Refusal: e.refusal, Refused: e.refused,
 		})
 	}
 	slices.SortFunc(all, func(a, b EdgeStatus) int { return bytes.Compare(a.ID[:], b.ID[:]) })
@@ -421,6 +465,9 @@ func (h *Hub) Edges(ctx context.Context) ([]EdgeStatus, error) {
 // Confirmed returns how many edges have what the commits up to a sequence have changed, and how
 // many edges there are.
 func (h *Hub) Confirmed(ctx context.Context, sequence uint64) (have, all int, err error) {
+	if err := h.hearOthers(ctx); err != nil {
+		return 0, 0, err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range h.edges {
@@ -433,25 +480,29 @@ func (h *Hub) Confirmed(ctx context.Context, sequence uint64) (have, all int, er
 
 // acknowledge notes how far an edge has come. It returns the replacements that the edge has. The
 // caller holds mu.
-func (h *Hub) acknowledge(e *edge, c Cursor, head uint64) (taken []*replacement) {
+func (h *Hub) acknowledge(e *edge, c Cursor, head uint64) (taken []replacement) {
 	if !h.fits(c, e, head) || c.Copying != "" {
 		return nil
 	}
-	e.cursor, e.dirty, e.dropped = c, true, false
-	e.confirmed = confirmedBy(c.At)
-	f := e.feed
-	if f == nil {
-		return nil
+	if e.changes++; !isBehind(c, e.cursor) {
+		e.cursor, e.dropped = c, false
+		e.confirmed, e.heard = max(e.confirmed, confirmedBy(c.At)), max(e.heard, c.News)
 	}
-	if c.At.Sequence >= f.marked {
-		e.confirmed = max(e.confirmed, confirmedBy(f.at))
-	}
+	h.confirmQuiet(e)
 	for _, r := range e.replaces {
-		if r.sent && c.At.Sequence > r.behind {
+		if r.number <= c.News {
 			taken = append(taken, r)
 		}
 	}
 	return taken
+}
+
+// confirmQuiet counts the commits behind the last Mark as confirmed, if the edge has the Mark.
+// Nothing of them was for the edge. The caller holds mu.
+func (h *Hub) confirmQuiet(e *edge) {
+	if f := e.feed; f != nil && e.cursor.Era != uuid.Nil && e.cursor.At.Sequence >= f.marked && e.cursor.News >= f.told {
+		e.confirmed, e.heard = max(e.confirmed, confirmedBy(f.at)), max(e.heard, f.news)
+	}
 }
 
 // confirmedBy returns the last commit that a reader at a position has read in whole.
@@ -460,51 +511,4 @@ func confirmedBy(at merge.Position) uint64 {
 		return at.Sequence - 1
 	}
 	return at.Sequence
-}
-
-// saveAtOnce is how many edges one transaction of Save writes.
-const saveAtOnce = 64
-
-// Save writes what the hub has learned of its edges since the last Save, such as their cursors. It
-// is to be called every few minutes, and before the store is closed. A loss costs nothing but time.
-func (h *Hub) Save(ctx context.Context, now time.Time) error {
-	h.mu.Lock()
-	var dirty []uuid.UUID
-	for id, e := range h.edges {
-		if e.dirty {
-			dirty = append(dirty, id)
-		}
-	}
-	h.mu.Unlock()
-	slices.SortFunc(dirty, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
-	for chunk := range slices.Chunk(dirty, saveAtOnce) {
-		if err := h.saveSome(ctx, chunk); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (h *Hub) saveSome(ctx context.Context, ids []uuid.UUID) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	err := h.store.Update(ctx, func(t *merge.Tables) error {
-		for _, id := range ids {
-			if e := h.edges[id]; e != nil {
-				if err := putLocal(t, append([]byte(localEdge), id[:]...), e.encode()); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if e := h.edges[id]; e != nil {
-			e.dirty = false
-		}
-	}
-	return nil
 }

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -19,11 +20,16 @@ const (
 	localEra    = "hub/era/"   // a number → an era
 	localEdge   = "hub/edge/"  // the ID of an edge → an edge
 	localClaim  = "hub/claim/" // a number → a claim
-	// An edge takes the hub's version of a record: the ID of the edge, table 0 key.
+	localNews   = "hub/news/"  // a number → a piece of news
+	// An edge takes the hub's version of a record: the ID of the edge, table 0 key → the number of
+	// the news.
 	localReplace = "hub/replace/"
 	localDay     = "hub/day/" // a sequence → when it was the last one
-	// A tombstone that was pruned: the sequence of the commit, table 0 key → the sealed tombstone.
+	// A tombstone that was pruned: the number of the news, table 0 key → the sealed tombstone.
 	localPruned = "hub/pruned/"
+	// A process that serves edges: its ID → when it said so last. Only engines that several
+	// processes write to have such records.
+	localProcess = "hub/process/"
 )
 
 func numbered8(prefix string, n uint64) []byte {
@@ -32,6 +38,19 @@ func numbered8(prefix string, n uint64) []byte {
 
 // after returns the first key that does not begin with a prefix that ends in '/'.
 func after(prefix string) []byte { return append([]byte(prefix[:len(prefix)-1]), '/'+1) }
+
+// decodeNumber returns the number in a message that has nothing else.
+func decodeNumber(message []byte) (n uint64, err error) {
+	for f, err := range record.Fields(message) {
+		if err != nil {
+			return n, err
+		}
+		if f.Num == 1 {
+			n = f.Number
+		}
+	}
+	return n, nil
+}
 
 // getLocal returns the message of a local record, or nil.
 func getLocal(t *merge.Tables, key []byte) ([]byte, error) {
@@ -49,7 +68,12 @@ func putLocal(t *merge.Tables, key []byte, message record.Message) error {
 // scanLocal calls fn with the local records whose keys begin with a prefix, without the prefix, in
 // order, until fn returns an error.
 func scanLocal(t *merge.Tables, prefix string, fn func(key, message []byte) error) error {
-	for e, err := range t.Scan(record.TableReplica, []byte(prefix), after(prefix)) {
+	return scanLocalFrom(t, prefix, []byte(prefix), fn)
+}
+
+// scanLocalFrom is scanLocal from a key on.
+func scanLocalFrom(t *merge.Tables, prefix string, from []byte, fn func(key, message []byte) error) error {
+	for e, err := range t.Scan(record.TableReplica, from, after(prefix)) {
 		if err != nil {
 			return err
 		}
@@ -72,6 +96,10 @@ type hubState struct {
 	// compare. No record that was pruned is younger than floorTime.
 	floor     uint64
 	floorTime time.Time
+	// news is the number of the last piece of news, and random are bytes that were drawn with
+	// it. Two histories of a store can have the same number, and not the same bytes.
+	news   uint64
+	random [8]byte
 }
 
 func (s hubState) encode() (m record.Message) {
@@ -79,6 +107,8 @@ func (s hubState) encode() (m record.Message) {
 	m.Number(2, s.eras)
 	m.Number(3, s.floor)
 	m.Number(4, unixMilli(s.floorTime))
+	m.Number(5, s.news)
+	m.Bytes(6, s.random[:])
 	return m
 }
 
@@ -96,6 +126,10 @@ func decodeHubState(message []byte) (s hubState, err error) {
 			s.floor = f.Number
 		case 4:
 			s.floorTime = timeOf(f.Number)
+		case 5:
+			s.news = f.Number
+		case 6:
+			copy(s.random[:], f.Bytes)
 		}
 	}
 	return s, nil
@@ -128,15 +162,18 @@ func timeOf(ms uint64) time.Time {
 	return time.UnixMilli(int64(ms)).UTC()
 }
 
-// An era is the time from one opening of a hub to the next.
+// An era is the time from one opening of a hub to the next, in whatever process.
 type era struct {
 	id    uuid.UUID
 	began uint64 // the sequence of the last commit before it
+	// back says that the era was drawn because the store went back to an earlier state.
+	back bool
 }
 
 func (e era) encode() (m record.Message) {
 	m.Bytes(1, e.id[:])
 	m.Number(2, e.began)
+	m.Bool(3, e.back)
 	return m
 }
 
@@ -150,6 +187,8 @@ func decodeEra(message []byte) (e era, err error) {
 			e.id, err = record.DecodeID(f.Bytes)
 		case 2:
 			e.began = f.Number
+		case 3:
+			e.back = f.Number != 0
 		}
 		if err != nil {
 			return e, err
@@ -170,6 +209,7 @@ type edgeRecord struct {
 	cursor   Cursor // the last one that the edge has acknowledged
 	// confirmed is the sequence up to which the edge has everything that concerns it.
 	confirmed uint64
+	heard     uint64 // the same for the hub's news
 	dropped   bool
 	cloned    time.Time
 	compared  time.Time
@@ -177,6 +217,11 @@ type edgeRecord struct {
 	refusals  uint64
 	refusal   string
 	refused   time.Time
+	replica   uuid.UUID // the replica ID of the edge's store
+	// visits is how often the edge has begun anew: at another process, or with less than it had
+	// confirmed. What was confirmed in an earlier visit does not count any more.
+	visits uint64
+	stream uuid.UUID // the process that has a stream of the edge, as far as one has noted that
 }
 
 func (k *edgeRecord) encode() (m record.Message) {
@@ -199,7 +244,17 @@ func (k *edgeRecord) encode() (m record.Message) {
 	m.Number(15, k.refusals)
 	m.Bytes(16, []byte(k.refusal))
 	m.Number(17, unixMilli(k.refused))
+	putID(&m, 18, k.replica)
+	m.Number(19, k.visits)
+	putID(&m, 20, k.stream)
+	m.Number(21, k.heard)
 	return m
+}
+
+func putID(m *record.Message, number int, id uuid.UUID) {
+	if id != uuid.Nil {
+		m.Bytes(number, id[:])
+	}
 }
 
 func decodeEdge(id, message []byte) (k edgeRecord, err error) {
@@ -245,12 +300,75 @@ func decodeEdge(id, message []byte) (k edgeRecord, err error) {
 			k.refusal = string(f.Bytes)
 		case 17:
 			k.refused = timeOf(f.Number)
+		case 18:
+			k.replica, err = record.DecodeID(f.Bytes)
+		case 19:
+			k.visits = f.Number
+		case 20:
+			k.stream, err = record.DecodeID(f.Bytes)
+		case 21:
+			k.heard = f.Number
 		}
 		if err != nil {
 			return k, fmt.Errorf("the record of edge %s: %w", k.id, err)
 		}
 	}
 	return k, nil
+}
+
+func edgeKey(id uuid.UUID) []byte { return append([]byte(localEdge), id[:]...) }
+
+// edgeIn returns what a transaction has of an edge.
+//
+// Errors: [ErrUnknownEdge]; an error of the tables.
+func edgeIn(t *merge.Tables, id uuid.UUID) (edgeRecord, error) {
+	message, err := getLocal(t, edgeKey(id))
+	if err == nil && message == nil {
+		err = ErrUnknownEdge
+	}
+	if err != nil {
+		return edgeRecord{}, err
+	}
+	return decodeEdge(id[:], message)
+}
+
+func putEdge(t *merge.Tables, k edgeRecord) error { return putLocal(t, edgeKey(k.id), k.encode()) }
+
+// learn takes what the store has of an edge. Several processes hear of an edge, and each writes now
+// and then what it has heard. So the later part of what was heard stays, whoever has heard it. The
+// name, the policy and the replica are those of the store, because they are written at once.
+func (k *edgeRecord) learn(stored edgeRecord) {
+	was := *k
+	*k = stored
+	if was.visits > stored.visits || was.visits == stored.visits && isBehind(stored.cursor, was.cursor) {
+		k.cursor = was.cursor
+	}
+	switch {
+	case was.visits > stored.visits:
+		k.visits, k.confirmed, k.heard = was.visits, was.confirmed, was.heard
+	case was.visits == stored.visits:
+		k.confirmed, k.heard = max(was.confirmed, stored.confirmed), max(was.heard, stored.heard)
+	}
+	switch was.seen.Compare(stored.seen) {
+	case 1:
+		k.seen, k.build, k.dropped = was.seen, was.build, was.dropped
+	case 0:
+		k.build, k.dropped = cmp.Or(was.build, stored.build), was.dropped || stored.dropped
+	}
+	if !was.cloned.Before(stored.cloned) {
+		k.cloned = was.cloned
+	}
+	if !was.compared.Before(stored.compared) {
+		k.compared, k.matched = was.compared, was.matched
+	}
+	if !was.refused.Before(stored.refused) {
+		k.refusal, k.refused = was.refusal, was.refused
+	}
+}
+
+// isBehind reports whether a cursor is behind another one.
+func isBehind(a, b Cursor) bool {
+	return cmp.Or(cmp.Compare(a.At.Sequence, b.At.Sequence), cmp.Compare(a.News, b.News)) < 0
 }
 
 // locate returns the bytes that name a record in a key of the table replica.
@@ -269,7 +387,7 @@ func located(b []byte) (table string, key []byte) {
 // Errors: [record.ErrDamaged] or [record.ErrNewer].
 func Renumbered(key, sealed []byte) ([]byte, error) {
 	of := func(prefix string) bool { return bytes.HasPrefix(key, []byte(prefix)) }
-	if of(localDay) || of(localPruned) || of(localEra) {
+	if of(localDay) || of(localPruned) || of(localEra) || of(localProcess) {
 		return nil, nil
 	}
 	if !of(localEdge) && string(key) != localState {
@@ -285,7 +403,7 @@ func Renumbered(key, sealed []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		k.cursor, k.confirmed = Cursor{}, 0
+		k.cursor, k.confirmed, k.heard, k.stream = Cursor{}, 0, 0, uuid.Nil
 		renumbered = k.encode()
 	} else {
 		s, err := decodeHubState(message)

@@ -69,6 +69,9 @@ type Cursor struct {
 	Taken uint64
 	// Ahead says that the edge has some of what came behind At. A hub that is restored can lack it.
 	Ahead bool
+	// News is the number of the hub's last piece of news that has come. It is about tombstones that
+	// were pruned and records that the edge has to replace, which no commit of a record tells.
+	News uint64
 }
 
 // A Message is one of the types below: what a stream from the hub has.
@@ -147,8 +150,10 @@ type Hello struct {
 	Build   string   // the version of the program's library, for Status
 	// Instance is drawn each time the edge is opened, and Before is the one of the last opening. So
 	// a device that has restarted is no clone of itself, although the hub may not have noticed yet
-	// that its old stream is over.
+	// that its old stream is over. Earlier are those of the openings before that, the latest first,
+	// because the hub may be a process that has not heard of the device since.
 	Instance, Before uuid.UUID
+	Earlier          []uuid.UUID
 	Replica          uuid.UUID // the edge's replica ID
 	// Edge is the ID by which a hub knew the edge last. Under another ID, the edge has joined
 	// again.

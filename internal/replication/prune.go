@@ -35,7 +35,10 @@ func (h *Hub) Prune(ctx context.Context, now time.Time) (pruned int, err error) 
 	if err := h.start(ctx); err != nil {
 		return 0, err
 	}
-	passed := h.passedBy(now)
+	if err := h.hearOthers(ctx); err != nil {
+		return 0, err
+	}
+	passed, heard := h.passedBy(now)
 	if err := h.Save(ctx, now); err != nil {
 		return 0, err
 	}
@@ -43,7 +46,7 @@ func (h *Hub) Prune(ctx context.Context, now time.Time) (pruned int, err error) 
 	if err != nil {
 		return 0, err
 	}
-	if err := h.dropPruned(ctx, passed); err != nil {
+	if err := h.dropPruned(ctx, heard); err != nil {
 		return 0, err
 	}
 	until := min(passed, old)
@@ -59,33 +62,33 @@ func (h *Hub) Prune(ctx context.Context, now time.Time) (pruned int, err error) 
 				return pruned, err
 			}
 			for len(keys) > 0 {
-				n := min(len(keys), pruneAtOnce)
-				done, err := h.pruneSome(ctx, table, keys[:n], until, when)
+				done, looked, err := h.pruneSome(ctx, table, keys[:min(len(keys), pruneAtOnce)], until, when)
 				if pruned += done; err != nil {
 					return pruned, err
 				}
-				keys = keys[n:]
+				keys = keys[looked:]
 			}
 		}
 	}
 	return pruned, nil
 }
 
-// passedBy returns the sequence up to which every edge has everything, and drops the edges that
-// were silent for too long.
-func (h *Hub) passedBy(now time.Time) uint64 {
+// passedBy returns the sequence up to which every edge has everything, and the last piece of news
+// that every edge has heard. It drops the edges that were silent for too long.
+func (h *Hub) passedBy(now time.Time) (passed, heard uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	passed := uint64(math.MaxUint64)
+	passed, heard = math.MaxUint64, math.MaxUint64
 	for _, e := range h.edges {
-		if e.feed == nil && !e.dropped && now.Sub(e.seen) > h.o.DropAfter {
-			e.dropped, e.dirty = true, true
+		if e.feed == nil && !e.dropped && now.Sub(e.seen) > h.o.DropAfter && !h.streamsElsewhere(e, now) {
+			e.dropped = true
+			e.changes++
 		}
 		if !e.dropped {
-			passed = min(passed, e.confirmed)
+			passed, heard = min(passed, e.confirmed), min(heard, e.heard)
 		}
 	}
-	return passed
+	return passed, heard
 }
 
 // commitBefore returns a commit that is older than KeepTombstones, and when it had been made at
@@ -174,12 +177,17 @@ func stays(table string, key, sealed []byte) bool {
 	return err != nil || d.Foreign
 }
 
-// pruneSome deletes some tombstones. It notes them, so that the edges hear of it.
-func (h *Hub) pruneSome(ctx context.Context, table string, keys [][]byte, until uint64, when time.Time) (pruned int, err error) {
-	floor := uint64(0)
-	err = h.store.Update(ctx, func(t *merge.Tables) error {
-		pruned, floor = 0, 0
+// pruneSome deletes some tombstones, at least the first one. It notes them, so that the edges hear
+// of it. It returns how many are gone, and how many it has looked at.
+func (h *Hub) pruneSome(ctx context.Context, table string, keys [][]byte, until uint64, when time.Time) (pruned, looked int, err error) {
+	err = h.change(ctx, func(t *merge.Tables) error {
+		floor, number := uint64(0), uint64(0)
+		pruned, looked = 0, 0
 		for _, key := range keys {
+			if looked > 0 && t.Room() < roomForOne {
+				break
+			}
+			looked++
 			at, err := t.SequenceOf(table, key)
 			if err != nil {
 				return err
@@ -191,10 +199,16 @@ func (h *Hub) pruneSome(ctx context.Context, table string, keys [][]byte, until 
 			if sealed == nil || at > until || stays(table, key, sealed) {
 				continue
 			}
-			noted := append(numbered8(localPruned, t.Sequence()+1), locate(table, key)...)
+			if number == 0 {
+				state, err := readHubState(t)
+				if err != nil {
+					return err
+				}
+				number = state.news + 1
+			}
 			var m record.Message
 			m.Bytes(1, sealed)
-			if err := putLocal(t, noted, m); err != nil {
+			if err := putLocal(t, append(numbered8(localPruned, number), locate(table, key)...), m); err != nil {
 				return err
 			}
 			if err := t.Forget(table, key); err != nil {
@@ -205,26 +219,19 @@ func (h *Hub) pruneSome(ctx context.Context, table string, keys [][]byte, until 
 		if pruned == 0 {
 			return nil
 		}
-		state, err := readHubState(t)
-		if err != nil {
-			return err
-		}
-		state.floor = max(state.floor, floor)
-		if when.After(state.floorTime) {
-			state.floorTime = when
-		}
-		return writeHubState(t, state)
+		_, err := h.tell(t, uuid.Nil, func(s *hubState) {
+			s.floor = max(s.floor, floor)
+			if when.After(s.floorTime) {
+				s.floorTime = when
+			}
+		})
+		return err
 	})
-	if err == nil {
-		h.mu.Lock()
-		h.floor = max(h.floor, floor)
-		h.mu.Unlock()
-	}
-	return pruned, err
+	return pruned, looked, err
 }
 
-// prunedIn returns what an edge gets of the tombstones that the commits after one sequence, up to
-// another one, have pruned.
+// prunedIn returns what an edge gets of the tombstones that were pruned with the news after one
+// number, up to another one.
 func (h *Hub) prunedIn(t *merge.Tables, f *filter, since, until uint64) (messages []Message, err error) {
 	if until <= since {
 		return nil, nil
@@ -272,12 +279,12 @@ func fieldOf(message []byte, number int) (value []byte, err error) {
 }
 
 // dropPruned deletes the notes of pruned tombstones of which every edge has heard.
-func (h *Hub) dropPruned(ctx context.Context, passed uint64) error {
+func (h *Hub) dropPruned(ctx context.Context, heard uint64) error {
 	for more := true; more; {
 		more = false
 		end := after(localPruned)
-		if passed < math.MaxUint64 {
-			end = numbered8(localPruned, passed+1)
+		if heard < math.MaxUint64 {
+			end = numbered8(localPruned, heard+1)
 		}
 		var keys [][]byte
 		read := func(t *merge.Tables) error {
@@ -286,7 +293,7 @@ func (h *Hub) dropPruned(ctx context.Context, passed uint64) error {
 				if err != nil {
 					return err
 				}
-				if len(keys) == 4*pruneAtOnce {
+				if len(keys) == pruneAtOnce {
 					more = true
 					break
 				}

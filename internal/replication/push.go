@@ -23,120 +23,99 @@ import (
 //
 // Errors: [ErrUnknownEdge]; an error of the store.
 func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Time) (reply PushReply, err error) {
-	p, err := h.heard(ctx, id, r.Cursor, now)
+	_, room, err := h.heard(ctx, id, r.Cursor, now)
 	if err != nil || len(r.Records)+len(r.Claims)+len(r.Signed)+len(r.Uses) == 0 {
 		return reply, err
-	}
-	h.mu.Lock()
-	other := len(r.Records)+len(r.Claims) > 0 && r.Cursor.Era != uuid.Nil && r.Cursor.Era != h.era()
-	h.mu.Unlock()
-	// An edge that has not heard of the era may have to compare, and must not take anything off its
-	// list before.
-	if r.Policy != p.Version || other {
-		return PushReply{Policy: p.Version}, nil
 	}
 	sort(r.Records)
 	sort(r.Claims)
 	slices.SortStableFunc(r.Signed, func(a, b Record) int { return place(a.Copy) - place(b.Copy) })
-	replica, room := h.toReplace(id)
-	var replaced [][]byte
 	err = h.store.Update(ctx, func(t *merge.Tables) error {
-		replaced, reply = nil, PushReply{}
-		// The policy may have been narrowed since, or the edge dropped.
-		p, err := policyIn(t, id)
-		if err != nil || p.Version != r.Policy {
-			reply.Policy = p.Version
+		reply = PushReply{}
+		// The policy may have been narrowed since, or the edge dropped, here or elsewhere.
+		k, err := edgeIn(t, id)
+		if err != nil {
 			return err
 		}
-		replaced, err = h.take(t, id, replica, p, r, room, now)
-		return err
+		last, err := lastEra(t)
+		if err != nil {
+			return err
+		}
+		// An edge that has not heard of the era may have to compare, and must not take anything off
+		// its list before.
+		other := len(r.Records)+len(r.Claims) > 0 && r.Cursor.Era != uuid.Nil && r.Cursor.Era != last.id
+		if r.Policy != k.policy.Version || other {
+			reply.Policy = k.policy.Version
+			return nil
+		}
+		return h.takePush(t, k, r, room, now)
 	})
-	if err == nil && len(replaced) > 0 {
-		h.mu.Lock()
-		h.replaceLocked(id, replaced)
-		h.mu.Unlock()
-	}
 	var no refusal
 	if errors.As(err, &no) {
 		reply.Refused = shortened(string(no))
 		err = h.refused(ctx, id, reply.Refused, now)
 	} else if err == nil && reply.Policy == 0 {
-		err = h.store.View(ctx, func(t *merge.Tables) error { reply.Taken = t.Sequence(); return nil })
+		err = h.view(ctx, func(t *merge.Tables) error { reply.Taken = t.Sequence(); return nil })
 	}
 	return reply, err
 }
 
-// policyIn returns the policy of an edge as a transaction sees it.
-//
-// Errors: [ErrUnknownEdge]; an error of the tables.
-func policyIn(t *merge.Tables, id uuid.UUID) (Policy, error) {
-	message, err := getLocal(t, append([]byte(localEdge), id[:]...))
-	if err == nil && message == nil {
-		err = ErrUnknownEdge
-	}
+// heard notes that an edge has spoken, and returns the edge's policy, and how many records more of
+// the edge can wait to be replaced. now is the zero time if the edge has said Hello just before.
+func (h *Hub) heard(ctx context.Context, id uuid.UUID, c Cursor, now time.Time) (p Policy, room int, err error) {
+	var head uint64
+	var stored edgeRecord
+	err = h.view(ctx, func(t *merge.Tables) (err error) {
+		head = t.Sequence()
+		stored, err = edgeIn(t, id)
+		return err
+	})
 	if err != nil {
-		return Policy{}, err
+		return p, 0, err
 	}
-	k, err := decodeEdge(id[:], message)
-	return k.policy, err
+	p, room, taken, err := h.hear(id, stored, c, head, now)
+	if err == nil && len(taken) > 0 {
+		err = h.dropReplaces(ctx, id, taken)
+	}
+	return p, room, err
 }
 
-// heard notes that an edge has spoken, and returns the edge's policy. now is the zero time if the
-// edge has said Hello just before.
-func (h *Hub) heard(ctx context.Context, id uuid.UUID, c Cursor, now time.Time) (Policy, error) {
-	if err := h.start(ctx); err != nil {
-		return Policy{}, err
-	}
-	head := uint64(0)
-	if err := h.store.View(ctx, func(t *merge.Tables) error { head = t.Sequence(); return nil }); err != nil {
-		return Policy{}, err
-	}
+// hear is heard in memory.
+func (h *Hub) hear(id uuid.UUID, stored edgeRecord, c Cursor, head uint64, now time.Time) (p Policy, room int, taken []replacement, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e := h.edges[id]
 	if e == nil {
-		return Policy{}, ErrUnknownEdge
+		return p, 0, nil, ErrUnknownEdge
 	}
-	if e.dirty = true; now.After(e.seen) {
+	e.learn(stored)
+	if e.changes++; now.After(e.seen) {
 		e.seen = now
 	}
-	taken := h.acknowledge(e, c, head)
-	if len(taken) == 0 {
-		return e.policy, nil
-	}
-	err := h.store.Update(ctx, func(t *merge.Tables) error {
-		for _, r := range taken {
-			if err := t.Delete(record.TableReplica, replaceKey(id, r.at)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err == nil {
-		e.replaces = slices.DeleteFunc(e.replaces, func(r *replacement) bool { return slices.Contains(taken, r) })
-	}
-	return e.policy, err
+	taken = h.acknowledge(e, c, head)
+	return e.policy.clone(), maxClaims - len(e.replaces) + len(taken), taken, nil
 }
 
 // refused records that a push was refused.
 func (h *Hub) refused(ctx context.Context, id uuid.UUID, why string, now time.Time) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	e := h.edges[id]
 	if e == nil {
+		h.mu.Unlock()
 		return ErrUnknownEdge
 	}
-	e.refusals, e.refusal, e.refused, e.dirty = e.refusals+1, why, now, true
+	e.refusedHere, e.refusal, e.refused = e.refusedHere+1, why, now
+	e.changes++
 	// Pushing all day costs the hub no more than a commit a minute. Save writes the rest.
-	if now.Sub(e.noted).Abs() < time.Minute {
+	due := now.Sub(e.noted).Abs() >= time.Minute
+	if due {
+		e.noted = now
+	}
+	h.mu.Unlock()
+	if !due {
 		return nil
 	}
-	e.noted = now
-	if err := h.write(ctx, e.edgeRecord); err != nil {
-		return err
-	}
-	e.dirty = false
-	return nil
+	return h.saveSome(ctx, []uuid.UUID{id})
 }
 
 // order is the order in which the tables of a push are merged. A key comes after its owner, and
@@ -149,59 +128,79 @@ func sort(copies []record.Copy) {
 	slices.SortStableFunc(copies, func(a, b record.Copy) int { return place(a) - place(b) })
 }
 
-// take takes all of a push, or returns a [refusal]. It returns the records of which the edge has to
-// take the hub's version.
-func (h *Hub) take(t *merge.Tables, id, replica uuid.UUID, p Policy, r PushRequest, room int, now time.Time) (replaced [][]byte, err error) {
-	j, err := h.newJudge(t, p)
-	if err != nil {
-		return nil, err
+// replacing notes in a transaction of which records an edge has to take the hub's version.
+type replacing struct {
+	hub    *Hub
+	t      *merge.Tables
+	edge   uuid.UUID
+	number uint64 // of the news; 0 before the first note
+	room   int    // how many more there can be
+}
+
+// note notes a record.
+func (r *replacing) note(c record.Copy) (err error) {
+	if r.number == 0 {
+		if r.number, err = r.hub.tell(r.t, r.edge, nil); err != nil {
+			return err
+		}
 	}
+	r.room--
+	var m record.Message
+	m.Number(1, r.number)
+	return putLocal(r.t, replaceKey(r.edge, locate(liveTable(c.Table), c.Key)), m)
+}
+
+// takePush takes all of a push, or returns a [refusal].
+func (h *Hub) takePush(t *merge.Tables, k edgeRecord, r PushRequest, room int, now time.Time) error {
+	j, err := h.newJudge(t, k.policy)
+	if err != nil {
+		return err
+	}
+	replace := &replacing{hub: h, t: t, edge: k.id, room: room}
 	claims := r.Claims
 	for _, s := range r.Signed {
-		if !hmac.Equal(s.MAC, macOf(h.secret, s.Copy)) {
+		if !hmac.Equal(s.MAC, macOf(*h.secret.Load(), s.Copy)) {
 			claims = append(claims, s.Copy) // perhaps it is older than the secret
 			continue
 		}
 		if err := h.takeSigned(j, s); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, c := range r.Records {
 		c, merges, err := j.check(c)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if merges {
 			err = mergeWhole(t, c)
-		} else if len(replaced) < room {
-			replaced, err = h.replaceSilently(j, id, c, replaced)
+		} else if replace.room > 0 {
+			err = h.replaceSilently(j, c, replace)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, c := range r.Uses {
 		if err := j.use(c); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	more, err := h.takeClaims(j, id, replica, claims, room-len(replaced), now)
-	return append(replaced, more...), err
+	return h.takeClaims(j, k, claims, replace, now)
 }
 
 // replaceSilently makes an edge take the hub's version of a record that brings no news, if no
 // message of the stream would tell the edge: the edge does not get the record, or the hub has
 // deleted it before.
-func (h *Hub) replaceSilently(j *judge, id uuid.UUID, c record.Copy, replaced [][]byte) ([][]byte, error) {
+func (h *Hub) replaceSilently(j *judge, c record.Copy, replace *replacing) error {
 	m, err := h.replacement(j.filter, locate(liveTable(c.Table), c.Key))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if is := m[0].(Replace).Copy; len(is.Sealed) > 0 && is.Table == c.Table {
-		return replaced, nil
+		return nil
 	}
-	at, err := noteReplaced(j.t, id, c)
-	return append(replaced, at), err
+	return replace.note(c)
 }
 
 // mergeWhole merges a copy that the hub has judged.
@@ -327,17 +326,17 @@ const (
 //
 // After a comparison with a hub that was restored from a backup, an edge also brings what the hub
 // itself had changed and has lost. If that revokes nothing, it is replaced at the edge, too.
-func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, room int, now time.Time) (replaced [][]byte, err error) {
+func (h *Hub) takeClaims(j *judge, k edgeRecord, copies []record.Copy, replace *replacing, now time.Time) error {
 	if len(copies) == 0 {
-		return nil, nil
+		return nil
 	}
 	known, err := readClaims(j.t)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	waiting, size := map[string]Claim{}, 0
 	for _, c := range known {
-		if c.Edge == id {
+		if c.Edge == k.id {
 			size += len(c.Copy.Sealed)
 			waiting[string(locate(c.Copy.Table, c.Copy.Key))] = c
 		}
@@ -350,23 +349,21 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 		judged, merges, err := all.check(c)
 		var no refusal
 		if errors.As(err, &no) {
-			if len(replaced) >= room {
-				return nil, refuse("%d records of the edge wait to be replaced already", maxClaims)
+			if replace.room <= 0 {
+				return refuse("%d records of the edge wait to be replaced already", maxClaims)
 			}
-			at, err := noteReplaced(j.t, id, c)
-			if err != nil {
-				return nil, err
+			if err := replace.note(c); err != nil {
+				return err
 			}
-			replaced = append(replaced, at)
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !merges {
-			if len(replaced) < room {
-				if replaced, err = h.replaceSilently(j, id, c, replaced); err != nil {
-					return nil, err
+			if replace.room > 0 {
+				if err := h.replaceSilently(j, c, replace); err != nil {
+					return err
 				}
 			}
 			continue
@@ -380,19 +377,17 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 				continue
 			}
 			if !errors.As(err, &no) {
-				return nil, err
+				return err
 			}
 		}
-		claims, err := isClaimable(j.t, c, replica)
+		claims, err := isClaimable(j.t, c, k.replica)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if !claims && len(replaced) < room {
-			at, err := noteReplaced(j.t, id, c)
-			if err != nil {
-				return nil, err
+		if !claims && replace.room > 0 {
+			if err := replace.note(c); err != nil {
+				return err
 			}
-			replaced = append(replaced, at)
 			continue
 		}
 		at := string(locate(c.Table, c.Key))
@@ -402,25 +397,35 @@ func (h *Hub) takeClaims(j *judge, id, replica uuid.UUID, copies []record.Copy, 
 			continue
 		case found:
 			if err := j.t.Delete(record.TableReplica, numbered8(localClaim, was.Number)); err != nil {
-				return nil, err
+				return err
 			}
 		case len(waiting) >= maxClaims:
-			return nil, refuse("%d claims of the edge wait already", len(waiting))
+			return refuse("%d claims of the edge wait already", len(waiting))
 		}
 		if size += len(c.Sealed) - len(was.Copy.Sealed); size > maxClaimBytes {
-			return nil, refuse("claims of the edge of more than %d bytes wait already", maxClaimBytes)
+			return refuse("claims of the edge of more than %d bytes wait already", maxClaimBytes)
 		}
-		j.state.claims++
-		if err := writeHubState(j.t, j.state); err != nil {
-			return nil, err
+		number, err := nextClaim(j.t)
+		if err != nil {
+			return err
 		}
-		is := Claim{Number: j.state.claims, Edge: id, Came: now, Copy: judged}
+		is := Claim{Number: number, Edge: k.id, Came: now, Copy: judged}
 		waiting[at] = is
 		if err := putLocal(j.t, numbered8(localClaim, is.Number), is.encode()); err != nil {
-			return nil, fmt.Errorf("note a claim: %w", err)
+			return fmt.Errorf("note a claim: %w", err)
 		}
 	}
-	return replaced, nil
+	return nil
+}
+
+// nextClaim returns the number of a new claim.
+func nextClaim(t *merge.Tables) (number uint64, err error) {
+	state, err := readHubState(t)
+	if err != nil {
+		return 0, err
+	}
+	state.claims++
+	return state.claims, writeHubState(t, state)
 }
 
 // isClaimable reports whether a copy revokes something, or has a change that an edge has made.
@@ -436,15 +441,4 @@ func isClaimable(t *merge.Tables, c record.Copy, replica uuid.UUID) (bool, error
 		}
 	}
 	return bytes.Contains(c.Sealed, replica[:]), nil
-}
-
-// toReplace returns the replica ID of an edge, and how many records more of the edge can wait to be
-// replaced.
-func (h *Hub) toReplace(id uuid.UUID) (replica uuid.UUID, room int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if e := h.edges[id]; e != nil {
-		return e.replica, maxClaims - len(e.replaces)
-	}
-	return replica, 0
 }

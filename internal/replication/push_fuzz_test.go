@@ -98,7 +98,7 @@ func FuzzHubPush(f *testing.F) {
 		s := openSite(t, memory.CopyEngine(x.engine), latchkey.DomainSecrets{})
 		hub, err := replication.OpenHub(t.Context(), s.below(), replication.HubOptions{Random: rand.Reader, AcceptClaims: how&4 != 0})
 		must(t, err)
-		edges, err := hub.Edges(t.Context())
+		edges, err := hub.Edges(t.Context(), day0)
 		must(t, err)
 		c := record.Copy{Domain: s.DomainID(), Table: table, Key: key, Sealed: record.Seal(table, key, message)}
 		r := replication.PushRequest{Records: []record.Copy{c}}

@@ -573,7 +573,7 @@ func (s *scene) ctx() context.Context { return s.e.t.Context() }
 // status returns what the hub knows of the edge.
 func (e *till) status() replication.EdgeStatus {
 	e.t.Helper()
-	all, err := e.w.hub.Edges(e.t.Context())
+	all, err := e.w.hub.Edges(e.t.Context(), e.w.now)
 	must(e.t, err)
 	for _, s := range all {
 		if s.ID == e.id {

@@ -19,6 +19,8 @@ const (
 	MaxMessage = 128 << 10
 	// MaxBody is for a request or a reply.
 	MaxBody = 8 << 20
+	// MaxEarlier is how many former openings a Hello can name besides the last one.
+	MaxEarlier = 8
 
 	maxGroups    = 512 // groups of a policy
 	maxFormats   = 16  // formats in a Hello
@@ -406,6 +408,7 @@ func encodeCursor(c Cursor) (w record.Message) {
 	}
 	w.Number(8, c.Taken)
 	w.Bool(9, c.Ahead)
+	w.Number(10, c.News)
 	return w
 }
 
@@ -437,6 +440,8 @@ func decodeCursor(message []byte) (c Cursor, err error) {
 			c.Taken = f.Number
 		case 9:
 			c.Ahead = f.Number != 0
+		case 10:
+			c.News = f.Number
 		}
 		if err != nil {
 			return c, err

@@ -24,6 +24,7 @@ type vectorFields struct {
 	Format, Time, Resets, How       uint64
 	Policy                          json.RawMessage // a number or a policy
 	Edge, Instance, Before, Replica uuid.UUID
+	Earlier                         []uuid.UUID
 	At, Cursor                      *vectorCursor
 	Table                           string
 	Key, Value, MAC, Record         vector.Hex
@@ -47,6 +48,7 @@ type vectorCursor struct {
 	CopyKey          vector.Hex `json:"copy_key"`
 	Policy, Taken    uint64
 	Ahead            bool
+	News             uint64
 }
 
 // vectorLists are the lists of a body.
@@ -107,7 +109,7 @@ func (c *vectorCursor) cursor() (out Cursor) {
 	if c == nil {
 		return out
 	}
-	out = Cursor{Incarnation: c.Incarnation, Era: c.Era, At: merge.Position{Sequence: c.Sequence}, Policy: c.Policy, Copying: c.Copying, CopyKey: c.CopyKey, Taken: c.Taken, Ahead: c.Ahead}
+	out = Cursor{Incarnation: c.Incarnation, Era: c.Era, At: merge.Position{Sequence: c.Sequence}, Policy: c.Policy, Copying: c.Copying, CopyKey: c.CopyKey, Taken: c.Taken, Ahead: c.Ahead, News: c.News}
 	if c.LastTable != "" {
 		out.At.Last = c.LastTable + "\x00" + string(c.LastKey)
 	}
@@ -191,7 +193,7 @@ func (v messageVectors) body(t testing.TB, kind string, raw json.RawMessage) bod
 	if kind == "hello" {
 		f := parsed[vectorFields](t, raw)
 		return Hello{
-			Formats: f.Formats, Build: f.Build, Instance: f.Instance, Before: f.Before, Replica: f.Replica, Cursor: f.Cursor.cursor(),
+			Formats: f.Formats, Build: f.Build, Instance: f.Instance, Before: f.Before, Earlier: f.Earlier, Replica: f.Replica, Cursor: f.Cursor.cursor(),
 			Policy: parsed[uint64](t, f.Policy), Tags: orNil(f.Tags), Follow: f.Follow,
 		}
 	}
@@ -305,8 +307,8 @@ func TestBeatsAndMarksAreShort(t *testing.T) {
 		t.Errorf("a beat has %d bytes", len(beat))
 	}
 	id := uuid.Max
-	at := Cursor{Incarnation: id, Era: id, Policy: 100, At: merge.Position{Sequence: 1 << 40, Last: record.TableDeadUsers + "\x00" + string(id[:])}}
-	if mark := AppendMessage(nil, Mark{at}); len(mark) > 70 {
+	at := Cursor{Incarnation: id, Era: id, Policy: 100, News: 1 << 20, At: merge.Position{Sequence: 1 << 40, Last: record.TableDeadUsers + "\x00" + string(id[:])}}
+	if mark := AppendMessage(nil, Mark{at}); len(mark) > 74 {
 		t.Errorf("a mark has %d bytes", len(mark))
 	}
 }

@@ -43,7 +43,7 @@ def cursor(c):
     out += field(5, c.get("policy", 0))
     if "copying" in c:
         out += field(6, NUMBERS[c["copying"]]) + field(7, bytes.fromhex(c.get("copy_key", "")))
-    return out
+    return out + field(10, c.get("news", 0))
 
 
 def policy(p):
@@ -91,7 +91,7 @@ def item(i):
 def hello(h):
     return (b"".join(field(1, n) for n in h["formats"]) + field(2, h["build"]) + field(3, uid(h["instance"])) + field(4, uid(h["replica"]))
             + field(5, cursor(h["cursor"])) + field(6, h["policy"]) + field(7, bytes.fromhex(h["tags"])) + field(8, h["follow"])
-            + field(9, uid(h["before"]) if "before" in h else b""))
+            + field(9, uid(h["before"]) if "before" in h else b"") + all_of(11, uid, h.get("earlier")))
 
 
 def all_of(number, f, elements):
@@ -171,6 +171,7 @@ def vectors():
     say("a record is replaced by nothing", "replace", {"table": "keys", "key": laptop["key"]})
     say("a mark behind a commit", "mark", start)
     say("a mark within a commit", "mark", place)
+    say("a mark behind news", "mark", start | {"policy": 7, "news": 300})
     say("a mark in a first copy", "mark", copying)
     say("a mark before the first table of a first copy", "mark", start | {"copying": "groups"})
     say("tag secrets", "secrets", {"export": "-----BEGIN LATCHKEY DOMAIN SECRETS-----\n"})
@@ -190,6 +191,10 @@ def vectors():
     tell("an edge asks for a stream", "hello",
          {"formats": [1, 2], "build": "v1.0.0", "instance": some_id("instance", 4), "replica": some_id("replica", 4), "cursor": place,
           "policy": 7, "tags": some("tags", 16).hex(), "follow": True, "before": some_id("before", 4)})
+    tell("an edge that was opened more often asks for a stream", "hello",
+         {"formats": [1], "build": "v1.0.0", "instance": some_id("instance", 4), "replica": some_id("replica", 4),
+          "cursor": start | {"policy": 7, "news": 300}, "policy": 7, "tags": "", "follow": True, "before": some_id("before", 4),
+          "earlier": [some_id("earlier", 4), some_id("earliest", 4)]})
     tell("an edge says how far it has come", "push", {"cursor": start, "policy": 7})
     tell("an edge pushes", "push", {"cursor": start, "policy": 7, "records": [laptop, ada], "claims": [north], "signed": [bearing(dead)], "uses": [used]})
     tell("a push was taken", "push_reply", {})

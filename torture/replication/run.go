@@ -177,7 +177,7 @@ func (n *node) status() *core.EdgeStatus {
 	if n.world.hub.store == nil {
 		return nil
 	}
-	all, err := n.world.hub.hub.Edges(n.ctx)
+	all, err := n.world.hub.hub.Edges(n.ctx, n.world.now)
 	if err != nil {
 		return nil
 	}
