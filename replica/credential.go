@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -36,6 +37,8 @@ type credential struct {
 	// tell a device that has restarted from a copy of the device.
 	Instance uuid.UUID `json:"instance,omitzero"`
 	Before   uuid.UUID `json:"before,omitzero"`
+	// Earlier are those of the openings before that, the latest first.
+	Earlier []uuid.UUID `json:"earlier,omitempty"`
 	// Cloned says that another device uses the credential. The store of the edge gets another
 	// replica ID at the next opening.
 	Cloned bool `json:"cloned,omitempty"`
@@ -97,7 +100,7 @@ func (c *credential) write(path string) error {
 // clone returns a copy that shares nothing with c.
 func (c *credential) clone() *credential {
 	other := *c
-	other.Pins, other.Nonce = nil, bytes.Clone(c.Nonce)
+	other.Pins, other.Nonce, other.Earlier = nil, bytes.Clone(c.Nonce), slices.Clone(c.Earlier)
 	for _, pin := range c.Pins {
 		other.Pins = append(other.Pins, bytes.Clone(pin))
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -156,6 +157,10 @@ func (e *Edge) begin() error {
 		}
 	}
 	next := c.clone()
+	if c.Before != uuid.Nil {
+		next.Earlier = slices.Insert(next.Earlier, 0, c.Before)
+		next.Earlier = next.Earlier[:min(len(next.Earlier), replication.MaxEarlier)]
+	}
 	next.Before, next.Cloned = c.Instance, false
 	if next.Instance, err = uuid.NewRandom(); err != nil {
 		return err

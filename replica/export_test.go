@@ -21,6 +21,6 @@ func Token(e *Edge) string { return e.cred().Token }
 // Hello returns what an edge asks for a stream with.
 func Hello(e *Edge) replication.Hello {
 	hello := e.core.Load().Hello()
-	hello.Instance, hello.Before, hello.Follow = e.cred().Instance, e.cred().Before, true
+	hello.Instance, hello.Before, hello.Earlier, hello.Follow = e.cred().Instance, e.cred().Before, e.cred().Earlier, true
 	return hello
 }

@@ -293,6 +293,7 @@ func (s *session) pull(ctx context.Context, follow bool) error {
 	hello := s.core.Hello()
 	c := s.e.cred()
 	hello.Build, hello.Follow, hello.Instance, hello.Before = build(), follow, c.Instance, c.Before
+	hello.Earlier = c.Earlier
 	answer, err := s.send(ctx, pathPull, hello.Encode(), false)
 	if err == nil {
 		r := receiver{session: s, follow: follow, watchdog: watchdog, cancel: cancel, body: bufio.NewReaderSize(answer.Body, readBuffer)}
