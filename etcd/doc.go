@@ -2,7 +2,8 @@
 //
 // [New] makes an engine for [latchkey.OpenWith] from a client of etcd and a prefix. Everything that
 // the engine keeps has keys that begin with the prefix. The engine needs no other right than to
-// read and write these keys. The caller closes the client after the store.
+// read and write these keys. The caller closes the client after the store. [Open] makes an engine
+// from a URL, with a client of its own.
 //
 // # Keys
 //

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -93,6 +94,8 @@ type engine struct {
 	keys   keyspace
 	opts   Options
 	id     string // drawn at random
+
+	certificates *certificates // nil unless Open made the engine, with TLS
 
 	life    sync.RWMutex // read-locked by transactions, locked by Close
 	closed  atomic.Bool
@@ -316,7 +319,7 @@ func (e *engine) explain(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case unavailable(err), errors.Is(err, context.DeadlineExceeded), status.Code(err) == codes.DeadlineExceeded:
-		return fmt.Errorf("%w: etcd does not answer: %v", latchkey.ErrUnavailable, err)
+		return fmt.Errorf("%w: etcd does not answer: %v", latchkey.ErrUnavailable, cmp.Or(e.certificates.failure(), err))
 	}
 	return fmt.Errorf("etcd: %w", err)
 }

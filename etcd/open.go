@@ -1,0 +1,186 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// ErrURL means that a text is no URL of a store on etcd. The error's text says what is wrong, and
+// does not repeat the URL, because it may have a password.
+var ErrURL = errors.New("not the URL of a store on etcd")
+
+// IsURL reports whether a text begins as the URL of a store on etcd does.
+func IsURL(text string) bool {
+	return strings.HasPrefix(text, "etcd://") || strings.HasPrefix(text, "etcds://")
+}
+
+// Open makes an engine from the URL of a store on etcd:
+//
+//	etcd://HOST:PORT,HOST:PORT,.../PREFIX
+//	etcds://HOST:PORT,HOST:PORT,.../PREFIX?cacert=FILE&cert=FILE&key=FILE&credentials=FILE
+//
+// The scheme etcds is for TLS. The default port is 2379. PREFIX is the one of [New], and begins
+// behind the first slash. The parameters can be left out:
+//
+//   - cacert is a file with the certificates, in PEM, of those who sign the certificates of the
+//     servers. The default is those that the system trusts.
+//   - cert and key are the files of a certificate for the client and of its private key, in PEM.
+//   - credentials is a file with a user of etcd and the password in one line: USER:PASSWORD. It can
+//     also stand in a URL without TLS.
+//
+// Each new connection reads the files of certificates again, so that they can be replaced while the
+// engine is open. If the new files cannot be used, the connection is made with those of before.
+//
+// Closing the engine also ends its connections.
+//
+// Errors: [ErrURL]; [latchkey.ErrUnavailable] if there are credentials and etcd does not answer;
+// the operating system's error of reading a file; an error that says what is wrong with a file.
+func Open(text string, opts Options) (latchkey.Engine, error) {
+	u, err := parseURL(text)
+	if err != nil {
+		return nil, fmt.Errorf("etcd: %w: %w", ErrURL, err)
+	}
+	config := clientv3.Config{
+		Endpoints: u.endpoints,
+		Logger:    zap.NewNop(),
+		// Without these, a server that has vanished is noticed after minutes.
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
+		DialTimeout: opts.timeout(),
+	}
+	var certificates *certificates
+	if u.tls {
+		if certificates, err = readCertificates(u.files); err != nil {
+			return nil, fmt.Errorf("etcd: %w", err)
+		}
+		config.DialOptions = []grpc.DialOption{grpc.WithTransportCredentials(certificates)}
+	}
+	if u.credentials != "" {
+		if config.Username, config.Password, err = readCredentials(u.credentials); err != nil {
+			return nil, fmt.Errorf("etcd: %w", err)
+		}
+	}
+	client, err := clientv3.New(config)
+	if err != nil {
+		return nil, (&engine{certificates: certificates}).explain(context.Background(), err)
+	}
+	e := NewWith(client, u.prefix, opts).(*engine)
+	e.certificates = certificates
+	return &owner{e}, nil
+}
+
+// owner is an engine with a client of its own.
+type owner struct{ *engine }
+
+func (o *owner) Close() error {
+	err := o.engine.Close()
+	_ = o.client.Close() // the second call returns an error
+	return err
+}
+
+// place is what a URL says.
+type place struct {
+	endpoints   []string
+	prefix      string
+	tls         bool
+	files       certificateFiles
+	credentials string
+}
+
+// parseURL reads a URL. Package net/url does not read more than one host.
+func parseURL(text string) (p place, err error) {
+	scheme, rest, _ := strings.Cut(text, "://")
+	switch scheme {
+	case "etcd":
+	case "etcds":
+		p.tls = true
+	default:
+		return p, errors.New("it must begin with etcd:// or etcds://")
+	}
+	rest, query, _ := strings.Cut(rest, "?")
+	hosts, path, _ := strings.Cut(rest, "/")
+	if strings.Contains(hosts, "@") {
+		return p, errors.New("a user and a password do not belong there; write USER:PASSWORD to a file, and name it with ?credentials=FILE")
+	}
+	for host := range strings.SplitSeq(hosts, ",") {
+		endpoint, err := endpointOf(host, p.tls)
+		if err != nil {
+			return p, err
+		}
+		p.endpoints = append(p.endpoints, endpoint)
+	}
+	if p.prefix, err = url.PathUnescape(path); err != nil || p.prefix == "" {
+		return p, errors.New("there must be a prefix behind the hosts, such as in etcd://host:2379/latchkey")
+	}
+	return p, p.parameters(query)
+}
+
+// endpointOf returns the endpoint of a host, which may have a port.
+func endpointOf(host string, tls bool) (string, error) {
+	name, port, err := net.SplitHostPort(host)
+	if err != nil { // there is no port
+		name, port, err = net.SplitHostPort(host + ":2379")
+	}
+	if err != nil || name == "" || strings.ContainsAny(name, " #%") {
+		return "", errors.New("a host is missing or wrong; hosts are HOST:PORT, with a comma between two")
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return "", errors.New("a port is wrong; it is a number up to 65535")
+	}
+	scheme := "http://"
+	if tls {
+		scheme = "https://"
+	}
+	return scheme + net.JoinHostPort(name, port), nil
+}
+
+// parameters reads the parameters of a URL.
+func (p *place) parameters(query string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return errors.New("its parameters are not NAME=FILE with & between two")
+	}
+	known := map[string]*string{"cacert": &p.files.ca, "cert": &p.files.cert, "key": &p.files.key, "credentials": &p.credentials}
+	for name, files := range values {
+		file := known[name]
+		switch {
+		case file == nil:
+			return fmt.Errorf("there is no parameter %.20q; there are cacert, cert, key and credentials", name)
+		case len(files) > 1 || files[0] == "":
+			return fmt.Errorf("the parameter %s must name one file", name)
+		case !p.tls && file != &p.credentials:
+			return fmt.Errorf("the parameter %s is for TLS; begin the URL with etcds://", name)
+		}
+		*file = files[0]
+	}
+	if (p.files.cert == "") != (p.files.key == "") {
+		return errors.New("cert and key belong together")
+	}
+	return nil
+}
+
+// readCredentials reads a file with a user and a password. Its errors do not repeat what is in the
+// file.
+func readCredentials(path string) (user, password string, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", "", err
+	}
+	line := strings.TrimRight(string(b), "\r\n")
+	user, password, _ = strings.Cut(line, ":")
+	if user == "" || password == "" || strings.ContainsAny(line, "\n\x00") {
+		return "", "", fmt.Errorf("%s must have one line, USER:PASSWORD", path)
+	}
+	return user, password, nil
+}
