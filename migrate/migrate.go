@@ -41,7 +41,7 @@ import (
 
 var (
 	// ErrChanged means that the store was changed while it was being copied. Stop the programs that
-	// write to it, and copy again. What was copied is not copied again.
+	// write to it, and copy again. Entries that are there already are not copied again.
 	ErrChanged = errors.New("the store was changed while it was being copied")
 	// ErrNotEmpty means that the engine for the copy has something else already: a store, or the
 	// unfinished copy of another store. It stays as it is.
