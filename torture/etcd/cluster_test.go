@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -196,9 +195,6 @@ func (c *cluster) kill(i int) {
 // node is like one whose disk does not answer.
 func (c *cluster) stop(i int) {
 	c.t.Helper()
-	if runtime.GOOS == "windows" {
-		c.t.Skip("Windows cannot stop a process")
-	}
 	n := c.nodes[i]
 	// The shell lets the node go on when the test ends in any way. A stopped node could not end.
 	cmd := exec.Command("sh", "-c", `kill -STOP "$1" && echo; cat; kill -CONT "$1"`, "sh", fmt.Sprint(n.cmd.Process.Pid))

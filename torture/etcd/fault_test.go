@@ -36,6 +36,20 @@ func beginHistory(t *testing.T, opts clusterOptions) (c *cluster, r *recorder, r
 // is slow while one of them takes requests and does not answer.
 func others(i int) []int { return []int{(i + 1) % size, (i + 2) % size} }
 
+// Many callers at each store do the same things at the same time, so that their transactions meet,
+// and share those of etcd.
+func TestHistoriesAreRightWhereCallersMeet(t *testing.T) {
+	t.Parallel()
+	seed := form.NewSeed(t)
+	c := newCluster(t, clusterOptions{})
+	r := newRecorder(t, c.openEach()...)
+	r.start(seed, 6)
+	for range form.Amount(4, 200) {
+		r.await(0, 1, 2)
+	}
+	c.finish(r)
+}
+
 func TestNothingAcknowledgedIsLostWhenANodeIsKilled(t *testing.T) {
 	c, r, random := beginHistory(t, clusterOptions{})
 	for range form.Amount(2, 40) {

@@ -25,8 +25,8 @@ import (
 // and ended, make histories, one for each key. porcupine looks for an order of the calls that
 // respects these times and explains all answers.
 //
-// The outcome of a write can be unknown, because etcd could not be reached in the middle. Such a
-// write may take effect at any time after its beginning, or never.
+// The outcome of a write is unknown after ErrCommitUnknown. Such a write may take effect at any
+// time after its beginning, or never. After every other error, a write must have no effect.
 //
 // Half of the users have a home, which is the only store that their calls use. No login of a home
 // may succeed after a revocation has returned. Every store uses the other users. There, a login may
@@ -50,7 +50,6 @@ type call struct {
 type recorder struct {
 	t      testing.TB
 	stores []*latchkey.Store
-	login  func(store int, ctx context.Context, token string) (latchkey.Principal, error)
 	began  time.Time
 	names  atomic.Int64
 	// pause is the longest time between two calls of a caller. Without a pause, a test that waits
@@ -58,7 +57,6 @@ type recorder struct {
 	pause time.Duration
 
 	changes, logins []atomic.Int64 // that succeeded, by store
-	refused         []atomic.Int64 // logins of revoked tokens, by store
 	unsure          atomic.Int64   // writes with an unknown outcome
 
 	mu      sync.Mutex
@@ -129,14 +127,10 @@ func (h *history) conclude() { h.limit = min(h.limit, len(h.calls)+atTheEnd) }
 
 func newRecorder(t testing.TB, stores ...*latchkey.Store) *recorder {
 	n := len(stores) + 1 // the last one is fresh at the end
-	r := &recorder{
+	return &recorder{
 		t: t, stores: stores, began: time.Now(), report: t.Errorf, dir: os.TempDir(),
-		changes: make([]atomic.Int64, n), logins: make([]atomic.Int64, n), refused: make([]atomic.Int64, n),
+		changes: make([]atomic.Int64, n), logins: make([]atomic.Int64, n),
 	}
-	r.login = func(store int, ctx context.Context, token string) (latchkey.Principal, error) {
-		return r.stores[store].Login(ctx, token)
-	}
-	return r
 }
 
 // start starts callers for each store. They call until stop.
@@ -264,12 +258,11 @@ var outcomes = []struct {
 	{latchkey.ErrUserDisabled, "user disabled"},
 }
 
-// refusals are errors of calls that have changed nothing, and that say nothing about a key.
-var refusals = []error{latchkey.ErrNoSpace, latchkey.ErrBusy}
-
-// failures are errors after which a write may or may not take effect.
+// failures are errors of calls that say nothing about a key. Only after ErrCommitUnknown can a
+// write have taken effect.
 var failures = []error{
-	latchkey.ErrCommitUnknown, latchkey.ErrUnavailable, latchkey.ErrInterrupted, context.DeadlineExceeded,
+	latchkey.ErrCommitUnknown, latchkey.ErrUnavailable, latchkey.ErrInterrupted, latchkey.ErrNoSpace,
+	latchkey.ErrBusy, context.DeadlineExceeded,
 }
 
 // outcome returns the outcome of a call, or nil if the call says nothing.
@@ -283,14 +276,12 @@ func (r *recorder) outcome(c call, err error) any {
 			return o.name
 		}
 	}
-	switch {
-	case slices.ContainsFunc(refusals, is):
-	case slices.ContainsFunc(failures, is):
-		if c.method != "Login" && c.method != "Key" {
-			return unknown
-		}
-	default:
+	if !slices.ContainsFunc(failures, is) {
 		r.t.Errorf("%s at store %d: %v", c.method, c.store, err)
+	}
+	// DeleteUser takes several steps, of which some can have taken effect.
+	if is(latchkey.ErrCommitUnknown) || c.method == "DeleteUser" {
+		return unknown
 	}
 	return nil
 }
@@ -343,19 +334,15 @@ func (r *recorder) record(k *key, op porcupine.Operation) {
 
 func (r *recorder) logIn(store int, k *key) (outcome any) {
 	op, _ := r.do(call{"Login", store}, func(ctx context.Context) error {
-		who, err := r.login(store, ctx, k.token)
+		who, err := r.stores[store].Login(ctx, k.token)
 		if err == nil && (who.KeyID != k.id || who.UserID != k.owner.id) {
 			r.t.Errorf("the token of the key %s logs in as %+v", k.id, who)
 		}
 		return err
 	})
 	r.record(k, op)
-	switch op.Output {
-	case nil:
-	case "ok":
+	if op.Output == "ok" {
 		r.logins[store].Add(1)
-	default:
-		r.refused[store].Add(1)
 	}
 	return op.Output
 }
@@ -420,12 +407,19 @@ func (r *recorder) outlast() {
 	eventually(r.t, "the end of the bound", func(context.Context) bool { return time.Since(began) > bound+bound/4 })
 }
 
-// finish ends the callers. Then every store logs in with all keys, and so does a fresh store, which
-// also reads the keys. At last the histories are judged.
+// finish ends the callers. When the bound is over, so that everything must be known everywhere, it
+// judges all histories.
 func (r *recorder) finish(fresh *latchkey.Store) {
 	r.t.Helper()
 	r.stop()
 	r.outlast()
+	r.readAndJudge(fresh)
+}
+
+// readAndJudge lets every store log in with all keys, and a fresh store also read the keys. Then it
+// judges all histories.
+func (r *recorder) readAndJudge(fresh *latchkey.Store) {
+	r.t.Helper()
 	var keys []*key
 	for _, u := range append(r.retired, r.users...) {
 		keys = append(keys, append(u.keys, u.retired...)...)

@@ -30,7 +30,7 @@ const (
 )
 
 // slowness is how long each piece waits on a slow wire.
-const slowness = 30 * time.Millisecond
+const slowness = 10 * time.Millisecond
 
 func newWire() *wire { return &wire{changed: make(chan struct{}), conns: map[net.Conn]bool{}} }
 

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"testing"
 )
 
@@ -17,6 +18,10 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	flag.Parse()
+	if runtime.GOOS == "windows" {
+		fmt.Println("left out: etcd does not support Windows as a server, and Windows cannot stop a process")
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

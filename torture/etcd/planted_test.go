@@ -16,16 +16,17 @@ func TestTheJudgeFindsAnEngineWithAFault(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	c.open(0, 1, 2) // makes the store
 	for _, tt := range []struct {
-		name string
-		wrap func(latchkey.Engine) latchkey.Engine
+		name   string
+		silent bool // the fault shows only when the bound is over
+		wrap   func(latchkey.Engine) latchkey.Engine
 	}{
-		{"it hears nothing", func(e latchkey.Engine) latchkey.Engine { return deaf{e} }},
-		{"it does not compare", func(e latchkey.Engine) latchkey.Engine {
+		{"it hears nothing", true, func(e latchkey.Engine) latchkey.Engine { return deaf{e} }},
+		{"it does not compare", false, func(e latchkey.Engine) latchkey.Engine {
 			return careless{e, e.(latchkey.EngineWatcher)}
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for round := range uint64(20) {
+			for round := range uint64(40) {
 				var stores []*latchkey.Store
 				for i := range size {
 					stores = append(stores, c.openWith(tt.wrap, i))
@@ -33,16 +34,21 @@ func TestTheJudgeFindsAnEngineWithAFault(t *testing.T) {
 				r := newRecorder(t, stores...)
 				found := 0
 				r.report, r.dir = func(string, ...any) { found++ }, t.TempDir()
-				r.start(seed+round, 3)
+				r.start(seed+round, 6)
 				r.await(0, 1, 2)
 				r.await(0, 1, 2)
-				r.finish(c.open(0, 1, 2))
+				if tt.silent {
+					r.finish(c.open(0, 1, 2))
+				} else {
+					r.stop()
+					r.readAndJudge(c.open(0, 1, 2))
+				}
 				if found > 0 {
 					t.Logf("%d findings in round %d", found, round)
 					return
 				}
 			}
-			t.Error("20 histories were all found right")
+			t.Error("40 histories were all found right")
 		})
 	}
 }
