@@ -192,14 +192,19 @@ func (h *Hub) claim(t *merge.Tables, n uint64) (c Claim, err error) {
 //
 // Errors: [ErrNoClaim]; [merge.ErrInvalid] if the record cannot be merged; an error of the store.
 func (h *Hub) ConfirmClaim(ctx context.Context, n uint64) error {
-	return h.decide(ctx, n, func(t *merge.Tables, c Claim) error {
+	var rest *record.Copy
+	err := h.decide(ctx, n, func(t *merge.Tables, c Claim) error {
+		rest = nil
 		j, err := h.newJudge(t, Policy{Groups: []string{AllGroups}, Push: PushAll})
 		if err != nil {
 			return err
 		}
 		judged, merges, err := j.check(c.Copy)
 		if err == nil && merges {
-			err = mergeWhole(t, judged)
+			var more bool
+			if more, err = mergeWhole(t, judged); more {
+				rest = &judged
+			}
 		}
 		var no refusal
 		if errors.As(err, &no) {
@@ -207,6 +212,13 @@ func (h *Hub) ConfirmClaim(ctx context.Context, n uint64) error {
 		}
 		return err
 	})
+	for more := rest != nil; err == nil && more; {
+		err = h.store.Update(ctx, func(t *merge.Tables) (err error) {
+			more, err = mergeWhole(t, *rest)
+			return err
+		})
+	}
+	return err
 }
 
 // RefuseClaim makes the edge take the hub's version of the record, and of the keys of a user.

@@ -153,7 +153,7 @@ func (h *Hub) hello(ctx context.Context, id uuid.UUID, hello Hello, now time.Tim
 		f.at, has = c.At, c
 	}
 	f.marked, f.news, f.told = f.at.Sequence, c.News, c.News
-	// Alone, a hub knows in memory who has a stream.
+	// A hub that is alone has the visits of the edge in memory.
 	moved := h.store.SharesEngine() && e.stream != h.process
 	if moved || e.replica != hello.Replica || isBehind(has, e.cursor) {
 		visit := e.edgeRecord

@@ -269,8 +269,8 @@ func (h *Hub) cursor(at merge.Position, policy, news uint64) Cursor {
 	return Cursor{Incarnation: h.store.ReplicaID(), Era: h.era(), At: at, Policy: policy, News: news}
 }
 
-// cursorOf returns the hub's cursor at a position, for an edge that begins there. What the edge has
-// to replace comes behind the cursor.
+// cursorOf returns the hub's cursor at a position, for an edge that begins there. The records that
+// the edge has to replace come behind the cursor.
 func (h *Hub) cursorOf(e *edge, at merge.Position) Cursor {
 	news := h.known.news
 	for _, r := range e.replaces {

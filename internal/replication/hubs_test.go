@@ -2,6 +2,7 @@ package replication_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"slices"
 	"sync/atomic"
@@ -11,7 +12,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/access"
 	"github.com/latchkeydb/latchkey/internal/memory"
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/replication"
 )
@@ -212,6 +215,37 @@ func TestAPolicyThatOneHubSetsHoldsAtAnother(t *testing.T) {
 	e.sync()
 	if e.heardOf(late.ID[:]) || len(e.has(record.TableUsers)) != 1 {
 		t.Error("the edge has records of a group that it lost")
+	}
+}
+
+// A dawdler is a store that calls something when a transaction that reads is over, before its
+// reader knows.
+type dawdler struct {
+	access.Store
+	after func()
+}
+
+func (d *dawdler) View(ctx context.Context, fn func(*merge.Tables) error) error {
+	err := d.Store.View(ctx, fn)
+	if after := d.after; after != nil {
+		d.after = nil
+		after()
+	}
+	return err
+}
+
+func TestAPolicyStaysWhenAnEarlierTransactionIsSlow(t *testing.T) {
+	w := newWorld(t, replication.HubOptions{})
+	d := &dawdler{Store: w.below()}
+	var err error
+	w.hub, err = replication.OpenHub(t.Context(), d, replication.HubOptions{Random: rand.Reader})
+	must(t, err)
+	e := w.join(replication.PushNothing, "*")
+	e.sync()
+	d.after = func() { must(t, w.hub.SetPolicy(t.Context(), e.id, []string{"*"}, replication.PushAll)) }
+	e.push(replication.PushRequest{})
+	if e.drain(); e.policy.Push != replication.PushAll {
+		t.Errorf("the edge has the policy %+v", e.policy)
 	}
 }
 

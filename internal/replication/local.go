@@ -219,7 +219,7 @@ type edgeRecord struct {
 	refused   time.Time
 	replica   uuid.UUID // the replica ID of the edge's store
 	// visits is how often the edge has begun anew: at another process, or with less than it had
-	// confirmed. What was confirmed in an earlier visit does not count any more.
+	// confirmed. An earlier visit's confirmations do not count any more.
 	visits uint64
 	stream uuid.UUID // the process that has a stream of the edge, as far as one has noted that
 }
@@ -334,20 +334,24 @@ func edgeIn(t *merge.Tables, id uuid.UUID) (edgeRecord, error) {
 
 func putEdge(t *merge.Tables, k edgeRecord) error { return putLocal(t, edgeKey(k.id), k.encode()) }
 
-// learn takes what the store has of an edge. Several processes hear of an edge, and each writes now
-// and then what it has heard. So the later part of what was heard stays, whoever has heard it. The
-// name, the policy and the replica are those of the store, because they are written at once.
+// learn takes what the store has of an edge, or had a moment ago. Several processes hear of an
+// edge, and each writes now and then what it has heard. So the later part of what was heard stays.
 func (k *edgeRecord) learn(stored edgeRecord) {
 	was := *k
 	*k = stored
-	if was.visits > stored.visits || was.visits == stored.visits && isBehind(stored.cursor, was.cursor) {
-		k.cursor = was.cursor
+	if was.policy.Version > stored.policy.Version {
+		k.policy, k.groupsAt = was.policy, was.groupsAt
 	}
+	k.refusals = max(was.refusals, stored.refusals)
 	switch {
 	case was.visits > stored.visits:
-		k.visits, k.confirmed, k.heard = was.visits, was.confirmed, was.heard
+		k.visits, k.replica, k.stream = was.visits, was.replica, was.stream
+		k.cursor, k.confirmed, k.heard = was.cursor, was.confirmed, was.heard
 	case was.visits == stored.visits:
 		k.confirmed, k.heard = max(was.confirmed, stored.confirmed), max(was.heard, stored.heard)
+		if isBehind(stored.cursor, was.cursor) {
+			k.cursor = was.cursor
+		}
 	}
 	switch was.seen.Compare(stored.seen) {
 	case 1:

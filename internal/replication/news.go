@@ -13,11 +13,12 @@ import (
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
-// Several processes can be hubs of one store, on an engine that they share. What they must know of
-// each other is in the store: eras, edges, policies, records that edges have to replace, and pruned
-// tombstones. A transaction that changes these writes a piece of news, under the next number. Each
-// hub reads the news in its other transactions. So it knows what a transaction has seen, and a
-// change through another process holds as soon as anything of it can be seen.
+// Several processes can be hubs of one store, on an engine that they share. The store has
+// everything that they must know of each other: eras, edges, policies, records that edges have to
+// replace, and pruned tombstones. A transaction that changes these writes a piece of news, under
+// the next number. Each hub reads the news in its other transactions. So it knows what a
+// transaction has seen, and a change through another process holds as soon as anything of it can be
+// seen.
 
 // keptNews is how many pieces of news are kept. A hub that lacks more reads everything anew.
 const keptNews = 1000

@@ -30,8 +30,48 @@ func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Ti
 	sort(r.Records)
 	sort(r.Claims)
 	slices.SortStableFunc(r.Signed, func(a, b Record) int { return place(a.Copy) - place(b.Copy) })
+	var era uuid.UUID // in which the edge pushes, if that matters
+	if len(r.Records)+len(r.Claims) > 0 {
+		era = r.Cursor.Era
+	}
+	r.Signed = slices.DeleteFunc(r.Signed, func(s Record) bool {
+		own := hmac.Equal(s.MAC, macOf(*h.secret.Load(), s.Copy))
+		if !own {
+			r.Claims = append(r.Claims, s.Copy) // perhaps it is older than the secret
+		}
+		return !own
+	})
+	for done := (taking{}); err == nil && reply.Policy == 0 && !done.all(r); {
+		done, err = h.takeSome(ctx, id, r, era, done, &reply, room, now)
+	}
+	var no refusal
+	if errors.As(err, &no) {
+		reply.Refused = shortened(string(no))
+		err = h.refused(ctx, id, reply.Refused, now)
+	} else if err == nil && reply.Policy == 0 {
+		err = h.view(ctx, func(t *merge.Tables) error { reply.Taken = t.Sequence(); return nil })
+	}
+	return reply, err
+}
+
+// A taking is how much of a push was taken. What bears a MAC or is a use may come in several
+// transactions, if the engine bounds them. The other records come in one.
+type taking struct {
+	signed, uses int
+	records      bool
+	rest         []record.Copy // of which a part was merged
+}
+
+// all reports whether all of a push was taken.
+func (n taking) all(r PushRequest) bool {
+	return n.signed == len(r.Signed) && n.records && n.uses == len(r.Uses) && len(n.rest) == 0
+}
+
+// takeSome takes as much of a push as fits into a transaction.
+func (h *Hub) takeSome(ctx context.Context, id uuid.UUID, r PushRequest, era uuid.UUID, done taking, reply *PushReply, room int, now time.Time) (next taking, err error) {
 	err = h.store.Update(ctx, func(t *merge.Tables) error {
-		reply = PushReply{}
+		*reply, next = PushReply{}, done
+		next.rest = slices.Clone(done.rest)
 		// The policy may have been narrowed since, or the edge dropped, here or elsewhere.
 		k, err := edgeIn(t, id)
 		if err != nil {
@@ -43,21 +83,14 @@ func (h *Hub) Push(ctx context.Context, id uuid.UUID, r PushRequest, now time.Ti
 		}
 		// An edge that has not heard of the era may have to compare, and must not take anything off
 		// its list before.
-		other := len(r.Records)+len(r.Claims) > 0 && r.Cursor.Era != uuid.Nil && r.Cursor.Era != last.id
+		other := era != uuid.Nil && era != last.id
 		if r.Policy != k.policy.Version || other {
 			reply.Policy = k.policy.Version
 			return nil
 		}
-		return h.takePush(t, k, r, room, now)
+		return h.takePush(t, k, r, &next, room, now)
 	})
-	var no refusal
-	if errors.As(err, &no) {
-		reply.Refused = shortened(string(no))
-		err = h.refused(ctx, id, reply.Refused, now)
-	} else if err == nil && reply.Policy == 0 {
-		err = h.view(ctx, func(t *merge.Tables) error { reply.Taken = t.Sequence(); return nil })
-	}
-	return reply, err
+	return next, err
 }
 
 // heard notes that an edge has spoken, and returns the edge's policy, and how many records more of
@@ -150,30 +183,82 @@ func (r *replacing) note(c record.Copy) (err error) {
 	return putLocal(r.t, replaceKey(r.edge, locate(liveTable(c.Table), c.Key)), m)
 }
 
-// takePush takes all of a push, or returns a [refusal].
-func (h *Hub) takePush(t *merge.Tables, k edgeRecord, r PushRequest, room int, now time.Time) error {
+// takePush takes what is left of a push, as far as there is room, or returns a [refusal].
+func (h *Hub) takePush(t *merge.Tables, k edgeRecord, r PushRequest, next *taking, room int, now time.Time) error {
 	j, err := h.newJudge(t, k.policy)
 	if err != nil {
 		return err
 	}
-	replace := &replacing{hub: h, t: t, edge: k.id, room: room}
-	claims := r.Claims
-	for _, s := range r.Signed {
-		if !hmac.Equal(s.MAC, macOf(*h.secret.Load(), s.Copy)) {
-			claims = append(claims, s.Copy) // perhaps it is older than the secret
-			continue
-		}
-		if err := h.takeSigned(j, s); err != nil {
+	for ; len(next.rest) > 0; next.rest = next.rest[1:] {
+		if more, err := mergeWhole(t, next.rest[0]); err != nil || more {
 			return err
 		}
 	}
+	for ; next.signed < len(r.Signed); next.signed++ {
+		s := r.Signed[next.signed]
+		if !hasRoom(t, s.Copy) {
+			return nil
+		}
+		more, err := h.takeSigned(j, s)
+		if err != nil {
+			return err
+		}
+		if more {
+			next.rest = append(next.rest, s.Copy)
+		}
+	}
+	if !next.records {
+		if t.Writes() > 0 && t.Room() < roomForPush {
+			return nil // so that the records have a transaction of their own
+		}
+		if err := h.takeRecords(j, k, r, next, room, now); err != nil {
+			return err
+		}
+		next.records = true
+	}
+	for ; next.uses < len(r.Uses); next.uses++ {
+		if !hasRoom(t, r.Uses[next.uses]) {
+			return nil
+		}
+		if err := j.use(r.Uses[next.uses]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// roomForPush is more than the records of most pushes write.
+const roomForPush = 1000
+
+// writesOfKey is how many writes the deletion of a key takes at the most.
+const writesOfKey = 25
+
+// hasRoom reports whether a transaction has room to merge a record. A transaction that has written
+// nothing always has.
+func hasRoom(t *merge.Tables, c record.Copy) bool {
+	needs := roomForOne
+	if c.Table == record.TableDeadUsers {
+		needs = max(needs, t.BuryAtOnce*writesOfKey)
+	}
+	return t.Writes() == 0 || t.Room() >= needs
+}
+
+// takeRecords takes the records and the claims of a push.
+func (h *Hub) takeRecords(j *judge, k edgeRecord, r PushRequest, next *taking, room int, now time.Time) error {
+	replace := &replacing{hub: h, t: j.t, edge: k.id, room: room}
 	for _, c := range r.Records {
+		if !hasRoom(j.t, c) {
+			return tooMany
+		}
 		c, merges, err := j.check(c)
 		if err != nil {
 			return err
 		}
 		if merges {
-			err = mergeWhole(t, c)
+			var more bool
+			if more, err = mergeWhole(j.t, c); more {
+				next.rest = append(next.rest, c)
+			}
 		} else if replace.room > 0 {
 			err = h.replaceSilently(j, c, replace)
 		}
@@ -181,13 +266,11 @@ func (h *Hub) takePush(t *merge.Tables, k edgeRecord, r PushRequest, room int, n
 			return err
 		}
 	}
-	for _, c := range r.Uses {
-		if err := j.use(c); err != nil {
-			return err
-		}
-	}
-	return h.takeClaims(j, k, claims, replace, now)
+	return h.takeClaims(j, k, r.Claims, next, replace, now)
 }
+
+// tooMany makes an edge push its records one by one.
+const tooMany = refusal("the push has more records than fit into a transaction of the hub")
 
 // replaceSilently makes an edge take the hub's version of a record that brings no news, if no
 // message of the stream would tell the edge: the edge does not get the record, or the hub has
@@ -203,22 +286,24 @@ func (h *Hub) replaceSilently(j *judge, c record.Copy, replace *replacing) error
 	return replace.note(c)
 }
 
-// mergeWhole merges a copy that the hub has judged.
-func mergeWhole(t *merge.Tables, c record.Copy) error {
+// mergeWhole merges a copy that the hub has judged. If more is set, there was no room for all of
+// it, and the rest has to be merged in another transaction. The rest are keys of a deleted user,
+// with which nobody logs in any more.
+func mergeWhole(t *merge.Tables, c record.Copy) (more bool, err error) {
 	had, err := t.Get(c.Table, c.Key)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for {
 		more, err := t.Record(c)
 		if err == nil && !more && had == nil && c.Table == record.TableUsers {
-			return sendKeys(t, c.Key)
+			return false, sendKeys(t, c.Key)
 		}
 		if errors.Is(err, merge.ErrInvalid) || errors.Is(err, merge.ErrReserved) {
-			return refuse("the record %s/%x cannot be merged: %v", c.Table, c.Key, err)
+			return false, refuse("the record %s/%x cannot be merged: %v", c.Table, c.Key, err)
 		}
-		if err != nil || !more {
-			return err
+		if err != nil || !more || t.Room() < t.BuryAtOnce*writesOfKey {
+			return more, err
 		}
 	}
 }
@@ -253,12 +338,12 @@ func sendKeys(t *merge.Tables, user []byte) error {
 
 // takeSigned takes a record that the hub has signed, whatever the policy of the edge that brings
 // it: the hub was restored from a backup, and has lost it.
-func (h *Hub) takeSigned(j *judge, s Record) error {
+func (h *Hub) takeSigned(j *judge, s Record) (more bool, err error) {
 	if err := j.form(s.Copy); err != nil {
-		return err
+		return false, err
 	}
 	if gone, err := j.isGone(s.Copy); err != nil || gone {
-		return err
+		return false, err
 	}
 	delete(j.filter.owners, ownerOf(s.Copy))
 	return mergeWhole(j.t, s.Copy)
@@ -310,7 +395,8 @@ func (j *judge) use(c record.Copy) error {
 	if err := j.hasOwner(c, k.Owner, k.Groups); err != nil {
 		return err
 	}
-	return mergeWhole(j.t, c)
+	_, err = mergeWhole(j.t, c)
+	return err
 }
 
 // maxClaims is how many claims of one edge can wait, and maxClaimBytes bounds the size of their
@@ -326,7 +412,7 @@ const (
 //
 // After a comparison with a hub that was restored from a backup, an edge also brings what the hub
 // itself had changed and has lost. If that revokes nothing, it is replaced at the edge, too.
-func (h *Hub) takeClaims(j *judge, k edgeRecord, copies []record.Copy, replace *replacing, now time.Time) error {
+func (h *Hub) takeClaims(j *judge, k edgeRecord, copies []record.Copy, next *taking, replace *replacing, now time.Time) error {
 	if len(copies) == 0 {
 		return nil
 	}
@@ -346,6 +432,9 @@ func (h *Hub) takeClaims(j *judge, k edgeRecord, copies []record.Copy, replace *
 	all := *j
 	all.policy.Push, all.claims = PushAll, true
 	for _, c := range copies {
+		if !hasRoom(j.t, c) {
+			return tooMany
+		}
 		judged, merges, err := all.check(c)
 		var no refusal
 		if errors.As(err, &no) {
@@ -370,8 +459,12 @@ func (h *Hub) takeClaims(j *judge, k edgeRecord, copies []record.Copy, replace *
 		}
 		if h.o.AcceptClaims {
 			_, _, err := revocations.check(c)
+			more := false
 			if err == nil {
-				err = mergeWhole(j.t, judged)
+				more, err = mergeWhole(j.t, judged)
+			}
+			if more {
+				next.rest = append(next.rest, judged)
 			}
 			if err == nil {
 				continue

@@ -74,7 +74,8 @@ func (h *Hub) saveSome(ctx context.Context, ids []uuid.UUID) error {
 			}
 			k := has.edgeRecord
 			k.learn(stored.edgeRecord)
-			k.refusals += has.refusedHere
+			k.policy, k.groupsAt = stored.policy, stored.groupsAt
+			k.refusals = stored.refusals + has.refusedHere
 			switch {
 			case has.visits < stored.visits: // the edge has gone to another process
 			case has.feed != nil:
@@ -134,8 +135,8 @@ func putAlive(t *merge.Tables, process uuid.UUID, now time.Time) error {
 
 func processKey(id uuid.UUID) []byte { return append([]byte(localProcess), id[:]...) }
 
-// hearOthers reads what other processes have written of their edges, if there can be any. What they
-// must know at once is among the news already.
+// hearOthers reads what other processes have written of their edges, if there can be any. The
+// news have everything that must be known at once.
 func (h *Hub) hearOthers(ctx context.Context) error {
 	if !h.store.SharesEngine() {
 		return nil
