@@ -34,8 +34,8 @@ func IsURL(text string) bool {
 // The scheme etcds is for TLS. The default port is 2379. PREFIX is the one of [New], and begins
 // behind the first slash. The parameters can be left out:
 //
-//   - cacert is a file with the certificates, in PEM, of those who sign the certificates of the
-//     servers. The default is those that the system trusts.
+//   - cacert is a file with the certificates, in PEM, of the authorities that sign the certificates
+//     of the servers. The default is the authorities that the system trusts.
 //   - cert and key are the files of a certificate for the client and of its private key, in PEM.
 //   - credentials is a file with a user of etcd and the password in one line: USER:PASSWORD. It can
 //     also stand in a URL without TLS.

@@ -16,8 +16,8 @@ type Digest [sha256.Size]byte
 // String returns the digest in hexadecimal digits.
 func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 
-// add adds an entry. What is hashed is the table, the key and the value, the first two with their
-// lengths before them.
+// add adds an entry. It hashes the table, the key and the value, the first two with their lengths
+// before them.
 func (d *Digest) add(table string, e latchkey.Entry) {
 	h := sha256.New()
 	for _, part := range [][]byte{[]byte(table), e.Key} {

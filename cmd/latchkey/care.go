@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ as the store, because it contains the same secrets.`,
 		Args:              takes("FILE"),
 		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := c.file(); err != nil {
+				return err
+			}
 			return c.reading(cmd.Context(), func(client *admin.Client) error {
 				if args[0] == "-" {
 					return client.Backup(cmd.Context(), c.stdout)
@@ -69,7 +73,7 @@ disabled or deleted after the backup can log in again.`,
 		Args:              takes("BACKUP"),
 		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := c.path()
+			path, err := c.file()
 			if err != nil {
 				return err
 			}
@@ -120,6 +124,9 @@ both files. The new file no longer contains anything that deleted users and keys
 space.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := c.file(); err != nil {
+				return err
+			}
 			return c.changing(cmd.Context(), func(client *admin.Client) error {
 				before, err := os.Stat(c.store)
 				if err != nil {
@@ -158,6 +165,9 @@ or a key comes back disabled if a later record of it may be lost.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {
 				return usagef("the new store has no name; give --out FILE")
+			}
+			if err := cmp.Or(inFile(args[0]), inFile(out)); err != nil {
+				return err
 			}
 			if _, err := os.Stat(args[0]); errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("%s: %w", args[0], errNoFile)

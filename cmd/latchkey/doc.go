@@ -15,7 +15,7 @@
 // # The store
 //
 // The flag --store names the store's file. Without the flag, the environment variable
-// LATCHKEY_STORE names it.
+// LATCHKEY_STORE names it. A store can also be on etcd; see below.
 //
 // Only init, restore, salvage and migrate make a store. For every other command a missing file is
 // an error, so a mistyped name never makes a second, empty store.
@@ -42,6 +42,25 @@
 //
 // The store's time decides which keys have expired. It goes by the clock of the machine, but never
 // back. The command clock reset is the remedy if the clock was far ahead once.
+//
+// # A store on etcd
+//
+// In the place of a file, --store takes the URL of a store on etcd:
+//
+//	etcd://HOST:PORT,HOST:PORT,.../PREFIX
+//	etcds://HOST:PORT,.../PREFIX?cacert=FILE&cert=FILE&key=FILE&credentials=FILE
+//
+// The store has the keys of etcd that begin with PREFIX. The default port is 2379. The scheme etcds
+// is for TLS. The parameters name files and can be left out. The file cacert has the certificates
+// of the authorities that sign the certificates of the servers. The files cert and key have the
+// certificate of the client and its key. All three are in PEM. The file credentials has one line,
+// USER:PASSWORD, for a user of etcd, and is also for URLs without TLS. A running program reads the
+// certificates again for each connection.
+//
+// Several commands and programs can have such a store open at once, also on several machines. A
+// command never goes through a socket there. The command migrate copies a store from a file to etcd
+// and back. The commands backup, restore, compact, salvage, doctor, watch, page and join are for
+// files alone, and say what to do on etcd.
 //
 // # Users and keys
 //
@@ -171,7 +190,7 @@
 //	replica claims  one CLAIM on each line; confirm and refuse print {"number":N}
 //	serve           {"url":URL}, when the server is ready
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"clock_resets":N,
-//	                 "health":[TEXT, ...]}
+//	                 "health":[TEXT, ...]}; no bytes on etcd
 //	watch           one ENTRY on each line, always in JSON, or {"lost":true}; with --outbox
 //	                {"number":N,"change":CHANGE} in place of ENTRY
 //	doctor          {"file":FILE,"state":STATE,"findings":[FINDING, ...]}
@@ -186,7 +205,7 @@
 //	compact         {"before":N,"after":N}, in bytes
 //	salvage         {"store":FILE,"users":N,"keys":N,"data":N,"bad_pages":N,
 //	                 "bad_records":N,"uncertain":N,"orphaned":N}
-//	migrate         {"from":FILE,"to":FILE,"dry_run":BOOL,"resumed":BOOL,"entries":N,"bytes":N,
+//	migrate         {"from":TEXT,"to":TEXT,"dry_run":BOOL,"resumed":BOOL,"entries":N,"bytes":N,
 //	                 "written":N,"digest":HEX}; after a dry run no digest
 //	version         {"version":TEXT,"commit":TEXT,"modified":BOOL,"go":TEXT,"platform":TEXT}
 //

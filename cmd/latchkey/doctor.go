@@ -134,7 +134,7 @@ newer, and 1 for any other problem. A program that has the store open is no prob
 		Example: examples("latchkey doctor", "latchkey doctor --json --store /var/lib/app/keys.db"),
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			path, err := c.path()
+			path, err := c.file()
 			if err != nil {
 				return err
 			}

@@ -51,7 +51,7 @@ copy, latchkey sync goes on with it.`,
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := c.path()
+			path, err := c.file()
 			if err != nil {
 				return err
 			}
@@ -213,6 +213,9 @@ type follower struct {
 // run follows the hub until ctx ends or a signal comes.
 func (f *follower) run(ctx context.Context) error {
 	path, err := f.existing()
+	if err == nil {
+		err = inFile(path)
+	}
 	if err != nil {
 		return err
 	}

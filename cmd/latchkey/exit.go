@@ -15,6 +15,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/etcd"
 	"github.com/latchkeydb/latchkey/keyimport"
 	"github.com/latchkeydb/latchkey/migrate"
 	"github.com/latchkeydb/latchkey/replica"
@@ -45,6 +46,9 @@ var outcomes = []struct {
 }{
 	{errNoStore, exitNotFound, "make one with latchkey init, or correct --store"},
 	{errNoFile, exitNotFound, "correct its name"},
+	{errStoreExists, exitConflict, "choose another place"},
+	{etcd.ErrURL, exitUsage, "see latchkey help"},
+	{etcd.ErrFaultyServer, exitFailed, "upgrade that server of etcd"},
 	{errFileExists, exitConflict, "choose another name, or move that file away"},
 	{errDirectory, exitConflict, "name a file"},
 	{errLink, exitConflict, "choose another name, or remove the link"},
@@ -246,6 +250,9 @@ func outcome(cmd *cobra.Command, err error) (status int, advice string) {
 	}
 	if advice := damageAdvice[cmd.Name()]; advice != "" && errors.Is(err, latchkey.ErrCorrupt) {
 		return exitDamaged, advice
+	}
+	if errors.Is(err, errNeedsFile) {
+		return exitUsage, etcdAdvice[cmd.Name()]
 	}
 	for _, o := range outcomes {
 		if errors.Is(err, o.err) || o.err == errOutput && isOutput(err) {

@@ -24,6 +24,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/etcd"
 	"github.com/latchkeydb/latchkey/replica"
 )
 
@@ -118,6 +119,9 @@ func (s *hubServer) certificates(path string) (cert *tls.Certificate, opts repli
 	opts = replica.HubOptions{AcceptClaims: s.acceptClaims, KeepTombstones: s.keepTombstones, DropAfter: s.dropAfter, Logger: s.log}
 	if s.selfSigned {
 		if s.certFile == "" && s.keyFile == "" {
+			if etcd.IsURL(path) {
+				return nil, opts, usagef("the certificate has no place beside a store on etcd; name its files with --cert and --key")
+			}
 			s.certFile, s.keyFile = path+".crt", path+".key"
 		}
 		if err := makeCertificate(s.certFile, s.keyFile); err != nil {
@@ -299,7 +303,7 @@ func (s *hubServer) serve(ctx context.Context, listener net.Listener, store *ope
 	if s.metrics.on() {
 		defer s.metrics.start(store.Store, s.log)()
 	}
-	if !s.noSocket {
+	if !s.noSocket && !etcd.IsURL(s.store) {
 		defer openSocket(store.Store, s.store, served, s.log)()
 	}
 	defer store.watch(ctx, s.log)()

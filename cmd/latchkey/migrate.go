@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/etcd"
 	"github.com/latchkeydb/latchkey/internal/memory"
 	"github.com/latchkeydb/latchkey/migrate"
 )
@@ -27,20 +28,25 @@ func migrateCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "migrate FROM TO",
 		Short: "Copy a store to another place",
-		Long: `Copy the store FROM to TO. Each of the two is a FILE. TO must not exist, or be what a migrate of the
-same store has left behind that was interrupted. Then migrate goes on, and does not write again what
-is there.
+		Long: `Copy the store FROM to TO. Each of the two is a FILE, or the URL of a store on etcd. TO must not
+exist, or be what a migrate of the same store has left behind that was interrupted. Then migrate goes
+on, and does not write again what is there.
 
 Until the end, TO is not a store, and every command refuses it. At last migrate reads TO again, and
 makes it a store only if the digest of all its entries is that of FROM.
 
-FROM is not changed, and must not change meanwhile: first stop the programs that write to it.
-Afterwards let them use TO, and nobody FROM. A key that is disabled in one of the two stays good in the
+FROM is not changed, and must not change meanwhile: first stop the programs that write to it. While
+migrate reads a file, no program can open it for writing. On etcd, migrate ends as soon as it sees a
+change. Afterwards let them use TO, and nobody FROM. A key that is disabled in one of the two stays good in the
 other.
 
 Tokens stay good. TO is another replica of the domain, as a restored backup is. The edges of a hub
 compare what they have with TO, and then follow it. The store of an edge cannot be migrated.`,
-		Example:           examples("latchkey migrate keys.db /mnt/new/keys.db", "latchkey migrate --dry-run keys.db /mnt/new/keys.db"),
+		Example: examples(
+			"latchkey migrate keys.db etcd://10.0.0.1,10.0.0.2,10.0.0.3/latchkey",
+			"latchkey migrate 'etcds://etcd.example/latchkey?cacert=ca.pem&credentials=user' keys.db",
+			"latchkey migrate --dry-run keys.db /mnt/new/keys.db",
+		),
 		Args:              takes("FROM", "TO"),
 		ValidArgsFunction: completeFiles,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -103,6 +109,9 @@ func (c *cli) migrate(ctx context.Context, from, to string) (migrate.Report, err
 	opts := migrate.Options{DryRun: c.dryRun, Progress: c.showMigration(&s)}
 	report, err := migrate.Copy(ctx, source, target, &opts)
 	s.erase()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%s: %w", from, errNoStore)
+	}
 	if errors.Is(err, context.Canceled) && !c.dryRun {
 		err = fmt.Errorf("%w after %d entries were copied: %w", errMigrating, report.Entries, err)
 	}
@@ -115,6 +124,9 @@ func (c *cli) migrate(ctx context.Context, from, to string) (migrate.Report, err
 // openEngine opens the engine of a store at a place. Unless it is only for reading, it makes the
 // place.
 func (c *cli) openEngine(place string, readOnly bool) (latchkey.Engine, error) {
+	if etcd.IsURL(place) {
+		return etcd.Open(place, etcd.Options{ReadOnly: readOnly})
+	}
 	opts := latchkey.Options{ReadOnly: readOnly}
 	withWaiting(&opts, c.wait)
 	return latchkey.OpenBoltEngine(place, &opts)

@@ -12,6 +12,7 @@ import (
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/etcd"
 	"github.com/latchkeydb/latchkey/internal/durable"
 	"github.com/latchkeydb/latchkey/replica"
 )
@@ -50,6 +51,9 @@ func (s *openedStore) watch(ctx context.Context, log *slog.Logger) (end func()) 
 // isEdge reports whether the store at path is one of an edge, which has its credential in a file
 // beside the store.
 func isEdge(path string) bool {
+	if etcd.IsURL(path) {
+		return false
+	}
 	_, err := os.Lstat(edgeFile(path))
 	return err == nil
 }
@@ -95,11 +99,17 @@ func openEdge(path string, opts replica.Options, wait time.Duration) (*replica.E
 	return replica.Open(path, &opts)
 }
 
-// openStore opens the store at path, or makes a new one. It waits for another program that has the
-// store open.
+// openStore opens the store at path, or makes a new one if path is no URL. It waits for another
+// program that has the store open.
 func openStore(path string, opts latchkey.Options, wait time.Duration) (*latchkey.Store, error) {
 	withWaiting(&opts, wait)
-	s, err := latchkey.Open(path, &opts)
+	open := func() (*latchkey.Store, error) {
+		if etcd.IsURL(path) {
+			return openOnEtcd(path, opts, false)
+		}
+		return latchkey.Open(path, &opts)
+	}
+	s, err := open()
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +119,7 @@ func openStore(path string, opts latchkey.Options, wait time.Duration) (*latchke
 	if err := s.Close(); err != nil {
 		return nil, err
 	}
-	return latchkey.Open(path, &opts)
+	return open()
 }
 
 // withWaiting sets how long opening a store waits for another program, and how much memory a hash

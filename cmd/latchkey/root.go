@@ -67,7 +67,7 @@ func newRoot(c *cli) *cobra.Command {
 	}
 
 	flags := root.PersistentFlags()
-	flags.StringVar(&c.store, "store", "", "the `FILE` of the store (or set LATCHKEY_STORE)")
+	flags.StringVar(&c.store, "store", "", "the `FILE` of the store, or the URL of a store on etcd (or set LATCHKEY_STORE)")
 	flags.DurationVar(&c.wait, "wait", time.Second, "wait at most `DURATION` for a store that another program has open")
 	flags.StringVar(&c.actor, "actor", "", "the `NAME` that the audit trail gives for who makes a change (or set LATCHKEY_ACTOR; default the account's name)")
 	flags.BoolVar(&c.json, "json", false, "print JSON")

@@ -23,6 +23,7 @@ import (
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/appservices"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/etcd"
 	"github.com/latchkeydb/latchkey/internal/memory"
 	"github.com/latchkeydb/latchkey/replica"
 )
@@ -270,7 +271,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener, one *latchkey
 	if s.metrics.on() {
 		defer s.metrics.start(one, s.log)()
 	}
-	if !s.ephemeral && !s.noSocket {
+	if !s.ephemeral && !s.noSocket && !etcd.IsURL(s.store) {
 		defer openSocket(one, s.store, s.administered(), s.log)()
 	}
 	actor := context.WithoutCancel(ctx)

@@ -143,7 +143,7 @@ open must serve the page, as latchkey serve --admin does.
 The URL is good once, within 5 minutes. Whoever has it can administer the store, so do not pass it on.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			path, err := c.path()
+			path, err := c.file()
 			if err != nil {
 				return err
 			}

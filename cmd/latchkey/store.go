@@ -10,11 +10,13 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/etcd"
 )
 
 var (
@@ -24,6 +26,8 @@ var (
 	errNoFile = errors.New("there is no such file")
 	// errFileExists means that a file to make exists already.
 	errFileExists = errors.New("there is a file already")
+	// errStoreExists means that there is a store where one is to be made.
+	errStoreExists = errors.New("there is a store already")
 	// errDirectory means that there is a directory where a file is to be made.
 	errDirectory = errors.New("there is a directory")
 	// errLink means that there is a link that leads to nothing where a file is to be made, and that
@@ -57,7 +61,7 @@ func explainExisting(err error, path string) error {
 	return fmt.Errorf("%s: %w", path, errFileExists)
 }
 
-// path returns the name of the store's file, which may not exist.
+// path returns the name of the store's file, which may not exist, or the URL of the store.
 func (c *cli) path() (string, error) {
 	if c.store == "" {
 		return "", usagef("no store is named; give --store FILE, or set LATCHKEY_STORE")
@@ -65,13 +69,24 @@ func (c *cli) path() (string, error) {
 	return c.store, nil
 }
 
-// existing returns the name of the store's file, which exists.
+// file returns the name of the store's file, which may not exist.
+//
+// Errors: errNeedsFile.
+func (c *cli) file() (string, error) {
+	path, err := c.path()
+	if err == nil {
+		err = inFile(path)
+	}
+	return path, err
+}
+
+// existing returns the name of the store's file, which exists, or the URL of the store.
 //
 // Errors: errNoStore.
 func (c *cli) existing() (string, error) {
 	path, err := c.path()
-	if err != nil {
-		return "", err
+	if err != nil || etcd.IsURL(path) {
+		return path, err
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("%s: %w", path, errNoStore)
@@ -101,7 +116,8 @@ and its tokens begin as those of the domain do.`,
 			if !prefixForm.MatchString(prefix) {
 				return usagef("--prefix must be 1 to 16 ASCII letters and digits")
 			}
-			if _, err := os.Stat(path); err == nil { // Stat follows links, as the store does
+			// Stat follows links, as the store does.
+			if _, err := os.Stat(path); err == nil && !etcd.IsURL(path) {
 				return explainExisting(fs.ErrExist, path)
 			}
 			opts := latchkey.Options{TokenPrefix: prefix}
@@ -111,11 +127,7 @@ and its tokens begin as those of the domain do.`,
 			if opts.Domain, err = readDomain(domain); err != nil {
 				return err
 			}
-			s, err := openStore(path, opts, c.wait)
-			if err == nil {
-				err = s.Close()
-			}
-			if err != nil {
+			if err := makeStore(path, opts, c.wait); err != nil {
 				return err
 			}
 			made := struct {
@@ -130,6 +142,19 @@ and its tokens begin as those of the domain do.`,
 	return cmd
 }
 
+// makeStore makes a store at a place that has none.
+func makeStore(place string, opts latchkey.Options, wait time.Duration) error {
+	if etcd.IsURL(place) {
+		withWaiting(&opts, wait)
+		return initOnEtcd(place, opts)
+	}
+	s, err := openStore(place, opts, wait)
+	if err == nil {
+		err = s.Close()
+	}
+	return err
+}
+
 func statsCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "stats",
@@ -141,12 +166,15 @@ func statsCommand(c *cli) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				var size int64
-				switch info, err := os.Stat(c.store); {
-				case err == nil:
-					size = info.Size()
-				case !errors.Is(err, fs.ErrNotExist): // the health says that the file is gone
-					return err
+				var size *int64
+				if !etcd.IsURL(c.store) {
+					size = new(int64)
+					switch info, err := os.Stat(c.store); {
+					case err == nil:
+						*size = info.Size()
+					case !errors.Is(err, fs.ErrNotExist): // the health says that the file is gone
+						return err
+					}
 				}
 				health, err := client.Health(cmd.Context())
 				if err != nil {
@@ -158,17 +186,22 @@ func statsCommand(c *cli) *cobra.Command {
 					Users    uint64   `json:"users"`
 					Keys     uint64   `json:"keys"`
 					Sequence uint64   `json:"sequence"`
-					Bytes    int64    `json:"bytes"`
+					Bytes    *int64   `json:"bytes,omitempty"`
 					Resets   uint64   `json:"clock_resets"`
 					Health   []string `json:"health"`
 				}{stats.Users, stats.Keys, stats.Sequence, size, stats.ClockResets, healthOf(health)}
-				return c.printFields(doc,
+				fields := []string{
 					"Users", fmt.Sprint(doc.Users),
 					"Keys", fmt.Sprint(doc.Keys),
 					"Commits", fmt.Sprint(doc.Sequence),
-					"Size", fmt.Sprint(doc.Bytes, " bytes"),
+				}
+				if size != nil {
+					fields = append(fields, "Size", fmt.Sprint(*size, " bytes"))
+				}
+				fields = append(fields,
 					"Clock resets", fmt.Sprint(doc.Resets),
 					"Health", cmp.Or(strings.Join(doc.Health, "; "), "good"))
+				return c.printFields(doc, fields...)
 			})
 		},
 	}

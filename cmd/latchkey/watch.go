@@ -83,7 +83,7 @@ func watchCommand(c *cli) *cobra.Command {
 
 // run delivers changes until ctx ends, or until there is nobody to deliver them to.
 func (w *watcher) run(ctx context.Context) (err error) {
-	if w.file, err = w.path(); err != nil {
+	if w.file, err = w.cli.file(); err != nil {
 		return err
 	}
 	if w.outbox != "" && (w.state != "" || w.after >= 0) {
