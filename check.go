@@ -244,7 +244,7 @@ func (tx *Tx) checked() check.Tables {
 		Hash: func(key, value []byte) error {
 			own, err := decodeHash(key, value)
 			if err == nil {
-				_, err = parseVerifier(own.phc)
+				_, err = parseVerifier(own.PHC)
 			}
 			return err
 		},

@@ -154,9 +154,8 @@ var wrongs = []struct {
 		h.put(tableHashes, h.hashID(h.laptop.ID), record.Seal(tableHashes, h.hashID(h.laptop.ID), nil))
 	}},
 	{"a hash is of a key that is gone", true, func(h *inhabited) {
-		var m record.Message
-		m.Bytes(hashPHC, []byte(h.laptop.Verifiers.All[0].PHC))
-		h.put(tableHashes, h.hashID(h.lost.ID), record.Seal(tableHashes, h.hashID(h.lost.ID), m))
+		own := rehash.Own{PHC: h.laptop.Verifiers.All[0].PHC}
+		h.put(tableHashes, h.hashID(h.lost.ID), record.Seal(tableHashes, h.hashID(h.lost.ID), own.Encode()))
 	}},
 
 	{"a last use is damaged", true, func(h *inhabited) { h.put(tableLastUse, h.hashID(h.laptop.ID), []byte("damage")) }},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,43 +25,16 @@ const releaseDate = "2026-01-01"
 // minute.
 const rememberAfter = time.Minute
 
-// storeClock is the clock of a store, and the time that the store's file has.
-type storeClock struct {
-	*clock.Clock
-	kept atomic.Pointer[record.Clock]
-}
-
 // newStoreClock returns a clock that knows nothing of a file yet.
-func newStoreClock(opts *Options) *storeClock {
+func newStoreClock(opts *Options) *clock.Kept {
 	released, err := time.Parse(time.DateOnly, releaseDate)
 	if err != nil {
 		panic(err)
 	}
-	c := &storeClock{Clock: clock.New(opts.now(), released)}
 	if opts.testClock() {
-		c.Clock = clock.NewTest(opts.now())
+		return clock.Keep(clock.NewTest(opts.now()))
 	}
-	c.kept.Store(&record.Clock{})
-	return c
-}
-
-// adopt takes over what a file has.
-func (c *storeClock) adopt(has record.Clock) {
-	for {
-		kept := c.kept.Load()
-		if has.Resets < kept.Resets {
-			return // read before a reset
-		}
-		if !c.kept.CompareAndSwap(kept, &has) {
-			continue
-		}
-		if has.Resets > kept.Resets {
-			c.Reset(has.Time)
-		} else {
-			c.Raise(has.Time)
-		}
-		return
-	}
+	return clock.Keep(clock.New(opts.now(), released))
 }
 
 // Now returns the store's time, in UTC and to the millisecond. The store judges expiry dates by
@@ -150,7 +122,7 @@ func (s *Store) readClock(ctx context.Context) error {
 	return s.engine.View(ctx, func(etx EngineTx) error {
 		c, err := loadClock(etx)
 		if err == nil {
-			s.clock.adopt(c)
+			s.clock.Adopt(c)
 		}
 		return err
 	})
@@ -160,7 +132,7 @@ func (s *Store) readClock(ctx context.Context) error {
 // what it has written, or nil.
 func (tx *Tx) rememberTime() (*record.Clock, error) {
 	s := tx.store
-	kept := s.clock.kept.Load()
+	kept := s.clock.Kept()
 	if s.clock.IsTest() || tx.newClock != nil || tx.now().Sub(kept.Time) <= rememberAfter {
 		return tx.newClock, nil
 	}

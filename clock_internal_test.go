@@ -38,9 +38,9 @@ func TestAChangeThatSharesACommitWithAResetDoesNotUndoIt(t *testing.T) {
 		if got := storedClock(t, s); !got.Time.Equal(reset.Time) || got.Resets != 1 {
 			t.Errorf("the file has %+v, want %+v", got, reset)
 		}
-		s.clock.adopt(reset)
-		s.clock.adopt(record.Clock{Time: s.Now().Add(time.Hour)}) // of a change before the reset
-		if kept := s.clock.kept.Load(); kept.Resets != 1 || s.Now().Sub(reset.Time) > time.Second {
+		s.clock.Adopt(reset)
+		s.clock.Adopt(record.Clock{Time: s.Now().Add(time.Hour)}) // of a change before the reset
+		if kept := s.clock.Kept(); kept.Resets != 1 || s.Now().Sub(reset.Time) > time.Second {
 			t.Errorf("the store has %+v, and its time is %s, want %s", kept, s.Now(), reset.Time)
 		}
 		addUser(t, s, "eve")
@@ -66,7 +66,7 @@ func TestADamagedTimeIsFoundAndKeepsNoChangeBack(t *testing.T) {
 	s := open(t, nil)
 	ada := addUser(t, s, "ada")
 	plant(t, s, tableMeta, metaClock, []byte("damaged"))
-	s.clock.kept.Store(&record.Clock{}) // so that the next change is to write the time
+	s.clock.Set(record.Clock{}) // so that the next change is to write the time
 	must(t, s.DisableUser(t.Context(), ada.ID))
 	findings := 0
 	for err := range s.Check(t.Context()) {

@@ -51,6 +51,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/durable",
 		"github.com/latchkeydb/latchkey/internal/flight",
 		"github.com/latchkeydb/latchkey/internal/follow",
+		"github.com/latchkeydb/latchkey/internal/keycount",
 		"github.com/latchkeydb/latchkey/internal/foreign",
 		"github.com/latchkeydb/latchkey/internal/merge",
 		"github.com/latchkeydb/latchkey/internal/mint",

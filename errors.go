@@ -238,6 +238,14 @@ func wrapOpen(err error, path string) error {
 	return wrapf(err, "open %s", path)
 }
 
+// problemError returns is with a problem, or nil for no problem.
+func problemError(is error, problem string) error {
+	if problem == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", is, problem)
+}
+
 // wrapf adds to err the operation that failed. It returns nil for nil.
 func wrapf(err error, format string, args ...any) error {
 	if err == nil {

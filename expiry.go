@@ -70,8 +70,6 @@ func (tx *Tx) revive(owner uuid.UUID) error {
 	if err := tx.checkLimit(owner, 0); err != nil {
 		return err
 	}
-	if n := tx.keyCounts[owner]; n != nil && n.expired >= 0 {
-		n.expired--
-	}
+	tx.keyCounts.Revived(owner)
 	return nil
 }

@@ -164,21 +164,7 @@ func (tx *Tx) SetUserGroup(user uuid.UUID, group string) error {
 // checkGroup returns ErrInvalidGroup unless group can be the name of a group, or is "", which is no
 // group.
 func checkGroup(group string) error {
-	problem := ""
-	switch {
-	case group == "":
-		return nil
-	case group == "*":
-		problem = "stands for all groups"
-	case len(group) > MaxGroup:
-		problem = fmt.Sprintf("has %d bytes; the most is %d", len(group), MaxGroup)
-	default:
-		problem = names.Problem(names.Subject, group)
-	}
-	if problem != "" {
-		return fmt.Errorf("%w: %s %s", ErrInvalidGroup, names.Quote(group), problem)
-	}
-	return nil
+	return problemError(ErrInvalidGroup, names.GroupProblem(group, MaxGroup))
 }
 
 // getGroup returns the record of a group, or nil if there is none.

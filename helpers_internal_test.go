@@ -311,7 +311,7 @@ func ownHashOf(t testing.TB, s *Store, id uuid.UUID) string {
 				break
 			}
 			own, err := decodeHash(e.Key, e.Value)
-			return &own.phc, err
+			return &own.PHC, err
 		}
 		return nil, nil
 	})

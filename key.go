@@ -277,7 +277,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if _, err := tx.setGroup(&k.Groups, k.ID, n.Group, at); err != nil {
 		return Key{}, err
 	}
-	tx.countMade(owner)
+	tx.keyCounts.Made(owner)
 	if err := tx.putKey(k); err != nil {
 		return Key{}, err
 	}
@@ -336,84 +336,15 @@ func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {
 	if limit < 0 {
 		return nil
 	}
-	n, err := tx.countKeys(owner)
-	if err != nil || n.all+others < limit {
+	n, err := tx.keyCounts.All(owner, tx.keysOf(owner))
+	if err != nil || n+others < limit {
 		return err
 	}
-	expired, err := tx.countExpiredKeys(owner)
-	if err == nil && n.all-expired+others >= limit {
+	expired, err := tx.keyCounts.Expired(owner, tx.keyRecordsOf(owner), tx.now())
+	if err == nil && n-expired+others >= limit {
 		err = fmt.Errorf("%w: the limit is %d", ErrTooManyKeys, limit)
 	}
 	return err
-}
-
-// keyCount is the number of an owner's keys.
-type keyCount struct {
-	all     int
-	expired int // -1 until the expired ones were counted
-}
-
-// countKeys returns the number of owner's keys. It counts them once in a transaction, because a
-// transaction that makes many keys asks for each of them. It does not count the expired ones,
-// because it reads no records.
-func (tx *Tx) countKeys(owner uuid.UUID) (*keyCount, error) {
-	if n := tx.keyCounts[owner]; n != nil {
-		return n, nil
-	}
-	n := &keyCount{expired: -1}
-	for _, err := range tx.keysOf(owner) {
-		if err != nil {
-			return nil, err
-		}
-		n.all++
-	}
-	if tx.keyCounts == nil {
-		tx.keyCounts = make(map[uuid.UUID]*keyCount)
-	}
-	tx.keyCounts[owner] = n
-	return n, nil
-}
-
-// countExpiredKeys returns the number of owner's keys that have expired.
-func (tx *Tx) countExpiredKeys(owner uuid.UUID) (int, error) {
-	n, err := tx.countKeys(owner)
-	if err != nil {
-		return 0, err
-	}
-	if n.expired >= 0 {
-		return n.expired, nil
-	}
-	expired := 0
-	for k, err := range tx.keyRecordsOf(owner) {
-		if err != nil {
-			return 0, err
-		}
-		if k.ExpiredAt(tx.now()) {
-			expired++
-		}
-	}
-	n.expired = expired
-	return expired, nil
-}
-
-// countMade adds a key that was made to the number of owner's keys, if they have been counted.
-func (tx *Tx) countMade(owner uuid.UUID) {
-	if n := tx.keyCounts[owner]; n != nil {
-		n.all++
-	}
-}
-
-// countDeleted takes a key that was deleted off the number of its owner's keys, if they have been
-// counted.
-func (tx *Tx) countDeleted(k *record.Key) {
-	n := tx.keyCounts[k.Owner]
-	if n == nil {
-		return
-	}
-	n.all--
-	if n.expired >= 0 && k.ExpiredAt(tx.now()) {
-		n.expired--
-	}
 }
 
 // indexedKey returns the record of a key that the index of names has for owner, or ErrCorrupt.
@@ -580,7 +511,7 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 	if err := tx.tables().EndVerifiers(k, record.Verifiers{}); err != nil {
 		return err
 	}
-	tx.countDeleted(k)
+	tx.keyCounts.Deleted(k, tx.now())
 	tx.forgetKey(id)
 	if err := tx.delete(tableKeys, id[:]); err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/address"
 	"github.com/latchkeydb/latchkey/internal/cache"
+	"github.com/latchkeydb/latchkey/internal/clock"
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/packed"
@@ -201,12 +202,12 @@ func (a *answer) holder() cache.Holder {
 }
 
 // hasEnded reports whether the token has stopped being good, since a rotation.
-func (a *answer) hasEnded(clock *storeClock) bool {
+func (a *answer) hasEnded(clock *clock.Kept) bool {
 	return a.ends != 0 && clock.Unix() >= a.ends
 }
 
 // refusal returns the reason why a login from an address is refused, or nil.
-func (a *answer) refusal(clock *storeClock, from netip.Addr) error {
+func (a *answer) refusal(clock *clock.Kept, from netip.Addr) error {
 	switch {
 	case a.disabled != nil:
 		return a.disabled
@@ -330,9 +331,9 @@ func (s *Store) lookUpVerifiers(ctx context.Context, p *presented) (found []*sto
 				if err != nil {
 					return err
 				}
-				if own.hint == "" || own.hint == string(hint[:]) {
+				if own.Hint == "" || own.Hint == string(hint[:]) {
 					found = append(found, &storedVerifier{
-						key: key, id: v.ID, phc: v.PHC, own: own.phc, token: p.token, noTrace: p.noTrace, light: merge.IsReserved(k.Scopes.Value),
+						key: key, id: v.ID, phc: v.PHC, own: own.PHC, token: p.token, noTrace: p.noTrace, light: merge.IsReserved(k.Scopes.Value),
 					})
 				}
 			}

@@ -2,9 +2,7 @@ package latchkey
 
 import (
 	"context"
-	"fmt"
 	"maps"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -20,23 +18,7 @@ const (
 
 // checkMetadata returns ErrInvalidMetadata unless metadata can be stored.
 func checkMetadata(metadata map[string]string) error {
-	if len(metadata) > MaxMetadata {
-		return fmt.Errorf("%w: %d entries are more than %d", ErrInvalidMetadata, len(metadata), MaxMetadata)
-	}
-	size := 0
-	for name, value := range metadata {
-		if problem := names.Problem(names.Stored, name); problem != "" {
-			return fmt.Errorf("%w: the name %s %s", ErrInvalidMetadata, names.Quote(name), problem)
-		}
-		if !utf8.ValidString(value) {
-			return fmt.Errorf("%w: the value of %s is not UTF-8", ErrInvalidMetadata, names.Quote(name))
-		}
-		size += len(name) + len(value)
-	}
-	if size > MaxMetadataSize {
-		return fmt.Errorf("%w: %d bytes of names and values are more than %d", ErrInvalidMetadata, size, MaxMetadataSize)
-	}
-	return nil
+	return problemError(ErrInvalidMetadata, names.MetadataProblem(metadata, MaxMetadata, MaxMetadataSize))
 }
 
 // SetMetadata replaces all metadata of a key of owner. See [KeySpec].Metadata for the rules. If the

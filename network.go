@@ -2,7 +2,6 @@ package latchkey
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -15,26 +14,12 @@ import (
 // MaxNetworks is how many networks a key can have.
 const MaxNetworks = record.MaxNetworks
 
-// normalNetworks returns networks as a key keeps them. The address of a network is its first one,
-// without a zone. IPv4 addresses that are written as IPv6 addresses become IPv4 addresses.
+// normalNetworks returns networks as a key keeps them.
 //
 // It returns ErrInvalidNetwork.
 func normalNetworks(networks []netip.Prefix) ([]netip.Prefix, error) {
-	if len(networks) > MaxNetworks {
-		return nil, fmt.Errorf("%w: %d networks are more than %d", ErrInvalidNetwork, len(networks), MaxNetworks)
-	}
-	var normal []netip.Prefix
-	for i, n := range networks {
-		if !n.IsValid() {
-			return nil, fmt.Errorf("%w: network %d is none", ErrInvalidNetwork, i)
-		}
-		n, ok := address.PlainNetwork(n)
-		if !ok {
-			return nil, fmt.Errorf("%w: %s has IPv4 addresses and others", ErrInvalidNetwork, n)
-		}
-		normal = append(normal, n.Masked())
-	}
-	return normal, nil
+	normal, problem := address.Normal(networks, MaxNetworks)
+	return normal, problemError(ErrInvalidNetwork, problem)
 }
 
 // SetNetworks changes where a key of owner may be used from. See [KeySpec].Networks for the rules.

@@ -52,10 +52,7 @@ func (tx *Tx) applyRehashes() (pending []rehash.Hash, written uint64, err error)
 		if k == nil || !hasVerifier(k, &storedVerifier{id: h.Verifier, phc: h.Old}, tx.now()) || tx.isAtCost(h.ID) {
 			continue
 		}
-		var m record.Message
-		m.Bytes(hashPHC, []byte(h.New))
-		m.Bytes(hashHint, []byte(h.Hint))
-		if err := tx.putRecord(tableHashes, h.TableKey(), m); err != nil {
+		if err := tx.putRecord(tableHashes, h.TableKey(), rehash.Own{PHC: h.New, Hint: h.Hint}.Encode()); err != nil {
 			return nil, 0, err
 		}
 		written++
@@ -63,53 +60,32 @@ func (tx *Tx) applyRehashes() (pending []rehash.Hash, written uint64, err error)
 	return pending, written, nil
 }
 
-// The fields of a record in the table of hashes.
-const (
-	hashPHC  = 1
-	hashHint = 2
-)
-
-// An ownHash is the hash of a verifier's secret at the store's own cost. For a foreign verifier,
-// whose ID says nothing about the secret, there is also a hint, so that a string with the handle of
-// the key is mostly refused without a hash.
-type ownHash struct{ phc, hint string }
-
-// getHash returns the hash of a verifier's secret at the store's own cost, or the zero ownHash.
-func (tx *Tx) getHash(key uuid.UUID, verifier record.VerifierID) (ownHash, error) {
+// getHash returns the hash of a verifier's secret at the store's own cost, or the zero Own.
+func (tx *Tx) getHash(key uuid.UUID, verifier record.VerifierID) (rehash.Own, error) {
 	id := rehash.ID{Key: key, Verifier: verifier}.TableKey()
 	sealed, err := tx.etx.Get(tableHashes, id)
 	if err != nil || sealed == nil {
-		return ownHash{}, err
+		return rehash.Own{}, err
 	}
 	return decodeHash(id, sealed)
 }
 
-func decodeHash(key, sealed []byte) (h ownHash, err error) {
+func decodeHash(key, sealed []byte) (rehash.Own, error) {
 	message, err := openRecord(tableHashes, key, sealed)
 	if err != nil {
-		return h, err
+		return rehash.Own{}, err
 	}
-	for f, err := range record.Fields(message) {
-		if err != nil {
-			return h, recordError(err)
-		}
-		switch f.Num {
-		case hashPHC:
-			h.phc = string(f.Bytes)
-		case hashHint:
-			h.hint = string(f.Bytes)
-		}
-	}
-	return h, nil
+	h, err := rehash.DecodeOwn(message)
+	return h, recordError(err)
 }
 
 // isAtCost reports whether there is a hash at the store's own cost already. Another transaction may
 // have written it, which shares its commit with this one.
 func (tx *Tx) isAtCost(id rehash.ID) bool {
 	own, err := tx.getHash(id.Key, id.Verifier)
-	if err != nil || own.phc == "" {
+	if err != nil || own.PHC == "" {
 		return false
 	}
-	v, err := parseVerifier(own.phc)
+	v, err := parseVerifier(own.PHC)
 	return err == nil && Cost(v.Cost) == tx.store.cost
 }

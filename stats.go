@@ -54,7 +54,7 @@ func (s *Store) Stats(ctx context.Context) (Stats, error) {
 		Users:    out.Users,
 		Keys:     out.Keys,
 
-		ClockResets: s.clock.kept.Load().Resets,
+		ClockResets: s.clock.Kept().Resets,
 
 		Hits:      s.counters.Sum(statHits),
 		Misses:    s.counters.Sum(statMisses),

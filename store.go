@@ -14,6 +14,7 @@ import (
 
 	"github.com/latchkeydb/latchkey/internal/attempts"
 	"github.com/latchkeydb/latchkey/internal/cache"
+	"github.com/latchkeydb/latchkey/internal/clock"
 	"github.com/latchkeydb/latchkey/internal/counters"
 	"github.com/latchkeydb/latchkey/internal/flight"
 	"github.com/latchkeydb/latchkey/internal/follow"
@@ -36,7 +37,7 @@ type Store struct {
 	appServicesNames bool
 	readOnly         bool
 	maxWrites        int // of one transaction
-	clock            *storeClock
+	clock            *clock.Kept
 	onChange         func(tx *Tx, c Change) error // may be nil
 	gate             func() error                 // may be nil
 	replica          atomic.Pointer[record.Replica]
@@ -370,7 +371,7 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 		s.cache.Clear()
 	case err == nil:
 		if done.clock != nil {
-			s.clock.adopt(*done.clock)
+			s.clock.Adopt(*done.clock)
 		}
 		s.rehashes.Done(done.rehashes)
 		for key, t := range done.ended {

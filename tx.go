@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/cache"
+	"github.com/latchkeydb/latchkey/internal/keycount"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/rehash"
 )
@@ -23,8 +24,7 @@ type Tx struct {
 	appWrites int   // the same in an AppTable
 	halfDone  error // the error of an operation that had begun to write
 
-	// keyCounts has the number of keys of each owner whose keys were counted.
-	keyCounts map[uuid.UUID]*keyCount
+	keyCounts keycount.Counts
 	began     time.Time          // see now
 	newClock  *record.Clock      // what ResetClock has written
 	newTags   *record.TagSecrets // what a step of a replacement has written

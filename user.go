@@ -371,11 +371,11 @@ func (tx *Tx) UnlinkIdentity(userID uuid.UUID, i Identity) (User, error) {
 			return false, ErrLastIdentity
 		}
 		if u.IsAnonymous() {
-			n, err := tx.countKeys(userID)
+			n, err := tx.keyCounts.All(userID, tx.keysOf(userID))
 			if err != nil {
 				return false, err
 			}
-			if n.all > 0 {
+			if n > 0 {
 				return false, ErrUserHasKeys
 			}
 		}

@@ -83,10 +83,10 @@ func TestIndexEntriesAreAsTheVectorsSay(t *testing.T) {
 		case tableHashes:
 			key = rehash.ID{Key: f.ID, Verifier: record.VerifierID(f.Verifier)}.TableKey()
 			var m record.Message
-			m.Bytes(hashPHC, []byte(f.PHC))
-			m.Bytes(hashHint, f.Hint)
+			m.Bytes(1, []byte(f.PHC))
+			m.Bytes(2, f.Hint)
 			value = record.Seal(tableHashes, key, m)
-			if own, err := decodeHash(v.Key, v.Value); own != (ownHash{f.PHC, string(f.Hint)}) || err != nil {
+			if own, err := decodeHash(v.Key, v.Value); own != (rehash.Own{PHC: f.PHC, Hint: string(f.Hint)}) || err != nil {
 				t.Errorf("decodeHash: got %q, %v", own, err)
 			}
 		case tableLastUse:

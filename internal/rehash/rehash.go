@@ -96,3 +96,40 @@ func (q *Queue) Done(written []Hash) {
 		}
 	}
 }
+
+// An Own is the hash of a verifier's secret at the store's own cost. For a foreign verifier, whose
+// ID says nothing about the secret, there is also a hint, so that a string with the handle of the
+// key is mostly refused without a hash.
+type Own struct{ PHC, Hint string }
+
+// The fields of a record in the table of hashes.
+const (
+	ownPHC  = 1
+	ownHint = 2
+)
+
+// Encode returns the message of the hash.
+func (o Own) Encode() []byte {
+	var m record.Message
+	m.Bytes(ownPHC, []byte(o.PHC))
+	m.Bytes(ownHint, []byte(o.Hint))
+	return m
+}
+
+// DecodeOwn reads the message of a hash.
+//
+// Errors: [record.ErrDamaged].
+func DecodeOwn(message []byte) (o Own, err error) {
+	for f, err := range record.Fields(message) {
+		if err != nil {
+			return o, err
+		}
+		switch f.Num {
+		case ownPHC:
+			o.PHC = string(f.Bytes)
+		case ownHint:
+			o.Hint = string(f.Bytes)
+		}
+	}
+	return o, nil
+}
