@@ -12,12 +12,13 @@ import (
 type boundedEngine struct {
 	Engine
 	fails error // of each transaction that writes, if it is not nil
+	after int   // how many transactions succeed before that
 }
 
 func (e *boundedEngine) MaxWrites() int { return 100 }
 
 func (e *boundedEngine) Update(ctx context.Context, fn func(EngineTx) error) error {
-	if e.fails != nil {
+	if e.after--; e.fails != nil && e.after < 0 {
 		return e.fails
 	}
 	return e.Engine.Update(ctx, func(etx EngineTx) error { return fn(&boundedTx{etx, e.MaxWrites()}) })
@@ -104,5 +105,41 @@ func TestEndsThatWaitDoNotMakeAChangeTooLarge(t *testing.T) {
 		if k, err := s.KeyByID(t.Context(), key.ID); err != nil || len(k.Tokens) != 1 {
 			t.Fatalf("got %+v, %v", k, err)
 		}
+	}
+}
+
+func TestAUserOfABoundedEngineIsDeletedInSteps(t *testing.T) {
+	s, e, _, _ := openBounded(t, &Options{Cost: LightCost, MaxKeysPerUser: -1})
+	user := addUser(t, s, "ada")
+	var tokens []string
+	for i := range 60 {
+		_, token := addKey(t, s, user.ID, time.Duration(i).String())
+		tokens = append(tokens, token)
+	}
+	e.fails, e.after = errors.New("cut off"), 2 // one in vain, and one step
+	if err := s.DeleteUser(t.Context(), user.ID); !errors.Is(err, e.fails) {
+		t.Fatalf("got %v, want %v", err, e.fails)
+	}
+	n, err := read(t.Context(), s, func(tx *Tx) (int, error) { return tx.keyCounts.All(user.ID, tx.keysOf(user.ID)) })
+	if must(t, err); n == 0 || n == 60 {
+		t.Fatalf("%d keys are left after the first step", n)
+	}
+	for _, token := range tokens {
+		wantRefused(t, s, token, ErrInvalidToken)
+	}
+	e.fails = nil
+	if again := addUser(t, s, "ada"); again.ID == user.ID {
+		t.Error("the next user with the identity has the same ID")
+	}
+	must(t, s.DeleteUser(t.Context(), user.ID))
+	n, err = read(t.Context(), s, func(tx *Tx) (int, error) { return tx.keyCounts.All(user.ID, tx.keysOf(user.ID)) })
+	if must(t, err); n != 0 {
+		t.Errorf("%d keys are left", n)
+	}
+	for finding := range s.Check(t.Context()) {
+		t.Errorf("Check: %v", finding)
+	}
+	if err := s.DeleteUser(t.Context(), user.ID); !errors.Is(err, ErrUserNotFound) {
+		t.Errorf("a second deletion: got %v, want ErrUserNotFound", err)
 	}
 }

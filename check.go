@@ -248,6 +248,6 @@ func (tx *Tx) checked() check.Tables {
 			}
 			return err
 		},
-		Shared: tx.isShared(),
+		Shared: tx.isShared(), Unfinished: tx.store.isUnfinished(),
 	}
 }

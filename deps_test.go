@@ -67,6 +67,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/safetycopy",
 		"github.com/latchkeydb/latchkey/internal/salvage",
 		"github.com/latchkeydb/latchkey/internal/tokenform",
+		"github.com/latchkeydb/latchkey/internal/unburied",
 		"github.com/google/uuid",
 		"go.etcd.io/bbolt",
 		"go.etcd.io/bbolt/errors",

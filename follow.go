@@ -3,10 +3,13 @@ package latchkey
 import (
 	"context"
 	"errors"
+	"math"
 
 	"github.com/latchkeydb/latchkey/internal/cache"
 	"github.com/latchkeydb/latchkey/internal/follow"
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/unburied"
 )
 
 // Several processes can have an engine open that is an EngineWatcher. A store on such an engine
@@ -49,12 +52,32 @@ func (s *Store) beginToFollow(e Engine) {
 	})
 }
 
-// follow reads again what other processes have changed, until the store begins to close.
+// follow begins to read again what other processes have changed, and to write the tombstones for
+// which there was no space, until the store begins to close.
 func (s *Store) follow() {
-	ctx, cancel := s.untilClosed()
-	defer cancel()
-	s.follower.Run(ctx)
+	run := func(run func(context.Context)) {
+		s.watchers.Go(func() {
+			ctx, cancel := s.untilClosed()
+			defer cancel()
+			run(ctx)
+		})
+	}
+	run(s.follower.Run)
+	if !s.readOnly {
+		s.unburied = unburied.New(s.domain.ID, min(s.maxWrites, 1000)-1, s.updateTables, below{s}.View)
+		run(s.unburied.Run)
+	}
 }
+
+// updateTables is Update for the tables as package merge changes them.
+func (s *Store) updateTables(ctx context.Context, fn func(*merge.Tables) error) error {
+	return s.update(ctx, func(tx *Tx) error { return fn(tx.tables()) })
+}
+
+// isUnfinished reports whether a deletion may have left entries whose records are gone: on an
+// engine that may have been full, or that takes a deletion in steps. Elsewhere such entries are
+// damage.
+func (s *Store) isUnfinished() bool { return s.follower != nil || s.maxWrites < math.MaxInt }
 
 // reread reads again what the store remembers, as far as n says. If there is another domain in the
 // engine, logins are refused until the former one is there again.

@@ -3,6 +3,7 @@ package latchkey
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -347,9 +348,13 @@ func (tx *Tx) checkLimit(owner uuid.UUID, others int) error {
 	return err
 }
 
-// indexedKey returns the record of a key that the index of names has for owner, or ErrCorrupt.
+// indexedKey returns the record of a key that the index of names has for owner, or ErrCorrupt. It
+// returns nil for a key whose deletion is not finished.
 func (tx *Tx) indexedKey(owner, id uuid.UUID) (*record.Key, error) {
 	k, err := tx.getKey(id)
+	if err == nil && k == nil && tx.store.isUnfinished() {
+		return nil, nil
+	}
 	if err == nil && (k == nil || k.Owner != owner) {
 		err = errMissing("key", id)
 	}
@@ -447,6 +452,9 @@ func (tx *Tx) keyRecordsOf(owner uuid.UUID) iter.Seq2[*record.Key, error] {
 			if err == nil {
 				k, err = tx.indexedKey(owner, id)
 			}
+			if err == nil && k == nil {
+				continue
+			}
 			if !yield(k, err) || err != nil {
 				return
 			}
@@ -468,7 +476,8 @@ func (tx *Tx) EnableKey(owner, id uuid.UUID) error { return tx.setKeyDisabled(ow
 
 // DisableKey stops a key of owner from logging in, until it is enabled. Disabling a disabled key
 // changes nothing that a login can see. When DisableKey returns nil, the change is on disk, and no
-// login with the key that begins afterwards succeeds.
+// login with the key that begins afterwards succeeds. An engine that is full returns [ErrNoSpace],
+// and the key stays enabled. [Store.DeleteKey] works all the same.
 //
 // It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it, or an error
 // of [Store.Update].
@@ -491,10 +500,17 @@ func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) error {
 // begins afterwards succeeds. Old bytes may remain in free pages of the file until the pages are
 // used again or [Store.Compact] runs.
 //
+// An engine that several processes share can be full. There DeleteKey only deletes the key, and the
+// rest follows when there is space: what other stores of the domain need to know, the freeing of
+// the name, and the call of [Options].OnChange.
+//
 // It returns [ErrKeyNotFound] if owner has no such key, even if another owner has it, or an error
 // of [Store.Update].
 func (s *Store) DeleteKey(ctx context.Context, owner, id uuid.UUID) error {
 	err := s.Update(ctx, func(tx *Tx) error { return tx.DeleteKey(owner, id) })
+	if errors.Is(err, ErrNoSpace) && s.unburied != nil {
+		err = recordError(s.unburied.Key(ctx, id))
+	}
 	return wrapf(err, "delete key %s", id)
 }
 

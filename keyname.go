@@ -132,7 +132,9 @@ func (tx *Tx) keysNamed(owner uuid.UUID, name string) (keys []*record.Key, err e
 		if err != nil {
 			return nil, err
 		}
-		keys = append(keys, k)
+		if k != nil {
+			keys = append(keys, k)
+		}
 	}
 	return keys, nil
 }

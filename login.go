@@ -437,9 +437,10 @@ func (tx *Tx) checkAside(k *record.Key, a *answer) (err error) {
 }
 
 // errNoOwner returns the error for a key whose user does not exist. In a store that has or had
-// replicas, the user may have been deleted elsewhere, or not have arrived yet.
+// replicas, the user may have been deleted elsewhere, or not have arrived yet. The deletion of a
+// user can also be unfinished.
 func (tx *Tx) errNoOwner(k *record.Key) error {
-	if tx.isShared() {
+	if tx.isShared() || tx.store.isUnfinished() {
 		return ErrInvalidToken
 	}
 	return errMissing("owner", k.Owner)

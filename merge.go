@@ -90,6 +90,7 @@ func (tx *Tx) tables() *merge.Tables {
 			tx.writes++
 			return tx.etx.Put(table, key, value)
 		},
+		DeleteOnly: tx.etx.Delete,
 		DropCached: func(s cache.Stale) { tx.stale.Add(s) },
 		Now:        tx.now,
 		LearnHandle: func(h record.Handle) {
@@ -154,7 +155,7 @@ func (s *Store) mergeLater(ctx context.Context) error {
 	})
 	if err == nil && len(m.Copies) > 0 {
 		err = m.Merge(func(step func(*merge.Tables) error) error {
-			return s.update(ctx, func(tx *Tx) error { return step(tx.tables()) })
+			return s.updateTables(ctx, step)
 		})
 	}
 	return mergeError(err)

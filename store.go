@@ -24,6 +24,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/rehash"
 	"github.com/latchkeydb/latchkey/internal/safetycopy"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
+	"github.com/latchkeydb/latchkey/internal/unburied"
 )
 
 // A Store is an open handle on one body of users and keys. It is safe for concurrent use. Close it
@@ -42,6 +43,7 @@ type Store struct {
 	gate             func() error                 // may be nil
 	replica          atomic.Pointer[record.Replica]
 	follower         *follow.Follower // nil unless other processes can write
+	unburied         *unburied.Yard   // nil unless the engine may be full; see ErrNoSpace
 	random           *random.Source
 	cache            *cache.Cache[answer]
 	hasher           *hasher
@@ -210,7 +212,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 	}
 	s.watchers.Go(func() { s.clock.Run(s.closing, s.writeLastUsesIfDue) })
 	if s.follower != nil {
-		s.watchers.Go(s.follow)
+		s.follow()
 	}
 	return s, nil
 }

@@ -1,6 +1,8 @@
 package latchkey
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -168,7 +170,12 @@ func (tx *Tx) countFormerUsers(i Identity) (uint64, error) {
 		case err != nil:
 			return false, err
 		case u == nil:
-			return tx.has(tableDeadUsers, id[:])
+			dead, err := tx.has(tableDeadUsers, id[:])
+			if err != nil || dead {
+				return dead, err
+			}
+			holder, err := tx.etx.Get(tableIdentities, i.indexKey())
+			return bytes.Equal(holder, id[:]), err // a deletion that is not finished
 		case hasIdentity(u, i):
 			return true, identityTaken(i, id)
 		}
@@ -186,7 +193,13 @@ func (tx *Tx) claim(i Identity, userID uuid.UUID) error {
 	if owner != nil {
 		var id uuid.UUID
 		copy(id[:], owner)
-		return identityTaken(i, id)
+		u, err := tx.getUser(id)
+		if err != nil || u != nil || !tx.store.isUnfinished() {
+			return cmp.Or(err, identityTaken(i, id))
+		}
+		if err := tx.putRecord(tableDeadUsers, id[:], record.UserTombstone{ID: id}.Encode()); err != nil {
+			return err
+		}
 	}
 	return tx.put(tableIdentities, i.indexKey(), userID[:])
 }
@@ -260,6 +273,9 @@ func (tx *Tx) UserByIdentity(i Identity) (User, error) {
 		return User{}, recordError(err)
 	}
 	user, err := tx.User(id)
+	if errors.Is(err, ErrUserNotFound) && tx.store.isUnfinished() {
+		return User{}, err
+	}
 	if errors.Is(err, ErrUserNotFound) || err == nil && !slices.Contains(user.Identities, i) {
 		// A damaged index must not lead to the account of somebody else.
 		return User{}, errMissing("identity of user", id)
@@ -420,10 +436,42 @@ func (tx *Tx) setUserDisabled(id uuid.UUID, disable bool) error {
 // no login with a key of the user that begins afterwards succeeds. Old bytes may remain in free
 // pages of the file until the pages are used again or [Store.Compact] runs.
 //
+// An engine that bounds its transactions can take several: the user goes first, which refuses all
+// keys of the user. If DeleteUser fails after that, call it again. On a full engine, DeleteUser
+// does what [Store.DeleteKey] does.
+//
 // It returns [ErrUserNotFound], or an error of [Store.Update].
 func (s *Store) DeleteUser(ctx context.Context, id uuid.UUID) error {
 	err := s.Update(ctx, func(tx *Tx) error { return tx.DeleteUser(id) })
+	if errors.Is(err, ErrTransactionTooLarge) || errors.Is(err, ErrUserNotFound) && s.isUnfinished() {
+		err = s.deleteUserInSteps(ctx, id, err)
+	}
+	if errors.Is(err, ErrNoSpace) && s.unburied != nil {
+		err = recordError(s.unburied.User(ctx, id))
+	}
 	return wrapf(err, "delete user %s", id)
+}
+
+// deleteUserInSteps deletes a user, and then the keys of the user, as a merge of the user's
+// tombstone does. It returns why if there is neither a user nor a key.
+func (s *Store) deleteUserInSteps(ctx context.Context, id uuid.UUID, why error) error {
+	for more := true; more; {
+		err := s.Update(ctx, func(tx *Tx) error {
+			n, err := tx.keyCounts.All(id, tx.keysOf(id))
+			if err == nil && n == 0 && errors.Is(why, ErrUserNotFound) {
+				err = why
+			}
+			if err == nil {
+				t := record.Seal(tableDeadUsers, id[:], record.UserTombstone{ID: id}.Encode())
+				more, err = tx.tables().Record(record.Copy{Domain: s.domain.ID, Table: tableDeadUsers, Key: id[:], Sealed: t})
+			}
+			return mergeError(err)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // DeleteUser is [Store.DeleteUser] in a transaction.
@@ -438,7 +486,9 @@ func (tx *Tx) DeleteUser(id uuid.UUID) (err error) {
 			err = tx.DeleteKey(id, key)
 		}
 		if errors.Is(err, ErrKeyNotFound) {
-			err = errMissing("key", key)
+			if err = errMissing("key", key); tx.store.isUnfinished() {
+				continue
+			}
 		}
 		if err != nil {
 			return err

@@ -44,6 +44,10 @@ type Report struct {
 // transaction. If anything is wrong, it changes nothing. A second import of the same entries
 // changes nothing. opts may be nil.
 //
+// If the engine bounds its transactions, and the entries are too many for one, Import takes as many
+// transactions as it needs. Then entries before a wrong one may be in the store already, and a dry
+// run fails.
+//
 // A user that has no key yet and does not exist is made. A key that the store has already stays as
 // it is, also if it was renamed, rotated or given other scopes. But if its entry is disabled, the
 // key is disabled, too. A key that has expired is passed over. A key that was deleted in the store
@@ -54,8 +58,8 @@ type Report struct {
 //
 // Errors: [Errors], with what is wrong line by line, each with the error of the store;
 // [ErrInvalidScheme] if the store has another scheme with the name; an error of
-// [latchkey.Store.Update], for example [latchkey.ErrTransactionTooLarge] from an engine that bounds
-// its transactions; ctx's error.
+// [latchkey.Store.Update]; [latchkey.ErrTransactionTooLarge] for a dry run of too many entries;
+// ctx's error.
 func Import(ctx context.Context, s *latchkey.Store, f Format, entries []Entry, opts *ImportOptions) (Report, error) {
 	if err := f.validate(); err != nil {
 		return Report{}, err
@@ -72,10 +76,26 @@ func Import(ctx context.Context, s *latchkey.Store, f Format, entries []Entry, o
 		}
 		return nil
 	})
+	if errors.Is(err, latchkey.ErrTransactionTooLarge) && len(entries) > 1 && (opts == nil || !opts.DryRun) {
+		first, err := Import(ctx, s, f, entries[:len(entries)/2], opts)
+		if err != nil {
+			return first, err
+		}
+		second, err := Import(ctx, s, f, entries[len(entries)/2:], opts)
+		first.add(second)
+		return first, err
+	}
 	if err != nil && !errors.Is(err, errDryRun) {
 		return Report{}, err
 	}
 	return r, nil
+}
+
+// add adds what a later part of the import did.
+func (r *Report) add(later Report) {
+	r.Users, r.Keys = append(r.Users, later.Users...), append(r.Keys, later.Keys...)
+	r.Disabled, r.Expired = append(r.Disabled, later.Disabled...), append(r.Expired, later.Expired...)
+	r.Known += later.Known
 }
 
 // errDryRun undoes a transaction.

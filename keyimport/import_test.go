@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/memory"
 	"github.com/latchkeydb/latchkey/keyimport"
 )
 
@@ -401,5 +402,46 @@ func TestAnImportEndsWithItsContext(t *testing.T) {
 	before := sequence(t, s)
 	if _, err := keyimport.Import(&countingContext{t.Context(), 40}, s, f, entries, nil); !errors.Is(err, context.Canceled) || sequence(t, s) != before {
 		t.Errorf("got %v, and %d commits", err, sequence(t, s)-before)
+	}
+}
+
+// bounded is an engine that takes 100 writes in a transaction.
+type bounded struct{ latchkey.Engine }
+
+func (bounded) MaxWrites() int { return 100 }
+
+func (e bounded) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	return e.Engine.Update(ctx, func(tx latchkey.EngineTx) error { return fn(&boundedTx{tx, e.MaxWrites()}) })
+}
+
+type boundedTx struct {
+	latchkey.EngineTx
+	left int
+}
+
+func (tx *boundedTx) Put(table string, key, value []byte) error {
+	if tx.left--; tx.left < 0 {
+		return latchkey.ErrTransactionTooLarge
+	}
+	return tx.EngineTx.Put(table, key, value)
+}
+
+func TestABoundedEngineTakesAnImportInSteps(t *testing.T) {
+	s, err := latchkey.OpenWith(bounded{memory.NewEngine()}, &latchkey.Options{Cost: latchkey.LightCost, Foreign: newKeys(t)})
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Close()) })
+	text := "hash,owner\n"
+	for i := range 150 {
+		text += fmt.Sprintf("%s,user %d\n", digest(i), i%40)
+	}
+	_, err = keyimport.Import(t.Context(), s, general(), readKeys(t, text, general()), &keyimport.ImportOptions{DryRun: true})
+	if !errors.Is(err, latchkey.ErrTransactionTooLarge) {
+		t.Errorf("a dry run: got %v, want ErrTransactionTooLarge", err)
+	}
+	if r := importText(t, s, general(), text, nil); len(r.Keys) != 150 || len(r.Users) != 40 || r.Known != 0 {
+		t.Errorf("made %d keys and %d users, and knew %d", len(r.Keys), len(r.Users), r.Known)
+	}
+	if r := importText(t, s, general(), text, nil); len(r.Keys)+len(r.Users) != 0 || r.Known != 150 {
+		t.Errorf("the second time: made %d keys and %d users, and knew %d", len(r.Keys), len(r.Users), r.Known)
 	}
 }

@@ -35,6 +35,8 @@ type Tables struct {
 	// Shared says that the store has or had replicas. Merging replicas can make records that no
 	// call makes.
 	Shared bool
+	// Unfinished says that a record can be gone before the entries in indexes that belong to it.
+	Unfinished bool
 }
 
 // An Entry is an entry of a table.
@@ -168,7 +170,8 @@ func (c *checker) get(table string, key []byte) (value []byte, ok bool) {
 }
 
 // user returns a user, or nil if there is none. It reports whether the record could be read. If
-// not, there is a finding about the record.
+// not, there is a finding about the record, or the record may be gone because of a deletion that is
+// not finished.
 func (c *checker) user(id []byte) (u *record.User, ok bool) {
 	return look(c, record.TableUsers, id, record.DecodeUser)
 }
@@ -184,7 +187,7 @@ func look[T any](c *checker, table string, id []byte, decode func(uuid.UUID, []b
 	}
 	sealed, ok := c.get(table, id)
 	if !ok || sealed == nil {
-		return nil, ok
+		return nil, ok && !c.Unfinished
 	}
 	r, err := record.Unseal(table, id, sealed, decode)
 	return r, err == nil

@@ -54,6 +54,9 @@ type Tables struct {
 	Delete func(table string, key []byte) error
 	// PutCopied is Put without the hook, for entries of a first copy.
 	PutCopied func(table string, key, value []byte) error
+	// DeleteOnly is Delete without the hook, and without anything that the store writes beside a
+	// change. So a transaction that calls nothing else only deletes.
+	DeleteOnly func(table string, key []byte) error
 	// DeleteForgotten deletes a record that the store forgets, which is no deletion for its users.
 	DeleteForgotten func(table string, key []byte) error
 	// DropCached makes the cache forget answers before the transaction commits.

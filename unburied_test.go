@@ -1,0 +1,182 @@
+package latchkey_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/memory"
+)
+
+// fill makes the data of a pair full, or not.
+func (p pair) fill(full bool) {
+	p.aEngine.SetFull(full)
+	p.bEngine.SetFull(full)
+}
+
+// settle lets a pair write what waits for space.
+func settle() {
+	time.Sleep(time.Minute) // of the bubble's clock
+	synctest.Wait()
+}
+
+// wantNoKeys fails the test unless an owner has no key, and nothing is wrong with that.
+func wantNoKeys(t testing.TB, s *latchkey.Store, owner uuid.UUID) {
+	t.Helper()
+	keys, err := s.Keys(t.Context(), owner)
+	if err != nil && !errors.Is(err, latchkey.ErrUserNotFound) || len(keys) > 0 {
+		t.Errorf("got %d keys and %v, want none", len(keys), err)
+	}
+	for finding := range s.Check(t.Context()) {
+		t.Errorf("Check: %v", finding)
+	}
+}
+
+func TestAKeyOfAFullEngineCanBeDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := light()
+		opts.OnChange = func(tx *latchkey.Tx, c latchkey.Change) error {
+			return tx.AppTable("hook").Put(c.Key[:], fmt.Append(nil, c.Actor, c.Actions))
+		}
+		p := openPair(t, opts)
+		ada := addUser(t, p.a, "ada")
+		key, token := addKey(t, p.a, ada, "laptop")
+		other, otherToken := addKey(t, p.a, ada, "phone")
+		apart := replicaOf(t, p.a, nil)
+		send(t, p.a, apart)
+		for _, s := range []*latchkey.Store{p.a, p.b} {
+			wantLogin(t, s, token, key.ID)
+		}
+		p.fill(true)
+		ctx := latchkey.WithActor(t.Context(), "eve")
+		wantError(t, p.a.DisableKey(ctx, ada, key.ID), latchkey.ErrNoSpace)
+		wantLogin(t, p.b, token, key.ID)
+		must(t, p.a.DeleteKey(ctx, ada, key.ID))
+		for _, s := range []*latchkey.Store{p.a, p.b} {
+			wantRefused(t, s, token, latchkey.ErrInvalidToken)
+			keys, err := s.Keys(t.Context(), ada)
+			if must(t, err); len(keys) != 1 || keys[0].ID != other.ID {
+				t.Errorf("got the keys %+v, want the other one", keys)
+			}
+			wantError(t, s.DeleteKey(ctx, ada, key.ID), latchkey.ErrKeyNotFound)
+		}
+		settle()
+		p.fill(false)
+		settle()
+		must(t, p.b.View(t.Context(), func(tx *latchkey.Tx) error {
+			heard, err := tx.AppTable("hook").Get(key.ID[:])
+			if string(heard) != "eve[key.deleted]" {
+				t.Errorf("the hook heard %q last", heard)
+			}
+			return err
+		}))
+		send(t, p.b, apart)
+		wantRefused(t, apart, token, latchkey.ErrInvalidToken)
+		addKey(t, p.b, ada, "laptop")
+		wantLogin(t, p.b, otherToken, other.ID)
+	})
+}
+
+func TestAUserOfAFullEngineCanBeDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := light()
+		opts.MaxKeysPerUser = -1
+		p := openPair(t, opts)
+		user, err := p.a.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("ada"), Group: "Oslo"})
+		must(t, err)
+		ada := user.ID
+		var tokens []string
+		for _, name := range []string{"laptop", "phone", "clock"} {
+			_, token := addKey(t, p.a, ada, name)
+			tokens = append(tokens, token)
+		}
+		apart := replicaOf(t, p.a, nil)
+		send(t, p.a, apart)
+		synctest.Wait()
+		for _, token := range tokens {
+			mustLogin(t, p.b, token)
+		}
+		p.fill(true)
+		must(t, p.a.DeleteUser(t.Context(), ada))
+		for _, s := range []*latchkey.Store{p.a, p.b} {
+			for _, token := range tokens {
+				wantRefused(t, s, token, latchkey.ErrInvalidToken)
+			}
+			wantNoKeys(t, s, ada)
+			_, err := s.UserByIdentity(t.Context(), email("ada"))
+			wantError(t, err, latchkey.ErrUserNotFound)
+			must(t, s.DeleteUser(t.Context(), ada)) // which looks for keys that are left
+		}
+		p.fill(false)
+		settle()
+		wantNoKeys(t, p.b, ada)
+		wantError(t, p.b.DeleteUser(t.Context(), ada), latchkey.ErrUserNotFound)
+		if again := addUser(t, p.b, "ada"); again == ada {
+			t.Error("the next user with the identity has the same ID")
+		}
+		send(t, p.b, apart)
+		for _, token := range tokens {
+			wantRefused(t, apart, token, latchkey.ErrInvalidToken)
+		}
+	})
+}
+
+func TestADeletionOnAFullEngineIsFinishedByTheNextOpening(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := memory.NewShared()
+		other := e.Open()
+		s, err := latchkey.OpenWith(e, light())
+		must(t, err)
+		ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+		eve := addUser(t, s, "eve") // without keys
+		laptop, _ := addKey(t, s, ada, "laptop")
+		_, phone := addKey(t, s, bob, "phone")
+		server, _, err := s.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "backup", Group: "Oslo"})
+		must(t, err)
+		apart := replicaOf(t, s, nil)
+		send(t, s, apart)
+		e.SetFull(true)
+		must(t, s.DeleteKey(t.Context(), ada, laptop.ID))
+		must(t, s.DeleteKey(t.Context(), latchkey.ServerOwner, server.ID))
+		must(t, s.DeleteUser(t.Context(), bob))
+		must(t, s.DeleteUser(t.Context(), eve))
+		closeStore(t, s)
+
+		s = openEngine(t, other, light())
+		settle()
+		wantRefused(t, s, phone, latchkey.ErrInvalidToken)
+		for _, owner := range []uuid.UUID{ada, bob, latchkey.ServerOwner} {
+			wantNoKeys(t, s, owner)
+		}
+		send(t, s, apart)
+		if keys, err := apart.Keys(t.Context(), ada); err != nil || len(keys) > 0 {
+			t.Errorf("the other store has %d keys, %v, after the tombstones have come", len(keys), err)
+		}
+		_, err = apart.KeyByID(t.Context(), server.ID)
+		wantError(t, err, latchkey.ErrKeyNotFound)
+		_, err = apart.User(t.Context(), bob)
+		wantError(t, err, latchkey.ErrUserNotFound)
+		for subject, was := range map[string]uuid.UUID{"bob": bob, "eve": eve} {
+			if again := addUser(t, s, subject); again == was {
+				t.Errorf("the next user with the identity of %s has the same ID", subject)
+			}
+		}
+	})
+}
+
+func TestAFullEngineThatNobodySharesRefusesDeletions(t *testing.T) {
+	e := memory.NewShared()
+	s := openEngine(t, struct{ latchkey.Engine }{e}, light())
+	ada := addUser(t, s, "ada")
+	key, token := addKey(t, s, ada, "laptop")
+	e.SetFull(true)
+	wantError(t, s.DeleteKey(t.Context(), ada, key.ID), latchkey.ErrNoSpace)
+	wantError(t, s.DeleteUser(t.Context(), ada), latchkey.ErrNoSpace)
+	wantLogin(t, s, token, key.ID)
+	e.SetFull(false)
+}
