@@ -24,11 +24,7 @@ func (s *Store) beginToFollow(e Engine) {
 	}
 	s.cache.CountHolders()
 	s.follower = follow.New(follow.Memory{
-		Drop: func(stale cache.Stale) {
-			s.cache.Hold(stale)
-			s.cache.Release(stale)
-		},
-		Clear: s.cache.Clear,
+		Answers: s.cache,
 		Learn: func(h record.Handle) {
 			if s.foreign != nil {
 				s.foreign.Add(h)
@@ -42,13 +38,7 @@ func (s *Store) beginToFollow(e Engine) {
 			s.follower.Lost()
 			return
 		}
-		s.follower.Changed(func(yield func(string, []byte) bool) {
-			for _, c := range changes {
-				if !yield(c.Table, c.Key) {
-					return
-				}
-			}
-		})
+		s.follower.Changed(follow.Entries(changes, func(c TrackedChange) (string, []byte) { return c.Table, c.Key }))
 	})
 }
 
@@ -98,8 +88,7 @@ func (s *Store) reread(ctx context.Context, n follow.News) error {
 		}
 	}
 	stale, err := read(ctx, s, func(tx *Tx) (cache.Stale, error) { return n.Others(tx.tables()) })
-	s.cache.Hold(stale)
-	s.cache.Release(stale)
+	s.cache.Drop(stale)
 	return err
 }
 

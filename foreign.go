@@ -89,22 +89,7 @@ func (s *Store) learnHandles(ctx context.Context) error {
 	if s.foreign == nil {
 		return nil
 	}
-	return s.View(ctx, func(tx *Tx) error {
-		n, err := tx.etx.Count(tableHandles)
-		if err != nil {
-			return err
-		}
-		s.foreign.Reserve(int(n))
-		for e, err := range tx.etx.Scan(tableHandles, nil, nil) {
-			if err != nil {
-				return err
-			}
-			if h, _, err := record.SplitHandleKey(e.Key); err == nil {
-				s.foreign.Add(h)
-			}
-		}
-		return nil
-	})
+	return s.View(ctx, func(tx *Tx) error { return s.foreign.Learn(tx.tables()) })
 }
 
 // loginForeign is login for a string that is not in the form of the store's own tokens. Answers to

@@ -204,16 +204,7 @@ func (tx *Tx) setGroup(groups *record.Groups, id uuid.UUID, group string, at rec
 }
 
 // membersOf returns the IDs of the users and the server keys in a group.
-func (tx *Tx) membersOf(group string) (ids []uuid.UUID, err error) {
-	for e, err := range tx.etx.Scan(tableMembers, record.MemberKey(group, uuid.Nil), append(record.MemberKey(group, uuid.Max), 0)) {
-		var id uuid.UUID
-		if err == nil {
-			_, id, err = record.SplitMemberKey(e.Key)
-		}
-		if err != nil {
-			return nil, recordError(err)
-		}
-		ids = append(ids, id)
-	}
-	return ids, nil
+func (tx *Tx) membersOf(group string) ([]uuid.UUID, error) {
+	ids, err := tx.tables().MembersOf(group)
+	return ids, recordError(err)
 }

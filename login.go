@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -358,19 +359,21 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 		return nil, err
 	}
 	used, replaced := k.Verifiers.Used(v.id)
-	if err := tx.checkTagStill(used); err != nil {
-		return nil, err
-	}
 	a := &answer{principal: Principal{
 		KeyID: k.ID, KeyName: k.Name.Value, Owner: k.Owner, ServerKey: k.Owner == ServerOwner,
 		Scopes: NewScopes(k.Scopes.Value...), Expires: k.Expires.Value, metadata: packed.PackMetadata(k.Metadata.Value),
 		TokenID: tokenID(v.id),
 	}, verifier: v.id, replaced: replaced}
+	if tx.store.follower != nil { // this process may not have heard that the tag secret is retired
+		if err := tx.checkTag(used); errors.Is(err, ErrInvalidMintedKey) {
+			return nil, ErrInvalidToken
+		} else if err != nil {
+			return nil, err
+		}
+		a.phc = v.phc
+	}
 	if !used.End.IsZero() {
 		a.ends = used.End.Unix()
-	}
-	if tx.store.follower != nil {
-		a.phc = v.phc
 	}
 	if k.Flag.IsDisabled() {
 		a.disabled = loginError(k.ID, ErrKeyDisabled)

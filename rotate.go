@@ -249,9 +249,7 @@ func (s *Store) endReplaced(ctx context.Context, v *storedVerifier, old *record.
 		return nil, ctx.Err()
 	}
 	s.unended.Store(v.key, unendedToken{old.ID, old.End, err.Error()})
-	forget := cache.Stale{Keys: []uuid.UUID{v.key}}
-	s.cache.Hold(forget)
-	s.cache.Release(forget)
+	s.cache.Drop(cache.Stale{Keys: []uuid.UUID{v.key}})
 	return s.lookUp(context.WithoutCancel(ctx), v)
 }
 

@@ -147,19 +147,6 @@ func (tx *Tx) checkTag(v record.Verifier) error {
 	return err
 }
 
-// checkTagStill returns ErrInvalidToken if the tag secret of a verifier is retired. Another process
-// may have retired it, and this process may not have heard of that.
-func (tx *Tx) checkTagStill(v record.Verifier) error {
-	if tx.store.follower == nil || !v.Tagged() {
-		return nil
-	}
-	secrets, err := tx.tagSecrets()
-	if err == nil && !secrets.Accepts(v.Tag) {
-		err = ErrInvalidToken
-	}
-	return err
-}
-
 // readTagSecrets reads the tag secrets that logins go by from now on.
 func (s *Store) readTagSecrets() (secrets record.TagSecrets, err error) {
 	err = s.engine.View(context.Background(), func(etx EngineTx) (err error) {

@@ -215,6 +215,12 @@ func (c *Cache[A]) Release(s Stale) {
 	c.revoked.count(s, -1)
 }
 
+// Drop forgets the entries that a change has made wrong, when the change can be seen already.
+func (c *Cache[A]) Drop(s Stale) {
+	c.Hold(s)
+	c.Release(s)
+}
+
 // Clear forgets all keys.
 func (c *Cache[A]) Clear() {
 	c.mu.Lock()

@@ -553,7 +553,4 @@ func TestTwoEntriesOfOneSecretHaveDifferentSalts(t *testing.T) {
 // its return.
 func (c *Cache[A]) drop(keys []uuid.UUID) { c.dropAll(Stale{Keys: keys}) }
 
-func (c *Cache[A]) dropAll(s Stale) {
-	c.Hold(s)
-	c.Release(s)
-}
+func (c *Cache[A]) dropAll(s Stale) { c.Drop(s) }

@@ -19,8 +19,10 @@ import (
 // A Memory is what a store remembers. Changed forgets a part of it at once. Reread leaves to the
 // store what has to be read.
 type Memory struct {
-	Drop   func(cache.Stale)   // forgets answers
-	Clear  func()              // forgets all answers
+	Answers interface {
+		Drop(cache.Stale)
+		Clear() // all of them
+	}
 	Learn  func(record.Handle) // hears of a handle that there may be now
 	Shared func() bool         // reports whether the domain has or had another store
 
@@ -71,7 +73,18 @@ func (f *Follower) Known() bool { return f.fresh() && !f.behind.Load() }
 // Lost is called when anything may have changed.
 func (f *Follower) Lost() {
 	f.note(News{All: true})
-	f.memory.Clear()
+	f.memory.Answers.Clear()
+}
+
+// Entries yields the tables and keys of changes, which of returns, for Changed.
+func Entries[C any](changes []C, of func(C) (table string, key []byte)) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		for _, c := range changes {
+			if !yield(of(c)) {
+				return
+			}
+		}
+	}
 }
 
 // Changed is called with the entries that a commit has written or deleted, each as a table and a
@@ -115,7 +128,7 @@ func (f *Follower) Changed(changes iter.Seq2[string, []byte]) {
 		}
 	}
 	f.note(news)
-	f.memory.Drop(stale)
+	f.memory.Answers.Drop(stale)
 }
 
 // note leaves news to Run.

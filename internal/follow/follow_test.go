@@ -27,12 +27,14 @@ type memory struct {
 	during  func()
 }
 
+func (m *memory) Drop(s cache.Stale) { m.dropped.Add(s) }
+func (m *memory) Clear()             { m.cleared = true }
+
 func (m *memory) follower(fresh *atomic.Bool) *follow.Follower {
 	return follow.New(follow.Memory{
-		Drop:   func(s cache.Stale) { m.dropped.Add(s) },
-		Clear:  func() { m.cleared = true },
-		Learn:  func(h record.Handle) { m.handles = append(m.handles, h) },
-		Shared: func() bool { return m.shared },
+		Answers: m,
+		Learn:   func(h record.Handle) { m.handles = append(m.handles, h) },
+		Shared:  func() bool { return m.shared },
 		Reread: func(_ context.Context, n follow.News) error {
 			if m.during != nil {
 				m.during()
@@ -45,7 +47,7 @@ func (m *memory) follower(fresh *atomic.Bool) *follow.Follower {
 
 // change calls Changed with one entry.
 func change(f *follow.Follower, table string, key []byte) {
-	f.Changed(func(yield func(string, []byte) bool) { yield(table, key) })
+	f.Changed(follow.Entries([]string{table}, func(table string) (string, []byte) { return table, key }))
 }
 
 func TestEachChangeForgetsWhatDependsOnIt(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
 
@@ -79,6 +80,24 @@ func (f *Filter) Reserve(n int) {
 		}
 		f.grow(words)
 	}
+}
+
+// Learn adds the handles of all keys.
+func (f *Filter) Learn(t *merge.Tables) error {
+	n, err := t.Count(record.TableHandles)
+	if err != nil {
+		return err
+	}
+	f.Reserve(int(n))
+	for e, err := range t.Scan(record.TableHandles, nil, nil) {
+		if err != nil {
+			return err
+		}
+		if h, _, err := record.SplitHandleKey(e.Key); err == nil {
+			f.Add(h)
+		}
+	}
+	return nil
 }
 
 // Bytes returns the memory that the bits take.

@@ -129,3 +129,18 @@ func (t *Tables) Named(owner uuid.UUID, name string, except uuid.UUID) (ids []uu
 	}
 	return ids, nil
 }
+
+// MembersOf returns the IDs of the users and the server keys in a group.
+func (t *Tables) MembersOf(group string) (ids []uuid.UUID, err error) {
+	for e, err := range t.Scan(record.TableMembers, record.MemberKey(group, uuid.Nil), append(record.MemberKey(group, uuid.Max), 0)) {
+		var id uuid.UUID
+		if err == nil {
+			_, id, err = record.SplitMemberKey(e.Key)
+		}
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
