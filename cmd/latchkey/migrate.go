@@ -113,7 +113,7 @@ func (c *cli) migrate(ctx context.Context, from, to string) (migrate.Report, err
 		err = fmt.Errorf("%s: %w", from, errNoStore)
 	}
 	if errors.Is(err, context.Canceled) && !c.dryRun {
-		err = fmt.Errorf("%w after %d entries were copied: %w", errMigrating, report.Entries, err)
+		err = fmt.Errorf("%w after %d entries were copied: %w", errMigrating, report.Entries, context.Canceled)
 	}
 	if errors.Is(err, migrate.ErrNotEmpty) {
 		err = fmt.Errorf("%s: %w", to, err)
@@ -144,10 +144,15 @@ func (c *cli) showMigration(s *status) func(migrate.Progress) {
 			return
 		}
 		shown = time.Now()
-		what := "copying  "
-		if p.Comparing {
-			what = "comparing"
-		}
-		s.show(fmt.Sprintf("%s %s of %d entries", what, bar(int64(p.Done), int64(p.Total)), p.Total))
+		s.show(migrationBar(p))
 	}
+}
+
+// migrationBar returns a line about how far a migration has come.
+func migrationBar(p migrate.Progress) string {
+	what := "copying  "
+	if p.Comparing {
+		what = "comparing"
+	}
+	return fmt.Sprintf("%s %s of %d entries", what, bar(int64(p.Done), int64(p.Total)), p.Total)
 }
