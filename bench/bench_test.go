@@ -109,21 +109,24 @@ func closeEnv(tb testing.TB, env *bench.Env) {
 	}
 }
 
-func BenchmarkCached(b *testing.B)        { run(b, bench.Cached) }
-func BenchmarkCarried(b *testing.B)       { run(b, bench.Carried) }
-func BenchmarkCold(b *testing.B)          { run(b, bench.Cold) }
-func BenchmarkHTTP(b *testing.B)          { run(b, bench.HTTP) }
-func BenchmarkMiddleware(b *testing.B)    { run(b, bench.Middleware) }
-func BenchmarkFloods(b *testing.B)        { run(b, bench.Floods) }
-func BenchmarkEdge(b *testing.B)          { run(b, bench.Edge) }
-func BenchmarkReplication(b *testing.B)   { run(b, bench.Replication) }
-func BenchmarkForged(b *testing.B)        { run(b, bench.Forged) }
-func BenchmarkMalformed(b *testing.B)     { run(b, bench.Malformed) }
-func BenchmarkGrowth(b *testing.B)        { run(b, bench.Growth) }
-func BenchmarkOpening(b *testing.B)       { run(b, bench.Opening) }
-func BenchmarkUnderWrites(b *testing.B)   { run(b, bench.UnderWrites) }
-func BenchmarkSharedCommits(b *testing.B) { run(b, bench.SharedCommits) }
-func BenchmarkRivals(b *testing.B)        { run(b, bench.Rivals) }
+func BenchmarkCached(b *testing.B)          { run(b, bench.Cached) }
+func BenchmarkCarried(b *testing.B)         { run(b, bench.Carried) }
+func BenchmarkCold(b *testing.B)            { run(b, bench.Cold) }
+func BenchmarkHTTP(b *testing.B)            { run(b, bench.HTTP) }
+func BenchmarkMiddleware(b *testing.B)      { run(b, bench.Middleware) }
+func BenchmarkFloods(b *testing.B)          { run(b, bench.Floods) }
+func BenchmarkEdge(b *testing.B)            { run(b, bench.Edge) }
+func BenchmarkReplication(b *testing.B)     { run(b, bench.Replication) }
+func BenchmarkForged(b *testing.B)          { run(b, bench.Forged) }
+func BenchmarkMalformed(b *testing.B)       { run(b, bench.Malformed) }
+func BenchmarkGrowth(b *testing.B)          { run(b, bench.Growth) }
+func BenchmarkOpening(b *testing.B)         { run(b, bench.Opening) }
+func BenchmarkUnderWrites(b *testing.B)     { run(b, bench.UnderWrites) }
+func BenchmarkSharedCommits(b *testing.B)   { run(b, bench.SharedCommits) }
+func BenchmarkRivals(b *testing.B)          { run(b, bench.Rivals) }
+func BenchmarkEtcd(b *testing.B)            { run(b, bench.Etcd) }
+func BenchmarkEtcdRevocations(b *testing.B) { run(b, bench.EtcdRevocations) }
+func BenchmarkEtcdKeys(b *testing.B)        { run(b, bench.EtcdKeys) }
 
 func run(b *testing.B, g bench.Group) {
 	dir, err := bench.DefaultDir()

@@ -14,6 +14,7 @@ import (
 type Group struct {
 	Name   string
 	Title  string        // the question
+	Page   string        // the page of docs/ that shows the results; "" for performance
 	Time   time.Duration // how long the report measures a case in one round
 	Rounds int           // the most rounds that the report needs; 0 for no limit
 
@@ -23,7 +24,7 @@ type Group struct {
 
 // Groups returns all groups in the order of the report.
 func Groups() []Group {
-	return []Group{Cached, Carried, Cold, Forged, Malformed, Growth, Opening, UnderWrites, SharedCommits, HTTP, Middleware, Floods, Edge, Replication, Rivals}
+	return []Group{Cached, Carried, Cold, Forged, Malformed, Growth, Opening, UnderWrites, SharedCommits, HTTP, Middleware, Floods, Edge, Replication, Rivals, Etcd, EtcdRevocations, EtcdKeys}
 }
 
 // A Case is one measurement and its targets.

@@ -11,4 +11,5 @@
 // Stores are built once and kept for later runs, in the directory that LATCHKEY_BENCH_DIR names or
 // else in the user's cache directory. With LATCHKEY_BENCH_LONG=1, or -long for the report, one of
 // the stores has 5 million keys. docs/performance.md shows a run and explains the method.
+// docs/scaling.md has the results of the groups for etcd.
 package bench

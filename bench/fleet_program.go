@@ -49,19 +49,26 @@ type order struct {
 	Invitations []string  `json:"invitations,omitempty"`
 	N           int       `json:"n,omitempty"`
 	ID          uuid.UUID `json:"id,omitzero"`
+	Tokens      []string  `json:"tokens,omitempty"`
 }
 
 // An answer is what came of an order.
 type answer struct {
-	Err         string        `json:"err,omitempty"`
-	Address     string        `json:"address,omitempty"`
-	Invitations []string      `json:"invitations,omitempty"`
-	IDs         []uuid.UUID   `json:"ids,omitempty"`
-	Tokens      []string      `json:"tokens,omitempty"`
-	Time        time.Time     `json:"time,omitzero"`
-	Took        time.Duration `json:"took,omitempty"`
-	N           int           `json:"n,omitempty"`
-	Memory      int64         `json:"memory,omitempty"` // in bytes, without pages of files
+	Err         string          `json:"err,omitempty"`
+	Address     string          `json:"address,omitempty"`
+	Invitations []string        `json:"invitations,omitempty"`
+	IDs         []uuid.UUID     `json:"ids,omitempty"`
+	Tokens      []string        `json:"tokens,omitempty"`
+	Time        time.Time       `json:"time,omitzero"`
+	Took        time.Duration   `json:"took,omitempty"`
+	N           int             `json:"n,omitempty"`
+	Times       []time.Duration `json:"times,omitempty"`
+
+	// In bytes, after a collection. Memory is without pages of files, Resident with them, and Most
+	// the most that Memory was, before a collection.
+	Memory   int64 `json:"memory,omitempty"`
+	Resident int64 `json:"resident,omitempty"`
+	Most     int64 `json:"most,omitempty"`
 }
 
 // A hubProgram is a hub over TLS, which also has a path where net/http alone keeps a stream open.

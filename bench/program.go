@@ -23,9 +23,9 @@ const programEnv = "LATCHKEY_BENCH_PROGRAM"
 
 var programs = map[string]func() program{}
 
-// Serve must be the first call of a program that measures [Opening] or [Replication], because both
-// start the program once more, for what they need processes of their own for. In such a process,
-// Serve does what the process is for, and exits. In any other process it returns at once.
+// Serve must be the first call of a program that measures [Groups], because some of them start the
+// program once more, for what they need processes of their own for. In such a process, Serve does
+// what the process is for, and exits. In any other process it returns at once.
 func Serve() {
 	serveResident()
 	start := programs[os.Getenv(programEnv)]

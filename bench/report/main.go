@@ -3,13 +3,14 @@
 //
 //	go run ./report                  the short form: stores of up to 100 thousand keys
 //	go run ./report -long            the long form: up to 5 million keys
-//	go run ./report -out ../docs     also renews docs/performance.md
+//	go run ./report -out ../docs     also renews docs/performance.md and docs/scaling.md
 //
-// It prints a table and writes performance.json, performance.svg and performance.png. Its exit
-// status is 1 if a target is missed.
+// It prints a table and writes performance.json, performance.svg, performance.png and scaling.json.
+// Its exit status is 1 if a target is missed.
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -17,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/latchkeydb/latchkey/bench"
@@ -40,10 +42,10 @@ func report(args []string) (missed int, err error) {
 	flags := flag.NewFlagSet("report", flag.ExitOnError)
 	long := flags.Bool("long", os.Getenv("LATCHKEY_BENCH_LONG") != "", "also measure a store of 5 million keys (`LATCHKEY_BENCH_LONG`)")
 	flags.StringVar(&dir, "dir", dir, "keep stores for the next run in this `directory` (LATCHKEY_BENCH_DIR)")
-	out := flags.String("out", "", "write to this `directory`, and renew performance.md there if it exists (default: the directory of -dir)")
+	out := flags.String("out", "", "write to this `directory`, and renew the pages there that exist (default: the directory of -dir)")
 	rounds := flags.Int("rounds", 21, "measure each case this often, or less often if a round takes long")
-	only := flags.String("only", "", "measure only the groups whose names match this `regexp`, and write nothing")
-	from := flags.String("from", "", "measure nothing, and show the run in this `file`, a performance.json")
+	only := flags.String("only", "", "measure only the groups whose names match this `regexp`, and write only pages all of whose groups match")
+	from := flags.String("from", "", "measure nothing, and show the run in this `file`, a performance.json or scaling.json")
 	_ = flags.Parse(args)
 	if dir == "" {
 		return 0, fmt.Errorf("name a directory for stores with -dir: %w", dirErr)
@@ -74,10 +76,7 @@ func report(args []string) (missed int, err error) {
 		return 0, err
 	}
 	run.printTable(os.Stdout)
-	if *only == "" {
-		err = run.write(*out)
-	}
-	return run.missed(), err
+	return run.missed(), run.write(*out, wholePages(groups))
 }
 
 func logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
@@ -91,26 +90,69 @@ func readRun(path string) (*Run, error) {
 	return run, json.Unmarshal(data, run)
 }
 
-// write writes the run to dir in every form except the table.
-func (r *Run) write(dir string) error {
+// performancePage is the page for groups that name none.
+const performancePage = "performance"
+
+func pageOf(g bench.Group) string { return cmp.Or(g.Page, performancePage) }
+
+// wholePages returns the pages all of whose groups match only.
+func wholePages(only *regexp.Regexp) (pages []string) {
+	part := map[string]bool{}
+	for _, g := range bench.Groups() {
+		if !slices.Contains(pages, pageOf(g)) {
+			pages = append(pages, pageOf(g))
+		}
+		if !only.MatchString(g.Name) {
+			part[pageOf(g)] = true
+		}
+	}
+	return slices.DeleteFunc(pages, func(page string) bool { return part[page] })
+}
+
+// write writes the part of the run for each of the pages to dir, in every form except the table.
+func (r *Run) write(dir string, pages []string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	for _, page := range pages {
+		if part := r.partFor(page); len(part.Groups) > 0 {
+			if err := part.writePage(dir, page); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// partFor returns the run with the groups of one page alone.
+func (r *Run) partFor(page string) *Run {
+	pages := map[string]string{}
+	for _, g := range bench.Groups() {
+		pages[g.Name] = pageOf(g)
+	}
+	part := *r
+	part.Groups = slices.DeleteFunc(slices.Clone(r.Groups), func(g Group) bool { return pages[g.Name] != page })
+	return &part
+}
+
+func (r *Run) writePage(dir, name string) error {
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "performance.json"), append(data, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, name+".json"), append(data, '\n'), 0o644); err != nil {
 		return err
 	}
-	for _, format := range []string{"svg", "png"} {
-		if err := r.plot(filepath.Join(dir, "performance."+format)); err != nil {
-			return err
+	if name == performancePage {
+		for _, format := range []string{"svg", "png"} {
+			if err := r.plot(filepath.Join(dir, "performance."+format)); err != nil {
+				return err
+			}
 		}
 	}
-	page := filepath.Join(dir, "performance.md")
+	page := filepath.Join(dir, name+".md")
 	if _, err := os.Stat(page); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return r.renewPage(page)
+	return r.renewPage(page, name == performancePage)
 }

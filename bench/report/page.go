@@ -7,18 +7,19 @@ import (
 	"strings"
 )
 
-// These two lines of performance.md enclose the part that is written from a run.
+// These two lines of a page enclose the part that is written from a run.
 const (
 	pageBegin = "<!-- written by go run ./report: edit nothing from here -->\n"
 	pageEnd   = "<!-- to here -->\n"
 )
 
-func (r *Run) renewPage(path string) error {
+// renewPage writes the run to a page, with or without the plot.
+func (r *Run) renewPage(path string, plot bool) error {
 	page, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	renewed, err := replaceBetween(string(page), r.markdown())
+	renewed, err := replaceBetween(string(page), r.markdown(plot))
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -36,7 +37,7 @@ func replaceBetween(page, text string) (string, error) {
 }
 
 // markdown returns the run in the form of a part of the page.
-func (r *Run) markdown() string {
+func (r *Run) markdown(plot bool) string {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "\n%s, on %s, with %s and GOMAXPROCS=%d. Each figure is the median of up to %d rounds.\n",
 		r.Date, r.Machine, r.Go, r.GOMAXPROCS, r.Rounds)
@@ -45,7 +46,9 @@ func (r *Run) markdown() string {
 	} else {
 		fmt.Fprintf(&b, "All targets were met.\n")
 	}
-	fmt.Fprintf(&b, "\n![Time of one check of a token](performance.svg)\n")
+	if plot {
+		fmt.Fprintf(&b, "\n![Time of one check of a token](performance.svg)\n")
+	}
 	for _, g := range r.Groups {
 		fmt.Fprintf(&b, "\n### %s\n\n", g.Title)
 		writeMarkdownTable(&b, g.Cases)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -135,7 +136,7 @@ func TestARunIsWrittenInEveryForm(t *testing.T) {
 	}
 	run := sampleRun()
 	for range 2 { // the second time replaces the part that the first time wrote
-		if err := run.write(dir); err != nil {
+		if err := run.write(dir, []string{performancePage}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -161,6 +162,42 @@ func TestARunIsWrittenInEveryForm(t *testing.T) {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil || !bytes.HasPrefix(data, []byte(magic)) {
 			t.Errorf("%s is not what its name says: %v", name, err)
+		}
+	}
+}
+
+func TestEachPageGetsItsGroups(t *testing.T) {
+	dir := t.TempDir()
+	run := sampleRun()
+	run.Groups = append(run.Groups, Group{Name: "etcd", Title: "And there?", Cases: []Case{{Name: "login/etcd", Unit: "ns", Value: 250, Met: true}}})
+	for _, page := range []string{"performance.md", "scaling.md"} {
+		if err := os.WriteFile(filepath.Join(dir, page), []byte(pageBegin+pageEnd), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := run.write(dir, []string{"performance", "scaling"}); err != nil {
+		t.Fatal(err)
+	}
+	for page, want := range map[string][2]bool{"performance": {true, false}, "scaling": {false, true}} {
+		data, err := os.ReadFile(filepath.Join(dir, page+".md"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := [2]bool{strings.Contains(string(data), "What does it cost?"), strings.Contains(string(data), "And there?")}
+		if got != want {
+			t.Errorf("%s has cached: %v, etcd: %v", page, got[0], got[1])
+		}
+		part, err := readRun(filepath.Join(dir, page+".json"))
+		if err != nil || len(part.Groups) != 1 {
+			t.Errorf("%s.json: %v, %+v", page, err, part)
+		}
+	}
+}
+
+func TestOnlyAPageThatWasMeasuredWholeIsWritten(t *testing.T) {
+	for only, want := range map[string]string{"": "performance scaling", "^etcd": "scaling", "^etcd$": "", "cached|etcd": "scaling"} {
+		if got := strings.Join(wholePages(regexp.MustCompile(only)), " "); got != want {
+			t.Errorf("-only %q writes %q, want %q", only, got, want)
 		}
 	}
 }
