@@ -67,7 +67,7 @@ func TestAStoreNoticesThatEtcdWasRestored(t *testing.T) {
 			eventually(t, "the end of the key that was made after the snapshot", func(context.Context) bool {
 				err := login(late)
 				if err == nil {
-					t.Error("the store has reported the restoration, and still remembers a key")
+					t.Fatal("the store has reported the restoration, and still remembers a key")
 				}
 				return !errors.Is(err, latchkey.ErrUnavailable)
 			})
@@ -113,14 +113,15 @@ func (c *cluster) restore(path string, bump uint64) {
 	c.startAll()
 }
 
-// overrun writes until the revision is greater than revision.
+// overrun writes through another store until the revision is greater than revision. Each revision
+// becomes one of a commit again.
 func (c *cluster) overrun(revision int64) {
 	c.t.Helper()
-	admin := c.admin(c.leader())
-	defer admin.Close()
-	for now := int64(0); now <= revision; {
-		r, err := admin.Put(c.t.Context(), "overrun", "")
-		must(c.t, err)
-		now = r.Header.Revision
+	s := c.open(0, 1, 2)
+	k := newToken(c.t, s)
+	for sequence := uint64(0); sequence <= uint64(revision); {
+		must(c.t, s.DisableKey(c.t.Context(), k.owner, k.id))
+		must(c.t, s.EnableKey(c.t.Context(), k.owner, k.id))
+		must(c.t, s.View(c.t.Context(), func(tx *latchkey.Tx) error { sequence = tx.Sequence(); return nil }))
 	}
 }
