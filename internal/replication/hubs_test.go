@@ -378,6 +378,10 @@ func TestAnEdgeThatComparesStillHasToReplace(t *testing.T) {
 
 func TestWhatOneHubSavesOverwritesNothingNewer(t *testing.T) {
 	p := newPair(t, replication.HubOptions{})
+	m := &meddler{Store: p.a.below()}
+	var err error
+	p.a.hub, err = replication.OpenHub(t.Context(), m, replication.HubOptions{Random: rand.Reader})
+	must(t, err)
 	e := p.a.join(replication.PushNothing, "*")
 	e.sync()
 	p.a.now = day0.Add(time.Hour)
@@ -385,9 +389,12 @@ func TestWhatOneHubSavesOverwritesNothingNewer(t *testing.T) {
 
 	p.b.user("ada", "")
 	p.b.now = day0.Add(2 * time.Hour)
-	e.at(p.b).wantHow(replication.Resume)
-	must(t, p.b.hub.Save(t.Context(), p.b.now))
-	want := e.status()
+	var want replication.EdgeStatus
+	m.before = func() { // after a has read what b has written
+		e.at(p.b).wantHow(replication.Resume)
+		must(t, p.b.hub.Save(t.Context(), p.b.now))
+		want = e.status()
+	}
 	must(t, p.a.hub.Save(t.Context(), p.a.now))
 	for _, w := range []*world{p.a, p.b} {
 		w.open() // what is in the store
@@ -677,6 +684,45 @@ func TestAnEngineThatGoesBackBeginsAnEra(t *testing.T) {
 	here.at(p.b).wantHow(replication.Resume)
 }
 
+func TestACursorOfWhatAnEngineHasLostDoesNotFit(t *testing.T) {
+	p := newPair(t, replication.HubOptions{})
+	e, away := p.a.join(replication.PushNothing, "*"), p.a.join(replication.PushNothing, "*")
+	e.sync()
+	away.sync()
+	backup := p.copy()
+	p.a.user("lost", "")
+	away.drain()
+	p.a.user("lost, too", "")
+	p.a.user("the same", "")
+	e.drain()
+	p.restore(backup)
+	ada := p.a.user("ada", "") // under the number of what the edge has
+	p.a.user("bob", "")
+	away.wantHow(replication.CompareFirst)
+	away.sync()
+	if away.has(record.TableUsers)[usersAt(ada)] == "" {
+		t.Error("the edge lacks a user")
+	}
+}
+
+func TestAHubKnowsWhichChangesAnEdgeOfAnotherHasMade(t *testing.T) {
+	p := newPair(t, replication.HubOptions{})
+	ada := p.a.user("ada", "")
+	key := p.a.key(ada.ID, "laptop")
+	p.b.join(replication.PushNothing, "*").sync()
+	e := p.a.join(replication.PushNothing, "*")
+	e.sync()
+	must(t, e.RenameKey(t.Context(), ada.ID, key.ID, "phone"))
+	if why := e.at(p.b).push(replication.PushRequest{Claims: []record.Copy{e.copy(record.TableKeys, key.ID[:])}}); why != "" {
+		t.Fatal(why)
+	}
+	claims, err := p.b.hub.Claims(t.Context())
+	must(t, err)
+	if len(claims) != 1 {
+		t.Errorf("there are the claims %+v, want that of the edge", claims)
+	}
+}
+
 func TestAHubThatIsAloneWritesNothingForOthers(t *testing.T) {
 	w := newWorld(t, replication.HubOptions{})
 	e := w.join(replication.PushNothing, "*")
@@ -696,5 +742,10 @@ func TestAHubThatIsAloneWritesNothingForOthers(t *testing.T) {
 	must(t, w.hub.Save(t.Context(), w.now))
 	if n := w.sequence() - before; n != 1 {
 		t.Errorf("two times of Save make %d commits, want that of the edge", n)
+	}
+	before = w.sequence()
+	w.open()
+	if e.hello(); w.sequence()-before != 1 {
+		t.Errorf("an edge that connects after a restart makes %d commits, want that of the era", w.sequence()-before)
 	}
 }
