@@ -82,8 +82,8 @@ func (e *engine) commit(t *tx) error {
 func (m *member) prepare() error {
 	t := m.tx
 	if t.whole {
-		if t.commitRevision == 0 && t.sequence != 0 {
-			return t.e.restoreCommitKey(t.ctx)
+		if t.commitRevision == 0 {
+			return t.e.makeCommitKey(t.ctx)
 		}
 		m.compares = append(m.compares, modified(t.e.keys.commit(), t.commitRevision))
 	}
@@ -108,10 +108,10 @@ func modified(key string, revision int64) clientv3.Cmp {
 	return clientv3.Compare(clientv3.ModRevision(key), "=", revision)
 }
 
-// restoreCommitKey writes the commit key, which a commit at a full quota has removed. Without it, a
-// transaction that depends on everything cannot see that something was deleted. restoreCommitKey
-// returns errConflict, because the transaction has to begin again.
-func (e *engine) restoreCommitKey(ctx context.Context) error {
+// makeCommitKey puts the commit key, which a new store does not have, and which a commit at a full
+// quota has removed. Without it, a transaction that depends on everything cannot see that something
+// was deleted. makeCommitKey returns errConflict, because the transaction has to begin again.
+func (e *engine) makeCommitKey(ctx context.Context) error {
 	var random [8]byte
 	rand.Read(random[:])
 	key := e.keys.commit()

@@ -29,6 +29,6 @@
 // # What it does not do
 //
 // The package does not start or configure etcd, and neither compacts nor defragments it. The gRPC
-// proxy of etcd does not pass on the answers about the progress of a watch, so the cache is not
-// used behind such a proxy.
+// proxy of etcd does not pass on the answers about the progress of a watch. Behind such a proxy,
+// the cache is not used while others write to etcd, and [latchkey.Store.Health] says so.
 package etcd

@@ -38,7 +38,8 @@ type Options struct {
 	Unreachable time.Duration
 
 	// Timeout bounds the time that the engine waits for an answer of etcd. The default is 5
-	// seconds. A call whose context ends earlier does not wait so long.
+	// seconds. A call whose context ends earlier does not wait so long. While etcd cannot be
+	// reached, a read waits for half of WatchAge.
 	Timeout time.Duration
 
 	// AcceptFaultyServers makes the engine work with releases of etcd that are known to lose
@@ -65,7 +66,7 @@ func (o Options) timeout() time.Duration {
 // of another one. The engine does not use etcd before its first transaction, whose errors are also
 // those of finding etcd: [latchkey.ErrUnavailable], and [ErrFaultyServer].
 //
-// Closing the engine does not close the client. The client must stay open until then.
+// Closing the engine does not close the client, which must stay open until then.
 func New(client *clientv3.Client, prefix string) latchkey.Engine {
 	return NewWith(client, prefix, Options{})
 }
@@ -298,10 +299,15 @@ func (e *engine) Close() error {
 }
 
 // ask calls request, which reads from etcd. It calls request again as long as the servers have no
-// leader, or the connection was lost, and Timeout has not passed. Errors that ask returns are ctx's
-// error, [latchkey.ErrUnavailable], or an error of etcd.
+// leader, or the connection was lost, and Timeout has not passed. While etcd cannot be reached, ask
+// waits for less long, so that logins are refused soon. Errors that ask returns are ctx's error,
+// [latchkey.ErrUnavailable], or an error of etcd.
 func (e *engine) ask(ctx context.Context, request func(ctx context.Context) error) error {
-	limited, cancel := context.WithTimeout(ctx, e.opts.timeout())
+	timeout := e.opts.timeout()
+	if e.feed.unreachable.Load() {
+		timeout = min(timeout, e.opts.watchAge()/2) // which was too short for the last question
+	}
+	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for attempt := 4; ; attempt++ {
 		err := request(limited)

@@ -1,6 +1,8 @@
 package etcd_test
 
 import (
+	"context"
+	"errors"
 	"net"
 	"runtime"
 	"slices"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
 	"github.com/latchkeydb/latchkey"
@@ -25,6 +28,12 @@ type engine struct {
 // open makes an engine on the shared member, with the prefix of the test, or through l.
 func open(t testing.TB, l *link, opts etcd.Options) engine {
 	t.Helper()
+	c := client(t, node.address)
+	t.Cleanup(func() { // for another run of the test
+		if _, err := c.Delete(context.Background(), t.Name()+"/", clientv3.WithPrefix()); err != nil {
+			t.Error(err)
+		}
+	})
 	address := node.address
 	if l != nil {
 		address = l.address
@@ -44,16 +53,36 @@ func openAt(t testing.TB, address string, opts etcd.Options) engine {
 	return e
 }
 
+// update runs fn in an Update that must succeed. On a machine that is busy, etcd can seem to be out
+// of reach for a moment.
 func (e engine) update(fn func(tx latchkey.EngineTx) error) {
 	e.t.Helper()
-	if err := e.Update(e.t.Context(), fn); err != nil {
-		e.t.Errorf("Update: %v", err)
+	e.reach("Update", func() error { return e.Update(e.t.Context(), fn) })
+}
+
+func (e engine) reach(name string, call func() error) {
+	e.t.Helper()
+	var err error
+	until(e.t, "etcd answers", func() bool {
+		err = call()
+		return !errors.Is(err, latchkey.ErrUnavailable)
+	})
+	if err != nil {
+		e.t.Errorf("%s: %v", name, err)
 	}
 }
 
 func (e engine) put(key, value string) {
 	e.t.Helper()
 	e.update(func(tx latchkey.EngineTx) error { return tx.Put("t", []byte(key), []byte(value)) })
+}
+
+// commitAgain waits until the engine can commit.
+func (e engine) commitAgain() {
+	e.t.Helper()
+	until(e.t, "the engine commits again", func() bool {
+		return e.Update(e.t.Context(), func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("again"), nil) }) == nil
+	})
 }
 
 func (e engine) remove(key string) {
@@ -73,9 +102,7 @@ func (e engine) get(key string) string {
 
 func (e engine) view(fn func(tx latchkey.EngineTx) error) {
 	e.t.Helper()
-	if err := e.View(e.t.Context(), fn); err != nil {
-		e.t.Errorf("View: %v", err)
-	}
+	e.reach("View", func() error { return e.View(e.t.Context(), fn) })
 }
 
 // sequence returns the sequence of the commit that last changed an entry.
@@ -90,14 +117,19 @@ func (e engine) sequence(key string) (n uint64) {
 
 func (e engine) last() uint64 {
 	e.t.Helper()
-	n, _, err := e.Commit(e.t.Context())
-	if err != nil {
-		e.t.Errorf("Commit: %v", err)
-	}
+	var n uint64
+	e.reach("Commit", func() (err error) {
+		n, _, err = e.Commit(e.t.Context())
+		return err
+	})
 	return n
 }
 
-func (e engine) fresh() bool { return e.Engine.(interface{ Fresh() bool }).Fresh() }
+func (e engine) health() error {
+	return e.Engine.(latchkey.EngineHealther).EngineHealth(e.t.Context())
+}
+
+func (e engine) fresh() bool { return e.Engine.(latchkey.EngineWatcher).Fresh() }
 
 // follower has what an engine passes to its store.
 type follower struct {
@@ -109,13 +141,11 @@ type follower struct {
 // follow must be called before the first transaction.
 func (e engine) follow() *follower {
 	f := &follower{}
-	e.Engine.(interface {
-		Watch(func([]latchkey.TrackedChange))
-	}).Watch(func(changes []latchkey.TrackedChange) {
+	e.Engine.(latchkey.EngineWatcher).Watch(func(changes []latchkey.TrackedChange) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if changes == nil {
-			f.all++
+			f.all++ // once at the beginning
 		}
 		f.changes = append(f.changes, changes...)
 	})
@@ -129,10 +159,11 @@ func (f *follower) has(key string) bool {
 	return slices.ContainsFunc(f.changes, func(c latchkey.TrackedChange) bool { return string(c.Key) == key })
 }
 
+// lost returns how often anything may have changed, other than at the beginning.
 func (f *follower) lost() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.all
+	return f.all - 1
 }
 
 // until waits until done reports true. The timeout of go test bounds the wait.
@@ -185,8 +216,8 @@ func result(call func() error) <-chan error {
 	return r
 }
 
-// serve serves the questions about a member's state, and nothing else.
-func serve(t testing.TB, s pb.MaintenanceServer) (address string) {
+// serve serves the questions about a member's state, and what register registers.
+func serve(t testing.TB, s pb.MaintenanceServer, register ...func(s *grpc.Server)) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -194,6 +225,9 @@ func serve(t testing.TB, s pb.MaintenanceServer) (address string) {
 	}
 	server := grpc.NewServer()
 	pb.RegisterMaintenanceServer(server, s)
+	for _, r := range register {
+		r(server)
+	}
 	go server.Serve(listener)
 	t.Cleanup(server.Stop)
 	return listener.Addr().String()

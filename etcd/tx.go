@@ -97,25 +97,13 @@ func (t *tx) snapshot(ops ...clientv3.Op) (answers []*clientv3.GetResponse, err 
 	if kvs := answers[0].Kvs; len(kvs) > 0 {
 		t.commitRevision, t.sequence = kvs[0].ModRevision, uint64(kvs[0].ModRevision)
 		copy(t.random[:], kvs[0].Value)
-	} else if err := t.numberWithoutCommitKey(); err != nil {
-		return nil, err
+	} else {
+		// The store is new, or a commit at a full quota has removed the key. The revision stands
+		// for the sequence then, because no commit is later.
+		t.sequence, t.random = uint64(t.revision), derivedRandom(t.cluster, t.revision)
 	}
 	t.e.feed.learn(t.sequence)
 	return answers[1:], nil
-}
-
-// numberWithoutCommitKey sets the sequence and the random number while there is no commit key. A
-// store that was never written to has the sequence 0. If there are entries, a commit at a full
-// quota has removed the commit key. The revision then stands for the sequence, because no commit is
-// later.
-func (t *tx) numberWithoutCommitKey() error {
-	r, err := t.at(t.e.keys.entries(), clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())
-	if err != nil || len(r.Kvs) == 0 {
-		return err
-	}
-	t.sequence = uint64(t.revision)
-	t.random = derivedRandom(t.cluster, t.revision)
-	return nil
 }
 
 // get reads from the transaction's revision. The first call decides which revision that is.

@@ -47,6 +47,8 @@ type feed struct {
 	proof    commitSeen
 	restored error // what EngineHealth says since etcd was restored
 	restarts int   // how often the watch lost events, or etcd was restored
+
+	stopWatch context.CancelFunc // of the watch under way
 }
 
 // event is the change of one entry.
@@ -79,7 +81,7 @@ type commitSeen struct {
 }
 
 func newFeed(e *engine) *feed {
-	return &feed{e: e, news: make(chan struct{}), expected: make(map[[8]byte]*arrival)}
+	return &feed{e: e, stopWatch: func() {}, news: make(chan struct{}), expected: make(map[[8]byte]*arrival)}
 }
 
 // begin begins to watch. first has read the state from which the feed goes on, after the moment
@@ -88,13 +90,27 @@ func (f *feed) begin(asked time.Time, first *tx) {
 	f.mu.Lock()
 	f.position, f.since, f.newest, f.cluster = first.revision, first.revision, first.revision, first.cluster
 	f.mu.Unlock()
+	if f.changed != nil {
+		f.changed(nil) // because of the commits between Watch and now
+	}
 	f.fresh.Store(&asked)
 	f.e.running.Go(f.watch)
 	f.e.running.Go(f.probe)
 }
 
-// Watch makes the engine call changed for each commit of any process.
-func (e *engine) Watch(changed func([]latchkey.TrackedChange)) { e.feed.changed = changed }
+// Watch makes the engine call changed for each commit of any process. It does not wait until the
+// engine has found etcd.
+func (e *engine) Watch(changed func([]latchkey.TrackedChange)) {
+	e.feed.changed = changed
+	e.running.Go(func() {
+		for attempt := 0; e.ctx.Err() == nil; attempt++ {
+			if err := e.start(e.ctx); !errors.Is(err, latchkey.ErrUnavailable) {
+				return // another error is one that a transaction will return
+			}
+			_ = pause(e.ctx, attempt)
+		}
+	})
+}
 
 // Fresh reports whether changed was called for everything that was committed longer ago than the
 // bound. A machine that was suspended notices that by its wall clock.
@@ -235,9 +251,12 @@ func (f *feed) ctx(ctx context.Context) context.Context {
 func (f *feed) watch() {
 	for attempt := 0; f.e.ctx.Err() == nil; attempt++ {
 		ctx, cancel := context.WithCancel(f.ctx(f.e.ctx))
+		f.restarting.Lock() // waits until a restart knows from where to go on
 		f.mu.Lock()
 		from, restarts := f.position+1, f.restarts
+		f.stopWatch = cancel
 		f.mu.Unlock()
+		f.restarting.Unlock()
 		for r := range f.e.client.Watch(ctx, f.e.keys.prefix, clientv3.WithPrefix(), clientv3.WithRev(from), clientv3.WithCreatedNotify()) {
 			if r.CompactRevision != 0 {
 				f.restart(nil)
@@ -380,35 +399,31 @@ func (f *feed) probeOnce() {
 }
 
 // look reads the revision, and whether etcd still has the commit that the watch told of last. If
-// etcd has compacted its history, look compares the last entries instead.
+// there was another commit since, and etcd has compacted its history, look compares the last
+// entries instead.
 func (f *feed) look(ctx context.Context, proof commitSeen) (revision int64, cluster uint64, broken, err error) {
 	key := f.e.keys.commit()
-	ops := []clientv3.Op{clientv3.OpGet(key, clientv3.WithKeysOnly())}
-	if proof.revision != 0 {
-		ops = append(ops, clientv3.OpGet(key, clientv3.WithRev(proof.revision)))
+	now, err := f.e.client.Get(ctx, key)
+	if err != nil {
+		return 0, 0, nil, err
 	}
-	r, err := f.e.client.Txn(ctx).Then(ops...).Commit()
-	switch {
-	case errors.Is(err, rpctypes.ErrCompacted):
-		return f.lookAtEntries(ctx)
-	case errors.Is(err, rpctypes.ErrFutureRev):
-		g, err := f.e.client.Get(ctx, key)
+	kvs := now.Kvs
+	if proof.revision != 0 && len(kvs) > 0 && kvs[0].ModRevision > proof.revision {
+		then, err := f.e.client.Get(ctx, key, clientv3.WithRev(proof.revision))
+		if errors.Is(err, rpctypes.ErrCompacted) {
+			return f.lookAtEntries(ctx)
+		}
 		if err != nil {
 			return 0, 0, nil, err
 		}
-		if g.Header.Revision < proof.revision {
-			broken = fmt.Errorf("the revision was %d and is %d", proof.revision, g.Header.Revision)
-		}
-		return g.Header.Revision, g.Header.ClusterId, broken, nil
-	case err != nil:
-		return 0, 0, nil, err
-	}
-	if proof.revision != 0 {
-		if kvs := r.Responses[1].GetResponseRange().Kvs; len(kvs) == 0 || kvs[0].ModRevision != proof.revision || string(kvs[0].Value) != proof.random {
-			broken = fmt.Errorf("the commit at revision %d is another one", proof.revision)
+		if kvs = then.Kvs; len(kvs) == 0 {
+			broken = fmt.Errorf("the commit at revision %d is gone", proof.revision)
 		}
 	}
-	return r.Header.Revision, r.Header.ClusterId, broken, nil
+	if proof.revision != 0 && len(kvs) > 0 && (kvs[0].ModRevision != proof.revision || string(kvs[0].Value) != proof.random) {
+		broken = fmt.Errorf("the commit at revision %d is another one", proof.revision)
+	}
+	return now.Header.Revision, now.Header.ClusterId, broken, nil
 }
 
 // sample is how many of the last entries lookAtEntries compares.
@@ -453,6 +468,7 @@ func (f *feed) restart(why error) {
 	f.mu.Lock()
 	f.restarts++
 	f.position = -1 // settles no probe before changed has returned
+	f.stopWatch()   // because a restored member can be silent until it has reached the old revision
 	f.recent, f.probes, f.proof = nil, nil, commitSeen{}
 	f.mu.Unlock()
 	if f.changed != nil {

@@ -4,18 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/proxy/grpcproxy"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/etcd"
 )
 
 // quick makes an engine notice soon that it hears nothing.
-var quick = etcd.Options{WatchAge: 200 * time.Millisecond, Timeout: 200 * time.Millisecond}
+var quick = etcd.Options{WatchAge: 200 * time.Millisecond}
+
+// impatient makes an engine that cannot find etcd say so soon.
+var impatient = etcd.Options{WatchAge: 200 * time.Millisecond, Timeout: 300 * time.Millisecond}
 
 func TestWaitSeesTheCommitsOfOtherProcesses(t *testing.T) {
 	a, b := open(t, nil, etcd.Options{}), open(t, nil, etcd.Options{})
@@ -107,7 +116,7 @@ func TestAWatchThatHearsNothingIsNotFresh(t *testing.T) {
 				}
 				return fresh
 			})
-			if err := e.Engine.(latchkey.EngineHealther).EngineHealth(t.Context()); err != nil {
+			if err := e.health(); err != nil {
 				t.Errorf("EngineHealth: %v", err)
 			}
 		})
@@ -149,35 +158,188 @@ func TestAWatchBehindCompactedHistoryForgetsEverything(t *testing.T) {
 		t.Errorf("Wait: %v", err)
 	}
 	until(t, "the follower goes on", func() bool { return f.has("after") })
-	if err := e.Engine.(latchkey.EngineHealther).EngineHealth(t.Context()); err != nil {
+	if err := e.health(); err != nil {
 		t.Errorf("EngineHealth: %v", err)
 	}
 }
 
-func TestARestartOfEtcd(t *testing.T) {
-	m := &member{dir: t.TempDir()}
+// own starts a member for one test, and returns a link to it.
+func own(t *testing.T, change func(c *embed.Config)) (*member, *link) {
+	t.Helper()
+	m := &member{dir: t.TempDir(), change: change}
 	if err := m.start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { m.server.Close() }()
-	e := openAt(t, m.address, quick)
+	l := newLink(t, m.address)
+	t.Cleanup(func() { m.stop(l) })
+	return m, l
+}
+
+// stop stops a member. Without connections, it does not wait for its clients.
+func (m *member) stop(l *link) {
+	l.setDown(true)
+	m.server.Close()
+}
+
+func (m *member) restart(t *testing.T, l *link) {
+	t.Helper()
+	if err := m.start(); err != nil {
+		t.Fatal(err)
+	}
+	l.setDown(false)
+}
+
+func TestARestartOfEtcd(t *testing.T) {
+	m, l := own(t, nil)
+	e := openAt(t, l.address, quick)
 	f := e.follow()
 	e.put("a", "1")
-	m.server.Close()
+	m.stop(l)
 	until(t, "the engine is not fresh", func() bool { return !e.fresh() })
-	if err := m.start(); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "the engine commits again", func() bool {
-		return e.Update(t.Context(), func(tx latchkey.EngineTx) error { return add(tx, "b") }) == nil
-	})
+	m.restart(t, l)
+	e.commitAgain()
 	if got := e.get("a"); got != "1" {
 		t.Errorf("the value is %q, want 1", got)
 	}
 	until(t, "the engine is fresh", e.fresh)
-	until(t, "the follower goes on", func() bool { return f.has("b") })
+	until(t, "the follower goes on", func() bool { return f.has("again") })
 	if n := f.lost(); n != 0 {
 		t.Errorf("everything may have changed %d times, want 0", n)
+	}
+	if err := e.health(); err != nil {
+		t.Errorf("EngineHealth: %v", err)
+	}
+}
+
+// An earlier state of etcd comes back, and goes on differently. Its revision may be behind what the
+// engine knows, or beyond.
+func TestARestoredEtcdIsNoticed(t *testing.T) {
+	for name, commits := range map[string]int{"behind": 0, "beyond": 20} {
+		t.Run(name, func(t *testing.T) {
+			m, l := own(t, nil)
+			e := openAt(t, l.address, quick)
+			f := e.follow()
+			e.put("a", "1")
+			m.stop(l)
+			backup := t.TempDir()
+			if err := os.CopyFS(backup, os.DirFS(m.dir)); err != nil {
+				t.Fatal(err)
+			}
+			m.restart(t, l)
+			e.commitAgain()
+			for range 10 {
+				e.put("a", "2")
+			}
+			lost := e.last()
+			until(t, "the follower knows", e.fresh)
+			m.stop(l)
+			m.dir = backup
+			if err := m.start(); err != nil {
+				t.Fatal(err)
+			}
+			other := openAt(t, m.address, etcd.Options{})
+			for range commits {
+				other.put("b", "1")
+			}
+			l.setDown(false)
+			until(t, "anything may have changed", func() bool { return f.lost() > 0 })
+			until(t, "the engine is fresh", e.fresh)
+			if got := e.get("a"); got != "1" {
+				t.Errorf("the value is %q, want the one that was restored", got)
+			}
+			if err := e.health(); err == nil || !strings.Contains(err.Error(), "restored") {
+				t.Errorf("EngineHealth: got %v, want that etcd was restored", err)
+			}
+			if n := e.last(); n >= lost && commits == 0 {
+				t.Errorf("the sequence is %d, and was %d", n, lost)
+			}
+			last := e.last()
+			other.put("after", "")
+			if err := e.Wait(t.Context(), last); err != nil {
+				t.Errorf("Wait: %v", err)
+			}
+			until(t, "the follower goes on", func() bool { return f.has("after") })
+		})
+	}
+}
+
+func TestAtAFullQuotaDeletionsWork(t *testing.T) {
+	_, l := own(t, func(c *embed.Config) { c.QuotaBackendBytes = 16 << 20 })
+	e := openAt(t, l.address, quick)
+	f := e.follow()
+	var err error
+	n := 0
+	for ; err == nil && n < 1000; n++ {
+		err = e.Update(t.Context(), func(tx latchkey.EngineTx) error {
+			return tx.Put("t", fmt.Appendf(nil, "%04d", n), make([]byte, latchkey.MaxEngineValue))
+		})
+	}
+	if !errors.Is(err, latchkey.ErrNoSpace) {
+		t.Fatalf("after %d puts: got error %v, want ErrNoSpace", n, err)
+	}
+	if err := e.health(); err == nil || !strings.Contains(err.Error(), "NOSPACE") {
+		t.Errorf("EngineHealth: got %v, want the alarm", err)
+	}
+	sequence := e.last()
+	for i := range 3 {
+		e.update(func(tx latchkey.EngineTx) error {
+			if v, err := tx.Get("t", fmt.Appendf(nil, "%04d", i)); err != nil || v == nil {
+				t.Errorf("entry %d is not there: %v", i, err)
+			}
+			return tx.Delete("t", fmt.Appendf(nil, "%04d", i))
+		})
+		now, _, err := e.Commit(t.Context())
+		if err != nil || now <= sequence {
+			t.Errorf("after a deletion the sequence is %d, %v, and was %d", now, err, sequence)
+		}
+		if err := e.Wait(t.Context(), sequence); err != nil {
+			t.Errorf("Wait: %v", err)
+		}
+		sequence = now
+		until(t, "the follower knows", func() bool { return f.has(fmt.Sprintf("%04d", i)) })
+	}
+	// Without the commit key, a transaction that reads everything cannot be compared.
+	err = e.Update(t.Context(), func(tx latchkey.EngineTx) error {
+		if _, err := tx.Count("t"); err != nil {
+			return err
+		}
+		return tx.Delete("t", []byte("0004"))
+	})
+	if !errors.Is(err, latchkey.ErrNoSpace) {
+		t.Errorf("got error %v, want ErrNoSpace", err)
+	}
+	if err := e.Update(t.Context(), func(tx latchkey.EngineTx) error { return add(tx, "new") }); !errors.Is(err, latchkey.ErrNoSpace) {
+		t.Errorf("got error %v, want ErrNoSpace", err)
+	}
+
+	// There is room again.
+	c := client(t, l.address)
+	if _, err := c.Compact(t.Context(), int64(e.last()), clientv3.WithCompactPhysical()); err != nil {
+		t.Fatal(err)
+	}
+	for key := range strings.FieldsSeq(e.keys()) {
+		e.remove(key)
+	}
+	if _, err := c.Compact(t.Context(), int64(e.last()), clientv3.WithCompactPhysical()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Defragment(t.Context(), l.address); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.AlarmDisarm(t.Context(), &clientv3.AlarmMember{}); err != nil {
+		t.Fatal(err)
+	}
+	e.update(func(tx latchkey.EngineTx) error {
+		if _, err := tx.Count("t"); err != nil {
+			return err
+		}
+		return add(tx, "new")
+	})
+	if now := e.last(); now <= sequence {
+		t.Errorf("the sequence is %d, and was %d", now, sequence)
+	}
+	if got := e.keys(); got != "new" {
+		t.Errorf("the keys are %q, want new", got)
 	}
 }
 
@@ -208,13 +370,13 @@ func TestReleasesWithKnownFaultsAreRefused(t *testing.T) {
 func TestAFaultyServerIsRefusedUnlessAnOptionAcceptsIt(t *testing.T) {
 	address := serve(t, &statuses{version: "3.5.9"})
 	fn := func(latchkey.EngineTx) error { return nil }
-	e := openAt(t, address, quick)
+	e := openAt(t, address, impatient)
 	for range 2 {
 		if err := e.View(t.Context(), fn); !errors.Is(err, etcd.ErrFaultyServer) {
 			t.Errorf("got error %v, want ErrFaultyServer", err)
 		}
 	}
-	opts := quick
+	opts := impatient
 	opts.AcceptFaultyServers = true
 	if err := openAt(t, address, opts).View(t.Context(), fn); errors.Is(err, etcd.ErrFaultyServer) {
 		t.Errorf("with AcceptFaultyServers: %v", err)
@@ -224,12 +386,44 @@ func TestAFaultyServerIsRefusedUnlessAnOptionAcceptsIt(t *testing.T) {
 func TestWithoutEtcdACallIsRefused(t *testing.T) {
 	l := newLink(t, node.address)
 	l.hold(true, true)
-	e := open(t, l, quick)
+	e := open(t, l, impatient)
 	if err := e.View(t.Context(), func(latchkey.EngineTx) error { return nil }); !errors.Is(err, latchkey.ErrUnavailable) {
 		t.Errorf("got error %v, want ErrUnavailable", err)
 	}
 	l.cut()
 	until(t, "the engine finds etcd", func() bool {
 		return e.View(t.Context(), func(latchkey.EngineTx) error { return nil }) == nil
+	})
+}
+
+// etcd's gRPC proxy does not pass on the answers about the progress of a watch.
+func TestAProxyThatDropsProgressIsNotTrusted(t *testing.T) {
+	through := client(t, node.address)
+	kv, _ := grpcproxy.NewKvProxy(through)
+	watch, watchDone := grpcproxy.NewWatchProxy(t.Context(), zap.NewNop(), through)
+	address := serve(t, grpcproxy.NewMaintenanceProxy(through), func(s *grpc.Server) {
+		pb.RegisterKVServer(s, kv)
+		pb.RegisterWatchServer(s, watch)
+	})
+	t.Cleanup(func() { <-watchDone })
+	e := openAt(t, address, quick)
+	e.put("a", "1")
+	if got := e.get("a"); got != "1" {
+		t.Errorf("the value is %q, want 1", got)
+	}
+	// While nobody else writes, etcd's revision alone shows that the watch has everything.
+	others := func() {
+		if _, err := through.Put(t.Context(), "elsewhere", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "the engine is not fresh", func() bool {
+		others()
+		return !e.fresh()
+	})
+	until(t, "Health names the proxy", func() bool {
+		others()
+		err := e.health()
+		return err != nil && strings.Contains(err.Error(), "proxy")
 	})
 }
