@@ -213,15 +213,20 @@ func insertMinted(s *latchkey.Store, m latchkey.MintedKey) error {
 	})
 }
 
-// createKeys makes goroutines create keys.
+// createKeys makes goroutines create keys, and counts the transactions of etcd.
 func createKeys(s *latchkey.Store, goroutines int) func(b *testing.B) error {
 	return func(b *testing.B) error {
-		minted, _, err := s.MintKeys(context.Background(), b.N, nil)
+		ctx := context.Background()
+		minted, _, err := s.MintKeys(ctx, b.N, nil)
+		if err != nil {
+			return err
+		}
+		before, err := s.Stats(ctx)
 		if err != nil {
 			return err
 		}
 		each := inTurn(b.N)
-		return together(b, goroutines, func(_, n int) error {
+		err = together(b, goroutines, func(_, n int) error {
 			for range n {
 				if err := insertMinted(s, minted[each()]); err != nil {
 					return err
@@ -229,6 +234,12 @@ func createKeys(s *latchkey.Store, goroutines int) func(b *testing.B) error {
 			}
 			return nil
 		})
+		if err != nil {
+			return err
+		}
+		after, err := s.Stats(ctx)
+		b.ReportMetric(float64(after.Commits-before.Commits)/float64(b.N), "commits/key")
+		return err
 	}
 }
 

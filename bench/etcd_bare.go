@@ -31,6 +31,7 @@ type bareEtcd struct {
 	mu      sync.Mutex // guards the fields below
 	waiting []*bareMember
 	sending bool
+	groups  int // that were sent
 }
 
 // step is what one transaction does. Its keys are without the prefix.
@@ -106,7 +107,12 @@ func (c *bareEtcd) create(goroutines int, commit func(prefix string, s step) err
 		if err != nil {
 			return err
 		}
-		return todo.measure(b, goroutines, commit)
+		before := c.groups
+		err = todo.measure(b, goroutines, commit)
+		if goroutines > 1 {
+			b.ReportMetric(float64(c.groups-before)/float64(b.N), "commits/key")
+		}
+		return err
 	}
 }
 
@@ -249,6 +255,9 @@ func (c *bareEtcd) sendGroups() {
 		c.mu.Lock()
 		members := c.waiting
 		c.waiting, c.sending = nil, len(members) > 0
+		if c.sending {
+			c.groups++
+		}
 		c.mu.Unlock()
 		if len(members) == 0 {
 			return
