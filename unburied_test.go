@@ -1,8 +1,10 @@
 package latchkey_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -132,7 +134,10 @@ func TestADeletionOnAFullEngineIsFinishedByTheNextOpening(t *testing.T) {
 		other := e.Open()
 		s, err := latchkey.OpenWith(e, light())
 		must(t, err)
-		ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
+		ada := addUser(t, s, "ada")
+		user, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("bob"), Group: "Oslo"})
+		must(t, err)
+		bob := user.ID
 		eve := addUser(t, s, "eve") // without keys
 		laptop, _ := addKey(t, s, ada, "laptop")
 		_, phone := addKey(t, s, bob, "phone")
@@ -152,6 +157,14 @@ func TestADeletionOnAFullEngineIsFinishedByTheNextOpening(t *testing.T) {
 		wantRefused(t, s, phone, latchkey.ErrInvalidToken)
 		for _, owner := range []uuid.UUID{ada, bob, latchkey.ServerOwner} {
 			wantNoKeys(t, s, owner)
+		}
+		for _, id := range []uuid.UUID{bob, server.ID} {
+			if !slices.ContainsFunc(recordsOf(t, s), func(r latchkey.ReplicaRecord) bool {
+				b := r.Export()
+				return bytes.Contains(b, id[:]) && bytes.Contains(b, []byte("Oslo"))
+			}) {
+				t.Errorf("the tombstone of %s has no group", id)
+			}
 		}
 		send(t, s, apart)
 		if keys, err := apart.Keys(t.Context(), ada); err != nil || len(keys) > 0 {
@@ -179,4 +192,39 @@ func TestAFullEngineThatNobodySharesRefusesDeletions(t *testing.T) {
 	wantError(t, s.DeleteUser(t.Context(), ada), latchkey.ErrNoSpace)
 	wantLogin(t, s, token, key.ID)
 	e.SetFull(false)
+}
+
+// trusting is an engine that is fresh although it hears of nothing, as within its bound.
+type trusting struct{ *memory.Shared }
+
+func (trusting) Fresh() bool { return true }
+
+func TestTheProcessThatRevokesNeedsNoNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := trusting{memory.NewShared()}
+		s := openEngine(t, e, light())
+		e.SetDeaf(true)
+		for name, revoke := range map[string]func(user, key uuid.UUID) error{
+			"disable": func(user, key uuid.UUID) error { return s.DisableKey(t.Context(), user, key) },
+			"delete":  func(user, key uuid.UUID) error { return s.DeleteKey(t.Context(), user, key) },
+			"delete on a full engine": func(user, key uuid.UUID) error {
+				e.SetFull(true)
+				return s.DeleteKey(t.Context(), user, key)
+			},
+			"delete the user on a full engine": func(user, _ uuid.UUID) error {
+				e.SetFull(true)
+				return s.DeleteUser(t.Context(), user)
+			},
+		} {
+			user := addUser(t, s, name)
+			key, token := addKey(t, s, user, "laptop")
+			wantLogin(t, s, token, key.ID)
+			must(t, revoke(user, key.ID))
+			if who, err := s.Login(t.Context(), token); err == nil {
+				t.Errorf("%s: logged in as %+v", name, who)
+			}
+			e.SetFull(false)
+		}
+		e.SetDeaf(false)
+	})
 }
