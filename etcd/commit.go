@@ -299,6 +299,12 @@ type outcome struct {
 // put there, or zero. If etcd's answer leaves open whether that took place, try finds out by
 // random. If it cannot, it returns [latchkey.ErrCommitUnknown].
 func (e *engine) try(members []*member, random [8]byte, first clientv3.Op) (outcome, error) {
+	if e.feed.unreachable.Load() {
+		// Nothing has to be found out about a transaction that was not sent.
+		if _, err := e.revision(e.ctx); err != nil {
+			return outcome{}, err
+		}
+	}
 	fence, err := e.fence.current(e)
 	if err != nil {
 		return outcome{}, err

@@ -21,6 +21,10 @@
 // of 1 MiB together. A transaction that reads more than about 100 keys and ranges, that counts, or
 // that asks for changes, conflicts with every other commit.
 //
+// In an Update, Sequence returns the sequence of the state that the transaction reads. Other
+// commits, of entries that the transaction does not read, can come between that state and its own
+// commit.
+//
 // # Several processes
 //
 // Each engine watches its prefix. It asks etcd four times in each [Options].WatchAge whether the

@@ -104,6 +104,10 @@ func TestAWatchThatHearsNothingIsNotFresh(t *testing.T) {
 				defer cancel()
 				return errors.Is(e.Engine.(latchkey.EngineHealther).EngineHealth(ctx), latchkey.ErrUnavailable)
 			})
+			err := e.Update(t.Context(), func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("refused"), nil) })
+			if !errors.Is(err, latchkey.ErrUnavailable) {
+				t.Errorf("Update: got error %v, want ErrUnavailable", err)
+			}
 			if tt.cut {
 				l.cut()
 			} else {
@@ -118,6 +122,9 @@ func TestAWatchThatHearsNothingIsNotFresh(t *testing.T) {
 			})
 			if err := e.health(); err != nil {
 				t.Errorf("EngineHealth: %v", err)
+			}
+			if keys := e.keys(); keys != "a meanwhile" {
+				t.Errorf("the keys are %q, want that the refused one is not there", keys)
 			}
 		})
 	}
