@@ -3,7 +3,11 @@ package etcd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,18 +118,45 @@ func TestHistoriesAreRightOverASlowNetwork(t *testing.T) {
 	c.finish(r)
 }
 
-// The connections of a store end again and again, while etcd takes its requests and the answers are
-// lost. The store finds out which commits took place, or says that it cannot.
+// The connections of a store end again and again, with answers to commits on the way. The store
+// finds out which commits took place, or says that it cannot. If it ran a transaction again whose
+// commit took place, the name of a new key would be taken, or a key to delete would be gone.
 func TestACommitWhoseAnswerIsLostTakesPlaceOnceOrNever(t *testing.T) {
 	c, r, random := beginHistory(t, clusterOptions{})
-	for range form.Amount(5, 200) {
-		i := random.IntN(size)
-		c.clients[i].set(wireDeaf)
-		r.await(others(i)...)
-		c.clients[i].set(wireCut)
-		c.heal()
-		r.await(i)
+	ctx, cancel := context.WithCancel(context.Background())
+	var writers sync.WaitGroup
+	stop := func() {
+		cancel()
+		writers.Wait()
 	}
+	t.Cleanup(stop)
+	var written atomic.Int64
+	for i := range 6 {
+		s, owner := r.stores[0], newToken(t, r.stores[0]).owner
+		writers.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				k, _, err := s.CreateKey(context.Background(), owner, latchkey.KeySpec{Name: fmt.Sprint("key-", n)})
+				if err == nil {
+					err = s.DeleteKey(context.Background(), owner, k.ID)
+				}
+				if err == nil {
+					written.Add(1)
+				} else if !slices.ContainsFunc(failures, func(target error) bool { return errors.Is(err, target) }) {
+					t.Errorf("writer %d: %v", i, err)
+				}
+			}
+		})
+	}
+	for range form.Amount(15, 1000) {
+		// On a slow wire, an answer is on the way most of the time.
+		c.clients[0].set(wireSlow)
+		enough := written.Load() + 1 + random.Int64N(6)
+		eventually(t, "writes", func(context.Context) bool { return written.Load() >= enough })
+		c.clients[0].set(wireCut)
+	}
+	c.heal()
+	stop()
+	r.await(0, 1, 2, everywhere)
 	c.finish(r)
 }
 

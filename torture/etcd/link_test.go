@@ -26,7 +26,6 @@ const (
 	wireOpen wireState = iota
 	wireSlow           // each piece waits a while
 	wireMute           // connections stay open, and nothing arrives until the wire is open again
-	wireDeaf           // requests arrive, and answers wait until the wire is open again
 	wireCut            // connections end at once
 )
 
@@ -64,13 +63,10 @@ func (w *wire) now() (wireState, <-chan struct{}) {
 
 var errCut = errors.New("the wire is cut")
 
-// pass waits until a piece, of an answer or of a request, may go on.
-func (w *wire) pass(answer bool) error {
+// pass waits until a piece may go on.
+func (w *wire) pass() error {
 	for {
 		state, changed := w.now()
-		if state == wireDeaf && !answer {
-			state = wireOpen
-		}
 		switch state {
 		case wireOpen:
 			return nil
@@ -80,7 +76,7 @@ func (w *wire) pass(answer bool) error {
 				return nil
 			case <-changed:
 			}
-		case wireMute, wireDeaf:
+		case wireMute:
 			<-changed
 		case wireCut:
 			return errCut
@@ -186,8 +182,8 @@ func (k *link) connect(from net.Conn) {
 		_, _ = from.Close(), to.Close()
 		return
 	}
-	go carry(w, from, to, to, true)
-	carry(w, to, io.MultiReader(bytes.NewReader(head), in), from, false)
+	go carry(w, from, to, to)
+	carry(w, to, io.MultiReader(bytes.NewReader(head), in), from)
 }
 
 // readHead reads the head of a request, and the ID of the node that has sent it. Requests that have
@@ -213,14 +209,13 @@ func readHead(in *bufio.Reader) (head []byte, id string, err error) {
 	return append(head, "\r\n"...), id, nil
 }
 
-// carry carries what it reads from in, which are answers or requests, to a connection. It ends when
-// one side does.
-func carry(w *wire, to net.Conn, in io.Reader, from net.Conn, answers bool) {
+// carry carries what it reads from in to a connection, until one side ends.
+func carry(w *wire, to net.Conn, in io.Reader, from net.Conn) {
 	defer w.end(from, to)
 	piece := make([]byte, 32<<10)
 	for {
 		n, err := in.Read(piece)
-		if err != nil || w.pass(answers) != nil {
+		if err != nil || w.pass() != nil {
 			return
 		}
 		if _, err := to.Write(piece[:n]); err != nil {
