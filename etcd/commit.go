@@ -261,14 +261,22 @@ func (e *engine) sendDeletions(g group) {
 func (e *engine) tell(members []*member, o outcome, err error) {
 	writes := make(map[string]bool)
 	for i, m := range members {
+		if err == nil && o.applied[i] {
+			for _, w := range m.writes {
+				writes[w.key] = true
+			}
+		}
+	}
+	if len(writes) > 0 {
+		e.commits.Add(1)
+		e.feed.learn(uint64(o.revision))
+	}
+	for i, m := range members {
 		switch {
 		case err != nil:
 			m.done <- err
 		case o.applied[i]:
 			m.done <- nil
-			for _, w := range m.writes {
-				writes[w.key] = true
-			}
 		default:
 			m.done <- errConflict
 		}
@@ -276,8 +284,6 @@ func (e *engine) tell(members []*member, o outcome, err error) {
 	if len(writes) == 0 {
 		return
 	}
-	e.commits.Add(1)
-	e.feed.learn(uint64(o.revision))
 	e.queue.mu.Lock()
 	defer e.queue.mu.Unlock()
 	e.queue.waiting = slices.DeleteFunc(e.queue.waiting, func(m *member) bool {
