@@ -54,6 +54,69 @@ func TestHistoriesAreRightWhereCallersMeet(t *testing.T) {
 	c.finish(r)
 }
 
+// Calls at all stores meet at one key, or at one name. A key that was deleted stays away, and only
+// one key gets the name.
+func TestCallsThatMeetSeeEachOther(t *testing.T) {
+	t.Parallel()
+	form.NewSeed(t)
+	c := newCluster(t, clusterOptions{})
+	stores := c.openEach()
+	ctx := t.Context()
+	// together makes calls at each store at the same time. Another call may have been first.
+	together := func(calls ...func(s *latchkey.Store) error) {
+		var all sync.WaitGroup
+		for _, s := range stores {
+			for _, call := range calls {
+				all.Go(func() {
+					if err := call(s); err != nil && !errors.Is(err, latchkey.ErrKeyNotFound) && !errors.Is(err, latchkey.ErrKeyNameTaken) {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		all.Wait()
+	}
+	owner := newToken(t, stores[0]).owner
+	var named []uuid.UUID
+	for i := range 5 {
+		k, _, err := stores[0].CreateKey(ctx, owner, latchkey.KeySpec{Name: fmt.Sprint("key ", i)})
+		must(t, err)
+		named = append(named, k.ID)
+	}
+	for round := range form.Amount(100, 3000) {
+		k := newToken(t, stores[0])
+		together(
+			func(s *latchkey.Store) error { return s.DisableKey(ctx, k.owner, k.id) },
+			func(s *latchkey.Store) error { return s.DeleteKey(ctx, k.owner, k.id) },
+			func(s *latchkey.Store) error { return s.EnableKey(ctx, k.owner, k.id) },
+		)
+		if _, err := stores[1].Key(ctx, k.owner, k.id); !errors.Is(err, latchkey.ErrKeyNotFound) {
+			t.Fatalf("a key after its deletion: %v", err)
+		}
+		// While the commit of a new user is under way, the others gather in a group.
+		name := fmt.Sprint("round ", round)
+		renamings := many(3, func(s *latchkey.Store) error {
+			_, err := s.CreateUser(ctx, latchkey.UserSpec{Identity: latchkey.Identity{
+				Provider: latchkey.ProviderLocalUserpass, Subject: uuid.NewString(),
+			}})
+			return err
+		})
+		for _, id := range named {
+			renamings = append(renamings, func(s *latchkey.Store) error { return s.RenameKey(ctx, owner, id, name) })
+		}
+		together(renamings...)
+		keys, err := stores[1].Keys(ctx, owner)
+		must(t, err)
+		keys = slices.DeleteFunc(keys, func(k latchkey.Key) bool { return k.Name != name })
+		if len(keys) != 1 {
+			t.Fatalf("round %d: %d keys have one name", round, len(keys))
+		}
+	}
+	for finding := range stores[0].Check(ctx) {
+		t.Errorf("Check: %v", finding)
+	}
+}
+
 func TestNothingAcknowledgedIsLostWhenANodeIsKilled(t *testing.T) {
 	c, r, random := beginHistory(t, clusterOptions{})
 	for range form.Amount(2, 40) {
