@@ -284,8 +284,8 @@ func TestAtAFullQuotaDeletionsWork(t *testing.T) {
 	if !errors.Is(err, latchkey.ErrNoSpace) {
 		t.Fatalf("after %d puts: got error %v, want ErrNoSpace", n, err)
 	}
-	if err := e.health(); err == nil || !strings.Contains(err.Error(), "NOSPACE") {
-		t.Errorf("EngineHealth: got %v, want the alarm", err)
+	if err := e.health(); err == nil || !strings.Contains(err.Error(), "NOSPACE") || !strings.Contains(err.Error(), "of its quota") {
+		t.Errorf("EngineHealth: got %v, want the alarm, and how full the member is", err)
 	}
 	sequence := e.last()
 	for i := range 3 {
