@@ -30,6 +30,24 @@
 // Each engine watches its prefix. It asks etcd four times in each [Options].WatchAge whether the
 // watch has everything, and so knows how old its knowledge is.
 //
+// # The mirror
+//
+// With [Options].Mirror, an engine keeps a copy of all entries in a bbolt file. The watch that
+// every engine has feeds the copy, so a mirror costs etcd no more than the first reading of all
+// entries. While the knowledge of the engine is younger than WatchAge, and the file has everything
+// that the engine has committed or heard of, View reads the file. So a process that reads much,
+// such as a hub of replicas, asks etcd only to write. Counts, Changes and SequenceOf come from the
+// file, too, and Changes reaches back behind the history that etcd has compacted. An Update always
+// reads etcd.
+//
+// A View of the file sees one state, and never an earlier one than a transaction of the same engine
+// before it. The View can lack what another process has committed within WatchAge. When it must see
+// that, the program calls Wait before it, or uses an Update.
+//
+// When an engine is opened again, it goes on with its file, if etcd still has the history from
+// there. The file is made anew if etcd was restored, if it is damaged, or if it is the mirror of
+// another prefix. Another file at the path is left alone. The file has the same secrets as a store.
+//
 // # What it does not do
 //
 // The package does not start or configure etcd, and neither compacts nor defragments it. The gRPC

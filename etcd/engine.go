@@ -45,6 +45,14 @@ type Options struct {
 	// AcceptFaultyServers makes the engine work with releases of etcd that are known to lose
 	// acknowledged writes, or to tell wrongly how far a watch has come.
 	AcceptFaultyServers bool
+
+	// Mirror is the path of a bbolt file in which the engine keeps a copy of all entries. While the
+	// copy is up to date, View reads the file, and does not ask etcd. A View can then see a state
+	// that is as old as WatchAge, but has everything that this engine has committed or told. The
+	// file is only a cache, with mode 0600: the engine makes it anew when it has to. Engines cannot
+	// share a file. The first transaction returns [latchkey.ErrLocked] if another engine has the
+	// file, and [latchkey.ErrNotStore] if the file is something else than a mirror.
+	Mirror string
 }
 
 func (o Options) watchAge() time.Duration {
@@ -82,6 +90,9 @@ func NewWith(client *clientv3.Client, prefix string, opts Options) latchkey.Engi
 	}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	e.feed = newFeed(e)
+	if opts.Mirror != "" {
+		e.mirror = newMirror(e, opts.Mirror)
+	}
 	var id [8]byte
 	rand.Read(id[:])
 	e.id = hex.EncodeToString(id[:])
@@ -111,6 +122,7 @@ type engine struct {
 	tracked map[string]bool
 
 	feed    *feed
+	mirror  *mirror // nil without the option
 	queue   queue
 	fence   fence
 	commits atomic.Uint64
@@ -128,6 +140,9 @@ func (e *engine) View(ctx context.Context, fn func(latchkey.EngineTx) error) err
 		return err
 	}
 	defer e.life.RUnlock()
+	if done, err := e.mirror.view(ctx, fn); done {
+		return err
+	}
 	t := &tx{e: e, ctx: ctx, readOnly: true}
 	defer t.end()
 	if err := t.begin(); err != nil {
@@ -282,7 +297,11 @@ func (e *engine) start(ctx context.Context) error {
 	if err := first.begin(); err != nil {
 		return err
 	}
-	e.feed.begin(now, first)
+	from, err := e.mirror.open(first)
+	if err != nil {
+		return err
+	}
+	e.feed.begin(now, first, from)
 	e.started.Store(true)
 	return nil
 }

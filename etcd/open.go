@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ func IsURL(text string) bool {
 //   - cert and key are the files of a certificate for the client and of its private key, in PEM.
 //   - credentials is a file with a user of etcd and the password in one line: USER:PASSWORD. It can
 //     also stand in a URL without TLS.
+//   - mirror is the file of [Options].Mirror. It can also stand in a URL without TLS.
 //
 // Each new connection reads the files of certificates again, so that they can be replaced while the
 // engine is open. If the new files cannot be used, the connection is made with those of before.
@@ -75,6 +77,7 @@ func Open(text string, opts Options) (latchkey.Engine, error) {
 	if err != nil {
 		return nil, (&engine{certificates: certificates}).explain(context.Background(), err)
 	}
+	opts.Mirror = cmp.Or(u.mirror, opts.Mirror)
 	e := NewWith(client, u.prefix, opts).(*engine)
 	e.certificates = certificates
 	return &owner{e}, nil
@@ -96,6 +99,7 @@ type place struct {
 	tls         bool
 	files       certificateFiles
 	credentials string
+	mirror      string
 }
 
 // parseURL reads a URL. Package net/url does not read more than one host.
@@ -151,15 +155,18 @@ func (p *place) parameters(query string) error {
 	if err != nil {
 		return errors.New("its parameters are not NAME=FILE with & between two")
 	}
-	known := map[string]*string{"cacert": &p.files.ca, "cert": &p.files.cert, "key": &p.files.key, "credentials": &p.credentials}
+	known := map[string]*string{
+		"cacert": &p.files.ca, "cert": &p.files.cert, "key": &p.files.key,
+		"credentials": &p.credentials, "mirror": &p.mirror,
+	}
 	for name, files := range values {
 		file := known[name]
 		switch {
 		case file == nil:
-			return fmt.Errorf("there is no parameter %.20q; there are cacert, cert, key and credentials", name)
+			return fmt.Errorf("there is no parameter %.20q; there are cacert, cert, key, credentials and mirror", name)
 		case len(files) > 1 || files[0] == "":
 			return fmt.Errorf("the parameter %s must name one file", name)
-		case !p.tls && file != &p.credentials:
+		case !p.tls && file != &p.credentials && file != &p.mirror:
 			return fmt.Errorf("the parameter %s is for TLS; begin the URL with etcds://", name)
 		}
 		*file = files[0]

@@ -84,16 +84,19 @@ func newFeed(e *engine) *feed {
 	return &feed{e: e, stopWatch: func() {}, news: make(chan struct{}), expected: make(map[[8]byte]*arrival)}
 }
 
-// begin begins to watch. first has read the state from which the feed goes on, after the moment
-// asked.
-func (f *feed) begin(asked time.Time, first *tx) {
+// begin begins to watch. first has read the present state, after the moment asked. The watch begins
+// after the revision from, which is earlier if a mirror has the state of that revision.
+func (f *feed) begin(asked time.Time, first *tx, from int64) {
 	f.mu.Lock()
-	f.position, f.since, f.newest, f.cluster = first.revision, first.revision, first.revision, first.cluster
+	f.position, f.since, f.newest, f.cluster = from, from, first.revision, first.cluster
 	f.mu.Unlock()
 	if f.changed != nil {
 		f.changed(nil) // because of the commits between Watch and now
 	}
 	f.fresh.Store(&asked)
+	if m := f.e.mirror; m != nil {
+		f.e.running.Go(m.run)
+	}
 	f.e.running.Go(f.watch)
 	f.e.running.Go(f.probe)
 }
@@ -274,6 +277,7 @@ func (f *feed) watch() {
 // accept takes one response of a watch that began after so many restarts. It reports false if the
 // watch has to begin again.
 func (f *feed) accept(r *clientv3.WatchResponse, restarts int) bool {
+	f.mirror(r, restarts)
 	if r.IsProgressNotify() {
 		return f.advance(r.Header.Revision, restarts, nil, nil)
 	}
@@ -470,6 +474,7 @@ func (f *feed) restart(why error) {
 	f.position = -1 // settles no probe before changed has returned
 	f.stopWatch()   // because a restored member can be silent until it has reached the old revision
 	f.recent, f.probes, f.proof = nil, nil, commitSeen{}
+	f.e.mirror.lose(r.Header.Revision)
 	f.mu.Unlock()
 	if f.changed != nil {
 		f.changed(nil)
@@ -515,7 +520,7 @@ func (e *engine) EngineHealth(ctx context.Context) error {
 	case lag > 8:
 		errs = append(errs, errors.New("etcd answers, but not about the progress of the watch, so logins are not answered from the cache: connect to the members of etcd and not to its gRPC proxy"))
 	}
-	return errors.Join(append(errs, e.checkSpace(ctx))...)
+	return errors.Join(append(errs, e.mirror.health(), e.checkSpace(ctx))...)
 }
 
 // checkSpace returns an error if a member has an alarm, or has used 80 % of its quota.
