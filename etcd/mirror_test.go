@@ -445,23 +445,17 @@ func spoil(t *testing.T, path string) {
 func TestAMirrorOfARestoredEtcdIsMadeAnew(t *testing.T) {
 	for _, running := range []bool{false, true} {
 		t.Run(fmt.Sprintf("running=%t", running), func(t *testing.T) {
-			m := &member{dir: t.TempDir()}
-			if err := m.start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() { m.server.Close() }()
+			m, l := own(t, nil)
 			opts := mirrorAt(filepath.Join(t.TempDir(), "mirror.db"))
 			opts.WatchAge = quick.WatchAge
-			e := openAt(t, m.address, opts)
+			e := openAt(t, l.address, opts)
 			e.put("a", "1")
-			m.server.Close()
+			m.stop(l)
 			backup := t.TempDir()
 			if err := os.CopyFS(backup, os.DirFS(m.dir)); err != nil {
 				t.Fatal(err)
 			}
-			if err := m.start(); err != nil {
-				t.Fatal(err)
-			}
+			m.restart(t, l)
 			until(t, "the engine commits again", func() bool {
 				return e.Update(t.Context(), func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("lost"), nil) }) == nil
 			})
@@ -469,12 +463,10 @@ func TestAMirrorOfARestoredEtcdIsMadeAnew(t *testing.T) {
 			if !running {
 				e.close()
 			}
-			m.server.Close()
+			m.stop(l)
 			m.dir = backup
-			if err := m.start(); err != nil {
-				t.Fatal(err)
-			}
-			other := openAt(t, m.address, etcd.Options{})
+			m.restart(t, l)
+			other := openAt(t, l.address, etcd.Options{})
 			until(t, "the other engine commits", func() bool {
 				return other.Update(t.Context(), func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("other"), nil) }) == nil
 			})
@@ -482,7 +474,7 @@ func TestAMirrorOfARestoredEtcdIsMadeAnew(t *testing.T) {
 				other.put("other", "1")
 			}
 			if !running {
-				e = openAt(t, m.address, opts)
+				e = openAt(t, l.address, opts)
 			} else {
 				until(t, "the engine knows", func() bool {
 					err := e.Engine.(latchkey.EngineHealther).EngineHealth(t.Context())
