@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -43,7 +42,10 @@ func IsURL(text string) bool {
 //   - mirror is the file of [Options].Mirror. It can also stand in a URL without TLS.
 //
 // Each new connection reads the files of certificates again, so that they can be replaced while the
-// engine is open. If the new files cannot be used, the connection is made with those of before.
+// engine is open. If the new files cannot be used, the connection is made with those of before. The
+// file with the credentials is read again when etcd no longer accepts what it had, so that the
+// password can be changed as well. Until etcd and the file have the same password, the methods of
+// the engine return errors.
 //
 // Closing the engine also ends its connections.
 //
@@ -72,6 +74,7 @@ func Open(text string, opts Options) (latchkey.Engine, error) {
 		if config.Username, config.Password, err = readCredentials(u.credentials); err != nil {
 			return nil, fmt.Errorf("etcd: %w", err)
 		}
+		config.DialOptions = append(config.DialOptions, grpc.WithChainUnaryInterceptor(freshCredentials(u.credentials)))
 	}
 	client, err := clientv3.New(config)
 	if err != nil {
@@ -175,19 +178,4 @@ func (p *place) parameters(query string) error {
 		return errors.New("cert and key belong together")
 	}
 	return nil
-}
-
-// readCredentials reads a file with a user and a password. Its errors do not repeat what is in the
-// file.
-func readCredentials(path string) (user, password string, err error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", "", err
-	}
-	line := strings.TrimRight(string(b), "\r\n")
-	user, password, _ = strings.Cut(line, ":")
-	if user == "" || password == "" || strings.ContainsAny(line, "\n\x00") {
-		return "", "", fmt.Errorf("%s must have one line, USER:PASSWORD", path)
-	}
-	return user, password, nil
 }

@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/etcd"
@@ -258,36 +260,52 @@ func TestAServerThatIsNotTheOneIsNotAsked(t *testing.T) {
 	}
 }
 
-func TestAUserOfEtcdNeedsThePrefixAlone(t *testing.T) {
+// guarded starts a member on which the user latchkey may use the prefix stores/a alone. It also
+// returns a client with all rights.
+func guarded(t testing.TB, password string) (*member, *clientv3.Client) {
+	t.Helper()
 	m := &member{dir: t.TempDir()}
 	if err := m.start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.server.Close() })
-	root := client(t, m.address)
+	anybody := client(t, m.address)
 	for _, step := range []func() error{
-		func() error { _, err := root.UserAdd(t.Context(), "root", "secret"); return err },
-		func() error { _, err := root.UserGrantRole(t.Context(), "root", "root"); return err },
-		func() error { _, err := root.UserAdd(t.Context(), "latchkey", "with:colon"); return err },
-		func() error { _, err := root.RoleAdd(t.Context(), "stores"); return err },
+		func() error { _, err := anybody.UserAdd(t.Context(), "root", "secret"); return err },
+		func() error { _, err := anybody.UserGrantRole(t.Context(), "root", "root"); return err },
+		func() error { _, err := anybody.UserAdd(t.Context(), "latchkey", password); return err },
+		func() error { _, err := anybody.RoleAdd(t.Context(), "stores"); return err },
 		func() error {
-			_, err := root.RoleGrantPermission(t.Context(), "stores", "stores/a/", "stores/a0", 2)
+			_, err := anybody.RoleGrantPermission(t.Context(), "stores", "stores/a/", "stores/a0", 2)
 			return err
 		},
-		func() error { _, err := root.UserGrantRole(t.Context(), "latchkey", "stores"); return err },
-		func() error { _, err := root.AuthEnable(t.Context()); return err },
+		func() error { _, err := anybody.UserGrantRole(t.Context(), "latchkey", "stores"); return err },
+		func() error { _, err := anybody.AuthEnable(t.Context()); return err },
 	} {
 		if err := step(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	file := filepath.Join(t.TempDir(), "credentials")
-	write := func(text string) {
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	root, err := clientv3.New(clientv3.Config{Endpoints: []string{m.address}, Username: "root", Password: "secret", Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
 	}
-	write("latchkey:with:colon\n")
+	t.Cleanup(func() { root.Close() })
+	return m, root
+}
+
+// writeCredentials makes a file of credentials, or replaces it.
+func writeCredentials(t testing.TB, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAUserOfEtcdNeedsThePrefixAlone(t *testing.T) {
+	m, _ := guarded(t, "with:colon")
+	file := filepath.Join(t.TempDir(), "credentials")
+	writeCredentials(t, file, "latchkey:with:colon\n")
 	e := openURL(t, "etcd://"+m.address+"/stores/a?credentials="+file)
 	e.put("k", "v")
 	if got := e.get("k"); got != "v" {
@@ -298,8 +316,48 @@ func TestAUserOfEtcdNeedsThePrefixAlone(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "permission denied") {
 		t.Errorf("another prefix: got %v", err)
 	}
-	write("latchkey:wrong")
+	writeCredentials(t, file, "latchkey:wrong")
 	if _, err := etcd.Open("etcd://"+m.address+"/stores/a?credentials="+file, etcd.Options{}); err == nil || !strings.Contains(err.Error(), "authentication failed") {
 		t.Errorf("a wrong password: got %v", err)
+	}
+}
+
+func TestAPasswordIsChangedWhileTheEngineIsOpen(t *testing.T) {
+	m, root := guarded(t, "first")
+	change := func(password string) {
+		t.Helper()
+		if _, err := root.UserChangePassword(t.Context(), "latchkey", password); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := newLink(t, m.address)
+	file := filepath.Join(t.TempDir(), "credentials")
+	writeCredentials(t, file, "latchkey:first")
+	e := openURL(t, "etcd://"+l.address+"/stores/a?credentials="+file)
+	e.put("k", "1")
+
+	change("second")
+	err := e.Update(t.Context(), func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("k"), []byte("2")) })
+	if err == nil || !strings.Contains(err.Error(), "authentication failed") || strings.Contains(err.Error(), "first") {
+		t.Errorf("before the file has the password: got %v", err)
+	}
+	writeCredentials(t, file, "latchkey")
+	l.cut() // the watch needs the password, too
+	writeCredentials(t, file, "latchkey:second")
+	e.commitAgain()
+	sequence := e.sequence("again")
+	other := engine{etcd.New(root, "stores/a"), t}
+	defer other.Close()
+	other.put("k", "other")
+	if err := e.Wait(t.Context(), sequence); err != nil { // by the watch
+		t.Error(err)
+	}
+
+	// In the other order, no call has to fail.
+	writeCredentials(t, file, "latchkey:third")
+	change("third")
+	e.put("k", "3")
+	if got := e.get("k"); got != "3" {
+		t.Errorf("got %q", got)
 	}
 }

@@ -55,7 +55,8 @@
 // of the authorities that sign the certificates of the servers. The files cert and key have the
 // certificate of the client and its key. All three are in PEM. The file credentials has one line,
 // USER:PASSWORD, for a user of etcd, and is also for URLs without TLS. A running program reads the
-// certificates again for each connection.
+// certificates again for each connection, and the credentials when etcd no longer accepts what they
+// were.
 //
 // Several commands and programs can have such a store open at once, also on several machines. A
 // command never goes through a socket there. The command migrate copies a store from a file to etcd
