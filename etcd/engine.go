@@ -55,11 +55,13 @@ type Options struct {
 	Mirror string
 }
 
+const leastWatchAge = 100 * time.Millisecond
+
 func (o Options) watchAge() time.Duration {
 	if o.WatchAge == 0 {
 		return 2 * time.Second
 	}
-	return max(o.WatchAge, 100*time.Millisecond)
+	return max(o.WatchAge, leastWatchAge)
 }
 
 func (o Options) timeout() time.Duration {

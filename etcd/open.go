@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"strings"
@@ -40,6 +41,10 @@ func IsURL(text string) bool {
 //   - credentials is a file with a user of etcd and the password in one line: USER:PASSWORD. It can
 //     also stand in a URL without TLS.
 //   - mirror is the file of [Options].Mirror. It can also stand in a URL without TLS.
+//   - watch-age and unreachable are [Options].WatchAge and [Options].Unreachable, in the format of
+//     [time.ParseDuration], such as 500ms or 1m30s.
+//
+// A parameter counts more than the field of opts.
 //
 // Each new connection reads the files of certificates again, so that they can be replaced while the
 // engine is open. If the new files cannot be used, the connection is made with those of before. The
@@ -81,6 +86,8 @@ func Open(text string, opts Options) (latchkey.Engine, error) {
 		return nil, (&engine{certificates: certificates}).explain(context.Background(), err)
 	}
 	opts.Mirror = cmp.Or(u.mirror, opts.Mirror)
+	opts.WatchAge = cmp.Or(u.watchAge, opts.WatchAge)
+	opts.Unreachable = cmp.Or(u.unreachable, opts.Unreachable)
 	e := NewWith(client, u.prefix, opts).(*engine)
 	e.certificates = certificates
 	return &owner{e}, nil
@@ -103,6 +110,8 @@ type place struct {
 	files       certificateFiles
 	credentials string
 	mirror      string
+	watchAge    time.Duration
+	unreachable time.Duration
 }
 
 // parseURL reads a URL. Package net/url does not read more than one host.
@@ -156,26 +165,44 @@ func endpointOf(host string, tls bool) (string, error) {
 func (p *place) parameters(query string) error {
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return errors.New("its parameters are not NAME=FILE with & between two")
+		return errors.New("its parameters are not NAME=VALUE with & between two")
 	}
-	known := map[string]*string{
-		"cacert": &p.files.ca, "cert": &p.files.cert, "key": &p.files.key,
-		"credentials": &p.credentials, "mirror": &p.mirror,
-	}
-	for name, files := range values {
-		file := known[name]
-		switch {
-		case file == nil:
-			return fmt.Errorf("there is no parameter %.20q; there are cacert, cert, key, credentials and mirror", name)
-		case len(files) > 1 || files[0] == "":
-			return fmt.Errorf("the parameter %s must name one file", name)
-		case !p.tls && file != &p.credentials && file != &p.mirror:
-			return fmt.Errorf("the parameter %s is for TLS; begin the URL with etcds://", name)
+	for name, texts := range values {
+		if err := p.parameter(name, texts); err != nil {
+			return err
 		}
-		*file = files[0]
 	}
 	if (p.files.cert == "") != (p.files.key == "") {
 		return errors.New("cert and key belong together")
+	}
+	return nil
+}
+
+// parameter reads one parameter.
+func (p *place) parameter(name string, texts []string) error {
+	forTLS := map[string]*string{"cacert": &p.files.ca, "cert": &p.files.cert, "key": &p.files.key}
+	files := map[string]*string{"credentials": &p.credentials, "mirror": &p.mirror}
+	maps.Copy(files, forTLS)
+	durations := map[string]*time.Duration{"watch-age": &p.watchAge, "unreachable": &p.unreachable}
+	text := ""
+	if len(texts) == 1 {
+		text = texts[0]
+	}
+	switch {
+	case forTLS[name] != nil && !p.tls:
+		return fmt.Errorf("the parameter %s is for TLS; begin the URL with etcds://", name)
+	case files[name] != nil && text == "":
+		return fmt.Errorf("the parameter %s must name one file", name)
+	case files[name] != nil:
+		*files[name] = text
+	case durations[name] != nil:
+		d, err := time.ParseDuration(text)
+		if err != nil || d <= 0 || name == "watch-age" && d < leastWatchAge {
+			return fmt.Errorf("the parameter %s must be one duration, such as 500ms, 10s or 1m30s; watch-age is at least %v, and unreachable is more than 0", name, leastWatchAge)
+		}
+		*durations[name] = d
+	default:
+		return fmt.Errorf("there is no parameter %.20q; there are cacert, cert, key, credentials, mirror, watch-age and unreachable", name)
 	}
 	return nil
 }

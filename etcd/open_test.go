@@ -101,6 +101,12 @@ func TestAWrongURLIsRefusedWithAReason(t *testing.T) {
 		{"etcds://host/p?cacert=", "must name one file"},
 		{"etcds://host/p?cacert=a&cacert=b", "must name one file"},
 		{"etcds://host/p?%zz", "its parameters are not"},
+		{"etcd://host/p?watch-age=2", "watch-age must be one duration"},
+		{"etcd://host/p?watch-age=99ms", "watch-age is at least 100ms"},
+		{"etcd://host/p?watch-age=-2s", "watch-age must be one duration"},
+		{"etcd://host/p?watch-age=1s&watch-age=2s", "watch-age must be one duration"},
+		{"etcd://host/p?unreachable=", "unreachable must be one duration"},
+		{"etcd://host/p?unreachable=-1s", "unreachable is more than 0"},
 	} {
 		_, err := etcd.Open(tt.url, etcd.Options{})
 		if !errors.Is(err, etcd.ErrURL) || !strings.Contains(err.Error(), tt.reason) || strings.Contains(err.Error(), "hunter2") {

@@ -49,6 +49,7 @@
 //
 //	etcd://HOST:PORT,HOST:PORT,.../PREFIX
 //	etcds://HOST:PORT,.../PREFIX?cacert=FILE&cert=FILE&key=FILE&credentials=FILE
+//	etcd://HOST:PORT,.../PREFIX?mirror=FILE&watch-age=TIME&unreachable=TIME
 //
 // The store has the keys of etcd that begin with PREFIX. The default port is 2379. The scheme etcds
 // is for TLS. The parameters name files and can be left out. The file cacert has the certificates
@@ -57,6 +58,12 @@
 // USER:PASSWORD, for a user of etcd, and is also for URLs without TLS. A running program reads the
 // certificates again for each connection, and the credentials when etcd no longer accepts what they
 // were.
+//
+// The file mirror is a copy of the store that a running program keeps, so that listings, first
+// logins and the edges of a hub do not read etcd. Each program needs a file of its own. A change
+// that another program makes takes effect within watch-age, which is 2s unless it is given. While
+// etcd cannot be reached, keys that have logged in before go on logging in for unreachable, which
+// is 0s. Both are times such as 500ms or 1m30s.
 //
 // Several commands and programs can have such a store open at once, also on several machines. A
 // command never goes through a socket there. The command migrate copies a store from a file to etcd
