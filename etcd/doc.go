@@ -46,7 +46,8 @@
 //
 // When an engine is opened again, it goes on with its file, if etcd still has the history from
 // there. The file is made anew if etcd was restored, if it is damaged, or if it is the mirror of
-// another prefix. Another file at the path is left alone. The file has the same secrets as a store.
+// another prefix. A damaged file that may be something else gets another name before. Another file
+// at the path is left alone. The file has the same secrets as a store.
 //
 // # What it does not do
 //

@@ -51,7 +51,8 @@ type Options struct {
 	// that is as old as WatchAge, but has everything that this engine has committed or told. The
 	// file is only a cache, with mode 0600: the engine makes it anew when it has to. Engines cannot
 	// share a file. The first transaction returns [latchkey.ErrLocked] if another engine has the
-	// file, and [latchkey.ErrNotStore] if the file is something else than a mirror.
+	// file, and [latchkey.ErrNotStore] if the file is something else than a mirror. A file that is
+	// too damaged to tell is never deleted: the engine appends .damaged to its name.
 	Mirror string
 }
 

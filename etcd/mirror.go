@@ -520,13 +520,7 @@ func (m *mirror) replaceFile() (latchkey.Engine, error) {
 	if old != nil {
 		_ = old.Close()
 	}
-	// The file may have been replaced since.
-	if there, err := m.openFile(); err == nil {
-		_ = there.Close()
-	} else if !errors.Is(err, latchkey.ErrCorrupt) {
-		return nil, err
-	}
-	if err := os.Remove(m.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := m.clear(); err != nil {
 		return nil, err
 	}
 	db, err := latchkey.OpenBoltEngine(m.path, nil)
@@ -544,6 +538,24 @@ func (m *mirror) replaceFile() (latchkey.Engine, error) {
 	m.db, m.lost, m.applied, m.numbered, m.behind = db, false, 0, false, false
 	m.arrived, m.size = nil, 0
 	return db, nil
+}
+
+// clear removes the file if it is a mirror. A file that is too damaged to tell can be a store that
+// was there by mistake, so clear gives it another name.
+func (m *mirror) clear() error {
+	there, err := m.openFile() // the file may have been replaced since open
+	if err == nil {
+		_ = there.Close()
+		return os.Remove(m.path)
+	}
+	if !errors.Is(err, latchkey.ErrCorrupt) {
+		return err
+	}
+	kept := m.path + ".damaged"
+	if _, statErr := os.Lstat(kept); !errors.Is(statErr, os.ErrNotExist) {
+		return fmt.Errorf("%s is damaged, and is kept because there is already a file %s: delete it if it was a mirror", m.path, kept)
+	}
+	return os.Rename(m.path, kept)
 }
 
 // copyAll copies the commit key and all entries to the file, page by page. It returns the newest

@@ -383,6 +383,102 @@ func TestTheFileOfAMirror(t *testing.T) {
 	}
 }
 
+// Nothing that may be more than a cache is lost, whatever the path of the mirror names.
+func TestAFileThatMayBeNoMirrorIsKept(t *testing.T) {
+	damagedStore := func(t *testing.T, path string) {
+		changeFile(t, path, func(tx latchkey.EngineTx) error {
+			return errors.Join(tx.Put("t", []byte("precious"), make([]byte, 60_000)), tx.Put("u", []byte("k"), make([]byte, 60_000)))
+		})
+		damage(t, path)
+	}
+	mirrorFile := func(t *testing.T, path string) {
+		e := open(t, nil, mirrorAt(path))
+		e.put("a", "1")
+		e.awaitMirror()
+		e.close()
+	}
+	for _, tt := range []struct {
+		name    string
+		make    func(t *testing.T, path string)
+		refused bool // with ErrNotStore
+		kept    bool // under another name
+	}{
+		{name: "a damaged store", make: damagedStore, kept: true},
+		{name: "a store without its end", make: func(t *testing.T, path string) {
+			changeFile(t, path, func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("precious"), make([]byte, 60_000)) })
+			if err := os.Truncate(path, 3*int64(os.Getpagesize())); err != nil {
+				t.Fatal(err)
+			}
+		}, kept: true},
+		{name: "a link to a damaged store", make: func(t *testing.T, path string) {
+			_ = os.Remove(path + ".elsewhere")
+			damagedStore(t, path+".elsewhere")
+			if err := os.Symlink(path+".elsewhere", path); err != nil {
+				t.Skip(err)
+			}
+		}, kept: true},
+		{name: "an empty file", make: func(t *testing.T, path string) {
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, refused: true},
+		{name: "a directory", make: func(t *testing.T, path string) {
+			if err := os.Mkdir(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, refused: true},
+		{name: "a damaged mirror", make: func(t *testing.T, path string) {
+			mirrorFile(t, path)
+			damage(t, path)
+		}, kept: true},
+		{name: "a mirror that was not finished", make: func(t *testing.T, path string) {
+			mirrorFile(t, path)
+			changeFile(t, path, func(tx latchkey.EngineTx) error { return tx.Delete("mirror", []byte("identity")) })
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "mirror.db")
+			tt.make(t, path)
+			before, _ := os.ReadFile(path)
+			e := open(t, nil, mirrorAt(path))
+			err := e.View(t.Context(), func(latchkey.EngineTx) error { return nil })
+			if refused := errors.Is(err, latchkey.ErrNotStore); refused != tt.refused || err != nil && !refused {
+				t.Errorf("got error %v", err)
+			}
+			if tt.refused {
+				if after, _ := os.ReadFile(path); string(after) != string(before) {
+					t.Error("the file was changed")
+				}
+				return
+			}
+			e.put("a", "2")
+			e.awaitMirror()
+			kept, err := os.ReadFile(path + ".damaged")
+			if tt.kept && string(kept) != string(before) || tt.kept != (err == nil) {
+				t.Errorf("the file is kept with %d bytes of %d and error %v", len(kept), len(before), err)
+			}
+			if !tt.kept {
+				return
+			}
+
+			// What was kept is not overwritten. The engine works without a mirror.
+			e.close()
+			tt.make(t, path)
+			e = open(t, nil, mirrorAt(path))
+			if got := e.get("a"); got != "2" && got != "1" {
+				t.Errorf("got %q", got)
+			}
+			until(t, "Health names the file", func() bool {
+				err := e.Engine.(latchkey.EngineHealther).EngineHealth(t.Context())
+				return err != nil && strings.Contains(err.Error(), "mirror.db.damaged: delete it")
+			})
+			if again, err := os.ReadFile(path + ".damaged"); string(again) != string(kept) {
+				t.Errorf("what was kept has become %d bytes, %v", len(again), err)
+			}
+		})
+	}
+}
+
 // A View that meets damage is told to begin again. The mirror is made anew, and nothing is damaged
 // for the store.
 func TestAMirrorWhoseEntriesAreDamaged(t *testing.T) {
