@@ -97,8 +97,9 @@ type EngineTx interface {
 	// Delete removes key, if it is there.
 	Delete(table string, key []byte) error
 
-	// Sequence returns the sequence of the last commit that the transaction sees. In an Update this
-	// is the last commit before the transaction's own.
+	// Sequence returns the sequence of the last commit that the transaction sees. In an Update of
+	// an [EngineWatcher], commits of entries that the transaction does not read can come between
+	// that commit and the transaction's own. In any other Update, no commit comes between.
 	Sequence() uint64
 
 	// Changes yields the entries of tracked tables that commits after the sequence since have

@@ -59,7 +59,8 @@ func (s *Store) writeLastUsesIfDue() {
 
 // writeLastUses writes the last uses that are not on disk yet, in the order of their keys.
 func (s *Store) writeLastUses(ctx context.Context) error {
-	for uses := range slices.Chunk(s.cache.Unwritten(), min(lastUseChunk, s.maxWrites/2)) {
+	// A third leaves room for what the transaction reads of each key on an engine that bounds both.
+	for uses := range slices.Chunk(s.cache.Unwritten(), min(lastUseChunk, s.maxWrites/3)) {
 		var raised []lastuse.Use
 		var seen uint64
 		raise := func(tx *Tx) (err error) {
@@ -67,10 +68,11 @@ func (s *Store) writeLastUses(ctx context.Context) error {
 			seen = tx.Sequence()
 			return err
 		}
-		// The keys are read before the transaction, because other changes wait for it.
-		tried := s.viewLong(ctx, raise)
+		// The keys are read before the transaction, because other changes wait for it. That is not
+		// enough if other processes can change the keys after the state that the transaction reads.
+		isRead := s.follower == nil && s.viewLong(ctx, raise) == nil
 		err := s.update(ctx, func(tx *Tx) error {
-			if tried != nil || tx.Sequence() != seen {
+			if !isRead || tx.Sequence() != seen {
 				if err := raise(tx); err != nil {
 					return err
 				}

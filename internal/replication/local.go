@@ -165,7 +165,7 @@ func timeOf(ms uint64) time.Time {
 // An era is the time from one opening of a hub to the next, in whatever process.
 type era struct {
 	id    uuid.UUID
-	began uint64 // the sequence of the last commit before it
+	began uint64 // the sequence of the last commit before it, or of one shortly before that
 	// back says that the era was drawn because the store went back to an earlier state.
 	back bool
 }
