@@ -195,6 +195,28 @@ func TestAStoreLearnsTagSecretsAndHandlesOfAnotherProcess(t *testing.T) {
 	}
 }
 
+// A program that keeps sessions ends them when their token is not in Key.Tokens any more.
+func TestTheTokensOfAKeyFollowTheTagSecretsOfAnotherProcess(t *testing.T) {
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts, _ := withSystem()
+				p := openPair(t, opts)
+				key, _ := addKey(t, p.a, latchkey.ServerOwner, "backup")
+				useNewTagSecret(t, p.a)
+				way.before(p.bEngine)
+				must(t, p.a.RetireTagSecret(t.Context(), 0))
+				way.after(p.bEngine)
+				got, err := p.b.Key(t.Context(), latchkey.ServerOwner, key.ID)
+				must(t, err)
+				if len(got.Tokens) > 0 {
+					t.Errorf("the key has the tokens %v under a secret that was retired", got.Tokens)
+				}
+			})
+		})
+	}
+}
+
 func TestALoginWithAForeignTokenReadsWhileTheEngineIsNotFresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts, f := withSystem()

@@ -282,7 +282,7 @@ func (tx *Tx) insertKey(owner uuid.UUID, n KeySpec, minted MintedKey) (key Key, 
 	if err := tx.putKey(k); err != nil {
 		return Key{}, err
 	}
-	return tx.toUnusedKey(k), nil
+	return tx.toUnusedKey(k)
 }
 
 // checkNewKey returns an error if owner cannot have one more key with the name and expiry date in
@@ -537,8 +537,9 @@ func (tx *Tx) DeleteKey(owner, id uuid.UUID) (err error) {
 
 // toKey returns what callers may know of a key.
 func (tx *Tx) toKey(k *record.Key) (key Key, err error) {
-	key = tx.toUnusedKey(k)
-	err = tx.addLastUses(&key, k)
+	if key, err = tx.toUnusedKey(k); err == nil {
+		err = tx.addLastUses(&key, k)
+	}
 	if err == nil {
 		key.Name, err = tx.shownName(k)
 	}
@@ -546,10 +547,14 @@ func (tx *Tx) toKey(k *record.Key) (key Key, err error) {
 }
 
 // toUnusedKey returns a key without its last uses.
-func (tx *Tx) toUnusedKey(k *record.Key) Key {
+func (tx *Tx) toUnusedKey(k *record.Key) (key Key, err error) {
 	var tokens []KeyToken
+	secrets := tx.store.tokens.Load().Secrets
+	if f := tx.store.follower; f != nil && !f.Known() { // another process may have retired a secret
+		secrets, err = tx.tagSecrets()
+	}
 	for _, v := range k.Verifiers.Good(time.Time{}) {
-		if !v.Tagged() || tx.store.tokens.Load().Secrets.Accepts(v.Tag) {
+		if !v.Tagged() || secrets.Accepts(v.Tag) {
 			tokens = append(tokens, KeyToken{ID: tokenID(v.ID), Ends: v.End, TagSecret: v.Tag, Foreign: !v.Tagged()})
 		}
 	}
@@ -558,5 +563,5 @@ func (tx *Tx) toUnusedKey(k *record.Key) Key {
 		Disabled: k.Flag.IsDisabled(), Disablings: k.Flag.Disablings(),
 		Scopes: NewScopes(k.Scopes.Value...), Networks: k.Networks.Value, Metadata: k.Metadata.Value, Group: k.Groups.Now(),
 		Tokens: tokens,
-	}
+	}, err
 }
