@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/time/rate"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -24,6 +26,7 @@ type app struct {
 	wireID  string // the ID of the domain, which the service called domain_id
 	keysID  string // the ID of the provider api-key
 	signing atomic.Pointer[signingKey]
+	asking  rate.Sometimes // askForSigningKey
 	ages    ageClock
 }
 
@@ -85,6 +88,7 @@ func (h *Handler) openApp(ctx context.Context, store *latchkey.Store) (*app, err
 		h: h, store: store, domain: domain,
 		id: deriveID(domain, "app"), groupID: deriveID(domain, "group"), wireID: deriveID(domain, "domain"),
 		keysID: providerID(domain, latchkey.ProviderAPIKey),
+		asking: rate.Sometimes{Interval: time.Second},
 	}
 	if err := a.loadSigningKey(ctx); err != nil {
 		return nil, err

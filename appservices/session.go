@@ -270,17 +270,27 @@ func (c *call) bearerSession(typ string) (*session, error) {
 	var signing *signingKey
 	var cl claims
 	var failure error // why the app could not be opened, although the token may be good
-	_, err := parser.ParseWithClaims(token, &cl, func(*jwt.Token) (any, error) {
-		var err error
-		if a, err = c.h.app(c.ctx(), cl.Session.App); err != nil {
-			if e, _ := refusalOf(err); e.status != http.StatusNotFound {
-				failure = err
+	parse := func() error {
+		cl = claims{}
+		_, err := parser.ParseWithClaims(token, &cl, func(*jwt.Token) (any, error) {
+			var err error
+			if a, err = c.h.app(c.ctx(), cl.Session.App); err != nil {
+				if e, _ := refusalOf(err); e.status != http.StatusNotFound {
+					failure = err
+				}
+				return nil, err
 			}
-			return nil, err
+			signing = a.signing.Load()
+			return signing.secret(), nil
+		})
+		return err
+	}
+	err := parse()
+	if signing != nil && errors.Is(err, jwt.ErrTokenSignatureInvalid) {
+		if failure = a.askForSigningKey(c.ctx()); failure == nil && a.signing.Load() != signing {
+			err = parse()
 		}
-		signing = a.signing.Load()
-		return signing.secret(), nil
-	})
+	}
 	if failure != nil {
 		return nil, failure
 	}

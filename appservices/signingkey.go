@@ -92,6 +92,19 @@ func (a *app) presentSigningKey(tx *latchkey.Tx) (*signingKey, error) {
 	return k, err
 }
 
+// askForSigningKey reads the app's key, because another handler of the store may have replaced it
+// and signed a token with the new one. It reads at most once a second, because strangers can send
+// tokens with wrong signatures.
+func (a *app) askForSigningKey(ctx context.Context) (err error) {
+	a.asking.Do(func() {
+		err = a.store.View(ctx, func(tx *latchkey.Tx) error {
+			_, err := a.presentSigningKey(tx)
+			return err
+		})
+	})
+	return err
+}
+
 // signWith makes k the app's key, unless the app has a later one. A slow reader of the store may
 // have read a key that was replaced meanwhile.
 func (a *app) signWith(k *signingKey) {

@@ -91,6 +91,23 @@ func TestEndSessionsEndsTheSessionsOfTheStoresOtherHandlers(t *testing.T) {
 	d.refresh(again.refresh).want(http.StatusCreated)
 }
 
+func TestASessionThatAnotherHandlerHasOpenedWithANewKeyIsGood(t *testing.T) {
+	d := newDouble(t, nil)
+	old := d.signUp("ada@example.com")
+	o, err := appservices.New(d.store, &appservices.Options{Now: d.clock.Now})
+	must(t, err)
+	must(t, o.EndSessions(t.Context(), ""))
+	server := httptest.NewServer(o)
+	defer server.Close()
+	here := d.url
+	d.url = server.URL
+	u := d.loginEmail("ada@example.com")
+	d.url = here
+	d.send("GET", prefix+"/auth/profile", u.access, nil).want(http.StatusOK)
+	d.refresh(u.refresh).want(http.StatusCreated)
+	d.refresh(old.refresh).refused(401, "", "signature is invalid")
+}
+
 func TestEndSessionsNeedsAnApp(t *testing.T) {
 	d := newDouble(t, &appservices.Options{AppIDs: []string{"demo-abcde"}})
 	if err := d.handler.EndSessions(t.Context(), "other"); !errors.Is(err, appservices.ErrNoApp) {
