@@ -103,6 +103,9 @@ func NewWith(client *clientv3.Client, prefix string, opts Options) latchkey.Engi
 	return e
 }
 
+// Format prints nothing of what the engine has.
+func (e *engine) Format(f fmt.State, _ rune) { fmt.Fprint(f, "etcd engine") }
+
 // engine is the engine. Its life goes from New over start to Close.
 type engine struct {
 	client *clientv3.Client

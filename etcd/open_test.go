@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/big"
 	"net"
@@ -365,5 +366,23 @@ func TestAPasswordIsChangedWhileTheEngineIsOpen(t *testing.T) {
 	e.put("k", "3")
 	if got := e.get("k"); got != "3" {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestAnEngineDoesNotPrintItsPassword(t *testing.T) {
+	m, _ := guarded(t, "hunter2")
+	file := filepath.Join(t.TempDir(), "credentials")
+	writeCredentials(t, file, "latchkey:hunter2\n")
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{m.address}, Username: "latchkey", Password: "hunter2", Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	opened, made := openURL(t, "etcd://"+m.address+"/stores/a?credentials="+file), etcd.New(c, "stores/a")
+	defer made.Close()
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d"} {
+		if text := fmt.Sprintf(verb+verb, opened.Engine, made); strings.Contains(text, "hunter2") {
+			t.Errorf("%s shows the password: %.200q", verb, text)
+		}
 	}
 }

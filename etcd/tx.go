@@ -45,6 +45,9 @@ type tx struct {
 	size   int     // of writes, in bytes
 }
 
+// Format prints nothing of what the transaction has read and written.
+func (t *tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "etcd transaction") }
+
 // seen is an entry as a transaction has read it. The zero value means that there is none.
 type seen struct {
 	value    []byte
