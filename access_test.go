@@ -13,7 +13,6 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/internal/access"
-	"github.com/latchkeydb/latchkey/internal/memory"
 	"github.com/latchkeydb/latchkey/internal/merge"
 	"github.com/latchkeydb/latchkey/internal/record"
 )
@@ -119,9 +118,7 @@ func TestAFirstCopyMakesAStoreThatAgrees(t *testing.T) {
 	opts.Domain = hub.DomainSecrets()
 	called := false
 	opts.OnChange = func(tx *latchkey.Tx, c latchkey.Change) error { called = true; return nil }
-	edge, err := memory.Open(opts)
-	must(t, err)
-	checkAtEnd(t, edge)
+	edge := openWith(t, opts)
 	for _, table := range merge.CopiedTables() {
 		for after := []byte(nil); ; {
 			var p merge.Page
@@ -205,8 +202,7 @@ func TestSalvageKeepsWhatReplicationNeeds(t *testing.T) {
 }
 
 func TestCheckFindsADamagedEntryOfReplication(t *testing.T) {
-	s, err := memory.Open(light())
-	must(t, err)
+	s := openUnchecked(t, newEngine(t))
 	below(t, s, func(tables *merge.Tables) error {
 		return tables.Put(record.TableReplica, []byte("secret"), []byte("damage"))
 	})

@@ -22,7 +22,7 @@ func TestCheckFindsNothingWrongAfterAnyCall(t *testing.T) {
 	for name, c := range storeCalls {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
-			s := openFile(t, path, light())
+			s := openAt(t, path, light())
 			h := addHousehold(t, s)
 			addKey(t, s, latchkey.ServerOwner, "backup")
 			wantClean(t, s)
@@ -34,7 +34,7 @@ func TestCheckFindsNothingWrongAfterAnyCall(t *testing.T) {
 
 			opts := light()
 			opts.ReadOnly = true
-			s = openFile(t, path, opts)
+			s = openAt(t, path, opts)
 			wantClean(t, s)
 		})
 	}
@@ -67,7 +67,7 @@ func plantWrongs(t testing.TB, e latchkey.Engine, n int) {
 }
 
 func TestCheckWorksOnAnEngineThatCannotCheckItself(t *testing.T) {
-	e := &hookedEngine{Engine: openBolt(t)} // hides the optional abilities of bbolt
+	e := &hookedEngine{Engine: newEngine(t)} // hides the optional abilities of bbolt
 	s := openUnchecked(t, e)
 	addHousehold(t, s)
 	wantClean(t, s)
@@ -90,7 +90,7 @@ func wantFindings(t testing.TB, s *latchkey.Store, want int) {
 }
 
 func TestALoopOverFindingsCanBeLeft(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	s := openUnchecked(t, e)
 	addHousehold(t, s)
 	plantWrongs(t, e, 5)
@@ -131,7 +131,7 @@ func TestCheckSaysOnceThatItCouldNotRead(t *testing.T) {
 func TestCheckEndsWhenItsContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	e := openBolt(t)
+	e := newEngine(t)
 	s := openUnchecked(t, e)
 	addHousehold(t, s)
 	plantWrongs(t, e, 5)
@@ -159,9 +159,9 @@ func (ctx *lapsing) Err() error {
 }
 
 func TestCheckAndRepairEndWithTheirContextWhereverTheyAre(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	s := openUnchecked(t, e)
-	_, keys, _ := fillStore(t, s, 5)
+	_, keys, _ := fillStore(t, s, 2)
 	plantWrongs(t, e, 1)
 	looks := 0
 	for ended := true; ended; looks += 10 {
@@ -198,7 +198,7 @@ func TestCheckAndRepairEndWithTheirContextWhereverTheyAre(t *testing.T) {
 }
 
 func TestTheBodyOfALoopOverFindingsMayLogIn(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	s := openUnchecked(t, e)
 	h := addHousehold(t, s)
 	plantWrongs(t, e, 2)

@@ -66,7 +66,7 @@ func (c *clockCase) open() { c.openWith(c.options()) }
 
 func (c *clockCase) openWith(opts *latchkey.Options) {
 	c.t.Helper()
-	s, err := latchkey.Open(c.path, opts)
+	s, err := tryOpen(c.t, c.path, opts)
 	must(c.t, err)
 	c.Store = s
 }
@@ -218,7 +218,7 @@ func TestNoStoreBelievesATimeBeforeTheRelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := light()
 		opts.Now = func() time.Time { return time.Unix(60, 0) }
-		s := openFile(t, filepath.Join(t.TempDir(), "keys.db"), opts)
+		s := openAt(t, filepath.Join(t.TempDir(), "keys.db"), opts)
 		if got, least := s.Now(), time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC); got.Before(least) {
 			t.Errorf("the store's time is %s, want %s or later", got, least)
 		}
@@ -429,7 +429,7 @@ func (e *timeCounting) Update(ctx context.Context, fn func(latchkey.EngineTx) er
 func TestTheFileLearnsTheTimeAtMostOnceAMinute(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			e := &timeCounting{Engine: openBolt(t), again: again}
+			e := &timeCounting{Engine: newEngine(t), again: again}
 			s := openEngine(t, e, light())
 			want := func(writes int, what string) {
 				t.Helper()

@@ -53,22 +53,22 @@ func TestAStoreOfADomainTakesItsTokensAndDerivesTheSameUserIDs(t *testing.T) {
 
 func TestAStoreKeepsTheDomainThatItWasMadeIn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s, other := openFile(t, path, light()), open(t)
+	s, other := openAt(t, path, light()), open(t)
 	same := s.DomainSecrets()
 	closeStore(t, s)
 	opts := light()
 	opts.Domain = same
-	closeStore(t, openFile(t, path, opts))
+	closeStore(t, openAt(t, path, opts))
 	opts.Domain = other.DomainSecrets()
-	_, err := latchkey.Open(path, opts)
+	_, err := tryOpen(t, path, opts)
 	wantError(t, err, latchkey.ErrInvalidOptions)
 
 	opts.TokenPrefix = "other"
 	fresh := filepath.Join(t.TempDir(), "fresh.db")
-	_, err = latchkey.Open(fresh, opts)
+	_, err = tryOpen(t, fresh, opts)
 	wantError(t, err, latchkey.ErrInvalidOptions)
 	opts.TokenPrefix = "lk"
-	closeStore(t, openFile(t, fresh, opts)) // the refusal has left no store of another domain
+	closeStore(t, openAt(t, fresh, opts)) // the refusal has left no store of another domain
 }
 
 func TestDamagedSecretsOfADomainAreRefused(t *testing.T) {
@@ -96,7 +96,7 @@ func TestDamagedSecretsOfADomainAreRefused(t *testing.T) {
 }
 
 func TestTheSecretsOfADomainAreInItsTextAlone(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	s := openEngine(t, e, light())
 	all := secrets{}
 	all.addStored(t, e)

@@ -15,10 +15,10 @@ import (
 // View or Update runs must not call the engine, and must not wait for another function that does,
 // because transactions may share a commit and so wait for each other.
 //
-// An engine numbers its commits. The number of a commit is its sequence, which is greater than the
-// sequence of every commit before it. An Update that writes nothing, or that fails, is no commit.
-// Updates that share a commit share its sequence. A commit also has a random number. Sequences and
-// random numbers are as durable as the entries.
+// An engine numbers its commits, and can leave numbers out. The number of a commit is its sequence,
+// which is greater than the sequence of every commit before it. An Update that writes nothing, or
+// that fails, is no commit. Updates that share a commit share its sequence. A commit also has a
+// random number. Sequences and random numbers are as durable as the entries.
 //
 // An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker],
 // [EngineLongViewer], [EngineHealther], [EngineBounder], [EngineWatcher] and [CommitCounter], and

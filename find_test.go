@@ -151,23 +151,19 @@ func TestAllKeysGoesOnAfterAnyKey(t *testing.T) {
 
 // More keys than a page has are read in several transactions, also if the filter lists few of them.
 func TestAllKeysReadsManyKeysInShortTransactionsAndLetsTheLoopWrite(t *testing.T) {
-	e := &countingViews{Engine: openBolt(t)}
+	e := &countingViews{Engine: newEngine(t)}
 	s := openEngine(t, e, light())
 	const users = 600
 	minted, _, err := s.MintKeys(t.Context(), users, nil)
 	must(t, err)
-	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		for i, m := range minted {
-			u, err := tx.CreateUser(latchkey.UserSpec{Identity: email(fmt.Sprint(i)), Group: "acme"})
-			if err != nil {
-				return err
-			}
-			if _, err := tx.InsertKey(u.ID, latchkey.KeySpec{Name: fmt.Sprintf("key %03d", i)}, m); err != nil {
-				return err
-			}
+	updateEach(t, s, users, func(tx *latchkey.Tx, i int) error {
+		u, err := tx.CreateUser(latchkey.UserSpec{Identity: email(fmt.Sprint(i)), Group: "acme"})
+		if err != nil {
+			return err
 		}
-		return nil
-	}))
+		_, err = tx.InsertKey(u.ID, latchkey.KeySpec{Name: fmt.Sprintf("key %03d", i)}, minted[i])
+		return err
+	})
 	for _, f := range []latchkey.KeyFilter{{}, {Group: "acme"}, {NamePrefix: "key 5"}} {
 		e.views = 0
 		n := 0

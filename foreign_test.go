@@ -236,7 +236,7 @@ func TestForeignKeysThatNoStoreCanHaveAreRefused(t *testing.T) {
 
 func TestAStringThatIsNoForeignTokenIsRefusedUnread(t *testing.T) {
 	opts, f := withSystem()
-	e := &hookedEngine{Engine: openBolt(t)}
+	e := &hookedEngine{Engine: newEngine(t)}
 	views := 0
 	e.beforeView = func() { views++ }
 	s := openEngine(t, e, opts)
@@ -274,14 +274,14 @@ func changeLastDigit(token string) string {
 func TestWithoutForeignTheKeysStayAndNobodyLogsIn(t *testing.T) {
 	opts, _ := withSystem()
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, opts)
+	s := openAt(t, path, opts)
 	key := addOldServerKey(t, s, "slow", "old.a.1")
 	closeStore(t, s)
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	wantRefused(t, s, "old.a.1", latchkey.ErrInvalidToken)
 	must(t, s.RenameKey(t.Context(), latchkey.ServerOwner, key.ID, "other"))
 	closeStore(t, s)
-	wantLogin(t, openFile(t, path, opts), "old.a.1", key.ID)
+	wantLogin(t, openAt(t, path, opts), "old.a.1", key.ID)
 }
 
 func TestAStrangerWithAHandleGetsOneHashASecond(t *testing.T) {
@@ -412,7 +412,7 @@ func TestNoOtherLoginWaitsForForeignHashes(t *testing.T) {
 func TestAForeignKeyIsHashedAnewAtItsFirstUse(t *testing.T) {
 	opts, f := withSystem()
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, opts)
+	s := openAt(t, path, opts)
 	key := addOldServerKey(t, s, "slow", "old.a.1")
 	closeStore(t, s)
 
@@ -420,7 +420,7 @@ func TestAForeignKeyIsHashedAnewAtItsFirstUse(t *testing.T) {
 	reading := *opts
 	reading.ReadOnly = true
 	for range 2 {
-		s = openFile(t, path, &reading)
+		s = openAt(t, path, &reading)
 		wantLogin(t, s, "old.a.1", key.ID)
 		closeStore(t, s)
 	}
@@ -428,7 +428,7 @@ func TestAForeignKeyIsHashedAnewAtItsFirstUse(t *testing.T) {
 		t.Errorf("%d checks by readers, want 2", n)
 	}
 
-	s = openFile(t, path, opts)
+	s = openAt(t, path, opts)
 	wantLogin(t, s, "old.a.1", key.ID)
 	waitUntil(t, "a hash anew", func() bool {
 		must(t, s.RenameKey(t.Context(), latchkey.ServerOwner, key.ID, fmt.Sprint("name", stats(t, s).Commits)))
@@ -436,7 +436,7 @@ func TestAForeignKeyIsHashedAnewAtItsFirstUse(t *testing.T) {
 	})
 	closeStore(t, s)
 
-	s = openFile(t, path, opts)
+	s = openAt(t, path, opts)
 	wantLogin(t, s, "old.a.1", key.ID)
 	if n := f.checks.Load(); n != 3 {
 		t.Errorf("%d checks, want 3", n)
@@ -500,11 +500,11 @@ func TestARotationOfAForeignKeyGivesATokenOfTheStore(t *testing.T) {
 func TestAForeignVerifierThatNobodyCanReadOrPayIsAnError(t *testing.T) {
 	opts, f := withSystem()
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	addOldServerKey(t, s, "vast", "old.a.1")
 	damaged := addOldServerKey(t, s, "unknown", "old.b.1")
 	closeStore(t, s)
-	s, err := latchkey.Open(path, opts)
+	s, err := tryOpen(t, path, opts)
 	must(t, err)
 	defer closeStore(t, s)
 	wantRefused(t, s, "old.a.1", latchkey.ErrCostTooHigh)

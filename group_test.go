@@ -128,13 +128,13 @@ func TestOnlyAHolderWhoProvedTheSecretLearnsThatAGroupIsDisabled(t *testing.T) {
 
 func TestTheStateOfAGroupOutlastsTheStore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	_, token := addServerKeyIn(t, s, "door", "acme")
 	must(t, s.DisableGroup(t.Context(), "acme"))
 	must(t, s.DisableGroup(t.Context(), "umbrella"))
 	must(t, s.EnableGroup(t.Context(), "umbrella"))
 	closeStore(t, s)
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	wantRefused(t, s, token, latchkey.ErrGroupDisabled)
 	wantGroups(t, s, "acme disabled", "umbrella enabled")
 }
@@ -214,17 +214,12 @@ func TestGroupsListsTheGroupsWithMembersAndTheDisabledOnes(t *testing.T) {
 
 func TestManyGroupsAreListedInOrder(t *testing.T) {
 	s := open(t)
-	var want []string
-	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		for i := range 700 {
-			name := fmt.Sprintf("group %03d", i)
-			want = append(want, name+" disabled")
-			if err := tx.DisableGroup(name); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
+	want := make([]string, 700)
+	updateEach(t, s, len(want), func(tx *latchkey.Tx, i int) error {
+		name := fmt.Sprintf("group %03d", i)
+		want[i] = name + " disabled"
+		return tx.DisableGroup(name)
+	})
 	wantGroups(t, s, want...)
 }
 

@@ -3,10 +3,12 @@ package latchkey_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,24 +21,81 @@ import (
 // light returns the options for tests that are not about hashing.
 func light() *latchkey.Options { return &latchkey.Options{Cost: latchkey.LightCost} }
 
-// open opens a store in a new file, checks it when the test ends, and closes it.
+// otherEngine opens the engine of the store at path, which is only a name there. It is nil, which
+// means bbolt in a file. Module etcd adds a file to this package that sets otherEngine, and so runs
+// these tests on etcd.
+var otherEngine func(t testing.TB, path string, opts *latchkey.Options) latchkey.Engine
+
+// aboutFile skips a test about files where the tests run on another engine than bbolt.
+func aboutFile(t testing.TB) {
+	t.Helper()
+	if otherEngine != nil {
+		t.Skip("the test is about the file of bbolt")
+	}
+}
+
+// open opens a new store, checks it when the test ends, and closes it.
 func open(t testing.TB) *latchkey.Store { return openWith(t, light()) }
 
 func openWith(t testing.TB, opts *latchkey.Options) *latchkey.Store {
 	t.Helper()
-	return openFile(t, filepath.Join(t.TempDir(), "keys.db"), opts)
+	return openAt(t, filepath.Join(t.TempDir(), "keys.db"), opts)
 }
 
-// openFile opens the store at path, checks it when the test ends, and closes it, unless the test
-// has closed it already.
-func openFile(t testing.TB, path string, opts *latchkey.Options) *latchkey.Store {
+// openAt opens the store at path, checks it when the test ends, and closes it, unless the test has
+// closed it already.
+func openAt(t testing.TB, path string, opts *latchkey.Options) *latchkey.Store {
 	t.Helper()
-	s, err := latchkey.Open(path, opts)
+	s, err := tryOpen(t, path, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	checkAtEnd(t, s)
 	return s
+}
+
+// tryOpen opens the store at path.
+func tryOpen(t testing.TB, path string, opts *latchkey.Options) (*latchkey.Store, error) {
+	t.Helper()
+	if otherEngine == nil {
+		return latchkey.Open(path, opts)
+	}
+	e := otherEngine(t, path, opts)
+	s, err := latchkey.OpenWith(e, opts)
+	if err != nil {
+		_ = e.Close()
+	}
+	return s, err
+}
+
+// openFile is openAt for a test about the file at path.
+func openFile(t testing.TB, path string, opts *latchkey.Options) *latchkey.Store {
+	t.Helper()
+	aboutFile(t)
+	return openAt(t, path, opts)
+}
+
+// stateAt returns everything that the closed store at path has: the bytes of its file, or its
+// entries.
+func stateAt(t testing.TB, path string) string {
+	t.Helper()
+	if otherEngine == nil {
+		return string(readFile(t, path))
+	}
+	var state strings.Builder
+	must(t, engineAt(t, path, nil).View(t.Context(), func(etx latchkey.EngineTx) error {
+		state.Reset()
+		for _, table := range tables {
+			for e, err := range etx.Scan(table, nil, nil) {
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(&state, "%s: %s=%s\n", table, e.Key, e.Value)
+			}
+		}
+		return nil
+	}))
+	return state.String()
 }
 
 func checkAtEnd(t testing.TB, s *latchkey.Store) {
@@ -131,6 +190,23 @@ func insertKey(tx *latchkey.Tx, owner uuid.UUID, n latchkey.KeySpec, m latchkey.
 	return tx.InsertKey(owner, n, m)
 }
 
+// updateEach runs fn for each number below n, in transactions that are small, because an engine can
+// bound them.
+func updateEach(t testing.TB, s *latchkey.Store, n int, fn func(tx *latchkey.Tx, i int) error) {
+	t.Helper()
+	const each = 20
+	for from := 0; from < n; from += each {
+		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
+			for i := from; i < min(from+each, n); i++ {
+				if err := fn(tx, i); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+}
+
 // must fails the test for any error.
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -181,19 +257,30 @@ func wantRefused(t testing.TB, s *latchkey.Store, token string, want error) {
 // transactions.
 func openCounting(t testing.TB) (s *latchkey.Store, views func() int) {
 	t.Helper()
-	e := &hookedEngine{Engine: openBolt(t)}
+	e := &hookedEngine{Engine: newEngine(t)}
 	var n atomic.Int64
 	e.beforeView = func() { n.Add(1) }
 	return openEngine(t, e, light()), func() int { return int(n.Load()) }
 }
 
-// openBolt opens an engine in a new file, and closes the engine when the test ends. Windows does
-// not delete a file that is open.
-func openBolt(t testing.TB) latchkey.Engine {
+// newEngine opens an empty engine, and closes the engine when the test ends.
+func newEngine(t testing.TB) latchkey.Engine {
 	t.Helper()
-	e, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
-	if err != nil {
-		t.Fatal(err)
+	return engineAt(t, filepath.Join(t.TempDir(), "keys.db"), nil)
+}
+
+// engineAt opens the engine of the store at path, and closes the engine when the test ends. Windows
+// does not delete a file that is open.
+func engineAt(t testing.TB, path string, opts *latchkey.Options) (e latchkey.Engine) {
+	t.Helper()
+	if otherEngine != nil {
+		e = otherEngine(t, path, opts)
+	} else {
+		var err error
+		e, err = latchkey.OpenBoltEngine(path, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() { _ = e.Close() })
 	return e

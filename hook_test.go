@@ -262,11 +262,11 @@ func TestACallThatChangesNothingDoesNotCallTheHook(t *testing.T) {
 
 func TestHashingAnewDoesNotCallTheHook(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	key, token := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	closeStore(t, s)
 	var cs changeList
-	s = openFile(t, path, &latchkey.Options{Cost: latchkey.Cost{Memory: 64, Passes: 2, Lanes: 1}, OnChange: cs.hook})
+	s = openAt(t, path, &latchkey.Options{Cost: latchkey.Cost{Memory: 64, Passes: 2, Lanes: 1}, OnChange: cs.hook})
 	wantLogin(t, s, token, key.ID)
 	waitUntil(t, "the secret is hashed anew", func() bool {
 		must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error { _, err := tx.CreateUser(anonymous()); return err }))

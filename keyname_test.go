@@ -179,14 +179,14 @@ func TestANameIsFreeAfterItsKeyWasDeletedOrRenamed(t *testing.T) {
 
 func TestAppServicesNamesRestrictsNewNames(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	ada := addUser(t, s, "ada")
 	older, token := addKey(t, s, ada, "Ada's laptop")
 	closeStore(t, s)
 
 	opts := light()
 	opts.AppServicesNames = true
-	s = openFile(t, path, opts)
+	s = openAt(t, path, opts)
 	for _, name := range []string{
 		"my-key", "foo", "key-0", "my-api-key", "api-key-0", "mykey", "myApiKey", "apiKeyName1", "key_test",
 		"Name_of_the_API_Key", "5f60207f14dfb25d23101102", "xK3mPq9ZsT1vWb0", "-", "_", strings.Repeat("z", 256),
@@ -215,7 +215,7 @@ func TestAppServicesNamesRestrictsNewNames(t *testing.T) {
 
 func TestARenamedKeyIsTheSameKey(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	ada := addUser(t, s, "ada")
 	want, token := addKey(t, s, ada, "laptop")
 	wantName := func(name string) {
@@ -240,7 +240,7 @@ func TestARenamedKeyIsTheSameKey(t *testing.T) {
 		}
 		wantName("desktop")
 		closeStore(t, s)
-		s = openFile(t, path, light())
+		s = openAt(t, path, light())
 	}
 }
 
@@ -332,7 +332,7 @@ func TestANameCanBeTakenFromOneExpiredKeyAfterAnother(t *testing.T) {
 	c := newClock()
 	opts := light()
 	opts.Now, opts.TestClock, opts.MaxKeysPerUser = c.now, true, 1
-	s := openFile(t, path, opts)
+	s := openAt(t, path, opts)
 	ada := addUser(t, s, "ada")
 	var want []string
 	for range 5 {
@@ -344,7 +344,7 @@ func TestANameCanBeTakenFromOneExpiredKeyAfterAnother(t *testing.T) {
 	addKey(t, s, ada, "week")
 	want = append(want, "week")
 	closeStore(t, s)
-	s = openFile(t, path, opts)
+	s = openAt(t, path, opts)
 	keys, err := s.Keys(t.Context(), ada)
 	must(t, err)
 	var got []string

@@ -284,7 +284,7 @@ func TestALoginIsRefusedForTheFirstReasonThatApplies(t *testing.T) {
 		{"deleted and disabled user", []step{disableUser, (*loginCase).deleteUser}, latchkey.ErrInvalidToken},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newLoginCase(t, openBolt(t))
+			c := newLoginCase(t, newEngine(t))
 			for _, do := range tt.steps {
 				must(t, do(c, t.Context()))
 			}
@@ -299,7 +299,7 @@ func TestALoginIsRefusedForTheFirstReasonThatApplies(t *testing.T) {
 }
 
 func TestAKeyIsGoodUntilTheSecondThatItExpires(t *testing.T) {
-	c := newLoginCase(t, openBolt(t))
+	c := newLoginCase(t, newEngine(t))
 	c.clock.set(c.key.Expires.Add(-time.Nanosecond))
 	wantLogin(t, c.Store, c.token, c.key.ID)
 	wantLogin(t, c.Store, c.token, c.key.ID)
@@ -319,7 +319,7 @@ func TestAKeyLogsInAfterItOrItsUserWasEnabledAgain(t *testing.T) {
 		{"user", (*loginCase).disableUser, (*loginCase).enableUser, latchkey.ErrUserDisabled},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newLoginCase(t, openBolt(t))
+			c := newLoginCase(t, newEngine(t))
 			for range 3 {
 				must(t, tt.disable(c, t.Context()))
 				must(t, tt.disable(c, t.Context()))
@@ -334,7 +334,7 @@ func TestAKeyLogsInAfterItOrItsUserWasEnabledAgain(t *testing.T) {
 
 func TestAReopenedStoreAnswersAsBefore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	user := addUser(t, s, "ada")
 	good, goodToken := addKey(t, s, user, "good")
 	disabled, disabledToken := addKey(t, s, user, "disabled")
@@ -346,7 +346,7 @@ func TestAReopenedStoreAnswersAsBefore(t *testing.T) {
 	must(t, s.DisableUser(t.Context(), grace))
 	closeStore(t, s)
 
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	wantLogin(t, s, goodToken, good.ID)
 	wantRefused(t, s, disabledToken, latchkey.ErrKeyDisabled)
 	wantRefused(t, s, deletedToken, latchkey.ErrInvalidToken)
@@ -355,7 +355,7 @@ func TestAReopenedStoreAnswersAsBefore(t *testing.T) {
 	wantLogin(t, s, disabledToken, disabled.ID)
 	closeStore(t, s)
 
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	wantLogin(t, s, disabledToken, disabled.ID)
 	wantRefused(t, s, deletedToken, latchkey.ErrInvalidToken)
 }
@@ -374,7 +374,7 @@ func TestASecondLoginIsAnsweredUnreadAndUnhashedAlsoWhenItIsRefused(t *testing.T
 		{"key from elsewhere", []step{(*loginCase).moveAway}, outcome{err: latchkey.ErrNetworkNotAllowed}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := &hookedEngine{Engine: openBolt(t)}
+			e := &hookedEngine{Engine: newEngine(t)}
 			var reads atomic.Int64
 			e.beforeView = func() { reads.Add(1) }
 			c := newLoginCase(t, e)
@@ -400,7 +400,7 @@ func TestASecondLoginIsAnsweredUnreadAndUnhashedAlsoWhenItIsRefused(t *testing.T
 func TestLoginsWithADeletedKeyCostNoHash(t *testing.T) {
 	for name, remove := range map[string]step{"key": (*loginCase).deleteKey, "user": (*loginCase).deleteUser} {
 		t.Run(name, func(t *testing.T) {
-			c := newLoginCase(t, openBolt(t))
+			c := newLoginCase(t, newEngine(t))
 			wantLogin(t, c.Store, c.token, c.key.ID)
 			must(t, remove(c, t.Context()))
 			hashes := stats(t, c.Store).Hashes
@@ -473,7 +473,7 @@ func TestALoginThatBeginsAfterAChangeSeesItWhateverAnotherLoginDoes(t *testing.T
 		for _, gap := range gaps {
 			for _, cached := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/cached=%t", tt.name, gap.name, cached), func(t *testing.T) {
-					e := &hookedEngine{Engine: openBolt(t)}
+					e := &hookedEngine{Engine: newEngine(t)}
 					c := newLoginCase(t, e)
 					if tt.prepare != nil {
 						must(t, tt.prepare(c, t.Context()))
@@ -548,7 +548,7 @@ func TestAnEntryCachedDuringACommitIsForgottenWhenItReturns(t *testing.T) {
 		}
 		for _, when := range []string{"before it begins", "before it commits", "before it returns"} {
 			t.Run(tt.name+"/"+when, func(t *testing.T) {
-				e := &commitEngine{Engine: openBolt(t)}
+				e := &commitEngine{Engine: newEngine(t)}
 				c := newLoginCase(t, e)
 				if tt.prepare != nil {
 					must(t, tt.prepare(c, t.Context()))
@@ -584,7 +584,7 @@ func TestALoginThatEndsBetweenTheCommitAndTheReturnOfAChangeCachesNothingStale(t
 			continue
 		}
 		t.Run(tt.name, func(t *testing.T) {
-			hooked := &hookedEngine{Engine: openBolt(t)}
+			hooked := &hookedEngine{Engine: newEngine(t)}
 			e := &commitEngine{Engine: hooked}
 			c := newLoginCase(t, e)
 			if tt.prepare != nil {
@@ -611,7 +611,7 @@ func TestALoginThatEndsBetweenTheCommitAndTheReturnOfAChangeCachesNothingStale(t
 }
 
 func TestNoLoginThatBeginsAfterARevocationSucceedsHoweverManyRun(t *testing.T) {
-	c := newLoginCase(t, openBolt(t))
+	c := newLoginCase(t, newEngine(t))
 	revocations := []struct{ revoke, restore step }{
 		{(*loginCase).disableKey, (*loginCase).enableKey},
 		{(*loginCase).disableUser, (*loginCase).enableUser},
@@ -663,7 +663,7 @@ func TestErrCommitUnknownEmptiesTheCache(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lost=%t", lost), func(t *testing.T) {
 			var reads atomic.Int64
-			hooked := &hookedEngine{Engine: openBolt(t), beforeView: func() { reads.Add(1) }}
+			hooked := &hookedEngine{Engine: newEngine(t), beforeView: func() { reads.Add(1) }}
 			e := &commitEngine{Engine: hooked}
 			c := newLoginCase(t, e)
 			other, otherToken := addKey(t, c.Store, c.user, "other")
@@ -693,7 +693,7 @@ func TestErrCommitUnknownEmptiesTheCache(t *testing.T) {
 }
 
 func TestALoginThatReadBeforeErrCommitUnknownIsNotRemembered(t *testing.T) {
-	hooked := &hookedEngine{Engine: openBolt(t)}
+	hooked := &hookedEngine{Engine: newEngine(t)}
 	e := &commitEngine{Engine: hooked}
 	c := newLoginCase(t, e)
 	hooked.inGap(3, true, func() {
@@ -708,7 +708,7 @@ func TestALoginThatReadBeforeErrCommitUnknownIsNotRemembered(t *testing.T) {
 func TestAPanicOfTheEngineReleasesTheCache(t *testing.T) {
 	for _, panics := range []bool{true, false} {
 		t.Run(fmt.Sprintf("panics=%t", panics), func(t *testing.T) {
-			e := &commitEngine{Engine: openBolt(t)}
+			e := &commitEngine{Engine: newEngine(t)}
 			c := newLoginCase(t, e)
 			wantLogin(t, c.Store, c.token, c.key.ID)
 			e.afterCommit = func() {
@@ -743,7 +743,7 @@ func changeLast(token string) string {
 }
 
 func TestLoginsThatTheCacheOrTheTagDecidesAllocateNothing(t *testing.T) {
-	c := newLoginCase(t, openBolt(t))
+	c := newLoginCase(t, newEngine(t))
 	wantLogin(t, c.Store, c.token, c.key.ID)
 	disabled, disabledToken := addKey(t, c.Store, c.user, "disabled")
 	must(t, c.DisableKey(t.Context(), c.user, disabled.ID))
@@ -816,11 +816,11 @@ func TestTheCacheHoldsNoMoreKeysThanCacheSize(t *testing.T) {
 
 func TestAKeyLogsInOnlyIfItsCostFitsIntoHashMemory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, &latchkey.Options{Cost: latchkey.Cost{Memory: 256, Passes: 1, Lanes: 1}})
+	s := openAt(t, path, &latchkey.Options{Cost: latchkey.Cost{Memory: 256, Passes: 1, Lanes: 1}})
 	key, token := addKey(t, s, latchkey.ServerOwner, "laptop")
 	closeStore(t, s)
 
-	s = openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, HashMemory: 256<<10 - 1})
+	s = openAt(t, path, &latchkey.Options{Cost: latchkey.LightCost, HashMemory: 256<<10 - 1})
 	wantRefused(t, s, token, latchkey.ErrCostTooHigh)
 	if n := stats(t, s).Hashes; n != 0 {
 		t.Errorf("argon2 ran %d times, want 0", n)
@@ -829,13 +829,13 @@ func TestAKeyLogsInOnlyIfItsCostFitsIntoHashMemory(t *testing.T) {
 	wantLogin(t, s, otherToken, other.ID)
 	closeStore(t, s)
 
-	s = openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, HashMemory: 256 << 10})
+	s = openAt(t, path, &latchkey.Options{Cost: latchkey.LightCost, HashMemory: 256 << 10})
 	wantLogin(t, s, token, key.ID)
 }
 
 func TestLoginsThatRaceWithCloseSucceedOrReturnErrClosed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	var tokens []string
 	for i := range 8 {
 		_, token := addKey(t, s, latchkey.ServerOwner, fmt.Sprint(i))
@@ -847,7 +847,7 @@ func TestLoginsThatRaceWithCloseSucceedOrReturnErrClosed(t *testing.T) {
 		rounds = 6
 	}
 	for range rounds {
-		s := openFile(t, path, light())
+		s := openAt(t, path, light())
 		var callers sync.WaitGroup
 		begun := make(chan struct{}, len(tokens))
 		for _, token := range tokens {

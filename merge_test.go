@@ -176,7 +176,7 @@ func TestADisablingThatNoEnablingHasSeenHolds(t *testing.T) {
 
 func TestAFirstReaderMakesTheStoreKeepWhatMergingNeeds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	hub := openFile(t, path, light())
+	hub := openAt(t, path, light())
 	ada := addUser(t, hub, "ada")
 	key, token := addKey(t, hub, ada, "laptop")
 	before := recordsOf(t, hub)
@@ -188,7 +188,7 @@ func TestAFirstReaderMakesTheStoreKeepWhatMergingNeeds(t *testing.T) {
 	wantRefused(t, hub, token, latchkey.ErrInvalidToken)
 
 	closeStore(t, hub)
-	hub = openFile(t, path, light())
+	hub = openAt(t, path, light())
 	must(t, hub.DisableKey(t.Context(), ada, key.ID))
 	kept := recordsOf(t, hub)
 	must(t, hub.EnableKey(t.Context(), ada, key.ID))

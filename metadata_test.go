@@ -25,7 +25,7 @@ func fullSpec(name string, expires time.Time) latchkey.KeySpec {
 
 func TestAKeyAndAUserKeepWhatTheyWereMadeWith(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	userSpec := latchkey.UserSpec{Identity: email("ada"), Group: "plant 7", Metadata: map[string]string{"shift": "night"}}
 	user, err := s.CreateUser(t.Context(), userSpec)
 	must(t, err)
@@ -49,7 +49,7 @@ func TestAKeyAndAUserKeepWhatTheyWereMadeWith(t *testing.T) {
 	// Nobody changes the store by changing what it was given.
 	keySpec.Networks[0], keySpec.Metadata["room"], userSpec.Metadata["shift"] = netip.Prefix{}, "5", "day"
 	closeStore(t, s)
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	must(t, s.RenameKey(t.Context(), user.ID, key.ID, "desktop"))
 	key.Name = "desktop"
 	gotUser, err := s.User(t.Context(), user.ID)

@@ -207,7 +207,7 @@ func holdsLock(typ reflect.Type) bool {
 }
 
 func TestTheSearchForSecretsFindsThem(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	s := openEngine(t, e, light())
 	_, token := addKey(t, s, latchkey.ServerOwner, "backup")
 	all := secrets{}
@@ -244,7 +244,7 @@ func TestTheSearchForSecretsFindsThem(t *testing.T) {
 }
 
 func TestNothingThatIsPrintedMarshaledOrLoggedShowsASecret(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	opts := light()
 	s := openEngine(t, e, opts)
 	h := addHousehold(t, s)
@@ -300,7 +300,7 @@ func TestNothingThatIsPrintedMarshaledOrLoggedShowsASecret(t *testing.T) {
 }
 
 func TestATransactionOfTheEngineDoesNotPrintItsContents(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	s := openEngine(t, e, light())
 	key, _ := addKey(t, s, latchkey.ServerOwner, "backup")
 	all := secrets{}
@@ -334,12 +334,11 @@ func TestVerifiersThatAreReplacedAreNotShown(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
 	opts := light()
 	opts.Cost.Memory *= 2
-	s := openFile(t, path, opts)
+	s := openAt(t, path, opts)
 	key, token := addKey(t, s, latchkey.ServerOwner, "backup")
 	closeStore(t, s)
 
-	e, err := latchkey.OpenBoltEngine(path, nil)
-	must(t, err)
+	e := engineAt(t, path, nil)
 	s = openEngine(t, e, light())
 	all := secrets{}
 	all.addStored(t, e)
@@ -365,7 +364,7 @@ func TestNoErrorShowsASecret(t *testing.T) {
 	c := newClock()
 	opts := light()
 	opts.Now, opts.TestClock = c.now, true
-	e := &damagedEngine{Engine: openBolt(t)}
+	e := &damagedEngine{Engine: newEngine(t)}
 	s := openEngine(t, e, opts)
 	h := addHousehold(t, s)
 	stranger := open(t)
@@ -463,9 +462,9 @@ func TestNoErrorShowsASecret(t *testing.T) {
 	}
 }
 
-func TestTheFileHoldsNeitherTokenNorSecret(t *testing.T) {
+func TestTheStoreHoldsNeitherTokenNorSecret(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	h := addHousehold(t, s)
 	all := secrets{}
 	all.addToken(t, "laptop", h.token)
@@ -480,13 +479,13 @@ func TestTheFileHoldsNeitherTokenNorSecret(t *testing.T) {
 		wantRefused(t, s, token[:len(token)-1], latchkey.ErrInvalidToken)
 	}
 	closeStore(t, s)
-	file := readFile(t, path)
-	if shown := all.shownBy(string(file)); shown != nil {
-		t.Errorf("the file has %q", shown)
+	state := stateAt(t, path)
+	if shown := all.shownBy(state); shown != nil {
+		t.Errorf("the store has %q", shown)
 	}
 	for _, id := range append(ids, []byte("$argon2id$"), []byte("laptop")) {
-		if !bytes.Contains(file, id) {
-			t.Errorf("%x is not in the file, so this test does not look where things are", id)
+		if !strings.Contains(state, string(id)) {
+			t.Errorf("%x is not in the store, so this test does not look where things are", id)
 		}
 	}
 }

@@ -68,7 +68,7 @@ func TestAnInsecureRandThatRepeatsItselfGivesNoIDTwice(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keys.db")
 			c := newClock()
 			reopen := func() *latchkey.Store {
-				return openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, InsecureRand: rand.NewChaCha8([32]byte{1}), Now: c.now, TestClock: true})
+				return openAt(t, path, &latchkey.Options{Cost: latchkey.LightCost, InsecureRand: rand.NewChaCha8([32]byte{1}), Now: c.now, TestClock: true})
 			}
 			anonymous := func(subject string) latchkey.UserSpec {
 				return latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderAnonymous, Subject: subject}}
@@ -109,7 +109,7 @@ func TestAnInsecureRandThatFailsMakesNoStoreAndKeepsNoLock(t *testing.T) {
 				t.Error("the store was made without secrets")
 			}
 		}()
-		_, _ = latchkey.Open(path, opts)
+		_, _ = tryOpen(t, path, opts)
 	}()
-	closeStore(t, openFile(t, path, &latchkey.Options{Cost: latchkey.LightCost, LockTimeout: -1}))
+	closeStore(t, openAt(t, path, &latchkey.Options{Cost: latchkey.LightCost, LockTimeout: -1}))
 }

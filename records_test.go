@@ -34,8 +34,8 @@ func wantNoChange(t testing.TB, s *latchkey.Store, call func()) {
 
 func TestEachWriteMovesTheSequenceOn(t *testing.T) {
 	s := open(t)
-	if n := sequenceOf(t, s); n != 1 {
-		t.Errorf("a new store is at sequence %d, want 1", n)
+	if sequenceOf(t, s) == 0 {
+		t.Error("a new store is at sequence 0")
 	}
 	var ada uuid.UUID
 	var key latchkey.Key

@@ -35,8 +35,8 @@ func rotateKey(ctx context.Context, s *latchkey.Store, owner, id uuid.UUID, r la
 	return s.RotateKey(ctx, owner, id, r)
 }
 
-// openAt opens a store whose clock the test moves.
-func openAt(t testing.TB) (*latchkey.Store, *clock, *latchkey.Options) {
+// openClocked opens a store whose clock the test moves.
+func openClocked(t testing.TB) (*latchkey.Store, *clock, *latchkey.Options) {
 	t.Helper()
 	now := newClock()
 	opts := light()
@@ -47,7 +47,7 @@ func openAt(t testing.TB) (*latchkey.Store, *clock, *latchkey.Options) {
 func TestARotationWithoutOverlapEndsTheOldTokenAtOnceAndUnhashed(t *testing.T) {
 	for _, cached := range []bool{true, false} {
 		path := filepath.Join(t.TempDir(), "keys.db")
-		s := openFile(t, path, light())
+		s := openAt(t, path, light())
 		for _, owner := range []uuid.UUID{addUser(t, s, "ada"), latchkey.ServerOwner} {
 			key, old := addKey(t, s, owner, "laptop")
 			if cached {
@@ -64,7 +64,7 @@ func TestARotationWithoutOverlapEndsTheOldTokenAtOnceAndUnhashed(t *testing.T) {
 				t.Errorf("the first login with the new token took %d hashes, want 1", n)
 			}
 			closeStore(t, s)
-			s = openFile(t, path, light())
+			s = openAt(t, path, light())
 			wantRefused(t, s, old, latchkey.ErrInvalidToken)
 			wantLogin(t, s, token, key.ID)
 		}
@@ -72,7 +72,7 @@ func TestARotationWithoutOverlapEndsTheOldTokenAtOnceAndUnhashed(t *testing.T) {
 }
 
 func TestBothTokensAreGoodAndCachedDuringAnOverlap(t *testing.T) {
-	s, now, _ := openAt(t)
+	s, now, _ := openClocked(t)
 	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour})
 	before := hashes(t, s)
@@ -105,7 +105,7 @@ func TestBothTokensAreGoodAndCachedDuringAnOverlap(t *testing.T) {
 }
 
 func TestAnOverlapIsNeverShorterThanItWasAskedToBe(t *testing.T) {
-	s, now, _ := openAt(t)
+	s, now, _ := openClocked(t)
 	now.advance(700 * time.Millisecond)
 	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	rotate(t, s, key, latchkey.Rotation{Overlap: time.Nanosecond})
@@ -122,7 +122,7 @@ func TestAnOverlapOfAnyLengthLeavesTheOldTokenGood(t *testing.T) {
 }
 
 func TestTheTokensOfAKeyAreToldWithTheirEnds(t *testing.T) {
-	s, now, _ := openAt(t)
+	s, now, _ := openClocked(t)
 	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour})
 	first, err := s.Login(t.Context(), old)
@@ -145,7 +145,7 @@ func TestTheTokensOfAKeyAreToldWithTheirEnds(t *testing.T) {
 }
 
 func TestARotationDuringAnOverlapEndsTheOlderToken(t *testing.T) {
-	s, now, _ := openAt(t)
+	s, now, _ := openClocked(t)
 	key, first := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	second := rotate(t, s, key, latchkey.Rotation{Overlap: 2 * time.Hour})
 	wantLogin(t, s, first, key.ID)
@@ -167,7 +167,7 @@ func TestARotationDuringAnOverlapEndsTheOlderToken(t *testing.T) {
 
 func TestTheFirstLoginWithTheNewTokenEndsTheOldOneDurably(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
 	wantLogin(t, s, old, key.ID)
@@ -180,7 +180,7 @@ func TestTheFirstLoginWithTheNewTokenEndsTheOldOneDurably(t *testing.T) {
 		t.Errorf("two logins with the new token took %d hashes, want 1", n)
 	}
 	closeStore(t, s)
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	sequence := stats(t, s).Sequence
 	wantRefused(t, s, old, latchkey.ErrInvalidToken)
 	wantLogin(t, s, token, key.ID)
@@ -191,7 +191,7 @@ func TestTheFirstLoginWithTheNewTokenEndsTheOldOneDurably(t *testing.T) {
 }
 
 func TestALoginThatIsRefusedEndsNoToken(t *testing.T) {
-	s, _, _ := openAt(t)
+	s, _, _ := openClocked(t)
 	user := addUser(t, s, "ada")
 	key, old := addKey(t, s, user, "laptop")
 	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
@@ -207,7 +207,7 @@ func TestALoginThatIsRefusedEndsNoToken(t *testing.T) {
 }
 
 func TestADisabledOrExpiredKeyCanBeRotatedAndStaysSo(t *testing.T) {
-	s, now, _ := openAt(t)
+	s, now, _ := openClocked(t)
 	user := addUser(t, s, "ada")
 	key, _ := addKey(t, s, user, "laptop")
 	must(t, s.DisableKey(t.Context(), user, key.ID))
@@ -381,13 +381,13 @@ func TestAReadOnlyProcessRefusesTheOldTokenOnceItHasSeenTheNewOne(t *testing.T) 
 	now := newClock()
 	opts := light()
 	opts.Now, opts.TestClock = now.now, true
-	s := openFile(t, path, opts)
+	s := openAt(t, path, opts)
 	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
 	closeStore(t, s)
 
 	opts.ReadOnly = true
-	s = openFile(t, path, opts)
+	s = openAt(t, path, opts)
 	wantLogin(t, s, old, key.ID)
 	wantLogin(t, s, old, key.ID)
 	must(t, s.Health(t.Context()))
@@ -436,10 +436,8 @@ func (e *fullEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) erro
 func openRotated(t *testing.T) (s *latchkey.Store, e *fullEngine, path string, key latchkey.Key, old, token string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "keys.db")
-	bolt, err := latchkey.OpenBoltEngine(path, nil)
-	must(t, err)
-	e = &fullEngine{Engine: bolt}
-	s, err = latchkey.OpenWith(e, light())
+	e = &fullEngine{Engine: engineAt(t, path, nil)}
+	s, err := latchkey.OpenWith(e, light())
 	must(t, err)
 	key, old = addKey(t, s, addUser(t, s, "ada"), "laptop")
 	token = rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
@@ -461,7 +459,7 @@ func TestTheEndOfAnOldTokenIsWrittenWithTheNextChangeIfTheDiskWasFull(t *testing
 	wantRefused(t, s, old, latchkey.ErrInvalidToken)
 	wantClean(t, s)
 	closeStore(t, s)
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	wantRefused(t, s, old, latchkey.ErrInvalidToken)
 	wantLogin(t, s, token, key.ID)
 }
@@ -473,7 +471,7 @@ func TestAfterACrashTheNewTokenEndsTheOldOneAgain(t *testing.T) {
 	e.fails = errors.New("no space left on device")
 	wantLogin(t, s, token, key.ID)
 	closeStore(t, s)
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	wantLogin(t, s, old, key.ID)
 	wantLogin(t, s, token, key.ID)
 	wantRefused(t, s, old, latchkey.ErrInvalidToken)
@@ -482,7 +480,7 @@ func TestAfterACrashTheNewTokenEndsTheOldOneAgain(t *testing.T) {
 
 func TestALoginFailsIfItsContextEndsBeforeTheOldTokenHasEnded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	e := &fullEngine{Engine: openBolt(t)}
+	e := &fullEngine{Engine: newEngine(t)}
 	s := openEngine(t, e, light())
 	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
 	token := rotate(t, s, key, latchkey.Rotation{Overlap: time.Hour, UntilUsed: true})
@@ -495,6 +493,7 @@ func TestALoginFailsIfItsContextEndsBeforeTheOldTokenHasEnded(t *testing.T) {
 }
 
 func TestARestoredBackupHasTheTokensOfItsTime(t *testing.T) {
+	aboutFile(t)
 	dir := t.TempDir()
 	s := open(t)
 	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")
@@ -589,7 +588,7 @@ func (tx groupTx) Get(table string, key []byte) ([]byte, error) {
 }
 
 func TestAnAnswerThatCouldNotBeReadIsNotRemembered(t *testing.T) {
-	e := &groupOnce{Engine: openBolt(t)}
+	e := &groupOnce{Engine: newEngine(t)}
 	s := openEngine(t, e, light())
 	key, _ := addKey(t, s, latchkey.ServerOwner, "laptop")
 	must(t, s.SetKeyGroup(t.Context(), key.ID, "acme"))

@@ -499,14 +499,14 @@ func TestEveryCallEndsWithItsContext(t *testing.T) {
 
 func TestAReadOnlyStoreReadsAndLogsInAndRefusesChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	h := addHousehold(t, s)
 	closeStore(t, s)
-	before := readFile(t, path)
+	before := stateAt(t, path)
 
 	opts := light()
 	opts.ReadOnly = true
-	s = openFile(t, path, opts)
+	s = openAt(t, path, opts)
 	for range 2 {
 		for name, c := range storeCalls {
 			t.Run(name, func(t *testing.T) {
@@ -518,12 +518,12 @@ func TestAReadOnlyStoreReadsAndLogsInAndRefusesChanges(t *testing.T) {
 			})
 		}
 	}
-	another := openFile(t, path, opts)
+	another := openAt(t, path, opts)
 	wantLogin(t, another, h.token, h.key.ID)
 	closeStore(t, another)
 	closeStore(t, s)
-	if !bytes.Equal(readFile(t, path), before) {
-		t.Error("the file has changed")
+	if stateAt(t, path) != before {
+		t.Error("the store has changed")
 	}
 }
 
@@ -648,14 +648,16 @@ func TestACallOfAnotherGoroutineIsNotTakenForOneInsideTheTransaction(t *testing.
 		go func() { _, err := s.User(endWithin(t), ada); read <- err }()
 		must(t, <-read)
 		cancel()
-		wantError(t, <-disabled, context.Canceled)
+		if err := <-disabled; err != nil { // on some engines it does not wait
+			wantError(t, err, context.Canceled)
+		}
 		return nil
 	}))
 	must(t, s.DisableUser(t.Context(), ada))
 }
 
 func TestTheBodyOfALoopOverFindingsMayRepair(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	s := openEngine(t, e, light())
 	h := addHousehold(t, s)
 	name := slices.Concat(h.user[:], []byte("laptop\x00"), h.key.ID[:])
@@ -686,7 +688,7 @@ func TestTheFunctionsErrorComesBackAsItIs(t *testing.T) {
 
 func TestAnUpdateHappensWholeOrNotAtAll(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	h := addHousehold(t, s)
 	minted, token, err := s.MintKey(t.Context())
 	must(t, err)
@@ -729,7 +731,7 @@ func TestAnUpdateHappensWholeOrNotAtAll(t *testing.T) {
 			t.Errorf("lovelace is %s, want %s", found.ID, h.user)
 		}
 		closeStore(t, s)
-		s = openFile(t, path, light())
+		s = openAt(t, path, light())
 	}
 }
 
@@ -774,7 +776,7 @@ func TestACallWhoseTransactionFailsAtAnyWriteChangesNothing(t *testing.T) {
 			continue // the call writes nothing, or not in a transaction
 		}
 		t.Run(name, func(t *testing.T) {
-			e := &failingEngine{Engine: openBolt(t)}
+			e := &failingEngine{Engine: newEngine(t)}
 			s := openEngine(t, e, light())
 			h := addHousehold(t, s)
 			wantLogin(t, s, h.token, h.key.ID)
@@ -811,7 +813,7 @@ func TestAnOperationThatFailsHalfWayFailsItsTransaction(t *testing.T) {
 			continue // the call writes nothing, or only once
 		}
 		t.Run(name, func(t *testing.T) {
-			e := &failingEngine{Engine: openBolt(t)}
+			e := &failingEngine{Engine: newEngine(t)}
 			s := openEngine(t, e, light())
 			h := addHousehold(t, s)
 			before := dump(t, e)
@@ -836,7 +838,7 @@ func TestAnOperationThatFailsHalfWayFailsItsTransaction(t *testing.T) {
 }
 
 func TestARefusedOperationLeavesItsTransactionAsItWas(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	s := openEngine(t, e, light())
 	h := addHousehold(t, s)
 	addUser(t, s, "bob")
@@ -884,7 +886,7 @@ func (e *losingEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) er
 }
 
 func TestACallWhoseCommitFailsReturnsNothingBesideItsError(t *testing.T) {
-	e := &losingEngine{Engine: openBolt(t)}
+	e := &losingEngine{Engine: newEngine(t)}
 	s := openEngine(t, e, light())
 	h := addHousehold(t, s)
 	e.loses = true
@@ -939,15 +941,17 @@ func (e rerunningEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) 
 }
 
 func TestACallWhoseFunctionRunsTwiceChangesTheStoreOnce(t *testing.T) {
-	e := rerunningEngine{openBolt(t)}
-	s := openEngine(t, e, light())
+	e := newEngine(t)
+	s := openEngine(t, rerunningEngine{e}, light())
 	h := addHousehold(t, s)
+	commits := e.(latchkey.CommitCounter).Commits
+	before := commits()
 	keys := addNumberedKeys(t, s, h.user, 0, 3)
 	must(t, s.DeleteKey(t.Context(), h.user, keys[0].ID))
 	stats, err := s.Stats(t.Context())
 	must(t, err)
-	if stats.Users != 1 || stats.Keys != 5 || stats.Sequence != 11 {
-		t.Errorf("%d users and %d keys at sequence %d, want 1 and 5 at 11", stats.Users, stats.Keys, stats.Sequence)
+	if n := commits() - before; stats.Users != 1 || stats.Keys != 5 || n != 2 {
+		t.Errorf("%d users and %d keys after %d commits, want 1 and 5 after 2", stats.Users, stats.Keys, n)
 	}
 	got, err := s.Keys(t.Context(), h.user)
 	must(t, err)
@@ -957,7 +961,7 @@ func TestACallWhoseFunctionRunsTwiceChangesTheStoreOnce(t *testing.T) {
 }
 
 func TestAKeyIsCachedAgainAfterAChangeOfItThatRanTwice(t *testing.T) {
-	s := openEngine(t, rerunningEngine{openBolt(t)}, light())
+	s := openEngine(t, rerunningEngine{newEngine(t)}, light())
 	h := addHousehold(t, s)
 	must(t, s.RenameKey(t.Context(), h.user, h.key.ID, "desktop"))
 	must(t, s.DisableUser(t.Context(), h.user))
@@ -974,7 +978,7 @@ func TestAKeyIsCachedAgainAfterAChangeOfItThatRanTwice(t *testing.T) {
 
 func TestCloseIsIdempotentAndSafeBesideCalls(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	h := addHousehold(t, s)
 
 	var wg sync.WaitGroup
@@ -1015,7 +1019,7 @@ func TestCloseIsIdempotentAndSafeBesideCalls(t *testing.T) {
 	}
 	wg.Wait()
 
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	for _, key := range slices.Concat(made[:]...) {
 		if got, err := s.Key(t.Context(), latchkey.ServerOwner, key.ID); err != nil || !reflect.DeepEqual(got, key) {
 			t.Errorf("got %+v, %v, want %+v, which CreateKey returned before the store was closed", got, err, key)
@@ -1040,7 +1044,7 @@ func TestCloseWaitsForAView(t *testing.T) {
 
 func TestNilOptionsAreTheDefaults(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, nil)
+	s := openAt(t, path, nil)
 	ada := addUser(t, s, "ada")
 	key, token := addKey(t, s, ada, "Ada's laptop")
 	if !strings.HasPrefix(token, "lk_") {
@@ -1050,7 +1054,7 @@ func TestNilOptionsAreTheDefaults(t *testing.T) {
 		t.Errorf("the key was made %s ago", age)
 	}
 	closeStore(t, s)
-	s = openFile(t, path, &latchkey.Options{})
+	s = openAt(t, path, &latchkey.Options{})
 	wantLogin(t, s, token, key.ID)
 }
 
@@ -1099,7 +1103,7 @@ func TestOptionsOutOfRangeAreRefusedAndNoFileIsMade(t *testing.T) {
 			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("there is a file: %v", err)
 			}
-			_, err = latchkey.OpenWith(openBolt(t), &opts)
+			_, err = latchkey.OpenWith(newEngine(t), &opts)
 			wantError(t, err, latchkey.ErrInvalidOptions)
 		})
 	}
@@ -1135,24 +1139,24 @@ func TestAStoreKeepsThePrefixThatItWasMadeWith(t *testing.T) {
 		opts.TokenPrefix = prefix
 		return opts
 	}
-	s := openFile(t, path, with("acme"))
+	s := openAt(t, path, with("acme"))
 	key, token := addKey(t, s, latchkey.ServerOwner, "backup")
 	closeStore(t, s)
-	before := readFile(t, path)
+	before := stateAt(t, path)
 
 	for _, prefix := range []string{"lk", "Acme", "acm", "acme2"} {
 		for _, readOnly := range []bool{false, true} {
 			opts := with(prefix)
 			opts.ReadOnly = readOnly
-			_, err := latchkey.Open(path, opts)
+			_, err := tryOpen(t, path, opts)
 			wantError(t, err, latchkey.ErrInvalidOptions)
 		}
 	}
-	if !bytes.Equal(readFile(t, path), before) {
-		t.Error("the file has changed")
+	if stateAt(t, path) != before {
+		t.Error("the store has changed")
 	}
 	for _, prefix := range []string{"", "acme"} {
-		s := openFile(t, path, with(prefix))
+		s := openAt(t, path, with(prefix))
 		wantLogin(t, s, token, key.ID)
 		if _, another := addKey(t, s, latchkey.ServerOwner, "another"+prefix); !strings.HasPrefix(another, "acme_") {
 			t.Errorf("a new token begins with %q, want acme_", another[:5])
@@ -1235,7 +1239,7 @@ func (tx *damagedTx) Get(table string, key []byte) ([]byte, error) {
 }
 
 func TestAStoreWithoutASoundDomainIsErrCorrupt(t *testing.T) {
-	e := &damagedEngine{Engine: openBolt(t)}
+	e := &damagedEngine{Engine: newEngine(t)}
 	addHousehold(t, openEngine(t, e, light()))
 	wantCorrupt := func(what string, damage func([]byte) []byte) {
 		t.Helper()
@@ -1266,7 +1270,7 @@ func TestAStoreWithoutASoundDomainIsErrCorrupt(t *testing.T) {
 }
 
 func TestAnEmptyEngineBecomesAStore(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	opts := light()
 	opts.ReadOnly = true
 	_, err := latchkey.OpenWith(e, opts)
@@ -1298,7 +1302,7 @@ func (e *racingEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) er
 }
 
 func TestTwoOpeningsOfAnEmptyEngineMakeOneDomain(t *testing.T) {
-	e := &racingEngine{Engine: openBolt(t)}
+	e := &racingEngine{Engine: newEngine(t)}
 	var first *latchkey.Store
 	e.race = func() { first = openEngine(t, e, light()) }
 	second := openEngine(t, e, light())
@@ -1307,13 +1311,13 @@ func TestTwoOpeningsOfAnEmptyEngineMakeOneDomain(t *testing.T) {
 }
 
 func TestAClosedStoreHasClosedItsEngine(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	closeStore(t, openEngine(t, e, light()))
 	wantError(t, e.View(t.Context(), func(latchkey.EngineTx) error { return nil }), latchkey.ErrClosed)
 }
 
 func TestAFailedOpeningOfAnEngineLeavesItOpen(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	_, err := latchkey.OpenWith(e, &latchkey.Options{HashQueue: -1})
 	wantError(t, err, latchkey.ErrInvalidOptions)
 	openEngine(t, e, light())
@@ -1347,6 +1351,7 @@ func TestAPathMayHaveNoDirectory(t *testing.T) {
 }
 
 func TestAStoreThatCannotBeMadeSaysWhere(t *testing.T) {
+	aboutFile(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	must(t, os.WriteFile(file, []byte("no directory"), 0o600))
@@ -1383,6 +1388,7 @@ func TestAStoreThatCannotBeMadeSaysWhere(t *testing.T) {
 }
 
 func TestADirectoryWithoutWritePermissionIsErrPermission(t *testing.T) {
+	aboutFile(t)
 	dir := t.TempDir()
 	must(t, os.Chmod(dir, 0o500))
 	t.Cleanup(func() { _ = os.Chmod(dir, 0o700) })

@@ -70,7 +70,7 @@ func wantTaggedBefore(t testing.TB, s *latchkey.Store, number uint64, want ...st
 
 func TestATagSecretIsReplacedStepByStepWithoutATokenThatFailsInBetween(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	user := addUser(t, s, "ada")
 	old, oldToken := addKey(t, s, user, "old")
 	rotated, rotatedToken := addKey(t, s, user, "rotated")
@@ -84,7 +84,7 @@ func TestATagSecretIsReplacedStepByStepWithoutATokenThatFailsInBetween(t *testin
 			wantLogin(t, s, token, id)
 		}
 		closeStore(t, s)
-		s = openFile(t, path, light())
+		s = openAt(t, path, light())
 		for token, id := range tokens {
 			wantLogin(t, s, token, id)
 		}
@@ -133,7 +133,7 @@ func TestATagSecretIsReplacedStepByStepWithoutATokenThatFailsInBetween(t *testin
 			t.Errorf("the tokens of the old key are %+v", got)
 		}
 		closeStore(t, s)
-		s = openFile(t, path, light())
+		s = openAt(t, path, light())
 	}
 	wantLogin(t, s, rotate(t, s, old, latchkey.Rotation{}), old.ID)
 	wantTaggedBefore(t, s, 1, "still")
@@ -328,7 +328,7 @@ func TestTheTextOfAMintedKeyHasTheNumberOfItsTagSecret(t *testing.T) {
 func TestATokenOfARetiredTagSecretIsRefusedAsSoonAsTheRetirementCanBeSeen(t *testing.T) {
 	for _, when := range []string{"before it begins", "before it commits", "before it returns"} {
 		t.Run(when, func(t *testing.T) {
-			e := &commitEngine{Engine: openBolt(t)}
+			e := &commitEngine{Engine: newEngine(t)}
 			s := openEngine(t, e, light())
 			old, oldToken := addKey(t, s, latchkey.ServerOwner, "old")
 			useNewTagSecret(t, s)
@@ -370,7 +370,7 @@ func TestATokenOfARetiredTagSecretIsRefusedAsSoonAsTheRetirementCanBeSeen(t *tes
 }
 
 func TestALoginDuringARetirementTellsWhyItCannotLook(t *testing.T) {
-	e := &commitEngine{Engine: openBolt(t)}
+	e := &commitEngine{Engine: newEngine(t)}
 	s := openEngine(t, e, light())
 	_, token := addKey(t, s, latchkey.ServerOwner, "old")
 	useNewTagSecret(t, s)
@@ -384,7 +384,7 @@ func TestALoginDuringARetirementTellsWhyItCannotLook(t *testing.T) {
 }
 
 func TestAStepWhoseCommitFailsIsNotTaken(t *testing.T) {
-	e := &commitEngine{Engine: openBolt(t)}
+	e := &commitEngine{Engine: newEngine(t)}
 	s := openEngine(t, e, light())
 	old, oldToken := addKey(t, s, latchkey.ServerOwner, "old")
 	addTagSecret(t, s, 1)
@@ -410,7 +410,7 @@ func TestAStepWhoseCommitFailsIsNotTaken(t *testing.T) {
 func TestARetirementThatMayHaveFailedHoldsIfItCanBeSeen(t *testing.T) {
 	for _, seen := range []bool{false, true} {
 		t.Run(fmt.Sprint("seen=", seen), func(t *testing.T) {
-			e := &commitEngine{Engine: openBolt(t)}
+			e := &commitEngine{Engine: newEngine(t)}
 			s := openEngine(t, e, light())
 			old, token := addKey(t, s, latchkey.ServerOwner, "old")
 			useNewTagSecret(t, s)

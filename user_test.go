@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -25,7 +24,7 @@ func TestAUserIsFoundByIDAndByIdentityAlsoAfterReopening(t *testing.T) {
 	opts := light()
 	opts.Now, opts.TestClock = c.now, true
 
-	s := openFile(t, path, opts)
+	s := openAt(t, path, opts)
 	made, err := s.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("ada")})
 	must(t, err)
 	want := latchkey.User{
@@ -38,7 +37,7 @@ func TestAUserIsFoundByIDAndByIdentityAlsoAfterReopening(t *testing.T) {
 	}
 	closeStore(t, s)
 
-	s = openFile(t, path, opts)
+	s = openAt(t, path, opts)
 	for name, find := range map[string]func() (latchkey.User, error){
 		"by ID":       func() (latchkey.User, error) { return s.User(t.Context(), made.ID) },
 		"by identity": func() (latchkey.User, error) { return s.UserByIdentity(t.Context(), email("ada")) },
@@ -159,7 +158,7 @@ func TestAnIdentityBelongsToOneUser(t *testing.T) {
 
 func TestLinkedIdentitiesAreListedInTheOrderOfLinking(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	ada := addUser(t, s, "ada")
 	want := []latchkey.Identity{email("ada"), email("zoe"), {Provider: latchkey.ProviderCustomToken, Subject: "1"}, email("bea")}
 	for _, i := range want[1:] {
@@ -171,7 +170,7 @@ func TestLinkedIdentitiesAreListedInTheOrderOfLinking(t *testing.T) {
 	}
 	closeStore(t, s)
 
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	for _, i := range want {
 		got, err := s.UserByIdentity(t.Context(), i)
 		must(t, err)
@@ -207,7 +206,7 @@ func TestAnAnonymousIdentityCannotBeLinked(t *testing.T) {
 
 func TestAnUnlinkedIdentityIsFreeForAnother(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	ada := addUser(t, s, "ada")
 	google := latchkey.Identity{Provider: latchkey.ProviderGoogle, Subject: "ada"}
 	for _, i := range []latchkey.Identity{google, email("lovelace")} {
@@ -236,7 +235,7 @@ func TestAnUnlinkedIdentityIsFreeForAnother(t *testing.T) {
 	must(t, err)
 	closeStore(t, s)
 
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	for i, want := range map[latchkey.Identity]uuid.UUID{email("ada"): colleague, google: colleague, email("lovelace"): ada} {
 		if got, err := s.UserByIdentity(t.Context(), i); err != nil || got.ID != want {
 			t.Errorf("%v is user %s, %v, want %s", i, got.ID, err, want)
@@ -441,14 +440,8 @@ func TestAnonymousUsersHaveRandomIDsOfVersion7AndOthersDerivedOnesOfVersion8(t *
 }
 
 func TestTheSameIdentityGivesTheSameIDOnlyInTheSameDomain(t *testing.T) {
-	dir := t.TempDir()
-	original, copied := filepath.Join(dir, "a.db"), filepath.Join(dir, "b.db")
-	closeStore(t, openFile(t, original, light()))
-	file, err := os.ReadFile(original)
-	must(t, err)
-	must(t, os.WriteFile(copied, file, 0o600))
-
-	a, b, stranger := openFile(t, original, light()), openFile(t, copied, light()), open(t)
+	a, stranger := open(t), open(t)
+	b := openOfDomain(t, a)
 	addUser(t, b, "somebody else first")
 	if x, y := addUser(t, a, "ada"), addUser(t, b, "ada"); x != y {
 		t.Errorf("two stores of one domain made ada %s and %s", x, y)
@@ -488,7 +481,7 @@ func TestAUserWhoIsMadeAgainAfterADeletionGetsAnotherID(t *testing.T) {
 
 func TestDisablingAndEnablingAUserAreIdempotent(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
 	key, token := addKey(t, s, ada, "laptop")
 	bobs, bobsToken := addKey(t, s, bob, "laptop")
@@ -505,7 +498,7 @@ func TestDisablingAndEnablingAUserAreIdempotent(t *testing.T) {
 	}
 	closeStore(t, s)
 
-	s = openFile(t, path, light())
+	s = openAt(t, path, light())
 	wantRefused(t, s, token, latchkey.ErrUserDisabled)
 	for range 2 {
 		must(t, s.EnableUser(t.Context(), ada))
@@ -537,7 +530,7 @@ func TestADisabledUsersKeysAreManagedAsBefore(t *testing.T) {
 
 func TestDeletingAUserDeletesTheKeysInTheSameCommit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s := openFile(t, path, light())
+	s := openAt(t, path, light())
 	ada, bob := addUser(t, s, "ada"), addUser(t, s, "bob")
 	google := latchkey.Identity{Provider: latchkey.ProviderGoogle, Subject: "ada"}
 	_, err := s.LinkIdentity(t.Context(), ada, google)
@@ -580,7 +573,7 @@ func TestDeletingAUserDeletesTheKeysInTheSameCommit(t *testing.T) {
 		}
 		wantLogin(t, s, bobsToken, bobs.ID)
 		closeStore(t, s)
-		s = openFile(t, path, light())
+		s = openAt(t, path, light())
 	}
 
 	// The identities are free, and can go to two different users.
@@ -590,7 +583,7 @@ func TestDeletingAUserDeletesTheKeysInTheSameCommit(t *testing.T) {
 }
 
 func TestTheRecordsOfADeletedUserHaveNothingPersonal(t *testing.T) {
-	e := openBolt(t)
+	e := newEngine(t)
 	s := openEngine(t, e, light())
 	user := addUser(t, s, "ada@example.com")
 	_, err := s.LinkIdentity(t.Context(), user, latchkey.Identity{Provider: latchkey.ProviderGoogle, Subject: "lovelace-1815"})
@@ -634,20 +627,15 @@ func engineHolds(t *testing.T, e latchkey.Engine, text string) (found bool) {
 	return found
 }
 
-// addUsers makes n users in one transaction and returns their IDs in order.
-func addUsers(t *testing.T, s *latchkey.Store, n int) (ids []uuid.UUID) {
+// addUsers makes n users and returns their IDs in order.
+func addUsers(t *testing.T, s *latchkey.Store, n int) []uuid.UUID {
 	t.Helper()
-	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		ids = nil
-		for i := range n {
-			user, err := tx.CreateUser(latchkey.UserSpec{Identity: email(strconv.Itoa(i))})
-			if err != nil {
-				return err
-			}
-			ids = append(ids, user.ID)
-		}
-		return nil
-	}))
+	ids := make([]uuid.UUID, n)
+	updateEach(t, s, n, func(tx *latchkey.Tx, i int) error {
+		user, err := tx.CreateUser(latchkey.UserSpec{Identity: email(strconv.Itoa(i))})
+		ids[i] = user.ID
+		return err
+	})
 	slices.SortFunc(ids, compareIDs)
 	return ids
 }
@@ -692,21 +680,14 @@ func TestUsersAreListedInTheOrderOfTheirIDsFromAnyCursor(t *testing.T) {
 	// A disabled user is listed, and a deleted one is not. The 512 users that are left end with a
 	// full page.
 	must(t, s.DisableUser(t.Context(), ids[599]))
-	must(t, s.Update(t.Context(), func(tx *latchkey.Tx) error {
-		for _, id := range ids[100:188] {
-			if err := tx.DeleteUser(id); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
+	updateEach(t, s, 88, func(tx *latchkey.Tx, i int) error { return tx.DeleteUser(ids[100+i]) })
 	if got, want := listUsers(t, s, uuid.Nil), slices.Concat(ids[:100], ids[188:]); !slices.Equal(got, want) {
 		t.Errorf("after deletions: listed %d users, want the %d that are left", len(got), len(want))
 	}
 }
 
 func TestTheBodyOfALoopOverUsersMayWrite(t *testing.T) {
-	e := &hookedEngine{Engine: openBolt(t)}
+	e := &hookedEngine{Engine: newEngine(t)}
 	s := openEngine(t, e, light())
 	ids := addUsers(t, s, 300)
 	reading := 0
