@@ -36,7 +36,6 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/internal/record"
-	"github.com/latchkeydb/latchkey/internal/replication"
 )
 
 var (
@@ -262,7 +261,7 @@ func (c *copying) table(ctx context.Context, table string) error {
 // renumbered returns entries of the table replica without the numbers of commits.
 func renumbered(entries []latchkey.Entry) (kept []latchkey.Entry, err error) {
 	for _, e := range entries {
-		if e.Value, err = replication.Renumbered(e.Key, e.Value); err != nil {
+		if e.Value, err = record.Renumbered(e.Key, e.Value); err != nil {
 			return nil, storeError(err)
 		}
 		if e.Value != nil {

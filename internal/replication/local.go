@@ -15,21 +15,21 @@ import (
 
 // A hub keeps records in the table replica, under keys that begin with "hub/".
 const (
-	localSecret = "hub/secret" // of MACs
-	localState  = "hub/state"  // a hubState
-	localEra    = "hub/era/"   // a number → an era
-	localEdge   = "hub/edge/"  // the ID of an edge → an edge
-	localClaim  = "hub/claim/" // a number → a claim
-	localNews   = "hub/news/"  // a number → a piece of news
+	localSecret = "hub/secret"    // of MACs
+	localState  = record.HubState // a hubState
+	localEra    = record.HubEra   // a number → an era
+	localEdge   = record.HubEdge  // the ID of an edge → an edge
+	localClaim  = "hub/claim/"    // a number → a claim
+	localNews   = "hub/news/"     // a number → a piece of news
 	// An edge takes the hub's version of a record: the ID of the edge, table 0 key → the number of
 	// the news.
 	localReplace = "hub/replace/"
-	localDay     = "hub/day/" // a sequence → when it was the last one
+	localDay     = record.HubDay // a sequence → when it was the last one
 	// A tombstone that was pruned: the number of the news, table 0 key → the sealed tombstone.
-	localPruned = "hub/pruned/"
+	localPruned = record.HubPruned
 	// A process that serves edges: its ID → when it said so last. Only engines that several
 	// processes write to have such records.
-	localProcess = "hub/process/"
+	localProcess = record.HubProcess
 )
 
 func numbered8(prefix string, n uint64) []byte {
@@ -382,40 +382,4 @@ func locate(table string, key []byte) []byte { return append(append([]byte(table
 func located(b []byte) (table string, key []byte) {
 	of, key, _ := bytes.Cut(b, []byte{0})
 	return string(of), key
-}
-
-// Renumbered returns the value that an entry of the table replica has in a copy of the store whose
-// engine numbers its commits anew, or nil if the copy does not get the entry. There, no number of a
-// commit of the store means anything: a tombstone would seem to be old, and every edge to have it.
-//
-// Errors: [record.ErrDamaged] or [record.ErrNewer].
-func Renumbered(key, sealed []byte) ([]byte, error) {
-	of := func(prefix string) bool { return bytes.HasPrefix(key, []byte(prefix)) }
-	if of(localDay) || of(localPruned) || of(localEra) || of(localProcess) {
-		return nil, nil
-	}
-	if !of(localEdge) && string(key) != localState {
-		return sealed, nil
-	}
-	message, err := record.Open(record.TableReplica, key, sealed)
-	if err != nil {
-		return nil, err
-	}
-	var renumbered record.Message
-	if of(localEdge) {
-		k, err := decodeEdge(key[len(localEdge):], message)
-		if err != nil {
-			return nil, err
-		}
-		k.cursor, k.confirmed, k.heard, k.stream = Cursor{}, 0, 0, uuid.Nil
-		renumbered = k.encode()
-	} else {
-		s, err := decodeHubState(message)
-		if err != nil {
-			return nil, err
-		}
-		s.floor = 0
-		renumbered = s.encode()
-	}
-	return record.Seal(record.TableReplica, key, renumbered), nil
 }

@@ -29,6 +29,34 @@ func TestTheStateOfAnEdgeReadsBackAsItWasWritten(t *testing.T) {
 	}
 }
 
+func TestACopyHasEverythingOfAHubButNumbersOfCommits(t *testing.T) {
+	id := uuid.UUID{1}
+	k := edgeRecord{
+		id: id, name: "till", policy: Policy{Groups: []string{"north"}, Push: PushAll, Version: 1}, groupsAt: 2, joined: now, seen: now, build: "3",
+		cursor: Cursor{Incarnation: uuid.UUID{4}, At: merge.Position{Sequence: 5}}, confirmed: 6, heard: 7, dropped: true, cloned: now, compared: now,
+		matched: true, refusals: 8, refusal: "9", refused: now, replica: uuid.UUID{10}, visits: 11, stream: uuid.UUID{12},
+	}
+	s := hubState{claims: 1, eras: 2, floor: 3, floorTime: now, news: 4, random: [8]byte{5}}
+	renumbered := func(key []byte, m record.Message) []byte {
+		t.Helper()
+		sealed, err := record.Renumbered(key, record.Seal(record.TableReplica, key, m))
+		must(t, err)
+		message, err := record.Open(record.TableReplica, key, sealed)
+		must(t, err)
+		return message
+	}
+	gotEdge, err := decodeEdge(id[:], renumbered(edgeKey(id), k.encode()))
+	must(t, err)
+	if k.cursor, k.confirmed, k.heard, k.stream = (Cursor{}), 0, 0, uuid.Nil; !reflect.DeepEqual(gotEdge, k) {
+		t.Errorf("got the edge %+v, want %+v", gotEdge, k)
+	}
+	gotState, err := decodeHubState(renumbered([]byte(localState), s.encode()))
+	must(t, err)
+	if s.floor = 0; gotState != s {
+		t.Errorf("got the state %+v, want %+v", gotState, s)
+	}
+}
+
 func TestAnEdgeThatWasSalvagedCompares(t *testing.T) {
 	for name, lost := range map[string]bool{"salvaged": true, "not salvaged": false} {
 		c := newCenter(t, allOfIt)

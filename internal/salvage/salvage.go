@@ -44,7 +44,7 @@ type Counts struct {
 type Record struct {
 	Table        string
 	Key, Message []byte
-	Sealed       []byte // in the place of Message if the record has another version
+	Sealed       []byte // in the place of Message, unless it is nil
 }
 
 // Identities has the rules for the identities of users.
@@ -191,7 +191,14 @@ func (s *salvage) encode() {
 	}
 	data := s.certainData()
 	for _, at := range slices.SortedFunc(maps.Keys(data), entryKey.compare) {
-		s.Records = append(s.Records, Record{Table: at.table, Key: []byte(at.key), Message: data[at]})
+		r := Record{Table: at.table, Key: []byte(at.key), Message: data[at]}
+		if at.table == record.TableReplica { // the commits of the new file have other numbers
+			r.Sealed, _ = record.Renumbered(r.Key, record.Seal(r.Table, r.Key, r.Message))
+			if r.Sealed == nil {
+				continue
+			}
+		}
+		s.Records = append(s.Records, r)
 		if at.table == record.TableData {
 			s.Counts.Data++
 		}

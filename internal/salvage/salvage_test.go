@@ -158,7 +158,7 @@ func TestWhatReplicationKeepsComesBackIfItIsOfEachLastCommit(t *testing.T) {
 	want := []Record{
 		{Table: record.TableLater, Key: later, Sealed: sealed},
 		{Table: record.TableData, Key: []byte("secret"), Message: []byte("of an application")},
-		{Table: record.TableReplica, Key: []byte("secret"), Message: []byte("both")},
+		{Table: record.TableReplica, Key: []byte("secret"), Message: []byte("both"), Sealed: record.Seal(record.TableReplica, []byte("secret"), []byte("both"))},
 	}
 	if !reflect.DeepEqual(s.Records, want) || s.Counts.Data != 1 {
 		t.Errorf("got %v and %+v, want %v", s.Records, s.Counts, want)
