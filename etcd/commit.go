@@ -115,9 +115,8 @@ func (e *engine) makeCommitKey(ctx context.Context) error {
 	var random [8]byte
 	rand.Read(random[:])
 	key := e.keys.commit()
-	err := e.ask(ctx, func(ctx context.Context) error {
-		_, err := e.client.Txn(ctx).If(modified(key, 0)).Then(clientv3.OpPut(key, string(random[:]))).Commit()
-		return err
+	_, err := ask(ctx, e, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+		return e.client.Txn(ctx).If(modified(key, 0)).Then(clientv3.OpPut(key, string(random[:]))).Commit()
 	})
 	if errors.Is(err, rpctypes.ErrNoSpace) {
 		return fmt.Errorf("%w: the transaction reads too much for one that only deletes", latchkey.ErrNoSpace)
@@ -328,7 +327,8 @@ func (e *engine) try(members []*member, random [8]byte, first clientv3.Op) (outc
 	}
 	e.feed.expect(random)
 	defer e.feed.forget(random)
-	ctx, cancel := context.WithTimeout(e.ctx, e.opts.timeout())
+	// A member that is silent gets a quarter of the time. What it has done is found out by another.
+	ctx, cancel := context.WithTimeout(e.ctx, e.opts.timeout()/4)
 	defer cancel()
 	response, err := e.client.Do(ctx, request)
 	switch {
@@ -400,15 +400,14 @@ func (e *engine) resolve(members []*member, random [8]byte, fence bool) (outcome
 }
 
 // revision returns the revision of etcd.
-func (e *engine) revision(ctx context.Context) (revision int64, err error) {
-	err = e.ask(ctx, func(ctx context.Context) error {
-		r, err := e.client.Get(ctx, e.keys.commit(), clientv3.WithKeysOnly())
-		if err == nil {
-			revision = r.Header.Revision
-		}
-		return err
+func (e *engine) revision(ctx context.Context) (int64, error) {
+	r, err := ask(ctx, e, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return e.client.Get(ctx, e.keys.commit(), clientv3.WithKeysOnly())
 	})
-	return revision, err
+	if err != nil {
+		return 0, err
+	}
+	return r.Header.Revision, nil
 }
 
 // fence is a key that every transaction of this engine compares. After a put to it, no transaction
@@ -425,21 +424,14 @@ type fence struct {
 // goroutine at a time.
 func (f *fence) current(e *engine) (clientv3.Cmp, error) {
 	if f.unsure {
-		err := e.ask(e.ctx, func(ctx context.Context) error {
-			r, err := e.client.Get(ctx, f.key)
-			if err != nil {
-				return err
-			}
-			f.revision = 0
-			if len(r.Kvs) > 0 {
-				f.revision = r.Kvs[0].ModRevision
-			}
-			return nil
-		})
+		r, err := ask(e.ctx, e, func(ctx context.Context) (*clientv3.GetResponse, error) { return e.client.Get(ctx, f.key) })
 		if err != nil {
 			return clientv3.Cmp{}, err
 		}
-		f.unsure = false
+		f.revision, f.unsure = 0, false
+		if len(r.Kvs) > 0 {
+			f.revision = r.Kvs[0].ModRevision
+		}
 	}
 	return modified(f.key, f.revision), nil
 }
@@ -451,21 +443,14 @@ func (f *fence) suspect() { f.unsure = f.used }
 // move moves the fence, and returns the revision.
 func (f *fence) move(ctx context.Context, e *engine) (int64, error) {
 	f.used, f.unsure = true, true
-	for attempt := 0; ; attempt++ {
-		limited, cancel := context.WithTimeout(ctx, e.opts.timeout()/4)
-		r, err := e.client.Put(limited, f.key, "")
-		cancel()
-		switch {
-		case err == nil:
-			f.revision, f.unsure = r.Header.Revision, false
-			return f.revision, nil
-		case refused(err), errors.Is(err, rpctypes.ErrNoSpace):
-			return 0, err
-		}
-		if pause(ctx, attempt) != nil {
-			return 0, err
-		}
+	r, err := repeat(ctx, e, e.opts.timeout(), func(ctx context.Context) (*clientv3.PutResponse, error) {
+		return e.client.Put(ctx, f.key, "")
+	})
+	if err != nil {
+		return 0, err
 	}
+	f.revision, f.unsure = r.Header.Revision, false
+	return f.revision, nil
 }
 
 // removeFence removes the fence of an engine that is closed.

@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -14,10 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -98,8 +94,7 @@ func NewWith(client *clientv3.Client, prefix string, opts Options) latchkey.Engi
 	}
 	var id [8]byte
 	rand.Read(id[:])
-	e.id = hex.EncodeToString(id[:])
-	e.fence.key = e.keys.fences() + e.id
+	e.fence.key = e.keys.fences() + hex.EncodeToString(id[:])
 	return e
 }
 
@@ -111,7 +106,6 @@ type engine struct {
 	client *clientv3.Client
 	keys   keyspace
 	opts   Options
-	id     string // drawn at random
 
 	certificates *certificates // nil unless Open made the engine, with TLS
 
@@ -129,6 +123,7 @@ type engine struct {
 
 	feed    *feed
 	mirror  *mirror // nil without the option
+	common  common
 	queue   queue
 	fence   fence
 	commits atomic.Uint64
@@ -190,6 +185,7 @@ func (t *tx) run(fn func(latchkey.EngineTx) error) error {
 	case len(t.writes) == 0:
 		return nil
 	}
+	t.e.common.note(t.reads)
 	return t.e.commit(t)
 }
 
@@ -321,47 +317,4 @@ func (e *engine) Close() error {
 	e.running.Wait()
 	e.removeFence()
 	return nil
-}
-
-// ask calls request, which reads from etcd. It calls request again as long as the servers have no
-// leader, or the connection was lost, and Timeout has not passed. While etcd cannot be reached, ask
-// waits for less long, so that logins are refused soon. Errors that ask returns are ctx's error,
-// [latchkey.ErrUnavailable], or an error of etcd.
-func (e *engine) ask(ctx context.Context, request func(ctx context.Context) error) error {
-	timeout := e.opts.timeout()
-	if e.feed.unreachable.Load() {
-		timeout = min(timeout, e.opts.watchAge()/2) // which was too short for the last question
-	}
-	limited, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	for attempt := 4; ; attempt++ {
-		err := request(limited)
-		if !unavailable(err) || pause(limited, attempt) != nil {
-			return e.explain(ctx, err)
-		}
-	}
-}
-
-// explain returns the error of a request as the engine's callers know it.
-func (e *engine) explain(ctx context.Context, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case unavailable(err), errors.Is(err, context.DeadlineExceeded), status.Code(err) == codes.DeadlineExceeded:
-		return fmt.Errorf("%w: etcd does not answer: %v", latchkey.ErrUnavailable, cmp.Or(e.certificates.failure(), err))
-	}
-	return fmt.Errorf("etcd: %w", err)
-}
-
-// unavailable reports whether err says that a server could not be reached, or cannot serve now.
-func unavailable(err error) bool {
-	if err == nil {
-		return false
-	}
-	if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {
-		return e.Code() == codes.Unavailable || errors.Is(err, rpctypes.ErrTooManyRequests)
-	}
-	return status.Code(err) == codes.Unavailable
 }

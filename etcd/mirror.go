@@ -179,10 +179,8 @@ func (m *mirror) recall(first *tx) error {
 	if !ok || state.commit.revision == 0 {
 		return errMirrorLost
 	}
-	var r *clientv3.GetResponse
-	err = m.e.ask(first.ctx, func(ctx context.Context) (err error) {
-		r, err = m.e.client.Get(ctx, m.e.keys.commit(), clientv3.WithRev(state.revision))
-		return err
+	r, err := ask(first.ctx, m.e, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return m.e.client.Get(ctx, m.e.keys.commit(), clientv3.WithRev(state.revision))
 	})
 	switch {
 	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
@@ -620,12 +618,8 @@ func (m *mirror) applyBetweenPages() error {
 }
 
 // read reads the newest state.
-func (m *mirror) read(key string, opts ...clientv3.OpOption) (r *clientv3.GetResponse, err error) {
-	err = m.e.ask(m.e.ctx, func(ctx context.Context) (err error) {
-		r, err = m.e.client.Get(ctx, key, opts...)
-		return err
-	})
-	return r, err
+func (m *mirror) read(key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	return ask(m.e.ctx, m.e, func(ctx context.Context) (*clientv3.GetResponse, error) { return m.e.client.Get(ctx, key, opts...) })
 }
 
 // health returns why there is no file to read.

@@ -41,6 +41,8 @@ type tx struct {
 	ranges []*span
 	whole  bool
 
+	fetched map[string]seen // what an Update will probably read
+
 	writes []write // in the order of the keys
 	size   int     // of writes, in bytes
 }
@@ -84,11 +86,16 @@ func (t *tx) begin() error {
 // snapshot reads the commit key and does ops, and makes the state of that moment the state of the
 // transaction. It returns the answers to ops.
 func (t *tx) snapshot(ops ...clientv3.Op) (answers []*clientv3.GetResponse, err error) {
+	var likely []string
+	if !t.readOnly {
+		likely = t.e.common.keys()
+	}
 	ops = append([]clientv3.Op{clientv3.OpGet(t.e.keys.commit())}, ops...)
-	var response *clientv3.TxnResponse
-	err = t.e.ask(t.ctx, func(ctx context.Context) (err error) {
-		response, err = t.e.client.Txn(ctx).Then(ops...).Commit()
-		return err
+	for _, key := range likely {
+		ops = append(ops, clientv3.OpGet(key))
+	}
+	response, err := ask(t.ctx, t.e, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+		return t.e.client.Txn(ctx).Then(ops...).Commit()
 	})
 	if err != nil {
 		return nil, t.fail(err)
@@ -106,7 +113,12 @@ func (t *tx) snapshot(ops ...clientv3.Op) (answers []*clientv3.GetResponse, err 
 		t.sequence, t.random = uint64(t.revision), derivedRandom(t.cluster, t.revision)
 	}
 	t.e.feed.learn(t.sequence)
-	return answers[1:], nil
+	answers, fetched := answers[1:len(answers)-len(likely)], answers[len(answers)-len(likely):]
+	t.fetched = make(map[string]seen, len(likely))
+	for i, key := range likely {
+		t.fetched[key] = seenOf(fetched[i])
+	}
+	return answers, nil
 }
 
 // get reads from the transaction's revision. The first call decides which revision that is.
@@ -123,14 +135,14 @@ func (t *tx) get(key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, 
 
 // at reads from the transaction's revision, from the next member. A member that is behind answers
 // when it has caught up.
-func (t *tx) at(key string, opts ...clientv3.OpOption) (r *clientv3.GetResponse, err error) {
+func (t *tx) at(key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	opts = append(slices.Clone(opts), clientv3.WithRev(t.revision))
-	err = t.e.ask(t.ctx, func(ctx context.Context) (err error) {
-		r, err = t.e.client.Get(ctx, key, append(slices.Clone(opts), clientv3.WithSerializable())...)
+	r, err := ask(t.ctx, t.e, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		r, err := t.e.client.Get(ctx, key, append(slices.Clone(opts), clientv3.WithSerializable())...)
 		if errors.Is(err, rpctypes.ErrFutureRev) {
 			r, err = t.e.client.Get(ctx, key, opts...)
 		}
-		return err
+		return r, err
 	})
 	if err != nil {
 		return nil, t.fail(err)
@@ -153,19 +165,27 @@ func (t *tx) read(key string) (seen, error) {
 	if s, ok := t.reads[key]; ok {
 		return s, nil
 	}
-	r, err := t.get(key)
-	if err != nil {
-		return seen{}, err
-	}
-	var s seen
-	if len(r.Kvs) > 0 {
-		s = seenOf(r.Kvs[0])
+	s, ok := t.fetched[key]
+	if !ok {
+		r, err := t.get(key)
+		if err != nil {
+			return seen{}, err
+		}
+		s = seenOf(r)
 	}
 	t.remember(key, s)
 	return s, nil
 }
 
-func seenOf(kv *mvccpb.KeyValue) seen {
+// seenOf returns the entry in the answer to a question for one key.
+func seenOf(r *clientv3.GetResponse) seen {
+	if len(r.Kvs) == 0 {
+		return seen{}
+	}
+	return seenIn(r.Kvs[0])
+}
+
+func seenIn(kv *mvccpb.KeyValue) seen {
 	return seen{value: append([]byte{}, kv.Value...), modified: kv.ModRevision}
 }
 
@@ -367,7 +387,7 @@ func (s *scan) step() (key string, value []byte, ok bool, err error) {
 		default:
 			kv := s.page[0]
 			s.pass(after(string(kv.Key)))
-			s.tx.remember(string(kv.Key), seenOf(kv))
+			s.tx.remember(string(kv.Key), seenIn(kv))
 			return string(kv.Key), kv.Value, true, nil
 		}
 	}

@@ -14,9 +14,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -27,7 +27,8 @@ type feed struct {
 	e       *engine
 	changed func([]latchkey.TrackedChange) // nil unless the store watches
 
-	// fresh is a moment, and every commit before it was passed to changed.
+	// fresh is a moment, and every commit before it was passed to changed. It is nil if there is
+	// no such moment yet, or the machine was suspended since then.
 	fresh       atomic.Pointer[time.Time]
 	unreachable atomic.Bool // the last question to etcd had no answer
 
@@ -48,7 +49,9 @@ type feed struct {
 	restored error // what EngineHealth says since etcd was restored
 	restarts int   // how often the watch lost events, or etcd was restored
 
+	watcher   clientv3.Watcher   // has the watch under way
 	stopWatch context.CancelFunc // of the watch under way
+	silent    int                // how often the watch was stopped because it did not come so far
 }
 
 // event is the change of one entry.
@@ -67,6 +70,10 @@ type arrival struct {
 	revision int64 // 0 until the commit has arrived
 	changed  map[string]bool
 }
+
+// lagging is how many probes in a row have an answer, and a watch that does not come so far, before
+// the feed tries another watch.
+const lagging = 8
 
 // probe is a moment at which etcd's revision was asked for, and the answer.
 type probe struct {
@@ -93,12 +100,13 @@ func (f *feed) begin(asked time.Time, first *tx, from int64) {
 	if f.changed != nil {
 		f.changed(nil) // because of the commits between Watch and now
 	}
-	f.fresh.Store(&asked)
+	f.know(asked)
 	if m := f.e.mirror; m != nil {
 		f.e.running.Go(m.run)
 	}
 	f.e.running.Go(f.watch)
 	f.e.running.Go(f.probe)
+	f.e.running.Go(f.noticeSuspension)
 }
 
 // Watch makes the engine call changed for each commit of any process. It does not wait until the
@@ -116,20 +124,48 @@ func (e *engine) Watch(changed func([]latchkey.TrackedChange)) {
 }
 
 // Fresh reports whether changed was called for everything that was committed longer ago than the
-// bound. A machine that was suspended notices that by its wall clock.
+// bound. It reads the monotonic clock alone, because reading both clocks takes twice as long.
+// noticeSuspension compares them.
 func (e *engine) Fresh() bool {
 	fresh := e.feed.fresh.Load()
 	if fresh == nil {
 		return false
 	}
-	age := age(*fresh)
+	age := time.Since(*fresh)
 	return age <= e.opts.watchAge() || age <= e.opts.Unreachable && e.feed.unreachable.Load()
 }
 
-// age returns how long ago a moment was, by the clock that says more.
-func age(moment time.Time) time.Duration {
+// noticeSuspension looks at the clocks twenty times in each WatchAge. While a machine is suspended,
+// the wall clock goes on, and the monotonic clock may stop. Then nothing is known to be fresh.
+func (f *feed) noticeSuspension() {
+	ticker := time.NewTicker(f.e.opts.watchAge() / 20)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if fresh := f.fresh.Load(); fresh != nil && f.sleptSince(*fresh) {
+				f.fresh.CompareAndSwap(fresh, nil)
+			}
+		case <-f.e.ctx.Done():
+			return
+		}
+	}
+}
+
+// sleptSince reports whether the wall clock has counted more than the monotonic clock since a
+// moment.
+func (f *feed) sleptSince(moment time.Time) bool {
 	now := time.Now()
-	return max(now.Sub(moment), now.Round(0).Sub(moment.Round(0)))
+	return now.Round(0).Sub(moment.Round(0))-now.Sub(moment) > f.e.opts.watchAge()/4
+}
+
+// know notes that every commit before a moment was passed on.
+func (f *feed) know(moment time.Time) {
+	if f.sleptSince(moment) {
+		f.fresh.Store(nil) // what was on its way is older than it seems
+		return
+	}
+	f.fresh.Store(&moment)
 }
 
 // announce wakes everything that waits for the feed.
@@ -192,9 +228,7 @@ func (f *feed) seen(ctx context.Context, random [8]byte, revision int64) (at int
 	f.mu.Lock()
 	restarts := f.restarts
 	f.mu.Unlock()
-	if err := f.e.client.RequestProgress(f.ctx(ctx)); err != nil {
-		return 0, nil, err
-	}
+	_ = f.requestProgress(ctx) // the probes ask again
 	err = f.wait(ctx, func(f *feed) (bool, error) {
 		if f.restarts != restarts {
 			return false, errors.New("the watch has lost events")
@@ -244,23 +278,45 @@ func (f *feed) changes(t *tx, since uint64) (changes []latchkey.TrackedChange, o
 
 var errTooOld = errors.New("the feed does not reach back so far")
 
-// ctx returns a context that finds the feed's stream. No other watch of the client has the same
-// stream, because etcd answers about the progress of a stream only when no watch on it is behind.
-func (f *feed) ctx(ctx context.Context) context.Context {
-	return metadata.AppendToOutgoingContext(clientv3.WithRequireLeader(ctx), "latchkey-feed", f.e.id)
+// newWatcher returns a watcher for one watch, and a function that ends it. The watch does not share
+// a stream with another one, because etcd answers about the progress of a stream only when no watch
+// on it is behind. The client chooses the member, unless a watch was silent: then the members get
+// the watch in turn.
+func (f *feed) newWatcher(silent int) (w clientv3.Watcher, end func()) {
+	client := f.e.client
+	if endpoints := client.Endpoints(); silent > 0 && len(endpoints) > 1 {
+		if conn, err := client.Dial(endpoints[silent%len(endpoints)]); err == nil {
+			w = clientv3.NewWatchFromWatchClient(pb.NewWatchClient(conn), client)
+			return w, func() { w.Close(); conn.Close() }
+		}
+	}
+	w = clientv3.NewWatcher(client)
+	return w, func() { w.Close() }
+}
+
+// requestProgress asks etcd how far the watch has come. The watch gets the answer.
+func (f *feed) requestProgress(ctx context.Context) error {
+	f.mu.Lock()
+	w := f.watcher
+	f.mu.Unlock()
+	if w == nil {
+		return errors.New("there is no watch")
+	}
+	return w.RequestProgress(clientv3.WithRequireLeader(ctx))
 }
 
 // watch watches until the engine is closed.
 func (f *feed) watch() {
 	for attempt := 0; f.e.ctx.Err() == nil; attempt++ {
-		ctx, cancel := context.WithCancel(f.ctx(f.e.ctx))
+		ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(f.e.ctx))
 		f.restarting.Lock() // waits until a restart knows from where to go on
 		f.mu.Lock()
 		from, restarts := f.position+1, f.restarts
-		f.stopWatch = cancel
+		w, end := f.newWatcher(f.silent)
+		f.watcher, f.stopWatch = w, cancel
 		f.mu.Unlock()
 		f.restarting.Unlock()
-		for r := range f.e.client.Watch(ctx, f.e.keys.prefix, clientv3.WithPrefix(), clientv3.WithRev(from), clientv3.WithCreatedNotify()) {
+		for r := range w.Watch(ctx, f.e.keys.prefix, clientv3.WithPrefix(), clientv3.WithRev(from), clientv3.WithCreatedNotify()) {
 			if r.CompactRevision != 0 {
 				f.restart(nil)
 			}
@@ -270,6 +326,7 @@ func (f *feed) watch() {
 			attempt = 0
 		}
 		cancel()
+		end()
 		_ = pause(f.e.ctx, attempt)
 	}
 }
@@ -346,7 +403,7 @@ func (a *arrival) arrive(revision int64, raw []*clientv3.Event) {
 // settle ends the probes that the watch has reached. It is called with the lock.
 func (f *feed) settle() {
 	for len(f.probes) > 0 && f.probes[0].revision <= f.position {
-		f.fresh.Store(&f.probes[0].asked)
+		f.know(f.probes[0].asked)
 		f.probes = f.probes[1:]
 		f.lag = 0
 	}
@@ -371,63 +428,75 @@ func (f *feed) probe() {
 // cut off from the others cannot make the watch look younger than it is, because the revision is
 // one that a majority knows.
 func (f *feed) probeOnce() {
-	asked := time.Now()
-	ctx, cancel := context.WithTimeout(f.e.ctx, f.e.opts.watchAge()/2)
-	defer cancel()
 	f.mu.Lock()
 	proof, newest, cluster := f.proof, f.newest, f.cluster
 	f.mu.Unlock()
-	revision, nowCluster, broken, err := f.look(ctx, proof)
+	s, err := repeat(f.e.ctx, f.e, f.e.opts.watchAge()/2, func(ctx context.Context) (sight, error) { return f.look(ctx, proof) })
 	if f.unreachable.Store(err != nil); err != nil {
 		return
 	}
 	switch {
-	case nowCluster != cluster:
-		broken = fmt.Errorf("the cluster ID was %x and is %x", cluster, nowCluster)
-	case revision < newest:
-		broken = fmt.Errorf("the revision was %d and is %d", newest, revision)
+	case s.cluster != cluster:
+		s.broken = fmt.Errorf("the cluster ID was %x and is %x", cluster, s.cluster)
+	case s.revision < newest:
+		s.broken = fmt.Errorf("the revision was %d and is %d", newest, s.revision)
 	}
-	if broken != nil {
-		f.restart(fmt.Errorf("etcd was restored from an earlier state: %w", broken))
+	if s.broken != nil {
+		f.restart(fmt.Errorf("etcd was restored from an earlier state: %w", s.broken))
 		return
 	}
 	f.mu.Lock()
-	f.newest = max(f.newest, revision)
-	if f.probes = append(f.probes, probe{asked, revision}); len(f.probes) > 64 {
+	f.newest = max(f.newest, s.revision)
+	if f.probes = append(f.probes, s.probe); len(f.probes) > 64 {
 		f.probes = f.probes[1:]
 	}
 	f.lag++
 	f.settle()
+	if f.lag > 0 && f.lag%lagging == 0 {
+		f.silent++
+		f.stopWatch()
+	}
 	f.mu.Unlock()
-	_ = f.e.client.RequestProgress(f.ctx(ctx))
+	ctx, cancel := context.WithTimeout(f.e.ctx, f.e.opts.watchAge()/2)
+	defer cancel()
+	_ = f.requestProgress(ctx)
+}
+
+// sight is what a probe has seen.
+type sight struct {
+	probe
+	cluster uint64
+	broken  error // why etcd was restored, or nil
 }
 
 // look reads the revision, and whether etcd still has the commit that the watch told of last. If
 // there was another commit since, and etcd has compacted its history, look compares the last
 // entries instead.
-func (f *feed) look(ctx context.Context, proof commitSeen) (revision int64, cluster uint64, broken, err error) {
+func (f *feed) look(ctx context.Context, proof commitSeen) (s sight, err error) {
+	s.asked = time.Now()
 	key := f.e.keys.commit()
 	now, err := f.e.client.Get(ctx, key)
 	if err != nil {
-		return 0, 0, nil, err
+		return s, err
 	}
+	s.revision, s.cluster = now.Header.Revision, now.Header.ClusterId
 	kvs := now.Kvs
 	if proof.revision != 0 && len(kvs) > 0 && kvs[0].ModRevision > proof.revision {
 		then, err := f.e.client.Get(ctx, key, clientv3.WithRev(proof.revision))
 		if errors.Is(err, rpctypes.ErrCompacted) {
-			return f.lookAtEntries(ctx)
+			return s, f.lookAtEntries(ctx, &s)
 		}
 		if err != nil {
-			return 0, 0, nil, err
+			return s, err
 		}
 		if kvs = then.Kvs; len(kvs) == 0 {
-			broken = fmt.Errorf("the commit at revision %d is gone", proof.revision)
+			s.broken = fmt.Errorf("the commit at revision %d is gone", proof.revision)
 		}
 	}
 	if proof.revision != 0 && len(kvs) > 0 && (kvs[0].ModRevision != proof.revision || string(kvs[0].Value) != proof.random) {
-		broken = fmt.Errorf("the commit at revision %d is another one", proof.revision)
+		s.broken = fmt.Errorf("the commit at revision %d is another one", proof.revision)
 	}
-	return now.Header.Revision, now.Header.ClusterId, broken, nil
+	return s, nil
 }
 
 // sample is how many of the last entries lookAtEntries compares.
@@ -435,7 +504,7 @@ const sample = 100
 
 // lookAtEntries compares the last entries that were changed with what etcd has. An entry that was
 // last modified before the change of which the watch told shows that etcd was restored.
-func (f *feed) lookAtEntries(ctx context.Context) (revision int64, cluster uint64, broken, err error) {
+func (f *feed) lookAtEntries(ctx context.Context, s *sight) error {
 	f.mu.Lock()
 	last := slices.Clone(f.recent[max(0, len(f.recent)-sample):])
 	f.mu.Unlock()
@@ -445,16 +514,17 @@ func (f *feed) lookAtEntries(ctx context.Context) (revision int64, cluster uint6
 	}
 	r, err := f.e.client.Txn(ctx).Then(ops...).Commit()
 	if err != nil {
-		return 0, 0, nil, err
+		return err
 	}
+	s.revision, s.cluster = r.Header.Revision, r.Header.ClusterId
 	for i, ev := range last {
 		for _, kv := range r.Responses[1+i].GetResponseRange().Kvs {
 			if kv.ModRevision < ev.revision {
-				broken = fmt.Errorf("an entry that was modified at revision %d was last modified at %d", ev.revision, kv.ModRevision)
+				s.broken = fmt.Errorf("an entry that was modified at revision %d was last modified at %d", ev.revision, kv.ModRevision)
 			}
 		}
 	}
-	return r.Header.Revision, r.Header.ClusterId, broken, nil
+	return nil
 }
 
 // restart makes the feed begin at the present revision, because events were lost. why is nil unless
@@ -488,7 +558,7 @@ func (f *feed) restart(why error) {
 		f.last = max(f.last, uint64(r.Kvs[0].ModRevision))
 	}
 	f.mu.Unlock()
-	f.fresh.Store(&asked)
+	f.know(asked)
 	f.announce()
 }
 
@@ -517,7 +587,7 @@ func (e *engine) EngineHealth(ctx context.Context) error {
 	case !e.started.Load():
 	case f.unreachable.Load():
 		errs = append(errs, fmt.Errorf("%w: etcd does not answer", latchkey.ErrUnavailable))
-	case lag > 8:
+	case lag > lagging:
 		errs = append(errs, errors.New("etcd answers, but not about the progress of the watch, so logins are not answered from the cache: connect to the members of etcd and not to its gRPC proxy"))
 	}
 	return errors.Join(append(errs, e.mirror.health(), e.checkSpace(ctx))...)

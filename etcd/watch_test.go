@@ -196,6 +196,44 @@ func (m *member) restart(t *testing.T, l *link) {
 	l.setDown(false)
 }
 
+// One member of two takes requests, and answers none.
+func TestASilentMember(t *testing.T) {
+	t.Parallel()
+	links := []*link{newLink(t, node.address), newLink(t, node.address)}
+	opts := etcd.Options{WatchAge: 400 * time.Millisecond, Timeout: 2 * time.Second}
+	e := engine{etcd.NewWith(client(t, links[0].address, links[1].address), t.Name(), opts), t}
+	defer e.Close()
+	f := e.follow()
+	e.put("a", "")
+	direct := engine{etcd.New(client(t, node.address), t.Name()), t}
+	defer direct.Close()
+	done, unknown := 0, 0
+	for i, l := range links { // one of them has the watch
+		l.hold(true, true)
+		until(t, "the engine commits", func() bool {
+			err := e.Update(t.Context(), func(tx latchkey.EngineTx) error { return add(tx, "a") })
+			switch {
+			case err == nil:
+				done++
+			case errors.Is(err, latchkey.ErrCommitUnknown): // on a busy machine
+				unknown++
+			}
+			return err == nil
+		})
+		key := fmt.Sprint("told", i)
+		direct.put(key, "")
+		until(t, "the engine hears of a change", func() bool { return f.has(key) })
+		until(t, "the engine is fresh", e.fresh)
+		l.hold(false, false)
+	}
+	if n := len(direct.get("a")); n < done || n > done+unknown {
+		t.Errorf("%d additions took place, %d were acknowledged, and of %d it is unknown", n, done, unknown)
+	}
+	if n := f.lost(); n != 0 {
+		t.Errorf("everything may have changed %d times, want 0", n)
+	}
+}
+
 func TestARestartOfEtcd(t *testing.T) {
 	m, l := own(t, nil)
 	e := openAt(t, l.address, quick)

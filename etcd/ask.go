@@ -1,0 +1,102 @@
+package etcd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/latchkeydb/latchkey"
+)
+
+// ask calls request, which reads from etcd, as repeat does, for as long as Timeout. While etcd
+// cannot be reached, ask waits for less long, so that logins are refused soon. Errors that ask
+// returns are ctx's error, [latchkey.ErrUnavailable], or an error of etcd.
+func ask[T any](ctx context.Context, e *engine, request func(ctx context.Context) (T, error)) (T, error) {
+	timeout := e.opts.timeout()
+	if e.feed.unreachable.Load() {
+		timeout = min(timeout, e.opts.watchAge()/2) // which was too short for the last question
+	}
+	v, err := repeat(ctx, e, timeout, request)
+	return v, e.explain(ctx, err)
+}
+
+// repeat calls request until it has an answer, or timeout has passed. request may run several times
+// at once. A member that is silent must not use up the time. So the first attempt has an eighth of
+// timeout. The next ones have more, in case that all members are slow, and ask all members, because
+// the client gives each request to the next member.
+func repeat[T any](ctx context.Context, e *engine, timeout time.Duration, request func(ctx context.Context) (T, error)) (T, error) {
+	all, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	members := min(max(len(e.client.Endpoints()), 1), 5)
+	for attempt := 0; ; attempt++ {
+		one, cancel := context.WithTimeout(all, timeout>>max(3-attempt, 1))
+		var v T
+		var err error
+		if attempt == 0 {
+			v, err = request(one)
+		} else {
+			v, err = together(one, members, request)
+		}
+		cancel()
+		if !isLost(err) || pause(all, attempt+4) != nil {
+			return v, err
+		}
+	}
+}
+
+// together calls request n times at once. It returns the first answer, or an error of the last
+// call.
+func together[T any](ctx context.Context, n int, request func(ctx context.Context) (T, error)) (v T, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		v   T
+		err error
+	}
+	answers := make(chan answer, n)
+	for range n {
+		go func() {
+			v, err := request(ctx)
+			answers <- answer{v, err}
+		}()
+	}
+	for range n {
+		a := <-answers
+		if v, err = a.v, a.err; !isLost(err) {
+			break
+		}
+	}
+	return v, err
+}
+
+// explain returns the error of a request as the engine's callers know it.
+func (e *engine) explain(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case isLost(err):
+		return fmt.Errorf("%w: etcd does not answer: %v", latchkey.ErrUnavailable, cmp.Or(e.certificates.failure(), err))
+	}
+	return fmt.Errorf("etcd: %w", err)
+}
+
+// isLost reports whether err says that a server could not be reached, cannot serve now, or has not
+// answered in time.
+func isLost(err error) bool {
+	if err == nil {
+		return false
+	}
+	if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {
+		return e.Code() == codes.Unavailable || errors.Is(err, rpctypes.ErrTooManyRequests)
+	}
+	code := status.Code(err)
+	return code == codes.Unavailable || code == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded)
+}
