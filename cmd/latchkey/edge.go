@@ -181,6 +181,9 @@ and says so with status 4.
 
 // syncOnce synchronizes the edge once.
 func (c *cli) syncOnce(ctx context.Context) error {
+	if _, err := c.file(); err != nil {
+		return err
+	}
 	var end func()
 	c.replica.Progress, end = c.showCopy()
 	var status replica.Status

@@ -60,6 +60,7 @@ var outcomes = []struct {
 	{errPruned, exitInterrupted, "repeat the command to delete the others"},
 	{errMigrating, exitInterrupted, "repeat the command to go on"},
 	{errEdgeStays, exitConflict, "make another edge with latchkey join, or move the file and the one beside it that ends in .edge together"},
+	{errEdgeThere, exitConflict, "choose another place"},
 	{migrate.ErrNotEmpty, exitConflict, "choose another place"},
 	{migrate.ErrChanged, exitFailed, "stop the programs that write to it, and repeat the command to go on"},
 	{migrate.ErrTakenOver, exitConflict, "wait for the other command"},

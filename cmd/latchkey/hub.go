@@ -65,6 +65,11 @@ key: edges that have joined accept no hub with another key, unless it was announ
 Without a certificate, hub listens on a loopback address alone. That is for tests, and for a proxy with
 TLS on the same machine. Invitations then have no key, and edges go by the authorities of their system.
 
+A store on etcd can have several hubs, on several machines behind one address. Edges take them for one
+hub, so give all of them copies of the same --cert and --key. There is no file beside which --self-signed
+could keep the two, so name them. Make invitations with --hub-cert, because no command finds a running
+hub there. Let each hub keep a mirror, with ?mirror=FILE at the end of the URL.
+
 While hub runs, other commands go through its socket beside the store's file. hub ends with an interrupt
 or SIGTERM. An edge that follows the hub connects again when the hub is back.`,
 		Example: examples(
@@ -120,7 +125,7 @@ func (s *hubServer) certificates(path string) (cert *tls.Certificate, opts repli
 	if s.selfSigned {
 		if s.certFile == "" && s.keyFile == "" {
 			if etcd.IsURL(path) {
-				return nil, opts, usagef("the certificate has no place beside a store on etcd; name its files with --cert and --key")
+				return nil, opts, usagef("the certificate has no place beside a store on etcd; name its files with --cert and --key, and give all hubs of the store the same two")
 			}
 			s.certFile, s.keyFile = path+".crt", path+".key"
 		}

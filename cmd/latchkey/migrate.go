@@ -22,6 +22,9 @@ var (
 	// errEdgeStays means that the store of an edge was to be migrated. Its credential is in a file
 	// beside it.
 	errEdgeStays = errors.New("the store of an edge cannot be migrated")
+	// errEdgeThere means that a store was to be migrated to the place of an edge's store. With the
+	// credential of the edge beside it, the copy would be taken for that edge.
+	errEdgeThere = errors.New("the credential of an edge is beside that file")
 )
 
 func migrateCommand(c *cli) *cobra.Command {
@@ -85,10 +88,11 @@ compare what they have with TO, and then follow it. The store of an edge cannot 
 
 // migrate copies the store from to the place to.
 func (c *cli) migrate(ctx context.Context, from, to string) (migrate.Report, error) {
-	for _, place := range []string{from, to} {
-		if isEdge(place) {
-			return migrate.Report{}, fmt.Errorf("%s: %w", place, errEdgeStays)
-		}
+	if isEdge(from) {
+		return migrate.Report{}, fmt.Errorf("%s: %w", from, errEdgeStays)
+	}
+	if isEdge(to) {
+		return migrate.Report{}, fmt.Errorf("%s: %w", to, errEdgeThere)
 	}
 	source, err := c.openEngine(from, true)
 	if errors.Is(err, fs.ErrNotExist) {

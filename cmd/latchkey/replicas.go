@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/etcd"
 	"github.com/latchkeydb/latchkey/replica"
 )
 
@@ -85,8 +86,8 @@ the groups. So pass it on as you would pass on a backup.
     revocations  the disabling of users, keys and groups
     all          everything but groups, tag secrets, and what only the hub has
 
-The hub puts the hash of its public key into the invitation. Without a hub that runs, --hub-cert names
-the certificate.`,
+The hub puts the hash of its public key into the invitation. Without a hub that runs, and for a store on
+etcd, --hub-cert names the certificate.`,
 		Example: examples(
 			"latchkey replica invite --group shop-17 --push use > invitation",
 			"latchkey replica invite --group '*' --push all > invitation",
@@ -108,7 +109,11 @@ the certificate.`,
 			if err != nil {
 				return err
 			}
-			if c.openedHere && c.hubCert == nil {
+			switch {
+			case c.hubCert != nil || !c.openedHere:
+			case etcd.IsURL(c.store):
+				c.warn("the invitation has no hash of the hub's public key, because the command does not ask the hubs of a store on etcd", "give --hub-cert, unless edges reach the hubs by a certificate of an authority")
+			default:
 				c.warn("the invitation has no hash of the hub's public key, because no hub has the store open", "make it while latchkey hub runs, or give --hub-cert, unless edges reach the hub by a certificate of an authority")
 			}
 			return c.print(struct { // without the Format that hides it
@@ -117,7 +122,7 @@ the certificate.`,
 		},
 	}
 	policy.add(c, cmd)
-	cmd.Flags().StringVar(&certFile, "hub-cert", "", "the `FILE` with the certificate of the hub, in PEM, if no hub has the store open now")
+	cmd.Flags().StringVar(&certFile, "hub-cert", "", "the `FILE` with the certificate of the hub, in PEM, if no hub has the store open now, or if the store is on etcd")
 	_ = cmd.RegisterFlagCompletionFunc("hub-cert", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 	return cmd
 }
