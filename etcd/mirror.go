@@ -690,6 +690,9 @@ func (m *mirror) view(ctx context.Context, fn func(latchkey.EngineTx) error) (do
 			m.damaged()
 			return nil
 		}
+		if state.commit.revision == 0 {
+			return nil // a deletion at a full quota has arrived a moment ago
+		}
 		done = true
 		return fn(&mirrorTx{tx: tx, m: m, sequence: uint64(state.commit.revision)})
 	})
