@@ -253,7 +253,7 @@ func (f *feed) changes(t *tx, since uint64) (changes []latchkey.TrackedChange, o
 		if int64(since) < f.since || !f.e.Fresh() {
 			return false, errTooOld
 		}
-		if uint64(f.position) < t.sequence {
+		if f.position < int64(t.sequence) { // it is negative while the feed begins again
 			return false, nil
 		}
 		from, _ := slices.BinarySearchFunc(f.recent, int64(since)+1, func(e event, revision int64) int { return cmp.Compare(e.revision, revision) })

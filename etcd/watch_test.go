@@ -170,6 +170,46 @@ func TestAWatchBehindCompactedHistoryForgetsEverything(t *testing.T) {
 	}
 }
 
+// While a feed that has lost events begins again, it has none of them, and asks etcd.
+func TestChangesWhileTheWatchBeginsAgain(t *testing.T) {
+	direct, l := open(t, nil, etcd.Options{}), newLink(t, node.address)
+	e := open(t, l, etcd.Options{WatchAge: time.Minute})
+	begins, goOn := make(chan struct{}), make(chan struct{})
+	times := 0
+	e.Engine.(latchkey.EngineWatcher).Watch(func(changes []latchkey.TrackedChange) {
+		if changes == nil {
+			if times++; times == 2 {
+				close(begins)
+				<-goOn
+			}
+		}
+	})
+	e.put("a", "")
+	last := e.last()
+	l.hold(true, true)
+	direct.put("meanwhile", "")
+	direct.put("meanwhile", "")
+	if _, err := client(t, node.address).Compact(t.Context(), int64(direct.last())); err != nil {
+		t.Fatal(err)
+	}
+	l.cut()
+	<-begins
+	defer close(goOn)
+	e.view(func(tx latchkey.EngineTx) error {
+		changed := ""
+		for c, err := range tx.Changes(last) {
+			if err != nil {
+				return err
+			}
+			changed += string(c.Key)
+		}
+		if changed != "meanwhile" {
+			t.Errorf("the changes are %q, want what was put meanwhile", changed)
+		}
+		return nil
+	})
+}
+
 // own starts a member for one test, and returns a link to it.
 func own(t *testing.T, change func(c *embed.Config)) (*member, *link) {
 	t.Helper()
