@@ -67,6 +67,7 @@ const mostRecent = 20_000
 
 // arrival is a commit that try waits for.
 type arrival struct {
+	restarts int   // how often the feed had begun anew when try began to wait
 	revision int64 // 0 until the commit has arrived
 	changed  map[string]bool
 }
@@ -212,7 +213,7 @@ func (f *feed) wait(ctx context.Context, done func(f *feed) (bool, error)) error
 func (f *feed) expect(random [8]byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.expected[random] = &arrival{}
+	f.expected[random] = &arrival{restarts: f.restarts}
 }
 
 func (f *feed) forget(random [8]byte) {
@@ -223,17 +224,15 @@ func (f *feed) forget(random [8]byte) {
 
 // seen waits until everything up to a revision has arrived. It returns the revision of the commit
 // that was expected, and the keys that the commit has changed. The revision is 0 if there was no
-// such commit.
+// such commit. It returns an error if the feed has begun anew since expect was called.
 func (f *feed) seen(ctx context.Context, random [8]byte, revision int64) (at int64, changed map[string]bool, err error) {
-	f.mu.Lock()
-	restarts := f.restarts
-	f.mu.Unlock()
 	_ = f.requestProgress(ctx) // the probes ask again
 	err = f.wait(ctx, func(f *feed) (bool, error) {
-		if f.restarts != restarts {
+		a := f.expected[random]
+		if f.restarts != a.restarts {
 			return false, errors.New("the watch has lost events")
 		}
-		at, changed = f.expected[random].revision, f.expected[random].changed
+		at, changed = a.revision, a.changed
 		return at != 0 || f.position >= revision, nil
 	})
 	return at, changed, err
