@@ -172,17 +172,17 @@ type presented struct {
 // provenBy returns the verifier that an entry has proven, or nil. Even where the answer in an entry
 // cannot be believed, its proof can, so that a login without the cache takes no hash again.
 func provenBy(e *cache.Entry[answer]) *storedVerifier {
-	if e == nil || e.Answer.phc == "" {
+	if e == nil || e.Answer.digest == "" {
 		return nil
 	}
-	return &storedVerifier{key: e.Answer.principal.KeyID, id: e.Answer.verifier, phc: e.Answer.phc}
+	return &storedVerifier{key: e.Answer.principal.KeyID, id: e.Answer.verifier, digest: e.Answer.digest}
 }
 
 // answer is what the store tells a caller that has proven the secret of a key.
 type answer struct {
 	principal Principal
 	verifier  record.VerifierID // of the token
-	phc       string            // of the verifier; empty unless other processes can write
+	digest    string            // of the verifier; empty unless other processes can write
 
 	disabled  error // the refusal if the key is disabled; else nil
 	expires   int64 // Unix seconds; 0 means never
@@ -281,13 +281,14 @@ func (s *Store) loginCold(ctx context.Context, p *presented, from netip.Addr) (P
 
 // storedVerifier is a verifier of a key, as the key's record has it, and the token to check.
 type storedVerifier struct {
-	key   uuid.UUID
-	id    record.VerifierID
-	phc   string
-	own   string // of the same secret at the store's own cost; empty if there is none
-	token string // a foreign token; else empty
-	among int    // how many verifiers the foreign token may be of
-	light bool   // a verifier of the least cost is meant to stay
+	key    uuid.UUID
+	id     record.VerifierID
+	phc    string // empty if the cache has proven the token
+	digest string // of phc; empty unless the cache has proven the token
+	own    string // of the same secret at the store's own cost; empty if there is none
+	token  string // a foreign token; else empty
+	among  int    // how many verifiers the foreign token may be of
+	light  bool   // a verifier of the least cost is meant to stay
 
 	noTrace bool // the login is an Inspect
 }
@@ -370,7 +371,7 @@ func (tx *Tx) lookUp(v *storedVerifier) (*answer, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		a.phc = v.phc
+		a.digest = cmp.Or(v.digest, phc.Digest(v.phc))
 	}
 	if !used.End.IsZero() {
 		a.ends = used.End.Unix()
@@ -451,7 +452,9 @@ func (tx *Tx) errNoOwner(k *record.Key) error {
 
 // hasVerifier reports whether a key has a verifier now, and whether the verifier is good.
 func hasVerifier(k *record.Key, v *storedVerifier, now time.Time) bool {
-	return slices.ContainsFunc(k.Verifiers.Good(now), func(has record.Verifier) bool { return has.ID == v.id && has.PHC == v.phc })
+	return slices.ContainsFunc(k.Verifiers.Good(now), func(has record.Verifier) bool {
+		return has.ID == v.id && (has.PHC == v.phc || phc.Digest(has.PHC) == v.digest)
+	})
 }
 
 func loginError(key uuid.UUID, err error) error {

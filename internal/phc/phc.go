@@ -3,6 +3,7 @@ package phc
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
@@ -93,4 +94,11 @@ func (v *Verifier) compute(secret []byte) (hash [hashSize]byte) {
 func (v *Verifier) Matches(secret []byte) bool {
 	hash := v.compute(secret)
 	return subtle.ConstantTimeCompare(hash[:], v.Hash[:]) == 1
+}
+
+// Digest returns 32 bytes that tell a PHC string from all others. What must not keep a verifier can
+// keep its digest.
+func Digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return string(sum[:])
 }

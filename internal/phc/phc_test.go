@@ -17,6 +17,17 @@ type verifierVectors struct {
 	Refused []struct{ About, PHC string }
 }
 
+func TestDigestTellsVerifiersApart(t *testing.T) {
+	texts := []string{"", "$argon2id$v=19$m=64,t=1,p=1$a", "$argon2id$v=19$m=64,t=1,p=1$b"}
+	for i, a := range texts {
+		for j, b := range texts {
+			if (Digest(a) == Digest(b)) != (i == j) {
+				t.Errorf("the digests of %q and %q are equal: %t", a, b, i != j)
+			}
+		}
+	}
+}
+
 func TestVerifiersAreMadeAndReadAsTheVectorsSay(t *testing.T) {
 	var vectors verifierVectors
 	vector.Read(t, "verifiers.json", &vectors)
