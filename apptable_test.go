@@ -121,7 +121,7 @@ func TestDataOutOfItsLimitsIsRefused(t *testing.T) {
 }
 
 func TestDataIsBackedUpAndSalvaged(t *testing.T) {
-	aboutFile(t)
+	latchkey.AboutFile(t)
 	s := open(t)
 	put(t, s, "notes", "ada", "met")
 	dir := t.TempDir()

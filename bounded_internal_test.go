@@ -55,16 +55,14 @@ func (tx *boundedTx) Delete(table string, key []byte) error {
 func openBounded(t *testing.T, opts *Options) (s *Store, e *boundedEngine, keys []Key, tokens []string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.db")
-	s, err := Open(path, &Options{Cost: oldCost})
+	s, err := TryOpen(t, path, &Options{Cost: oldCost})
 	must(t, err)
 	for range 150 {
 		key, token := addServerKey(t, s, "key "+time.Duration(len(keys)).String())
 		keys, tokens = append(keys, key), append(tokens, token)
 	}
 	must(t, s.Close())
-	bolt, err := OpenBoltEngine(path, nil)
-	must(t, err)
-	e = &boundedEngine{Engine: bolt}
+	e = &boundedEngine{Engine: EngineAt(t, path, nil)}
 	s, err = OpenWith(e, opts)
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })

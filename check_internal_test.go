@@ -267,6 +267,7 @@ func openSpread(t *testing.T) (s *Store, wrongs []string) {
 var spreadTables = []string{tableUsers, tableIdentities, tableKeys, tableNames, tableData}
 
 func TestCheckGoesOnBehindAPageThatCannotBeRead(t *testing.T) {
+	AboutFile(t)
 	s, wrongs := openSpread(t)
 	first, middle := map[string]string{}, map[string]string{} // by table
 	must(t, s.engine.View(t.Context(), func(etx EngineTx) error {
@@ -511,6 +512,7 @@ func TestAGroupWithARecordOfAnEarlierStateIsDisabledByRepair(t *testing.T) {
 }
 
 func TestAGroupWhoseRecordIsLostIsDisabledBySalvage(t *testing.T) {
+	AboutFile(t)
 	s := open(t, nil)
 	must(t, s.Update(t.Context(), func(tx *Tx) error {
 		for i := range 500 { // so that the table has pages of its own
@@ -683,7 +685,7 @@ func TestAStoreWhoseFormatIsLostIsNotTakenForAnEmptyOne(t *testing.T) {
 	h.remove(tableMeta, []byte(record.MetaFormat))
 	path := pathOf(h.Store)
 	closeStore(t, h.Store)
-	if _, err := Open(path, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {
+	if _, err := TryOpen(t, path, &Options{Cost: LightCost}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("got %v, want %v", err, ErrCorrupt)
 	}
 	for _, table := range []string{tableUsers, tableKeys, tableDeadUsers, tableDeadKeys, tableIdentities, tableNames, tableMembers, tableData} {

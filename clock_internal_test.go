@@ -78,7 +78,7 @@ func TestADamagedTimeIsFoundAndKeepsNoChangeBack(t *testing.T) {
 		t.Errorf("%d findings, want 1", findings)
 	}
 	closeStore(t, s)
-	if _, err := Open(pathOf(s), nil); !errors.Is(err, ErrCorrupt) {
+	if _, err := TryOpen(t, pathOf(s), nil); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("Open: got %v, want ErrCorrupt", err)
 	}
 }
@@ -96,6 +96,7 @@ func TestFieldsOfTheTimeFromALaterBuildAreKept(t *testing.T) {
 }
 
 func TestASalvagedStoreRemembersTheTime(t *testing.T) {
+	AboutFile(t)
 	s := open(t, nil)
 	addUser(t, s, "ada")
 	must(t, s.ResetClock(t.Context()))

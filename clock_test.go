@@ -66,7 +66,7 @@ func (c *clockCase) open() { c.openWith(c.options()) }
 
 func (c *clockCase) openWith(opts *latchkey.Options) {
 	c.t.Helper()
-	s, err := tryOpen(c.t, c.path, opts)
+	s, err := latchkey.TryOpen(c.t, c.path, opts)
 	must(c.t, err)
 	c.Store = s
 }

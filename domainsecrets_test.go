@@ -60,12 +60,12 @@ func TestAStoreKeepsTheDomainThatItWasMadeIn(t *testing.T) {
 	opts.Domain = same
 	closeStore(t, openAt(t, path, opts))
 	opts.Domain = other.DomainSecrets()
-	_, err := tryOpen(t, path, opts)
+	_, err := latchkey.TryOpen(t, path, opts)
 	wantError(t, err, latchkey.ErrInvalidOptions)
 
 	opts.TokenPrefix = "other"
 	fresh := filepath.Join(t.TempDir(), "fresh.db")
-	_, err = tryOpen(t, fresh, opts)
+	_, err = latchkey.TryOpen(t, fresh, opts)
 	wantError(t, err, latchkey.ErrInvalidOptions)
 	opts.TokenPrefix = "lk"
 	closeStore(t, openAt(t, fresh, opts)) // the refusal has left no store of another domain

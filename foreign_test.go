@@ -504,7 +504,7 @@ func TestAForeignVerifierThatNobodyCanReadOrPayIsAnError(t *testing.T) {
 	addOldServerKey(t, s, "vast", "old.a.1")
 	damaged := addOldServerKey(t, s, "unknown", "old.b.1")
 	closeStore(t, s)
-	s, err := tryOpen(t, path, opts)
+	s, err := latchkey.TryOpen(t, path, opts)
 	must(t, err)
 	defer closeStore(t, s)
 	wantRefused(t, s, "old.a.1", latchkey.ErrCostTooHigh)

@@ -59,11 +59,15 @@ func openPath(t testing.TB, path string, opts *Options) *Store {
 	if opts == nil {
 		opts = &Options{Cost: LightCost}
 	}
-	s, err := Open(path, opts)
+	s, err := TryOpen(t, path, opts)
 	must(t, err)
-	t.Cleanup(func() { closeStore(t, s) })
+	paths.Store(s, path)
+	t.Cleanup(func() { closeStore(t, s); paths.Delete(s) })
 	return s
 }
+
+// paths has the path of each store that openPath has opened.
+var paths sync.Map
 
 // reopen closes a store and opens its file again.
 func reopen(t testing.TB, s *Store, opts *Options) *Store {
@@ -72,14 +76,18 @@ func reopen(t testing.TB, s *Store, opts *Options) *Store {
 	return openPath(t, pathOf(s), opts)
 }
 
-// pathOf returns the path of the store's file.
-func pathOf(s *Store) string { return s.engine.(boltEngine).Path() }
+// pathOf returns the path that the store was opened at, which is that of its file on bbolt alone.
+func pathOf(s *Store) string {
+	path, _ := paths.Load(s)
+	return path.(string)
+}
 
 // smallMap is the size of the map of a file after smallMaps.
 const smallMap = 1 << 20
 
 // smallMaps makes the first map of every file that the test opens small.
 func smallMaps(t testing.TB) {
+	AboutFile(t)
 	before := boltengine.MapSize
 	boltengine.MapSize = smallMap
 	t.Cleanup(func() { boltengine.MapSize = before })
@@ -382,6 +390,7 @@ func addWideKey(t testing.TB, s *Store, name string) (Key, string) {
 // tells the page.
 func reopenWithOldPages(t testing.TB, s *Store, entries map[string]uuid.UUID, change func(s *Store)) *Store {
 	t.Helper()
+	AboutFile(t)
 	path := pathOf(s)
 	closeStore(t, s)
 	before, err := os.ReadFile(path)
@@ -467,7 +476,19 @@ func openInhabited(t *testing.T) *inhabited {
 	t.Helper()
 	originalOnce.Do(func() { makeOriginal(t) })
 	path := filepath.Join(t.TempDir(), "keys.db")
-	must(t, os.WriteFile(path, original.file, 0o600))
+	e := EngineAt(t, path, nil)
+	e.Track(trackedTables...)
+	must(t, e.Update(t.Context(), func(etx EngineTx) error {
+		for table, entries := range original.tables {
+			for _, entry := range entries {
+				if err := etx.Put(table, entry.Key, entry.Value); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
+	must(t, e.Close())
 	s := openPath(t, path, nil)
 	return &inhabited{
 		Store: s, t: t,
@@ -480,7 +501,7 @@ func openInhabited(t *testing.T) *inhabited {
 var (
 	originalOnce sync.Once
 	original     struct {
-		file                                 []byte
+		tables                               map[string][]Entry
 		ada, bob, gone, laptop, backup, lost uuid.UUID
 		laptopToken                          string
 	}
@@ -501,10 +522,18 @@ func makeOriginal(t *testing.T) {
 	must(t, s.DeleteUser(t.Context(), gone.ID))
 	original.ada, original.bob, original.gone = ada.ID, bob.ID, gone.ID
 	original.laptop, original.lost, original.backup, original.laptopToken = laptop.ID, lost.ID, backup.ID, token
-	path := pathOf(s)
-	closeStore(t, s)
-	original.file, err = os.ReadFile(path)
-	must(t, err)
+	original.tables = map[string][]Entry{}
+	must(t, s.engine.View(t.Context(), func(etx EngineTx) error {
+		for _, table := range allTables {
+			for entry, err := range etx.Scan(table, nil, nil) {
+				if err != nil {
+					return err
+				}
+				original.tables[table] = append(original.tables[table], entry)
+			}
+		}
+		return nil
+	}))
 }
 
 func (h *inhabited) put(table string, key, value []byte) { plant(h.t, h.Store, table, key, value) }

@@ -21,19 +21,6 @@ import (
 // light returns the options for tests that are not about hashing.
 func light() *latchkey.Options { return &latchkey.Options{Cost: latchkey.LightCost} }
 
-// otherEngine opens the engine of the store at path, which is only a name there. It is nil, which
-// means bbolt in a file. Module etcd adds a file to this package that sets otherEngine, and so runs
-// these tests on etcd.
-var otherEngine func(t testing.TB, path string, opts *latchkey.Options) latchkey.Engine
-
-// aboutFile skips a test about files where the tests run on another engine than bbolt.
-func aboutFile(t testing.TB) {
-	t.Helper()
-	if otherEngine != nil {
-		t.Skip("the test is about the file of bbolt")
-	}
-}
-
 // open opens a new store, checks it when the test ends, and closes it.
 func open(t testing.TB) *latchkey.Store { return openWith(t, light()) }
 
@@ -46,7 +33,7 @@ func openWith(t testing.TB, opts *latchkey.Options) *latchkey.Store {
 // closed it already.
 func openAt(t testing.TB, path string, opts *latchkey.Options) *latchkey.Store {
 	t.Helper()
-	s, err := tryOpen(t, path, opts)
+	s, err := latchkey.TryOpen(t, path, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,24 +41,10 @@ func openAt(t testing.TB, path string, opts *latchkey.Options) *latchkey.Store {
 	return s
 }
 
-// tryOpen opens the store at path.
-func tryOpen(t testing.TB, path string, opts *latchkey.Options) (*latchkey.Store, error) {
-	t.Helper()
-	if otherEngine == nil {
-		return latchkey.Open(path, opts)
-	}
-	e := otherEngine(t, path, opts)
-	s, err := latchkey.OpenWith(e, opts)
-	if err != nil {
-		_ = e.Close()
-	}
-	return s, err
-}
-
 // openFile is openAt for a test about the file at path.
 func openFile(t testing.TB, path string, opts *latchkey.Options) *latchkey.Store {
 	t.Helper()
-	aboutFile(t)
+	latchkey.AboutFile(t)
 	return openAt(t, path, opts)
 }
 
@@ -79,11 +52,11 @@ func openFile(t testing.TB, path string, opts *latchkey.Options) *latchkey.Store
 // entries.
 func stateAt(t testing.TB, path string) string {
 	t.Helper()
-	if otherEngine == nil {
+	if latchkey.OtherEngine == nil {
 		return string(readFile(t, path))
 	}
 	var state strings.Builder
-	must(t, engineAt(t, path, nil).View(t.Context(), func(etx latchkey.EngineTx) error {
+	must(t, latchkey.EngineAt(t, path, nil).View(t.Context(), func(etx latchkey.EngineTx) error {
 		state.Reset()
 		for _, table := range tables {
 			for e, err := range etx.Scan(table, nil, nil) {
@@ -266,24 +239,7 @@ func openCounting(t testing.TB) (s *latchkey.Store, views func() int) {
 // newEngine opens an empty engine, and closes the engine when the test ends.
 func newEngine(t testing.TB) latchkey.Engine {
 	t.Helper()
-	return engineAt(t, filepath.Join(t.TempDir(), "keys.db"), nil)
-}
-
-// engineAt opens the engine of the store at path, and closes the engine when the test ends. Windows
-// does not delete a file that is open.
-func engineAt(t testing.TB, path string, opts *latchkey.Options) (e latchkey.Engine) {
-	t.Helper()
-	if otherEngine != nil {
-		e = otherEngine(t, path, opts)
-	} else {
-		var err error
-		e, err = latchkey.OpenBoltEngine(path, opts)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() { _ = e.Close() })
-	return e
+	return latchkey.EngineAt(t, filepath.Join(t.TempDir(), "keys.db"), nil)
 }
 
 func openEngine(t testing.TB, e latchkey.Engine, opts *latchkey.Options) *latchkey.Store {

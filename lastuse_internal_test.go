@@ -110,9 +110,7 @@ func (c *useClock) minute() time.Time { return c.now().Truncate(time.Minute) }
 
 func openUses(t testing.TB, opts *Options) (*Store, *usesEngine) {
 	t.Helper()
-	inner, err := OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
-	must(t, err)
-	e := &usesEngine{Engine: inner}
+	e := &usesEngine{Engine: EngineAt(t, filepath.Join(t.TempDir(), "keys.db"), nil)}
 	s, err := OpenWith(e, opts)
 	must(t, err)
 	t.Cleanup(func() { closeStore(t, s) })
@@ -553,6 +551,7 @@ func countWrites(s *Store) *int64 {
 }
 
 func TestABatchOf100000KeysWritesAtMost6MB(t *testing.T) {
+	AboutFile(t)
 	n := 100_000
 	if testing.Short() {
 		n = 20_000

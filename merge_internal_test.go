@@ -41,9 +41,8 @@ func position(r ReplicaRecord) string { return fmt.Sprintf("%s/%x", r.get().Tabl
 func openReplica(t testing.TB, s *Store, opts *Options) *Store {
 	t.Helper()
 	opts.Domain = s.DomainSecrets()
-	bolt, err := OpenBoltEngine(filepath.Join(t.TempDir(), "replica.db"), nil)
-	must(t, err)
-	r, err := OpenWith(&boundedEngine{Engine: bolt}, opts)
+	e := EngineAt(t, filepath.Join(t.TempDir(), "replica.db"), nil)
+	r, err := OpenWith(&boundedEngine{Engine: e}, opts)
 	must(t, err)
 	t.Cleanup(func() { closeStore(t, r) })
 	return r

@@ -338,7 +338,7 @@ func TestVerifiersThatAreReplacedAreNotShown(t *testing.T) {
 	key, token := addKey(t, s, latchkey.ServerOwner, "backup")
 	closeStore(t, s)
 
-	e := engineAt(t, path, nil)
+	e := latchkey.EngineAt(t, path, nil)
 	s = openEngine(t, e, light())
 	all := secrets{}
 	all.addStored(t, e)

@@ -109,7 +109,7 @@ func TestAnInsecureRandThatFailsMakesNoStoreAndKeepsNoLock(t *testing.T) {
 				t.Error("the store was made without secrets")
 			}
 		}()
-		_, _ = tryOpen(t, path, opts)
+		_, _ = latchkey.TryOpen(t, path, opts)
 	}()
 	closeStore(t, openAt(t, path, &latchkey.Options{Cost: latchkey.LightCost, LockTimeout: -1}))
 }

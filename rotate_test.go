@@ -436,7 +436,7 @@ func (e *fullEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) erro
 func openRotated(t *testing.T) (s *latchkey.Store, e *fullEngine, path string, key latchkey.Key, old, token string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "keys.db")
-	e = &fullEngine{Engine: engineAt(t, path, nil)}
+	e = &fullEngine{Engine: latchkey.EngineAt(t, path, nil)}
 	s, err := latchkey.OpenWith(e, light())
 	must(t, err)
 	key, old = addKey(t, s, addUser(t, s, "ada"), "laptop")
@@ -493,7 +493,7 @@ func TestALoginFailsIfItsContextEndsBeforeTheOldTokenHasEnded(t *testing.T) {
 }
 
 func TestARestoredBackupHasTheTokensOfItsTime(t *testing.T) {
-	aboutFile(t)
+	latchkey.AboutFile(t)
 	dir := t.TempDir()
 	s := open(t)
 	key, old := addKey(t, s, addUser(t, s, "ada"), "laptop")

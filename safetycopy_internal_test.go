@@ -9,6 +9,7 @@ import (
 )
 
 func TestASafetyCopyThatIsInterruptedIsMadeAgain(t *testing.T) {
+	AboutFile(t)
 	smallMaps(t)
 	s := open(t, nil)
 	user := addUser(t, s, "ada")

@@ -1148,7 +1148,7 @@ func TestAStoreKeepsThePrefixThatItWasMadeWith(t *testing.T) {
 		for _, readOnly := range []bool{false, true} {
 			opts := with(prefix)
 			opts.ReadOnly = readOnly
-			_, err := tryOpen(t, path, opts)
+			_, err := latchkey.TryOpen(t, path, opts)
 			wantError(t, err, latchkey.ErrInvalidOptions)
 		}
 	}
@@ -1351,7 +1351,7 @@ func TestAPathMayHaveNoDirectory(t *testing.T) {
 }
 
 func TestAStoreThatCannotBeMadeSaysWhere(t *testing.T) {
-	aboutFile(t)
+	latchkey.AboutFile(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	must(t, os.WriteFile(file, []byte("no directory"), 0o600))
@@ -1388,7 +1388,7 @@ func TestAStoreThatCannotBeMadeSaysWhere(t *testing.T) {
 }
 
 func TestADirectoryWithoutWritePermissionIsErrPermission(t *testing.T) {
-	aboutFile(t)
+	latchkey.AboutFile(t)
 	dir := t.TempDir()
 	must(t, os.Chmod(dir, 0o500))
 	t.Cleanup(func() { _ = os.Chmod(dir, 0o700) })

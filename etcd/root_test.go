@@ -12,11 +12,10 @@ import (
 	"testing"
 )
 
-// leftOut has the tests of package latchkey that do not run on etcd, by their names or files, and
-// why. More tests skip themselves: those that call aboutFile or openFile, and those that run in a
-// bubble of package synctest, in which nothing can wait for a network.
+// leftOut has the tests of packages latchkey and latchkey_test that do not run on etcd, by their
+// names or files, and why. More tests skip themselves: those that call AboutFile or openFile, and
+// those that run in a bubble of package synctest, in which nothing can wait for a network.
 var leftOut = []struct{ tests, why string }{
-	{"*_internal_test.go", "package etcd imports package latchkey, so the tests inside latchkey cannot import etcd"},
 	{"backup_test.go", "a backup is a copy of bbolt's file"},
 	{"bolt_*_test.go", "the file of bbolt"},
 	{"bolt_test.go", "the file of bbolt"},
@@ -28,8 +27,13 @@ var leftOut = []struct{ tests, why string }{
 	{"salvage_test.go", "a damaged file"},
 	{"unburied_test.go", "an engine in memory that is full; the tests of package etcd fill an etcd"},
 	{"watchfile_test.go", "a file that others replace"},
+	{"TestARecordThatChangesWhileItIsReadComesLaterAsItIsThen", tooLarge},
+	{"TestAUserMadeAgainHasTheIDOfTheNumberOfFormerUsers", tooLarge},
+	{"TestRecordsGoOnAfterAnyCut", tooLarge},
 	{"TestTheTablesOfCallsHaveEveryMethod", "Backup and Compact are about a file, and not called"},
 }
+
+const tooLarge = "more changes in one transaction than etcd takes"
 
 // TestTheRootPackageBehavesTheSame runs the tests of package latchkey on etcd. It has a subtest for
 // each of them.
@@ -68,8 +72,8 @@ func TestTheRootPackageBehavesTheSame(t *testing.T) {
 		running.Go(func() {
 			out, err := cmd.CombinedOutput()
 			outputs[i] = string(out)
-			if err != nil && !strings.Contains(outputs[i], "\n--- FAIL: ") {
-				t.Errorf("%v\n%s", err, out)
+			if err != nil {
+				t.Error(err)
 			}
 		})
 	}
@@ -99,9 +103,12 @@ func TestTheRootPackageBehavesTheSame(t *testing.T) {
 	}
 	if len(run) > 0 {
 		t.Errorf("these tests have not run to their end: %q", run)
+		for _, output := range outputs { // the reason is at the end
+			t.Log(output[max(0, len(output)-5000):])
+		}
 	}
 	t.Logf("%d tests of package latchkey have passed on etcd", onEtcd)
-	if onEtcd < 250 {
+	if onEtcd < 350 {
 		t.Errorf("only %d tests of package latchkey have passed on etcd", onEtcd)
 	}
 }
