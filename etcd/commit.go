@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -235,7 +237,12 @@ func (e *engine) send(g group) {
 	}
 }
 
+// tooLarge reports whether err is the word of a server, or of gRPC on the way there, for a request
+// that is too large.
 func tooLarge(err error) bool {
+	if _, ok := errors.AsType[rpctypes.EtcdError](err); !ok {
+		return status.Code(err) == codes.ResourceExhausted
+	}
 	return errors.Is(err, rpctypes.ErrTooManyOps) || errors.Is(err, rpctypes.ErrRequestTooLarge)
 }
 
@@ -365,8 +372,8 @@ func (e *engine) try(members []*member, random [8]byte, first clientv3.Op) (outc
 // refused reports whether err is the word of a server that has not applied the transaction, and
 // never will.
 func refused(err error) bool {
-	return slices.ContainsFunc([]error{
-		rpctypes.ErrTooManyOps, rpctypes.ErrRequestTooLarge, rpctypes.ErrTooManyRequests, rpctypes.ErrDuplicateKey,
+	return tooLarge(err) || slices.ContainsFunc([]error{
+		rpctypes.ErrTooManyRequests, rpctypes.ErrDuplicateKey,
 		rpctypes.ErrPermissionDenied, rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision, rpctypes.ErrUserEmpty, rpctypes.ErrAuthFailed,
 	}, func(e error) bool { return errors.Is(err, e) })
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/server/v3/embed"
+
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/etcd"
 )
@@ -332,6 +334,29 @@ func TestTransactionsOfTheLargestSize(t *testing.T) {
 	})
 	if !errors.Is(err, latchkey.ErrTransactionTooLarge) {
 		t.Errorf("got error %v, want ErrTransactionTooLarge", err)
+	}
+}
+
+// A server with a low limit refuses a request itself, and gRPC refuses one that is much larger.
+func TestAServerThatTakesLessThanUsual(t *testing.T) {
+	_, l := own(t, func(c *embed.Config) { c.MaxRequestBytes = 100 << 10 })
+	e := openAt(t, l.address, etcd.Options{})
+	for _, n := range []int{1, 2, 15} {
+		runs := 0
+		err := e.Update(t.Context(), func(tx latchkey.EngineTx) error {
+			if runs++; runs > 1 {
+				return errors.New("the function has run before")
+			}
+			for i := range n {
+				if err := tx.Put("t", fmt.Append(nil, i), make([]byte, latchkey.MaxEngineValue)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if fits := n == 1; fits != (err == nil) || !fits && !errors.Is(err, latchkey.ErrTransactionTooLarge) {
+			t.Errorf("%d values: got error %v, want ErrTransactionTooLarge for more than one", n, err)
+		}
 	}
 }
 
