@@ -419,13 +419,17 @@ func (e *engine) revision(ctx context.Context) (int64, error) {
 
 // fence is a key that every transaction of this engine compares. After a put to it, no transaction
 // that was sent before can take effect any more. The key is not there as long as all commits had an
-// answer.
+// answer. It stays when the engine is closed, because a transaction can come late, and goes by a
+// lease.
 type fence struct {
 	key      string
 	revision int64 // its modification revision, or 0
 	used     bool
 	unsure   bool // revision can be wrong
 }
+
+// fenceStays is for how many seconds the key of a fence stays. No request is under way so long.
+const fenceStays = 3600
 
 // current returns the comparison with the fence. Like move and suspect, it is called by one
 // goroutine at a time.
@@ -444,27 +448,22 @@ func (f *fence) current(e *engine) (clientv3.Cmp, error) {
 }
 
 // suspect makes the next transaction read the fence. A put of move whose answer was lost may have
-// moved it late.
+// moved it late, or the lease may have ended.
 func (f *fence) suspect() { f.unsure = f.used }
 
 // move moves the fence, and returns the revision.
 func (f *fence) move(ctx context.Context, e *engine) (int64, error) {
 	f.used, f.unsure = true, true
 	r, err := repeat(ctx, e, e.opts.timeout(), func(ctx context.Context) (*clientv3.PutResponse, error) {
-		return e.client.Put(ctx, f.key, "")
+		lease, err := e.client.Grant(ctx, fenceStays)
+		if err != nil {
+			return nil, err
+		}
+		return e.client.Put(ctx, f.key, "", clientv3.WithLease(lease.ID))
 	})
 	if err != nil {
 		return 0, err
 	}
 	f.revision, f.unsure = r.Header.Revision, false
 	return f.revision, nil
-}
-
-// removeFence removes the fence of an engine that is closed.
-func (e *engine) removeFence() {
-	if e.fence.used {
-		ctx, cancel := context.WithTimeout(context.Background(), e.opts.timeout()/4)
-		defer cancel()
-		_, _ = e.client.Delete(ctx, e.fence.key)
-	}
 }

@@ -412,11 +412,13 @@ func TestACommitWhoseAnswerIsLost(t *testing.T) {
 		name     string
 		requests bool // the request is lost as well
 		late     bool // the request reaches the server after the engine has looked
+		closed   bool // and the engine is closed then
 		runs     int
 	}{
 		{name: "the answer is lost", runs: 1},
 		{name: "the request is lost", requests: true, runs: 2},
 		{name: "the request comes late", requests: true, late: true, runs: 2},
+		{name: "the request comes after Close", requests: true, late: true, closed: true, runs: 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			direct, l := open(t, nil, etcd.Options{}), newLink(t, node.address)
@@ -442,6 +444,9 @@ func TestACommitWhoseAnswerIsLost(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Errorf("Update: %v", err)
 			}
+			if tt.closed {
+				e.reach("Close", e.Close)
+			}
 			if tt.late {
 				l.hold(false, false)
 				for range 100 { // which gives the request time to arrive
@@ -454,7 +459,9 @@ func TestACommitWhoseAnswerIsLost(t *testing.T) {
 			if keys := direct.keys(); keys != fmt.Sprintf("before run %d", tt.runs) {
 				t.Errorf("the table has %q, want the last run alone", keys)
 			}
-			e.put("after", "")
+			if !tt.closed {
+				e.put("after", "")
+			}
 		})
 	}
 }

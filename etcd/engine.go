@@ -315,6 +315,5 @@ func (e *engine) Close() error {
 	defer e.life.Unlock()
 	e.stop()
 	e.running.Wait()
-	e.removeFence()
 	return nil
 }
