@@ -2,9 +2,12 @@ package etcd_test
 
 import (
 	"context"
+	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/etcd"
 )
 
@@ -26,6 +29,53 @@ func (o *overtaken) Update(ctx context.Context, fn func(tx latchkey.EngineTx) er
 		}
 		return err
 	})
+}
+
+// Processes with an audit trail write one chain, because each entry is in the transaction of its
+// change, and follows the entry that the transaction has read.
+func TestProcessesWriteOneAuditTrail(t *testing.T) {
+	ctx := t.Context()
+	var stores []*latchkey.Store
+	for range 2 {
+		trail := audit.New(nil)
+		s, err := latchkey.OpenWith(etcd.NewWith(client(t, node.address), t.Name(), etcd.Options{}), &latchkey.Options{Cost: latchkey.LightCost, OnChange: trail.Record})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		stores = append(stores, s)
+	}
+	const each = 8
+	var done sync.WaitGroup
+	for i, s := range stores {
+		for j := range each {
+			done.Go(func() {
+				actor := latchkey.WithActor(ctx, fmt.Sprint(i))
+				if _, _, err := s.CreateServerKey(actor, latchkey.KeySpec{Name: fmt.Sprint(i, " ", j)}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	done.Wait()
+	for i, s := range stores {
+		err := s.View(ctx, func(tx *latchkey.Tx) error {
+			by := map[string]int{}
+			for e, err := range audit.Entries(tx, 0) {
+				if err != nil {
+					return err
+				}
+				by[e.Change.Actor]++
+			}
+			if by["0"] != each || by["1"] != each {
+				t.Errorf("process %d finds %v entries, want %d of each process", i, by, each)
+			}
+			return audit.Verify(tx)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestALastUseIsNotWrittenForAKeyThatAnotherProcessDeletes(t *testing.T) {

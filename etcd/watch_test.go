@@ -348,6 +348,26 @@ func TestARestoredEtcdIsNoticed(t *testing.T) {
 	}
 }
 
+func TestHealthWarnsBeforeTheQuotaIsFull(t *testing.T) {
+	_, l := own(t, func(c *embed.Config) { c.QuotaBackendBytes = 16 << 20 })
+	e := openAt(t, l.address, etcd.Options{WatchAge: time.Minute})
+	e.put("first", "")
+	if err := e.health(); err != nil {
+		t.Errorf("EngineHealth of an empty store: %v", err)
+	}
+	n := 0
+	until(t, "Health says how full etcd is", func() bool {
+		e.put(fmt.Sprint(n), strings.Repeat("x", latchkey.MaxEngineValue))
+		n++
+		err := e.health()
+		if err != nil && (!strings.Contains(err.Error(), "compact and defragment it, or raise the quota") || strings.Contains(err.Error(), "NOSPACE")) {
+			t.Fatalf("EngineHealth: got %v, want a warning", err)
+		}
+		return err != nil
+	})
+	e.put("last", "")
+}
+
 func TestAtAFullQuotaDeletionsWork(t *testing.T) {
 	_, l := own(t, func(c *embed.Config) { c.QuotaBackendBytes = 16 << 20 })
 	e := openAt(t, l.address, quick)
