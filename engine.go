@@ -117,7 +117,7 @@ type EngineTx interface {
 	SequenceOf(table string, key []byte) (uint64, error)
 
 	// Count returns the number of entries of a table, with those that the transaction itself has
-	// written. It takes no longer for a large table than for a small one.
+	// written. Except on an [EngineWatcher], it takes no longer for a large table than a small one.
 	Count(table string) (uint64, error)
 }
 

@@ -484,3 +484,31 @@ func TestACommitOfWhichNothingCanBeLearned(t *testing.T) {
 		t.Errorf("the value is %q", v)
 	}
 }
+
+// Each transaction that meets others runs again alone among those. Only a first run can make a
+// second one meet others, so there are at most twice as many runs as transactions.
+func TestTransactionsThatMeetRunAgainOneByOne(t *testing.T) {
+	e := open(t, nil, etcd.Options{})
+	e.put("k", "")
+	const n = 32
+	var calls, runs atomic.Int64
+	var done sync.WaitGroup
+	for range n {
+		done.Go(func() {
+			e.reach("Update", func() error {
+				calls.Add(1)
+				return e.Update(t.Context(), func(tx latchkey.EngineTx) error {
+					runs.Add(1)
+					return add(tx, "k")
+				})
+			})
+		})
+	}
+	done.Wait()
+	if got := e.get("k"); len(got) != n {
+		t.Errorf("the entry was changed %d times, want %d", len(got), n)
+	}
+	if calls, runs := calls.Load(), runs.Load(); runs > 2*calls {
+		t.Errorf("%d transactions ran %d times", calls, runs)
+	}
+}

@@ -19,7 +19,8 @@
 // share one transaction of etcd, which compares everything that they have read. If something has
 // changed, the function of [latchkey.Engine].Update runs again. A transaction can make 120 writes
 // of 1 MiB together. A transaction that reads more than about 100 keys and ranges, that counts, or
-// that asks for changes, conflicts with every other commit.
+// that asks for changes, conflicts with every other commit. Transactions of a process that have met
+// others run again one by one.
 //
 // In an Update, Sequence returns the sequence of the state that the transaction reads. Other
 // commits, of entries that the transaction does not read, can come between that state and its own

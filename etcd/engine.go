@@ -85,6 +85,7 @@ func NewWith(client *clientv3.Client, prefix string, opts Options) latchkey.Engi
 		keys:     newKeyspace(prefix),
 		opts:     opts,
 		starting: make(chan struct{}, 1),
+		losing:   make(chan struct{}, 1),
 		tracked:  make(map[string]bool),
 	}
 	e.ctx, e.stop = context.WithCancel(context.Background())
@@ -115,6 +116,7 @@ type engine struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup // the goroutines of the engine
 
+	losing   chan struct{} // has one element while a transaction that has met others runs again
 	starting chan struct{} // has one element while start is at work
 	started  atomic.Bool
 
@@ -164,6 +166,15 @@ func (e *engine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) e
 		t := &tx{e: e, ctx: ctx, reads: make(map[string]seen)}
 		if err := t.run(fn); !errors.Is(err, errConflict) {
 			return err
+		}
+		if attempt == 0 {
+			// If all of them ran again at once, all but one would meet that one again.
+			select {
+			case e.losing <- struct{}{}:
+				defer func() { <-e.losing }()
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		if err := pause(ctx, attempt); err != nil {
 			return err
