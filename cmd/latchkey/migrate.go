@@ -102,6 +102,15 @@ func (c *cli) migrate(ctx context.Context, from, to string) (migrate.Report, err
 		return migrate.Report{}, err
 	}
 	defer source.Close()
+	if etcd.IsURL(from) { // so that no file is made if there is nothing to copy
+		_, err := migrate.Copy(ctx, source, memory.NewEngine(), &migrate.Options{DryRun: true})
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%s: %w", from, errNoStore)
+		}
+		if err != nil {
+			return migrate.Report{}, err
+		}
+	}
 	target, err := c.openEngine(to, c.dryRun)
 	if c.dryRun && errors.Is(err, fs.ErrNotExist) {
 		target, err = memory.NewEngine(), nil
