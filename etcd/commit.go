@@ -353,20 +353,18 @@ func (e *engine) try(members []*member, random [8]byte, first clientv3.Op) (outc
 		return outcome{}, e.explain(e.ctx, err)
 	case random == [8]byte{}:
 		return outcome{}, fmt.Errorf("%w: %v", latchkey.ErrCommitUnknown, err)
-	case errors.Is(err, rpctypes.ErrNoSpace):
-		// A server that runs out of space while it applies says the same, and has applied the
-		// transaction.
-		o, resolveErr := e.resolve(members, random, false)
-		if resolveErr == nil && !slices.Contains(o.applied, true) {
-			return o, err
-		}
-		return o, resolveErr
 	}
-	o, resolveErr := e.resolve(members, random, true)
-	if resolveErr != nil {
-		resolveErr = fmt.Errorf("%w: %v (%v)", latchkey.ErrCommitUnknown, err, resolveErr)
+	// A server that runs out of space while it applies a transaction says the same as one that had
+	// no space before. The transaction is not on its way any more then.
+	full := errors.Is(err, rpctypes.ErrNoSpace)
+	o, resolveErr := e.resolve(members, random, !full)
+	switch {
+	case resolveErr != nil:
+		return o, fmt.Errorf("%w: %v (%v)", latchkey.ErrCommitUnknown, err, resolveErr)
+	case full && !slices.Contains(o.applied, true):
+		return o, err
 	}
-	return o, resolveErr
+	return o, nil
 }
 
 // refused reports whether err is the word of a server that has not applied the transaction, and

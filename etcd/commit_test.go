@@ -13,7 +13,11 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/proxy/grpcproxy"
+	"google.golang.org/grpc"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/etcd"
@@ -510,5 +514,28 @@ func TestTransactionsThatMeetRunAgainOneByOne(t *testing.T) {
 	}
 	if calls, runs := calls.Load(), runs.Load(); runs > 2*calls {
 		t.Errorf("%d transactions ran %d times", calls, runs)
+	}
+}
+
+// noSpace passes requests on to a server. It answers each that writes as a server does that ran out
+// of space while it applied the request.
+type noSpace struct{ pb.KVServer }
+
+func (n noSpace) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	response, err := n.KVServer.Txn(ctx, r)
+	if err == nil && len(r.Compare) > 0 {
+		return nil, rpctypes.ErrGRPCNoSpace
+	}
+	return response, err
+}
+
+func TestACommitThatFilledAServerAndOfWhichNothingIsHeard(t *testing.T) {
+	through := client(t, node.address)
+	kv, _ := grpcproxy.NewKvProxy(through)
+	address := serve(t, grpcproxy.NewMaintenanceProxy(through), func(s *grpc.Server) { pb.RegisterKVServer(s, noSpace{kv}) })
+	e := openAt(t, address, impatient)
+	err := e.Update(t.Context(), func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("a"), nil) })
+	if !errors.Is(err, latchkey.ErrCommitUnknown) {
+		t.Errorf("got error %v, want ErrCommitUnknown", err)
 	}
 }
