@@ -517,6 +517,37 @@ func TestTransactionsThatMeetRunAgainOneByOne(t *testing.T) {
 	}
 }
 
+// A transaction that met others can take long when it runs again, for example because it depends on
+// everything and meets each commit.
+func TestATransactionThatRunsAgainForLongDoesNotStopOthers(t *testing.T) {
+	e, other := open(t, nil, etcd.Options{Timeout: 500 * time.Millisecond}), open(t, nil, etcd.Options{})
+	meet := func(key string, again func()) error {
+		runs := 0
+		return e.Update(t.Context(), func(tx latchkey.EngineTx) error {
+			if err := add(tx, key); err != nil {
+				return err
+			}
+			if runs++; runs == 1 {
+				other.put(key, "")
+			} else {
+				again()
+			}
+			return nil
+		})
+	}
+	runsAgain, goOn := make(chan struct{}), make(chan struct{})
+	stay := sync.OnceFunc(func() {
+		close(runsAgain)
+		<-goOn
+	})
+	var long sync.WaitGroup
+	long.Go(func() { e.reach("Update", func() error { return meet("a", stay) }) })
+	<-runsAgain
+	e.reach("Update", func() error { return meet("b", func() {}) })
+	close(goOn)
+	long.Wait()
+}
+
 // noSpace passes requests on to a server. It answers each that writes as a server does that ran out
 // of space while it applied the request.
 type noSpace struct{ pb.KVServer }

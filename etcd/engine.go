@@ -168,10 +168,12 @@ func (e *engine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) e
 			return err
 		}
 		if attempt == 0 {
-			// If all of them ran again at once, all but one would meet that one again.
+			// If all of them ran again at once, all but one would meet that one again. But one that
+			// meets every commit may not hold up the others for long.
 			select {
 			case e.losing <- struct{}{}:
 				defer func() { <-e.losing }()
+			case <-time.After(e.opts.timeout()):
 			case <-ctx.Done():
 				return ctx.Err()
 			}
