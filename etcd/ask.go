@@ -14,14 +14,24 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// ask calls request, which reads from etcd, as repeat does, for as long as Timeout. While etcd
-// cannot be reached, ask waits for less long, so that logins are refused soon. Errors that ask
+// ask calls request, which reads from etcd, as repeat does, for as long as Timeout. Errors that ask
 // returns are ctx's error, [latchkey.ErrUnavailable], or an error of etcd.
 func ask[T any](ctx context.Context, e *engine, request func(ctx context.Context) (T, error)) (T, error) {
+	return askFor(ctx, e, e.opts.timeout(), request)
+}
+
+// askFirst is ask for the first request of a transaction. While etcd cannot be reached, askFirst
+// waits for less long, so that logins are refused soon. A transaction that has begun goes on with
+// ask, because a long one must not fail when etcd is slow for a moment.
+func askFirst[T any](ctx context.Context, e *engine, request func(ctx context.Context) (T, error)) (T, error) {
 	timeout := e.opts.timeout()
 	if e.feed.unreachable.Load() {
 		timeout = min(timeout, e.opts.watchAge()/2) // which was too short for the last question
 	}
+	return askFor(ctx, e, timeout, request)
+}
+
+func askFor[T any](ctx context.Context, e *engine, timeout time.Duration, request func(ctx context.Context) (T, error)) (T, error) {
 	v, err := repeat(ctx, e, timeout, request)
 	return v, e.explain(ctx, err)
 }

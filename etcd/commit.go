@@ -406,7 +406,7 @@ func (e *engine) resolve(members []*member, random [8]byte, fence bool) (outcome
 
 // revision returns the revision of etcd.
 func (e *engine) revision(ctx context.Context) (int64, error) {
-	r, err := ask(ctx, e, func(ctx context.Context) (*clientv3.GetResponse, error) {
+	r, err := askFirst(ctx, e, func(ctx context.Context) (*clientv3.GetResponse, error) {
 		return e.client.Get(ctx, e.keys.commit(), clientv3.WithKeysOnly())
 	})
 	if err != nil {

@@ -35,7 +35,7 @@ type Options struct {
 
 	// Timeout bounds the time that the engine waits for an answer of etcd. The default is 5
 	// seconds. A call whose context ends earlier does not wait so long. While etcd cannot be
-	// reached, a read waits for half of WatchAge.
+	// reached, a transaction waits for its first answer for half of WatchAge.
 	Timeout time.Duration
 
 	// AcceptFaultyServers makes the engine work with releases of etcd that are known to lose

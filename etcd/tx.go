@@ -94,7 +94,7 @@ func (t *tx) snapshot(ops ...clientv3.Op) (answers []*clientv3.GetResponse, err 
 	for _, key := range likely {
 		ops = append(ops, clientv3.OpGet(key))
 	}
-	response, err := ask(t.ctx, t.e, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+	response, err := askFirst(t.ctx, t.e, func(ctx context.Context) (*clientv3.TxnResponse, error) {
 		return t.e.client.Txn(ctx).Then(ops...).Commit()
 	})
 	if err != nil {
