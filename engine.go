@@ -65,7 +65,8 @@ type Engine interface {
 	Commit(ctx context.Context) (sequence uint64, random [8]byte, err error)
 
 	// Wait waits until a commit with a sequence greater than after is visible to transactions that
-	// begin afterwards. On some engines this can be a commit of another process.
+	// begin afterwards. On some engines this can be a commit of another process. If somebody has
+	// restored the data of such an engine, and after is from before, Wait returns as well.
 	//
 	// Errors: [ErrClosed], also if Close begins while Wait waits; ctx's error.
 	Wait(ctx context.Context, after uint64) error

@@ -259,7 +259,7 @@ func (e *engine) Wait(ctx context.Context, after uint64) error {
 		if e.closed.Load() {
 			return false, latchkey.ErrClosed
 		}
-		return f.last > after, nil
+		return f.last > after || f.isGoneLocked(after), nil
 	})
 }
 

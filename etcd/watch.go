@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -189,6 +190,12 @@ func (f *feed) learn(sequence uint64) {
 		f.last = sequence
 		f.announceLocked()
 	}
+}
+
+// isGoneLocked reports whether a sequence is from before etcd was restored, and etcd has not come
+// so far again.
+func (f *feed) isGoneLocked(sequence uint64) bool {
+	return f.restored != nil && sequence > uint64(f.newest) && sequence != math.MaxUint64
 }
 
 // wait waits until done, which is called under the lock, reports true or an error.

@@ -368,6 +368,39 @@ func TestHealthWarnsBeforeTheQuotaIsFull(t *testing.T) {
 	e.put("last", "")
 }
 
+// Sequences go back with etcd. A caller that waits for one from before would miss all commits until
+// there is a later one.
+func TestWaitEndsWhenEtcdWasRestored(t *testing.T) {
+	m, l := own(t, nil)
+	e := openAt(t, l.address, quick)
+	e.put("a", "1")
+	m.stop(l)
+	backup := t.TempDir()
+	if err := os.CopyFS(backup, os.DirFS(m.dir)); err != nil {
+		t.Fatal(err)
+	}
+	m.restart(t, l)
+	e.commitAgain()
+	for range 10 {
+		e.put("a", "2")
+	}
+	lost := e.last()
+	until(t, "the engine is fresh", e.fresh)
+	during := result(func() error { return e.Wait(t.Context(), lost) })
+	m.stop(l)
+	m.dir = backup
+	m.restart(t, l)
+	if err := <-during; err != nil {
+		t.Errorf("Wait: %v", err)
+	}
+	if err := e.Wait(t.Context(), lost); err != nil {
+		t.Errorf("Wait: %v", err)
+	}
+	if n := e.last(); n >= lost {
+		t.Errorf("the sequence is %d, and was %d: Wait has ended too late", n, lost)
+	}
+}
+
 func TestAtAFullQuotaDeletionsWork(t *testing.T) {
 	_, l := own(t, func(c *embed.Config) { c.QuotaBackendBytes = 16 << 20 })
 	e := openAt(t, l.address, quick)
