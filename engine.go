@@ -177,7 +177,7 @@ type EngineWatcher interface {
 	// of all tables, or those of several commits at once. nil means that anything may have changed,
 	// for example after a time in which the engine heard nothing. Sequence need not be set. The
 	// calls come one after another, and may go on until Close has returned. changed waits for
-	// nothing. Watch is called at most once, before the first transaction.
+	// nothing. Stores call Watch before the first transaction. A second call replaces changed.
 	Watch(changed func(changes []TrackedChange))
 
 	// Fresh reports whether changed has returned for everything that was committed longer ago than

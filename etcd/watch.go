@@ -26,7 +26,7 @@ import (
 // watch has come, and for which moment it is sure to know all commits.
 type feed struct {
 	e       *engine
-	changed func([]latchkey.TrackedChange) // nil unless the store watches
+	changed atomic.Pointer[func([]latchkey.TrackedChange)] // nil unless the store watches
 
 	// fresh is a moment, and every commit before it was passed to changed. It is nil if there is
 	// no such moment yet, or the machine was suspended since then.
@@ -99,9 +99,7 @@ func (f *feed) begin(asked time.Time, first *tx, from int64) {
 	f.mu.Lock()
 	f.position, f.since, f.newest, f.cluster = from, from, first.revision, first.cluster
 	f.mu.Unlock()
-	if f.changed != nil {
-		f.changed(nil) // because of the commits between Watch and now
-	}
+	f.tell(nil) // because of the commits between Watch and now
 	f.know(asked)
 	if m := f.e.mirror; m != nil {
 		f.e.running.Go(m.run)
@@ -111,10 +109,17 @@ func (f *feed) begin(asked time.Time, first *tx, from int64) {
 	f.e.running.Go(f.noticeSuspension)
 }
 
+// tell calls changed, if the store watches.
+func (f *feed) tell(changes []latchkey.TrackedChange) {
+	if changed := f.changed.Load(); changed != nil {
+		(*changed)(changes)
+	}
+}
+
 // Watch makes the engine call changed for each commit of any process. It does not wait until the
-// engine has found etcd.
+// engine has found etcd. Another call of Watch replaces changed.
 func (e *engine) Watch(changed func([]latchkey.TrackedChange)) {
-	e.feed.changed = changed
+	e.feed.changed.Store(&changed)
 	e.running.Go(func() {
 		for attempt := 0; e.ctx.Err() == nil; attempt++ {
 			if err := e.start(e.ctx); !errors.Is(err, latchkey.ErrUnavailable) {
@@ -355,8 +360,8 @@ func (f *feed) accept(r *clientv3.WatchResponse, restarts int) bool {
 			changes = append(changes, latchkey.TrackedChange{Sequence: uint64(ev.Kv.ModRevision), Table: table, Key: []byte(key)})
 		}
 	}
-	if f.changed != nil && len(changes) > 0 {
-		f.changed(changes)
+	if len(changes) > 0 {
+		f.tell(changes)
 	}
 	return f.advance(r.Events[len(r.Events)-1].Kv.ModRevision, restarts, events, r.Events)
 }
@@ -552,9 +557,7 @@ func (f *feed) restart(why error) {
 	f.recent, f.probes, f.proof = nil, nil, commitSeen{}
 	f.e.mirror.lose(r.Header.Revision)
 	f.mu.Unlock()
-	if f.changed != nil {
-		f.changed(nil)
-	}
+	f.tell(nil)
 	f.mu.Lock()
 	f.position, f.since, f.newest, f.cluster = r.Header.Revision, r.Header.Revision, r.Header.Revision, r.Header.ClusterId
 	if why != nil {

@@ -565,3 +565,17 @@ func TestAProxyThatDropsProgressIsNotTrusted(t *testing.T) {
 		return err != nil && strings.Contains(err.Error(), "proxy")
 	})
 }
+
+// As when a store could not be opened, and is opened again on the same engine.
+func TestTheLastStoreThatWatchesIsTold(t *testing.T) {
+	e, other := open(t, nil, etcd.Options{}), openAt(t, node.address, etcd.Options{})
+	first := e.follow()
+	e.put("a", "")
+	other.put("b", "")
+	second := e.follow()
+	other.put("c", "")
+	until(t, "the second store is told", func() bool { return second.has("c") })
+	if first.has("c") {
+		t.Error("the first store was told, too")
+	}
+}
