@@ -94,3 +94,37 @@ func TestATransactionConflictsAboutWhatAllRead(t *testing.T) {
 		t.Errorf("the function has read %q, want %q", got, want)
 	}
 }
+
+// A function that runs again for as long as the first time would meet other commits again.
+func TestAFunctionThatRunsAgainFindsWhatItHasRead(t *testing.T) {
+	e, requests := countRequests(t)
+	other := engine{etcd.New(client(t, node.address), t.Name()), t}
+	defer other.Close()
+	for _, tt := range []struct {
+		keys int
+		most int64 // requests of the second run
+	}{{20, 1}, {250, 3}} {
+		runs, second := 0, int64(0)
+		e.update(func(tx latchkey.EngineTx) error {
+			before := requests.Load()
+			for i := range tt.keys {
+				v, err := tx.Get("t", fmt.Append(nil, i))
+				if err != nil {
+					return err
+				}
+				if i == 0 && len(v) != runs {
+					t.Errorf("run %d has read %q", runs, v)
+				}
+			}
+			second = requests.Load() - before
+			if runs++; runs == 1 {
+				other.put("0", ".")
+			}
+			return tx.Put("t", []byte("written"), nil)
+		})
+		if runs != 2 || second > tt.most {
+			t.Errorf("%d keys: after %d runs the last one took %d requests, want %d after 2", tt.keys, runs, second, tt.most)
+		}
+		e.remove("0")
+	}
+}

@@ -162,11 +162,13 @@ func (e *engine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) e
 		return err
 	}
 	defer e.life.RUnlock()
+	var again []string
 	for attempt := 0; ; attempt++ {
-		t := &tx{e: e, ctx: ctx, reads: make(map[string]seen)}
+		t := &tx{e: e, ctx: ctx, reads: make(map[string]seen), again: again}
 		if err := t.run(fn); !errors.Is(err, errConflict) {
 			return err
 		}
+		again = t.asked()
 		if attempt == 0 {
 			// If all of them ran again at once, all but one would meet that one again. But one that
 			// meets every commit may not hold up the others for long.

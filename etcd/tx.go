@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -41,7 +42,8 @@ type tx struct {
 	ranges []*span
 	whole  bool
 
-	fetched map[string]seen // what an Update will probably read
+	again   []string        // what an earlier run of an Update has read
+	fetched map[string]seen // what an Update will probably read, or has read if whole
 
 	writes []write // in the order of the keys
 	size   int     // of writes, in bytes
@@ -54,6 +56,7 @@ func (t *tx) Format(f fmt.State, _ rune) { fmt.Fprint(f, "etcd transaction") }
 type seen struct {
 	value    []byte
 	modified int64
+	asked    bool // the function of the transaction has asked for the key
 }
 
 // span is a range of keys in etcd, from ≤ key < to.
@@ -75,6 +78,12 @@ const (
 	mostReads  = 126
 )
 
+// The most keys that an Update reads at once, and that it reads before its function runs again.
+const (
+	mostFetched = 100
+	mostAgain   = 1000
+)
+
 func (t *tx) end() { t.ended = true }
 
 // begin takes the snapshot of a transaction that has read nothing yet.
@@ -86,10 +95,7 @@ func (t *tx) begin() error {
 // snapshot reads the commit key and does ops, and makes the state of that moment the state of the
 // transaction. It returns the answers to ops.
 func (t *tx) snapshot(ops ...clientv3.Op) (answers []*clientv3.GetResponse, err error) {
-	var likely []string
-	if !t.readOnly {
-		likely = t.e.common.keys()
-	}
+	likely, rest := t.likely()
 	ops = append([]clientv3.Op{clientv3.OpGet(t.e.keys.commit())}, ops...)
 	for _, key := range likely {
 		ops = append(ops, clientv3.OpGet(key))
@@ -118,7 +124,57 @@ func (t *tx) snapshot(ops ...clientv3.Op) (answers []*clientv3.GetResponse, err 
 	for i, key := range likely {
 		t.fetched[key] = seenOf(fetched[i])
 	}
-	return answers, nil
+	return answers, t.fetch(rest)
+}
+
+// likely returns the keys that the transaction will probably read: those to read with the snapshot,
+// and the rest.
+func (t *tx) likely() (first, rest []string) {
+	if t.readOnly {
+		return nil, nil
+	}
+	first = t.e.common.keys()
+	if len(t.again) == 0 {
+		return first, nil
+	}
+	all := slices.Compact(slices.Sorted(slices.Values(slices.Concat(first, t.again))))
+	n := min(len(all), mostFetched)
+	return all[:n], all[n:]
+}
+
+// fetch reads keys before the function of the transaction asks for them. A function that runs again
+// reads mostly the same keys. If it asked for them one by one, a transaction that depends on
+// everything would meet another commit each time.
+func (t *tx) fetch(keys []string) error {
+	for some := range slices.Chunk(keys, mostFetched) {
+		var ops []clientv3.Op
+		for _, key := range some {
+			ops = append(ops, clientv3.OpGet(key, clientv3.WithRev(t.revision)))
+		}
+		response, err := ask(t.ctx, t.e, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+			return t.e.client.Txn(ctx).Then(ops...).Commit()
+		})
+		if err != nil {
+			return t.fail(err)
+		}
+		for i, r := range response.Responses {
+			t.fetched[some[i]] = seenOf((*clientv3.GetResponse)(r.GetResponseRange()))
+		}
+	}
+	return nil
+}
+
+// asked returns the keys that the function of the transaction has asked for, without those with
+// long values.
+func (t *tx) asked() (keys []string) {
+	for _, known := range []map[string]seen{t.reads, t.fetched} {
+		for key, s := range known {
+			if s.asked && len(s.value) <= longest && len(keys) < mostAgain {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
 }
 
 // get reads from the transaction's revision. The first call decides which revision that is.
@@ -173,6 +229,10 @@ func (t *tx) read(key string) (seen, error) {
 		}
 		s = seenOf(r)
 	}
+	s.asked = true
+	if t.whole && len(t.fetched) < mostAgain {
+		t.fetched[key] = s
+	}
 	t.remember(key, s)
 	return s, nil
 }
@@ -207,6 +267,7 @@ func (t *tx) bound() {
 
 func (t *tx) dependOnWhole() {
 	if !t.readOnly {
+		maps.Copy(t.fetched, t.reads)
 		t.whole, t.reads, t.ranges = true, nil, nil
 	}
 }
