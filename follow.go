@@ -54,7 +54,7 @@ func (s *Store) follow() {
 	}
 	run(s.follower.Run)
 	if !s.readOnly {
-		s.unburied = unburied.New(s.domain.ID, min(s.maxWrites, 1000)-1, s.updateTables, below{s}.View)
+		s.unburied = unburied.New(s.domain.ID, s.updateTables, below{s}.View)
 		run(s.unburied.Run)
 	}
 }

@@ -2,9 +2,14 @@ package etcd_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/server/v3/embed"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
@@ -121,4 +126,46 @@ func TestALastUseIsNotWrittenForAKeyThatAnotherProcessDeletes(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A transaction that only deletes cannot depend on everything, because the first one has removed
+// the commit key. So it must not read too much.
+func TestAtAFullQuotaAUserWithManyKeysIsDeleted(t *testing.T) {
+	ctx := t.Context()
+	_, l := own(t, func(c *embed.Config) { c.QuotaBackendBytes = 16 << 20 })
+	s, err := latchkey.OpenWith(etcd.New(client(t, l.address), t.Name()), &latchkey.Options{Cost: latchkey.LightCost, MaxKeysPerUser: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	user, err := s.CreateUser(ctx, latchkey.UserSpec{Identity: latchkey.Identity{Provider: latchkey.ProviderLocalUserpass, Subject: "ada@example.com"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tokens []string
+	for i := range 300 {
+		_, token, err := s.CreateKey(ctx, user.ID, latchkey.KeySpec{Name: fmt.Sprint(i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens = append(tokens, token)
+	}
+	filler := client(t, l.address)
+	for n := 0; ; n++ {
+		_, err := filler.Put(ctx, fmt.Sprint("filler/", n), strings.Repeat("x", 1<<20))
+		if errors.Is(err, rpctypes.ErrNoSpace) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.DeleteUser(ctx, user.ID); err != nil {
+		t.Errorf("DeleteUser: %v", err)
+	}
+	for i, token := range tokens {
+		if _, err := s.Login(ctx, token); !errors.Is(err, latchkey.ErrInvalidToken) {
+			t.Fatalf("a login with key %d: %v, want ErrInvalidToken", i, err)
+		}
+	}
 }

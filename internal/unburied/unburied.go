@@ -24,7 +24,6 @@ type Yard struct {
 	domain uuid.UUID
 	// update runs a function in a transaction that writes, and view in one that reads.
 	update, view func(ctx context.Context, fn func(*merge.Tables) error) error
-	most         int // how many records a transaction can delete
 
 	mu   sync.Mutex
 	left []lost
@@ -40,8 +39,8 @@ type lost struct {
 }
 
 // New returns an empty yard of a store.
-func New(domain uuid.UUID, most int, update, view func(ctx context.Context, fn func(*merge.Tables) error) error) *Yard {
-	return &Yard{domain: domain, update: update, view: view, most: most}
+func New(domain uuid.UUID, update, view func(ctx context.Context, fn func(*merge.Tables) error) error) *Yard {
+	return &Yard{domain: domain, update: update, view: view}
 }
 
 // Key deletes the record of a key, if it is there.
@@ -55,55 +54,57 @@ func (y *Yard) Key(ctx context.Context, id uuid.UUID) error {
 	return err
 }
 
-// User deletes the records of a user and of the user's keys, the user last. If User fails, some
-// keys are deleted, and User can be called again.
+// User deletes the record of a user, which refuses all keys of the user, and then the records of
+// the keys. If User fails, some keys may be left, and User can be called again.
 func (y *Yard) User(ctx context.Context, id uuid.UUID) error {
-	for last := false; !last; {
-		var gone []lost
-		err := y.update(ctx, func(t *merge.Tables) (err error) {
-			keys, err := y.keysOf(t, id)
-			if err != nil {
-				return err
-			}
-			last = len(keys) < y.most
-			if gone, err = y.deleteKeys(ctx, t, nil, keys...); err != nil || !last {
-				return err
-			}
-			u, sealed, err := get(t, record.TableUsers, id, record.DecodeUser)
-			if err != nil || u == nil {
-				return err
-			}
-			gone = append(gone, y.lost(ctx, record.TableUsers, id, sealed, record.TableDeadUsers, u.Tombstone().Encode()))
-			t.DropCached(cache.Stale{Users: []uuid.UUID{id}})
-			return t.DeleteOnly(record.TableUsers, id[:])
-		})
-		if y.add(gone, err); err != nil {
+	var user []lost
+	err := y.update(ctx, func(t *merge.Tables) error {
+		user = nil
+		u, sealed, err := get(t, record.TableUsers, id, record.DecodeUser)
+		if err != nil || u == nil {
 			return err
 		}
+		user = append(user, y.lost(ctx, record.TableUsers, id, sealed, record.TableDeadUsers, u.Tombstone().Encode()))
+		t.DropCached(cache.Stale{Users: []uuid.UUID{id}})
+		return t.DeleteOnly(record.TableUsers, id[:])
+	})
+	for from := id[:]; err == nil && from != nil; {
+		var gone []lost
+		var next []byte
+		err = y.update(ctx, func(t *merge.Tables) (err error) {
+			var keys []uuid.UUID
+			if keys, next, err = keysOf(t, id, from); err == nil {
+				gone, err = y.deleteKeys(ctx, t, nil, keys...)
+			}
+			return err
+		})
+		y.add(gone, err)
+		from = next
 	}
-	return nil
+	y.add(user, nil) // buried behind the keys, whose tombstones have more so
+	return err
 }
 
-// keysOf returns the IDs of a user's keys that have records, at most as many as a transaction can
-// delete.
-func (y *Yard) keysOf(t *merge.Tables, owner uuid.UUID) (ids []uuid.UUID, err error) {
-	for e, err := range t.Scan(record.TableNames, owner[:], append(owner[:], 0xff)) {
-		if err != nil || len(ids) == y.most {
-			return ids, err
-		}
-		_, id, err := record.SplitNameKey(e.Key)
+// someKeys is how many keys one transaction looks at. A full engine may refuse a transaction that
+// reads more than a hundred entries, and each key takes two.
+const someKeys = 40
+
+// keysOf returns the IDs of some keys of a user, from an entry in the index of names on, and the
+// first entry behind them, or nil. The entries of keys that are gone are still there.
+func keysOf(t *merge.Tables, owner uuid.UUID, from []byte) (ids []uuid.UUID, next []byte, err error) {
+	n := 0
+	for e, err := range t.Scan(record.TableNames, from, append(owner[:], 0xff)) {
 		if err != nil {
-			continue
+			return nil, nil, err
 		}
-		sealed, err := t.Get(record.TableKeys, id[:])
-		if err != nil {
-			return nil, err
+		if n++; n > someKeys {
+			return ids, e.Key, nil
 		}
-		if sealed != nil {
+		if _, id, err := record.SplitNameKey(e.Key); err == nil {
 			ids = append(ids, id)
 		}
 	}
-	return ids, nil
+	return ids, nil, nil
 }
 
 // deleteKeys deletes the records of keys, and appends them to gone.
