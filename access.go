@@ -26,12 +26,7 @@ func init() {
 	}
 	access.NewReplicaID = func(ctx context.Context, store any) error {
 		s := store.(*Store)
-		r := record.Replica{ID: s.random.UUID(), Shared: true}
-		err := s.Update(ctx, func(tx *Tx) error { return tx.putRecord(tableMeta, []byte(record.MetaReplica), r.Encode()) })
-		if err == nil {
-			s.replica.Store(&r)
-		}
-		return err
+		return s.changeReplica(ctx, func(t *merge.Tables) (record.Replica, error) { return t.BeginIncarnation(s.random.UUID()) })
 	}
 	access.Tables = func(tx any) *merge.Tables { return tx.(*Tx).tables() }
 }

@@ -79,12 +79,8 @@ func makeReplica(ctx context.Context, path string) error {
 		return err
 	}
 	err = e.Update(ctx, func(etx EngineTx) error {
-		d, err := loadDomain(etx)
-		if err != nil {
-			return err
-		}
-		d.Replica = record.Replica{ID: uuid.New(), Shared: true}
-		return etx.Put(tableMeta, metaReplica, record.Seal(tableMeta, metaReplica, d.Replica.Encode()))
+		r := record.Replica{ID: uuid.New(), Shared: true}
+		return etx.Put(tableMeta, metaReplica, record.Seal(tableMeta, metaReplica, r.Encode()))
 	})
 	if closeErr := e.Close(); err == nil {
 		err = closeErr

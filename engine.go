@@ -21,9 +21,9 @@ import (
 // random number. Sequences and random numbers are as durable as the entries.
 //
 // An engine may also implement [EngineBackuper], [EngineCompacter], [EngineChecker],
-// [EngineLongViewer], [EngineHealther], [EngineBounder], [EngineWatcher] and [CommitCounter], and
-// its transactions may implement [DamageSkipper] and [EngineRepairer]. The store uses the ones that
-// it finds. An engine that wraps another one passes them on.
+// [EngineLongViewer], [EngineHealther], [EngineBounder], [EngineWatcher], [RestoreWatcher] and
+// [CommitCounter], and its transactions may implement [DamageSkipper] and [EngineRepairer]. The
+// store uses the ones that it finds. An engine that wraps another one passes them on.
 //
 // An engine whose data are somewhere else can be cut off from them. Then its methods return
 // [ErrUnavailable]. An engine that is full refuses to write with [ErrNoSpace].
@@ -184,6 +184,20 @@ type EngineWatcher interface {
 	// a bound, which the engine documents. The store believes what it remembers only while Fresh
 	// reports true, and asks at each login. So Fresh takes no lock, and waits for nothing.
 	Fresh() bool
+}
+
+// A RestoreWatcher is an [EngineWatcher] that notices when somebody has restored its data from an
+// earlier state. The store then draws another replica ID, because commits are lost that others have
+// seen, and other commits have their sequences.
+type RestoreWatcher interface {
+	// Restored returns how often the engine has noticed that its data were restored, or 0 if
+	// Renewed was called with that number. After each time, the engine calls changed with nil.
+	Restored() uint64
+
+	// Renewed tells the engine that the store has another replica ID since Restored returned times.
+	// An engine that can notice a restoration when it is opened keeps what it needs for that until
+	// then.
+	Renewed(times uint64)
 }
 
 // An EngineRepairer is an [EngineTx] that can make the numbering of its engine again.

@@ -23,6 +23,7 @@ func (s *Store) beginToFollow(e Engine) {
 		return
 	}
 	s.cache.CountHolders()
+	restores, _ := e.(RestoreWatcher)
 	s.follower = follow.New(follow.Memory{
 		Answers: s.cache,
 		Learn: func(h record.Handle) {
@@ -30,8 +31,10 @@ func (s *Store) beginToFollow(e Engine) {
 				s.foreign.Add(h)
 			}
 		},
-		Shared: func() bool { r := s.replica.Load(); return r == nil || r.Shared },
-		Reread: s.reread,
+		Shared:   func() bool { r := s.replica.Load(); return r == nil || r.Shared },
+		Restores: restores,
+		Renew:    s.renew,
+		Reread:   s.reread,
 	}, w.Fresh)
 	w.Watch(func(changes []TrackedChange) {
 		if changes == nil {
@@ -68,6 +71,15 @@ func (s *Store) updateTables(ctx context.Context, fn func(*merge.Tables) error) 
 // engine that may have been full, or that takes a deletion in steps. Elsewhere such entries are
 // damage.
 func (s *Store) isUnfinished() bool { return s.follower != nil || s.maxWrites < math.MaxInt }
+
+// renew begins a new incarnation, because the engine was restored.
+func (s *Store) renew(ctx context.Context) error {
+	if s.readOnly {
+		return nil
+	}
+	id, before := s.random.UUID(), *s.replica.Load()
+	return s.updateTables(ctx, func(t *merge.Tables) error { return t.BeginRestored(id, before) })
+}
 
 // reread reads again what the store remembers, as far as n says. If there is another domain in the
 // engine, logins are refused until the former one is there again.

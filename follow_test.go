@@ -14,6 +14,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/internal/memory"
+	"github.com/latchkeydb/latchkey/internal/record"
 )
 
 // A pair is two stores on the same data, as two processes open them.
@@ -324,6 +325,101 @@ func TestNobodyLogsInWhileTheDataAreOfAnotherDomain(t *testing.T) {
 		swap(p.aEngine, meta)
 		synctest.Wait()
 		wantLogin(t, p.b, token, key.ID)
+	})
+}
+
+// restores returns the number of restorations in the record of the replica.
+func restores(t testing.TB, e latchkey.Engine) (n uint64) {
+	t.Helper()
+	must(t, e.View(t.Context(), func(tx latchkey.EngineTx) error {
+		r, err := record.ReadReplica(func(key []byte) ([]byte, error) { return tx.Get("meta", key) })
+		n = r.Restores
+		return err
+	}))
+	return n
+}
+
+// Two processes notice each restoration. They begin one new incarnation, also if the state that
+// comes back is from before an earlier restoration.
+func TestARestoredEngineBeginsANewIncarnation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := openPair(t, light())
+		early, earlyToken := addKey(t, p.a, latchkey.ServerOwner, "backup")
+		had := map[uuid.UUID]bool{p.a.ReplicaID(): true}
+		states := []latchkey.Engine{memory.CopyEngine(p.aEngine)}
+		for round, back := range []int{0, 1, 0, 2} {
+			must(t, p.a.DisableKey(t.Context(), latchkey.ServerOwner, early.ID))
+			late, lateToken := addKey(t, p.a, latchkey.ServerOwner, "late")
+			synctest.Wait()
+			wantLogin(t, p.b, lateToken, late.ID)
+			p.aEngine.Restore(states[back])
+			synctest.Wait()
+			id := p.a.ReplicaID()
+			if had[id] || p.b.ReplicaID() != id {
+				t.Errorf("round %d: the replica IDs are %s and %s, and %t", round, id, p.b.ReplicaID(), had[id])
+			}
+			had[id] = true
+			if n := restores(t, p.aEngine); n != uint64(round+1) {
+				t.Errorf("round %d: the store counts %d restorations", round, n)
+			}
+			for _, s := range []*latchkey.Store{p.a, p.b} {
+				wantLogin(t, s, earlyToken, early.ID)
+				wantRefused(t, s, lateToken, latchkey.ErrInvalidToken)
+			}
+			states = append(states, memory.CopyEngine(p.aEngine))
+		}
+		if n := p.aEngine.Restored() + p.bEngine.Restored(); n != 0 {
+			t.Error("the engines were not told of the last incarnation")
+		}
+	})
+}
+
+func TestAFullEngineBeginsTheNewIncarnationWhenThereIsRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := openPair(t, light())
+		key, token := addKey(t, p.a, latchkey.ServerOwner, "backup")
+		synctest.Wait()
+		before := p.a.ReplicaID()
+		state := memory.CopyEngine(p.aEngine)
+		addUser(t, p.a, "ada")
+		p.fill(true)
+		p.aEngine.Restore(state)
+		settle()
+		if p.a.ReplicaID() != before || p.aEngine.Restored() == 0 {
+			t.Error("the full engine has a new incarnation")
+		}
+		wantLogin(t, p.b, token, key.ID)
+		if h := hashes(t, p.b); h != 1 {
+			t.Errorf("the first login after the restoration has hashed %d times", h)
+		}
+		wantLogin(t, p.b, token, key.ID)
+		if h := hashes(t, p.b); h != 1 {
+			t.Errorf("after two logins, the store has hashed %d times", h)
+		}
+		p.fill(false)
+		settle()
+		if id := p.a.ReplicaID(); id == before || p.b.ReplicaID() != id || p.aEngine.Restored() != 0 {
+			t.Error("there is no new incarnation")
+		}
+	})
+}
+
+func TestAStoreForReadingFollowsTheNewIncarnation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := memory.NewShared()
+		other := e.Open()
+		s := openEngine(t, e, light())
+		opts := light()
+		opts.ReadOnly = true
+		reader := openEngine(t, other, opts)
+		before := s.ReplicaID()
+		state := memory.CopyEngine(e)
+		addUser(t, s, "ada")
+		e.Restore(state)
+		synctest.Wait()
+		if id := reader.ReplicaID(); id == before || id != s.ReplicaID() || other.Restored() != 0 {
+			t.Errorf("the replica ID is %s, and was %s", id, before)
+		}
 	})
 }
 

@@ -115,20 +115,14 @@ func (s *Store) share(ctx context.Context) error {
 	if s.replica.Load().Shared {
 		return s.canWait()
 	}
-	r := *s.replica.Load()
-	err := s.Update(ctx, func(tx *Tx) error {
-		now, err := record.ReadReplica(metaRecords(tx.etx))
-		if err == nil {
-			r = now
-		}
-		if err != nil || r.Shared {
-			return nil
-		}
-		r.Shared = true
-		return tx.putRecord(tableMeta, []byte(record.MetaReplica), r.Encode())
-	})
+	return s.changeReplica(ctx, func(t *merge.Tables) (record.Replica, error) { return t.Share(*s.replica.Load()) })
+}
+
+// changeReplica changes the record of the replica to what change writes and returns.
+func (s *Store) changeReplica(ctx context.Context, change func(*merge.Tables) (record.Replica, error)) error {
+	r, err := write(ctx, s, func(tx *Tx) (record.Replica, error) { return change(tx.tables()) })
 	if err == nil {
-		s.replica.Store(&record.Replica{ID: r.ID, Shared: true})
+		s.replica.Store(&r)
 	}
 	return err
 }

@@ -525,7 +525,7 @@ func (s *Store) TokenPrefix() string { return s.domain.Prefix }
 
 // ReplicaID returns the ID of this store among the replicas of its domain. A store that [Salvage]
 // or [Restore] has made, or that was recovered from its safety copy, has a new ID, because it may
-// lack some of the last changes.
+// lack some of the last changes. So has a store whose engine was restored, see [RestoreWatcher].
 func (s *Store) ReplicaID() uuid.UUID { return s.replica.Load().ID }
 
 // Format keeps the secrets of the domain out of anything that prints a Store.

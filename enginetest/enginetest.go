@@ -16,9 +16,9 @@
 //
 // An engine may also have optional abilities: [latchkey.EngineBackuper],
 // [latchkey.EngineCompacter], [latchkey.EngineChecker], [latchkey.EngineLongViewer],
-// [latchkey.EngineBounder], [latchkey.EngineWatcher], [latchkey.CommitCounter],
-// [latchkey.DamageSkipper] and [latchkey.EngineRepairer]. The suite checks the laws of the
-// abilities that the engine has, and skips the others.
+// [latchkey.EngineBounder], [latchkey.EngineWatcher], [latchkey.RestoreWatcher],
+// [latchkey.CommitCounter], [latchkey.DamageSkipper] and [latchkey.EngineRepairer]. The suite
+// checks the laws of the abilities that the engine has, and skips the others.
 package enginetest
 
 import (

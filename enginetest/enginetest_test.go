@@ -121,6 +121,7 @@ func TestEveryFaultBreaksItsLaw(t *testing.T) {
 		{"tells nobody else", "every opening hears of every change"},
 		{"tells of no deletions", "every opening hears of every change"},
 		{"is never fresh", "every opening hears of every change"},
+		{"takes a commit of another opening for a restoration", "an engine that nobody has restored does not say so"},
 		{"tells what it does not show yet", "a change can be read when it is told"},
 		{"skips entries of a sound table", "NextReadable returns nil for a sound table"},
 	} {

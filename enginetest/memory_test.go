@@ -65,6 +65,16 @@ func (e sharedMemory) Watch(changed func([]latchkey.TrackedChange)) {
 
 func (e sharedMemory) Fresh() bool { return !e.has("is never fresh") }
 
+// Restored takes each commit of another opening for a restoration, with a bug.
+func (e sharedMemory) Restored() uint64 {
+	if e.has("takes a commit of another opening for a restoration") && !e.mine.Load() {
+		return 1
+	}
+	return 0
+}
+
+func (e sharedMemory) Renewed(uint64) {}
+
 // tell tells every opening what a transaction has changed.
 func (e *memory) tell(tx *memoryTx) {
 	var changes []latchkey.TrackedChange
@@ -132,7 +142,7 @@ func openMemory(fault string) func(dir string, opts *latchkey.Options) (latchkey
 
 // sharedFaults are the faults of engines that several can share. The first is none.
 var sharedFaults = []string{
-	"shared", "is never fresh", "tells of no deletions", "tells nobody else", "tells what it does not show yet",
+	"shared", "is never fresh", "takes a commit of another opening for a restoration", "tells of no deletions", "tells nobody else", "tells what it does not show yet",
 	"locks out its own writers only", "shows what others commit late", "wakes only its own",
 }
 

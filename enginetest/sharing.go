@@ -17,6 +17,7 @@ var sharingLaws = []law{
 	{"writers at several openings lose no update", othersLoseNothing},
 	{"every opening hears of every change", othersAreHeard},
 	{"a change can be read when it is told", toldIsVisible},
+	{"an engine that nobody has restored does not say so", notRestored},
 }
 
 // another opens the data of the engine once more.
@@ -171,5 +172,27 @@ func toldIsVisible(s *subject) {
 		e.await("t/a", before)
 		s.want("t", fmt.Sprint("a=", i))
 		writing.Wait()
+	}
+}
+
+func notRestored(s *subject) {
+	s.put("t", "a", "1")
+	s.reopen(nil)
+	other := s.another()
+	openings := []*subject{s, other}
+	var ears []*ear
+	for _, o := range openings {
+		ability[latchkey.RestoreWatcher](o)
+		ears = append(ears, o.watch())
+	}
+	for i := range 20 {
+		before := []int{ears[0].times("t/a"), ears[1].times("t/a")}
+		openings[i%2].put("t", "a", strconv.Itoa(i))
+		for j, o := range openings {
+			ears[j].await("t/a", before[j])
+			if n := ability[latchkey.RestoreWatcher](o).Restored(); n != 0 {
+				s.Fatalf("the engine has noticed %d restorations, want 0", n)
+			}
+		}
 	}
 }

@@ -26,13 +26,22 @@ type Memory struct {
 	Learn  func(record.Handle) // hears of a handle that there may be now
 	Shared func() bool         // reports whether the domain has or had another store
 
-	// Reread reads again what n says. It is called by one goroutine at a time.
+	// Restores tells that the engine was restored from an earlier state. It is nil if the engine
+	// does not notice that. Renew begins a new incarnation then.
+	Restores interface {
+		Restored() (times uint64)
+		Renewed(times uint64)
+	}
+	Renew func(ctx context.Context) error
+
+	// Reread reads again what n says. One goroutine calls Renew and Reread.
 	Reread func(ctx context.Context, n News) error
 }
 
 // News are what has to be read again after changes.
 type News struct {
 	All        bool     // everything may have changed
+	Restored   bool     // a new incarnation could not be begun
 	Meta       bool     // the domain, the replica or the tag secrets
 	Clock      bool     // the remembered time
 	Identities [][]byte // keys of the index, in a domain with several stores
@@ -40,11 +49,11 @@ type News struct {
 }
 
 func (n *News) none() bool {
-	return !n.All && !n.Meta && !n.Clock && len(n.Identities) == 0 && len(n.Names) == 0
+	return !n.All && !n.Restored && !n.Meta && !n.Clock && len(n.Identities) == 0 && len(n.Names) == 0
 }
 
 func (n *News) add(more News) {
-	n.All, n.Meta, n.Clock = n.All || more.All, n.Meta || more.Meta, n.Clock || more.Clock
+	n.All, n.Restored, n.Meta, n.Clock = n.All || more.All, n.Restored || more.Restored, n.Meta || more.Meta, n.Clock || more.Clock
 	n.Identities, n.Names = append(n.Identities, more.Identities...), append(n.Names, more.Names...)
 }
 
@@ -182,14 +191,34 @@ func (f *Follower) reread(ctx context.Context) bool {
 	if news.none() {
 		return true
 	}
+	// Without a new incarnation, for which there may be no space, logins are right all the same.
+	renewed := f.renew(ctx) == nil
+	news.Restored = false
 	err := f.memory.Reread(ctx, news)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
 		f.news.add(news)
 	}
+	f.news.Restored = f.news.Restored || !renewed
 	f.behind.Store(err != nil || f.news.All || f.news.Meta)
-	return err == nil
+	return err == nil && renewed
+}
+
+// renew begins a new incarnation if the engine was restored.
+func (f *Follower) renew(ctx context.Context) error {
+	if f.memory.Restores == nil {
+		return nil
+	}
+	times := f.memory.Restores.Restored()
+	if times == 0 {
+		return nil
+	}
+	err := f.memory.Renew(ctx)
+	if err == nil {
+		f.memory.Restores.Renewed(times)
+	}
+	return err
 }
 
 // Others returns the keys and users whose answers depend on the index entries in the news. In a

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -167,6 +168,62 @@ func TestWhatCouldNotBeReadIsReadAgainWithoutNews(t *testing.T) {
 		f.Run(ctx) // whose clock goes on while all wait
 		if len(m.news) != 4 {
 			t.Errorf("it was read %d times, want 4", len(m.news))
+		}
+	})
+}
+
+// restored is an engine that was restored until a store has begun a new incarnation.
+type restored struct{ times, renewed uint64 }
+
+func (r *restored) Restored() uint64 {
+	if r.times == r.renewed {
+		return 0
+	}
+	return r.times
+}
+
+func (r *restored) Renewed(times uint64) { r.renewed = times }
+
+func TestANewIncarnationThatCannotBeginIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fresh := &atomic.Bool{}
+		fresh.Store(true)
+		m, engine := &memory{}, &restored{}
+		full, tries := errors.New("full"), 0
+		f := follow.New(follow.Memory{
+			Answers:  m,
+			Learn:    func(record.Handle) {},
+			Shared:   func() bool { return true },
+			Restores: engine,
+			Renew: func(context.Context) error {
+				if tries++; len(m.news) >= tries {
+					t.Error("the store has read again before it has a new incarnation")
+				}
+				return full
+			},
+			Reread: func(_ context.Context, n follow.News) error {
+				m.news = append(m.news, n)
+				return m.err
+			},
+		}, fresh.Load)
+		go f.Run(t.Context())
+		f.Lost()
+		synctest.Wait()
+		if tries != 0 || len(m.news) != 1 {
+			t.Fatalf("%d new incarnations and %d readings, want 0 and 1", tries, len(m.news))
+		}
+		m.news = nil
+		engine.times = 1
+		f.Lost()
+		synctest.Wait()
+		if tries != 1 || engine.renewed != 0 || !f.Known() {
+			t.Errorf("after %d tries, the engine was told of %d, and the memory is believed: %t", tries, engine.renewed, f.Known())
+		}
+		full = nil
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if tries != 2 || engine.renewed != 1 {
+			t.Errorf("after %d tries, the engine was told of %d", tries, engine.renewed)
 		}
 	})
 }

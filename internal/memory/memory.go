@@ -30,8 +30,12 @@ func NewEngine() latchkey.Engine { return newEngine(false) }
 // CopyEngine makes an engine that has what another engine of this package has now, or had when it
 // was closed. Neither engine sees what the other one writes from then on.
 func CopyEngine(e latchkey.Engine) latchkey.Engine {
+	from, ok := e.(*engine)
+	if !ok {
+		from = e.(*Shared).engine
+	}
 	c := newEngine(false)
-	c.state.Store(e.(*engine).state.Load())
+	c.state.Store(from.state.Load())
 	return c
 }
 

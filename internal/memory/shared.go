@@ -16,6 +16,8 @@ type Shared struct {
 	*engine
 	behind atomic.Int64 // the commits that it has not heard of
 
+	restores, renewed atomic.Uint64
+
 	mu    sync.Mutex // guards the fields below
 	wake  sync.Cond
 	queue [][]latchkey.TrackedChange
@@ -97,6 +99,36 @@ func (e *Shared) Lose() {
 	e.queue = [][]latchkey.TrackedChange{nil}
 	e.wake.Signal()
 }
+
+// Restore gives all engines with the data an earlier state, which [CopyEngine] has kept. The
+// engines that are open notice that at once.
+func (e *Shared) Restore(earlier latchkey.Engine) {
+	e.turn <- struct{}{}
+	defer func() { <-e.turn }()
+	e.body.mu.Lock()
+	watches := e.watches
+	e.body.mu.Unlock()
+	for _, w := range watches {
+		w.behind.Add(1)
+	}
+	e.state.Store(earlier.(*engine).state.Load())
+	for _, w := range watches {
+		w.restores.Add(1)
+		w.Lose()
+		w.behind.Add(-1)
+	}
+}
+
+// Restored implements [latchkey.RestoreWatcher].
+func (e *Shared) Restored() uint64 {
+	if n := e.restores.Load(); n != e.renewed.Load() {
+		return n
+	}
+	return 0
+}
+
+// Renewed implements [latchkey.RestoreWatcher].
+func (e *Shared) Renewed(times uint64) { e.renewed.Store(times) }
 
 // SetUnavailable sets whether the engine cannot reach its data.
 func (e *Shared) SetUnavailable(unavailable bool) {

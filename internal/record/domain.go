@@ -57,6 +57,9 @@ type Replica struct {
 	// Shared says that the domain has or had another store. While it is false, no other store can
 	// know of a change, and a record need not keep what only merging needs.
 	Shared bool
+	// Restores is how often the engine was restored from an earlier state, as far as the processes
+	// of the store have noticed it and written another ID.
+	Restores uint64
 }
 
 // Encode returns the replica's message.
@@ -64,6 +67,7 @@ func (r Replica) Encode() []byte {
 	var m Message
 	m.Bytes(1, r.ID[:])
 	m.Bool(2, r.Shared)
+	m.Number(3, r.Restores)
 	return m
 }
 
@@ -80,6 +84,8 @@ func DecodeReplica(message []byte) (r Replica, err error) {
 			r.ID, err = DecodeID(f.Bytes)
 		case 2:
 			r.Shared = f.Number != 0
+		case 3:
+			r.Restores = f.Number
 		}
 		if err != nil {
 			return r, err
