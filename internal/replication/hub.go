@@ -146,7 +146,16 @@ func OpenHub(ctx context.Context, s access.Store, o HubOptions) (*Hub, error) {
 	h.openedAt = r.head
 	h.secret.Store(&r.secret)
 	h.apply(r)
+	h.markUnseen()
 	return h, nil
+}
+
+// markUnseen notes that all eras are from before the process knew the store. On an engine that
+// processes do not share, the hub believes what it reads: see docs/replication.md.
+func (h *Hub) markUnseen() {
+	for i := range h.eras {
+		h.eras[i].unseen = h.store.SharesEngine()
+	}
 }
 
 func readSecret(t *merge.Tables) ([]byte, error) {
@@ -266,7 +275,7 @@ func lastEra(t *merge.Tables) (e era, err error) {
 
 // cursor returns the hub's cursor at a position, for all edges with a policy.
 func (h *Hub) cursor(at merge.Position, policy, news uint64) Cursor {
-	return Cursor{Incarnation: h.store.ReplicaID(), Era: h.era(), At: at, Policy: policy, News: news}
+	return Cursor{Incarnation: h.known.replica, Era: h.era(), At: at, Policy: policy, News: news}
 }
 
 // cursorOf returns the hub's cursor at a position, for an edge that begins there. The records that
@@ -291,14 +300,14 @@ func (h *Hub) fits(c Cursor, e *edge, head uint64) bool {
 // belongs reports whether the hub has the commit of a cursor, and what it took of the edge.
 func (h *Hub) belongs(c Cursor, head uint64) bool {
 	i := slices.IndexFunc(h.eras, func(e era) bool { return e.id == c.Era })
-	if c.Incarnation != h.store.ReplicaID() || i < 0 || c.News > h.known.news {
+	if c.Incarnation != h.known.replica || i < 0 || c.News > h.known.news {
 		return false
 	}
 	if i+1 < len(h.eras) {
 		if c.Ahead || c.Copying != "" {
 			return false // the edge has more than the cursor says, and the era may end before it
 		}
-		head = h.eras[i+1].began
+		head = h.eras[i].end(h.eras[i+1])
 	}
 	return max(c.At.Sequence, c.Taken) <= head
 }

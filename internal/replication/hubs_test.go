@@ -684,6 +684,66 @@ func TestAnEngineThatGoesBackBeginsAnEra(t *testing.T) {
 	here.at(p.b).wantHow(replication.Resume)
 }
 
+// No process knows that the engine was restored: all have ended, and begin again after it has more
+// commits than before. An edge that may have got what is lost has to compare.
+func TestARestorationThatNobodyHasNoticedCostsAComparison(t *testing.T) {
+	p := newPair(t, replication.HubOptions{})
+	p.a.user("ada", "")
+	early, late := p.a.join(replication.PushNothing, "*"), p.a.join(replication.PushNothing, "*")
+	early.sync()
+	late.sync()
+	must(t, p.a.hub.Save(t.Context(), p.a.now))
+	backup := p.copy()
+	p.a.user("lost", "")
+	late.drain()
+	p.restore(backup)
+	next := openWorld(t, &partner{body: p.body}, replication.HubOptions{})
+	var made []uuid.UUID
+	for range 10 {
+		made = append(made, next.user(uuid.NewString(), "").ID)
+	}
+	for range 2 { // two processes, one after the other
+		next.open()
+		next.join(replication.PushNothing, "*").sync()
+		must(t, next.hub.Save(t.Context(), next.now))
+	}
+	if late.cursor.At.Sequence >= next.sequence() {
+		t.Fatal("the sequence shows that the engine was restored")
+	}
+	early.at(next).wantHow(replication.Resume) // it has nothing that is lost
+	late.at(next).wantHow(replication.CompareFirst)
+	for _, e := range []*till{early, late} {
+		e.sync()
+		if n := len(e.has(record.TableUsers)); n != 1+len(made) {
+			t.Errorf("the edge has %d users, want %d", n, 1+len(made))
+		}
+		e.wantHow(replication.Resume)
+	}
+}
+
+// Another process has drawn another replica ID. A hub knows that as soon as it reads anything, also
+// if its store has not heard of it yet.
+func TestAnotherReplicaIDOfASharedStoreEndsStreams(t *testing.T) {
+	p := newPair(t, replication.HubOptions{})
+	ada := p.a.user("ada", "")
+	e := p.a.join(replication.PushNothing, "*")
+	e.sync()
+	id := uuid.New()
+	must(t, p.b.below().Update(t.Context(), func(tx *merge.Tables) error {
+		return tx.BeginRestored(id, record.Replica{ID: p.b.ReplicaID()})
+	}))
+	if _, err := e.feed.Next(t.Context(), 1000); !errors.Is(err, replication.ErrReplaced) {
+		t.Errorf("the stream: %v, want ErrReplaced", err)
+	}
+	e.wantHow(replication.CompareFirst)
+	e.sync()
+	if e.cursor.Incarnation != id {
+		t.Errorf("the cursor has the incarnation %s, want %s", e.cursor.Incarnation, id)
+	}
+	e.wantHow(replication.Resume)
+	e.wantLike(usersAt(ada))
+}
+
 func TestACursorOfWhatAnEngineHasLostDoesNotFit(t *testing.T) {
 	p := newPair(t, replication.HubOptions{})
 	e, away := p.a.join(replication.PushNothing, "*"), p.a.join(replication.PushNothing, "*")

@@ -168,12 +168,29 @@ type era struct {
 	began uint64 // the sequence of the last commit before it, or of one shortly before that
 	// back says that the era was drawn because the store went back to an earlier state.
 	back bool
+	// reached is a sequence of a time at which a hub still served in the era. It is only written on
+	// an engine that several processes share.
+	reached uint64
+	// unseen says that the era is from before this process knew the store. It is not stored.
+	unseen bool
+}
+
+// end returns up to which sequence the commits of an era are sure to be those that the store has
+// now, if the next era is next. Somebody may have restored an earlier state before this process
+// knew the store. Then the next era can have begun at a greater sequence than the restored state
+// had. Until the sequence that a hub noted in the era, the store has the commits of the era.
+func (e era) end(next era) uint64 {
+	if e.unseen {
+		return min(next.began, max(e.began, e.reached))
+	}
+	return next.began
 }
 
 func (e era) encode() (m record.Message) {
 	m.Bytes(1, e.id[:])
 	m.Number(2, e.began)
 	m.Bool(3, e.back)
+	m.Number(4, e.reached)
 	return m
 }
 
@@ -189,6 +206,8 @@ func decodeEra(message []byte) (e era, err error) {
 			e.began = f.Number
 		case 3:
 			e.back = f.Number != 0
+		case 4:
+			e.reached = f.Number
 		}
 		if err != nil {
 			return e, err

@@ -87,8 +87,17 @@ func (h *Hub) read(t *merge.Tables, k known, whole bool) (r reading, err error) 
 	if err != nil {
 		return r, err
 	}
+	replica := h.store.ReplicaID()
+	if h.store.SharesEngine() {
+		// Another process may have changed it, and the store hears of that a moment later.
+		stored, err := t.Replica()
+		if err != nil {
+			return r, err
+		}
+		replica = stored.ID
+	}
 	r = reading{from: k, floor: state.floor, whole: whole, known: known{
-		lives: k.lives, head: t.Sequence(), replica: h.store.ReplicaID(), news: state.news, random: state.random, eras: state.eras, era: k.era,
+		lives: k.lives, head: t.Sequence(), replica: replica, news: state.news, random: state.random, eras: state.eras, era: k.era,
 	}}
 	r.back = !whole && (r.head < k.head || r.replica != k.replica || state.news < k.news)
 	if !r.back && !whole && state.news == k.news && state.random == k.random {
@@ -347,6 +356,9 @@ func (h *Hub) goBack(r reading) {
 		}
 	}
 	h.eras, h.floor, h.batches.results, h.batches.order = r.eras, r.floor, nil, nil
+	if h.markUnseen(); !isOld && len(h.eras) > 0 {
+		h.eras[len(h.eras)-1].unseen = false
+	}
 	h.secret.Store(&r.secret)
 	h.index.outdated.Store(true)
 	h.known = r.known

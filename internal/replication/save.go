@@ -105,10 +105,10 @@ func (h *Hub) saveSome(ctx context.Context, ids []uuid.UUID) error {
 	return nil
 }
 
-// sayAlive writes that the process serves edges, if there can be others.
+// sayAlive writes that the process serves edges, and in which era, if there can be others.
 func (h *Hub) sayAlive(ctx context.Context, now time.Time) error {
 	h.mu.Lock()
-	process, alive := h.process, maps.Clone(h.alive)
+	process, alive, era := h.process, maps.Clone(h.alive), h.known.era
 	h.mu.Unlock()
 	if process == uuid.Nil || !h.store.SharesEngine() {
 		return nil
@@ -123,8 +123,25 @@ func (h *Hub) sayAlive(ctx context.Context, now time.Time) error {
 				}
 			}
 		}
-		return putAlive(t, process, now)
+		if err := putAlive(t, process, now); err != nil {
+			return err
+		}
+		return noteReached(t, era)
 	})
+}
+
+// noteReached writes how far the store has come in an era, if that is the present one.
+func noteReached(t *merge.Tables, id uuid.UUID) error {
+	state, err := readHubState(t)
+	if err != nil {
+		return err
+	}
+	last, err := lastEra(t)
+	if err != nil || last.id != id {
+		return err
+	}
+	last.reached = t.Sequence()
+	return putLocal(t, numbered8(localEra, state.eras), last.encode())
 }
 
 func putAlive(t *merge.Tables, process uuid.UUID, now time.Time) error {
