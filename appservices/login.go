@@ -261,6 +261,9 @@ func external(p latchkey.Provider, id string, data map[string]any) (*credential,
 // enter returns the user of a credential and the identity that it logs in with. It makes the user
 // if the user is new.
 func (c *call) enter(cr *credential) (*principal, identityClaim, error) {
+	if err := c.app.followReplica(c.ctx()); err != nil {
+		return nil, identityClaim{}, err
+	}
 	if cr.isKey() {
 		return c.enterByKey(cr)
 	}

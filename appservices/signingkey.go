@@ -35,11 +35,13 @@ func storedSigningKey(tx *latchkey.Tx, replica uuid.UUID) (k *signingKey, number
 		return nil, 0, err
 	}
 	k = &signingKey{bytes.Clone(record)}
-	if !bytes.HasPrefix(record, replica[:]) {
+	if !k.isOf(replica) {
 		return nil, k.number(), nil
 	}
 	return k, k.number(), nil
 }
+
+func (k *signingKey) isOf(replica uuid.UUID) bool { return bytes.HasPrefix(k.record, replica[:]) }
 
 func (k *signingKey) number() uint64 { return binary.BigEndian.Uint64(k.record[len(uuid.UUID{}):]) }
 
@@ -57,6 +59,16 @@ func (a *app) loadSigningKey(ctx context.Context) error {
 		return err
 	}
 	return a.makeSigningKey(ctx, false)
+}
+
+// followReplica makes sure that the app's key is of the store's replica. Another replica ID comes
+// while the store is open if its engine was restored from an earlier state.
+func (a *app) followReplica(ctx context.Context) error {
+	replica := a.store.ReplicaID()
+	if a.signing.Load().isOf(replica) {
+		return nil
+	}
+	return a.loadSigningKey(ctx)
 }
 
 // makeSigningKey makes another key for the app. It does nothing if the store has a key of its
@@ -105,12 +117,13 @@ func (a *app) askForSigningKey(ctx context.Context) (err error) {
 	return err
 }
 
-// signWith makes k the app's key, unless the app has a later one. A slow reader of the store may
-// have read a key that was replaced meanwhile.
+// signWith makes k the app's key, unless the app has a later one of the replica. A slow reader of
+// the store may have read a key that was replaced meanwhile.
 func (a *app) signWith(k *signingKey) {
 	for {
 		have := a.signing.Load()
-		if have != nil && have.number() >= k.number() || a.signing.CompareAndSwap(have, k) {
+		later := have != nil && have.number() >= k.number() && have.isOf(uuid.UUID(k.record[:len(uuid.UUID{})]))
+		if later || a.signing.CompareAndSwap(have, k) {
 			return
 		}
 	}

@@ -8,10 +8,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/appservices"
+	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
 // signingKey returns the store's key that signs sessions, as a thief of the file would.
@@ -114,6 +116,32 @@ func TestEndSessionsNeedsAnApp(t *testing.T) {
 		t.Errorf("got %v, want ErrNoApp", err)
 	}
 	must(t, d.handler.EndSessions(t.Context(), "demo-abcde"))
+}
+
+// The engine of the store is restored from an earlier state while the handler serves.
+func TestAnEngineThatIsRestoredEndsEverySession(t *testing.T) {
+	engine := memory.NewShared()
+	store, err := latchkey.OpenWith(engine, &latchkey.Options{Cost: latchkey.LightCost})
+	must(t, err)
+	t.Cleanup(func() { _ = store.Close() })
+	d := serve(t, store, appservices.NewClock(start), nil)
+	u := d.signUp("ada@example.com")
+	state := memory.CopyEngine(engine)
+	must(t, d.handler.EndSessions(t.Context(), ""))
+	lost := d.loginEmail("ada@example.com")
+	before := store.ReplicaID()
+	engine.Restore(state)
+	for store.ReplicaID() == before {
+		runtime.Gosched()
+	}
+	for _, old := range []tokens{u, lost} {
+		if r := d.refresh(old.refresh); r.status == http.StatusCreated {
+			t.Error("a session goes on")
+		}
+	}
+	again := d.loginEmail("ada@example.com")
+	d.refresh(again.refresh).want(http.StatusCreated)
+	d.profile(again.access)
 }
 
 // A store that was salvaged, restored or recovered may have lost the record that a session was
