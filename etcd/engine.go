@@ -136,6 +136,7 @@ var (
 	_ latchkey.EngineHealther = (*engine)(nil)
 	_ latchkey.CommitCounter  = (*engine)(nil)
 	_ latchkey.EngineWatcher  = (*engine)(nil)
+	_ latchkey.RestoreWatcher = (*engine)(nil)
 )
 
 func (e *engine) View(ctx context.Context, fn func(latchkey.EngineTx) error) error {
@@ -314,11 +315,11 @@ func (e *engine) start(ctx context.Context) error {
 	if err := first.begin(); err != nil {
 		return err
 	}
-	from, err := e.mirror.open(first)
+	from, restored, err := e.mirror.open(first)
 	if err != nil {
 		return err
 	}
-	e.feed.begin(now, first, from)
+	e.feed.begin(now, first, from, restored)
 	e.started.Store(true)
 	return nil
 }

@@ -131,6 +131,13 @@ func (e engine) health() error {
 
 func (e engine) fresh() bool { return e.Engine.(latchkey.EngineWatcher).Fresh() }
 
+// restored returns how often the engine has noticed a restoration of which it was not told that the
+// store has another replica ID.
+func (e engine) restored() uint64 { return e.Engine.(latchkey.RestoreWatcher).Restored() }
+
+// renew tells the engine that the store has another replica ID.
+func (e engine) renew() { e.Engine.(latchkey.RestoreWatcher).Renewed(e.restored()) }
+
 // follower has what an engine passes to its store.
 type follower struct {
 	mu      sync.Mutex

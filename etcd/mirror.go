@@ -108,13 +108,14 @@ func newMirror(e *engine, path string) *mirror {
 }
 
 // open opens the file, and decides whether it can go on. first has read the present state of etcd.
-// open returns the revision from which the watch has to begin.
+// open returns the revision from which the watch has to begin. restored is an ErrRestored if etcd
+// was restored since the file was open last, or nil.
 //
 // Errors: [latchkey.ErrLocked]; [latchkey.ErrNotStore] if the file is something else than a mirror;
 // the error of asking etcd.
-func (m *mirror) open(first *tx) (from int64, err error) {
+func (m *mirror) open(first *tx) (from int64, restored, err error) {
 	if m == nil {
-		return first.revision, nil
+		return first.revision, nil, nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -127,15 +128,17 @@ func (m *mirror) open(first *tx) (from int64, err error) {
 		from = m.saved.revision
 		m.reached, m.wanted, m.applied = from, from, from
 		m.numbered, m.usable, m.lost = true, true, false
-		return from, nil
+		return from, nil, nil
+	case errors.Is(err, ErrRestored):
+		return first.revision, err, nil
 	case errors.Is(err, errMirrorLost), errors.Is(err, latchkey.ErrCorrupt):
-		return first.revision, nil
+		return first.revision, nil, nil
 	}
 	if m.db != nil {
 		_ = m.db.Close()
 		m.db = nil
 	}
-	return 0, fmt.Errorf("the mirror: %w", err)
+	return 0, nil, fmt.Errorf("the mirror: %w", err)
 }
 
 // openFile opens the file if it is a mirror, or makes it.
@@ -158,8 +161,8 @@ func (m *mirror) openFile() (latchkey.Engine, error) {
 	return db, nil
 }
 
-// recall reads up to where the file has everything. It returns errMirrorLost unless etcd's history
-// goes on from there.
+// recall reads up to where the file has everything. It returns ErrRestored if etcd was restored
+// since, and errMirrorLost if etcd's history does not go on from there for another reason.
 func (m *mirror) recall(first *tx) error {
 	var identity, at []byte
 	err := m.db.View(first.ctx, func(tx latchkey.EngineTx) (err error) {
@@ -169,29 +172,80 @@ func (m *mirror) recall(first *tx) error {
 		at, err = tx.Get(mirrorMeta, mirrorAt)
 		return err
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case !bytes.Equal(identity, m.identity(first.cluster)):
+	}
+	var of mirrorOf
+	if json.Unmarshal(identity, &of) != nil || of.Prefix != m.e.keys.prefix || of.Format != mirrorFormat {
 		return errMirrorLost
 	}
+	if of.Cluster != first.cluster {
+		return fmt.Errorf("%w: the cluster ID was %x and is %x", ErrRestored, of.Cluster, first.cluster)
+	}
 	state, ok := readMirrorState(at)
-	if !ok || state.commit.revision == 0 {
+	if !ok {
+		return errMirrorLost
+	}
+	if first.revision < state.revision {
+		return fmt.Errorf("%w: the revision was %d and is %d", ErrRestored, state.revision, first.revision)
+	}
+	if state.commit.revision == 0 || !bytes.Equal(identity, m.identity(first.cluster)) {
 		return errMirrorLost
 	}
 	r, err := ask(first.ctx, m.e, func(ctx context.Context) (*clientv3.GetResponse, error) {
 		return m.e.client.Get(ctx, m.e.keys.commit(), clientv3.WithRev(state.revision))
 	})
 	switch {
-	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
-		return errMirrorLost
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return m.recallEntries(first.ctx, state.revision)
+	case errors.Is(err, rpctypes.ErrFutureRev):
+		return errMirrorLost // a member that is behind
 	case err != nil:
 		return err
-	case len(r.Kvs) == 0, state.commit != commitSeen{r.Kvs[0].ModRevision, string(r.Kvs[0].Value)}:
-		return errMirrorLost
+	case state.commit != commitIn(r.Kvs):
+		return fmt.Errorf("%w: the commit at revision %d is another one, or is gone", ErrRestored, state.commit.revision)
 	}
 	m.saved, m.savedAt = state, time.Now()
 	return nil
+}
+
+// recallEntries compares the last entries of a file that has everything up to a revision, because
+// etcd has compacted its history. The file is lost in either case.
+func (m *mirror) recallEntries(ctx context.Context, revision int64) error {
+	last, err := m.lastEntries(revision)
+	if err != nil {
+		return err
+	}
+	broken, err := ask(ctx, m.e, func(ctx context.Context) (broken, err error) { return m.e.compareEntries(ctx, last) })
+	return cmp.Or(err, broken, errMirrorLost)
+}
+
+// lastEntries returns the last entries of the file that were changed.
+func (m *mirror) lastEntries(revision int64) (last []event, err error) {
+	// The index can be read in one direction alone.
+	for back := int64(1000); ; back *= 10 {
+		last = last[:0]
+		from := max(revision-back, 0)
+		err := m.db.View(m.e.ctx, func(tx latchkey.EngineTx) error {
+			for entry, err := range tx.Scan(mirrorIndex, binary.BigEndian.AppendUint64(nil, uint64(from+1)), nil) {
+				table, key, ok := strings.Cut(string(entry.Value), "\x00")
+				if err == nil && (len(entry.Key) < 8 || !ok) {
+					err = latchkey.ErrCorrupt
+				}
+				if err != nil {
+					return err
+				}
+				last = append(last, event{revision: int64(binary.BigEndian.Uint64(entry.Key)), table: table, key: key})
+				if len(last) > 10*sample {
+					last = append(last[:0], last[len(last)-sample:]...)
+				}
+			}
+			return nil
+		})
+		if err != nil || len(last) >= sample || from == 0 {
+			return last[max(0, len(last)-sample):], err
+		}
+	}
 }
 
 // identity returns what a complete file of this engine says of itself.
@@ -284,6 +338,9 @@ func (m *mirror) run() {
 		m.mu.Unlock()
 		var err error
 		if lost {
+			if m.awaitRenewal() != nil {
+				return
+			}
 			err = m.make()
 		}
 		if err == nil {
@@ -302,6 +359,15 @@ func (m *mirror) run() {
 		m.mu.Unlock()
 		m.rest(failures)
 	}
+}
+
+// awaitRenewal waits until the store has begun a new incarnation, if etcd was restored. Until then
+// the old file stays, so that a process that opens it after a crash notices the restoration again.
+func (m *mirror) awaitRenewal() error {
+	f := m.e.feed
+	return f.wait(m.e.ctx, func(f *feed) (bool, error) {
+		return f.changed.Load() == nil || m.e.opts.ReadOnly || f.restores == f.renewed, nil
+	})
 }
 
 // rest waits before the mirror is made anew, the longer the more often that has failed, and at most

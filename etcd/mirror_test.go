@@ -216,6 +216,7 @@ func TestAMirrorIsOpenedAgain(t *testing.T) {
 		file      func(t *testing.T, path string)
 		prefix    string
 		kept      bool // the mirror goes on with the file
+		health    error
 	}{
 		{name: "nothing has happened", kept: true},
 		{name: "there are changes", meanwhile: away, kept: true},
@@ -223,7 +224,7 @@ func TestAMirrorIsOpenedAgain(t *testing.T) {
 		{name: "changes were compacted", meanwhile: func(e engine) { away(e); compact(e) }},
 		{name: "the making was cut", file: erase("mirror", "identity")},
 		{name: "it is not known up to where it is", file: erase("mirror", "at")},
-		{name: "it is of another commit", file: func(t *testing.T, path string) {
+		{name: "it is of another commit", health: etcd.ErrRestored, file: func(t *testing.T, path string) {
 			changeFile(t, path, func(tx latchkey.EngineTx) error {
 				at, err := tx.Get("mirror", []byte("at"))
 				if err != nil {
@@ -273,7 +274,7 @@ func TestAMirrorIsOpenedAgain(t *testing.T) {
 			direct.put("after", "1")
 			direct.remove("c")
 			wantMirrored(t, e)
-			if err := e.Engine.(latchkey.EngineHealther).EngineHealth(t.Context()); err != nil {
+			if err := e.health(); !errors.Is(err, tt.health) {
 				t.Errorf("EngineHealth: %v", err)
 			}
 			e.close()
@@ -539,12 +540,15 @@ func spoil(t *testing.T, path string) {
 
 // An earlier state of etcd comes back, and goes on differently.
 func TestAMirrorOfARestoredEtcdIsMadeAnew(t *testing.T) {
-	for _, running := range []bool{false, true} {
-		t.Run(fmt.Sprintf("running=%t", running), func(t *testing.T) {
+	for _, tt := range []struct{ running, compacted bool }{{}, {compacted: true}, {running: true}} {
+		t.Run(fmt.Sprintf("running=%t,compacted=%t", tt.running, tt.compacted), func(t *testing.T) {
+			running := tt.running
 			m, l := own(t, nil)
-			opts := mirrorAt(filepath.Join(t.TempDir(), "mirror.db"))
+			path := filepath.Join(t.TempDir(), "mirror.db")
+			opts := mirrorAt(path)
 			opts.WatchAge = quick.WatchAge
 			e := openAt(t, l.address, opts)
+			e.follow()
 			e.put("a", "1")
 			m.stop(l)
 			backup := t.TempDir()
@@ -555,6 +559,7 @@ func TestAMirrorOfARestoredEtcdIsMadeAnew(t *testing.T) {
 			until(t, "the engine commits again", func() bool {
 				return e.Update(t.Context(), func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("lost"), nil) }) == nil
 			})
+			e.put("a", "2")
 			e.awaitMirror()
 			if !running {
 				e.close()
@@ -569,18 +574,43 @@ func TestAMirrorOfARestoredEtcdIsMadeAnew(t *testing.T) {
 			for range 20 {
 				other.put("other", "1")
 			}
+			if tt.compacted {
+				if _, err := client(t, l.address).Compact(t.Context(), int64(other.last())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Until the store has another replica ID, each process that opens the file notices.
+			for range 3 {
+				if !running {
+					e = openAt(t, l.address, opts)
+					e.follow()
+				}
+				until(t, "the engine knows", func() bool { return errors.Is(e.health(), etcd.ErrRestored) })
+				if n := e.restored(); n != 1 {
+					t.Errorf("Restored: got %d, want 1", n)
+				}
+				if running {
+					break
+				}
+				e.close()
+			}
 			if !running {
 				e = openAt(t, l.address, opts)
-			} else {
-				until(t, "the engine knows", func() bool {
-					err := e.Engine.(latchkey.EngineHealther).EngineHealth(t.Context())
-					return err != nil && strings.Contains(err.Error(), "restored")
-				})
+				e.follow()
+				e.get("a")
 			}
+			e.renew()
 			want := other.state()
 			e.awaitMirror()
 			if got := e.state(); got != want {
 				t.Errorf("the mirror has\n%s\nand etcd\n%s", got, want)
+			}
+			e.close()
+			e = openAt(t, l.address, opts)
+			e.follow()
+			e.get("a")
+			if err := e.health(); err != nil || e.restored() != 0 {
+				t.Errorf("EngineHealth of the next process: %v", err)
 			}
 		})
 	}

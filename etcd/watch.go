@@ -16,6 +16,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -46,9 +47,13 @@ type feed struct {
 	lag      int     // how many probes in a row had an answer, and the watch did not come so far
 	newest   int64   // the greatest revision of which etcd told
 	cluster  uint64
-	proof    commitSeen
-	restored error // what EngineHealth says since etcd was restored
-	restarts int   // how often the watch lost events, or etcd was restored
+	proof    commitSeen // the commit that the last probe has read
+	told     commitSeen // the last commit that has arrived
+	before   commitSeen // what told was when etcd was asked first since its last answer
+	restored error      // what EngineHealth says since etcd was restored
+	restores uint64     // how often etcd was restored
+	renewed  uint64     // for how many of these the store has begun a new incarnation
+	restarts int        // how often the watch lost events, or etcd was restored
 
 	watcher   clientv3.Watcher   // has the watch under way
 	stopWatch context.CancelFunc // of the watch under way
@@ -83,11 +88,28 @@ type probe struct {
 	revision int64
 }
 
-// commitSeen is a commit that the watch has told of. A server that says otherwise was restored.
+// commitSeen is a commit that etcd has told of. An etcd that says otherwise was restored.
 type commitSeen struct {
 	revision int64
 	random   string
 }
+
+// commitIn returns the commit that the commit key has, or the zero value.
+func commitIn(kvs []*mvccpb.KeyValue) commitSeen {
+	if len(kvs) == 0 {
+		return commitSeen{}
+	}
+	return commitSeen{kvs[0].ModRevision, string(kvs[0].Value)}
+}
+
+// ErrRestored means that etcd went back to an earlier state, because somebody has restored a
+// snapshot. Keys that were revoked after the snapshot are good again, so revoke them again.
+// [latchkey.Store.Health] returns ErrRestored until the engine is closed. The store has forgotten
+// what it remembered, and has another replica ID as soon as it can write one.
+//
+// An engine notices a restoration that happens while the engine is open. With a mirror, it also
+// notices one that happened since the mirror was last open.
+var ErrRestored = errors.New("etcd was restored from an earlier state; revoke again what was revoked since then")
 
 func newFeed(e *engine) *feed {
 	return &feed{e: e, stopWatch: func() {}, news: make(chan struct{}), expected: make(map[[8]byte]*arrival)}
@@ -95,9 +117,16 @@ func newFeed(e *engine) *feed {
 
 // begin begins to watch. first has read the present state, after the moment asked. The watch begins
 // after the revision from, which is earlier if a mirror has the state of that revision.
-func (f *feed) begin(asked time.Time, first *tx, from int64) {
+// restored is the ErrRestored of the mirror, or nil.
+func (f *feed) begin(asked time.Time, first *tx, from int64, restored error) {
 	f.mu.Lock()
 	f.position, f.since, f.newest, f.cluster = from, from, first.revision, first.cluster
+	if first.commitRevision != 0 {
+		f.proof = commitSeen{first.commitRevision, string(first.random[:])}
+	}
+	if restored != nil {
+		f.noteRestoreLocked(restored)
+	}
 	f.mu.Unlock()
 	f.tell(nil) // because of the commits between Watch and now
 	f.know(asked)
@@ -382,7 +411,7 @@ func (f *feed) advance(revision int64, restarts int, events []event, raw []*clie
 		}
 		f.last = max(f.last, uint64(ev.Kv.ModRevision))
 		if ev.Type == clientv3.EventTypePut {
-			f.proof = commitSeen{ev.Kv.ModRevision, string(ev.Kv.Value)}
+			f.told = commitSeen{ev.Kv.ModRevision, string(ev.Kv.Value)}
 			if a := f.expected[[8]byte(append(bytes.Clone(ev.Kv.Value), make([]byte, 8)...))]; a != nil {
 				a.arrive(ev.Kv.ModRevision, raw)
 			}
@@ -425,7 +454,7 @@ func (f *feed) probe() {
 	ticker := time.NewTicker(f.e.opts.watchAge() / 4)
 	defer ticker.Stop()
 	for {
-		f.probeOnce()
+		f.probeOnce(f.e.ctx)
 		select {
 		case <-ticker.C:
 		case <-f.e.ctx.Done():
@@ -438,26 +467,22 @@ func (f *feed) probe() {
 // come as far as that revision, every commit from before the question has arrived. A member that is
 // cut off from the others cannot make the watch look younger than it is, because the revision is
 // one that a majority knows.
-func (f *feed) probeOnce() {
-	f.mu.Lock()
-	proof, newest, cluster := f.proof, f.newest, f.cluster
-	f.mu.Unlock()
-	s, err := repeat(f.e.ctx, f.e, f.e.opts.watchAge()/2, func(ctx context.Context) (sight, error) { return f.look(ctx, proof) })
+func (f *feed) probeOnce(ctx context.Context) {
+	s, err := repeat(ctx, f.e, f.e.opts.watchAge()/2, f.look)
 	if f.unreachable.Store(err != nil); err != nil {
 		return
 	}
-	switch {
-	case s.cluster != cluster:
-		s.broken = fmt.Errorf("the cluster ID was %x and is %x", cluster, s.cluster)
-	case s.revision < newest:
-		s.broken = fmt.Errorf("the revision was %d and is %d", newest, s.revision)
-	}
 	if s.broken != nil {
-		f.restart(fmt.Errorf("etcd was restored from an earlier state: %w", s.broken))
+		f.restart(s.broken)
 		return
 	}
 	f.mu.Lock()
+	if s.restarts != f.restarts {
+		f.mu.Unlock()
+		return
+	}
 	f.newest = max(f.newest, s.revision)
+	f.proof, f.before = s.last, commitSeen{}
 	if f.probes = append(f.probes, s.probe); len(f.probes) > 64 {
 		f.probes = f.probes[1:]
 	}
@@ -473,78 +498,111 @@ func (f *feed) probeOnce() {
 	_ = f.requestProgress(ctx)
 }
 
-// sight is what a probe has seen.
+// sight is what look has seen.
 type sight struct {
 	probe
-	cluster uint64
-	broken  error // why etcd was restored, or nil
+	last     commitSeen // its revision is 0 if there is no commit key
+	restarts int        // of the feed, before etcd was asked
+	broken   error      // an ErrRestored, or nil
 }
 
-// look reads the revision, and whether etcd still has the commit that the watch told of last. If
-// there was another commit since, and etcd has compacted its history, look compares the last
-// entries instead.
-func (f *feed) look(ctx context.Context, proof commitSeen) (s sight, err error) {
+// look compares what the feed knows with what etcd has.
+//
+// look compares two commits: the one that the last probe has read, and the last one that had
+// arrived when etcd was asked for the first time since then. A commit that arrives later may be one
+// of the other history, because a watch also goes on after a restoration. If etcd has compacted its
+// history, look compares the last entries instead.
+func (f *feed) look(ctx context.Context) (s sight, err error) {
+	f.mu.Lock()
+	proof, newest, cluster := f.proof, f.newest, f.cluster
+	if f.before.revision == 0 {
+		f.before = f.told
+	}
+	before := f.before
+	s.restarts = f.restarts
+	f.mu.Unlock()
 	s.asked = time.Now()
-	key := f.e.keys.commit()
-	now, err := f.e.client.Get(ctx, key)
+	var known []commitSeen
+	ops := []clientv3.Op{clientv3.OpGet(f.e.keys.commit())}
+	for _, c := range []commitSeen{proof, before} {
+		if c.revision != 0 {
+			known, ops = append(known, c), append(ops, clientv3.OpGet(f.e.keys.commit(), clientv3.WithRev(c.revision)))
+		}
+	}
+	// One request, because each may meet a silent member.
+	r, err := f.e.client.Txn(ctx).Then(ops...).Commit()
+	compacted := errors.Is(err, rpctypes.ErrCompacted)
+	if known != nil && (compacted || errors.Is(err, rpctypes.ErrFutureRev)) {
+		known = nil
+		r, err = f.e.client.Txn(ctx).Then(ops[0]).Commit()
+	}
 	if err != nil {
 		return s, err
 	}
-	s.revision, s.cluster = now.Header.Revision, now.Header.ClusterId
-	kvs := now.Kvs
-	if proof.revision != 0 && len(kvs) > 0 && kvs[0].ModRevision > proof.revision {
-		then, err := f.e.client.Get(ctx, key, clientv3.WithRev(proof.revision))
-		if errors.Is(err, rpctypes.ErrCompacted) {
-			return s, f.lookAtEntries(ctx, &s)
-		}
-		if err != nil {
-			return s, err
-		}
-		if kvs = then.Kvs; len(kvs) == 0 {
-			s.broken = fmt.Errorf("the commit at revision %d is gone", proof.revision)
-		}
+	s.revision, s.last = r.Header.Revision, commitIn(r.Responses[0].GetResponseRange().Kvs)
+	switch {
+	case r.Header.ClusterId != cluster:
+		s.broken = fmt.Errorf("%w: the cluster ID was %x and is %x", ErrRestored, cluster, r.Header.ClusterId)
+		return s, nil
+	case s.revision < newest:
+		s.broken = fmt.Errorf("%w: the revision was %d and is %d", ErrRestored, newest, s.revision)
+		return s, nil
+	case compacted && proof == s.last && (before.revision == 0 || before == s.last):
+		return s, nil
+	case compacted:
+		f.mu.Lock()
+		entries := slices.Clone(f.recent[max(0, len(f.recent)-sample):])
+		f.mu.Unlock()
+		s.broken, err = f.e.compareEntries(ctx, entries)
+		return s, err
 	}
-	if proof.revision != 0 && len(kvs) > 0 && (kvs[0].ModRevision != proof.revision || string(kvs[0].Value) != proof.random) {
-		s.broken = fmt.Errorf("the commit at revision %d is another one", proof.revision)
+	for i, c := range known {
+		if commitIn(r.Responses[1+i].GetResponseRange().Kvs) != c {
+			s.broken = fmt.Errorf("%w: the commit at revision %d is another one, or is gone", ErrRestored, c.revision)
+		}
 	}
 	return s, nil
 }
 
-// sample is how many of the last entries lookAtEntries compares.
+// sample is how many entries are compared at most.
 const sample = 100
 
-// lookAtEntries compares the last entries that were changed with what etcd has. An entry that was
-// last modified before the change of which the watch told shows that etcd was restored.
-func (f *feed) lookAtEntries(ctx context.Context, s *sight) error {
-	f.mu.Lock()
-	last := slices.Clone(f.recent[max(0, len(f.recent)-sample):])
-	f.mu.Unlock()
-	ops := []clientv3.Op{clientv3.OpGet(f.e.keys.commit(), clientv3.WithKeysOnly())}
-	for _, ev := range last {
-		ops = append(ops, clientv3.OpGet(f.e.keys.table(ev.table)+ev.key, clientv3.WithKeysOnly()))
+// compareEntries compares the last entries that were changed with what etcd has. An entry that was
+// last modified before the change that is known shows that etcd was restored.
+func (e *engine) compareEntries(ctx context.Context, known []event) (broken, err error) {
+	ops := []clientv3.Op{clientv3.OpGet(e.keys.commit(), clientv3.WithKeysOnly())}
+	for _, ev := range known {
+		ops = append(ops, clientv3.OpGet(e.keys.table(ev.table)+ev.key, clientv3.WithKeysOnly()))
 	}
-	r, err := f.e.client.Txn(ctx).Then(ops...).Commit()
+	r, err := e.client.Txn(ctx).Then(ops...).Commit()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.revision, s.cluster = r.Header.Revision, r.Header.ClusterId
-	for i, ev := range last {
+	for i, ev := range known {
 		for _, kv := range r.Responses[1+i].GetResponseRange().Kvs {
 			if kv.ModRevision < ev.revision {
-				s.broken = fmt.Errorf("an entry that was modified at revision %d was last modified at %d", ev.revision, kv.ModRevision)
+				broken = fmt.Errorf("%w: an entry that was modified at revision %d was last modified at %d", ErrRestored, ev.revision, kv.ModRevision)
 			}
 		}
 	}
-	return nil
+	return broken, nil
 }
 
-// restart makes the feed begin at the present revision, because events were lost. why is nil unless
-// etcd was restored. If etcd does not answer, the next probe or watch calls restart again.
+// restart makes the feed begin at the present revision, because events were lost. why is an
+// ErrRestored. If why is nil, restart looks whether etcd was restored. If etcd does not answer, the
+// next probe or watch calls restart again.
 func (f *feed) restart(why error) {
 	f.restarting.Lock()
 	defer f.restarting.Unlock()
 	ctx, cancel := context.WithTimeout(f.e.ctx, f.e.opts.timeout())
 	defer cancel()
+	if why == nil {
+		s, err := f.look(ctx)
+		if err != nil {
+			return
+		}
+		why = s.broken
+	}
 	asked := time.Now()
 	r, err := f.e.client.Get(ctx, f.e.keys.commit())
 	if err != nil {
@@ -554,14 +612,17 @@ func (f *feed) restart(why error) {
 	f.restarts++
 	f.position = -1 // settles no probe before changed has returned
 	f.stopWatch()   // because a restored member can be silent until it has reached the old revision
-	f.recent, f.probes, f.proof = nil, nil, commitSeen{}
+	f.recent, f.probes, f.proof, f.told, f.before = nil, nil, commitIn(r.Kvs), commitSeen{}, commitSeen{}
 	f.e.mirror.lose(r.Header.Revision)
+	if why != nil {
+		f.noteRestoreLocked(why) // before changed is called
+	}
 	f.mu.Unlock()
 	f.tell(nil)
 	f.mu.Lock()
 	f.position, f.since, f.newest, f.cluster = r.Header.Revision, r.Header.Revision, r.Header.Revision, r.Header.ClusterId
 	if why != nil {
-		f.restored, f.last = why, 0
+		f.last = 0
 	}
 	if len(r.Kvs) > 0 {
 		f.last = max(f.last, uint64(r.Kvs[0].ModRevision))
@@ -569,6 +630,31 @@ func (f *feed) restart(why error) {
 	f.mu.Unlock()
 	f.know(asked)
 	f.announce()
+}
+
+// noteRestoreLocked notes that etcd was restored. why is an ErrRestored.
+func (f *feed) noteRestoreLocked(why error) {
+	f.restored = why
+	f.restores++
+}
+
+// Restored returns how often the engine has noticed that etcd was restored, and 0 if the store has
+// begun a new incarnation since.
+func (e *engine) Restored() uint64 {
+	e.feed.mu.Lock()
+	defer e.feed.mu.Unlock()
+	if e.feed.restores == e.feed.renewed {
+		return 0
+	}
+	return e.feed.restores
+}
+
+// Renewed notes that the store has begun a new incarnation since Restored returned times.
+func (e *engine) Renewed(times uint64) {
+	e.feed.mu.Lock()
+	defer e.feed.mu.Unlock()
+	e.feed.renewed = max(e.feed.renewed, times)
+	e.feed.announceLocked()
 }
 
 // derivedRandom returns the random number of a commit that had to remove the commit key.

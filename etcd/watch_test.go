@@ -328,12 +328,21 @@ func TestARestoredEtcdIsNoticed(t *testing.T) {
 			}
 			l.setDown(false)
 			until(t, "anything may have changed", func() bool { return f.lost() > 0 })
+			if n := e.restored(); n != 1 {
+				t.Errorf("Restored: got %d, want 1", n)
+			}
 			until(t, "the engine is fresh", e.fresh)
 			if got := e.get("a"); got != "1" {
 				t.Errorf("the value is %q, want the one that was restored", got)
 			}
-			if err := e.health(); err == nil || !strings.Contains(err.Error(), "restored") {
-				t.Errorf("EngineHealth: got %v, want that etcd was restored", err)
+			for range 2 {
+				if err := e.health(); !errors.Is(err, etcd.ErrRestored) {
+					t.Errorf("EngineHealth: got %v, want ErrRestored", err)
+				}
+				e.renew()
+			}
+			if n := e.restored(); n != 0 {
+				t.Errorf("a restoration is left: %d", n)
 			}
 			if n := e.last(); n >= lost && commits == 0 {
 				t.Errorf("the sequence is %d, and was %d", n, lost)
@@ -398,6 +407,75 @@ func TestWaitEndsWhenEtcdWasRestored(t *testing.T) {
 	}
 	if n := e.last(); n >= lost {
 		t.Errorf("the sequence is %d, and was %d: Wait has ended too late", n, lost)
+	}
+}
+
+// The watch goes on after a restoration, and can tell of the commits of the other history before
+// anybody asks for the revision. The history that etcd had may be compacted.
+func TestARestorationIsNoticedAlthoughTheWatchGoesOn(t *testing.T) {
+	for name, tt := range map[string]struct{ probed, compacted bool }{
+		"the last probe was before the snapshot": {},
+		"the last probe has read what is lost":   {probed: true},
+		"the history is compacted":               {probed: true, compacted: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, l := own(t, nil)
+			e := openAt(t, l.address, etcd.Options{WatchAge: time.Hour}) // which probes once
+			f := e.follow()
+			e.put("a", "1")
+			until(t, "the engine has asked", func() bool {
+				etcd.Probe(t.Context(), e.Engine)
+				return etcd.Proof(e.Engine) != 0
+			})
+			m.stop(l)
+			backup := t.TempDir()
+			if err := os.CopyFS(backup, os.DirFS(m.dir)); err != nil {
+				t.Fatal(err)
+			}
+			m.restart(t, l)
+			e.commitAgain()
+			e.put("a", "2")
+			until(t, "the watch tells", func() bool { return f.has("again") })
+			if tt.probed {
+				etcd.Probe(t.Context(), e.Engine)
+			}
+			m.stop(l)
+			if !tt.probed {
+				inVain, cancel := context.WithCancel(t.Context())
+				cancel()
+				etcd.Probe(inVain, e.Engine)
+			}
+			m.dir = backup
+			if err := m.start(); err != nil {
+				t.Fatal(err)
+			}
+			other := openAt(t, m.address, etcd.Options{})
+			for range 20 {
+				other.put("b", "1")
+			}
+			if tt.compacted {
+				if _, err := client(t, m.address).Compact(t.Context(), int64(other.last()), clientv3.WithCompactPhysical()); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				l.setDown(false)
+				until(t, "the watch goes on", func() bool { return f.has("b") })
+				if e.restored() != 0 {
+					t.Fatal("the watch has noticed the restoration, so the test shows nothing")
+				}
+			}
+			l.setDown(false)
+			if tt.compacted {
+				until(t, "the watch begins anew", func() bool { return f.lost() > 0 })
+			}
+			until(t, "the engine knows", func() bool {
+				etcd.Probe(t.Context(), e.Engine)
+				return e.restored() == 1
+			})
+			if err := e.health(); !errors.Is(err, etcd.ErrRestored) {
+				t.Errorf("EngineHealth: got %v, want ErrRestored", err)
+			}
+		})
 	}
 }
 

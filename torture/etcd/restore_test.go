@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/etcd"
 )
 
 // etcd that was restored from a snapshot has an earlier state. A store that goes on meanwhile says
@@ -52,6 +53,7 @@ func TestAStoreNoticesThatEtcdWasRestored(t *testing.T) {
 			eventually(t, "health", func(ctx context.Context) bool { return s.Health(ctx) == nil })
 			before, err := client.Get(t.Context(), "revision")
 			must(t, err)
+			incarnation := s.ReplicaID()
 
 			w.set(wireCut)
 			c.restore(path, tt.bump)
@@ -61,9 +63,13 @@ func TestAStoreNoticesThatEtcdWasRestored(t *testing.T) {
 			k.lead(c.nodes[0].report.Clients)
 			w.set(wireOpen)
 			eventually(t, "a report of the restoration", func(ctx context.Context) bool {
-				err := s.Health(ctx)
-				return err != nil && !errors.Is(err, latchkey.ErrUnavailable) && ctx.Err() == nil
+				return errors.Is(s.Health(ctx), etcd.ErrRestored)
 			})
+			eventually(t, "a new incarnation", func(context.Context) bool { return s.ReplicaID() != incarnation })
+			next := c.open(0)
+			if id := next.ReplicaID(); id != s.ReplicaID() {
+				t.Errorf("another process has the replica ID %s, want %s", id, s.ReplicaID())
+			}
 			eventually(t, "the end of the key that was made after the snapshot", func(context.Context) bool {
 				err := login(late)
 				if err == nil {
