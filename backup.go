@@ -7,11 +7,9 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/google/uuid"
-
 	"github.com/latchkeydb/latchkey/internal/boltengine"
 	"github.com/latchkeydb/latchkey/internal/durable"
-	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/salvage"
 )
 
 // Backup writes a copy of the store, as it is at one moment, to w. The copy is itself the file of a
@@ -67,25 +65,7 @@ func restore(ctx context.Context, r io.Reader, tmp *os.File) error {
 	if err := checkCopy(ctx, tmp.Name()); err != nil {
 		return err
 	}
-	return makeReplica(ctx, tmp.Name())
-}
-
-// makeReplica gives a new replica ID to the store in a file that no other program knows. A copy
-// that goes on from an earlier state must not be mistaken for the store that went on from there.
-// The two can merge, so the copy keeps what merging needs.
-func makeReplica(ctx context.Context, path string) error {
-	e, err := openBoltFile(path, nil)
-	if err != nil {
-		return err
-	}
-	err = e.Update(ctx, func(etx EngineTx) error {
-		r := record.Replica{ID: uuid.New(), Shared: true}
-		return etx.Put(tableMeta, metaReplica, record.Seal(tableMeta, metaReplica, r.Encode()))
-	})
-	if closeErr := e.Close(); err == nil {
-		err = closeErr
-	}
-	return err
+	return salvage.NewReplica(ctx, tmp.Name())
 }
 
 // checkCopy opens the store in a file that no other program knows, and returns the first finding of

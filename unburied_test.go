@@ -2,9 +2,11 @@ package latchkey_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,7 +14,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/access"
 	"github.com/latchkeydb/latchkey/internal/memory"
+	"github.com/latchkeydb/latchkey/internal/merge"
+	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/unburied"
 )
 
 // fill makes the data of a pair full, or not.
@@ -166,6 +172,9 @@ func TestADeletionOnAFullEngineIsFinishedByTheNextOpening(t *testing.T) {
 				t.Errorf("the tombstone of %s has no group", id)
 			}
 		}
+		if !hasTombstone(t, s, record.TableDeadUsers, eve) {
+			t.Error("the user without keys has no tombstone")
+		}
 		send(t, s, apart)
 		if keys, err := apart.Keys(t.Context(), ada); err != nil || len(keys) > 0 {
 			t.Errorf("the other store has %d keys, %v, after the tombstones have come", len(keys), err)
@@ -178,6 +187,118 @@ func TestADeletionOnAFullEngineIsFinishedByTheNextOpening(t *testing.T) {
 			if again := addUser(t, s, subject); again == was {
 				t.Errorf("the next user with the identity of %s has the same ID", subject)
 			}
+		}
+	})
+}
+
+// hasTombstone reports whether a store has a tombstone.
+func hasTombstone(t testing.TB, s *latchkey.Store, table string, id uuid.UUID) bool {
+	t.Helper()
+	return slices.ContainsFunc(recordsOf(t, s), func(r latchkey.ReplicaRecord) bool {
+		c, err := record.DecodeCopy(r.Export())
+		must(t, err)
+		return c.Table == table && bytes.Equal(c.Key, id[:])
+	})
+}
+
+// The process that has deleted ends before there is space. Another one, which was open all the
+// time, finishes its work.
+func TestADeletionOnAFullEngineIsFinishedByAnyProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := openPair(t, light())
+		user, err := p.a.CreateUser(t.Context(), latchkey.UserSpec{Identity: email("bob"), Group: "Oslo"})
+		must(t, err)
+		ada, bob, eve := addUser(t, p.a, "ada"), user.ID, addUser(t, p.a, "eve") // eve has no keys
+		_, err = p.a.LinkIdentity(t.Context(), eve, email("eve2"))
+		must(t, err)
+		laptop, _ := addKey(t, p.a, ada, "laptop")
+		addKey(t, p.a, bob, "phone")
+		apart := replicaOf(t, p.a, nil)
+		send(t, p.a, apart)
+		settle()
+		p.fill(true)
+		must(t, p.a.DeleteKey(t.Context(), ada, laptop.ID))
+		must(t, p.a.DeleteUser(t.Context(), bob))
+		must(t, p.a.DeleteUser(t.Context(), eve))
+		closeStore(t, p.a)
+		time.Sleep(10 * time.Minute) // of the bubble's clock
+		p.fill(false)
+		time.Sleep(unburied.Every * time.Duration(unburied.LookEach))
+		synctest.Wait()
+		if !hasTombstone(t, p.b, record.TableDeadKeys, laptop.ID) || !hasTombstone(t, p.b, record.TableDeadUsers, bob) || !hasTombstone(t, p.b, record.TableDeadUsers, eve) {
+			t.Error("a tombstone is missing")
+		}
+		must(t, p.bEngine.View(t.Context(), func(tx latchkey.EngineTx) error {
+			for e, err := range tx.Scan("identities", nil, nil) {
+				if must(t, err); !bytes.Equal(e.Value, ada[:]) {
+					t.Errorf("the index has %q", e.Key)
+				}
+			}
+			return nil
+		}))
+		send(t, p.b, apart)
+		for _, gone := range []uuid.UUID{bob, eve} {
+			_, err := apart.User(t.Context(), gone)
+			wantError(t, err, latchkey.ErrUserNotFound)
+		}
+		// Nothing is left to look for.
+		before := sequence(t, p.b)
+		time.Sleep(3 * unburied.Every * time.Duration(unburied.LookEach))
+		synctest.Wait()
+		if n := sequence(t, p.b); n != before {
+			t.Errorf("%d commits follow", n-before)
+		}
+	})
+}
+
+func sequence(t testing.TB, s *latchkey.Store) (n uint64) {
+	t.Helper()
+	must(t, s.View(t.Context(), func(tx *latchkey.Tx) error { n = tx.Sequence(); return nil }))
+	return n
+}
+
+// Something is deleted without a tombstone while a process goes through the indexes, and behind its
+// back. Then the process that has deleted it ends.
+func TestADeletionBehindTheBackOfTheProcessThatLooksIsFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := memory.NewShared()
+		other := e.Open()
+		s, err := latchkey.OpenWith(e, light())
+		must(t, err)
+		ada, eve := addUser(t, s, "ada"), addUser(t, s, "eve")
+		laptop, _ := addKey(t, s, ada, "laptop")
+		phone, _ := addKey(t, s, ada, "phone")
+		e.SetFull(true)
+		must(t, s.DeleteKey(t.Context(), ada, laptop.ID))
+		const last = 4 // the entry, the counts, and the two indexes
+		step := 0
+		view := func(ctx context.Context, fn func(*merge.Tables) error) error {
+			err := access.Of(s).View(ctx, fn)
+			if step++; step == last { // the look is over, and its mark is still there
+				must(t, s.DeleteKey(t.Context(), ada, phone.ID))
+				must(t, s.DeleteUser(t.Context(), eve))
+			}
+			return err
+		}
+		update := func(ctx context.Context, fn func(*merge.Tables) error) error {
+			e.SetFull(false)
+			defer e.SetFull(true)
+			return access.Of(s).Update(ctx, fn)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var looks sync.WaitGroup
+		looks.Go(func() { unburied.New(s.DomainID(), update, view).Run(ctx) })
+		synctest.Wait()
+		cancel()
+		looks.Wait()
+		if step != last {
+			t.Errorf("the look took %d readings, want %d", step, last)
+		}
+		closeStore(t, s)
+		s = openEngine(t, other, light())
+		settle()
+		if !hasTombstone(t, s, record.TableDeadKeys, phone.ID) || !hasTombstone(t, s, record.TableDeadUsers, eve) {
+			t.Error("a tombstone is missing")
 		}
 	})
 }

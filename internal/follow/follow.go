@@ -132,8 +132,13 @@ func (f *Follower) Changed(changes iter.Seq2[string, []byte]) {
 				news.Names = append(news.Names, key)
 			}
 		case record.TableMeta:
-			news.Clock = news.Clock || string(key) == record.MetaClock
-			news.Meta = news.Meta || string(key) != record.MetaClock
+			switch string(key) {
+			case record.MetaBuried: // of which a store remembers nothing
+			case record.MetaClock:
+				news.Clock = true
+			default:
+				news.Meta = true
+			}
 		}
 	}
 	f.note(news)

@@ -79,6 +79,7 @@ func TestEachChangeForgetsWhatDependsOnIt(t *testing.T) {
 		{table: record.TableIdentities, key: []byte("i"), news: follow.News{Identities: [][]byte{[]byte("i")}}},
 		{table: record.TableIdentities, key: []byte("i"), alone: true},
 		{table: record.TableMeta, key: []byte(record.MetaClock), news: follow.News{Clock: true}},
+		{table: record.TableMeta, key: []byte(record.MetaBuried)},
 		{table: record.TableMeta, key: []byte(record.MetaTags), news: follow.News{Meta: true}},
 		{table: record.TableMeta, key: []byte(record.MetaReplica), news: follow.News{Meta: true}},
 		{table: record.TableLastUse, key: id[:]},

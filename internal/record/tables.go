@@ -42,5 +42,6 @@ const (
 	MetaTags      = "tags"
 	MetaReplica   = "replica"
 	MetaClock     = "clock"
+	MetaBuried    = "buried"    // not there after deletions without tombstones
 	MetaMigration = "migration" // while a store is being copied here, and is none yet
 )

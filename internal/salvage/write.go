@@ -29,6 +29,21 @@ func Write(ctx context.Context, path string, d *record.Meta, found Found) error 
 	return errors.Join(err, e.Close())
 }
 
+// NewReplica gives a new replica ID to the store in a file that no other program knows. A copy that
+// goes on from an earlier state must not be mistaken for the store that went on from there. The two
+// can merge, so the copy keeps what merging needs.
+func NewReplica(ctx context.Context, path string) error {
+	e, err := boltengine.Open(path, boltengine.Options{})
+	if err != nil {
+		return err
+	}
+	r, key := record.Replica{ID: uuid.New(), Shared: true}, []byte(record.MetaReplica)
+	err = e.Update(ctx, func(tx *boltengine.Tx) error {
+		return tx.Put(record.TableMeta, key, record.Seal(record.TableMeta, key, r.Encode()))
+	})
+	return errors.Join(err, e.Close())
+}
+
 func write(ctx context.Context, e *boltengine.Engine, d *record.Meta, found Found) error {
 	err := e.Update(ctx, func(tx *boltengine.Tx) error {
 		meta := d.Records()

@@ -2,8 +2,15 @@
 // room.
 //
 // A full engine takes only transactions that delete. So the record of a key or a user is deleted
-// without a tombstone, which is enough to refuse all logins. The entries in indexes stay: by the
-// entry in the index of names, each opening finds the keys whose tombstones were never written.
+// without a tombstone, which is enough to refuse all logins. The entries in indexes stay. An entry
+// in the index of names leads to a key, and one in the index of identities to a user, because every
+// user has one.
+//
+// The same transaction deletes the entry [record.MetaBuried], so its absence says that a tombstone
+// may be missing. Every process looks for it now and then. If it is not there, the process goes
+// through the indexes, writes the tombstones of the records that are gone, and puts the entry back.
+// The process that has deleted the records comes first as long as it lives, because it knows what
+// was in them.
 package unburied
 
 import (
@@ -66,6 +73,9 @@ func (y *Yard) User(ctx context.Context, id uuid.UUID) error {
 		}
 		user = append(user, y.lost(ctx, record.TableUsers, id, sealed, record.TableDeadUsers, u.Tombstone().Encode()))
 		t.DropCached(cache.Stale{Users: []uuid.UUID{id}})
+		if err := leaveOpen(t); err != nil {
+			return err
+		}
 		return t.DeleteOnly(record.TableUsers, id[:])
 	})
 	for from := id[:]; err == nil && from != nil; {
@@ -83,6 +93,11 @@ func (y *Yard) User(ctx context.Context, id uuid.UUID) error {
 	}
 	y.add(user, nil) // buried behind the keys, whose tombstones have more so
 	return err
+}
+
+// leaveOpen leaves it to any process to look for tombstones that are missing.
+func leaveOpen(t *merge.Tables) error {
+	return t.DeleteOnly(record.TableMeta, []byte(record.MetaBuried))
 }
 
 // someKeys is how many keys one transaction looks at. A full engine may refuse a transaction that
@@ -123,7 +138,10 @@ func (y *Yard) deleteKeys(ctx context.Context, t *merge.Tables, gone []lost, ids
 			return nil, err
 		}
 	}
-	return gone, nil
+	if len(gone) == 0 {
+		return nil, nil
+	}
+	return gone, leaveOpen(t)
 }
 
 func get[T any](t *merge.Tables, table string, id uuid.UUID, decode func(uuid.UUID, []byte) (T, error)) (r *T, sealed []byte, err error) {
@@ -153,19 +171,22 @@ func (y *Yard) add(gone []lost, err error) {
 	y.left = append(y.left, gone...)
 }
 
-// Every is how often Run tries to bury what is left.
+// Every is how often Run tries to bury what this process has deleted.
 const Every = 10 * time.Second
 
-// Run buries what is left, by this process or by an earlier one, until ctx ends.
+// LookEach is in one of how many times Run also looks for what other processes have left. A test
+// that cannot wait changes it.
+var LookEach = 30
+
+// Run buries what is left, by this process or by another one, until ctx ends. It looks for what
+// others have left at the beginning, and as soon as this process has buried its own.
 func (y *Yard) Run(ctx context.Context) {
 	ticks := time.NewTicker(Every)
 	defer ticks.Stop()
-	found := false
-	for {
-		if !found {
-			found = y.buryFound(ctx) == nil
+	for n := 0; ; n++ {
+		if y.bury(ctx) || n%LookEach == 0 {
+			_ = y.look(ctx) // which is tried again
 		}
-		y.bury(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -175,14 +196,14 @@ func (y *Yard) Run(ctx context.Context) {
 }
 
 // bury writes the tombstones of records that this process has deleted, and stops at the first
-// error.
-func (y *Yard) bury(ctx context.Context) {
+// error. It reports whether it has written any and none is left.
+func (y *Yard) bury(ctx context.Context) (done bool) {
 	for {
 		y.mu.Lock()
 		left := y.left
 		y.mu.Unlock()
 		if len(left) == 0 || ctx.Err() != nil {
-			return
+			return done
 		}
 		for more, again := true, false; more; again = true {
 			err := y.update(left[0].ctx, func(t *merge.Tables) (err error) {
@@ -190,12 +211,13 @@ func (y *Yard) bury(ctx context.Context) {
 				return err
 			})
 			if err != nil {
-				return
+				return false
 			}
 		}
 		y.mu.Lock()
 		y.left = y.left[1:]
 		y.mu.Unlock()
+		done = true
 	}
 }
 
@@ -217,18 +239,58 @@ func (l *lost) bury(t *merge.Tables, again bool) (more bool, err error) {
 	return t.Record(l.tombstone)
 }
 
-// buryFound buries the keys that have an entry in the index of names and no record, and their
-// owners if these have no record either. It looks at all entries, unless there are as many entries
-// as keys.
-func (y *Yard) buryFound(ctx context.Context) error {
-	entries, err := y.find(ctx)
+// look writes the tombstones that are missing, if any can be. First it puts a mark of its own in
+// the place of the entry that says that none is missing. If the mark is still there in the end,
+// nothing was deleted without a tombstone meanwhile.
+func (y *Yard) look(ctx context.Context) error {
+	var buried bool
+	err := y.view(ctx, func(t *merge.Tables) error {
+		is, err := t.Get(record.TableMeta, []byte(record.MetaBuried))
+		buried = len(is) == len(allBuried)
+		return err
+	})
+	if err != nil || buried {
+		return err
+	}
+	mark := uuid.New()
+	put := func(old, mark []byte) error {
+		return y.update(ctx, func(t *merge.Tables) error {
+			if old != nil {
+				if is, err := t.Get(record.TableMeta, []byte(record.MetaBuried)); err != nil || !bytes.Equal(is, old) {
+					return err
+				}
+			}
+			return t.Put(record.TableMeta, []byte(record.MetaBuried), mark)
+		})
+	}
+	if err := put(nil, mark[:]); err != nil {
+		return err
+	}
+	if err := y.buryAll(ctx, y.findNames, y.buryEntry); err != nil {
+		return err
+	}
+	if err := y.buryAll(ctx, y.findIdentities, y.buryHolders); err != nil {
+		return err
+	}
+	return put(mark[:], allBuried)
+}
+
+// allBuried is the value of the entry that says that no tombstone is missing. It is shorter than a
+// mark.
+var allBuried = []byte{1}
+
+// buryAll calls bury for all entries that find finds.
+func (y *Yard) buryAll(
+	ctx context.Context, find func(context.Context) ([][]byte, error), bury func(t *merge.Tables, entry []byte) (more bool, err error),
+) error {
+	entries, err := find(ctx)
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
 		for more := true; more; {
 			err := y.update(ctx, func(t *merge.Tables) (err error) {
-				more, err = y.buryEntry(t, entry)
+				more, err = bury(t, entry)
 				return err
 			})
 			if err != nil {
@@ -239,21 +301,63 @@ func (y *Yard) buryFound(ctx context.Context) error {
 	return nil
 }
 
-// find returns the entries of the index of names without a key.
-func (y *Yard) find(ctx context.Context) (entries [][]byte, err error) {
+// findNames returns the entries of the index of names without a key. It looks at none if there are
+// as many entries as keys.
+func (y *Yard) findNames(ctx context.Context) (entries [][]byte, err error) {
+	err = y.view(ctx, func(t *merge.Tables) error {
+		names, err := t.Count(record.TableNames)
+		if err != nil {
+			return err
+		}
+		keys, err := t.Count(record.TableKeys)
+		if names == keys {
+			entries = [][]byte{}
+		}
+		return err
+	})
+	if err != nil || entries != nil {
+		return nil, err
+	}
+	return y.find(ctx, record.TableNames, func(t *merge.Tables, e merge.Entry) (bool, error) {
+		_, id, err := record.SplitNameKey(e.Key)
+		if err != nil {
+			return false, nil // which Check finds
+		}
+		sealed, err := t.Get(record.TableKeys, id[:])
+		return sealed == nil, err
+	})
+}
+
+// findIdentities returns the entries of the index of identities with a user that is gone.
+func (y *Yard) findIdentities(ctx context.Context) ([][]byte, error) {
+	return y.find(ctx, record.TableIdentities, func(t *merge.Tables, e merge.Entry) (bool, error) {
+		gone, err := goneHolders(t, e.Value)
+		return len(gone) > 0, err
+	})
+}
+
+// goneHolders returns the users in an entry of the index of identities that have no record.
+func goneHolders(t *merge.Tables, value []byte) (gone []uuid.UUID, err error) {
+	for _, id := range record.Holders(value) {
+		sealed, err := t.Get(record.TableUsers, id[:])
+		if err != nil {
+			return nil, err
+		}
+		if sealed == nil {
+			gone = append(gone, id)
+		}
+	}
+	return gone, nil
+}
+
+// find returns the keys of the entries of a table for which is reports true.
+func (y *Yard) find(ctx context.Context, table string, is func(*merge.Tables, merge.Entry) (bool, error)) (entries [][]byte, err error) {
 	var after []byte
 	for more := true; more; {
 		err := y.view(ctx, func(t *merge.Tables) error {
-			names, err := t.Count(record.TableNames)
-			if err != nil {
-				return err
-			}
-			keys, err := t.Count(record.TableKeys)
-			if more = false; err != nil || names == keys {
-				return err
-			}
+			more = false
 			n := 0
-			for e, err := range t.Scan(record.TableNames, after, nil) {
+			for e, err := range t.Scan(table, after, nil) {
 				if err != nil {
 					return err
 				}
@@ -262,13 +366,11 @@ func (y *Yard) find(ctx context.Context) (entries [][]byte, err error) {
 					return nil
 				}
 				after = append(bytes.Clone(e.Key), 0)
-				_, id, err := record.SplitNameKey(e.Key)
+				found, err := is(t, e)
 				if err != nil {
-					continue // which Check finds
-				}
-				if sealed, err := t.Get(record.TableKeys, id[:]); err != nil {
 					return err
-				} else if sealed == nil {
+				}
+				if found {
 					entries = append(entries, e.Key)
 				}
 			}
@@ -298,11 +400,7 @@ func (y *Yard) buryEntry(t *merge.Tables, entry []byte) (more bool, err error) {
 	if d.Owner != record.ServerOwner {
 		owner, err := t.Get(record.TableUsers, d.Owner[:])
 		if err == nil && owner == nil {
-			var groups record.Groups
-			if groups, err = takeMember(t, d.Owner); err == nil {
-				more, err = t.Record(y.tombstone(record.TableDeadUsers, d.Owner, record.UserTombstone{ID: d.Owner, Groups: groups}.Encode()))
-			}
-			return more, err // which buries all keys of the user
+			return y.buryUser(t, d.Owner) // with all keys
 		}
 		if err != nil {
 			return false, err
@@ -314,6 +412,34 @@ func (y *Yard) buryEntry(t *merge.Tables, entry []byte) (more bool, err error) {
 		return false, err
 	}
 	return false, t.Delete(record.TableNames, entry)
+}
+
+// buryUser buries a user that has no record.
+func (y *Yard) buryUser(t *merge.Tables, id uuid.UUID) (more bool, err error) {
+	groups, err := takeMember(t, id)
+	if err != nil {
+		return false, err
+	}
+	return t.Record(y.tombstone(record.TableDeadUsers, id, record.UserTombstone{ID: id, Groups: groups}.Encode()))
+}
+
+// buryHolders buries the users of an entry in the index of identities that have no record. It
+// leaves the entry without them.
+func (y *Yard) buryHolders(t *merge.Tables, entry []byte) (more bool, err error) {
+	value, err := t.Get(record.TableIdentities, entry)
+	if err != nil {
+		return false, err
+	}
+	gone, err := goneHolders(t, value)
+	for _, id := range gone {
+		if more, err = y.buryUser(t, id); err != nil || more {
+			return more, err
+		}
+		if err := t.Release(entry, id); err != nil {
+			return false, err
+		}
+	}
+	return false, err
 }
 
 // takeMember deletes the entry of a user or a server key in the index of members, and returns the
