@@ -90,6 +90,26 @@ func TestAKeyOfAFullEngineCanBeDeleted(t *testing.T) {
 	})
 }
 
+// Another store of the domain can send a key that was deleted, as long as there is no tombstone.
+func TestADeletedKeyOfAFullEngineDoesNotComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := memory.NewShared()
+		s := openEngine(t, e, light())
+		ada := addUser(t, s, "ada")
+		key, token := addKey(t, s, ada, "laptop")
+		apart := replicaOf(t, s, nil)
+		send(t, s, apart)
+		e.SetFull(true)
+		must(t, s.DeleteKey(t.Context(), ada, key.ID))
+		e.SetFull(false)
+		for range 2 {
+			send(t, apart, s)
+			settle()
+			wantRefused(t, s, token, latchkey.ErrInvalidToken)
+		}
+	})
+}
+
 func TestAUserOfAFullEngineCanBeDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := light()

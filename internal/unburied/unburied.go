@@ -221,16 +221,18 @@ func (y *Yard) bury(ctx context.Context) (done bool) {
 	}
 }
 
-// bury writes the tombstone of a record, unless the record is there again. The record comes back
-// for that, in the same transaction, so that the tombstone and the hook have all that was in it.
-// Another process may have written a tombstone that has less. If more is set, keys of the user are
-// left, and bury has to be called again.
+// bury writes the tombstone of a record, unless the record is of a user that is there again: a new
+// user with the same identity has the same ID. A key that is there again has come from another
+// store of the domain, and is buried. Otherwise the record comes back for that, in the same
+// transaction, so that the tombstone and the hook have all that was in it. Another process may have
+// written a tombstone that has less. If more is set, keys of the user are left, and bury has to be
+// called again.
 func (l *lost) bury(t *merge.Tables, again bool) (more bool, err error) {
 	has, err := t.Get(l.table, l.id[:])
-	if err == nil && has != nil {
+	if err == nil && has != nil && l.table == record.TableUsers {
 		return false, nil
 	}
-	if err == nil && !again {
+	if err == nil && has == nil && !again {
 		err = t.PutCopied(l.table, l.id[:], l.sealed)
 	}
 	if err != nil {
