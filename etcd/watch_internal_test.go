@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// What the watch tells between a commit and the question about it can be lost when the feed begins
-// again.
+// Events between a commit and the question about it can be lost when the feed begins again.
 func TestAFeedThatBeganAgainDoesNotKnowOfACommitBefore(t *testing.T) {
 	e := New(nil, "prefix").(*engine)
 	f, random := e.feed, [8]byte{1}
