@@ -177,8 +177,8 @@ var (
 	// accepts no more writes. Close the store, repair the disk, and open the store again.
 	ErrSyncFailed = boltengine.ErrSyncFailed
 	// ErrInterrupted means that a backup, a check, a repair or a compaction has stopped, because
-	// otherwise it would have made writers wait. The store was not changed. Start the operation
-	// again.
+	// otherwise it would have made writers wait, or that an engine has dropped the state that a
+	// [Store.View] was reading. The store was not changed. Start the operation again.
 	ErrInterrupted = boltengine.ErrInterrupted
 	// ErrUnavailable means that the store's data are on other machines, and that they cannot be
 	// reached now. Nothing was changed. Try again in a moment. See that this machine reaches the

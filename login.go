@@ -311,8 +311,7 @@ func (s *Store) proveStored(ctx context.Context, p *presented) (*storedVerifier,
 // lookUpVerifiers returns the good verifiers that can be of a token.
 func (s *Store) lookUpVerifiers(ctx context.Context, p *presented) (found []*storedVerifier, err error) {
 	hint := record.Hint(p.secret[:])
-	err = s.View(ctx, func(tx *Tx) (err error) {
-		found = nil
+	found, err = read(ctx, s, func(tx *Tx) (found []*storedVerifier, err error) {
 		keys := []uuid.UUID{p.key}
 		if p.token != "" {
 			keys, err = tx.keysWith(p.handle)
@@ -320,7 +319,7 @@ func (s *Store) lookUpVerifiers(ctx context.Context, p *presented) (found []*sto
 		for _, key := range keys {
 			k, err := tx.getKey(key)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			if k == nil {
 				continue
@@ -331,7 +330,7 @@ func (s *Store) lookUpVerifiers(ctx context.Context, p *presented) (found []*sto
 				}
 				own, err := tx.getHash(key, v.ID)
 				if err != nil {
-					return err
+					return nil, err
 				}
 				if own.Hint == "" || own.Hint == string(hint[:]) {
 					found = append(found, &storedVerifier{
@@ -340,7 +339,7 @@ func (s *Store) lookUpVerifiers(ctx context.Context, p *presented) (found []*sto
 				}
 			}
 		}
-		return err
+		return found, err
 	})
 	for _, v := range found {
 		v.among = len(found)

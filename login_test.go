@@ -872,3 +872,34 @@ func TestLoginsThatRaceWithCloseSucceedOrReturnErrClosed(t *testing.T) {
 		wantRefused(t, s, "lk_malformed", latchkey.ErrClosed)
 	}
 }
+
+// interruptedEngine is an engine that drops the state of some read transactions.
+type interruptedEngine struct {
+	latchkey.Engine
+	left atomic.Int32 // how many
+}
+
+func (e *interruptedEngine) View(ctx context.Context, fn func(tx latchkey.EngineTx) error) error {
+	return e.Engine.View(ctx, func(tx latchkey.EngineTx) error {
+		if err := fn(tx); err != nil || e.left.Add(-1) < 0 {
+			return err
+		}
+		return latchkey.ErrInterrupted
+	})
+}
+
+func TestALoginReadsAgainWhatTheEngineHasDropped(t *testing.T) {
+	e := &interruptedEngine{Engine: newEngine(t)}
+	s := openEngine(t, e, light())
+	user := addUser(t, s, "ada")
+	key, token := addKey(t, s, user, "laptop")
+	e.left.Store(3) // of the two transactions of a login
+	wantLogin(t, s, token, key.ID)
+	if n := e.left.Load(); n >= 0 {
+		t.Errorf("%d transactions were not interrupted", n+1)
+	}
+	e.left.Store(3)
+	if got, err := s.Key(t.Context(), user, key.ID); err != nil || got.ID != key.ID {
+		t.Errorf("Key: %v, %v", got, err)
+	}
+}

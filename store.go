@@ -397,7 +397,8 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 // contexts last.
 //
 // It returns [ErrClosed]; [ErrInTransaction]; [ErrCorrupt]; [ErrNewerFormat] if fn meets a record
-// of a later version; ctx's error; or, if the engine had to open its file again and could not,
+// of a later version; ctx's error; [ErrInterrupted] if the history of an engine such as etcd was
+// compacted meanwhile; or, if the engine had to open its file again and could not,
 // [ErrFileChanged] or the operating system's error.
 func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := s.canWait(); err != nil {
@@ -445,13 +446,17 @@ func (s *Store) viewLong(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 // read returns the result of fn, which it runs in a read transaction. Beside an error it returns
-// the zero value.
+// the zero value. read runs fn again if the engine has dropped the state that fn was reading.
 func read[T any](ctx context.Context, s *Store, fn func(tx *Tx) (T, error)) (value T, err error) {
-	err = s.View(ctx, func(tx *Tx) (err error) {
-		value, err = fn(tx)
-		return err
-	})
-	return orZero(value, err)
+	for {
+		err = s.View(ctx, func(tx *Tx) (err error) {
+			value, err = fn(tx)
+			return err
+		})
+		if !errors.Is(err, ErrInterrupted) {
+			return orZero(value, err)
+		}
+	}
 }
 
 // write returns the result of fn, which it runs in a write transaction. Beside an error it returns

@@ -129,6 +129,13 @@ func (e engine) health() error {
 	return e.Engine.(latchkey.EngineHealther).EngineHealth(e.t.Context())
 }
 
+// healthy waits until nothing is wrong with the engine. On a busy machine, etcd can seem to be out
+// of reach for a moment.
+func (e engine) healthy() {
+	e.t.Helper()
+	until(e.t, "nothing is wrong", func() bool { return e.health() == nil })
+}
+
 func (e engine) fresh() bool { return e.Engine.(latchkey.EngineWatcher).Fresh() }
 
 // restored returns how often the engine has noticed a restoration of which it was not told that the
