@@ -443,7 +443,7 @@ func TestNoLoginFollowsARevocationByAnyProcess(t *testing.T) {
 				for range random.IntN(3) { // which may remember the key at the moment of the change
 					logins.Go(func() { _, _ = two.Login(t.Context(), token) })
 				}
-				refused, undo := revoke(t, random, one, user, key.ID, worker)
+				undo, refused := revoke(t, random, one, user, key.ID, worker)
 				for _, s := range stores {
 					wantRefused(t, s, token, refused)
 				}
@@ -463,21 +463,21 @@ func TestNoLoginFollowsARevocationByAnyProcess(t *testing.T) {
 	workers.Wait()
 }
 
-// revoke takes the right to log in from a key in one of several ways. It returns the error of
-// logins, and what gives the right back, or nil.
-func revoke(t testing.TB, random *rand.Rand, s *latchkey.Store, user, key uuid.UUID, worker int) (refused error, undo func() error) {
+// revoke takes the right to log in from a key in one of several ways. It returns what gives the
+// right back, or nil, and the error of logins.
+func revoke(t testing.TB, random *rand.Rand, s *latchkey.Store, user, key uuid.UUID, worker int) (undo func() error, refused error) {
 	ctx, group := t.Context(), fmt.Sprint("group", worker)
 	switch random.IntN(4) {
 	case 0:
 		must(t, s.DisableKey(ctx, user, key))
-		return latchkey.ErrKeyDisabled, func() error { return s.EnableKey(ctx, user, key) }
+		return func() error { return s.EnableKey(ctx, user, key) }, latchkey.ErrKeyDisabled
 	case 1:
 		must(t, s.DisableUser(ctx, user))
-		return latchkey.ErrUserDisabled, func() error { return s.EnableUser(ctx, user) }
+		return func() error { return s.EnableUser(ctx, user) }, latchkey.ErrUserDisabled
 	case 2:
 		must(t, s.DisableGroup(ctx, group))
-		return latchkey.ErrGroupDisabled, func() error { return s.EnableGroup(ctx, group) }
+		return func() error { return s.EnableGroup(ctx, group) }, latchkey.ErrGroupDisabled
 	}
 	must(t, s.DeleteKey(ctx, user, key))
-	return latchkey.ErrInvalidToken, nil
+	return nil, latchkey.ErrInvalidToken
 }
