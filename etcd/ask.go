@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -109,4 +110,15 @@ func isLost(err error) bool {
 	}
 	code := status.Code(err)
 	return code == codes.Unavailable || code == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded)
+}
+
+// revision returns the revision of etcd.
+func (e *engine) revision(ctx context.Context) (int64, error) {
+	r, err := askFirst(ctx, e, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return e.client.Get(ctx, e.keys.commit(), clientv3.WithKeysOnly())
+	})
+	if err != nil {
+		return 0, err
+	}
+	return r.Header.Revision, nil
 }

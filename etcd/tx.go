@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -383,121 +385,6 @@ func (t *tx) Count(table string) (uint64, error) {
 	return uint64(n), nil
 }
 
-func (t *tx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry, error] {
-	prefix := t.e.keys.table(table)
-	first, end := prefix+string(from), clientv3.GetPrefixRangeEnd(prefix)
-	if to != nil {
-		end = prefix + string(to)
-	}
-	return func(yield func(latchkey.Entry, error) bool) {
-		s := &scan{tx: t, next: first, end: end, more: true}
-		for {
-			key, value, ok, err := s.step()
-			if err != nil {
-				yield(latchkey.Entry{}, err)
-				return
-			}
-			if !ok || !yield(latchkey.Entry{Key: []byte(key[len(prefix):]), Value: append([]byte{}, value...)}, nil) {
-				return
-			}
-		}
-	}
-}
-
-// scan is a Scan under way. It merges pages of the transaction's revision with what the transaction
-// has written.
-type scan struct {
-	tx        *tx
-	next, end string // the keys that are left
-	page      []*mvccpb.KeyValue
-	more      bool  // there can be entries after page
-	read      *span // what an Update has read
-	limit     int   // of the next page
-}
-
-// The number of entries of the first page of a scan, and the greatest number of entries, and about
-// the greatest number of bytes, of the pages after it.
-const (
-	firstPage = 64
-	mostPage  = 1000
-	pageBytes = 1 << 20
-)
-
-// step returns the next entry. ok is false at the end.
-func (s *scan) step() (key string, value []byte, ok bool, err error) {
-	for {
-		if s.tx.ended {
-			return "", nil, false, latchkey.ErrClosed
-		}
-		if s.next >= s.end {
-			return "", nil, false, nil
-		}
-		if err := s.fill(); err != nil {
-			return "", nil, false, err
-		}
-		own, found := s.own()
-		switch {
-		case len(s.page) == 0 && !found:
-			s.pass(s.end)
-			return "", nil, false, nil
-		case found && (len(s.page) == 0 || own.key <= string(s.page[0].Key)):
-			s.pass(after(own.key))
-			if !own.delete {
-				return own.key, own.value, true, nil
-			}
-		default:
-			kv := s.page[0]
-			s.pass(after(string(kv.Key)))
-			s.tx.remember(string(kv.Key), seenIn(kv))
-			return string(kv.Key), kv.Value, true, nil
-		}
-	}
-}
-
-// own returns the transaction's first write in the keys that are left.
-func (s *scan) own() (w write, found bool) {
-	i, _ := s.tx.find(s.next)
-	if i == len(s.tx.writes) || s.tx.writes[i].key >= s.end {
-		return write{}, false
-	}
-	return s.tx.writes[i], true
-}
-
-// pass notes that the scan has read all keys below to.
-func (s *scan) pass(to string) {
-	if !s.tx.readOnly && !s.tx.whole {
-		if s.read == nil {
-			s.read = &span{from: s.next}
-			s.tx.ranges = append(s.tx.ranges, s.read)
-		}
-		s.read.to = to
-		s.tx.bound()
-	}
-	s.next = to
-}
-
-// fill reads a page if the scan has used up the page before.
-func (s *scan) fill() error {
-	for len(s.page) > 0 && string(s.page[0].Key) < s.next {
-		s.page = s.page[1:]
-	}
-	if len(s.page) > 0 || !s.more {
-		return nil
-	}
-	s.limit = cmp.Or(s.limit, firstPage)
-	r, err := s.tx.get(s.next, clientv3.WithRange(s.end), clientv3.WithLimit(int64(s.limit)))
-	if err != nil {
-		return err
-	}
-	s.page, s.more = r.Kvs, r.More
-	size := 0
-	for _, kv := range s.page {
-		size += len(kv.Key) + len(kv.Value)
-	}
-	s.limit = min(max(pageBytes*len(s.page)/max(size, 1), 16), mostPage)
-	return nil
-}
-
 func (t *tx) Changes(since uint64) iter.Seq2[latchkey.TrackedChange, error] {
 	return func(yield func(latchkey.TrackedChange, error) bool) {
 		changes, err := t.changes(since)
@@ -574,4 +461,12 @@ func (t *tx) readChanges(since uint64) (changes []latchkey.TrackedChange, err er
 		}
 	}
 	return changes, nil
+}
+
+// derivedRandom returns the random number of a commit that had to remove the commit key.
+func derivedRandom(cluster uint64, revision int64) (random [8]byte) {
+	b := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, cluster), uint64(revision))
+	sum := sha256.Sum256(b)
+	copy(random[:], sum[:])
+	return random
 }

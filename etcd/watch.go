@@ -4,20 +4,14 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/latchkeydb/latchkey"
@@ -71,46 +65,6 @@ type event struct {
 // mostRecent is how many events the feed keeps, for Changes.
 const mostRecent = 20_000
 
-// arrival is a commit that try waits for.
-type arrival struct {
-	restarts int   // how often the feed had begun anew when try began to wait
-	revision int64 // 0 until the commit has arrived
-	changed  map[string]bool
-}
-
-// lagging is how many probes in a row have an answer, and a watch that does not come so far, before
-// the feed tries another watch.
-const lagging = 8
-
-// probe is a moment at which etcd's revision was asked for, and the answer.
-type probe struct {
-	asked    time.Time
-	revision int64
-}
-
-// commitSeen is a commit that etcd has told of. An etcd that says otherwise was restored.
-type commitSeen struct {
-	revision int64
-	random   string
-}
-
-// commitIn returns the commit that the commit key has, or the zero value.
-func commitIn(kvs []*mvccpb.KeyValue) commitSeen {
-	if len(kvs) == 0 {
-		return commitSeen{}
-	}
-	return commitSeen{kvs[0].ModRevision, string(kvs[0].Value)}
-}
-
-// ErrRestored means that etcd went back to an earlier state, because somebody has restored a
-// snapshot. Keys that were revoked after the snapshot are good again, so revoke them again.
-// [latchkey.Store.Health] returns ErrRestored until the engine is closed. The store has forgotten
-// what it remembered, and has another replica ID as soon as it can write one.
-//
-// An engine notices a restoration that happens while the engine is open. With a mirror, it also
-// notices one that happened since the mirror was last open.
-var ErrRestored = errors.New("etcd was restored from an earlier state; revoke again what was revoked since then")
-
 func newFeed(e *engine) *feed {
 	return &feed{e: e, stopWatch: func() {}, news: make(chan struct{}), expected: make(map[[8]byte]*arrival)}
 }
@@ -159,51 +113,6 @@ func (e *engine) Watch(changed func([]latchkey.TrackedChange)) {
 	})
 }
 
-// Fresh reports whether changed was called for everything that was committed longer ago than the
-// bound. It reads the monotonic clock alone, because reading both clocks takes twice as long.
-// noticeSuspension compares them.
-func (e *engine) Fresh() bool {
-	fresh := e.feed.fresh.Load()
-	if fresh == nil {
-		return false
-	}
-	age := time.Since(*fresh)
-	return age <= e.opts.watchAge() || age <= e.opts.Unreachable && e.feed.unreachable.Load()
-}
-
-// noticeSuspension looks at the clocks twenty times in each WatchAge. While a machine is suspended,
-// the wall clock goes on, and the monotonic clock may stop. Then nothing is known to be fresh.
-func (f *feed) noticeSuspension() {
-	ticker := time.NewTicker(f.e.opts.watchAge() / 20)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			if fresh := f.fresh.Load(); fresh != nil && f.sleptSince(*fresh) {
-				f.fresh.CompareAndSwap(fresh, nil)
-			}
-		case <-f.e.ctx.Done():
-			return
-		}
-	}
-}
-
-// sleptSince reports whether the wall clock has counted more than the monotonic clock since a
-// moment.
-func (f *feed) sleptSince(moment time.Time) bool {
-	now := time.Now()
-	return now.Round(0).Sub(moment.Round(0))-now.Sub(moment) > f.e.opts.watchAge()/4
-}
-
-// know notes that every commit before a moment was passed on.
-func (f *feed) know(moment time.Time) {
-	if f.sleptSince(moment) {
-		f.fresh.Store(nil) // what was on its way is older than it seems
-		return
-	}
-	f.fresh.Store(&moment)
-}
-
 // announce wakes everything that waits for the feed.
 func (f *feed) announce() {
 	f.mu.Lock()
@@ -226,12 +135,6 @@ func (f *feed) learn(sequence uint64) {
 	}
 }
 
-// isGoneLocked reports whether a sequence is from before etcd was restored, and etcd has not come
-// so far again.
-func (f *feed) isGoneLocked(sequence uint64) bool {
-	return f.restored != nil && sequence > uint64(f.newest) && sequence != math.MaxUint64
-}
-
 // wait waits until done, which is called under the lock, reports true or an error.
 func (f *feed) wait(ctx context.Context, done func(f *feed) (bool, error)) error {
 	for {
@@ -248,35 +151,6 @@ func (f *feed) wait(ctx context.Context, done func(f *feed) (bool, error)) error
 			return ctx.Err()
 		}
 	}
-}
-
-// expect makes the feed keep what the commit with a random number changes.
-func (f *feed) expect(random [8]byte) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.expected[random] = &arrival{restarts: f.restarts}
-}
-
-func (f *feed) forget(random [8]byte) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.expected, random)
-}
-
-// seen waits until everything up to a revision has arrived. It returns the revision of the commit
-// that was expected, and the keys that the commit has changed. The revision is 0 if there was no
-// such commit. It returns an error if the feed has begun anew since expect was called.
-func (f *feed) seen(ctx context.Context, random [8]byte, revision int64) (at int64, changed map[string]bool, err error) {
-	_ = f.requestProgress(ctx) // the probes ask again
-	err = f.wait(ctx, func(f *feed) (bool, error) {
-		a := f.expected[random]
-		if f.restarts != a.restarts {
-			return false, errors.New("the watch has lost events")
-		}
-		at, changed = a.revision, a.changed
-		return at != 0 || f.position >= revision, nil
-	})
-	return at, changed, err
 }
 
 // changes returns the changes after since that tx sees, of all tables and in no order. ok is false
@@ -430,164 +304,6 @@ func (f *feed) advance(revision int64, restarts int, events []event, raw []*clie
 	return true
 }
 
-// arrive notes the keys that a commit has changed.
-func (a *arrival) arrive(revision int64, raw []*clientv3.Event) {
-	a.revision, a.changed = revision, make(map[string]bool)
-	for _, ev := range raw {
-		if ev.Kv.ModRevision == revision {
-			a.changed[string(ev.Kv.Key)] = true
-		}
-	}
-}
-
-// settle ends the probes that the watch has reached. It is called with the lock.
-func (f *feed) settle() {
-	for len(f.probes) > 0 && f.probes[0].revision <= f.position {
-		f.know(f.probes[0].asked)
-		f.probes = f.probes[1:]
-		f.lag = 0
-	}
-}
-
-// probe asks etcd four times in each WatchAge how far it is, until the engine is closed.
-func (f *feed) probe() {
-	ticker := time.NewTicker(f.e.opts.watchAge() / 4)
-	defer ticker.Stop()
-	for {
-		f.probeOnce(f.e.ctx)
-		select {
-		case <-ticker.C:
-		case <-f.e.ctx.Done():
-			return
-		}
-	}
-}
-
-// probeOnce asks for the revision of etcd, and for the progress of the watch. When the watch has
-// come as far as that revision, every commit from before the question has arrived. A member that is
-// cut off from the others cannot make the watch look younger than it is, because the revision is
-// one that a majority knows.
-func (f *feed) probeOnce(ctx context.Context) {
-	s, err := repeat(ctx, f.e, f.e.opts.watchAge()/2, f.look)
-	if f.unreachable.Store(err != nil); err != nil {
-		return
-	}
-	if s.broken != nil {
-		f.restart(s.broken)
-		return
-	}
-	f.mu.Lock()
-	if s.restarts != f.restarts {
-		f.mu.Unlock()
-		return
-	}
-	f.newest = max(f.newest, s.revision)
-	f.proof, f.before = s.last, commitSeen{}
-	if f.probes = append(f.probes, s.probe); len(f.probes) > 64 {
-		f.probes = f.probes[1:]
-	}
-	f.lag++
-	f.settle()
-	if f.lag > 0 && f.lag%lagging == 0 {
-		f.silent++
-		f.stopWatch()
-	}
-	f.mu.Unlock()
-	ctx, cancel := context.WithTimeout(f.e.ctx, f.e.opts.watchAge()/2)
-	defer cancel()
-	_ = f.requestProgress(ctx)
-}
-
-// sight is what look has seen.
-type sight struct {
-	probe
-	last     commitSeen // its revision is 0 if there is no commit key
-	restarts int        // of the feed, before etcd was asked
-	broken   error      // an ErrRestored, or nil
-}
-
-// look compares what the feed knows with what etcd has.
-//
-// look compares two commits: the one that the last probe has read, and the last one that had
-// arrived when etcd was asked for the first time since then. A commit that arrives later may be one
-// of the other history, because a watch also goes on after a restoration. If etcd has compacted its
-// history, look compares the last entries instead.
-func (f *feed) look(ctx context.Context) (s sight, err error) {
-	f.mu.Lock()
-	proof, newest, cluster := f.proof, f.newest, f.cluster
-	if f.before.revision == 0 {
-		f.before = f.told
-	}
-	before := f.before
-	s.restarts = f.restarts
-	f.mu.Unlock()
-	s.asked = time.Now()
-	var known []commitSeen
-	ops := []clientv3.Op{clientv3.OpGet(f.e.keys.commit())}
-	for _, c := range []commitSeen{proof, before} {
-		if c.revision != 0 {
-			known, ops = append(known, c), append(ops, clientv3.OpGet(f.e.keys.commit(), clientv3.WithRev(c.revision)))
-		}
-	}
-	// One request, because each may meet a silent member.
-	r, err := f.e.client.Txn(ctx).Then(ops...).Commit()
-	compacted := errors.Is(err, rpctypes.ErrCompacted)
-	if known != nil && (compacted || errors.Is(err, rpctypes.ErrFutureRev)) {
-		known = nil
-		r, err = f.e.client.Txn(ctx).Then(ops[0]).Commit()
-	}
-	if err != nil {
-		return s, err
-	}
-	s.revision, s.last = r.Header.Revision, commitIn(r.Responses[0].GetResponseRange().Kvs)
-	switch {
-	case r.Header.ClusterId != cluster:
-		s.broken = fmt.Errorf("%w: the cluster ID was %x and is %x", ErrRestored, cluster, r.Header.ClusterId)
-		return s, nil
-	case s.revision < newest:
-		s.broken = fmt.Errorf("%w: the revision was %d and is %d", ErrRestored, newest, s.revision)
-		return s, nil
-	case compacted && proof == s.last && (before.revision == 0 || before == s.last):
-		return s, nil
-	case compacted:
-		f.mu.Lock()
-		entries := slices.Clone(f.recent[max(0, len(f.recent)-sample):])
-		f.mu.Unlock()
-		s.broken, err = f.e.compareEntries(ctx, entries)
-		return s, err
-	}
-	for i, c := range known {
-		if commitIn(r.Responses[1+i].GetResponseRange().Kvs) != c {
-			s.broken = fmt.Errorf("%w: the commit at revision %d is another one, or is gone", ErrRestored, c.revision)
-		}
-	}
-	return s, nil
-}
-
-// sample is how many entries are compared at most.
-const sample = 100
-
-// compareEntries compares the last entries that were changed with what etcd has. An entry that was
-// last modified before the change that is known shows that etcd was restored.
-func (e *engine) compareEntries(ctx context.Context, known []event) (broken, err error) {
-	ops := []clientv3.Op{clientv3.OpGet(e.keys.commit(), clientv3.WithKeysOnly())}
-	for _, ev := range known {
-		ops = append(ops, clientv3.OpGet(e.keys.table(ev.table)+ev.key, clientv3.WithKeysOnly()))
-	}
-	r, err := e.client.Txn(ctx).Then(ops...).Commit()
-	if err != nil {
-		return nil, err
-	}
-	for i, ev := range known {
-		for _, kv := range r.Responses[1+i].GetResponseRange().Kvs {
-			if kv.ModRevision < ev.revision {
-				broken = fmt.Errorf("%w: an entry that was modified at revision %d was last modified at %d", ErrRestored, ev.revision, kv.ModRevision)
-			}
-		}
-	}
-	return broken, nil
-}
-
 // restart makes the feed begin at the present revision, because events were lost. why is an
 // ErrRestored. If why is nil, restart looks whether etcd was restored. If etcd does not answer, the
 // next probe or watch calls restart again.
@@ -630,81 +346,4 @@ func (f *feed) restart(why error) {
 	f.mu.Unlock()
 	f.know(asked)
 	f.announce()
-}
-
-// noteRestoreLocked notes that etcd was restored. why is an ErrRestored.
-func (f *feed) noteRestoreLocked(why error) {
-	f.restored = why
-	f.restores++
-}
-
-// Restored returns how often the engine has noticed that etcd was restored, and 0 if the store has
-// begun a new incarnation since.
-func (e *engine) Restored() uint64 {
-	e.feed.mu.Lock()
-	defer e.feed.mu.Unlock()
-	if e.feed.restores == e.feed.renewed {
-		return 0
-	}
-	return e.feed.restores
-}
-
-// Renewed notes that the store has begun a new incarnation since Restored returned times.
-func (e *engine) Renewed(times uint64) {
-	e.feed.mu.Lock()
-	defer e.feed.mu.Unlock()
-	e.feed.renewed = max(e.feed.renewed, times)
-	e.feed.announceLocked()
-}
-
-// derivedRandom returns the random number of a commit that had to remove the commit key.
-func derivedRandom(cluster uint64, revision int64) (random [8]byte) {
-	b := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, cluster), uint64(revision))
-	sum := sha256.Sum256(b)
-	copy(random[:], sum[:])
-	return random
-}
-
-// EngineHealth says what is wrong with etcd, and with the watch.
-func (e *engine) EngineHealth(ctx context.Context) error {
-	if e.closed.Load() {
-		return latchkey.ErrClosed
-	}
-	var errs []error
-	f := e.feed
-	f.mu.Lock()
-	restored, lag := f.restored, f.lag
-	f.mu.Unlock()
-	if restored != nil {
-		errs = append(errs, restored)
-	}
-	switch {
-	case !e.started.Load():
-	case f.unreachable.Load():
-		errs = append(errs, fmt.Errorf("%w: etcd does not answer", latchkey.ErrUnavailable))
-	case lag > lagging:
-		errs = append(errs, errors.New("etcd answers, but not about the progress of the watch, so logins are not answered from the cache: connect to the members of etcd and not to its gRPC proxy"))
-	}
-	return errors.Join(append(errs, e.mirror.health(), e.checkSpace(ctx))...)
-}
-
-// checkSpace returns an error if a member has an alarm, or has used 80 % of its quota.
-func (e *engine) checkSpace(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, e.opts.watchAge())
-	defer cancel()
-	var errs []error
-	for _, endpoint := range e.client.Endpoints() {
-		s, err := e.client.Status(ctx, endpoint)
-		if err != nil {
-			continue // EngineHealth reports an etcd that does not answer
-		}
-		for _, problem := range s.Errors {
-			errs = append(errs, fmt.Errorf("etcd member %s: %s", endpoint, problem))
-		}
-		if s.DbSizeQuota > 0 && s.DbSize > s.DbSizeQuota/5*4 {
-			errs = append(errs, fmt.Errorf("etcd member %s: it uses %s of its quota: compact and defragment it, or raise the quota",
-				endpoint, fmt.Sprintf("%d %%", 100*s.DbSize/s.DbSizeQuota)))
-		}
-	}
-	return errors.Join(errs...)
 }
