@@ -33,3 +33,14 @@ func (c *call) delete(fn func(*latchkey.Tx) error, allowed ...string) error {
 	}
 	return err
 }
+
+// deleteWhole is delete for the deletion of a user or a key. If the engine is full, or bounds its
+// transactions, the transaction of fn fails after fn has found everything as it should be. Then
+// deleteWhole calls store, a deletion that works all the same.
+func (c *call) deleteWhole(fn func(*latchkey.Tx) error, store func() error) error {
+	err := c.delete(fn)
+	if !c.dry && (errors.Is(err, latchkey.ErrNoSpace) || errors.Is(err, latchkey.ErrTransactionTooLarge)) {
+		return store()
+	}
+	return err
+}

@@ -353,7 +353,8 @@ func (c *call) deleteKey() error {
 	if err != nil {
 		return err
 	}
-	err = c.delete(func(tx *latchkey.Tx) error {
+	var owner uuid.UUID
+	err = c.deleteWhole(func(tx *latchkey.Tx) error {
 		key, err := tx.KeyByID(id)
 		if err != nil {
 			return err
@@ -361,8 +362,9 @@ func (c *call) deleteKey() error {
 		if err := c.matchKey(tx, id, false); err != nil {
 			return err
 		}
-		return tx.DeleteKey(key.Owner, id)
-	})
+		owner = key.Owner
+		return tx.DeleteKey(owner, id)
+	}, func() error { return c.store.DeleteKey(c.r.Context(), owner, id) })
 	if err != nil {
 		return err
 	}

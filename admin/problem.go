@@ -158,6 +158,7 @@ var kinds = []kind{
 	{err: latchkey.ErrFileGone, status: http.StatusServiceUnavailable, name: "file-gone"},
 	{err: latchkey.ErrFileChanged, status: http.StatusServiceUnavailable, name: "file-changed"},
 	{err: latchkey.ErrLocked, status: http.StatusServiceUnavailable, name: "locked"},
+	{err: latchkey.ErrUnfinished, status: http.StatusServiceUnavailable, name: "unfinished"},
 
 	// The store is broken, or the program has a fault.
 	{err: latchkey.ErrNumbering, status: http.StatusInternalServerError, name: "numbering"},

@@ -165,7 +165,7 @@ func (c *call) deleteUser() error {
 	if err != nil {
 		return err
 	}
-	err = c.delete(func(tx *latchkey.Tx) error {
+	err = c.deleteWhole(func(tx *latchkey.Tx) error {
 		if _, err := tx.User(id); err != nil {
 			return err
 		}
@@ -173,7 +173,7 @@ func (c *call) deleteUser() error {
 			return err
 		}
 		return tx.DeleteUser(id)
-	})
+	}, func() error { return c.store.DeleteUser(c.r.Context(), id) })
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package admin_test
 
 import (
+	"context"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
 func TestAUserIsMadeChangedAndDeleted(t *testing.T) {
@@ -104,4 +108,87 @@ func TestAGroupWithAnyNameIsDisabledAndEnabled(t *testing.T) {
 	a.do("PATCH", "/v1/groups/*", `{"disabled":true}`).problem(422, "invalid-group")
 	a.do("PATCH", "/v1/groups/"+strings.Repeat("n", 1000), `{"disabled":true}`).problem(422, "invalid-group")
 	a.do("GET", "/v1/groups/"+strings.Repeat("n", 1000), nil).is(200)
+}
+
+// newAPIOn is newAPI over an engine.
+func newAPIOn(t testing.TB, e latchkey.Engine) *api {
+	t.Helper()
+	a := &api{TB: t, trail: audit.New(nil)}
+	var err error
+	a.store, err = latchkey.OpenWith(e, &latchkey.Options{Cost: latchkey.LightCost, OnChange: a.trail.Record})
+	a.must(err)
+	t.Cleanup(func() { _ = a.store.Close() })
+	a.handler = admin.New(a.store, &admin.Options{Authenticate: everybody, Trail: a.trail})
+	return a
+}
+
+func TestAFullEngineTakesDeletions(t *testing.T) {
+	e := memory.NewShared()
+	a := newAPIOn(t, e)
+	ada, eve := a.newUser("ada"), a.newUser("eve")
+	key, token := a.newKey(ada, "laptop")
+	_, other := a.newKey(eve, "laptop")
+	e.SetFull(true)
+	a.do("PATCH", keyPath(key.ID), `{"disabled": true}`).problem(507, "no-space")
+	a.do("DELETE", keyPath(key.ID)+"?dry_run=true", nil).is(204)
+	a.do("DELETE", keyPath(key.ID), nil, "If-Match", `"0"`).problem(412, "changed-meanwhile")
+	a.loginIs(token, nil)
+	a.do("DELETE", keyPath(key.ID), nil).is(204)
+	a.loginIs(token, latchkey.ErrInvalidToken)
+	a.do("DELETE", keyPath(key.ID), nil).problem(404, "key-not-found")
+	a.do("DELETE", userPath(eve), nil).is(204)
+	a.loginIs(other, latchkey.ErrInvalidToken)
+}
+
+// boundedEngine refuses transactions of more than most writes.
+type boundedEngine struct {
+	latchkey.Engine
+	most int
+}
+
+type boundedTx struct {
+	latchkey.EngineTx
+	left int
+}
+
+func (e boundedEngine) MaxWrites() int { return e.most }
+
+func (e boundedEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
+	return e.Engine.Update(ctx, func(tx latchkey.EngineTx) error { return fn(&boundedTx{tx, e.most}) })
+}
+
+func (tx *boundedTx) count() error {
+	if tx.left--; tx.left < 0 {
+		return latchkey.ErrTransactionTooLarge
+	}
+	return nil
+}
+
+func (tx *boundedTx) Put(table string, key, value []byte) error {
+	if err := tx.count(); err != nil {
+		return err
+	}
+	return tx.EngineTx.Put(table, key, value)
+}
+
+func (tx *boundedTx) Delete(table string, key []byte) error {
+	if err := tx.count(); err != nil {
+		return err
+	}
+	return tx.EngineTx.Delete(table, key)
+}
+
+func TestAUserWithMoreKeysThanATransactionTakesCanBeDeleted(t *testing.T) {
+	a := newAPIOn(t, boundedEngine{memory.NewEngine(), 40})
+	ada := a.newUser("ada")
+	var tokens []string
+	for n := range 20 {
+		_, token := a.newKey(ada, fmt.Sprint(n))
+		tokens = append(tokens, token)
+	}
+	a.do("DELETE", userPath(ada), nil).is(204)
+	a.do("GET", userPath(ada), nil).problem(404, "user-not-found")
+	for _, token := range tokens {
+		a.loginIs(token, latchkey.ErrInvalidToken)
+	}
 }
