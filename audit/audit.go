@@ -19,8 +19,23 @@
 // paper, in another system. [Verify] then shows that the trail still has what it had when the head
 // was taken.
 //
-// The trail is bounded. When it has more entries than [Options].MaxEntries, the oldest go, in the
+// The chain is bounded. When it has more entries than [Options].MaxEntries, the oldest go, in the
 // transaction of the next change. The rest is still a chain.
+//
+// # Several chains
+//
+// Each entry follows the entry before it. So on an engine that several processes share, such as
+// etcd, changes of all processes wait for each other if they write one chain. With [Options].Chain,
+// each process appends to a [Chain] of its own. Chains have nothing in common that a change reads
+// or writes, except that a chain puts its name in a list when it begins.
+//
+// Each chain has its own numbers, its own bound, and its own head. The head has the name of the
+// chain. [Chains] returns the names, [All] yields the entries of all chains in one list, and
+// [VerifyAll] verifies all chains. Between two chains, only the times of the entries say which
+// entry was first, and each time is from the clock of the process that has made the change.
+//
+// Keep heads of all chains. A chain of which no head was kept can be removed as a whole, and
+// nothing shows it.
 //
 // # What the trail proves
 //
@@ -71,9 +86,20 @@ const TableName = "audit"
 // Options changes how a trail is kept. A nil *Options, or one with only zero fields, is the
 // default.
 type Options struct {
-	// MaxEntries is how many entries the trail has at most. The default is 100,000, which take
+	// MaxEntries is how many entries the chain has at most. The default is 100,000, which take
 	// about 40 MB in a file. A negative number is no bound.
 	MaxEntries int
+	// Chain is the chain to which the trail is appended. The default is the default chain. Several
+	// processes that have one store can append to one chain each, so that their changes do not wait
+	// for each other.
+	Chain Chain
+}
+
+func (o *Options) chain() Chain {
+	if o == nil {
+		return ""
+	}
+	return o.Chain
 }
 
 func (o *Options) maxEntries() uint64 {
@@ -88,7 +114,8 @@ func (o *Options) maxEntries() uint64 {
 
 // A Trail writes the trail of one store. It is safe for concurrent use.
 type Trail struct {
-	max uint64
+	max   uint64
+	chain Chain
 
 	mu      sync.Mutex
 	broken  error // of the last call of Record, if the trail was broken
@@ -96,21 +123,26 @@ type Trail struct {
 }
 
 // New returns a trail. opts may be nil.
-func New(opts *Options) *Trail { return &Trail{max: opts.maxEntries()} }
+func New(opts *Options) *Trail { return &Trail{max: opts.maxEntries(), chain: opts.chain()} }
+
+// Chain returns the chain to which the trail is appended.
+func (t *Trail) Chain() Chain { return t.chain }
 
 // An Entry is one change in the trail.
 type Entry struct {
-	Number uint64          `json:"number"` // from 1 on
+	Chain  Chain           `json:"chain,omitempty"`
+	Number uint64          `json:"number"` // from 1 on, in its chain
 	Change latchkey.Change `json:"change"`
 	Hash   Hash            `json:"hash"` // of the entry
 }
 
 // Head returns the head that the trail had when the entry was the last one.
-func (e Entry) Head() Head { return Head{Number: e.Number, Hash: e.Hash} }
+func (e Entry) Head() Head { return Head{Chain: e.Chain, Number: e.Number, Hash: e.Hash} }
 
-// The trail's table has the entries, each under 'e' and its number, and beside them the head under
-// 'h' and the anchor under 'a'. The anchor is the head of the entries that were pruned. An entry is
-// the hash of the entry before it, its own number, and the change in JSON.
+// The trail's table has the entries of the default chain, each under 'e' and its number, and beside
+// them the head under 'h' and the anchor under 'a'. The anchor is the head of the entries that were
+// pruned. An entry is the hash of the entry before it, its own number, and the change in JSON. The
+// records of a chain with a name have the same keys behind a prefix.
 var (
 	anchorKey = []byte{'a'}
 	headKey   = []byte{'h'}
@@ -128,9 +160,12 @@ const prunedAtOnce = 8
 // broken, Record returns nil for a change that takes something away, and [Trail.Health] has the
 // error.
 //
-// Errors: [ErrBroken]; an error of [latchkey.AppTable].
+// Errors: [ErrBroken]; [ErrChain]; an error of [latchkey.AppTable].
 func (t *Trail) Record(tx *latchkey.Tx, c latchkey.Change) error {
-	err := asBroken(t.append(tx.AppTable(TableName), c))
+	r, err := t.chain.records(tx)
+	if err == nil {
+		err = t.chain.explain(t.append(r, c))
+	}
 	if err != nil && !errors.Is(err, ErrBroken) {
 		return err
 	}
@@ -156,14 +191,6 @@ var takingAway = []latchkey.Action{
 	latchkey.ActionGroupDisabled, latchkey.ActionTagSecretRetired,
 }
 
-// asBroken adds [ErrBroken] to the error of a record that is damaged or of a later version.
-func asBroken(err error) error {
-	if isBroken(err) && !errors.Is(err, ErrBroken) {
-		return fmt.Errorf("%w: %w", ErrBroken, err)
-	}
-	return err
-}
-
 // isBroken reports whether err means that the trail is broken, and not that nothing can be written.
 func isBroken(err error) bool {
 	return errors.Is(err, ErrBroken) || errors.Is(err, latchkey.ErrCorrupt) || errors.Is(err, latchkey.ErrNewerFormat)
@@ -180,7 +207,7 @@ func (t *Trail) Health() error {
 	return fmt.Errorf("%w; changes without an entry: %d", t.broken, t.without)
 }
 
-func (t *Trail) append(table *latchkey.AppTable, c latchkey.Change) error {
+func (t *Trail) append(table records, c latchkey.Change) error {
 	last, err := head(table)
 	if err != nil {
 		return err
@@ -197,10 +224,15 @@ func (t *Trail) append(table *latchkey.AppTable, c latchkey.Change) error {
 }
 
 // put writes the entry after last, and the head, which it returns.
-func put(table *latchkey.AppTable, last Head, c latchkey.Change) (next Head, err error) {
+func put(table records, last Head, c latchkey.Change) (next Head, err error) {
 	value, err := encodeEntry(last, c)
 	if err != nil {
 		return Head{}, err
+	}
+	if last == (Head{}) {
+		if err := table.note(); err != nil {
+			return Head{}, err
+		}
 	}
 	next = Head{Number: last.Number + 1, Hash: hashOf(value)}
 	if err := table.Put(entryKey(next.Number), value); err != nil {
@@ -221,13 +253,19 @@ func encodeEntry(last Head, c latchkey.Change) ([]byte, error) {
 // better pruned in steps, because all of them go in one transaction.
 //
 // Errors: [ErrBroken]; an error of [latchkey.AppTable].
-func Prune(tx *latchkey.Tx, keep uint64) error {
-	table := tx.AppTable(TableName)
+func Prune(tx *latchkey.Tx, keep uint64) error { return Chain("").Prune(tx, keep) }
+
+// Prune removes the oldest entries of the chain, as [Prune] does.
+func (c Chain) Prune(tx *latchkey.Tx, keep uint64) error {
+	table, err := c.records(tx)
+	if err != nil {
+		return err
+	}
 	last, err := head(table)
 	if err == nil {
 		err = prune(table, last.Number, keep, last.Number)
 	}
-	return asBroken(err)
+	return c.explain(err)
 }
 
 // ActionBegun is the action of the first entry of a trail that [Begin] has begun.
@@ -240,8 +278,19 @@ const ActionBegun latchkey.Action = "audit.begun"
 // A trail also begins without Begin, with the first change that [Trail.Record] records.
 //
 // Errors: [ErrBroken] if what is there cannot be removed; an error of [latchkey.AppTable].
-func Begin(tx *latchkey.Tx, actor string) error {
-	table := tx.AppTable(TableName)
+func Begin(tx *latchkey.Tx, actor string) error { return Chain("").Begin(tx, actor) }
+
+// Begin begins the chain, or begins a broken one anew, as [Begin] does.
+func (c Chain) Begin(tx *latchkey.Tx, actor string) error {
+	table, err := c.records(tx)
+	if err != nil {
+		return err
+	}
+	return c.explain(begin(table, latchkey.Change{Actions: []latchkey.Action{ActionBegun}, Time: tx.Now(), Actor: actor}))
+}
+
+// begin removes all entries, and puts the first one.
+func begin(table records, first latchkey.Change) error {
 	last, err := removeAll(table)
 	if err != nil {
 		return err
@@ -253,13 +302,16 @@ func Begin(tx *latchkey.Tx, actor string) error {
 	if err := table.Put(anchorKey, anchor.encode()); err != nil {
 		return err
 	}
-	_, err = put(table, anchor, latchkey.Change{Actions: []latchkey.Action{ActionBegun}, Time: tx.Now(), Actor: actor})
+	if err := table.note(); err != nil {
+		return err
+	}
+	_, err = put(table, anchor, first)
 	return err
 }
 
 // removeAll removes all entries, and returns the greatest number that the trail is known to have
 // had.
-func removeAll(table *latchkey.AppTable) (last uint64, err error) {
+func removeAll(table records) (last uint64, err error) {
 	for _, key := range [][]byte{anchorKey, headKey} {
 		if h, err := getHead(table, key); err == nil {
 			last = max(last, h.Number)
@@ -284,7 +336,7 @@ func removeAll(table *latchkey.AppTable) (last uint64, err error) {
 }
 
 // removeReadable removes entries up to the first that cannot be read.
-func removeReadable(table *latchkey.AppTable, last *uint64) error {
+func removeReadable(table records, last *uint64) error {
 	for e, err := range table.Scan(entries, behind) {
 		if err == nil {
 			err = table.Delete(e.Key)
@@ -300,7 +352,7 @@ func removeReadable(table *latchkey.AppTable, last *uint64) error {
 }
 
 // firstNumber returns the number of the first entry, which need not be readable.
-func firstNumber(table *latchkey.AppTable) uint64 {
+func firstNumber(table records) uint64 {
 	low, high := uint64(0), uint64(math.MaxUint64)
 	for low < high {
 		middle := low + (high-low)/2
@@ -314,7 +366,7 @@ func firstNumber(table *latchkey.AppTable) uint64 {
 }
 
 // isEmpty reports whether there is no entry before a key.
-func isEmpty(table *latchkey.AppTable, to []byte) bool {
+func isEmpty(table records, to []byte) bool {
 	for range table.Scan(entries, to) {
 		return false
 	}
@@ -323,7 +375,7 @@ func isEmpty(table *latchkey.AppTable, to []byte) bool {
 
 // prune removes the oldest of the entries up to last until keep are left, but at most so many at
 // once.
-func prune(table *latchkey.AppTable, last, keep, atOnce uint64) error {
+func prune(table records, last, keep, atOnce uint64) error {
 	if last <= keep {
 		return nil
 	}
@@ -355,7 +407,7 @@ func prune(table *latchkey.AppTable, last, keep, atOnce uint64) error {
 
 // head returns the head of the trail. If a salvage has lost the record of the head, it is found
 // from the last entry.
-func head(table *latchkey.AppTable) (Head, error) {
+func head(table records) (Head, error) {
 	b, err := table.Get(headKey)
 	if err != nil {
 		return Head{}, err
@@ -381,7 +433,7 @@ func head(table *latchkey.AppTable) (Head, error) {
 }
 
 // getHead returns the head that is stored under a key, or the zero Head if there is none.
-func getHead(table *latchkey.AppTable, key []byte) (Head, error) {
+func getHead(table records, key []byte) (Head, error) {
 	b, err := table.Get(key)
 	if err != nil || b == nil {
 		return Head{}, err
@@ -393,9 +445,20 @@ func getHead(table *latchkey.AppTable, key []byte) (Head, error) {
 // Head.
 //
 // Errors: [ErrBroken]; an error of [latchkey.AppTable].
-func CurrentHead(tx *latchkey.Tx) (Head, error) {
-	h, err := head(tx.AppTable(TableName))
-	return h, asBroken(err)
+func CurrentHead(tx *latchkey.Tx) (Head, error) { return Chain("").Head(tx) }
+
+// Head returns the head of the chain, as [CurrentHead] does.
+func (c Chain) Head(tx *latchkey.Tx) (Head, error) {
+	table, err := c.records(tx)
+	if err != nil {
+		return Head{}, err
+	}
+	h, err := head(table)
+	if err != nil || h == (Head{}) {
+		return Head{}, c.explain(err)
+	}
+	h.Chain = c
+	return h, nil
 }
 
 // Entries yields the entries with greater numbers than one, in order; 0 is the beginning. The last
@@ -405,16 +468,29 @@ func CurrentHead(tx *latchkey.Tx) (Head, error) {
 // An error is the last element: [ErrBroken] if an entry cannot be read, or an error of
 // [latchkey.AppTable]. Only [Verify] looks whether the entries are a chain.
 func Entries(tx *latchkey.Tx, after uint64) iter.Seq2[Entry, error] {
+	return Chain("").Entries(tx, after)
+}
+
+// Entries yields the entries of the chain, as [Entries] does.
+func (c Chain) Entries(tx *latchkey.Tx, after uint64) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
+		table, err := c.records(tx)
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
 		if after == ^uint64(0) {
 			return
 		}
-		for e, err := range tx.AppTable(TableName).Scan(entryKey(after+1), behind) {
+		for e, err := range table.Scan(entryKey(after+1), behind) {
 			var entry Entry
 			if err == nil {
 				entry, _, err = decodeEntry(e)
 			}
-			if !yield(entry, asBroken(err)) || err != nil {
+			if err == nil {
+				entry.Chain = c
+			}
+			if !yield(entry, c.explain(err)) || err != nil {
 				return
 			}
 		}
@@ -450,11 +526,29 @@ func entryNumber(key []byte) (uint64, error) {
 //
 // Errors: [ErrBroken], as a [BrokenError] that says where; [ErrPruned] if all is well, but a known
 // head is older than the oldest entry; an error of [latchkey.AppTable].
-func Verify(tx *latchkey.Tx, known ...Head) error {
-	return asBroken(verify(tx.AppTable(TableName), known))
+func Verify(tx *latchkey.Tx, known ...Head) error { return Chain("").Verify(tx, known...) }
+
+// Verify looks at every entry of the chain, as [Verify] does.
+//
+// Errors: those of [Verify]; [ErrChain], also if a known head is the one of another chain.
+func (c Chain) Verify(tx *latchkey.Tx, known ...Head) error {
+	table, err := c.records(tx)
+	if err != nil {
+		return err
+	}
+	known = slices.Clone(known)
+	for i := range known {
+		if h := &known[i]; *h != (Head{}) {
+			if h.Chain != c {
+				return fmt.Errorf("%w: the known head %d is one of the chain %.80q", ErrChain, h.Number, string(h.Chain))
+			}
+			h.Chain = ""
+		}
+	}
+	return c.explain(verify(table, known))
 }
 
-func verify(table *latchkey.AppTable, known []Head) error {
+func verify(table records, known []Head) error {
 	last, err := getHead(table, anchorKey)
 	if err != nil {
 		return err
@@ -505,7 +599,7 @@ func verify(table *latchkey.AppTable, known []Head) error {
 }
 
 // verifyEnd checks the head of a trail, whose last entry is last.
-func verifyEnd(table *latchkey.AppTable, last Head, known []Head, pruned bool) error {
+func verifyEnd(table records, last Head, known []Head, pruned bool) error {
 	h, err := head(table)
 	if err != nil {
 		return err
@@ -536,16 +630,23 @@ var (
 	// ErrPruned means that a known head is older than the oldest entry of the trail, so it cannot
 	// be compared. The entries that are there are a chain. Keep later heads.
 	ErrPruned = errors.New("the entry of a known head was pruned")
+	// ErrChain means that a chain cannot have the name, or that a known head is the head of another
+	// chain.
+	ErrChain = errors.New("not a chain of the audit trail")
 )
 
 // A BrokenError says where a trail is broken.
 type BrokenError struct {
+	Chain  Chain
 	Number uint64 // of the first entry that is wrong
 	Reason string
 }
 
-// Error returns the number of the entry and the reason.
+// Error returns the chain if it has a name, the number of the entry, and the reason.
 func (e *BrokenError) Error() string {
+	if e.Chain != "" {
+		return fmt.Sprintf("%v: chain %s: entry %d: %s", ErrBroken, string(e.Chain), e.Number, e.Reason)
+	}
 	return fmt.Sprintf("%v: entry %d: %s", ErrBroken, e.Number, e.Reason)
 }
 

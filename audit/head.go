@@ -31,17 +31,21 @@ func (h *Hash) UnmarshalText(text []byte) error {
 	return err
 }
 
-// A Head stands for a trail up to one entry. It has the number of the entry and its hash. Its text
-// is the number, a colon, and the hash in hexadecimal, such as "42:9f86d081…".
+// A Head stands for a chain up to one entry. It has the number of the entry and its hash. Its text
+// is the number, a colon, and the hash in hexadecimal, such as "42:9f86d081…". Before them, the
+// head of a chain with a name has the name and a slash, such as "shop-1/42:9f86d081…".
 //
 // A Head says nothing about the changes, so it can be kept anywhere.
 type Head struct {
+	Chain  Chain
 	Number uint64
 	Hash   Hash
 }
 
 // String returns the text of the head.
-func (h Head) String() string { return strconv.FormatUint(h.Number, 10) + ":" + h.Hash.String() }
+func (h Head) String() string {
+	return h.Chain.of(strconv.FormatUint(h.Number, 10) + ":" + h.Hash.String())
+}
 
 // MarshalText returns what [Head.String] returns.
 func (h Head) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
@@ -54,21 +58,24 @@ func (h *Head) UnmarshalText(text []byte) (err error) {
 
 // ParseHead reads the text of a head.
 func ParseHead(text string) (h Head, err error) {
+	h.Chain, text, err = cutChain(text)
 	number, hash, found := strings.Cut(text, ":")
-	if !found {
-		return Head{}, errors.New("the head of an audit trail is not NUMBER:HASH")
+	if err == nil && !found {
+		err = errors.New("there is no colon")
 	}
-	h.Number, err = strconv.ParseUint(number, 10, 64)
+	if err == nil {
+		h.Number, err = strconv.ParseUint(number, 10, 64)
+	}
 	if err == nil {
 		err = h.Hash.UnmarshalText([]byte(hash))
 	}
 	if err != nil {
-		return Head{}, fmt.Errorf("the head of an audit trail is not NUMBER:HASH: %w", err)
+		return Head{}, fmt.Errorf("the head of an audit trail is not NUMBER:HASH or CHAIN/NUMBER:HASH: %w", err)
 	}
 	return h, nil
 }
 
-// encode returns the bytes that are stored.
+// encode returns the bytes that are stored. The place where they are stored says which chain it is.
 func (h Head) encode() []byte {
 	return append(binary.BigEndian.AppendUint64(nil, h.Number), h.Hash[:]...)
 }

@@ -169,3 +169,63 @@ func TestAtAFullQuotaAUserWithManyKeysIsDeleted(t *testing.T) {
 		}
 	}
 }
+
+// Processes that write chains of their own do not run a change again because of the trail.
+func TestAChangeDoesNotWaitForTheAuditChainOfAnotherProcess(t *testing.T) {
+	for _, tt := range []struct {
+		chains [2]audit.Chain
+		runs   int
+	}{{[2]audit.Chain{"", ""}, 2}, {[2]audit.Chain{"a", "b"}, 1}} {
+		t.Run(fmt.Sprintf("%q", tt.chains), func(t *testing.T) {
+			ctx := t.Context()
+			var stores [2]*latchkey.Store
+			var engines [2]*overtaken
+			for i, chain := range tt.chains {
+				e := etcd.NewWith(client(t, node.address), t.Name(), etcd.Options{})
+				engines[i] = &overtaken{e, e.(latchkey.EngineBounder), e.(latchkey.EngineWatcher), nil}
+				s, err := latchkey.OpenWith(engines[i], &latchkey.Options{Cost: latchkey.LightCost, OnChange: audit.New(&audit.Options{Chain: chain}).Record})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { s.Close() })
+				stores[i] = s
+			}
+			disable := make([]func(tx *latchkey.Tx) error, 2)
+			for i, s := range stores {
+				key, _, err := s.CreateServerKey(ctx, latchkey.KeySpec{Name: fmt.Sprint(i)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				disable[i] = func(tx *latchkey.Tx) error { return tx.DisableKey(latchkey.ServerOwner, key.ID) }
+			}
+			engines[0].between = func() {
+				if err := stores[1].Update(ctx, disable[1]); err != nil {
+					t.Error(err)
+				}
+			}
+			runs := 0
+			if err := stores[0].Update(ctx, func(tx *latchkey.Tx) error { runs++; return disable[0](tx) }); err != nil {
+				t.Fatal(err)
+			}
+			if runs != tt.runs {
+				t.Errorf("the change ran %d times, want %d", runs, tt.runs)
+			}
+			err := stores[1].View(ctx, func(tx *latchkey.Tx) error {
+				n := 0
+				for _, err := range audit.All(tx, nil) {
+					if err != nil {
+						return err
+					}
+					n++
+				}
+				if n != 4 {
+					t.Errorf("the chains have %d entries, want 4", n)
+				}
+				return audit.VerifyAll(tx)
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
