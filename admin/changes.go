@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/latchkeydb/latchkey"
@@ -31,8 +30,8 @@ const (
 type stream struct {
 	*call
 	control  *http.ResponseController
-	last     uint64 // the number of the last entry of the trail that was sent
-	sequence uint64 // of the last commit that was sent
+	last     audit.Position // of the last entry of the trail that was sent
+	sequence uint64         // of the last commit that was sent
 }
 
 // streamChanges sends changes as they are committed (server-sent events).
@@ -62,33 +61,39 @@ func (c *call) streamChanges() error {
 
 // begin finds the place to begin at, and sends the event ready.
 func (s *stream) begin(ctx context.Context) error {
-	var head audit.Head
+	var heads []audit.Head
 	err := s.store.View(ctx, func(tx *latchkey.Tx) (err error) {
 		s.sequence = tx.Sequence()
-		head, err = audit.CurrentHead(tx)
+		heads, err = audit.Heads(tx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	s.last = head.Number
+	now := audit.Position{}
+	for _, h := range heads {
+		now[h.Chain] = h.Number
+	}
+	s.last = now
 	lost := false
 	if text := s.r.Header.Get("Last-Event-ID"); text != "" {
-		if s.last, err = strconv.ParseUint(text, 10, 64); err != nil {
+		if s.last, err = audit.ParsePosition(text); err != nil {
 			return fmt.Errorf("%w: Last-Event-ID must be the ID of an event of this stream", errBadRequest)
 		}
-		// A store that was restored from a backup has a shorter trail.
-		if lost = s.last > head.Number; lost {
-			s.last = head.Number
+		for chain, number := range s.last {
+			// A store that was restored from a backup has shorter chains, or not all of them.
+			if number > now[chain] {
+				lost, s.last[chain] = true, now[chain]
+			}
 		}
 	}
 	s.w.Header().Set("Content-Type", "text/event-stream")
 	s.w.WriteHeader(http.StatusOK)
 	ready := struct {
 		Sequence uint64 `json:"sequence"`
-		Last     uint64 `json:"last"`
+		Last     string `json:"last"`
 		Trail    bool   `json:"trail"`
-	}{s.sequence, s.last, head.Number > 0}
+	}{s.sequence, s.last.String(), len(heads) > 0}
 	if err := s.send("ready", "", ready); err != nil {
 		return nil // the client is gone, and follow finds that out, too
 	}
@@ -146,7 +151,7 @@ func (s *stream) sendNew(ctx context.Context) (more bool, err error) {
 	var sequence uint64
 	err = s.store.View(ctx, func(tx *latchkey.Tx) error {
 		entries, more, sequence = nil, false, tx.Sequence()
-		for e, err := range audit.Entries(tx, s.last) {
+		for e, err := range audit.All(tx, s.last) {
 			if err != nil {
 				return err
 			}
@@ -168,15 +173,15 @@ func (s *stream) sendNew(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	for _, e := range entries {
-		if e.Number > s.last+1 { // older entries were pruned before they were sent
+		if e.Number > s.last[e.Chain]+1 { // older entries were pruned before they were sent
 			if err := s.send("lost", "", struct{}{}); err != nil {
 				return false, err
 			}
 		}
-		if err := s.send("change", strconv.FormatUint(e.Number, 10), e); err != nil {
+		s.last[e.Chain] = e.Number
+		if err := s.send("change", s.last.String(), e); err != nil {
 			return false, err
 		}
-		s.last = e.Number
 	}
 	if more || sequence == s.sequence {
 		return more, nil

@@ -105,7 +105,7 @@ func TestAStreamHasEveryChangeInOrder(t *testing.T) {
 	user := a.newUser("ada")
 	c := follow(t, serveAPI(t, a), "")
 	ready := c.until("ready")
-	if ready.data != fmt.Sprintf(`{"sequence":%d,"last":1,"trail":true}`, stats(a).Sequence) {
+	if ready.data != fmt.Sprintf(`{"sequence":%d,"last":"1","trail":true}`, stats(a).Sequence) {
 		t.Errorf("got %+v", ready)
 	}
 	key, _ := a.newKey(user, "laptop")

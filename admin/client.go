@@ -36,6 +36,7 @@ type Client struct {
 	token string
 	actor string
 	dry   bool
+	chain *audit.Chain // nil for all chains
 }
 
 // Format keeps the token out of anything that prints a Client.
@@ -68,6 +69,23 @@ func (c *Client) DryRun() *Client {
 	dry := *c
 	dry.dry = true
 	return &dry
+}
+
+// Chain returns a client whose methods about the audit trail are about one chain. Those of other
+// clients are about all chains, unless they say otherwise.
+func (c *Client) Chain(chain audit.Chain) *Client {
+	one := *c
+	one.chain = &chain
+	return &one
+}
+
+// auditQuery returns the parameters of a request about the audit trail.
+func (c *Client) auditQuery() url.Values {
+	q := url.Values{}
+	if c.chain != nil {
+		q.Set("chain", string(*c.chain))
+	}
+	return q
 }
 
 // errNotDry means that a client of DryRun was asked for a change that cannot be tried.
@@ -418,29 +436,37 @@ func groupPath(name string) string {
 	return "/v1/groups/" + strings.ReplaceAll(url.PathEscape(name), ".", "%2E")
 }
 
-// Audit yields the entries of the audit trail after a number.
-func (c *Client) Audit(ctx context.Context, after uint64) iter.Seq2[audit.Entry, error] {
-	return all[audit.Entry](ctx, c, "/v1/audit", url.Values{"cursor": {strconv.FormatUint(after, 10)}})
+// Audit yields the entries of the audit trail behind a position, in the order of [audit.All].
+func (c *Client) Audit(ctx context.Context, after audit.Position) iter.Seq2[audit.Entry, error] {
+	q := c.auditQuery()
+	q.Set("cursor", after.String())
+	return all[audit.Entry](ctx, c, "/v1/audit", q)
 }
 
-// AuditHead returns the head of the audit trail, which is zero if there is no trail.
-func (c *Client) AuditHead(ctx context.Context) (audit.Head, error) {
-	page, err := send[AuditPage](ctx, c, request{method: "GET", path: "/v1/audit", query: url.Values{"limit": {"1"}}})
-	return page.Head, err
+// AuditHeads returns the heads of the audit trail, in the order of the names of their chains. A
+// chain that has not begun has none.
+func (c *Client) AuditHeads(ctx context.Context) ([]audit.Head, error) {
+	page, err := c.AuditPage(ctx, nil, 1)
+	return page.Heads, err
 }
 
-// AuditPage returns at most limit entries of the audit trail after a number, and the trail's head.
-func (c *Client) AuditPage(ctx context.Context, after uint64, limit int) (AuditPage, error) {
-	q := url.Values{"cursor": {strconv.FormatUint(after, 10)}, "limit": {strconv.Itoa(limit)}}
+// AuditPage returns at most limit entries of the audit trail behind a position, and the heads.
+func (c *Client) AuditPage(ctx context.Context, after audit.Position, limit int) (AuditPage, error) {
+	q := c.auditQuery()
+	q.Set("cursor", after.String())
+	q.Set("limit", strconv.Itoa(limit))
 	return send[AuditPage](ctx, c, request{method: "GET", path: "/v1/audit", query: q})
 }
 
-// VerifyAudit looks whether the audit trail is a chain that has the heads.
+// VerifyAudit looks whether the audit trail is whole and has the heads.
+//
+// Errors: [audit.ErrChain] if the client is about one chain, and a head is the one of another
+// chain.
 func (c *Client) VerifyAudit(ctx context.Context, heads ...audit.Head) (AuditVerdict, error) {
 	body := struct {
 		Heads []audit.Head `json:"heads"`
 	}{append([]audit.Head{}, heads...)}
-	return send[AuditVerdict](ctx, c, request{method: "POST", path: "/v1/audit/verify", body: body, reads: true})
+	return send[AuditVerdict](ctx, c, request{method: "POST", path: "/v1/audit/verify", query: c.auditQuery(), body: body, reads: true})
 }
 
 // Health returns what is wrong with the store.
@@ -586,18 +612,19 @@ func (c *Client) Repair(ctx context.Context) (int, error) {
 	return r.Repaired, err
 }
 
-// BeginAudit begins an audit trail, or with anew another one in place of the one that is there. It
-// returns the head.
+// BeginAudit begins a chain of the audit trail, or with anew begins it another time in place of the
+// one that is there. Unless the client is about one chain, it is the chain to which the program
+// appends. BeginAudit returns the head.
 //
-// Errors: [ErrTrail] if there is a trail, unless anew is true.
+// Errors: [ErrTrail] if the chain has begun, unless anew is true.
 func (c *Client) BeginAudit(ctx context.Context, anew bool) (audit.Head, error) {
-	begun, err := send[AuditBegun](ctx, c, request{method: "POST", path: "/v1/audit/begin", body: map[string]bool{"anew": anew}})
+	begun, err := send[AuditBegun](ctx, c, request{method: "POST", path: "/v1/audit/begin", query: c.auditQuery(), body: map[string]bool{"anew": anew}})
 	return begun.Head, err
 }
 
-// PruneAudit removes all entries of the audit trail but the last keep.
+// PruneAudit removes all entries of each chain of the audit trail but the last keep.
 func (c *Client) PruneAudit(ctx context.Context, keep uint64) (AuditPruned, error) {
-	return send[AuditPruned](ctx, c, request{method: "POST", path: "/v1/audit/prune", body: map[string]uint64{"keep": keep}})
+	return send[AuditPruned](ctx, c, request{method: "POST", path: "/v1/audit/prune", query: c.auditQuery(), body: map[string]uint64{"keep": keep}})
 }
 
 // Hub returns how the hub is.
@@ -722,19 +749,16 @@ func (c *Client) SyncEdge(ctx context.Context) (replica.Status, error) {
 // An Event is an event of the stream of changes. openapi.yaml lists them.
 type Event struct {
 	Name string // "ready", "change", "commit", "lost" or "problem"
-	ID   uint64 // of a change: the number of its entry in the audit trail
+	ID   string // of a change: the [audit.Position] of its entry
 	Data json.RawMessage
 }
 
-// Changes yields the events of the stream of changes. If last is not 0, the stream goes on after
-// the entry of the audit trail with that number. The last element is an error: [io.EOF] if the
-// program has ended the stream.
-func (c *Client) Changes(ctx context.Context, last uint64) iter.Seq2[Event, error] {
+// Changes yields the events of the stream of changes. If last is not empty, the stream goes on
+// after the change with that ID. The last element is an error: [io.EOF] if the program has ended
+// the stream.
+func (c *Client) Changes(ctx context.Context, last string) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		q := request{method: "GET", path: "/v1/changes"}
-		if last > 0 {
-			q.lastEvent = strconv.FormatUint(last, 10)
-		}
+		q := request{method: "GET", path: "/v1/changes", lastEvent: last}
 		res, err := c.send(ctx, q)
 		if err != nil {
 			yield(Event{}, err)
@@ -750,7 +774,7 @@ func (c *Client) Changes(ctx context.Context, last uint64) iter.Seq2[Event, erro
 			case "event":
 				e.Name = value
 			case "id":
-				e.ID, _ = strconv.ParseUint(value, 10, 64)
+				e.ID = value
 			case "data":
 				e.Data = json.RawMessage(value)
 			case "":

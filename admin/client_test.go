@@ -18,6 +18,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/keyimport"
 )
 
@@ -125,10 +126,10 @@ func TestAClientDoesWhatTheAPICan(t *testing.T) {
 		t.Errorf("got %+v, %+v, %+v", group, read, groups)
 	}
 
-	entries := collect(t, c.Audit(ctx, 2))
+	entries := collect(t, c.Audit(ctx, audit.Position{"": 2}))
 	verdict, err := c.VerifyAudit(ctx, entries[len(entries)-1].Head())
 	ok(err)
-	if entries[0].Number != 3 || !verdict.OK || verdict.Head.Number != entries[len(entries)-1].Number {
+	if entries[0].Number != 3 || !verdict.OK || verdict.Heads[0].Number != entries[len(entries)-1].Number {
 		t.Errorf("got %+v, %+v", entries, verdict)
 	}
 	ok(c.DeleteKey(ctx, key.ID, ""))
@@ -164,7 +165,7 @@ func TestAClientFollowsChanges(t *testing.T) {
 	a := newAPI(t, &admin.Options{})
 	c, _ := newClient(t, a)
 	var names []string
-	for e, err := range c.Changes(t.Context(), 0) {
+	for e, err := range c.Changes(t.Context(), "") {
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
 				t.Error(err)
@@ -178,10 +179,10 @@ func TestAClientFollowsChanges(t *testing.T) {
 			a.handler.Close()
 		}
 	}
-	if got := strings.Join(names, " "); got != "ready0 change2 commit0" {
+	if got := strings.Join(names, " "); got != "ready change2 commit" {
 		t.Errorf("got %s", got)
 	}
-	for _, err := range c.Changes(t.Context(), 0) { // the handler is closed
+	for _, err := range c.Changes(t.Context(), "") { // the handler is closed
 		if !errors.Is(err, latchkey.ErrClosed) {
 			t.Errorf("got %v", err)
 		}
@@ -197,13 +198,13 @@ func TestAClientGoesOnToTheNextPage(t *testing.T) {
 	if users := collect(t, c.Users(t.Context(), url.Values{"limit": {"2"}})); len(users) != 5 {
 		t.Errorf("got %d users, want 5", len(users))
 	}
-	var ids []uint64
-	for e, err := range c.Changes(t.Context(), 3) {
+	var ids []string
+	for e, err := range c.Changes(t.Context(), "3") {
 		a.must(err)
 		if e.Name == "change" {
 			ids = append(ids, e.ID)
 		}
-		if e.ID == 6 {
+		if e.ID == "6" {
 			break
 		}
 	}

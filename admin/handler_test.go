@@ -593,11 +593,11 @@ func TestWhatAnEngineCannotDoIsAProblem(t *testing.T) {
 func TestTheTrailIsVerified(t *testing.T) {
 	a := newAPI(t, nil)
 	a.newUser("ada")
-	first := get[admin.AuditPage](a.do("GET", "/v1/audit", nil).is(200)).Head
+	first := get[admin.AuditPage](a.do("GET", "/v1/audit", nil).is(200)).Heads[0]
 	a.newUser("bob")
 	body := map[string]any{"heads": []string{first.String()}}
 	v := get[admin.AuditVerdict](a.do("POST", "/v1/audit/verify", body).is(200))
-	if !v.OK || v.Head.Number != first.Number+1 || v.Problem != nil {
+	if !v.OK || v.Heads[0].Number != first.Number+1 || v.Problem != nil {
 		t.Errorf("got %+v", v)
 	}
 	body["heads"] = []string{fmt.Sprintf("%d:%064x", first.Number, 1)}
@@ -657,7 +657,7 @@ func TestTheTrailIsBegunAndPruned(t *testing.T) {
 	}
 	anew := get[admin.AuditBegun](a.do("POST", "/v1/audit/begin", `{"anew":true}`).is(201))
 	page := get[admin.AuditPage](a.do("GET", "/v1/audit", nil))
-	if len(page.Items) != 1 || page.Head != anew.Head || page.Items[0].Change.Actor != "root" {
+	if len(page.Items) != 1 || page.Heads[0] != anew.Head || page.Items[0].Change.Actor != "root" {
 		t.Errorf("got %+v, want the head %s", page, anew.Head)
 	}
 }

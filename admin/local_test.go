@@ -17,6 +17,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/audit"
 )
 
 func TestALocalClientDoesEverythingWithoutAKey(t *testing.T) {
@@ -46,7 +47,7 @@ func TestALocalClientFollowsChangesAsTheyHappen(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var names []string
-	for e, err := range client.Changes(ctx, 0) {
+	for e, err := range client.Changes(ctx, "") {
 		if err != nil {
 			if !errors.Is(err, context.Canceled) {
 				t.Error(err)
@@ -149,7 +150,7 @@ func TestOnlyASocketAndALocalClientNameTheActorByAHeader(t *testing.T) {
 	create(admin.NewClient(&http.Client{Transport: through}, "http://latchkey", ""), "3")
 
 	var actors []string
-	for e, err := range admin.Local(a.store, nil).Audit(t.Context(), 1) {
+	for e, err := range admin.Local(a.store, nil).Audit(t.Context(), audit.Position{"": 1}) {
 		a.must(err)
 		actors = append(actors, e.Change.Actor)
 	}

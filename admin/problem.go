@@ -184,6 +184,7 @@ var kinds = []kind{
 	{err: replica.ErrClaims, status: http.StatusServiceUnavailable, name: "claims-wait"},
 	{err: audit.ErrBroken, status: http.StatusInternalServerError, name: "audit-broken"},
 	{err: audit.ErrPruned, status: http.StatusConflict, name: "audit-pruned"},
+	{err: audit.ErrChain, status: http.StatusUnprocessableEntity, name: "audit-chain"},
 
 	{err: errors.ErrUnsupported, status: http.StatusNotImplemented, name: "unsupported"},
 	{err: context.Canceled, status: http.StatusServiceUnavailable, name: "canceled"},

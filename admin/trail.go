@@ -3,34 +3,90 @@ package admin
 import (
 	"errors"
 	"fmt"
-	"math"
+	"iter"
+	"maps"
 	"net/http"
-	"strconv"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
 )
 
+// A chosen is the chain of the audit trail that a request is about, or all chains.
+type chosen struct {
+	chain audit.Chain
+	one   bool
+}
+
+// chosen returns what the parameter chain says, and the other parameters of the request, which are
+// among allowed.
+//
+// Errors: errBadRequest.
+func (c *call) chosen(allowed ...string) (chosen, error) {
+	q, err := c.query(append(allowed, "chain")...)
+	if err != nil {
+		return chosen{}, err
+	}
+	chain, err := audit.ParseChain(q.Get("chain"))
+	if err != nil {
+		return chosen{}, badParameter("chain", "the name of a chain, or empty for the default chain")
+	}
+	return chosen{chain, q.Has("chain")}, nil
+}
+
+// entries yields the entries behind a position.
+func (c chosen) entries(tx *latchkey.Tx, after audit.Position) iter.Seq2[audit.Entry, error] {
+	if c.one {
+		return c.chain.Entries(tx, after[c.chain])
+	}
+	return audit.All(tx, after)
+}
+
+// heads returns the heads of the chains that have begun. With an error, it returns the heads that
+// can be read.
+func (c chosen) heads(tx *latchkey.Tx) ([]audit.Head, error) {
+	if !c.one {
+		return audit.Heads(tx)
+	}
+	head, err := c.chain.Head(tx)
+	if err != nil || head == (audit.Head{}) {
+		return nil, err
+	}
+	return []audit.Head{head}, nil
+}
+
+// verify looks whether the chains are whole and have the heads.
+func (c chosen) verify(tx *latchkey.Tx, known []audit.Head) error {
+	if c.one {
+		return c.chain.Verify(tx, known...)
+	}
+	return audit.VerifyAll(tx, known...)
+}
+
 // listAudit answers with a page of the audit trail.
 func (c *call) listAudit() error {
-	w, q, err := c.window()
+	w, q, err := c.window("chain")
 	if err != nil {
 		return err
 	}
-	if w.cursor == "" {
-		q.Del("cursor") // the beginning, as in other lists
+	which, err := c.chosen("limit", "cursor")
+	if err != nil {
+		return err
 	}
-	after, err := numberParameter(q, "cursor", 0, math.MaxUint64, 0)
+	start, err := audit.ParsePosition(q.Get("cursor"))
 	if err != nil {
 		return errBadCursor
 	}
 	page := AuditPage{}
 	err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
-		if page.Head, err = audit.CurrentHead(tx); err != nil {
+		if page.Heads, err = which.heads(tx); err != nil {
 			return err
 		}
+		at := maps.Clone(start)
 		all := func(audit.Entry) bool { return true }
-		page.Items, page.Next, err = take(w, audit.Entries(tx, after), all, func(e audit.Entry) string { return strconv.FormatUint(e.Number, 10) })
+		page.Items, page.Next, err = take(w, which.entries(tx, start), all, func(e audit.Entry) string {
+			at[e.Chain] = e.Number
+			return at.String()
+		})
 		if len(page.Items) > 0 {
 			err = nil // the next request gets it
 		}
@@ -42,15 +98,20 @@ func (c *call) listAudit() error {
 	if page.Items == nil {
 		page.Items = []audit.Entry{}
 	}
+	page.Heads = append([]audit.Head{}, page.Heads...)
 	return c.answer(http.StatusOK, page)
 }
 
 // maxHeads bounds how many heads one verification takes.
 const maxHeads = 1000
 
-// verifyAudit answers whether the audit trail is a chain that has the heads in the body. A trail
-// that is not is no problem of the request, so the status is 200.
+// verifyAudit answers whether the audit trail is whole and has the heads in the body. A trail that
+// is not is no problem of the request, so the status is 200.
 func (c *call) verifyAudit() error {
+	which, err := c.chosen()
+	if err != nil {
+		return err
+	}
 	var body struct {
 		Heads []audit.Head `json:"heads"`
 	}
@@ -61,13 +122,13 @@ func (c *call) verifyAudit() error {
 		return fmt.Errorf("%w: there can be at most %d heads", errBadRequest, maxHeads)
 	}
 	var verdict AuditVerdict
-	err := c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
+	err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
 		verdict = AuditVerdict{}
-		if err = audit.Verify(tx, body.Heads...); err == nil {
-			verdict.Head, verdict.Entries, err = countEntries(tx)
-		} else if head, headErr := audit.CurrentHead(tx); headErr == nil {
-			verdict.Head = head
+		if err = which.verify(tx, body.Heads); err == nil {
+			verdict.Entries, err = countEntries(tx, which)
 		}
+		heads, _ := which.heads(tx) // an error is in the verdict
+		verdict.Heads = append([]audit.Head{}, heads...)
 		switch k := kindOf(err); {
 		case err == nil:
 			verdict.OK = true
@@ -84,22 +145,37 @@ func (c *call) verifyAudit() error {
 	return c.answer(http.StatusOK, verdict)
 }
 
-// countEntries returns the head of the trail and the number of its entries.
-func countEntries(tx *latchkey.Tx) (head audit.Head, n uint64, err error) {
-	if head, err = audit.CurrentHead(tx); err != nil {
-		return head, 0, err
+// countEntries returns the number of the entries of all chains that were chosen.
+func countEntries(tx *latchkey.Tx, which chosen) (n uint64, err error) {
+	heads, err := which.heads(tx)
+	if err != nil {
+		return 0, err
 	}
-	for first, err := range audit.Entries(tx, 0) {
-		return head, head.Number - first.Number + 1, err
+	for _, head := range heads {
+		for first, err := range head.Chain.Entries(tx, 0) {
+			if err != nil {
+				return 0, err
+			}
+			n += head.Number - first.Number + 1
+			break
+		}
 	}
-	return head, 0, nil
+	return n, nil
 }
 
-// ErrTrail means that the store has an audit trail already.
+// ErrTrail means that the store has the audit trail already, or the chain of it.
 var ErrTrail = errors.New("the store has an audit trail")
 
-// beginAudit begins an audit trail, or with anew another one in place of the one that is there.
+// beginAudit begins a chain of the audit trail, or with anew begins it another time in place of the
+// one that is there. Unless the request names a chain, it is the one to which the program appends.
 func (c *call) beginAudit() error {
+	which, err := c.chosen()
+	if err != nil {
+		return err
+	}
+	if !which.one && c.opts.Trail != nil {
+		which.chain = c.opts.Trail.Chain()
+	}
 	var body struct {
 		Anew bool `json:"anew"`
 	}
@@ -107,14 +183,14 @@ func (c *call) beginAudit() error {
 		return err
 	}
 	var begun AuditBegun
-	err := c.store.Update(c.r.Context(), func(tx *latchkey.Tx) (err error) {
-		if head, err := audit.CurrentHead(tx); !body.Anew && (err != nil || head != (audit.Head{})) {
+	err = c.store.Update(c.r.Context(), func(tx *latchkey.Tx) (err error) {
+		if head, err := which.chain.Head(tx); !body.Anew && (err != nil || head != (audit.Head{})) {
 			return errors.Join(ErrTrail, err)
 		}
-		if err := audit.Begin(tx, c.caller.Actor); err != nil {
+		if err := which.chain.Begin(tx, c.caller.Actor); err != nil {
 			return err
 		}
-		begun.Head, err = audit.CurrentHead(tx)
+		begun.Head, err = which.chain.Head(tx)
 		return err
 	})
 	if err != nil {
@@ -126,8 +202,12 @@ func (c *call) beginAudit() error {
 // pruneStep is how many entries one transaction removes. Tests change it.
 var pruneStep uint64 = 1000
 
-// pruneAudit removes the oldest entries of the audit trail, in steps.
+// pruneAudit removes the oldest entries of each chain of the audit trail, in steps.
 func (c *call) pruneAudit() error {
+	which, err := c.chosen()
+	if err != nil {
+		return err
+	}
 	var body struct {
 		Keep Optional[int64] `json:"keep"`
 	}
@@ -137,20 +217,41 @@ func (c *call) pruneAudit() error {
 	if !body.Keep.Set || body.Keep.Value < 0 || body.Keep.Value > maxNumber {
 		return fmt.Errorf("%w: the field keep must be a number from 0 to %d", errBadRequest, maxNumber)
 	}
-	var pruned AuditPruned
-	err := c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
-		_, pruned.Entries, err = countEntries(tx)
+	var heads []audit.Head
+	err = c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
+		heads, err = which.heads(tx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	pruned.Removed = pruned.Entries - min(pruned.Entries, uint64(body.Keep.Value))
-	for left := pruned.Entries; left > pruned.Entries-pruned.Removed; {
-		left = max(pruned.Entries-pruned.Removed, left-min(left, pruneStep))
-		if err := c.store.Update(c.r.Context(), func(tx *latchkey.Tx) error { return audit.Prune(tx, left) }); err != nil {
+	var pruned AuditPruned
+	for _, head := range heads {
+		if err := c.pruneChain(head.Chain, uint64(body.Keep.Value), &pruned); err != nil {
 			return err
 		}
 	}
 	return c.answer(http.StatusOK, pruned)
+}
+
+// pruneChain removes the oldest entries of a chain, and adds to pruned what it does.
+func (c *call) pruneChain(chain audit.Chain, keep uint64, pruned *AuditPruned) error {
+	var n uint64
+	err := c.store.View(c.r.Context(), func(tx *latchkey.Tx) (err error) {
+		n, err = countEntries(tx, chosen{chain, true})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	pruned.Entries += n
+	for left := n; left > keep; {
+		step := max(keep, left-min(left, pruneStep))
+		if err := c.store.Update(c.r.Context(), func(tx *latchkey.Tx) error { return chain.Prune(tx, step) }); err != nil {
+			return err
+		}
+		pruned.Removed += left - step
+		left = step
+	}
+	return nil
 }

@@ -238,15 +238,18 @@ func (SignInURL) Format(f fmt.State, _ rune) { fmt.Fprint(f, "a sign-in URL") }
 // AuditPage is one page of the audit trail.
 type AuditPage struct {
 	List[audit.Entry]
-	Head audit.Head `json:"head"` // of the trail when the page was read
+	// Heads are the heads of the chains when the page was read, in the order of their names. A
+	// chain that has not begun has none.
+	Heads []audit.Head `json:"heads"`
 }
 
-// AuditVerdict says whether the audit trail is a chain that has the heads that were given.
+// AuditVerdict says whether the chains of the audit trail are whole, and have the heads that were
+// given.
 type AuditVerdict struct {
-	OK      bool       `json:"ok"`
-	Entries uint64     `json:"entries"` // of a trail that is whole
-	Head    audit.Head `json:"head"`
-	Problem *Problem   `json:"problem,omitempty"`
+	OK      bool         `json:"ok"`
+	Entries uint64       `json:"entries"` // of all chains, if all are whole
+	Heads   []audit.Head `json:"heads"`   // as in AuditPage; of the chains whose head can be read
+	Problem *Problem     `json:"problem,omitempty"`
 }
 
 // Health says how the store is.
@@ -366,7 +369,7 @@ type AuditBegun struct {
 
 // AuditPruned is the answer to the removal of the oldest entries of the audit trail.
 type AuditPruned struct {
-	Entries uint64 `json:"entries"` // before
+	Entries uint64 `json:"entries"` // of all chains, before
 	Removed uint64 `json:"removed"`
 }
 

@@ -16,8 +16,8 @@ import (
 // A Chain is one of the chains of a trail, by its name. The zero Chain is the default one, and the
 // functions of the package are about the default chain unless they say otherwise.
 //
-// A name has 1 to 64 lower-case ASCII letters, digits, dots and hyphens, and begins with a letter or
-// a digit. With any other name, every method returns [ErrChain].
+// A name has 1 to 64 lower-case ASCII letters, digits, dots and hyphens, and begins with a letter
+// or a digit. With any other name, every method returns [ErrChain].
 type Chain string
 
 const maxChain = 64
@@ -93,7 +93,8 @@ func (r records) note() error {
 }
 
 // explain adds to err, which is about the chain, what the caller of the package needs to know:
-// [ErrBroken] if a record is damaged or of a later version, and the name of a chain that is broken.
+// [ErrBroken] if a record is damaged or of a later version, and the name of a chain that is
+// broken.
 func (c Chain) explain(err error) error {
 	if !isBroken(err) {
 		return err
@@ -112,8 +113,8 @@ func (c Chain) explain(err error) error {
 	return err
 }
 
-// Chains returns the chains that have begun, in the order of their names, so that the default chain
-// is the first. With an error, it returns the chains before the place of the error.
+// Chains returns the chains that have begun, in the order of their names, so that the default
+// chain is the first. With an error, it returns the chains before the place of the error.
 //
 // Errors: [ErrBroken]; an error of [latchkey.AppTable].
 func Chains(tx *latchkey.Tx) (chains []Chain, err error) {
@@ -137,8 +138,8 @@ func Chains(tx *latchkey.Tx) (chains []Chain, err error) {
 	return chains, nil
 }
 
-// Heads returns the heads of all chains that have begun, in the order of [Chains]. With an error, it
-// returns the heads that can be read.
+// Heads returns the heads of all chains that have begun, in the order of [Chains]. With an error,
+// it returns the heads that can be read.
 //
 // Errors: [ErrBroken]; an error of [latchkey.AppTable].
 func Heads(tx *latchkey.Tx) (heads []Head, err error) {
@@ -156,8 +157,8 @@ func Heads(tx *latchkey.Tx) (heads []Head, err error) {
 // VerifyAll looks at every entry of every chain, as [Verify] does for the default chain. A known
 // head names its chain. If a chain with a known head is not there, it is broken.
 //
-// Errors: [ErrBroken], with the first wrong entry of each chain that is broken; [ErrPruned] if all is
-// well, but a known head is older than the oldest entry of its chain; an error of
+// Errors: [ErrBroken], with the first wrong entry of each chain that is broken; [ErrPruned] if all
+// is well, but a known head is older than the oldest entry of its chain; an error of
 // [latchkey.AppTable].
 func VerifyAll(tx *latchkey.Tx, known ...Head) error {
 	chains, err := Chains(tx)
@@ -241,12 +242,12 @@ func ParsePosition(text string) (Position, error) {
 
 // All yields the entries of all chains behind a position; nil is the beginning. The entries of one
 // chain come in their order. Of the next entries of several chains, the one with the earliest time
-// comes first, and of several with one time the one whose chain has the first name. To go on later,
-// note the number of each entry as that of its chain in the position. A long trail is better read in
-// several transactions, as with [Entries].
+// comes first, and of several with one time the one whose chain has the first name. To go on
+// later, note the number of each entry as that of its chain in the position. A long trail is
+// better read in several transactions, as with [Entries].
 //
-// An error is the last element, as with [Entries]. If the entries of one chain cannot be read, those
-// of the other chains come before the error.
+// An error is the last element, as with [Entries]. If the entries of one chain cannot be read,
+// those of the other chains come before the error.
 func All(tx *latchkey.Tx, after Position) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		chains, err := Chains(tx)

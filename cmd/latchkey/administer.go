@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,16 +31,16 @@ func (c *cli) reading(ctx context.Context, fn func(*admin.Client) error) error {
 	return c.administer(ctx, true, fn)
 }
 
-// changing runs fn with a client of the store. It warns if a change of fn has no entry in the audit
-// trail.
+// changing runs fn with a client of the store. It warns if a program has made a change of fn
+// without an entry in the audit trail.
 func (c *cli) changing(ctx context.Context, fn func(*admin.Client) error) error {
 	return c.administer(ctx, false, func(client *admin.Client) error {
-		before := lookAtTrail(ctx, client)
+		before := c.lookAtTrail(ctx, client)
 		err := fn(client)
 		if errors.Is(err, audit.ErrBroken) { // the error says so already
 			return err
 		}
-		if after := lookAtTrail(context.WithoutCancel(ctx), client); after.lacksChangesSince(before) {
+		if after := c.lookAtTrail(context.WithoutCancel(ctx), client); after.lacksChangesSince(before) {
 			c.warn(unrecorded, "have the program open the store with the trail; docs/audit.md shows how")
 		}
 		// An error of the question says nothing of the trail.
@@ -55,27 +56,31 @@ func (c *cli) changing(ctx context.Context, fn func(*admin.Client) error) error 
 
 // trailMark says how far the store and its audit trail were at a time.
 type trailMark struct {
-	head     audit.Head
+	heads    []audit.Head
 	sequence uint64 // of the last commit
 }
 
-// lookAtTrail returns the mark of now. It returns the zero mark if the store has no trail, or if
-// the question fails, because the trail is not what the command is about.
-func lookAtTrail(ctx context.Context, client *admin.Client) trailMark {
-	head, err := client.AuditHead(ctx)
-	if err != nil || head.Number == 0 {
+// lookAtTrail returns the mark of now. It returns the zero mark if the store has no trail, if the
+// command itself keeps the trail, or if the question fails, because the trail is not what the
+// command is about.
+func (c *cli) lookAtTrail(ctx context.Context, client *admin.Client) trailMark {
+	if c.openedHere {
+		return trailMark{}
+	}
+	heads, err := client.AuditHeads(ctx)
+	if err != nil || len(heads) == 0 {
 		return trailMark{}
 	}
 	stats, err := client.Stats(ctx)
 	if err != nil {
 		return trailMark{}
 	}
-	return trailMark{head, stats.Sequence}
+	return trailMark{heads, stats.Sequence}
 }
 
 // lacksChangesSince reports whether the store was changed since before, and its trail was not.
 func (m trailMark) lacksChangesSince(before trailMark) bool {
-	return before.head.Number > 0 && m.head == before.head && m.sequence > before.sequence
+	return len(before.heads) > 0 && slices.Equal(m.heads, before.heads) && m.sequence > before.sequence
 }
 
 // administer runs fn with a client of the store, which must exist.
@@ -126,7 +131,7 @@ func (c *cli) openHere(ctx context.Context, path string, readOnly bool, wait tim
 	opts := c.replica
 	opts.Store = c.opts
 	opts.Store.ReadOnly = readOnly
-	s, err := openTrailed(ctx, path, opts, wait)
+	s, err := openTrailed(ctx, path, opts, c.chainFor(path), wait)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -113,6 +113,12 @@
 // command. The flag --actor, or the environment variable LATCHKEY_ACTOR, gives another name.
 // Nothing proves the name. The command serve makes all its changes under one name.
 //
+// A trail can have several chains. On etcd, changes that several programs write into one chain wait
+// for each other. So the changes of a machine go into a chain with the name of the machine there.
+// The flag --chain, or the environment variable LATCHKEY_CHAIN, gives another name. In a file,
+// changes go into the default chain, whose name is empty. The audit commands are about all chains.
+// Their own flag --chain chooses one.
+//
 // The command watch follows the trail: it prints each change as it is made, or runs a command for
 // it.
 //
@@ -206,7 +212,7 @@
 //	check           {"sound":BOOL,"repaired":N,"findings":[TEXT, ...]}
 //	audit begin     {"head":HEAD}
 //	audit show      one ENTRY on each line
-//	audit verify    {"entries":N,"head":HEAD}
+//	audit verify    {"entries":N,"heads":[HEAD, ...]}
 //	audit prune     {"entries":N,"removed":N}; without --yes the number to remove
 //	backup          {"file":FILE,"bytes":N}; nothing if the backup goes to standard output
 //	restore         {"store":FILE}
@@ -242,8 +248,10 @@
 //	                 "what":TEXT}
 //	LEAK            {"file":FILE,"line":N,"column":N,"state":"live", "refused", "unknown" or
 //	                 "unchecked","reason":REASON,"key_id":ID,"principal":PRINCIPAL}
-//	HEAD            the number of an entry, a colon, and the hash of the entry
-//	ENTRY           {"number":N,"change":CHANGE,"hash":TEXT}
+//	HEAD            the number of an entry, a colon, and the hash of the entry; before them the
+//	                name of the chain and a slash, unless it is the default chain
+//	ENTRY           {"chain":TEXT,"number":N,"change":CHANGE,"hash":TEXT}; the default chain is
+//	                not named
 //	CHANGE          {"actions":[TEXT, ...],"time":TIME,"actor":TEXT,"user":ID,"key":ID,"owner":ID,
 //	                 "provider":TEXT,"group":TEXT,"name":TEXT,"expires":TIME,"scopes":SCOPES,
 //	                 "networks":[TEXT, ...]}, with the fields that the change has

@@ -62,7 +62,7 @@ copy, latchkey sync goes on with it.`,
 			opts := c.replica
 			opts.Store = c.opts
 			withWaiting(&opts.Store, c.wait)
-			trail := keepTrail(&opts.Store)
+			trail := keepTrail(&opts.Store, c.chainFor(path))
 			var end func()
 			opts.Progress, end = c.showCopy()
 			e, err := replica.Join(cmd.Context(), args[0], invitation, path, &opts)
@@ -234,7 +234,7 @@ func (f *follower) run(ctx context.Context) error {
 	if !isEdge(path) {
 		return fmt.Errorf("%s: %w", path, replica.ErrNotEdge)
 	}
-	s, err := openTrailed(ctx, path, opts, f.wait)
+	s, err := openTrailed(ctx, path, opts, f.chainFor(path), f.wait)
 	if err != nil {
 		return err
 	}

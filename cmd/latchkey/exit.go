@@ -136,6 +136,7 @@ var outcomes = []struct {
 	{admin.ErrTrail, exitConflict, "latchkey audit show shows it, and begin --anew removes its entries"},
 	{audit.ErrBroken, exitDamaged, trailAdvice},
 	{audit.ErrPruned, exitConflict, "give a later HEAD"},
+	{audit.ErrChain, exitUsage, "latchkey audit verify prints the names of the chains"},
 
 	{errOwnOptions, exitLocked, "leave the flag out, or close the program"},
 	{admin.ErrTokenUnknown, exitNotFound, "check that it was copied whole and belongs to this store"},

@@ -279,7 +279,7 @@ func (s *hubServer) run(ctx context.Context) error {
 		}
 		defer s.metrics.listener.Close()
 	}
-	store, err := openTrailed(ctx, path, replica.Options{Store: latchkey.Options{Cost: s.cost}}, s.wait)
+	store, err := openTrailed(ctx, path, replica.Options{Store: latchkey.Options{Cost: s.cost}}, s.chainFor(path), s.wait)
 	if err != nil {
 		return err
 	}

@@ -61,10 +61,11 @@ func isEdge(path string) bool {
 // edgeFile returns the file with the credential of the edge whose store is at path.
 func edgeFile(path string) string { return durable.Beside(durable.Resolve(path), ".edge") }
 
-// openTrailed opens the store at path, and keeps its audit trail. A store of an edge that is opened
-// only for reading is opened as any other store, because nothing in it changes.
-func openTrailed(ctx context.Context, path string, opts replica.Options, wait time.Duration) (*openedStore, error) {
-	trail := keepTrail(&opts.Store)
+// openTrailed opens the store at path, and keeps its audit trail by appending to chain. A store of
+// an edge that is opened only for reading is opened as any other store, because nothing in it
+// changes.
+func openTrailed(ctx context.Context, path string, opts replica.Options, chain audit.Chain, wait time.Duration) (*openedStore, error) {
+	trail := keepTrail(&opts.Store, chain)
 	return await(ctx, func() (*openedStore, error) {
 		s := &openedStore{trail: trail}
 		var err error

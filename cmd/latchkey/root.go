@@ -23,6 +23,7 @@ type cli struct {
 	store string
 	wait  time.Duration
 	actor string
+	chain chainFlag // of the audit trail
 	json  bool
 	quiet bool
 	// verbose makes the command say what it does, on standard error.
@@ -70,8 +71,10 @@ func newRoot(c *cli) *cobra.Command {
 	flags.StringVar(&c.store, "store", "", "the `FILE` of the store, or the URL of a store on etcd (or set LATCHKEY_STORE)")
 	flags.DurationVar(&c.wait, "wait", time.Second, "wait at most `DURATION` for a store that another program has open")
 	flags.StringVar(&c.actor, "actor", "", "the `NAME` that the audit trail gives for who makes a change (or set LATCHKEY_ACTOR; default the account's name)")
+	flags.Var(&c.chain, "chain", "the chain `NAME` of the audit trail into which changes go (or set LATCHKEY_CHAIN; default the name of the machine on etcd, and the default chain in a file)")
 	flags.BoolVar(&c.json, "json", false, "print JSON")
 	flags.BoolVar(&c.verbose, "verbose", false, "say on standard error whether the command opened the file, or went through the socket of a program")
+	_ = root.RegisterFlagCompletionFunc("chain", cobra.NoFileCompletions)
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
 	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), groupCommands(c), loginCommand(c), scanCommand(c), auditCommands(c),
@@ -101,6 +104,14 @@ func (c *cli) begin(cmd *cobra.Command) error {
 		if err := f.Value.Set(value); err != nil {
 			return fmt.Errorf("%s is %q: %w", variable, value, err)
 		}
+	}
+	// The audit commands have a flag of their own with this name.
+	if name := os.Getenv("LATCHKEY_CHAIN"); name != "" && !c.chain.given {
+		if err := c.chain.Set(name); err != nil {
+			return fmt.Errorf("LATCHKEY_CHAIN is %q: %w", name, err)
+		}
+	} else if c.chain.given {
+		c.given = append(c.given, "--chain")
 	}
 	for _, flag := range []string{"cost", "max-keys", "hub-cert", "hub-url", "allow-plain-http"} {
 		if f := cmd.Flags().Lookup(flag); f != nil && f.Changed {

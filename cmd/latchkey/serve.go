@@ -141,7 +141,7 @@ func (s *server) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	one, err := openTrailed(cmd.Context(), path, replica.Options{Store: s.stores, Logger: s.log}, s.wait)
+	one, err := openTrailed(cmd.Context(), path, replica.Options{Store: s.stores, Logger: s.log}, s.chainFor(path), s.wait)
 	if err != nil {
 		return err
 	}

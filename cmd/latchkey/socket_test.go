@@ -32,6 +32,7 @@ var direct = map[string]string{
 	"watch":        "it opens the file again and again",
 	"--cost":       "it is refused: see TestOptionsOfTheStoreAreRefusedOnTheSocket",
 	"--max-keys":   "it is refused, as --cost is",
+	"--chain":      "it is refused, as --cost is",
 	"import login": "the token of an imported key counts as used, and the script compares the last uses",
 }
 
@@ -70,7 +71,7 @@ func serveFirst(args []string) (end func()) {
 	if err != nil || s.Close() != nil {
 		return end
 	}
-	opened, err := openTrailed(context.Background(), path, replica.Options{}, 0)
+	opened, err := openTrailed(context.Background(), path, replica.Options{}, "", 0)
 	if err != nil {
 		return end
 	}

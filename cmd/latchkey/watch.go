@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,14 +31,15 @@ type watcher struct {
 	*cli
 	file    string // of the store
 	command string
-	state   string // the file that remembers head
-	after   int64  // negative without --after
+	state   string // the file that remembers heads
+	after   string // empty without --after
 	outbox  string
 	once    bool
 
-	known   bool // whether head is known
-	head    audit.Head
-	unsaved error  // why the state file has an older head
+	known bool // whether heads are known
+	// heads says what was delivered. A chain of which nothing was delivered has no head.
+	heads   map[audit.Chain]audit.Head
+	unsaved error  // why the state file has older heads
 	deaf    bool   // whether standard output takes nothing any more
 	told    string // the trouble that was reported last
 	look    look   // the last look at the file
@@ -74,7 +77,7 @@ func watchCommand(c *cli) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&w.command, "exec", "", "run `COMMAND` for each change, with the change on its standard input, until it succeeds")
 	flags.StringVar(&w.state, "state", "", "the `FILE` that remembers the last change that was delivered")
-	flags.Int64Var(&w.after, "after", -1, "without a state, begin after the entry with this `NUMBER`; 0 is the beginning (default from now on)")
+	flags.StringVar(&w.after, "after", "", "without a state, begin after the entry with this `NUMBER`; 0 is the beginning (default from now on)")
 	flags.StringVar(&w.outbox, "outbox", "", "deliver the messages of the outbox with this `NAME`, while no program has the store open")
 	flags.BoolVar(&w.once, "once", false, "deliver the changes that are there, and end")
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
@@ -86,7 +89,10 @@ func (w *watcher) run(ctx context.Context) (err error) {
 	if w.file, err = w.cli.file(); err != nil {
 		return err
 	}
-	if w.outbox != "" && (w.state != "" || w.after >= 0) {
+	if _, err := audit.ParsePosition(w.after); err != nil {
+		return usagef("--after takes the number of an entry, as latchkey audit show does")
+	}
+	if w.outbox != "" && (w.state != "" || w.after != "") {
 		return usagef("an outbox remembers by itself what was delivered; leave out --state and --after")
 	}
 	if err := w.readState(); err != nil {
@@ -132,7 +138,7 @@ func (w *watcher) pass(ctx context.Context) error {
 
 // follow delivers changes while a program makes them.
 func (w *watcher) follow(ctx context.Context, client *admin.Client) error {
-	for e, err := range client.Changes(ctx, 0) {
+	for e, err := range client.Changes(ctx, "") {
 		switch {
 		case errors.Is(err, io.EOF): // the program has ended
 			return nil
@@ -144,7 +150,7 @@ func (w *watcher) follow(ctx context.Context, client *admin.Client) error {
 				return err
 			}
 			return &p
-		case e.Name == "commit", e.Name == "change" && e.ID <= w.head.Number:
+		case e.Name == "commit", e.Name == "change" && w.has(e.ID):
 			continue // the entry came with an earlier one
 		}
 		// The stream says when to read the trail. Reading it shows what is lost, too.
@@ -159,7 +165,18 @@ func (w *watcher) follow(ctx context.Context, client *admin.Client) error {
 	return nil
 }
 
-// catchUp delivers the entries after head.
+// has reports whether everything up to the change with an ID was delivered.
+func (w *watcher) has(id string) bool {
+	p, err := audit.ParsePosition(id)
+	for chain, number := range p {
+		if number > w.heads[chain].Number {
+			return false
+		}
+	}
+	return err == nil
+}
+
+// catchUp delivers the entries after heads.
 func (w *watcher) catchUp(ctx context.Context, client *admin.Client) error {
 	for {
 		b, err := w.next(ctx, client)
@@ -226,72 +243,91 @@ func (l look) again(file string) (now look, changed bool, err error) {
 	return now, !same, nil
 }
 
-// A batch is some entries that follow a head.
+// A batch is some entries that follow heads.
 type batch struct {
 	lost    bool // entries before these are missing
 	entries []audit.Entry
-	head    audit.Head // where to go on
+	heads   map[audit.Chain]audit.Head // where to go on
 	more    bool
 }
 
 // batchSize is how many entries are read before they are delivered.
 const batchSize = 500
 
-// next returns the entries that follow head. If head is not known yet, the batch is empty, and has
-// the head at which to begin.
+// next returns the entries that follow heads. If heads are not known yet, the batch is empty, and
+// has the heads at which to begin.
 func (w *watcher) next(ctx context.Context, client *admin.Client) (b batch, err error) {
 	if !w.known {
 		return w.first(ctx, client)
 	}
-	b.head = w.head
-	met := w.head.Number == 0 // whether the entry of head was met
-	for e, err := range client.Audit(ctx, max(w.head.Number, 1)-1) {
+	b.heads = maps.Clone(w.heads)
+	after := audit.Position{}
+	unmet := map[audit.Chain]bool{} // chains whose entry of the head was not met
+	for chain, head := range w.heads {
+		after[chain], unmet[chain] = head.Number-1, true
+	}
+	for e, err := range client.Audit(ctx, after) {
+		last := b.heads[e.Chain]
 		switch {
 		case err != nil:
 			return batch{}, err
-		case !met && e.Head() == w.head:
-			met = true
+		case unmet[e.Chain] && e.Head() == last:
+			delete(unmet, e.Chain)
 			continue
-		case !met && e.Number == w.head.Number:
+		case unmet[e.Chain] && e.Number == last.Number:
 			return w.anew(ctx, client) // the trail of a backup, which went on in another way
 		}
-		b.lost = b.lost || e.Number != b.head.Number+1 || !met
-		met = true
-		b.entries, b.head = append(b.entries, e), e.Head()
+		b.lost = b.lost || e.Number != last.Number+1 || unmet[e.Chain]
+		delete(unmet, e.Chain)
+		b.entries, b.heads[e.Chain] = append(b.entries, e), e.Head()
 		if b.more = len(b.entries) == batchSize; b.more {
-			break
+			return b, nil
 		}
 	}
-	if !met {
+	if len(unmet) > 0 {
 		return w.anew(ctx, client) // the trail of a backup, which is shorter
 	}
 	return b, nil
 }
 
-// first returns an empty batch with the head at which to begin without a state.
+// first returns an empty batch with the heads at which to begin without a state.
 func (w *watcher) first(ctx context.Context, client *admin.Client) (batch, error) {
-	if w.after < 0 {
-		head, err := client.AuditHead(ctx)
-		return batch{head: head}, err
+	if w.after == "" {
+		heads, err := w.current(ctx, client)
+		return batch{heads: heads}, err
 	}
-	if w.after > 0 {
-		for e, err := range client.Audit(ctx, uint64(w.after)-1) {
-			if err != nil {
-				return batch{}, err
-			}
-			if e.Number == uint64(w.after) {
-				return batch{head: e.Head(), more: true}, nil
-			}
-			break // the entry was pruned, and next says so
+	b := batch{heads: map[audit.Chain]audit.Head{}, more: true}
+	after, err := audit.ParsePosition(w.after)
+	for chain, number := range after {
+		if number == 0 {
+			continue
+		}
+		page, err := client.Chain(chain).AuditPage(ctx, audit.Position{chain: number - 1}, 1)
+		if err != nil {
+			return batch{}, err
+		}
+		// If the entry was pruned, next says so.
+		if len(page.Items) > 0 && page.Items[0].Number == number {
+			b.heads[chain] = page.Items[0].Head()
 		}
 	}
-	return batch{more: true}, nil
+	return b, err
+}
+
+// current returns the heads that the trail has now.
+func (w *watcher) current(ctx context.Context, client *admin.Client) (map[audit.Chain]audit.Head, error) {
+	all, err := client.AuditHeads(ctx)
+	heads := map[audit.Chain]audit.Head{}
+	for _, head := range all {
+		heads[head.Chain] = head
+	}
+	return heads, err
 }
 
 // anew returns an empty batch behind which nothing of the trail was delivered.
 func (w *watcher) anew(ctx context.Context, client *admin.Client) (batch, error) {
-	head, err := client.AuditHead(ctx)
-	return batch{lost: true, head: head}, err
+	heads, err := w.current(ctx, client)
+	return batch{lost: true, heads: heads}, err
 }
 
 // lostLine is delivered in place of changes that can no longer be had.
@@ -299,7 +335,7 @@ type lostLine struct {
 	Lost bool `json:"lost"`
 }
 
-// deliverBatch delivers a batch and remembers its head.
+// deliverBatch delivers a batch and remembers its heads.
 func (w *watcher) deliverBatch(ctx context.Context, b batch) error {
 	if b.lost {
 		if err := w.deliver(ctx, lostLine{true}); err != nil {
@@ -310,13 +346,15 @@ func (w *watcher) deliverBatch(ctx context.Context, b batch) error {
 		if err := w.deliver(ctx, e); err != nil {
 			return err
 		}
-		w.remember(e.Head())
+		heads := maps.Clone(w.heads)
+		heads[e.Chain] = e.Head()
+		w.remember(heads)
 	}
-	if !w.known && b.head.Number == 0 && w.after < 0 {
+	if !w.known && len(b.heads) == 0 && w.after == "" {
 		w.warn("the store has no audit trail, and without one there are no changes to follow", "latchkey audit begin begins a trail")
 	}
-	if !w.known || w.head != b.head {
-		w.remember(b.head)
+	if !w.known || !maps.Equal(w.heads, b.heads) {
+		w.remember(b.heads)
 	}
 	if !w.known && w.unsaved != nil {
 		return w.unsaved
@@ -382,8 +420,19 @@ func (w *watcher) readState() error {
 	if err != nil {
 		return err
 	}
-	if w.head, err = audit.ParseHead(strings.TrimSpace(string(text))); err != nil {
-		return fmt.Errorf("%s: %w: %w", w.state, errState, err)
+	w.heads = map[audit.Chain]audit.Head{}
+	lines := strings.Fields(string(text))
+	if len(lines) == 0 {
+		return fmt.Errorf("%s: %w", w.state, errState)
+	}
+	for _, line := range lines {
+		head, err := audit.ParseHead(line)
+		if err != nil {
+			return fmt.Errorf("%s: %w: %w", w.state, errState, err)
+		}
+		if head.Number > 0 {
+			w.heads[head.Chain] = head
+		}
 	}
 	w.known = true
 	return nil
@@ -392,22 +441,30 @@ func (w *watcher) readState() error {
 // errState means that the state file of watch has something else in it.
 var errState = errors.New("the file is no state of latchkey watch")
 
-// remember notes that everything up to head was delivered. If the state cannot be written, because
+// remember notes that everything up to heads was delivered. If the state cannot be written, because
 // the disk is full for example, watch goes on: changes are then delivered again after a restart.
-func (w *watcher) remember(head audit.Head) {
+func (w *watcher) remember(heads map[audit.Chain]audit.Head) {
 	before := w.unsaved
-	w.head = head
+	w.heads = heads
 	if w.unsaved = w.save(); w.unsaved != nil && before == nil && w.known {
 		w.warn(line(text(w.unsaved)), "see that the state can be written, or changes are delivered again after a restart")
 	}
 }
 
+// save writes the state file, with a head on each line. Before the first entry, the file has the
+// zero head.
 func (w *watcher) save() error {
 	if w.state == "" {
 		return nil
 	}
-	return durable.Replace(w.state, func(tmp *os.File) error {
-		_, err := fmt.Fprintln(tmp, w.head)
+	return durable.Replace(w.state, func(tmp *os.File) (err error) {
+		if len(w.heads) == 0 {
+			_, err = fmt.Fprintln(tmp, audit.Head{})
+		}
+		for _, chain := range slices.Sorted(maps.Keys(w.heads)) {
+			_, lineErr := fmt.Fprintln(tmp, w.heads[chain])
+			err = errors.Join(err, lineErr)
+		}
 		return err
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -205,6 +206,60 @@ func TestWatchSaysWhenChangesWerePrunedFromTheTrailOfAProgram(t *testing.T) {
 	if got := r.next(); got <= 4 {
 		t.Errorf("got %d", got)
 	}
+	r.stop()
+}
+
+// record appends a change to a chain, as another process does.
+func (w *watched) record(chain audit.Chain) {
+	w.Helper()
+	trail := audit.New(&audit.Options{Chain: chain})
+	w.must(w.store.Update(w.Context(), func(tx *latchkey.Tx) error {
+		return trail.Record(tx, latchkey.Change{Actions: []latchkey.Action{latchkey.ActionGroupDisabled}, Time: tx.Now(), Group: "north"})
+	}))
+}
+
+func TestWatchDeliversTheChangesOfAllChains(t *testing.T) {
+	w := newWatched(t)
+	state := w.path + ".state"
+	socket := w.listen()
+	w.change()
+	w.record("shop-1")
+	r := w.watch("--after", "1", "--state", state)
+	r.wantNext(1)
+	w.record("shop-1")
+	r.wantNext(2)
+	w.change()
+	r.wantNext(2)
+	w.record("shop-2") // a chain that begins meanwhile
+	r.wantNext(1)
+	r.stop()
+	w.record("shop-1")
+	w.must(socket.Close())
+	w.close()
+
+	r = w.watch("--state", state)
+	r.wantNext(3)
+	r.stop()
+	text, err := os.ReadFile(state)
+	w.must(err)
+	if got := regexp.MustCompile(`:[0-9a-f]{64}`).ReplaceAllString(string(text), ""); got != "2\nshop-1/3\nshop-2/1\n" {
+		t.Errorf("the state is %q", got)
+	}
+	// The trail of a backup lacks a chain.
+	w.open()
+	w.must(w.store.Update(t.Context(), func(tx *latchkey.Tx) error {
+		table := tx.AppTable(audit.TableName)
+		for e, err := range table.Scan(nil, nil) {
+			w.must(err)
+			if strings.Contains(string(e.Key), "shop-2") {
+				w.must(table.Delete(e.Key))
+			}
+		}
+		return nil
+	}))
+	w.close()
+	r = w.watch("--state", state)
+	r.wantNext(0)
 	r.stop()
 }
 

@@ -23,10 +23,10 @@ export type Change = {
 	actions: string[]; time: string; actor?: string; user?: string; key?: string; owner?: string; provider?: string;
 	group?: string; name?: string; expires?: string; scopes?: string; networks?: string[];
 };
-export type Entry = { number: number; change: Change; hash: string };
-export type Head = string; // a number, a colon and a hash
-export type AuditPage = List<Entry> & { head: Head };
-export type Verdict = { ok: boolean; head: Head; problem?: Finding };
+export type Entry = { chain?: string; number: number; change: Change; hash: string };
+export type Head = string; // a number, a colon and a hash, behind the name of the chain and a slash if it has one
+export type AuditPage = List<Entry> & { heads: Head[] };
+export type Verdict = { ok: boolean; heads: Head[]; problem?: Finding };
 export type Finding = { type: string; title: string; status: number; detail?: string };
 export type Health = { ok: boolean; findings: Finding[] };
 export type Findings = { findings: Finding[]; more: boolean };

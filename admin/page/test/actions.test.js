@@ -360,6 +360,26 @@ test("the audit trail tells who did it, and is verified", async (t) => {
   await sees(tab, /The trail is a whole chain up to entry/);
 });
 
+test("the entries of all chains of the audit trail are one list, the newest first", async (t) => {
+  const server = await Server.start(t, async (before) => {
+    for (let i = 1; i <= 4; i++) await before.command("group", i % 2 ? "disable" : "enable", "--chain", i < 3 ? "shop-1" : "", "north");
+    await before.command("group", "disable", "--chain", "shop-2", "south");
+  });
+  const person = await Person.meet(t, server);
+  const tab = await person.signIn("Audit");
+  const rows = async () => (await tab.getByRole("row").allInnerTexts()).slice(1).map((text) => text.replaceAll("\n", " "));
+  await row(tab, "chain shop-2").waitFor();
+  for (const [i, text] of (await rows()).entries()) {
+    assert.match(text, [/group south · chain shop-2/, /group.enabled group north(?! ·)/, /group.disabled group north(?! ·)/, /group.enabled group north · chain shop-1/, /group.disabled group north · chain shop-1/, /the store/][i]);
+  }
+  assert.equal((await rows()).length, 6);
+  await row(tab, "shop-2").getByRole("button", { name: "group.disabled" }).click();
+  await dialog(tab, "Entry shop-2/1").waitFor();
+  await press(dialog(tab, "Entry shop-2/1"), "Close");
+  await press(tab, "Verify the chain");
+  await sees(tab, /The trail is whole, with 3 chains/);
+});
+
 test("the health is shown, and the store is checked and compacted", async (t) => {
   const { tab } = await begin(t, "Health");
   await sees(tab, "Nothing is wrong with the store.");

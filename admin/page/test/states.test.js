@@ -170,7 +170,7 @@ test("a stream that breaks off misses no change", async (t) => {
   let streams = 0;
   // The first stream ends after its beginning.
   await tab.route("**/v1/changes", async (route) => {
-    if (streams++ === 0) return route.fulfill({ status: 200, contentType: "text/event-stream", body: `event: ready\ndata: {"sequence":1,"last":1,"trail":true}\n\n` });
+    if (streams++ === 0) return route.fulfill({ status: 200, contentType: "text/event-stream", body: `event: ready\ndata: {"sequence":1,"last":"1","trail":true}\n\n` });
     await back;
     await route.continue();
   });
