@@ -5,10 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -94,9 +99,51 @@ func (e *engine) explain(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case isLost(err):
-		return fmt.Errorf("%w: etcd does not answer: %v", latchkey.ErrUnavailable, cmp.Or(e.certificates.failure(), err))
+		return fmt.Errorf("%w: etcd does not answer: %v", latchkey.ErrUnavailable, cmp.Or(e.reason.last(), err))
 	}
 	return fmt.Errorf("etcd: %w", err)
+}
+
+// reason knows why the last request had no connection. The errors of the client tell only that time
+// has run out.
+type reason struct{ text atomic.Pointer[string] }
+
+// note is an interceptor for all requests of a client.
+func (r *reason) note(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := call(ctx, method, request, reply, conn, opts...)
+	if status.Code(err) != codes.Canceled { // by another request that has its answer
+		r.text.Store(connectionError(err))
+	}
+	return err
+}
+
+// last returns the reason of the last request, or nil if it had a connection or its error names
+// none. r can be nil.
+func (r *reason) last() error {
+	if r == nil {
+		return nil
+	}
+	if text := r.text.Load(); text != nil {
+		return errors.New(*text)
+	}
+	return nil
+}
+
+// inConnection finds the error of a connection in a text of gRPC.
+var inConnection = regexp.MustCompile(`connection error: desc = ("(?:[^"\\]|\\.)*")`)
+
+// connectionError returns the error of a connection that is in the error of a request, or nil.
+func connectionError(err error) *string {
+	found := inConnection.FindStringSubmatch(status.Convert(err).Message())
+	if found == nil {
+		return nil
+	}
+	text, err := strconv.Unquote(found[1])
+	if err != nil {
+		return nil
+	}
+	text = strings.TrimPrefix(strings.TrimPrefix(text, "transport: "), "Error while dialing: ")
+	return &text
 }
 
 // isLost reports whether err says that a server could not be reached, cannot serve now, or has not

@@ -20,9 +20,8 @@ type certificates struct {
 	credentials.TransportCredentials // of the files as they were at first
 	files                            certificateFiles
 
-	mu     sync.Mutex // guards the fields below
-	last   *tls.Config
-	failed error // of the last handshake
+	mu   sync.Mutex // guards last
+	last *tls.Config
 }
 
 // readCertificates reads the files for the first time.
@@ -36,25 +35,7 @@ func readCertificates(files certificateFiles) (*certificates, error) {
 
 // ClientHandshake makes a connection safe. gRPC calls it for each new connection.
 func (c *certificates) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	safe, info, err := credentials.NewTLS(c.now()).ClientHandshake(ctx, authority, conn)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.failed = err
-	return safe, info, err
-}
-
-// failure returns the error of the last handshake, or nil. The errors of the client tell only that
-// time has run out.
-func (c *certificates) failure() error {
-	if c == nil {
-		return nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.failed == nil {
-		return nil
-	}
-	return fmt.Errorf("TLS: %w", c.failed)
+	return credentials.NewTLS(c.now()).ClientHandshake(ctx, authority, conn)
 }
 
 // Clone returns c, because connections share what was read.

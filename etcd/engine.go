@@ -108,7 +108,7 @@ type engine struct {
 	keys   keyspace
 	opts   Options
 
-	certificates *certificates // nil unless Open made the engine, with TLS
+	reason *reason // nil unless Open made the engine
 
 	life    sync.RWMutex // read-locked by transactions, locked by Close
 	closed  atomic.Bool

@@ -61,19 +61,21 @@ func Open(text string, opts Options) (latchkey.Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w: %w", ErrURL, err)
 	}
+	reason := &reason{}
 	config := clientv3.Config{
 		Endpoints: u.endpoints,
 		Logger:    zap.NewNop(),
 		// Without these, a server that has vanished is noticed after minutes.
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
 		DialTimeout: opts.timeout(),
+		DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(reason.note)},
 	}
-	var certificates *certificates
 	if u.tls {
-		if certificates, err = readCertificates(u.files); err != nil {
+		certificates, err := readCertificates(u.files)
+		if err != nil {
 			return nil, fmt.Errorf("etcd: %w", err)
 		}
-		config.DialOptions = []grpc.DialOption{grpc.WithTransportCredentials(certificates)}
+		config.DialOptions = append(config.DialOptions, grpc.WithTransportCredentials(certificates))
 	}
 	if u.credentials != "" {
 		if config.Username, config.Password, err = readCredentials(u.credentials); err != nil {
@@ -83,13 +85,13 @@ func Open(text string, opts Options) (latchkey.Engine, error) {
 	}
 	client, err := clientv3.New(config)
 	if err != nil {
-		return nil, (&engine{certificates: certificates}).explain(context.Background(), err)
+		return nil, (&engine{reason: reason}).explain(context.Background(), err)
 	}
 	opts.Mirror = cmp.Or(u.mirror, opts.Mirror)
 	opts.WatchAge = cmp.Or(u.watchAge, opts.WatchAge)
 	opts.Unreachable = cmp.Or(u.unreachable, opts.Unreachable)
 	e := NewWith(client, u.prefix, opts).(*engine)
-	e.certificates = certificates
+	e.reason = reason
 	return &owner{e}, nil
 }
 

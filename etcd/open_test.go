@@ -253,7 +253,8 @@ func TestAServerThatIsNotTheOneIsNotAsked(t *testing.T) {
 		{"a name that is not in the certificate", "etcds://localhost:" + port + "/p?cacert=" + dir + "/ca.pem" + client, "localhost"},
 		{"an authority that nobody trusts", "etcds://" + m.address + "/p?cacert=" + other + "/ca.pem" + client, "authority"},
 		{"no TLS", "etcd://" + m.address + "/p", "does not answer"},
-		{"no certificate of the client", "etcds://" + m.address + "/p?cacert=" + dir + "/ca.pem", "does not answer"},
+		{"no certificate of the client", "etcds://" + m.address + "/p?cacert=" + dir + "/ca.pem", "certificate required"},
+		{"a port where nobody listens", "etcd://127.0.0.1:1/p", "etcd does not answer: dial tcp 127.0.0.1:1: "},
 	} {
 		e, err := etcd.Open(tt.url, etcd.Options{Timeout: 300 * time.Millisecond})
 		if err != nil {
