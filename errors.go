@@ -188,7 +188,7 @@ var (
 	// delete something succeed: [Store.DeleteKey] and [Store.DeleteUser]. Delete what is not
 	// needed, or compact the engine or enlarge its quota. A file on a full disk does not return
 	// ErrNoSpace, but the error of the operating system.
-	ErrNoSpace = errors.New("the engine has no space left: delete keys or users, or compact the engine")
+	ErrNoSpace = errors.New("the engine has no space left, and takes only deletions")
 	// ErrTransactionTooLarge means that the engine bounds its transactions, and that a transaction
 	// has made more changes than the engine takes. Nothing was changed. Make the changes in several
 	// transactions.

@@ -252,7 +252,7 @@ func (e *engine) sendDeletions(g group) {
 	var deletions []*member
 	for _, m := range g.members {
 		if slices.ContainsFunc(m.writes, func(w write) bool { return !w.delete }) {
-			m.done <- fmt.Errorf("%w: delete keys, or compact and defragment etcd, and then disarm its alarm", latchkey.ErrNoSpace)
+			m.done <- fmt.Errorf("%w: compact and defragment etcd, and then disarm its alarm", latchkey.ErrNoSpace)
 		} else {
 			deletions = append(deletions, m)
 		}

@@ -152,7 +152,7 @@ var outcomes = []struct {
 	{latchkey.ErrInterrupted, exitFailed, "repeat the command"},
 	{latchkey.ErrClockBehind, exitFailed, "set the clock before you repeat the command"},
 	{latchkey.ErrUnavailable, exitFailed, "see that this machine reaches the servers of the store, and that most of them run"},
-	{latchkey.ErrNoSpace, exitFailed, "delete keys or users that are not needed, which works all the same, or compact the servers and enlarge their quota"},
+	{latchkey.ErrNoSpace, exitFailed, "delete keys or users that are not needed, or enlarge the quota of the servers"},
 	{latchkey.ErrSyncFailed, exitFailed, "check the disk before you repeat the command"},
 
 	{errOutput, exitFailed, "the output is incomplete; what the command changed stays changed"},
