@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -142,6 +143,10 @@ func (m *mirror) open(first *tx) (from int64, restored, err error) {
 // openFile opens the file if it is a mirror, or makes it.
 func (m *mirror) openFile() (latchkey.Engine, error) {
 	db, err := latchkey.OpenBoltEngine(m.path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		// For the caller, that error means that there is no store.
+		return nil, fmt.Errorf("there is no directory for %s: make the directory first", m.path)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -381,6 +382,12 @@ func TestTheFileOfAMirror(t *testing.T) {
 		if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
 			t.Errorf("%s was changed: %v", filepath.Base(path), err)
 		}
+	}
+
+	// fs.ErrNotExist means that there is no store.
+	nowhere := filepath.Join(t.TempDir(), "none", "mirror.db")
+	if err := view(open(t, nil, mirrorAt(nowhere))); err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "make the directory first") {
+		t.Errorf("a mirror without a directory: got error %v, want one that is not ErrNotExist", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/etcd"
@@ -28,6 +29,26 @@ var etcdAdvice = map[string]string{
 	"sync":    "an edge has its store in a file; name one with --store",
 }
 
+// openEtcd makes an engine from a URL.
+func openEtcd(url string, opts etcd.Options) (latchkey.Engine, error) {
+	e, err := etcd.Open(url, opts)
+	var missing *fs.PathError
+	if errors.As(err, &missing) { // a file that the URL names
+		err = explainMissing(err, missing.Path)
+	}
+	return e, err
+}
+
+// checkURL returns etcd.ErrURL if a place is no file, and no URL of a store either. Without this
+// check, a URL with a mistake would be the name of a file.
+func checkURL(place string) error {
+	begin := strings.ToLower(place)
+	if etcd.IsURL(place) || !strings.Contains(place, "://") && !strings.HasPrefix(begin, "etcd:") && !strings.HasPrefix(begin, "etcds:") {
+		return nil
+	}
+	return fmt.Errorf("%w: it must begin with etcd:// or etcds://, as in etcd://host:2379/latchkey", etcd.ErrURL)
+}
+
 // inFile returns errNeedsFile if the store at place is on etcd.
 func inFile(place string) error {
 	if etcd.IsURL(place) {
@@ -39,7 +60,7 @@ func inFile(place string) error {
 // openOnEtcd opens the store that a URL names. Unless make is set, the store must be there.
 func openOnEtcd(url string, opts latchkey.Options, make bool) (*latchkey.Store, error) {
 	opts.MustExist = !make
-	e, err := etcd.Open(url, etcd.Options{ReadOnly: opts.ReadOnly})
+	e, err := openEtcd(url, etcd.Options{ReadOnly: opts.ReadOnly})
 	if err != nil {
 		return nil, err
 	}

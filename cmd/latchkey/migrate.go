@@ -137,8 +137,11 @@ func (c *cli) migrate(ctx context.Context, from, to string) (migrate.Report, err
 // openEngine opens the engine of a store at a place. Unless it is only for reading, it makes the
 // place.
 func (c *cli) openEngine(place string, readOnly bool) (latchkey.Engine, error) {
+	if err := checkURL(place); err != nil {
+		return nil, err
+	}
 	if etcd.IsURL(place) {
-		return etcd.Open(place, etcd.Options{ReadOnly: readOnly})
+		return openEtcd(place, etcd.Options{ReadOnly: readOnly})
 	}
 	opts := latchkey.Options{ReadOnly: readOnly}
 	withWaiting(&opts, c.wait)

@@ -66,7 +66,7 @@ func (c *cli) path() (string, error) {
 	if c.store == "" {
 		return "", usagef("no store is named; give --store FILE, or set LATCHKEY_STORE")
 	}
-	return c.store, nil
+	return c.store, checkURL(c.store)
 }
 
 // file returns the name of the store's file, which may not exist.
