@@ -20,8 +20,9 @@ import (
 	"github.com/latchkeydb/latchkey"
 )
 
-// ask calls request, which reads from etcd, as repeat does, for as long as Timeout. Errors that ask
-// returns are ctx's error, [latchkey.ErrUnavailable], or an error of etcd.
+// ask calls request, which reads from etcd, as repeat does, for as long as Timeout.
+//
+// Errors: ctx's error; [latchkey.ErrUnavailable]; an error of etcd.
 func ask[T any](ctx context.Context, e *engine, request func(ctx context.Context) (T, error)) (T, error) {
 	return askFor(ctx, e, e.opts.timeout(), request)
 }

@@ -11,7 +11,7 @@
 // byte 0x00 is written as 0x01 0x02, and a byte 0x01 as 0x01 0x01. The key prefix + "commit" has
 // the random number of the last commit, and its modification revision is the sequence of that
 // commit. Keys that begin with prefix + "fence/" belong to processes that had to find out whether a
-// commit took place, and go after an hour.
+// commit took place, and expire after an hour.
 //
 // # Transactions
 //

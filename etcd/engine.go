@@ -70,10 +70,12 @@ func (o Options) timeout() time.Duration {
 
 // New makes an engine that keeps its data in etcd, under keys that begin with prefix. If prefix
 // does not end in a slash, New appends one. The prefix of one store must not begin with the prefix
-// of another one. The engine does not use etcd before its first transaction, whose errors are also
-// those of finding etcd: [latchkey.ErrUnavailable], and [ErrFaultyServer].
+// of another store. The engine does not use etcd before its first transaction, whose errors are
+// also those of finding etcd: [latchkey.ErrUnavailable], and [ErrFaultyServer].
 //
-// Closing the engine does not close the client, which must stay open until then.
+// Closing the engine does not close the client, which must stay open until then. Give the client a
+// DialKeepAliveTime and a DialKeepAliveTimeout, so that it leaves a member that has vanished, and a
+// Logger, because it otherwise writes warnings to standard error while etcd does not answer.
 func New(client *clientv3.Client, prefix string) latchkey.Engine {
 	return NewWith(client, prefix, Options{})
 }
@@ -171,8 +173,8 @@ func (e *engine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) e
 		}
 		again = t.asked()
 		if attempt == 0 {
-			// If all of them ran again at once, all but one would meet that one again. But one that
-			// meets every commit may not hold up the others for long.
+			// If all of them ran again at once, all but one would meet that one again. But a
+			// transaction that meets every commit may not hold up the others for long.
 			select {
 			case e.losing <- struct{}{}:
 				defer func() { <-e.losing }()

@@ -32,7 +32,7 @@ func IsURL(text string) bool {
 //	etcd://HOST:PORT,HOST:PORT,.../PREFIX
 //	etcds://HOST:PORT,HOST:PORT,.../PREFIX?cacert=FILE&cert=FILE&key=FILE&credentials=FILE
 //
-// The scheme etcds is for TLS. The default port is 2379. PREFIX is the one of [New], and begins
+// The scheme etcds is for TLS. The default port is 2379. PREFIX is the prefix of [New], and begins
 // behind the first slash. The parameters can be left out:
 //
 //   - cacert is a file with the certificates, in PEM, of the authorities that sign the certificates
@@ -47,7 +47,7 @@ func IsURL(text string) bool {
 // A parameter counts more than the field of opts.
 //
 // Each new connection reads the files of certificates again, so that they can be replaced while the
-// engine is open. If the new files cannot be used, the connection is made with those of before. The
+// engine is open. If the new files cannot be used, the connection is made with the former ones. The
 // file with the credentials is read again when etcd no longer accepts what it had, so that the
 // password can be changed as well. Until etcd and the file have the same password, the methods of
 // the engine return errors.

@@ -75,8 +75,8 @@ type Report struct {
 	Bytes   uint64 // in the keys and values of the entries
 	Written uint64 // entries that this call wrote or deleted
 	Resumed bool   // the call went on with an unfinished copy
-	// Digest is the digest of the entries as the copy has them: the sum of the SHA-256 of each,
-	// modulo 2^256. The record of the replica is not in it. It is zero after a dry run.
+	// Digest is the digest of the entries as the copy has them, without the record of the replica.
+	// It is zero after a dry run.
 	Digest Digest
 }
 

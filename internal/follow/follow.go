@@ -85,7 +85,7 @@ func (f *Follower) Lost() {
 	f.memory.Answers.Clear()
 }
 
-// Entries yields the tables and keys of changes, which of returns, for Changed.
+// Entries yields, for Changed, the table and the key that of returns for each change.
 func Entries[C any](changes []C, of func(C) (table string, key []byte)) iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
 		for _, c := range changes {

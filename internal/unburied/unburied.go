@@ -174,8 +174,8 @@ func (y *Yard) add(gone []lost, err error) {
 // Every is how often Run tries to bury what this process has deleted.
 const Every = 10 * time.Second
 
-// LookEach is in one of how many times Run also looks for what other processes have left. A test
-// that cannot wait changes it.
+// LookEach is after how many rounds Run looks again for what other processes have left. A test that
+// cannot wait changes it.
 var LookEach = 30
 
 // Run buries what is left, by this process or by another one, until ctx ends. It looks for what
@@ -303,8 +303,8 @@ func (y *Yard) buryAll(
 	return nil
 }
 
-// findNames returns the entries of the index of names without a key. It looks at none if there are
-// as many entries as keys.
+// findNames returns the entries of the index of names whose key is gone. If there are as many
+// entries as keys, findNames reads none of them.
 func (y *Yard) findNames(ctx context.Context) (entries [][]byte, err error) {
 	err = y.view(ctx, func(t *merge.Tables) error {
 		names, err := t.Count(record.TableNames)
@@ -330,7 +330,7 @@ func (y *Yard) findNames(ctx context.Context) (entries [][]byte, err error) {
 	})
 }
 
-// findIdentities returns the entries of the index of identities with a user that is gone.
+// findIdentities returns the entries of the index of identities that have a user that is gone.
 func (y *Yard) findIdentities(ctx context.Context) ([][]byte, error) {
 	return y.find(ctx, record.TableIdentities, func(t *merge.Tables, e merge.Entry) (bool, error) {
 		gone, err := goneHolders(t, e.Value)
