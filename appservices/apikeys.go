@@ -195,11 +195,27 @@ func (c *call) deleteKey() (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	err = c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
-		if err := tx.DeleteKey(key.Owner, key.ID); err != nil {
+	err = c.delete(func(tx *latchkey.Tx) error { return data(tx).Delete(usedKey(key.ID)) },
+		func(tx *latchkey.Tx) error { return tx.DeleteKey(key.Owner, key.ID) },
+		func() error { return c.app.store.DeleteKey(c.ctx(), key.Owner, key.ID) })
+	return noContent, err
+}
+
+// delete deletes this package's records and then a user or a key, in one transaction. If the engine
+// is full, or bounds its transactions, delete does the two one after the other. whole is the
+// deletion of the store, which works all the same.
+func (c *call) delete(records, from func(*latchkey.Tx) error, whole func() error) error {
+	err := c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
+		if err := records(tx); err != nil {
 			return err
 		}
-		return data(tx).Delete(usedKey(key.ID))
+		return from(tx)
 	})
-	return noContent, err
+	if !errors.Is(err, latchkey.ErrNoSpace) && !errors.Is(err, latchkey.ErrTransactionTooLarge) {
+		return err
+	}
+	if err := c.app.store.Update(c.ctx(), records); err != nil {
+		return err
+	}
+	return whole()
 }

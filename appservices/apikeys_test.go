@@ -17,6 +17,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/appservices"
+	"github.com/latchkeydb/latchkey/internal/memory"
 )
 
 func TestTheWholeLifeOfAKey(t *testing.T) {
@@ -226,6 +227,31 @@ func TestTheNameOfADeletedKeyCanBeReused(t *testing.T) {
 	id, _ := d.createKey(u.refresh, "laptop")
 	d.keys("DELETE", "/"+id, u.refresh, nil).noContent()
 	d.createKey(u.refresh, "laptop")
+}
+
+func TestAFullEngineTakesDeletions(t *testing.T) {
+	engine := memory.NewShared()
+	store, err := latchkey.OpenWith(engine, &latchkey.Options{Cost: latchkey.LightCost})
+	must(t, err)
+	t.Cleanup(func() { _ = store.Close() })
+	d := serve(t, store, appservices.NewClock(start), nil)
+	ada, eve := d.signUp("ada@example.com"), d.signUp("eve@example.com")
+	id, key := d.createKey(ada.refresh, "laptop")
+	d.loginKey(key)
+	engine.SetFull(true)
+	d.keys("PUT", "/"+id+"/disable", ada.refresh, nil).want(http.StatusInsufficientStorage)
+	d.keys("DELETE", "/"+id, ada.refresh, nil).noContent()
+	d.tryLogin("api-key", object{"key": key}).refused(401, "AuthError", "unauthorized")
+	d.send("DELETE", prefix+"/auth/delete", eve.access, nil).noContent()
+	engine.SetFull(false)
+	if r := d.refresh(eve.refresh); r.status == http.StatusCreated {
+		t.Error("the session of a deleted user goes on")
+	}
+	for kind, want := range map[byte]int{'k': 0, 'a': 1} {
+		if n := d.records(kind); n != want {
+			t.Errorf("%d records %c are left, want %d", n, kind, want)
+		}
+	}
 }
 
 // forbidden fails the test unless all six calls get status 403 without a body, as in the hosted

@@ -149,12 +149,9 @@ func (c *call) deleteUser() (reply, error) {
 	if p.server != nil {
 		return reply{}, errServerUser
 	}
-	err = c.app.store.Update(c.ctx(), func(tx *latchkey.Tx) error {
-		if err := deleteRecords(tx, p.user); err != nil {
-			return err
-		}
-		return tx.DeleteUser(p.user.ID)
-	})
+	err = c.delete(func(tx *latchkey.Tx) error { return deleteRecords(tx, p.user) },
+		func(tx *latchkey.Tx) error { return tx.DeleteUser(p.user.ID) },
+		func() error { return c.app.store.DeleteUser(c.ctx(), p.user.ID) })
 	return noContent, err
 }
 
