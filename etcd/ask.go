@@ -100,9 +100,17 @@ func (e *engine) explain(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case isLost(err):
-		return fmt.Errorf("%w: etcd does not answer: %v", latchkey.ErrUnavailable, cmp.Or(e.reason.last(), err))
+		return e.unanswered(err)
 	}
 	return fmt.Errorf("etcd: %w", err)
+}
+
+// unanswered returns the [latchkey.ErrUnavailable] after an error of the client, or after none.
+func (e *engine) unanswered(err error) error {
+	if err = cmp.Or(e.reason.last(), err); err == nil {
+		return fmt.Errorf("%w: etcd does not answer", latchkey.ErrUnavailable)
+	}
+	return fmt.Errorf("%w: etcd does not answer: %v", latchkey.ErrUnavailable, err)
 }
 
 // reason knows why the last request had no connection. The errors of the client tell only that time

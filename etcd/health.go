@@ -24,7 +24,7 @@ func (e *engine) EngineHealth(ctx context.Context) error {
 	switch {
 	case !e.started.Load():
 	case f.unreachable.Load():
-		errs = append(errs, fmt.Errorf("%w: etcd does not answer", latchkey.ErrUnavailable))
+		errs = append(errs, e.unanswered(nil))
 	case lag > lagging:
 		errs = append(errs, errors.New("etcd answers, but not about the progress of the watch, so logins are not answered from the cache: connect to the members of etcd and not to its gRPC proxy"))
 	}

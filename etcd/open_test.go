@@ -268,6 +268,20 @@ func TestAServerThatIsNotTheOneIsNotAsked(t *testing.T) {
 	}
 }
 
+func TestHealthSaysWhyEtcdDoesNotAnswer(t *testing.T) {
+	m := &member{dir: t.TempDir()}
+	if err := m.start(); err != nil {
+		t.Fatal(err)
+	}
+	e := openURL(t, "etcd://"+m.address+"/p?watch-age=200ms")
+	e.put("k", "v")
+	m.server.Close()
+	until(t, "Health names the connection", func() bool {
+		err := e.health()
+		return errors.Is(err, latchkey.ErrUnavailable) && strings.Contains(err.Error(), "etcd does not answer: dial tcp "+m.address+": ")
+	})
+}
+
 // guarded starts a member on which the user latchkey may use the prefix stores/a alone. It also
 // returns a client with all rights.
 func guarded(t testing.TB, password string) (*member, *clientv3.Client) {
