@@ -128,6 +128,7 @@ type engine struct {
 	feed    *feed
 	mirror  *mirror // nil without the option
 	common  common
+	reaches sync.Map // the reach of the last page that was read, by the name of the table
 	queue   queue
 	fence   fence
 	commits atomic.Uint64

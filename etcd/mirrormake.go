@@ -101,18 +101,14 @@ func (m *mirror) copyAll(db latchkey.Engine) (newest int64, cluster uint64, err 
 		m.saved.commit = commitSeen{r.Kvs[0].ModRevision, string(r.Kvs[0].Value)}
 	}
 	newest, cluster = r.Header.Revision, r.Header.ClusterId
-	limit := firstPage
-	for next, end := m.e.keys.entries(), clientv3.GetPrefixRangeEnd(m.e.keys.entries()); ; {
-		page, err := m.read(next, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)))
+	for pages := newPager(m.e.keys.entries(), clientv3.GetPrefixRangeEnd(m.e.keys.entries()), mostPage); !pages.done(); {
+		page, err := pages.read(m.read)
 		if err != nil {
 			return 0, 0, err
 		}
 		newest = max(newest, page.Header.Revision)
-		size := 0
 		err = db.Update(m.e.ctx, func(tx latchkey.EngineTx) error {
-			size = 0
 			for _, kv := range page.Kvs {
-				size += len(kv.Key) + len(kv.Value)
 				if err := m.apply(tx, string(kv.Key), kv.Value, kv.ModRevision, false); err != nil {
 					return err
 				}
@@ -122,15 +118,11 @@ func (m *mirror) copyAll(db latchkey.Engine) (newest int64, cluster uint64, err 
 		if err != nil {
 			return 0, 0, err
 		}
-		if !page.More {
-			return newest, cluster, nil
-		}
-		next = after(string(page.Kvs[len(page.Kvs)-1].Key))
-		limit = min(max(pageBytes*len(page.Kvs)/max(size, 1), 16), mostPage)
 		if err := m.applyBetweenPages(); err != nil {
 			return 0, 0, err
 		}
 	}
+	return newest, cluster, nil
 }
 
 // applyBetweenPages applies what has arrived, without waiting.

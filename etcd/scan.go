@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"cmp"
 	"iter"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -17,7 +16,11 @@ func (t *tx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry, error
 		end = prefix + string(to)
 	}
 	return func(yield func(latchkey.Entry, error) bool) {
-		s := &scan{tx: t, next: first, end: end, more: true}
+		s := &scan{tx: t, next: first, end: end, pages: newPager(first, end, mostPage)}
+		if to == nil {
+			s.table = table
+			s.pages.reach = t.e.reachIn(table)
+		}
 		for {
 			key, value, ok, err := s.step()
 			if err != nil {
@@ -36,19 +39,19 @@ func (t *tx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry, error
 type scan struct {
 	tx        *tx
 	next, end string // the keys that are left
-	page      []*mvccpb.KeyValue
-	more      bool  // there can be entries after page
-	read      *span // what an Update has read
-	limit     int   // of the next page
+	pages     *pager
+	page      []*mvccpb.KeyValue // what is left of a page
+	table     string             // set if the scan goes to the end of a table
+	read      *span              // what an Update has read
 }
 
-// The number of entries of the first page of a scan, and the greatest number of entries, and about
-// the greatest number of bytes, of the pages after it.
-const (
-	firstPage = 64
-	mostPage  = 1000
-	pageBytes = 1 << 20
-)
+// reachIn returns how far a page of a table reached, when a page was last read in a scan to the end
+// of the table.
+func (e *engine) reachIn(table string) reach {
+	known, _ := e.reaches.Load(table)
+	r, _ := known.(reach)
+	return r
+}
 
 // step returns the next entry. ok is false at the end.
 func (s *scan) step() (key string, value []byte, ok bool, err error) {
@@ -105,22 +108,19 @@ func (s *scan) pass(to string) {
 
 // fill reads a page if the scan has used up the page before.
 func (s *scan) fill() error {
-	for len(s.page) > 0 && string(s.page[0].Key) < s.next {
-		s.page = s.page[1:]
+	for {
+		for len(s.page) > 0 && string(s.page[0].Key) < s.next {
+			s.page = s.page[1:]
+		}
+		if len(s.page) > 0 || s.pages.done() {
+			return nil
+		}
+		r, err := s.pages.read(s.tx.get)
+		if err != nil {
+			return err
+		}
+		if s.page = r.Kvs; s.table != "" && r.More {
+			s.tx.e.reaches.Store(s.table, s.pages.reach)
+		}
 	}
-	if len(s.page) > 0 || !s.more {
-		return nil
-	}
-	s.limit = cmp.Or(s.limit, firstPage)
-	r, err := s.tx.get(s.next, clientv3.WithRange(s.end), clientv3.WithLimit(int64(s.limit)))
-	if err != nil {
-		return err
-	}
-	s.page, s.more = r.Kvs, r.More
-	size := 0
-	for _, kv := range s.page {
-		size += len(kv.Key) + len(kv.Value)
-	}
-	s.limit = min(max(pageBytes*len(s.page)/max(size, 1), 16), mostPage)
-	return nil
 }

@@ -444,8 +444,9 @@ func (t *tx) changes(since uint64) ([]latchkey.TrackedChange, error) {
 func (t *tx) readChanges(since uint64) (changes []latchkey.TrackedChange, err error) {
 	for _, table := range t.e.trackedTables() {
 		prefix := t.e.keys.table(table)
-		for next, end := prefix, clientv3.GetPrefixRangeEnd(prefix); ; {
-			r, err := t.get(next, clientv3.WithRange(end), clientv3.WithLimit(10*mostPage), clientv3.WithKeysOnly())
+		pages := newPager(prefix, clientv3.GetPrefixRangeEnd(prefix), 10*mostPage)
+		for pages.reach = t.e.reachIn(table); !pages.done(); {
+			r, err := pages.read(t.get, clientv3.WithKeysOnly())
 			if err != nil {
 				return nil, err
 			}
@@ -454,10 +455,6 @@ func (t *tx) readChanges(since uint64) (changes []latchkey.TrackedChange, err er
 					changes = append(changes, latchkey.TrackedChange{Sequence: modified, Table: table, Key: bytes.Clone(kv.Key[len(prefix):])})
 				}
 			}
-			if !r.More {
-				break
-			}
-			next = after(string(r.Kvs[len(r.Kvs)-1].Key))
 		}
 	}
 	return changes, nil
