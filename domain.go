@@ -9,6 +9,7 @@ import (
 	"github.com/latchkeydb/latchkey/internal/random"
 	"github.com/latchkeydb/latchkey/internal/record"
 	"github.com/latchkeydb/latchkey/internal/tokenform"
+	"github.com/latchkeydb/latchkey/internal/unburied"
 )
 
 // Keys of the table meta.
@@ -38,7 +39,10 @@ func openDomain(ctx context.Context, e Engine, opts *Options, random *random.Sou
 			return err
 		}
 		d = newDomain(opts, random)
-		return createDomain(etx, d)
+		if _, shared := e.(EngineWatcher); shared {
+			err = etx.Put(tableMeta, []byte(record.MetaBuried), unburied.All)
+		}
+		return cmp.Or(err, createDomain(etx, d))
 	})
 	return d, err
 }

@@ -274,7 +274,7 @@ func TestDisablingAGroupOfManyMembersIsOneSmallCommit(t *testing.T) {
 		must(t, s.DisableGroup(t.Context(), group))
 		is, err := s.Stats(t.Context())
 		must(t, err)
-		if is.Commits != was.Commits+1 || is.Sequence != was.Sequence+1 {
+		if is.Commits != was.Commits+1 || is.Sequence <= was.Sequence {
 			t.Errorf("group %s: %d commits, want 1", group, is.Commits-was.Commits)
 		}
 		after := readFile(t, path)

@@ -7,10 +7,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// pager reads the entries of a range of keys, page by page. etcd counts all keys of the range that
-// it is asked for, and not only those within the limit, so that reading a large range in pages takes
-// time with the square of its size. A pager asks for a part of the range with each page. It guesses
-// from the last page how far the part should reach.
+// pager reads the entries of a range of keys, page by page. For each page, etcd counts all keys of
+// the range that it is asked for, also those beyond the limit of the page. So a pager asks for a
+// part of the range only. It guesses from the last page how far the part should reach.
 type pager struct {
 	next, end string // the keys that are left
 	limit     int    // of the next page
@@ -86,7 +85,7 @@ func (r reach) longer() reach {
 	case r.step <= math.MaxUint64/8:
 		return reach{at: r.at, step: 8 * r.step}
 	case r.at > 0:
-		return reach{at: r.at - 1, step: 8 * (r.step >> 8)} // the byte before counts 256 times as much
+		return reach{at: r.at - 1, step: 8 * (r.step >> 8)} // a byte counts 256 times the next one
 	}
 	return reach{}
 }

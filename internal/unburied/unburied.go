@@ -248,7 +248,7 @@ func (y *Yard) look(ctx context.Context) error {
 	var buried bool
 	err := y.view(ctx, func(t *merge.Tables) error {
 		is, err := t.Get(record.TableMeta, []byte(record.MetaBuried))
-		buried = len(is) == len(allBuried)
+		buried = len(is) == len(All)
 		return err
 	})
 	if err != nil || buried {
@@ -274,12 +274,11 @@ func (y *Yard) look(ctx context.Context) error {
 	if err := y.buryAll(ctx, y.findIdentities, y.buryHolders); err != nil {
 		return err
 	}
-	return put(mark[:], allBuried)
+	return put(mark[:], All)
 }
 
-// allBuried is the value of the entry that says that no tombstone is missing. It is shorter than a
-// mark.
-var allBuried = []byte{1}
+// All is the value of the entry that says that no tombstone is missing. It is shorter than a mark.
+var All = []byte{1}
 
 // buryAll calls bury for all entries that find finds.
 func (y *Yard) buryAll(
