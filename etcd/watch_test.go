@@ -352,21 +352,17 @@ func TestARestoredEtcdIsNoticed(t *testing.T) {
 }
 
 func TestHealthWarnsBeforeTheQuotaIsFull(t *testing.T) {
-	_, l := own(t, func(c *embed.Config) { c.QuotaBackendBytes = 16 << 20 })
-	e := openAt(t, l.address, etcd.Options{WatchAge: time.Minute})
-	e.put("first", "")
-	e.healthy()
-	n := 0
-	until(t, "Health says how full etcd is", func() bool {
-		e.put(fmt.Sprint(n), strings.Repeat("x", latchkey.MaxEngineValue))
-		n++
+	for size, warns := range map[int64]bool{100: false, 800: false, 801: true, 1000: true} {
+		address := serve(t, &statuses{version: "3.7.3", size: size, quota: 1000})
+		e := engine{etcd.New(client(t, address), t.Name()), t}
 		err := e.health()
-		if err != nil && (!strings.Contains(err.Error(), "compact and defragment it, or raise the quota") || strings.Contains(err.Error(), "NOSPACE")) {
-			t.Fatalf("EngineHealth: got %v, want a warning", err)
+		if warned := err != nil && strings.Contains(err.Error(), "compact and defragment it, or raise the quota"); warned != warns || err != nil && !warns {
+			t.Errorf("EngineHealth of a member that uses %d of 1000: %v, want a warning: %t", size, err, warns)
 		}
-		return err != nil
-	})
-	e.put("last", "")
+		if err := e.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
 }
 
 // Sequences go back with etcd. A caller that waits for one from before would miss all commits until
@@ -554,11 +550,12 @@ func TestAtAFullQuotaDeletionsWork(t *testing.T) {
 // statuses is a server that answers one question.
 type statuses struct {
 	pb.UnimplementedMaintenanceServer
-	version string
+	version     string
+	size, quota int64
 }
 
 func (s *statuses) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
-	return &pb.StatusResponse{Header: &pb.ResponseHeader{}, Version: s.version}, nil
+	return &pb.StatusResponse{Header: &pb.ResponseHeader{}, Version: s.version, DbSize: s.size, DbSizeQuota: s.quota}, nil
 }
 
 func TestReleasesWithKnownFaultsAreRefused(t *testing.T) {
