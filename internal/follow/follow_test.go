@@ -174,57 +174,60 @@ func TestWhatCouldNotBeReadIsReadAgainWithoutNews(t *testing.T) {
 }
 
 // restored is an engine that was restored until a store has begun a new incarnation.
-type restored struct{ times, renewed uint64 }
+type restored struct{ times, renewed atomic.Uint64 }
 
 func (r *restored) Restored() uint64 {
-	if r.times == r.renewed {
-		return 0
+	if times := r.times.Load(); times != r.renewed.Load() {
+		return times
 	}
-	return r.times
+	return 0
 }
 
-func (r *restored) Renewed(times uint64) { r.renewed = times }
+func (r *restored) Renewed(times uint64) { r.renewed.Store(times) }
 
 func TestANewIncarnationThatCannotBeginIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fresh := &atomic.Bool{}
+		var fresh, full atomic.Bool
 		fresh.Store(true)
-		m, engine := &memory{}, &restored{}
-		full, tries := errors.New("full"), 0
+		full.Store(true)
+		var tries, readings atomic.Int32
+		engine := &restored{}
 		f := follow.New(follow.Memory{
-			Answers:  m,
+			Answers:  &memory{},
 			Learn:    func(record.Handle) {},
 			Shared:   func() bool { return true },
 			Restores: engine,
 			Renew: func(context.Context) error {
-				if tries++; len(m.news) >= tries {
+				if tries.Add(1) <= readings.Load()-1 {
 					t.Error("the store has read again before it has a new incarnation")
 				}
-				return full
+				if full.Load() {
+					return errors.New("full")
+				}
+				return nil
 			},
-			Reread: func(_ context.Context, n follow.News) error {
-				m.news = append(m.news, n)
-				return m.err
+			Reread: func(context.Context, follow.News) error {
+				readings.Add(1)
+				return nil
 			},
 		}, fresh.Load)
 		go f.Run(t.Context())
 		f.Lost()
 		synctest.Wait()
-		if tries != 0 || len(m.news) != 1 {
-			t.Fatalf("%d new incarnations and %d readings, want 0 and 1", tries, len(m.news))
+		if tries.Load() != 0 || readings.Load() != 1 {
+			t.Fatalf("%d new incarnations and %d readings, want 0 and 1", tries.Load(), readings.Load())
 		}
-		m.news = nil
-		engine.times = 1
+		engine.times.Store(1)
 		f.Lost()
 		synctest.Wait()
-		if tries != 1 || engine.renewed != 0 || !f.Known() {
-			t.Errorf("after %d tries, the engine was told of %d, and the memory is believed: %t", tries, engine.renewed, f.Known())
+		if tries.Load() != 1 || engine.renewed.Load() != 0 || !f.Known() {
+			t.Errorf("after %d tries, the engine was told of %d, and the memory is believed: %t", tries.Load(), engine.renewed.Load(), f.Known())
 		}
-		full = nil
+		full.Store(false)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if tries != 2 || engine.renewed != 1 {
-			t.Errorf("after %d tries, the engine was told of %d", tries, engine.renewed)
+		if tries.Load() != 2 || engine.renewed.Load() != 1 {
+			t.Errorf("after %d tries, the engine was told of %d", tries.Load(), engine.renewed.Load())
 		}
 	})
 }
