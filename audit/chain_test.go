@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -363,8 +364,24 @@ func TestPositions(t *testing.T) {
 // optimistic engine does to find conflicts.
 type spy struct {
 	*memory.Shared
+
+	mu    sync.Mutex // guards the fields below, because a store also writes by itself
 	read  []span
 	wrote map[string]bool
+}
+
+// forget begins anew.
+func (s *spy) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.read, s.wrote = nil, map[string]bool{}
+}
+
+// noted returns what was read and written since forget.
+func (s *spy) noted() (read []span, wrote map[string]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.read), maps.Clone(s.wrote)
 }
 
 // A span has the keys from ≤ key < to.
@@ -391,28 +408,36 @@ func (x *spyTx) Scan(table string, from, to []byte) iter.Seq2[latchkey.Entry, er
 
 func (x *spyTx) note(table string, from, to []byte) {
 	if table == "data" {
+		x.spy.mu.Lock()
+		defer x.spy.mu.Unlock()
 		x.spy.read = append(x.spy.read, span{string(from), string(to)})
 	}
 }
 
 func (x *spyTx) Put(table string, key, value []byte) error {
-	if table == "data" {
-		x.spy.wrote[string(key)] = true
-	}
+	x.noteWrite(table, key)
 	return x.EngineTx.Put(table, key, value)
 }
 
 func (x *spyTx) Delete(table string, key []byte) error {
+	x.noteWrite(table, key)
+	return x.EngineTx.Delete(table, key)
+}
+
+func (x *spyTx) noteWrite(table string, key []byte) {
 	if table == "data" {
+		x.spy.mu.Lock()
+		defer x.spy.mu.Unlock()
 		x.spy.wrote[string(key)] = true
 	}
-	return x.EngineTx.Delete(table, key)
 }
 
 // conflict returns a record that one of two spies has read and the other one has written.
 func conflict(a, b *spy) string {
-	for _, r := range a.read {
-		for key := range b.wrote {
+	read, _ := a.noted()
+	_, wrote := b.noted()
+	for _, r := range read {
+		for key := range wrote {
 			if r.from <= key && key < r.to {
 				return key
 			}
@@ -436,11 +461,14 @@ func TestChainsOfTwoProcessesHaveNoRecordInCommon(t *testing.T) {
 	a, spyA := open(engine, "a")
 	b, spyB := open(engine.Open(), "b")
 	for i := range 6 { // with the first entry of a chain, and with pruning
-		*spyA, *spyB = spy{Shared: spyA.Shared, wrote: map[string]bool{}}, spy{Shared: spyB.Shared, wrote: map[string]bool{}}
+		spyA.forget()
+		spyB.forget()
 		addKey(t, a, fmt.Sprint("a", i))
 		addKey(t, b, fmt.Sprint("b", i))
-		if len(spyA.wrote) < 2 || len(spyB.wrote) < 2 {
-			t.Fatalf("change %d wrote %q and %q", i, slices.Collect(maps.Keys(spyA.wrote)), slices.Collect(maps.Keys(spyB.wrote)))
+		_, byA := spyA.noted()
+		_, byB := spyB.noted()
+		if len(byA) < 2 || len(byB) < 2 {
+			t.Fatalf("change %d wrote %q and %q", i, slices.Collect(maps.Keys(byA)), slices.Collect(maps.Keys(byB)))
 		}
 		if key := conflict(spyA, spyB) + conflict(spyB, spyA); key != "" {
 			t.Errorf("change %d: both changes need the record %q", i, key)
