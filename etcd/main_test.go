@@ -49,6 +49,7 @@ func (m *member) start() error {
 	c := embed.NewConfig()
 	c.Dir, c.Logger, c.LogLevel, c.LogOutputs = m.dir, "zap", "fatal", []string{"/dev/null"}
 	c.UnsafeNoFsync = true // no test cuts the power
+	c.BcryptCost = 4       // the least; a hash of the default takes seconds under the race detector
 	c.TickMs, c.ElectionMs = 10, 100
 	local := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
 	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{local}, []url.URL{local}
