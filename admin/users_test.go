@@ -1,7 +1,6 @@
 package admin_test
 
 import (
-	"context"
 	"fmt"
 	"net/url"
 	"slices"
@@ -140,46 +139,8 @@ func TestAFullEngineTakesDeletions(t *testing.T) {
 	a.loginIs(other, latchkey.ErrInvalidToken)
 }
 
-// boundedEngine refuses transactions of more than most writes.
-type boundedEngine struct {
-	latchkey.Engine
-	most int
-}
-
-type boundedTx struct {
-	latchkey.EngineTx
-	left int
-}
-
-func (e boundedEngine) MaxWrites() int { return e.most }
-
-func (e boundedEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
-	return e.Engine.Update(ctx, func(tx latchkey.EngineTx) error { return fn(&boundedTx{tx, e.most}) })
-}
-
-func (tx *boundedTx) count() error {
-	if tx.left--; tx.left < 0 {
-		return latchkey.ErrTransactionTooLarge
-	}
-	return nil
-}
-
-func (tx *boundedTx) Put(table string, key, value []byte) error {
-	if err := tx.count(); err != nil {
-		return err
-	}
-	return tx.EngineTx.Put(table, key, value)
-}
-
-func (tx *boundedTx) Delete(table string, key []byte) error {
-	if err := tx.count(); err != nil {
-		return err
-	}
-	return tx.EngineTx.Delete(table, key)
-}
-
 func TestAUserWithMoreKeysThanATransactionTakesCanBeDeleted(t *testing.T) {
-	a := newAPIOn(t, boundedEngine{memory.NewEngine(), 40})
+	a := newAPIOn(t, memory.Bound(memory.NewEngine(), 40))
 	ada := a.newUser("ada")
 	var tokens []string
 	for n := range 20 {

@@ -405,29 +405,8 @@ func TestAnImportEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// bounded is an engine that takes 100 writes in a transaction.
-type bounded struct{ latchkey.Engine }
-
-func (bounded) MaxWrites() int { return 100 }
-
-func (e bounded) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
-	return e.Engine.Update(ctx, func(tx latchkey.EngineTx) error { return fn(&boundedTx{tx, e.MaxWrites()}) })
-}
-
-type boundedTx struct {
-	latchkey.EngineTx
-	left int
-}
-
-func (tx *boundedTx) Put(table string, key, value []byte) error {
-	if tx.left--; tx.left < 0 {
-		return latchkey.ErrTransactionTooLarge
-	}
-	return tx.EngineTx.Put(table, key, value)
-}
-
 func TestABoundedEngineTakesAnImportInSteps(t *testing.T) {
-	s, err := latchkey.OpenWith(bounded{memory.NewEngine()}, &latchkey.Options{Cost: latchkey.LightCost, Foreign: newKeys(t)})
+	s, err := latchkey.OpenWith(memory.Bound(memory.NewEngine(), 100), &latchkey.Options{Cost: latchkey.LightCost, Foreign: newKeys(t)})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
 	text := "hash,owner\n"

@@ -15,6 +15,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/internal/largest"
+	"github.com/latchkeydb/latchkey/internal/memory"
 	"github.com/latchkeydb/latchkey/latchkeytest"
 	"github.com/latchkeydb/latchkey/outbox"
 )
@@ -144,38 +145,10 @@ func TestAnOutboxThatMayBeShorterShrinksALittleWithEachChange(t *testing.T) {
 	})
 }
 
-// boundedEngine is an engine whose transactions have no more than 100 writes.
-type boundedEngine struct{ latchkey.Engine }
-
-func (boundedEngine) MaxWrites() int { return 100 }
-
-func (e boundedEngine) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
-	return e.Engine.Update(ctx, func(etx latchkey.EngineTx) error { return fn(&boundedTx{EngineTx: etx}) })
-}
-
-type boundedTx struct {
-	latchkey.EngineTx
-	writes int
-}
-
-func (tx *boundedTx) Put(table string, key, value []byte) error {
-	if tx.writes++; tx.writes > 100 {
-		return latchkey.ErrTransactionTooLarge
-	}
-	return tx.EngineTx.Put(table, key, value)
-}
-
-func (tx *boundedTx) Delete(table string, key []byte) error {
-	if tx.writes++; tx.writes > 100 {
-		return latchkey.ErrTransactionTooLarge
-	}
-	return tx.EngineTx.Delete(table, key)
-}
-
 func TestAnyNumberOfMessagesIsAcknowledgedOnAnEngineThatBoundsTransactions(t *testing.T) {
 	bolt, err := latchkey.OpenBoltEngine(filepath.Join(t.TempDir(), "keys.db"), nil)
 	must(t, err)
-	s, err := latchkey.OpenWith(boundedEngine{bolt}, nil)
+	s, err := latchkey.OpenWith(memory.Bound(bolt, 100), nil)
 	must(t, err)
 	defer s.Close()
 	box := outbox.New(nil)

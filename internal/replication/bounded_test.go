@@ -1,7 +1,6 @@
 package replication_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
@@ -12,40 +11,11 @@ import (
 	"github.com/latchkeydb/latchkey/internal/replication"
 )
 
-// A bounded is an engine that bounds its transactions.
-type bounded struct{ latchkey.Engine }
-
-func (bounded) MaxWrites() int { return 100 }
-
-func (e bounded) Update(ctx context.Context, fn func(latchkey.EngineTx) error) error {
-	return e.Engine.Update(ctx, func(tx latchkey.EngineTx) error { return fn(&boundedTx{tx, e.MaxWrites()}) })
-}
-
-type boundedTx struct {
-	latchkey.EngineTx
-	left int
-}
-
-func (tx *boundedTx) write(err error) error {
-	if tx.left--; tx.left < 0 {
-		return latchkey.ErrTransactionTooLarge
-	}
-	return err
-}
-
-func (tx *boundedTx) Put(table string, key, value []byte) error {
-	return tx.write(tx.EngineTx.Put(table, key, value))
-}
-
-func (tx *boundedTx) Delete(table string, key []byte) error {
-	return tx.write(tx.EngineTx.Delete(table, key))
-}
-
 // openCrowded opens a hub on a bounded engine, and an edge. A user has twenty keys.
 func openCrowded(t *testing.T, push replication.Push) (w *world, e *till, ada latchkey.User, keys []latchkey.Key, restored func()) {
 	t.Helper()
 	engine := memory.NewEngine()
-	w = openWorld(t, bounded{engine}, replication.HubOptions{})
+	w = openWorld(t, memory.Bound(engine, 100), replication.HubOptions{})
 	ada = w.user("ada", "north")
 	for i := range 20 {
 		keys = append(keys, w.key(ada.ID, fmt.Sprint(i)))
@@ -55,7 +25,7 @@ func openCrowded(t *testing.T, push replication.Push) (w *world, e *till, ada la
 	backup := memory.CopyEngine(engine)
 	restored = func() {
 		t.Helper()
-		e.w = openWorld(t, bounded{backup}, replication.HubOptions{})
+		e.w = openWorld(t, memory.Bound(backup, 100), replication.HubOptions{})
 		e.hello()
 	}
 	return w, e, ada, keys, restored
