@@ -192,31 +192,9 @@ const scanAtOnce = 2048
 // scan adds the records of a table, in several transactions. What changes meanwhile is among the
 // changes since the beginning.
 func (x *index) scan(ctx context.Context, s access.Store, table string) error {
-	var from []byte
-	for more := true; more; {
-		err := s.View(ctx, func(t *merge.Tables) error {
-			more = false
-			looked := 0
-			for e, err := range t.Scan(table, from, nil) {
-				if err != nil {
-					return err
-				}
-				if looked++; looked > scanAtOnce {
-					more = true
-					return nil
-				}
-				from = append(append([]byte(nil), e.Key...), 0)
-				if err := x.take(t, table, e.Key, e.Value); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return merge.InSteps(ctx, s.View, table, scanAtOnce, func(t *merge.Tables, e merge.Entry) error {
+		return x.take(t, table, e.Key, e.Value)
+	})
 }
 
 // take adds a record, or removes it if it does not travel.

@@ -38,7 +38,7 @@ type Yard struct {
 
 // lost is a record that was deleted.
 type lost struct {
-	ctx       context.Context // with the actor who has deleted it
+	ctx       context.Context // with the actor of the deletion
 	table     string
 	id        uuid.UUID
 	sealed    []byte
@@ -353,35 +353,14 @@ func goneHolders(t *merge.Tables, value []byte) (gone []uuid.UUID, err error) {
 
 // find returns the keys of the entries of a table for which is reports true.
 func (y *Yard) find(ctx context.Context, table string, is func(*merge.Tables, merge.Entry) (bool, error)) (entries [][]byte, err error) {
-	var after []byte
-	for more := true; more; {
-		err := y.view(ctx, func(t *merge.Tables) error {
-			more = false
-			n := 0
-			for e, err := range t.Scan(table, after, nil) {
-				if err != nil {
-					return err
-				}
-				if n++; n > page {
-					more = true
-					return nil
-				}
-				after = append(bytes.Clone(e.Key), 0)
-				found, err := is(t, e)
-				if err != nil {
-					return err
-				}
-				if found {
-					entries = append(entries, e.Key)
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, err
+	err = merge.InSteps(ctx, y.view, table, page, func(t *merge.Tables, e merge.Entry) error {
+		found, err := is(t, e)
+		if found {
+			entries = append(entries, e.Key)
 		}
-	}
-	return entries, nil
+		return err
+	})
+	return entries, err
 }
 
 // page is how many entries one transaction looks at.
