@@ -23,8 +23,8 @@ type Feed struct {
 	// Cloned says that a stream of another device with the edge's credential was ended for this
 	// one. Then the edge has to get a [Cloned].
 	Cloned bool
-	// Told is set by a user of the feed who is told of each commit. Then Next does not look whether
-	// there are later commits than those of a batch that feeds share.
+	// Told says that the caller of Next hears of each commit. Then Next does not look whether there
+	// are later commits than those of a batch that feeds share.
 	Told bool
 
 	hub  *Hub
@@ -282,7 +282,6 @@ func (f *Feed) Next(ctx context.Context, most int) (*Batch, error) {
 		return nil, err
 	}
 	h.mu.Lock()
-	ended, other := f.ended, f.edge.policy.Version != p.Version
 	var waiting []replacement
 	for _, w := range f.edge.replaces {
 		if w.number > of.news && w.number <= r.mark.News {
@@ -290,10 +289,9 @@ func (f *Feed) Next(ctx context.Context, most int) (*Batch, error) {
 		}
 	}
 	h.mu.Unlock()
-	switch {
-	case ended:
-		return nil, ErrReplaced
-	case other: // the transaction has seen the new policy
+	if other, err := f.hasOther(p); err != nil {
+		return nil, err
+	} else if other {
 		return f.Next(ctx, most)
 	}
 	b := &Batch{Messages: r.messages, More: more, At: r.at.Sequence, bytes: &r.bytes}
@@ -426,6 +424,17 @@ func (h *Hub) mac(c record.Copy) ([]byte, error) {
 	return macOf(*h.secret.Load(), c), nil
 }
 
+// hasOther reports whether the edge has another policy than p by now, which the transaction of a
+// batch may have seen already. It returns ErrReplaced if the feed has ended.
+func (f *Feed) hasOther(p Policy) (bool, error) {
+	f.hub.mu.Lock()
+	defer f.hub.mu.Unlock()
+	if f.ended {
+		return false, ErrReplaced
+	}
+	return f.edge.policy.Version != p.Version, nil
+}
+
 // copy returns the next part of a first copy.
 func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*Batch, error) {
 	h := f.hub
@@ -456,13 +465,9 @@ func (f *Feed) copy(ctx context.Context, p Policy, groupsAt uint64, most int) (*
 	if err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	ended, other := f.ended, f.edge.policy.Version != p.Version
-	h.mu.Unlock()
-	switch {
-	case ended:
-		return nil, ErrReplaced
-	case other: // the transaction has seen the new policy
+	if other, err := f.hasOther(p); err != nil {
+		return nil, err
+	} else if other {
 		return f.Next(ctx, most)
 	}
 	f.copyKey = last

@@ -327,16 +327,23 @@ func (p *pair) notes() (n int) {
 	return n
 }
 
-func TestARecordIsReplacedBeforeItsNewsCount(t *testing.T) {
-	p := newPair(t, replication.HubOptions{})
-	ada := p.a.user("ada", "north")
-	e := p.a.join(replication.PushNothing, "north")
+// refuse lets an edge of a disable a user, and b refuse the edge's claim.
+func (p *pair) refuse(t *testing.T) (ada latchkey.User, e *till) {
+	t.Helper()
+	ada = p.a.user("ada", "north")
+	e = p.a.join(replication.PushNothing, "north")
 	e.sync()
 	must(t, e.DisableUser(t.Context(), ada.ID))
 	e.push(replication.PushRequest{Claims: []record.Copy{e.copy(record.TableUsers, ada.ID[:])}})
 	claims, err := p.a.hub.Claims(t.Context())
 	must(t, err)
 	must(t, p.b.hub.RefuseClaim(t.Context(), claims[0].Number))
+	return ada, e
+}
+
+func TestARecordIsReplacedBeforeItsNewsCount(t *testing.T) {
+	p := newPair(t, replication.HubOptions{})
+	ada, e := p.refuse(t)
 	// The message that replaces the record is lost with the stream at a. The edge comes to b, and
 	// acknowledges what came there, at both hubs.
 	lost, err := e.feed.Next(t.Context(), 1000)
@@ -359,14 +366,7 @@ func TestARecordIsReplacedBeforeItsNewsCount(t *testing.T) {
 
 func TestAnEdgeThatComparesStillHasToReplace(t *testing.T) {
 	p := newPair(t, replication.HubOptions{})
-	ada := p.a.user("ada", "north")
-	e := p.a.join(replication.PushNothing, "north")
-	e.sync()
-	must(t, e.DisableUser(t.Context(), ada.ID))
-	e.push(replication.PushRequest{Claims: []record.Copy{e.copy(record.TableUsers, ada.ID[:])}})
-	claims, err := p.a.hub.Claims(t.Context())
-	must(t, err)
-	must(t, p.b.hub.RefuseClaim(t.Context(), claims[0].Number))
+	_, e := p.refuse(t)
 	e.cursor.Policy = 0
 	e.wantHow(replication.CompareFirst)
 	e.compare(nil)
