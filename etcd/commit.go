@@ -334,7 +334,7 @@ func (e *engine) try(members []*member, random [8]byte, first clientv3.Op) (outc
 	}
 	e.feed.expect(random)
 	defer e.feed.forget(random)
-	// A member that is silent gets a quarter of the time. What it has done is found out by another.
+	// A silent member gets a quarter of the time. Another member then tells the outcome.
 	ctx, cancel := context.WithTimeout(e.ctx, e.opts.timeout()/4)
 	defer cancel()
 	response, err := e.client.Do(ctx, request)

@@ -45,8 +45,8 @@ func (e *engine) checkSpace(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("etcd member %s: %s", endpoint, problem))
 		}
 		if s.DbSizeQuota > 0 && s.DbSize > s.DbSizeQuota/5*4 {
-			errs = append(errs, fmt.Errorf("etcd member %s: it uses %s of its quota: compact and defragment it, or raise the quota",
-				endpoint, fmt.Sprintf("%d %%", 100*s.DbSize/s.DbSizeQuota)))
+			errs = append(errs, fmt.Errorf("etcd member %s: it uses %d %% of its quota: compact and defragment it, or raise the quota",
+				endpoint, 100*s.DbSize/s.DbSizeQuota))
 		}
 	}
 	return errors.Join(errs...)

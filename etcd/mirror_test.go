@@ -469,7 +469,7 @@ func TestAFileThatMayBeNoMirrorIsKept(t *testing.T) {
 				return
 			}
 
-			// What was kept is not overwritten. The engine works without a mirror.
+			// The kept file is not overwritten. The engine works without a mirror.
 			e.close()
 			tt.make(t, path)
 			e = open(t, nil, mirrorAt(path))
@@ -557,12 +557,7 @@ func TestAMirrorOfARestoredEtcdIsMadeAnew(t *testing.T) {
 			e := openAt(t, l.address, opts)
 			e.follow()
 			e.put("a", "1")
-			m.stop(l)
-			backup := t.TempDir()
-			if err := os.CopyFS(backup, os.DirFS(m.dir)); err != nil {
-				t.Fatal(err)
-			}
-			m.restart(t, l)
+			backup := m.backUp(t, l)
 			until(t, "the engine commits again", func() bool {
 				return e.Update(t.Context(), func(tx latchkey.EngineTx) error { return tx.Put("t", []byte("lost"), nil) }) == nil
 			})

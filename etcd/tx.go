@@ -38,8 +38,8 @@ type tx struct {
 	random         [8]byte
 	cluster        uint64
 
-	// What an Update has read: the keys, with their values, and the ranges. whole means that the
-	// transaction depends on everything. The other fields are empty then.
+	// The keys that an Update has read, with their values, and the ranges. If whole is set, the
+	// transaction depends on everything, and the other fields are empty.
 	reads  map[string]seen
 	ranges []*span
 	whole  bool

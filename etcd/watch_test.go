@@ -224,6 +224,19 @@ func (m *member) stop(l *link) {
 	m.server.Close()
 }
 
+// backUp stops a member, copies what it has, and starts it again. It returns the directory with the
+// copy.
+func (m *member) backUp(t *testing.T, l *link) (backup string) {
+	t.Helper()
+	m.stop(l)
+	backup = t.TempDir()
+	if err := os.CopyFS(backup, os.DirFS(m.dir)); err != nil {
+		t.Fatal(err)
+	}
+	m.restart(t, l)
+	return backup
+}
+
 func (m *member) restart(t *testing.T, l *link) {
 	t.Helper()
 	if err := m.start(); err != nil {
@@ -299,12 +312,7 @@ func TestARestoredEtcdIsNoticed(t *testing.T) {
 			e := openAt(t, l.address, quick)
 			f := e.follow()
 			e.put("a", "1")
-			m.stop(l)
-			backup := t.TempDir()
-			if err := os.CopyFS(backup, os.DirFS(m.dir)); err != nil {
-				t.Fatal(err)
-			}
-			m.restart(t, l)
+			backup := m.backUp(t, l)
 			e.commitAgain()
 			for range 10 {
 				e.put("a", "2")
@@ -371,12 +379,7 @@ func TestWaitEndsWhenEtcdWasRestored(t *testing.T) {
 	m, l := own(t, nil)
 	e := openAt(t, l.address, quick)
 	e.put("a", "1")
-	m.stop(l)
-	backup := t.TempDir()
-	if err := os.CopyFS(backup, os.DirFS(m.dir)); err != nil {
-		t.Fatal(err)
-	}
-	m.restart(t, l)
+	backup := m.backUp(t, l)
 	e.commitAgain()
 	for range 10 {
 		e.put("a", "2")
@@ -415,12 +418,7 @@ func TestARestorationIsNoticedAlthoughTheWatchGoesOn(t *testing.T) {
 				etcd.Probe(t.Context(), e.Engine)
 				return etcd.Proof(e.Engine) != 0
 			})
-			m.stop(l)
-			backup := t.TempDir()
-			if err := os.CopyFS(backup, os.DirFS(m.dir)); err != nil {
-				t.Fatal(err)
-			}
-			m.restart(t, l)
+			backup := m.backUp(t, l)
 			e.commitAgain()
 			e.put("a", "2")
 			until(t, "the watch tells", func() bool { return f.has("again") })
