@@ -68,8 +68,8 @@ func (s *Store) writeLastUses(ctx context.Context) error {
 			seen = tx.Sequence()
 			return err
 		}
-		// The keys are read before the transaction, because other changes wait for it. That is not
-		// enough if other processes can change the keys after the state that the transaction reads.
+		// The keys are read before the transaction, because other changes wait for it. Where
+		// other processes can change the keys meanwhile, the transaction reads them itself.
 		isRead := s.follower == nil && s.viewLong(ctx, raise) == nil
 		err := s.update(ctx, func(tx *Tx) error {
 			if !isRead || tx.Sequence() != seen {

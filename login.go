@@ -67,15 +67,17 @@ func (p Principal) Metadata(name string) string { return p.metadata.Get(name) }
 // A login that begins after [Store.DisableKey], [Store.DeleteKey], [Store.DisableUser],
 // [Store.DeleteUser] or [Store.DisableGroup] has returned does not succeed. A login that begins
 // after [Store.SetExpiry], [Store.SetScopes], [Store.SetNetworks], [Store.SetMetadata],
-// [Store.SetKeyGroup] or [Store.SetUserGroup] has returned is judged by the new value.
+// [Store.SetKeyGroup] or [Store.SetUserGroup] has returned is judged by the new value. A change
+// that another process makes to an [EngineWatcher] counts within the bound of
+// [EngineWatcher].Fresh.
 //
 // Login returns [ErrInvalidToken] for every string that is not a good token, without telling why.
 // To a caller that has proven the secret, it returns the first of [ErrKeyDisabled],
 // [ErrKeyExpired], [ErrUserDisabled], [ErrGroupDisabled] and [ErrNetworkNotAllowed] that applies.
 // The last one means that the key has networks, so that the caller's address decides: see
 // [Store.LoginFrom]. The other errors say nothing about the token: [ErrBusy], [ErrClosed],
-// [ErrInTransaction], [ErrFileChanged], [ErrCorrupt], [ErrNewerFormat], [ErrCostTooHigh], an error
-// of [Options].Gate, and ctx's error.
+// [ErrInTransaction], [ErrFileChanged], [ErrUnavailable], [ErrCorrupt], [ErrNewerFormat],
+// [ErrCostTooHigh], an error of [Options].Gate, and ctx's error.
 func (s *Store) Login(ctx context.Context, token string) (Principal, error) {
 	return s.login(ctx, token, netip.Addr{})
 }

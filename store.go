@@ -310,9 +310,9 @@ func (s *Store) untilClosed() (context.Context, context.CancelFunc) {
 //
 // Update returns [ErrReadOnly]; [ErrClosed]; [ErrInTransaction]; [ErrCorrupt]; [ErrNewerFormat] if
 // fn meets a record of a later version; ctx's error if ctx ends before fn begins;
-// [ErrTransactionTooLarge]; [ErrFileChanged]; [ErrSyncFailed]; the operating system's error, for
-// example if the disk is full; or [ErrCommitUnknown], which alone leaves open whether the change
-// happened.
+// [ErrTransactionTooLarge]; [ErrFileChanged]; [ErrSyncFailed]; [ErrUnavailable]; [ErrNoSpace]; the
+// operating system's error, for example if the disk is full; or [ErrCommitUnknown], which alone
+// leaves open whether the change happened.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := s.canWait(); err != nil {
 		return err
@@ -397,8 +397,8 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error) error {
 // contexts last.
 //
 // It returns [ErrClosed]; [ErrInTransaction]; [ErrCorrupt]; [ErrNewerFormat] if fn meets a record
-// of a later version; ctx's error; [ErrInterrupted] if the history of an engine such as etcd was
-// compacted meanwhile; or, if the engine had to open its file again and could not,
+// of a later version; ctx's error; [ErrUnavailable]; [ErrInterrupted] if the history of an engine
+// such as etcd was compacted meanwhile; or, if the engine had to open its file again and could not,
 // [ErrFileChanged] or the operating system's error.
 func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := s.canWait(); err != nil {
