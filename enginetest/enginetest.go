@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/latchkeydb/latchkey"
 )
@@ -204,6 +205,10 @@ func listRange(tx latchkey.EngineTx, table string, from, to []byte) (string, err
 	}
 	return strings.Join(entries, " "), nil
 }
+
+// pause gives goroutines that have just begun time to wait for something. No sound engine depends
+// on it: faults that show only while somebody waits are found more often.
+func pause() { time.Sleep(2 * time.Millisecond) }
 
 // canceled returns a context that has ended.
 func canceled() context.Context {

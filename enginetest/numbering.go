@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -489,8 +488,8 @@ func waitEndsWithCommit(s *subject) {
 				waits <- err
 			}()
 		}
-		for range n * 10 { // sometimes they wait already
-			runtime.Gosched()
+		if n%2 == 0 {
+			pause()
 		}
 		s.put("t", "a", fmt.Sprint(n))
 		for range 3 {
@@ -518,9 +517,7 @@ func waitEnds(s *subject) {
 		result := make(chan error)
 		before := s.Engine
 		go func() { result <- before.Wait(ctx, last) }()
-		for range 1000 {
-			runtime.Gosched()
-		}
+		pause()
 		end.do(cancel)
 		s.wantError("Wait after "+end.name, <-result, end.want)
 		cancel()

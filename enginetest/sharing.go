@@ -52,10 +52,13 @@ func othersAreSeen(s *subject) {
 
 func othersEndWait(s *subject) {
 	other := s.another()
-	for range 10 {
+	for i := range 10 {
 		before, _ := s.commit()
 		done := make(chan error)
 		go func() { done <- s.Wait(s.Context(), before) }()
+		if i%2 == 0 {
+			pause()
+		}
 		other.put("t", "a", "1")
 		if err := <-done; err != nil {
 			s.Errorf("Wait: %v", err)

@@ -432,7 +432,7 @@ func waitingCanBeCanceled(s *subject) {
 			second <- s.Update(ctx, func(tx latchkey.EngineTx) error { return put(tx, "second", key, ".") })
 		}()
 		if i%2 == 0 {
-			runtime.Gosched() // with luck the second Update waits already
+			pause()
 		}
 		cancel()
 		err := <-second
