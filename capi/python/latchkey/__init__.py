@@ -1,0 +1,462 @@
+"""Latchkey keeps users and their API keys in one file.
+
+Open a Store, make a user with create_user, and give the user a key with create_key, which returns the
+token for the only time. On every request, check the token that the caller presents with login.
+
+All methods of a Store may be called from several threads at once. A call that fails raises Error, whose
+code says why. docs/c.md in the repository has the limits of the library.
+"""
+
+import ctypes
+import os
+import uuid
+from ctypes import byref, sizeof
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+
+from . import _library as c
+from ._library import Code
+
+__all__ = ["SERVER_OWNER", "Code", "Error", "Finding", "Key", "KeyToken", "Principal", "Store", "User", "restore"]
+
+# The owner of server keys, which belong to no user.
+SERVER_OWNER = uuid.UUID(int=(1 << 128) - 1)
+
+
+class Error(Exception):
+    """The error of a call. Its code says what to do, and its text is for people."""
+
+    def __init__(self, code: Union[Code, int], message: str):
+        super().__init__(message)
+        self.code = code
+
+
+def _code(number):
+    """Return the Code with a number, or the number if a later library has added it."""
+    try:
+        return Code(number)
+    except ValueError:
+        return number
+
+
+@dataclass(frozen=True)
+class Principal:
+    """The caller that a token belongs to."""
+
+    key_id: uuid.UUID
+    key_name: str
+    owner: uuid.UUID  # a user's ID, or SERVER_OWNER
+    user_id: Optional[uuid.UUID]  # None for a server key
+    provider: str
+    subject: str
+    group: str
+    scopes: Tuple[str, ...]
+    expires: Optional[datetime]
+    token_id: str
+
+    def require(self, scope: str) -> None:
+        """Raise Error with the code NO_SCOPE unless the key permits a scope."""
+        known = c.Principal(size=sizeof(c.Principal))
+        held = _Held()
+        known.scopes, known.scope_count = held.strings(self.scopes)
+        _call("require_scope", byref(known), *_text(scope))
+
+
+@dataclass(frozen=True)
+class KeyToken:
+    """A token of a key, without its secret."""
+
+    id: str
+    ends: Optional[datetime]
+    last_used: Optional[datetime]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key."""
+
+    id: uuid.UUID
+    owner: uuid.UUID
+    name: str
+    created: datetime
+    expires: Optional[datetime]
+    last_used: Optional[datetime]
+    disabled: bool
+    scopes: Tuple[str, ...]
+    networks: Tuple[str, ...]
+    metadata: Mapping[str, str]
+    group: str
+    tokens: Tuple[KeyToken, ...]
+
+
+@dataclass(frozen=True)
+class User:
+    """A user, and the pairs of a provider and a subject that identify the user."""
+
+    id: uuid.UUID
+    identities: Tuple[Tuple[str, str], ...]
+    created: datetime
+    disabled: bool
+    group: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a store."""
+
+    code: Union[Code, int]
+    message: str
+
+
+class Store:
+    """An open store.
+
+    Close it, or use it in a with statement. Durations are timedeltas, times are datetimes with a time
+    zone, and IDs are UUIDs. Options that are left out have the defaults of latchkey.h.
+    """
+
+    def __init__(
+        self,
+        path: Union[str, "os.PathLike[str]"],
+        *,
+        read_only: bool = False,
+        must_exist: bool = False,
+        recover: bool = False,
+        app_services_names: bool = False,
+        lock_timeout: timedelta = timedelta(0),
+        token_prefix: str = "",
+        max_keys_per_user: int = 0,
+        cost: Tuple[int, int, int] = (0, 0, 0),
+        hash_memory: int = 0,
+        hash_queue: int = 0,
+        cache_size: int = 0,
+        safety_copy_every: timedelta = timedelta(0),
+        last_use_every: timedelta = timedelta(0),
+    ):
+        held = _Held()
+        options = c.Options(
+            size=sizeof(c.Options),
+            lock_timeout=_milliseconds(lock_timeout),
+            hash_memory=hash_memory,
+            safety_copy_every=_milliseconds(safety_copy_every),
+            last_use_every=_milliseconds(last_use_every),
+            token_prefix=held.string(token_prefix),
+            read_only=read_only,
+            must_exist=must_exist,
+            recover=recover,
+            app_services_names=app_services_names,
+            max_keys_per_user=max_keys_per_user,
+            hash_queue=hash_queue,
+            cache_size=cache_size,
+            cost_memory=cost[0],
+            cost_passes=cost[1],
+            cost_lanes=cost[2],
+        )
+        handle = ctypes.c_uint64()
+        _call("open", c.ABI_VERSION, *_text(os.fspath(path)), byref(options), byref(handle))
+        self._handle = handle.value
+
+    def close(self) -> None:
+        """Close the store. Closing a closed store raises Error with the code CLOSED."""
+        _call("close", self._handle)
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def login(self, token: Union[str, bytes], address: str = "") -> Principal:
+        """Return the principal of a token. address is the caller's IP address, for keys with networks."""
+        found = ctypes.POINTER(c.Principal)()
+        token = _text(token)
+        if address:
+            _call("login_from", self._handle, *token, *_text(address), byref(found))
+        else:
+            _call("login", self._handle, *token, byref(found))
+        return _take("principal", found, _principal)
+
+    def create_user(self, provider: str, subject: str, *, group: str = "", metadata: Mapping[str, str] = {}) -> User:
+        """Make a user with one identity."""
+        held = _Held()
+        spec = c.UserSpec(size=sizeof(c.UserSpec), identity=held.identity(provider, subject), group=held.string(group))
+        spec.metadata, spec.metadata_count = held.pairs(metadata)
+        made = ctypes.POINTER(c.User)()
+        _call("create_user", self._handle, byref(spec), byref(made))
+        return _take("user", made, _user)
+
+    def fetch_user(self, id: uuid.UUID) -> User:
+        """Return the user with an ID."""
+        found = ctypes.POINTER(c.User)()
+        _call("fetch_user", self._handle, _id(id), byref(found))
+        return _take("user", found, _user)
+
+    def fetch_user_by_identity(self, provider: str, subject: str) -> User:
+        """Return the user that an identity belongs to."""
+        held, found = _Held(), ctypes.POINTER(c.User)()
+        _call("fetch_user_by_identity", self._handle, byref(held.identity(provider, subject)), byref(found))
+        return _take("user", found, _user)
+
+    def fetch_users(self) -> Iterator[User]:
+        """Yield all users, in the order of their IDs."""
+        after = None
+        while True:
+            found = ctypes.POINTER(c.Users)()
+            _call("fetch_users", self._handle, after and _id(after), 256, byref(found))
+            users = _take("users", found, lambda u: [_user(u.users[i].contents) for i in range(u.count)])
+            if not users:
+                return
+            yield from users
+            after = users[-1].id
+
+    def enable_user(self, id: uuid.UUID) -> None:
+        """Let the keys of a disabled user log in again."""
+        _call("enable_user", self._handle, _id(id))
+
+    def disable_user(self, id: uuid.UUID) -> None:
+        """Stop all keys of a user from logging in."""
+        _call("disable_user", self._handle, _id(id))
+
+    def delete_user(self, id: uuid.UUID) -> None:
+        """Delete a user and all keys of the user, for good."""
+        _call("delete_user", self._handle, _id(id))
+
+    def link_identity(self, user: uuid.UUID, provider: str, subject: str) -> None:
+        """Give a user another identity."""
+        _call("link_identity", self._handle, _id(user), byref(_Held().identity(provider, subject)))
+
+    def unlink_identity(self, user: uuid.UUID, provider: str, subject: str) -> None:
+        """Take an identity from a user."""
+        _call("unlink_identity", self._handle, _id(user), byref(_Held().identity(provider, subject)))
+
+    def create_key(
+        self,
+        user: uuid.UUID,
+        name: str,
+        *,
+        expires: Optional[datetime] = None,
+        scopes: Iterable[str] = (),
+        networks: Iterable[str] = (),
+        metadata: Mapping[str, str] = {},
+    ) -> Tuple[Key, str]:
+        """Make a key of a user. Return the key and its token, which cannot be seen again."""
+        held = _Held()
+        spec = held.key_spec(name, expires, scopes, networks, metadata, "")
+        key, token = ctypes.POINTER(c.Key)(), ctypes.POINTER(c.Token)()
+        _call("create_key", self._handle, _id(user), byref(spec), byref(key), byref(token))
+        return _take("key", key, _key), _take("token", token, _token)
+
+    def create_server_key(
+        self,
+        name: str,
+        *,
+        expires: Optional[datetime] = None,
+        scopes: Iterable[str] = (),
+        networks: Iterable[str] = (),
+        metadata: Mapping[str, str] = {},
+        group: str = "",
+    ) -> Tuple[Key, str]:
+        """Make a key that no user owns. Return the key and its token, which cannot be seen again."""
+        held = _Held()
+        spec = held.key_spec(name, expires, scopes, networks, metadata, group)
+        key, token = ctypes.POINTER(c.Key)(), ctypes.POINTER(c.Token)()
+        _call("create_server_key", self._handle, byref(spec), byref(key), byref(token))
+        return _take("key", key, _key), _take("token", token, _token)
+
+    def fetch_key(self, owner: uuid.UUID, id: uuid.UUID) -> Key:
+        """Return a key of owner, a user or SERVER_OWNER."""
+        found = ctypes.POINTER(c.Key)()
+        _call("fetch_key", self._handle, _id(owner), _id(id), byref(found))
+        return _take("key", found, _key)
+
+    def fetch_keys(self, owner: uuid.UUID) -> List[Key]:
+        """Return all keys of owner, in the order of their creation."""
+        found = ctypes.POINTER(c.Keys)()
+        _call("fetch_keys", self._handle, _id(owner), byref(found))
+        return _take("keys", found, lambda k: [_key(k.keys[i].contents) for i in range(k.count)])
+
+    def enable_key(self, owner: uuid.UUID, id: uuid.UUID) -> None:
+        """Let a disabled key log in again."""
+        _call("enable_key", self._handle, _id(owner), _id(id))
+
+    def disable_key(self, owner: uuid.UUID, id: uuid.UUID) -> None:
+        """Stop a key from logging in until it is enabled. No login that begins afterwards succeeds."""
+        _call("disable_key", self._handle, _id(owner), _id(id))
+
+    def delete_key(self, owner: uuid.UUID, id: uuid.UUID) -> None:
+        """Delete a key for good."""
+        _call("delete_key", self._handle, _id(owner), _id(id))
+
+    def rotate_key(
+        self, owner: uuid.UUID, id: uuid.UUID, *, overlap: timedelta = timedelta(0), until_used: bool = False
+    ) -> Tuple[Key, str]:
+        """Give a key a new token. Return the key and the token.
+
+        The old token stays good during the overlap, or with until_used until the new one is used.
+        """
+        rotation = c.Rotation(size=sizeof(c.Rotation), overlap=_milliseconds(overlap), until_used=until_used)
+        key, token = ctypes.POINTER(c.Key)(), ctypes.POINTER(c.Token)()
+        if owner == SERVER_OWNER:
+            _call("rotate_server_key", self._handle, _id(id), byref(rotation), byref(key), byref(token))
+        else:
+            _call("rotate_key", self._handle, _id(owner), _id(id), byref(rotation), byref(key), byref(token))
+        return _take("key", key, _key), _take("token", token, _token)
+
+    def health(self) -> List[Finding]:
+        """Return all that is wrong with the store."""
+        found = ctypes.POINTER(c.Findings)()
+        _call("health", self._handle, byref(found))
+        return _take("findings", found, lambda f: [_finding(f.findings[i].contents) for i in range(f.count)])
+
+    def backup(self, path: Union[str, "os.PathLike[str]"]) -> None:
+        """Write a copy of the store to a new file. Keep the copy as safe as the store."""
+        _call("backup", self._handle, *_text(os.fspath(path)))
+
+
+def restore(backup: Union[str, "os.PathLike[str]"], path: Union[str, "os.PathLike[str]"]) -> None:
+    """Make the file of a store from a backup."""
+    _call("restore", *_text(os.fspath(backup)), *_text(os.fspath(path)))
+
+
+def _call(name, *args):
+    """Call a function of the library, and raise its error."""
+    error = ctypes.POINTER(c.Error)()
+    code = getattr(c.library, "lk_" + name)(*args, byref(error))
+    if code != Code.OK:
+        message = error.contents.message.text if error else "no memory for a message"
+        c.library.lk_error_free(error)
+        raise Error(_code(code), message)
+
+
+def _take(kind, result, convert):
+    """Return a result of the library as an object of Python, and release the result."""
+    try:
+        return convert(result.contents)
+    finally:
+        getattr(c.library, f"lk_{kind}_free")(result)
+
+
+class _Held:
+    """Makes structs of C, and keeps the memory that they point to."""
+
+    def __init__(self):
+        self._kept = []
+
+    def string(self, text):
+        data = text.encode()
+        self._kept.append(data)
+        return c.String(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data))
+
+    def strings(self, texts):
+        return self._list(c.String, [self.string(t) for t in texts])
+
+    def pairs(self, mapping):
+        return self._list(c.Pair, [c.Pair(self.string(k), self.string(v)) for k, v in mapping.items()])
+
+    def identity(self, provider, subject):
+        identity = c.Identity(self.string(provider), self.string(subject))
+        identity.held = self
+        return identity
+
+    def key_spec(self, name, expires, scopes, networks, metadata, group):
+        spec = c.KeySpec(size=sizeof(c.KeySpec), name=self.string(name), expires=_instant(expires), group=self.string(group))
+        spec.scopes, spec.scope_count = self.strings(scopes)
+        spec.networks, spec.network_count = self.strings(networks)
+        spec.metadata, spec.metadata_count = self.pairs(metadata)
+        return spec
+
+    def _list(self, kind, items):
+        array = (kind * len(items))(*items)
+        self._kept.append(array)
+        return ctypes.cast(array, ctypes.POINTER(kind)), len(items)
+
+
+def _text(text):
+    data = text if isinstance(text, bytes) else text.encode()
+    return data, len(data)
+
+
+def _id(id):
+    return byref(c.ID((ctypes.c_uint8 * 16)(*id.bytes)))
+
+
+def _uuid(id):
+    return uuid.UUID(bytes=bytes(id.bytes))
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _time(milliseconds):
+    return _EPOCH + timedelta(milliseconds=milliseconds) if milliseconds else None
+
+
+def _instant(time):
+    return (time - _EPOCH) // timedelta(milliseconds=1) if time else 0
+
+
+def _milliseconds(duration):
+    return duration // timedelta(milliseconds=1)
+
+
+def _texts(strings, count):
+    return tuple(strings[i].text for i in range(count))
+
+
+def _mapping(pairs, count):
+    return {pairs[i].name.text: pairs[i].value.text for i in range(count)}
+
+
+def _principal(p):
+    return Principal(
+        key_id=_uuid(p.key_id),
+        key_name=p.key_name.text,
+        owner=_uuid(p.owner),
+        user_id=None if p.server_key else _uuid(p.user_id),
+        provider=p.provider.text,
+        subject=p.subject.text,
+        group=p.group.text,
+        scopes=_texts(p.scopes, p.scope_count),
+        expires=_time(p.expires),
+        token_id=p.token_id.text,
+    )
+
+
+def _key(k):
+    return Key(
+        id=_uuid(k.id),
+        owner=_uuid(k.owner),
+        name=k.name.text,
+        created=_time(k.created),
+        expires=_time(k.expires),
+        last_used=_time(k.last_used),
+        disabled=bool(k.disabled),
+        scopes=_texts(k.scopes, k.scope_count),
+        networks=_texts(k.networks, k.network_count),
+        metadata=_mapping(k.metadata, k.metadata_count),
+        group=k.group.text,
+        tokens=tuple(
+            KeyToken(t.id.text, _time(t.ends), _time(t.last_used)) for t in (k.tokens[i].contents for i in range(k.token_count))
+        ),
+    )
+
+
+def _user(u):
+    return User(
+        id=_uuid(u.id),
+        identities=tuple((u.identities[i].provider.text, u.identities[i].subject.text) for i in range(u.identity_count)),
+        created=_time(u.created),
+        disabled=bool(u.disabled),
+        group=u.group.text,
+        metadata=_mapping(u.metadata, u.metadata_count),
+    )
+
+
+def _token(t):
+    return t.text.text
+
+
+def _finding(f):
+    return Finding(_code(f.code), f.message.text)
