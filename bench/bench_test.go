@@ -111,6 +111,7 @@ func closeEnv(tb testing.TB, env *bench.Env) {
 
 func BenchmarkCached(b *testing.B)          { run(b, bench.Cached) }
 func BenchmarkCarried(b *testing.B)         { run(b, bench.Carried) }
+func BenchmarkCAPI(b *testing.B)            { run(b, bench.CAPI) }
 func BenchmarkCold(b *testing.B)            { run(b, bench.Cold) }
 func BenchmarkHTTP(b *testing.B)            { run(b, bench.HTTP) }
 func BenchmarkMiddleware(b *testing.B)      { run(b, bench.Middleware) }

@@ -24,7 +24,7 @@ type Group struct {
 
 // Groups returns all groups in the order of the report.
 func Groups() []Group {
-	return []Group{Cached, Carried, Cold, Forged, Malformed, Growth, Opening, UnderWrites, SharedCommits, HTTP, Middleware, Floods, Edge, Replication, Rivals, Etcd, EtcdRevocations, EtcdKeys}
+	return []Group{Cached, Carried, CAPI, Cold, Forged, Malformed, Growth, Opening, UnderWrites, SharedCommits, HTTP, Middleware, Floods, Edge, Replication, Rivals, Etcd, EtcdRevocations, EtcdKeys}
 }
 
 // A Case is one measurement and its targets.

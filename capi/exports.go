@@ -160,7 +160,8 @@ func lkgoLogin(store C.lk_store, token *C.char, length C.size_t, address *C.char
 	b := block{base: unsafe.Pointer(*principal), size: uintptr(room)}
 	fillPrincipal(&b, &who)
 	if b.used > b.size {
-		return done(e, result(principal, &who, fillPrincipal))
+		large := who // a copy may escape to the heap
+		return done(e, result(principal, &large, fillPrincipal))
 	}
 	return C.LK_OK
 }
