@@ -322,7 +322,7 @@ uint32_t lk_abi_version(void);
 
 /*
  * lk_code_text sets *text to a short English text for a code. For a code that the library does not
- * know, the text says so.
+ * know, the text says so. In a child of fork the text is empty.
  *
  * Ownership: the text is never released.
  * Threads: any.
