@@ -250,6 +250,39 @@ func all[T any](ctx context.Context, c *Client, path string, query url.Values) i
 	}
 }
 
+// A Request is a request of a route, with the JSON of its body. It is for programs that pass on
+// what others ask for. Other programs use the method of the client for the route.
+type Request struct {
+	Method string
+	// Path has the parts of the path below /v1, such as "keys" and an ID. They are not escaped.
+	Path           []string
+	Query          url.Values
+	Match          string // as the argument match of the other methods
+	IdempotencyKey string
+	Body           json.RawMessage // nil for none
+	Reads          bool            // the request changes nothing, although its method is not GET
+}
+
+// Do sends a request, and returns the JSON of the answer, which is nil if the answer has no body.
+//
+// Errors: those of the method of the client for the route.
+func (c *Client) Do(ctx context.Context, r Request) (json.RawMessage, error) {
+	q := request{method: r.Method, path: "/v1", query: r.Query, match: r.Match, idempotency: r.IdempotencyKey, reads: r.Reads}
+	for _, part := range r.Path {
+		q.path += "/" + escapePart(part)
+	}
+	if r.Body != nil {
+		q.body = r.Body
+	}
+	return send[json.RawMessage](ctx, c, q)
+}
+
+// escapePart escapes a part of a path. A dot is escaped, too, because ".." would be taken for the
+// path above.
+func escapePart(part string) string {
+	return strings.ReplaceAll(url.PathEscape(part), ".", "%2E")
+}
+
 func pathOf(kind string, id uuid.UUID, rest string) string {
 	return "/v1/" + kind + "/" + id.String() + rest
 }
@@ -401,7 +434,8 @@ func (c *Client) ExportKey(ctx context.Context, id uuid.UUID) (latchkey.MintedKe
 	return latchkey.ParseMintedKey(e.Minted)
 }
 
-// Login checks a token as [latchkey.Store.LoginFrom] does. The token does not count as used.
+// Login checks a token as [latchkey.Store.LoginFrom] does. The token does not count as used, unless
+// l.Use is true.
 //
 // Errors: those of LoginFrom.
 func (c *Client) Login(ctx context.Context, l Login) (latchkey.Principal, error) {
@@ -430,11 +464,7 @@ func (c *Client) ChangeGroup(ctx context.Context, name string, change GroupChang
 	return send[Group](ctx, c, request{method: "PATCH", path: groupPath(name), body: change, match: match})
 }
 
-// groupPath returns the path of a group. A dot is escaped, too, because ".." would be taken for the
-// path above.
-func groupPath(name string) string {
-	return "/v1/groups/" + strings.ReplaceAll(url.PathEscape(name), ".", "%2E")
-}
+func groupPath(name string) string { return "/v1/groups/" + escapePart(name) }
 
 // Audit yields the entries of the audit trail behind a position, in the order of [audit.All].
 func (c *Client) Audit(ctx context.Context, after audit.Position) iter.Seq2[audit.Entry, error] {

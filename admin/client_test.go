@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -388,5 +390,42 @@ func TestAClientTakesCareOfTheStore(t *testing.T) {
 	}
 	if _, err := c.Clock(ctx); err == nil {
 		t.Error("a token under a retired secret is good")
+	}
+}
+
+func TestAClientPassesRequestsOn(t *testing.T) {
+	a := newAPI(t, &admin.Options{})
+	c, _ := newClient(t, a)
+	ctx := t.Context()
+	answer, err := c.Do(ctx, admin.Request{Method: "POST", Path: []string{"server-keys"}, Body: []byte(`{"name":"<job>"}`), IdempotencyKey: "k"})
+	a.must(err)
+	var made admin.KeyWithToken
+	a.must(json.Unmarshal(answer, &made))
+	if made.Key.Name != "<job>" || made.Token == "" {
+		t.Errorf("got %+v", made.Key)
+	}
+	answer, err = c.Do(ctx, admin.Request{Method: "PATCH", Path: []string{"groups", "../keys/ü"}, Body: []byte(`{"disabled":true}`), Match: admin.AnyETag})
+	if err != nil || !strings.Contains(string(answer), `"name":"../keys/ü","disabled":true`) {
+		t.Errorf("got %s, %v", answer, err)
+	}
+	answer, err = c.Do(ctx, admin.Request{Method: "GET", Path: []string{"keys"}, Query: url.Values{"search": {"nothing"}}})
+	if err != nil || string(answer) != `{"items":[]}` {
+		t.Errorf("got %s, %v", answer, err)
+	}
+	key := []string{"keys", made.Key.ID.String()}
+	if answer, err = c.Do(ctx, admin.Request{Method: "DELETE", Path: key}); err != nil || answer != nil {
+		t.Errorf("got %s, %v", answer, err)
+	}
+	_, err = c.Do(ctx, admin.Request{Method: "GET", Path: key})
+	if !errors.Is(err, latchkey.ErrKeyNotFound) || admin.Code(err) != "key-not-found" {
+		t.Errorf("got %v with the code %s", err, admin.Code(err))
+	}
+	for want, err := range map[string]error{"key-disabled": latchkey.ErrKeyDisabled, "internal": errors.New("other"), "newer": &admin.Problem{Type: "urn:latchkey:problem:newer"}} {
+		if got := admin.Code(err); got != want {
+			t.Errorf("%v has the code %s, want %s", err, got, want)
+		}
+	}
+	if codes := admin.Codes(); !slices.Contains(codes, "key-not-found") || !slices.Contains(codes, "internal") {
+		t.Errorf("got the codes %v", codes)
 	}
 }

@@ -438,14 +438,18 @@ func (c *call) exportKey() error {
 	return c.answer(http.StatusOK, ExportedKey{minted.Export()})
 }
 
-// login answers with the principal of a token. The token does not count as used, unless its key was
-// made elsewhere: only a login finds such a key.
+// login answers with the principal of a token. The token does not count as used, unless the body
+// asks for it, or the key of the token was made elsewhere: only a login finds such a key.
 func (c *call) login() error {
 	var n Login
 	if err := c.decode(&n, false); err != nil {
 		return err
 	}
-	who, err := c.store.Inspect(c.r.Context(), n.Token, n.Address)
+	var who latchkey.Principal
+	err := latchkey.ErrInvalidToken
+	if !n.Use {
+		who, err = c.store.Inspect(c.r.Context(), n.Token, n.Address)
+	}
 	if errors.Is(err, latchkey.ErrInvalidToken) {
 		who, err = c.store.LoginFrom(c.r.Context(), n.Token, n.Address)
 	}

@@ -520,6 +520,21 @@ func TestALoginIsAnsweredAsTheStoreWouldAnswer(t *testing.T) {
 	if k, err := a.store.Key(t.Context(), owner, key.ID); err != nil || !k.LastUsed.IsZero() {
 		t.Errorf("got %+v, %v, want a key that was not used", k, err)
 	}
+	used := admin.Login{Token: token, Address: netip.MustParseAddr("192.0.2.7"), Use: true}
+	if who := get[latchkey.Principal](login(used).is(200)); who.KeyID != key.ID {
+		t.Errorf("got %+v", who)
+	}
+	hashes := func() uint64 {
+		stats, err := a.store.Stats(t.Context())
+		a.must(err)
+		return stats.Hashes
+	}
+	before := hashes()
+	login(used).is(200)
+	if k, err := a.store.Key(t.Context(), owner, key.ID); err != nil || k.LastUsed.IsZero() || hashes() != before {
+		t.Errorf("got %+v, %v after %d hashes, want a key that was used, and no hash", k, err, hashes()-before)
+	}
+	login(admin.Login{Token: "nonsense", Use: true}).problem(404, "invalid-token")
 	login(admin.Login{Token: "nonsense"}).problem(404, "invalid-token")
 	login(`{"token":"x","address":"here"}`).problem(400, "invalid-request")
 	a.must(a.store.DisableUser(t.Context(), owner))

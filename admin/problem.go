@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
@@ -54,7 +55,22 @@ func (p *Problem) Is(target error) bool {
 }
 
 // typeOf returns the type of a problem with a name.
-func typeOf(name string) string { return "urn:latchkey:problem:" + name }
+func typeOf(name string) string { return typePrefix + name }
+
+const typePrefix = "urn:latchkey:problem:"
+
+// Code returns the code of an error: the end of the type of the problem with which the API answers
+// the error, such as "key-not-found". It is "internal" for an error that the API does not know.
+func Code(err error) string { return strings.TrimPrefix(problemOf(err).Type, typePrefix) }
+
+// Codes returns the codes of all errors that the API knows.
+func Codes() []string {
+	var codes []string
+	for _, k := range kinds {
+		codes = append(codes, k.name)
+	}
+	return codes
+}
 
 // A kind is a kind of problem.
 type kind struct {

@@ -191,6 +191,8 @@ type GroupChange struct {
 type Login struct {
 	Token   string     `json:"token"`
 	Address netip.Addr `json:"address,omitzero"`
+	// Use makes the token count as used, as in a login within the program.
+	Use bool `json:"use,omitempty"`
 }
 
 // Format keeps the token out of anything that prints the body.
