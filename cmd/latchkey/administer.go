@@ -106,12 +106,19 @@ func (c *cli) administer(ctx context.Context, readOnly bool, fn func(*admin.Clie
 	return errors.Join(fn(client.As(c.actor)), end())
 }
 
-// reach returns a client of the store in the file at path, and a function that ends its work. While
-// another program has the file, reach looks for the socket of that program before it waits for the
-// file. It looks again after it has waited, because the program may have begun to serve meanwhile.
+// reach returns a client of the store in the file at path, and a function that ends its work.
 func (c *cli) reach(ctx context.Context, path string, readOnly bool) (client *admin.Client, end func() error, err error) {
+	return c.reachBy(ctx, path, readOnly, func(wait time.Duration) (*admin.Client, func() error, error) {
+		return c.openHere(ctx, path, readOnly, wait)
+	})
+}
+
+// reachBy is reach with a function that opens the file. While another program has the file, reachBy
+// looks for the socket of that program before it waits for the file. It looks again after it has
+// waited, because the program may have begun to serve meanwhile.
+func (c *cli) reachBy(ctx context.Context, path string, readOnly bool, open func(wait time.Duration) (*admin.Client, func() error, error)) (client *admin.Client, end func() error, err error) {
 	for _, wait := range []time.Duration{0, c.wait} {
-		if client, end, err = c.openHere(ctx, path, readOnly, wait); !errors.Is(err, latchkey.ErrLocked) {
+		if client, end, err = open(wait); !errors.Is(err, latchkey.ErrLocked) {
 			return client, end, err
 		}
 		client, end, dialErr := c.dial(ctx, path)
@@ -125,15 +132,24 @@ func (c *cli) reach(ctx context.Context, path string, readOnly bool) (client *ad
 	return nil, nil, err
 }
 
-// openHere opens the file, and returns a client of the API within this process. Without a program
-// that serves the hub, the client still can administer what the file knows of edges.
+// openHere opens the file, and returns a client of the API within this process.
 func (c *cli) openHere(ctx context.Context, path string, readOnly bool, wait time.Duration) (*admin.Client, func() error, error) {
+	s, served, err := c.openServed(ctx, path, readOnly, wait)
+	if err != nil {
+		return nil, nil, err
+	}
+	return admin.Local(s.Store, &served), s.close, nil
+}
+
+// openServed opens the file, and returns the store with the options of the API. Without a program
+// that serves the hub, the API still can administer what the file knows of edges.
+func (c *cli) openServed(ctx context.Context, path string, readOnly bool, wait time.Duration) (*openedStore, admin.Options, error) {
 	opts := c.replica
 	opts.Store = c.opts
 	opts.Store.ReadOnly = readOnly
 	s, err := openTrailed(ctx, path, opts, c.chainFor(path), wait)
 	if err != nil {
-		return nil, nil, err
+		return nil, admin.Options{}, err
 	}
 	c.openedHere = true
 	c.explain("opened %s", path)
@@ -141,7 +157,7 @@ func (c *cli) openHere(ctx context.Context, path string, readOnly bool, wait tim
 	if !isEdge(path) {
 		served.Hub = replica.NewHub(s.Store, &replica.HubOptions{Certificate: c.hubCert})
 	}
-	return admin.Local(s.Store, &served), s.close, nil
+	return s, served, nil
 }
 
 // dial returns a client of the API of the program that has the file open.
@@ -154,6 +170,7 @@ func (c *cli) dial(ctx context.Context, path string) (*admin.Client, func() erro
 	}
 	c.explain("a program has %s open; the command goes through its socket %s", path, conn.RemoteAddr().String())
 	transport := admin.Transport(path)
+	transport.MaxIdleConnsPerHost = maxUnderWay
 	dial, first := transport.DialContext, make(chan net.Conn, 1)
 	first <- conn
 	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {

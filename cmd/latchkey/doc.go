@@ -17,16 +17,16 @@
 // The flag --store names the store's file. Without the flag, the environment variable
 // LATCHKEY_STORE names it. A store can also be on etcd; see below.
 //
-// Only init, restore, salvage and migrate make a store. For every other command a missing file is
-// an error, so a mistyped name never makes a second, empty store.
+// Only init, restore, salvage, migrate and pipe --init make a store. For every other command a
+// missing file is an error, so a mistyped name never makes a second, empty store.
 //
 // Several commands that only read the store can run at the same time. A command that writes needs
 // the file to itself. While another program has the store open for writing, no command can open it.
 //
 // A program that has the store open can serve its administration on a socket beside the file: a Go
-// program with admin.Listen, and latchkey serve by itself. Commands then go through the socket of
-// that program, with the same output and the same exit status. Only the user of the program, and
-// root, can do so. The flag --verbose says on standard error which way a command took.
+// program with admin.Listen, and latchkey serve and pipe by themselves. Commands then go through
+// the socket of that program, with the same output and the same exit status. Only the user of the
+// program, and root, can do so. The flag --verbose says on standard error which way a command took.
 //
 // The options of that program hold: the variable LATCHKEY_COST has no effect, and the flags --cost
 // and --max-keys are refused.
@@ -158,6 +158,12 @@
 // one of that service's SDKs runs against a store when the app's base URL is changed. The store can
 // be a file, or it can be in memory for tests. See latchkey help serve.
 //
+// # Programs in other languages
+//
+// A program in any language starts the command pipe, writes requests as lines of JSON to its
+// standard input, and reads the answers from its standard output. See latchkey help pipe, and
+// docs/pipe.md for the calls.
+//
 // # Output
 //
 // Output without --json or --quiet is for people, and its form may change. On a terminal, long work
@@ -203,6 +209,7 @@
 //	                {"sequence":N,"have":N,"all":N}
 //	replica claims  one CLAIM on each line; confirm and refuse print {"number":N}
 //	serve           {"url":URL}, when the server is ready
+//	pipe            the lines that docs/pipe.md describes, always in JSON
 //	stats           {"users":N,"keys":N,"sequence":N,"bytes":N,"clock_resets":N,
 //	                 "health":[TEXT, ...]}; no bytes on etcd
 //	watch           one ENTRY on each line, always in JSON, or {"lost":true}; with --outbox

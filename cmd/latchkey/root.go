@@ -78,7 +78,7 @@ func newRoot(c *cli) *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("store", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
 
 	root.AddCommand(initCommand(c), userCommands(c), keyCommands(c), groupCommands(c), loginCommand(c), scanCommand(c), auditCommands(c),
-		mintCommand(c), applyCommand(c), domainCommands(c), importCommand(c), exportCommand(c), hubCommand(c), joinCommand(c), syncCommand(c), replicaCommands(c), serveCommand(c), pageCommand(c),
+		mintCommand(c), applyCommand(c), domainCommands(c), importCommand(c), exportCommand(c), hubCommand(c), joinCommand(c), syncCommand(c), replicaCommands(c), serveCommand(c), pipeCommand(c), pageCommand(c),
 		statsCommand(c), watchCommand(c), doctorCommand(c), clockCommands(c), checkCommand(c), backupCommand(c), restoreCommand(c), compactCommand(c), salvageCommand(c), migrateCommand(c),
 		versionCommand(c), manCommand())
 	root.InitDefaultHelpCmd()

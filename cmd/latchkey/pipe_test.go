@@ -1,0 +1,838 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/admin"
+)
+
+// fieldsOf are the fields of one request.
+type fieldsOf map[string]any
+
+// piped is a run of the command pipe, and the program that has started it.
+type piped struct {
+	testing.TB
+	in       io.WriteCloser
+	out      *bufio.Reader
+	exit     func() int // waits for the end, and returns the exit status
+	greeting pipeGreeting
+	last     int
+	events   []string
+	called   map[string]bool
+}
+
+// startPipe starts the command as a process, and reads its first line.
+func startPipe(t testing.TB, args ...string) (*piped, *exec.Cmd) {
+	t.Helper()
+	cmd := exec.Command("latchkey", append([]string{"pipe"}, args...)...)
+	cmd.Env = append(os.Environ(), "LATCHKEY_COST=light", "GORACE=atexit_sleep_ms=0")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	ended := sync.OnceValue(func() int {
+		_ = cmd.Wait()
+		return cmd.ProcessState.ExitCode()
+	})
+	t.Cleanup(func() {
+		_ = in.Close()
+		ended()
+	})
+	p := &piped{TB: t, in: in, out: bufio.NewReader(out), exit: ended, called: map[string]bool{}}
+	p.greet()
+	return p, cmd
+}
+
+// runPipe runs the command within the test, until ctx ends.
+func runPipe(t *testing.T, ctx context.Context, path string) *piped {
+	t.Helper()
+	stdin, in, err := os.Pipe()
+	must(t, err)
+	out, stdout := io.Pipe()
+	status := make(chan int, 1)
+	go func() {
+		status <- run(ctx, []string{"pipe", "--store", path}, stdin, stdout, os.Stderr)
+		_ = stdout.Close()
+	}()
+	ended := sync.OnceValue(func() int { return <-status })
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = out.Close()
+		ended()
+	})
+	p := &piped{TB: t, in: in, out: bufio.NewReaderSize(out, 16), exit: ended, called: map[string]bool{}}
+	p.greet()
+	return p
+}
+
+func (p *piped) greet() {
+	p.Helper()
+	must(p, json.Unmarshal(p.line(), &p.greeting))
+	if p.greeting.Protocol != 1 || p.greeting.Version == "" {
+		p.Fatalf("the first line is %+v", p.greeting)
+	}
+}
+
+func (p *piped) line() []byte {
+	p.Helper()
+	line, err := p.out.ReadBytes('\n')
+	if err != nil {
+		p.Fatalf("%q: %v", line, err)
+	}
+	return line
+}
+
+// write writes lines as they are.
+func (p *piped) write(text string) {
+	p.Helper()
+	_, err := io.WriteString(p.in, text)
+	must(p, err)
+}
+
+// send sends a request, and returns its ID.
+func (p *piped) send(call string, fields fieldsOf) int {
+	p.Helper()
+	p.last++
+	p.called[call] = true
+	fields = maps.Clone(fields)
+	if fields == nil {
+		fields = fieldsOf{}
+	}
+	fields["id"], fields["call"] = p.last, call
+	text, err := json.Marshal(fields)
+	must(p, err)
+	p.write(string(text) + "\n")
+	return p.last
+}
+
+// An answered request.
+type answered struct {
+	ID     json.RawMessage `json:"id"`
+	Result json.RawMessage `json:"result"`
+	Error  pipeError       `json:"error"`
+	Event  string          `json:"event"`
+	Way    string          `json:"way"`
+}
+
+// next returns the next answer. It keeps the events before it.
+func (p *piped) next() (a answered) {
+	p.Helper()
+	for {
+		a = answered{}
+		d := json.NewDecoder(bytes.NewReader(p.line()))
+		d.DisallowUnknownFields()
+		must(p, d.Decode(&a))
+		if a.Event == "" {
+			return a
+		}
+		p.events = append(p.events, a.Event+" "+a.Way)
+	}
+}
+
+// refused makes a call, and fails the test unless the answer is an error with a code. Without a
+// code, the answer is to be a result.
+func (p *piped) refused(code, call string, fields fieldsOf) answered {
+	p.Helper()
+	id := p.send(call, fields)
+	a := p.next()
+	if string(a.ID) != fmt.Sprint(id) || a.Error.Code != code || (a.Result == nil) != (code != "") || (a.Error.Message == "") != (code == "") {
+		p.Fatalf("%s %v: got %s %s %+v, want %q", call, fields, a.ID, a.Result, a.Error, code)
+	}
+	return a
+}
+
+// call makes a call, and returns the result.
+func (p *piped) call(call string, fields fieldsOf) (result fieldsOf) {
+	p.Helper()
+	must(p, json.Unmarshal(p.refused("", call, fields).Result, &result))
+	return result
+}
+
+// want fails the test unless a value in a result, at a path of names, is one.
+func (p *piped) want(result fieldsOf, want any, path ...string) {
+	p.Helper()
+	var got any = map[string]any(result)
+	for _, name := range path {
+		object, _ := got.(map[string]any)
+		got = object[name]
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		p.Fatalf("%s is %v, want %v, in %v", strings.Join(path, "."), got, want, result)
+	}
+}
+
+// end ends the input, and fails the test unless the command succeeds.
+func (p *piped) end() {
+	p.Helper()
+	_ = p.in.Close()
+	if status := p.exit(); status != exitDone {
+		p.Errorf("the exit status is %d", status)
+	}
+}
+
+// shortDir returns a directory whose path is short enough for a socket.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lk")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// bothWays runs a test with a pipe that has the file open, and with one that goes through a socket.
+// The store is new.
+func bothWays(t *testing.T, test func(p *piped, path string)) {
+	for _, way := range []string{"file", "socket"} {
+		t.Run(way, func(t *testing.T) {
+			path := filepath.Join(shortDir(t), "keys.db")
+			wantRun(t, 0, "", "init", "--store", path)
+			wantRun(t, 0, "", "audit", "begin", "--store", path)
+			if way == "socket" {
+				if os.Getenv("LATCHKEY_WINE") != "" {
+					t.Skip("in Wine 8 a client connects to the instance of a pipe that only keeps its name")
+				}
+				t.Setenv(socketEnv, "pipe") // see serveFirst
+			}
+			p, _ := startPipe(t, "--store", path, "--actor", "the app")
+			if p.greeting.Way != way || p.greeting.Store != path {
+				t.Fatalf("the first line is %+v", p.greeting)
+			}
+			test(p, path)
+			p.end()
+			checkStore(t, path)
+		})
+	}
+}
+
+func TestAPipeDoesWhatAnAppNeeds(t *testing.T) {
+	bothWays(t, func(p *piped, path string) {
+		ada := fieldsOf{"provider": "local-userpass", "subject": "ada@example.com"}
+		phone := fieldsOf{"provider": "custom-token", "subject": "42"}
+		user := p.call("create_user", fieldsOf{"identity": ada, "metadata": fieldsOf{"room": "4"}, "idempotency_key": "u"})
+		p.want(p.call("create_user", fieldsOf{"identity": ada, "metadata": fieldsOf{"room": "4"}, "idempotency_key": "u"}), user["id"], "id")
+		p.refused("identity-taken", "create_user", fieldsOf{"identity": ada})
+		owner := fieldsOf{"user": user["id"]}
+		p.want(p.call("fetch_user", owner), "4", "metadata", "room")
+		p.want(p.call("find_user", fieldsOf{"identity": ada}), user["id"], "id")
+		p.refused("user-not-found", "find_user", fieldsOf{"identity": phone})
+		with := func(fields fieldsOf, more fieldsOf) fieldsOf {
+			fields = maps.Clone(fields)
+			maps.Copy(fields, more)
+			return fields
+		}
+		p.call("link_identity", with(owner, fieldsOf{"identity": phone}))
+		p.want(p.call("find_user", fieldsOf{"identity": phone}), user["id"], "id")
+		p.call("unlink_identity", with(owner, fieldsOf{"identity": phone}))
+		p.want(p.call("change_user", with(owner, fieldsOf{"group": "acme"})), "acme", "group")
+		p.refused("changed-meanwhile", "change_user", with(owner, fieldsOf{"group": "other", "etag": user["etag"]}))
+
+		made := p.call("create_key", fieldsOf{"owner": user["id"], "name": "laptop", "scopes": []string{"files:read"}, "expires": "2099-01-01T00:00:00Z", "metadata": fieldsOf{"a": "b"}})
+		token := made["token"].(string)
+		key := fieldsOf{"owner": user["id"], "key": made["key"].(map[string]any)["id"]}
+		p.refused("key-name-taken", "create_key", fieldsOf{"owner": user["id"], "name": "laptop"})
+		login := fieldsOf{"token": token}
+		p.want(p.call("login", login), user["id"], "user_id")
+		p.want(p.call("login", login), "files:read", "scopes")
+		p.want(p.call("find_token", login), "live", "state")
+		p.refused("token-unknown", "find_token", fieldsOf{"token": token[:20]})
+		refused := func(code string) { p.refused(code, "login", login) }
+
+		// Only the calls of the owner reach the key.
+		for _, call := range []string{"fetch_key", "change_key", "enable_key", "disable_key", "delete_key", "rotate_key"} {
+			for _, other := range []any{"server", "01890a5d-ac96-774b-bcce-b302099a8057"} {
+				p.refused("key-not-found", call, fieldsOf{"owner": other, "key": key["key"]})
+			}
+		}
+		p.want(p.call("fetch_key", key), "laptop", "name")
+		p.want(p.call("disable_key", key), true, "disabled")
+		refused("key-disabled")
+		p.want(p.call("find_token", login), "key-disabled", "reason")
+		p.want(p.call("enable_key", key), false, "disabled")
+		p.call("login", login)
+		p.want(p.call("change_key", with(key, fieldsOf{"networks": []string{"192.0.2.0/24"}, "expires": nil})), nil, "expires")
+		refused("network-not-allowed")
+		p.want(p.call("login", with(login, fieldsOf{"address": "192.0.2.7"})), "laptop", "key_name")
+		p.call("change_key", with(key, fieldsOf{"networks": []string{}, "name": "desktop"}))
+		p.call("disable_user", owner)
+		refused("user-disabled")
+		p.call("enable_user", owner)
+		p.call("disable_group", fieldsOf{"group": "acme"})
+		refused("group-disabled")
+		p.want(p.call("fetch_group", fieldsOf{"group": "acme"}), true, "disabled")
+		p.call("enable_group", fieldsOf{"group": "acme"})
+		p.call("login", login)
+
+		// A token counts as used, so the first use of the new one ends the old one.
+		rotated := p.call("rotate_key", with(key, fieldsOf{"overlap_seconds": 3600, "until_used": true}))
+		p.call("login", login)
+		p.call("login", fieldsOf{"token": rotated["token"]})
+		refused("invalid-token")
+		login["token"] = rotated["token"]
+
+		// Pages.
+		for i := range 3 {
+			p.call("create_server_key", fieldsOf{"name": fmt.Sprint("job-", i), "group": "acme"})
+		}
+		var names []any
+		page := fieldsOf{"owner": "server", "limit": 2}
+		for {
+			keys := p.call("fetch_keys", page)
+			for _, k := range keys["items"].([]any) {
+				names = append(names, k.(map[string]any)["name"])
+			}
+			if keys["next"] == nil {
+				break
+			}
+			page["cursor"] = keys["next"]
+		}
+		p.want(fieldsOf{"names": names}, "[job-0 job-1 job-2]", "names")
+		if found := p.call("find_keys", fieldsOf{"search": "DESK", "state": "enabled"})["items"].([]any); len(found) != 1 {
+			p.Fatalf("find_keys: got %v", found)
+		}
+		p.want(fieldsOf{"n": len(p.call("fetch_users", fieldsOf{"disabled": false, "search": "ada"})["items"].([]any))}, 1, "n")
+		p.want(fieldsOf{"n": len(p.call("fetch_groups", fieldsOf{"limit": 1})["items"].([]any))}, 1, "n")
+
+		p.want(p.call("store", nil), "lk", "token_prefix")
+		p.want(p.call("stats", nil), 4, "keys")
+		p.want(p.call("health", nil), true, "ok")
+		file := filepath.Join(filepath.Dir(path), "copy.db")
+		p.want(p.call("backup", fieldsOf{"file": file}), file, "file")
+		p.refused("file-exists", "backup", fieldsOf{"file": file})
+		p.refused("no-file", "backup", fieldsOf{"file": filepath.Join(file+".d", "copy.db")})
+		checkStore(p.TB.(*testing.T), file)
+
+		if result := string(p.refused("", "delete_key", with(key, fieldsOf{"actor": "Ada"})).Result); result != "{}" {
+			p.Errorf("delete_key: got %s", result)
+		}
+		refused("invalid-token")
+		p.refused("key-not-found", "fetch_key", key)
+		p.call("delete_user", owner)
+		p.refused("user-not-found", "fetch_user", owner)
+		for _, c := range pipeCalls {
+			if !p.called[c.name] {
+				p.Errorf("the test does not make the call %s", c.name)
+			}
+		}
+		p.end()
+		_, trail, _ := runs(p.TB.(*testing.T), "audit", "show", "--json", "--store", path)
+		for want, n := range map[string]int{`"actor":"the app"`: 1, `"actor":"Ada"`: 1} {
+			if strings.Count(trail, want) < n {
+				p.Errorf("no entry of the trail has %s", want)
+			}
+		}
+	})
+}
+
+func TestALineThatIsNoRequestIsRefused(t *testing.T) {
+	token := "lk_" + strings.Repeat("a1B2c3D", 11)
+	foreign := strings.Repeat("4f9a", 10) // a token of an imported key can have any form
+	long := strings.Repeat("x", maxLine)
+	bothWays(t, func(p *piped, _ string) {
+		for _, tt := range []struct{ name, line, id, code string }{
+			{"no JSON", `hello`, "null", "invalid-request"},
+			{"half a request", `{"id":1,"call":"heal`, "null", "invalid-request"},
+			{"two requests", `{"id":1,"call":"health"}{"id":2,"call":"health"}`, "null", "invalid-request"},
+			{"no object", `["health"]`, "null", "invalid-request"},
+			{"no UTF-8", "{\"id\":1,\"call\":\"health\xff\"}", "null", "invalid-request"},
+			{"too long", `{"id":1,"call":"` + long + `"}`, "null", "line-too-long"},
+			{"no ID", `{"call":"health"}`, "null", "invalid-request"},
+			{"an ID that is null", `{"id":null,"call":"health"}`, "null", "invalid-request"},
+			{"an ID that is an object", `{"id":{},"call":"health"}`, "null", "invalid-request"},
+			{"a long ID", `{"id":"` + long[:200] + `","call":"health"}`, "null", "invalid-request"},
+			{"no call", `{"id":"a"}`, `"a"`, "invalid-request"},
+			{"a call that is no text", `{"id":7,"call":7}`, "7", "invalid-request"},
+			{"an unknown call", `{"id":1.5,"call":"make_coffee"}`, "1.5", "no-such-call"},
+			{"a token as the call", `{"id":-1,"call":"` + token + `"}`, "-1", "no-such-call"},
+			{"an unknown field", `{"id":1,"call":"login","token":"a","` + token + `":1}`, "1", "invalid-request"},
+			{"another system's token as the call", `{"id":1,"call":"` + foreign + `x"}`, "1", "no-such-call"},
+			{"another system's token as a field", `{"id":1,"call":"health","` + foreign + `x":1}`, "1", "invalid-request"},
+			{"another system's token as a field twice", `{"id":1,"call":"health","` + foreign + `x":1,"` + foreign + `x":1}`, "1", "invalid-request"},
+			{"a field twice", `{"id":1,"call":"login","token":"a","token":"b"}`, "1", "invalid-request"},
+			{"another ID in a second field", `{"id":1,"call":"health","id":2}`, "1", "invalid-request"},
+			{"an inner field twice", `{"id":1,"call":"create_server_key","name":"a","metadata":{"a":"1","a":"2"}}`, "1", "invalid-request"},
+			{"a missing field", `{"id":1,"call":"login"}`, "1", "invalid-request"},
+			{"a field in upper case", `{"id":1,"call":"login","Token":"a"}`, "1", "invalid-request"},
+			{"a token where an ID is expected", `{"id":1,"call":"fetch_key","owner":"server","key":"` + token + `"}`, "1", "invalid-id"},
+			{"a path where an ID is expected", `{"id":1,"call":"fetch_user","user":"../keys"}`, "1", "invalid-id"},
+			{"a name that is a number", `{"id":1,"call":"create_server_key","name":5}`, "1", "invalid-request"},
+			{"server as the owner of a user's key", `{"id":1,"call":"create_key","owner":"server","name":"a"}`, "1", "invalid-id"},
+			{"a page that is too large", `{"id":1,"call":"find_keys","limit":101}`, "1", "invalid-request"},
+			{"a text in place of a truth value", `{"id":1,"call":"fetch_users","disabled":"true"}`, "1", "invalid-request"},
+			{"a cursor that is none", `{"id":1,"call":"find_keys","cursor":"` + token + `"}`, "1", "invalid-cursor"},
+			{"an identity that is a text", `{"id":1,"call":"find_user","identity":"ada"}`, "1", "invalid-request"},
+			{"half an identity", `{"id":1,"call":"find_user","identity":{"provider":"anon-user"}}`, "1", "invalid-request"},
+			{"an invalid token", `{"id":1,"call":"login","token":"` + token + `"}`, "1", "invalid-token"},
+			{"an empty group", `{"id":1,"call":"disable_group","group":""}`, "1", "invalid-request"},
+			{"a state that is none", `{"id":1,"call":"find_keys","state":"` + token + `"}`, "1", "invalid-request"},
+		} {
+			p.write(tt.line + "\n")
+			a := p.next()
+			if string(a.ID) != tt.id || a.Error.Code != tt.code || a.Result != nil {
+				p.Errorf("%s: got %s %s %+v, want %s", tt.name, a.ID, a.Result, a.Error, tt.code)
+			}
+			if all := fmt.Sprint(a); tokenForm.MatchString(all) || strings.Contains(all, foreign) || strings.Contains(all, "openapi") || len(all) > 500 {
+				p.Errorf("%s: the answer is %s", tt.name, all)
+			}
+		}
+		// A group can have any name, and blank lines and carriage returns are no requests.
+		p.want(p.call("disable_group", fieldsOf{"group": "../a b/ü"}), "../a b/ü", "name")
+		p.write("\n \r\n{\"id\":\"\\u00e9 <&>\",\"call\":\"health\"}\r\n")
+		if a := p.next(); string(a.ID) != `"\u00e9 <&>"` || a.Result == nil {
+			p.Errorf("got %s %+v", a.ID, a.Error)
+		}
+	})
+}
+
+func FuzzALineOfAPipe(f *testing.F) {
+	f.Add([]byte(`{"id":1,"call":"create_key","owner":"01890a5d-ac96-774b-bcce-b302099a8057","name":"a","expires":null}`))
+	f.Add([]byte(`{"id":"a","call":"find_user","identity":{"provider":"anon-user","subject":""}}`))
+	f.Add([]byte(`{"id":1,"call":"fetch_group","group":".."}`))
+	f.Add([]byte(`{"id":1,"call":"disable_group","group":""}`))
+	f.Add([]byte(`{"id":1,"call":"find_keys","limit":7,"search":"a"}`))
+	f.Add([]byte(`{"id":{},"call":[],"a":1,"a":2}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		r, err := parseRequest(line)
+		if err == nil && (len(r.id) == 0 || bytes.ContainsAny(r.id, "\n\r")) {
+			t.Errorf("got the ID %q", r.id)
+		}
+		if c := pipeCallsByName[r.call]; err == nil && c != nil {
+			var a pipeArguments
+			a, err = c.arguments(r.fields)
+			if err == nil && (len(a.request.Path) != len(strings.Split(c.path, "/")) || slices.Contains(a.request.Path, "") && c.path != "") {
+				t.Errorf("got the path %q", a.request.Path)
+			}
+		}
+		if err != nil {
+			if text := encodeLine(errorOf(err)); tokenForm.Match(text) || bytes.Count(text, []byte("\n")) != 1 {
+				t.Errorf("got %s", text)
+			}
+		}
+	})
+}
+
+func TestTheInputOfAPipeMayBeginWithAMarkAndEndWithoutALineFeed(t *testing.T) {
+	s, trail, path := heldStore(t)
+	listen(t, s, trail, path)
+	p := runPipe(t, t.Context(), path)
+	p.write("\ufeff" + `{"id":1,"call":"health"}` + "\n" + `{"id":2,"call":"health"}`)
+	must(t, p.in.Close())
+	if a, b := p.next(), p.next(); a.Result == nil || b.Result == nil || string(a.ID)+string(b.ID) != "12" && string(b.ID)+string(a.ID) != "12" {
+		t.Errorf("got %+v and %+v", a, b)
+	}
+	if _, err := p.out.ReadByte(); err != io.EOF {
+		t.Errorf("got %v after the last answer", err)
+	}
+}
+
+// barrier is an API whose answer to a login waits until the test lets it go.
+type barrier struct {
+	path    string
+	arrived chan string // the tokens of the logins
+	release chan struct{}
+	begun   atomic.Int64
+}
+
+// newBarrier serves the socket of a store. The answers have a size.
+func newBarrier(t *testing.T, size int) *barrier {
+	_, _, path := heldStore(t)
+	b := &barrier{path: path, arrived: make(chan string, 1000), release: make(chan struct{})}
+	impostor(t, path, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/login" {
+			var login admin.Login
+			_ = json.NewDecoder(r.Body).Decode(&login)
+			b.begun.Add(1)
+			b.arrived <- login.Token
+			<-b.release
+		}
+		fmt.Fprintf(w, `{"ok":true,"findings":[],"filler":"%s"}`, strings.Repeat("x", size))
+	})
+	return b
+}
+
+func TestASlowAnswerKeepsNoOtherWaiting(t *testing.T) {
+	b := newBarrier(t, 0)
+	p := runPipe(t, t.Context(), b.path)
+	slow := p.send("login", fieldsOf{"token": "slow"})
+	<-b.arrived
+	p.call("health", nil)
+	close(b.release)
+	if a := p.next(); string(a.ID) != fmt.Sprint(slow) || a.Result == nil {
+		t.Errorf("got %+v, want the answer to %d", a, slow)
+	}
+}
+
+func TestTheEndOfTheInputWaitsForTheAnswers(t *testing.T) {
+	b := newBarrier(t, 0)
+	p := runPipe(t, t.Context(), b.path)
+	for range 3 {
+		p.send("login", fieldsOf{"token": "a"})
+	}
+	must(t, p.in.Close())
+	for range 3 {
+		<-b.arrived
+	}
+	close(b.release)
+	for range 3 {
+		if a := p.next(); a.Result == nil {
+			t.Errorf("got %+v", a.Error)
+		}
+	}
+	if status := p.exit(); status != exitDone {
+		t.Errorf("the exit status is %d", status)
+	}
+}
+
+// TestAProgramThatReadsNoAnswersGetsNoMoreOfThem fails if requests begin while nobody takes the
+// answers to earlier ones.
+func TestAProgramThatReadsNoAnswersGetsNoMoreOfThem(t *testing.T) {
+	const n = 200
+	b := newBarrier(t, 100<<10) // more than what is written at once
+	close(b.release)
+	p := runPipe(t, t.Context(), b.path)
+	go func() {
+		for i := range n {
+			if _, err := fmt.Fprintf(p.in, "{\"id\":%d,\"call\":\"login\",\"token\":\"a\"}\n", i); err != nil {
+				return
+			}
+		}
+	}()
+	for range maxUnderWay {
+		<-b.arrived
+	}
+	seen := map[string]bool{}
+	for i := range n {
+		if begun := b.begun.Load(); begun > int64(i+maxUnderWay+2) {
+			t.Fatalf("%d requests have begun after %d answers were read", begun, i)
+		}
+		seen[string(p.next().ID)] = true
+	}
+	if len(seen) != n {
+		t.Errorf("%d of %d requests were answered", len(seen), n)
+	}
+}
+
+func TestASignalEndsAPipeAfterTheAnswers(t *testing.T) {
+	b := newBarrier(t, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	p := runPipe(t, ctx, b.path)
+	p.send("login", fieldsOf{"token": "a"})
+	<-b.arrived
+	cancel()
+	close(b.release)
+	if a := p.next(); a.Result == nil {
+		t.Errorf("got %+v", a.Error)
+	}
+	if status := p.exit(); status != exitDone {
+		t.Errorf("the exit status is %d", status)
+	}
+}
+
+func TestASignalEndsAPipeWhoseRequestsDoNotEnd(t *testing.T) {
+	endWithin = 1
+	t.Cleanup(func() { endWithin = 5e9 })
+	b := newBarrier(t, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	p := runPipe(t, ctx, b.path)
+	p.send("login", fieldsOf{"token": "a"})
+	<-b.arrived
+	cancel()
+	if status := p.exit(); status != exitDone { // also if nobody reads the answer
+		t.Errorf("the exit status is %d", status)
+	}
+	close(b.release)
+}
+
+func TestSIGTERMClosesTheFileOfAPipe(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no SIGTERM")
+	}
+	path := filepath.Join(shortDir(t), "keys.db")
+	p, cmd := startPipe(t, "--store", path, "--init")
+	p.call("health", nil)
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	if status := p.exit(); status != exitDone {
+		t.Errorf("the exit status is %d", status)
+	}
+	if _, err := os.Lstat(path + ".sock"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is there: %v", err)
+	}
+}
+
+// TestAPipeWhoseProgramHasDiedClosesTheFile breaks both ends while answers are on their way.
+func TestAPipeWhoseProgramHasDiedClosesTheFile(t *testing.T) {
+	path := filepath.Join(shortDir(t), "keys.db")
+	cmd := exec.Command("latchkey", "pipe", "--store", path, "--init")
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, stdout, err := os.Pipe()
+	must(t, err)
+	cmd.Stdout = stdout
+	must(t, cmd.Start())
+	must(t, stdout.Close())
+	_, err = bufio.NewReader(out).ReadBytes('\n')
+	must(t, err)
+	must(t, out.Close())
+	for i := range 100 {
+		fmt.Fprintf(in, "{\"id\":%d,\"call\":\"health\"}\n", i)
+	}
+	must(t, in.Close())
+	_ = cmd.Wait()
+	if status := cmd.ProcessState.ExitCode(); status != exitFailed { // -1 after a signal
+		t.Errorf("the exit status is %d", status)
+	}
+	if _, err := os.Lstat(path + ".sock"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is there: %v", err)
+	}
+	checkStore(t, path)
+}
+
+// TestAPipeGoesOnWithoutTheOneThatHadTheFile is an app that runs three times.
+func TestAPipeGoesOnWithoutTheOneThatHadTheFile(t *testing.T) {
+	if os.Getenv("LATCHKEY_WINE") != "" {
+		t.Skip("in Wine 8 a client connects to the instance of a pipe that only keeps its name")
+	}
+	path := filepath.Join(shortDir(t), "keys.db")
+	first, _ := startPipe(t, "--store", path, "--init", "--max-keys", "3")
+	second, _ := startPipe(t, "--store", path, "--init", "--max-keys", "3")
+	third, _ := startPipe(t, "--store", path, "--init", "--max-keys", "3")
+	if ways := first.greeting.Way + second.greeting.Way + third.greeting.Way; ways != "filesocketsocket" {
+		t.Fatalf("the ways are %s", ways)
+	}
+	made := second.call("create_server_key", fieldsOf{"name": "job"})
+	login := fieldsOf{"token": made["token"]}
+	first.call("login", login)
+	third.call("login", login)
+	wantRun(t, 0, "", "key", "list", "--store", path) // the command goes through the socket, too
+	first.end()
+	second.call("disable_key", fieldsOf{"owner": "server", "key": made["key"].(map[string]any)["id"]})
+	third.refused("key-disabled", "login", login)
+	second.end()
+	third.refused("key-disabled", "login", login)
+	if got := fmt.Sprint(first.events, second.events, third.events); got != "[] [way file] [way file]" {
+		t.Errorf("the events are %s", got)
+	}
+	third.end()
+	checkStore(t, path)
+}
+
+func TestARequestWithoutAnAnswerIsRepeatedUnlessItMayHaveChangedSomething(t *testing.T) {
+	_, _, path := heldStore(t)
+	var mu sync.Mutex
+	var requests []string
+	impostor(t, path, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		requests = append(requests, r.Method+" "+r.URL.Path)
+		if len(requests) == 2 { // the repetition
+			_, _ = w.Write([]byte(`{}`))
+			return
+		}
+		panic(http.ErrAbortHandler)
+	})
+	p := runPipe(t, t.Context(), path)
+	p.call("login", fieldsOf{"token": "a"})
+	p.refused("commit-unknown", "disable_group", fieldsOf{"group": "acme"})
+	p.refused("no-answer", "login", fieldsOf{"token": "a"})
+	mu.Lock()
+	defer mu.Unlock()
+	if got, want := fmt.Sprint(requests), "[POST /v1/login POST /v1/login PATCH /v1/groups/acme POST /v1/login POST /v1/login]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if len(p.events) > 0 {
+		t.Errorf("the events are %v, although the way is the same", p.events)
+	}
+}
+
+func TestAPipeWithoutAStoreSaysSoInItsFirstLine(t *testing.T) {
+	s, _, held := heldStore(t)
+	dir := shortDir(t)
+	other := filepath.Join(dir, "other")
+	must(t, os.WriteFile(other, bytes.Repeat([]byte("no store "), 10_000), 0o600))
+	for _, tt := range []struct {
+		store, code string
+		status      int
+	}{
+		{filepath.Join(dir, "none.db"), "no-store", exitNotFound},
+		{held, "locked", exitLocked},
+		{other, "not-a-store", exitDamaged},
+	} {
+		status, stdout, stderr := runs(t, "pipe", "--store", tt.store, "--wait", "0s")
+		var greeting pipeGreeting
+		must(t, json.Unmarshal([]byte(stdout), &greeting))
+		if status != tt.status || greeting.Error == nil || greeting.Error.Code != tt.code || greeting.Protocol != 1 || greeting.Way != "" || stderr == "" {
+			t.Errorf("%s: got %d, %s and %s", tt.store, status, stdout, stderr)
+		}
+	}
+	must(t, s.Close())
+	wantRun(t, exitUsage, "--init is for a file", "pipe", "--store", "etcd://localhost/keys", "--init")
+	wantRun(t, exitUsage, "--max-keys must be at least 1", "pipe", "--store", held, "--max-keys", "0")
+}
+
+// TestThePageAboutThePipeHasEveryCall compares docs/pipe.md with the table of calls.
+func TestThePageAboutThePipeHasEveryCall(t *testing.T) {
+	page, err := os.ReadFile("../../docs/pipe.md")
+	must(t, err)
+	documented := map[string]string{}
+	quoted := regexp.MustCompile("`([a-z_]+)`")
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|([^|]*)\\|([^|]*)\\|[^|]*\\|$").FindAllStringSubmatch(string(page), -1) {
+		var columns []string
+		for _, column := range row[2:4] {
+			var names []string
+			for _, name := range quoted.FindAllStringSubmatch(column, -1) {
+				names = append(names, name[1])
+			}
+			columns = append(columns, strings.Join(names, " "))
+		}
+		documented[row[1]] = strings.Join(columns, " | ")
+	}
+	for _, c := range pipeCalls {
+		var required, optional []string
+		for _, f := range c.fields {
+			if f.optional {
+				optional = append(optional, f.name)
+			} else {
+				required = append(required, f.name)
+			}
+		}
+		want := strings.Join(required, " ") + " | " + strings.Join(optional, " ")
+		if got, ok := documented[c.name]; !ok || got != want {
+			t.Errorf("the page has %s with %q, want %q", c.name, got, want)
+		}
+		delete(documented, c.name)
+	}
+	for name := range documented {
+		t.Errorf("there is no call %s", name)
+	}
+
+	known := admin.Codes()
+	for _, own := range ownCodes {
+		known = append(known, own.code)
+	}
+	var codes []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z]+(?:-[a-z]+)*)` \\| [^|]+ \\|$").FindAllStringSubmatch(string(page), -1) {
+		codes = append(codes, row[1])
+		if !slices.Contains(known, row[1]) {
+			t.Errorf("there is no code %s", row[1])
+		}
+	}
+	for _, own := range ownCodes {
+		if !slices.Contains(codes, own.code) {
+			t.Errorf("the page lacks the code %s", own.code)
+		}
+	}
+	for _, code := range admin.Codes() {
+		if !slices.Contains(codes, code) && !slices.Contains(notInPipe, code) {
+			t.Errorf("the page lacks the code %s", code)
+		}
+	}
+}
+
+// notInPipe has the codes of package admin that no call of a pipe leads to: those of HTTP, of the
+// page, of manifests and imports, of hubs and the joining of edges, and of programs in Go.
+var notInPipe = strings.Fields(`
+	unsupported-media-type no-such-route method-not-allowed precondition-required too-many-streams key-required cross-origin
+	signed-out sign-in-url-used wrong-host tls-required no-page
+	invalid-manifest wrong-lines keys-left audit-begun audit-pruned invalid-scheme invalid-tag-secret invalid-minted-key
+	no-hub no-edge invalid-policy edge-not-found claim-not-found follows-already unknown-edge edge-revoked push-refused
+	wrong-hub hub-failed hub-unreachable invalid-invitation joined-already not-an-edge
+	in-transaction invalid-data invalid-options`)
+
+// TestTheExamplesOfThePipeWork runs the programs in examples/pipe, both ways.
+func TestTheExamplesOfThePipeWork(t *testing.T) {
+	const want = `made a user and a key
+good: the token is that of ada@example.com
+refused: key-disabled
+`
+	for _, example := range [][]string{
+		{"python3", "../../examples/pipe/python/example.py"},
+		{"node", "../../examples/pipe/node/example.mjs"},
+	} {
+		for _, way := range []string{"file", "socket"} {
+			t.Run(example[0]+"/"+way, func(t *testing.T) {
+				needs(t, example[0])
+				path := filepath.Join(shortDir(t), "keys.db")
+				if way == "socket" {
+					s, err := latchkey.Open(path, &latchkey.Options{Cost: latchkey.LightCost})
+					must(t, err)
+					defer s.Close()
+					socket, err := admin.Listen(s, path, nil)
+					must(t, err)
+					defer socket.Close()
+				}
+				cmd := exec.Command(example[0], append(example[1:], path)...)
+				cmd.Env = append(os.Environ(), "LATCHKEY_COST=light")
+				out, err := cmd.CombinedOutput()
+				if err != nil || string(out) != want {
+					t.Errorf("got %v and\n%s", err, out)
+				}
+				if way == "file" {
+					checkStore(t, path)
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkPipeLogin logs in with one key again and again, by a process of the command. So many
+// requests are under way at once as the name says. The metric cpu-µs/login is the time that the
+// process has used, which does not depend on what else the machine does.
+func BenchmarkPipeLogin(b *testing.B) {
+	for _, way := range []string{"file", "socket"} {
+		for _, underWay := range []int{1, 16} {
+			b.Run(fmt.Sprintf("way=%s/under-way=%d", way, underWay), func(b *testing.B) {
+				path := filepath.Join(shortDir(b), "keys.db")
+				if way == "socket" {
+					holder, _ := startPipe(b, "--store", path, "--init")
+					defer holder.end()
+				}
+				p, cmd := startPipe(b, "--store", path, "--init")
+				if p.greeting.Way != way {
+					b.Fatalf("the way is %s", p.greeting.Way)
+				}
+				login := fieldsOf{"token": p.call("create_server_key", fieldsOf{"name": "job"})["token"]}
+				p.call("login", login)
+				line := fmt.Sprintf("{\"id\":1,\"call\":\"login\",\"token\":%q}\n", login["token"])
+				sent := 0
+				for b.Loop() {
+					for ; sent < underWay; sent++ {
+						p.write(line)
+					}
+					if answer := p.line(); !bytes.HasPrefix(answer, []byte(`{"id":1,"result":{"key_id"`)) {
+						b.Fatalf("got %s", answer)
+					}
+					sent--
+				}
+				for ; sent > 0; sent-- {
+					p.line()
+				}
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "logins/s")
+				p.end()
+				cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+				b.ReportMetric(float64(cpu.Microseconds())/float64(b.N), "cpu-µs/login")
+			})
+		}
+	}
+}
