@@ -389,6 +389,8 @@ static void test_large_principal(void) {
 
 static void test_hostile_arguments(void) {
     static const char invalid[] = "\377\376";
+    static char large[(1 << 20) + 1];
+    static lk_string many[4097];
     lk_store store = open_store("hostile.db"), other = 7;
     lk_id user = make_user(store, "ada@example.com"), id;
     lk_token *token = make_key(store, &user, "laptop", &id), *t;
@@ -485,6 +487,10 @@ static void test_hostile_arguments(void) {
     spec.scopes = &one;
     spec.scope_count = (size_t)-1;
     CODE(LK_INVALID_ARGUMENT, lk_create_key(store, &user, &spec, NULL, &t, &error));
+    for (i = 0; i < 4097; i++) many[i] = text("a");
+    spec.scopes = many;
+    spec.scope_count = 4097;
+    CODE(LK_INVALID_ARGUMENT, lk_create_key(store, &user, &spec, NULL, &t, &error));
     spec.scope_count = 0;
     spec.metadata_count = 3;
     CODE(LK_INVALID_ARGUMENT, lk_create_key(store, &user, &spec, NULL, &t, &error));
@@ -492,6 +498,15 @@ static void test_hostile_arguments(void) {
     spec.expires = INT64_MAX;
     CODE(LK_INVALID_EXPIRY, lk_create_key(store, &user, &spec, NULL, &t, &error));
     CHECK(t == NULL);
+
+    spec = key_spec("phone");
+    memset(large, 'a', sizeof large);
+    spec.name.data = large;
+    spec.name.length = sizeof large;
+    CODE(LK_INVALID_ARGUMENT, lk_create_key(store, &user, &spec, NULL, &t, &error));
+    spec.name.length--;
+    CODE(LK_INVALID_NAME, lk_create_key(store, &user, &spec, NULL, &t, &error));
+    CODE(LK_INVALID_TOKEN, lk_login(store, large, sizeof large, &who, &error));
 
     /* handles */
     CODE(LK_OK, lk_close(store, &error));
