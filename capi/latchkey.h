@@ -1,10 +1,10 @@
 /*
  * Latchkey keeps users and their API keys in one file. It decides offline whether a token is good,
- * and which user it belongs to. This is its interface for C, and for every language that can call
- * C.
+ * and which user it belongs to. This is its interface for C, and for every language
+ * that can call C.
  *
- * Read "Limits" in docs/c.md before you load the library: it cannot be unloaded, it does not work
- * in a child of fork, and dlopen cannot load it under musl.
+ * Read "Limits" in docs/c.md before you load the library: it cannot be unloaded, and it works neither
+ * in a child of fork nor with musl.
  *
  * Calls. Every call that can fail returns an lk_code, which is LK_OK for success. The last
  * parameter of such a call is error. If error is not NULL, the call sets *error: to NULL on
