@@ -177,7 +177,6 @@ var kinds = []kind{
 	{err: latchkey.ErrUnfinished, status: http.StatusServiceUnavailable, name: "unfinished"},
 
 	// The store is broken, or the program has a fault.
-	{err: latchkey.ErrUnfinished, status: http.StatusInternalServerError, name: "unfinished"},
 	{err: latchkey.ErrNumbering, status: http.StatusInternalServerError, name: "numbering"},
 	{err: latchkey.ErrCorrupt, status: http.StatusInternalServerError, name: "corrupt"},
 	{err: latchkey.ErrNewerFormat, status: http.StatusInternalServerError, name: "newer-format"},
