@@ -9,6 +9,10 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// releaseVersion is the version of a build for a release. packaging/build sets it, because a build
+// from an archive of the sources does not know its tag.
+var releaseVersion string
+
 // versionAnswer is the JSON output of version.
 type versionAnswer struct {
 	Version  string `json:"version"`
@@ -21,6 +25,10 @@ type versionAnswer struct {
 // readVersion returns what the build information of this binary says.
 func readVersion(info *debug.BuildInfo) versionAnswer {
 	v := versionAnswer{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	if releaseVersion != "" {
+		v.Version = releaseVersion
+		return v
+	}
 	if info == nil {
 		return v
 	}
@@ -62,7 +70,8 @@ func versionCommand(c *cli) *cobra.Command {
 		Short: "Show the version of latchkey",
 		Long: `Show the version of latchkey, the commit of its sources, the version of Go, and the platform. The
 commit is known if latchkey was built in a clone of its repository by go build, unless -buildvcs=false
-was given. The version of such a build is (devel), or begins with v0.0.0.`,
+was given. The version of such a build is (devel), or begins with v0.0.0. A build for a release shows
+the version of the release alone.`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := version()

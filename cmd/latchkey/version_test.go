@@ -23,3 +23,13 @@ func TestTheVersionHasTheCommitIfTheBuildKnewIt(t *testing.T) {
 		}
 	}
 }
+
+func TestABuildForAReleaseShowsTheVersionOfTheRelease(t *testing.T) {
+	releaseVersion = "v1.2.3"
+	t.Cleanup(func() { releaseVersion = "" })
+	for _, info := range []*debug.BuildInfo{nil, {Main: debug.Module{Version: "(devel)"}}} {
+		if got := readVersion(info).String(); got != releaseVersion {
+			t.Errorf("got %q, want %q", got, releaseVersion)
+		}
+	}
+}
