@@ -76,7 +76,7 @@ func newTutorial(t *testing.T) *tutorial {
 	tut := &tutorial{T: t, dir: dir}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	var there, back []string
-	for _, port := range []string{"7443", "8080", "9091"} {
+	for _, port := range []string{"7443", "8080", "9090", "9091"} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		must(t, err)
 		_, free, err := net.SplitHostPort(l.Addr().String())
@@ -134,7 +134,8 @@ const endOfOutput = "--- end of output ---"
 // command runs a command in the shell, and returns what the command prints.
 func (tut *tutorial) command(text string) (lines []string) {
 	tut.Helper()
-	_, err := fmt.Fprintf(tut.input, "{ %s\n} </dev/null; echo '%s'\n", tut.ports.Replace(text), endOfOutput)
+	// The subshell keeps the status of the command for the next one.
+	_, err := fmt.Fprintf(tut.input, "{ %s\n} </dev/null; status=$?; echo '%s'; (exit $status)\n", tut.ports.Replace(text), endOfOutput)
 	must(tut, err)
 	for {
 		line, err := tut.output.ReadString('\n')
@@ -221,6 +222,7 @@ func (tut *tutorial) console(b block) {
 }
 
 // run runs the blocks of a tutorial, and fails the test unless there are as many as there must be.
+// A block whose note names a file is written to that file, and any other program to main.go.
 func (tut *tutorial) run(page string, wantPrograms, wantCommands int) {
 	tut.Helper()
 	programs, commands := 0, 0
@@ -233,18 +235,32 @@ func (tut *tutorial) run(page string, wantPrograms, wantCommands int) {
 		case b.note == "the hub ends":
 			tut.end("latchkey hub")
 		}
-		switch b.language {
-		case "go":
-			programs++
-			must(tut, os.WriteFile(filepath.Join(tut.dir, "main.go"), []byte(tut.ports.Replace(b.text)), 0o600))
-		case "console":
+		file, named := strings.CutPrefix(b.note, "file: ")
+		switch {
+		case b.language == "console":
 			commands++
 			tut.console(b)
+			continue
+		case b.language == "go":
+			programs++
+			if !named {
+				file = "main.go"
+			}
+		case !named:
+			continue
 		}
+		must(tut, os.MkdirAll(filepath.Dir(filepath.Join(tut.dir, file)), 0o700))
+		must(tut, os.WriteFile(filepath.Join(tut.dir, file), []byte(tut.ports.Replace(b.text)), 0o600))
 	}
 	if programs != wantPrograms || commands < wantCommands {
 		tut.Errorf("the tutorial has %d programs and %d blocks of commands", programs, commands)
 	}
+}
+
+func TestTheReadmeAndTheFirstStepsWorkAsWritten(t *testing.T) {
+	tut := newTutorial(t)
+	tut.run("../../README.md", 1, 1)
+	tut.run("../../docs/first-steps.md", 3, 1)
 }
 
 func TestTheTutorialOfAdministrationWorksAsWritten(t *testing.T) {
