@@ -140,10 +140,13 @@ func (tut *tutorial) command(text string) (lines []string) {
 	for {
 		line, err := tut.output.ReadString('\n')
 		must(tut, err)
-		if line = strings.TrimSuffix(line, "\n"); line == endOfOutput {
+		line, ended := strings.CutSuffix(strings.TrimSuffix(line, "\n"), endOfOutput)
+		if line != "" || !ended { // the output need not end in a line feed
+			lines = append(lines, tut.written.Replace(line))
+		}
+		if ended {
 			return lines
 		}
-		lines = append(lines, tut.written.Replace(line))
 	}
 }
 
@@ -269,6 +272,10 @@ func TestTheTutorialOfAdministrationWorksAsWritten(t *testing.T) {
 
 func TestTheTutorialOfReplicationWorksAsWritten(t *testing.T) {
 	newTutorial(t).run("../../docs/tutorial-replication.md", 1, 12)
+}
+
+func TestTheTutorialOfTheDoubleWorksAsWritten(t *testing.T) {
+	newTutorial(t).run("../../docs/tutorial-double.md", 1, 9)
 }
 
 func TestThePageAboutAStolenEdgeWorksAsWritten(t *testing.T) {
