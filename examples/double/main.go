@@ -36,7 +36,7 @@ type session struct {
 	access, refresh  string
 }
 
-// email returns the address of the user whom the key belongs to.
+// email returns the address of the user with the key.
 func (s *session) email(ctx context.Context) (string, error) {
 	var profile struct{ Data struct{ Email string } }
 	if s.access == "" {

@@ -1,7 +1,12 @@
 // Gateway stands in front of a web server and asks its callers for API keys. The scope read permits
 // GET and HEAD, and the scope write everything else. The scope keys:admin permits to manage all
-// keys below /admin/, and so to get every scope. The scope metrics permits to read /metrics. The
-// command makes the first key:
+// keys below /admin/, and so to get every scope. The scope metrics permits to read /metrics.
+//
+// The headers X-Key-Id, X-Key-Name, X-Key-Owner, X-Key-Group and X-Key-Scopes tell the web server
+// behind which key a request has. No caller can send these headers, and no token reaches the web
+// server. The web server must not be reachable in another way than through the gateway.
+//
+// The command makes the first key:
 //
 //	latchkey init --store keys.db
 //	latchkey key create --store keys.db --server --quiet --scopes '*' admin > token
@@ -22,6 +27,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -71,10 +77,11 @@ func handler(store *latchkey.Store, backend *url.URL) http.Handler {
 	auth := httpauth.New(store, nil)
 	mux := http.NewServeMux()
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		who, _ := httpauth.PrincipalFrom(r.In.Context())
 		r.SetURL(backend)
+		r.SetXForwarded()
 		r.Out.Header.Del("Authorization") // the backend needs no token
-		r.Out.Header.Set("X-Key-Name", who.KeyName)
+		who, _ := httpauth.PrincipalFrom(r.In.Context())
+		introduce(r.Out.Header, who)
 	}}
 	mux.Handle("GET /", auth.Require("read")(proxy))
 	mux.Handle("/", auth.Require("write")(proxy))
@@ -124,6 +131,22 @@ func handler(store *latchkey.Store, backend *url.URL) http.Handler {
 		fmt.Fprintf(w, "latchkey_refusals_total %d\n", s.Malformed+s.Forged+s.Unknown+s.Refused+s.Busy)
 	})))
 	return mux
+}
+
+// introduce puts the caller into the headers for the backend. It removes headers of the caller that
+// look like those of the gateway, also in the form X_KEY_NAME, which many servers take for
+// X-Key-Name.
+func introduce(h http.Header, who latchkey.Principal) {
+	for name := range h {
+		if strings.HasPrefix(strings.ToLower(strings.ReplaceAll(name, "_", "-")), "x-key-") {
+			delete(h, name)
+		}
+	}
+	h.Set("X-Key-Id", who.KeyID.String())
+	h.Set("X-Key-Name", url.PathEscape(who.KeyName)) // a name can have letters that no header has
+	h.Set("X-Key-Owner", who.Owner.String())
+	h.Set("X-Key-Group", url.PathEscape(who.Group))
+	h.Set("X-Key-Scopes", who.Scopes.String())
 }
 
 // statuses has the errors that a request of an administrator can cause.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -167,4 +168,47 @@ func TestTheLifeOfAKeyThroughTheGateway(t *testing.T) {
 	g.do(t, token, "GET", "/value/1", "", 200)
 	g.do(t, admin, "DELETE", one, "", 200)
 	g.do(t, token, "GET", "/value/1", "", 401)
+}
+
+func TestTheBackendLearnsWhoCallsFromTheGatewayAlone(t *testing.T) {
+	store, err := latchkey.Open(filepath.Join(t.TempDir(), "keys.db"), &latchkey.Options{Cost: latchkey.LightCost})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	key, token, err := store.CreateServerKey(t.Context(), latchkey.KeySpec{Name: "Zähler 1", Group: "shop-17", Scopes: latchkey.NewScopes("read", "files:*")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := http.Header{}
+	backend := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
+	defer backend.Close()
+	target, err := url.Parse(backend.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest("GET", "/value", nil)
+	r.Header = http.Header{
+		"Authorization": {"Bearer " + token},
+		"X-Key-Owner":   {"root"},
+		"X-Key-Other":   {"root"},
+		"X_KEY_OWNER":   {"root"},
+		"x_Key-Scopes":  {"*"},
+		"Connection":    {"X-Key-Owner, X-Key-Name"}, // asks a proxy to remove these headers
+		"X-Other":       {"is passed on"},
+	}
+	handler(store, target).ServeHTTP(httptest.NewRecorder(), r)
+	for name, want := range map[string]string{
+		"X-Key-Id": key.ID.String(), "X-Key-Name": "Z%C3%A4hler%201", "X-Key-Owner": latchkey.ServerOwner.String(),
+		"X-Key-Group": "shop-17", "X-Key-Scopes": "files:* read", "X-Other": "is passed on", "Authorization": "",
+	} {
+		if values := got.Values(name); strings.Join(values, ", ") != want {
+			t.Errorf("%s is %q, want %q", name, values, want)
+		}
+	}
+	for name := range got {
+		if name == "X-Key-Other" || strings.Contains(name, "_") {
+			t.Errorf("the backend got %s from outside", name)
+		}
+	}
 }
