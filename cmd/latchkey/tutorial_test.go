@@ -161,7 +161,7 @@ func (tut *tutorial) begin(command string, want []string) {
 	must(tut, err)
 	must(tut, cmd.Start())
 	tut.started = append(tut.started, program{cmd, command})
-	tut.Cleanup(func() { tut.end("") })
+	tut.Cleanup(func() { tut.end("", syscall.SIGINT) })
 	var lines []string
 	for output := bufio.NewReader(out); len(lines) < len(want); {
 		line, err := output.ReadString('\n')
@@ -173,13 +173,13 @@ func (tut *tutorial) begin(command string, want []string) {
 	tut.compare(command, lines, want)
 }
 
-// end ends the programs whose command has a text, as an interrupt does.
-func (tut *tutorial) end(text string) {
+// end ends the programs whose command has a text, by a signal.
+func (tut *tutorial) end(text string, by syscall.Signal) {
 	tut.started = slices.DeleteFunc(tut.started, func(p program) bool {
 		if !strings.Contains(p.command, text) {
 			return false
 		}
-		_ = syscall.Kill(-p.Process.Pid, syscall.SIGINT)
+		_ = syscall.Kill(-p.Process.Pid, by)
 		_ = p.Wait()
 		return true
 	})
@@ -234,9 +234,11 @@ func (tut *tutorial) run(page string, wantPrograms, wantCommands int) {
 		case strings.HasPrefix(b.note, "not run"):
 			continue
 		case b.note == "the program ends":
-			tut.end("")
+			tut.end("", syscall.SIGINT)
 		case b.note == "the hub ends":
-			tut.end("latchkey hub")
+			tut.end("latchkey hub", syscall.SIGINT)
+		case b.note == "the power is cut":
+			tut.end("", syscall.SIGKILL)
 		}
 		file, named := strings.CutPrefix(b.note, "file: ")
 		switch {
@@ -272,6 +274,10 @@ func TestTheTutorialOfAdministrationWorksAsWritten(t *testing.T) {
 
 func TestTheTutorialOfReplicationWorksAsWritten(t *testing.T) {
 	newTutorial(t).run("../../docs/tutorial-replication.md", 1, 12)
+}
+
+func TestTheTutorialOfAnEmbeddedDeviceWorksAsWritten(t *testing.T) {
+	newTutorial(t).run("../../docs/tutorial-edge.md", 1, 15)
 }
 
 func TestTheTutorialOfTheDoubleWorksAsWritten(t *testing.T) {
