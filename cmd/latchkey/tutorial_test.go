@@ -280,6 +280,11 @@ func TestTheTutorialOfAnEmbeddedDeviceWorksAsWritten(t *testing.T) {
 	newTutorial(t).run("../../docs/tutorial-edge.md", 1, 15)
 }
 
+func TestTheTutorialOfADesktopAppWorksAsWritten(t *testing.T) {
+	needs(t, "python3")
+	newTutorial(t).run("../../docs/tutorial-desktop.md", 1, 11)
+}
+
 func TestTheTutorialOfTheDoubleWorksAsWritten(t *testing.T) {
 	newTutorial(t).run("../../docs/tutorial-double.md", 1, 9)
 }
