@@ -38,6 +38,9 @@ func TestEveryBenchmarkRunsOnce(t *testing.T) {
 				if _, ok := r.Extra[c.Unit]; !ok && c.Unit != "" {
 					t.Errorf("%s does not report %s", c.Name, c.Unit)
 				}
+				if value := r.Extra[c.Unit]; c.Steady && value > c.Max {
+					t.Errorf("%s is %.2f %s, and must be at most %.0f", c.Name, value, c.Unit, c.Max)
+				}
 				for _, ratio := range c.Ratios {
 					if !measured[ratio.To] {
 						t.Errorf("%s is compared with %s, which is no case before it", c.Name, ratio.To)
@@ -122,6 +125,7 @@ func BenchmarkForged(b *testing.B)          { run(b, bench.Forged) }
 func BenchmarkMalformed(b *testing.B)       { run(b, bench.Malformed) }
 func BenchmarkGrowth(b *testing.B)          { run(b, bench.Growth) }
 func BenchmarkOpening(b *testing.B)         { run(b, bench.Opening) }
+func BenchmarkBudgets(b *testing.B)         { run(b, bench.Budgets) }
 func BenchmarkUnderWrites(b *testing.B)     { run(b, bench.UnderWrites) }
 func BenchmarkSharedCommits(b *testing.B)   { run(b, bench.SharedCommits) }
 func BenchmarkRivals(b *testing.B)          { run(b, bench.Rivals) }

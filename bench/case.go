@@ -24,7 +24,7 @@ type Group struct {
 
 // Groups returns all groups in the order of the report.
 func Groups() []Group {
-	return []Group{Cached, Carried, CAPI, Cold, Forged, Malformed, Growth, Opening, UnderWrites, SharedCommits, HTTP, Middleware, Floods, Edge, Replication, Rivals, Etcd, EtcdRevocations, EtcdKeys}
+	return []Group{Cached, Carried, CAPI, Cold, Forged, Malformed, Growth, Opening, Budgets, UnderWrites, SharedCommits, HTTP, Middleware, Floods, Edge, Replication, Rivals, Etcd, EtcdRevocations, EtcdKeys}
 }
 
 // A Case is one measurement and its targets.
@@ -39,6 +39,9 @@ type Case struct {
 	Ratios   []Ratio
 	Max      float64 // the largest value that meets the target; 0 for no bound
 	NoAllocs bool
+	// Steady is for a value that other work on the machine does not change. A test compares the
+	// value with Max.
+	Steady bool
 }
 
 // A Ratio compares a case with another case of its group, the yardstick.
