@@ -5,7 +5,8 @@
 //
 // A second start finds the app that runs, by the socket beside the store's file, shows what the app
 // has, and ends. The command latchkey finds the app the same way. If the file is deleted while the
-// app runs, the app puts it back.
+// app runs, the app puts it back. docs/tutorial-desktop.md goes on: with a file that is deleted
+// while no app runs, with backups, and with other languages.
 package main
 
 import (
