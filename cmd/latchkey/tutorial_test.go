@@ -216,7 +216,7 @@ func (tut *tutorial) console(b block) {
 		if rest != "" {
 			want = strings.Split(rest, "\n")
 		}
-		if b.note == "in the background" {
+		if strings.HasSuffix(b.note, "in the background") {
 			tut.begin(command, want)
 			continue
 		}
@@ -233,7 +233,7 @@ func (tut *tutorial) run(page string, wantPrograms, wantCommands int) {
 		switch {
 		case strings.HasPrefix(b.note, "not run"):
 			continue
-		case b.note == "the program ends":
+		case strings.HasPrefix(b.note, "the program ends"):
 			tut.end("", syscall.SIGINT)
 		case b.note == "the hub ends":
 			tut.end("latchkey hub", syscall.SIGINT)
