@@ -836,3 +836,17 @@ func BenchmarkPipeLogin(b *testing.B) {
 		}
 	}
 }
+
+// needs skips the test if a program is missing. In CI it fails.
+func needs(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, name := range programs {
+		if _, err := exec.LookPath(name); err == nil {
+			continue
+		} else if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		} else {
+			t.Skip(err)
+		}
+	}
+}
