@@ -66,6 +66,7 @@ func TestThePackageCompilesThreeLibrariesAndTheirDependencies(t *testing.T) {
 		"github.com/latchkeydb/latchkey/internal/rehash",
 		"github.com/latchkeydb/latchkey/internal/safetycopy",
 		"github.com/latchkeydb/latchkey/internal/salvage",
+		"github.com/latchkeydb/latchkey/internal/sorted",
 		"github.com/latchkeydb/latchkey/internal/tokenform",
 		"github.com/latchkeydb/latchkey/internal/unburied",
 		"github.com/google/uuid",

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // A KeyFilter says which keys [Store.AllKeys] lists: the keys that agree with every field. The zero
@@ -132,7 +133,7 @@ func (tx *Tx) indexedKeys(f KeyFilter) (ids []uuid.UUID, err error) {
 			ids = append(ids, id)
 		}
 	}
-	slices.SortFunc(ids, compareIDs)
+	sorted.Func(ids, compareIDs)
 	return ids, err
 }
 

@@ -8,13 +8,13 @@ import (
 	"iter"
 	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey/internal/names"
 	"github.com/latchkeydb/latchkey/internal/record"
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // ServerOwner is the owner of server keys, which belong to no user and let a service log in as
@@ -414,7 +414,7 @@ func (tx *Tx) Keys(owner uuid.UUID) ([]Key, error) {
 		}
 		records = append(records, k)
 	}
-	slices.SortFunc(records, func(a, b *record.Key) int {
+	sorted.Func(records, func(a, b *record.Key) int {
 		return cmp.Or(a.Created.Compare(b.Created), compareIDs(a.ID, b.ID))
 	})
 	keys := make([]Key, len(records))

@@ -10,13 +10,13 @@ import (
 	"fmt"
 	"iter"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 
 	"go.etcd.io/bbolt"
 
 	"github.com/latchkeydb/latchkey/internal/boltpage"
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // The engine numbers its commits, and keeps track of the entries of some tables. The sequence of a
@@ -294,7 +294,7 @@ func newTrackedChange(e Entry) (c TrackedChange, err error) {
 // yieldSorted yields the changes of one commit in the order of their tables and keys. It reports
 // whether the caller of yield goes on.
 func yieldSorted(commit []TrackedChange, yield func(TrackedChange, error) bool) (more bool) {
-	slices.SortFunc(commit, func(a, b TrackedChange) int {
+	sorted.Func(commit, func(a, b TrackedChange) int {
 		return cmp.Or(cmp.Compare(a.Table, b.Table), bytes.Compare(a.Key, b.Key))
 	})
 	for _, c := range commit {

@@ -7,8 +7,9 @@ import (
 	"io"
 	"iter"
 	"maps"
-	"slices"
 	"sort"
+
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // maxLevels is more than the levels of any tree. A branch leads to at least two pages, and most
@@ -338,7 +339,7 @@ func (t *tree) checkMerges(removed [][]byte) error {
 	if t.root.page == 0 {
 		return nil
 	}
-	slices.SortFunc(removed, bytes.Compare)
+	sorted.Func(removed, bytes.Compare)
 	row := []link{{subtree: t.root}}
 	for level := range t.levels {
 		nodes := make([]Node, len(row))

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // An ID names a token: the ID of its key, and then the ID of its verifier.
@@ -81,7 +82,7 @@ func (s *Set) AppendTo(others []Use) []Use {
 
 // Sort puts uses in the order of their IDs, and returns the latest one of each token.
 func Sort(uses []Use) []Use {
-	slices.SortFunc(uses, func(a, b Use) int {
+	sorted.Func(uses, func(a, b Use) int {
 		return cmp.Or(bytes.Compare(a.ID[:], b.ID[:]), cmp.Compare(b.Minute, a.Minute))
 	})
 	return slices.CompactFunc(uses, func(a, b Use) bool { return a.ID == b.ID })

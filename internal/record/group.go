@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // MaxPastGroups is how many former groups a record and its tombstone keep. If a replica may have
@@ -29,7 +31,7 @@ func (g Groups) Set(name string, at Stamp) Groups { return g.merge(Groups{{Value
 // merge keeps the groups with the highest stamps.
 func (g Groups) merge(other Groups) Groups {
 	all := slices.Concat(g, other)
-	slices.SortFunc(all, func(a, b Register[string]) int {
+	sorted.Func(all, func(a, b Register[string]) int {
 		return cmp.Or(b.Stamp.Compare(a.Stamp), cmp.Compare(b.Value, a.Value), cmp.Compare(a.Replaces, b.Replaces))
 	})
 	var merged Groups

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // An IndexEntry is an entry of an index.
@@ -78,7 +79,7 @@ func Holders(value []byte) (users []uuid.UUID) {
 // WithHolder returns the value of an entry of the index of identities with a user.
 func WithHolder(value []byte, user uuid.UUID) []byte {
 	users := append(Holders(value), user)
-	slices.SortFunc(users, compareIDs)
+	sorted.Func(users, compareIDs)
 	return joinIDs(slices.Compact(users))
 }
 

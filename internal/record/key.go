@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // ServerOwner is the owner of keys that belong to no user.
@@ -282,7 +283,7 @@ func decodeScopes(b []byte, t replicaTable) (Register[[]string], error) {
 	if err != nil {
 		return r, err
 	}
-	slices.SortFunc(r.Value, strings.Compare)
+	sorted.Func(r.Value, strings.Compare)
 	r.Value = slices.Compact(r.Value)
 	return r, tooMany("scopes", len(r.Value), MaxScopes)
 }

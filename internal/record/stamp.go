@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // A Stamp orders the writes to a field: by Lamport counter (Lamport, "Time, Clocks, and the
@@ -90,7 +91,7 @@ func newReplicaTable(stamps []Stamp) (t replicaTable) {
 			t = append(t, s.Replica)
 		}
 	}
-	slices.SortFunc(t, compareIDs)
+	sorted.Func(t, compareIDs)
 	return slices.Compact(t)
 }
 

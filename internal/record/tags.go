@@ -8,6 +8,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // MaxTagSecrets is how many tag secrets a domain can have, retired ones included.
@@ -221,7 +223,7 @@ func (s TagSecrets) set(t TagSecret, state TagState, now time.Time) TagSecrets {
 // and the greater one wins.
 func (s TagSecrets) Merge(other TagSecrets) TagSecrets {
 	all := slices.Concat(s.All, other.All)
-	slices.SortStableFunc(all, func(a, b TagSecret) int { return cmp.Compare(a.Number, b.Number) })
+	sorted.StableFunc(all, func(a, b TagSecret) int { return cmp.Compare(a.Number, b.Number) })
 	merged := TagSecrets{Floor: max(s.Floor, other.Floor)}
 	var numbers []uint64
 	for _, t := range all {

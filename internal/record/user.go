@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // A User is what a table keeps of a user.
@@ -44,7 +45,7 @@ func (u User) Linked() (linked []Identity) {
 			linked = append(linked, i)
 		}
 	}
-	slices.SortFunc(linked, func(a, b Identity) int { return cmp.Or(a.Stamp.Compare(b.Stamp), a.compareNames(b)) })
+	sorted.Func(linked, func(a, b Identity) int { return cmp.Or(a.Stamp.Compare(b.Stamp), a.compareNames(b)) })
 	return linked
 }
 
@@ -111,7 +112,7 @@ func (u User) Merge(other User) User {
 // times. The result is in the order of names. If it has too many identities, those with the lowest
 // stamps are dropped.
 func mergeIdentities(all []Identity, dropped Stamp) (merged []Identity, stillDropped Stamp) {
-	slices.SortStableFunc(all, Identity.compareNames)
+	sorted.StableFunc(all, Identity.compareNames)
 	for _, i := range all {
 		i.Unknown = slices.Clone(i.Unknown)
 		if n := len(merged); n > 0 && merged[n-1].compareNames(i) == 0 {
@@ -122,7 +123,8 @@ func mergeIdentities(all []Identity, dropped Stamp) (merged []Identity, stillDro
 	}
 	merged = dropIdentities(merged, dropped)
 	if extra := len(merged) - MaxIdentities; extra > 0 {
-		byStamp := slices.SortedFunc(slices.Values(merged), func(a, b Identity) int { return a.Stamp.Compare(b.Stamp) })
+		byStamp := slices.Clone(merged)
+		sorted.Func(byStamp, func(a, b Identity) int { return a.Stamp.Compare(b.Stamp) })
 		dropped = byStamp[extra-1].Stamp
 		merged = dropIdentities(merged, dropped)
 	}

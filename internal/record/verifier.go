@@ -8,6 +8,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // MaxVerifiers is how many verifiers a key can have, retired ones included.
@@ -123,7 +125,7 @@ func (vs Verifiers) Good(now time.Time) (good []Verifier) {
 			good = append(good, v)
 		}
 	}
-	slices.SortFunc(good, func(a, b Verifier) int {
+	sorted.Func(good, func(a, b Verifier) int {
 		return cmp.Or(cmp.Compare(a.Generation, b.Generation), bytes.Compare(a.ID[:], b.ID[:]))
 	})
 	return good
@@ -260,7 +262,7 @@ func (v Verifier) merge(other Verifier) Verifier {
 // long. Settling before more verifiers are merged and settling afterwards give the same result,
 // because a floor depends only on the greatest generations of all that was ever merged.
 func (vs Verifiers) settle() Verifiers {
-	slices.SortFunc(vs.Superseded, Base.compare)
+	sorted.Func(vs.Superseded, Base.compare)
 	vs.Superseded = slices.Compact(vs.Superseded)
 	var bases, generations []uint64
 	for _, b := range vs.Superseded {
@@ -358,7 +360,7 @@ func decodeVerifiers(b []byte) (vs Verifiers, err error) {
 			return vs, err
 		}
 	}
-	slices.SortFunc(vs.All, func(a, b Verifier) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	sorted.Func(vs.All, func(a, b Verifier) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	for i := range vs.All {
 		if i > 0 && vs.All[i].ID == vs.All[i-1].ID {
 			return vs, fmt.Errorf("%w: two verifiers with one ID", ErrDamaged)

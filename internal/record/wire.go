@@ -29,8 +29,7 @@ type Message []byte
 // Number appends a number, unless it is zero.
 func (m *Message) Number(field int, v uint64) {
 	if v != 0 {
-		*m = binary.AppendUvarint(*m, uint64(field)<<3|wireVarint)
-		*m = binary.AppendUvarint(*m, v)
+		m.pair(uint64(field)<<3|wireVarint, v)
 	}
 }
 
@@ -50,9 +49,16 @@ func (m *Message) Bytes(field int, v []byte) {
 
 // element appends an element of a repeated field, which may be empty.
 func (m *Message) element(field int, v []byte) {
-	*m = binary.AppendUvarint(*m, uint64(field)<<3|wireBytes)
-	*m = binary.AppendUvarint(*m, uint64(len(v)))
+	m.pair(uint64(field)<<3|wireBytes, uint64(len(v)))
 	*m = append(*m, v...)
+}
+
+// pair appends two numbers. The compiler would copy it to each of the hundred places where a field
+// is written.
+//
+//go:noinline
+func (m *Message) pair(a, b uint64) {
+	*m = binary.AppendUvarint(binary.AppendUvarint(*m, a), b)
 }
 
 // Field is one field of a message.
