@@ -76,7 +76,7 @@ func checkCopy(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	s, err := newStore(e, opts)
+	s, err := newStore(e, opts, alone)
 	if err != nil {
 		return errors.Join(err, e.Close())
 	}

@@ -16,9 +16,9 @@ import (
 // by the monotonic clock, and the clock moves it forward. Package clock does that while the store
 // is open. This file is about what the file remembers.
 
-// releaseDate is when this version was released. No store believes an earlier time. No version has
-// been released yet.
-const releaseDate = "2026-01-01"
+// releaseDate is when this version was released, 2026-01-01. No store believes an earlier time. No
+// version has been released yet.
+const releaseDate = 1767225600 // in seconds since 1970, since time.Date needs time zones
 
 // rememberAfter is how old the remembered time is when a write renews it. So the time of a store
 // that is written costs two pages a minute, and an expired key is remembered as expired after a
@@ -27,14 +27,10 @@ const rememberAfter = time.Minute
 
 // newStoreClock returns a clock that knows nothing of a file yet.
 func newStoreClock(opts *Options) *clock.Kept {
-	released, err := time.Parse(time.DateOnly, releaseDate)
-	if err != nil {
-		panic(err)
-	}
 	if opts.testClock() {
 		return clock.Keep(clock.NewTest(opts.now()))
 	}
-	return clock.Keep(clock.New(opts.now(), released))
+	return clock.Keep(clock.New(opts.now(), time.Unix(releaseDate, 0).UTC()))
 }
 
 // Now returns the store's time, in UTC and to the millisecond. The store judges expiry dates by

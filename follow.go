@@ -16,11 +16,15 @@ import (
 // forgets answers as soon as the engine tells of a change. It believes what it remembers only while
 // the engine is fresh. Otherwise each login reads.
 
-// beginToFollow lets an engine tell the store about changes, if the engine can.
-func (s *Store) beginToFollow(e Engine) {
+// alone is for engines that only one process has open. Where amongOthers is not called, as in a
+// program that opens only files, the program does not contain the code that follows others.
+func alone(*Store, Engine) (begin func()) { return func() {} }
+
+// amongOthers lets an engine tell a new store about changes, if the engine can.
+func amongOthers(s *Store, e Engine) (begin func()) {
 	w, ok := e.(EngineWatcher)
 	if !ok {
-		return
+		return alone(s, e)
 	}
 	s.cache.CountHolders()
 	restores, _ := e.(RestoreWatcher)
@@ -43,6 +47,7 @@ func (s *Store) beginToFollow(e Engine) {
 		}
 		s.follower.Changed(follow.Entries(changes, func(c TrackedChange) (string, []byte) { return c.Table, c.Key }))
 	})
+	return s.follow
 }
 
 // follow begins to read again what other processes have changed, and to write the tombstones for

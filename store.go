@@ -116,7 +116,7 @@ func openFile(path string, opts *Options) (*Store, error) {
 			_ = e.Close()
 		}
 	}()
-	s, err = newStore(e, opts)
+	s, err = newStore(e, opts, alone)
 	if err != nil {
 		return nil, wrapOpen(safetycopy.WayOut(path, err), path)
 	}
@@ -147,12 +147,12 @@ func openFileEngine(path string, opts *Options) (e boltEngine, err error) {
 // [ErrReadOnly] with [Options].ReadOnly, and [fs.ErrNotExist] with [Options].MustExist; or an error
 // of e.
 func OpenWith(e Engine, opts *Options) (*Store, error) {
-	s, err := newStore(e, opts)
+	s, err := newStore(e, opts, amongOthers)
 	return s, wrapf(err, "open store")
 }
 
 // newStore makes a Store. The Store owns e from then on, unless newStore returns an error.
-func newStore(e Engine, opts *Options) (*Store, error) {
+func newStore(e Engine, opts *Options, join func(*Store, Engine) (begin func())) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		s.maxWrites = b.MaxWrites()
 	}
 	e.Track(trackedTables...)
-	s.beginToFollow(e)
+	begin := join(s, e)
 	d, err := openDomain(context.Background(), e, opts, s.random)
 	if err != nil {
 		return nil, err
@@ -211,9 +211,7 @@ func newStore(e Engine, opts *Options) (*Store, error) {
 		s.lastUses.due = time.Now().Add(s.lastUses.every)
 	}
 	s.watchers.Go(func() { s.clock.Run(s.closing, s.writeLastUsesIfDue) })
-	if s.follower != nil {
-		s.follow()
-	}
+	begin()
 	return s, nil
 }
 

@@ -87,12 +87,14 @@ func deviceName(device uint64) string {
 // hasOpen reports whether a process has a file open, and whether its open files may be seen at all.
 func hasOpen(pid int, file os.FileInfo) (has, seen bool) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	entries, err := os.ReadDir(dir)
+	open, err := os.Open(dir)
 	if err != nil {
 		return false, os.IsNotExist(err)
 	}
-	for _, entry := range entries {
-		if info, err := os.Stat(dir + "/" + entry.Name()); err == nil && os.SameFile(info, file) {
+	defer open.Close()
+	names, _ := open.Readdirnames(-1) // those before an error are good
+	for _, name := range names {
+		if info, err := os.Stat(dir + "/" + name); err == nil && os.SameFile(info, file) {
 			return true, true
 		}
 	}
