@@ -62,21 +62,22 @@ func build(out, module, pkg string, env ...string) error {
 }
 
 // sizes compares the sizes of programs for linux/amd64. A web server has most of the standard
-// library already, and so what a package adds to a web server is the package alone.
+// library already, so the difference is the package and its libraries. To a program that does next
+// to nothing, the package also brings the clock, files and cryptography of the standard library.
 func sizes(dir string) ([]Case, error) {
 	file := func(program string) string { return filepath.Join(dir, program) }
-	for _, program := range []string{"server", "libraries", "root"} {
+	for _, program := range []string{"hello", "opened", "server", "libraries", "root"} {
 		if err := build(file(program), "bench", "./internal/budget/"+program, "GOOS=linux", "GOARCH=amd64"); err != nil {
 			return nil, err
 		}
 	}
-	added := func(to string) func(b *testing.B) error {
+	difference := func(larger, smaller string) func(b *testing.B) error {
 		return func(b *testing.B) error {
 			var with, without os.FileInfo
 			var err, err2 error
 			for b.Loop() {
-				with, err = os.Stat(file("root"))
-				without, err2 = os.Stat(file(to))
+				with, err = os.Stat(file(larger))
+				without, err2 = os.Stat(file(smaller))
 			}
 			if err := errors.Join(err, err2); err != nil {
 				return err
@@ -86,8 +87,9 @@ func sizes(dir string) ([]Case, error) {
 		}
 	}
 	return []Case{
-		{Name: "size/package", Unit: "MB", Body: added("libraries"), Max: 2, Steady: true},
-		{Name: "size/package+libraries", Unit: "MB", Body: added("server")},
+		{Name: "size/added-to=server", Unit: "MB", Body: difference("root", "server"), Max: 2, Steady: true},
+		{Name: "size/added-to=server+libraries", Unit: "MB", Body: difference("root", "libraries")},
+		{Name: "size/added-to=hello", Unit: "MB", Body: difference("opened", "hello")},
 	}, nil
 }
 
