@@ -16,11 +16,12 @@ import (
 // forgets answers as soon as the engine tells of a change. It believes what it remembers only while
 // the engine is fresh. Otherwise each login reads.
 
-// alone is for engines that only one process has open. Where amongOthers is not called, as in a
-// program that opens only files, the program does not contain the code that follows others.
+// alone begins a store on an engine that no other process writes to. A program that opens only
+// files never names amongOthers, and so does not contain the code that follows other processes.
 func alone(*Store, Engine) (begin func()) { return func() {} }
 
-// amongOthers lets an engine tell a new store about changes, if the engine can.
+// amongOthers lets an engine tell a new store about the changes of other processes, if the engine
+// can. The function begin starts to follow these changes, when the rest of the store is ready.
 func amongOthers(s *Store, e Engine) (begin func()) {
 	w, ok := e.(EngineWatcher)
 	if !ok {

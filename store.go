@@ -151,8 +151,9 @@ func OpenWith(e Engine, opts *Options) (*Store, error) {
 	return s, wrapf(err, "open store")
 }
 
-// newStore makes a Store. The Store owns e from then on, unless newStore returns an error.
-func newStore(e Engine, opts *Options, join func(*Store, Engine) (begin func())) (*Store, error) {
+// newStore makes a Store. The Store owns e from then on, unless newStore returns an error. among is
+// alone or amongOthers.
+func newStore(e Engine, opts *Options, among func(*Store, Engine) (begin func())) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
@@ -184,7 +185,7 @@ func newStore(e Engine, opts *Options, join func(*Store, Engine) (begin func()))
 		s.maxWrites = b.MaxWrites()
 	}
 	e.Track(trackedTables...)
-	begin := join(s, e)
+	begin := among(s, e)
 	d, err := openDomain(context.Background(), e, opts, s.random)
 	if err != nil {
 		return nil, err

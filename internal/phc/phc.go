@@ -86,8 +86,8 @@ func Parse(phc string) (v Verifier, err error) {
 	return v, nil
 }
 
-// cost reads three numbers from a text like m=7168,t=5,p=1, whatever is between them. Package fmt
-// would do the same, but the code that scans would make a program larger by 70 kB.
+// cost reads the three numbers of a text such as m=7168,t=5,p=1, and ignores the rest of the text.
+// Package fmt could scan the text, but its scanner would make a program larger by 70 kB.
 func cost(s string) (c Cost, err error) {
 	numbers := strings.FieldsFunc(s, func(r rune) bool { return r < '0' || r > '9' })
 	if len(numbers) != 3 {

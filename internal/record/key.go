@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
 	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
