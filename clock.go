@@ -16,10 +16,9 @@ import (
 // by the monotonic clock, and the clock moves it forward. Package clock does that while the store
 // is open. This file is about what the file remembers.
 
-// releaseDate is when this version was released, 2026-01-01, in seconds since 1970-01-01 UTC. No
-// store believes an earlier time. No version has been released yet. The date is a number because
-// the code that reads a date would make a program larger.
-const releaseDate = 1767225600
+// releaseDate is when this version was released, 2026-01-01. No store believes an earlier time. No
+// version has been released yet.
+const releaseDate = 1767225600 // in seconds since 1970, because reading a date takes more code
 
 // rememberAfter is how old the remembered time is when a write renews it. So the time of a store
 // that is written costs two pages a minute, and an expired key is remembered as expired after a

@@ -20,8 +20,7 @@ import (
 // files never names amongOthers, and so does not contain the code that follows other processes.
 func alone(*Store, Engine) (begin func()) { return func() {} }
 
-// amongOthers lets an engine tell a new store about the changes of other processes, if the engine
-// can. The function begin starts to follow these changes, when the rest of the store is ready.
+// amongOthers lets an engine, if it can, tell a new store of changes. begin starts to follow them.
 func amongOthers(s *Store, e Engine) (begin func()) {
 	w, ok := e.(EngineWatcher)
 	if !ok {

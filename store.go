@@ -151,8 +151,7 @@ func OpenWith(e Engine, opts *Options) (*Store, error) {
 	return s, wrapf(err, "open store")
 }
 
-// newStore makes a Store. The Store owns e from then on, unless newStore returns an error. among is
-// alone or amongOthers.
+// newStore makes a Store, which owns e unless newStore fails. among is alone or amongOthers.
 func newStore(e Engine, opts *Options, among func(*Store, Engine) (begin func())) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
