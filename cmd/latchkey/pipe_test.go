@@ -755,7 +755,7 @@ func TestThePageAboutThePipeHasEveryCall(t *testing.T) {
 var notInPipe = strings.Fields(`
 	unsupported-media-type no-such-route method-not-allowed precondition-required too-many-streams key-required cross-origin
 	signed-out sign-in-url-used wrong-host tls-required no-page
-	invalid-manifest wrong-lines keys-left audit-begun audit-pruned invalid-scheme invalid-tag-secret invalid-minted-key
+	invalid-manifest wrong-lines keys-left audit-begun audit-pruned audit-chain invalid-scheme invalid-tag-secret invalid-minted-key
 	no-hub no-edge invalid-policy edge-not-found claim-not-found follows-already unknown-edge edge-revoked push-refused
 	wrong-hub hub-failed hub-unreachable invalid-invitation joined-already not-an-edge
 	in-transaction invalid-data invalid-options`)
