@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -111,49 +112,41 @@ func optional(in fieldPlace, names ...string) (fields []pipeField) {
 	return fields
 }
 
-// join returns one list of all fields.
-func join(lists ...[]pipeField) (all []pipeField) {
-	for _, list := range lists {
-		all = append(all, list...)
-	}
-	return all
-}
-
 // pipeCalls is the table of all calls. docs/pipe.md has the same table, and a test compares them.
 var pipeCalls = []pipeCall{
 	{name: "login", method: http.MethodPost, path: "login", reads: true, body: map[string]any{"use": true},
-		fields: join(needed(inBody, aText, "token"), optional(inBody, "address"))},
+		fields: slices.Concat(needed(inBody, aText, "token"), optional(inBody, "address"))},
 	{name: "find_token", method: http.MethodPost, path: "find-token", reads: true, fields: needed(inBody, aText, "token"), run: (*pipe).findToken},
 
-	{name: "create_user", method: http.MethodPost, path: "users", fields: join(needed(inBody, anIdentity, "identity"), optional(inBody, "group", "metadata"), createFields)},
+	{name: "create_user", method: http.MethodPost, path: "users", fields: slices.Concat(needed(inBody, anIdentity, "identity"), optional(inBody, "group", "metadata"), createFields)},
 	{name: "fetch_user", method: http.MethodGet, path: "users/{user}", fields: []pipeField{userField}},
 	{name: "find_user", method: http.MethodGet, path: "users", fields: needed(inQuery, anIdentity, "identity"), run: (*pipe).findUser},
 	{name: "fetch_users", method: http.MethodGet, path: "users",
-		fields: join(optional(inQuery, "group", "search"), []pipeField{{name: "disabled", in: inQuery, form: aBool, optional: true}}, pageFields)},
-	{name: "change_user", method: http.MethodPatch, path: "users/{user}", fields: join([]pipeField{userField}, optional(inBody, "group", "metadata"), changeFields)},
-	{name: "enable_user", method: http.MethodPatch, path: "users/{user}", body: map[string]any{"disabled": false}, fields: join([]pipeField{userField}, changeFields)},
-	{name: "disable_user", method: http.MethodPatch, path: "users/{user}", body: map[string]any{"disabled": true}, fields: join([]pipeField{userField}, changeFields)},
-	{name: "delete_user", method: http.MethodDelete, path: "users/{user}", fields: join([]pipeField{userField}, changeFields)},
-	{name: "link_identity", method: http.MethodPost, path: "users/{user}/identities", fields: join([]pipeField{userField}, needed(inWholeBody, anIdentity, "identity"), changeFields)},
-	{name: "unlink_identity", method: http.MethodDelete, path: "users/{user}/identities", fields: join([]pipeField{userField}, needed(inQuery, anIdentity, "identity"), changeFields)},
+		fields: slices.Concat(optional(inQuery, "group", "search"), []pipeField{{name: "disabled", in: inQuery, form: aBool, optional: true}}, pageFields)},
+	{name: "change_user", method: http.MethodPatch, path: "users/{user}", fields: slices.Concat([]pipeField{userField}, optional(inBody, "group", "metadata"), changeFields)},
+	{name: "enable_user", method: http.MethodPatch, path: "users/{user}", body: map[string]any{"disabled": false}, fields: slices.Concat([]pipeField{userField}, changeFields)},
+	{name: "disable_user", method: http.MethodPatch, path: "users/{user}", body: map[string]any{"disabled": true}, fields: slices.Concat([]pipeField{userField}, changeFields)},
+	{name: "delete_user", method: http.MethodDelete, path: "users/{user}", fields: slices.Concat([]pipeField{userField}, changeFields)},
+	{name: "link_identity", method: http.MethodPost, path: "users/{user}/identities", fields: slices.Concat([]pipeField{userField}, needed(inWholeBody, anIdentity, "identity"), changeFields)},
+	{name: "unlink_identity", method: http.MethodDelete, path: "users/{user}/identities", fields: slices.Concat([]pipeField{userField}, needed(inQuery, anIdentity, "identity"), changeFields)},
 
 	{name: "create_key", method: http.MethodPost, path: "users/{owner}/keys",
-		fields: join(needed(inPath, anID, "owner"), needed(inBody, aText, "name"), carried, createFields)},
-	{name: "create_server_key", method: http.MethodPost, path: "server-keys", fields: join(needed(inBody, aText, "name"), carried, optional(inBody, "group"), createFields)},
+		fields: slices.Concat(needed(inPath, anID, "owner"), needed(inBody, aText, "name"), carried, createFields)},
+	{name: "create_server_key", method: http.MethodPost, path: "server-keys", fields: slices.Concat(needed(inBody, aText, "name"), carried, optional(inBody, "group"), createFields)},
 	{name: "fetch_key", method: http.MethodGet, path: "keys/{key}", fields: ownedKey, run: (*pipe).onlyOfOwner},
-	{name: "fetch_keys", method: http.MethodGet, path: "keys", fields: join(needed(inQuery, anOwner, "owner"), pageFields)},
+	{name: "fetch_keys", method: http.MethodGet, path: "keys", fields: slices.Concat(needed(inQuery, anOwner, "owner"), pageFields)},
 	{name: "find_keys", method: http.MethodGet, path: "keys",
-		fields: join(optional(inQuery, "group", "name_prefix", "search", "state", "expiring_before", "unused_since"), pageFields)},
-	{name: "change_key", method: http.MethodPatch, path: "keys/{key}", fields: join(ownedKey, optional(inBody, "name"), carried, optional(inBody, "group"), changeFields), run: (*pipe).onlyOfOwner},
-	{name: "enable_key", method: http.MethodPatch, path: "keys/{key}", body: map[string]any{"disabled": false}, fields: join(ownedKey, changeFields), run: (*pipe).onlyOfOwner},
-	{name: "disable_key", method: http.MethodPatch, path: "keys/{key}", body: map[string]any{"disabled": true}, fields: join(ownedKey, changeFields), run: (*pipe).onlyOfOwner},
-	{name: "delete_key", method: http.MethodDelete, path: "keys/{key}", fields: join(ownedKey, changeFields), run: (*pipe).onlyOfOwner},
-	{name: "rotate_key", method: http.MethodPost, path: "keys/{key}/rotate", body: map[string]any{}, fields: join(ownedKey, optional(inBody, "overlap_seconds", "until_used"), changeFields), run: (*pipe).onlyOfOwner},
+		fields: slices.Concat(optional(inQuery, "group", "name_prefix", "search", "state", "expiring_before", "unused_since"), pageFields)},
+	{name: "change_key", method: http.MethodPatch, path: "keys/{key}", fields: slices.Concat(ownedKey, optional(inBody, "name"), carried, optional(inBody, "group"), changeFields), run: (*pipe).onlyOfOwner},
+	{name: "enable_key", method: http.MethodPatch, path: "keys/{key}", body: map[string]any{"disabled": false}, fields: slices.Concat(ownedKey, changeFields), run: (*pipe).onlyOfOwner},
+	{name: "disable_key", method: http.MethodPatch, path: "keys/{key}", body: map[string]any{"disabled": true}, fields: slices.Concat(ownedKey, changeFields), run: (*pipe).onlyOfOwner},
+	{name: "delete_key", method: http.MethodDelete, path: "keys/{key}", fields: slices.Concat(ownedKey, changeFields), run: (*pipe).onlyOfOwner},
+	{name: "rotate_key", method: http.MethodPost, path: "keys/{key}/rotate", body: map[string]any{}, fields: slices.Concat(ownedKey, optional(inBody, "overlap_seconds", "until_used"), changeFields), run: (*pipe).onlyOfOwner},
 
 	{name: "fetch_group", method: http.MethodGet, path: "groups/{group}", fields: []pipeField{groupField}},
-	{name: "fetch_groups", method: http.MethodGet, path: "groups", fields: join(optional(inQuery, "search"), pageFields)},
-	{name: "enable_group", method: http.MethodPatch, path: "groups/{group}", body: map[string]any{"disabled": false}, fields: join([]pipeField{groupField}, changeFields)},
-	{name: "disable_group", method: http.MethodPatch, path: "groups/{group}", body: map[string]any{"disabled": true}, fields: join([]pipeField{groupField}, changeFields)},
+	{name: "fetch_groups", method: http.MethodGet, path: "groups", fields: slices.Concat(optional(inQuery, "search"), pageFields)},
+	{name: "enable_group", method: http.MethodPatch, path: "groups/{group}", body: map[string]any{"disabled": false}, fields: slices.Concat([]pipeField{groupField}, changeFields)},
+	{name: "disable_group", method: http.MethodPatch, path: "groups/{group}", body: map[string]any{"disabled": true}, fields: slices.Concat([]pipeField{groupField}, changeFields)},
 
 	{name: "store", method: http.MethodGet, path: "store"},
 	{name: "health", method: http.MethodGet, path: "health", run: (*pipe).health},
@@ -181,6 +174,7 @@ var (
 // pipeArguments are the fields of one request.
 type pipeArguments struct {
 	request admin.Request
+	body    map[string]any // of the request; nil for none
 	actor   string
 	call    map[string]string // the fields for run, and those in the path
 }
@@ -190,74 +184,36 @@ type pipeArguments struct {
 //
 // Errors: errBadCall; errBadPipeID.
 func (c *pipeCall) arguments(given map[string]json.RawMessage) (pipeArguments, error) {
-	a := pipeArguments{request: admin.Request{Method: c.method, Query: url.Values{}, Reads: c.reads}, call: map[string]string{}}
-	var body map[string]any
-	if c.body != nil {
-		body = maps.Clone(c.body)
+	a := pipeArguments{
+		request: admin.Request{Method: c.method, Query: url.Values{}, Reads: c.reads},
+		body:    maps.Clone(c.body),
+		call:    map[string]string{},
 	}
-	known := 0
 	for _, f := range c.fields {
 		value, ok := given[f.name]
-		if ok {
-			known++
-		}
 		switch {
-		case !ok && !f.optional:
+		case ok:
+			if err := f.put(&a, value); err != nil {
+				return a, err
+			}
+		case f.optional:
+			f.leaveOut(&a)
+		default:
 			return a, fmt.Errorf("%w: the call %s needs the field %s", errBadCall, c.name, f.name)
-		case !ok && f.in == inETag:
-			a.request.Match = admin.AnyETag
-			continue
-		case !ok && f.form == aLimit:
-			a.request.Query.Set(f.name, strconv.Itoa(maxPage))
-			continue
-		case !ok:
-			continue
-		case f.in == inBody:
-			if body == nil {
-				body = map[string]any{}
-			}
-			body[f.name] = value
-			continue
-		case f.in == inWholeBody:
-			a.request.Body = value
-			continue
-		}
-		text, err := f.text(value)
-		if err != nil {
-			return a, err
-		}
-		switch f.in {
-		case inPath, inCall:
-			a.call[f.name] = text
-		case inQuery:
-			if f.form == anIdentity {
-				identity, err := readIdentity(value)
-				if err != nil {
-					return a, err
-				}
-				a.request.Query.Set("provider", string(identity.Provider))
-				a.request.Query.Set("subject", identity.Subject)
-				continue
-			}
-			a.request.Query.Set(f.name, text)
-		case inETag:
-			a.request.Match = text
-		case inIdempotencyKey:
-			a.request.IdempotencyKey = text
-		case inActor:
-			a.actor = text
 		}
 	}
-	if known < len(given) {
-		return a, c.unknownField(given)
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if !slices.ContainsFunc(c.fields, func(f pipeField) bool { return f.name == name }) {
+			return a, fmt.Errorf("%w: the call %s has no field %s", errBadCall, c.name, loggable.Text(name))
+		}
 	}
 	// A change without a field to change is one of nothing.
-	if body == nil && c.method == http.MethodPatch {
-		body = map[string]any{}
+	if a.body == nil && c.method == http.MethodPatch {
+		a.body = map[string]any{}
 	}
-	if body != nil {
+	if a.body != nil {
 		var err error
-		if a.request.Body, err = json.Marshal(body); err != nil {
+		if a.request.Body, err = json.Marshal(a.body); err != nil {
 			return a, err
 		}
 	}
@@ -270,19 +226,50 @@ func (c *pipeCall) arguments(given map[string]json.RawMessage) (pipeArguments, e
 	return a, nil
 }
 
-// unknownField returns the error for the first field that the call does not have.
-func (c *pipeCall) unknownField(given map[string]json.RawMessage) error {
-	given = maps.Clone(given)
-	for _, f := range c.fields {
-		delete(given, f.name)
-	}
-	first := ""
-	for name := range given {
-		if first == "" || name < first {
-			first = name
+// put puts the value of a field into the place where the API has it.
+//
+// Errors: errBadCall; errBadPipeID.
+func (f pipeField) put(a *pipeArguments, value json.RawMessage) error {
+	switch {
+	case f.in == inBody:
+		if a.body == nil {
+			a.body = map[string]any{}
 		}
+		a.body[f.name] = value
+		return nil
+	case f.in == inWholeBody:
+		a.request.Body = value
+		return nil
+	case f.form == anIdentity:
+		identity, err := readIdentity(value)
+		a.request.Query.Set("provider", string(identity.Provider))
+		a.request.Query.Set("subject", identity.Subject)
+		return err
 	}
-	return fmt.Errorf("%w: the call %s has no field %s", errBadCall, c.name, loggable.Text(first))
+	text, err := f.text(value)
+	switch f.in {
+	case inPath, inCall:
+		a.call[f.name] = text
+	case inQuery:
+		a.request.Query.Set(f.name, text)
+	case inETag:
+		a.request.Match = text
+	case inIdempotencyKey:
+		a.request.IdempotencyKey = text
+	case inActor:
+		a.actor = text
+	}
+	return err
+}
+
+// leaveOut puts in place what a field stands for that the request leaves out.
+func (f pipeField) leaveOut(a *pipeArguments) {
+	switch {
+	case f.in == inETag:
+		a.request.Match = admin.AnyETag
+	case f.form == aLimit:
+		a.request.Query.Set(f.name, strconv.Itoa(maxPage))
+	}
 }
 
 // text returns the value of a field outside the body as the API has it.
@@ -304,8 +291,6 @@ func (f pipeField) text(value json.RawMessage) (string, error) {
 			return "", bad
 		}
 		return text, nil
-	case anIdentity:
-		return "", nil
 	}
 	if value[0] != '"' || json.Unmarshal(value, &text) != nil || text == "" {
 		return "", bad
