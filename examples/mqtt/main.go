@@ -16,7 +16,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -50,18 +49,25 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	listener, err := net.Listen("tcp", *addr)
-	if err == nil && *cert != "" {
-		var pair tls.Certificate
-		pair, err = tls.LoadX509KeyPair(*cert, *key)
-		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}})
-	}
-	if err == nil {
-		err = run(ctx, *path, listener, os.Stdout)
-	}
+	listener, err := listen(*addr, *cert, *key)
 	if err != nil {
 		log.Fatal(err)
 	}
+	if err := run(ctx, *path, listener, os.Stdout); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// listen listens on an address, with TLS if there is a certificate.
+func listen(addr, cert, key string) (net.Listener, error) {
+	if cert == "" {
+		return net.Listen("tcp", addr)
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, err
+	}
+	return tls.Listen("tcp", addr, &tls.Config{Certificates: []tls.Certificate{pair}})
 }
 
 // run serves until ctx ends. It prints the address when it is ready.
@@ -80,10 +86,16 @@ func run(ctx context.Context, path string, listener net.Listener, out io.Writer)
 
 	broker := mqtt.New(&mqtt.Options{Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))})
 	gate := &gate{store: store, broker: broker, devices: map[string]device{}}
-	if err := errors.Join(broker.AddHook(gate, nil), broker.AddListener(listeners.NewNet("tcp", listener)), broker.Serve()); err != nil {
+	if err := broker.AddHook(gate, nil); err != nil {
+		return err
+	}
+	if err := broker.AddListener(listeners.NewNet("tcp", listener)); err != nil {
 		return err
 	}
 	defer broker.Close()
+	if err := broker.Serve(); err != nil {
+		return err
+	}
 	fmt.Fprintln(out, listener.Addr())
 	return gate.watch(ctx)
 }
@@ -109,7 +121,7 @@ type device struct {
 func (g *gate) ID() string { return "latchkey" }
 
 func (g *gate) Provides(hook byte) bool {
-	return bytes.IndexByte([]byte{mqtt.OnConnectAuthenticate, mqtt.OnACLCheck}, hook) >= 0
+	return hook == mqtt.OnConnectAuthenticate || hook == mqtt.OnACLCheck
 }
 
 // login returns the scopes of a device, if its token is good. A device that could choose its client
