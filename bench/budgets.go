@@ -47,20 +47,6 @@ var Budgets = Group{
 // qemu runs programs for 32-bit ARM on Linux.
 const qemu = "qemu-arm-static"
 
-// build builds a package of the repository, without cgo and symbols.
-func build(out, module, pkg string, env ...string) error {
-	root, err := run("go", "list", "-m", "-f", "{{.Dir}}", "github.com/latchkeydb/latchkey")
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command("go", "build", "-C", filepath.Join(root, module), "-ldflags", "-s -w", "-o", out, pkg)
-	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0"), env...)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", pkg, err, text)
-	}
-	return nil
-}
-
 // sizes compares the sizes of programs for linux/amd64. A web server has most of the standard
 // library already, so the difference is the package and its libraries. To a program that does next
 // to nothing, the package also brings the clock, files and cryptography of the standard library.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 )
@@ -47,7 +46,7 @@ func (e *Env) startC() (*cProgram, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := run("go", "list", "-m", "-f", "{{.Dir}}", "github.com/latchkeydb/latchkey")
+	root, err := repository()
 	if err != nil {
 		return nil, err
 	}
@@ -73,15 +72,6 @@ func (e *Env) startC() (*cProgram, error) {
 	}
 	e.onClose(func() error { return errors.Join(in.Close(), cmd.Wait()) })
 	return &cProgram{in: in, out: bufio.NewScanner(out)}, nil
-}
-
-// run returns what a command prints.
-func run(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%s: %w\n%s", name, err, out)
-	}
-	return strings.TrimSpace(string(out)), err
 }
 
 // logins makes the program log in. The time that it takes to ask the program counts, too, which is
