@@ -1,16 +1,18 @@
 /*
  * Latchkey keeps users and their API keys in one file. It decides offline whether a token is good,
- * and which user it belongs to. This is its interface for C, and for every language
- * that can call C.
+ * and which user it belongs to. This is its interface for C, and for every language that can call
+ * C.
  *
- * Read "Limits" in docs/c.md before you load the library: it cannot be unloaded, and it works neither
- * in a child of fork nor with musl.
+ * Read "Limits" in docs/c.md before you load the library: it cannot be unloaded, and it works
+ * neither in a child of fork nor with musl.
  *
  * Calls. Every call that can fail returns an lk_code, which is LK_OK for success. The last
  * parameter of such a call is error. If error is not NULL, the call sets *error: to NULL on
  * success, and to the code and a message on failure. Release the message with lk_error_free. The
  * texts of messages can change in any release, but the codes cannot. Every other out-parameter is
- * set to NULL or 0 if the call fails, unless the out-parameter itself is NULL.
+ * set to NULL or 0 if the call fails, unless the out-parameter itself is NULL. The comment of a
+ * function lists its codes. Besides these, every call can return LK_NO_MEMORY, LK_INTERNAL and
+ * LK_OTHER.
  *
  * Strings. A string is a pointer and a length in bytes, in UTF-8. It does not end with a NUL. A
  * string of length 0 may have the pointer NULL. A string that you pass must have at most 1 MiB, and
@@ -19,10 +21,10 @@
  * Structs. A struct that you pass begins with its size: set it to sizeof the struct, and set every
  * field that you do not need to 0. A struct that the library returns begins with its size, too.
  * Only lk_string, lk_id, lk_pair and lk_identity have no size, because they never change. A later
- * library adds fields at the end and never moves one. So a program works with a later library than
- * the header that it was compiled with. A program that was compiled with a later header works as
- * long as it leaves the fields at 0 that the library does not know. Other calls get
- * LK_INVALID_ARGUMENT.
+ * library adds fields at the end and never moves one. So a program works with a library that is
+ * later than the header that the program was compiled with. It also works with an earlier library,
+ * as long as the program leaves at 0 the fields that the library does not know. A call that sets
+ * such a field gets LK_INVALID_ARGUMENT.
  *
  * Ownership. The library allocates results, and you release each result once, with the function
  * that its comment names. All pointers in a result point into the result: they are valid until it
@@ -116,7 +118,7 @@ enum lk_codes {
     LK_READ_ONLY = 304,       /* the store was opened with read_only */
     LK_NOT_STORE = 305,       /* the file is another program's */
     LK_NEWER_FORMAT = 306,    /* a later version wrote the file; upgrade the library */
-    LK_NUMBERING = 307,       /* what is derived from the records is wrong; repair the store */
+    LK_NUMBERING = 307,       /* an index is wrong; run latchkey check --repair */
     LK_CORRUPT = 308,         /* the file is damaged; restore a backup */
     LK_UNFINISHED = 309,      /* the copying of a store to this place was cut short */
     LK_COST_TOO_HIGH = 310,   /* a hash needs more memory than hash_memory allows */
@@ -168,17 +170,18 @@ typedef struct lk_options {
     int64_t hash_memory;          /* bytes for argon2; 0 is 64 MiB */
     int64_t safety_copy_every;    /* how often to copy the file to its safety copy, in ms; 0 is never */
     int64_t last_use_every;       /* how often to write last uses, in ms; 0 is one hour, negative is never */
-    lk_string token_prefix;       /* of the tokens of a new store; empty is "lk" */
-    int32_t read_only;            /* 1 opens the store for reading */
+    lk_string token_prefix;       /* of the tokens of a new store: 1 to 16 ASCII letters, digits; empty is "lk" */
+    int32_t read_only;            /* 1 opens an existing store for reading */
     int32_t must_exist;           /* 1 returns LK_NO_FILE rather than make a new store */
     int32_t recover;              /* 1 uses the safety copy if the file is gone or damaged */
     int32_t app_services_names;   /* 1 accepts only names of keys that the hosted service accepted */
     int32_t max_keys_per_user;    /* 0 is 20, negative is no limit */
     int32_t hash_queue;           /* how many calls of a kind may wait for a hash; 0 is 1,024 */
     int32_t cache_size;           /* how many tokens are remembered; 0 is 10,000, negative is none */
-    uint32_t cost_memory;         /* of new hashes, in KiB; all three of cost at 0 are the default */
-    uint32_t cost_passes;
-    uint32_t cost_lanes;          /* at most 255 */
+    /* The cost of new hashes. If all three fields are 0, it is 7,168 KiB, 5 passes and 1 lane. */
+    uint32_t cost_memory;         /* in KiB; at least 8 for each lane */
+    uint32_t cost_passes;         /* over the memory; 1 to 64 */
+    uint32_t cost_lanes;          /* 1 to 16 */
 } lk_options;
 
 /* The caller that a token belongs to. Release it with lk_principal_free. */
@@ -187,11 +190,11 @@ typedef struct lk_principal {
     lk_id key_id;
     lk_id owner;             /* the user's ID, or the owner of server keys; other calls accept it */
     lk_id user_id;           /* the user's ID; 0 for a server key */
-    int64_t expires;         /* when the key stops logging in */
+    int64_t expires;         /* when the key stops logging in; 0 is never */
     lk_string key_name;
     lk_string provider;      /* of the first identity of the user; empty for a server key */
     lk_string subject;
-    lk_string group;
+    lk_string group;         /* of the user or of the server key; empty for none */
     lk_string token_id;      /* tells the two tokens of a rotation apart; it can be logged */
     const lk_string *scopes; /* ask lk_require_scope, which knows the scopes that end with a star */
     size_t scope_count;
@@ -201,23 +204,23 @@ typedef struct lk_principal {
 /* The description of a key to be made. */
 typedef struct lk_key_spec {
     size_t size;
-    lk_string name; /* 1 to 256 bytes; free among the keys of the owner */
-    int64_t expires;
-    const lk_string *scopes;
-    size_t scope_count;
+    lk_string name;            /* 1 to 256 bytes; not the name of another key of the owner */
+    int64_t expires;           /* when the key stops logging in; 0 is never */
+    const lk_string *scopes;   /* what the key permits; none means nothing */
+    size_t scope_count;        /* at most 64 */
     const lk_string *networks; /* such as "192.0.2.0/24"; none means everywhere */
-    size_t network_count;
-    const lk_pair *metadata;
-    size_t metadata_count;
-    lk_string group; /* of a server key */
+    size_t network_count;      /* at most 16 */
+    const lk_pair *metadata;   /* texts of the program's own */
+    size_t metadata_count;     /* at most 64 */
+    lk_string group;           /* of a server key, at most 128 bytes; empty for a key of a user */
 } lk_key_spec;
 
 /* A token of a key, without its secret. */
 typedef struct lk_key_token {
     size_t size;
-    lk_string id;
-    int64_t ends;
-    int64_t last_used;
+    lk_string id;      /* token_id of the principal */
+    int64_t ends;      /* when the token stops logging in; 0 is never */
+    int64_t last_used; /* to the minute; 0 if no use is known */
 } lk_key_token;
 
 /* A key. Release it with lk_key_free. */
@@ -227,18 +230,18 @@ typedef struct lk_key {
     lk_id owner;
     lk_string name;
     int64_t created;
-    int64_t expires;
-    int64_t last_used; /* to the minute */
+    int64_t expires;   /* 0 is never */
+    int64_t last_used; /* to the minute; 0 if no use is known */
     const lk_string *scopes;
     size_t scope_count;
     const lk_string *networks;
     size_t network_count;
     const lk_pair *metadata; /* in the order of the names */
     size_t metadata_count;
-    lk_string group;
-    const lk_key_token *const *tokens; /* the newest token is the last one */
+    lk_string group;                   /* of a server key; empty for none */
+    const lk_key_token *const *tokens; /* one, or two during an overlap; the newest is last */
     size_t token_count;
-    int32_t disabled;
+    int32_t disabled;                  /* 1 if the key is disabled */
 } lk_key;
 
 /* Several keys. Release them together with lk_keys_free. */
@@ -258,7 +261,7 @@ typedef struct lk_token {
 typedef struct lk_rotation {
     size_t size;
     int64_t overlap;    /* how long the old token stays good, in ms; 0 ends it at once */
-    int32_t until_used; /* 1 ends the old token at the first login with the new one */
+    int32_t until_used; /* 1 ends the overlap early, at the first login with the new token */
 } lk_rotation;
 
 /* A name that a provider has for a user. */
@@ -271,9 +274,9 @@ typedef struct lk_identity {
 typedef struct lk_user_spec {
     size_t size;
     lk_identity identity;
-    lk_string group;
-    const lk_pair *metadata;
-    size_t metadata_count;
+    lk_string group;         /* at most 128 bytes; empty for none */
+    const lk_pair *metadata; /* texts of the program's own */
+    size_t metadata_count;   /* at most 64 */
 } lk_user_spec;
 
 /* A user. Release it with lk_user_free. */
@@ -285,8 +288,8 @@ typedef struct lk_user {
     size_t identity_count;
     const lk_pair *metadata; /* in the order of the names */
     size_t metadata_count;
-    lk_string group;
-    int32_t disabled;
+    lk_string group;         /* empty for none */
+    int32_t disabled;        /* 1 if the user is disabled */
 } lk_user;
 
 /* Several users. Release them together with lk_users_free. */
@@ -339,8 +342,11 @@ void lk_code_text(lk_code code, lk_string *text);
  * Threads: any. The call waits for another process as long as lock_timeout says.
  * Stability: ABI 1.
  *
- * Codes: LK_ABI, LK_INVALID_ARGUMENT, LK_INVALID_OPTIONS, LK_LOCKED, LK_NO_FILE, LK_FILE_GONE,
- * LK_NOT_STORE, LK_NEWER_FORMAT, LK_CORRUPT, LK_UNFINISHED, LK_SYSTEM, LK_FORKED.
+ * Codes: LK_ABI, LK_INVALID_ARGUMENT, LK_INVALID_OPTIONS, LK_LOCKED, LK_NO_FILE if the directory is
+ * missing or if there is no file with must_exist or read_only, LK_FILE_GONE if there is only a
+ * safety copy, LK_NOT_STORE, LK_NEWER_FORMAT, LK_CORRUPT, LK_UNFINISHED, LK_READ_ONLY if the making
+ * of the store was cut short, LK_COMMIT_UNKNOWN if a new store may not be on disk, LK_SYSTEM,
+ * LK_FORKED.
  */
 lk_code lk_open(uint32_t abi, const char *path, size_t path_length, const lk_options *options, lk_store *store, lk_error **error);
 
@@ -363,7 +369,8 @@ lk_code lk_close(lk_store store, lk_error **error);
  * disk and a slow hash, for which the call waits. A login that begins after lk_disable_key,
  * lk_delete_key, lk_disable_user or lk_delete_user has returned is refused. principal may be NULL.
  *
- * token can be any bytes of any length: what is not a good token is LK_INVALID_TOKEN.
+ * token can be any bytes of any length. If the bytes are no good token, the code is
+ * LK_INVALID_TOKEN.
  *
  * Ownership: release *principal with lk_principal_free.
  * Threads: any.
@@ -428,7 +435,7 @@ lk_code lk_create_key(lk_store store, const lk_id *user, const lk_key_spec *spec
 lk_code lk_create_server_key(lk_store store, const lk_key_spec *spec, lk_key **key, lk_token **token, lk_error **error);
 
 /*
- * lk_server_owner sets *id to the owner of server keys, whose 16 bytes are 255.
+ * lk_server_owner sets *id to the owner of server keys, an ID whose 16 bytes are all 255.
  *
  * Ownership: nothing to release.
  * Threads: any.
@@ -461,7 +468,7 @@ lk_code lk_fetch_key(lk_store store, const lk_id *owner, const lk_id *id, lk_key
 lk_code lk_fetch_keys(lk_store store, const lk_id *owner, lk_keys **keys, lk_error **error);
 
 /*
- * lk_enable_key lets a disabled key log in again.
+ * lk_enable_key lets a disabled key log in again. Enabling an enabled key changes nothing.
  *
  * Ownership: nothing to release but *error.
  * Threads: any.
@@ -486,7 +493,7 @@ lk_code lk_enable_key(lk_store store, const lk_id *owner, const lk_id *id, lk_er
 lk_code lk_disable_key(lk_store store, const lk_id *owner, const lk_id *id, lk_error **error);
 
 /*
- * lk_delete_key deletes a key for good.
+ * lk_delete_key deletes a key for good: it never logs in again, and cannot be recovered.
  *
  * Ownership: nothing to release but *error.
  * Threads: any.
@@ -497,8 +504,10 @@ lk_code lk_disable_key(lk_store store, const lk_id *owner, const lk_id *id, lk_e
 lk_code lk_delete_key(lk_store store, const lk_id *owner, const lk_id *id, lk_error **error);
 
 /*
- * lk_rotate_key gives a key a new token. rotation says when the old token ends, and may be NULL for
- * at once. key may be NULL.
+ * lk_rotate_key gives a key a new token, which cannot be seen again. rotation says when the old
+ * token ends. If rotation is NULL, the old token ends at once. At most two tokens of a key are
+ * good: during an overlap, another rotation ends the older token at once. key may be NULL. The call
+ * waits for a slow hash.
  *
  * Ownership: release *token with lk_token_free, and *key with lk_key_free.
  * Threads: any.
@@ -555,9 +564,10 @@ lk_code lk_fetch_user(lk_store store, const lk_id *id, lk_user **user, lk_error 
 lk_code lk_fetch_user_by_identity(lk_store store, const lk_identity *identity, lk_user **user, lk_error **error);
 
 /*
- * lk_fetch_users sets *users to at most limit users, and never more than 1,000, whose IDs come
- * after the ID after. Without after, which is then NULL, it begins at the first user. Pass the ID
- * of the last user to go on. There are no more users if count is 0. limit must not be 0.
+ * lk_fetch_users sets *users to the users whose IDs come after the ID after, in the order of their
+ * IDs: at most limit users, and at most 1,000. limit must not be 0. If after is NULL, the list
+ * begins at the first user. To go on, pass the ID of the last user. If count is 0, there are no
+ * more users.
  *
  * Ownership: release *users with lk_users_free.
  * Threads: any.
@@ -643,8 +653,8 @@ lk_code lk_health(lk_store store, lk_findings **findings, lk_error **error);
  * Threads: any.
  * Stability: ABI 1.
  *
- * Codes: LK_FILE_EXISTS, LK_INTERRUPTED, LK_SYSTEM, LK_INVALID_ARGUMENT, LK_INVALID_HANDLE,
- * LK_CLOSED, LK_CORRUPT, LK_FORKED.
+ * Codes: LK_FILE_EXISTS, LK_NO_FILE if the directory is missing, LK_INTERRUPTED, LK_SYSTEM,
+ * LK_INVALID_ARGUMENT, LK_INVALID_HANDLE, LK_CLOSED, LK_CORRUPT, LK_FORKED.
  */
 lk_code lk_backup(lk_store store, const char *path, size_t path_length, lk_error **error);
 
@@ -656,8 +666,9 @@ lk_code lk_backup(lk_store store, const char *path, size_t path_length, lk_error
  * Threads: any.
  * Stability: ABI 1.
  *
- * Codes: LK_NO_FILE if there is no backup, LK_FILE_EXISTS if there is a file at path, LK_NOT_STORE,
- * LK_CORRUPT, LK_NEWER_FORMAT, LK_SYSTEM, LK_INVALID_ARGUMENT, LK_FORKED.
+ * Codes: LK_NO_FILE if there is no backup or if the directory of path is missing, LK_FILE_EXISTS if
+ * there is a file at path, LK_NOT_STORE, LK_CORRUPT, LK_NEWER_FORMAT, LK_SYSTEM,
+ * LK_INVALID_ARGUMENT, LK_FORKED.
  */
 lk_code lk_restore(const char *backup, size_t backup_length, const char *path, size_t path_length, lk_error **error);
 
