@@ -86,7 +86,7 @@ func DecodeCopy(b []byte) (c Copy, err error) {
 // Check returns [ErrDamaged] unless the copy has a key of the right length, and a record with the
 // right checksum, which may be of a later version.
 func (c Copy) Check() error {
-	if !c.keyFits() || len(c.Sealed) > MaxSize {
+	if !KeyFits(c.Table, c.Key) || len(c.Sealed) > MaxSize {
 		return fmt.Errorf("%w: a copy of table %s with a key of %d bytes and a record of %d", ErrDamaged, c.Table, len(c.Key), len(c.Sealed))
 	}
 	_, err := Open(c.Table, c.Key, c.Sealed)
@@ -96,9 +96,9 @@ func (c Copy) Check() error {
 	return err
 }
 
-// keyFits reports whether the key can be one of the table.
-func (c Copy) keyFits() bool {
-	switch n := len(c.Key); c.Table {
+// KeyFits reports whether a key can be one of a table of users, keys, groups or last uses.
+func KeyFits(table string, key []byte) bool {
+	switch n := len(key); table {
 	case TableGroups:
 		return 0 < n && n <= MaxGroup
 	case TableLastUse:

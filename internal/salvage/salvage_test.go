@@ -61,6 +61,24 @@ func TestARecordWithALaterChangeComesBackDisabled(t *testing.T) {
 	}
 }
 
+func TestNothingIsMadeOfADamagedEntryOfTheChangeIndex(t *testing.T) {
+	for _, table := range record.TrackedTables() {
+		for _, key := range []string{"short", "seventeen bytes..", string(make([]byte, record.MaxGroup+1))} {
+			if table == record.TableGroups && len(key) <= record.MaxGroup {
+				continue
+			}
+			s := newSalvage(anyIdentity)
+			s.take(2, boltpage.NewPlace(2, 0).Key(), boltpage.ChangedEntry(table, []byte(key)), false, false)
+			s.decode()
+			s.reconcile()
+			s.encode()
+			if len(s.Records) != 0 {
+				t.Errorf("a change of %q in table %s: got %+v, want nothing", key, table, s.Records)
+			}
+		}
+	}
+}
+
 // A page with the records of a user and a key can fall back in the place of a page with tombstones.
 func TestAUserAndAKeyStayDeletedIfOnlyTheChangeIndexSaysSo(t *testing.T) {
 	for _, userThere := range []bool{true, false} {

@@ -63,9 +63,9 @@ func isDomainKey(k []byte) bool {
 	return false
 }
 
-func isChange(k, v []byte) bool {
-	_, table, _, ok := boltpage.SplitChange(k, v)
-	return ok && slices.Contains(tracked, table)
+func isChange(k, v []byte) bool { // an entry of the change index has no checksum
+	_, table, key, ok := boltpage.SplitChange(k, v)
+	return ok && slices.Contains(tracked, table) && record.KeyFits(table, key)
 }
 
 var tracked = record.TrackedTables()
@@ -90,7 +90,7 @@ func isRecord(table string, k, v []byte) bool {
 func isAside(k, v []byte) bool {
 	table, key, _ := bytes.Cut(k, []byte{0})
 	_, err := record.Open(string(table), key, v)
-	return slices.Contains(tracked, string(table)) && (err == nil || errors.Is(err, record.ErrNewer))
+	return slices.Contains(tracked, string(table)) && record.KeyFits(string(table), key) && (err == nil || errors.Is(err, record.ErrNewer))
 }
 
 func (s *salvage) isIdentityEntry(k, v []byte) bool {
