@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
@@ -793,6 +794,56 @@ refused: key-disabled
 				}
 			})
 		}
+	}
+}
+
+// TestNoCallOfTheExamplesHangs has more and longer requests under way than the pipe holds, and then
+// kills the command.
+func TestNoCallOfTheExamplesHangs(t *testing.T) {
+	source, err := os.ReadFile("../../examples/pipe/node/example.mjs")
+	must(t, err)
+	class, _, found := strings.Cut(strings.ReplaceAll(string(source), "#process", "process"), "\nconst latchkey = ")
+	if !found {
+		t.Fatal("the example for Node has another form")
+	}
+	for _, example := range [][]string{
+		{"python3", "-c", `
+import sys, threading
+sys.path.insert(0, "../../examples/pipe/python")
+sys.dont_write_bytecode = True
+import example
+latchkey = example.Latchkey(sys.argv[1])
+def make(name): latchkey.call("create_server_key", name=name, metadata={"m": "é" * 2000})
+threads = [threading.Thread(target=make, args=(str(i),), daemon=True) for i in range(200)]
+for t in threads: t.start()
+for t in threads: t.join()
+print(latchkey.call("stats")["keys"])
+latchkey.process.kill()
+latchkey.reader.join()
+try: latchkey.call("health")
+except OSError as e: print(e)
+`},
+		{"node", "--input-type=module", "-e", class + `
+const latchkey = await Latchkey.open(process.argv[1]);
+const make = (_, i) => latchkey.call("create_server_key", { name: String(i), metadata: { m: "é".repeat(2000) } });
+await Promise.all(Array.from({ length: 200 }, make));
+console.log((await latchkey.call("stats")).keys);
+latchkey.process.kill("SIGKILL");
+await new Promise((closed) => latchkey.process.on("close", closed));
+await latchkey.call("health").catch(() => console.log("latchkey has ended"));
+`},
+	} {
+		t.Run(example[0], func(t *testing.T) {
+			needs(t, example[0])
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, example[0], append(example[1:], filepath.Join(shortDir(t), "keys.db"))...)
+			cmd.Env = append(os.Environ(), "LATCHKEY_COST=light")
+			cmd.Stderr = os.Stderr
+			if out, err := cmd.Output(); err != nil || string(out) != "200\nlatchkey has ended\n" {
+				t.Errorf("got %v and %s", err, out)
+			}
+		})
 	}
 }
 

@@ -19,6 +19,7 @@ class Latchkey {
   #waiting = new Map(); // from the id of a request to its promise
   #last = 0;
   #ended;
+  #failed; // why no more calls can be made
 
   // open starts the pipe, and returns when the store is open.
   static async open(store) {
@@ -38,13 +39,14 @@ class Latchkey {
       this.#process.stdin.on("error", () => {}); // the end of the process tells more
       this.#ended = new Promise((done) => {
         const end = (error) => {
+          this.#failed = error;
           reject(error);
           for (const { reject } of this.#waiting.values()) reject(error);
           this.#waiting.clear();
           done();
         };
         this.#process.on("error", end);
-        this.#process.on("close", (status) => end(new Error(`latchkey has ended with status ${status}`)));
+        this.#process.on("close", (status, signal) => end(new Error(`latchkey has ended with ${signal ?? `status ${status}`}`)));
       });
       let greeted = false;
       createInterface({ input: this.#process.stdout, crlfDelay: Infinity }).on("line", (line) => {
@@ -68,13 +70,13 @@ class Latchkey {
   // call makes a call, and returns its result.
   call(name, fields = {}) {
     return new Promise((resolve, reject) => {
-      if (this.#process.exitCode !== null) {
-        reject(new Error("latchkey has ended"));
+      if (this.#failed) {
+        reject(this.#failed);
         return;
       }
       const id = ++this.#last;
       this.#waiting.set(id, { resolve, reject });
-      this.#process.stdin.write(JSON.stringify({ id, call: name, ...fields }) + "\n");
+      this.#process.stdin.write(JSON.stringify({ ...fields, id, call: name }) + "\n");
     });
   }
 

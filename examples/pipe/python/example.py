@@ -36,6 +36,7 @@ class Latchkey:
             raise LatchkeyError(self.greeting["error"])
         if self.greeting["protocol"] != 1:
             raise OSError("this latchkey speaks another protocol")
+        self.writing = threading.Lock()
         self.lock = threading.Lock()
         self.waiting = {}  # from the id of a request to its future
         self.last = 0
@@ -67,9 +68,10 @@ class Latchkey:
             if self.ended:
                 raise OSError("latchkey has ended")
             self.last += 1
+            line = json.dumps({**fields, "id": self.last, "call": name}) + "\n"
             self.waiting[self.last] = future
-            request = {"id": self.last, "call": name, **fields}
-            self.process.stdin.write(json.dumps(request) + "\n")
+        with self.writing:  # and not lock, which the reader needs until the command reads on
+            self.process.stdin.write(line)
             self.process.stdin.flush()
         return future.result()
 
