@@ -33,11 +33,12 @@ import (
 const pipeProtocol = 1
 
 const (
-	// maxLine is the longest line of a request, in bytes: as much as the API takes.
+	// maxLine is the longest line of a request, in bytes, with its line feed: as much as the API
+	// takes.
 	maxLine = 1 << 20
 	// maxUnderWay is how many requests are under way at once. Further lines stay in the pipe.
 	maxUnderWay = 32
-	// maxID is the longest ID of a request, in bytes.
+	// maxID is the longest ID of a request, in bytes, as it is written.
 	maxID = 128
 )
 
@@ -329,7 +330,7 @@ func parseRequest(line []byte) (r pipeRequest, err error) {
 	if usable := ok && len(id) <= maxID && strings.IndexByte(`"-0123456789`, id[0]) >= 0; usable {
 		r.id = id
 	} else if err == nil {
-		err = fmt.Errorf("%w: it needs a field id, which is a number or a text of at most %d bytes", errBadCall, maxID)
+		err = fmt.Errorf("%w: it needs a field id, which is a number or a text, of at most %d bytes with its quotation marks", errBadCall, maxID)
 	}
 	if err != nil {
 		return r, err

@@ -295,10 +295,14 @@ func (f pipeField) text(value json.RawMessage) (string, error) {
 	if value[0] != '"' || json.Unmarshal(value, &text) != nil || text == "" {
 		return "", bad
 	}
-	if _, isID := parseID(text); f.form == anID && !isID || f.form == anOwner && !isID && text != "server" {
+	if f.form != anID && f.form != anOwner || f.form == anOwner && text == "server" {
+		return text, nil
+	}
+	id, isID := parseID(text)
+	if !isID {
 		return "", fmt.Errorf("%w: the field %s must be %s", errBadPipeID, f.name, formTexts[f.form])
 	}
-	return text, nil
+	return id.String(), nil // because some languages write IDs in upper case
 }
 
 // readIdentity reads an identity that goes into the parameters of a request.

@@ -260,6 +260,10 @@ func TestAPipeDoesWhatAnAppNeeds(t *testing.T) {
 		p.refused("token-unknown", "find_token", fieldsOf{"token": token[:20]})
 		refused := func(code string) { p.refused(code, "login", login) }
 
+		upper := func(id any) string { return strings.ToUpper(id.(string)) }
+		p.want(p.call("fetch_key", fieldsOf{"owner": upper(user["id"]), "key": upper(key["key"])}), "laptop", "name")
+		p.want(fieldsOf{"n": len(p.call("fetch_keys", fieldsOf{"owner": upper(user["id"])})["items"].([]any))}, 1, "n")
+
 		// Only the calls of the owner reach the key.
 		for _, call := range []string{"fetch_key", "change_key", "enable_key", "disable_key", "delete_key", "rotate_key"} {
 			for _, other := range []any{"server", "01890a5d-ac96-774b-bcce-b302099a8057"} {
