@@ -24,9 +24,10 @@
 // the file to itself. While another program has the store open for writing, no command can open it.
 //
 // A program that has the store open can serve its administration on a socket beside the file: a Go
-// program with admin.Listen, and latchkey serve and pipe by themselves. Commands then go through
-// the socket of that program, with the same output and the same exit status. Only the user of the
-// program, and root, can do so. The flag --verbose says on standard error which way a command took.
+// program with admin.Listen, and latchkey serve, hub, sync --follow and pipe by themselves.
+// Commands then go through the socket of that program, with the same output and the same exit
+// status. Only the user of the program, and root, can do so. The flag --verbose says on standard
+// error which way a command took.
 //
 // The options of that program hold: the variable LATCHKEY_COST has no effect, and the flags --cost
 // and --max-keys are refused.
