@@ -70,6 +70,11 @@ func (b *block) text(field *C.lk_string, s string) {
 	field.length = C.size_t(len(s))
 }
 
+// message writes the text of an error, which can quote bytes that are no UTF-8.
+func (b *block) message(field *C.lk_string, err error) {
+	b.text(field, strings.ToValidUTF8(err.Error(), "\uFFFD"))
+}
+
 func (b *block) texts(field **C.lk_string, count *C.size_t, texts []string) {
 	places := places(b, field, count, len(texts))
 	for i, s := range texts {
@@ -210,7 +215,7 @@ func fillUsers(b *block, users *[]latchkey.User) *C.lk_users {
 func fillFinding(b *block, err *error) *C.lk_finding {
 	c := place[C.lk_finding](b)
 	c.size = C.sizeof_lk_finding
-	b.text(&c.message, strings.ToValidUTF8((*err).Error(), "\uFFFD"))
+	b.message(&c.message, *err)
 	c.code = C.lk_code(codeOf(*err))
 	return c
 }
@@ -225,7 +230,7 @@ func fillFindings(b *block, errs *[]error) *C.lk_findings {
 func fillError(b *block, err *error) *C.lk_error {
 	c := place[C.lk_error](b)
 	c.size = C.sizeof_lk_error
-	b.text(&c.message, strings.ToValidUTF8((*err).Error(), "\uFFFD"))
+	b.message(&c.message, *err)
 	c.code = C.lk_code(codeOf(*err))
 	return c
 }

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -59,15 +58,12 @@ func call(store C.lk_store, in *input, e **C.lk_error, fn func(s *latchkey.Store
 	return done(e, err)
 }
 
-//export lkgoFail
-func lkgoFail(failed C.lk_code, e **C.lk_error) (code C.lk_code) {
+// lkgoNoMemory is the end of a call that finds no memory before it enters Go.
+//
+//export lkgoNoMemory
+func lkgoNoMemory(e **C.lk_error) (code C.lk_code) {
 	defer recovered(&code, e)
-	for _, c := range codes {
-		if c.code == int32(failed) {
-			return done(e, c.err)
-		}
-	}
-	return done(e, errInternal)
+	return done(e, errNoMemory)
 }
 
 //export lkgoCodeText
@@ -441,5 +437,5 @@ func lkgoRestore(backup *C.char, backupLength C.size_t, path *C.char, length C.s
 		return done(e, err)
 	}
 	defer f.Close()
-	return done(e, latchkey.Restore(background, io.Reader(f), to))
+	return done(e, latchkey.Restore(background, f, to))
 }

@@ -101,7 +101,7 @@ static lk_code login(lk_store store, const char *token, size_t token_length, con
     CLEAR(principal);
     BEGIN(error);
     /* Memory is allocated here, because a call from Go to malloc costs more than malloc. */
-    if (principal && !(mine = malloc(ROOM))) return lkgoFail(LK_NO_MEMORY, error);
+    if (principal && !(mine = malloc(ROOM))) return lkgoNoMemory(error);
     filled = mine;
     code = lkgoLogin(store, (char *)token, token_length, (char *)address, address_length, &filled, mine ? ROOM : 0, error);
     if (code != LK_OK || filled != mine) free(mine);

@@ -6,7 +6,6 @@ package main
 import "C"
 
 import (
-	"errors"
 	"time"
 
 	"github.com/latchkeydb/latchkey"
@@ -34,7 +33,7 @@ func lk_test_panic(kind C.int32_t, e **C.lk_error) (code C.lk_code) {
 func lk_test_logins(store C.lk_store, token *C.char, length C.size_t, count C.int64_t) C.int64_t {
 	s, err := stores.find(uint64(store))
 	t, tokenErr := presented(token, length)
-	if errors.Join(err, tokenErr) != nil {
+	if err != nil || tokenErr != nil {
 		return 0
 	}
 	start := time.Now()
