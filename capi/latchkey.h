@@ -38,8 +38,9 @@
  * several threads, and one of them may release it when no other thread reads it any more. No call
  * calls back into your program.
  *
- * Handles. A store is a number. A number that the library never returned is LK_INVALID_HANDLE, and
- * a store that was closed is LK_CLOSED. Numbers are not used again.
+ * Handles. A store is a number. A call with a number that the library never returned gets
+ * LK_INVALID_HANDLE, and a call with the number of a closed store gets LK_CLOSED. Numbers are not
+ * used again.
  *
  * Times. A time is in milliseconds since 1970-01-01 UTC. 0 means that there is no such time.
  *
