@@ -150,9 +150,10 @@ func (r *Run) writePage(dir, name string) error {
 			}
 		}
 	}
-	page := filepath.Join(dir, name+".md")
-	if _, err := os.Stat(page); errors.Is(err, os.ErrNotExist) {
-		return nil
+	if name == performancePage {
+		if err := renewPage(filepath.Join(dir, "choosing.md"), r.comparison()); err != nil {
+			return err
+		}
 	}
-	return r.renewPage(page, name == performancePage)
+	return renewPage(filepath.Join(dir, name+".md"), r.markdown(name == performancePage))
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -13,13 +14,16 @@ const (
 	pageEnd   = "<!-- to here -->\n"
 )
 
-// renewPage writes the run to a page, with or without the plot.
-func (r *Run) renewPage(path string, plot bool) error {
+// renewPage writes text between the two lines of a page, if there is such a page.
+func renewPage(path, text string) error {
 	page, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	renewed, err := replaceBetween(string(page), r.markdown(plot))
+	renewed, err := replaceBetween(string(page), text)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -86,4 +90,33 @@ func writeMarkdownTable(b *bytes.Buffer, cases []Case) {
 			b.WriteString("|\n")
 		}
 	}
+}
+
+// checks are the rows of the table in docs/choosing.md: the check of a token, the case that
+// measured it, and what the check leaves open.
+var checks = []struct{ check, group, name, open string }{
+	{"Latchkey, a key that has logged in before", "rivals", "latchkey", "the first login after a start, in the next row"},
+	{"Latchkey, the first login of a key after a start", "cold", "login/keys=100k", "the time is that of one slow hash, which `Options.Cost` sets"},
+	{"the token cache of Kubernetes", "rivals", "k8s-token-cache", "a revoked token stays good for up to two minutes"},
+	{"a bucket of bbolt with tokens in clear", "rivals", "bbolt-get", "everybody who reads the file can log in as anybody"},
+	{"SHA-256 and a table in SQLite, by its driver in Go", "rivals", "sqlite-sha256", "a forged token costs a read, too"},
+	{"argon2id for each request", "rivals", "argon2id", "a forged token with a known ID makes the server hash"},
+	{"bcrypt for each request", "rivals", "bcrypt", "the same"},
+	{"no check: a bare request over HTTP", "http", "bare", ""},
+}
+
+// comparison returns the run in the form of a part of docs/choosing.md.
+func (r *Run) comparison() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s, on %s:\n\n| check of one token | time | what it leaves open |\n| --- | --- | --- |\n", r.Date, r.Machine)
+	for _, row := range checks {
+		for _, g := range r.Groups {
+			for _, c := range g.Cases {
+				if g.Name == row.group && c.Name == row.name {
+					fmt.Fprintf(&b, "| %s | %s | %s |\n", row.check, formatValue(c.Value, c.Unit), row.open)
+				}
+			}
+		}
+	}
+	return b.String() + "\n"
 }

@@ -166,6 +166,25 @@ func TestARunIsWrittenInEveryForm(t *testing.T) {
 	}
 }
 
+func TestThePageForChoosingHasTheFiguresOfTheLastRun(t *testing.T) {
+	const docs = "../../docs"
+	run, err := readRun(filepath.Join(docs, "performance.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := run.comparison()
+	if got := strings.Count(want, "\n| "); got != len(checks)+2 {
+		t.Errorf("the run has figures for %d of %d checks", got-2, len(checks))
+	}
+	page, err := os.ReadFile(filepath.Join(docs, "choosing.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(page), pageBegin+want+pageEnd) {
+		t.Errorf("choosing.md has other figures than\n%s", want)
+	}
+}
+
 func TestEachPageGetsItsGroups(t *testing.T) {
 	dir := t.TempDir()
 	run := sampleRun()
