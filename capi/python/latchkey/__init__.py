@@ -5,6 +5,9 @@ token for the only time. On every request, check the token that the caller prese
 
 All methods of a Store may be called from several threads at once. A call that fails raises Error, whose
 code says why. docs/c.md in the repository has the limits of the library.
+
+IDs are UUIDs, times are datetimes with a time zone, and durations are timedeltas. Times that the library
+returns are in UTC and to the millisecond. None means that there is no such time, such as no expiry date.
 """
 
 import ctypes
@@ -25,7 +28,13 @@ SERVER_OWNER = uuid.UUID(int=(1 << 128) - 1)
 
 
 class Error(Exception):
-    """The error of a call. Its code says what to do, and its text is for people."""
+    """The error of a call. Its code says what to do, and its text is for people.
+
+    The code is a Code, or an int if a later library has added the code. latchkey.h in the repository says
+    what each code means, and which codes each call has. Every call can have CLOSED, CORRUPT, FILE_CHANGED,
+    FORKED, INVALID_ARGUMENT, NO_MEMORY, INTERNAL and OTHER. A change can also have READ_ONLY, FILE_GONE,
+    SYNC_FAILED, SYSTEM and COMMIT_UNKNOWN, which alone leaves open whether the change was made.
+    """
 
     def __init__(self, code: Union[Code, int], message: str):
         super().__init__(message)
@@ -42,7 +51,11 @@ def _code(number):
 
 @dataclass(frozen=True)
 class Principal:
-    """The caller that a token belongs to."""
+    """The caller that a token belongs to.
+
+    provider and subject are the first identity of the user, and empty for a server key. group is that of the
+    user or of the server key, or empty. token_id tells the two tokens of a rotation apart; it can be logged.
+    """
 
     key_id: uuid.UUID
     key_name: str
@@ -56,7 +69,10 @@ class Principal:
     token_id: str
 
     def require(self, scope: str) -> None:
-        """Raise Error with the code NO_SCOPE unless the key permits a scope."""
+        """Raise Error with the code NO_SCOPE unless the key permits a scope.
+
+        A key with the scope "files:*" permits "files:read".
+        """
         known = c.Principal(size=sizeof(c.Principal))
         held = _Held()
         known.scopes, known.scope_count = held.strings(self.scopes)
@@ -65,7 +81,7 @@ class Principal:
 
 @dataclass(frozen=True)
 class KeyToken:
-    """A token of a key, without its secret."""
+    """A token of a key, without its secret. ends is None unless a rotation has set an end."""
 
     id: str
     ends: Optional[datetime]
@@ -74,7 +90,7 @@ class KeyToken:
 
 @dataclass(frozen=True)
 class Key:
-    """A key."""
+    """A key. last_used is to the minute. tokens are one token, or two during an overlap, the newest last."""
 
     id: uuid.UUID
     owner: uuid.UUID
@@ -111,10 +127,25 @@ class Finding:
 
 
 class Store:
-    """An open store.
+    """The open store in the file at path, which is made if there is none.
 
-    Close it, or use it in a with statement. Durations are timedeltas, times are datetimes with a time
-    zone, and IDs are UUIDs. Options that are left out have the defaults of latchkey.h.
+    Close it, or use it in a with statement. One store at a time can have a file open for writing. Options:
+
+    read_only: open an existing store for reading
+    must_exist: raise Error with NO_FILE rather than make a new store
+    recover: use the safety copy if the file is gone or damaged
+    app_services_names: accept only names of keys that the hosted service accepted
+    lock_timeout: how long to wait for another process; 0 is one second, negative is not at all
+    token_prefix: begins the tokens of a new store: 1 to 16 ASCII letters and digits; empty is "lk"
+    max_keys_per_user: 0 is 20, negative is no limit
+    cost: of new hashes: KiB of memory, passes, lanes; (0, 0, 0) is (7168, 5, 1)
+    hash_memory: bytes for hashes; 0 is 64 MiB
+    hash_queue: how many calls of a kind may wait for a hash; 0 is 1,024
+    cache_size: how many tokens are remembered; 0 is 10,000, negative is none
+    safety_copy_every: how often to copy the file to its safety copy; 0 is never
+    last_use_every: how often to write last uses; 0 is one hour, negative is never
+
+    Codes: INVALID_OPTIONS, LOCKED, NO_FILE, FILE_GONE, NOT_STORE, NEWER_FORMAT, UNFINISHED.
     """
 
     def __init__(
@@ -159,7 +190,7 @@ class Store:
         self._handle = handle.value
 
     def close(self) -> None:
-        """Close the store. Closing a closed store raises Error with the code CLOSED."""
+        """Close the store, after the calls in progress. A closed store raises Error with the code CLOSED."""
         _call("close", self._handle)
 
     def __enter__(self) -> "Store":
@@ -169,7 +200,13 @@ class Store:
         self.close()
 
     def login(self, token: Union[str, bytes], address: str = "") -> Principal:
-        """Return the principal of a token. address is the caller's IP address, for keys with networks."""
+        """Return the principal of a token. Call it for every request.
+
+        address is the IP address of the caller. A key with networks is refused without an address in them.
+
+        Codes: INVALID_TOKEN, KEY_DISABLED, KEY_EXPIRED, USER_DISABLED, GROUP_DISABLED, NETWORK_NOT_ALLOWED,
+        BUSY, COST_TOO_HIGH, INVALID_NETWORK if address is no IP address.
+        """
         found = ctypes.POINTER(c.Principal)()
         token = _text(token)
         if address:
@@ -179,7 +216,10 @@ class Store:
         return _take("principal", found, _principal)
 
     def create_user(self, provider: str, subject: str, *, group: str = "", metadata: Mapping[str, str] = {}) -> User:
-        """Make a user with one identity."""
+        """Make a user with one identity, such as ("local-userpass", "ada@example.com").
+
+        Codes: IDENTITY_TAKEN, INVALID_IDENTITY, INVALID_GROUP, INVALID_METADATA.
+        """
         held = _Held()
         spec = c.UserSpec(size=sizeof(c.UserSpec), identity=held.identity(provider, subject), group=held.string(group))
         spec.metadata, spec.metadata_count = held.pairs(metadata)
@@ -188,13 +228,16 @@ class Store:
         return _take("user", made, _user)
 
     def fetch_user(self, id: uuid.UUID) -> User:
-        """Return the user with an ID."""
+        """Return the user with an ID. Codes: USER_NOT_FOUND."""
         found = ctypes.POINTER(c.User)()
         _call("fetch_user", self._handle, _id(id), byref(found))
         return _take("user", found, _user)
 
     def fetch_user_by_identity(self, provider: str, subject: str) -> User:
-        """Return the user that an identity belongs to."""
+        """Return the user that an identity belongs to.
+
+        Codes: USER_NOT_FOUND, IDENTITY_CONFLICT, INVALID_IDENTITY.
+        """
         held, found = _Held(), ctypes.POINTER(c.User)()
         _call("fetch_user_by_identity", self._handle, byref(held.identity(provider, subject)), byref(found))
         return _take("user", found, _user)
@@ -212,23 +255,29 @@ class Store:
             after = users[-1].id
 
     def enable_user(self, id: uuid.UUID) -> None:
-        """Let the keys of a disabled user log in again."""
+        """Let the keys of a disabled user log in again. Codes: USER_NOT_FOUND."""
         _call("enable_user", self._handle, _id(id))
 
     def disable_user(self, id: uuid.UUID) -> None:
-        """Stop all keys of a user from logging in."""
+        """Stop all keys of a user from logging in, until the user is enabled. Codes: USER_NOT_FOUND."""
         _call("disable_user", self._handle, _id(id))
 
     def delete_user(self, id: uuid.UUID) -> None:
-        """Delete a user and all keys of the user, for good."""
+        """Delete a user and all keys of the user, for good. Codes: USER_NOT_FOUND."""
         _call("delete_user", self._handle, _id(id))
 
     def link_identity(self, user: uuid.UUID, provider: str, subject: str) -> None:
-        """Give a user another identity."""
+        """Give a user another identity.
+
+        Codes: USER_NOT_FOUND, IDENTITY_TAKEN, INVALID_IDENTITY, TOO_MANY_IDENTITIES.
+        """
         _call("link_identity", self._handle, _id(user), byref(_Held().identity(provider, subject)))
 
     def unlink_identity(self, user: uuid.UUID, provider: str, subject: str) -> None:
-        """Take an identity from a user."""
+        """Take an identity from a user, so that another user can have it.
+
+        Codes: USER_NOT_FOUND, IDENTITY_NOT_FOUND, LAST_IDENTITY, USER_HAS_KEYS.
+        """
         _call("unlink_identity", self._handle, _id(user), byref(_Held().identity(provider, subject)))
 
     def create_key(
@@ -241,7 +290,14 @@ class Store:
         networks: Iterable[str] = (),
         metadata: Mapping[str, str] = {},
     ) -> Tuple[Key, str]:
-        """Make a key of a user. Return the key and its token, which cannot be seen again."""
+        """Make a key of a user. Return the key and its token, which cannot be seen again.
+
+        A key without scopes is permitted nothing. A key without networks, such as "192.0.2.0/24", is good from
+        everywhere. The call waits for a slow hash.
+
+        Codes: USER_NOT_FOUND, ANONYMOUS_USER, INVALID_NAME, KEY_NAME_TAKEN, TOO_MANY_KEYS, INVALID_EXPIRY,
+        INVALID_SCOPE, INVALID_NETWORK, INVALID_METADATA, NOT_PERMITTED, BUSY.
+        """
         held = _Held()
         spec = held.key_spec(name, expires, scopes, networks, metadata, "")
         key, token = ctypes.POINTER(c.Key)(), ctypes.POINTER(c.Token)()
@@ -258,7 +314,10 @@ class Store:
         metadata: Mapping[str, str] = {},
         group: str = "",
     ) -> Tuple[Key, str]:
-        """Make a key that no user owns. Return the key and its token, which cannot be seen again."""
+        """Make a key that no user owns, as create_key does. Its owner is SERVER_OWNER.
+
+        Codes: those of create_key, and INVALID_GROUP.
+        """
         held = _Held()
         spec = held.key_spec(name, expires, scopes, networks, metadata, group)
         key, token = ctypes.POINTER(c.Key)(), ctypes.POINTER(c.Token)()
@@ -266,35 +325,41 @@ class Store:
         return _take("key", key, _key), _take("token", token, _token)
 
     def fetch_key(self, owner: uuid.UUID, id: uuid.UUID) -> Key:
-        """Return a key of owner, a user or SERVER_OWNER."""
+        """Return a key of owner, a user or SERVER_OWNER. Codes: KEY_NOT_FOUND."""
         found = ctypes.POINTER(c.Key)()
         _call("fetch_key", self._handle, _id(owner), _id(id), byref(found))
         return _take("key", found, _key)
 
     def fetch_keys(self, owner: uuid.UUID) -> List[Key]:
-        """Return all keys of owner, in the order of their creation."""
+        """Return all keys of owner, in the order of their creation. Codes: USER_NOT_FOUND."""
         found = ctypes.POINTER(c.Keys)()
         _call("fetch_keys", self._handle, _id(owner), byref(found))
         return _take("keys", found, lambda k: [_key(k.keys[i].contents) for i in range(k.count)])
 
     def enable_key(self, owner: uuid.UUID, id: uuid.UUID) -> None:
-        """Let a disabled key log in again."""
+        """Let a disabled key log in again. Codes: KEY_NOT_FOUND."""
         _call("enable_key", self._handle, _id(owner), _id(id))
 
     def disable_key(self, owner: uuid.UUID, id: uuid.UUID) -> None:
-        """Stop a key from logging in until it is enabled. No login that begins afterwards succeeds."""
+        """Stop a key from logging in until it is enabled. No login that begins afterwards succeeds.
+
+        Codes: KEY_NOT_FOUND.
+        """
         _call("disable_key", self._handle, _id(owner), _id(id))
 
     def delete_key(self, owner: uuid.UUID, id: uuid.UUID) -> None:
-        """Delete a key for good."""
+        """Delete a key for good: it never logs in again, and cannot be recovered. Codes: KEY_NOT_FOUND."""
         _call("delete_key", self._handle, _id(owner), _id(id))
 
     def rotate_key(
         self, owner: uuid.UUID, id: uuid.UUID, *, overlap: timedelta = timedelta(0), until_used: bool = False
     ) -> Tuple[Key, str]:
-        """Give a key a new token. Return the key and the token.
+        """Give a key a new token. Return the key and the token, which cannot be seen again.
 
-        The old token stays good during the overlap, or with until_used until the new one is used.
+        The old token stays good during the overlap, which is 0 by default. until_used ends the overlap early,
+        at the first login with the new token. The call waits for a slow hash.
+
+        Codes: KEY_NOT_FOUND, INVALID_ROTATION, BUSY.
         """
         rotation = c.Rotation(size=sizeof(c.Rotation), overlap=_milliseconds(overlap), until_used=until_used)
         key, token = ctypes.POINTER(c.Key)(), ctypes.POINTER(c.Token)()
@@ -305,18 +370,27 @@ class Store:
         return _take("key", key, _key), _take("token", token, _token)
 
     def health(self) -> List[Finding]:
-        """Return all that is wrong with the store."""
+        """Return all that is wrong with the store: an empty list if nothing is. It waits at most a second."""
         found = ctypes.POINTER(c.Findings)()
         _call("health", self._handle, byref(found))
         return _take("findings", found, lambda f: [_finding(f.findings[i].contents) for i in range(f.count)])
 
     def backup(self, path: Union[str, "os.PathLike[str]"]) -> None:
-        """Write a copy of the store to a new file. Keep the copy as safe as the store."""
+        """Write a copy of the store to a new file. Keep the copy as safe as the store.
+
+        Codes: FILE_EXISTS, NO_FILE if the directory is missing, INTERRUPTED: begin again.
+        """
         _call("backup", self._handle, *_text(os.fspath(path)))
 
 
 def restore(backup: Union[str, "os.PathLike[str]"], path: Union[str, "os.PathLike[str]"]) -> None:
-    """Make the file of a store from a backup."""
+    """Make the file of a store at path from a backup, after a check of the whole backup.
+
+    Keys that were disabled or deleted after the backup are as they were before.
+
+    Codes: NO_FILE if there is no backup, FILE_EXISTS if there is a file at path, NOT_STORE, CORRUPT,
+    NEWER_FORMAT.
+    """
     _call("restore", *_text(os.fspath(backup)), *_text(os.fspath(path)))
 
 

@@ -81,7 +81,7 @@ class String(Structure):
 
     @property
     def text(self):
-        """The string as one of Python."""
+        """The string as a str."""
         return ctypes.string_at(self.data, self.length).decode() if self.length else ""
 
 
