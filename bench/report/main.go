@@ -3,7 +3,7 @@
 //
 //	go run ./report                  the short form: stores of up to 100 thousand keys
 //	go run ./report -long            the long form: up to 5 million keys
-//	go run ./report -out ../docs     also renews docs/performance.md and docs/scaling.md
+//	go run ./report -out ../docs     also renews performance.md, scaling.md and choosing.md there
 //
 // It prints a table and writes performance.json, performance.svg, performance.png and scaling.json.
 // Its exit status is 1 if a target is missed.

@@ -275,6 +275,10 @@ func TestTheTutorialOfTheDoubleWorksAsWritten(t *testing.T) {
 	newTutorial(t).run("../../docs/tutorial-double.md", 1, 9)
 }
 
+func TestThePageAboutHTTPWorksAsWritten(t *testing.T) {
+	newTutorial(t).run("../../docs/http.md", 3, 6)
+}
+
 func TestThePageOfEverydayTasksWorksAsWritten(t *testing.T) {
 	newTutorial(t).run("../../docs/everyday.md", 3, 6)
 }
