@@ -1,7 +1,8 @@
 /*
- * The functions of latchkey.h. Each of them clears its out-parameters, looks for a child of fork, and
- * calls the Go function that does the work. The compiler compares this file with latchkey.h and with
- * the header that cgo generates from exports.go, so neither can differ from the other.
+ * The functions of latchkey.h. Each of them clears its out-parameters, looks whether it is in a
+ * child of fork, and calls the Go function that does the work. The compiler compares this file with
+ * latchkey.h and with the header that cgo generates from exports.go, so neither can differ from the
+ * other.
  */
 #include "latchkey.h"
 

@@ -170,7 +170,7 @@ func (c *cli) dial(ctx context.Context, path string) (*admin.Client, func() erro
 	}
 	c.explain("a program has %s open; the command goes through its socket %s", path, conn.RemoteAddr().String())
 	transport := admin.Transport(path)
-	transport.MaxIdleConnsPerHost = maxUnderWay
+	transport.MaxIdleConnsPerHost = maxUnderWay // for pipe, whose requests run at once
 	dial, first := transport.DialContext, make(chan net.Conn, 1)
 	first <- conn
 	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -92,7 +92,7 @@ or SIGTERM. An edge that follows the hub connects again when the hub is back.`,
 	flags.Var((*costFlag)(&s.cost), "cost", "the cost of hashing a key, as for key create")
 	flags.Lookup("cost").DefValue = ""
 	s.page.addFlags(flags)
-	flags.BoolVar(&s.noSocket, "no-socket", false, "open no socket beside the store's file, by which this user can administer the store meanwhile")
+	addNoSocketFlag(cmd, &s.noSocket)
 	s.metrics.addFlags(flags)
 	flags.Var(&s.logFormat, "log-format", "the format of the log: text or json")
 	flags.BoolVarP(&s.quiet, "quiet", "q", false, "log only warnings and errors")

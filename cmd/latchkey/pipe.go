@@ -92,7 +92,7 @@ func pipeCommand(c *cli) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&p.init, "init", false, "make the store if it does not exist")
-	flags.BoolVar(&p.noSocket, "no-socket", false, "open no socket beside the store's file, by which this user can administer the store meanwhile")
+	addNoSocketFlag(cmd, &p.noSocket)
 	addCostFlag(cmd, &c.opts.Cost)
 	addMaxKeysFlag(cmd, &c.opts.MaxKeysPerUser)
 	return cmd

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/latchkeydb/latchkey"
@@ -22,6 +23,11 @@ import (
 
 // errMetricsAddress means that serve cannot listen on the address of --metrics.
 var errMetricsAddress = errors.New("cannot listen for metrics")
+
+// addNoSocketFlag adds the flag --no-socket to a command that opens the socket of administrators.
+func addNoSocketFlag(cmd *cobra.Command, noSocket *bool) {
+	cmd.Flags().BoolVar(noSocket, "no-socket", false, "open no socket beside the store's file, by which this user can administer the store meanwhile")
+}
 
 // openSocket opens the socket of administrators for the store in the file at path, and returns a
 // function that closes it. Without the socket, the program does its work all the same.

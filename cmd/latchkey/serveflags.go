@@ -56,7 +56,7 @@ func (s *server) addFlags(cmd *cobra.Command) {
 
 	// Administrators and monitoring.
 	s.page.addFlags(flags)
-	flags.BoolVar(&s.noSocket, "no-socket", false, "open no socket beside the store's file, by which this user can administer the store meanwhile")
+	addNoSocketFlag(cmd, &s.noSocket)
 	s.metrics.addFlags(flags)
 
 	// Answers, tests and the log.
