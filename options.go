@@ -309,9 +309,9 @@ func (o *Options) validate() error {
 	d := o.domain()
 	switch c := o.cost(); {
 	case d != nil && o.TokenPrefix != "" && o.TokenPrefix != d.Prefix:
-		return fmt.Errorf("%w: TokenPrefix is %q, and the prefix of Domain is %q", ErrInvalidOptions, o.TokenPrefix, d.Prefix)
+		return fmt.Errorf("%w: TokenPrefix is %.20q, and the prefix of Domain is %q", ErrInvalidOptions, o.TokenPrefix, d.Prefix)
 	case !tokenform.ValidPrefix(o.tokenPrefix()):
-		return fmt.Errorf("%w: TokenPrefix %q is not 1 to %d ASCII letters and digits", ErrInvalidOptions, o.tokenPrefix(), tokenform.MaxPrefix)
+		return fmt.Errorf("%w: TokenPrefix %.20q is not 1 to %d ASCII letters and digits", ErrInvalidOptions, o.tokenPrefix(), tokenform.MaxPrefix)
 	case !c.valid():
 		return fmt.Errorf("%w: Cost %+v is out of range", ErrInvalidOptions, c)
 	case c.bytes() > o.hashMemory():

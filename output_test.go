@@ -443,6 +443,20 @@ func TestNoErrorShowsASecret(t *testing.T) {
 		_, err := tx.InsertServerKey(latchkey.KeySpec{Name: "a"}, minted)
 		return err
 	}), latchkey.ErrInvalidMintedKey)
+	// A token in the place of something else.
+	prefixed := *opts
+	prefixed.TokenPrefix = h.token
+	_, err = latchkey.OpenWith(newEngine(t), &prefixed)
+	wantFailure(err, latchkey.ErrInvalidOptions)
+	for want, n := range map[error]latchkey.KeySpec{
+		latchkey.ErrInvalidName:  {Name: h.token + "\n"},
+		latchkey.ErrInvalidGroup: {Name: "a", Group: h.token + "\n"},
+		latchkey.ErrInvalidScope: {Name: "a", Scopes: latchkey.NewScopes(h.token + " ")},
+	} {
+		_, _, err := s.CreateServerKey(t.Context(), n)
+		wantFailure(err, want)
+	}
+
 	closed := open(t)
 	closeStore(t, closed)
 	for _, call := range storeCalls {

@@ -69,7 +69,7 @@ func NewScopes(scopes ...string) Scopes {
 		if packed.ValidScope(scope) {
 			return false
 		}
-		s.invalid = fmt.Sprintf("%.80q is not 1 to %d characters of ASCII without blanks, quotes and backslashes, or is a wildcard of reserved scopes", scope, MaxScope)
+		s.invalid = fmt.Sprintf("%.40q is not 1 to %d characters of ASCII without blanks, quotes and backslashes, or is a wildcard of reserved scopes", scope, MaxScope)
 		return true
 	})
 	s.list = packed.PackScopes(scopes)

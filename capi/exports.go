@@ -17,6 +17,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/internal/durable"
+	"github.com/latchkeydb/latchkey/internal/names"
 )
 
 // The functions in this file are what latchkey.c calls. lkgoX does the work of lk_x in latchkey.h,
@@ -170,7 +171,7 @@ func addressOf(data *C.char, length C.size_t) (netip.Addr, error) {
 	}
 	from, err := netip.ParseAddr(text)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("%w: %q is not an IP address", latchkey.ErrInvalidNetwork, text)
+		return netip.Addr{}, fmt.Errorf("%w: %s is not an IP address", latchkey.ErrInvalidNetwork, names.Quote(text))
 	}
 	return from, nil
 }
@@ -187,7 +188,7 @@ func lkgoRequireScope(principal *C.lk_principal, scope *C.char, length C.size_t,
 	has := latchkey.NewScopes(in.texts("scopes", principal.scopes, principal.scope_count)...)
 	err := in.err
 	if err == nil && !has.Has(wanted) {
-		err = fmt.Errorf("%w: it has no scope for %q", errNoScope, wanted)
+		err = fmt.Errorf("%w: it has no scope for %s", errNoScope, names.Quote(wanted))
 	}
 	return done(e, err)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/names"
 )
 
 const (
@@ -116,7 +117,7 @@ func (in *input) metadata(p *C.lk_pair, count C.size_t) map[string]string {
 	for i, pair := range pairs {
 		name := in.string(fmt.Sprintf("the name of metadata[%d]", i), pair.name)
 		if _, ok := m[name]; ok {
-			in.fail("metadata has the name %q twice", name)
+			in.fail("metadata has the name %s twice", names.Quote(name))
 		}
 		m[name] = in.string(fmt.Sprintf("the value of metadata[%d]", i), pair.value)
 	}
@@ -211,7 +212,7 @@ func (in *input) keySpec(p *C.lk_key_spec) latchkey.KeySpec {
 	for _, text := range in.texts("networks", s.networks, s.network_count) {
 		network, err := netip.ParsePrefix(text)
 		if err != nil && in.err == nil {
-			in.err = fmt.Errorf("%w: %q is not a network such as 192.0.2.0/24", latchkey.ErrInvalidNetwork, text)
+			in.err = fmt.Errorf("%w: %s is not a network such as 192.0.2.0/24", latchkey.ErrInvalidNetwork, names.Quote(text))
 		}
 		spec.Networks = append(spec.Networks, network)
 	}

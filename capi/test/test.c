@@ -548,6 +548,50 @@ static void test_hostile_arguments(void) {
     lk_token_free(token);
 }
 
+static int has(lk_string s, lk_string part) {
+    size_t i;
+    for (i = 0; i + part.length <= s.length; i++)
+        if (memcmp(s.data + i, part.data, part.length) == 0) return 1;
+    return 0;
+}
+
+/* A program can pass a token in the place of something else, and then log the message. */
+static void test_no_message_has_a_token(void) {
+    lk_store store = open_store("messages.db"), other;
+    lk_id user = make_user(store, "ada@example.com");
+    lk_token *token = make_key(store, &user, "laptop", NULL), *t;
+    lk_string text = token->text;
+    lk_options o = light();
+    lk_key_spec spec = key_spec("phone");
+    lk_pair pairs[2];
+    lk_principal *who;
+    lk_error *errors[5];
+    const char *p = path("prefix.db");
+    size_t i;
+
+    pairs[0].name = pairs[1].name = text;
+    pairs[0].value = pairs[1].value = text;
+    o.token_prefix = text;
+    CHECK(lk_open(LK_ABI_VERSION, p, strlen(p), &o, &other, &errors[0]) == LK_INVALID_OPTIONS);
+    CHECK(lk_login_from(store, text.data, text.length, text.data, text.length, &who, &errors[1]) == LK_INVALID_NETWORK);
+    CODE(LK_OK, lk_login(store, text.data, text.length, &who, &error));
+    CHECK(lk_require_scope(who, text.data, text.length, &errors[2]) == LK_NO_SCOPE);
+    lk_principal_free(who);
+    spec.networks = &text;
+    spec.network_count = 1;
+    CHECK(lk_create_key(store, &user, &spec, NULL, &t, &errors[3]) == LK_INVALID_NETWORK);
+    spec.network_count = 0;
+    spec.metadata = pairs;
+    spec.metadata_count = 2;
+    CHECK(lk_create_key(store, &user, &spec, NULL, &t, &errors[4]) == LK_INVALID_ARGUMENT);
+    for (i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+        CHECK(errors[i]->message.length > 0 && !has(errors[i]->message, text));
+        lk_error_free(errors[i]);
+    }
+    lk_token_free(token);
+    CODE(LK_OK, lk_close(store, &error));
+}
+
 static void test_files(void) {
     lk_store store = open_store("files.db"), other;
     lk_id user = make_user(store, "ada@example.com");
@@ -755,6 +799,7 @@ int main(int argc, char **argv) {
     RUN(test_keys);
     RUN(test_large_principal);
     RUN(test_hostile_arguments);
+    RUN(test_no_message_has_a_token);
     RUN(test_files);
     RUN(test_threads);
 #ifndef _WIN32

@@ -163,7 +163,8 @@ func Cut(s string, n int) string {
 	return s[:n]
 }
 
-// Quote returns s in quotation marks, for an error. It shortens a long s.
+// Quote returns s in quotation marks, for an error. It shortens a long s, which may be a token in
+// the wrong place.
 func Quote(s string) string {
 	const most, kept = 64, 40 // a UUID and an ordinary address are shorter than most
 	if len(s) <= most {
