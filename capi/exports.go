@@ -181,11 +181,8 @@ func lkgoRequireScope(principal *C.lk_principal, scope *C.char, length C.size_t,
 	defer recovered(&code, e)
 	var in input
 	wanted := in.text("scope", scope, length)
-	if principal == nil {
-		in.fail("principal is NULL")
-		return done(e, in.err)
-	}
-	has := latchkey.NewScopes(in.texts("scopes", principal.scopes, principal.scope_count)...)
+	p := sized(&in, "principal", principal, unsafe.Offsetof(principal.server_key)+unsafe.Sizeof(principal.server_key))
+	has := latchkey.NewScopes(in.texts("scopes", p.scopes, p.scope_count)...)
 	err := in.err
 	if err == nil && !has.Has(wanted) {
 		err = fmt.Errorf("%w: it has no scope for %s", errNoScope, names.Quote(wanted))

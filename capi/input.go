@@ -152,7 +152,9 @@ func instant(ms C.int64_t) time.Time {
 
 // sized copies a struct that begins with its size. Where the caller's struct is longer than the one
 // that the library knows, the rest must be 0, because the library would ignore a wish of the
-// caller. first is the size that the struct had when it was introduced.
+// caller. first is where the last field ended when the struct was introduced, and stays so when
+// fields are added. A field must not be added in the padding at the end of a struct, where older
+// programs can have anything.
 func sized[T any](in *input, what string, p *T, first uintptr) T {
 	var known T
 	if p == nil {
@@ -179,7 +181,7 @@ func (in *input) options(p *C.lk_options) *latchkey.Options {
 	if p == nil {
 		return nil
 	}
-	o := sized(in, "options", p, unsafe.Sizeof(*p))
+	o := sized(in, "options", p, unsafe.Offsetof(p.cost_lanes)+unsafe.Sizeof(p.cost_lanes))
 	if o.cost_lanes > 255 {
 		in.fail("cost_lanes is greater than 255")
 	}
@@ -201,7 +203,7 @@ func (in *input) options(p *C.lk_options) *latchkey.Options {
 }
 
 func (in *input) keySpec(p *C.lk_key_spec) latchkey.KeySpec {
-	s := sized(in, "spec", p, unsafe.Sizeof(*p))
+	s := sized(in, "spec", p, unsafe.Offsetof(p.group)+unsafe.Sizeof(p.group))
 	spec := latchkey.KeySpec{
 		Name:     in.string("name", s.name),
 		Expires:  instant(s.expires),
@@ -223,7 +225,7 @@ func (in *input) rotation(p *C.lk_rotation) latchkey.Rotation {
 	if p == nil {
 		return latchkey.Rotation{}
 	}
-	r := sized(in, "rotation", p, unsafe.Sizeof(*p))
+	r := sized(in, "rotation", p, unsafe.Offsetof(p.until_used)+unsafe.Sizeof(p.until_used))
 	return latchkey.Rotation{Overlap: in.duration("overlap", r.overlap), UntilUsed: in.flag("until_used", r.until_used)}
 }
 
@@ -239,7 +241,7 @@ func (in *input) identity(p *C.lk_identity) latchkey.Identity {
 }
 
 func (in *input) userSpec(p *C.lk_user_spec) latchkey.UserSpec {
-	s := sized(in, "spec", p, unsafe.Sizeof(*p))
+	s := sized(in, "spec", p, unsafe.Offsetof(p.metadata_count)+unsafe.Sizeof(p.metadata_count))
 	return latchkey.UserSpec{
 		Identity: in.identity(&s.identity),
 		Group:    in.string("group", s.group),

@@ -6,6 +6,7 @@
 #include "latchkey.h"
 
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -396,6 +397,7 @@ static void test_hostile_arguments(void) {
     lk_token *token = make_key(store, &user, "laptop", &id), *t;
     lk_options o = light();
     lk_key_spec spec = key_spec("phone");
+    lk_rotation rotation;
     lk_string one;
     lk_principal *who;
     lk_key *key;
@@ -458,6 +460,18 @@ static void test_hostile_arguments(void) {
     longer.later = 0;
     CODE(LK_OK, lk_open(LK_ABI_VERSION, p, strlen(p), &longer.known, &other, &error));
     CODE(LK_OK, lk_close(other, &error));
+    memset(&rotation, 0, sizeof rotation);
+    rotation.size = offsetof(lk_rotation, until_used);
+    CODE(LK_INVALID_ARGUMENT, lk_rotate_key(store, &user, &id, &rotation, NULL, &t, &error));
+    rotation.size += sizeof rotation.until_used; /* as in a language without padding at the end */
+    CODE(LK_OK, lk_rotate_key(store, &user, &id, &rotation, NULL, &t, &error));
+    CODE(LK_OK, lk_login(store, t->text.data, t->text.length, &who, &error));
+    lk_token_free(t);
+    who->size = 0;
+    CODE(LK_INVALID_ARGUMENT, lk_require_scope(who, "mail:read", 9, &error));
+    who->size = (size_t)-1;
+    CODE(LK_INVALID_ARGUMENT, lk_require_scope(who, "mail:read", 9, &error));
+    lk_principal_free(who);
     o = light();
     o.read_only = 2;
     CODE(LK_INVALID_ARGUMENT, lk_open(LK_ABI_VERSION, p, strlen(p), &o, &other, &error));
