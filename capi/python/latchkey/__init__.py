@@ -37,8 +37,11 @@ class Error(Exception):
     """
 
     def __init__(self, code: Union[Code, int], message: str):
-        super().__init__(message)
+        super().__init__(code, message)  # all arguments, so that a pool of processes can pass it on
         self.code = code
+
+    def __str__(self) -> str:
+        return self.args[1]
 
 
 def _code(number):
@@ -167,10 +170,18 @@ class Store:
         last_use_every: timedelta = timedelta(0),
     ):
         held = _Held()
+        numbers = {
+            "hash_memory": hash_memory,
+            "max_keys_per_user": max_keys_per_user,
+            "hash_queue": hash_queue,
+            "cache_size": cache_size,
+            "cost_memory": cost[0],
+            "cost_passes": cost[1],
+            "cost_lanes": cost[2],
+        }
         options = c.Options(
             size=sizeof(c.Options),
             lock_timeout=_milliseconds(lock_timeout),
-            hash_memory=hash_memory,
             safety_copy_every=_milliseconds(safety_copy_every),
             last_use_every=_milliseconds(last_use_every),
             token_prefix=held.string(token_prefix),
@@ -178,13 +189,11 @@ class Store:
             must_exist=must_exist,
             recover=recover,
             app_services_names=app_services_names,
-            max_keys_per_user=max_keys_per_user,
-            hash_queue=hash_queue,
-            cache_size=cache_size,
-            cost_memory=cost[0],
-            cost_passes=cost[1],
-            cost_lanes=cost[2],
+            **numbers,
         )
+        for name, number in numbers.items():
+            if getattr(options, name) != number:  # ctypes cuts numbers off
+                raise Error(Code.INVALID_OPTIONS, f"{name} is out of range")
         handle = ctypes.c_uint64()
         _call("open", c.ABI_VERSION, *_text(os.fspath(path)), byref(options), byref(handle))
         self._handle = handle.value
@@ -192,6 +201,9 @@ class Store:
     def close(self) -> None:
         """Close the store, after the calls in progress. A closed store raises Error with the code CLOSED."""
         _call("close", self._handle)
+
+    def __reduce__(self):
+        raise TypeError("a Store cannot be copied or passed to another process: open it there")
 
     def __enter__(self) -> "Store":
         return self
@@ -419,9 +431,9 @@ class _Held:
         self._kept = []
 
     def string(self, text):
-        data = text.encode()
+        data, length = _text(text)
         self._kept.append(data)
-        return c.String(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data))
+        return c.String(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), length)
 
     def strings(self, texts):
         return self._list(c.String, [self.string(t) for t in texts])
@@ -448,7 +460,8 @@ class _Held:
 
 
 def _text(text):
-    data = text if isinstance(text, bytes) else text.encode()
+    # The library refuses surrogates, which strangers can put into a token.
+    data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
     return data, len(data)
 
 
@@ -468,7 +481,9 @@ def _time(milliseconds):
 
 
 def _instant(time):
-    return (time - _EPOCH) // timedelta(milliseconds=1) if time else 0
+    if time is None:
+        return 0
+    return (time - _EPOCH) // timedelta(milliseconds=1) or 1  # 0 is no time
 
 
 def _milliseconds(duration):

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pathlib
+import pickle
 import re
 import subprocess
 import sys
@@ -160,6 +161,32 @@ class StoreTest(unittest.TestCase):
         store.close()
         self.refused(Code.CLOSED, store.close)
         self.refused(Code.CLOSED, store.login, "x")
+
+    def test_text_that_is_not_unicode_is_an_error(self):
+        store = self.open()
+        self.refused(Code.INVALID_TOKEN, store.login, "\ud800")
+        self.refused(Code.INVALID_ARGUMENT, store.create_server_key, "\ud800")
+        self.refused(Code.INVALID_ARGUMENT, store.create_server_key, "a", metadata={"a": "\ud800"})
+        self.refused(Code.INVALID_ARGUMENT, store.backup, "\udcff")
+
+    def test_numbers_are_not_cut_off(self):
+        for name in ("hash_memory", "max_keys_per_user", "hash_queue", "cache_size"):
+            self.refused(Code.INVALID_OPTIONS, latchkey.Store, self.path, **{name: 2**64 + 2**32 + 2**26})
+        for i in range(3):
+            cost = [64, 1, 1]
+            cost[i] += 2**32
+            self.refused(Code.INVALID_OPTIONS, latchkey.Store, self.path, cost=cost)
+        store = self.open()
+        for time in (datetime(1970, 1, 1, tzinfo=timezone.utc), datetime(1969, 12, 31, tzinfo=timezone.utc)):
+            self.refused(Code.INVALID_EXPIRY, store.create_server_key, "a", expires=time)
+
+    def test_an_error_goes_to_another_process_and_a_store_does_not(self):
+        store = self.open()
+        with self.assertRaises(latchkey.Error) as caught:
+            store.login("x")
+        error = pickle.loads(pickle.dumps(caught.exception))
+        self.assertEqual((error.code, str(error)), (Code.INVALID_TOKEN, "invalid token"))
+        self.assertRaises(TypeError, pickle.dumps, store)
 
     def test_threads_end_when_the_store_closes(self):
         store = self.open()
