@@ -1,6 +1,7 @@
 """Tests of the package, as it is in the wheel. LATCHKEY_HEADER names latchkey.h."""
 
 import ctypes
+import importlib.metadata
 import os
 import pathlib
 import pickle
@@ -225,6 +226,13 @@ class StoreTest(unittest.TestCase):
                 os._exit(17 if error.code == Code.FORKED else 1)
             os._exit(2)
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 17)
+
+
+class WheelTest(unittest.TestCase):
+    def test_the_licences_of_what_is_in_the_library(self):
+        texts = "".join(f.read_text() for f in importlib.metadata.files("latchkey-store") if "licenses" in f.parts)
+        for text in ("Apache License", "Go go1", "google/uuid", "bbolt", "x/crypto"):
+            self.assertIn(text, texts)
 
 
 class HeaderTest(unittest.TestCase):
