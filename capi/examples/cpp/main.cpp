@@ -27,7 +27,7 @@ struct Error : std::runtime_error {
     lk_code code;
 };
 
-// View and text convert strings. A text points to the characters of the string that it was made from.
+// view and text convert strings. A text points to the characters of the string that it was made from.
 std::string_view view(lk_string s) { return {s.data, s.length}; }
 lk_string text(std::string_view s) { return {s.data(), s.size()}; }
 
@@ -38,8 +38,8 @@ void check(lk_code code, lk_error *error) {
     throw Error(code, owned ? std::string(view(owned->message)) : "");
 }
 
-// A call with a result: out(lk_login, …) passes where the result and the error go, and returns the
-// result.
+// out makes a call that has a result, and returns the result. The call gets where the result and the
+// error go.
 template <class Result, class Call>
 Result out(Call call) {
     typename Result::pointer result = nullptr;
