@@ -26,7 +26,13 @@
 /* forked is 1 in a child of fork, which has only one of the threads that Go needs. */
 static volatile int forked;
 
-#ifndef _WIN32
+#ifdef _WIN32
+/* stay keeps FreeLibrary from unloading the code of threads of Go, which run from now on. */
+__attribute__((constructor)) static void stay(void) {
+    HMODULE self;
+    GetModuleHandleExA(GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, (LPCSTR)&forked, &self);
+}
+#else
 static void in_child(void) { forked = 1; }
 
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
@@ -79,11 +85,6 @@ EXPORT void lk_code_text(lk_code code, lk_string *text) {
 EXPORT lk_code lk_open(uint32_t abi, const char *path, size_t path_length, const lk_options *options, lk_store *store, lk_error **error) {
     CLEAR(store);
     BEGIN(error);
-#ifdef _WIN32
-    /* FreeLibrary must not unload the code of threads that go on. */
-    HMODULE self;
-    GetModuleHandleExA(GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, (LPCSTR)&forked, &self);
-#endif
     return lkgoOpen(abi, (char *)path, path_length, (lk_options *)options, store, error);
 }
 
