@@ -173,7 +173,7 @@ typedef struct lk_options {
     int64_t last_use_every;       /* how often to write last uses, in ms; 0 is one hour, negative is never */
     lk_string token_prefix;       /* of the tokens of a new store: 1 to 16 ASCII letters, digits; empty is "lk" */
     int32_t read_only;            /* 1 opens an existing store for reading */
-    int32_t must_exist;           /* 1 returns LK_NO_FILE rather than make a new store */
+    int32_t must_exist;           /* 1 returns LK_NO_FILE rather than making a new store */
     int32_t recover;              /* 1 uses the safety copy if the file is gone or damaged */
     int32_t app_services_names;   /* 1 accepts only names of keys that the hosted service accepted */
     int32_t max_keys_per_user;    /* 0 is 20, negative is no limit */

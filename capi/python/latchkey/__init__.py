@@ -135,7 +135,7 @@ class Store:
     Close it, or use it in a with statement. One store at a time can have a file open for writing. Options:
 
     read_only: open an existing store for reading
-    must_exist: raise Error with NO_FILE rather than make a new store
+    must_exist: raise Error with NO_FILE rather than making a new store
     recover: use the safety copy if the file is gone or damaged
     app_services_names: accept only names of keys that the hosted service accepted
     lock_timeout: how long to wait for another process; 0 is one second, negative is not at all
@@ -219,13 +219,9 @@ class Store:
         Codes: INVALID_TOKEN, KEY_DISABLED, KEY_EXPIRED, USER_DISABLED, GROUP_DISABLED, NETWORK_NOT_ALLOWED,
         BUSY, COST_TOO_HIGH, INVALID_NETWORK if address is no IP address.
         """
-        found = ctypes.POINTER(c.Principal)()
-        token = _text(token)
         if address:
-            _call("login_from", self._handle, *token, *_text(address), byref(found))
-        else:
-            _call("login", self._handle, *token, byref(found))
-        return _take("principal", found, _principal)
+            return _result("principal", "login_from", self._handle, *_text(token), *_text(address))
+        return _result("principal", "login", self._handle, *_text(token))
 
     def create_user(self, provider: str, subject: str, *, group: str = "", metadata: Mapping[str, str] = {}) -> User:
         """Make a user with one identity, such as ("local-userpass", "ada@example.com").
@@ -235,32 +231,24 @@ class Store:
         held = _Held()
         spec = c.UserSpec(size=sizeof(c.UserSpec), identity=held.identity(provider, subject), group=held.string(group))
         spec.metadata, spec.metadata_count = held.pairs(metadata)
-        made = ctypes.POINTER(c.User)()
-        _call("create_user", self._handle, byref(spec), byref(made))
-        return _take("user", made, _user)
+        return _result("user", "create_user", self._handle, byref(spec))
 
     def fetch_user(self, id: uuid.UUID) -> User:
         """Return the user with an ID. Codes: USER_NOT_FOUND."""
-        found = ctypes.POINTER(c.User)()
-        _call("fetch_user", self._handle, _id(id), byref(found))
-        return _take("user", found, _user)
+        return _result("user", "fetch_user", self._handle, _id(id))
 
     def fetch_user_by_identity(self, provider: str, subject: str) -> User:
         """Return the user that an identity belongs to.
 
         Codes: USER_NOT_FOUND, IDENTITY_CONFLICT, INVALID_IDENTITY.
         """
-        held, found = _Held(), ctypes.POINTER(c.User)()
-        _call("fetch_user_by_identity", self._handle, byref(held.identity(provider, subject)), byref(found))
-        return _take("user", found, _user)
+        return _result("user", "fetch_user_by_identity", self._handle, byref(_Held().identity(provider, subject)))
 
     def fetch_users(self) -> Iterator[User]:
         """Yield all users, in the order of their IDs."""
         after = None
         while True:
-            found = ctypes.POINTER(c.Users)()
-            _call("fetch_users", self._handle, after and _id(after), 256, byref(found))
-            users = _take("users", found, lambda u: [_user(u.users[i].contents) for i in range(u.count)])
+            users = _result("users", "fetch_users", self._handle, after and _id(after), 256)
             if not users:
                 return
             yield from users
@@ -312,9 +300,7 @@ class Store:
         """
         held = _Held()
         spec = held.key_spec(name, expires, scopes, networks, metadata, "")
-        key, token = ctypes.POINTER(c.Key)(), ctypes.POINTER(c.Token)()
-        _call("create_key", self._handle, _id(user), byref(spec), byref(key), byref(token))
-        return _take("key", key, _key), _take("token", token, _token)
+        return _key_with_token("create_key", self._handle, _id(user), byref(spec))
 
     def create_server_key(
         self,
@@ -332,21 +318,15 @@ class Store:
         """
         held = _Held()
         spec = held.key_spec(name, expires, scopes, networks, metadata, group)
-        key, token = ctypes.POINTER(c.Key)(), ctypes.POINTER(c.Token)()
-        _call("create_server_key", self._handle, byref(spec), byref(key), byref(token))
-        return _take("key", key, _key), _take("token", token, _token)
+        return _key_with_token("create_server_key", self._handle, byref(spec))
 
     def fetch_key(self, owner: uuid.UUID, id: uuid.UUID) -> Key:
         """Return a key of owner, a user or SERVER_OWNER. Codes: KEY_NOT_FOUND."""
-        found = ctypes.POINTER(c.Key)()
-        _call("fetch_key", self._handle, _id(owner), _id(id), byref(found))
-        return _take("key", found, _key)
+        return _result("key", "fetch_key", self._handle, _id(owner), _id(id))
 
     def fetch_keys(self, owner: uuid.UUID) -> List[Key]:
         """Return all keys of owner, in the order of their creation. Codes: USER_NOT_FOUND."""
-        found = ctypes.POINTER(c.Keys)()
-        _call("fetch_keys", self._handle, _id(owner), byref(found))
-        return _take("keys", found, lambda k: [_key(k.keys[i].contents) for i in range(k.count)])
+        return _result("keys", "fetch_keys", self._handle, _id(owner))
 
     def enable_key(self, owner: uuid.UUID, id: uuid.UUID) -> None:
         """Let a disabled key log in again. Codes: KEY_NOT_FOUND."""
@@ -374,18 +354,13 @@ class Store:
         Codes: KEY_NOT_FOUND, INVALID_ROTATION, BUSY.
         """
         rotation = c.Rotation(size=sizeof(c.Rotation), overlap=_milliseconds(overlap), until_used=until_used)
-        key, token = ctypes.POINTER(c.Key)(), ctypes.POINTER(c.Token)()
         if owner == SERVER_OWNER:
-            _call("rotate_server_key", self._handle, _id(id), byref(rotation), byref(key), byref(token))
-        else:
-            _call("rotate_key", self._handle, _id(owner), _id(id), byref(rotation), byref(key), byref(token))
-        return _take("key", key, _key), _take("token", token, _token)
+            return _key_with_token("rotate_server_key", self._handle, _id(id), byref(rotation))
+        return _key_with_token("rotate_key", self._handle, _id(owner), _id(id), byref(rotation))
 
     def health(self) -> List[Finding]:
         """Return all that is wrong with the store: an empty list if nothing is. It waits at most a second."""
-        found = ctypes.POINTER(c.Findings)()
-        _call("health", self._handle, byref(found))
-        return _take("findings", found, lambda f: [_finding(f.findings[i].contents) for i in range(f.count)])
+        return _result("findings", "health", self._handle)
 
     def backup(self, path: Union[str, "os.PathLike[str]"]) -> None:
         """Write a copy of the store to a new file. Keep the copy as safe as the store.
@@ -416,10 +391,24 @@ def _call(name, *args):
         raise Error(_code(code), message)
 
 
-def _take(kind, result, convert):
+def _result(kind, name, *args):
+    """Make a call that has a result of a kind, and return the result as an object of Python."""
+    result = ctypes.POINTER(_RESULTS[kind][0])()
+    _call(name, *args, byref(result))
+    return _take(kind, result)
+
+
+def _key_with_token(name, *args):
+    """Make a call that returns a key and its token."""
+    key, token = ctypes.POINTER(c.Key)(), ctypes.POINTER(c.Token)()
+    _call(name, *args, byref(key), byref(token))
+    return _take("key", key), _take("token", token)
+
+
+def _take(kind, result):
     """Return a result of the library as an object of Python, and release the result."""
     try:
-        return convert(result.contents)
+        return _RESULTS[kind][1](result.contents)
     finally:
         getattr(c.library, f"lk_{kind}_free")(result)
 
@@ -543,9 +532,17 @@ def _user(u):
     )
 
 
-def _token(t):
-    return t.text.text
-
-
 def _finding(f):
     return Finding(_code(f.code), f.message.text)
+
+
+# The struct of each kind of result, and the function that makes an object of Python of it.
+_RESULTS = {
+    "principal": (c.Principal, _principal),
+    "user": (c.User, _user),
+    "users": (c.Users, lambda u: [_user(u.users[i].contents) for i in range(u.count)]),
+    "key": (c.Key, _key),
+    "keys": (c.Keys, lambda k: [_key(k.keys[i].contents) for i in range(k.count)]),
+    "token": (c.Token, lambda t: t.text.text),
+    "findings": (c.Findings, lambda f: [_finding(f.findings[i].contents) for i in range(f.count)]),
+}

@@ -117,9 +117,7 @@ class StoreTest(unittest.TestCase):
         store = self.open()
         made = {store.create_user("local-userpass", f"user-{i}@example.com").id for i in range(1001)}
         self.assertEqual({u.id for u in store.fetch_users()}, made)
-        found = ctypes.POINTER(c.Users)()
-        latchkey._call("fetch_users", store._handle, None, 5000, ctypes.byref(found))
-        self.assertEqual(latchkey._take("users", found, lambda users: users.count), 1000)
+        self.assertEqual(len(latchkey._result("users", "fetch_users", store._handle, None, 5000)), 1000)
         ada = store.fetch_user_by_identity("local-userpass", "user-7@example.com")
         self.refused(Code.IDENTITY_TAKEN, store.create_user, "local-userpass", "user-7@example.com")
         store.link_identity(ada.id, "custom-token", "ada")
