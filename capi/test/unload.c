@@ -1,4 +1,4 @@
-/* unload DLL loads and frees a library, and ends with 1 if the library is gone. */
+/* Loads and frees a library, and ends with 1 if the library is gone: unload DLL. */
 #include <stdio.h>
 #include <windows.h>
 
