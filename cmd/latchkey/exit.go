@@ -77,8 +77,8 @@ var outcomes = []struct {
 	{latchkey.ErrCommitUnknown, exitFailed, "check whether the change was made before you repeat it"},
 	{context.Canceled, exitInterrupted, "nothing was changed"},
 
-	{admin.ErrNotServed, exitNotFound, "start latchkey serve --admin with this store"},
-	{admin.ErrNoPage, exitNotFound, "start latchkey serve --admin with this store"},
+	{admin.ErrNotServed, exitNotFound, "start latchkey serve --admin or latchkey hub --admin with this store"},
+	{admin.ErrNoPage, exitNotFound, "start latchkey serve --admin or latchkey hub --admin with this store"},
 	{admin.ErrPageURL, exitUsage, "give another --admin-url"},
 
 	{admin.ErrNoHub, exitNotFound, "the command is for the store of a hub; latchkey replica show tells how an edge is"},
