@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -56,6 +57,9 @@ type pipe struct {
 	mu   sync.Mutex
 	way  *pipeWay // nil if there is none now
 	told string   // the name of the way that was told last
+	lost error    // of the last search for a way, if it failed
+
+	searches atomic.Int64 // how many searches for a way have begun
 
 	slots chan struct{} // has an element for each request whose answer is not written
 	lines chan pipeLine // to write; has room for what the requests under way can put there
@@ -371,16 +375,23 @@ func (p *pipe) call(ctx context.Context, r pipeRequest) (any, error) {
 	}
 }
 
-// reachStore returns the way to the store. If there is none, reachStore finds one.
+// reachStore returns the way to the store. If there is none, reachStore finds one. Requests that
+// wait together fail together, because each search can take as long as the option --wait says.
 //
 // Errors: errNoStore; an error of [latchkey.Open]; [admin.ErrUntrusted].
 func (p *pipe) reachStore(ctx context.Context) (*pipeWay, error) {
+	before := p.searches.Load()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.way != nil {
 		return p.way, nil
 	}
+	if p.lost != nil && p.searches.Load() > before {
+		return nil, p.lost
+	}
+	p.searches.Add(1)
 	way, err := p.findWay(ctx)
+	p.lost = err
 	if err != nil {
 		return nil, err
 	}

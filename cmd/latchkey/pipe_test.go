@@ -459,6 +459,36 @@ func TestARequestWithoutAnAnswerIsRepeatedUnlessItMayHaveChangedSomething(t *tes
 	}
 }
 
+func TestRequestsThatWaitForAStoreFailTogether(t *testing.T) {
+	_, _, path := heldStore(t)
+	p := &pipe{cli: &cli{store: path}}
+	const n = 30
+	errs := make(chan error, n)
+	p.mu.Lock()
+	var begun sync.WaitGroup
+	for range n {
+		begun.Add(1)
+		go func() {
+			begun.Done()
+			_, err := p.reachStore(t.Context())
+			errs <- err
+		}()
+	}
+	begun.Wait()
+	p.mu.Unlock()
+	for range n {
+		if err := <-errs; !errors.Is(err, latchkey.ErrLocked) {
+			t.Errorf("got %v, want ErrLocked", err)
+		}
+	}
+	if searches := p.searches.Load(); searches >= n { // some requests may have come late
+		t.Errorf("%d requests made %d searches", n, searches)
+	}
+	if _, err := p.reachStore(t.Context()); !errors.Is(err, latchkey.ErrLocked) || p.searches.Load() < 2 {
+		t.Errorf("a later request got %v, and there were %d searches", err, p.searches.Load())
+	}
+}
+
 func TestAPipeWithoutAStoreSaysSoInItsFirstLine(t *testing.T) {
 	s, _, held := heldStore(t)
 	dir := shortDir(t)
