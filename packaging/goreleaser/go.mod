@@ -2,6 +2,7 @@ module github.com/latchkeydb/latchkey/packaging/goreleaser
 
 go 1.26.1
 
+// The newest version that compiles with Go 1.26 and whose modules the module proxy serves.
 require github.com/goreleaser/goreleaser/v2 v2.15.1
 
 require (
