@@ -405,6 +405,9 @@ func (p *pipe) reachStore(ctx context.Context) (*pipeWay, error) {
 	return way, nil
 }
 
+// findWay opens the store, or goes through the socket of the program that has it open.
+//
+// Errors: those of reachStore.
 func (p *pipe) findWay(ctx context.Context) (*pipeWay, error) {
 	way := &pipeWay{name: "socket"}
 	path, err := p.existing()

@@ -429,6 +429,7 @@ type pipeHealth struct {
 	Findings []pipeError `json:"findings"`
 }
 
+// health returns the findings about the store, with the code of each.
 func (p *pipe) health(ctx context.Context, client *admin.Client, _ pipeArguments) (any, error) {
 	health, err := client.Health(ctx)
 	if err != nil {

@@ -123,6 +123,7 @@ type app struct {
 	socket *admin.Socket
 }
 
+// start opens the store, and makes it if there is none.
 func start(path string) (*app, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
