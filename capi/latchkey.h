@@ -8,11 +8,11 @@
  *
  * Calls. Every call that can fail returns an lk_code, which is LK_OK for success. The last
  * parameter of such a call is error. If error is not NULL, the call sets *error: to NULL on
- * success, and to the code and a message on failure. Release the message with lk_error_free. The
- * texts of messages can change in any release, but the codes cannot. Every other out-parameter is
- * set to NULL or 0 if the call fails, unless the out-parameter itself is NULL. The comment of a
- * function lists its codes. Besides these, every call can return LK_NO_MEMORY, LK_INTERNAL and
- * LK_OTHER.
+ * success, and to the code and a message on failure, or to NULL if there is no memory for them.
+ * Release the message with lk_error_free. The texts of messages can change in any release, but the
+ * codes cannot. Every other out-parameter is set to NULL or 0 if the call fails, unless the
+ * out-parameter itself is NULL. The comment of a function lists its codes. Besides these, every
+ * call can return LK_NO_MEMORY, LK_INTERNAL and LK_OTHER.
  *
  * Strings. A string is a pointer and a length in bytes, in UTF-8. It does not end with a NUL. A
  * string of length 0 may have the pointer NULL. A string that you pass must have at most 1 MiB, and

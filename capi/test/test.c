@@ -1,7 +1,7 @@
 /*
  * The test of the C library: test DIR, with an empty directory DIR. It prints a line for each story, and
  * ends with 1 at the first thing that is wrong. With -DLK_TESTING it also needs a library that was built
- * with the tag latchkey_test, and -Wl,--wrap=free.
+ * with the tag latchkey_test, and -Wl,--wrap=free,--wrap=calloc,--wrap=malloc.
  */
 #include "latchkey.h"
 
@@ -774,6 +774,56 @@ void __wrap_free(void *p) {
     __real_free(p);
 }
 
+/* At 0 the next allocation of the library fails, at 1 the one after it. Below 0 none fails. */
+static int fails_after = -1;
+static int fails_always;
+
+extern void *__real_calloc(size_t count, size_t size);
+extern void *__wrap_calloc(size_t count, size_t size);
+extern void *__real_malloc(size_t size);
+extern void *__wrap_malloc(size_t size);
+
+void *__wrap_calloc(size_t count, size_t size) { return fails_always || fails_after-- == 0 ? NULL : __real_calloc(count, size); }
+
+/* Go starts threads with malloc. The only size that latchkey.c asks malloc for is that of a login. */
+void *__wrap_malloc(size_t size) { return fails_always && size == 768 ? NULL : __real_malloc(size); }
+
+static void test_without_memory(void) {
+    lk_store store = open_store("memory.db");
+    lk_id user = make_user(store, "ada@example.com"), id;
+    lk_token *token = make_key(store, &user, "laptop", &id), *t;
+    lk_key_spec spec = key_spec("phone");
+    lk_key *key;
+    lk_keys *keys;
+    lk_principal *who;
+    lk_error *error = (lk_error *)1;
+
+    fails_after = 0;
+    CODE(LK_NO_MEMORY, lk_fetch_keys(store, &user, &keys, &error));
+    fails_after = 0;
+    CODE(LK_NO_MEMORY, lk_create_key(store, &user, &spec, &key, &t, &error));
+    CHECK(keys == NULL && key == NULL && t == NULL);
+    fails_after = 1; /* after the token, which is released again */
+    CODE(LK_NO_MEMORY, lk_rotate_key(store, &user, &id, NULL, &key, &t, &error));
+    CHECK(key == NULL && t == NULL);
+    CODE(LK_OK, lk_fetch_keys(store, &user, &keys, &error));
+    CHECK(keys->count == 2);
+    lk_keys_free(keys);
+    LOGIN(LK_INVALID_TOKEN, store, token);
+    lk_token_free(token);
+
+    CODE(LK_OK, lk_rotate_key(store, &user, &id, NULL, NULL, &token, &error));
+    LOGIN(LK_OK, store, token);
+    fails_always = 1;
+    CHECK(lk_login(store, token->text.data, token->text.length, &who, &error) == LK_NO_MEMORY);
+    CHECK(who == NULL && error == NULL);
+    CHECK(lk_login(store, "x", 1, NULL, &error) == LK_INVALID_TOKEN && error == NULL);
+    CHECK(lk_login(store, "x", 1, &who, NULL) == LK_NO_MEMORY);
+    fails_always = 0;
+    lk_token_free(token);
+    CODE(LK_OK, lk_close(store, &error));
+}
+
 static void test_a_token_is_wiped(void) {
     lk_store store = open_store("wiped.db");
     lk_id user = make_user(store, "ada@example.com");
@@ -822,6 +872,7 @@ int main(int argc, char **argv) {
 #endif
 #ifdef LK_TESTING
     RUN(test_a_token_is_wiped);
+    RUN(test_without_memory);
     RUN(test_panics);
 #endif
     return 0;
