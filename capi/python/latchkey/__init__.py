@@ -209,7 +209,11 @@ class Store:
         return self
 
     def __exit__(self, *_) -> None:
-        self.close()
+        try:
+            self.close()
+        except Error as error:
+            if error.code != Code.CLOSED:
+                raise
 
     def login(self, token: Union[str, bytes], address: str = "") -> Principal:
         """Return the principal of a token. Call it for every request.

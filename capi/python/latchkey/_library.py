@@ -272,7 +272,7 @@ _FUNCTIONS = {
 
 def _load():
     name = {"win32": "latchkey.dll", "darwin": "liblatchkey.dylib"}.get(sys.platform, "liblatchkey.so")
-    path = os.environ.get("LATCHKEY_LIBRARY") or pathlib.Path(__file__).with_name(name)
+    path = pathlib.Path(__file__).with_name(name)
     library = ctypes.CDLL(os.fspath(path))
     library.lk_abi_version.restype = c_uint32
     if library.lk_abi_version() != ABI_VERSION:

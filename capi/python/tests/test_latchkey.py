@@ -161,6 +161,15 @@ class StoreTest(unittest.TestCase):
         self.refused(Code.CLOSED, store.close)
         self.refused(Code.CLOSED, store.login, "x")
 
+    def test_a_with_statement_may_close_its_store(self):
+        with self.assertRaises(ZeroDivisionError):
+            with self.open() as store:
+                store.close()
+                1 // 0
+        with self.open() as store:
+            store.close()
+        self.refused(Code.CLOSED, store.close)
+
     def test_text_that_is_not_unicode_is_an_error(self):
         store = self.open()
         self.refused(Code.INVALID_TOKEN, store.login, "\ud800")
