@@ -420,7 +420,11 @@ func TestAClientPassesRequestsOn(t *testing.T) {
 	if !errors.Is(err, latchkey.ErrKeyNotFound) || admin.Code(err) != "key-not-found" {
 		t.Errorf("got %v with the code %s", err, admin.Code(err))
 	}
-	for want, err := range map[string]error{"key-disabled": latchkey.ErrKeyDisabled, "internal": errors.New("other"), "newer": &admin.Problem{Type: "urn:latchkey:problem:newer"}} {
+	for want, err := range map[string]error{
+		"key-disabled": latchkey.ErrKeyDisabled, "internal": errors.New("other"), "newer": &admin.Problem{Type: "urn:latchkey:problem:newer"},
+		"safety-copy-failed": fmt.Errorf("%w since now: %w", latchkey.ErrSafetyCopyFailed, latchkey.ErrCorrupt),
+		"last-use-failed":    fmt.Errorf("%w since now: %w", latchkey.ErrLastUseFailed, latchkey.ErrCommitUnknown),
+	} {
 		if got := admin.Code(err); got != want {
 			t.Errorf("%v has the code %s, want %s", err, got, want)
 		}

@@ -161,6 +161,15 @@ var kinds = []kind{
 	{err: latchkey.ErrGroupDisabled, status: http.StatusConflict, name: "group-disabled"},
 	{err: latchkey.ErrNetworkNotAllowed, status: http.StatusConflict, name: "network-not-allowed"},
 
+	// Findings about the health of the store, before the errors that can be their causes.
+	{err: latchkey.ErrReaderHoldsUp, status: http.StatusServiceUnavailable, name: "reader-holds-up"},
+	{err: latchkey.ErrSafetyCopyFailed, status: http.StatusServiceUnavailable, name: "safety-copy-failed"},
+	{err: latchkey.ErrLastUseFailed, status: http.StatusServiceUnavailable, name: "last-use-failed"},
+	{err: latchkey.ErrRotationNotDurable, status: http.StatusServiceUnavailable, name: "rotation-not-durable"},
+	{err: latchkey.ErrClockBehind, status: http.StatusServiceUnavailable, name: "clock-behind"},
+	{err: latchkey.ErrNoIdentity, status: http.StatusServiceUnavailable, name: "no-identity"},
+	{err: latchkey.ErrRecovered, status: http.StatusServiceUnavailable, name: "recovered"},
+
 	// The store cannot do it now.
 	{err: latchkey.ErrStale, status: http.StatusServiceUnavailable, name: "stale", retry: "30"},
 	{err: latchkey.ErrBusy, status: http.StatusServiceUnavailable, name: "busy", retry: "1"},
@@ -187,14 +196,7 @@ var kinds = []kind{
 	{err: latchkey.ErrInvalidData, status: http.StatusInternalServerError, name: "invalid-data"},
 	{err: latchkey.ErrInvalidOptions, status: http.StatusInternalServerError, name: "invalid-options"},
 
-	// Findings about the health of the store.
-	{err: latchkey.ErrReaderHoldsUp, status: http.StatusServiceUnavailable, name: "reader-holds-up"},
-	{err: latchkey.ErrSafetyCopyFailed, status: http.StatusServiceUnavailable, name: "safety-copy-failed"},
-	{err: latchkey.ErrLastUseFailed, status: http.StatusServiceUnavailable, name: "last-use-failed"},
-	{err: latchkey.ErrRotationNotDurable, status: http.StatusServiceUnavailable, name: "rotation-not-durable"},
-	{err: latchkey.ErrClockBehind, status: http.StatusServiceUnavailable, name: "clock-behind"},
-	{err: latchkey.ErrNoIdentity, status: http.StatusServiceUnavailable, name: "no-identity"},
-	{err: latchkey.ErrRecovered, status: http.StatusServiceUnavailable, name: "recovered"},
+	// Findings about edges and the audit trail.
 	{err: replica.ErrSilent, status: http.StatusServiceUnavailable, name: "hub-silent"},
 	{err: replica.ErrCloned, status: http.StatusServiceUnavailable, name: "edge-cloned"},
 	{err: replica.ErrClaims, status: http.StatusServiceUnavailable, name: "claims-wait"},

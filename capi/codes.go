@@ -70,7 +70,15 @@ var codes = []coded{
 	{216, "LK_INVALID_IDENTITY", latchkey.ErrInvalidIdentity},
 	{217, "LK_INVALID_EXPIRY", latchkey.ErrInvalidExpiry},
 	{218, "LK_INVALID_ROTATION", latchkey.ErrInvalidRotation},
-	{219, "LK_NOT_PERMITTED", latchkey.ErrNotPermitted},
+
+	// Findings come before the errors that can be their causes.
+	{400, "LK_READER_HOLDS_UP", latchkey.ErrReaderHoldsUp},
+	{401, "LK_SAFETY_COPY_FAILED", latchkey.ErrSafetyCopyFailed},
+	{402, "LK_LAST_USE_FAILED", latchkey.ErrLastUseFailed},
+	{403, "LK_ROTATION_NOT_DURABLE", latchkey.ErrRotationNotDurable},
+	{404, "LK_CLOCK_BEHIND", latchkey.ErrClockBehind},
+	{405, "LK_RECOVERED", latchkey.ErrRecovered},
+	{406, "LK_NO_IDENTITY", latchkey.ErrNoIdentity},
 
 	{300, "LK_INVALID_OPTIONS", latchkey.ErrInvalidOptions},
 	{301, "LK_LOCKED", latchkey.ErrLocked},
@@ -86,14 +94,6 @@ var codes = []coded{
 	{311, "LK_COMMIT_UNKNOWN", latchkey.ErrCommitUnknown},
 	{312, "LK_SYNC_FAILED", latchkey.ErrSyncFailed},
 	{313, "LK_INTERRUPTED", latchkey.ErrInterrupted},
-
-	{400, "LK_READER_HOLDS_UP", latchkey.ErrReaderHoldsUp},
-	{401, "LK_SAFETY_COPY_FAILED", latchkey.ErrSafetyCopyFailed},
-	{402, "LK_LAST_USE_FAILED", latchkey.ErrLastUseFailed},
-	{403, "LK_ROTATION_NOT_DURABLE", latchkey.ErrRotationNotDurable},
-	{404, "LK_CLOCK_BEHIND", latchkey.ErrClockBehind},
-	{405, "LK_RECOVERED", latchkey.ErrRecovered},
-	{406, "LK_NO_IDENTITY", latchkey.ErrNoIdentity},
 
 	{10, "LK_NO_FILE", fs.ErrNotExist},
 	{11, "LK_FILE_EXISTS", fs.ErrExist},

@@ -109,7 +109,6 @@ enum lk_codes {
     LK_INVALID_IDENTITY = 216,    /* an identity breaks a rule; the message says which */
     LK_INVALID_EXPIRY = 217,      /* the expiry date has passed, or is after the year 9999 */
     LK_INVALID_ROTATION = 218,    /* a rotation breaks a rule; the message says which */
-    LK_NOT_PERMITTED = 219,       /* another store of the domain must make this change */
 
     /* The store and its file. */
     LK_INVALID_OPTIONS = 300, /* an option is out of range, or contradicts the store */
@@ -418,8 +417,7 @@ lk_code lk_require_scope(const lk_principal *principal, const char *scope, size_
  *
  * Codes: LK_USER_NOT_FOUND, LK_ANONYMOUS_USER, LK_INVALID_NAME, LK_KEY_NAME_TAKEN,
  * LK_TOO_MANY_KEYS, LK_INVALID_EXPIRY, LK_INVALID_SCOPE, LK_INVALID_NETWORK, LK_INVALID_METADATA,
- * LK_INVALID_GROUP, LK_NOT_PERMITTED, LK_BUSY, or a code of lk_disable_key. After LK_NO_MEMORY the
- * key exists.
+ * LK_INVALID_GROUP, LK_BUSY, or a code of lk_disable_key. After LK_NO_MEMORY the key exists.
  */
 lk_code lk_create_key(lk_store store, const lk_id *user, const lk_key_spec *spec, lk_key **key, lk_token **token, lk_error **error);
 
@@ -668,7 +666,7 @@ lk_code lk_backup(lk_store store, const char *path, size_t path_length, lk_error
  * Stability: ABI 1.
  *
  * Codes: LK_NO_FILE if there is no backup or if the directory of path is missing, LK_FILE_EXISTS if
- * there is a file at path, LK_NOT_STORE, LK_CORRUPT, LK_NEWER_FORMAT, LK_SYSTEM,
+ * there is a file at path, LK_NOT_STORE, LK_CORRUPT, LK_NUMBERING, LK_NEWER_FORMAT, LK_SYSTEM,
  * LK_INVALID_ARGUMENT, LK_FORKED.
  */
 lk_code lk_restore(const char *backup, size_t backup_length, const char *path, size_t path_length, lk_error **error);

@@ -437,7 +437,7 @@ func (p *pipe) health(ctx context.Context, client *admin.Client, _ pipeArguments
 	}
 	answer := pipeHealth{OK: health.OK, Findings: []pipeError{}}
 	for _, finding := range health.Findings {
-		answer.Findings = append(answer.Findings, errorOf(&finding))
+		answer.Findings = append(answer.Findings, pipeError{admin.Code(&finding), line(text(&finding))})
 	}
 	return answer, nil
 }

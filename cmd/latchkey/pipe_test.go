@@ -489,6 +489,15 @@ func TestRequestsThatWaitForAStoreFailTogether(t *testing.T) {
 	}
 }
 
+func TestAFindingHasItsOwnCodeAndNotThatOfItsCause(t *testing.T) {
+	_, _, path := heldStore(t)
+	impostor(t, path, func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"ok":false,"findings":[{"type":"urn:latchkey:problem:last-use-failed","also":["urn:latchkey:problem:commit-unknown"],"title":"a"}]}`)
+	})
+	p := runPipe(t, t.Context(), path)
+	p.want(p.call("health", nil), "[map[code:last-use-failed message:a]]", "findings")
+}
+
 func TestAPipeWithoutAStoreSaysSoInItsFirstLine(t *testing.T) {
 	s, _, held := heldStore(t)
 	dir := shortDir(t)

@@ -300,7 +300,7 @@ class Store:
         everywhere. The call waits for a slow hash.
 
         Codes: USER_NOT_FOUND, ANONYMOUS_USER, INVALID_NAME, KEY_NAME_TAKEN, TOO_MANY_KEYS, INVALID_EXPIRY,
-        INVALID_SCOPE, INVALID_NETWORK, INVALID_METADATA, NOT_PERMITTED, BUSY.
+        INVALID_SCOPE, INVALID_NETWORK, INVALID_METADATA, BUSY.
         """
         held = _Held()
         spec = held.key_spec(name, expires, scopes, networks, metadata, "")
@@ -380,7 +380,7 @@ def restore(backup: Union[str, "os.PathLike[str]"], path: Union[str, "os.PathLik
     Keys that were disabled or deleted after the backup are as they were before.
 
     Codes: NO_FILE if there is no backup, FILE_EXISTS if there is a file at path, NOT_STORE, CORRUPT,
-    NEWER_FORMAT.
+    NUMBERING, NEWER_FORMAT.
     """
     _call("restore", *_text(os.fspath(backup)), *_text(os.fspath(path)))
 
