@@ -429,6 +429,8 @@ class _Held:
         return c.String(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), length)
 
     def strings(self, texts):
+        if isinstance(texts, (str, bytes)):
+            raise TypeError("a list of texts is expected, and not one text")
         return self._list(c.String, [self.string(t) for t in texts])
 
     def pairs(self, mapping):

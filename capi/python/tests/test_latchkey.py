@@ -177,6 +177,11 @@ class StoreTest(unittest.TestCase):
         self.refused(Code.INVALID_ARGUMENT, store.create_server_key, "a", metadata={"a": "\ud800"})
         self.refused(Code.INVALID_ARGUMENT, store.backup, "\udcff")
 
+    def test_a_text_is_no_list_of_its_letters(self):
+        store = self.open()
+        self.assertRaises(TypeError, store.create_server_key, "a", scopes="files:read")
+        self.assertRaises(TypeError, store.create_server_key, "a", networks="192.0.2.0/24")
+
     def test_numbers_are_not_cut_off(self):
         for name in ("hash_memory", "max_keys_per_user", "hash_queue", "cache_size"):
             self.refused(Code.INVALID_OPTIONS, latchkey.Store, self.path, **{name: 2**64 + 2**32 + 2**26})
