@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/hide"
 	"github.com/latchkeydb/latchkey/keyimport"
 )
 
@@ -151,7 +152,7 @@ func wrongLines(err error) error {
 	}
 	p := problemOf(ErrWrongLines)
 	for _, line := range lines {
-		p.Lines = append(p.Lines, ProblemLine{Line: line.Line, Error: withoutTokens(line.Text())})
+		p.Lines = append(p.Lines, ProblemLine{Line: line.Line, Error: hide.Tokens(line.Text())})
 	}
 	return p
 }

@@ -7,6 +7,7 @@ import (
 	"path"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/hide"
 	"github.com/latchkeydb/latchkey/internal/loggable"
 )
 
@@ -67,5 +68,5 @@ func (c *call) logFailed(p *Problem, err error) {
 	}
 	c.opts.Logger.LogAttrs(c.r.Context(), slog.LevelError, logFailed,
 		slog.String("actor", loggable.Text(c.caller.Actor)), slog.String("method", loggable.Text(c.r.Method)),
-		slog.String("route", c.r.Pattern), slog.Int("status", p.Status), slog.String("reason", loggable.Text(withoutTokens(err.Error()))))
+		slog.String("route", c.r.Pattern), slog.Int("status", p.Status), slog.String("reason", loggable.Text(hide.Tokens(err.Error()))))
 }

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/audit"
+	"github.com/latchkeydb/latchkey/internal/hide"
 	"github.com/latchkeydb/latchkey/keyimport"
 	"github.com/latchkeydb/latchkey/replica"
 )
@@ -250,7 +250,7 @@ func problemOf(err error) *Problem {
 	}
 	k := kindOf(err)
 	p = &Problem{Type: typeOf(k.name), Title: k.err.Error(), Status: k.status}
-	if text := withoutTokens(err.Error()); text != p.Title {
+	if text := hide.Tokens(err.Error()); text != p.Title {
 		p.Detail = text
 	}
 	for _, other := range kinds {
@@ -272,10 +272,3 @@ func kindOf(err error) kind {
 	}
 	return kinds[len(kinds)-1]
 }
-
-// tokenForm matches every token, whatever the prefix of its store.
-var tokenForm = regexp.MustCompile(`[0-9A-Za-z]{1,16}_[0-9A-Za-z]{77}`)
-
-// withoutTokens replaces the tokens in a text. A text about a body can have a token that was in the
-// wrong place of the body.
-func withoutTokens(text string) string { return tokenForm.ReplaceAllString(text, "[token]") }

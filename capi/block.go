@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/hide"
 )
 
 // A block is memory of C that a result is written into: the struct, its lists and its strings. C
@@ -70,9 +71,9 @@ func (b *block) text(field *C.lk_string, s string) {
 	field.length = C.size_t(len(s))
 }
 
-// message writes the text of an error, which can quote bytes that are no UTF-8.
+// message writes the text of an error, which can quote a token, or bytes that are no UTF-8.
 func (b *block) message(field *C.lk_string, err error) {
-	b.text(field, strings.ToValidUTF8(err.Error(), "\uFFFD"))
+	b.text(field, hide.Tokens(strings.ToValidUTF8(err.Error(), "\uFFFD")))
 }
 
 func (b *block) texts(field **C.lk_string, count *C.size_t, texts []string) {

@@ -579,7 +579,7 @@ static void test_no_message_has_a_token(void) {
     lk_key_spec spec = key_spec("phone");
     lk_pair pairs[2];
     lk_principal *who;
-    lk_error *errors[5];
+    lk_error *errors[6];
     const char *p = path("prefix.db");
     size_t i;
 
@@ -598,6 +598,7 @@ static void test_no_message_has_a_token(void) {
     spec.metadata = pairs;
     spec.metadata_count = 2;
     CHECK(lk_create_key(store, &user, &spec, NULL, &t, &errors[4]) == LK_INVALID_ARGUMENT);
+    CHECK(lk_restore(text.data, text.length, p, strlen(p), &errors[5]) == LK_NO_FILE);
     for (i = 0; i < sizeof errors / sizeof errors[0]; i++) {
         CHECK(errors[i]->message.length > 0 && !has(errors[i]->message, text));
         lk_error_free(errors[i]);

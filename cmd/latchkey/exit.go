@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -16,6 +15,7 @@ import (
 	"github.com/latchkeydb/latchkey/admin"
 	"github.com/latchkeydb/latchkey/audit"
 	"github.com/latchkeydb/latchkey/etcd"
+	"github.com/latchkeydb/latchkey/internal/hide"
 	"github.com/latchkeydb/latchkey/keyimport"
 	"github.com/latchkeydb/latchkey/migrate"
 	"github.com/latchkeydb/latchkey/replica"
@@ -224,7 +224,7 @@ func text(err error) string {
 // line returns message as one line that a terminal shows as it is, without tokens, and with long
 // names shortened.
 func line(message string) string {
-	words := strings.Fields(redact(message))
+	words := strings.Fields(hide.Tokens(message))
 	for i, word := range words {
 		words[i] = shorten(plain(word))
 	}
@@ -275,13 +275,3 @@ func asksForJSON(args []string) bool {
 	}
 	return slices.Contains(args, "--json") || slices.Contains(args, "--json=true")
 }
-
-// tokenForm matches every token, whatever the prefix of its store.
-var tokenForm = regexp.MustCompile(`[0-9A-Za-z]{1,16}_[0-9A-Za-z]{77}`)
-
-// isToken reports whether an argument has the form of a token.
-func isToken(arg string) bool { return tokenForm.FindString(arg) == arg && arg != "" }
-
-// redact replaces the tokens in message. A message can repeat an argument, and an argument can be a
-// token by mistake, which must not reach a log.
-func redact(message string) string { return tokenForm.ReplaceAllString(message, "[token]") }

@@ -650,8 +650,8 @@ func BenchmarkPipeLogin(b *testing.B) {
 	}
 }
 
-// needs skips the test if a program is missing. In CI it fails, except under Wine, which has no such
-// programs.
+// needs skips the test if a program is missing. In CI it fails, except under Wine, which has no
+// such programs.
 func needs(t *testing.T, programs ...string) {
 	t.Helper()
 	for _, name := range programs {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkeydb/latchkey"
+	"github.com/latchkeydb/latchkey/internal/hide"
 	"github.com/latchkeydb/latchkey/replica"
 )
 
@@ -186,7 +187,7 @@ func examples(lines ...string) string { return "  " + strings.Join(lines, "\n  "
 func takes(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		switch {
-		case slices.ContainsFunc(args, isToken):
+		case slices.ContainsFunc(args, hide.IsToken):
 			return errors.New("an argument is a token, which every process on the machine can see; disable its key or rotate it, and give - as KEY, with the token on standard input")
 		case len(args) < len(names):
 			return fmt.Errorf("%s is missing", names[len(args)])

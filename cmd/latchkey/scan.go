@@ -16,6 +16,7 @@ import (
 
 	"github.com/latchkeydb/latchkey"
 	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/internal/hide"
 	"github.com/latchkeydb/latchkey/tokenscan"
 )
 
@@ -268,7 +269,7 @@ func (s *scanning) ask(ctx context.Context, found tokenscan.Found) (tokenscan.An
 
 // print prints a token that was found, without the token.
 func (s *scanning) print(path string, found tokenscan.Found, answer tokenscan.Answer) error {
-	path = redact(path)
+	path = hide.Tokens(path)
 	doc := leak{File: path, Line: found.Line, Column: found.Column, State: answer.State, Reason: reason(answer.Reason), KeyID: found.KeyID}
 	key := "key " + found.KeyID.String()
 	if who := answer.Principal; who.KeyID != uuid.Nil {
@@ -297,7 +298,7 @@ func (s *scanning) notRead(path string, err error) error {
 	if errors.As(err, &inFile) {
 		err = inFile.Err
 	}
-	path = redact(path)
+	path = hide.Tokens(path)
 	doc := struct {
 		File  string `json:"file"`
 		Error string `json:"error"`

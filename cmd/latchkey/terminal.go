@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/latchkeydb/latchkey/admin"
+	"github.com/latchkeydb/latchkey/internal/hide"
 )
 
 // errNotConfirmed means that the person at the terminal did not answer yes.
@@ -79,7 +80,7 @@ func knowsColours(getenv func(string) string) bool {
 
 // confirm asks whether to do what, and returns errNotConfirmed unless the answer is yes.
 func (c *cli) confirm(ctx context.Context, what string) error {
-	fmt.Fprintf(c.stderr, "%s? [y/N] ", redact(plain(what)))
+	fmt.Fprintf(c.stderr, "%s? [y/N] ", hide.Tokens(plain(what)))
 	answer, err := await(ctx, func() (string, error) { return bufio.NewReader(c.stdin).ReadString('\n') })
 	if err != nil && ctx.Err() != nil {
 		return err
