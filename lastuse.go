@@ -111,18 +111,9 @@ func (tx *Tx) raisedLastUses(uses []lastuse.Use) (raised []lastuse.Use, err erro
 
 // addLastUses sets when a key and its tokens were used last. No time is after the store's.
 func (tx *Tx) addLastUses(key *Key, k *record.Key) error {
-	uses := tx.store.cache.LastUses(k.ID)
-	for _, v := range k.Verifiers.Good(time.Time{}) {
-		id := lastuse.Join(k.ID, v.ID)
-		sealed, err := tx.etx.Get(tableLastUse, id[:])
-		if err == nil && sealed != nil {
-			var minute uint32
-			minute, err = merge.DecodeUse(id[:], sealed)
-			uses = append(uses, lastuse.Use{ID: id, Minute: minute})
-		}
-		if err != nil {
-			return recordError(err)
-		}
+	uses, err := merge.AppendUses(tx.store.cache.LastUses(k.ID), tx.etx, k)
+	if err != nil {
+		return recordError(err)
 	}
 	later := func(t *time.Time, used time.Time) {
 		if used.After(*t) {
@@ -135,9 +126,13 @@ func (tx *Tx) addLastUses(key *Key, k *record.Key) error {
 		}
 		used := time.Unix(min(int64(u.Minute), tx.now().Unix()/60)*60, 0).UTC()
 		later(&key.LastUsed, used)
-		id := tokenID(u.ID.Verifier())
-		if i := slices.IndexFunc(key.Tokens, func(t KeyToken) bool { return t.ID == id }); len(key.Tokens) > 0 {
-			later(&key.Tokens[max(i, 0)].LastUsed, used)
+		i := 0
+		if len(key.Tokens) > 1 {
+			id := tokenID(u.ID.Verifier())
+			i = max(slices.IndexFunc(key.Tokens, func(t KeyToken) bool { return t.ID == id }), 0)
+		}
+		if len(key.Tokens) > 0 {
+			later(&key.Tokens[i].LastUsed, used)
 		}
 	}
 	return nil

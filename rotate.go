@@ -2,6 +2,7 @@ package latchkey
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -49,7 +50,7 @@ type KeyToken struct {
 }
 
 // tokenID returns the ID of a verifier as callers see it.
-func tokenID(id record.VerifierID) string { return fmt.Sprintf("%x", id[:]) }
+func tokenID(id record.VerifierID) string { return hex.EncodeToString(id[:]) }
 
 // RotateKey gives a key of owner a new token, and returns the key and the token. The token cannot
 // be seen again. Everything else of the key stays, so a disabled or expired key stays disabled or

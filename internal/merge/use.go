@@ -30,6 +30,30 @@ func DecodeUse(key, sealed []byte) (minute uint32, err error) {
 	return record.DecodeLastUse(message)
 }
 
+// AppendUses appends the entries of a key's verifiers that are not retired to uses.
+//
+// Errors: those of [DecodeUse] and of Get.
+func AppendUses(uses []lastuse.Use, tx interface {
+	Get(table string, key []byte) ([]byte, error)
+}, k *record.Key) ([]lastuse.Use, error) {
+	for _, v := range k.Verifiers.All {
+		if v.Retired {
+			continue
+		}
+		id := lastuse.Join(k.ID, v.ID)
+		sealed, err := tx.Get(record.TableLastUse, id[:])
+		if err == nil && sealed != nil {
+			var minute uint32
+			minute, err = DecodeUse(id[:], sealed)
+			uses = append(uses, lastuse.Use{ID: id, Minute: minute})
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return uses, nil
+}
+
 // RaisedUse returns the entry that the last use of a verifier changes in the table, or none if a
 // later use is there. The use of a verifier that is retired counts for the oldest one that is not.
 // No use is later than the store's time.
