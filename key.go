@@ -509,7 +509,7 @@ func (tx *Tx) setKeyDisabled(owner, id uuid.UUID, disable bool) error {
 func (s *Store) DeleteKey(ctx context.Context, owner, id uuid.UUID) error {
 	err := s.Update(ctx, func(tx *Tx) error { return tx.DeleteKey(owner, id) })
 	if errors.Is(err, ErrNoSpace) && s.unburied != nil {
-		err = recordError(s.unburied.Key(ctx, id))
+		err = recordError(s.unburied.Key(ctx, id, ErrKeyNotFound))
 	}
 	return wrapf(err, "delete key %s", id)
 }

@@ -138,7 +138,7 @@ func TestAUserOfAFullEngineCanBeDeleted(t *testing.T) {
 			wantNoKeys(t, s, ada)
 			_, err := s.UserByIdentity(t.Context(), email("ada"))
 			wantError(t, err, latchkey.ErrUserNotFound)
-			must(t, s.DeleteUser(t.Context(), ada)) // which looks for keys that are left
+			wantError(t, s.DeleteUser(t.Context(), ada), latchkey.ErrUserNotFound) // and no keys
 		}
 		p.fill(false)
 		settle()

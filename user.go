@@ -447,7 +447,7 @@ func (s *Store) DeleteUser(ctx context.Context, id uuid.UUID) error {
 		err = s.deleteUserInSteps(ctx, id, err)
 	}
 	if errors.Is(err, ErrNoSpace) && s.unburied != nil {
-		err = recordError(s.unburied.User(ctx, id))
+		err = recordError(s.unburied.User(ctx, id, ErrUserNotFound))
 	}
 	return wrapf(err, "delete user %s", id)
 }

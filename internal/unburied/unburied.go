@@ -50,20 +50,24 @@ func New(domain uuid.UUID, update, view func(ctx context.Context, fn func(*merge
 	return &Yard{domain: domain, update: update, view: view}
 }
 
-// Key deletes the record of a key, if it is there.
-func (y *Yard) Key(ctx context.Context, id uuid.UUID) error {
+// Key deletes the record of a key. It returns notFound if another process has deleted it.
+func (y *Yard) Key(ctx context.Context, id uuid.UUID, notFound error) error {
 	var gone []lost
 	err := y.update(ctx, func(t *merge.Tables) (err error) {
 		gone, err = y.deleteKeys(ctx, t, nil, id)
 		return err
 	})
+	if err == nil && len(gone) == 0 {
+		return notFound
+	}
 	y.add(gone, err)
 	return err
 }
 
 // User deletes the record of a user, which refuses all keys of the user, and then the records of
-// the keys. If User fails, some keys may be left, and User can be called again.
-func (y *Yard) User(ctx context.Context, id uuid.UUID) error {
+// the keys. If User fails, some keys may be left, and User can be called again. It returns notFound
+// if neither the user nor a key is left.
+func (y *Yard) User(ctx context.Context, id uuid.UUID, notFound error) error {
 	var user []lost
 	err := y.update(ctx, func(t *merge.Tables) error {
 		user = nil
@@ -78,6 +82,7 @@ func (y *Yard) User(ctx context.Context, id uuid.UUID) error {
 		}
 		return t.DeleteOnly(record.TableUsers, id[:])
 	})
+	found := len(user) > 0
 	for from := id[:]; err == nil && from != nil; {
 		var gone []lost
 		var next []byte
@@ -89,7 +94,11 @@ func (y *Yard) User(ctx context.Context, id uuid.UUID) error {
 			return err
 		})
 		y.add(gone, err)
+		found = found || len(gone) > 0
 		from = next
+	}
+	if err == nil && !found {
+		return notFound
 	}
 	y.add(user, nil) // buried behind the keys, whose tombstones have more so
 	return err
