@@ -11,7 +11,6 @@ import (
 	"github.com/latchkeydb/latchkey/internal/boltpage"
 	"github.com/latchkeydb/latchkey/internal/names"
 	"github.com/latchkeydb/latchkey/internal/record"
-	"github.com/latchkeydb/latchkey/internal/sorted"
 )
 
 // decode decodes the users and keys that were found. Deletion wins over them. Uncertain users, keys
@@ -183,7 +182,5 @@ func (s *salvage) orphanOwner(id uuid.UUID, created time.Time) *record.User {
 }
 
 func sortedIDs[T any](m map[uuid.UUID]T) []uuid.UUID {
-	ids := slices.Collect(maps.Keys(m))
-	sorted.Func(ids, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
-	return ids
+	return slices.SortedFunc(maps.Keys(m), func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
 }
