@@ -33,9 +33,7 @@ func DecodeUse(key, sealed []byte) (minute uint32, err error) {
 // AppendUses appends the entries of a key's verifiers that are not retired to uses.
 //
 // Errors: those of [DecodeUse] and of Get.
-func AppendUses(uses []lastuse.Use, tx interface {
-	Get(table string, key []byte) ([]byte, error)
-}, k *record.Key) ([]lastuse.Use, error) {
+func AppendUses(uses []lastuse.Use, tx getter, k *record.Key) ([]lastuse.Use, error) {
 	for _, v := range k.Verifiers.All {
 		if v.Retired {
 			continue
@@ -52,6 +50,11 @@ func AppendUses(uses []lastuse.Use, tx interface {
 		}
 	}
 	return uses, nil
+}
+
+// A getter reads tables.
+type getter interface {
+	Get(table string, key []byte) ([]byte, error)
 }
 
 // RaisedUse returns the entry that the last use of a verifier changes in the table, or none if a
